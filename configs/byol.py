@@ -1,0 +1,43 @@
+"""BYOL (2006.07733).
+
+    ssl-jax train --config=byol:digits --workdir=W
+    ssl-jax train --config=byol:cifar10 --workdir=W --data=npz:cifar10.npz
+    ssl-jax train --config=byol:imagenet --workdir=W --data=folder:/imagenet/train
+"""
+
+from configs import common
+from ml_collections import ConfigDict
+
+
+def get_config(recipe: str = "imagenet") -> ConfigDict:
+    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+
+
+def digits() -> ConfigDict:
+    """Gentle views: on digits the methods without negatives collapse under SimCLR's."""
+    view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
+    objective = {"name": "byol", "views": (view, view), "projector": (256, 128), "momentum": 0.95}
+    optim = {"name": "sgd", "lr": 0.2, "weight_decay": 5e-4}
+    return common.digits(objective, optim, steps=600, batch_size=128)
+
+
+def cifar10() -> ConfigDict:
+    """solo-learn's CIFAR recipe: asymmetric views without blur, 1000 epochs."""
+    view = {"size": 32, "area": (0.08, 1.0)}
+    views = (view | {"recipe": "byol_cifar_1"}, view | {"recipe": "byol_cifar_2"})
+    objective = {"name": "byol", "views": views, "projector": (4096, 256), "momentum": 0.99}
+    optim = {
+        "name": "lars",
+        "lr": 1.0,
+        "weight_decay": 1e-5,
+        "trust_coefficient": 0.02,
+        "warmup_epochs": 10.0,
+    }
+    return common.cifar10(objective, optim, epochs=1000, batch_size=256)
+
+
+def imagenet() -> ConfigDict:
+    """ResNet-50, batch 4096, 1000 epochs (appendix C of the paper)."""
+    objective = {"name": "byol", "momentum": 0.996}
+    optim = {"name": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup_epochs": 10.0}
+    return common.imagenet(objective, optim, epochs=1000, batch_size=4096)

@@ -1,0 +1,61 @@
+"""What the recipes of all methods share. A recipe is what a method adds to one of these."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ssl_jax.core.errors import UserError, suggest
+
+
+def pick(recipe: str, **recipes: Callable[[], ConfigDict]) -> ConfigDict:
+    """The config of one of `recipes`.
+
+    Raises:
+      UserError: no such recipe; lists them.
+    """
+    if recipe not in recipes:
+        raise UserError(f"unknown recipe {recipe!r}; {suggest(recipe, recipes)}")
+    return recipes[recipe]()
+
+
+def digits(objective: Mapping[str, Any], optim: Mapping[str, Any], steps: int, batch_size: int) -> ConfigDict:
+    """Minutes on a laptop, no download: scikit-learn's 8x8 digits at 16 px and a ResNet of 77 k parameters."""
+    return ConfigDict(
+        {
+            "objective": dict(objective),
+            "backbone": {"name": "resnet_small", "width": 16},
+            "data": {"train": "digits"},
+            "optim": {"lr_scaling": "none", "warmup_steps": steps // 10} | dict(optim),
+            "train": {"steps": steps, "batch_size": batch_size},
+            "checkpoint": {"every": 100},
+        }
+    )
+
+
+def cifar10(objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int) -> ConfigDict:
+    """One GPU or a small slice: 32 px, ResNet-18 with the 3x3 stem. Name the data with --data."""
+    return ConfigDict(
+        {
+            "objective": dict(objective),
+            "backbone": {"name": "resnet", "depth": 18, "stem": "cifar", "dtype": "bfloat16"},
+            "optim": dict(optim),
+            "train": {"epochs": epochs, "batch_size": batch_size, "log_every": 50},
+            "checkpoint": {"every": 2000},
+            "evals": {"every": 5000, "knn_k": 200, "knn_temperature": 0.1, "max_train": 50000},
+        }
+    )
+
+
+def imagenet(objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int) -> ConfigDict:
+    """The paper's headline recipe on a pod slice: 224 px, ResNet-50. Name the data with --data."""
+    return ConfigDict(
+        {
+            "objective": dict(objective),
+            "backbone": {"name": "resnet", "depth": 50, "dtype": "bfloat16"},
+            "optim": dict(optim),
+            "train": {"epochs": epochs, "batch_size": batch_size, "log_every": 50},
+            "checkpoint": {"every": 1000, "keep": 3},
+            "evals": {"every": 10000, "knn_k": 200, "max_train": 50000},
+        }
+    )

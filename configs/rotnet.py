@@ -1,0 +1,51 @@
+"""RotNet (1803.07728).
+
+    ssl-jax train --config=rotnet:digits --workdir=W
+    ssl-jax train --config=rotnet:cifar10 --workdir=W --data=npz:cifar10.npz
+    ssl-jax train --config=rotnet:imagenet --workdir=W --data=folder:/imagenet/train
+"""
+
+from configs import common
+from ml_collections import ConfigDict
+
+
+def get_config(recipe: str = "imagenet") -> ConfigDict:
+    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+
+
+def digits() -> ConfigDict:
+    """Little rotation in the augmentation, or the turn could not be told."""
+    view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 0.7}
+    objective = {"name": "rotnet", "view": view}
+    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=128)
+
+
+def cifar10() -> ConfigDict:
+    """The release's schedule (config/CIFAR10_RotNet_NIN4blocks.py) with a ResNet-18."""
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "rotnet"}
+    objective = {"name": "rotnet", "view": view}
+    optim = {
+        "name": "sgd",
+        "nesterov": True,
+        "lr": 0.1,
+        "lr_scaling": "none",
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (0.3, 0.6, 0.8),
+        "decay": 0.2,
+    }
+    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+
+
+def imagenet() -> ConfigDict:
+    """ResNet-50 for 70 epochs, as mmselfsup trains it; the paper's AlexNet is not the field's net any more."""
+    objective = {"name": "rotnet"}
+    optim = {
+        "name": "sgd",
+        "lr": 0.1,
+        "weight_decay": 1e-4,
+        "schedule": "step",
+        "milestones": (30 / 70, 50 / 70),
+        "warmup_epochs": 5.0,
+    }
+    return common.imagenet(objective, optim, epochs=70, batch_size=512)

@@ -1,0 +1,46 @@
+"""SimCLR (2002.05709).
+
+    ssl-jax train --config=simclr:digits --workdir=W
+    ssl-jax train --config=simclr:cifar10 --workdir=W --data=npz:cifar10.npz
+    ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/imagenet/train
+"""
+
+from configs import common
+from ml_collections import ConfigDict
+
+
+def get_config(recipe: str = "imagenet") -> ConfigDict:
+    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+
+
+def digits() -> ConfigDict:
+    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 1.0}
+    objective = {"name": "simclr", "view": view, "projector": (256, 128), "temperature": 0.2}
+    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=256)
+
+
+def cifar10() -> ConfigDict:
+    """The release's CIFAR-10 command (README of google-research/simclr), 1000 epochs."""
+    view = {"size": 32, "count": 2, "area": (0.08, 1.0), "recipe": "simclr_cifar"}
+    objective = {"name": "simclr", "view": view, "projector": (512, 512, 128), "temperature": 0.5}
+    optim = {
+        "name": "lars",
+        "lars_variant": "simclr",
+        "lr": 1.0,
+        "weight_decay": 1e-4,
+        "warmup_epochs": 10.0,
+    }
+    return common.cifar10(objective, optim, epochs=1000, batch_size=512)
+
+
+def imagenet() -> ConfigDict:
+    """ResNet-50, batch 4096, LARS 0.3 per 256 (section 2.2 and appendix B of the paper)."""
+    objective = {"name": "simclr"}
+    optim = {
+        "name": "lars",
+        "lars_variant": "simclr",
+        "lr": 0.3,
+        "weight_decay": 1e-4,
+        "warmup_epochs": 10.0,
+    }
+    return common.imagenet(objective, optim, epochs=1000, batch_size=4096)

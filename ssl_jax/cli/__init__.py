@@ -1,0 +1,50 @@
+"""`ssl-jax SUBCOMMAND ...`: each subcommand is a thin absl main in a module of this package, imported when it is called."""
+
+import importlib
+import os
+import pkgutil
+import sys
+
+from ssl_jax.core.errors import UserError, suggest
+
+HELPERS = ("experiment", "flags", "table")  # modules here that are no subcommand
+
+
+def subcommands() -> list[str]:
+    """Names of the subcommands, sorted."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS)
+
+
+def main() -> None:
+    """The console script. Exit code 2 and one line on stderr for whatever the user can mend."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run one subcommand and return the process's exit code."""
+    # Told before jax is imported: the two lines it would print about chips that are not there.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        if not argv or argv[0] in ("--help", "-h", "help"):
+            print("usage: ssl-jax SUBCOMMAND [--flag=value ...]\n")
+            for name in subcommands():
+                print(f"  {name:<10} {_summary(name)}")
+            print("\n`ssl-jax SUBCOMMAND --help` lists the flags of one.")
+            return 0 if argv else 2
+        if argv[0] not in subcommands():
+            raise UserError(f"unknown subcommand {argv[0]!r}; {suggest(argv[0], subcommands())}")
+        return importlib.import_module(f"{__name__}.{argv[0]}").main(argv)
+    except UserError as e:
+        print(f"ssl-jax: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ssl-jax: interrupted", file=sys.stderr)
+        return 130
+
+
+def _summary(name: str) -> str:
+    """First line of a subcommand's docstring, read without importing it (and so without importing jax)."""
+    spec = importlib.util.find_spec(f"{__name__}.{name}")
+    assert spec is not None and spec.origin is not None
+    first = open(spec.origin).readline().strip().strip('"')  # noqa: SIM115
+    return first.removeprefix(f"`ssl-jax {name}`: ")

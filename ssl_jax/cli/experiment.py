@@ -1,0 +1,243 @@
+"""From a config to everything a run is made of; used by every subcommand that needs a model or data."""
+
+import dataclasses
+import importlib
+import importlib.machinery
+import importlib.util
+import pkgutil
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+import ssl_jax
+from ssl_jax import nets, objectives
+from ssl_jax.core import config as checked
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.data.pipeline import DataConfig
+from ssl_jax.data.sources import Source, open_source
+from ssl_jax.evals.suite import EvalsConfig
+from ssl_jax.objectives.base import Objective, Spec
+from ssl_jax.optim.factory import OptimConfig, make_optimizer
+from ssl_jax.train import state
+from ssl_jax.train.checkpoint import CheckpointConfig
+from ssl_jax.train.loop import TrainConfig
+
+SECTIONS = {
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "mesh": sharding.MeshConfig,
+    "train": TrainConfig,
+    "checkpoint": CheckpointConfig,
+    "evals": EvalsConfig,
+}
+
+
+def methods() -> list[str]:
+    """Names of all methods: the modules of `ssl_jax.objectives`."""
+    found = pkgutil.iter_modules(objectives.__path__)
+    return sorted(m.name for m in found if not m.ispkg and m.name != "base")
+
+
+def configs_folder() -> Path:
+    """Where the shipped configs lie: beside the package in a checkout, inside it in a wheel."""
+    package = Path(ssl_jax.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def load_config(spec: str) -> dict[str, Any]:
+    """The config that `spec` names, "PATH.py:RECIPE" or "METHOD:RECIPE", as nested plain dicts.
+
+    Raises:
+      UserError: no such file, method or recipe; lists those there are.
+    """
+    name, _, recipe = spec.partition(":")
+    candidates = [Path(name), Path("configs") / f"{name}.py", configs_folder() / f"{name}.py"]
+    path = next((p for p in candidates if p.suffix == ".py" and p.is_file()), None)
+    if path is None:
+        known = [p.stem for p in configs_folder().glob("*.py") if p.stem in methods()]
+        raise UserError(f"no config {name!r}; {suggest(Path(name).stem, known)}")
+    _shipped_configs_importable()
+    loader = importlib.util.spec_from_file_location(f"ssl_jax_config_{path.stem}", path)
+    assert loader is not None and loader.loader is not None
+    module = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} is no config: it defines no get_config(arg)")
+    made = module.get_config(recipe) if recipe else module.get_config()
+    return made.to_dict() if isinstance(made, ml_collections.ConfigDict) else dict(made)
+
+
+def _shipped_configs_importable() -> None:
+    """Let any config file say `from configs import common`, wherever it lies itself."""
+    if "configs" not in sys.modules:
+        package = types.ModuleType("configs")
+        package.__path__ = [str(configs_folder())]
+        package.__spec__ = importlib.machinery.ModuleSpec("configs", None, is_package=True)
+        sys.modules["configs"] = package
+
+
+def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> None:
+    """Set dotted keys of the nested dicts `config` in place; the types are checked when it is built.
+
+    Raises:
+      UserError: a key whose section does not exist.
+    """
+    for key, value in overrides:
+        *sections, last = key.split(".")
+        at = config
+        for i, section in enumerate(sections):
+            if i == 0 and section not in (*SECTIONS, "objective", "backbone"):
+                raise UserError(
+                    f"unknown config section {section!r}; "
+                    + suggest(section, (*SECTIONS, "objective", "backbone"))
+                )
+            at = at.setdefault(section, {})
+            if not isinstance(at, dict):
+                raise UserError(f"config key {key!r}: {section!r} holds a value, not a section")
+        if not sections:
+            raise UserError(f"config key {key!r} names no section; write --config.SECTION.KEY=VALUE")
+        at[last] = value
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One run, resolved: its sections as checked dataclasses, and what is built from them, when asked for."""
+
+    raw: Mapping[str, Any]
+    sections: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Experiment":
+        """Check every section.
+
+        Raises:
+          UserError: an unknown section or key, or a value of the wrong type.
+        """
+        for section in config:
+            if section not in (*SECTIONS, "objective", "backbone"):
+                raise UserError(f"unknown config section {section!r}; {suggest(section, SECTIONS)}")
+        sections = {
+            name: checked.build(kind, config.get(name, {}), name) for name, kind in SECTIONS.items()
+        }
+        return cls(config, sections)
+
+    @property
+    def data(self) -> DataConfig:
+        return self.sections["data"]
+
+    @property
+    def train(self) -> TrainConfig:
+        return self.sections["train"]
+
+    @property
+    def evals(self) -> EvalsConfig:
+        return self.sections["evals"]
+
+    @property
+    def checkpoint(self) -> CheckpointConfig:
+        return self.sections["checkpoint"]
+
+    @cached_property
+    def source(self) -> Source:
+        return open_source(self.data.train, "train")
+
+    @cached_property
+    def eval_source(self) -> Source | None:
+        """The evaluation set; for a set that names none, its own evaluation split if it has one."""
+        if self.data.eval:
+            return open_source(self.data.eval, "eval")
+        return open_source(self.data.train, "eval") if self.source.has_eval_split else None
+
+    @cached_property
+    def spec(self) -> Spec:
+        examples, batch = len(self.source), self.train.batch_size
+        if examples < batch:
+            raise UserError(
+                f"train.batch_size: {batch} is more than the {examples} examples of {self.data.train}"
+            )
+        epoch = examples // batch
+        return Spec(
+            global_batch=batch,
+            num_examples=examples,
+            num_classes=self.source.num_classes,
+            steps_per_epoch=epoch,
+            total_steps=self.train.steps or max(round(self.train.epochs * epoch), 1),
+            channels=self.data.channels or self.source.channels,
+        )
+
+    @cached_property
+    def objective(self) -> Objective:
+        hyper = dict(self.raw.get("objective", {}))
+        name = hyper.pop("name", None)
+        if name not in methods():
+            raise UserError(f"unknown method {name!r}; {suggest(str(name), methods())}")
+        arch = dict(self.raw.get("backbone", {}))
+        backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
+        return importlib.import_module(f"ssl_jax.objectives.{name}").make(
+            backbone, self.spec, **hyper
+        )
+
+    @cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        mesh = sharding.make_mesh(self.sections["mesh"])
+        if self.train.batch_size % mesh.size:
+            raise UserError(
+                f"train.batch_size: {self.train.batch_size} does not divide by the {mesh.size} devices"
+            )
+        return mesh
+
+    @cached_property
+    def _optimizer(self) -> tuple[optax.GradientTransformationExtraArgs, Any]:
+        params, _ = jax.eval_shape(self.objective.init, jax.random.key(0))
+        return make_optimizer(
+            self.sections["optim"],
+            params,
+            self.objective.groups(),
+            batch_size=self.spec.global_batch,
+            total_steps=self.spec.total_steps,
+            steps_per_epoch=self.spec.steps_per_epoch,
+        )
+
+    @property
+    def tx(self) -> optax.GradientTransformationExtraArgs:
+        return self._optimizer[0]
+
+    @property
+    def schedule(self) -> Any:
+        """step -> learning rate."""
+        return self._optimizer[1]
+
+    @cached_property
+    def abstract_state(self) -> state.TrainState:
+        return state.abstract(self.objective, self.tx)
+
+    @cached_property
+    def placed(self) -> state.TrainState:
+        """The sharding of every leaf of the state."""
+        return state.shardings(self.abstract_state, self.sections["mesh"], self.mesh)
+
+    def resolved(self) -> dict[str, Any]:
+        """The config with every default filled in, as plain JSON values."""
+        out = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
+        fields = {f.name for f in dataclasses.fields(self.objective)} - {"backbone", "spec"}
+        hyper = {name: getattr(self.objective, name) for name in sorted(fields)}
+        out["objective"] = {"name": self.raw["objective"]["name"]} | {
+            k: _plain(v) for k, v in hyper.items()
+        }
+        out["backbone"] = {"name": "resnet"} | dict(self.raw.get("backbone", {}))
+        return out
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,48 @@
+"""`ssl-jax methods`: every method, its paper, its family and what it needs."""
+
+import importlib
+import inspect
+
+from rich.console import Console
+from rich.table import Table
+
+from ssl_jax.cli import flags as command_line
+from ssl_jax.cli.experiment import configs_folder, methods
+from ssl_jax.objectives.base import Objective
+
+
+def main(argv: list[str]) -> int:
+    command_line.parse(argv, __doc__ or "")
+    table = Table()
+    for column in ("method", "family", "what it is", "needs", "recipes"):
+        table.add_column(column)
+    for name in methods():
+        module = importlib.import_module(f"ssl_jax.objectives.{name}")
+        table.add_row(name, *describe(module), ", ".join(recipes(name)))
+    Console().print(table)
+    return 0
+
+
+def describe(module: object) -> tuple[str, str, str]:
+    """(family, paper, needs) of a method's module."""
+    doc = (inspect.getdoc(module) or "").splitlines()[0].rstrip(".")
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Objective) and value is not Objective
+    ]
+    method = next(value for value in own if value.__module__ == module.__name__)  # type: ignore[attr-defined]
+    return method.family, doc, method.needs
+
+
+def recipes(name: str) -> list[str]:
+    """Recipes of the shipped config of a method: the functions of its file beside `get_config`."""
+    path = configs_folder() / f"{name}.py"
+    if not path.is_file():
+        return []
+    lines = path.read_text().splitlines()
+    return [
+        line.split("(")[0].removeprefix("def ")
+        for line in lines
+        if line.startswith("def ") and not line.startswith(("def get_config", "def _"))
+    ]

@@ -1,0 +1,50 @@
+"""The tables that a run ends with, for a reader who has not seen one before."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+# metric -> (name for people, is larger better or None where it is no score)
+NAMES = {
+    "fewshot1_top1": "linear classifier, 1 label a class",
+    "fewshot5_top1": "linear classifier, 5 labels a class",
+    "fewshot10_top1": "linear classifier, 10 labels a class",
+    "knn_top1": "nearest neighbours (kNN)",
+    "kmeans_acc": "k-means clusters = classes",
+    "kmeans_nmi": "k-means mutual information",
+    "rankme": "effective rank (RankMe)",
+    "feature_std": "feature deviation (1 = spread, 0 = collapsed)",
+    "alignment": "alignment of two views (lower = closer)",
+    "uniformity": "uniformity (lower = more even)",
+}
+SCORES = ("fewshot", "knn", "kmeans")
+
+
+def final_table(console: Console, last: Mapping[str, float], layer: str) -> None:
+    """Every quality metric of `last` (summary.json), trained beside untrained beside raw pixels."""
+    table = Table(title=f"What was learned (features: {layer})", title_justify="left")
+    table.add_column("measure")
+    for column in ("trained", "untrained", "raw pixels"):
+        table.add_column(column, justify="right")
+    for metric, name in _rows(last):
+        cells = [last.get(key) for key in _keys(metric)]
+        texts = ["" if v is None else f"{v:.3f}" for v in cells]
+        scored = metric.startswith(SCORES) and all(v is not None for v in cells)
+        if scored and cells[0] == max(cells):  # type: ignore[type-var]
+            texts[0] = f"[bold green]{texts[0]}[/]"
+        table.add_row(name, *texts)
+    if table.row_count:
+        console.print(table)
+
+
+def _keys(metric: str) -> tuple[str, str, str]:
+    name = f"{'eval' if metric.startswith(SCORES) else 'diag'}/{metric}"
+    return name, f"untrained/{name}", f"pixels/{name}"
+
+
+def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Known metrics in reading order, then any other of the same kind by its own name."""
+    present = {key.split("/", 1)[1] for key in last if key.startswith(("eval/", "diag/"))}
+    ordered = [(m, n) for m, n in NAMES.items() if m in present]
+    return ordered + [(m, m) for m in sorted(present - NAMES.keys())]

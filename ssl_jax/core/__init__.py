@@ -1,0 +1,1 @@
+"""Path-named trees, sharding rules, keys and checked configuration: imports nothing else of ssl_jax."""

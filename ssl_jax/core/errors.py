@@ -1,0 +1,17 @@
+"""The one error type that a command line shows as a single line, without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """What the user asked for cannot be done. The message is one line: what is wrong, and what would be right."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'a' or 'b'?` for the known names nearest to `name`, else the list of all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    return "known: " + ", ".join(known)

@@ -1,0 +1,39 @@
+"""What an objective asks of the input pipeline: views, labels, text, frames, further streams."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    """`count` random crops of one size of each image, augmented on the device by a named recipe.
+
+    Attributes:
+      size: side of the square crop in pixels.
+      count: crops an image.
+      area: range of the crop's share of the image area; (1, 1) is the whole image, resized.
+      recipe: a name in `augment.recipes`.
+      strength: multiplies the recipe's random distortions; 1 is as published.
+    """
+
+    size: int
+    count: int = 1
+    area: tuple[float, float] = (0.2, 1.0)
+    recipe: str = "simclr"
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The batch that an objective's loss receives.
+
+    `batch["views"]` is a tuple with one entry a `View`, (B, count, H, W, C) uint8 from the host and float32 after the
+    device-side augmentation; `batch["index"]` (B,) int32, an example's stable position in its data set, is always there;
+    `batch["label"]` (B,) int32 with `label`; `batch["text"]` (B, text) int32 with `text`;
+    `batch["frames"]` (B, frames, H, W, C) uint8 with `frames`; `batch[name]` a whole sub-batch for each of `streams`.
+    """
+
+    views: tuple[View, ...] = ()
+    label: bool = False
+    text: int = 0
+    frames: int = 0
+    streams: tuple[tuple[str, "Inputs"], ...] = ()

@@ -1,0 +1,103 @@
+"""One named mesh, and rules on tree paths that say how every array of the train state lies on it.
+
+Objectives are written for the whole global batch and never name an axis; the compiler inserts the collectives that these
+shardings imply.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.core import tree
+from ssl_jax.core.errors import UserError
+
+AXES = ("replica", "data", "fsdp")
+Rule = tuple[str, str]
+
+# Everything that grows with the data set or the queue lies by row: its rows are what a step reads and writes.
+DEFAULT_RULES: tuple[Rule, ...] = ((r"(^|/)(queue|memory|assignments)(/|$)", "rows"), (r".*", "fsdp"))
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """The section `mesh` of a config: devices along each axis; one axis may be -1, "all that are left".
+
+    Attributes:
+      replica: copies across slices (slow network); parameters are replicated.
+      data: copies within a slice; parameters are replicated.
+      fsdp: the batch and the parameters, optimizer state and teacher are split.
+      rules: (path regex, "replicate" | "fsdp" | "rows"), the first match wins, every leaf must be covered.
+      fsdp_min_size: arrays of fewer elements are not worth splitting and stay replicated.
+    """
+
+    replica: int = 1
+    data: int = -1
+    fsdp: int = 1
+    rules: tuple[tuple[str, str], ...] = DEFAULT_RULES
+    fsdp_min_size: int = 65536
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh (replica, data, fsdp) over `devices` (default: all).
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.replica, config.data, config.fsdp]
+    asked = "x".join(map(str, sizes))
+    if any(s == 0 or s < -1 for s in sizes) or sizes.count(-1) > 1:
+        raise UserError(f"mesh: {asked} is no mesh; give positive sizes, at most one of them -1")
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if int(np.prod(sizes)) != len(devices):
+        raise UserError(
+            f"mesh: replica x data x fsdp = {asked} does not fit the {len(devices)} device(s) here; "
+            "the product must be equal, one of them may be -1"
+        )
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over all axes: every device holds an equal part of the global batch."""
+    return NamedSharding(mesh, P(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def tree_shardings(abstract: tree.Tree, config: MeshConfig, mesh: Mesh) -> tree.Tree:
+    """A `NamedSharding` for each leaf of `abstract` (shapes from `jax.eval_shape`) by the config's rules.
+
+    Raises:
+      UserError: a leaf that no rule covers, or an unknown kind of rule.
+    """
+    kinds = tree.match(config.rules, abstract, "mesh.rules")
+
+    def place(name: str, leaf: Any, kind: str) -> NamedSharding:
+        if kind == "replicate":
+            return replicated(mesh)
+        if kind == "rows":
+            rows_divide = leaf.ndim > 0 and leaf.shape[0] % mesh.size == 0
+            return batch_sharding(mesh) if rows_divide else replicated(mesh)
+        if kind == "fsdp":
+            return NamedSharding(mesh, _fsdp_spec(leaf.shape, mesh.shape["fsdp"], config.fsdp_min_size))
+        raise UserError(f"mesh.rules: {kind!r} for {name!r} is not one of 'replicate', 'fsdp', 'rows'")
+
+    return tree.map_with_name(place, abstract, kinds)
+
+
+def _fsdp_spec(shape: tuple[int, ...], parts: int, min_size: int) -> P:
+    """Split the largest dimension that divides evenly; the last one wins a tie."""
+    dims = [i for i, n in enumerate(shape) if n % parts == 0 and n >= parts]
+    if parts == 1 or not dims or int(np.prod(shape)) < min_size:
+        return P()
+    split = max(dims, key=lambda i: (shape[i], i))
+    return P(*(("fsdp" if i == split else None) for i in range(split + 1)))

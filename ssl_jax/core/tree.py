@@ -1,0 +1,70 @@
+"""Pytrees whose leaves are named by path ("backbone/stage1/conv/kernel"), and rules over those names."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.errors import UserError
+
+Array = jax.Array
+Tree = Any
+T = TypeVar("T")
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named_leaves(tree: Tree) -> dict[str, Any]:
+    """Path -> leaf, in the order of `jax.tree.leaves`."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def map_with_name(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """`jax.tree.map` whose function also gets the leaf's path: `fn(name, leaf, *others)`."""
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(_name(path), *leaves), tree, *rest)
+
+
+def match(rules: Sequence[tuple[str, T]], tree: Tree, what: str = "rules") -> Tree:
+    """For each leaf the value of the first rule whose regex is found (`re.search`) in its path.
+
+    Raises:
+      UserError: a leaf that no rule covers, or a pattern that is no regex.
+    """
+    try:
+        compiled = [(re.compile(pattern), value) for pattern, value in rules]
+    except re.error as e:
+        raise UserError(f"{what}: {e.pattern!r} is not a regular expression ({e})") from None
+
+    def first(name: str, _: Any) -> T:
+        for pattern, value in compiled:
+            if pattern.search(name):
+                return value
+        raise UserError(f"{what}: no rule covers {name!r}; end the list with a rule for '.*'")
+
+    return map_with_name(first, tree)
+
+
+def ema(average: Tree, new: Tree, momentum: Array | float) -> Tree:
+    """Exponential moving average, `momentum * average + (1 - momentum) * new`, leaf by leaf."""
+    return jax.tree.map(lambda a, n: a + (1 - momentum) * (n.astype(a.dtype) - a), average, new)
+
+
+def global_norm(tree: Tree) -> Array:
+    """Euclidean norm over all leaves, accumulated in at least float32."""
+    leaves = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum((jnp.sum(jnp.square(x)) for x in leaves), start=jnp.zeros((), jnp.float32)))
+
+
+def all_finite(tree: Tree) -> Array:
+    """True if no floating-point leaf holds a NaN or an infinity."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats])) if floats else jnp.array(True)
+
+
+def count(tree: Tree) -> int:
+    """Number of elements over all leaves (arrays or abstract shapes)."""
+    return sum(int(x.size) for x in jax.tree.leaves(tree))

@@ -1,0 +1,1 @@
+"""Losses as pure maths on arrays: no state, no networks, no config; usable anywhere."""

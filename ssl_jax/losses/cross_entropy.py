@@ -1,0 +1,26 @@
+"""Softmax cross-entropy against integer labels."""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.normalize import as_float
+
+Array = jax.Array
+
+
+def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """`-log softmax(logits)[label]` for each row, in at least float32.
+
+    With smoothing s the target is `(1 - s) one_hot + s / C` (1512.00567, section 7).
+
+    Args:
+      logits: (..., C).
+      labels: (...) integers in [0, C).
+      label_smoothing: s in [0, 1).
+
+    Returns:
+      (...), one value a row.
+    """
+    log_probs = jax.nn.log_softmax(as_float(logits), axis=-1)
+    loss = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    return (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_probs, axis=-1)

@@ -1,0 +1,25 @@
+"""Regression of one unit vector onto another: the losses of BYOL and SimSiam."""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.normalize import l2_normalize
+
+Array = jax.Array
+
+
+def regression_loss(prediction: Array, target: Array) -> Array:
+    """Squared distance of the unit vectors, `2 - 2 cos`, in [0, 4]; BYOL (2006.07733, equation 2).
+
+    Args:
+      prediction, target: (..., d). BYOL stops the gradient of the target; that is the caller's.
+
+    Returns:
+      (...), one value a vector.
+    """
+    return jnp.sum(jnp.square(l2_normalize(prediction) - l2_normalize(target)), axis=-1)
+
+
+def negative_cosine(prediction: Array, target: Array) -> Array:
+    """`-cos`, in [-1, 1]; SimSiam (2011.10566, equation 1). (..., d), (..., d) -> (...)."""
+    return -jnp.sum(l2_normalize(prediction) * l2_normalize(target), axis=-1)

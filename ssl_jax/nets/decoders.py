@@ -1,0 +1,108 @@
+"""Decoders that reconstruct masked input from an encoder's tokens."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array
+from ssl_jax.nets.functional import Net, functional
+from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype
+from ssl_jax.nets.positions import Grid, sincos
+from ssl_jax.nets.vit import Remat, check_options, linear, run_stack, stack
+
+
+class MAEDecoder(nnx.Module):
+    """See `mae_decoder`."""
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        *,
+        dim: int,
+        depth: int,
+        heads: int,
+        grid: Grid,
+        out_dim: int,
+        mlp_ratio: float,
+        remat: Remat,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        options = dict(scheme="xavier", dtype=dtype, rngs=rngs)
+        self.grid, self.remat = grid, remat
+        self.embed = linear(encoder_dim, dim, **options)
+        self.mask_token = nnx.Param(
+            0.02 * jax.random.normal(rngs.params(), (1, 1, dim), jnp.float32)
+        )
+        self.blocks = stack(depth, dim, heads, mlp_ratio=mlp_ratio, **options)
+        self.norm = LayerNorm(dim)
+        self.pred = linear(dim, out_dim, **options)
+
+    def __call__(self, tokens: Array, ids_restore: Array, *, train: bool) -> Array:
+        """Tokens (B, 1 + K, encoder_dim), class token first; ids_restore (B, N) int -> (B, N, out_dim), float32.
+
+        `ids_restore[b, i]` is the place of patch i among the kept patches followed by the masked ones.
+        """
+        del train
+        if ids_restore.shape[1] != self.grid[0] * self.grid[1]:
+            raise UserError(f"{ids_restore.shape[1]} patches do not fill the grid {self.grid}")
+        x = self.embed(tokens)
+        batch, kept, dim = x.shape
+        missing = ids_restore.shape[1] - (kept - 1)
+        masks = jnp.broadcast_to(jnp.asarray(self.mask_token[...], x.dtype), (batch, missing, dim))
+        patches = jnp.concatenate([x[:, 1:], masks], axis=1)
+        patches = jnp.take_along_axis(patches, ids_restore[:, :, None], axis=1)
+        x = jnp.concatenate([x[:, :1], patches], axis=1)
+        x = x + jnp.asarray(sincos(dim, self.grid, cls_token=True)[None], x.dtype)
+        x, _ = run_stack(self.blocks, x, self.remat)
+        return at_least_float32(self.pred(self.norm(x))[:, 1:])
+
+
+def mae_decoder(
+    encoder_dim: int,
+    dim: int = 512,
+    depth: int = 8,
+    heads: int = 16,
+    *,
+    grid: Grid = (14, 14),
+    out_dim: int = 16 * 16 * 3,
+    mlp_ratio: float = 4.0,
+    remat: Remat = "none",
+    dtype: DType = None,
+) -> Net:
+    """The decoder of MAE (He et al. 2021, arXiv:2111.06377, official `models_mae.py`).
+
+    `apply(params, stats, tokens, ids_restore, train=...)`: a linear layer to `dim`, a mask token at each missing patch,
+    fixed sin-cos positions, transformer blocks, norm, and a linear layer to `out_dim` values a patch. Shapes:
+    `MAEDecoder.__call__`.
+
+    Args:
+      encoder_dim: width of the tokens.
+      dim, depth, heads, mlp_ratio: of the decoder's transformer.
+      grid: rows and columns of patches, N of them.
+      out_dim: values a patch: patch * patch * channels.
+      remat, dtype: as for `vit`.
+
+    Raises:
+      UserError: heads that do not divide `dim`, a `dim` that 4 does not divide, an unknown remat policy.
+    """
+    check_options(dim, heads, remat)
+    sincos(dim, grid)  # raises for a width that it cannot have
+    compute_dtype(dtype)
+
+    def make(rngs: nnx.Rngs) -> MAEDecoder:
+        return MAEDecoder(
+            encoder_dim,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            grid=grid,
+            out_dim=out_dim,
+            mlp_ratio=mlp_ratio,
+            remat=remat,
+            dtype=compute_dtype(dtype),
+            rngs=rngs,
+        )
+
+    return functional(make, f"mae_decoder_{dim}x{depth}")

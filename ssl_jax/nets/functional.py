@@ -1,0 +1,160 @@
+"""NNX modules as pure functions over plain nested dicts: the one bridge between flax and the rest of the project."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array, Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """A network without state of its own; hashable by identity, so that `jax.jit` takes it as static metadata.
+
+    Attributes:
+      init: key -> (params, stats), nested dicts of float32 arrays with string keys, {} where there are none.
+        `params` is what an optimizer trains, `stats` the running statistics of batch norm.
+      apply: `apply(params, stats, *arrays, train, microbatches=1, **options) -> (out, new_stats)`. Every array, given by
+        position or by keyword, and every array of `out` has the batch as its first axis. With `train=False` the
+        returned stats are the given ones. See `functional` for `microbatches`.
+      name: for messages and logs.
+    """
+
+    init: Callable[[Array], tuple[Tree, Tree]]
+    apply: Callable[..., tuple[Any, Tree]]
+    name: str = ""
+
+
+def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
+    """The pure (init, apply) pair of the module that `make` builds.
+
+    The module may hold variables of type `nnx.Param` and `nnx.BatchStat` only (no stored `nnx.Rngs`), and its
+    `__call__` takes `train` by keyword. Outside `init` it is only ever built abstractly, so nothing runs eagerly: a step
+    can be traced for a topology whose devices are not there.
+
+    `apply(..., microbatches=k)` runs k chunks of the batch one after another and recomputes each in the backward pass,
+    so that one chunk's activations are held at a time. Chunk j is the rows j::k: with a batch sharded in contiguous
+    blocks every device keeps rows of every chunk. Output rows keep their places. The result equals that of k = 1,
+    gradients included, unless there is batch norm, whose statistics are then those of each chunk (the running ones
+    pass from chunk to chunk). It is gradient caching (Gao et al. 2021, arXiv:2101.06983) for any loss.
+
+    Raises:
+      UserError: from `apply`, if k does not divide the batch, or the trees belong to another network.
+    """
+
+    @functools.cache
+    def abstract() -> tuple[nnx.GraphDef, dict, dict]:
+        return _split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+
+    def init(key: Array) -> tuple[Tree, Tree]:
+        _, params, stats = _split(make(nnx.Rngs(key)))
+        return _string_keys(params), _string_keys(stats)
+
+    def run(
+        params: Tree, stats: Tree, arrays: tuple, named: dict, options: dict
+    ) -> tuple[Any, Tree]:
+        graphdef, params_like, stats_like = abstract()
+        states = (
+            nnx.State(_own_keys(params, params_like)),
+            nnx.State(_own_keys(stats, stats_like)),
+        )
+        module = nnx.merge(graphdef, *states, copy=True)
+        out = module(*arrays, **named, **options)
+        if not options["train"]:
+            return out, stats
+        return out, _string_keys(nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)))
+
+    def apply(
+        params: Tree,
+        stats: Tree,
+        *arrays: Array,
+        train: bool,
+        microbatches: int = 1,
+        **options: Any,
+    ) -> tuple[Any, Tree]:
+        named = {k: v for k, v in options.items() if isinstance(v, (jax.Array, np.ndarray))}
+        static = {k: v for k, v in options.items() if k not in named} | {"train": train}
+        if microbatches == 1:
+            return run(params, stats, arrays, named, static)
+        chunks = jax.tree.map(lambda x: _chunked(x, microbatches), (arrays, named))
+
+        @functools.partial(
+            jax.checkpoint, prevent_cse=False
+        )  # the scan already keeps the two passes apart
+        def step(stats: Tree, chunk: tuple) -> tuple[Tree, Any]:
+            out, stats = run(params, stats, *chunk, static)
+            return stats, out
+
+        stats, out = jax.lax.scan(step, stats, chunks)
+        return jax.tree.map(_interleaved, out), stats
+
+    return Net(init, apply, name)
+
+
+def output_shapes(
+    net: Net, image_shape: tuple[int, int, int], **options: Any
+) -> dict[str, tuple[int, ...]]:
+    """Shape of every output for one image of `image_shape` (H, W, C), without the batch axis; computes nothing.
+
+    Example: `output_shapes(net, (32, 32, 3))["pooled"]` is `(512,)` for a ResNet-18.
+    """
+
+    def forward() -> Any:
+        params, stats = net.init(jax.random.key(0))
+        return net.apply(
+            params, stats, jnp.zeros((1, *image_shape), jnp.float32), train=False, **options
+        )[0]
+
+    return {name: tuple(out.shape[1:]) for name, out in jax.eval_shape(forward).items()}
+
+
+def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
+    graphdef, params, stats, rest = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    kinds = {
+        type(v).__name__
+        for v in jax.tree.leaves(rest, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    }
+    if kinds:
+        raise TypeError(
+            f"{type(module).__name__} holds {', '.join(sorted(kinds))}; only Param and BatchStat may be"
+        )
+    return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def _string_keys(tree: Any) -> Any:
+    """`nnx.List` makes integer keys; regex rules and checkpoints see strings."""
+    return {str(k): _string_keys(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _own_keys(tree: Any, like: Any, path: str = "") -> Any:
+    """The inverse of `_string_keys` for a network whose trees look `like` this."""
+    if not isinstance(like, dict):
+        return tree
+    given = set(tree) if isinstance(tree, dict) else set()
+    if wrong := sorted(given ^ {str(k) for k in like}):
+        state = "unknown" if wrong[0] in given else "missing"
+        raise UserError(
+            f"{state} variable {path + wrong[0]!r}: these variables belong to another network"
+        )
+    return {k: _own_keys(tree[str(k)], v, f"{path}{k}/") for k, v in like.items()}
+
+
+def _chunked(x: Array, k: int) -> Array:
+    """(B, ...) -> (k, B // k, ...), chunk j holding the rows j::k."""
+    if k < 1 or x.shape[0] % k:
+        raise UserError(
+            f"microbatches={k} does not divide the batch of {x.shape[0]}; use one of its divisors"
+        )
+    return jnp.swapaxes(jnp.reshape(x, (x.shape[0] // k, k, *x.shape[1:])), 0, 1)
+
+
+def _interleaved(x: Array) -> Array:
+    """The inverse of `_chunked`."""
+    return jnp.reshape(jnp.swapaxes(x, 0, 1), (x.shape[0] * x.shape[1], *x.shape[2:]))

@@ -1,0 +1,248 @@
+"""Heads: projectors, predictors, linear classifiers, and the prototype head of DINO."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.tree import Array
+from ssl_jax.nets.functional import Net, functional
+from ssl_jax.nets.layers import (
+    BatchNorm,
+    DType,
+    at_least_float32,
+    compute_dtype,
+    l2_normalize,
+    torch_default,
+)
+
+LastNorm = Literal["affine", "no_affine", "no_bias"]
+HeadInit = Literal["lecun", "normal0.01", "normal0.02", "torch"]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+INITS = ("lecun", "normal0.01", "normal0.02", "torch")
+
+
+class Mlp(nnx.Module):
+    """See `mlp_head`."""
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        *,
+        norm: Literal["batch"] | None,
+        last_norm: LastNorm | None,
+        hidden_bias: bool,
+        last_bias: bool,
+        init: HeadInit,
+        activation: str,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = ACTIVATIONS[activation]
+        self.count = len(dims) - 1
+        for i in range(1, self.count + 1):
+            last = i == self.count
+            kernel_init, bias_init = _initializers(init, dims[i - 1])
+            layer = nnx.Linear(
+                dims[i - 1],
+                dims[i],
+                use_bias=last_bias if last else hidden_bias,
+                kernel_init=kernel_init,
+                bias_init=bias_init,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            setattr(self, f"linear{i}", layer)
+            kind = last_norm if last else norm and "affine"
+            scale, bias = kind != "no_affine", kind == "affine"
+            setattr(
+                self,
+                f"norm{i}",
+                BatchNorm(dims[i], use_scale=scale, use_bias=bias) if kind else None,
+            )
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        for i in range(1, self.count + 1):
+            x = getattr(self, f"linear{i}")(x)
+            norm = getattr(self, f"norm{i}")
+            if norm is not None:
+                x = norm(x, train=train)
+            if i < self.count:
+                x = self.activation(x)
+        return at_least_float32(x)
+
+
+def mlp_head(
+    in_dim: int,
+    dims: Sequence[int],
+    *,
+    norm: Literal["batch"] | None = "batch",
+    last_norm: LastNorm | None = None,
+    hidden_bias: bool | None = None,
+    last_bias: bool | None = None,
+    init: HeadInit = "lecun",
+    activation: Literal["relu", "gelu"] = "relu",
+    dtype: DType = None,
+) -> Net:
+    """A multi-layer perceptron on vectors: `apply(params, stats, (B, in_dim), train=...) -> (B, dims[-1])`, float32.
+
+    Every hidden layer is linear, norm, activation; the last one is linear and `last_norm`. Published heads:
+      SimCLR       dims (2048, 128), last_norm "no_bias", init "normal0.01"
+      BYOL         dims (4096, 256), hidden_bias True, last_bias False; projector and predictor alike
+      SimSiam      projector (2048, 2048, 2048), last_norm "no_affine"; predictor (512, 2048)
+      MoCo v3      projector (4096, 4096, 256), last_norm "no_affine"; predictor (4096, 256), last_norm "no_affine"
+      Barlow Twins (8192, 8192, 8192), last_bias False
+      MoCo v2      (2048, 128), norm None, init "torch"
+      a linear classifier: dims (classes,)
+
+    Args:
+      in_dim: width of the input; `functional.output_shapes` tells a backbone's.
+      dims: widths of the layers, the output's last.
+      norm: batch norm after the hidden layers, or None.
+      last_norm: batch norm after the last layer: None, "affine", "no_affine" (neither scale nor bias), "no_bias".
+      hidden_bias: biases of the hidden linear layers; None: only where no norm follows.
+      last_bias: bias of the last linear layer; None: only where no norm follows.
+      init: "lecun" (normal, bias 0), "normal0.01" or "normal0.02" (bias 0), "torch" (its uniform default).
+      activation: between layers.
+      dtype: of the computation; None follows the parameters, which are made float32.
+
+    Raises:
+      UserError: no layer, a width below 1, or an unknown option.
+    """
+    widths = (in_dim, *dims)
+    if not dims or min(widths) < 1:
+        raise UserError(
+            f"a head of widths {widths} is none; give the input and at least one layer, all positive"
+        )
+    for what, value, known in (
+        ("norm", norm, ("batch", None)),
+        ("last_norm", last_norm, ("affine", "no_affine", "no_bias", None)),
+        ("init", init, INITS),
+        ("activation", activation, tuple(ACTIVATIONS)),
+    ):
+        if value not in known:
+            raise UserError(f"unknown {what} {value!r}; {suggest(str(value), map(str, known))}")
+    compute_dtype(dtype)
+
+    def make(rngs: nnx.Rngs) -> Mlp:
+        return Mlp(
+            widths,
+            norm=norm,
+            last_norm=last_norm,
+            hidden_bias=norm is None if hidden_bias is None else hidden_bias,
+            last_bias=last_norm is None if last_bias is None else last_bias,
+            init=init,
+            activation=activation,
+            dtype=compute_dtype(dtype),
+            rngs=rngs,
+        )
+
+    return functional(make, "mlp_" + "_".join(map(str, widths)))
+
+
+class DINOHead(nnx.Module):
+    """See `dino_head`."""
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        out_dim: int,
+        *,
+        norm_last_layer: bool,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        self.mlp = Mlp(
+            dims,
+            norm=None,
+            last_norm=None,
+            hidden_bias=True,
+            last_bias=True,
+            init="normal0.02",
+            activation="gelu",
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.last_layer = Prototypes(
+            dims[-1], out_dim, trained_norm=not norm_last_layer, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        return self.last_layer(l2_normalize(self.mlp(x, train=train)))
+
+
+class Prototypes(nnx.Module):
+    """A linear layer without bias whose columns have norm `g`, trained or fixed at 1 (arXiv:1602.07868)."""
+
+    def __init__(self, dim: int, count: int, *, trained_norm: bool, dtype: DType, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.v = nnx.Param(torch_default(dim)(rngs.params(), (dim, count)))
+        self.g = nnx.Param(jnp.ones((count,), jnp.float32)) if trained_norm else None
+
+    def __call__(self, x: Array) -> Array:
+        weights = self.v[...]
+        weights = weights * jax.lax.rsqrt(jnp.sum(jnp.square(weights), 0))
+        if self.g is not None:
+            weights = weights * self.g[...]
+        x, weights = nnx.nn.dtypes.promote_dtype((x, weights), dtype=self.dtype)
+        return jnp.matmul(
+            x, weights, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32)
+        )
+
+
+def dino_head(
+    in_dim: int,
+    out_dim: int = 65536,
+    *,
+    hidden_dim: int = 2048,
+    bottleneck_dim: int = 256,
+    layers: int = 3,
+    norm_last_layer: bool = True,
+    dtype: DType = None,
+) -> Net:
+    """The head of DINO (Caron et al. 2021, arXiv:2104.14294): `apply(params, stats, (B, in_dim), train=...)`.
+
+    A GELU perceptron to the bottleneck, L2 normalisation, and a weight-normalised linear layer without bias to
+    (B, out_dim) float32 logits. The last layer's parameters are under "last_layer".
+
+    Args:
+      in_dim: width of the input.
+      out_dim: number of prototypes.
+      hidden_dim, bottleneck_dim, layers: of the perceptron, bottleneck included in `layers`.
+      norm_last_layer: fix the norm of each prototype at 1 (then it is no parameter); False trains it.
+      dtype: of the computation; None follows the parameters, which are made float32.
+
+    Raises:
+      UserError: a width or a number of layers below 1.
+    """
+    dims = (in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim)
+    if layers < 1 or min(*dims, out_dim) < 1:
+        raise UserError(
+            f"a DINO head of widths {(*dims, out_dim)} is none; give at least one layer, all positive"
+        )
+    compute_dtype(dtype)
+
+    def make(rngs: nnx.Rngs) -> DINOHead:
+        return DINOHead(
+            dims, out_dim, norm_last_layer=norm_last_layer, dtype=compute_dtype(dtype), rngs=rngs
+        )
+
+    return functional(make, f"dino_head_{out_dim}")
+
+
+def _initializers(init: HeadInit, fan_in: int) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """Initialisers of a linear layer's kernel and bias."""
+    zeros = nnx.initializers.zeros
+    if init == "torch":
+        return torch_default(fan_in), torch_default(fan_in)
+    if init == "lecun":
+        return nnx.initializers.lecun_normal(), zeros
+    return nnx.initializers.normal(float(init.removeprefix("normal"))), zeros

@@ -1,0 +1,144 @@
+"""Layers with explicit numerics: normalisation in at least float32, initialisers, compute dtypes."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array
+
+DType = jnp.dtype | str | None
+Init = Callable[..., Array]
+
+
+def compute_dtype(dtype: DType) -> jnp.dtype | None:
+    """What layers compute in. None and float32 are None, "as the parameters" (so float64 parameters stay so)."""
+    if dtype is None:
+        return None
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        dtype = jnp.dtype("int32")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError("dtype is no floating-point type; use 'float32' or 'bfloat16'")
+    return None if dtype == jnp.float32 else dtype
+
+
+def at_least_float32(x: Array) -> Array:
+    """`x` in float32 if it is narrower, as it is otherwise."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def l2_normalize(x: Array, eps: float = 1e-12) -> Array:
+    """`x / max(|x|, eps)` over the last axis, in at least float32; its gradient at zero is finite."""
+    x = at_least_float32(x)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), eps**2))
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015, arXiv:1502.03167).
+
+    Statistics are computed in at least float32; the output has the input's dtype. The batch axis is the global batch
+    under `jax.jit`, so statistics are synchronised over devices without being told. The running variance is the unbiased
+    one, as in PyTorch: `new = momentum * old + (1 - momentum) * batch`.
+
+    Args:
+      features: size of the last axis.
+      use_scale, use_bias: whether there is a trained scale and a trained bias.
+      zero_scale: start the scale at 0 (the last norm of a residual branch) instead of 1.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        use_scale: bool = True,
+        use_bias: bool = True,
+        zero_scale: bool = False,
+        momentum: float = 0.9,
+        eps: float = 1e-5,
+    ):
+        self.momentum, self.eps = momentum, eps
+        fill = jnp.zeros if zero_scale else jnp.ones
+        self.scale = nnx.Param(fill((features,), jnp.float32)) if use_scale else None
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32)) if use_bias else None
+        self.mean = nnx.BatchStat(jnp.zeros((features,), jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones((features,), jnp.float32))
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        wide = at_least_float32(x)
+        mean, var = self.mean[...], self.var[...]
+        if train:
+            # One pass, hence one reduction over the devices. Moments are taken about the running mean, a constant near
+            # the true one: E[x^2] - E[x]^2 about zero loses digits where the mean is large.
+            about = jax.lax.stop_gradient(mean).astype(wide.dtype)
+            axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
+            shift = jnp.mean(wide - about, axes)
+            square = jnp.mean(jnp.square(wide - about), axes)
+            mean, var = about + shift, jnp.maximum(square - jnp.square(shift), 0)
+            self._update(self.mean, mean)
+            self._update(self.var, var * (count / max(count - 1, 1)))
+        factor = jax.lax.rsqrt(var + self.eps)
+        if self.scale is not None:
+            factor = factor * self.scale[...]
+        wide = (wide - mean) * factor
+        if self.bias is not None:
+            wide = wide + self.bias[...]
+        return wide.astype(x.dtype)
+
+    def _update(self, running: nnx.BatchStat, batch: Array) -> None:
+        old = running[...]
+        batch = jax.lax.stop_gradient(batch)
+        running[...] = (self.momentum * old + (1 - self.momentum) * batch).astype(old.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis in at least float32 (Ba et al. 2016, arXiv:1607.06450), output as input."""
+
+    def __init__(self, features: int, *, eps: float = 1e-6):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+
+    def __call__(self, x: Array) -> Array:
+        wide = at_least_float32(x)
+        wide = wide - jnp.mean(wide, -1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + self.eps)
+        return (wide * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def uniform(bound: float) -> Init:
+    """Initialiser U(-bound, bound)."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def torch_default(fan_in: int) -> Init:
+    """PyTorch's default for weights and biases of linear and convolution layers: U(+-1 / sqrt(fan_in))."""
+    return uniform(fan_in**-0.5)
+
+
+def xavier_uniform(fan_in: int, fan_out: int) -> Init:
+    """Glorot's uniform initialiser with the fans given, whatever the kernel's shape."""
+    return uniform(math.sqrt(6 / (fan_in + fan_out)))
+
+
+def conv(
+    features_in: int, features: int, kernel: int, stride: int, *, dtype: DType, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A square convolution without bias, padded by `kernel // 2` on each side as in PyTorch; He initialisation, fan out."""
+    return nnx.Conv(
+        features_in,
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=kernel // 2,
+        use_bias=False,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        dtype=dtype,
+        rngs=rngs,
+    )

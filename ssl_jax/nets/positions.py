@@ -1,0 +1,73 @@
+"""Position tables of vision transformers, in numpy: fixed sin-cos tables, and resizing a table to another grid."""
+
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array
+
+Grid = tuple[int, int]
+
+
+def sincos(
+    dim: int, grid: Grid, order: Literal["mae", "mocov3"] = "mae", cls_token: bool = False
+) -> np.ndarray:
+    """The fixed 2-D sine-cosine table (h * w, dim), float64; with `cls_token` a row of zeros stands before it.
+
+    Each axis has dim / 2 channels, sin(t w_k) then cos(t w_k) with w_k = 10000^(-k / (dim / 4)). The first half holds
+    the column in "mae" order (He et al. 2021, arXiv:2111.06377, official `pos_embed.py`) and the row in "mocov3" order
+    (Chen et al. 2021, arXiv:2104.02057, official `vits.py`).
+
+    Raises:
+      UserError: if 4 does not divide `dim`.
+    """
+    if dim % 4:
+        raise UserError(f"sin-cos positions need a width that 4 divides, not {dim}")
+    frequency = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
+    row, column = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in grid), indexing="ij")
+    axes = (column, row) if order == "mae" else (row, column)
+    angles = [np.outer(axis, frequency) for axis in axes]
+    table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
+    return np.concatenate([np.zeros((1, dim)), table]) if cls_token else table
+
+
+def resize_grid(table: Array, old: Grid, new: Grid, offset: float = 0.0) -> Array:
+    """Bicubic resizing of a position table (1, h * w, D) from one grid to another, as PyTorch's (a = -0.75, no antialias).
+
+    Args:
+      table: positions of the patches, row-major.
+      old, new: grids.
+      offset: added to the new sides where the scale is computed; DINO (arXiv:2104.14294) uses 0.1, for which sample
+        points lie slightly denser than the sides' ratio says.
+    """
+    if old == new:
+        return table
+    grid = jnp.reshape(table, (*old, table.shape[-1]))
+    rows, columns = (
+        jnp.asarray(bicubic(n, m, (m + offset) / n), table.dtype)
+        for n, m in zip(old, new, strict=True)
+    )
+    grid = jnp.einsum("hr,wc,rcd->hwd", rows, columns, grid, precision=jax.lax.Precision.HIGHEST)
+    return jnp.reshape(grid, (1, math.prod(new), table.shape[-1]))
+
+
+@functools.cache
+def bicubic(n: int, m: int, scale: float) -> np.ndarray:
+    """Weights (m, n) of cubic interpolation (Keys 1981, a = -0.75) of n samples at m points, borders repeated."""
+    a = -0.75
+    point = (np.arange(m) + 0.5) / scale - 0.5
+    left = np.floor(point).astype(int)
+    weights = np.zeros((m, n))
+    for tap in range(-1, 3):
+        x = np.abs(point - (left + tap))
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = a * (((x - 5) * x + 8) * x - 4)
+        np.add.at(
+            weights, (np.arange(m), np.clip(left + tap, 0, n - 1)), np.where(x <= 1, near, far)
+        )
+    return weights

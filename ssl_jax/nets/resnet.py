@@ -1,0 +1,313 @@
+"""Residual networks (He et al. 2015, arXiv:1512.03385), with width multiplier, small-image stems and selective kernels."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array
+from ssl_jax.nets.functional import Net, functional
+from ssl_jax.nets.layers import BatchNorm, DType, at_least_float32, compute_dtype, conv
+
+Stem = Literal["imagenet", "cifar", "small"]
+DEPTHS = {  # block, blocks of each stage
+    8: ("basic", (1, 1, 1)),
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+}
+SK_MIN_WIDTH = 32  # of the layer that mixes the two streams
+
+
+class ConvNorm(nnx.Module):
+    """Convolution without bias, then batch norm."""
+
+    def __init__(
+        self,
+        channels: int,
+        features: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        zero_scale: bool = False,
+        dtype,
+        rngs,
+    ):
+        self.conv = conv(channels, features, kernel, stride, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(features, zero_scale=zero_scale)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        return self.norm(self.conv(x), train=train)
+
+
+class SelectiveKernel(nnx.Module):
+    """Two 3x3 streams mixed per channel by a softmax gate of their pooled sum (Li et al. 2019, arXiv:1903.06586).
+
+    As in SimCLRv2 (arXiv:2006.10029, official `sk_conv2d`): both streams have 3x3 kernels.
+    """
+
+    def __init__(self, features: int, stride: int, ratio: float, *, dtype, rngs):
+        width = max(int(features * ratio), SK_MIN_WIDTH)
+        self.streams = ConvNorm(features, 2 * features, 3, stride, dtype=dtype, rngs=rngs)
+        self.squeeze = ConvNorm(features, width, 1, dtype=dtype, rngs=rngs)
+        self.mix = conv(width, 2 * features, 1, 1, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        x = jax.nn.relu(self.streams(x, train=train))
+        x = jnp.reshape(x, (*x.shape[:-1], 2, -1))
+        pooled = jnp.mean(jnp.sum(x, -2), (1, 2), keepdims=True)
+        gate = self.mix(jax.nn.relu(self.squeeze(pooled, train=train)))
+        gate = jnp.reshape(gate, (*gate.shape[:-1], 2, -1))
+        gate = jax.nn.softmax(at_least_float32(gate), axis=-2).astype(x.dtype)
+        return jnp.sum(x * gate, -2)
+
+
+class Block(nnx.Module):
+    """A residual block: 3x3-3x3 ("basic") or 1x1-3x3-1x1 with 4 times as wide an output ("bottleneck")."""
+
+    def __init__(
+        self,
+        channels: int,
+        filters: int,
+        stride: int,
+        *,
+        kind: Literal["basic", "bottleneck"],
+        inner_width: int,
+        zero_init_residual: bool,
+        stride_in_1x1: bool,
+        sk_ratio: float,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        if kind == "basic":
+            out = filters
+            layers = [
+                layer(channels, filters, 3, stride),
+                layer(filters, out, 3, zero_scale=zero_init_residual),
+            ]
+        else:
+            inner, out = filters * inner_width, 4 * filters
+            first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+            if sk_ratio:
+                middle = SelectiveKernel(inner, second, sk_ratio, dtype=dtype, rngs=rngs)
+            else:
+                middle = layer(inner, inner, 3, second)
+            layers = [
+                layer(channels, inner, 1, first),
+                middle,
+                layer(inner, out, 1, zero_scale=zero_init_residual),
+            ]
+        self.layers = nnx.List(layers)
+        self.pool_stride = stride if sk_ratio else None
+        projects = stride != 1 or channels != out
+        self.shortcut = layer(channels, out, 1, 1 if sk_ratio else stride) if projects else None
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        shortcut = x
+        if self.shortcut is not None:
+            if self.pool_stride is not None:
+                shortcut = _average_pool(x, self.pool_stride)
+            shortcut = self.shortcut(shortcut, train=train)
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x, train=train))
+        return jax.nn.relu(self.layers[-1](x, train=train) + shortcut)
+
+
+class ResNet(nnx.Module):
+    """Stem and stages of residual blocks. See `resnet` for the arguments and `__call__` for the outputs."""
+
+    def __init__(
+        self,
+        stages: Sequence[int],
+        filters: Sequence[int],
+        *,
+        kind: Literal["basic", "bottleneck"],
+        stem: Stem,
+        stem_filters: int,
+        channels: int,
+        sk_ratio: float,
+        dtype: DType,
+        rngs: nnx.Rngs,
+        **block,
+    ):
+        layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        self.pool = stem == "imagenet"
+        self.num_stages = len(stages)
+        if stem == "imagenet" and sk_ratio:
+            half = stem_filters // 2
+            convs = [
+                layer(channels, half, 3, 2),
+                layer(half, half, 3),
+                layer(half, stem_filters, 3),
+            ]
+        else:
+            kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}[stem]
+            convs = [layer(channels, stem_filters, kernel, stride)]
+        self.stem = nnx.List(convs)
+        features = stem_filters
+        for s, (count, width) in enumerate(zip(stages, filters, strict=True)):
+            blocks = []
+            for b in range(count):
+                stride = 2 if s > 0 and b == 0 else 1
+                blocks.append(
+                    Block(
+                        features,
+                        width,
+                        stride,
+                        kind=kind,
+                        sk_ratio=sk_ratio,
+                        dtype=dtype,
+                        rngs=rngs,
+                        **block,
+                    )
+                )
+                features = width if kind == "basic" else 4 * width
+            setattr(self, f"stage{s + 1}", nnx.List(blocks))
+
+    def __call__(self, images: Array, *, train: bool, stages: bool = True) -> dict[str, Array]:
+        """Images (B, H, W, C) -> "stem", "stage1", ..: maps (B, h, w, c) after their ReLU; "pooled" (B, c), float32.
+
+        `stages=False` leaves only "pooled".
+        """
+        x = images
+        for layer in self.stem:
+            x = jax.nn.relu(layer(x, train=train))
+        if self.pool:
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        out = {"stem": x}
+        for s in range(1, self.num_stages + 1):
+            for block in getattr(self, f"stage{s}"):
+                x = block(x, train=train)
+            out[f"stage{s}"] = x
+        pooled = {"pooled": jnp.mean(at_least_float32(x), (1, 2))}
+        return out | pooled if stages else pooled
+
+
+def resnet_custom(
+    stages: Sequence[int],
+    filters: Sequence[int],
+    *,
+    block: Literal["basic", "bottleneck"] = "basic",
+    stem: Stem = "imagenet",
+    stem_filters: int = 64,
+    channels: int = 3,
+    inner_width: int = 1,
+    zero_init_residual: bool = True,
+    stride_in_1x1: bool = False,
+    sk_ratio: float = 0.0,
+    dtype: DType = None,
+    name: str = "resnet",
+) -> Net:
+    """A residual network with any stages; the arguments not named here are those of `resnet`.
+
+    Args:
+      stages: blocks of each stage; every stage but the first halves the resolution.
+      filters: width of each stage (a bottleneck's output is 4 times as wide).
+      inner_width: multiplies the inner width of bottleneck blocks ("wide" ResNets).
+
+    Raises:
+      UserError: unknown block or stem, as many widths as stages not given, selective kernels in basic blocks.
+    """
+    if block not in ("basic", "bottleneck"):
+        raise UserError(f"block is {block!r}; use 'basic' or 'bottleneck'")
+    if stem not in ("imagenet", "cifar", "small"):
+        raise UserError(f"stem is {stem!r}; use 'imagenet', 'cifar' or 'small'")
+    if (
+        len(stages) != len(filters)
+        or min((*stages, *filters, stem_filters, channels), default=0) < 1
+    ):
+        raise UserError(
+            f"stages {tuple(stages)} and filters {tuple(filters)}: give one positive number each a stage"
+        )
+    if sk_ratio < 0 or (sk_ratio and block == "basic"):
+        raise UserError(
+            f"sk_ratio={sk_ratio}: selective kernels need bottleneck blocks (depth >= 50) and a ratio >= 0"
+        )
+
+    def make(rngs: nnx.Rngs) -> ResNet:
+        return ResNet(
+            stages,
+            filters,
+            kind=block,
+            stem=stem,
+            stem_filters=stem_filters,
+            channels=channels,
+            inner_width=inner_width,
+            zero_init_residual=zero_init_residual,
+            stride_in_1x1=stride_in_1x1,
+            sk_ratio=sk_ratio,
+            dtype=compute_dtype(dtype),
+            rngs=rngs,
+        )
+
+    compute_dtype(dtype)
+    return functional(make, name)
+
+
+def resnet(
+    depth: int = 50,
+    width: int = 1,
+    stem: Stem = "imagenet",
+    *,
+    num_filters: int = 64,
+    channels: int = 3,
+    dtype: DType = None,
+    zero_init_residual: bool = True,
+    stride_in_1x1: bool = False,
+    sk_ratio: float = 0.0,
+) -> Net:
+    """ResNet of a published depth. Outputs: `ResNet.__call__`.
+
+    Args:
+      depth: 18, 34, 50, 101 or 152; 8 is a net of three stages with one basic block each, for work on a CPU.
+      width: multiplies every width (SimCLR's 2x, 4x).
+      stem: "imagenet" 7x7 stride 2 and 3x3 max pool stride 2; "cifar" 3x3 stride 1; "small" 3x3 stride 2, no pool.
+      num_filters: width of the stem and of the first stage; each later stage doubles it.
+      channels: of the images.
+      dtype: of the computation; None follows the parameters, which are made float32.
+      zero_init_residual: the last batch norm of each block starts at 0, so that blocks start as identities.
+      stride_in_1x1: ResNet v1 (stride in the first 1x1 of a bottleneck); False is v1.5 (in the 3x3).
+      sk_ratio: > 0 turns on selective kernels, with the stem and the pooled shortcuts of ResNet-D (SimCLRv2: 0.0625).
+
+    Raises:
+      UserError: a depth that is not listed, an unknown stem, `sk_ratio` with basic blocks.
+    """
+    if depth not in DEPTHS:
+        raise UserError(f"no ResNet of depth {depth}; use one of {', '.join(map(str, DEPTHS))}")
+    block, stages = DEPTHS[depth]
+    base = num_filters * width
+    return resnet_custom(
+        stages,
+        [base * 2**s for s in range(len(stages))],
+        block=block,  # type: ignore[arg-type]
+        stem=stem,
+        stem_filters=base,
+        channels=channels,
+        zero_init_residual=zero_init_residual,
+        stride_in_1x1=stride_in_1x1,
+        sk_ratio=sk_ratio,
+        dtype=dtype,
+        name=f"resnet{depth}" + (f"_{width}x" if width != 1 else "") + ("_sk" if sk_ratio else ""),
+    )
+
+
+def resnet_small(
+    width: int = 16, *, channels: int = 3, stem: Stem = "small", dtype: DType = None
+) -> Net:
+    """`resnet(8)` with stages of `width`, 2 and 4 times `width`: 77,000 parameters at 16, made for 16 x 16 images."""
+    return resnet(8, stem=stem, num_filters=width, channels=channels, dtype=dtype)
+
+
+def _average_pool(x: Array, stride: int) -> Array:
+    """2x2 means as in SimCLRv2's shortcuts: strided ones count a zero past an odd border, stride 1 keeps the size."""
+    if stride == 1:
+        return nnx.avg_pool(x, (2, 2), strides=(1, 1), padding="SAME", count_include_pad=False)
+    padding = tuple((0, size % 2) for size in x.shape[1:3])
+    return nnx.avg_pool(x, (2, 2), strides=(stride, stride), padding=padding)

@@ -1,0 +1,378 @@
+"""Vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929), their blocks stacked and scanned."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.tree import Array
+from ssl_jax.nets.functional import Net, functional
+from ssl_jax.nets.layers import (
+    DType,
+    Init,
+    LayerNorm,
+    at_least_float32,
+    compute_dtype,
+    torch_default,
+    xavier_uniform,
+)
+from ssl_jax.nets.positions import Grid, resize_grid, sincos
+
+Position = Literal["learned", "sincos", "sincos_mocov3"]
+Remat = Literal["none", "full", "dots"]
+Scheme = Literal["normal", "xavier", "mocov3"]
+
+SIZES = {  # dim, depth, heads, MLP ratio
+    "tiny": (192, 12, 3, 4.0),
+    "small": (384, 12, 6, 4.0),
+    "base": (768, 12, 12, 4.0),
+    "large": (1024, 24, 16, 4.0),
+    "huge": (1280, 32, 16, 4.0),
+    "giant": (1408, 40, 16, 48 / 11),
+}
+POSITIONS = ("learned", "sincos", "sincos_mocov3")
+SCHEMES = ("normal", "xavier", "mocov3")
+REMAT_POLICIES = {
+    "full": None,  # nothing but each block's input is kept
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and the outputs of linear layers
+}
+
+
+def linear(
+    features_in: int,
+    features: int,
+    *,
+    scheme: Scheme,
+    dtype: DType,
+    rngs: nnx.Rngs,
+    use_bias: bool = True,
+    parts: int = 1,
+) -> nnx.Linear:
+    """A linear layer as a transformer starts it, bias 0.
+
+    "normal": N(0, 0.02), which DINO's truncation at 100 standard deviations is. "xavier": Glorot's uniform. "mocov3":
+    the same, with a fused layer's `parts` (query, key, value) treated as layers of their own.
+    """
+    fan_out = features // parts if scheme == "mocov3" else features
+    init = (
+        nnx.initializers.normal(0.02)
+        if scheme == "normal"
+        else xavier_uniform(features_in, fan_out)
+    )
+    return nnx.Linear(
+        features_in, features, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs
+    )
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with a fused query-key-value layer."""
+
+    def __init__(
+        self, dim: int, heads: int, *, qkv_bias: bool, scheme: Scheme, dtype: DType, rngs: nnx.Rngs
+    ):
+        self.heads = heads
+        self.qkv = linear(
+            dim, 3 * dim, use_bias=qkv_bias, parts=3, scheme=scheme, dtype=dtype, rngs=rngs
+        )
+        self.proj = linear(dim, dim, scheme=scheme, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        qkv = jnp.reshape(self.qkv(x), (*x.shape[:2], 3, self.heads, -1))
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        return self.proj(jnp.reshape(jax.nn.dot_product_attention(q, k, v), x.shape))
+
+
+class Mlp(nnx.Module):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, dim: int, hidden: int, *, scheme: Scheme, dtype: DType, rngs: nnx.Rngs):
+        self.fc1 = linear(dim, hidden, scheme=scheme, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, dim, scheme=scheme, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block on tokens (B, T, D), with LayerScale (arXiv:2103.17239) if `layer_scale` is given."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        scheme: Scheme,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        options = dict(scheme=scheme, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(dim)
+        self.attn = Attention(dim, heads, qkv_bias=qkv_bias, **options)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = Mlp(dim, round(dim * mlp_ratio), **options)
+        self.gamma1, self.gamma2 = (
+            None if layer_scale is None else nnx.Param(jnp.full((dim,), layer_scale, jnp.float32))
+            for _ in range(2)
+        )
+
+    def __call__(self, x: Array) -> Array:
+        x = x + _scaled(self.attn(self.norm1(x)), self.gamma1)
+        return x + _scaled(self.mlp(self.norm2(x)), self.gamma2)
+
+
+def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block:
+    """`depth` blocks as one module, each of whose parameters has a leading axis of that size."""
+    return nnx.vmap(lambda keys: Block(dim, heads, rngs=keys, **block))(rngs.split(depth))
+
+
+def run_stack(
+    blocks: Block, x: Array, remat: Remat, every: bool = False
+) -> tuple[Array, Array | None]:
+    """Tokens (B, T, D) through a stack of blocks: the last block's output, and with `every` all of them, (depth, B, T, D).
+
+    A scan, so that the time to compile does not grow with the depth.
+    """
+    graphdef, state = nnx.split(blocks)
+
+    def body(x: Array, block: nnx.State) -> tuple[Array, Array | None]:
+        x = nnx.merge(graphdef, block)(x)
+        return x, x if every else None
+
+    if remat != "none":
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    return jax.lax.scan(body, x, state)
+
+
+class ViT(nnx.Module):
+    """See `vit` for the arguments and `__call__` for the outputs."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        grid: Grid,
+        channels: int,
+        position: Position,
+        cls_token: bool,
+        pool: Literal["cls", "avg"],
+        norm_after_pool: bool,
+        interpolate_offset: float,
+        scheme: Scheme,
+        remat: Remat,
+        dtype: DType,
+        rngs: nnx.Rngs,
+        **block,
+    ):
+        self.patch, self.grid, self.position = patch, grid, position
+        self.pool, self.norm_after_pool = pool, norm_after_pool
+        self.interpolate_offset, self.remat = interpolate_offset, remat
+        fan_in = patch * patch * channels
+        kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
+        bias: Init = nnx.initializers.zeros if scheme == "mocov3" else torch_default(fan_in)
+        self.patch_embed = nnx.Conv(
+            channels,
+            dim,
+            (patch, patch),
+            strides=patch,
+            padding="VALID",
+            kernel_init=kernel,
+            bias_init=bias,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        std = 1e-6 if scheme == "mocov3" else 0.02
+        self.cls_token = _normal_param(std, (1, 1, dim), rngs) if cls_token else None
+        tokens = grid[0] * grid[1] + cls_token
+        learned = position == "learned"
+        self.pos_embed = _normal_param(0.02, (1, tokens, dim), rngs) if learned else None
+        self.blocks = stack(depth, dim, heads, scheme=scheme, dtype=dtype, rngs=rngs, **block)
+        self.norm = LayerNorm(dim)
+
+    def __call__(
+        self, images: Array, keep: Array | None = None, *, train: bool, stages: bool = False
+    ) -> dict[str, Array]:
+        """Images (B, H, W, C) to features; N is the number of patches, or of the kept ones, T that of all tokens.
+
+        Args:
+          images: sides that the patch size divides; other sides than the network's resize the positions.
+          keep: (B, K) int, the patches to keep, row-major. Positions are added before the others are dropped (MAE).
+          train: nothing depends on it.
+          stages: also return the patch tokens after every block as maps.
+
+        Returns:
+          "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches" (B, N, D) of these;
+          "cls" (B, D) if there is one; "pooled" (B, D), float32, as `pool` says. With `stages` "block1", ..:
+          (B, h, w, D); the last one is normed like the tokens.
+
+        Raises:
+          UserError: a side that the patch size does not divide, or `stages` together with `keep`.
+        """
+        del train
+        if stages and keep is not None:
+            raise UserError("stages=True needs all patches; leave keep out")
+        grid = patch_grid(images.shape[1:3], self.patch)
+        x = self.patch_embed(images)
+        x = jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))
+        cls_position, positions = self._positions(grid)
+        x = x + jnp.asarray(positions, x.dtype)
+        if keep is not None:
+            x = jnp.take_along_axis(x, keep[:, :, None], axis=1)
+        first = 0
+        if self.cls_token is not None:
+            cls = jnp.asarray(self.cls_token[...] + cls_position, x.dtype)
+            x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[-1])), x], axis=1)
+            first = 1
+        x, every = run_stack(self.blocks, x, self.remat, every=stages)
+        tokens = x if self.norm_after_pool else self.norm(x)
+        out = {"tokens": tokens, "patches": tokens[:, first:]}
+        if first:
+            out["cls"] = tokens[:, 0]
+        pooled = out["cls"] if self.pool == "cls" else jnp.mean(at_least_float32(out["patches"]), 1)
+        out["pooled"] = at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled)
+        if every is not None:
+            maps = [*every[:-1, :, first:], out["patches"]]
+            shape = (x.shape[0], *grid, x.shape[-1])
+            out |= {f"block{i + 1}": jnp.reshape(m, shape) for i, m in enumerate(maps)}
+        return out
+
+    def _positions(self, grid: Grid) -> tuple[Array, Array]:
+        """Positions of the class token (1, 1, D), or 0 for a fixed table, and of the patches (1, N, D)."""
+        if self.pos_embed is None:
+            dim = self.patch_embed.out_features
+            order = "mae" if self.position == "sincos" else "mocov3"
+            table, cls = jnp.asarray(sincos(dim, self.grid, order)[None]), 0
+        else:
+            table = self.pos_embed[...]
+            first = table.shape[1] - self.grid[0] * self.grid[1]
+            cls, table = table[:, :first], table[:, first:]
+        return cls, resize_grid(table, self.grid, grid, self.interpolate_offset)
+
+
+def vit(
+    size: str | None = "small",
+    patch: int = 16,
+    image_size: int = 224,
+    *,
+    dim: int | None = None,
+    depth: int | None = None,
+    heads: int | None = None,
+    mlp_ratio: float | None = None,
+    channels: int = 3,
+    position: Position = "learned",
+    cls_token: bool = True,
+    pool: Literal["cls", "avg"] = "cls",
+    norm_after_pool: bool = False,
+    interpolate_offset: float = 0.0,
+    layer_scale: float | None = None,
+    qkv_bias: bool = True,
+    init: Scheme | None = None,
+    remat: Remat = "none",
+    dtype: DType = None,
+) -> Net:
+    """Vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`, `stages`.
+
+    Args:
+      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None: then dim, depth and heads are needed.
+      patch: side of a patch in pixels.
+      image_size: side of the images that the position table is made for.
+      dim, depth, heads, mlp_ratio: override the size's (MoCo v3's small has 12 heads).
+      channels: of the images.
+      position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order, "sincos_mocov3" in MoCo v3's.
+      cls_token: whether there is a class token; fixed positions add 0 to it.
+      pool: "pooled" is the class token, or the mean of the patch tokens.
+      norm_after_pool: the final norm acts on "pooled", and the tokens stay without it (timm's `fc_norm`).
+      interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
+      layer_scale: start of the blocks' LayerScale, None for none.
+      qkv_bias: whether query, key and value have biases.
+      init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None: the one that goes with `position`.
+      remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but its linear layers).
+      dtype: of the computation; None follows the parameters, which are made float32.
+
+    Raises:
+      UserError: an unknown size or option, heads that do not divide the width, a patch that does not divide the image.
+    """
+    if size is not None and size not in SIZES:
+        raise UserError(f"no ViT of size {size!r}; {suggest(size, SIZES)}")
+    published = SIZES[size] if size is not None else (None, None, None, 4.0)
+    given = (dim, depth, heads, mlp_ratio)
+    dim, depth, heads, mlp_ratio = (
+        p if g is None else g for g, p in zip(given, published, strict=True)
+    )
+    if dim is None or depth is None or heads is None:
+        raise UserError("a ViT without a size needs dim, depth and heads")
+    check_options(dim, heads, remat)
+    if position not in POSITIONS:
+        raise UserError(f"unknown position {position!r}; {suggest(position, POSITIONS)}")
+    scheme = init if init is not None else SCHEMES[POSITIONS.index(position)]
+    if scheme not in SCHEMES:
+        raise UserError(f"unknown init {init!r}; {suggest(scheme, SCHEMES)}")
+    if pool not in ("cls", "avg") or (pool == "cls" and not cls_token):
+        raise UserError(
+            f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
+        )
+    grid = patch_grid((image_size, image_size), patch)
+    if position != "learned":
+        sincos(dim, grid)  # raises for a width that it cannot have
+    compute_dtype(dtype)
+
+    def make(rngs: nnx.Rngs) -> ViT:
+        return ViT(
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            patch=patch,
+            grid=grid,
+            channels=channels,
+            position=position,
+            cls_token=cls_token,
+            pool=pool,
+            norm_after_pool=norm_after_pool,
+            interpolate_offset=interpolate_offset,
+            layer_scale=layer_scale,
+            qkv_bias=qkv_bias,
+            scheme=scheme,
+            remat=remat,
+            dtype=compute_dtype(dtype),
+            rngs=rngs,
+        )
+
+    return functional(make, f"vit_{size or dim}_{patch}")
+
+
+def patch_grid(image: tuple[int, int], patch: int) -> Grid:
+    """Rows and columns of patches of an image (H, W).
+
+    Raises:
+      UserError: if the patch size does not divide both sides.
+    """
+    height, width = image
+    if patch < 1 or height % patch or width % patch:
+        raise UserError(
+            f"a patch of {patch} pixels does not divide an image of {height} x {width}; use one that does"
+        )
+    return height // patch, width // patch
+
+
+def check_options(dim: int, heads: int, remat: str) -> None:
+    """Raises UserError for heads that do not divide the width, and for an unknown remat policy."""
+    if heads < 1 or dim % heads:
+        raise UserError(f"{heads} heads do not divide a width of {dim}; use a divisor of it")
+    if remat not in ("none", *REMAT_POLICIES):
+        raise UserError(f"unknown remat {remat!r}; {suggest(remat, ('none', *REMAT_POLICIES))}")
+
+
+def _scaled(x: Array, gamma: nnx.Param | None) -> Array:
+    return x if gamma is None else x * jnp.asarray(gamma[...], x.dtype)
+
+
+def _normal_param(std: float, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Param:
+    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))

@@ -1,0 +1,144 @@
+"""The contract of a self-supervised method: what the one train step asks of it, and nothing else.
+
+A method is a frozen dataclass in its own file; its fields are its hyper-parameters. The file's `make(backbone, spec, **hyper)`
+builds it. `params` is what the optimizer trains, `extra` everything else that the method carries along (batch statistics,
+teacher, queue, memory): both are plain nested dicts of arrays. Every function sees the whole global batch as one array and
+names neither a device nor a mesh axis. docs/contract.md walks through it with an example.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+
+from ssl_jax.core import config
+from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.nets.functional import Net
+
+__all__ = ["Aux", "Encoder", "Group", "Inputs", "Objective", "Probe", "Spec", "View"]
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The run that an objective is built for; what its schedules and its state's shapes need."""
+
+    global_batch: int
+    num_examples: int
+    num_classes: int
+    steps_per_epoch: int
+    total_steps: int
+    channels: int = 3
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters with an optimizer state and count of their own.
+
+    Attributes:
+      pattern: regex on parameter paths.
+      frozen_until: before this step no update, no decay, no moments and no count.
+    """
+
+    pattern: str
+    frozen_until: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where a method's representation is read, named per family before anything is measured.
+
+    Attributes:
+      stage: index into the backbone's stages; -1 is the last, -2 the one before it.
+      pool: "avg" over all positions, "grid" over a 2x2 grid (4 x channels features), or "cls" for the class token.
+    """
+
+    stage: int = -1
+    pool: str = "avg"
+
+
+class Aux(NamedTuple):
+    """What `loss` returns beside its value.
+
+    Attributes:
+      extra: the new extra, batch statistics updated.
+      signals: arrays for `after_update` (keys to enqueue, a batch centre).
+      metrics: scalars to log.
+    """
+
+    extra: Tree
+    signals: Tree = {}  # noqa: RUF012  (never mutated)
+    metrics: Mapping[str, Array] = {}  # noqa: RUF012
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights into the program."""
+
+    params: Tree
+    stats: Tree
+    net: Net = field(metadata={"static": True})
+
+    def features(self, images: Array) -> dict[str, Array]:
+        """Every stage of the backbone, by name, for normalised float images (B, H, W, C)."""
+        return self.net.apply(self.params, self.stats, images, train=False, stages=True)[0]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a method must define, and the defaults of what it may leave out."""
+
+    backbone: Net
+    spec: Spec
+
+    family: ClassVar[str] = ""  # pretext, contrastive, siamese, clustering, masked, multi-modal
+    needs: ClassVar[str] = "any backbone"
+    probe: ClassVar[Probe] = Probe()
+    refresh_groups: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:
+        """Build the method. Raises `UserError` for an unknown hyper-parameter, with the nearest known ones."""
+        return config.build(cls, hyper, "objective", backbone=backbone, spec=spec)
+
+    def inputs(self) -> Inputs:
+        """What a batch holds."""
+        raise NotImplementedError
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        """Fresh (params, extra)."""
+        raise NotImplementedError
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        """The scalar to minimise over the global batch, and what goes with it. Pure."""
+        raise NotImplementedError
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        """(params, extra) after the optimizer's update: teacher average, queue push, prototype norm."""
+        return params, extra
+
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        """The network that is kept: by default the trained backbone."""
+        return Encoder(params["backbone"], extra["stats"]["backbone"], self.backbone)
+
+    def groups(self) -> dict[str, Group]:
+        """Named parameter groups beside "rest"."""
+        return {}
+
+    def refresh_steps(self) -> Collection[int]:
+        """Steps at which a pass over the data set is due."""
+        return ()
+
+    def refresh(
+        self, params: Tree, extra: Tree, features: Any, key: Array, step: Array
+    ) -> tuple[Tree, Tree]:
+        """(params, extra) after a pass over the data set; optimizer states of `refresh_groups` restart."""
+        return params, extra

@@ -1,0 +1,87 @@
+"""BYOL: bootstrap your own latent (2006.07733)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+
+from ssl_jax.core import rng, tree
+from ssl_jax.losses.negative_cosine import regression_loss
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.ema import cosine_momentum
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class BYOL(Objective):
+    """The online network predicts what its own slow average sees in the other view; no negatives.
+
+    Attributes:
+      views: the two views, each with its own augmentation (count 1).
+      projector: hidden and output width of the projector, and of the predictor.
+      momentum: of the target's average at step 0; it rises to 1 along a cosine.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "siamese"
+
+    views: tuple[View, View] = (
+        View(224, area=(0.08, 1.0), recipe="byol_1"),
+        View(224, area=(0.08, 1.0), recipe="byol_2"),
+    )
+    projector: tuple[int, ...] = (4096, 256)
+    momentum: float = 0.996
+    microbatches: int = 1
+
+    @cached_property
+    def target(self) -> Branch:
+        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
+        head = mlp_head(dim, self.projector, hidden_bias=True, last_norm=None, last_bias=False)
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    @cached_property
+    def online(self) -> Branch:
+        head = mlp_head(
+            self.projector[-1], self.projector, hidden_bias=True, last_norm=None, last_bias=False
+        )
+        return Branch((*self.target.nets, ("predictor", head)), self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=self.views)
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.online.init(rng.named(key, "online"))
+        # As released, the target starts from weights of its own.
+        target, target_stats = self.target.init(rng.named(key, "target"))
+        return params, {"stats": stats, "target": target, "target_stats": target_stats}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        predictions, targets = [], []
+        stats, target_stats = extra["stats"], extra["target_stats"]
+        for group in batch["views"]:  # one forward a view: batch norm sees each view by itself
+            out, stats = self.online.apply(params, stats, group[:, 0])
+            predictions.append(out["predictor"])
+            out, target_stats = self.target.apply(extra["target"], target_stats, group[:, 0])
+            targets.append(out["projector"])
+        loss = regression_loss(predictions[0], targets[1]) + regression_loss(
+            predictions[1], targets[0]
+        )
+        return loss, Aux(dict(extra, stats=stats, target_stats=target_stats))
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        momentum = cosine_momentum(step, self.spec.total_steps, self.momentum)
+        online = {name: params[name] for name in extra["target"]}
+        return params, dict(extra, target=tree.ema(extra["target"], online, momentum))
+
+
+make = BYOL.make

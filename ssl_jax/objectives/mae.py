@@ -1,0 +1,110 @@
+"""MAE: masked autoencoders are scalable vision learners (2111.06377)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+
+from ssl_jax.augment.masks import random_masking
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.mae import masked_mse, patchify, normalize_patches
+from ssl_jax.nets.decoders import mae_decoder
+from ssl_jax.nets.functional import Net, output_shapes
+from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.parts.views import fold
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class MAE(Objective):
+    """The encoder sees a quarter of the patches; a small decoder paints the others.
+
+    The backbone is a ViT with fixed sin-cos positions.
+
+    Attributes:
+      view: crop and augmentation (count 1).
+      mask_ratio: share of the patches that are hidden.
+      norm_pixels: the target is each patch's pixels, normalised by its own mean and deviation.
+      decoder_dim, decoder_depth, decoder_heads: of the decoder.
+      microbatches: the encoder runs in so many chunks.
+    """
+
+    family: ClassVar[str] = "masked"
+    needs: ClassVar[str] = "a ViT backbone"
+
+    view: View = View(224, area=(0.2, 1.0), recipe="mae")
+    mask_ratio: float = 0.75
+    norm_pixels: bool = True
+    decoder_dim: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    microbatches: int = 1
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """(number of patches, encoder width)."""
+        size, channels = self.view.size, self.spec.channels
+        shapes = output_shapes(self.backbone, (size, size, channels))
+        if "patches" not in shapes:
+            raise UserError("objective: mae needs a backbone of patches; set backbone.name='vit'")
+        return shapes["patches"]
+
+    @cached_property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self.view.size // round(self.shape[0] ** 0.5)
+
+    @cached_property
+    def decoder(self) -> Net:
+        side = self.view.size // self.patch
+        return mae_decoder(
+            self.shape[1],
+            dim=self.decoder_dim,
+            depth=self.decoder_depth,
+            heads=self.decoder_heads,
+            grid=(side, side),
+            out_dim=self.patch**2 * self.spec.channels,
+        )
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        encoder, stats = self.backbone.init(rng.named(key, "backbone"))
+        decoder, decoder_stats = self.decoder.init(rng.named(key, "decoder"))
+        stats = {"backbone": stats, "decoder": decoder_stats}
+        return {"backbone": encoder, "decoder": decoder}, {"stats": stats}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        images = fold(batch["views"][0])
+        patches = self.shape[0]
+        keys = rng.per_example(key, batch["index"])
+        noise = jax.vmap(lambda k: jax.random.uniform(k, (patches,)))(keys)
+        keep, mask, restore = random_masking(noise, self.mask_ratio)
+
+        stats = dict(extra["stats"])
+        seen, stats["backbone"] = self.backbone.apply(
+            params["backbone"],
+            stats["backbone"],
+            images,
+            keep=keep,
+            train=True,
+            microbatches=self.microbatches,
+        )
+        painted, stats["decoder"] = self.decoder.apply(
+            params["decoder"], stats["decoder"], seen["tokens"], restore, train=True
+        )
+        target = patchify(images, self.patch)
+        if self.norm_pixels:
+            target = normalize_patches(target)
+        return masked_mse(painted, target, mask), Aux({"stats": stats})
+
+
+make = MAE.make

@@ -1,0 +1,20 @@
+"""Views lie example-major: an example's views are neighbours, so that folding them moves no data."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def fold(*groups: Array) -> Array:
+    """Groups of views of one size, each (B, n, ...), to one batch (B * sum(n), ...), example-major.
+
+    With two views in all, the positive of row i is row `i ^ 1`.
+    """
+    x = groups[0] if len(groups) == 1 else jnp.concatenate(groups, axis=1)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def unfold(x: Array, views: int) -> Array:
+    """(B * views, ...) back to (B, views, ...)."""
+    return x.reshape(-1, views, *x.shape[1:])

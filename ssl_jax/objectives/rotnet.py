@@ -1,0 +1,65 @@
+"""RotNet: unsupervised representation learning by predicting image rotations (1803.07728)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.nets.heads import linear
+from ssl_jax.objectives.base import Aux, Inputs, Objective, Probe, View
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.views import fold
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class RotNet(Objective):
+    """Which of 0, 90, 180 and 270 degrees was the image turned by? All four copies are in the batch.
+
+    Attributes:
+      view: crop and augmentation of the upright image. Flips come before the turn: after it, a flip
+        would make 90 and 270 degrees the same thing.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "pretext"
+
+    view: View = View(224, area=(0.08, 1.0), recipe="rotnet")
+    microbatches: int = 1
+
+    # The last stage turns to orientation; what transfers is one stage earlier.
+    probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
+        nets = (("backbone", self.backbone), ("classifier", linear(dim, 4)))
+        return Branch(nets, self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        return params, {"stats": stats}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        upright = fold(batch["views"][0])
+        # Exact transposes and flips: resampling would give the rotation away by its artefacts.
+        turned = jnp.stack([jnp.rot90(upright, k, axes=(1, 2)) for k in range(4)], axis=1)
+        out, stats = self.branch.apply(params, extra["stats"], fold(turned))
+        logits = out["classifier"]
+        turns = jnp.tile(jnp.arange(4), upright.shape[0])
+        accuracy = jnp.mean(logits.argmax(-1) == turns)
+        return cross_entropy(logits, turns), Aux({"stats": stats}, metrics={"accuracy": accuracy})
+
+
+make = RotNet.make

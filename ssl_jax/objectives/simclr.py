@@ -1,0 +1,62 @@
+"""SimCLR: a simple framework for contrastive learning of visual representations (2002.05709)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+
+from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.views import fold
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class SimCLR(Objective):
+    """Two views of an image attract, all other images of the global batch repel.
+
+    Attributes:
+      view: crops and augmentation of both views (count 2).
+      projector: widths of the head's layers, each a linear map with batch norm; the last batch norm
+        has no offset (google-research/simclr, model_util.py).
+      temperature: of the softmax over similarities; 0.1 for ImageNet, 0.5 for CIFAR.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "contrastive"
+    needs: ClassVar[str] = "a large global batch"
+
+    view: View = View(224, count=2, area=(0.08, 1.0), recipe="simclr")
+    projector: tuple[int, ...] = (2048, 128)
+    temperature: float = 0.1
+    microbatches: int = 1
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
+        head = mlp_head(dim, self.projector, last_norm="no_bias", init="normal0.01")
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        return params, {"stats": stats}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        images = fold(batch["views"][0])  # (2B, H, W, C): the positive of row i is i ^ 1
+        out, stats = self.branch.apply(params, extra["stats"], images)
+        # The released code sums both directions: its learning rates belong to this scale.
+        return ntxent(out["projector"], self.temperature, reduction="simclr"), Aux({"stats": stats})
+
+
+make = SimCLR.make

@@ -1,0 +1,1 @@
+"""Optimizers and schedules that read the training step; one optimizer state a parameter group."""

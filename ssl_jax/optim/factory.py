@@ -1,0 +1,331 @@
+"""From the config section `optim` to an optimizer: schedules, rules on parameter paths, groups.
+
+The result is an optax pair whose `update` takes the training step:
+`updates, opt_state = tx.update(grads, opt_state, params, step=step)`. Learning rate and weight
+decay are functions of that step. Counts inside `opt_state` serve Adam's bias correction only, so a
+group whose state is frozen or restarted still follows the run's schedules.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssl_jax.core import tree
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.optim import schedules
+from ssl_jax.optim.lars import Variant, lars, norm, trust_ratio
+
+Array = jax.Array
+Tree = Any
+Rules = tuple[tuple[str, float], ...]
+Schedule = Callable[[Any], Any]
+
+REST = "rest"
+EVERYTHING: Rules = ((".*", 1.0),)
+NO_BIAS_NO_NORM: Rules = ((r"(^|/)(bias|scale)$", 0.0), *EVERYTHING)
+
+
+class Group(Protocol):
+    """Parameters with an optimizer state of their own; `objectives.base.Group` is one."""
+
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def frozen_until(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The section `optim` of a config.
+
+    Attributes:
+      name: adamw (decoupled decay, lr times wd), sgd (decay added to the gradient), lars, or lamb.
+      lr: peak learning rate, before `lr_scaling`.
+      lr_scaling: linear: lr B / 256 for a global batch B. sqrt: lr sqrt(B), SimCLR's 0.075 sqrt(B).
+      schedule: what follows the warmup: cosine to `lr_end`, constant, or step (`milestones`).
+      warmup_steps, warmup_epochs: length of the linear warmup; give one of them.
+      warmup_inclusive: see `schedules.warmup_cosine`.
+      lr_start, lr_end: first rate of the warmup and last rate of the cosine, as fractions of the
+        scaled peak.
+      milestones: epochs at which the rate is multiplied by `decay`, for schedule step.
+      weight_decay: weight decay at the start.
+      weight_decay_end: at the end of the run, reached on a cosine (DINO); None is constant.
+      momentum, nesterov: of sgd and lars.
+      b1, b2, eps: of adamw and lamb.
+      lars_variant: see `lars`; `byol` is also Barlow Twins' and MoCo v3's.
+      trust_coefficient: of lars.
+      clip_norm: largest norm of all gradients together, over all groups.
+      clip_per_parameter: largest norm of the gradient of one parameter (DINO).
+      decay_rules: (path regex, multiplier of the weight decay); the first match wins and every
+        parameter must have one. None is 0 for biases and norm scales, 1 for the rest, except for
+        lars' apex forms, which exclude nothing. Multiplier 0 in lars and lamb means no layer-wise
+        adaptation either (again not in the apex forms).
+      lr_rules: (path regex, multiplier of the learning rate), likewise.
+      frozen: regexes of parameters that are never updated and have no optimizer state.
+      stacked: regexes of parameters whose first axis counts layers (scanned blocks): every norm of
+        "one parameter" is then one of each layer.
+    """
+
+    name: Literal["adamw", "sgd", "lars", "lamb"] = "adamw"
+    lr: float = 1e-3
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    warmup_steps: int = 0
+    warmup_epochs: float = 0.0
+    warmup_inclusive: bool = False
+    lr_start: float = 0.0
+    lr_end: float = 0.0
+    milestones: tuple[float, ...] = ()
+    decay: float = 0.1
+    weight_decay: float = 0.0
+    weight_decay_end: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    lars_variant: Variant = "byol"
+    trust_coefficient: float = 0.001
+    clip_norm: float | None = None
+    clip_per_parameter: float | None = None
+    decay_rules: tuple[tuple[str, float], ...] | None = None
+    lr_rules: tuple[tuple[str, float], ...] = EVERYTHING
+    frozen: tuple[str, ...] = ()
+    stacked: tuple[str, ...] = (r"(^|/)blocks/(?!\d)",)
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "weight_decay", "warmup_steps", "warmup_epochs"):
+            if not getattr(self, key) >= 0:
+                raise UserError(f"optim.{key}: {getattr(self, key)} is negative; give 0 or more")
+        for key in ("clip_norm", "clip_per_parameter"):
+            if getattr(self, key) is not None and not getattr(self, key) > 0:
+                raise UserError(
+                    f"optim.{key}: {getattr(self, key)} would stop learning; give None or > 0"
+                )
+        for key in ("momentum", "b1", "b2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"optim.{key}: {getattr(self, key)} is not in [0, 1)")
+        if self.warmup_steps and self.warmup_epochs:
+            raise UserError("optim: give warmup_steps or warmup_epochs, not both")
+        if self.milestones and self.schedule != "step":
+            raise UserError(f"optim.milestones need schedule='step', not {self.schedule!r}")
+
+    @property
+    def excludes(self) -> bool:
+        """Whether a decay multiplier of 0 also switches off layer-wise adaptation."""
+        return not (self.name == "lars" and self.lars_variant.startswith("apex"))
+
+
+def make_schedule(
+    config: OptimConfig, batch_size: int, total_steps: int, steps_per_epoch: int
+) -> Schedule:
+    """The learning rate as a function of the training step; `batch_size` is the global one."""
+    scale = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}[config.lr_scaling]
+    peak = config.lr * scale
+    warmup = config.warmup_steps or round(config.warmup_epochs * steps_per_epoch)
+    if config.schedule == "cosine":
+        return lambda step: schedules.warmup_cosine(
+            step,
+            total_steps,
+            peak,
+            peak * config.lr_end,
+            warmup=warmup,
+            start=peak * config.lr_start,
+            inclusive=config.warmup_inclusive,
+        )
+    milestones = [round(epoch * steps_per_epoch) for epoch in config.milestones]
+    return lambda step: schedules.step_decay(step, peak, milestones, config.decay, warmup=warmup)
+
+
+def make_optimizer(
+    config: OptimConfig,
+    params_shapes: Tree,
+    groups: Mapping[str, Group],
+    *,
+    batch_size: int,
+    total_steps: int,
+    steps_per_epoch: int,
+) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
+    """The optimizer of a run, and its learning rate as a function of the step.
+
+    `opt_state` is a dict of one optimizer state a group, in the order of `groups` and then "rest",
+    the parameters of no group. A parameter of two groups belongs to the first.
+
+    Args:
+      config: the section `optim`.
+      params_shapes: the parameters (float32 or float64), a nested dict with string keys, or their
+        shapes.
+      groups: name -> group.
+      batch_size: the global batch.
+      total_steps: steps of the run.
+      steps_per_epoch: for settings given in epochs.
+
+    Raises:
+      UserError: a parameter that no rule covers; a pattern of `frozen` or `groups` that fits none.
+    """
+    schedule = make_schedule(config, batch_size, total_steps, steps_per_epoch)
+    if (decay_rules := config.decay_rules) is None:
+        decay_rules = NO_BIAS_NO_NORM if config.excludes else EVERYTHING
+    decay = tree.named_leaves(tree.match(decay_rules, params_shapes, "optim.decay_rules"))
+    lr_scale = tree.named_leaves(tree.match(config.lr_rules, params_shapes, "optim.lr_rules"))
+    stacked_rules = [*((pattern, True) for pattern in config.stacked), (".*", False)]
+    stacked = tree.named_leaves(tree.match(stacked_rules, params_shapes, "optim.stacked"))
+    members = _members(config.frozen, groups, params_shapes)
+    trained = {path for paths in members.values() for path in paths}
+
+    def pick(values: Mapping[str, Any], group: str) -> Tree:
+        return _nested({path: values[path] for path in members[group]})
+
+    adapt = {path: value != 0 or not config.excludes for path, value in decay.items()}
+    rules = {name: _rule(config, pick(adapt, name), pick(stacked, name)) for name in members}
+
+    def weight_decay(step: Array) -> Array | float:
+        if config.weight_decay_end is None:
+            return config.weight_decay
+        return schedules.cosine(step, total_steps, config.weight_decay, config.weight_decay_end)
+
+    def init(params: Tree) -> dict[str, Tree]:
+        leaves = tree.named_leaves(params)
+        return {name: rule.init(pick(leaves, name)) for name, rule in rules.items()}
+
+    def update(
+        grads: Tree, opt_state: Mapping[str, Tree], params: Tree, *, step: Array, **_: Any
+    ) -> tuple[Tree, dict[str, Tree]]:
+        leaves = tree.named_leaves(params)
+        flat = {path: g for path, g in tree.named_leaves(grads).items() if path in trained}
+        flat = _clip(flat, config.clip_norm, config.clip_per_parameter, stacked)
+        lr, wd = schedule(step), weight_decay(step)
+        lrs = {path: jnp.asarray(lr * lr_scale[path], leaves[path].dtype) for path in trained}
+        wds = {path: jnp.asarray(wd * decay[path], leaves[path].dtype) for path in trained}
+        updates = {path: jnp.zeros_like(p) for path, p in leaves.items()}
+        new_state = {}
+        for name, rule in rules.items():
+            old, kept = opt_state[name], pick(updates, name)
+            change, new = rule.update(
+                pick(flat, name),
+                old,
+                pick(leaves, name),
+                lr=pick(lrs, name),
+                weight_decay=pick(wds, name),
+            )
+            if name in groups and groups[name].frozen_until > 0:
+                active = step >= groups[name].frozen_until
+                change, new = _where(active, change, kept), _where(active, new, old)
+            updates |= tree.named_leaves(change)
+            new_state[name] = new
+        return jax.tree.unflatten(jax.tree.structure(params), list(updates.values())), new_state
+
+    return optax.GradientTransformationExtraArgs(init, update), schedule
+
+
+def reset(
+    tx: optax.GradientTransformationExtraArgs,
+    opt_state: Mapping[str, Tree],
+    params: Tree,
+    names: Collection[str],
+) -> dict[str, Tree]:
+    """`opt_state` with the groups `names` as at the start of a run, their counts included.
+
+    Raises:
+      UserError: a name that is no group.
+    """
+    for name in names:
+        if name not in opt_state:
+            raise UserError(f"no parameter group {name!r} to reset; {suggest(name, opt_state)}")
+    fresh = tx.init(params)
+    return {name: fresh[name] if name in names else state for name, state in opt_state.items()}
+
+
+def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTransformationExtraArgs:
+    """One group's `update(grads, state, params, lr=, weight_decay=)`, both trees of scalars."""
+    if config.name == "lars":
+        return lars(
+            adapt,
+            config.lars_variant,
+            trust_coefficient=config.trust_coefficient,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            stacked=stacked,
+        )
+    if config.name == "sgd":
+        inner = optax.trace(config.momentum, config.nesterov)
+    else:
+        inner = optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+    def add_decay(updates: Tree, params: Tree, weight_decay: Tree) -> Tree:
+        return jax.tree.map(lambda u, p, wd: u + wd * p, updates, params, weight_decay)
+
+    def update(
+        grads: Tree, state: Tree, params: Tree, *, lr: Tree, weight_decay: Tree, **_: Any
+    ) -> tuple[Tree, Tree]:
+        if config.name == "sgd":
+            grads = add_decay(grads, params, weight_decay)
+        updates, new = inner.update(grads, state, params)
+        if config.name != "sgd":
+            updates = add_decay(updates, params, weight_decay)
+        if config.name == "lamb":
+            updates = jax.tree.map(
+                lambda u, p, on, stack: u * trust_ratio(p, u, stacked=stack) if on else u,
+                *(updates, params, adapt, stacked),
+            )
+        return jax.tree.map(lambda u, lr: -lr * u, updates, lr), new
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _clip(
+    grads: dict[str, Array],
+    clip_norm: float | None,
+    clip_per_parameter: float | None,
+    stacked: Mapping[str, bool],
+) -> dict[str, Array]:
+    """As `torch.nn.utils.clip_grad_norm_`, and as DINO's `clip_gradients`."""
+    if clip_per_parameter is not None:
+        grads = {
+            path: g * jnp.minimum(clip_per_parameter / (norm(g, stacked[path]) + 1e-6), 1.0)
+            for path, g in grads.items()
+        }
+    if clip_norm is not None:
+        scale = jnp.minimum(clip_norm / (tree.global_norm(grads) + 1e-6), 1.0)
+        grads = {path: g * scale for path, g in grads.items()}
+    return grads
+
+
+def _members(
+    frozen: Collection[str], groups: Mapping[str, Group], shapes: Tree
+) -> dict[str, list[str]]:
+    """Group -> paths of its parameters, in their order; frozen ones are in no group."""
+    if REST in groups:
+        raise UserError(f"parameter group {REST!r}: this name is taken by what is in no group")
+    rules: list[tuple[str, str | None]] = [(pattern, None) for pattern in frozen]
+    rules += [(group.pattern, name) for name, group in groups.items()]
+    owners = tree.named_leaves(
+        tree.match([*rules, (".*", REST)], shapes, "optim.frozen and groups")
+    )
+    paths = list(tree.named_leaves(shapes))
+    for pattern, _ in rules:
+        if not any(re.search(pattern, path) for path in paths):
+            shown = ", ".join(paths[:3])
+            raise UserError(f"optim: {pattern!r} fits no parameter; there are {shown}, ...")
+    return {name: [p for p in paths if owners.get(p) == name] for name in (*groups, REST)}
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} -> {"a": {"b": x}}."""
+    out: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, last = path.split("/")
+        node = out
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return out
+
+
+def _where(condition: Array, new: Tree, old: Tree) -> Tree:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)

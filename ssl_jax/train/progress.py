@@ -1,0 +1,67 @@
+"""What a person sees while a run goes: a live line in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+PLAIN_SECONDS = 10.0
+
+
+def duration(seconds: float) -> str:
+    """75 -> "1:15", 3700 -> "1:01:40"."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+class ProgressLine:
+    """step/total, loss, images per second, share of time spent waiting for data, MFU if known, time to go."""
+
+    def __init__(self, console: Console, start: int, total: int):
+        self._console, self._start, self._total = console, start, total
+        self._began = time.monotonic()
+        self._printed = -PLAIN_SECONDS
+        self._live = None
+        if console.is_terminal:
+            self._live = Progress(
+                TextColumn("step {task.completed:>6.0f}/{task.total:.0f}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                console=console,
+                transient=True,
+                refresh_per_second=4,
+            )
+            self._task = self._live.add_task("compiling ...", total=total, completed=start)
+            self._live.start()
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Show the metrics of `step`."""
+        text = self._text(step, values)
+        if self._live is not None:
+            self._live.update(self._task, completed=step, description=text)
+        elif time.monotonic() - self._printed >= PLAIN_SECONDS or step == self._total:
+            self._printed = time.monotonic()
+            self._console.print(f"step {step:>6}/{self._total}  {text}", highlight=False)
+
+    def note(self, text: str) -> None:
+        """A line that stays, above the live one."""
+        self._console.print(text, highlight=False)
+
+    def _text(self, step: int, values: Mapping[str, float]) -> str:
+        parts = [f"loss {values['train/loss']:.4f}", f"{values['perf/images_per_second']:,.0f} img/s"]
+        parts.append(f"data wait {values['perf/data_wait']:.0%}")
+        if "perf/mfu" in values:
+            parts.append(f"MFU {values['perf/mfu']:.0%}")
+        pace = (time.monotonic() - self._began) / max(step - self._start, 1)
+        parts.append(f"ETA {duration(pace * (self._total - step))}")
+        return "  ".join(parts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()

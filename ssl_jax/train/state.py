@@ -1,0 +1,75 @@
+"""The train state: everything that a step reads and writes, born sharded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from ssl_jax.core import rng, sharding
+from ssl_jax.objectives.base import Objective
+
+Array = jax.Array
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """A step is a pure function of this and of a batch.
+
+    Attributes:
+      step: int32 scalar, the number of updates made.
+      seed: uint32 scalar; all randomness of a step is a function of (seed, step).
+      bad_step: int32 scalar, the first step whose loss or gradient was not finite, -1 while all were.
+      params: what the optimizer trains.
+      extra: what else the objective carries along.
+      opt_state: the optimizer's, one entry a parameter group.
+    """
+
+    step: Array
+    seed: Array
+    bad_step: Array
+    params: Tree
+    extra: Tree
+    opt_state: Tree
+
+
+def init_fn(
+    objective: Objective, tx: optax.GradientTransformationExtraArgs
+) -> Callable[[Array], TrainState]:
+    """seed (uint32 scalar) -> a fresh state; pure, to be traced by `create` and `abstract`."""
+
+    def init(seed: Array) -> TrainState:
+        params, extra = objective.init(rng.named(jax.random.key(seed), "init"))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            seed=seed,
+            bad_step=jnp.full((), -1, jnp.int32),
+            params=params,
+            extra=extra,
+            opt_state=tx.init(params),
+        )
+
+    return init
+
+
+def abstract(objective: Objective, tx: optax.GradientTransformationExtraArgs) -> TrainState:
+    """Shapes and dtypes of the state; nothing is computed."""
+    return jax.eval_shape(init_fn(objective, tx), jax.ShapeDtypeStruct((), jnp.uint32))
+
+
+def shardings(state: TrainState, config: sharding.MeshConfig, mesh: Mesh) -> TrainState:
+    """A sharding for each leaf of the abstract `state`."""
+    return sharding.tree_shardings(state, config, mesh)
+
+
+def create(
+    objective: Objective, tx: optax.GradientTransformationExtraArgs, seed: int, placed: TrainState
+) -> TrainState:
+    """A fresh state. Built inside `jit`: no buffer is shared, so that every one can be donated."""
+    init = jax.jit(init_fn(objective, tx), out_shardings=placed)
+    return init(jax.device_put(jnp.uint32(seed), placed.seed))

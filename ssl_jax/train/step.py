@@ -1,0 +1,75 @@
+"""The one train step of every method: a jitted shell around a pure kernel."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from ssl_jax.augment.recipes import augment
+from ssl_jax.core import rng, sharding, tree
+from ssl_jax.objectives.base import Objective
+from ssl_jax.train.state import TrainState
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+def make_kernel(
+    objective: Objective,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Callable[[Array], Array],
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """(state, batch) -> (state, metrics); pure. The only gradient code of the project.
+
+    An update with a non-finite loss or gradient is undone: the state keeps its old values and remembers the first such step.
+    """
+    inputs = objective.inputs()
+
+    def kernel(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = rng.step_key(state.seed, state.step)
+        with jax.named_scope("augment"):
+            batch = augment(inputs, batch, rng.named(key, "augment"))
+
+        def loss_fn(params: Any) -> tuple[Array, Any]:
+            return objective.loss(params, state.extra, batch, rng.named(key, "loss"), state.step)
+
+        with jax.named_scope("loss"):
+            (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
+            params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("after_update"):
+            params, extra = objective.after_update(params, aux.extra, aux.signals, state.step)
+
+        grad_norm = tree.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        old = (state.params, state.extra, state.opt_state)
+        params, extra, opt_state = jax.tree.map(
+            lambda new, kept: jnp.where(finite, new, kept), (params, extra, opt_state), old
+        )
+        bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
+        metrics = {"loss": loss, "lr": schedule(state.step), "grad_norm": grad_norm}
+        metrics = {f"train/{k}": v for k, v in (metrics | dict(aux.metrics)).items()}
+        metrics["bad_step"] = bad_step
+        return TrainState(state.step + 1, state.seed, bad_step, params, extra, opt_state), metrics
+
+    return kernel
+
+
+def make_train_step(
+    objective: Objective,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Callable[[Array], Array],
+    mesh: Mesh,
+    placed: TrainState,
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """The kernel under `jax.jit`: the state is donated and keeps its shardings, the batch lies by rows over the whole mesh."""
+    return jax.jit(
+        make_kernel(objective, tx, schedule),
+        donate_argnums=0,
+        in_shardings=(placed, sharding.batch_sharding(mesh)),
+        out_shardings=(placed, sharding.replicated(mesh)),
+    )

@@ -1,0 +1,97 @@
+"""The folder of one run: its lock, its resolved config, and what may change when a run goes on."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.core.errors import UserError
+
+# Where and how often a run computes, logs, evaluates and saves may change between its parts.
+FREE = ("mesh.", "evals.", "checkpoint.", "data.threads", "data.prefetch", "train.log_every", "train.stop_at")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically: a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The resolved config of the run in `workdir`.
+
+    Raises:
+      UserError: there is no run, or its config cannot be read.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(f"no run in {workdir}: it holds no config.json; train one with --workdir={workdir}")
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as e:
+        raise UserError(f"cannot read {path}: {e}") from None
+
+
+def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path) -> None:
+    """Refuse to go on with a run under a config that would change its result.
+
+    Raises:
+      UserError: names the keys that differ.
+    """
+    name = lambda config: config.get("objective", {}).get("name")  # noqa: E731
+    if name(old) != name(new):
+        raise UserError(
+            f"{workdir} holds a run of {name(old)!r}, not of {name(new)!r}; give another --workdir"
+        )
+    a, b = flatten(old), flatten(json.loads(json.dumps(new)))
+    changed = [
+        key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and not key.startswith(FREE)
+    ]
+    if changed:
+        shown = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"{workdir} holds a run with another config: {shown}{more}; give another --workdir, or the old values"
+        )
+
+
+@contextlib.contextmanager
+def opened(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Hold the lock on `workdir`, made if need be, with `config` written into it.
+
+    The lock belongs to the process: it goes when the process ends, however it ends.
+
+    Raises:
+      UserError: not writable, a trainer at work in it, or a run with another config.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as e:
+        raise UserError(f"cannot write to --workdir={workdir}: {e.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another trainer is at work in {workdir}; wait for it or give another --workdir"
+            ) from None
+        if (workdir / "config.json").exists():
+            check_resumable(read_config(workdir), config, workdir)
+        write_json(workdir / "config.json", config)
+        yield

@@ -1,0 +1,97 @@
+"""The rules of the layout: who may import whom, and how long a file may be."""
+
+import ast
+from pathlib import Path
+
+from absl.testing import absltest, parameterized
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ssl_jax"
+
+LOWER = {"core"}
+MIDDLE = {"nets", "losses", "augment", "data", "optim"}
+ALLOWED = {
+    "core": set(),
+    "nets": LOWER,
+    "losses": set(),  # usable alone in any JAX project
+    "augment": LOWER,
+    "data": LOWER,
+    "optim": LOWER,
+    "objectives": LOWER | {"nets", "losses", "augment"},
+    "train": LOWER | MIDDLE | {"objectives"},
+    "evals": LOWER | MIDDLE | {"objectives"},
+    "cli": LOWER | MIDDLE | {"objectives", "train", "evals"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def sources(*parts: str) -> list[Path]:
+    found = sorted(PACKAGE.joinpath(*parts).rglob("*.py"))
+    assert found, parts
+    return found
+
+
+class ArchitectureTest(parameterized.TestCase):
+    @parameterized.parameters(*ALLOWED)
+    def test_imports_go_one_way(self, package: str):
+        for path in sources(package):
+            for name in imported(path):
+                if not name.startswith("ssl_jax."):
+                    continue
+                other = name.split(".")[1]
+                if other in ALLOWED and other != package:
+                    self.assertIn(other, ALLOWED[package], f"{path} imports {name}")
+
+    def test_every_package_is_covered(self):
+        packages = {p.name for p in PACKAGE.iterdir() if p.is_dir() and any(p.glob("*.py"))}
+        self.assertEqual(packages, set(ALLOWED))
+
+    def test_flax_only_in_nets(self):
+        users = {p.parent.name for p in sources() if any(n.split(".")[0] == "flax" for n in imported(p))}
+        self.assertEqual(users, {"nets"})
+
+    def test_orbax_only_in_checkpoint(self):
+        users = [p for p in sources() if any(n.split(".")[0] == "orbax" for n in imported(p))]
+        self.assertEqual(users, [PACKAGE / "train" / "checkpoint.py"])
+
+    def test_jax_in_data_only_in_the_pipeline(self):
+        users = [p.name for p in sources("data") if any(n.split(".")[0] == "jax" for n in imported(p))]
+        self.assertEqual(users, ["pipeline.py"])
+
+    def test_nothing_deprecated(self):
+        for path in sources():
+            for name in ("pmap", "pjit"):
+                self.assertNotRegex(path.read_text(), rf"\b{name}\(", str(path))
+
+    def test_no_file_is_long(self):
+        for folder in ("ssl_jax", "configs", "launch", "tests", "benchmarks"):
+            for path in (ROOT / folder).rglob("*.py"):
+                self.assertLessEqual(len(path.read_text().splitlines()), 500, str(path))
+
+    def test_no_method_is_named_outside_its_own_files(self):
+        methods = {p.stem for p in (PACKAGE / "objectives").glob("*.py")} - {"__init__", "base"}
+        self.assertIn("simclr", methods)
+        for path in sources():
+            if path.parent.name in ("train", "core", "data", "optim"):
+                names = {
+                    node.value
+                    for node in ast.walk(ast.parse(path.read_text()))
+                    if isinstance(node, ast.Constant) and isinstance(node.value, str)
+                }
+                # A LARS variant bears the name of the release it follows.
+                if path.parent.name != "optim":
+                    self.assertEqual(names & methods, set(), str(path))
+
+
+if __name__ == "__main__":
+    absltest.main()

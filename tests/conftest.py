@@ -1,0 +1,11 @@
+"""Every test sees eight fake CPU devices; compiled programs are shared between runs by the persistent cache."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+cache = Path(tempfile.gettempdir()) / "ssl_jax_test_cache"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
