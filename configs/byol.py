@@ -1,12 +1,13 @@
 """BYOL (2006.07733).
 
-    ssl-jax train --config=byol:digits --workdir=W
-    ssl-jax train --config=byol:cifar10 --workdir=W --data=npz:cifar10.npz
-    ssl-jax train --config=byol:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=byol:digits --workdir=W
+ssl-jax train --config=byol:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=byol:imagenet --workdir=W --data=folder:/imagenet/train
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:

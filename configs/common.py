@@ -19,8 +19,12 @@ def pick(recipe: str, **recipes: Callable[[], ConfigDict]) -> ConfigDict:
     return recipes[recipe]()
 
 
-def digits(objective: Mapping[str, Any], optim: Mapping[str, Any], steps: int, batch_size: int) -> ConfigDict:
-    """Minutes on a laptop, no download: scikit-learn's 8x8 digits at 16 px and a ResNet of 77 k parameters."""
+def digits(
+    objective: Mapping[str, Any], optim: Mapping[str, Any], steps: int, batch_size: int
+) -> ConfigDict:
+    """Minutes on a laptop, no download: scikit-learn's 8x8 digits at 16 px and a ResNet of 77 k
+    parameters.
+    """
     return ConfigDict(
         {
             "objective": dict(objective),
@@ -33,7 +37,9 @@ def digits(objective: Mapping[str, Any], optim: Mapping[str, Any], steps: int, b
     )
 
 
-def cifar10(objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int) -> ConfigDict:
+def cifar10(
+    objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int
+) -> ConfigDict:
     """One GPU or a small slice: 32 px, ResNet-18 with the 3x3 stem. Name the data with --data."""
     return ConfigDict(
         {
@@ -47,7 +53,9 @@ def cifar10(objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int,
     )
 
 
-def imagenet(objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int) -> ConfigDict:
+def imagenet(
+    objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int
+) -> ConfigDict:
     """The paper's headline recipe on a pod slice: 224 px, ResNet-50. Name the data with --data."""
     return ConfigDict(
         {

@@ -1,12 +1,13 @@
 """MAE (2111.06377).
 
-    ssl-jax train --config=mae:digits --workdir=W
-    ssl-jax train --config=mae:cifar10 --workdir=W --data=npz:cifar10.npz
-    ssl-jax train --config=mae:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=mae:digits --workdir=W
+ssl-jax train --config=mae:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=mae:imagenet --workdir=W --data=folder:/imagenet/train
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
@@ -14,7 +15,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Raw pixels as the target: enlarged digits have flat patches, which normalisation turns to noise."""
+    """Raw pixels as the target: enlarged digits have flat patches, which normalisation turns to
+    noise.
+    """
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
     objective = {
         "name": "mae",

@@ -1,12 +1,13 @@
 """RotNet (1803.07728).
 
-    ssl-jax train --config=rotnet:digits --workdir=W
-    ssl-jax train --config=rotnet:cifar10 --workdir=W --data=npz:cifar10.npz
-    ssl-jax train --config=rotnet:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=rotnet:digits --workdir=W
+ssl-jax train --config=rotnet:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=rotnet:imagenet --workdir=W --data=folder:/imagenet/train
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
@@ -31,21 +32,23 @@ def cifar10() -> ConfigDict:
         "lr_scaling": "none",
         "weight_decay": 5e-4,
         "schedule": "step",
-        "milestones": (0.3, 0.6, 0.8),
+        "milestones": (60, 120, 160),
         "decay": 0.2,
     }
     return common.cifar10(objective, optim, epochs=200, batch_size=128)
 
 
 def imagenet() -> ConfigDict:
-    """ResNet-50 for 70 epochs, as mmselfsup trains it; the paper's AlexNet is not the field's net any more."""
+    """ResNet-50 for 70 epochs, as mmselfsup trains it; the paper's AlexNet is not the field's net
+    any more.
+    """
     objective = {"name": "rotnet"}
     optim = {
         "name": "sgd",
         "lr": 0.1,
         "weight_decay": 1e-4,
         "schedule": "step",
-        "milestones": (30 / 70, 50 / 70),
+        "milestones": (30, 50),
         "warmup_epochs": 5.0,
     }
     return common.imagenet(objective, optim, epochs=70, batch_size=512)

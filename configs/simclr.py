@@ -1,12 +1,13 @@
 """SimCLR (2002.05709).
 
-    ssl-jax train --config=simclr:digits --workdir=W
-    ssl-jax train --config=simclr:cifar10 --workdir=W --data=npz:cifar10.npz
-    ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=simclr:digits --workdir=W
+ssl-jax train --config=simclr:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/imagenet/train
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:

@@ -57,7 +57,9 @@ class ArchitectureTest(parameterized.TestCase):
         self.assertEqual(packages, set(ALLOWED))
 
     def test_flax_only_in_nets(self):
-        users = {p.parent.name for p in sources() if any(n.split(".")[0] == "flax" for n in imported(p))}
+        users = {
+            p.parent.name for p in sources() if any(n.split(".")[0] == "flax" for n in imported(p))
+        }
         self.assertEqual(users, {"nets"})
 
     def test_orbax_only_in_checkpoint(self):
@@ -65,7 +67,9 @@ class ArchitectureTest(parameterized.TestCase):
         self.assertEqual(users, [PACKAGE / "train" / "checkpoint.py"])
 
     def test_jax_in_data_only_in_the_pipeline(self):
-        users = [p.name for p in sources("data") if any(n.split(".")[0] == "jax" for n in imported(p))]
+        users = [
+            p.name for p in sources("data") if any(n.split(".")[0] == "jax" for n in imported(p))
+        ]
         self.assertEqual(users, ["pipeline.py"])
 
     def test_nothing_deprecated(self):

@@ -1,4 +1,6 @@
-"""Every test sees eight fake CPU devices; compiled programs are shared between runs by the persistent cache."""
+"""Every test sees eight fake CPU devices; compiled programs are shared between runs by the
+persistent cache.
+"""
 
 import os
 import tempfile

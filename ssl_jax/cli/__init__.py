@@ -1,9 +1,12 @@
-"""`ssl-jax SUBCOMMAND ...`: each subcommand is a thin absl main in a module of this package, imported when it is called."""
+"""`ssl-jax SUBCOMMAND ...`: each subcommand is a thin absl main in a module of this package,
+imported when it is called.
+"""
 
 import importlib
 import os
 import pkgutil
 import sys
+from pathlib import Path
 
 from ssl_jax.core.errors import UserError, suggest
 
@@ -43,8 +46,10 @@ def run(argv: list[str]) -> int:
 
 
 def _summary(name: str) -> str:
-    """First line of a subcommand's docstring, read without importing it (and so without importing jax)."""
+    """First line of a subcommand's docstring, read without importing it (and so without importing
+    jax).
+    """
     spec = importlib.util.find_spec(f"{__name__}.{name}")
     assert spec is not None and spec.origin is not None
-    first = open(spec.origin).readline().strip().strip('"')  # noqa: SIM115
+    first = Path(spec.origin).read_text().splitlines()[0].strip('"')
     return first.removeprefix(f"`ssl-jax {name}`: ")

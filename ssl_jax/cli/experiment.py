@@ -1,9 +1,12 @@
-"""From a config to everything a run is made of; used by every subcommand that needs a model or data."""
+"""From a config to everything a run is made of; used by every subcommand that needs a model or
+data.
+"""
 
 import dataclasses
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import pkgutil
 import sys
 import types
@@ -21,8 +24,9 @@ from ssl_jax import nets, objectives
 from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.data.pipeline import DataConfig
-from ssl_jax.data.sources import Source, open_source
+from ssl_jax.data.pipeline import Batches, DataConfig, batches
+from ssl_jax.data.reader import num_channels
+from ssl_jax.data.sources import Source, held_out, open_source
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Objective, Spec
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
@@ -38,6 +42,7 @@ SECTIONS = {
     "checkpoint": CheckpointConfig,
     "evals": EvalsConfig,
 }
+NAMES = ("objective", "backbone", *SECTIONS)
 
 
 def methods() -> list[str]:
@@ -86,7 +91,8 @@ def _shipped_configs_importable() -> None:
 
 
 def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> None:
-    """Set dotted keys of the nested dicts `config` in place; the types are checked when it is built.
+    """Set dotted keys of the nested dicts `config` in place; the types are checked when it is
+    built.
 
     Raises:
       UserError: a key whose section does not exist.
@@ -95,36 +101,39 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
         *sections, last = key.split(".")
         at = config
         for i, section in enumerate(sections):
-            if i == 0 and section not in (*SECTIONS, "objective", "backbone"):
-                raise UserError(
-                    f"unknown config section {section!r}; "
-                    + suggest(section, (*SECTIONS, "objective", "backbone"))
-                )
+            if i == 0 and section not in NAMES:
+                raise UserError(f"unknown config section {section!r}; " + suggest(section, NAMES))
             at = at.setdefault(section, {})
             if not isinstance(at, dict):
                 raise UserError(f"config key {key!r}: {section!r} holds a value, not a section")
         if not sections:
-            raise UserError(f"config key {key!r} names no section; write --config.SECTION.KEY=VALUE")
+            raise UserError(
+                f"config key {key!r} names no section; write --config.SECTION.KEY=VALUE"
+            )
         at[last] = value
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run, resolved: its sections as checked dataclasses, and what is built from them, when asked for."""
+    """One run, resolved: its sections as checked dataclasses, and what is built from them, when
+    asked for.
+    """
 
     raw: Mapping[str, Any]
     sections: Mapping[str, Any]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Experiment":
-        """Check every section.
+        """Check every section of a config file, or of a workdir's config.json.
 
         Raises:
           UserError: an unknown section or key, or a value of the wrong type.
         """
         for section in config:
-            if section not in (*SECTIONS, "objective", "backbone"):
-                raise UserError(f"unknown config section {section!r}; {suggest(section, SECTIONS)}")
+            if section not in (*NAMES, "spec"):
+                raise UserError(f"unknown config section {section!r}; {suggest(section, NAMES)}")
+            if not isinstance(config[section], Mapping):
+                raise UserError(f"config section {section!r} holds {config[section]!r}, not keys")
         sections = {
             name: checked.build(kind, config.get(name, {}), name) for name, kind in SECTIONS.items()
         }
@@ -148,21 +157,28 @@ class Experiment:
 
     @cached_property
     def source(self) -> Source:
+        if not self.data.train:
+            raise UserError(
+                "no training data: name it with --data=folder:/path, npz:/file.npz or digits"
+            )
         return open_source(self.data.train, "train")
 
     @cached_property
     def eval_source(self) -> Source | None:
-        """The evaluation set; for a set that names none, its own evaluation split if it has one."""
+        """The evaluation set: the one named, or what the training data themselves hold out."""
         if self.data.eval:
             return open_source(self.data.eval, "eval")
-        return open_source(self.data.train, "eval") if self.source.has_eval_split else None
+        return held_out(self.data.train)
 
     @cached_property
     def spec(self) -> Spec:
+        if "spec" in self.raw:  # a run that exists: its data need not be at hand
+            return checked.build(Spec, self.raw["spec"], "spec")
         examples, batch = len(self.source), self.train.batch_size
         if examples < batch:
             raise UserError(
-                f"train.batch_size: {batch} is more than the {examples} examples of {self.data.train}"
+                f"train.batch_size: {batch} is more than the {examples} examples of "
+                f"{self.data.train}"
             )
         epoch = examples // batch
         return Spec(
@@ -171,7 +187,7 @@ class Experiment:
             num_classes=self.source.num_classes,
             steps_per_epoch=epoch,
             total_steps=self.train.steps or max(round(self.train.epochs * epoch), 1),
-            channels=self.data.channels or self.source.channels,
+            channels=num_channels(self.source, self.data.channels),
         )
 
     @cached_property
@@ -191,7 +207,8 @@ class Experiment:
         mesh = sharding.make_mesh(self.sections["mesh"])
         if self.train.batch_size % mesh.size:
             raise UserError(
-                f"train.batch_size: {self.train.batch_size} does not divide by the {mesh.size} devices"
+                f"train.batch_size: {self.train.batch_size} does not divide by the {mesh.size} "
+                "devices"
             )
         return mesh
 
@@ -225,16 +242,33 @@ class Experiment:
         """The sharding of every leaf of the state."""
         return state.shardings(self.abstract_state, self.sections["mesh"], self.mesh)
 
+    def batches(self, start: int, stop: int) -> Batches:
+        """This host's part of the training batches of steps `start` to `stop - 1`."""
+        data = self.data
+        return batches(
+            self.source,
+            self.objective.inputs(),
+            global_batch=self.spec.global_batch,
+            seed=self.train.seed,
+            start_step=start,
+            stop_step=stop,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            threads=data.threads,
+            prefetch=data.prefetch,
+            max_bad_fraction=data.max_bad_fraction,
+            channels=self.spec.channels,
+        )
+
     def resolved(self) -> dict[str, Any]:
         """The config with every default filled in, as plain JSON values."""
         out = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
         fields = {f.name for f in dataclasses.fields(self.objective)} - {"backbone", "spec"}
-        hyper = {name: getattr(self.objective, name) for name in sorted(fields)}
-        out["objective"] = {"name": self.raw["objective"]["name"]} | {
-            k: _plain(v) for k, v in hyper.items()
-        }
+        out["objective"] = {"name": self.raw["objective"]["name"]}
+        out["objective"] |= {f: _plain(getattr(self.objective, f)) for f in sorted(fields)}
         out["backbone"] = {"name": "resnet"} | dict(self.raw.get("backbone", {}))
-        return out
+        out["spec"] = dataclasses.asdict(self.spec)
+        return json.loads(json.dumps(out))
 
 
 def _plain(value: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Command lines: absl flags, and `--config.section.key=value` overrides of the config."""
+"""Command lines: absl flags, and `--config.section.key=value` overrides of a config."""
 
 import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -12,51 +12,62 @@ from ssl_jax.core.errors import UserError, suggest
 Override = tuple[str, Any]
 
 
-def parse(argv: Sequence[str], doc: str) -> list[Override]:
-    """Parse the flags of a subcommand (`argv[0]` is its name) into `absl.flags.FLAGS`.
+def parse(
+    argv: Sequence[str], doc: str | None, known: Mapping[str, str], configurable: bool = False
+) -> tuple[flags.FlagValues, list[Override]]:
+    """Parse the flags of a subcommand, each a string, "" where it is not given.
+
+    Args:
+      argv: the subcommand's name and its arguments.
+      doc: what `--help` shows above the flags.
+      known: flag -> help.
+      configurable: whether `--config.section.key=value` is allowed.
 
     Returns:
-      The overrides of the config, (dotted key, value), in order.
+      The flags, and the overrides of the config, (dotted key, value), in order.
 
     Raises:
       UserError: an unknown flag, a flag without its value, or a stray word.
     """
+    values = flags.FlagValues()
+    for name, text in known.items():
+        if "." not in name:  # "config.SECTION.KEY" stands for the overrides
+            flags.DEFINE_string(name, "", text, flag_values=values)
     overrides, rest = [], [argv[0]]
     words = iter(argv[1:])
     for word in words:
         if word in ("--help", "-h"):
-            print(f"{doc.strip()}\n\nflags:\n{_help()}")
+            print((doc or "").strip() + "\n\nflags:")
+            print("\n".join(f"  --{name:<20} {text}" for name, text in known.items()))
             sys.exit(0)
-        if word.startswith("--config."):
+        if configurable and word.startswith("--config."):
             key, equals, text = word.removeprefix("--config.").partition("=")
-            if not equals:
-                text = next(words, "")
-                if not text:
-                    raise UserError(f"--config.{key} has no value; write --config.{key}=VALUE")
+            text = text if equals else next(words, "")
+            if not text:
+                raise UserError(f"--config.{key} has no value; write --config.{key}=VALUE")
             overrides.append((key, _value(text)))
         else:
             rest.append(word)
     try:
-        stray = flags.FLAGS(rest)[1:]
+        stray = values(rest)[1:]
     except flags.UnrecognizedFlagError as e:
-        raise UserError(f"unknown flag --{e.flagname}; {suggest(e.flagname, _names())}") from None
+        raise UserError(f"unknown flag --{e.flagname}; {suggest(e.flagname, known)}") from None
     except flags.Error as e:
-        raise UserError(str(e).replace("\n", " ")) from None
+        raise UserError(" ".join(str(e).split())) from None
     if stray:
         raise UserError(f"stray argument {stray[0]!r}: flags are written --name=value")
-    return overrides
+    return values, overrides
 
 
-def require(name: str, why: str) -> str:
-    """The value of the flag `name`, which must be given.
+def require(values: flags.FlagValues, name: str, why: str) -> str:
+    """The value of the flag `name`.
 
     Raises:
       UserError: it is missing.
     """
-    value = flags.FLAGS[name].value
-    if not value:
+    if not values[name].value:
         raise UserError(f"--{name} is missing: {why}")
-    return value
+    return values[name].value
 
 
 def _value(text: str) -> Any:
@@ -65,18 +76,3 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-
-
-def _names() -> list[str]:
-    ours = flags.FLAGS.flags_by_module_dict()
-    return [f.name for module, group in ours.items() if module.startswith("ssl_jax.") for f in group]
-
-
-def _help() -> str:
-    ours = flags.FLAGS.flags_by_module_dict()
-    return "\n".join(
-        f"  --{f.name:<12} {f.help}" + (f" (default: {f.default})" if f.default else "")
-        for module, group in ours.items()
-        if module.startswith("ssl_jax.")
-        for f in group
-    )

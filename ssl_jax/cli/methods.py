@@ -12,7 +12,7 @@ from ssl_jax.objectives.base import Objective
 
 
 def main(argv: list[str]) -> int:
-    command_line.parse(argv, __doc__ or "")
+    command_line.parse(argv, __doc__, {})
     table = Table()
     for column in ("method", "family", "what it is", "needs", "recipes"):
         table.add_column(column)

@@ -1,1 +1,3 @@
-"""Path-named trees, sharding rules, keys and checked configuration: imports nothing else of ssl_jax."""
+"""Path-named trees, sharding rules, keys and checked configuration: imports nothing else of
+ssl_jax.
+"""

@@ -1,6 +1,7 @@
 """From plain mappings (a section of a config) to frozen dataclasses, every key and type checked.
 
-No key of a config is read that no dataclass declares: a misspelt key is an error that names its neighbours.
+No key of a config is read that no dataclass declares: a misspelt key is an error that names its
+  neighbours.
 """
 
 import dataclasses
@@ -24,7 +25,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> 
       **given: fields that the caller supplies and a config may not set.
 
     Raises:
-      UserError: an unknown key (with the nearest known ones), a missing key or a value of the wrong type.
+      UserError: an unknown key (with the nearest known ones), a missing key or a value of the wrong
+        type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in given}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
@@ -36,7 +38,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> 
     required = [
         name
         for name, f in fields.items()
-        if name not in out and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if name not in out
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
     ]
     if required:
         raise UserError(f"{where}: missing key {required[0]!r}")
@@ -44,7 +48,11 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> 
 
 
 def _default(field: dataclasses.Field) -> Any:
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    return (
+        field.default_factory()
+        if field.default_factory is not dataclasses.MISSING
+        else field.default
+    )
 
 
 def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
@@ -63,8 +71,11 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
             return value
         if not isinstance(value, Mapping):
             raise _wrong(value, hint, where)
-        if isinstance(default, hint):  # type: ignore[arg-type]  # a nested section changes only what it names
-            value = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)} | dict(value)
+        # A nested section changes only what it names.
+        if isinstance(default, hint):  # type: ignore[arg-type]
+            value = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)} | dict(
+                value
+            )
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is typing.Literal:
         if value not in args:
@@ -78,8 +89,16 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise UserError(f"{where}: expected {len(kinds)} values, got {len(value)}")
-        return tuple(_coerce(v, k, f"{where}[{i}]", None) for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
-    if origin in (dict, Mapping) or hint is dict or isinstance(origin, type) and issubclass(origin, Mapping):
+        return tuple(
+            _coerce(v, k, f"{where}[{i}]", None)
+            for i, (v, k) in enumerate(zip(value, kinds, strict=True))
+        )
+    if (
+        origin in (dict, Mapping)
+        or hint is dict
+        or (isinstance(origin, type)
+        and issubclass(origin, Mapping))
+    ):
         if not isinstance(value, Mapping):
             raise _wrong(value, hint, where)
         return dict(value)
@@ -87,7 +106,7 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
+    if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
         raise _wrong(value, hint, where)
     return value
 

@@ -5,11 +5,15 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """What the user asked for cannot be done. The message is one line: what is wrong, and what would be right."""
+    """What the user asked for cannot be done. The message is one line: what is wrong, and what
+    would be right.
+    """
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'a' or 'b'?` for the known names nearest to `name`, else the list of all of them."""
+    """`did you mean 'a' or 'b'?` for the known names nearest to `name`, else the list of all of
+    them.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     if near:

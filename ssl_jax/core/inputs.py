@@ -26,10 +26,11 @@ class View:
 class Inputs:
     """The batch that an objective's loss receives.
 
-    `batch["views"]` is a tuple with one entry a `View`, (B, count, H, W, C) uint8 from the host and float32 after the
-    device-side augmentation; `batch["index"]` (B,) int32, an example's stable position in its data set, is always there;
-    `batch["label"]` (B,) int32 with `label`; `batch["text"]` (B, text) int32 with `text`;
-    `batch["frames"]` (B, frames, H, W, C) uint8 with `frames`; `batch[name]` a whole sub-batch for each of `streams`.
+    `batch["views"]` is a tuple with one entry a `View`, (B, count, H, W, C) uint8 from the host and
+    float32 after the device-side augmentation; `batch["index"]` (B,) int32, an example's stable
+    position in its data set, is always there; `batch["label"]` (B,) int32 with `label`;
+    `batch["text"]` (B, text) int32 with `text`; `batch["frames"]` (B, frames, H, W, C) uint8 with
+    `frames`; `batch[name]` a whole sub-batch for each of `streams`.
     """
 
     views: tuple[View, ...] = ()

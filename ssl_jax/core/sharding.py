@@ -1,7 +1,7 @@
 """One named mesh, and rules on tree paths that say how every array of the train state lies on it.
 
-Objectives are written for the whole global batch and never name an axis; the compiler inserts the collectives that these
-shardings imply.
+Objectives are written for the whole global batch and never name an axis; the compiler inserts the
+collectives that these shardings imply.
 """
 
 from collections.abc import Sequence
@@ -19,19 +19,25 @@ from ssl_jax.core.errors import UserError
 AXES = ("replica", "data", "fsdp")
 Rule = tuple[str, str]
 
-# Everything that grows with the data set or the queue lies by row: its rows are what a step reads and writes.
-DEFAULT_RULES: tuple[Rule, ...] = ((r"(^|/)(queue|memory|assignments)(/|$)", "rows"), (r".*", "fsdp"))
+# Everything that grows with the data set or the queue lies by row: its rows are what a step reads
+# and writes.
+DEFAULT_RULES: tuple[Rule, ...] = (
+    (r"(^|/)(queue|memory|assignments)(/|$)", "rows"),
+    (r".*", "fsdp"),
+)
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """The section `mesh` of a config: devices along each axis; one axis may be -1, "all that are left".
+    """The section `mesh` of a config: devices along each axis; one axis may be -1, "all that are
+    left".
 
     Attributes:
       replica: copies across slices (slow network); parameters are replicated.
       data: copies within a slice; parameters are replicated.
       fsdp: the batch and the parameters, optimizer state and teacher are split.
-      rules: (path regex, "replicate" | "fsdp" | "rows"), the first match wins, every leaf must be covered.
+      rules: (path regex, "replicate" | "fsdp" | "rows"), the first match wins, every leaf must be
+        covered.
       fsdp_min_size: arrays of fewer elements are not worth splitting and stay replicated.
     """
 
@@ -58,8 +64,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         sizes[sizes.index(-1)] = len(devices) // known
     if int(np.prod(sizes)) != len(devices):
         raise UserError(
-            f"mesh: replica x data x fsdp = {asked} does not fit the {len(devices)} device(s) here; "
-            "the product must be equal, one of them may be -1"
+            f"mesh: replica x data x fsdp = {asked} does not fit the {len(devices)} "
+            "device(s) here; the product must be equal, one of them may be -1"
         )
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
@@ -74,7 +80,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def tree_shardings(abstract: tree.Tree, config: MeshConfig, mesh: Mesh) -> tree.Tree:
-    """A `NamedSharding` for each leaf of `abstract` (shapes from `jax.eval_shape`) by the config's rules.
+    """A `NamedSharding` for each leaf of `abstract` (shapes from `jax.eval_shape`) by the config's
+    rules.
 
     Raises:
       UserError: a leaf that no rule covers, or an unknown kind of rule.
@@ -88,8 +95,12 @@ def tree_shardings(abstract: tree.Tree, config: MeshConfig, mesh: Mesh) -> tree.
             rows_divide = leaf.ndim > 0 and leaf.shape[0] % mesh.size == 0
             return batch_sharding(mesh) if rows_divide else replicated(mesh)
         if kind == "fsdp":
-            return NamedSharding(mesh, _fsdp_spec(leaf.shape, mesh.shape["fsdp"], config.fsdp_min_size))
-        raise UserError(f"mesh.rules: {kind!r} for {name!r} is not one of 'replicate', 'fsdp', 'rows'")
+            return NamedSharding(
+                mesh, _fsdp_spec(leaf.shape, mesh.shape["fsdp"], config.fsdp_min_size)
+            )
+        raise UserError(
+            f"mesh.rules: {kind!r} for {name!r} is not one of 'replicate', 'fsdp', 'rows'"
+        )
 
     return tree.map_with_name(place, abstract, kinds)
 

@@ -1,4 +1,6 @@
-"""Pytrees whose leaves are named by path ("backbone/stage1/conv/kernel"), and rules over those names."""
+"""Pytrees whose leaves are named by path ("backbone/stage1/conv/kernel"), and rules over those
+names.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -25,7 +27,9 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
 
 def map_with_name(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """`jax.tree.map` whose function also gets the leaf's path: `fn(name, leaf, *others)`."""
-    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(_name(path), *leaves), tree, *rest)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: fn(_name(path), *leaves), tree, *rest
+    )
 
 
 def match(rules: Sequence[tuple[str, T]], tree: Tree, what: str = "rules") -> Tree:
@@ -62,7 +66,11 @@ def global_norm(tree: Tree) -> Array:
 def all_finite(tree: Tree) -> Array:
     """True if no floating-point leaf holds a NaN or an infinity."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats])) if floats else jnp.array(True)
+    return (
+        jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]))
+        if floats
+        else jnp.array(True)
+    )
 
 
 def count(tree: Tree) -> int:

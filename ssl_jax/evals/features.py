@@ -1,6 +1,6 @@
 """Frozen features of a data set, from an encoder or from its raw pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,28 @@ from ssl_jax.core.inputs import View
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 
 
 def read(encoder: Encoder, view: View, probe: Probe, images: Array) -> Array:
-    """Features (B, D) float32 of uint8 images (B, H, W, C), at the stage and with the pooling of `probe`."""
-    out = encoder.features(prepare(view, images))
-    stages = [name for name in out if name.startswith(("stage", "block"))]
+    """Features (B, D) float32 of uint8 images (B, H, W, C) where `probe` reads them."""
+    return select(encoder.features(prepare(view, images)), probe)
+
+
+def select(stages: dict[str, Array], probe: Probe) -> Array:
+    """The (B, D) float32 features of `probe` among a backbone's outputs.
+
+    Raises:
+      UserError: the backbone has no such stage or no class token.
+    """
     if probe.pool == "cls":
-        if "cls" not in out:
+        if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
-        return out["cls"].astype(jnp.float32)
-    return pool(out[stages[probe.stage]], probe.pool).astype(jnp.float32)
+        return stages["cls"].astype(jnp.float32)
+    names = [name for name in stages if name.startswith(("stage", "block"))]
+    if not -len(names) <= probe.stage < len(names):
+        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(names)}")
+    return pool(stages[names[probe.stage]], probe.pool).astype(jnp.float32)
 
 
 def pool(x: Array, how: str) -> Array:
@@ -48,35 +59,33 @@ _read = jax.jit(read, static_argnums=(1, 2))
 
 
 def extract(
-    encoder: Encoder, view: View, probe: Probe, batches: Iterator[np.ndarray], mesh: jax.sharding.Mesh
-) -> np.ndarray:
-    """Features (N, D) float32 of all `batches` of uint8 images (B, H, W, C), each of one size.
+    encoder: Encoder, view: View, probe: Probe, batches: Batches, mesh: jax.sharding.Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, D) float32 and index (N,) of the examples in `batches`.
 
-    A last batch that is smaller is filled up with zeros, and the filling's features are dropped.
+    Args:
+      batches: (images (B, H, W, C) uint8, index (B,)), B a multiple of the devices; rows of index
+        -1 are filling and are dropped.
     """
-    placed, size, rows = sharding.batch_sharding(mesh), 0, []
-    for images in batches:
-        count = len(images)
-        size = size or count + -count % mesh.size
-        filling = [(0, size - count)] + [(0, 0)] * (images.ndim - 1)
-        features = _read(encoder, view, probe, jax.device_put(np.pad(images, filling), placed))
-        rows.append(np.asarray(jax.device_get(features))[:count])
-    return np.concatenate(rows)
+    placed, rows, kept = sharding.batch_sharding(mesh), [], []
+    for images, index in batches:
+        found = jax.device_get(_read(encoder, view, probe, jax.device_put(images, placed)))
+        rows.append(found[index >= 0])
+        kept.append(index[index >= 0])
+    return np.concatenate(rows), np.concatenate(kept)
 
 
 def recompute_statistics(
-    encoder: Encoder, view: View, batches: Iterator[np.ndarray], mesh: jax.sharding.Mesh
+    encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
 ) -> Encoder:
     """The encoder with batch-norm statistics of the data, for a fair look at untrained weights.
 
-    The statistics are a running average over `batches`; partial ones are passed over.
+    The statistics are a running average over `batches`, without those that have filling.
     """
-    placed, stats, size = sharding.batch_sharding(mesh), encoder.stats, 0
-    for images in batches:
-        size = size or len(images) // mesh.size * mesh.size
-        if len(images) >= size > 0:
-            images = jax.device_put(images[:size], placed)
-            stats = _train_statistics(encoder, stats, view, images)
+    placed, stats = sharding.batch_sharding(mesh), encoder.stats
+    for images, index in batches:
+        if (index >= 0).all():
+            stats = _train_statistics(encoder, stats, view, jax.device_put(images, placed))
     return Encoder(encoder.params, stats, encoder.net)
 
 

@@ -1,27 +1,30 @@
 """Quality while a run goes: the encoder beside raw pixels and beside its own untrained weights.
 
-Without labels: RankMe, feature deviation, alignment, uniformity. With labels: weighted kNN, linear classifiers from few
-labels, and k-means. Every number is made the same way for all three kinds of features.
+Without labels: RankMe, feature deviation, alignment, uniformity. With labels: weighted kNN, linear
+classifiers from few labels, k-means. Every number is made the same way for all three.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ssl_jax.augment.recipes import augment
-from ssl_jax.core import rng, sharding
-from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Inputs, View
-from ssl_jax.data.pipeline import eval_batches
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.inputs import Inputs
+from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import Source
 from ssl_jax.evals import clustering, diagnostics, features, fewshot, knn
-from ssl_jax.objectives.base import Encoder, Probe
+from ssl_jax.objectives.base import Encoder, Objective
 
+PROTOCOLS = ("knn", "fewshot", "clustering")
 PIXELS = 32  # raw pixels of larger views are compared at this side
-STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 96 % of where it began
+STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 96 % of its start
+DIAGNOSED = 2048  # examples for the label-free numbers, some of which hold all pairs
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,11 @@ class EvalsConfig:
 
     Attributes:
       every: steps between evaluations; 0 measures at the end only, -1 never.
-      max_train, max_eval: so many examples at the most of the training and of the evaluation set.
+      max_train: so many examples of the training set at the most.
+      max_eval: likewise of the evaluation set.
       batch_size: images of a forward pass.
-      knn_k, knn_temperature: of the weighted kNN (0.07: Wu et al. 2018).
+      knn_k: neighbours of the weighted kNN.
+      knn_temperature: of its votes (0.07: Wu et al. 2018, arXiv 1805.01978).
       shots: labels a class for the linear classifiers.
       draws: random draws of those labels, averaged.
       kmeans_runs: k-means runs from different starts, averaged.
@@ -56,35 +61,148 @@ class EvalsConfig:
             raise UserError(f"evals.knn_temperature: {self.knn_temperature} is not positive")
 
 
-@dataclass(frozen=True)
-class Features:
-    """Features (N, D) float32 of the training and of the evaluation images, with labels where there are any."""
+class Part(NamedTuple):
+    """Some rows of a data set."""
 
-    train: np.ndarray
-    train_labels: np.ndarray | None
-    test: np.ndarray
-    test_labels: np.ndarray | None
+    source: Source
+    rows: np.ndarray
 
 
-def labelled(f: Features, config: EvalsConfig, num_classes: int, protocols: tuple[str, ...]) -> dict[str, float]:
-    """The named protocols ("knn", "fewshot", "clustering") on one kind of features."""
-    assert f.train_labels is not None and f.test_labels is not None
-    out: dict[str, float] = {}
-    if "knn" in protocols:
-        out["knn_top1"] = knn.accuracy(
-            f.train, f.train_labels, f.test, f.test_labels,
-            k=min(config.knn_k, len(f.train)), temperature=config.knn_temperature,
-            num_classes=num_classes,
+class Quality:
+    """Measures encoders of one objective on one pair of data sets.
+
+    Without an evaluation set, every fifth training example is held out of the classifiers (the
+    encoder saw its pixels, never its label).
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        config: EvalsConfig,
+        train: Source,
+        test: Source | None,
+        mesh: jax.sharding.Mesh,
+    ):
+        self._objective, self._config, self._mesh = objective, config, mesh
+        self._view = objective.inputs().views[0]
+        rows = np.arange(len(train))
+        held_out = rows % 5 == 4
+        train_rows = rows if test is not None else rows[~held_out]
+        test_rows = np.arange(len(test)) if test is not None else rows[held_out]
+        self._train = Part(train, _spread(train_rows, config.max_train))
+        self._test = Part(test if test is not None else train, _spread(test_rows, config.max_eval))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether both sets have labels, of the same classes."""
+        return self._train.source.labels is not None and self._test.source.labels is not None
+
+    def measure(self, encoder: Encoder, protocols: Sequence[str] = PROTOCOLS) -> dict[str, float]:
+        """All numbers of an encoder, as `diag/...` and `eval/...`."""
+        return self._diagnose(encoder) | self._label_scores(
+            lambda part: self._features(encoder, part), protocols
         )
-    if "fewshot" in protocols:
-        found = fewshot.few_label_accuracy(
-            f.train, f.train_labels, f.test, f.test_labels, shots=config.shots, draws=config.draws
-        )
-        out |= {f"fewshot{n}_top1": mean for n, (mean, _) in found.items()}
-    if "clustering" in protocols:
-        acc, nmi = clustering.kmeans_scores(f.train, f.train_labels, num_classes, config.kmeans_runs)
-        out |= {"kmeans_acc": acc, "kmeans_nmi": nmi}
-    return out
+
+    def baselines(self, encoder: Encoder, protocols: Sequence[str] = PROTOCOLS) -> dict[str, float]:
+        """The same numbers for raw pixels (`pixels/...`) and an untrained encoder
+        (`untrained/...`).
+
+        The untrained encoder's batch-norm statistics are those of the data.
+        """
+        batches = itertools.cycle(list(self._batches(self._train, self._view.size, few=True)))
+        some = itertools.islice(batches, STATISTICS_BATCHES)
+        encoder = features.recompute_statistics(encoder, self._view, some, self._mesh)
+        untrained = self.measure(encoder, protocols)
+        pixels = self._label_scores(self._pixels, protocols)
+        return {f"untrained/{k}": v for k, v in untrained.items()} | {
+            f"pixels/{k}": v for k, v in pixels.items()
+        }
+
+    def _batches(self, part: Part, size: int, few: bool = False) -> features.Batches:
+        """(images, index) of a part; `few`: no more than the statistics need."""
+        batch = self._config.batch_size
+        batch += -batch % self._mesh.size
+        rows = _spread(part.rows, STATISTICS_BATCHES * batch) if few else part.rows
+        batch = min(batch, max(len(rows) // self._mesh.size * self._mesh.size, self._mesh.size))
+        channels = self._objective.spec.channels
+        return eval_arrays(part.source, size, rows=rows, channels=channels, batch=batch)
+
+    def _features(self, encoder: Encoder, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        batches = self._batches(part, self._view.size)
+        return features.extract(encoder, self._view, self._objective.probe, batches, self._mesh)
+
+    def _pixels(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        batches = list(self._batches(part, min(self._view.size, PIXELS)))
+        images, index = (np.concatenate(x) for x in zip(*batches, strict=True))
+        images = images[index >= 0].astype(np.float32) / 255
+        return images.reshape(len(images), -1), index[index >= 0]
+
+    def _label_scores(self, read: Any, protocols: Sequence[str]) -> dict[str, float]:
+        for name in protocols:
+            if name not in PROTOCOLS:
+                raise UserError(f"unknown evaluation {name!r}; {suggest(name, PROTOCOLS)}")
+        if not self.labelled:
+            return {}
+        train, test = _labelled(self._train, read), _labelled(self._test, read)
+        data, labels = (*train, *test), train[1]
+        config, classes = self._config, self._train.source.num_classes
+        scores: dict[str, float] = {}
+        if "knn" in protocols:
+            k = min(config.knn_k, len(labels))
+            found = knn.knn_accuracy(*data, classes, (k,), (config.knn_temperature,))
+            scores["knn_top1"] = found[k, config.knn_temperature]
+        if "fewshot" in protocols:
+            for n, result in fewshot.fewshot_linear(*data, config.shots, config.draws).items():
+                scores[f"fewshot{n}_top1"] = result.mean
+        if "clustering" in protocols:
+            runs = [
+                clustering.agreement(clustering.kmeans(data[0], classes, seed, 1), labels)
+                for seed in range(config.kmeans_runs)
+            ]
+            scores["kmeans_acc"] = float(np.mean([r.acc for r in runs]))
+            scores["kmeans_nmi"] = float(np.mean([r.nmi for r in runs]))
+        return {f"eval/{name}": float(value) for name, value in scores.items()}
+
+    @cached_property
+    def _pairs(self) -> Any:
+        """(encoder, images, rows) -> label-free numbers, from two augmentations of each image."""
+        view, probe = self._view, self._objective.probe
+
+        def numbers(encoder: Encoder, images: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
+            stacked = {"views": (images[:, None],), "index": index}
+            seen = [
+                augment(Inputs(views=(view,)), stacked, jax.random.key(k))["views"][0][:, 0]
+                for k in (0, 1)
+            ]
+            a, b = (features.select(encoder.features(x), probe) for x in seen)
+            clean = features.read(encoder, view, probe, images)
+            return {
+                "diag/rankme": diagnostics.rankme(clean),
+                "diag/feature_std": diagnostics.feature_std(clean),
+                "diag/alignment": diagnostics.alignment(a, b),
+                "diag/uniformity": diagnostics.uniformity(clean),
+            }
+
+        return jax.jit(numbers)
+
+    def _diagnose(self, encoder: Encoder) -> dict[str, float]:
+        part = Part(self._test.source, _spread(self._test.rows, DIAGNOSED))
+        batches = list(self._batches(part, self._view.size))
+        images, index = (np.concatenate(x) for x in zip(*batches, strict=True))
+        seen = jax.device_put((images[index >= 0], index[index >= 0]))
+        return {k: float(v) for k, v in jax.device_get(self._pairs(encoder, *seen)).items()}
 
 
-PROTOCOLS = ("knn", "fewshot", "clustering")
+def _labelled(part: Part, read: Callable[[Part], tuple[np.ndarray, np.ndarray]]) -> tuple:
+    """(features, labels) of the examples of a part that have a label."""
+    assert part.source.labels is not None
+    found, index = read(part)
+    labels = part.source.labels[index]
+    return found[labels >= 0], labels[labels >= 0]
+
+
+def _spread(rows: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` rows, evenly over all of them: a folder's classes lie one after another."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]

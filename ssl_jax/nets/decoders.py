@@ -1,6 +1,5 @@
 """Decoders that reconstruct masked input from an encoder's tokens."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -9,7 +8,7 @@ from ssl_jax.core.tree import Array
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype
 from ssl_jax.nets.positions import Grid, sincos
-from ssl_jax.nets.vit import Remat, check_options, linear, run_stack, stack
+from ssl_jax.nets.vit import Remat, check_options, linear, run_stack, stack, token
 
 
 class MAEDecoder(nnx.Module):
@@ -32,9 +31,7 @@ class MAEDecoder(nnx.Module):
         options = dict(scheme="xavier", dtype=dtype, rngs=rngs)
         self.grid, self.remat = grid, remat
         self.embed = linear(encoder_dim, dim, **options)
-        self.mask_token = nnx.Param(
-            0.02 * jax.random.normal(rngs.params(), (1, 1, dim), jnp.float32)
-        )
+        self.mask_token = token(0.02, 1, dim, rngs=rngs)
         self.blocks = stack(depth, dim, heads, mlp_ratio=mlp_ratio, **options)
         self.norm = LayerNorm(dim)
         self.pred = linear(dim, out_dim, **options)

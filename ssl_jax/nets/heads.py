@@ -16,6 +16,7 @@ from ssl_jax.nets.layers import (
     at_least_float32,
     compute_dtype,
     l2_normalize,
+    normal,
     torch_default,
 )
 
@@ -245,4 +246,4 @@ def _initializers(init: HeadInit, fan_in: int) -> tuple[Callable[..., Array], Ca
         return torch_default(fan_in), torch_default(fan_in)
     if init == "lecun":
         return nnx.initializers.lecun_normal(), zeros
-    return nnx.initializers.normal(float(init.removeprefix("normal"))), zeros
+    return normal(float(init.removeprefix("normal"))), zeros

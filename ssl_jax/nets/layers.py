@@ -1,7 +1,7 @@
 """Layers with explicit numerics: normalisation in at least float32, initialisers, compute dtypes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,9 @@ class BatchNorm(nnx.Module):
     def _update(self, running: nnx.BatchStat, batch: Array) -> None:
         old = running[...]
         batch = jax.lax.stop_gradient(batch)
-        running[...] = (self.momentum * old + (1 - self.momentum) * batch).astype(old.dtype)
+        new = (self.momentum * old + (1 - self.momentum) * batch).astype(old.dtype)
+        # Not `running[...] = new`: that asks a tracer for its sharding, in time quadratic in the network.
+        running.set_value(new)
 
 
 class LayerNorm(nnx.Module):
@@ -110,11 +112,23 @@ class LayerNorm(nnx.Module):
         return (wide * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
+def normal(std: float) -> Init:
+    """Initialiser N(0, std)."""
+    return _as_matrix(lambda key, shape, dtype: std * jax.random.normal(key, shape, dtype))
+
+
 def uniform(bound: float) -> Init:
     """Initialiser U(-bound, bound)."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
+    return _as_matrix(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound))
+
+
+def _as_matrix(draw: Init) -> Init:
+    """Draws a kernel of any rank as (product of the others, last axis): XLA compiles that draw five times as fast."""
+
+    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jnp.reshape(draw(key, (math.prod(shape[:-1]), shape[-1]), dtype), shape)
+
+    return init
 
 
 def torch_default(fan_in: int) -> Init:
@@ -138,7 +152,7 @@ def conv(
         strides=stride,
         padding=kernel // 2,
         use_bias=False,
-        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        kernel_init=normal(math.sqrt(2 / (kernel * kernel * features))),
         dtype=dtype,
         rngs=rngs,
     )

@@ -15,6 +15,7 @@ from ssl_jax.nets.layers import (
     LayerNorm,
     at_least_float32,
     compute_dtype,
+    normal,
     torch_default,
     xavier_uniform,
 )
@@ -57,13 +58,18 @@ def linear(
     """
     fan_out = features // parts if scheme == "mocov3" else features
     init = (
-        nnx.initializers.normal(0.02)
+        normal(0.02)
         if scheme == "normal"
         else xavier_uniform(features_in, fan_out)
     )
     return nnx.Linear(
         features_in, features, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs
     )
+
+
+def token(std: float, count: int, dim: int, *, rngs: nnx.Rngs) -> nnx.Param:
+    """Trained tokens or positions (1, count, dim), N(0, std)."""
+    return nnx.Param(normal(std)(rngs.params(), (1, count, dim)))
 
 
 class Attention(nnx.Module):
@@ -189,10 +195,10 @@ class ViT(nnx.Module):
             rngs=rngs,
         )
         std = 1e-6 if scheme == "mocov3" else 0.02
-        self.cls_token = _normal_param(std, (1, 1, dim), rngs) if cls_token else None
+        self.cls_token = token(std, 1, dim, rngs=rngs) if cls_token else None
         tokens = grid[0] * grid[1] + cls_token
         learned = position == "learned"
-        self.pos_embed = _normal_param(0.02, (1, tokens, dim), rngs) if learned else None
+        self.pos_embed = token(0.02, tokens, dim, rngs=rngs) if learned else None
         self.blocks = stack(depth, dim, heads, scheme=scheme, dtype=dtype, rngs=rngs, **block)
         self.norm = LayerNorm(dim)
 
@@ -372,7 +378,3 @@ def check_options(dim: int, heads: int, remat: str) -> None:
 
 def _scaled(x: Array, gamma: nnx.Param | None) -> Array:
     return x if gamma is None else x * jnp.asarray(gamma[...], x.dtype)
-
-
-def _normal_param(std: float, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Param:
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))

@@ -1,9 +1,10 @@
 """The contract of a self-supervised method: what the one train step asks of it, and nothing else.
 
-A method is a frozen dataclass in its own file; its fields are its hyper-parameters. The file's `make(backbone, spec, **hyper)`
-builds it. `params` is what the optimizer trains, `extra` everything else that the method carries along (batch statistics,
-teacher, queue, memory): both are plain nested dicts of arrays. Every function sees the whole global batch as one array and
-names neither a device nor a mesh axis. docs/contract.md walks through it with an example.
+A method is a frozen dataclass in its own file; its fields are its hyper-parameters. The file's
+`make(backbone, spec, **hyper)` builds it. `params` is what the optimizer trains, `extra` everything
+else that the method carries along (batch statistics, teacher, queue, memory): both are plain nested
+dicts of arrays. Every function sees the whole global batch as one array and names neither a device
+nor a mesh axis. docs/contract.md walks through it with an example.
 """
 
 from collections.abc import Collection, Mapping
@@ -53,7 +54,8 @@ class Probe:
 
     Attributes:
       stage: index into the backbone's stages; -1 is the last, -2 the one before it.
-      pool: "avg" over all positions, "grid" over a 2x2 grid (4 x channels features), or "cls" for the class token.
+      pool: "avg" over all positions, "grid" over a 2x2 grid (4 x channels features), or "cls" for
+        the class token.
     """
 
     stage: int = -1
@@ -70,14 +72,16 @@ class Aux(NamedTuple):
     """
 
     extra: Tree
-    signals: Tree = {}  # noqa: RUF012  (never mutated)
-    metrics: Mapping[str, Array] = {}  # noqa: RUF012
+    signals: Tree = {}
+    metrics: Mapping[str, Array] = {}
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights into the program."""
+    """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
+    into the program.
+    """
 
     params: Tree
     stats: Tree
@@ -102,7 +106,9 @@ class Objective:
 
     @classmethod
     def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:
-        """Build the method. Raises `UserError` for an unknown hyper-parameter, with the nearest known ones."""
+        """Build the method. Raises `UserError` for an unknown hyper-parameter, with the nearest
+        known ones.
+        """
         return config.build(cls, hyper, "objective", backbone=backbone, spec=spec)
 
     def inputs(self) -> Inputs:
@@ -122,7 +128,9 @@ class Objective:
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
-        """(params, extra) after the optimizer's update: teacher average, queue push, prototype norm."""
+        """(params, extra) after the optimizer's update: teacher average, queue push, prototype
+        norm.
+        """
         return params, extra
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
@@ -140,5 +148,7 @@ class Objective:
     def refresh(
         self, params: Tree, extra: Tree, features: Any, key: Array, step: Array
     ) -> tuple[Tree, Tree]:
-        """(params, extra) after a pass over the data set; optimizer states of `refresh_groups` restart."""
+        """(params, extra) after a pass over the data set; optimizer states of `refresh_groups`
+        restart.
+        """
         return params, extra

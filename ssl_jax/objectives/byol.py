@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from ssl_jax.core import rng, tree
 from ssl_jax.losses.negative_cosine import regression_loss
@@ -71,10 +72,8 @@ class BYOL(Objective):
             predictions.append(out["predictor"])
             out, target_stats = self.target.apply(extra["target"], target_stats, group[:, 0])
             targets.append(out["projector"])
-        loss = regression_loss(predictions[0], targets[1]) + regression_loss(
-            predictions[1], targets[0]
-        )
-        return loss, Aux(dict(extra, stats=stats, target_stats=target_stats))
+        crossed = [regression_loss(p, t) for p, t in zip(predictions, targets[::-1], strict=True)]
+        return jnp.mean(sum(crossed)), Aux(dict(extra, stats=stats, target_stats=target_stats))
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array

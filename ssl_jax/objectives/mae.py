@@ -10,7 +10,7 @@ import jax
 from ssl_jax.augment.masks import random_masking
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
-from ssl_jax.losses.mae import masked_mse, patchify, normalize_patches
+from ssl_jax.losses.mae import masked_mse, normalize_patches, patchify
 from ssl_jax.nets.decoders import mae_decoder
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.base import Aux, Inputs, Objective, View

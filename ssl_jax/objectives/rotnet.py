@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.cross_entropy import cross_entropy
-from ssl_jax.nets.heads import linear
+from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Inputs, Objective, Probe, View
 from ssl_jax.objectives.parts.branch import Branch, feature_dim
 from ssl_jax.objectives.parts.views import fold
@@ -20,7 +20,8 @@ Tree = Any
 
 @dataclass(frozen=True)
 class RotNet(Objective):
-    """Which of 0, 90, 180 and 270 degrees was the image turned by? All four copies are in the batch.
+    """Which of 0, 90, 180 and 270 degrees was the image turned by? All four copies are in the
+    batch.
 
     Attributes:
       view: crop and augmentation of the upright image. Flips come before the turn: after it, a flip
@@ -39,7 +40,7 @@ class RotNet(Objective):
     @cached_property
     def branch(self) -> Branch:
         dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
-        nets = (("backbone", self.backbone), ("classifier", linear(dim, 4)))
+        nets = (("backbone", self.backbone), ("classifier", mlp_head(dim, (4,))))
         return Branch(nets, self.microbatches)
 
     def inputs(self) -> Inputs:
@@ -59,7 +60,8 @@ class RotNet(Objective):
         logits = out["classifier"]
         turns = jnp.tile(jnp.arange(4), upright.shape[0])
         accuracy = jnp.mean(logits.argmax(-1) == turns)
-        return cross_entropy(logits, turns), Aux({"stats": stats}, metrics={"accuracy": accuracy})
+        loss = jnp.mean(cross_entropy(logits, turns))
+        return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
 
 
 make = RotNet.make

@@ -184,7 +184,7 @@ def make_optimizer(
     adapt = {path: value != 0 or not config.excludes for path, value in decay.items()}
     rules = {name: _rule(config, pick(adapt, name), pick(stacked, name)) for name in members}
 
-    def weight_decay(step: Array) -> Array | float:
+    def weight_decay(step: Array) -> Any:
         if config.weight_decay_end is None:
             return config.weight_decay
         return schedules.cosine(step, total_steps, config.weight_decay, config.weight_decay_end)

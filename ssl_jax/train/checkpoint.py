@@ -36,7 +36,9 @@ class CheckpointConfig:
 
 
 class Checkpoints:
-    """The checkpoints below one folder. A context manager: leaving it waits for what is being written."""
+    """The checkpoints below one folder. A context manager: leaving it waits for what is being
+    written.
+    """
 
     def __init__(self, folder: Path, keep: int = 2):
         self._orbax = ocp.training.Checkpointer(

@@ -1,4 +1,6 @@
-"""Floating-point operations of a step, counted in its jaxpr: loops by their trip count, matmuls and convolutions only."""
+"""Floating-point operations of a step, counted in its jaxpr: loops by their trip count, matmuls and
+convolutions only.
+"""
 
 import math
 from collections.abc import Iterator
@@ -30,7 +32,8 @@ def peak(device_kind: str) -> float | None:
 def count(fn: Any, *args: Any) -> int:
     """FLOPs (two a multiply-add) of `fn(*args)`; `args` may be abstract, and nothing is computed.
 
-    Recomputation that `jax.checkpoint` causes is counted: this is what the hardware does. Elementwise work is not.
+    Recomputation that `jax.checkpoint` causes is counted: this is what the hardware does.
+    Elementwise work is not.
     """
     return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
@@ -46,7 +49,8 @@ def _flops(jaxpr: Jaxpr) -> int:
         elif name == "conv_general_dilated":
             kernel = eqn.invars[1].aval
             out_features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
-            # Where the input is dilated (the gradient of a strided convolution) most of it is zeros.
+            # Where the input is dilated (the gradient of a strided convolution) most of it is
+            # zeros.
             zeros = math.prod(eqn.params["lhs_dilation"])
             total += 2 * eqn.outvars[0].aval.size * (kernel.size // out_features) // zeros
         elif name == "cond":

@@ -1,7 +1,10 @@
-"""The loop around the step: evaluate, save, refresh if due, next batch, step, log. The order never changes.
+"""The loop around the step: evaluate, save, refresh if due, next batch, step, log. The order never
+changes.
 
-A refresh comes after the save, so that a run that resumes there makes it again from the same state. The loop never waits
-for the device in order to log: the metrics of a step are read once the next one has been dispatched.
+A refresh comes after the save, so that a run that resumes there makes it again from the same state.
+The loop never waits
+for the device in order to log: the metrics of a step are read once the next one has been
+  dispatched.
 """
 
 import contextlib
@@ -28,7 +31,8 @@ class TrainConfig:
       batch_size: images of a global batch, over all devices.
       seed: of everything random.
       log_every: steps between logged lines.
-      stop_at: end the process after this step as if it were interrupted; schedules do not see it. 0 is never.
+      stop_at: end the process after this step as if it were interrupted; schedules do not see it. 0
+        is never.
     """
 
     steps: int = 0
@@ -77,7 +81,7 @@ def run(
     stop: int,
     batch_size: int,
     log_every: int,
-    flops_per_second: Callable[[float], Mapping[str, float]] = lambda steps_per_second: {},
+    mfu: Callable[[Any, float], Mapping[str, float]] = lambda batch, steps_per_second: {},
 ) -> TrainState:
     """Make the steps `start` to `stop` and return the state.
 
@@ -85,13 +89,14 @@ def run(
 
     Args:
       batches: global batches on the device, from step `start` on.
-      flops_per_second: steps a second -> further metrics (MFU), where the chip's peak is known.
+      mfu: (batch's shapes, steps a second) -> further metrics, where the chip's peak is known.
 
     Raises:
       UserError: a loss or gradient was not finite; names the step.
     """
     clock = _Clock(batch_size, start)
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
+    shapes: Any = None
 
     def read_pending() -> None:
         nonlocal pending
@@ -106,11 +111,11 @@ def run(
         bad_step = int(values.pop("bad_step"))
         if bad_step >= 0:
             raise UserError(
-                f"loss or gradient not finite at step {bad_step}; that update was undone and the run "
-                "stopped: lower optim.lr, or set optim.clip_norm"
+                f"loss or gradient not finite at step {bad_step}; that update was undone and "
+                "the run stopped: lower optim.lr, or set optim.clip_norm"
             )
         rates = clock.read(step)
-        hooks.log(step, values | rates | flops_per_second(rates["perf/steps_per_second"]))
+        hooks.log(step, values | rates | dict(mfu(shapes, rates["perf/steps_per_second"])))
 
     with jax.transfer_guard("disallow"):
         for step in range(start, stop + 1):
@@ -130,6 +135,7 @@ def run(
                     state = hooks.refresh(state)
             with clock.waiting():
                 batch = next(batches)
+            shapes = shapes or jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
             state, metrics = train_step(state, batch)
             if step == start:
                 clock = _Clock(batch_size, step)  # the first call compiles

@@ -1,9 +1,11 @@
-"""What a run measured: `metrics.jsonl`, `summary.json` and TensorBoard events, the same after any number of restarts."""
+"""What a run measured: `metrics.jsonl`, `summary.json` and TensorBoard events, the same after any
+number of restarts.
+"""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from tensorboardX import SummaryWriter
 
@@ -11,9 +13,10 @@ from ssl_jax.train.workdir import write_json
 
 
 class MetricsWriter:
-    """Appends one JSON object a step and keeps the last value of every metric.
+    """Appends one JSON object a step; on leaving, writes the last value of every metric.
 
-    Opened at the step a run goes on from, it drops what an interrupted part wrote beyond it: those steps are made again.
+    Opened at the step a run goes on from, it drops what an interrupted part wrote beyond it: those
+      steps are made again.
     """
 
     def __init__(self, workdir: Path, step: int):
@@ -22,7 +25,7 @@ class MetricsWriter:
         kept = [line for line in read_metrics(workdir) if line["step"] <= step]
         temporary = self._path.with_name(".metrics.jsonl.tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self._path)
+        temporary.replace(self._path)
         self._file = self._path.open("a")
         self.last: dict[str, float] = {}
         for line in kept:
@@ -38,15 +41,13 @@ class MetricsWriter:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def save_summary(self) -> None:
-        """`summary.json`: the last value of every metric."""
-        self._events.flush()
-        write_json(self._summary, self.last)
+    def __enter__(self) -> Self:
+        return self
 
-    def close(self) -> None:
-        self.save_summary()
-        self._file.close()
+    def __exit__(self, *_: object) -> None:
         self._events.close()
+        self._file.close()
+        write_json(self._summary, self.last)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

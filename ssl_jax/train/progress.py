@@ -18,7 +18,9 @@ def duration(seconds: float) -> str:
 
 
 class ProgressLine:
-    """step/total, loss, images per second, share of time spent waiting for data, MFU if known, time to go."""
+    """step/total, loss, images per second, share of time spent waiting for data, MFU if known, time
+    to go.
+    """
 
     def __init__(self, console: Console, start: int, total: int):
         self._console, self._start, self._total = console, start, total
@@ -51,7 +53,10 @@ class ProgressLine:
         self._console.print(text, highlight=False)
 
     def _text(self, step: int, values: Mapping[str, float]) -> str:
-        parts = [f"loss {values['train/loss']:.4f}", f"{values['perf/images_per_second']:,.0f} img/s"]
+        parts = [
+            f"loss {values['train/loss']:.4f}",
+            f"{values['perf/images_per_second']:,.0f} img/s",
+        ]
         parts.append(f"data wait {values['perf/data_wait']:.0%}")
         if "perf/mfu" in values:
             parts.append(f"MFU {values['perf/mfu']:.0%}")

@@ -24,7 +24,8 @@ class TrainState:
     Attributes:
       step: int32 scalar, the number of updates made.
       seed: uint32 scalar; all randomness of a step is a function of (seed, step).
-      bad_step: int32 scalar, the first step whose loss or gradient was not finite, -1 while all were.
+      bad_step: int32 scalar, the first step whose loss or gradient was not finite, -1 while all
+        were.
       params: what the optimizer trains.
       extra: what else the objective carries along.
       opt_state: the optimizer's, one entry a parameter group.

@@ -24,7 +24,8 @@ def make_kernel(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """(state, batch) -> (state, metrics); pure. The only gradient code of the project.
 
-    An update with a non-finite loss or gradient is undone: the state keeps its old values and remembers the first such step.
+    An update with a non-finite loss or gradient is undone: the state keeps its old values and
+    remembers the first such step.
     """
     inputs = objective.inputs()
 
@@ -66,7 +67,9 @@ def make_train_step(
     mesh: Mesh,
     placed: TrainState,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-    """The kernel under `jax.jit`: the state is donated and keeps its shardings, the batch lies by rows over the whole mesh."""
+    """The kernel under `jax.jit`: the state is donated and keeps its shardings, the batch lies by
+    rows over the whole mesh.
+    """
     return jax.jit(
         make_kernel(objective, tx, schedule),
         donate_argnums=0,

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,15 @@ from typing import Any
 from ssl_jax.core.errors import UserError
 
 # Where and how often a run computes, logs, evaluates and saves may change between its parts.
-FREE = ("mesh.", "evals.", "checkpoint.", "data.threads", "data.prefetch", "train.log_every", "train.stop_at")
+FREE = (
+    "mesh.",
+    "evals.",
+    "checkpoint.",
+    "data.threads",
+    "data.prefetch",
+    "train.log_every",
+    "train.stop_at",
+)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -29,7 +36,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write atomically: a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -40,7 +47,9 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise UserError(f"no run in {workdir}: it holds no config.json; train one with --workdir={workdir}")
+        raise UserError(
+            f"no run in {workdir}: it holds no config.json; train one with --workdir={workdir}"
+        )
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as e:
@@ -60,13 +69,16 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Pat
         )
     a, b = flatten(old), flatten(json.loads(json.dumps(new)))
     changed = [
-        key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key) and not key.startswith(FREE)
+        key
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key) and not key.startswith(FREE)
     ]
     if changed:
         shown = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{workdir} holds a run with another config: {shown}{more}; give another --workdir, or the old values"
+            f"{workdir} holds a run with another config: {shown}{more}; "
+            "give another --workdir, or the old values"
         )
 
 

@@ -31,14 +31,21 @@ class ShardingTest(parameterized.TestCase):
             "extra": {"queue": {"keys": (16, 64)}, "memory": (9, 64)},
         }
         abstract = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s, jnp.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+            lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
+            shapes,
+            is_leaf=lambda x: isinstance(x, tuple),
         )
         got = jax.tree.map(lambda s: s.spec, sharding.tree_shardings(abstract, config, mesh))
         rows = P(sharding.AXES)
         self.assertEqual(
             got,
             {
-                "params": {"wide": P(None, "fsdp"), "small": P(), "odd": P(), "square": P(None, "fsdp")},
+                "params": {
+                    "wide": P(None, "fsdp"),
+                    "small": P(),
+                    "odd": P(),
+                    "square": P(None, "fsdp"),
+                },
                 "extra": {"queue": {"keys": rows}, "memory": P()},
             },
         )

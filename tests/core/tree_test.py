@@ -6,7 +6,10 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 
-PARAMS = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "b": {"kernel": jnp.full((4,), 2.0)}}
+PARAMS = {
+    "a": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)},
+    "b": {"kernel": jnp.full((4,), 2.0)},
+}
 
 
 class TreeTest(parameterized.TestCase):

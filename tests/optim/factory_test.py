@@ -49,7 +49,9 @@ def build(params, groups=None, total_steps=100, **config):
 
 def first(tx, params, grads, step=0):
     """The first update of a run, made at `step`."""
-    return jax.jit(lambda g, p, s: tx.update(g, tx.init(p), p, step=s)[0])(grads, params, np.int32(step))
+    return jax.jit(lambda g, p, s: tx.update(g, tx.init(p), p, step=s)[0])(
+        grads, params, np.int32(step)
+    )
 
 
 def run(tx, params, grads, start=0):

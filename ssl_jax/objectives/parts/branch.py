@@ -14,7 +14,8 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Branch:
-    """A chain of named networks; the first is a backbone, whose "pooled" features the second one reads.
+    """A chain of named networks; the first is a backbone, whose "pooled" features the second one
+    reads.
 
     Attributes:
       nets: (name, network) in order.

@@ -1,4 +1,6 @@
-"""Views lie example-major: an example's views are neighbours, so that folding them moves no data."""
+"""Views lie example-major: an example's views are neighbours, so that folding them moves no
+data.
+"""
 
 import jax
 import jax.numpy as jnp

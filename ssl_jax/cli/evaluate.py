@@ -1,0 +1,75 @@
+"""`ssl-jax evaluate`: measure the newest checkpoint of a run with named protocols.
+
+ssl-jax evaluate --workdir=W --eval=knn,fewshot,clustering
+ssl-jax evaluate --workdir=W --eval=knn --data=folder:/train --eval_data=folder:/test
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from ssl_jax.cli import flags as command_line
+from ssl_jax.cli.experiment import Experiment
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.data.sources import open_source
+from ssl_jax.evals.suite import PROTOCOLS, Quality
+from ssl_jax.train import workdir
+from ssl_jax.train.checkpoint import Checkpoints
+
+FLAGS = {
+    "workdir": "folder of the run to measure",
+    "eval": f"protocols, some of {','.join(PROTOCOLS)}; by default all",
+    "data": "labelled training images; by default the run's own",
+    "eval_data": "evaluation images; by default the run's own",
+}
+
+
+def main(argv: list[str]) -> int:
+    flags, _ = command_line.parse(argv, __doc__, FLAGS)
+    folder = Path(command_line.require(flags, "workdir", "name the folder of a run, --workdir=W"))
+    protocols = flags.eval.split(",") if flags.eval else list(PROTOCOLS)
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise UserError(f"unknown evaluation {name!r}; {suggest(name, PROTOCOLS)}")
+    experiment = Experiment.from_config(workdir.read_config(folder))
+    train, test = flags.data, flags.eval_data
+    source = open_source(train, "train") if train else experiment.source
+    if test:
+        eval_source = open_source(test, "eval")
+    else:
+        eval_source = None if train else experiment.eval_source
+
+    with Checkpoints(folder / "checkpoints") as checkpoints, jax.set_mesh(experiment.mesh):
+        step = checkpoints.latest
+        if step is None:
+            raise UserError(f"{folder} holds no checkpoint yet")
+        state = checkpoints.restore(step, experiment.abstract_state, experiment.placed)
+        quality = Quality(
+            experiment.objective, experiment.evals, source, eval_source, experiment.mesh
+        )
+        if not quality.labelled:
+            Console().print("no labels: only the label-free numbers can be measured")
+        encoder = experiment.objective.encoder(state.params, state.extra)
+        found = quality.measure(encoder, protocols)
+
+    protocol = dataclasses.asdict(experiment.evals) | {
+        "step": step,
+        "method": experiment.raw["objective"]["name"],
+        "probe": dataclasses.asdict(experiment.objective.probe),
+        "data": source.name,
+        "eval_data": eval_source.name if eval_source else "every fifth example of data",
+    }
+    (folder / "eval").mkdir(exist_ok=True)
+    path = folder / "eval" / f"{'-'.join(protocols)}-{step}.json"
+    workdir.write_json(path, {"results": found, "protocol": protocol})
+    table = Table(title=f"{folder}, step {step}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in sorted(found.items()):
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+    Console().print(f"Written with its protocol to {path}")
+    return 0

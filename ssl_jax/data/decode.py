@@ -1,0 +1,154 @@
+"""Encoded images to pixels, and pixels to crops of one size; uint8 throughout."""
+
+import io
+import math
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+cv2.setNumThreads(1)  # the pipeline's threads are the parallelism
+
+MAX_PIXELS = 2 * 89_478_485  # Pillow's own limit; the same for JPEG files, which do not go through it
+TRIES = 10
+_EXIF_ORIENTATION = 0x0112
+
+
+class DecodeError(ValueError):
+    """The bytes are no image that can be read."""
+
+
+def decode(data: bytes, channels: int = 3) -> np.ndarray:
+    """Decode an image file to (H, W, channels) uint8, RGB or grey, upright as its EXIF tag says.
+
+    JPEG goes through simplejpeg (twice Pillow's speed), everything else through Pillow. Transparent
+    parts become white, 16-bit values keep their high byte (rounded), of an animation the first frame
+    is taken, CMYK and palettes become RGB.
+
+    Raises:
+      DecodeError: not an image, a broken one, or one of more than `MAX_PIXELS` pixels.
+    """
+    if data[:2] == b"\xff\xd8":
+        image = _decode_jpeg(data, channels)
+        if image is not None:
+            return image
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            return _from_pillow(file, channels)
+    except DecodeError:
+        raise
+    except Exception as e:  # plugins raise nearly any type on broken bytes
+        raise DecodeError(f"{type(e).__name__}: {e}" if data else "the file is empty") from None
+
+
+def _decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
+    """None where Pillow knows better: CMYK, a rotated picture, or data that are not quite right."""
+    try:
+        height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+        if colour == "CMYK" or height * width > MAX_PIXELS or _is_turned(data):
+            return None
+        return simplejpeg.decode_jpeg(data, "RGB" if channels == 3 else "GRAY")
+    except ValueError:
+        return None
+
+
+def _is_turned(data: bytes) -> bool:
+    if data.find(b"Exif\0\0", 0, 1 << 16) < 0:
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            return file.getexif().get(_EXIF_ORIENTATION, 1) != 1
+    except Exception:  # a broken tag must not cost the picture
+        return False
+
+
+def _from_pillow(file: Image.Image, channels: int) -> np.ndarray:
+    if file.width * file.height > MAX_PIXELS:
+        raise DecodeError(f"{file.width} x {file.height} is more than {MAX_PIXELS} pixels")
+    image = ImageOps.exif_transpose(file)
+    if image.mode == "F":
+        raise DecodeError("floating-point pixels have no known range")
+    if image.mode.startswith("I"):  # 16-bit grey, in Pillow's "I;16" or "I"
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """(..., C) uint8 with `channels` channels: grey is repeated, RGB becomes luminance (ITU 601).
+
+    Raises:
+      ValueError: another pair of channel counts.
+    """
+    have = images.shape[-1]
+    if have == channels:
+        return images
+    if have == 1 and channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    if have == 3 and channels == 1:
+        grey = images @ np.array([0.299, 0.587, 0.114], np.float32)
+        return np.round(grey).astype(np.uint8)[..., None]
+    raise ValueError(f"images of {have} channels cannot become images of {channels}")
+
+
+def random_box(
+    height: int,
+    width: int,
+    draws: np.ndarray,
+    area: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """The box (top, left, height, width) of torchvision's RandomResizedCrop.
+
+    Area share uniform in `area`, aspect ratio log-uniform in `ratio`; the first of `TRIES` draws that
+    fits, else the largest central crop whose aspect ratio lies within `ratio`.
+
+    Args:
+      draws: (TRIES, 4) uniform in [0, 1): area, aspect, top and left of each try.
+    """
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    for share, aspect, top, left in draws.tolist():
+        target = height * width * (area[0] + (area[1] - area[0]) * share)
+        shape = math.exp(log_low + (log_high - log_low) * aspect)
+        w, h = round(math.sqrt(target * shape)), round(math.sqrt(target / shape))
+        if 0 < w <= width and 0 < h <= height:
+            return int(top * (height - h + 1)), int(left * (width - w + 1)), h, w
+    h = min(height, max(1, round(width / ratio[0])))
+    w = min(width, max(1, round(height * ratio[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def crop_resize(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """The box (top, left, height, width) of an (H, W, C) image as (size, size, C).
+
+    Averages over areas where both sides shrink, else interpolates linearly.
+    """
+    top, left, height, width = box
+    part = image[top : top + height, left : left + width]
+    if (height, width) == (size, size):
+        return part
+    how = cv2.INTER_AREA if min(height, width) >= size else cv2.INTER_LINEAR
+    return cv2.resize(part, (size, size), interpolation=how).reshape(size, size, -1)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """The whole (H, W, C) image as (size, size, C); its aspect ratio is not kept."""
+    return crop_resize(image, (0, 0, *image.shape[:2]), size)
+
+
+def eval_crop(image: np.ndarray, size: int, share: float = 0.875) -> np.ndarray:
+    """The central square as (size, size, C), for evaluation.
+
+    Its side is `share` of the image's shorter side (0.875 = 224 / 256, the usual resize to 256 and
+    crop of 224), or all of it where the image has no pixels to spare: a shorter side <= `size`.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    side = short if short <= size else max(1, round(short * share))
+    return crop_resize(image, ((height - side) // 2, (width - side) // 2, side, side), size)

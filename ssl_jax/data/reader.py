@@ -1,0 +1,101 @@
+"""Pixels of an example whatever happens: retried, replaced, counted."""
+
+import math
+import threading
+import time
+
+import numpy as np
+from absl import logging
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.decode import DecodeError, decode, to_channels
+from ssl_jax.data.draws import fold
+from ssl_jax.data.sources.base import Source
+
+RETRIES = 3
+_FIRST_WAIT = 0.1  # seconds; doubled at each retry
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def num_channels(source: Source, channels: int) -> int:
+    """Channels of the images that `source` yields when asked for `channels` (0: as they are).
+
+    Raises:
+      UserError: a number that the images cannot be turned into.
+    """
+    have = 3 if source.arrays is None else source.arrays.shape[-1]
+    possible = (1, 3) if source.arrays is None or have in (1, 3) else (have,)
+    if channels and channels not in possible:
+        raise UserError(
+            f"data.channels={channels}: {source.name} can be read with "
+            f"{' or '.join(map(str, possible))} channels"
+        )
+    return channels or have
+
+
+class Reader:
+    """Reads the examples of `source` as (H, W, channels) uint8. Thread-safe.
+
+    A read error that may pass is retried. A broken image (or a file that is gone) is replaced by the
+    pixels of another index, drawn from (seed, index, attempt): the same on each host and after a
+    resume. It is logged once with its path and counted in `bad`.
+
+    Raises (from `pixels`):
+      UserError: more than `max_bad_fraction` of the examples (rounded up) are broken.
+    """
+
+    def __init__(
+        self, source: Source, channels: int = 0, seed: int = 0, max_bad_fraction: float = 0.01
+    ) -> None:
+        self.source = source
+        self.channels = num_channels(source, channels)
+        self.bad: dict[int, str] = {}  # index -> reason, in the order of discovery
+        self._seed = seed
+        self._allowed = math.ceil(max_bad_fraction * len(source))
+        self._lock = threading.Lock()
+
+    def pixels(self, index: int) -> tuple[np.ndarray, int]:
+        """The image of `index` or of its replacement, and the index that the pixels are of."""
+        attempt, chosen = 0, index
+        while (image := self.try_pixels(chosen)) is None:
+            attempt += 1
+            chosen = int(fold(self._seed, index, attempt) % np.uint64(len(self.source)))
+        return image, chosen
+
+    def try_pixels(self, index: int) -> np.ndarray | None:
+        """The image of `index`; None if it is broken."""
+        if index in self.bad:
+            return None
+        try:
+            data = self._read(index)
+            if isinstance(data, np.ndarray):
+                return to_channels(data, self.channels)
+            return decode(data, self.channels)
+        except (DecodeError, OSError) as e:
+            self._report(index, str(e))
+            return None
+
+    def _read(self, index: int) -> bytes | np.ndarray:
+        for retry in range(RETRIES):
+            try:
+                return self.source.read(index)
+            except _LASTING:
+                raise
+            except OSError:
+                time.sleep(_FIRST_WAIT * 2**retry)
+        return self.source.read(index)
+
+    def _report(self, index: int, reason: str) -> None:
+        with self._lock:
+            if index in self.bad:
+                return
+            self.bad[index] = reason
+            first = next(iter(self.bad))
+            count = len(self.bad)
+        logging.warning("broken image %s: %s", self.source.describe(index), reason)
+        if count > self._allowed or count == len(self.source):
+            raise UserError(
+                f"{count} of {len(self.source)} images of {self.source.name} cannot be read "
+                f"(data.max_bad_fraction allows {self._allowed}); the first is "
+                f"{self.source.describe(first)}: {self.bad[first]}"
+            )

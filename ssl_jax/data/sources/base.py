@@ -1,0 +1,87 @@
+"""What every data set offers, and the in-memory kind."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class Source(Protocol):
+    """Random access to examples, each at a stable index.
+
+    Attributes:
+      name: what the user called it.
+      class_names: names of the classes, () without labels.
+      labels: (N,) int32, -1 for an example without one; None if no example has one.
+      arrays: (N, H, W, C) uint8 for sets in memory whose images have one size, else None.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray | None
+    arrays: np.ndarray | None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 without labels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes | np.ndarray:
+        """The encoded image, or (H, W, C) uint8. May raise OSError."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """Where example `index` lies, for messages: a path, or "index i of NAME"."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A digest of what the data are, to tell on resume whether they changed."""
+        ...
+
+
+class ArraySource:
+    """A `Source` of images in memory.
+
+    Args:
+      name: what the user called it.
+      arrays: (N, H, W, C) uint8.
+      labels: (N,) integers, or None.
+      class_names: by default the numbers 0 to max(labels).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arrays: np.ndarray,
+        labels: np.ndarray | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.arrays: np.ndarray | None = np.ascontiguousarray(arrays)
+        self.labels = None if labels is None else labels.astype(np.int32)
+        if self.labels is not None and not class_names:
+            class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
+        self.class_names = tuple(class_names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def read(self, index: int) -> np.ndarray:
+        return self.arrays[index]
+
+    def describe(self, index: int) -> str:
+        return f"index {index} of {self.name}"
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(repr(self.arrays.shape).encode(), digest_size=16)
+        digest.update(self.arrays)
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels))
+        return digest.hexdigest()

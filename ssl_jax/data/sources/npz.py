@@ -1,0 +1,70 @@
+"""`npz:/path.npz`: images, and labels where there are some, as NumPy arrays in one file."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources.base import ArraySource
+
+SPLITS = ()
+IMAGE_KEYS = ("image", "images", "x")
+LABEL_KEYS = ("label", "labels", "y")
+
+
+def load(path: str, split: str) -> ArraySource:
+    """Images (N, H, W) or (N, H, W, C) uint8 under `IMAGE_KEYS`, labels (N,) under `LABEL_KEYS`.
+
+    Raises:
+      UserError: no such file, not an npz file, or arrays of the wrong name, dtype or shape.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"npz:{path}: no such file")
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            found = list(content.files)
+            images = _first(content, IMAGE_KEYS)
+            labels = _first(content, LABEL_KEYS)
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as e:
+        raise UserError(f"npz:{path}: not a readable .npz file of plain arrays ({e})") from None
+    if images is None:
+        raise UserError(
+            f"npz:{path}: no array of images; expected one named {' or '.join(IMAGE_KEYS)}, "
+            f"found {', '.join(found) or 'nothing'}"
+        )
+    if labels is not None:
+        labels = _check_labels(labels, len(images) if images.ndim else 0, path)
+    return ArraySource(f"npz:{path}", _check_images(images, path), labels)
+
+
+def _first(content: np.lib.npyio.NpzFile, keys: tuple[str, ...]) -> np.ndarray | None:
+    return next((content[k] for k in keys if k in content.files), None)
+
+
+def _check_images(images: np.ndarray, path: str) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise UserError(f"npz:{path}: images are {images.dtype}; expected uint8, 0 to 255")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or 0 in images.shape:
+        raise UserError(
+            f"npz:{path}: images have shape {images.shape}; expected (N, H, W) or (N, H, W, C)"
+        )
+    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise UserError(
+            f"npz:{path}: images of shape {images.shape} look channels-first; "
+            "expected (N, H, W, C): use images.transpose(0, 2, 3, 1)"
+        )
+    return images
+
+
+def _check_labels(labels: np.ndarray, length: int, path: str) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (length,):
+        raise UserError(f"npz:{path}: labels of shape {labels.shape} for {length} images")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"npz:{path}: labels are {labels.dtype}; expected integers")
+    return labels

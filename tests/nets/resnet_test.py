@@ -1,0 +1,195 @@
+"""ResNets against timm's: forward, batch statistics and gradients; published sizes and multiply-adds."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import count, named_leaves
+from ssl_jax.nets.functional import output_shapes
+from ssl_jax.nets.resnet import SelectiveKernel, resnet, resnet_custom, resnet_small
+from tests.nets import weights as torch
+
+
+def variables(net):
+    return jax.eval_shape(lambda: net.init(jax.random.key(0)))
+
+
+def parameters(net):
+    return variables(net)[0]
+
+
+def macs(net, size, classes=1000):
+    """Multiply-adds of the convolutions and a classifier for one image, from the traced forward."""
+
+    def forward(variables, images):
+        return net.apply(*variables, images, train=False)[0]["pooled"]
+
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    jaxpr = jax.make_jaxpr(forward)(variables(net), images)
+    convs = [e for e in jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
+    shapes = [(e.outvars[0].aval.shape, e.invars[1].aval.shape) for e in convs]
+    total = sum(math.prod(out) * math.prod(kernel[:-1]) for out, kernel in shapes)
+    return total + classes * jaxpr.out_avals[0].shape[-1]
+
+
+class GoldenTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("model_timm_resnet_basic", False),
+        ("model_timm_resnet_bottleneck", False),
+        ("model_timm_resnet_bottleneck", True),
+    )
+    def test_timm(self, name, wide):
+        weights, data = torch.load(name)
+        prefix, rtol, dtype = ("f64_", 1e-9, np.float64) if wide else ("", 1e-4, np.float32)
+        names = {".".join(k.split(".")[:2]) for k in weights if k.startswith("layer")}
+        stages = tuple(sum(n.startswith(f"layer{s}.") for n in names) for s in range(1, 5))
+        bottleneck = "layer1.0.conv3.weight" in weights
+        net = resnet_custom(
+            stages,
+            [len(weights[f"layer{s}.0.conv1.weight"]) for s in range(1, 5)],
+            block="bottleneck" if bottleneck else "basic",
+            stem_filters=len(weights["conv1.weight"]),
+        )
+        params, stats = torch.resnet(weights), torch.resnet(weights, torch.resnet_stats)
+        fc = torch.linear(weights, "fc")
+        self.assertEqual(
+            jax.tree.map(np.shape, params), jax.tree.map(lambda x: x.shape, parameters(net))
+        )
+
+        def forward(params, images, train):
+            out, new_stats = net.apply(params, stats, images, train=train)
+            logits = out["pooled"] @ fc["kernel"] + fc["bias"]
+            return jnp.mean(jnp.square(logits)), (logits, out, new_stats)
+
+        gradient = jax.jit(jax.grad(forward, (0, 1), has_aux=True), static_argnums=2)
+        with jax.enable_x64(wide):
+            params, stats, fc = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, stats, fc))
+            images = jnp.asarray(torch.nhwc(data["in_x"]), dtype)
+            (grads, grad_x), (logits, out, same) = gradient(params, images, False)
+            (_, grad_train_x), (train_logits, _, after) = gradient(params, images, True)
+        maps = {"features": out["stage4"], "stem": out["stem"]}
+        close = [
+            ("out_logits", logits),
+            ("out_prelogits", out["pooled"]),
+            ("out_train_logits", train_logits),
+            *((f"out_{k}", np.moveaxis(v, -1, -3)) for k, v in maps.items()),
+            ("grad_x", np.moveaxis(grad_x, -1, -3)),
+            ("grad_train_x", np.moveaxis(grad_train_x, -1, -3)),
+            ("grad_conv1_weight", grads["stem"]["0"]["conv"]["kernel"].transpose(3, 2, 0, 1)),
+        ]
+        for key, actual in close:
+            self.assertEqual(actual.dtype, dtype)
+            torch.assert_close(actual, data[prefix + key], rtol, key)
+        expected = torch.resnet(
+            torch.under(data, f"{prefix}out_train_after."), torch.resnet_stats
+        )
+        jax.tree.map(lambda a, b: torch.assert_close(a, b, rtol / 10), after, expected)
+        jax.tree.map(np.testing.assert_array_equal, same, stats)
+
+
+class SizeTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (18, "resnet18", 512), (34, "resnet34", 512), (50, "resnet50", 2048), (101, "resnet101", 2048)
+    )
+    def test_parameters_of_timm(self, depth, name, width):
+        _, data = torch.load("param_counts")
+        features = count(parameters(resnet(depth)))
+        self.assertEqual(features, data[f"out_{name}_feat"])
+        self.assertEqual(features + 1000 * (width + 1), data[f"out_{name}_1k"])
+
+    def test_wide(self):
+        _, data = torch.load("param_counts")
+        net = resnet_custom((3, 4, 6, 3), (64, 128, 256, 512), block="bottleneck", inner_width=2)
+        self.assertEqual(count(parameters(net)), data["out_wide_resnet50_2_feat"])
+
+    @parameterized.parameters(
+        (dict(depth=18), 11_176_512, 1_814_073_344),
+        (dict(depth=50), 23_508_032, 4_089_184_256),
+        (dict(depth=50, stride_in_1x1=True), 23_508_032, 3_857_973_248),
+        (dict(depth=50, width=2), 93_907_072, 16_116_613_120),
+        (dict(depth=101), 42_500_160, 7_801_405_440),
+        (dict(depth=152), 58_143_808, 11_513_626_624),
+    )
+    def test_published_sizes(self, options, size, multiply_adds):
+        net = resnet(**options)
+        self.assertEqual(count(parameters(net)), size)
+        self.assertEqual(macs(net, 224), multiply_adds)
+
+    @parameterized.parameters((50, 1, 35), (50, 2, 140), (101, 2, 257), (152, 2, 354), (152, 3, 795))
+    def test_selective_kernels_of_simclr_v2(self, depth, width, millions):
+        # The published sizes fit trained and running variables together, as a checkpoint holds them.
+        net = resnet(depth, width, sk_ratio=0.0625)
+        self.assertEqual(round(count(variables(net)) / 1e6), millions)
+
+    def test_small(self):
+        net = resnet_small(16, channels=1)
+        self.assertEqual(round(count(parameters(net)), -3), 77_000)
+        shapes = output_shapes(net, (16, 16, 1))
+        self.assertEqual(
+            shapes,
+            dict(stem=(8, 8, 16), stage1=(8, 8, 16), stage2=(4, 4, 32), stage3=(2, 2, 64), pooled=(64,)),
+        )
+        self.assertEqual(list(output_shapes(net, (16, 16, 1), stages=False)), ["pooled"])
+
+    @parameterized.parameters(("imagenet", 8), ("cifar", 32), ("small", 16))
+    def test_stems(self, stem, side):
+        shapes = output_shapes(resnet(18, stem=stem, num_filters=4), (32, 32, 3))
+        self.assertEqual(shapes["stem"], (side, side, 4))
+        self.assertEqual(shapes["stage4"], (side // 8, side // 8, 32))
+
+
+class ResNetTest(parameterized.TestCase):
+    def test_blocks_start_as_identities(self):
+        net = resnet_custom((2,), (4,), stem="small", stem_filters=4)
+        params, stats = jax.jit(net.init)(jax.random.key(0))
+        images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+        out, _ = jax.jit(lambda: net.apply(params, stats, images, train=False))()
+        self.assertGreater(float(out["stem"].max()), 0)
+        np.testing.assert_array_equal(out["stage1"], out["stem"])
+
+    def test_bfloat16_computes_in_it_and_keeps_float32_state(self):
+        net = resnet_small(8, dtype="bfloat16")
+        shapes = jax.eval_shape(lambda: net.init(jax.random.key(0)))
+        images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+        apply = lambda tree, x: net.apply(*tree, x, train=True)  # noqa: E731
+        out, stats = jax.eval_shape(apply, shapes, images)
+        self.assertEqual({x.dtype.name for x in jax.tree.leaves((shapes, stats))}, {"float32"})
+        self.assertEqual(out["stage3"].dtype, jnp.bfloat16)
+        self.assertEqual(out["pooled"].dtype, jnp.float32)
+
+    def test_selective_kernel_mixes_its_streams(self):
+        from flax import nnx
+
+        layer = SelectiveKernel(3, 1, 0.5, dtype=None, rngs=nnx.Rngs(0))
+        kernel = layer.streams.conv.kernel
+        kernel[...] = jnp.concatenate([kernel[..., :3]] * 2, -1)  # equal streams: the gate is moot
+        x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+        stream = jax.nn.relu(layer.streams(x, train=False))[..., :3]
+        np.testing.assert_allclose(layer(x, train=False), stream, rtol=1e-6, atol=1e-6)
+
+    def test_selective_kernel_net_runs_and_halves_odd_maps_up(self):
+        net = resnet_custom((1, 1), (4, 8), block="bottleneck", stem_filters=4, sk_ratio=0.5)
+        shapes = output_shapes(net, (18, 18, 3))
+        self.assertEqual((shapes["stem"], shapes["stage2"]), ((5, 5, 4), (3, 3, 32)))
+        self.assertIn("stage1/0/layers/1/mix/kernel", named_leaves(parameters(net)))
+
+    @parameterized.parameters(
+        (lambda: resnet(20), "depth 20"),
+        (lambda: resnet(18, stem="mnist"), "'mnist'"),
+        (lambda: resnet(18, sk_ratio=0.1), "bottleneck"),
+        (lambda: resnet(18, dtype="int8"), "floating"),
+        (lambda: resnet(18, dtype="float99"), "floating"),
+        (lambda: resnet_custom((1, 1), (4,)), "filters"),
+        (lambda: resnet_custom((1,), (4,), block="plain"), "'plain'"),
+    )
+    def test_user_errors(self, make, message):
+        with self.assertRaisesRegex(UserError, message):
+            make()
+
+
+if __name__ == "__main__":
+    absltest.main()

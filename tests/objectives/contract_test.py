@@ -1,0 +1,107 @@
+"""What must hold for every method; a new file in `objectives/` is tested without being named
+here.
+"""
+
+import tempfile
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax.core import sharding, tree
+from ssl_jax.train import state
+from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.train.step import make_kernel, make_train_step
+from tests.objectives import harness
+
+MESHES = ({"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 4})
+
+
+def observed(method: str, dtype: np.dtype, **mesh: int) -> dict:
+    """Loss, gradients and extra of one step on a mesh of as many devices as it asks for."""
+    made = harness.experiment(method, **mesh)
+    devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]
+    grid = sharding.make_mesh(made.sections["mesh"], devices)
+    placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
+    params, extra = jax.jit(made.objective.init)(jax.random.key(3))
+    cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    params, extra = jax.tree.map(cast, (params, extra))
+    batch = harness.device_batch(made, dtype=dtype)
+    whole = NamedSharding(grid, P())
+    run = jax.jit(
+        harness.observe(made),
+        in_shardings=(placed.params, placed.extra, sharding.batch_sharding(grid), whole),
+    )
+    args = jax.device_get((params, extra, batch, np.uint32(0)))
+    with jax.set_mesh(grid):
+        return jax.device_get(run(*args))
+
+
+class ContractTest(parameterized.TestCase):
+    @parameterized.parameters(*harness.METHODS)
+    def test_loss_gradient_and_extra_are_equal_on_one_and_eight_devices(self, method):
+        one = observed(method, np.float32)
+        for mesh in MESHES:
+            worst, where = harness.worst_difference(one, observed(method, np.float32, **mesh), 1e-4)
+            self.assertLessEqual(worst, 1e-4, f"{mesh} {where}")
+
+    @parameterized.parameters(*harness.METHODS)
+    def test_equal_in_float64(self, method):
+        with jax.enable_x64(True):
+            one = observed(method, np.float64)
+            self.assertEqual(one["loss"].dtype, np.float64)
+            for mesh in MESHES:
+                worst, where = harness.worst_difference(
+                    one, observed(method, np.float64, **mesh), 1e-4
+                )
+                self.assertLessEqual(worst, 1e-9, f"{mesh} {where}")
+
+    @parameterized.parameters(*harness.METHODS)
+    def test_every_network_gets_a_finite_gradient(self, method):
+        grads = observed(method, np.float32)["grads"]
+        for name, leaf in tree.named_leaves(grads).items():
+            self.assertTrue(np.isfinite(leaf).all(), name)
+        for network, part in grads.items():
+            self.assertGreater(float(tree.global_norm(part)), 0.0, network)
+
+    @parameterized.parameters(*harness.METHODS)
+    def test_the_step_keeps_every_type(self, method):
+        """Another structure, shape, dtype or weak type after a step would compile a second time."""
+        made = harness.experiment(method)
+        kernel = make_kernel(made.objective, made.tx, made.schedule)
+        batch = next(made.batches(0, 1))
+        before = made.abstract_state
+        after, _ = jax.eval_shape(kernel, before, batch)
+        self.assertEqual(jax.tree.structure(after), jax.tree.structure(before))
+        kind = lambda t: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(t)]  # noqa: E731
+        self.assertEqual(kind(after), kind(before))
+
+    @parameterized.parameters(*harness.METHODS)
+    def test_two_steps_save_restore_two_steps_are_four_steps(self, method):
+        made = harness.experiment(method)
+        mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
+        placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
+        step = make_train_step(made.objective, made.tx, made.schedule, mesh, placed)
+
+        def run(current, start, stop):
+            for batch in made.batches(start, stop):
+                current, metrics = step(current, batch)
+            return current, metrics
+
+        whole, metrics = run(state.create(made.objective, made.tx, 5, placed), 0, 4)
+        half, _ = run(state.create(made.objective, made.tx, 5, placed), 0, 2)
+        with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
+            checkpoints.save(2, half, {})
+            restored = checkpoints.restore(2, made.abstract_state, placed)
+            resumed, again = run(restored, 2, 4)
+        chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(whole))
+        chex.assert_trees_all_equal(jax.device_get(again), jax.device_get(metrics))
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,93 @@
+"""Every method at toy size: its own `digits` recipe on a narrow net. Found by name, so that a new
+method is tested too.
+"""
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.cli.experiment import Experiment, load_config, methods, override
+from ssl_jax.core import rng
+
+BATCH, STEPS = 16, 4
+NARROW = {
+    "resnet_small": {"name": "resnet_small", "width": 8},
+    "vit": {"dim": 16, "depth": 2, "heads": 2},
+}
+
+
+@cache
+def experiment(method: str, **mesh: int) -> Experiment:
+    """The method's digits recipe, narrow, with a batch of 16, on the mesh given (default: one
+    device).
+    """
+    config = load_config(f"{method}:digits")
+    config["backbone"] = config["backbone"] | NARROW[config["backbone"]["name"]]
+    sizes = {"data": 1, "fsdp": 1} | mesh
+    override(
+        config,
+        [
+            ("train.batch_size", BATCH),
+            ("train.steps", STEPS),
+            ("optim.warmup_steps", 1),
+            ("mesh.fsdp_min_size", 1),
+            *((f"mesh.{axis}", size) for axis, size in sizes.items()),
+        ],
+    )
+    return Experiment.from_config(config)
+
+
+def device_batch(made: Experiment, seed: int = 0, dtype: Any = np.float32) -> dict[str, Any]:
+    """A batch as the step's augmentation hands it to the objective: random floats in place of
+    images.
+    """
+    draw = np.random.default_rng(seed)
+    inputs, spec = made.objective.inputs(), made.spec
+    views = tuple(
+        draw.normal(size=(BATCH, v.count, v.size, v.size, spec.channels)).astype(dtype)
+        for v in inputs.views
+    )
+    batch: dict[str, Any] = {"views": views, "index": np.arange(BATCH, dtype=np.int32) * 7}
+    if inputs.label:
+        batch["label"] = draw.integers(0, spec.num_classes, BATCH).astype(np.int32)
+    return batch
+
+
+def observe(made: Experiment) -> Any:
+    """(params, extra, batch, seed) -> loss, gradients, and extra after the update. Pure."""
+    objective = made.objective
+
+    def run(params: Any, extra: Any, batch: Any, seed: Any) -> Any:
+        step = jnp.zeros((), jnp.int32)
+        key = rng.step_key(seed, step)
+        loss_fn = lambda p: objective.loss(p, extra, batch, key, step)  # noqa: E731
+        (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        params = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
+        params, extra_after = objective.after_update(params, aux.extra, aux.signals, step)
+        return {"loss": loss, "grads": grads, "extra": extra_after}
+
+    return run
+
+
+def worst_difference(a: Any, b: Any, floor: float) -> tuple[float, str]:
+    """Largest max|a - b| / max(max|a|, floor) over the leaves, and the leaf it is at."""
+    names = [
+        jax.tree_util.keystr(p, simple=True, separator="/")
+        for p, _ in jax.tree_util.tree_leaves_with_path(a)
+    ]
+    found = []
+    for name, x, y in zip(names, jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        found.append(
+            (
+                float(np.max(np.abs(x - y), initial=0) / max(np.max(np.abs(x), initial=0), floor)),
+                name,
+            )
+        )
+    return max(found)
+
+
+METHODS = methods()
