@@ -11,3 +11,7 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 cache = Path(tempfile.gettempdir()) / "ssl_jax_test_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+from absl import flags  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()  # absltest's temporary folders ask for a flag

@@ -51,6 +51,36 @@ def methods() -> list[str]:
     return sorted(m.name for m in found if not m.ispkg and m.name != "base")
 
 
+def load_method(name: str) -> types.ModuleType:
+    """The module of a method: one of ours by its name, or the user's own by the path of its file.
+
+    Raises:
+      UserError: there is none, or it defines no `make`.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UserError(f"no method file {name!r}")
+        module = _load_file(Path(name), "method")
+        if not hasattr(module, "make"):
+            raise UserError(f"{name} is no method: it defines no make(backbone, spec, **hyper)")
+        return module
+    if name not in methods():
+        raise UserError(f"unknown method {name!r}; {suggest(name, methods())}")
+    return importlib.import_module(f"ssl_jax.objectives.{name}")
+
+
+def _load_file(path: Path, kind: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"ssl_jax_{kind}_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as e:
+        raise UserError(f"{path}, line {e.lineno}: {e.msg}") from None
+    return module
+
+
 def configs_folder() -> Path:
     """Where the shipped configs lie: beside the package in a checkout, inside it in a wheel."""
     package = Path(ssl_jax.__file__).parent
@@ -71,10 +101,7 @@ def load_config(spec: str) -> dict[str, Any]:
         known = [p.stem for p in configs_folder().glob("*.py") if p.stem in methods()]
         raise UserError(f"no config {name!r}; {suggest(Path(name).stem, known)}")
     _shipped_configs_importable()
-    loader = importlib.util.spec_from_file_location(f"ssl_jax_config_{path.stem}", path)
-    assert loader is not None and loader.loader is not None
-    module = importlib.util.module_from_spec(loader)
-    loader.loader.exec_module(module)
+    module = _load_file(path, "config")
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} is no config: it defines no get_config(arg)")
     made = module.get_config(recipe) if recipe else module.get_config()
@@ -193,14 +220,10 @@ class Experiment:
     @cached_property
     def objective(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
-        name = hyper.pop("name", None)
-        if name not in methods():
-            raise UserError(f"unknown method {name!r}; {suggest(str(name), methods())}")
+        method = load_method(str(hyper.pop("name", "")))
         arch = dict(self.raw.get("backbone", {}))
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
-        return importlib.import_module(f"ssl_jax.objectives.{name}").make(
-            backbone, self.spec, **hyper
-        )
+        return method.make(backbone, self.spec, **hyper)
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:

@@ -1,0 +1,128 @@
+"""Bad input: one clear line on stderr, exit code 2, no traceback, nothing half-written."""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax import cli
+
+TINY = (
+    "--config.backbone.width=4",
+    "--config.train.steps=2",
+    "--config.train.batch_size=16",
+    "--config.evals.every=-1",
+    "--config.mesh.data=8",
+)
+
+
+class ErrorsTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+        self.workdir = self.folder / "run"
+
+    def fails(self, *argv, message):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+            code = cli.run(list(argv))
+        lines = err.getvalue().splitlines()
+        self.assertEqual(code, 2, err.getvalue())
+        self.assertLen(lines, 1, err.getvalue())
+        self.assertRegex(lines[0], "^ssl-jax: .*" + message)
+        return out.getvalue()
+
+    def train(self, *flags, config="simclr:digits", message):
+        self.fails(
+            "train", f"--config={config}", f"--workdir={self.workdir}", *TINY, *flags, message=message
+        )
+
+    def pictures(self, count, size=16):
+        folder = self.folder / "pictures"
+        folder.mkdir()
+        draw = np.random.default_rng(0)
+        for i in range(count):
+            image = draw.integers(0, 255, (size, size, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / f"{i:03d}.png"), image)
+        return folder
+
+    @parameterized.parameters(
+        ((), "train.batch_sze=3", "train: unknown key 'batch_sze'; did you mean 'batch_size'"),
+        ((), "objective.temprature=3", "objective: unknown key 'temprature'; did you mean 'temper"),
+        ((), "backbone.widht=3", "backbone: unknown key 'widht'; did you mean 'width'"),
+        ((), "optin.lr=3", "unknown config section 'optin'; did you mean 'optim'"),
+        ((), "lr=3", "names no section; write --config.SECTION.KEY=VALUE"),
+        ((), "optim.lr=big", "optim.lr: expected float, got 'big'"),
+        ((), "train.steps=1.5", "train.steps: expected int, got 1.5"),
+        ((), "train.batch_size=-4", "train.batch_size: -4 is not positive"),
+        ((), "train.batch_size=12", "train.batch_size: 12 does not divide by the 8 devices"),
+        ((), "train.batch_size=4096", "4096 is more than the 1437 examples of digits"),
+        ((), "mesh.data=3", "does not fit the 8 device"),
+        ((), "objective.name=simcrl", "unknown method 'simcrl'; did you mean 'simclr'"),
+        ((), "objective.name=./none.py", "no method file './none.py'"),
+        ((), "backbone.name=resnot", "unknown backbone 'resnot'; did you mean 'resnet'"),
+        ((), "objective.view.recipe=digit", "unknown recipe 'digit'; did you mean 'digits'"),
+        ((), "objective.view.size=0", "size"),
+    )
+    def test_config_keys(self, flags, override, message):
+        self.train(f"--config.{override}", *flags, message=message)
+        self.assertFalse(self.workdir.exists())
+
+    @parameterized.parameters(
+        ("simcrl:digits", "no config 'simcrl'; did you mean 'simclr'"),
+        ("zzz:digits", "no config 'zzz'; known: byol, mae, rotnet, simclr"),
+        ("simclr:digit", "unknown recipe 'digit'; did you mean 'digits'"),
+        ("simclr:zzz", "unknown recipe 'zzz'; known: cifar10, digits, imagenet"),
+        ("simclr:imagenet", "no training data: name it with --data="),
+    )
+    def test_configs(self, config, message):
+        self.train(config=config, message=message)
+        self.assertFalse(self.workdir.exists())
+
+    @parameterized.parameters(
+        (("trian",), "unknown subcommand 'trian'; did you mean 'train'"),
+        (("zzz",), "unknown subcommand 'zzz'; known: evaluate, methods, train"),
+        (("train", "--config=simclr:digits"), "--workdir is missing"),
+        (("train", "--workdir=W"), "--config is missing"),
+        (("train", "--wrkdir=W"), "unknown flag --wrkdir; did you mean 'workdir'"),
+        (("train", "W"), "stray argument 'W'"),
+        (("train", "--config.optim.lr"), "--config.optim.lr has no value"),
+        (("evaluate", "--workdir=/nowhere"), "no run in /nowhere"),
+        (("evaluate", "--workdir=/nowhere", "--eval=knm"), "unknown evaluation 'knm'; did you mean"),
+    )
+    def test_command_lines(self, argv, message):
+        self.fails(*argv, message=message)
+
+    def test_data(self):
+        empty = self.folder / "empty"
+        empty.mkdir()
+        self.train("--data=folder:/nowhere/at/all", message="/nowhere/at/all")
+        self.train(f"--data=folder:{empty}", message="no image")
+        self.train("--data=zip:/x", message="unknown data 'zip:/x'")
+        self.train("--data=npz:/nowhere.npz", message="/nowhere.npz")
+        self.assertFalse(self.workdir.exists())
+
+    def test_too_many_broken_images(self):
+        folder = self.pictures(24)
+        for path in sorted(folder.iterdir())[:3]:
+            path.write_bytes(path.read_bytes()[:40])
+        self.train(f"--data=folder:{folder}", message="max_bad_fraction")
+
+    def test_a_workdir_that_cannot_be_written(self):
+        self.workdir.write_text("a file")
+        self.train(message="cannot write to --workdir=")
+        self.assertEqual(self.workdir.read_text(), "a file")
+
+    def test_a_workdir_of_another_method(self):
+        self.workdir.mkdir()
+        (self.workdir / "config.json").write_text('{"objective": {"name": "byol"}}')
+        self.train(message="holds a run of 'byol', not of 'simclr'; give another --workdir")
+        self.assertEqual(sorted(os.listdir(self.workdir)), [".lock", "config.json"])
+
+
+if __name__ == "__main__":
+    absltest.main()

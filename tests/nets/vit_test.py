@@ -1,0 +1,300 @@
+"""Vision transformers against timm, MoCo v3 and DINO; published sizes; scan, recomputation, stages, kept patches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import count, named_leaves
+from ssl_jax.nets.functional import output_shapes
+from ssl_jax.nets.heads import dino_head
+from ssl_jax.nets.vit import vit
+from tests.nets import weights as torch
+
+HEADS = 2  # of every tiny transformer in the golden files
+
+
+def variables(net):
+    return jax.eval_shape(lambda: net.init(jax.random.key(0)))
+
+
+def golden_vit(weights, images, **options):
+    """The network of a golden file's state dictionary, for images (..., 3, H, W)."""
+    dim, _, patch, _ = weights["patch_embed.proj.weight"].shape
+    depth = len({k.split(".")[1] for k in weights if k.startswith("blocks.")})
+    options = dict(dim=dim, depth=depth, heads=HEADS) | options
+    return vit(None, patch, images.shape[-1], **options)
+
+
+def tiny(**options):
+    return vit(None, 4, 16, **(dict(dim=8, depth=3, heads=2) | options))
+
+
+def started(net, size=16, batch=2):
+    params, stats = jax.jit(net.init)(jax.random.key(0))
+    return params, stats, jax.random.normal(jax.random.key(1), (batch, size, size, 3))
+
+
+def run(net, params, images, **options):
+    return jax.jit(lambda p, x: net.apply(p, {}, x, train=False, **options)[0])(params, images)
+
+
+class GoldenTest(parameterized.TestCase):
+    @parameterized.product(pool=("token", "avg"), wide=(False, True))
+    def test_timm(self, pool, wide):
+        weights, data = torch.load(f"model_timm_vit_{pool}")
+        prefix, rtol, dtype = ("f64_", 1e-9, np.float64) if wide else ("", 1e-4, np.float32)
+        options = dict(cls_token=False, pool="avg", norm_after_pool=True) if pool == "avg" else {}
+        net = golden_vit(weights, data["in_x"], **options)
+        params, head = torch.vit(weights), torch.linear(weights, "head")
+        expected_shapes = jax.tree.map(lambda x: x.shape, variables(net)[0])
+        self.assertEqual(jax.tree.map(np.shape, params), expected_shapes)
+
+        def forward(params, images):
+            out, _ = net.apply(params, {}, images, train=True)
+            logits = out["pooled"] @ head["kernel"] + head["bias"]
+            return jnp.mean(jnp.square(logits)), (logits, out)
+
+        with jax.enable_x64(wide):
+            params, head = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, head))
+            images = jnp.asarray(torch.nhwc(data["in_x"]), dtype)
+            gradient = jax.jit(jax.grad(forward, (0, 1), has_aux=True))
+            (grads, grad_x), (logits, out) = gradient(params, images)
+        for key, actual in (
+            ("out_logits", logits),
+            ("out_features", out["tokens"]),
+            ("out_prelogits", out["pooled"]),
+            ("out_patch_tokens", out["patches"]),
+            ("grad_x", np.moveaxis(grad_x, -1, -3)),
+            ("grad_qkv0_weight", grads["blocks"]["attn"]["qkv"]["kernel"][0].T),
+            ("grad_patch_proj", grads["patch_embed"]["kernel"].transpose(3, 2, 0, 1)),
+        ):
+            self.assertEqual(actual.dtype, dtype)
+            torch.assert_close(actual, data[prefix + key], rtol, key)
+
+    def test_moco_v3(self):
+        weights, data = torch.load("model_mocov3_vit")
+        net = golden_vit(weights, data["in_x"], position="sincos_mocov3")
+        params = torch.vit(weights, fixed_positions=True)
+        out = run(net, params, torch.nhwc(data["in_x"]))
+        head = torch.linear(weights, "head")
+        torch.assert_close(out["tokens"], data["out_features"], 1e-4)
+        torch.assert_close(
+            out["cls"] @ head["kernel"] + head["bias"], data["out_logits"], 1e-4
+        )
+
+    def test_dino_multi_crop(self):
+        weights, data = torch.load("model_dino_vit_head")
+        backbone, head = torch.under(weights, "backbone."), torch.under(weights, "head.")
+        net = golden_vit(backbone, data["in_x"], interpolate_offset=0.1)
+        params = torch.vit(backbone)
+        widths = [len(head[f"mlp.{i}.weight"]) for i in (0, 4)]
+        projector = dino_head(
+            params["norm"]["scale"].shape[0],
+            len(head["last_layer.weight_v"]),
+            hidden_dim=widths[0],
+            bottleneck_dim=widths[1],
+            norm_last_layer=False,
+        )
+        head_params = {
+            "mlp": {f"linear{i + 1}": torch.linear(head, f"mlp.{2 * i}") for i in range(3)},
+            "last_layer": {
+                "v": head["last_layer.weight_v"].T,
+                "g": head["last_layer.weight_g"][:, 0],
+            },
+        }
+
+        def forward(params, head_params):
+            features = {}
+            for key in ("in_x", "in_x_small"):
+                x = torch.nhwc(data[key])
+                out, _ = net.apply(params, {}, x.reshape(-1, *x.shape[2:]), train=True)
+                features[key] = out["pooled"]
+            crops = jnp.concatenate(list(features.values()))
+            logits, _ = projector.apply(head_params, {}, crops, train=True)
+            return jnp.mean(jnp.square(logits)), (features, logits)
+
+        grads, (features, logits) = jax.jit(jax.grad(forward, (0, 1), has_aux=True))(
+            params, head_params
+        )
+        for key, size in (("in_x", 32), ("in_x_small", 16)):
+            expected = data[f"out_backbone_{size}"]
+            torch.assert_close(features[key].reshape(expected.shape), expected, 1e-4, key)
+        torch.assert_close(logits, data["out_output"], 1e-4)
+        torch.assert_close(grads[0]["pos_embed"], data["grad_pos_embed"], 1e-4)
+        torch.assert_close(grads[1]["last_layer"]["v"].T, data["grad_last_v"], 1e-4)
+
+        view = torch.nhwc(data["in_x"])[0]
+        last = data["out_intermediate"][-1]
+        out = run(net, params, view, stages=True)
+        torch.assert_close(out["tokens"], last, 1e-4)
+        normed = data["out_intermediate"][0][:, 1:]
+        x = np.asarray(out["block1"]).reshape(normed.shape)
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        torch.assert_close(x * params["norm"]["scale"] + params["norm"]["bias"], normed, 1e-4)
+
+
+class SizeTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("tiny", 16, "vit_tiny_patch16_224_feat"),
+        ("small", 16, "vit_small_patch16_224_feat"),
+        ("base", 16, "vit_base_patch16_224_feat"),
+        ("large", 16, "vit_large_patch16_224_feat"),
+        ("tiny", 16, "dino_vitt16"),
+        ("small", 8, "dino_vits8"),
+        ("base", 16, "dino_vitb16"),
+    )
+    def test_parameters_of_timm_and_dino(self, size, patch, name):
+        _, data = torch.load("param_counts")
+        self.assertEqual(count(variables(vit(size, patch))), data[f"out_{name}"])
+
+    @parameterized.parameters(
+        ("base", 32, {}, 87_455_232),
+        ("base", 14, {}, 85_706_496),
+        ("base", 8, {}, 85_807_872),
+        ("large", 14, {}, 303_178_752),
+        ("huge", 14, {}, 630_764_800),
+        # I-JEPA's encoders: no class token, a fixed table
+        ("base", 16, dict(position="sincos", cls_token=False, pool="avg"), 85_646_592),
+        ("huge", 14, dict(position="sincos", cls_token=False, pool="avg"), 630_434_560),
+        ("giant", 16, dict(position="sincos", cls_token=False, pool="avg"), 1_011_092_608),
+    )
+    def test_published_sizes(self, size, patch, options, expected):
+        self.assertEqual(count(variables(vit(size, patch, **options))), expected)
+
+    def test_layer_scale_and_bias_change_the_count(self):
+        plain = count(variables(tiny()))
+        self.assertEqual(count(variables(tiny(layer_scale=0.1))) - plain, 3 * 2 * 8)
+        self.assertEqual(plain - count(variables(tiny(qkv_bias=False))), 3 * 3 * 8)
+        self.assertEqual(count(variables(tiny(heads=4))), plain)
+
+
+class ViTTest(parameterized.TestCase):
+    @parameterized.parameters("full", "dots")
+    def test_recomputation_changes_nothing(self, remat):
+        params, _, images = started(tiny())
+
+        def loss(net):
+            def f(params):
+                return jnp.mean(jnp.square(net.apply(params, {}, images, train=True)[0]["tokens"][:, 0]))
+
+            return jax.jit(jax.value_and_grad(f))(params)
+
+        (value, grads), (value_, grads_) = loss(tiny()), loss(tiny(remat=remat))
+        np.testing.assert_allclose(value_, value, rtol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads_, grads)
+
+    def test_blocks_are_stacked_and_differ(self):
+        params, stats, _ = started(tiny(depth=3))
+        self.assertEqual(stats, {})
+        kernel = named_leaves(params)["blocks/attn/qkv/kernel"]
+        self.assertEqual(kernel.shape, (3, 8, 24))
+        self.assertGreater(float(jnp.abs(kernel[0] - kernel[1]).max()), 0)
+
+    def test_program_does_not_grow_with_depth(self):
+        def equations(depth):
+            net = tiny(depth=depth)
+            images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+            forward = lambda p, x: net.apply(p, {}, x, train=False)[0]  # noqa: E731
+            return len(jax.make_jaxpr(forward)(variables(net)[0], images).eqns)
+
+        self.assertEqual(equations(2), equations(24))
+
+    @parameterized.parameters(dict(), dict(cls_token=False, pool="avg"))
+    def test_stages(self, **options):
+        net = tiny(**options)
+        params, _, images = started(net)
+        plain, staged = run(net, params, images), run(net, params, images, stages=True)
+        self.assertEqual(sorted(set(staged) - set(plain)), ["block1", "block2", "block3"])
+        for key, value in plain.items():
+            np.testing.assert_allclose(staged[key], value, rtol=1e-5, atol=1e-6)
+        self.assertEqual(staged["block1"].shape, (2, 4, 4, 8))
+        np.testing.assert_array_equal(staged["block3"].reshape(2, 16, 8), staged["patches"])
+        self.assertGreater(float(jnp.abs(staged["block1"] - staged["block2"]).max()), 0.0)
+        if options:
+            mean = staged["patches"].mean(1)
+            np.testing.assert_allclose(staged["pooled"], mean, rtol=1e-6, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(staged["pooled"], staged["tokens"][:, 0])
+
+    def test_keep(self):
+        net = tiny(position="sincos")
+        params, _, images = started(net)
+        every = jnp.tile(jnp.arange(16), (2, 1))
+        full = run(net, params, images)
+        kept = run(net, params, images, keep=every[:, ::-1])
+        np.testing.assert_allclose(kept["patches"], full["patches"][:, ::-1], atol=1e-5)
+        np.testing.assert_allclose(kept["cls"], full["cls"], atol=1e-5)
+
+        some = jnp.array([[5, 2, 7], [0, 15, 9]])
+        before = run(net, params, images, keep=some)
+        self.assertEqual(before["patches"].shape, (2, 3, 8))
+        self.assertEqual(before["tokens"].shape, (2, 4, 8))
+        seen = jnp.zeros((2, 16)).at[jnp.arange(2)[:, None], some].set(1)
+        mask = jnp.kron(seen.reshape(2, 4, 4), jnp.ones((1, 4, 4)))[..., None]
+        after = run(net, params, images * mask + 9 * (1 - mask), keep=some)
+        np.testing.assert_array_equal(after["tokens"], before["tokens"])
+
+    def test_other_sizes(self):
+        for options in ({}, dict(position="sincos"), dict(cls_token=False, pool="avg")):
+            shapes = output_shapes(tiny(**options), (24, 8, 3))
+            self.assertEqual(shapes["patches"], (12, 8))
+
+    def test_bfloat16_computes_in_it_and_keeps_float32_state(self):
+        net = tiny(dtype="bfloat16", layer_scale=0.1)
+        params, _ = variables(net)
+        self.assertEqual({x.dtype.name for x in jax.tree.leaves(params)}, {"float32"})
+        images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+        out = jax.eval_shape(lambda p, x: net.apply(p, {}, x, train=True)[0], params, images)
+        self.assertEqual(out["tokens"].dtype, jnp.bfloat16)
+        self.assertEqual(out["pooled"].dtype, jnp.float32)
+
+        params, _, images = started(net)
+        exact, rounded = run(tiny(layer_scale=0.1), params, images), run(net, params, images)
+        self.assertLess(float(jnp.abs(exact["pooled"] - rounded["pooled"]).max()), 0.05)
+
+    @parameterized.parameters(
+        ("learned", 8**-0.5 / 3, 0.02, 0.02),
+        ("sincos", (6 / (48 + 8)) ** 0.5, (6 / (8 + 24)) ** 0.5, 0.02),
+        ("sincos_mocov3", (6 / (48 + 8)) ** 0.5, (6 / (8 + 8)) ** 0.5, 1e-6),
+    )
+    def test_initialisation(self, position, patch, qkv, cls):
+        net = tiny(depth=40, position=position)
+        params = named_leaves(jax.jit(net.init)(jax.random.key(0))[0])
+        kernel = params["patch_embed/kernel"]
+        bound = 48**-0.5 if position == "learned" else patch  # PyTorch's default, or Glorot's
+        self.assertLessEqual(float(jnp.abs(kernel).max()), bound)
+        np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.1)
+        kernel = params["blocks/attn/qkv/kernel"]
+        std = qkv if position == "learned" else qkv / 3**0.5
+        np.testing.assert_allclose(kernel.std(), std, rtol=0.05)
+        self.assertLess(float(jnp.abs(params["cls_token"]).max()), 5 * cls)
+        for name, leaf in params.items():
+            if "blocks" in name and name.endswith("bias"):
+                self.assertEqual(float(jnp.abs(leaf).max()), 0, name)
+            if name.endswith("scale"):
+                np.testing.assert_array_equal(leaf, 1)
+
+    @parameterized.parameters(
+        (lambda: vit("smal"), "'smal'.*'small'"),
+        (lambda: vit(None, dim=8, depth=1), "heads"),
+        (lambda: tiny(heads=3), "3 heads do not divide"),
+        (lambda: vit("tiny", 16, 100), "patch of 16 .* 100 x 100"),
+        (lambda: tiny(position="rotary"), "'rotary'"),
+        (lambda: tiny(init="he"), "'he'"),
+        (lambda: tiny(pool="max"), "'max'"),
+        (lambda: tiny(cls_token=False), "cls_token=False"),
+        (lambda: tiny(remat="some"), "'some'"),
+        (lambda: tiny(dim=6, heads=2, position="sincos"), "6"),
+        (lambda: tiny(dtype="int32"), "floating"),
+        (lambda: output_shapes(tiny(), (16, 18, 3)), "patch of 4 .* 16 x 18"),
+        (lambda: output_shapes(tiny(), (16, 16, 3), stages=True, keep=np.zeros((1, 2), int)), "keep"),
+    )
+    def test_user_errors(self, make, message):
+        with self.assertRaisesRegex(UserError, message):
+            make()
+
+
+if __name__ == "__main__":
+    absltest.main()

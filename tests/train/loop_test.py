@@ -1,0 +1,114 @@
+"""The loop's order, its resume, and its stop at a loss that is not finite."""
+
+import io
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+from rich.console import Console
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.train import loop
+from ssl_jax.train.progress import ProgressLine, duration
+
+
+class LoopTest(parameterized.TestCase):
+    def run_loop(self, start, stop, bad_at=None, log_every=1):
+        events = []
+
+        def step(state, batch):
+            events.append(f"step {state}")
+            bad = -1 if bad_at is None or state < bad_at else bad_at
+            metrics = {"train/loss": np.float32(state), "bad_step": np.int32(bad)}
+            return state + 1, metrics
+
+        def batches():
+            for i in range(start, stop):
+                events.append(f"batch {i}")
+                yield {"index": np.zeros(4)}
+
+        def evaluate(state, at):
+            events.append(f"evaluate {at}")
+            return {"eval/x": 1.0}
+
+        hooks = loop.Hooks(
+            evaluate=evaluate,
+            evaluate_at=lambda s: s % 2 == 0,
+            save=lambda state, at: events.append(f"save {at}"),
+            save_at=lambda s: s == 2,
+            log=lambda at, values: events.append(f"log {at} {sorted(values)[0]}"),
+            refresh=lambda state: events.append("refresh") or state,
+            refresh_at=lambda s: s == 2,
+        )
+        with jax.transfer_guard("allow"):
+            out = loop.run(
+                start, step, batches(), hooks,
+                start=start, stop=stop, batch_size=4, log_every=log_every,
+            )  # fmt: skip
+        self.assertEqual(out, stop)
+        return events
+
+    def test_the_order(self):
+        self.assertEqual(
+            self.run_loop(0, 3),
+            [
+                "evaluate 0", "log 0 eval/x", "batch 0", "step 0",
+                "batch 1", "step 1", "log 1 perf/data_wait",
+                "log 2 perf/data_wait", "evaluate 2", "log 2 eval/x", "save 2", "refresh",
+                "batch 2", "step 2", "log 3 perf/data_wait",
+            ],
+        )  # fmt: skip
+
+    def test_a_resumed_run_does_not_repeat_what_came_before_its_save(self):
+        self.assertEqual(
+            self.run_loop(2, 3), ["refresh", "batch 2", "step 2", "log 3 perf/data_wait"]
+        )
+
+    def test_only_every_so_many_steps_are_logged_and_the_last(self):
+        logged = [
+            e for e in self.run_loop(0, 5, log_every=2) if e.startswith("log") and "perf" in e
+        ]
+        self.assertEqual([e.split()[1] for e in logged], ["2", "4", "5"])
+
+    def test_a_loss_that_is_not_finite_stops_the_run(self):
+        with self.assertRaisesRegex(UserError, "not finite at step 1"):
+            self.run_loop(0, 5, bad_at=1)
+
+    @parameterized.parameters(
+        ({}, "either steps or epochs"),
+        ({"steps": 3, "epochs": 1.0}, "either steps or epochs"),
+        ({"steps": 3, "batch_size": -1}, "batch_size: -1 is not positive"),
+        ({"steps": 3, "seed": -1}, "0 <= seed"),
+    )
+    def test_bad_configs(self, keys, message):
+        with self.assertRaisesRegex(UserError, message):
+            loop.TrainConfig(**keys)
+
+
+class ProgressTest(absltest.TestCase):
+    VALUES = {"train/loss": 1.5, "perf/images_per_second": 1234.0, "perf/data_wait": 0.25}
+
+    def test_plain_lines_where_there_is_no_terminal(self):
+        out = io.StringIO()
+        with ProgressLine(Console(file=out, width=100), 0, 10) as progress:
+            progress.update(1, self.VALUES)
+            progress.update(2, self.VALUES)  # too soon
+            progress.update(10, self.VALUES | {"perf/mfu": 0.5})  # the last one always
+        lines = out.getvalue().splitlines()
+        self.assertLen(lines, 2)
+        self.assertRegex(lines[0], r"step +1/10  loss 1.5000  1,234 img/s  data wait 25%  ETA \d")
+        self.assertIn("MFU 50%", lines[1])
+
+    def test_a_live_line_in_a_terminal(self):
+        out = io.StringIO()
+        with ProgressLine(Console(file=out, width=100, force_terminal=True), 0, 10) as progress:
+            progress.update(4, self.VALUES)
+            progress._live.refresh()
+        self.assertIn("loss 1.5000", out.getvalue())
+
+    def test_durations(self):
+        self.assertEqual([duration(s) for s in (5, 75, 3700)], ["0:05", "1:15", "1:01:40"])
+
+
+if __name__ == "__main__":
+    absltest.main()
