@@ -3,6 +3,7 @@ imported when it is called.
 """
 
 import importlib
+import importlib.util
 import os
 import pkgutil
 import sys

@@ -37,10 +37,9 @@ def main(argv: list[str]) -> int:
     experiment = Experiment.from_config(workdir.read_config(folder))
     train, test = flags.data, flags.eval_data
     source = open_source(train, "train") if train else experiment.source
+    eval_source = None if train else experiment.eval_source
     if test:
         eval_source = open_source(test, "eval")
-    else:
-        eval_source = None if train else experiment.eval_source
 
     with Checkpoints(folder / "checkpoints") as checkpoints, jax.set_mesh(experiment.mesh):
         step = checkpoints.latest

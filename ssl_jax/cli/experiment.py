@@ -161,7 +161,7 @@ class Experiment:
                 raise UserError(f"unknown config section {section!r}; {suggest(section, NAMES)}")
             if not isinstance(config[section], Mapping):
                 raise UserError(f"config section {section!r} holds {config[section]!r}, not keys")
-        sections = {
+        sections: dict[str, Any] = {
             name: checked.build(kind, config.get(name, {}), name) for name, kind in SECTIONS.items()
         }
         return cls(config, sections)

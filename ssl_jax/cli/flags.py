@@ -65,9 +65,10 @@ def require(values: flags.FlagValues, name: str, why: str) -> str:
     Raises:
       UserError: it is missing.
     """
-    if not values[name].value:
+    value = values[name].value
+    if not value:
         raise UserError(f"--{name} is missing: {why}")
-    return values[name].value
+    return str(value)
 
 
 def _value(text: str) -> Any:

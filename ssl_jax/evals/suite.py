@@ -4,6 +4,7 @@ Without labels: RankMe, feature deviation, alignment, uniformity. With labels: w
 classifiers from few labels, k-means. Every number is made the same way for all three.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.recipes import augment
@@ -144,7 +146,7 @@ class Quality:
         if not self.labelled:
             return {}
         train, test = _labelled(self._train, read), _labelled(self._test, read)
-        data, labels = (*train, *test), train[1]
+        data, labels = (train[0], train[1], test[0], test[1]), train[1]
         config, classes = self._config, self._train.source.num_classes
         scores: dict[str, float] = {}
         if "knn" in protocols:
@@ -156,7 +158,7 @@ class Quality:
                 scores[f"fewshot{n}_top1"] = result.mean
         if "clustering" in protocols:
             runs = [
-                clustering.agreement(clustering.kmeans(data[0], classes, seed, 1), labels)
+                clustering.agreement(clustering.kmeans(data[0], classes, seed, 1, True), labels)
                 for seed in range(config.kmeans_runs)
             ]
             scores["kmeans_acc"] = float(np.mean([r.acc for r in runs]))
@@ -169,12 +171,10 @@ class Quality:
         view, probe = self._view, self._objective.probe
 
         def numbers(encoder: Encoder, images: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
-            stacked = {"views": (images[:, None],), "index": index}
-            seen = [
-                augment(Inputs(views=(view,)), stacked, jax.random.key(k))["views"][0][:, 0]
-                for k in (0, 1)
-            ]
-            a, b = (features.select(encoder.features(x), probe) for x in seen)
+            twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}
+            inputs = Inputs(views=(dataclasses.replace(view, count=2),))
+            pairs = augment(inputs, twice, jax.random.key(0))["views"][0]
+            a, b = (features.select(encoder.features(pairs[:, i]), probe) for i in (0, 1))
             clean = features.read(encoder, view, probe, images)
             return {
                 "diag/rankme": diagnostics.rankme(clean),
@@ -193,7 +193,8 @@ class Quality:
         return {k: float(v) for k, v in jax.device_get(self._pairs(encoder, *seen)).items()}
 
 
-def _labelled(part: Part, read: Callable[[Part], tuple[np.ndarray, np.ndarray]]) -> tuple:
+def _labelled(part: Part, read: Callable[[Part], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
     """(features, labels) of the examples of a part that have a label."""
     assert part.source.labels is not None
     found, index = read(part)

@@ -87,7 +87,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Array) -> Array:
         qkv = jnp.reshape(self.qkv(x), (*x.shape[:2], 3, self.heads, -1))
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        return self.proj(jnp.reshape(jax.nn.dot_product_attention(q, k, v), x.shape))
+        return self.proj(jnp.reshape(_attend(q, k, v), x.shape))
 
 
 class Mlp(nnx.Module):
@@ -374,6 +374,15 @@ def check_options(dim: int, heads: int, remat: str) -> None:
         raise UserError(f"{heads} heads do not divide a width of {dim}; use a divisor of it")
     if remat not in ("none", *REMAT_POLICIES):
         raise UserError(f"unknown remat {remat!r}; {suggest(remat, ('none', *REMAT_POLICIES))}")
+
+
+def _attend(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q k' / sqrt(D)) v over (B, T, heads, D)."""
+    if q.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(q, k, v)
+    # The above takes the softmax in float32, whatever the inputs are.
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
 def _scaled(x: Array, gamma: nnx.Param | None) -> Array:

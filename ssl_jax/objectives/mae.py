@@ -52,7 +52,8 @@ class MAE(Objective):
         shapes = output_shapes(self.backbone, (size, size, channels))
         if "patches" not in shapes:
             raise UserError("objective: mae needs a backbone of patches; set backbone.name='vit'")
-        return shapes["patches"]
+        patches, width = shapes["patches"]
+        return patches, width
 
     @cached_property
     def patch(self) -> int:

@@ -42,17 +42,19 @@ def _flops(jaxpr: Jaxpr) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
+        out: Any = eqn.outvars[0].aval if eqn.outvars else None
+        operands: list[Any] = [v.aval for v in eqn.invars]
         if name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
-            depth = math.prod(eqn.invars[0].aval.shape[d] for d in contract)
-            total += 2 * eqn.outvars[0].aval.size * depth
+            depth = math.prod(operands[0].shape[d] for d in contract)
+            total += 2 * out.size * depth
         elif name == "conv_general_dilated":
-            kernel = eqn.invars[1].aval
+            kernel = operands[1]
             out_features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
             # Where the input is dilated (the gradient of a strided convolution) most of it is
             # zeros.
             zeros = math.prod(eqn.params["lhs_dilation"])
-            total += 2 * eqn.outvars[0].aval.size * (kernel.size // out_features) // zeros
+            total += 2 * out.size * (kernel.size // out_features) // zeros
         elif name == "cond":
             total += max(_flops(branch.jaxpr) for branch in eqn.params["branches"])
         else:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from pathlib import Path
 
 import cv2
@@ -121,7 +120,7 @@ class ErrorsTest(parameterized.TestCase):
         self.workdir.mkdir()
         (self.workdir / "config.json").write_text('{"objective": {"name": "byol"}}')
         self.train(message="holds a run of 'byol', not of 'simclr'; give another --workdir")
-        self.assertEqual(sorted(os.listdir(self.workdir)), [".lock", "config.json"])
+        self.assertEqual(sorted(p.name for p in self.workdir.iterdir()), [".lock", "config.json"])
 
 
 if __name__ == "__main__":

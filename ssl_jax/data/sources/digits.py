@@ -6,19 +6,17 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources.base import ArraySource
 
 SPLITS = ("train", "eval")
+TRAIN = 1437
 
 
 def load(path: str, split: str) -> ArraySource:
-    """1437 training or 360 evaluation images, (N, 8, 8, 1); one fixed split, stratified by class."""
+    """1437 training or 360 evaluation images, (N, 8, 8, 1); one fixed random split."""
     from sklearn.datasets import load_digits  # takes a second to import
-    from sklearn.model_selection import train_test_split
 
     if path:
         raise UserError(f"data 'digits:{path}': digits takes no path; write 'digits'")
     digits = load_digits()
-    parts = train_test_split(
-        np.arange(len(digits.target)), test_size=360, random_state=0, stratify=digits.target
-    )
-    rows = np.sort(parts[SPLITS.index(split)])
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    rows = np.sort(order[:TRAIN] if split == "train" else order[TRAIN:])
     images = np.round(digits.images[rows] * (255 / 16)).astype(np.uint8)  # grey levels 0 to 16
     return ArraySource("digits", images[..., None], digits.target[rows])

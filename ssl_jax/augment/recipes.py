@@ -1,0 +1,198 @@
+"""Named chains of augmentation, and their application to a batch inside the train step."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.augment import geometric, photometric
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.inputs import Inputs, View
+
+Array = jax.Array
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+BLUR_SIGMA = (0.1, 2.0)  # pixels
+_DRAWS = 18  # scalars that a chain draws for an image
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Ranges of a random affine map; each draw is uniform in [-x, x].
+
+    Attributes:
+      rotation: radians.
+      log_scale: of the height and the width, each drawn apart.
+      shear: pixels a pixel.
+      shift: share of the image's side.
+      padding: what lies outside of the image.
+    """
+
+    rotation: float = 0.0
+    log_scale: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    padding: geometric.Padding = "zero"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A chain: flip, affine, colour jitter, grey, blur, solarize, normalise, noise.
+
+    Attributes:
+      flip: probability of mirroring.
+      affine: a random affine map, or None.
+      jitter: strengths of brightness, contrast, saturation and hue, as in `color_jitter`.
+      jitter_p, gray_p, blur_p, solarize_p: probabilities.
+      jitter_kind: whose colour jitter.
+      noise: standard deviation of Gaussian noise, before the normalisation and not clipped.
+      mean, std: of the normalisation, for images in [0, 1].
+    """
+
+    flip: float = 0.0
+    affine: Affine | None = None
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_p: float = 0.8
+    jitter_kind: photometric.JitterKind = "torchvision"
+    gray_p: float = 0.0
+    blur_p: float = 0.0
+    solarize_p: float = 0.0
+    noise: float = 0.0
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+_UNIT: Mapping[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's code feeds [0, 1] as it is
+_DIGITS: Mapping[str, Any] = {
+    "jitter": (0.4, 0.0, 0.0, 0.0),
+    "jitter_p": 1.0,
+    "noise": 0.1,
+    "mean": (0.305,),  # of the training digits
+    "std": (0.376,),
+}
+
+RECIPES: dict[str, Recipe] = {
+    "none": Recipe(**_UNIT),
+    "flip": Recipe(flip=0.5, **_UNIT),
+    # Chen et al. 2020; google-research/simclr, data_util.py, s = 1, and s = 0.5 without blur (CIFAR).
+    "simclr": Recipe(0.5, None, (0.8, 0.8, 0.8, 0.2), 0.8, "simclr", 0.2, 0.5, **_UNIT),
+    "simclr_cifar": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "simclr", 0.2, **_UNIT),
+    # Chen, Fan, Girshick, He 2020; facebookresearch/moco, --aug-plus.
+    "moco_v2": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "torchvision", 0.2, 0.5),
+    # Grill et al. 2020, table 6: the two views differ.
+    "byol_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 1.0, 0.0),
+    "byol_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 0.1, 0.2),
+    # Wu et al. 2018; zhirongw/lemniscate.pytorch.
+    "instdisc": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.4), 1.0, "torchvision", 0.2),
+    "mae": Recipe(flip=0.5),
+    "rotnet": Recipe(flip=0.5),
+    # Small grey pictures whose meaning does not survive a flip; upright: little rotation, for RotNet.
+    "digits": Recipe(affine=Affine(0.35, 0.25, 0.3, 1.5 / 8), **_DIGITS),
+    "digits_upright": Recipe(affine=Affine(0.15, 0.25, 0.3, 1.5 / 8), **_DIGITS),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+      UserError: there is none; the message names the nearest.
+    """
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}; {suggest(name, RECIPES)}")
+    return RECIPES[name]
+
+
+def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, Any]:
+    """The batch with its views augmented and normalised. To be called inside the jitted train step.
+
+    The draws of a view are keyed by (key, view group, batch["index"], number of the view), so they
+    depend neither on the example's place in the batch nor on the device count.
+
+    Args:
+      inputs: names the recipe and the strength of each view group.
+      batch: `views`, a tuple of (B, count, H, W, C) uint8, one a view group; `index` (B,) int32.
+      key: the step's.
+
+    Returns:
+      `batch` with `views` float32, in the streams' sub-batches too.
+
+    Raises:
+      UserError: an unknown recipe.
+    """
+    views = []
+    for g, (view, images) in enumerate(zip(inputs.views, batch["views"], strict=True)):
+        chain = functools.partial(apply, recipe(view.recipe), strength=view.strength)
+        keys = rng.per_example(rng.named(key, f"view{g}"), batch["index"])
+        keys = jax.vmap(lambda k, n=view.count: jax.vmap(jax.random.fold_in, (None, 0))(k, np.arange(n)))(keys)
+        views.append(jax.vmap(jax.vmap(chain))(keys, _unit(images)))
+    streams = {
+        name: augment(sub, batch[name], rng.named(key, name)) for name, sub in inputs.streams
+    }
+    return {**batch, "views": tuple(views), **streams}
+
+
+def prepare(view: View, images: Array) -> Array:
+    """(..., H, W, C) uint8 to float32, normalised as the view's recipe says: no randomness."""
+    return _normalize(recipe(view.recipe), _unit(images))
+
+
+def apply(chain: Recipe, key: Array, image: Array, strength: float = 1.0) -> Array:
+    """One image, (H, W, C) float32 in [0, 1], through `chain`; `strength` scales its distortions.
+
+    Scaled are the ranges of the affine map, of the jitter and of the noise, not the probabilities.
+    """
+    on = jax.random.uniform(jax.random.fold_in(key, 0), (_DRAWS,))  # at once: each costs compile time
+    on = jax.lax.optimization_barrier(on)  # or XLA computes them anew at every pixel
+    ranges, jitter = chain.affine, tuple(strength * x for x in chain.jitter)
+    if chain.flip:
+        image = jnp.where(on[0] < chain.flip, geometric.flip(image), image)
+    if ranges and strength:
+        image = _affine(ranges, on[1:7], image, strength)
+    image = jnp.moveaxis(image, -1, 0)
+    if any(jitter):
+        draws = on[7 : 7 + photometric.JITTER_DRAWS]
+        changed = photometric.color_jitter(image, draws, jitter, chain.jitter_kind)
+        changed=jax.lax.optimization_barrier(changed)
+        image = jnp.where(on[13] < chain.jitter_p, changed, image)
+    if chain.gray_p:
+        image = jnp.where(on[14] < chain.gray_p, photometric.grayscale(image), image)
+    if chain.blur_p:
+        sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * on[15]
+        blurred = photometric.gaussian_blur(image, sigma, photometric.blur_radius(image.shape[1]))
+        image = jnp.where(on[16] < chain.blur_p, blurred, image)
+    if chain.solarize_p:
+        image = jnp.where(on[17] < chain.solarize_p, photometric.solarize(image), image)
+    image = jnp.moveaxis(image, 0, -1)
+    if chain.noise and strength:
+        noise = jax.random.normal(jax.random.fold_in(key, 1), image.shape)
+        image = image + (strength * chain.noise) * noise
+    return _normalize(chain, image)
+
+
+def _affine(ranges: Affine, draws: Array, image: Array, strength: float) -> Array:
+    angle, scale_y, scale_x, shear, down, right = strength * (2.0 * draws - 1.0)
+    matrix = geometric.affine_matrix(
+        ranges.rotation * angle,
+        ranges.log_scale * jnp.stack([scale_y, scale_x]),
+        ranges.shear * shear,
+        ranges.shift * image.shape[0] * jnp.stack([down, right]),
+    )
+    return geometric.warp(image, matrix, ranges.padding)
+
+
+def _normalize(chain: Recipe, images: Array) -> Array:
+    mean, std = np.array(chain.mean, np.float32), np.array(chain.std, np.float32)
+    if images.shape[-1] != len(mean):
+        mean, std = mean.mean(), std.mean()
+    return (images - mean) / std
+
+
+def _unit(images: Array) -> Array:
+    return images.astype(jnp.float32) * np.float32(1.0 / 255.0)

@@ -1,0 +1,112 @@
+"""The MAE encoder and decoder against the released model: latent, prediction, loss, gradients; sizes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import count
+from ssl_jax.nets.decoders import mae_decoder
+from ssl_jax.nets.vit import vit
+from tests.nets import weights as torch
+from tests.nets.vit_test import HEADS, golden_vit
+
+
+def size(net):
+    return count(jax.eval_shape(lambda: net.init(jax.random.key(0))))
+
+
+class MAEDecoderTest(parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_mae(self, wide):
+        weights, data = torch.load("model_mae")
+        prefix, rtol, dtype = ("f64_", 1e-6, np.float64) if wide else ("", 1e-4, np.float32)
+        encoder = golden_vit(weights, data["in_x"], position="sincos")
+        dim, encoder_dim = weights["decoder_embed.weight"].shape
+        patch = weights["patch_embed.proj.weight"].shape[-1]
+        patches = data["in_noise"].shape[1]
+        side = round(patches**0.5)
+        decoder = mae_decoder(
+            encoder_dim,
+            dim,
+            len({k.split(".")[1] for k in weights if k.startswith("decoder_blocks.")}),
+            HEADS,
+            grid=(side, side),
+            out_dim=len(weights["decoder_pred.weight"]),
+        )
+        params = torch.vit(weights, fixed_positions=True)
+        decoder_params = {
+            "embed": torch.linear(weights, "decoder_embed"),
+            "mask_token": weights["mask_token"],
+            "blocks": torch.blocks(weights, "decoder_blocks."),
+            "norm": torch.norm(weights, "decoder_norm"),
+            "pred": torch.linear(weights, "decoder_pred"),
+        }
+        shuffle = np.argsort(data["in_noise"], axis=1)
+        restore = np.argsort(shuffle, axis=1)
+        np.testing.assert_array_equal(restore, data["out_ids_restore"])
+        keep = shuffle[:, : int(patches * (1 - float(data["hp_mask_ratio"])))]
+        images = torch.nhwc(data["in_x"])
+        target = images.reshape(len(images), side, patch, side, patch, 3)
+        target = target.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), patches, -1)
+        target = target - target.mean(-1, keepdims=True)
+        target = target / np.sqrt(target.var(-1, ddof=1, keepdims=True) + 1e-6)
+
+        def loss(params, decoder_params, images):
+            out, _ = encoder.apply(params, {}, images, train=True, keep=keep)
+            pred, _ = decoder.apply(decoder_params, {}, out["tokens"], restore, train=True)
+            error = jnp.mean(jnp.square(pred - target), -1)
+            mask = data["out_mask"]
+            return jnp.sum(error * mask) / mask.sum(), (out["tokens"], pred)
+
+        with jax.enable_x64(wide):
+            trees = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, decoder_params))
+            gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+            (value, (latent, pred)), (grads, decoder_grads) = gradient(
+                *trees, jnp.asarray(images, dtype)
+            )
+        for key, actual in (
+            ("out_latent", latent),
+            ("out_pred", pred),
+            ("out_loss", value),
+            ("grad_mask_token", decoder_grads["mask_token"]),
+            ("grad_cls_token", grads["cls_token"]),
+            ("grad_patch_proj", grads["patch_embed"]["kernel"].transpose(3, 2, 0, 1)),
+            ("grad_decoder_pred", decoder_grads["pred"]["kernel"].T),
+        ):
+            self.assertEqual(actual.dtype, dtype)
+            torch.assert_close(actual, data[prefix + key], rtol, key)
+
+    @parameterized.parameters(
+        ("base", 16, 14, 111_655_680), ("large", 16, 14, 329_239_296), ("huge", 14, 16, 656_613_964)
+    )
+    def test_published_sizes(self, name, patch, side, trained):
+        encoder = vit(name, patch, position="sincos")
+        dim = {"base": 768, "large": 1024, "huge": 1280}[name]
+        decoder = mae_decoder(dim, grid=(side, side), out_dim=patch * patch * 3)
+        self.assertEqual(size(encoder) + size(decoder), trained)
+        if name == "base":  # upstream holds the fixed tables as parameters
+            _, data = torch.load("param_counts")
+            tables = (side * side + 1) * (dim + 512)
+            self.assertEqual(trained + tables, data["out_mae_vit_base"])
+
+    @parameterized.parameters(
+        (lambda: mae_decoder(8, 16, heads=3), "3 heads"),
+        (lambda: mae_decoder(8, 6, heads=2), "4 divides, not 6"),
+        (lambda: mae_decoder(8, 16, heads=4, remat="all"), "'all'"),
+    )
+    def test_user_errors(self, make, message):
+        with self.assertRaisesRegex(UserError, message):
+            make()
+
+    def test_grid_that_the_patches_do_not_fill(self):
+        net = mae_decoder(8, 8, 1, 2, grid=(2, 2), out_dim=3)
+        params, _ = jax.eval_shape(lambda: net.init(jax.random.key(0)))
+        arrays = jax.ShapeDtypeStruct((1, 3, 8), jnp.float32), jax.ShapeDtypeStruct((1, 5), jnp.int32)
+        with self.assertRaisesRegex(UserError, "5 patches"):
+            jax.eval_shape(lambda p, *x: net.apply(p, {}, *x, train=True), params, *arrays)
+
+
+if __name__ == "__main__":
+    absltest.main()
