@@ -45,6 +45,7 @@ def cifar10(
         {
             "objective": dict(objective),
             "backbone": {"name": "resnet", "depth": 18, "stem": "cifar", "dtype": "bfloat16"},
+            "data": {"train": ""},
             "optim": dict(optim),
             "train": {"epochs": epochs, "batch_size": batch_size, "log_every": 50},
             "checkpoint": {"every": 2000},
@@ -61,6 +62,7 @@ def imagenet(
         {
             "objective": dict(objective),
             "backbone": {"name": "resnet", "depth": 50, "dtype": "bfloat16"},
+            "data": {"train": ""},
             "optim": dict(optim),
             "train": {"epochs": epochs, "batch_size": batch_size, "log_every": 50},
             "checkpoint": {"every": 1000, "keep": 3},

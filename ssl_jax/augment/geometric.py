@@ -15,9 +15,7 @@ def flip(image: Array) -> Array:
     return image[:, ::-1]
 
 
-def affine_matrix(
-    angle: Array, log_scale: Array, shear: Array, shift: Array
-) -> Array:
+def affine_matrix(angle: Array, log_scale: Array, shear: Array, shift: Array) -> Array:
     """(2, 3): output position -> input position, (y, x) in pixels from the image's centre.
 
     Args:
@@ -64,9 +62,9 @@ def warp(image: Array, matrix: Array, padding: Padding = "zero") -> Array:
 
 def rotate90(image: Array, quarters: Array) -> Array:
     """A square image turned counter-clockwise by `quarters` (0 to 3) right angles, exactly."""
-    return jax.lax.select_n(quarters.astype(jnp.int32), *rotations(image))
+    return jax.lax.select_n(quarters.astype(jnp.int32), *(jnp.rot90(image, k) for k in range(4)))
 
 
 def rotations(image: Array) -> Array:
-    """(4, H, W, C): a square image turned counter-clockwise by 0, 90, 180 and 270 degrees, exactly."""
+    """(4, H, W, C): a square image turned counter-clockwise by 0, 90, 180, 270 degrees, exactly."""
     return jnp.stack([jnp.rot90(image, k) for k in range(4)])

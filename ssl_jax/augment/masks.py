@@ -14,8 +14,8 @@ def random_masking(noise: Array, ratio: float) -> tuple[Array, Array, Array]:
       ratio: share of the patches to hide; int(L * (1 - ratio)) are kept.
 
     Returns:
-      ids_keep (..., K) int32, the kept patches by rising noise; mask (..., L) float32, 1 where hidden;
-      ids_restore (..., L) int32, the place of each patch in the order by noise.
+      ids_keep (..., K) int32, the kept patches by rising noise; mask (..., L) float32, 1 where
+      hidden; ids_restore (..., L) int32, the place of each patch in the order by noise.
     """
     length = noise.shape[-1]
     kept = int(length * (1 - ratio))

@@ -15,6 +15,7 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs, View
 
 Array = jax.Array
+Strengths = tuple[float, float, float, float]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -57,7 +58,7 @@ class Recipe:
 
     flip: float = 0.0
     affine: Affine | None = None
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter: Strengths = (0.0, 0.0, 0.0, 0.0)
     jitter_p: float = 0.8
     jitter_kind: photometric.JitterKind = "torchvision"
     gray_p: float = 0.0
@@ -80,7 +81,7 @@ _DIGITS: Mapping[str, Any] = {
 RECIPES: dict[str, Recipe] = {
     "none": Recipe(**_UNIT),
     "flip": Recipe(flip=0.5, **_UNIT),
-    # Chen et al. 2020; google-research/simclr, data_util.py, s = 1, and s = 0.5 without blur (CIFAR).
+    # Chen et al. 2020; google-research/simclr, data_util.py; for CIFAR s = 0.5 without blur.
     "simclr": Recipe(0.5, None, (0.8, 0.8, 0.8, 0.2), 0.8, "simclr", 0.2, 0.5, **_UNIT),
     "simclr_cifar": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "simclr", 0.2, **_UNIT),
     # Chen, Fan, Girshick, He 2020; facebookresearch/moco, --aug-plus.
@@ -88,11 +89,14 @@ RECIPES: dict[str, Recipe] = {
     # Grill et al. 2020, table 6: the two views differ.
     "byol_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 1.0, 0.0),
     "byol_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 0.1, 0.2),
+    # solo-learn's CIFAR views: without blur, the second one solarized.
+    "byol_cifar_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2),
+    "byol_cifar_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.0, 0.2),
     # Wu et al. 2018; zhirongw/lemniscate.pytorch.
     "instdisc": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.4), 1.0, "torchvision", 0.2),
     "mae": Recipe(flip=0.5),
     "rotnet": Recipe(flip=0.5),
-    # Small grey pictures whose meaning does not survive a flip; upright: little rotation, for RotNet.
+    # Small grey pictures that mean something else mirrored; upright: little turned, for RotNet.
     "digits": Recipe(affine=Affine(0.35, 0.25, 0.3, 1.5 / 8), **_DIGITS),
     "digits_upright": Recipe(affine=Affine(0.15, 0.25, 0.3, 1.5 / 8), **_DIGITS),
 }
@@ -130,7 +134,7 @@ def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, A
     for g, (view, images) in enumerate(zip(inputs.views, batch["views"], strict=True)):
         chain = functools.partial(apply, recipe(view.recipe), strength=view.strength)
         keys = rng.per_example(rng.named(key, f"view{g}"), batch["index"])
-        keys = jax.vmap(lambda k, n=view.count: jax.vmap(jax.random.fold_in, (None, 0))(k, np.arange(n)))(keys)
+        keys = jax.vmap(rng.per_example, (0, None))(keys, jnp.arange(view.count))
         views.append(jax.vmap(jax.vmap(chain))(keys, _unit(images)))
     streams = {
         name: augment(sub, batch[name], rng.named(key, name)) for name, sub in inputs.streams
@@ -148,9 +152,10 @@ def apply(chain: Recipe, key: Array, image: Array, strength: float = 1.0) -> Arr
 
     Scaled are the ranges of the affine map, of the jitter and of the noise, not the probabilities.
     """
-    on = jax.random.uniform(jax.random.fold_in(key, 0), (_DRAWS,))  # at once: each costs compile time
-    on = jax.lax.optimization_barrier(on)  # or XLA computes them anew at every pixel
-    ranges, jitter = chain.affine, tuple(strength * x for x in chain.jitter)
+    on = jax.random.uniform(
+        jax.random.fold_in(key, 0), (_DRAWS,)
+    )  # at once: each costs compile time
+    ranges, jitter = chain.affine, _scaled(chain.jitter, strength)
     if chain.flip:
         image = jnp.where(on[0] < chain.flip, geometric.flip(image), image)
     if ranges and strength:
@@ -159,7 +164,6 @@ def apply(chain: Recipe, key: Array, image: Array, strength: float = 1.0) -> Arr
     if any(jitter):
         draws = on[7 : 7 + photometric.JITTER_DRAWS]
         changed = photometric.color_jitter(image, draws, jitter, chain.jitter_kind)
-        changed=jax.lax.optimization_barrier(changed)
         image = jnp.where(on[13] < chain.jitter_p, changed, image)
     if chain.gray_p:
         image = jnp.where(on[14] < chain.gray_p, photometric.grayscale(image), image)
@@ -192,6 +196,11 @@ def _normalize(chain: Recipe, images: Array) -> Array:
     if images.shape[-1] != len(mean):
         mean, std = mean.mean(), std.mean()
     return (images - mean) / std
+
+
+def _scaled(jitter: Strengths, strength: float) -> Strengths:
+    brightness, contrast, saturation, hue = jitter
+    return strength * brightness, strength * contrast, strength * saturation, strength * hue
 
 
 def _unit(images: Array) -> Array:

@@ -21,6 +21,7 @@ import optax
 
 import ssl_jax
 from ssl_jax import nets, objectives
+from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError, suggest
@@ -223,7 +224,10 @@ class Experiment:
         method = load_method(str(hyper.pop("name", "")))
         arch = dict(self.raw.get("backbone", {}))
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
-        return method.make(backbone, self.spec, **hyper)
+        made = method.make(backbone, self.spec, **hyper)
+        for view in made.inputs().views:
+            recipe(view.recipe)  # raises for an unknown one, before anything is compiled
+        return made
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ssl_jax.core.errors import UserError
+
 
 @dataclass(frozen=True)
 class View:
@@ -20,6 +22,14 @@ class View:
     area: tuple[float, float] = (0.2, 1.0)
     recipe: str = "simclr"
     strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        low, high = self.area
+        if self.size < 1 or self.count < 1 or not 0 < low <= high <= 1 or self.strength < 0:
+            raise UserError(
+                f"view: size {self.size} and count {self.count} must be positive, strength "
+                f"{self.strength} not negative, area {self.area} a range in (0, 1]"
+            )
 
 
 @dataclass(frozen=True)

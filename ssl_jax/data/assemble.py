@@ -84,7 +84,7 @@ class Steps:
 
 
 class Pool:
-    """Calls a function on 0..n-1 in `threads` (0: one a core); in the caller's own if that is one."""
+    """Calls a function on 0..n-1 in `threads` (0: one a core); one is the caller's own."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads or _cores()
@@ -97,11 +97,8 @@ class Pool:
             for i in range(first, min(n, first + chunk)):
                 fn(i)
 
-        if self._pool is None:
-            piece_of = map(piece, range(0, n, chunk))
-        else:
-            piece_of = self._pool.map(piece, range(0, n, chunk))
-        for _ in piece_of:  # waits, and raises what a thread raised
+        each = map if self._pool is None else self._pool.map
+        for _ in each(piece, range(0, n, chunk)):  # waits, and raises what a thread raised
             pass
 
 
@@ -114,7 +111,8 @@ def _cores() -> int:
 def _crop(image: np.ndarray, view: View, draws: np.ndarray) -> np.ndarray:
     if view.area == (1, 1):
         return resize(image, view.size)
-    return crop_resize(image, random_box(*image.shape[:2], draws, view.area), view.size)
+    height, width, _ = image.shape
+    return crop_resize(image, random_box(height, width, draws, view.area), view.size)
 
 
 def _resize_all(reader: Reader, views: tuple[View, ...]) -> dict[int, np.ndarray]:

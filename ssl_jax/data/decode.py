@@ -10,7 +10,9 @@ from PIL import Image, ImageOps
 
 cv2.setNumThreads(1)  # the pipeline's threads are the parallelism
 
-MAX_PIXELS = 2 * 89_478_485  # Pillow's own limit; the same for JPEG files, which do not go through it
+MAX_PIXELS = (
+    2 * 89_478_485
+)  # Pillow's own limit; the same for JPEG files, which do not go through it
 TRIES = 10
 _EXIF_ORIENTATION = 0x0112
 
@@ -23,8 +25,8 @@ def decode(data: bytes, channels: int = 3) -> np.ndarray:
     """Decode an image file to (H, W, channels) uint8, RGB or grey, upright as its EXIF tag says.
 
     JPEG goes through simplejpeg (twice Pillow's speed), everything else through Pillow. Transparent
-    parts become white, 16-bit values keep their high byte (rounded), of an animation the first frame
-    is taken, CMYK and palettes become RGB.
+    parts become white, 16-bit values are rounded to 8 bits, of an animation the first frame is
+    taken, CMYK and palettes become RGB.
 
     Raises:
       DecodeError: not an image, a broken one, or one of more than `MAX_PIXELS` pixels.
@@ -106,8 +108,8 @@ def random_box(
 ) -> tuple[int, int, int, int]:
     """The box (top, left, height, width) of torchvision's RandomResizedCrop.
 
-    Area share uniform in `area`, aspect ratio log-uniform in `ratio`; the first of `TRIES` draws that
-    fits, else the largest central crop whose aspect ratio lies within `ratio`.
+    Area share uniform in `area`, aspect ratio log-uniform in `ratio`; the first of `TRIES` draws
+    that fits, else the largest central crop whose aspect ratio lies within `ratio`.
 
     Args:
       draws: (TRIES, 4) uniform in [0, 1): area, aspect, top and left of each try.

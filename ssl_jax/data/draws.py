@@ -37,7 +37,7 @@ def uniform(*parts: int | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def permute(position: np.ndarray, length: int, key: int | np.ndarray) -> np.ndarray:
-    """Where `position` (any shape, in [0, length)) goes in the permutation of `length` that `key` names.
+    """Where `position` (any shape) goes in the permutation of 0..length-1 that `key` names; int64.
 
     A Feistel network over the next power of two; what falls outside of [0, length) is sent through
     again until it falls inside (cycle walking), which keeps it a bijection. No table: a data set of

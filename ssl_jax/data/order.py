@@ -40,7 +40,7 @@ class Order:
         return step // self.steps_per_epoch
 
     def indices(self, step: int, host: int = 0, hosts: int = 1) -> np.ndarray:
-        """Indices of the batch of `step`, int32; host h of `hosts` gets the h-th contiguous slice."""
+        """Indices of the batch of `step`, int32; each host gets its contiguous slice."""
         if self.global_batch % hosts:
             raise UserError(f"batch {self.global_batch} does not divide over {hosts} hosts")
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)

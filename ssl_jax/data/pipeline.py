@@ -1,8 +1,8 @@
 """Batches for the train step: a function of the step number, made ahead in threads, put on devices.
 
 One grain element is one host batch, so grain's cost an element (11 us) is paid once a step and
-`prefetch` counts batches; the examples of a batch are read side by side, straight into the batch, so
-the memory held does not grow with the number of cores.
+`prefetch` counts batches; the examples of a batch are read side by side, straight into the batch,
+so the memory held does not grow with the number of cores.
 """
 
 import collections
@@ -33,7 +33,7 @@ class DataConfig:
       eval: what to evaluate on; None is the part that `train` itself holds out, if it does.
       threads: host threads that decode and crop; 0 is one a core.
       prefetch: batches made ahead.
-      max_bad_fraction: share of broken images (rounded up to whole ones) beyond which the run stops.
+      max_bad_fraction: the run stops at more broken images than this share, rounded up.
       channels: 1 or 3; 0 is as the data are (3 for encoded images).
     """
 
@@ -110,10 +110,13 @@ def eval_arrays(
     threads: int = 0,
     max_bad_fraction: float = 0.01,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Examples (all, or `rows`) in order, centrally cropped: images (batch, size, size, C) uint8, index (batch,).
+    """Examples in order, centrally cropped: images (batch, size, size, C) uint8, index (batch,).
 
-    Rows that are no example have index -1 and zero pixels: the padding of the last batch, and broken
-    images, which are left out here rather than replaced.
+    Rows that are no example have index -1 and zero pixels: the padding of the last batch, and
+    broken images, which are left out here rather than replaced.
+
+    Args:
+      rows: indices of the examples wanted; by default all.
 
     Raises:
       UserError: too many broken images.

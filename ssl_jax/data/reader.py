@@ -36,9 +36,9 @@ def num_channels(source: Source, channels: int) -> int:
 class Reader:
     """Reads the examples of `source` as (H, W, channels) uint8. Thread-safe.
 
-    A read error that may pass is retried. A broken image (or a file that is gone) is replaced by the
-    pixels of another index, drawn from (seed, index, attempt): the same on each host and after a
-    resume. It is logged once with its path and counted in `bad`.
+    A read error that may pass is retried. A broken image (or a file that is gone) is replaced by
+    the pixels of another index, drawn from (seed, index, attempt): the same on each host and after
+    a resume. It is logged once with its path and counted in `bad`.
 
     Raises (from `pixels`):
       UserError: more than `max_bad_fraction` of the examples (rounded up) are broken.

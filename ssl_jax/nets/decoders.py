@@ -1,5 +1,7 @@
 """Decoders that reconstruct masked input from an encoder's tokens."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -28,7 +30,7 @@ class MAEDecoder(nnx.Module):
         dtype: DType,
         rngs: nnx.Rngs,
     ):
-        options = dict(scheme="xavier", dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(scheme="xavier", dtype=dtype, rngs=rngs)
         self.grid, self.remat = grid, remat
         self.embed = linear(encoder_dim, dim, **options)
         self.mask_token = token(0.02, 1, dim, rngs=rngs)
@@ -37,9 +39,10 @@ class MAEDecoder(nnx.Module):
         self.pred = linear(dim, out_dim, **options)
 
     def __call__(self, tokens: Array, ids_restore: Array, *, train: bool) -> Array:
-        """Tokens (B, 1 + K, encoder_dim), class token first; ids_restore (B, N) int -> (B, N, out_dim), float32.
+        """Tokens (B, 1 + K, encoder_dim), ids_restore (B, N) int -> (B, N, out_dim) float32.
 
-        `ids_restore[b, i]` is the place of patch i among the kept patches followed by the masked ones.
+        The class token is the first. `ids_restore[b, i]` is the place of patch i among the kept
+        patches followed by the masked ones.
         """
         del train
         if ids_restore.shape[1] != self.grid[0] * self.grid[1]:
@@ -70,9 +73,9 @@ def mae_decoder(
 ) -> Net:
     """The decoder of MAE (He et al. 2021, arXiv:2111.06377, official `models_mae.py`).
 
-    `apply(params, stats, tokens, ids_restore, train=...)`: a linear layer to `dim`, a mask token at each missing patch,
-    fixed sin-cos positions, transformer blocks, norm, and a linear layer to `out_dim` values a patch. Shapes:
-    `MAEDecoder.__call__`.
+    `apply(params, stats, tokens, ids_restore, train=...)`: a linear layer to `dim`, a mask token at
+    each missing patch, fixed sin-cos positions, transformer blocks, norm, and a linear layer to
+    `out_dim` values a patch. Shapes: `MAEDecoder.__call__`.
 
     Args:
       encoder_dim: width of the tokens.
@@ -82,7 +85,8 @@ def mae_decoder(
       remat, dtype: as for `vit`.
 
     Raises:
-      UserError: heads that do not divide `dim`, a `dim` that 4 does not divide, an unknown remat policy.
+      UserError: heads that do not divide `dim`, a `dim` that 4 does not divide, an unknown remat
+        policy.
     """
     check_options(dim, heads, remat)
     sincos(dim, grid)  # raises for a width that it cannot have

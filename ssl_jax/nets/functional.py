@@ -1,4 +1,4 @@
-"""NNX modules as pure functions over plain nested dicts: the one bridge between flax and the rest of the project."""
+"""NNX modules as pure functions over plain nested dicts: the one bridge to flax."""
 
 import functools
 from collections.abc import Callable
@@ -16,14 +16,16 @@ from ssl_jax.core.tree import Array, Tree
 
 @dataclass(frozen=True, eq=False)
 class Net:
-    """A network without state of its own; hashable by identity, so that `jax.jit` takes it as static metadata.
+    """A network without state of its own, hashable by identity: static metadata for `jax.jit`.
 
     Attributes:
-      init: key -> (params, stats), nested dicts of float32 arrays with string keys, {} where there are none.
-        `params` is what an optimizer trains, `stats` the running statistics of batch norm.
-      apply: `apply(params, stats, *arrays, train, microbatches=1, **options) -> (out, new_stats)`. Every array, given by
-        position or by keyword, and every array of `out` has the batch as its first axis. With `train=False` the
-        returned stats are the given ones. See `functional` for `microbatches`.
+      init: key -> (params, stats), nested dicts of float32 arrays with string keys, {} where there
+        are none. `params` is what an optimizer trains, `stats` the running statistics of batch
+        norm.
+      apply: `apply(params, stats, *arrays, train, microbatches=1, **options) -> (out, new_stats)`.
+        Every array, given by position or by keyword, and every array of `out` has the batch as its
+        first axis. With `train=False` the returned stats are the given ones. See `functional` for
+        `microbatches`.
       name: for messages and logs.
     """
 
@@ -35,18 +37,21 @@ class Net:
 def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
     """The pure (init, apply) pair of the module that `make` builds.
 
-    The module may hold variables of type `nnx.Param` and `nnx.BatchStat` only (no stored `nnx.Rngs`), and its
-    `__call__` takes `train` by keyword. Outside `init` it is only ever built abstractly, so nothing runs eagerly: a step
-    can be traced for a topology whose devices are not there.
+    The module may hold variables of type `nnx.Param` and `nnx.BatchStat` only (no stored
+    `nnx.Rngs`), and its `__call__` takes `train` by keyword. Outside `init` it is only ever built
+    abstractly, so nothing runs eagerly: a step can be traced for a topology whose devices are not
+    there.
 
-    `apply(..., microbatches=k)` runs k chunks of the batch one after another and recomputes each in the backward pass,
-    so that one chunk's activations are held at a time. Chunk j is the rows j::k: with a batch sharded in contiguous
-    blocks every device keeps rows of every chunk. Output rows keep their places. The result equals that of k = 1,
-    gradients included, unless there is batch norm, whose statistics are then those of each chunk (the running ones
-    pass from chunk to chunk). It is gradient caching (Gao et al. 2021, arXiv:2101.06983) for any loss.
+    `apply(..., microbatches=k)` runs k chunks of the batch one after another and recomputes each in
+    the backward pass, so that one chunk's activations are held at a time. Chunk j is the rows j::k:
+    with a batch sharded in contiguous blocks every device keeps rows of every chunk. Output rows
+    keep their places. The result equals that of k = 1, gradients included, unless there is batch
+    norm, whose statistics are then those of each chunk (the running ones pass from chunk to chunk).
+    It is gradient caching (Gao et al. 2021, arXiv:2101.06983) for any loss.
 
     Raises:
-      UserError: from `apply`, if k does not divide the batch, or the trees belong to another network.
+      UserError: from `apply`, if k does not divide the batch, or the trees belong to another
+        network.
     """
 
     @functools.cache
@@ -89,7 +94,8 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
             jax.checkpoint, prevent_cse=False
         )  # the scan already keeps the two passes apart
         def step(stats: Tree, chunk: tuple) -> tuple[Tree, Any]:
-            out, stats = run(params, stats, *chunk, static)
+            arrays, named = chunk
+            out, stats = run(params, stats, arrays, named, static)
             return stats, out
 
         stats, out = jax.lax.scan(step, stats, chunks)
@@ -101,7 +107,7 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
 def output_shapes(
     net: Net, image_shape: tuple[int, int, int], **options: Any
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of every output for one image of `image_shape` (H, W, C), without the batch axis; computes nothing.
+    """Shapes, without the batch axis, of all outputs for images (H, W, C); computes nothing.
 
     Example: `output_shapes(net, (32, 32, 3))["pooled"]` is `(512,)` for a ResNet-18.
     """
@@ -123,7 +129,7 @@ def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
     }
     if kinds:
         raise TypeError(
-            f"{type(module).__name__} holds {', '.join(sorted(kinds))}; only Param and BatchStat may be"
+            f"{type(module).__name__} holds {', '.join(sorted(kinds))}; use Param, BatchStat"
         )
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
@@ -157,4 +163,4 @@ def _chunked(x: Array, k: int) -> Array:
 
 def _interleaved(x: Array) -> Array:
     """The inverse of `_chunked`."""
-    return jnp.reshape(jnp.swapaxes(x, 0, 1), (x.shape[0] * x.shape[1], *x.shape[2:]))
+    return jnp.reshape(jnp.swapaxes(x, 0, 1), (-1, *x.shape[2:]))

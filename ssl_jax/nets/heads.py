@@ -92,13 +92,14 @@ def mlp_head(
     activation: Literal["relu", "gelu"] = "relu",
     dtype: DType = None,
 ) -> Net:
-    """A multi-layer perceptron on vectors: `apply(params, stats, (B, in_dim), train=...) -> (B, dims[-1])`, float32.
+    """A multi-layer perceptron on vectors (B, in_dim) -> (B, dims[-1]) float32.
 
-    Every hidden layer is linear, norm, activation; the last one is linear and `last_norm`. Published heads:
-      SimCLR       dims (2048, 128), last_norm "no_bias", init "normal0.01"
-      BYOL         dims (4096, 256), hidden_bias True, last_bias False; projector and predictor alike
+    Every hidden layer is linear, norm, activation; the last one is linear and `last_norm`.
+    Published heads:
+      SimCLR       (2048, 128), last_norm "no_bias", init "normal0.01"
+      BYOL         (4096, 256), hidden_bias True, last_bias False, for both
       SimSiam      projector (2048, 2048, 2048), last_norm "no_affine"; predictor (512, 2048)
-      MoCo v3      projector (4096, 4096, 256), last_norm "no_affine"; predictor (4096, 256), last_norm "no_affine"
+      MoCo v3      (4096, 4096, 256), then (4096, 256), both last_norm "no_affine"
       Barlow Twins (8192, 8192, 8192), last_bias False
       MoCo v2      (2048, 128), norm None, init "torch"
       a linear classifier: dims (classes,)
@@ -107,10 +108,12 @@ def mlp_head(
       in_dim: width of the input; `functional.output_shapes` tells a backbone's.
       dims: widths of the layers, the output's last.
       norm: batch norm after the hidden layers, or None.
-      last_norm: batch norm after the last layer: None, "affine", "no_affine" (neither scale nor bias), "no_bias".
+      last_norm: batch norm after the last layer: None, "affine", "no_affine" (neither scale nor
+        bias), "no_bias".
       hidden_bias: biases of the hidden linear layers; None: only where no norm follows.
       last_bias: bias of the last linear layer; None: only where no norm follows.
-      init: "lecun" (normal, bias 0), "normal0.01" or "normal0.02" (bias 0), "torch" (its uniform default).
+      init: "lecun" (normal, bias 0), "normal0.01" or "normal0.02" (bias 0), "torch" (its uniform
+        default).
       activation: between layers.
       dtype: of the computation; None follows the parameters, which are made float32.
 
@@ -120,7 +123,7 @@ def mlp_head(
     widths = (in_dim, *dims)
     if not dims or min(widths) < 1:
         raise UserError(
-            f"a head of widths {widths} is none; give the input and at least one layer, all positive"
+            f"a head of widths {widths} is none; give the input and at least one layer, positive"
         )
     for what, value, known in (
         ("norm", norm, ("batch", None)),
@@ -181,7 +184,7 @@ class DINOHead(nnx.Module):
 
 
 class Prototypes(nnx.Module):
-    """A linear layer without bias whose columns have norm `g`, trained or fixed at 1 (arXiv:1602.07868)."""
+    """A linear layer without bias, weight-normalised (arXiv:1602.07868), the norm trained or 1."""
 
     def __init__(self, dim: int, count: int, *, trained_norm: bool, dtype: DType, rngs: nnx.Rngs):
         self.dtype = dtype
@@ -209,16 +212,17 @@ def dino_head(
     norm_last_layer: bool = True,
     dtype: DType = None,
 ) -> Net:
-    """The head of DINO (Caron et al. 2021, arXiv:2104.14294): `apply(params, stats, (B, in_dim), train=...)`.
+    """The head of DINO (Caron et al. 2021, arXiv:2104.14294) on vectors (B, in_dim).
 
-    A GELU perceptron to the bottleneck, L2 normalisation, and a weight-normalised linear layer without bias to
-    (B, out_dim) float32 logits. The last layer's parameters are under "last_layer".
+    A GELU perceptron to the bottleneck, L2 normalisation, and a weight-normalised linear layer
+    without bias to (B, out_dim) float32 logits. The last layer's parameters are under "last_layer".
 
     Args:
       in_dim: width of the input.
       out_dim: number of prototypes.
       hidden_dim, bottleneck_dim, layers: of the perceptron, bottleneck included in `layers`.
-      norm_last_layer: fix the norm of each prototype at 1 (then it is no parameter); False trains it.
+      norm_last_layer: fix the norm of each prototype at 1 (then it is no parameter); False trains
+        it.
       dtype: of the computation; None follows the parameters, which are made float32.
 
     Raises:
@@ -227,7 +231,7 @@ def dino_head(
     dims = (in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim)
     if layers < 1 or min(*dims, out_dim) < 1:
         raise UserError(
-            f"a DINO head of widths {(*dims, out_dim)} is none; give at least one layer, all positive"
+            f"a DINO head of widths {(*dims, out_dim)} is none; give at least one layer, positive"
         )
     compute_dtype(dtype)
 

@@ -1,4 +1,4 @@
-"""Layers with explicit numerics: normalisation in at least float32, initialisers, compute dtypes."""
+"""Layers with explicit numerics: norms in at least float32, initialisers, compute dtypes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ Init = Callable[..., Array]
 
 
 def compute_dtype(dtype: DType) -> jnp.dtype | None:
-    """What layers compute in. None and float32 are None, "as the parameters" (so float64 parameters stay so)."""
+    """What layers compute in; None and float32 are None, "as the parameters", float64 included."""
     if dtype is None:
         return None
     try:
@@ -33,7 +33,7 @@ def at_least_float32(x: Array) -> Array:
 
 
 def l2_normalize(x: Array, eps: float = 1e-12) -> Array:
-    """`x / max(|x|, eps)` over the last axis, in at least float32; its gradient at zero is finite."""
+    """`x / max(|x|, eps)` over the last axis, in at least float32; finite gradient at zero."""
     x = at_least_float32(x)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), eps**2))
 
@@ -41,9 +41,10 @@ def l2_normalize(x: Array, eps: float = 1e-12) -> Array:
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
-    Statistics are computed in at least float32; the output has the input's dtype. The batch axis is the global batch
-    under `jax.jit`, so statistics are synchronised over devices without being told. The running variance is the unbiased
-    one, as in PyTorch: `new = momentum * old + (1 - momentum) * batch`.
+    Statistics are computed in at least float32; the output has the input's dtype. The batch axis is
+    the global batch under `jax.jit`, so statistics are synchronised over devices without being
+    told. The running variance is the unbiased one, as in PyTorch: `new = momentum * old + (1 -
+    momentum) * batch`.
 
     Args:
       features: size of the last axis.
@@ -72,8 +73,9 @@ class BatchNorm(nnx.Module):
         wide = at_least_float32(x)
         mean, var = self.mean[...], self.var[...]
         if train:
-            # One pass, hence one reduction over the devices. Moments are taken about the running mean, a constant near
-            # the true one: E[x^2] - E[x]^2 about zero loses digits where the mean is large.
+            # One pass, hence one reduction over the devices. Moments are taken about the running
+            # mean, a constant near the true one: E[x^2] - E[x]^2 about zero loses digits where the
+            # mean is large.
             about = jax.lax.stop_gradient(mean).astype(wide.dtype)
             axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
             shift = jnp.mean(wide - about, axes)
@@ -93,12 +95,13 @@ class BatchNorm(nnx.Module):
         old = running[...]
         batch = jax.lax.stop_gradient(batch)
         new = (self.momentum * old + (1 - self.momentum) * batch).astype(old.dtype)
-        # Not `running[...] = new`: that asks a tracer for its sharding, in time quadratic in the network.
+        # Not `running[...] = new`: that asks a tracer for its sharding, in time quadratic in the
+        # network.
         running.set_value(new)
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis in at least float32 (Ba et al. 2016, arXiv:1607.06450), output as input."""
+    """Layer normalisation of the last axis (Ba et al. 2016, arXiv:1607.06450), as precise."""
 
     def __init__(self, features: int, *, eps: float = 1e-6):
         self.eps = eps
@@ -119,11 +122,13 @@ def normal(std: float) -> Init:
 
 def uniform(bound: float) -> Init:
     """Initialiser U(-bound, bound)."""
-    return _as_matrix(lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound))
+    return _as_matrix(
+        lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+    )
 
 
 def _as_matrix(draw: Init) -> Init:
-    """Draws a kernel of any rank as (product of the others, last axis): XLA compiles that draw five times as fast."""
+    """Draws kernels as matrices (all other axes, last axis): XLA compiles that 5 times as fast."""
 
     def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
         return jnp.reshape(draw(key, (math.prod(shape[:-1]), shape[-1]), dtype), shape)
@@ -132,7 +137,7 @@ def _as_matrix(draw: Init) -> Init:
 
 
 def torch_default(fan_in: int) -> Init:
-    """PyTorch's default for weights and biases of linear and convolution layers: U(+-1 / sqrt(fan_in))."""
+    """PyTorch's default for weights and biases, U(-b, b) with b = 1 / sqrt(fan_in)."""
     return uniform(fan_in**-0.5)
 
 
@@ -144,7 +149,7 @@ def xavier_uniform(fan_in: int, fan_out: int) -> Init:
 def conv(
     features_in: int, features: int, kernel: int, stride: int, *, dtype: DType, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """A square convolution without bias, padded by `kernel // 2` on each side as in PyTorch; He initialisation, fan out."""
+    """A convolution without bias, padded by `kernel // 2` as in PyTorch; He init, fan out."""
     return nnx.Conv(
         features_in,
         features,

@@ -1,4 +1,4 @@
-"""Position tables of vision transformers, in numpy: fixed sin-cos tables, and resizing a table to another grid."""
+"""Position tables of vision transformers: fixed sin-cos ones, and resizing to another grid."""
 
 import functools
 import math
@@ -12,16 +12,16 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
 
 Grid = tuple[int, int]
+Order = Literal["mae", "mocov3"]  # which axis comes first: the column, the row
 
 
-def sincos(
-    dim: int, grid: Grid, order: Literal["mae", "mocov3"] = "mae", cls_token: bool = False
-) -> np.ndarray:
-    """The fixed 2-D sine-cosine table (h * w, dim), float64; with `cls_token` a row of zeros stands before it.
+def sincos(dim: int, grid: Grid, order: Order = "mae", cls_token: bool = False) -> np.ndarray:
+    """The fixed 2-D sine-cosine table (h * w, dim), float64; `cls_token` puts a row of 0 before.
 
-    Each axis has dim / 2 channels, sin(t w_k) then cos(t w_k) with w_k = 10000^(-k / (dim / 4)). The first half holds
-    the column in "mae" order (He et al. 2021, arXiv:2111.06377, official `pos_embed.py`) and the row in "mocov3" order
-    (Chen et al. 2021, arXiv:2104.02057, official `vits.py`).
+    Each axis has dim / 2 channels, sin(t w_k) then cos(t w_k) with w_k = 10000^(-k / (dim / 4)).
+    The first half holds the column in "mae" order (He et al. 2021, arXiv:2111.06377, official
+    `pos_embed.py`) and the row in "mocov3" order (Chen et al. 2021, arXiv:2104.02057, official
+    `vits.py`).
 
     Raises:
       UserError: if 4 does not divide `dim`.
@@ -37,13 +37,15 @@ def sincos(
 
 
 def resize_grid(table: Array, old: Grid, new: Grid, offset: float = 0.0) -> Array:
-    """Bicubic resizing of a position table (1, h * w, D) from one grid to another, as PyTorch's (a = -0.75, no antialias).
+    """Bicubic resizing of a position table to another grid, (1, h * w, D) -> (1, h' * w', D).
+
+    As PyTorch's: a = -0.75, no antialiasing.
 
     Args:
       table: positions of the patches, row-major.
       old, new: grids.
-      offset: added to the new sides where the scale is computed; DINO (arXiv:2104.14294) uses 0.1, for which sample
-        points lie slightly denser than the sides' ratio says.
+      offset: added to the new sides where the scale is computed; DINO (arXiv:2104.14294) uses 0.1,
+        for which sample points lie slightly denser than the sides' ratio says.
     """
     if old == new:
         return table
@@ -58,7 +60,7 @@ def resize_grid(table: Array, old: Grid, new: Grid, offset: float = 0.0) -> Arra
 
 @functools.cache
 def bicubic(n: int, m: int, scale: float) -> np.ndarray:
-    """Weights (m, n) of cubic interpolation (Keys 1981, a = -0.75) of n samples at m points, borders repeated."""
+    """Weights (m, n) of cubic interpolation (Keys 1981, a = -0.75), borders repeated."""
     a = -0.75
     point = (np.arange(m) + 0.5) / scale - 0.5
     left = np.floor(point).astype(int)

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2015, arXiv:1512.03385), with width multiplier, small-image stems and selective kernels."""
+"""Residual networks (He et al. 2015, arXiv:1512.03385), plain, wide, small, selective-kernel."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -47,9 +47,10 @@ class ConvNorm(nnx.Module):
 
 
 class SelectiveKernel(nnx.Module):
-    """Two 3x3 streams mixed per channel by a softmax gate of their pooled sum (Li et al. 2019, arXiv:1903.06586).
+    """Two 3x3 streams, mixed per channel by a softmax gate (Li et al. 2019, arXiv:1903.06586).
 
-    As in SimCLRv2 (arXiv:2006.10029, official `sk_conv2d`): both streams have 3x3 kernels.
+    The gate sees the pooled sum of the streams, both of which have 3x3 kernels as in SimCLRv2
+    (arXiv:2006.10029, official `sk_conv2d`).
     """
 
     def __init__(self, features: int, stride: int, ratio: float, *, dtype, rngs):
@@ -69,7 +70,9 @@ class SelectiveKernel(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A residual block: 3x3-3x3 ("basic") or 1x1-3x3-1x1 with 4 times as wide an output ("bottleneck")."""
+    """A residual block: 3x3-3x3 ("basic") or 1x1-3x3-1x1 with 4 times as wide an output
+    ("bottleneck").
+    """
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        layers: list[nnx.Module]
         if kind == "basic":
             out = filters
             layers = [
@@ -95,6 +99,7 @@ class Block(nnx.Module):
         else:
             inner, out = filters * inner_width, 4 * filters
             first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+            middle: nnx.Module
             if sk_ratio:
                 middle = SelectiveKernel(inner, second, sk_ratio, dtype=dtype, rngs=rngs)
             else:
@@ -121,7 +126,7 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Stem and stages of residual blocks. See `resnet` for the arguments and `__call__` for the outputs."""
+    """Stem and stages of residual blocks; `resnet` has the arguments, `__call__` the outputs."""
 
     def __init__(
         self,
@@ -172,7 +177,8 @@ class ResNet(nnx.Module):
             setattr(self, f"stage{s + 1}", nnx.List(blocks))
 
     def __call__(self, images: Array, *, train: bool, stages: bool = True) -> dict[str, Array]:
-        """Images (B, H, W, C) -> "stem", "stage1", ..: maps (B, h, w, c) after their ReLU; "pooled" (B, c), float32.
+        """Images (B, H, W, C) -> "stem", "stage1", ..: maps (B, h, w, c) after their ReLU; "pooled"
+        (B, c), float32.
 
         `stages=False` leaves only "pooled".
         """
@@ -213,7 +219,8 @@ def resnet_custom(
       inner_width: multiplies the inner width of bottleneck blocks ("wide" ResNets).
 
     Raises:
-      UserError: unknown block or stem, as many widths as stages not given, selective kernels in basic blocks.
+      UserError: unknown block or stem, as many widths as stages not given, selective kernels in
+        basic blocks.
     """
     if block not in ("basic", "bottleneck"):
         raise UserError(f"block is {block!r}; use 'basic' or 'bottleneck'")
@@ -224,11 +231,11 @@ def resnet_custom(
         or min((*stages, *filters, stem_filters, channels), default=0) < 1
     ):
         raise UserError(
-            f"stages {tuple(stages)} and filters {tuple(filters)}: give one positive number each a stage"
+            f"stages {tuple(stages)}, filters {tuple(filters)}: give a positive number a stage"
         )
     if sk_ratio < 0 or (sk_ratio and block == "basic"):
         raise UserError(
-            f"sk_ratio={sk_ratio}: selective kernels need bottleneck blocks (depth >= 50) and a ratio >= 0"
+            f"sk_ratio={sk_ratio} must be >= 0, and > 0 only with bottleneck blocks (depth >= 50)"
         )
 
     def make(rngs: nnx.Rngs) -> ResNet:
@@ -266,15 +273,20 @@ def resnet(
     """ResNet of a published depth. Outputs: `ResNet.__call__`.
 
     Args:
-      depth: 18, 34, 50, 101 or 152; 8 is a net of three stages with one basic block each, for work on a CPU.
+      depth: 18, 34, 50, 101 or 152; 8 is a net of three stages with one basic block each, for work
+        on a CPU.
       width: multiplies every width (SimCLR's 2x, 4x).
-      stem: "imagenet" 7x7 stride 2 and 3x3 max pool stride 2; "cifar" 3x3 stride 1; "small" 3x3 stride 2, no pool.
+      stem: "imagenet" 7x7 stride 2 and 3x3 max pool stride 2; "cifar" 3x3 stride 1; "small" 3x3
+        stride 2, no pool.
       num_filters: width of the stem and of the first stage; each later stage doubles it.
       channels: of the images.
       dtype: of the computation; None follows the parameters, which are made float32.
-      zero_init_residual: the last batch norm of each block starts at 0, so that blocks start as identities.
-      stride_in_1x1: ResNet v1 (stride in the first 1x1 of a bottleneck); False is v1.5 (in the 3x3).
-      sk_ratio: > 0 turns on selective kernels, with the stem and the pooled shortcuts of ResNet-D (SimCLRv2: 0.0625).
+      zero_init_residual: the last batch norm of each block starts at 0, so that blocks start as
+        identities.
+      stride_in_1x1: ResNet v1 (stride in the first 1x1 of a bottleneck); False is v1.5 (in the
+        3x3).
+      sk_ratio: > 0 turns on selective kernels, with the stem and the pooled shortcuts of ResNet-D
+        (SimCLRv2: 0.0625).
 
     Raises:
       UserError: a depth that is not listed, an unknown stem, `sk_ratio` with basic blocks.
@@ -311,7 +323,7 @@ def resnet_small(
 
 
 def _average_pool(x: Array, stride: int) -> Array:
-    """2x2 means as in SimCLRv2's shortcuts: strided ones count a zero past an odd border, stride 1 keeps the size."""
+    """2x2 means as in SimCLRv2's shortcuts: stride 1 keeps the size, 2 adds a zero to odd sides."""
     if stride == 1:
         return nnx.avg_pool(x, (2, 2), strides=(1, 1), padding="SAME", count_include_pad=False)
     padding = tuple((0, size % 2) for size in x.shape[1:3])

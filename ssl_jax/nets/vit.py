@@ -1,6 +1,6 @@
-"""Vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929), their blocks stacked and scanned."""
+"""Vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929) of scanned blocks."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from ssl_jax.nets.layers import (
     torch_default,
     xavier_uniform,
 )
-from ssl_jax.nets.positions import Grid, resize_grid, sincos
+from ssl_jax.nets.positions import Grid, Order, resize_grid, sincos
 
 Position = Literal["learned", "sincos", "sincos_mocov3"]
 Remat = Literal["none", "full", "dots"]
@@ -33,11 +33,15 @@ SIZES = {  # dim, depth, heads, MLP ratio
     "huge": (1280, 32, 16, 4.0),
     "giant": (1408, 40, 16, 48 / 11),
 }
-POSITIONS = ("learned", "sincos", "sincos_mocov3")
-SCHEMES = ("normal", "xavier", "mocov3")
+INIT_OF_POSITION: dict[str, Scheme] = {
+    "learned": "normal",
+    "sincos": "xavier",
+    "sincos_mocov3": "mocov3",
+}
+FIXED_ORDERS: dict[str, Order] = {"sincos": "mae", "sincos_mocov3": "mocov3"}
 REMAT_POLICIES = {
     "full": None,  # nothing but each block's input is kept
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and the outputs of linear layers
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and linear layers' outputs
 }
 
 
@@ -53,15 +57,12 @@ def linear(
 ) -> nnx.Linear:
     """A linear layer as a transformer starts it, bias 0.
 
-    "normal": N(0, 0.02), which DINO's truncation at 100 standard deviations is. "xavier": Glorot's uniform. "mocov3":
-    the same, with a fused layer's `parts` (query, key, value) treated as layers of their own.
+    "normal": N(0, 0.02), which DINO's truncation at 100 standard deviations is. "xavier": Glorot's
+    uniform. "mocov3": the same, with a fused layer's `parts` (query, key, value) treated as layers
+    of their own.
     """
     fan_out = features // parts if scheme == "mocov3" else features
-    init = (
-        normal(0.02)
-        if scheme == "normal"
-        else xavier_uniform(features_in, fan_out)
-    )
+    init = normal(0.02) if scheme == "normal" else xavier_uniform(features_in, fan_out)
     return nnx.Linear(
         features_in, features, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs
     )
@@ -102,7 +103,7 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block on tokens (B, T, D), with LayerScale (arXiv:2103.17239) if `layer_scale` is given."""
+    """A pre-norm block on tokens (B, T, D), with or without LayerScale (arXiv:2103.17239)."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class Block(nnx.Module):
         dtype: DType,
         rngs: nnx.Rngs,
     ):
-        options = dict(scheme=scheme, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(scheme=scheme, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(dim)
         self.attn = Attention(dim, heads, qkv_bias=qkv_bias, **options)
         self.norm2 = LayerNorm(dim)
@@ -139,7 +140,7 @@ def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block
 def run_stack(
     blocks: Block, x: Array, remat: Remat, every: bool = False
 ) -> tuple[Array, Array | None]:
-    """Tokens (B, T, D) through a stack of blocks: the last block's output, and with `every` all of them, (depth, B, T, D).
+    """Tokens (B, T, D) after a stack of blocks; with `every` after each too, (depth, B, T, D).
 
     A scan, so that the time to compile does not grow with the depth.
     """
@@ -205,18 +206,20 @@ class ViT(nnx.Module):
     def __call__(
         self, images: Array, keep: Array | None = None, *, train: bool, stages: bool = False
     ) -> dict[str, Array]:
-        """Images (B, H, W, C) to features; N is the number of patches, or of the kept ones, T that of all tokens.
+        """Images (B, H, W, C) to features of N patches, or of the kept ones; T counts all tokens.
 
         Args:
-          images: sides that the patch size divides; other sides than the network's resize the positions.
-          keep: (B, K) int, the patches to keep, row-major. Positions are added before the others are dropped (MAE).
+          images: sides that the patch size divides; other sides than the network's resize the
+            positions.
+          keep: (B, K) int, the patches to keep, row-major. Positions are added before the others
+            are dropped (MAE).
           train: nothing depends on it.
           stages: also return the patch tokens after every block as maps.
 
         Returns:
-          "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches" (B, N, D) of these;
-          "cls" (B, D) if there is one; "pooled" (B, D), float32, as `pool` says. With `stages` "block1", ..:
-          (B, h, w, D); the last one is normed like the tokens.
+          "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches"
+          (B, N, D) of these; "cls" (B, D) if there is one; "pooled" (B, D), float32, as `pool`
+          says. With `stages` "block1", ..: (B, h, w, D); the last one is normed like the tokens.
 
         Raises:
           UserError: a side that the patch size does not divide, or `stages` together with `keep`.
@@ -224,7 +227,8 @@ class ViT(nnx.Module):
         del train
         if stages and keep is not None:
             raise UserError("stages=True needs all patches; leave keep out")
-        grid = patch_grid(images.shape[1:3], self.patch)
+        _, height, width, _ = images.shape
+        grid = patch_grid((height, width), self.patch)
         x = self.patch_embed(images)
         x = jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))
         cls_position, positions = self._positions(grid)
@@ -250,16 +254,15 @@ class ViT(nnx.Module):
         return out
 
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
-        """Positions of the class token (1, 1, D), or 0 for a fixed table, and of the patches (1, N, D)."""
-        if self.pos_embed is None:
-            dim = self.patch_embed.out_features
-            order = "mae" if self.position == "sincos" else "mocov3"
-            table, cls = jnp.asarray(sincos(dim, self.grid, order)[None]), 0
-        else:
+        """Positions of the class token (1, 0 or 1, D) and of the patches (1, N, D)."""
+        first = int(self.cls_token is not None)
+        if self.pos_embed is not None:
             table = self.pos_embed[...]
-            first = table.shape[1] - self.grid[0] * self.grid[1]
-            cls, table = table[:, :first], table[:, first:]
-        return cls, resize_grid(table, self.grid, grid, self.interpolate_offset)
+        else:
+            dim, order = self.patch_embed.out_features, FIXED_ORDERS[self.position]
+            table = jnp.asarray(sincos(dim, self.grid, order, cls_token=bool(first))[None])
+        patches = resize_grid(table[:, first:], self.grid, grid, self.interpolate_offset)
+        return table[:, :first], patches
 
 
 def vit(
@@ -286,40 +289,50 @@ def vit(
     """Vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`, `stages`.
 
     Args:
-      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None: then dim, depth and heads are needed.
+      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None: then dim, depth
+        and heads are needed.
       patch: side of a patch in pixels.
       image_size: side of the images that the position table is made for.
       dim, depth, heads, mlp_ratio: override the size's (MoCo v3's small has 12 heads).
       channels: of the images.
-      position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order, "sincos_mocov3" in MoCo v3's.
+      position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order,
+        "sincos_mocov3" in MoCo v3's.
       cls_token: whether there is a class token; fixed positions add 0 to it.
       pool: "pooled" is the class token, or the mean of the patch tokens.
-      norm_after_pool: the final norm acts on "pooled", and the tokens stay without it (timm's `fc_norm`).
+      norm_after_pool: the final norm acts on "pooled", and the tokens stay without it (timm's
+        `fc_norm`).
       interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
       layer_scale: start of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
-      init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None: the one that goes with `position`.
-      remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but its linear layers).
+      init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None: the one that goes with
+        `position`.
+      remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but
+        its linear layers).
       dtype: of the computation; None follows the parameters, which are made float32.
 
     Raises:
-      UserError: an unknown size or option, heads that do not divide the width, a patch that does not divide the image.
+      UserError: an unknown size or option, heads that do not divide the width, a patch that does
+        not divide the image.
     """
     if size is not None and size not in SIZES:
         raise UserError(f"no ViT of size {size!r}; {suggest(size, SIZES)}")
     published = SIZES[size] if size is not None else (None, None, None, 4.0)
-    given = (dim, depth, heads, mlp_ratio)
-    dim, depth, heads, mlp_ratio = (
-        p if g is None else g for g, p in zip(given, published, strict=True)
-    )
+    dim = published[0] if dim is None else dim
+    depth = published[1] if depth is None else depth
+    heads = published[2] if heads is None else heads
+    ratio = published[3] if mlp_ratio is None else mlp_ratio
     if dim is None or depth is None or heads is None:
         raise UserError("a ViT without a size needs dim, depth and heads")
+    if min(dim, depth, ratio, channels) <= 0:
+        raise UserError(
+            f"dim={dim}, depth={depth}, mlp_ratio={ratio}, channels={channels}: not all positive"
+        )
     check_options(dim, heads, remat)
-    if position not in POSITIONS:
-        raise UserError(f"unknown position {position!r}; {suggest(position, POSITIONS)}")
-    scheme = init if init is not None else SCHEMES[POSITIONS.index(position)]
-    if scheme not in SCHEMES:
-        raise UserError(f"unknown init {init!r}; {suggest(scheme, SCHEMES)}")
+    if position not in INIT_OF_POSITION:
+        raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
+    scheme = INIT_OF_POSITION[position] if init is None else init
+    if scheme not in INIT_OF_POSITION.values():
+        raise UserError(f"unknown init {init!r}; {suggest(scheme, INIT_OF_POSITION.values())}")
     if pool not in ("cls", "avg") or (pool == "cls" and not cls_token):
         raise UserError(
             f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
@@ -334,7 +347,7 @@ def vit(
             dim=dim,
             depth=depth,
             heads=heads,
-            mlp_ratio=mlp_ratio,
+            mlp_ratio=ratio,
             patch=patch,
             grid=grid,
             channels=channels,
@@ -363,7 +376,7 @@ def patch_grid(image: tuple[int, int], patch: int) -> Grid:
     height, width = image
     if patch < 1 or height % patch or width % patch:
         raise UserError(
-            f"a patch of {patch} pixels does not divide an image of {height} x {width}; use one that does"
+            f"a patch of {patch} pixels does not divide an image of {height} x {width}; change one"
         )
     return height // patch, width // patch
 

@@ -67,6 +67,7 @@ class Checkpoints:
         target = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed
         )
+        self._orbax.wait()
         try:
             return self._orbax.load(step, target)
         except (ValueError, KeyError, TypeError) as e:

@@ -26,7 +26,7 @@ class TrainConfig:
     """The section `train` of a config.
 
     Attributes:
-      steps: updates in all; or give
+      steps: updates in all; if 0,
       epochs: passes over the data set, each of `examples // batch_size` steps.
       batch_size: images of a global batch, over all devices.
       seed: of everything random.
@@ -45,8 +45,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"train.batch_size: {self.batch_size} is not positive")
-        if (self.steps > 0) == (self.epochs > 0) or self.steps < 0 or self.epochs < 0:
-            raise UserError("train: give either steps or epochs, one of them positive")
+        if min(self.steps, self.epochs) < 0 or max(self.steps, self.epochs) == 0:
+            raise UserError(
+                "train: give steps or epochs, a positive number (steps wins over epochs)"
+            )
         if self.log_every < 1 or self.stop_at < 0 or not 0 <= self.seed < 2**32:
             raise UserError("train: log_every >= 1, stop_at >= 0 and 0 <= seed < 2**32 must hold")
 

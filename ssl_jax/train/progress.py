@@ -23,8 +23,8 @@ class ProgressLine:
     """
 
     def __init__(self, console: Console, start: int, total: int):
-        self._console, self._start, self._total = console, start, total
-        self._began = time.monotonic()
+        self._console, self._total = console, total
+        self._first: tuple[int, float] | None = None  # after compilation
         self._printed = -PLAIN_SECONDS
         self._live = None
         if console.is_terminal:
@@ -48,10 +48,6 @@ class ProgressLine:
             self._printed = time.monotonic()
             self._console.print(f"step {step:>6}/{self._total}  {text}", highlight=False)
 
-    def note(self, text: str) -> None:
-        """A line that stays, above the live one."""
-        self._console.print(text, highlight=False)
-
     def _text(self, step: int, values: Mapping[str, float]) -> str:
         parts = [
             f"loss {values['train/loss']:.4f}",
@@ -60,8 +56,11 @@ class ProgressLine:
         parts.append(f"data wait {values['perf/data_wait']:.0%}")
         if "perf/mfu" in values:
             parts.append(f"MFU {values['perf/mfu']:.0%}")
-        pace = (time.monotonic() - self._began) / max(step - self._start, 1)
-        parts.append(f"ETA {duration(pace * (self._total - step))}")
+        now, pace = time.monotonic(), values["perf/steps_per_second"]
+        self._first = self._first or (step, now)
+        if step > self._first[0]:
+            pace = (step - self._first[0]) / (now - self._first[1])
+        parts.append(f"ETA {duration((self._total - step) / pace)}")
         return "  ".join(parts)
 
     def __enter__(self) -> Self:

@@ -37,7 +37,12 @@ class ErrorsTest(parameterized.TestCase):
 
     def train(self, *flags, config="simclr:digits", message):
         self.fails(
-            "train", f"--config={config}", f"--workdir={self.workdir}", *TINY, *flags, message=message
+            "train",
+            f"--config={config}",
+            f"--workdir={self.workdir}",
+            *TINY,
+            *flags,
+            message=message,
         )
 
     def pictures(self, count, size=16):
@@ -91,7 +96,10 @@ class ErrorsTest(parameterized.TestCase):
         (("train", "W"), "stray argument 'W'"),
         (("train", "--config.optim.lr"), "--config.optim.lr has no value"),
         (("evaluate", "--workdir=/nowhere"), "no run in /nowhere"),
-        (("evaluate", "--workdir=/nowhere", "--eval=knm"), "unknown evaluation 'knm'; did you mean"),
+        (
+            ("evaluate", "--workdir=/nowhere", "--eval=knm"),
+            "unknown evaluation 'knm'; did you mean",
+        ),
     )
     def test_command_lines(self, argv, message):
         self.fails(*argv, message=message)

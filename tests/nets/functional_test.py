@@ -16,6 +16,7 @@ from ssl_jax.nets.functional import functional, output_shapes
 from ssl_jax.nets.layers import BatchNorm
 from ssl_jax.nets.resnet import resnet_custom
 from ssl_jax.nets.vit import vit
+from tests.nets import weights as torch
 
 
 class Tower(nnx.Module):
@@ -27,7 +28,7 @@ class Tower(nnx.Module):
 
     def __call__(self, x, shift=None, *, train, factor=1.0):
         for i, layer in enumerate(self.layers):
-            x = jnp.sin(layer(x)) + i
+            x = x + (i + 1) / 12 * jnp.sin(layer(x))
         x = self.norm(x, train=train) * factor
         return {"out": x if shift is None else x + shift}
 
@@ -38,8 +39,7 @@ class Careless(nnx.Module):
 
 
 def started(net, *shape):
-    variables = jax.jit(net.init)(jax.random.key(0))
-    return (*variables, jax.random.normal(jax.random.key(1), shape))
+    return (*torch.random_variables(net), torch.random_images(*shape))
 
 
 class FunctionalTest(parameterized.TestCase):
@@ -55,21 +55,24 @@ class FunctionalTest(parameterized.TestCase):
                     self.assertIsInstance(key, str)
                     check(value)
 
-        check((params := params) | stats)
+        check(params | stats)
         self.assertEqual({x.dtype.name for x in named_leaves(params).values()}, {"float32"})
 
     def test_apply_equals_the_module(self):
         net = functional(Tower)
         module = Tower(nnx.Rngs(jax.random.key(0)))
-        params, stats, x = net.init(jax.random.key(0)) + (jax.random.normal(jax.random.key(1), (8, 4)),)
-        for train in (True, False):
-            out, new = jax.jit(lambda x, t=train: net.apply(params, stats, x, train=t, factor=2.0))(x)
-            expected = module(x, train=train, factor=2.0)
-            np.testing.assert_allclose(out["out"], expected["out"], rtol=1e-5, atol=1e-5)
-            if train:
-                np.testing.assert_allclose(new["norm"]["mean"], module.norm.mean[...], rtol=1e-5)
-                stats = new
+        params, stats = net.init(jax.random.key(0))
+        x = torch.random_images(8, 4)
+        trained, stats = net.apply(params, stats, x, train=True, factor=2.0)
+        expected = module(x, train=True, factor=2.0)
+        np.testing.assert_allclose(trained["out"], expected["out"], rtol=1e-5, atol=1e-5)
+        chex.assert_trees_all_close(
+            stats["norm"], dict(mean=module.norm.mean[...], var=module.norm.var[...])
+        )
         self.assertNotEqual(float(stats["norm"]["mean"][0]), 0.0)
+        evaluated, _ = net.apply(params, stats, x, train=False, factor=2.0)
+        expected = module(x, train=False, factor=2.0)
+        np.testing.assert_allclose(evaluated["out"], expected["out"], rtol=1e-5, atol=1e-5)
 
     def test_apply_changes_nothing_that_it_is_given(self):
         net = functional(Tower)
@@ -113,7 +116,9 @@ class FunctionalTest(parameterized.TestCase):
         kernels = [t[0]["layers"]["0"]["kernel"] for t in (first, other)]
         self.assertGreater(float(jnp.abs(kernels[0] - kernels[1]).max()), 0.01)
         layers = first[0]["layers"]
-        self.assertGreater(float(jnp.abs(layers["0"]["kernel"] - layers["1"]["kernel"]).max()), 0.01)
+        self.assertGreater(
+            float(jnp.abs(layers["0"]["kernel"] - layers["1"]["kernel"]).max()), 0.01
+        )
 
     def test_output_shapes(self):
         net = vit(None, 4, 8, dim=8, depth=1, heads=2)
@@ -123,7 +128,9 @@ class FunctionalTest(parameterized.TestCase):
         self.assertEqual(shapes["block1"], (2, 2, 8))
 
     def test_nothing_runs_eagerly(self):
-        """Without any device: abstract variables, shapes and a traced gradient of every kind of net."""
+        """Without any device: abstract variables, shapes and a traced gradient of every kind of
+        net.
+        """
         code = """
 import jax, jax.numpy as jnp
 from ssl_jax.nets.decoders import mae_decoder
@@ -131,6 +138,7 @@ from ssl_jax.nets.functional import output_shapes
 from ssl_jax.nets.heads import dino_head, mlp_head
 from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.nets.vit import vit
+from tests.nets import weights as torch
 
 def trace(net, *shapes):
     arrays = [jax.ShapeDtypeStruct(s, d) for s, d in shapes]
@@ -147,8 +155,8 @@ trace(vit(None, 4, 8, dim=8, depth=2, heads=2, remat="dots"), image)
 trace(vit(None, 4, 16, dim=8, depth=2, heads=2, position="sincos", layer_scale=.1), image)
 trace(mlp_head(6, (8, 4), last_norm="affine"), vector)
 trace(dino_head(6, 8, hidden_dim=8, bottleneck_dim=4), vector)
-trace(mae_decoder(8, 8, 1, 2, grid=(2, 2), out_dim=3), ((4, 3, 8), jnp.float32), ((4, 4), jnp.int32))
-print(output_shapes(resnet_small(4), (16, 16, 3))["pooled"])
+trace(mae_decoder(8, 8, 1, 2, grid=(2, 2), out_dim=3), ((4, 3, 8), jnp.float32), ((4, 4),
+jnp.int32)) print(output_shapes(resnet_small(4), (16, 16, 3))["pooled"])
 try:
     jnp.zeros(3)
 except RuntimeError:
@@ -166,11 +174,10 @@ except RuntimeError:
 
 
 class MicrobatchTest(parameterized.TestCase):
-    @parameterized.parameters(2, 4)
-    def test_equal_without_batch_norm(self, k):
+    def test_equal_without_batch_norm(self):
         net = vit(None, 4, 8, dim=8, depth=2, heads=2)
         params, stats, x = started(net, 8, 8, 8, 3)
-        keep = jnp.argsort(jax.random.uniform(jax.random.key(2), (8, 4)), axis=1)[:, :3]
+        keep = np.argsort(np.random.default_rng(2).random((8, 4)), axis=1)[:, :3]
 
         def loss(params, microbatches):
             out, same = net.apply(
@@ -181,7 +188,7 @@ class MicrobatchTest(parameterized.TestCase):
 
         run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
         (value, (out, _)), grads = run(params, 1)
-        (value_k, (out_k, same)), grads_k = run(params, k)
+        (value_k, (out_k, same)), grads_k = run(params, 4)
         self.assertEqual(same, {})
         np.testing.assert_allclose(value_k, value, rtol=1e-6)
         chex.assert_trees_all_close(out_k, out, rtol=1e-5, atol=1e-6)
@@ -193,7 +200,9 @@ class MicrobatchTest(parameterized.TestCase):
         params, stats, x = started(net, 6, 4)
         shift = jnp.arange(24.0).reshape(6, 4)
         out, new = jax.jit(
-            lambda x: net.apply(params, stats, x, shift=shift, train=True, microbatches=3, factor=2.0)
+            lambda x: net.apply(
+                params, stats, x, shift=shift, train=True, microbatches=3, factor=2.0
+            )
         )(x)
         expected, threaded = jnp.zeros((6, 4)), stats
         for j in range(3):

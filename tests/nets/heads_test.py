@@ -97,7 +97,9 @@ class SizeTest(parameterized.TestCase):
 
 class HeadTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("lecun", 1 / 16, 0.0), ("normal0.01", 0.01, 0.0), ("torch", 1 / 16 / 3**0.5, 1 / 16 / 3**0.5)
+        ("lecun", 1 / 16, 0.0),
+        ("normal0.01", 0.01, 0.0),
+        ("torch", 1 / 16 / 3**0.5, 1 / 16 / 3**0.5),
     )
     def test_initialisation(self, init, kernel, bias):
         net = mlp_head(256, (128,), norm=None, init=init)
@@ -108,8 +110,8 @@ class HeadTest(parameterized.TestCase):
 
     def test_dino_logits_are_cosines(self):
         net = dino_head(6, 10, hidden_dim=8, bottleneck_dim=4)
-        params, stats = jax.jit(net.init)(jax.random.key(0))
-        x = jax.random.normal(jax.random.key(1), (16, 6))
+        params, stats = torch.random_variables(net)
+        x = torch.random_images(16, 6)
         logits, _ = jax.jit(lambda p: net.apply(p, stats, x, train=True))(params)
         self.assertLessEqual(float(jnp.abs(logits).max()), 1 + 1e-6)
         params["last_layer"]["v"] *= 7.0

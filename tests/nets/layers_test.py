@@ -8,6 +8,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.nets.functional import functional
 from ssl_jax.nets.layers import BatchNorm, LayerNorm, l2_normalize
+from tests.nets import weights as torch
 
 
 def batch_norm(features=3, **options):
@@ -65,7 +66,7 @@ class BatchNormTest(parameterized.TestCase):
     def test_groups_by_vmap(self):
         net = batch_norm()
         params, stats = net.init(jax.random.key(0))
-        x = jax.random.normal(jax.random.key(1), (4, 6, 3)) + jnp.arange(4.0)[:, None, None]
+        x = torch.random_images(4, 6, 3) + np.arange(4, dtype=np.float32)[:, None, None]
         y, new = jax.vmap(lambda x: net.apply(params, stats, x, train=True))(x)
         one, new_one = net.apply(params, stats, x[2], train=True)
         np.testing.assert_allclose(y[2], one, atol=1e-6)

@@ -42,7 +42,9 @@ class SinCosTest(parameterized.TestCase):
 
     def test_row_major_tokens_column_first_channels(self):
         token = sincos(8, (3, 5))[1 * 5 + 2]  # row 1, column 2
-        np.testing.assert_allclose(token[[0, 2, 4, 6]], np.array([np.sin(2), np.cos(2), np.sin(1), np.cos(1)]))
+        np.testing.assert_allclose(
+            token[[0, 2, 4, 6]], np.array([np.sin(2), np.cos(2), np.sin(1), np.cos(1)])
+        )
 
     def test_width(self):
         with self.assertRaisesRegex(UserError, "4 divides, not 10"):
@@ -70,7 +72,9 @@ class ResizeTest(parameterized.TestCase):
             np.testing.assert_allclose(weights, np.eye(n), atol=1e-12)
 
     def test_rows_and_columns_are_not_mixed_up(self):
-        rows = jnp.repeat(jnp.arange(6.0), 4).reshape(1, 24, 1)  # grid (6, 4), constant along columns
+        rows = jnp.repeat(jnp.arange(6.0), 4).reshape(
+            1, 24, 1
+        )  # grid (6, 4), constant along columns
         out = resize_grid(rows, (6, 4), (3, 8)).reshape(3, 8)
         np.testing.assert_allclose(out, jnp.tile(out[:, :1], (1, 8)), atol=1e-5)
         self.assertTrue(bool(jnp.all(jnp.diff(out[:, 0]) > 1)))

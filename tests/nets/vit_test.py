@@ -1,16 +1,19 @@
-"""Vision transformers against timm, MoCo v3 and DINO; published sizes; scan, recomputation, stages, kept patches."""
+"""Vision transformers against timm, MoCo v3 and DINO; published sizes; scan, recomputation,
+stages, kept patches.
+"""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.nets.heads import dino_head
-from ssl_jax.nets.vit import vit
+from ssl_jax.nets.vit import linear, vit
 from tests.nets import weights as torch
 
 HEADS = 2  # of every tiny transformer in the golden files
@@ -32,17 +35,21 @@ def tiny(**options):
     return vit(None, 4, 16, **(dict(dim=8, depth=3, heads=2) | options))
 
 
-def started(net, size=16, batch=2):
-    params, stats = jax.jit(net.init)(jax.random.key(0))
-    return params, stats, jax.random.normal(jax.random.key(1), (batch, size, size, 3))
+def started(net):
+    return torch.random_variables(net)[0], torch.random_images(2, 16, 16, 3)
 
 
-def run(net, params, images, **options):
-    return jax.jit(lambda p, x: net.apply(p, {}, x, train=False, **options)[0])(params, images)
+def run(params, *calls):
+    """Outputs of several forward passes (net, images, options), compiled together."""
+
+    def forward(params):
+        return [net.apply(params, {}, x, train=False, **o)[0] for net, x, o in calls]
+
+    return jax.jit(forward)(params)
 
 
 class GoldenTest(parameterized.TestCase):
-    @parameterized.product(pool=("token", "avg"), wide=(False, True))
+    @parameterized.parameters(("token", False), ("token", True), ("avg", False))
     def test_timm(self, pool, wide):
         weights, data = torch.load(f"model_timm_vit_{pool}")
         prefix, rtol, dtype = ("f64_", 1e-9, np.float64) if wide else ("", 1e-4, np.float32)
@@ -77,12 +84,10 @@ class GoldenTest(parameterized.TestCase):
         weights, data = torch.load("model_mocov3_vit")
         net = golden_vit(weights, data["in_x"], position="sincos_mocov3")
         params = torch.vit(weights, fixed_positions=True)
-        out = run(net, params, torch.nhwc(data["in_x"]))
+        (out,) = run(params, (net, torch.nhwc(data["in_x"]), {}))
         head = torch.linear(weights, "head")
         torch.assert_close(out["tokens"], data["out_features"], 1e-4)
-        torch.assert_close(
-            out["cls"] @ head["kernel"] + head["bias"], data["out_logits"], 1e-4
-        )
+        torch.assert_close(out["cls"] @ head["kernel"] + head["bias"], data["out_logits"], 1e-4)
 
     def test_dino_multi_crop(self):
         weights, data = torch.load("model_dino_vit_head")
@@ -128,7 +133,7 @@ class GoldenTest(parameterized.TestCase):
 
         view = torch.nhwc(data["in_x"])[0]
         last = data["out_intermediate"][-1]
-        out = run(net, params, view, stages=True)
+        (out,) = run(params, (net, view, dict(stages=True)))
         torch.assert_close(out["tokens"], last, 1e-4)
         normed = data["out_intermediate"][0][:, 1:]
         x = np.asarray(out["block1"]).reshape(normed.shape)
@@ -173,7 +178,7 @@ class SizeTest(parameterized.TestCase):
 
 class ViTTest(parameterized.TestCase):
     def test_recomputation_changes_nothing(self):
-        params, _, images = started(tiny())
+        params, images = started(tiny())
 
         def loss(remat):
             def f(params):
@@ -183,18 +188,14 @@ class ViTTest(parameterized.TestCase):
             return jax.value_and_grad(f)
 
         losses = {remat: loss(remat) for remat in ("none", "full", "dots")}
-        results = jax.jit(lambda p: {k: f(p) for k, f in losses.items()})(params)
-        for remat in ("full", "dots"):
-            chex.assert_trees_all_close(results[remat], results["none"], rtol=1e-4, atol=1e-6)
-            self.assertIn("remat", str(jax.make_jaxpr(losses[remat])(params)))
-        self.assertNotIn("remat", str(jax.make_jaxpr(losses["none"])(params)))
-
-    def test_blocks_are_stacked_and_differ(self):
-        params, stats = jax.jit(tiny(depth=3).init)(jax.random.key(0))
-        self.assertEqual(stats, {})
-        kernel = named_leaves(params)["blocks/attn/qkv/kernel"]
-        self.assertEqual(kernel.shape, (3, 8, 24))
-        self.assertGreater(float(jnp.abs(kernel[0] - kernel[1]).max()), 0)
+        plain, dots = jax.jit(lambda p: (losses["none"](p), losses["dots"](p)))(params)
+        chex.assert_trees_all_close(dots, plain, rtol=1e-4, atol=1e-6)
+        # The backward pass multiplies matrices that a policy does not keep once more.
+        counts = {
+            k: str(jax.make_jaxpr(f)(params)).count("dot_general[") for k, f in losses.items()
+        }
+        self.assertLess(counts["none"], counts["dots"])
+        self.assertLess(counts["dots"], counts["full"])
 
     def test_program_does_not_grow_with_depth(self):
         def equations(depth):
@@ -208,8 +209,8 @@ class ViTTest(parameterized.TestCase):
     @parameterized.parameters(dict(), dict(cls_token=False, pool="avg"))
     def test_stages(self, **options):
         net = tiny(**options)
-        params, _, images = started(net)
-        plain, staged = run(net, params, images), run(net, params, images, stages=True)
+        params, images = started(net)
+        plain, staged = run(params, (net, images, {}), (net, images, dict(stages=True)))
         self.assertEqual(sorted(set(staged) - set(plain)), ["block1", "block2", "block3"])
         for key, value in plain.items():
             np.testing.assert_allclose(staged[key], value, rtol=1e-5, atol=1e-6)
@@ -224,20 +225,25 @@ class ViTTest(parameterized.TestCase):
 
     def test_keep(self):
         net = tiny(position="sincos")
-        params, _, images = started(net)
-        every = jnp.tile(jnp.arange(16), (2, 1))
-        full = run(net, params, images)
-        kept = run(net, params, images, keep=every[:, ::-1])
+        params, images = started(net)
+        every = np.tile(np.arange(16), (2, 1))
+        some = np.array([[5, 2, 7], [0, 15, 9]])
+        seen = np.zeros((2, 16, 1, 1))
+        np.put_along_axis(seen, some[..., None, None], 1, axis=1)
+        mask = np.kron(seen.reshape(2, 4, 4), np.ones((1, 4, 4)))[..., None]
+        changed = (images * mask + 9 * (1 - mask)).astype(np.float32)
+        full, kept, before, after = run(
+            params,
+            (net, images, {}),
+            (net, images, dict(keep=every[:, ::-1])),
+            (net, images, dict(keep=some)),
+            (net, changed, dict(keep=some)),
+        )
         np.testing.assert_allclose(kept["patches"], full["patches"][:, ::-1], atol=1e-5)
         np.testing.assert_allclose(kept["cls"], full["cls"], atol=1e-5)
 
-        some = jnp.array([[5, 2, 7], [0, 15, 9]])
-        before = run(net, params, images, keep=some)
         self.assertEqual(before["patches"].shape, (2, 3, 8))
         self.assertEqual(before["tokens"].shape, (2, 4, 8))
-        seen = jnp.zeros((2, 16)).at[jnp.arange(2)[:, None], some].set(1)
-        mask = jnp.kron(seen.reshape(2, 4, 4), jnp.ones((1, 4, 4)))[..., None]
-        after = run(net, params, images * mask + 9 * (1 - mask), keep=some)
         np.testing.assert_array_equal(after["tokens"], before["tokens"])
 
     def test_other_sizes(self):
@@ -254,31 +260,31 @@ class ViTTest(parameterized.TestCase):
         self.assertEqual(out["tokens"].dtype, jnp.bfloat16)
         self.assertEqual(out["pooled"].dtype, jnp.float32)
 
-        params, _, images = started(net)
-        exact, rounded = run(tiny(layer_scale=0.1), params, images), run(net, params, images)
-        self.assertLess(float(jnp.abs(exact["pooled"] - rounded["pooled"]).max()), 0.05)
+        params, images = started(net)
+        exact, rounded = run(params, (tiny(layer_scale=0.1), images, {}), (net, images, {}))
+        error = float(jnp.abs(exact["pooled"] - rounded["pooled"]).max())
+        self.assertBetween(error, 1e-5, 0.1)
 
     @parameterized.parameters(
-        ("learned", 8**-0.5 / 3, 0.02, 0.02),
-        ("sincos", (6 / (48 + 8)) ** 0.5, (6 / (8 + 24)) ** 0.5, 0.02),
-        ("sincos_mocov3", (6 / (48 + 8)) ** 0.5, (6 / (8 + 8)) ** 0.5, 1e-6),
+        ("normal", 0.02), ("xavier", (2 / (32 + 96)) ** 0.5), ("mocov3", (2 / (32 + 32)) ** 0.5)
     )
-    def test_initialisation(self, position, patch, qkv, cls):
-        net = tiny(depth=40, position=position)
+    def test_linear_initialisation(self, scheme, std):
+        rngs = nnx.Rngs(0)
+        layer = linear(32, 96, parts=3, scheme=scheme, dtype=None, rngs=rngs)
+        np.testing.assert_allclose(np.std(layer.kernel[...]), std, rtol=0.05)
+        np.testing.assert_array_equal(layer.bias[...], 0)
+
+    def test_initialisation(self):
+        net = tiny(dim=64, position="sincos")
         params = named_leaves(jax.jit(net.init)(jax.random.key(0))[0])
-        kernel = params["patch_embed/kernel"]
-        bound = 48**-0.5 if position == "learned" else patch  # PyTorch's default, or Glorot's
-        self.assertLessEqual(float(jnp.abs(kernel).max()), bound)
-        np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.1)
+        kernel = params["patch_embed/kernel"]  # Glorot's, on the flattened patch
+        np.testing.assert_allclose(kernel.std(), (2 / (48 + 64)) ** 0.5, rtol=0.05)
+        np.testing.assert_allclose(params["patch_embed/bias"].std(), (48 * 3) ** -0.5, rtol=0.2)
+        np.testing.assert_allclose(params["cls_token"].std(), 0.02, rtol=0.3)
+        self.assertNotIn("pos_embed", params)
         kernel = params["blocks/attn/qkv/kernel"]
-        std = qkv if position == "learned" else qkv / 3**0.5
-        np.testing.assert_allclose(kernel.std(), std, rtol=0.05)
-        self.assertLess(float(jnp.abs(params["cls_token"]).max()), 5 * cls)
-        for name, leaf in params.items():
-            if "blocks" in name and name.endswith("bias"):
-                self.assertEqual(float(jnp.abs(leaf).max()), 0, name)
-            if name.endswith("scale"):
-                np.testing.assert_array_equal(leaf, 1)
+        np.testing.assert_allclose(kernel.std(), (2 / (64 + 192)) ** 0.5, rtol=0.05)
+        self.assertGreater(float(jnp.abs(kernel[0] - kernel[1]).max()), 0.1)
 
     @parameterized.parameters(
         (lambda: vit("smal"), "'smal'.*'small'"),
@@ -293,7 +299,10 @@ class ViTTest(parameterized.TestCase):
         (lambda: tiny(dim=6, heads=2, position="sincos"), "6"),
         (lambda: tiny(dtype="int32"), "floating"),
         (lambda: output_shapes(tiny(), (16, 18, 3)), "patch of 4 .* 16 x 18"),
-        (lambda: output_shapes(tiny(), (16, 16, 3), stages=True, keep=np.zeros((1, 2), int)), "keep"),
+        (
+            lambda: output_shapes(tiny(), (16, 16, 3), stages=True, keep=np.zeros((1, 2), int)),
+            "keep",
+        ),
     )
     def test_user_errors(self, make, message):
         with self.assertRaisesRegex(UserError, message):

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from ssl_jax.core.tree import map_with_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Weights = Mapping[str, np.ndarray]
@@ -90,6 +93,25 @@ def resnet(weights: Weights, leaf=lambda w, c, n: {"conv": conv(w, c), "norm": n
 def resnet_stats(weights: Weights, conv_name: str, norm_name: str) -> dict:
     del conv_name
     return {"norm": stats(weights, norm_name)}
+
+
+def random_variables(net) -> tuple:
+    """Parameters and statistics of a net with all of them random, without its initialisation being
+    compiled.
+    """
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0)))
+
+    def draw(name: str, like: jax.ShapeDtypeStruct) -> jax.Array:
+        around_one = name.endswith(("scale", "var"))
+        values = rng.uniform(0.5, 1.5, like.shape) if around_one else rng.normal(0, 0.2, like.shape)
+        return jnp.asarray(values, like.dtype)
+
+    return map_with_name(draw, shapes)
+
+
+def random_images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
 def nhwc(x: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -43,25 +44,32 @@ def observed(method: str, dtype: np.dtype, **mesh: int) -> dict:
 
 
 class ContractTest(parameterized.TestCase):
-    @parameterized.parameters(*harness.METHODS)
+    @parameterized.named_parameters(*harness.METHODS)
     def test_loss_gradient_and_extra_are_equal_on_one_and_eight_devices(self, method):
         one = observed(method, np.float32)
         for mesh in MESHES:
             worst, where = harness.worst_difference(one, observed(method, np.float32, **mesh), 1e-4)
             self.assertLessEqual(worst, 1e-4, f"{mesh} {where}")
 
-    @parameterized.parameters(*harness.METHODS)
+    @parameterized.named_parameters(*harness.METHODS)
     def test_equal_in_float64(self, method):
+        self.check_float64(method, MESHES[-1:])
+
+    @pytest.mark.full
+    @parameterized.named_parameters(*harness.METHODS)
+    def test_equal_in_float64_on_every_mesh(self, method):
+        self.check_float64(method, MESHES)
+
+    def check_float64(self, method, meshes):
         with jax.enable_x64(True):
             one = observed(method, np.float64)
             self.assertEqual(one["loss"].dtype, np.float64)
-            for mesh in MESHES:
-                worst, where = harness.worst_difference(
-                    one, observed(method, np.float64, **mesh), 1e-4
-                )
+            for mesh in meshes:
+                many = observed(method, np.float64, **mesh)
+                worst, where = harness.worst_difference(one, many, 1e-4)
                 self.assertLessEqual(worst, 1e-9, f"{mesh} {where}")
 
-    @parameterized.parameters(*harness.METHODS)
+    @parameterized.named_parameters(*harness.METHODS)
     def test_every_network_gets_a_finite_gradient(self, method):
         grads = observed(method, np.float32)["grads"]
         for name, leaf in tree.named_leaves(grads).items():
@@ -69,7 +77,7 @@ class ContractTest(parameterized.TestCase):
         for network, part in grads.items():
             self.assertGreater(float(tree.global_norm(part)), 0.0, network)
 
-    @parameterized.parameters(*harness.METHODS)
+    @parameterized.named_parameters(*harness.METHODS)
     def test_the_step_keeps_every_type(self, method):
         """Another structure, shape, dtype or weak type after a step would compile a second time."""
         made = harness.experiment(method)
@@ -81,7 +89,7 @@ class ContractTest(parameterized.TestCase):
         kind = lambda t: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(t)]  # noqa: E731
         self.assertEqual(kind(after), kind(before))
 
-    @parameterized.parameters(*harness.METHODS)
+    @parameterized.named_parameters(*harness.METHODS)
     def test_two_steps_save_restore_two_steps_are_four_steps(self, method):
         made = harness.experiment(method)
         mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])

@@ -90,4 +90,4 @@ def worst_difference(a: Any, b: Any, floor: float) -> tuple[float, str]:
     return max(found)
 
 
-METHODS = methods()
+METHODS = [(f"_{name}", name) for name in methods()]  # the suffix of a test, its argument

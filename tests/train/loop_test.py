@@ -75,8 +75,8 @@ class LoopTest(parameterized.TestCase):
             self.run_loop(0, 5, bad_at=1)
 
     @parameterized.parameters(
-        ({}, "either steps or epochs"),
-        ({"steps": 3, "epochs": 1.0}, "either steps or epochs"),
+        ({}, "give steps or epochs, a positive number"),
+        ({"steps": -3}, "give steps or epochs, a positive number"),
         ({"steps": 3, "batch_size": -1}, "batch_size: -1 is not positive"),
         ({"steps": 3, "seed": -1}, "0 <= seed"),
     )
@@ -87,6 +87,7 @@ class LoopTest(parameterized.TestCase):
 
 class ProgressTest(absltest.TestCase):
     VALUES = {"train/loss": 1.5, "perf/images_per_second": 1234.0, "perf/data_wait": 0.25}
+    VALUES["perf/steps_per_second"] = 0.1
 
     def test_plain_lines_where_there_is_no_terminal(self):
         out = io.StringIO()
@@ -96,7 +97,9 @@ class ProgressTest(absltest.TestCase):
             progress.update(10, self.VALUES | {"perf/mfu": 0.5})  # the last one always
         lines = out.getvalue().splitlines()
         self.assertLen(lines, 2)
-        self.assertRegex(lines[0], r"step +1/10  loss 1.5000  1,234 img/s  data wait 25%  ETA \d")
+        self.assertRegex(
+            lines[0], r"step +1/10  loss 1.5000  1,234 img/s  data wait 25%  ETA 1:30$"
+        )
         self.assertIn("MFU 50%", lines[1])
 
     def test_a_live_line_in_a_terminal(self):

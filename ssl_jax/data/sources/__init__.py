@@ -1,7 +1,7 @@
 """Data sets by name: `digits`, `npz:/path.npz`, `folder:/path`.
 
-A scheme is a module of this package with `load(path, split) -> Source` and `SPLITS`, the splits that
-its data define themselves; it is found by its name, so a new one is one new file.
+A scheme is a module of this package with `load(path, split) -> Source` and `SPLITS`, the splits
+that its data define themselves; it is found by its name, so a new one is one new file.
 """
 
 import importlib
@@ -23,7 +23,7 @@ def schemes() -> tuple[str, ...]:
 def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
     """Open the data set that `spec` ("scheme" or "scheme:path") names.
 
-    `split` matters only to data that define a split (`digits`); other data are whole under both names.
+    `split` matters only to data that define one (`digits`); other data are whole under both names.
 
     Raises:
       UserError: an unknown scheme, or data that are missing, empty or of the wrong form.

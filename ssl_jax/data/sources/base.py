@@ -60,7 +60,8 @@ class ArraySource:
         class_names: Sequence[str] = (),
     ) -> None:
         self.name = name
-        self.arrays: np.ndarray | None = np.ascontiguousarray(arrays)
+        self._pixels = np.ascontiguousarray(arrays)
+        self.arrays: np.ndarray | None = self._pixels
         self.labels = None if labels is None else labels.astype(np.int32)
         if self.labels is not None and not class_names:
             class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
@@ -71,17 +72,17 @@ class ArraySource:
         return len(self.class_names)
 
     def __len__(self) -> int:
-        return len(self.arrays)
+        return len(self._pixels)
 
     def read(self, index: int) -> np.ndarray:
-        return self.arrays[index]
+        return self._pixels[index]
 
     def describe(self, index: int) -> str:
         return f"index {index} of {self.name}"
 
     def fingerprint(self) -> str:
-        digest = hashlib.blake2b(repr(self.arrays.shape).encode(), digest_size=16)
-        digest.update(self.arrays)
+        digest = hashlib.blake2b(repr(self._pixels.shape).encode(), digest_size=16)
+        digest.update(self._pixels.data)
         if self.labels is not None:
-            digest.update(np.ascontiguousarray(self.labels))
+            digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()

@@ -16,8 +16,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff",
 class FolderSource:
     """The images below `root`, in the order of their sorted paths.
 
-    An example's label is the name of the top-level sub-folder that it lies in, when every image lies
-    in one and there are at least two of them; otherwise the set has no labels.
+    An example's label is the name of the top-level sub-folder that it lies in, when every image
+    lies in one and there are at least two of them; otherwise the set has no labels.
     """
 
     arrays: np.ndarray | None = None
@@ -75,7 +75,7 @@ def load(path: str, split: str) -> FolderSource:
 def _images(folder: str, prefix: str = "", above: frozenset = frozenset()) -> Iterator[str]:
     """Paths of the images below `folder`, relative to the first one, in no order."""
     try:
-        stat = os.stat(folder)
+        stat = Path(folder).stat()
         if (stat.st_dev, stat.st_ino) in above:
             return  # a link to a folder that it lies in
         above |= {(stat.st_dev, stat.st_ino)}

@@ -1,0 +1,49 @@
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.order import Order
+
+
+class OrderTest(parameterized.TestCase):
+    @parameterized.parameters((100, 10), (103, 10), (10, 10), (11, 10), (7, 1))
+    def test_an_epoch_holds_each_example_at_most_once(self, n, batch):
+        order = Order(n, batch, seed=3)
+        self.assertEqual(order.steps_per_epoch, n // batch)
+        for epoch in range(3):
+            steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+            seen = np.concatenate([order.indices(s) for s in steps])
+            self.assertLen(seen, n - n % batch)
+            self.assertLen(set(seen.tolist()), len(seen))
+            self.assertTrue((seen >= 0).all() and (seen < n).all())
+            self.assertEqual({order.epoch(s) for s in steps}, {epoch})
+
+    def test_epochs_and_seeds_differ_in_order(self):
+        def first(seed, epoch):
+            return tuple(Order(1000, 100, seed).indices(10 * epoch).tolist())
+
+        self.assertLen({first(s, e) for s in range(4) for e in range(4)}, 16)
+
+    def test_what_an_epoch_drops_changes(self):
+        order = Order(15, 10, seed=0)
+        seen = set(np.concatenate([order.indices(s) for s in range(20)]).tolist())
+        self.assertEqual(seen, set(range(15)))
+
+    @parameterized.parameters(1, 2, 4)
+    def test_hosts_together_make_the_global_batch(self, hosts):
+        order = Order(103, 12, seed=1)
+        for step in (0, 7, 8, 100):
+            parts = [order.indices(step, h, hosts) for h in range(hosts)]
+            np.testing.assert_array_equal(np.concatenate(parts), order.indices(step))
+
+    def test_bad_batches(self):
+        with self.assertRaisesRegex(UserError, "batch of 11 is larger than .* 10 examples"):
+            Order(10, 11, 0)
+        with self.assertRaisesRegex(UserError, "expected at least 1"):
+            Order(10, -4, 0)
+        with self.assertRaisesRegex(UserError, "does not divide over 3 hosts"):
+            Order(10, 4, 0).indices(0, 0, 3)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import numpy as np
+from absl.testing import absltest, parameterized
+from PIL import Image
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources import held_out, open_source
+
+TRAIN_FINGERPRINT = "9c1006658e6f0b5423ef5470deda752b"
+
+
+class DigitsTest(absltest.TestCase):
+    def test_split_is_fixed_and_disjoint(self):
+        from sklearn.datasets import load_digits
+
+        train, held = open_source("digits"), open_source("digits", "eval")
+        self.assertEqual((len(train), len(held)), (1437, 360))
+        self.assertEqual((train.arrays.shape[1:], train.arrays.dtype), ((8, 8, 1), np.uint8))
+        self.assertEqual((train.num_classes, train.labels.dtype), (10, np.int32))
+        self.assertEqual(train.fingerprint(), TRAIN_FINGERPRINT)  # the split never changes
+
+        def rows(pixels):
+            return sorted(bytes(p) for p in np.ascontiguousarray(pixels))
+
+        both = np.concatenate([train.arrays, held.arrays])[..., 0]
+        original = np.round(load_digits().images * 255 / 16).astype(np.uint8)
+        self.assertEqual(rows(both), rows(original))
+        self.assertNotEqual(train.fingerprint(), held.fingerprint())
+
+    def test_held_out(self):
+        self.assertLen(held_out("digits"), 360)
+        self.assertIsNone(held_out("npz:/nowhere.npz"))
+
+    def test_takes_no_path(self):
+        with self.assertRaisesRegex(UserError, "digits takes no path"):
+            open_source("digits:/x")
+
+
+class SchemeTest(parameterized.TestCase):
+    @parameterized.parameters("", "digit", "zip:/x", "/a/path", "base:/x")
+    def test_unknown(self, spec):
+        with self.assertRaisesRegex(UserError, "expected one of digits, folder:PATH, npz:PATH"):
+            open_source(spec)
+
+    def test_names_the_nearest(self):
+        with self.assertRaisesRegex(UserError, "did you mean 'folder'"):
+            open_source("foldr:/x")
+
+
+class NpzTest(parameterized.TestCase):
+    def save(self, **arrays):
+        path = Path(self.create_tempdir().full_path) / "set.npz"
+        np.savez(path, **arrays)
+        return f"npz:{path}"
+
+    def test_images_and_labels(self):
+        x = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+        source = open_source(self.save(images=x, y=np.array([[2], [0]])))
+        np.testing.assert_array_equal(source.arrays, x)
+        np.testing.assert_array_equal(source.labels, [2, 0])
+        self.assertEqual((source.num_classes, source.labels.dtype), (3, np.int32))
+        np.testing.assert_array_equal(source.read(1), x[1])
+        self.assertIn("index 1", source.describe(1))
+
+    def test_grey_without_labels(self):
+        source = open_source(self.save(x=np.zeros((3, 4, 4), np.uint8)))
+        self.assertEqual(source.arrays.shape, (3, 4, 4, 1))
+        self.assertIsNone(source.labels)
+        self.assertEqual(source.num_classes, 0)
+
+    @parameterized.named_parameters(
+        ("float", {"x": np.zeros((2, 4, 4, 3), np.float32)}, "float32; expected uint8"),
+        ("shape", {"x": np.zeros((2, 4), np.uint8)}, r"shape \(2, 4\)"),
+        ("empty", {"x": np.zeros((0, 4, 4, 3), np.uint8)}, r"shape \(0, 4, 4, 3\)"),
+        ("channels_first", {"x": np.zeros((2, 3, 8, 8), np.uint8)}, "channels-first"),
+        ("no_images", {"z": np.zeros(3)}, "expected one named image or images or x, found z"),
+        ("pickle", {"x": np.array([None, {}])}, "not a readable"),
+        (
+            "label_length",
+            {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(3, int)},
+            r"labels of shape \(3,\) for 2 images",
+        ),
+        (
+            "label_type",
+            {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(2)},
+            "float64; expected integers",
+        ),
+    )
+    def test_bad(self, arrays, message):
+        with self.assertRaisesRegex(UserError, message):
+            open_source(self.save(**arrays))
+
+    def test_missing_or_no_npz(self):
+        with self.assertRaisesRegex(UserError, "no such file"):
+            open_source("npz:/nowhere/x.npz")
+        with self.assertRaisesRegex(UserError, "not a readable"):
+            open_source("npz:" + self.create_tempfile(content="text").full_path)
+
+
+class FolderTest(absltest.TestCase):
+    def tree(self, *paths):
+        root = Path(self.create_tempdir().full_path)
+        for i, path in enumerate(paths):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            if path.lower().endswith(("jpg", "png")):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(root / path)
+            else:
+                (root / path).write_text("no image")
+        return root
+
+    def test_labels_are_the_top_folders(self):
+        root = self.tree("cat/b.png", "cat/deep/a.JPG", "dog/z.png", "dog/note.txt", "cat/._b.png")
+        source = open_source(f"folder:{root}")
+        self.assertEqual(source.class_names, ("cat", "dog"))
+        np.testing.assert_array_equal(source.labels, [0, 0, 1])
+        names = [str(Path(source.describe(i)).relative_to(root)) for i in range(3)]
+        self.assertEqual(names, ["cat/b.png", "cat/deep/a.JPG", "dog/z.png"])
+        self.assertEqual(source.read(2), (root / "dog/z.png").read_bytes())
+        self.assertIsNone(source.arrays)
+
+    def test_no_labels_with_an_image_at_the_top_or_one_folder(self):
+        for paths in (("cat/a.png", "dog/a.png", "b.png"), ("all/a.png", "all/b.png")):
+            source = open_source(f"folder:{self.tree(*paths)}")
+            self.assertIsNone(source.labels)
+            self.assertEqual((len(source), source.num_classes), (len(paths), 0))
+
+    def test_links_are_followed_but_not_round_and_round(self):
+        other, root = self.tree("x.png"), self.tree("a/b.png")
+        (root / "a" / "up").symlink_to(root)
+        (root / "linked").symlink_to(other)
+        (root / "dangling.png").symlink_to(root / "gone.png")
+        source = open_source(f"folder:{root}")
+        names = [str(Path(source.describe(i)).relative_to(root)) for i in range(len(source))]
+        self.assertEqual(names, ["a/b.png", "linked/x.png"])
+
+    def test_fingerprint_sees_names_and_sizes(self):
+        root = self.tree("a.png", "b.png")
+        before = open_source(f"folder:{root}").fingerprint()
+        self.assertEqual(before, open_source(f"folder:{root}").fingerprint())
+        with (root / "a.png").open("ab") as f:
+            f.write(b"more")
+        grown = open_source(f"folder:{root}").fingerprint()
+        (root / "b.png").rename(root / "c.png")
+        self.assertLen({before, grown, open_source(f"folder:{root}").fingerprint()}, 3)
+
+    def test_missing_or_empty(self):
+        for spec in ("folder:", "folder:/nowhere"):
+            with self.assertRaisesRegex(UserError, "no such folder"):
+                open_source(spec)
+        with self.assertRaisesRegex(UserError, "no image in it .* looked for jpg"):
+            open_source(f"folder:{self.tree('a/readme.txt')}")
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,46 @@
+"""The examples of the documentation are run."""
+
+import re
+from pathlib import Path
+
+from absl.testing import absltest
+
+from ssl_jax import cli
+from ssl_jax.train.metrics import read_metrics
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def example(page: str, language: str = "python") -> str:
+    """The first code block of a page."""
+    match = re.search(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.S)
+    assert match is not None
+    return match[1]
+
+
+class DocsTest(absltest.TestCase):
+    def test_the_method_of_the_contract_page_trains(self):
+        folder = Path(self.create_tempdir().full_path)
+        path = folder / "mirror.py"
+        path.write_text(example("contract.md"))
+        code = cli.run(
+            [
+                "train",
+                "--config=rotnet:digits",
+                f"--workdir={folder / 'run'}",
+                f"--config.objective.name={path}",
+                "--config.backbone.width=4",
+                "--config.train.steps=3",
+                "--config.train.batch_size=32",
+                "--config.train.log_every=1",
+                "--config.evals.every=-1",
+            ]
+        )
+        self.assertEqual(code, 0)
+        losses = [line["train/loss"] for line in read_metrics(folder / "run")]
+        self.assertLen(losses, 3)
+        self.assertAlmostEqual(losses[0], 0.6931, delta=0.6)  # ln 2 for two classes
+
+
+if __name__ == "__main__":
+    absltest.main()
