@@ -41,7 +41,9 @@ class Steps:
         hosts: int = 1,
         threads: int = 0,
     ) -> None:
-        _check(inputs, reader.source.name)
+        for field in ("text", "frames", "streams"):
+            if getattr(inputs, field):
+                raise UserError(f"{reader.source.name} has no {field}, which this method needs")
         order.indices(0, host, hosts)  # complains now of a batch that does not divide
         self._reader, self._inputs, self._order = reader, inputs, order
         self._host, self._hosts = host, hosts
@@ -123,16 +125,3 @@ def _resize_all(reader: Reader, views: tuple[View, ...]) -> dict[int, np.ndarray
         return {}
     arrays = to_channels(arrays, reader.channels)
     return {size: np.stack([resize(image, size) for image in arrays]) for size in sizes}
-
-
-def _check(inputs: Inputs, name: str) -> None:
-    for field in ("text", "frames", "streams"):
-        if getattr(inputs, field):
-            raise UserError(f"{name} has no {field}, which this method needs")
-    for view in inputs.views:
-        low, high = view.area
-        if view.size < 1 or view.count < 1 or not 0 < low <= high <= 1:
-            raise UserError(
-                f"view of size {view.size}, count {view.count}, area {view.area}: expected "
-                "a positive size and count, and 0 < low <= high <= 1"
-            )

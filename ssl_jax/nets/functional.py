@@ -122,7 +122,8 @@ def output_shapes(
 
 
 def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
-    graphdef, params, stats, rest = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    graphdef, *states = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    params, stats, rest = states
     kinds = {
         type(v).__name__
         for v in jax.tree.leaves(rest, is_leaf=lambda x: isinstance(x, nnx.Variable))

@@ -196,7 +196,8 @@ class Prototypes(nnx.Module):
         weights = weights * jax.lax.rsqrt(jnp.sum(jnp.square(weights), 0))
         if self.g is not None:
             weights = weights * self.g[...]
-        x, weights = nnx.nn.dtypes.promote_dtype((x, weights), dtype=self.dtype)
+        dtype = jnp.promote_types(x.dtype, weights.dtype) if self.dtype is None else self.dtype
+        x, weights = x.astype(dtype), weights.astype(dtype)
         return jnp.matmul(
             x, weights, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32)
         )

@@ -101,7 +101,7 @@ class BatchNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation of the last axis (Ba et al. 2016, arXiv:1607.06450), as precise."""
+    """Layer norm over the last axis (Ba et al. 2016, arXiv:1607.06450), precise as `BatchNorm`."""
 
     def __init__(self, features: int, *, eps: float = 1e-6):
         self.eps = eps

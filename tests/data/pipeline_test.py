@@ -153,8 +153,6 @@ class BatchesTest(parameterized.TestCase):
             ({"batch": 23}, "batch of 23 is larger"),
             ({"hosts": 3}, "does not divide over 3 hosts"),
             ({"inputs": Inputs(text=4)}, "has no text"),
-            ({"inputs": Inputs((View(0),))}, "expected a positive size"),
-            ({"inputs": Inputs((View(8, area=(0.5, 1.5)),))}, "0 < low <= high <= 1"),
         ):
             kw = {"inputs": WHOLE, "batch": 8, "seed": 0, "stop_step": 1} | options
             with self.assertRaisesRegex(UserError, message):
