@@ -96,8 +96,7 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
     if (
         origin in (dict, Mapping)
         or hint is dict
-        or (isinstance(origin, type)
-        and issubclass(origin, Mapping))
+        or (isinstance(origin, type) and issubclass(origin, Mapping))
     ):
         if not isinstance(value, Mapping):
             raise _wrong(value, hint, where)

@@ -193,7 +193,8 @@ class Quality:
         return {k: float(v) for k, v in jax.device_get(self._pairs(encoder, *seen)).items()}
 
 
-def _labelled(part: Part, read: Callable[[Part], tuple[np.ndarray, np.ndarray]]
+def _labelled(
+    part: Part, read: Callable[[Part], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(features, labels) of the examples of a part that have a label."""
     assert part.source.labels is not None

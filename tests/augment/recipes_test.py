@@ -1,4 +1,5 @@
 import dataclasses
+from unittest import mock
 
 import chex
 import jax
@@ -12,7 +13,7 @@ from ssl_jax.augment.recipes import RECIPES, Affine, Recipe, apply, augment, pre
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 
-SIZE = 12
+SIZE = 20  # from which on there is a blur
 
 
 def make_batch(size=8, channels=3, count=2, seed=0):
@@ -33,6 +34,9 @@ def many(chain: Recipe, image, n=2000, strength=1.0):
     return np.asarray(f(keys))
 
 
+ALL = Recipe(
+    0.5, Affine(0.3, 0.2, 0.2, 0.1), (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 0.5, 0.2, noise=0.1
+)
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
 IMAGE = np.random.default_rng(3).random((SIZE, SIZE, 3)).astype(np.float32)
 
@@ -52,20 +56,16 @@ class RecipesTest(parameterized.TestCase):
         self.assertEqual(out["views"][0].dtype, jnp.float32)
         self.assertFalse(out["views"][0].weak_type)
 
-    @parameterized.parameters(1, 3)
-    def test_all_recipes_run_and_differ_by_view_and_key(self, channels):
-        names = sorted(set(RECIPES) - {"none"})
-        every = Inputs(tuple(View(SIZE, 2, recipe=n) for n in names))
-        batch = make_batch(channels=channels)
-        batch["views"] *= len(names)
-        run = jax.jit(lambda b, k: augment(every, b, k)["views"])
-        one, again, other = (run(batch, jax.random.key(s)) for s in (0, 0, 1))
-        chex.assert_trees_all_equal(one, again)
-        for name, a, b in zip(names, one, other, strict=True):
-            self.assertTrue(np.isfinite(a).all(), name)
-            self.assertFalse(np.array_equal(a, b), name)
-            drawn_apart = np.abs(a[:, 0] - a[:, 1]).max()
-            self.assertGreater(drawn_apart, 0.01, name)
+    def test_all_of_it_is_finite_and_drawn_by_key_and_view(self):
+        batch = make_batch()
+        run = jax.jit(lambda b, k: augment(inputs("all"), b, k)["views"][0])
+        with mock.patch.dict(RECIPES, all=ALL):
+            one, again, other = (np.asarray(run(batch, jax.random.key(s))) for s in (0, 0, 1))
+        np.testing.assert_array_equal(one, again)
+        self.assertTrue(np.isfinite(one).all())
+        for b in range(len(one)):
+            self.assertGreater(np.abs(one[b] - other[b]).max(), 0.01)
+            self.assertGreater(np.abs(one[b, 0] - one[b, 1]).max(), 0.01)
 
     def test_views_of_one_image_differ_and_are_keyed_by_index(self):
         batch = make_batch()
@@ -75,20 +75,18 @@ class RecipesTest(parameterized.TestCase):
         )
         self.assertLen({v.tobytes() for v in np.asarray(out).reshape(16, -1)}, 16)
 
-    @parameterized.parameters("digits", "byol_2")
-    def test_neither_place_nor_company_nor_devices_matter(self, name):
+    def test_neither_place_nor_company_nor_devices_matter(self):
         batch = make_batch(16)
-        run = jax.jit(lambda b: augment(inputs(name), b, jax.random.key(7))["views"][0])
-        want = np.asarray(run(batch))
-        order = np.random.default_rng(0).permutation(16)
-        np.testing.assert_allclose(
-            run(jax.tree.map(lambda x: x[order], batch)), want[order], atol=1e-6
-        )
-        np.testing.assert_allclose(run(jax.tree.map(lambda x: x[8:], batch)), want[8:], atol=1e-6)
+        run = jax.jit(lambda b: augment(inputs("all"), b, jax.random.key(7))["views"][0])
         mesh = Mesh(np.array(jax.devices()), ("data",))
         sharded = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-        np.testing.assert_allclose(run(sharded), want, atol=1e-6)
-        text = run.lower(sharded).compile().as_text()
+        order = np.random.default_rng(0).permutation(16)
+        with mock.patch.dict(RECIPES, all=ALL):
+            want = np.asarray(run(batch))
+            moved = run(jax.tree.map(lambda x: x[order], batch))
+            np.testing.assert_allclose(moved, want[order], atol=1e-5)
+            np.testing.assert_allclose(run(sharded), want, atol=1e-5)
+            text = run.lower(sharded).compile().as_text()
         self.assertNotRegex(text, "all-gather|all-reduce|all-to-all|collective-permute")
 
     def test_prepare_normalises(self):
@@ -99,14 +97,17 @@ class RecipesTest(parameterized.TestCase):
         np.testing.assert_allclose(got, want, atol=1e-5)
         grey = prepare(View(SIZE, recipe="mae"), images[..., :1])
         np.testing.assert_allclose(grey, (images[..., :1] / 255 - 0.449) / 0.226, atol=1e-5)
-        np.testing.assert_allclose(prepare(View(SIZE, recipe="simclr"), images), images / 255)
+        np.testing.assert_allclose(
+            prepare(View(SIZE, recipe="simclr"), images), images / 255, rtol=1e-6
+        )
         (out,) = augment(inputs("none"), batch, jax.random.key(0))["views"]
-        np.testing.assert_allclose(out[:, 0], prepare(View(SIZE, recipe="none"), images))
+        np.testing.assert_allclose(out[:, 0], prepare(View(SIZE, recipe="none"), images), rtol=1e-6)
 
     def test_strength_zero_leaves_only_what_has_a_probability(self):
         batch = make_batch(channels=1)
         (out,) = augment(inputs("digits", strength=0.0), batch, jax.random.key(0))["views"]
-        np.testing.assert_allclose(out, prepare(View(SIZE, recipe="digits"), batch["views"][0]))
+        want = prepare(View(SIZE, recipe="digits"), batch["views"][0])
+        np.testing.assert_allclose(out, want, atol=1e-6)
 
     def test_sub_batches(self):
         target = inputs("mae", count=1)

@@ -60,7 +60,7 @@ class MAEDecoderTest(parameterized.TestCase):
             mask = data["out_mask"]
             return jnp.sum(error * mask) / mask.sum(), (out["tokens"], pred)
 
-        gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+        gradient = torch.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
         (value, (latent, pred)), (grads, decoder_grads) = gradient(params, decoder_params, images)
         for key, actual in (
             ("out_latent", latent),

@@ -91,7 +91,7 @@ class FunctionalTest(parameterized.TestCase):
         net, other = functional(Tower), functional(Tower)
         self.assertEqual(len({net, other, net}), 2)
         params, stats, x = started(net, 2, 4)
-        f = jax.jit(lambda net, p, s, x: net.apply(p, s, x, train=False)[0], static_argnums=0)
+        f = torch.jit(lambda net, p, s, x: net.apply(p, s, x, train=False)[0], static_argnums=0)
         self.assertEqual(f(net, params, stats, x)["out"].shape, (2, 4))
 
     def test_other_variables_are_refused(self):
@@ -109,7 +109,7 @@ class FunctionalTest(parameterized.TestCase):
             net.apply(params | {"head": x}, stats, x, train=False)
 
     def test_init_depends_on_the_key_alone(self):
-        init = jax.jit(functional(Tower).init)
+        init = torch.jit(functional(Tower).init)
         first, again = init(jax.random.key(3)), init(jax.random.key(3))
         chex.assert_trees_all_equal(first, again)
         other = init(jax.random.key(4))
@@ -155,8 +155,9 @@ trace(vit(None, 4, 8, dim=8, depth=2, heads=2, remat="dots"), image)
 trace(vit(None, 4, 16, dim=8, depth=2, heads=2, position="sincos", layer_scale=.1), image)
 trace(mlp_head(6, (8, 4), last_norm="affine"), vector)
 trace(dino_head(6, 8, hidden_dim=8, bottleneck_dim=4), vector)
-trace(mae_decoder(8, 8, 1, 2, grid=(2, 2), out_dim=3), ((4, 3, 8), jnp.float32), ((4, 4),
-jnp.int32)) print(output_shapes(resnet_small(4), (16, 16, 3))["pooled"])
+decoder = mae_decoder(8, 8, 1, 2, grid=(2, 2), out_dim=3)
+trace(decoder, ((4, 3, 8), jnp.float32), ((4, 4), jnp.int32))
+print(output_shapes(resnet_small(4), (16, 16, 3))["pooled"])
 try:
     jnp.zeros(3)
 except RuntimeError:
@@ -186,7 +187,7 @@ class MicrobatchTest(parameterized.TestCase):
             z = out["pooled"]  # every row against every other one: a loss that no chunk can compute
             return jnp.mean(jax.nn.logsumexp(z @ jnp.roll(z, 1, 0).T, axis=1)), (out, same)
 
-        run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+        run = torch.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
         (value, (out, _)), grads = run(params, 1)
         (value_k, (out_k, same)), grads_k = run(params, 4)
         self.assertEqual(same, {})
@@ -199,7 +200,7 @@ class MicrobatchTest(parameterized.TestCase):
         net = functional(Tower)
         params, stats, x = started(net, 6, 4)
         shift = jnp.arange(24.0).reshape(6, 4)
-        out, new = jax.jit(
+        out, new = torch.jit(
             lambda x: net.apply(
                 params, stats, x, shift=shift, train=True, microbatches=3, factor=2.0
             )

@@ -45,7 +45,7 @@ class GoldenTest(parameterized.TestCase):
                 outs[name], stats[name] = heads[name][0].apply(*trees[name], given, train=train)
             return outs, {name: (trees[name][0], stats[name]) for name in names}
 
-        run = jax.jit(run, static_argnums=2)
+        run = torch.jit(run, static_argnums=2)
         with jax.enable_x64(wide):
             trees = {name: (params, stats) for name, (_, params, stats) in heads.items()}
             trees = jax.tree.map(lambda x: jnp.asarray(x, dtype), trees)
@@ -103,7 +103,7 @@ class HeadTest(parameterized.TestCase):
     )
     def test_initialisation(self, init, kernel, bias):
         net = mlp_head(256, (128,), norm=None, init=init)
-        params, stats = jax.jit(net.init)(jax.random.key(0))
+        params, stats = torch.jit(net.init)(jax.random.key(0))
         self.assertEqual(stats, {})
         np.testing.assert_allclose(params["linear1"]["kernel"].std(), kernel, rtol=0.05)
         np.testing.assert_allclose(params["linear1"]["bias"].std(), bias, rtol=0.2)
@@ -112,10 +112,10 @@ class HeadTest(parameterized.TestCase):
         net = dino_head(6, 10, hidden_dim=8, bottleneck_dim=4)
         params, stats = torch.random_variables(net)
         x = torch.random_images(16, 6)
-        logits, _ = jax.jit(lambda p: net.apply(p, stats, x, train=True))(params)
+        logits, _ = torch.jit(lambda p: net.apply(p, stats, x, train=True))(params)
         self.assertLessEqual(float(jnp.abs(logits).max()), 1 + 1e-6)
         params["last_layer"]["v"] *= 7.0
-        scaled, _ = jax.jit(lambda p: net.apply(p, stats, x, train=True))(params)
+        scaled, _ = torch.jit(lambda p: net.apply(p, stats, x, train=True))(params)
         np.testing.assert_allclose(scaled, logits, atol=1e-6)
 
     @parameterized.parameters(

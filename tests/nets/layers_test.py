@@ -20,10 +20,10 @@ class BatchNormTest(parameterized.TestCase):
     def test_definition(self, mean, std):
         net = batch_norm()
         x = np.random.default_rng(0).normal(mean, std, (6, 5, 4, 3)).astype(np.float32)
-        params, stats = jax.jit(net.init)(jax.random.key(0))
+        params, stats = torch.jit(net.init)(jax.random.key(0))
         # Running means as they are after a few steps: near the true ones.
         stats = stats | {"mean": jnp.full((3,), mean + std, jnp.float32)}
-        y, new = jax.jit(lambda x: net.apply(params, stats, x, train=True))(x)
+        y, new = torch.jit(lambda x: net.apply(params, stats, x, train=True))(x)
         exact = x.astype(np.float64)
         expected_mean, expected_var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
         expected = (exact - expected_mean) / np.sqrt(expected_var + 1e-5)
@@ -78,7 +78,7 @@ class BatchNormTest(parameterized.TestCase):
         x = np.arange(8 * 3, dtype=np.float32).reshape(8, 3) ** 2
         mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
         rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-        apply = jax.jit(lambda x: net.apply(params, stats, x, train=True))
+        apply = torch.jit(lambda x: net.apply(params, stats, x, train=True))
         chex.assert_trees_all_close(apply(jax.device_put(x, rows)), apply(x), rtol=1e-5, atol=1e-6)
 
     def test_dtypes(self):

@@ -66,7 +66,7 @@ class GoldenTest(parameterized.TestCase):
             logits = out["pooled"] @ fc["kernel"] + fc["bias"]
             return jnp.mean(jnp.square(logits)), (logits, out, new_stats)
 
-        gradient = jax.jit(jax.grad(forward, (0, 1), has_aux=True), static_argnums=2)
+        gradient = torch.jit(jax.grad(forward, (0, 1), has_aux=True), static_argnums=2)
         with jax.enable_x64(wide):
             params, stats, fc = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, stats, fc))
             images = jnp.asarray(torch.nhwc(data["in_x"]), dtype)
@@ -154,7 +154,7 @@ class ResNetTest(parameterized.TestCase):
     def test_blocks_start_as_identities(self):
         net = resnet_custom((2,), (4,), stem="small", stem_filters=4)
         images = torch.random_images(2, 8, 8, 3)
-        forward = jax.jit(lambda key: net.apply(*net.init(key), images, train=False)[0])
+        forward = torch.jit(lambda key: net.apply(*net.init(key), images, train=False)[0])
         out = forward(jax.random.key(0))
         self.assertGreater(float(out["stem"].max()), 0)
         np.testing.assert_array_equal(out["stage1"], out["stem"])
@@ -180,7 +180,7 @@ class ResNetTest(parameterized.TestCase):
 
         net = functional(Streams)
         variables, x = torch.random_variables(net), torch.random_images(2, 4, 4, 3)
-        forward = jax.jit(lambda variables: net.apply(*variables, x, train=False)[0])
+        forward = torch.jit(lambda variables: net.apply(*variables, x, train=False)[0])
         first, second, mixed = map(np.asarray, forward(variables))
         # One weight in (0, 1) an image and a channel, whatever the place.
         near = np.abs(first - second) < 0.1

@@ -45,7 +45,7 @@ def run(params, *calls):
     def forward(params):
         return [net.apply(params, {}, x, train=False, **o)[0] for net, x, o in calls]
 
-    return jax.jit(forward)(params)
+    return torch.jit(forward)(params)
 
 
 class GoldenTest(parameterized.TestCase):
@@ -67,7 +67,7 @@ class GoldenTest(parameterized.TestCase):
         with jax.enable_x64(wide):
             params, head = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, head))
             images = jnp.asarray(torch.nhwc(data["in_x"]), dtype)
-            gradient = jax.jit(jax.grad(forward, (0, 1), has_aux=True))
+            gradient = torch.jit(jax.grad(forward, (0, 1), has_aux=True))
             (grads, grad_x), (logits, out) = gradient(params, images)
         for key, actual in (
             ("out_logits", logits),
@@ -121,7 +121,7 @@ class GoldenTest(parameterized.TestCase):
             # What the file's gradients are of: it does not say, and this alone fits them.
             return jnp.mean(jnp.square(jax.nn.log_softmax(logits))), (features, logits)
 
-        grads, (features, logits) = jax.jit(jax.grad(forward, (0, 1), has_aux=True))(
+        grads, (features, logits) = torch.jit(jax.grad(forward, (0, 1), has_aux=True))(
             params, head_params
         )
         for key, size in (("in_x", 32), ("in_x_small", 16)):
@@ -188,7 +188,7 @@ class ViTTest(parameterized.TestCase):
             return jax.value_and_grad(f)
 
         losses = {remat: loss(remat) for remat in ("none", "full", "dots")}
-        plain, dots = jax.jit(lambda p: (losses["none"](p), losses["dots"](p)))(params)
+        plain, dots = torch.jit(lambda p: (losses["none"](p), losses["dots"](p)))(params)
         chex.assert_trees_all_close(dots, plain, rtol=1e-4, atol=1e-6)
         # The backward pass multiplies matrices that a policy does not keep once more.
         counts = {
@@ -276,7 +276,7 @@ class ViTTest(parameterized.TestCase):
 
     def test_initialisation(self):
         net = tiny(dim=64, position="sincos")
-        params = named_leaves(jax.jit(net.init)(jax.random.key(0))[0])
+        params = named_leaves(torch.jit(net.init)(jax.random.key(0))[0])
         kernel = params["patch_embed/kernel"]  # Glorot's, on the flattened patch
         np.testing.assert_allclose(kernel.std(), (2 / (48 + 64)) ** 0.5, rtol=0.05)
         np.testing.assert_allclose(params["patch_embed/bias"].std(), (48 * 3) ** -0.5, rtol=0.2)

@@ -1,5 +1,6 @@
 """PyTorch state dictionaries of the golden files as parameter trees of our networks."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,15 @@ from ssl_jax.core.tree import map_with_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Weights = Mapping[str, np.ndarray]
+
+# Compiling is most of these tests' time, and half of it is optimisation that tiny nets do not need.
+jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
 
 
 def load(name: str) -> tuple[Weights, dict[str, np.ndarray]]:

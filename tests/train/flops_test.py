@@ -31,7 +31,7 @@ class FlopsTest(parameterized.TestCase):
         self.assertEqual(flops.count(loop, jnp.ones((4, 4))), 7 * 2 * 4**3)
 
     def test_backward_of_a_strided_convolution(self):
-        """Both gradients cost what the forward pass costs: zeros between the strides are no work."""
+        """Each gradient costs what the forward pass does: zeros between strides are no work."""
 
         def conv(x, w):
             return jax.lax.conv_general_dilated(
