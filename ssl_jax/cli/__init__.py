@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ssl_jax.core.errors import UserError, suggest
 
-HELPERS = ("experiment", "flags", "table")  # modules here that are no subcommand
+HELPERS = ("auto", "experiment", "flags", "table")  # modules here that are no subcommand
 
 
 def subcommands() -> list[str]:

@@ -141,6 +141,17 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
         at[last] = value
 
 
+def configured(
+    spec: str, overrides: Sequence[tuple[str, Any]], data: str = "", eval_data: str = ""
+) -> dict[str, Any]:
+    """The config that `spec` names, with the data of the command line and then the overrides."""
+    config = load_config(spec)
+    given = {"data.train": data, "data.eval": eval_data}
+    override(config, [(key, value) for key, value in given.items() if value])
+    override(config, overrides)
+    return config
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """One run, resolved: its sections as checked dataclasses, and what is built from them, when

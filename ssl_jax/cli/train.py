@@ -12,10 +12,12 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from ssl_jax.cli import auto
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.experiment import Experiment, load_config, override
+from ssl_jax.cli.experiment import Experiment, configured, override
 from ssl_jax.cli.table import final_table
 from ssl_jax.core import sharding, tree
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import prefetch_to_device
 from ssl_jax.evals.suite import Quality
 from ssl_jax.train import flops, loop, state, workdir
@@ -35,24 +37,38 @@ FLAGS = {
 
 def main(argv: list[str]) -> int:
     flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
-    name = command_line.require(flags, "config", "name a method and recipe, --config=simclr:digits")
     folder = Path(command_line.require(flags, "workdir", "name a folder for the run, --workdir=W"))
-    config = load_config(name)
-    given = {"data.train": flags.data, "data.eval": flags.eval_data}
-    override(config, [(key, value) for key, value in given.items() if value])
-    override(config, overrides)
+    console = Console()
+    if flags.config:
+        config = configured(flags.config, overrides, flags.data, flags.eval_data)
+    elif (folder / "config.json").exists():
+        config = workdir.read_config(folder)
+        given = {"data.train": flags.data, "data.eval": flags.eval_data}
+        override(config, [(key, value) for key, value in given.items() if value])
+        override(config, overrides)
+    elif flags.data:
+        config, reasons = auto.choose(flags.data)
+        console.print("no --config: chosen for these images and this machine", highlight=False)
+        console.print("\n".join(f"  {reason}" for reason in reasons), highlight=False)
+        override(config, [("data.eval", flags.eval_data)] if flags.eval_data else [])
+        override(config, overrides)
+    else:
+        raise UserError(
+            "--config is missing: name a method and recipe, --config=simclr:digits, or only your "
+            "images, --data=folder:/path"
+        )
+    config.pop("spec", None)  # it follows from the rest
     experiment = Experiment.from_config(config)
     # All that a user can get wrong is checked before a file is written.
     resolved = experiment.resolved()
-    console = Console()
     announce(console, experiment)
     with workdir.opened(folder, resolved):
         last = train(experiment, resolved, folder, console)
     probe = experiment.objective.probe
     final_table(console, last, f"stage {probe.stage}, pooling {probe.pool}")
-    console.print(
-        f"written to {folder}/: config.json, metrics.jsonl, summary.json, checkpoints, events"
-    )
+    files = "config.json, metrics.jsonl, summary.json, checkpoints, events"
+    console.print(f"written to {folder}/: {files}")
+    console.print(f"next: ssl-jax evaluate --workdir={folder}")
     return 0
 
 

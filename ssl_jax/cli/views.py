@@ -1,0 +1,83 @@
+"""`ssl-jax views`: a picture of what the network will see, each original beside its views.
+
+ssl-jax views --config=simclr:imagenet --data=folder:/images --output=views.png
+"""
+
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+from rich.console import Console
+
+from ssl_jax.augment.recipes import augment, recipe
+from ssl_jax.cli import flags as command_line
+from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.pipeline import eval_arrays
+
+FLAGS = {
+    "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE",
+    "data": "images: digits, folder:PATH or npz:FILE; by default the config's",
+    "output": "the picture to write, a .png",
+    "examples": "how many images; by default 12",
+    "config.SECTION.KEY": "any key of the config, --config.objective.view.strength=0.5",
+}
+SIDE, GAP = 96, 4  # pixels of a view in the picture, and between views
+
+
+def main(argv: list[str]) -> int:
+    flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
+    name = command_line.require(flags, "config", "name a method and recipe, --config=simclr:digits")
+    output = Path(command_line.require(flags, "output", "name a picture, --output=views.png"))
+    if output.suffix.lower() != ".png":
+        raise UserError(f"--output={output}: the picture is a PNG; name it views.png")
+    count = flags.examples or "12"
+    if not count.isdigit() or int(count) < 1:
+        raise UserError(f"--examples={count}: expected a positive whole number")
+    overrides.append(("train.batch_size", int(count)))
+    experiment = Experiment.from_config(configured(name, overrides, flags.data))
+    try:
+        written = cv2.imwrite(str(output), contact_sheet(experiment)[..., ::-1])
+    except cv2.error:
+        written = False
+    if not written:
+        raise UserError(f"cannot write --output={output}")
+    views = sum(view.count for view in experiment.objective.inputs().views)
+    Console().print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
+    return 0
+
+
+def contact_sheet(experiment: Experiment) -> np.ndarray:
+    """(height, width, 3) uint8: a row an example of step 0, its original and then its views."""
+    inputs, spec = experiment.objective.inputs(), experiment.spec
+    host = next(experiment.batches(0, 1))
+    key = jax.random.key(experiment.train.seed)
+    seen = jax.device_get(jax.jit(augment, static_argnums=0)(inputs, host, key))
+    index = np.asarray(host["index"])
+    originals, _ = next(
+        eval_arrays(
+            experiment.source, SIDE, rows=index, channels=spec.channels, batch=spec.global_batch
+        )
+    )
+    rows = []
+    for i in range(len(index)):
+        tiles = [_tile(originals[i])]
+        for view, group in zip(inputs.views, seen["views"], strict=True):
+            chain = recipe(view.recipe)
+            for image in group[i]:
+                mean, std = np.asarray(chain.mean), np.asarray(chain.std)
+                if image.shape[-1] != len(mean):
+                    mean, std = mean.mean(), std.mean()
+                tiles.append(_tile(np.clip((image * std + mean) * 255, 0, 255).astype(np.uint8)))
+        rows.append(np.concatenate(tiles, axis=1))
+    return np.concatenate(rows, axis=0)
+
+
+def _tile(image: np.ndarray) -> np.ndarray:
+    """One (h, w, 1 or 3) image at SIDE pixels with a white edge, (SIDE + GAP, SIDE + GAP, 3)."""
+    image = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+    image = image.reshape(SIDE, SIDE, -1)
+    if image.shape[-1] != 3:
+        image = np.repeat(image[..., :1], 3, axis=-1)
+    return np.pad(image, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)

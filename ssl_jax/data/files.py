@@ -1,0 +1,96 @@
+"""The files that a path, a folder or a glob names, here or on a remote store."""
+
+import fnmatch
+import glob
+import re
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.core.errors import UserError
+
+_WILD = re.compile(r"[*?\[]")
+
+
+def is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def matching(scheme: str, pattern: str, inside: str) -> list[str]:
+    """Sorted paths of the files that `pattern` names: a file, a glob, or a folder.
+
+    Args:
+      scheme: for messages.
+      pattern: a path here, or a URL (`gs://bucket/x-*`).
+      inside: glob of what is wanted of a folder.
+
+    Raises:
+      UserError: no such file, or a remote store that cannot be reached.
+    """
+    if is_remote(pattern):
+        paths = _remote(scheme, pattern, inside)
+    else:
+        path = Path(pattern).expanduser()
+        if pattern and path.is_dir():
+            paths = [str(p) for p in path.rglob(inside) if p.is_file()]
+        elif path.is_file():
+            paths = [str(path)]
+        else:
+            paths = [p for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+    if not paths:
+        raise UserError(f"{scheme}:{pattern}: no such file; expected a path, a folder or a glob")
+    return sorted(paths)
+
+
+def remote_filesystem(scheme: str, url: str) -> tuple[Any, str]:
+    """A `pyarrow.fs.FileSystem` and the path on it: Arrow's own (gs, s3, hdfs), else fsspec's.
+
+    Raises:
+      UserError: a kind of URL that neither knows, or a package that is needed for it.
+    """
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.fs
+
+    try:
+        return pa.fs.FileSystem.from_uri(url)
+    except pa.ArrowInvalid:
+        pass
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as e:
+        raise UserError(f"{scheme}:{url}: cannot be opened ({_line(e)})") from None
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), path
+
+
+def _remote(scheme: str, url: str, inside: str) -> list[str]:
+    import pyarrow.fs as fs
+
+    wild = _WILD.search(url)
+    base = url[: wild.start()].rpartition("/")[0] if wild else url
+    try:
+        filesystem, root = remote_filesystem(scheme, base)
+        info = filesystem.get_file_info(root)
+        if info.type == fs.FileType.File:
+            return [url]
+        selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
+        found = [i.path for i in filesystem.get_file_info(selector) if i.is_file]
+    except OSError as e:
+        raise UserError(f"{scheme}:{url}: cannot be listed ({_line(e)})") from None
+    names = [path[len(root) :].lstrip("/") for path in found]
+    if wild:
+        wanted = re.compile(_glob_regex(url[len(base) + 1 :]))
+        names = [n for n in names if wanted.fullmatch(n)]
+    else:
+        names = [n for n in names if fnmatch.fnmatch(n.rpartition("/")[2], inside)]
+    return [f"{base.rstrip('/')}/{n}" for n in names]
+
+
+def _glob_regex(pattern: str) -> str:
+    """A glob whose `*` stays within a folder, but for `**/`, which is any number of them."""
+    parts = re.split(r"(\*\*/|\*|\?|\[[^\]]*\])", pattern)
+    wild = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return "".join(wild.get(p) or (p if p.startswith("[") else re.escape(p)) for p in parts)
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,71 @@
+"""Labels as data sets write them, numbers or names, to numbers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+
+MAX_CLASSES = 1_000_000
+
+
+def number_labels(
+    values: Sequence[int | str | None] | np.ndarray, name: str, class_names: Sequence[str] = ()
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels (N,) int32, -1 where there is none, and the class names; (None, ()) without any label.
+
+    Args:
+      values: class numbers or class names; None or -1 for an example without a label.
+      name: of the data set, for messages.
+      class_names: by default the numbers 0 to max, or the names that occur, sorted.
+
+    Raises:
+      UserError: a number that is no class, a name that is not in `class_names`, numbers and names
+        mixed.
+    """
+    if isinstance(values, np.ndarray):
+        numbers = values.astype(np.int64)
+    else:
+        given = {type(v) for v in values if v is not None}
+        if given == {str}:
+            return _number_names(values, name, class_names)
+        if not given <= {int}:
+            kinds = " and ".join(sorted(t.__name__ for t in given))
+            raise UserError(f"{name}: labels are {kinds}; expected all numbers or all names")
+        numbers = np.array([-1 if v is None else v for v in values], np.int64)
+    high = int(numbers.max(initial=-1))
+    if high < 0 and numbers.min(initial=-1) == -1 and not class_names:
+        return None, ()
+    classes = len(class_names) or min(high + 1, MAX_CLASSES)
+    wrong = np.flatnonzero((numbers < -1) | (numbers >= classes))
+    if wrong.size:
+        raise UserError(
+            f"{name}: label {numbers[wrong[0]]} of index {wrong[0]} is out of range; expected "
+            f"0 to {classes - 1}, or -1 for none"
+        )
+    return numbers.astype(np.int32), tuple(class_names) or tuple(map(str, range(classes)))
+
+
+def number_texts(
+    texts: Sequence[str], name: str, class_names: Sequence[str] = ()
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """`number_labels` of labels read from a text file: numbers if all are; "" is none."""
+    values: list[int | str | None] = [t or None for t in texts]
+    if all(_is_number(t) for t in texts if t):
+        values = [int(t) if t else None for t in texts]
+    return number_labels(values, name, class_names)
+
+
+def _number_names(
+    values: Sequence, name: str, class_names: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = tuple(class_names) or tuple(sorted({v for v in values if v is not None}))
+    number: dict[str | None, int] = {n: i for i, n in enumerate(names)} | {None: -1}
+    unknown = next((v for v in values if v not in number), None)
+    if unknown is not None:
+        raise UserError(f"{name}: label {unknown!r} is none of its {len(names)} classes")
+    return np.array([number[v] for v in values], np.int32), names
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()
