@@ -14,7 +14,7 @@ where there is none; left out of unlabelled sets) and `image/caption` (UTF-8; an
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -122,15 +122,15 @@ def _values(kind: int, content: memoryview) -> Values:
     return np.array(numbers, np.uint64).astype(np.int64)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(field number, content); the content of a varint is an int."""
+def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+    """(field number, content): a memoryview, or the int of a varint."""
     at = 0
     while at < len(data):
         tag, at = _read_varint(data, at)
         kind = tag & 7
         if kind == _VARINT:
             value, at = _read_varint(data, at)
-            yield tag >> 3, value  # type: ignore[misc]
+            yield tag >> 3, value
             continue
         if kind == _BYTES:
             size, at = _read_varint(data, at)
@@ -162,7 +162,7 @@ def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
-            return value, at
+            return value % 2**64, at
         if shift > 63:
             raise ValueError("a number of more than 64 bits")
 

@@ -55,8 +55,8 @@ class ContractTest(parameterized.TestCase):
     def test_equal_in_float64(self, method):
         self.check_float64(method, MESHES[-1:])
 
-    @pytest.mark.full
     @parameterized.named_parameters(*harness.METHODS)
+    @pytest.mark.full
     def test_equal_in_float64_on_every_mesh(self, method):
         self.check_float64(method, MESHES)
 

@@ -1,7 +1,8 @@
-"""Data sets by name: `digits`, `npz:/path.npz`, `folder:/path`.
+"""Data sets by name: `digits`, `folder:/path`, `parquet:/glob`, ...: a file here, a scheme.
 
-A scheme is a module of this package with `load(path, split) -> Source` and `SPLITS`, the splits
-that its data define themselves; it is found by its name, so a new one is one new file.
+A scheme is a module of this package with `load(path, split) -> Source` and, where its data may
+themselves set a part aside for evaluation, `held_out(path) -> Source | None`; it is found by its
+name, so a new one is one new file.
 """
 
 import importlib
@@ -23,7 +24,8 @@ def schemes() -> tuple[str, ...]:
 def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
     """Open the data set that `spec` ("scheme" or "scheme:path") names.
 
-    `split` matters only to data that define one (`digits`); other data are whole under both names.
+    `split` matters only to data that define one (`digits`, `tfds:NAME`); other data are whole under
+    both names.
 
     Raises:
       UserError: an unknown scheme, or data that are missing, empty or of the wrong form.
@@ -35,13 +37,13 @@ def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
 def held_out(spec: str) -> Source | None:
     """The evaluation part that the data set `spec` itself defines; None where it defines none."""
     module, path = _scheme(spec)
-    return module.load(path, "eval") if "eval" in module.SPLITS else None
+    return module.held_out(path) if hasattr(module, "held_out") else None
 
 
 def _scheme(spec: str) -> tuple[ModuleType, str]:
     name, _, path = spec.partition(":")
     if name not in schemes():
-        known = "digits, " + ", ".join(f"{s}:PATH" for s in schemes() if s != "digits")
+        known = ", ".join(s if s == "digits" else f"{s}:PATH" for s in schemes())
         hint = suggest(name, schemes()) if name else ""
         hint = f"; {hint}" if hint.startswith("did") else ""
         raise UserError(f"unknown data {spec!r}: expected one of {known}{hint}")

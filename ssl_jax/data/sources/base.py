@@ -8,41 +8,54 @@ import numpy as np
 
 
 class Source(Protocol):
-    """Random access to examples, each at a stable index.
+    """Random access to examples, each at a stable index. Thread-safe.
+
+    What has a value here is what a kind of data set need not define that has no such thing.
 
     Attributes:
       name: what the user called it.
       class_names: names of the classes, () without labels.
       labels: (N,) int32, -1 for an example without one; None if no example has one.
       arrays: (N, H, W, C) uint8 for sets in memory whose images have one size, else None.
+      captions: the captions of each example, none or several; None if no example has one.
+      lengths: (N,) int32, frames of each example, for sets of clips; None for sets of images.
     """
 
     name: str
     class_names: tuple[str, ...]
     labels: np.ndarray | None
-    arrays: np.ndarray | None
+    arrays: np.ndarray | None = None
+    captions: Sequence[Sequence[str]] | None = None
+    lengths: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes; 0 without labels."""
-        ...
+        return len(self.class_names)
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes | np.ndarray:
-        """The encoded image, or (H, W, C) uint8. May raise OSError."""
+        """The encoded image (of a clip, its middle frame), or (H, W, C) uint8.
+
+        May raise OSError, for what may pass, and DecodeError, for what will not.
+        """
         ...
+
+    def read_frame(self, index: int, frame: int) -> bytes | np.ndarray:
+        """Frame `frame`, 0 to lengths[index] - 1, of a clip, as `read` would give it."""
+        raise TypeError(f"{self.name} holds images, not clips")
 
     def describe(self, index: int) -> str:
         """Where example `index` lies, for messages: a path, or "index i of NAME"."""
-        ...
+        return f"index {index} of {self.name}"
 
     def fingerprint(self) -> str:
         """A digest of what the data are, to tell on resume whether they changed."""
         ...
 
 
-class ArraySource:
+class ArraySource(Source):
     """A `Source` of images in memory.
 
     Args:
@@ -61,24 +74,17 @@ class ArraySource:
     ) -> None:
         self.name = name
         self._pixels = np.ascontiguousarray(arrays)
-        self.arrays: np.ndarray | None = self._pixels
+        self.arrays = self._pixels
         self.labels = None if labels is None else labels.astype(np.int32)
         if self.labels is not None and not class_names:
             class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
         self.class_names = tuple(class_names)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
     def __len__(self) -> int:
         return len(self._pixels)
 
     def read(self, index: int) -> np.ndarray:
         return self._pixels[index]
-
-    def describe(self, index: int) -> str:
-        return f"index {index} of {self.name}"
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(repr(self._pixels.shape).encode(), digest_size=16)

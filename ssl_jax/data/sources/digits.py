@@ -5,7 +5,6 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources.base import ArraySource
 
-SPLITS = ("train", "eval")
 TRAIN = 1437
 
 
@@ -20,3 +19,8 @@ def load(path: str, split: str) -> ArraySource:
     rows = np.sort(order[:TRAIN] if split == "train" else order[TRAIN:])
     images = np.round(digits.images[rows] * (255 / 16)).astype(np.uint8)  # grey levels 0 to 16
     return ArraySource("digits", images[..., None], digits.target[rows])
+
+
+def held_out(path: str) -> ArraySource:
+    """The 360 evaluation images."""
+    return load(path, "eval")

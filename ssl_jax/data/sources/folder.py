@@ -1,90 +1,141 @@
-"""`folder:/path`: any tree of image files."""
+"""`folder:/path`: any tree of image files; `folder:/path/list.txt`: those that a list names."""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import re
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.labels import number_texts
+from ssl_jax.data.listing import EXTENSIONS, image_paths
+from ssl_jax.data.sources.base import Source
 
-SPLITS = ()
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
+CAPTION_KEYS = ("text", "caption", "captions")
+_LINE = re.compile(rf"(.+(?:{'|'.join(map(re.escape, EXTENSIONS))}))(?:[\s,]+(.+))?", re.IGNORECASE)
 
 
-class FolderSource:
-    """The images below `root`, in the order of their sorted paths.
+class FolderSource(Source):
+    """Image files at `paths` below `root`.
 
-    An example's label is the name of the top-level sub-folder that it lies in, when every image
-    lies in one and there are at least two of them; otherwise the set has no labels.
+    Captions are those of the file `captions.jsonl` or `metadata.jsonl` in `root`: one object a
+    line, {"file_name": path below `root`, "text": ...}; the text (or `caption`, `captions`) is a
+    string or a list of them, and a file name may stand in several lines.
     """
 
-    arrays: np.ndarray | None = None
-
-    def __init__(self, name: str, root: Path, paths: list[str]) -> None:
-        self.name = name
-        self._root = root
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        paths: list[str],
+        labels: np.ndarray | None = None,
+        class_names: tuple[str, ...] = (),
+    ) -> None:
+        self.name, self.labels, self.class_names = name, labels, class_names
+        self._root = str(root)
         self._paths = paths  # relative, with "/"
-        tops = [p.partition("/")[0] if "/" in p else "" for p in paths]
-        names = sorted(set(tops))
-        labelled = len(names) >= 2 and "" not in names
-        self.class_names: tuple[str, ...] = tuple(names) if labelled else ()
-        number = {n: i for i, n in enumerate(names)}
-        self.labels = np.array([number[t] for t in tops], np.int32) if labelled else None
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
+    @cached_property
+    def captions(self) -> list[list[str]] | None:
+        files = [Path(self._root, f) for f in CAPTION_FILES]
+        file = next((f for f in files if f.is_file()), None)
+        return None if file is None else _captions(file, self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def read(self, index: int) -> bytes:
-        return (self._root / self._paths[index]).read_bytes()
+        with open(self.describe(index), "rb") as file:  # noqa: PTH123 (a third of Path's cost)
+            return file.read()
 
     def describe(self, index: int) -> str:
-        return str(self._root / self._paths[index])
+        return os.path.join(self._root, self._paths[index])  # noqa: PTH118
 
     def fingerprint(self) -> str:
         """Digest of the relative paths and file sizes."""
         digest = hashlib.blake2b(digest_size=16)
-        for path in self._paths:
-            file = self._root / path
-            size = file.stat().st_size if file.exists() else -1
-            digest.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))
+        for i, path in enumerate(self._paths):
+            digest.update(f"{path}\0{_size(self.describe(i))}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
 def load(path: str, split: str) -> FolderSource:
-    """List the images below `path`; links are followed, hidden files and folders left out.
+    """The images below a folder, in the order of their sorted paths, or those of a list.
+
+    Below a folder links are followed, and hidden files and folders left out. An example's label is
+    the name of the top-level sub-folder that it lies in, when every image lies in one and there are
+    at least two of them; otherwise the set has no labels.
+
+    A list holds a path a line, relative to the folder of the list, and a label after it or not: a
+    number or a name.
 
     Raises:
-      UserError: no such folder, or no image in it.
+      UserError: no such folder or list, no image in it, a line that is not as above.
     """
     root = Path(path).expanduser()
+    if path and root.is_file():
+        return _from_list(path, root)
     if not path or not root.is_dir():
         raise UserError(f"folder:{path}: no such folder")
-    paths = sorted(_images(str(root)))
-    if not paths:
-        kinds = ", ".join(e[1:] for e in EXTENSIONS)
-        raise UserError(f"folder:{path}: no image in it or below it; looked for {kinds}")
-    return FolderSource(f"folder:{path}", root, paths)
+    paths = image_paths(str(root), f"folder:{path}")
+    labels, names = top_folders(paths)
+    return FolderSource(f"folder:{path}", root, paths, labels, names)
 
 
-def _images(folder: str, prefix: str = "", above: frozenset = frozenset()) -> Iterator[str]:
-    """Paths of the images below `folder`, relative to the first one, in no order."""
+def top_folders(paths: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels and class names: top-level folders, if every path has one and two of them differ."""
+    tops = [p.partition("/")[0] if "/" in p else "" for p in paths]
+    names = sorted(set(tops))
+    if len(names) < 2 or "" in names:
+        return None, ()
+    number = {n: i for i, n in enumerate(names)}
+    return np.array([number[t] for t in tops], np.int32), tuple(names)
+
+
+def _from_list(path: str, file: Path) -> FolderSource:
+    name, paths, labels = f"folder:{path}", [], []
     try:
-        stat = Path(folder).stat()
-        if (stat.st_dev, stat.st_ino) in above:
-            return  # a link to a folder that it lies in
-        above |= {(stat.st_dev, stat.st_ino)}
-        with os.scandir(folder) as scan:
-            entries = [e for e in scan if not e.name.startswith(".")]
-    except OSError as e:
-        raise UserError(f"folder:{folder}: cannot be listed ({e.strerror})") from None
-    for entry in entries:
-        if entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
-            yield prefix + entry.name
-        elif entry.is_dir():
-            yield from _images(entry.path, f"{prefix}{entry.name}/", above)
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{name}: neither a folder nor a list of files, one a line") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            raise UserError(f"{name}: line {number} is {line[:80]!r}; expected IMAGE or IMAGE LABEL")
+        paths.append(match[1])
+        labels.append(match[2] or "")
+    if not paths:
+        raise UserError(f"{name}: the list is empty")
+    if not (file.parent / paths[0]).is_file():
+        raise UserError(f"{name}: {file.parent / paths[0]} is not there; paths start at the list's")
+    return FolderSource(name, file.parent, paths, *number_texts(labels, name))
+
+
+def _captions(file: Path, paths: list[str]) -> list[list[str]]:
+    place = {p: i for i, p in enumerate(paths)}
+    captions: list[list[str]] = [[] for _ in paths]
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line) if line.strip() else {}
+            index = place.get(entry.get("file_name", ""))
+            found = next((entry[k] for k in CAPTION_KEYS if k in entry), ())
+        except (ValueError, AttributeError):
+            raise UserError(f"{file}: line {number} is no JSON object") from None
+        if index is not None:
+            captions[index].extend([found] if isinstance(found, str) else map(str, found))
+    if not any(captions):
+        raise UserError(f'{file}: no caption of an image here; expected {{"file_name", "text"}}')
+    return captions
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return -1

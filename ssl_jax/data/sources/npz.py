@@ -8,7 +8,6 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources.base import ArraySource
 
-SPLITS = ()
 IMAGE_KEYS = ("image", "images", "x")
 LABEL_KEYS = ("label", "labels", "y")
 

@@ -1,0 +1,165 @@
+"""`array_record:GLOB`: sharded records of images; what `ssl-jax prepare` writes, and TFDS."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data import cache, files
+from ssl_jax.data.decode import DecodeError
+from ssl_jax.data.labels import number_labels
+from ssl_jax.data.records import IMAGE_KEYS, Record, RecordError, decode
+from ssl_jax.data.sources.base import Source
+
+MANIFEST = "manifest.json"
+_SCAN = 256  # records read at once
+
+
+class RecordSource(Source):
+    """Records (`data.records`) behind random access.
+
+    Whether there are labels and captions is told by the first record. All of them are read only
+    when they are first asked for, in one pass over the data, and cached.
+
+    Args:
+      name: what the user called it.
+      records: `len`, and `__getitem__` and `__getitems__` that give bytes.
+      identity: what tells these data from others: file names, sizes.
+      class_names: if known.
+      image_keys: names under which a record may hold its image.
+
+    Raises:
+      UserError: no record, or a first one that is no image.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        records: Any,
+        identity: Iterable[str],
+        class_names: Sequence[str] = (),
+        image_keys: Sequence[str] = IMAGE_KEYS,
+    ) -> None:
+        self.name = name
+        self._records, self._names, self._keys = records, tuple(class_names), image_keys
+        text = "\n".join([str(len(records)), *identity])
+        self._digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        if not len(records):
+            raise UserError(f"{name}: no record in it")
+        try:
+            self._first = self._decode(records[0])
+        except (DecodeError, OSError, RuntimeError, ValueError) as e:
+            raise UserError(f"{name}: cannot be read ({e})") from None
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:  # type: ignore[override]
+        return self._labels_and_names[0]
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._names if self._names else self._labels_and_names[1]
+
+    @cached_property
+    def captions(self) -> list[list[str]] | None:
+        return json.loads(self._scan["captions"].tobytes()) if self._first.captions else None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, index: int) -> bytes:
+        try:
+            data = self._records[index]
+        except (RuntimeError, ValueError) as e:  # what the reader says of a damaged block
+            raise DecodeError(str(e)) from None
+        return self._decode(data).image
+
+    def fingerprint(self) -> str:
+        """Digest of the names and sizes of the files."""
+        return self._digest
+
+    def _decode(self, data: bytes) -> Record:
+        try:
+            return decode(data, self._keys)
+        except RecordError as e:
+            raise DecodeError(str(e)) from None
+
+    @cached_property
+    def _labels_and_names(self) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        if self._first.label is None:
+            return None, ()
+        return number_labels(self._scan["labels"], self.name, self._names)
+
+    @cached_property
+    def _scan(self) -> dict[str, np.ndarray]:
+        """Label (-1: none) and captions (as JSON) of every record; of one that is broken, none."""
+        kept = cache.load("records", self._digest)
+        if kept is not None and len(kept.get("labels", ())) == len(self):
+            return kept
+        labels = np.full(len(self), -1, np.int64)
+        captions: list[tuple[str, ...]] = [()] * len(self)
+        for first in range(0, len(self), _SCAN):
+            rows = range(first, min(first + _SCAN, len(self)))
+            for i, data in zip(rows, self._read_rows(rows), strict=True):
+                try:
+                    record = self._decode(data)
+                except DecodeError:
+                    continue
+                labels[i] = -1 if record.label is None else record.label
+                captions[i] = record.captions
+        found = {"labels": labels}
+        if self._first.captions:
+            found["captions"] = np.frombuffer(json.dumps(captions).encode(), np.uint8)
+        cache.save("records", self._digest, **found)
+        return found
+
+    def _read_rows(self, rows: range) -> list[bytes]:
+        try:
+            return self._records.__getitems__(list(rows))
+        except (RuntimeError, ValueError):  # a damaged block: one by one, to save the others
+            return [self._read_row(i) for i in rows]
+
+    def _read_row(self, index: int) -> bytes:
+        try:
+            return self._records[index]
+        except (RuntimeError, ValueError):
+            return b""
+
+
+def load(path: str, split: str) -> RecordSource:
+    """The records of the shards that `path` (a file, a folder, a glob, a URL) names, in order.
+
+    A `manifest.json` beside them may name the classes: {"class_names": [...]}.
+
+    Raises:
+      UserError: no such file, one that is no ArrayRecord, or records that are no images.
+    """
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    name = f"array_record:{path}"
+    shards = files.matching("array_record", path, "*.array_record*")
+    try:
+        records = ArrayRecordDataSource(shards)
+    except Exception as e:  # the reader's own, of any type
+        line = str(e).strip().partition("\n")[0]
+        raise UserError(f"{name}: not whole ArrayRecord files ({line})") from None
+    identity = [f"{Path(s).name} {_size(s)}" for s in shards]
+    return RecordSource(name, records, identity, _class_names(name, shards[0]))
+
+
+def _size(shard: str) -> int:
+    return -1 if files.is_remote(shard) else Path(shard).stat().st_size
+
+
+def _class_names(name: str, shard: str) -> tuple[str, ...]:
+    file = Path(shard).parent / MANIFEST
+    if files.is_remote(shard) or not file.is_file():
+        return ()
+    try:
+        return tuple(json.loads(file.read_text()).get("class_names", ()))
+    except (ValueError, AttributeError):
+        raise UserError(f"{name}: {file} is not a JSON object") from None

@@ -1,0 +1,97 @@
+"""`tfds:NAME[/CONFIG][:SPLIT]`, `tfds:/path/to/NAME/VERSION[:SPLIT]`: TensorFlow Datasets.
+
+Only data sets that are prepared as ArrayRecord files are read; TensorFlow is not needed.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data import files
+from ssl_jax.data.sources.array_record import RecordSource
+
+EVAL_SPLITS = ("test", "validation")
+_PATH = re.compile(r"(.*?)(?::([A-Za-z_]\w*(?:\[[^\]/]*\])?))?")
+
+
+def load(path: str, split: str) -> RecordSource:
+    """The split that `path` names, else `train`, or for evaluation `test` or `validation`.
+
+    Splits are written as TFDS has them: `train`, `train[:90%]`.
+
+    Raises:
+      UserError: a data set that is unknown, not prepared, of another file format, without such a
+        split, or without images.
+    """
+    name, wanted = _parse(path)
+    builder = _builder(path, name)
+    splits = list(builder.info.splits)
+    if not wanted:
+        names = ("train",) if split == "train" else EVAL_SPLITS
+        wanted = next((s for s in names if s in splits), "")
+    if not wanted or re.split(r"\W", wanted)[0] not in splits:
+        raise UserError(
+            f"tfds:{path}: no split {wanted or ' or '.join(names)}; it has {', '.join(splits)}"
+        )
+    return _open(f"tfds:{path}", builder, wanted)
+
+
+def held_out(path: str) -> RecordSource | None:
+    """The `test` or `validation` split; None without one, or where `path` is of it."""
+    name, wanted = _parse(path)
+    splits = _builder(path, name).info.splits
+    held = next((s for s in EVAL_SPLITS if s in splits), None)
+    if held is None or wanted.startswith(held):
+        return None
+    return load(f"{name}:{held}", "eval")
+
+
+def _parse(path: str) -> tuple[str, str]:
+    match = _PATH.fullmatch(path)
+    assert match is not None  # it matches anything
+    return match[1], match[2] or ""
+
+
+def _builder(path: str, name: str) -> Any:
+    import tensorflow_datasets as tfds  # takes a second to import
+
+    if not name:
+        raise UserError("tfds: name a data set, tfds:NAME, or its folder, tfds:/path")
+    try:
+        if not files.is_remote(name) and not name.startswith(("/", "~", ".")):
+            builder = tfds.builder(name)
+        else:
+            folder = name if files.is_remote(name) else Path(name).expanduser()
+            builder = tfds.builder_from_directory(folder)
+    except Exception as e:  # its own, of many types, and of many lines
+        line = str(e).strip().partition("\n")[0]
+        raise UserError(f"tfds:{path}: {line or type(e).__name__}") from None
+    if not builder.info.splits:
+        raise UserError(
+            f"tfds:{path}: not prepared in {builder.data_dir}; once, with TensorFlow installed, run "
+            f"python -c \"import tensorflow_datasets as t; t.data_source('{name}')\""
+        )
+    return builder
+
+
+def _open(name: str, builder: Any, split: str) -> RecordSource:
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    if not images:
+        raise UserError(f"{name}: no feature is an image; it has {', '.join(features)}")
+    label = features.get("label")
+    names = label.names if isinstance(label, tfds.features.ClassLabel) else None
+    try:
+        part = builder.info.splits[split]
+        records = builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+        shards = [f"{Path(f).name} {Path(f).stat().st_size}" for f in part.filepaths]
+    except Exception as e:
+        line = str(e).strip().partition("\n")[0]
+        raise UserError(f"{name}: cannot be read ({line or type(e).__name__})") from None
+    identity = [builder.info.full_name, split, *shards]
+    return RecordSource(name, records, identity, names or (), ("image", *images))
