@@ -8,11 +8,11 @@ import dataclasses
 from pathlib import Path
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import open_source
 from ssl_jax.evals.suite import PROTOCOLS, Quality
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
             experiment.objective, experiment.evals, source, eval_source, experiment.mesh
         )
         if not quality.labelled:
-            Console().print("no labels: only the label-free numbers can be measured")
+            terminal().print("no labels: only the label-free numbers can be measured")
         encoder = experiment.objective.encoder(state.params, state.extra)
         found = quality.measure(encoder, protocols)
 
@@ -69,6 +69,6 @@ def main(argv: list[str]) -> int:
     table.add_column("value", justify="right")
     for name, value in sorted(found.items()):
         table.add_row(name, f"{value:.4f}")
-    Console().print(table)
-    Console().print(f"Written with its protocol to {path}")
+    terminal().print(table, soft_wrap=False)
+    terminal().print(f"Written with its protocol to {path}")
     return 0

@@ -3,11 +3,11 @@
 import importlib
 import inspect
 
-from rich.console import Console
 from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import configs_folder, methods
+from ssl_jax.cli.table import terminal
 from ssl_jax.objectives.base import Objective
 
 
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     for name in methods():
         module = importlib.import_module(f"ssl_jax.objectives.{name}")
         table.add_row(name, *describe(module), ", ".join(recipes(name)))
-    Console().print(table)
+    terminal().print(table, soft_wrap=False)
     return 0
 
 

@@ -21,6 +21,11 @@ NAMES = {
 SCORES = ("fewshot", "knn", "kmeans")
 
 
+def terminal() -> Console:
+    """Where a command prints: lines are left whole, so that a path can be copied."""
+    return Console(soft_wrap=True, highlight=False)
+
+
 def final_table(console: Console, last: Mapping[str, float], layer: str) -> None:
     """Every quality metric of `last` (summary.json), trained beside untrained beside raw pixels."""
     table = Table(title=f"What was learned (features: {layer})", title_justify="left")
@@ -35,7 +40,7 @@ def final_table(console: Console, last: Mapping[str, float], layer: str) -> None
             texts[0] = f"[bold green]{texts[0]}[/]"
         table.add_row(name, *texts)
     if table.row_count:
-        console.print(table)
+        console.print(table, soft_wrap=False)
 
 
 def _keys(metric: str) -> tuple[str, str, str]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from ssl_jax.cli import auto
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment, configured, override
-from ssl_jax.cli.table import final_table
+from ssl_jax.cli.table import final_table, terminal
 from ssl_jax.core import sharding, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import prefetch_to_device
@@ -38,7 +38,7 @@ FLAGS = {
 def main(argv: list[str]) -> int:
     flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
     folder = Path(command_line.require(flags, "workdir", "name a folder for the run, --workdir=W"))
-    console = Console()
+    console = terminal()
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)
     elif (folder / "config.json").exists():
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> int:
         override(config, overrides)
     elif flags.data:
         config, reasons = auto.choose(flags.data)
-        console.print("no --config: chosen for these images and this machine", highlight=False)
-        console.print("\n".join(f"  {reason}" for reason in reasons), highlight=False)
+        console.print("no --config: chosen for these images and this machine")
+        console.print("\n".join(f"  {reason}" for reason in reasons))
         override(config, [("data.eval", flags.eval_data)] if flags.eval_data else [])
         override(config, overrides)
     else:
@@ -82,7 +82,6 @@ def announce(console: Console, experiment: Experiment) -> None:
         f"{mesh.devices.flat[0].device_kind} device(s), mesh {shape}\n"
         f"{experiment.data.train}: {spec.num_examples:,} images, {spec.total_steps:,} steps of "
         f"{spec.global_batch} ({spec.steps_per_epoch:,} steps an epoch)",
-        highlight=False,
     )
 
 
@@ -103,7 +102,7 @@ def train(
         start = checkpoints.latest or 0
         if start:
             current = checkpoints.restore(start, experiment.abstract_state, experiment.placed)
-            console.print(f"going on from the checkpoint of step {start}", highlight=False)
+            console.print(f"going on from the checkpoint of step {start}")
         else:
             current = state.create(objective, experiment.tx, config.seed, experiment.placed)
         quality = Quality(objective, evals, experiment.source, experiment.eval_source, mesh)

@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import jax
 import numpy as np
-from rich.console import Console
 
 from ssl_jax.augment.recipes import augment, recipe
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import eval_arrays
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     if not written:
         raise UserError(f"cannot write --output={output}")
     views = sum(view.count for view in experiment.objective.inputs().views)
-    Console().print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
+    terminal().print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
     return 0
 
 

@@ -46,7 +46,7 @@ class ProgressLine:
             self._live.update(self._task, completed=step, description=text)
         elif time.monotonic() - self._printed >= PLAIN_SECONDS or step == self._total:
             self._printed = time.monotonic()
-            self._console.print(f"step {step:>6}/{self._total}  {text}", highlight=False)
+            self._console.print(f"step {step:>6}/{self._total}  {text}")
 
     def _text(self, step: int, values: Mapping[str, float]) -> str:
         parts = [
