@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ssl_jax.cli.experiment import configs_folder, load_file
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import Source, open_source
@@ -28,43 +29,22 @@ def choose(data: str) -> tuple[dict[str, Any], list[str]]:
     size = min(size, 64 if cpu else 224)
     batch = _batch_size(len(source), len(devices), 64 if cpu else 256)
     epoch = len(source) // batch
-    if cpu:
-        backbone: dict[str, Any] = {"name": "resnet_small", "width": 32}
-        steps = int(np.clip(100 * epoch, 300, 1000))
-    else:
-        deep = len(source) >= 100_000 and size >= 128
-        stem = "imagenet" if size > 64 else "cifar"
-        backbone = {"name": "resnet", "depth": 50 if deep else 18, "stem": stem}
-        backbone["dtype"] = "bfloat16"
-        steps = int(np.clip(200 * epoch, 2000, 500_000))
-    recipe = "simclr" if size > 64 else "simclr_cifar"
-    config = {
-        "objective": {
-            "name": "simclr",
-            "view": {"size": size, "count": 2, "area": (0.2, 1.0), "recipe": recipe},
-            "projector": (512, 128),
-            "temperature": 0.2,
-        },
-        "backbone": backbone,
-        "data": {"train": data},
-        "optim": {
-            "name": "adamw",
-            "lr": 1e-3,
-            "weight_decay": 1e-4,
-            "warmup_steps": steps // 10,
-        },
-        "train": {"steps": steps, "batch_size": batch, "log_every": 10 if cpu else 50},
-        "checkpoint": {"every": max(steps // 10, 50)},
-    }
-    name = "a small ResNet" if cpu else f"ResNet-{backbone['depth']}"
+    fewest, epochs, most = (300, 100, 1000) if cpu else (2000, 200, 500_000)
+    steps = int(np.clip(epochs * epoch, fewest, most))
+    many = len(source) >= 100_000 and size >= 128
+    config = load_file(configs_folder() / "auto.py", "config").choose(
+        data, size, batch, steps, not cpu, many
+    )
+    backbone = config.backbone.get("depth", "small")
     reasons = [
-        "method    simclr, which learns from small batches and cannot collapse",
+        f"method    {config.objective.name}",
         f"crops     {size} px; the images' typical short side is {side} px",
-        f"backbone  {name}, for {len(devices)} {devices[0].device_kind} device(s)",
+        f"backbone  {config.backbone.name} ({backbone}) for {len(devices)} "
+        f"{devices[0].device_kind} device(s)",
         f"batch     {batch} of {len(source):,} images",
         f"steps     {steps:,}, {steps / epoch:.0f} passes over the images",
     ]
-    return config, reasons
+    return config.to_dict(), reasons
 
 
 def _typical_side(source: Source) -> int:

@@ -20,6 +20,8 @@ from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.step import make_kernel, make_train_step
 from tests.objectives import harness
 
+# A bias before a batch norm has no gradient: what float32 leaves of it, 1e-8, is rounding.
+FLOOR = 1e-3
 MESHES = ({"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 4})
 
 
@@ -48,7 +50,9 @@ class ContractTest(parameterized.TestCase):
     def test_loss_gradient_and_extra_are_equal_on_one_and_eight_devices(self, method):
         one = observed(method, np.float32)
         for mesh in MESHES:
-            worst, where = harness.worst_difference(one, observed(method, np.float32, **mesh), 1e-4)
+            worst, where = harness.worst_difference(
+                one, observed(method, np.float32, **mesh), FLOOR
+            )
             self.assertLessEqual(worst, 1e-4, f"{mesh} {where}")
 
     @parameterized.named_parameters(*harness.METHODS)
