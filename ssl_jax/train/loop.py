@@ -100,13 +100,15 @@ def run(
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
     shapes: Any = None
 
-    def read_pending() -> None:
+    def read_pending(check: bool = False) -> None:
+        """Log the last step's metrics where they are due; `check` looks at its finite flag anyway."""
         nonlocal pending
         if pending is None:
             return
         step, metrics = pending
         pending = None
-        if step % log_every and step != stop:
+        due = step % log_every == 0 or step == stop
+        if not (due or check):
             jax.block_until_ready(metrics["bad_step"])  # at most one step runs ahead of the host
             return
         values = {name: float(v) for name, v in jax.device_get(metrics).items()}
@@ -116,6 +118,8 @@ def run(
                 f"loss or gradient not finite at step {bad_step}; that update was undone and "
                 "the run stopped: lower optim.lr, or set optim.clip_norm"
             )
+        if not due:
+            return
         rates = clock.read(step)
         hooks.log(step, values | rates | dict(mfu(shapes, rates["perf/steps_per_second"])))
 
@@ -123,11 +127,11 @@ def run(
         for step in range(start, stop + 1):
             fresh = step > start or step == 0
             if fresh and hooks.evaluate_at(step):
-                read_pending()
+                read_pending(check=True)
                 with clock.paused(), jax.transfer_guard("allow"):
                     hooks.log(step, hooks.evaluate(state, step))
             if fresh and hooks.save_at(step):
-                read_pending()
+                read_pending(check=True)
                 with clock.paused(), jax.transfer_guard("allow"):
                     hooks.save(state, step)
             if step == stop:

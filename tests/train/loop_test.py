@@ -13,8 +13,9 @@ from ssl_jax.train.progress import ProgressLine, duration
 
 
 class LoopTest(parameterized.TestCase):
-    def run_loop(self, start, stop, bad_at=None, log_every=1):
+    def run_loop(self, start, stop, bad_at=None, log_every=1, saved=None):
         events = []
+        saved = [] if saved is None else saved
 
         def step(state, batch):
             events.append(f"step {state}")
@@ -34,7 +35,7 @@ class LoopTest(parameterized.TestCase):
         hooks = loop.Hooks(
             evaluate=evaluate,
             evaluate_at=lambda s: s % 2 == 0,
-            save=lambda state, at: events.append(f"save {at}"),
+            save=lambda state, at: (saved.append(at), events.append(f"save {at}")),
             save_at=lambda s: s == 2,
             log=lambda at, values: events.append(f"log {at} {sorted(values)[0]}"),
             refresh=lambda state: events.append("refresh") or state,
@@ -73,6 +74,13 @@ class LoopTest(parameterized.TestCase):
     def test_a_loss_that_is_not_finite_stops_the_run(self):
         with self.assertRaisesRegex(UserError, "not finite at step 1"):
             self.run_loop(0, 5, bad_at=1)
+
+    def test_a_bad_state_is_never_saved(self):
+        """Step 1 is not logged, and step 2 saves."""
+        saved = []
+        with self.assertRaisesRegex(UserError, "not finite at step 1"):
+            self.run_loop(0, 5, bad_at=1, log_every=100, saved=saved)
+        self.assertEqual(saved, [])
 
     @parameterized.parameters(
         ({}, "give steps or epochs, a positive number"),
