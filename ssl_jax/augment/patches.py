@@ -1,30 +1,10 @@
-"""Images as grids of patches, and back. Any leading axes."""
+"""Images cut into grids of tiles. Images are (H, W, C)."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
-
-
-def patchify(images: Array, patch: int) -> Array:
-    """(..., H, W, C) -> (..., L, patch * patch * C), row by row; in a patch (row, column, channel).
-
-    Raises:
-      ValueError: a side that `patch` does not divide.
-    """
-    *lead, height, width, channels = images.shape
-    if height % patch or width % patch:
-        raise ValueError(f"patches of {patch} do not divide images of {height} x {width}")
-    rows, columns = height // patch, width // patch
-    split = images.reshape(*lead, rows, patch, columns, patch, channels)
-    return split.swapaxes(-4, -3).reshape(*lead, rows * columns, patch * patch * channels)
-
-
-def unpatchify(patches: Array, patch: int, rows: int, columns: int) -> Array:
-    """The inverse of `patchify` for a grid of `rows` x `columns`."""
-    *lead, _, size = patches.shape
-    channels = size // (patch * patch)
-    split = patches.reshape(*lead, rows, columns, patch, patch, channels).swapaxes(-4, -3)
-    return split.reshape(*lead, rows * patch, columns * patch, channels)
 
 
 def tiles(images: Array, rows: int, columns: int) -> Array:
@@ -37,3 +17,92 @@ def tiles(images: Array, rows: int, columns: int) -> Array:
     cut = images[..., : rows * h, : columns * w, :]
     split = cut.reshape(*lead, rows, h, columns, w, channels).swapaxes(-4, -3)
     return split.reshape(*lead, rows * columns, h, w, channels)
+
+
+def grid_corners(
+    key: Array,
+    rows: int,
+    columns: int,
+    pitch: int,
+    jitter: tuple[int, int],
+    origin: Array | tuple[int, int] = (0, 0),
+) -> Array:
+    """(rows * columns, 2) int32: upper left corners (y, x) of tiles on a grid, row by row.
+
+    Args:
+      key: of the jitter.
+      pitch: pixels from one tile of the grid to the next.
+      jitter: lowest and highest offset in pixels, both possible, drawn for each tile and axis.
+      origin: of the grid.
+    """
+    cells = np.stack(np.divmod(np.arange(rows * columns), columns), axis=-1) * pitch
+    offsets = jax.random.randint(key, cells.shape, jitter[0], jitter[1] + 1, jnp.int32)
+    return jnp.asarray(origin, jnp.int32) + cells.astype(np.int32) + offsets
+
+
+def cut(image: Array, corners: Array, size: int) -> Array:
+    """(N, size, size, C) squares of an image at (N, 2) corners, or at (N, C, 2), one a channel.
+
+    A square that would leave the image is moved back into it.
+    """
+    channels = image.shape[-1]
+    if corners.ndim == 3:
+        planes = jnp.moveaxis(image, -1, 0)[..., None]
+        by_channel = jax.vmap(lambda plane, at: cut(plane, at, size), (0, 1), -1)
+        return by_channel(planes, corners)[..., 0, :]
+    corners = jnp.maximum(corners, 0)  # dynamic_slice counts negative ones from the end
+    window = (size, size, channels)
+    return jax.vmap(lambda at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), window))(corners)
+
+
+def jigsaw_tiles(
+    key: Array, image: Array, rows: int = 3, size: int = 64, channel_jitter: int = 0
+) -> Array:
+    """(rows * rows, size, size, C): a random square out of each cell of a grid, row by row.
+
+    Jigsaw (Noroozi and Favaro 2016): 225 or 255 px in 3 x 3 cells, 64 px tiles. The gap between
+    the tiles is what keeps the puzzle from being solved by the edges.
+
+    Args:
+      image: (H, W, C), square.
+      channel_jitter: up to so many further pixels down and to the right for each channel apart
+        (2 in the authors' code), which breaks colour fringes; may leave the cell.
+    """
+    cell = image.shape[0] // rows
+    corners = grid_corners(key, rows, rows, cell, (0, cell - size))
+    if channel_jitter:
+        shape = (len(corners), image.shape[-1], 2)
+        extra = jax.random.randint(jax.random.fold_in(key, 1), shape, 0, channel_jitter + 1)
+        corners = corners[:, None] + extra
+    return cut(image, corners, size)
+
+
+def context_patches(
+    key: Array, image: Array, rows: int = 3, size: int = 96, gap: int = 48, jitter: int = 7
+) -> Array:
+    """(rows * rows, size, size, C): patches `gap` pixels apart, each moved by up to `jitter`.
+
+    Context prediction (Doersch et al. 2015). The grid lies anywhere in the image where it fits
+    without the jitter; a patch that the jitter moves out of the image is moved back.
+    """
+    origin_key, key = jax.random.split(key)
+    span = rows * size + (rows - 1) * gap
+    room = np.maximum(np.array(image.shape[:2]) - span, 0) + 1
+    origin = jax.random.randint(origin_key, (2,), 0, room.astype(np.int32))
+    return cut(image, grid_corners(key, rows, rows, size + gap, (-jitter, jitter), origin), size)
+
+
+def standardize(images: Array, per_channel: bool = False) -> Array:
+    """Each tile of (..., H, W, C) less its mean, over its standard deviation, of at least
+    1 / sqrt(n) for n values (TensorFlow's `per_image_standardization`): a flat tile is exactly 0.
+
+    Without it a network tells tiles by their brightness. `per_channel`: every channel apart.
+    """
+    axes = (-3, -2) if per_channel else (-3, -2, -1)
+    n = np.prod([images.shape[a] for a in axes])
+    # Less a pixel first: a mean of equal numbers is that number only but for rounding.
+    first = images[..., :1, :1, :] if per_channel else images[..., :1, :1, :1]
+    centred = images - first
+    centred = centred - centred.mean(axes, keepdims=True)
+    deviation = jnp.sqrt(jnp.square(centred).mean(axes, keepdims=True))
+    return centred / jnp.maximum(deviation, np.float32(n**-0.5))

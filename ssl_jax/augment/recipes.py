@@ -1,7 +1,13 @@
-"""Named chains of augmentation, and their application to a batch inside the train step."""
+"""Named chains of augmentation, and their application to a batch inside the train step.
+
+A chain has two forms with the same result. Everywhere it runs batched, by `vmap`, where an
+operation that is not drawn is computed and thrown away: an accelerator does not notice. A single
+CPU device does, so there images go one after another through real branches ("serial"): 224 px views
+of SimCLR's chain cost a tenth (docs/performance.md).
+"""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.augment import geometric, photometric
+from ssl_jax.augment import filters, geometric, photometric
+from ssl_jax.augment.jitter import DRAWS as JITTER_DRAWS
+from ssl_jax.augment.jitter import Kind, color_jitter
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs, View
@@ -44,7 +52,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A chain: flip, affine, colour jitter, grey, blur, solarize, normalise, noise.
+    """A chain: flip, affine, colour jitter, grey, blur, solarize, noise, normalise.
 
     Attributes:
       flip: probability of mirroring.
@@ -52,6 +60,7 @@ class Recipe:
       jitter: strengths of brightness, contrast, saturation and hue, as in `color_jitter`.
       jitter_p, gray_p, blur_p, solarize_p: probabilities.
       jitter_kind: whose colour jitter.
+      gray_first: grey before the colour jitter, not after it.
       noise: standard deviation of Gaussian noise, before the normalisation and not clipped.
       mean, std: of the normalisation, for images in [0, 1].
     """
@@ -60,16 +69,18 @@ class Recipe:
     affine: Affine | None = None
     jitter: Strengths = (0.0, 0.0, 0.0, 0.0)
     jitter_p: float = 0.8
-    jitter_kind: photometric.JitterKind = "torchvision"
+    jitter_kind: Kind = "torchvision"
     gray_p: float = 0.0
     blur_p: float = 0.0
     solarize_p: float = 0.0
+    gray_first: bool = False
     noise: float = 0.0
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
 
 _UNIT: Mapping[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's code feeds [0, 1] as it is
+_STRONG_HUE = (0.4, 0.4, 0.4, 0.4)
 _DIGITS: Mapping[str, Any] = {
     "jitter": (0.4, 0.0, 0.0, 0.0),
     "jitter_p": 1.0,
@@ -86,15 +97,29 @@ RECIPES: dict[str, Recipe] = {
     "simclr_cifar": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "simclr", 0.2, **_UNIT),
     # Chen, Fan, Girshick, He 2020; facebookresearch/moco, --aug-plus.
     "moco_v2": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "torchvision", 0.2, 0.5),
+    # He et al. 2019; facebookresearch/moco.
+    "moco_v1": Recipe(0.5, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
     # Grill et al. 2020, table 6: the two views differ.
     "byol_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 1.0, 0.0),
     "byol_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 0.1, 0.2),
+    # Caron et al. 2021; facebookresearch/dino: the two global views differ, the local ones are a
+    # third kind. Barlow Twins and MoCo v3 have the two global ones: BYOL's with PyTorch's jitter.
+    "dino_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 1.0),
+    "dino_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.1, 0.2),
+    "dino_local": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.5),
+    # Caron et al. 2020; facebookresearch/swav: with a typing error in the red channel's deviation.
+    "swav": Recipe(
+        0.5, None, (0.8, 0.8, 0.8, 0.2), 0.8, "torchvision", 0.2, 0.5, std=(0.228, 0.224, 0.225)
+    ),
     # solo-learn's CIFAR views: without blur, the second one solarized.
     "byol_cifar_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2),
     "byol_cifar_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.0, 0.2),
     # Wu et al. 2018; zhirongw/lemniscate.pytorch.
-    "instdisc": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.4), 1.0, "torchvision", 0.2),
-    "mae": Recipe(flip=0.5),
+    "instdisc": Recipe(0.5, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
+    "mae": Recipe(flip=0.5),  # SimMIM's too
+    "normalize": Recipe(),  # I-JEPA
+    # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
+    "beit": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.0), 1.0, mean=(0.5,), std=(0.5,)),
     "rotnet": Recipe(flip=0.5),
     # Small grey pictures that mean something else mirrored; upright: little turned, for RotNet.
     "digits": Recipe(affine=Affine(0.35, 0.25, 0.3, 1.5 / 8), **_DIGITS),
@@ -132,10 +157,9 @@ def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, A
     """
     views = []
     for g, (view, images) in enumerate(zip(inputs.views, batch["views"], strict=True)):
-        chain = functools.partial(apply, recipe(view.recipe), strength=view.strength)
         keys = rng.per_example(rng.named(key, f"view{g}"), batch["index"])
         keys = jax.vmap(rng.per_example, (0, None))(keys, jnp.arange(view.count))
-        views.append(jax.vmap(jax.vmap(chain))(keys, _unit(images)))
+        views.append(_every(recipe(view.recipe), keys, images, view.strength))
     streams = {
         name: augment(sub, batch[name], rng.named(key, name)) for name, sub in inputs.streams
     }
@@ -147,37 +171,81 @@ def prepare(view: View, images: Array) -> Array:
     return _normalize(recipe(view.recipe), _unit(images))
 
 
-def apply(chain: Recipe, key: Array, image: Array, strength: float = 1.0) -> Array:
+def apply(
+    chain: Recipe, key: Array, image: Array, strength: float = 1.0, serial: bool = False
+) -> Array:
     """One image, (H, W, C) float32 in [0, 1], through `chain`; `strength` scales its distortions.
 
     Scaled are the ranges of the affine map, of the jitter and of the noise, not the probabilities.
+    `serial` is the form for a loop over images on a CPU, where what is not drawn costs nothing; the
+    result is the same.
     """
     on = jax.random.uniform(
         jax.random.fold_in(key, 0), (_DRAWS,)
     )  # at once: each costs compile time
-    ranges, jitter = chain.affine, _scaled(chain.jitter, strength)
+
+    def maybe(drawn: Array, change: Callable[[Array], Array], image: Array) -> Array:
+        if serial:
+            return jax.lax.cond(drawn, change, lambda same: same, image)
+        return jnp.where(drawn, change(image), image)
+
+    ranges, amounts = chain.affine, _scaled(chain.jitter, strength)
     if chain.flip:
-        image = jnp.where(on[0] < chain.flip, geometric.flip(image), image)
+        image = maybe(on[0] < chain.flip, geometric.flip, image)
     if ranges and strength:
         image = _affine(ranges, on[1:7], image, strength)
     image = jnp.moveaxis(image, -1, 0)
-    if any(jitter):
-        draws = on[7 : 7 + photometric.JITTER_DRAWS]
-        changed = photometric.color_jitter(image, draws, jitter, chain.jitter_kind)
-        image = jnp.where(on[13] < chain.jitter_p, changed, image)
-    if chain.gray_p:
-        image = jnp.where(on[14] < chain.gray_p, photometric.grayscale(image), image)
+    if chain.gray_p and chain.gray_first:
+        image = maybe(on[14] < chain.gray_p, photometric.grayscale, image)
+    if any(amounts):
+        draws = on[7 : 7 + JITTER_DRAWS]
+        image = maybe(
+            on[13] < chain.jitter_p,
+            lambda im: color_jitter(im, draws, amounts, chain.jitter_kind, serial),
+            image,
+        )
+    if chain.gray_p and not chain.gray_first:
+        image = maybe(on[14] < chain.gray_p, photometric.grayscale, image)
     if chain.blur_p:
         sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * on[15]
-        blurred = photometric.gaussian_blur(image, sigma, photometric.blur_radius(image.shape[1]))
-        image = jnp.where(on[16] < chain.blur_p, blurred, image)
+        radius = filters.blur_radius(image.shape[1])
+        image = maybe(
+            on[16] < chain.blur_p,
+            lambda im: filters.gaussian_blur(im, sigma, radius, serial),
+            image,
+        )
     if chain.solarize_p:
-        image = jnp.where(on[17] < chain.solarize_p, photometric.solarize(image), image)
+        image = maybe(on[17] < chain.solarize_p, photometric.solarize, image)
     image = jnp.moveaxis(image, 0, -1)
     if chain.noise and strength:
         noise = jax.random.normal(jax.random.fold_in(key, 1), image.shape)
         image = image + (strength * chain.noise) * noise
     return _normalize(chain, image)
+
+
+def batched(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> Array:
+    """`apply` to (B, n, H, W, C) uint8 with (B, n) keys, by `vmap`."""
+    one = functools.partial(apply, chain, strength=strength)
+    return jax.vmap(jax.vmap(one))(keys, _unit(images))
+
+
+def serial(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> Array:
+    """What `batched` computes, one image after another."""
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        return apply(chain, pair[0], _unit(pair[1]), strength, serial=True)
+
+    flat = jax.lax.map(one, (keys.reshape(-1), images.reshape(-1, *images.shape[2:])))
+    return flat.reshape(images.shape)
+
+
+def _every(chain: Recipe, keys: Array, images: Array, strength: float) -> Array:
+    forms = [functools.partial(f, chain, strength=strength) for f in (serial, batched)]
+    # A loop over a sharded axis would gather it; where no colours change it would save nothing.
+    if jax.device_count() > 1 or not chain.gray_p:
+        return forms[1](keys, images)
+    # By the platform compiled for, which is not the one at hand when compiling ahead of time.
+    return jax.lax.platform_dependent(keys, images, cpu=forms[0], default=forms[1])
 
 
 def _affine(ranges: Affine, draws: Array, image: Array, strength: float) -> Array:
@@ -198,8 +266,8 @@ def _normalize(chain: Recipe, images: Array) -> Array:
     return (images - mean) / std
 
 
-def _scaled(jitter: Strengths, strength: float) -> Strengths:
-    brightness, contrast, saturation, hue = jitter
+def _scaled(amounts: Strengths, strength: float) -> Strengths:
+    brightness, contrast, saturation, hue = amounts
     return strength * brightness, strength * contrast, strength * saturation, strength * hue
 
 

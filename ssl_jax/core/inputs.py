@@ -1,6 +1,7 @@
 """What an objective asks of the input pipeline: views, labels, text, frames, further streams."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ssl_jax.core.errors import UserError
 
@@ -15,6 +16,9 @@ class View:
       area: range of the crop's share of the image area; (1, 1) is the whole image, resized.
       recipe: a name in `augment.recipes`.
       strength: multiplies the recipe's random distortions; 1 is as published.
+      interpolation: between pixels, where a crop is resized.
+      crop: how a box is drawn: "torchvision" tries ten times and then takes the centre, "one_draw"
+        (BYOL's) cuts the only draw down to the image.
     """
 
     size: int
@@ -22,6 +26,13 @@ class View:
     area: tuple[float, float] = (0.2, 1.0)
     recipe: str = "simclr"
     strength: float = 1.0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    crop: Literal["torchvision", "one_draw"] = "torchvision"
+
+    @property
+    def whole(self) -> bool:
+        """Whether the view is of the whole image."""
+        return self.area == (1, 1)
 
     def __post_init__(self) -> None:
         low, high = self.area

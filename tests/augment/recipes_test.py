@@ -45,7 +45,7 @@ class RecipesTest(parameterized.TestCase):
     def test_unknown_names_the_nearest(self):
         with self.assertRaisesRegex(UserError, "unknown recipe 'simclrr'; did you mean 'simclr'"):
             recipe("simclrr")
-        with self.assertRaisesRegex(UserError, "known: byol_1"):
+        with self.assertRaisesRegex(UserError, "known: beit, byol_1"):
             augment(inputs("zzz"), make_batch(), jax.random.key(0))
 
     @parameterized.product(name=sorted(RECIPES), channels=[1, 3, 5])

@@ -1,0 +1,62 @@
+"""Operations on the 256 levels of an image: planes, (C, H, W) float32 in [0, 1], any channels.
+
+As Pillow's `ImageOps` has them. What counts levels rounds the image to them first.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def posterize(image: Array, bits: Array | int) -> Array:
+    """Only the `bits` (1 to 8) highest bits of every value are kept."""
+    step = jnp.exp2(8.0 - jnp.asarray(bits, jnp.float32))
+    return jnp.floor(_levels(image) / step) * step / 255.0
+
+
+def autocontrast(image: Array) -> Array:
+    """Each channel stretched so that its least value is 0 and its greatest 1; flat ones are kept.
+
+    Pillow rounds the result down to a level; here it is not rounded.
+    """
+    low, high = image.min((1, 2), keepdims=True), image.max((1, 2), keepdims=True)
+    flat = high <= low
+    return jnp.where(flat, image, (image - low) / jnp.where(flat, 1.0, high - low))
+
+
+def equalize(image: Array) -> Array:
+    """Each channel by a monotone map that makes its histogram as flat as it can be.
+
+    The map of level v is (pixels below v + step // 2) // step, where 255 steps hold all pixels but
+    those of the highest level; a channel with fewer than 255 such pixels is kept.
+    """
+    return jax.vmap(_equalize)(_levels(image).astype(jnp.int32)) / 255.0
+
+
+def histogram(levels: Array) -> Array:
+    """(256,) int32: how many pixels have each level; `levels` (H, W) int32 in [0, 255].
+
+    As one product of the upper and the lower four bits, one-hot: no scatter, and exact, for the
+    counts are below 2^24.
+    """
+    flat = levels.reshape(-1)
+    high = jax.nn.one_hot(flat // 16, 16, dtype=jnp.bfloat16)
+    low = jax.nn.one_hot(flat % 16, 16, dtype=jnp.bfloat16)
+    counts = jax.lax.dot_general(
+        high, low, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    return counts.reshape(256).astype(jnp.int32)
+
+
+def _equalize(levels: Array) -> Array:
+    counts = histogram(levels)
+    below = jnp.cumsum(counts) - counts
+    last = counts[255 - jnp.argmax(counts[::-1] > 0)]
+    step = (levels.size - last) // 255
+    table = jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255)
+    return jnp.where(step > 0, table[levels], levels).astype(jnp.float32)
+
+
+def _levels(image: Array) -> Array:
+    return jnp.round(image * 255.0)

@@ -1,0 +1,49 @@
+"""Colours against published values."""
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest
+
+from ssl_jax.augment import color
+
+RGB = np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
+
+
+class ColorTest(absltest.TestCase):
+    def test_lab_of_the_corners(self):
+        known = {
+            (0, 0, 0): (0, 0, 0),
+            (1, 1, 1): (100, 0, 0),
+            (1, 0, 0): (53.241, 80.092, 67.203),
+            (0, 1, 0): (87.735, -86.183, 83.180),
+            (0, 0, 1): (32.296, 79.186, -107.857),
+            (1, 0, 1): (60.324, 98.233, -60.821),
+            (1, 1, 0): (97.140, -21.555, 94.478),
+            (0.5, 0.5, 0.5): (53.389, 0, 0),
+        }
+        pixels = np.array(list(known), np.float32).T[:, None]
+        got = np.asarray(color.srgb_to_lab(jnp.asarray(pixels)))[:, 0].T
+        np.testing.assert_allclose(got, list(known.values()), atol=0.01)
+
+    def test_lab_is_cv2s(self):
+        want = cv2.cvtColor(RGB.transpose(1, 2, 0), cv2.COLOR_RGB2Lab).transpose(2, 0, 1)
+        got = color.srgb_to_lab(jnp.asarray(RGB))
+        np.testing.assert_allclose(got, want, atol=0.2)  # cv2 reads a table
+
+    def test_projection(self):
+        b = np.array([[5 / 6, 1 / 3, -1 / 6], [1 / 3, 1 / 3, 1 / 3], [-1 / 6, 1 / 3, 5 / 6]])
+        np.testing.assert_allclose(color.PROJECTION, b, atol=1e-12)
+        got = color.project_colors(jnp.asarray(RGB))
+        np.testing.assert_allclose(got, np.einsum("ij,jhw->ihw", b, RGB), atol=1e-6)
+        grey = jnp.full((3, 2, 2), 0.3, jnp.float32)
+        np.testing.assert_allclose(color.project_colors(grey), grey, atol=1e-7)
+
+    def test_drop_channels(self):
+        noise = np.random.default_rng(1).random(RGB.shape).astype(np.float32)
+        got = color.drop_channels(jnp.asarray(RGB), jnp.int32(1), jnp.asarray(noise))
+        np.testing.assert_array_equal(got, np.stack([noise[0], RGB[1], noise[2]]))
+
+
+if __name__ == "__main__":
+    absltest.main()

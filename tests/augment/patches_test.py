@@ -1,0 +1,91 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.augment import patches
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.random((51, 51, 3)).astype(np.float32)
+# Each pixel says where it is, each channel which one it is.
+WHERE = np.stack([1000 * np.mgrid[:51, :51][0] + np.mgrid[:51, :51][1]] * 3, -1).astype(np.float32)
+WHERE += np.array([0.0, 0.25, 0.5], np.float32)
+KEYS = jax.random.split(jax.random.key(0), 600)
+
+
+def corners(tiles):
+    """(..., 2) from the upper left pixels of tiles of WHERE."""
+    return np.stack(np.divmod(np.floor(np.asarray(tiles)[..., 0, 0, :]).astype(int), 1000), -1)
+
+
+class PatchesTest(parameterized.TestCase):
+    def test_tiles(self):
+        image = jnp.arange(5 * 7 * 2).reshape(5, 7, 2)
+        got = patches.tiles(image, 2, 3)
+        self.assertEqual(got.shape, (6, 2, 2, 2))
+        np.testing.assert_array_equal(got[4], image[2:4, 2:4])  # second row, second column
+
+    def test_cut(self):
+        at = np.array([[0, 0], [3, 40], [30, 7], [48, 50], [-3, -1]], np.int32)
+        got = patches.cut(jnp.asarray(IMAGE), jnp.asarray(at), 8)
+        for tile, (y, x) in zip(got, at.clip(0, 43), strict=True):
+            np.testing.assert_array_equal(tile, IMAGE[y : y + 8, x : x + 8])
+
+    def test_cut_by_channel(self):
+        at = RNG.integers(0, 43, (5, 3, 2)).astype(np.int32)
+        got = patches.cut(jnp.asarray(IMAGE), jnp.asarray(at), 8)
+        for n, c in np.ndindex(5, 3):
+            y, x = at[n, c]
+            np.testing.assert_array_equal(got[n, ..., c], IMAGE[y : y + 8, x : x + 8, c])
+
+    @parameterized.parameters((3, 12), (3, 17), (2, 20))
+    def test_jigsaw(self, rows, size):
+        cut = jax.vmap(lambda k: patches.jigsaw_tiles(k, jnp.asarray(WHERE), rows, size))
+        tiles = cut(KEYS)
+        self.assertEqual(tiles.shape, (600, rows * rows, size, size, 3))
+        cell = 51 // rows
+        grid = np.stack(np.divmod(np.arange(rows * rows), rows), -1) * cell
+        offsets = corners(tiles) - grid[:, None]
+        self.assertEqual((offsets.min(), offsets.max()), (0, cell - size))
+        counts = np.bincount(offsets[..., 0, :].ravel(), minlength=cell - size + 1)
+        p = 1 / (cell - size + 1)
+        spread = 5 * np.sqrt(p * (1 - p) / counts.sum())
+        np.testing.assert_allclose(counts / counts.sum(), p, atol=spread + 1e-12)
+
+    def test_jigsaw_channels_apart(self):
+        one = lambda k: patches.jigsaw_tiles(k, jnp.asarray(WHERE), 3, 12, channel_jitter=2)  # noqa: E731
+        at = corners(jax.vmap(one)(KEYS))
+        apart = at - at.min(2, keepdims=True)
+        self.assertEqual((apart.min(), apart.max()), (0, 2))
+        self.assertLess(np.abs(np.corrcoef(at[:, 4, 0, 0], at[:, 4, 0, 1])[0, 1]), 0.2)
+
+    def test_context_patches_have_gaps(self):
+        one = lambda k: patches.context_patches(k, jnp.asarray(WHERE), 3, 9, gap=6, jitter=2)  # noqa: E731
+        at = corners(jax.vmap(one)(KEYS))[..., 0, :].reshape(600, 3, 3, 2)
+        down, across = np.diff(at[..., 0], axis=1), np.diff(at[..., 1], axis=2)
+        for steps in (down, across):
+            self.assertEqual((steps.min(), steps.max()), (9 + 6 - 4, 9 + 6 + 4))
+        self.assertTrue((at >= 0).all() and (at <= 42).all())
+        # 51 - 39 = 12 pixels of room; the middle patch is moved by up to 2 more.
+        self.assertEqual((at[:, 1, 1].min(), at[:, 1, 1].max()), (15 - 2, 15 + 12 + 2))
+
+    @parameterized.parameters(False, True)
+    def test_standardize(self, per_channel):
+        tiles = RNG.normal(3, 2, (4, 6, 7, 3)).astype(np.float32)
+        axes = (1, 2) if per_channel else (1, 2, 3)
+        want = (tiles - tiles.mean(axes, keepdims=True)) / tiles.std(axes, keepdims=True)
+        got = patches.standardize(jnp.asarray(tiles), per_channel)
+        np.testing.assert_allclose(got, want, atol=1e-5)
+        flat = patches.standardize(jnp.full((2, 64, 64, 3), 0.3, jnp.float32), per_channel)
+        np.testing.assert_array_equal(flat, np.zeros((2, 64, 64, 3)))
+
+    def test_standardize_does_not_blow_up_what_is_nearly_flat(self):
+        tile = np.full((8, 8, 1), 0.5, np.float32)
+        tile[0, 0] += 0.01
+        deviation = 0.01 * np.sqrt(63) / 64
+        got = patches.standardize(jnp.asarray(tile))
+        np.testing.assert_allclose(np.std(got), deviation * 8, rtol=1e-3)  # over 1 / sqrt(64)
+
+
+if __name__ == "__main__":
+    absltest.main()
