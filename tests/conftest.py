@@ -14,6 +14,7 @@ os.environ.setdefault(
 )
 cache = Path(tempfile.gettempdir()) / "ssl_jax_test_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+os.environ.setdefault("SSL_JAX_CACHE", tempfile.mkdtemp(prefix="ssl_jax_index_"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 from absl import flags  # noqa: E402

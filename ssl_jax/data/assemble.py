@@ -1,14 +1,16 @@
 """Host batches by step number: indices, pixels, crops."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
-from ssl_jax.data.decode import TRIES, crop_resize, random_box, resize, to_channels
+from ssl_jax.data.clips import Clips
+from ssl_jax.data.decode import TRIES, Box, crop_resize, random_box, resize, to_channels
 from ssl_jax.data.draws import uniform
 from ssl_jax.data.order import Order
 from ssl_jax.data.reader import Reader
@@ -19,6 +21,8 @@ class Steps:
 
     The random crops of an example are drawn from (seed, epoch, index, view group, view). Images in
     memory that are not cropped (area (1, 1)) are resized once, and batches sliced from the result.
+    With `boxes_only` a batch holds no views but `boxes`, one (b, count, 4) int32 for each view that
+    is cropped: all that a device needs to cut them out of `sets`.
 
     Args:
       reader: gives the pixels of an example.
@@ -26,6 +30,7 @@ class Steps:
       order: which examples a step sees.
       host, hosts: which contiguous part of each global batch to make.
       threads: examples of a batch are read side by side in so many; 0 is one a core.
+      boxes_only: for in-memory sets that lie on the devices.
 
     Raises:
       UserError: inputs that the source does not have, or a batch that the hosts do not divide.
@@ -40,45 +45,83 @@ class Steps:
         host: int = 0,
         hosts: int = 1,
         threads: int = 0,
+        boxes_only: bool = False,
     ) -> None:
-        for field in ("text", "frames", "streams"):
+        for field in ("text", "streams"):
             if getattr(inputs, field):
                 raise UserError(f"{reader.source.name} has no {field}, which this method needs")
         order.indices(0, host, hosts)  # complains now of a batch that does not divide
         self._reader, self._inputs, self._order = reader, inputs, order
         self._host, self._hosts = host, hosts
         self._pool = Pool(threads)
-        labels = reader.source.labels
+        labels = reader.source.labels if inputs.label else None  # may cost a pass over the data
         self._labels = np.full(len(reader.source), -1, np.int32) if labels is None else labels
         self._resized = _resize_all(reader, inputs.views)
+        self._boxes_only = boxes_only
+        self._clips = None
+        if inputs.frames:
+            self._clips = Clips(reader.source, inputs, reader.channels, order.seed)
 
     def __getitem__(self, step: int) -> dict:
         index = self._order.indices(step, self._host, self._hosts)
-        views, pixels_of = self._views(index, self._order.epoch(step))
-        batch = {"views": views, "index": index}
+        epoch = self._order.epoch(step)
+        if self._boxes_only:
+            batch: dict[str, Any] = {"boxes": self._boxes(index, epoch)}
+            pixels_of = index
+        else:
+            views, pixels_of = self._views(index, epoch)
+            batch = {"views": views}
+        batch["index"] = index
         if self._inputs.label:
             batch["label"] = self._labels[pixels_of]
+        if self._clips:
+            batch["frames"] = self._clips.batch(index, epoch, self._pool.run)
         return batch
+
+    def sets(self) -> tuple[np.ndarray, ...]:
+        """Of a set in memory: for each view the (N, H, W, C) images that it is taken from.
+
+        Resized ones for a view of whole images, else the images as they are.
+        """
+        assert self._reader.source.arrays is not None
+        arrays = to_channels(self._reader.source.arrays, self._reader.channels)
+        views = self._inputs.views
+        return tuple(self._resized[_kind(v)] if v.whole else arrays for v in views)
+
+    def _draws(self, index: np.ndarray, epoch: int, g: int) -> np.ndarray:
+        """(b, count, TRIES, 4): the draws of view group `g`."""
+        places = (index[:, None], g, np.arange(self._inputs.views[g].count))
+        return uniform(self._order.seed, epoch, *places, shape=(TRIES, 4))
+
+    def _boxes(self, index: np.ndarray, epoch: int) -> tuple[np.ndarray, ...]:
+        assert self._reader.source.arrays is not None
+        height, width = self._reader.source.arrays.shape[1:3]
+        boxes = []
+        for g, view in enumerate(self._inputs.views):
+            if not view.whole:
+                draws = self._draws(index, epoch, g)
+                each = [draw_box(height, width, d, view) for d in draws.reshape(-1, TRIES, 4)]
+                boxes.append(np.array(each, np.int32).reshape(*draws.shape[:2], 4))
+        return tuple(boxes)
 
     def _views(self, index: np.ndarray, epoch: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """The views, and the indices that their pixels are of (`index`, but for broken images)."""
         views, cropped, pixels_of = [], [], index.copy()
         for g, view in enumerate(self._inputs.views):
-            if view.area == (1, 1) and view.size in self._resized:
-                whole = self._resized[view.size][index]
+            if view.whole and _kind(view) in self._resized:
+                whole = self._resized[_kind(view)][index]
                 views.append(np.repeat(whole[:, None], view.count, axis=1))
             else:
                 shape = (len(index), view.count, view.size, view.size, self._reader.channels)
                 views.append(np.empty(shape, np.uint8))
-                places = (index[:, None], g, np.arange(view.count))
-                draws = uniform(self._order.seed, epoch, *places, shape=(TRIES, 4))
-                cropped.append((view, draws, views[g]))
+                cropped.append((view, self._draws(index, epoch, g), views[g]))
 
         def fill(row: int) -> None:
-            image, pixels_of[row] = self._reader.pixels(int(index[row]))
-            for view, draws, out in cropped:
-                for c in range(view.count):
-                    out[row, c] = _crop(image, view, draws[row, c])
+            boxes = _Boxes([(view, draws[row]) for view, draws, _ in cropped])
+            image, pixels_of[row] = self._reader.pixels(int(index[row]), boxes.room)
+            for (view, _, out), places in zip(cropped, boxes.on(*image.shape[:2]), strict=True):
+                for c, box in enumerate(places):
+                    crop_resize(image, box, view.size, view.interpolation, out[row, c])
 
         if cropped:
             self._pool.run(fill, len(index))
@@ -110,18 +153,53 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _crop(image: np.ndarray, view: View, draws: np.ndarray) -> np.ndarray:
-    if view.area == (1, 1):
-        return resize(image, view.size)
-    height, width, _ = image.shape
-    return crop_resize(image, random_box(height, width, draws, view.area), view.size)
+class _Boxes:
+    """The crops of one image: for each view its (count, TRIES, 4) draws, whatever the image's size.
+
+    A JPEG file that is decoded to half its size gets the boxes that the same draws make there: the
+    same at half their size, but for rounding (and for the rare try that fits one size only).
+    """
+
+    def __init__(self, views: Sequence[tuple[View, np.ndarray]]) -> None:
+        self._views = views
+
+    def on(self, height: int, width: int) -> list[list[Box]]:
+        """The boxes of each view, on an image of this size."""
+        return [
+            [draw_box(height, width, draws, view) for draws in each] for view, each in self._views
+        ]
+
+    def room(self, height: int, width: int) -> float:
+        """How many times smaller the image may be before a crop is smaller than its view."""
+        largest = max(view.size for view, _ in self._views)
+        if min(height, width) < 2 * largest:  # less than two, the least that is of use
+            return 1
+        return min(
+            min(box[2:]) / view.size
+            for (view, _), boxes in zip(self._views, self.on(height, width), strict=True)
+            for box in boxes
+        )
 
 
-def _resize_all(reader: Reader, views: tuple[View, ...]) -> dict[int, np.ndarray]:
-    """Size -> the whole in-memory set at that size, for the views that show whole images."""
+def draw_box(height: int, width: int, draws: np.ndarray, view: View) -> Box:
+    """The box of one crop of `view`; `draws` (TRIES, 4)."""
+    if view.whole:
+        return 0, 0, height, width
+    return random_box(height, width, draws, view.area, kind=view.crop)
+
+
+Kind = tuple[int, Literal["bilinear", "bicubic"]]  # of whole images: size, interpolation
+
+
+def _kind(view: View) -> Kind:
+    return view.size, view.interpolation
+
+
+def _resize_all(reader: Reader, views: tuple[View, ...]) -> dict[Kind, np.ndarray]:
+    """The whole in-memory set at each size that views show whole images in."""
     arrays = reader.source.arrays
-    sizes = {view.size for view in views if view.area == (1, 1)}
-    if arrays is None or not sizes:
+    kinds = {_kind(view) for view in views if view.whole}
+    if arrays is None or not kinds:
         return {}
     arrays = to_channels(arrays, reader.channels)
-    return {size: np.stack([resize(image, size) for image in arrays]) for size in sizes}
+    return {kind: np.stack([resize(image, *kind) for image in arrays]) for kind in kinds}

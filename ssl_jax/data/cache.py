@@ -1,7 +1,7 @@
 """What was learnt of a data set by a long look, kept for the next run: lists, offsets, labels.
 
-Files lie in `$SSL_JAX_CACHE`, else in `ssl_jax` of the user's cache folder. Who reads an entry checks
-that it still fits the data. A cache that cannot be written or read costs time, never a run.
+Files lie in `$SSL_JAX_CACHE`, else in `ssl_jax` of the user's cache folder. Who reads an entry
+checks that it still fits the data. A cache that cannot be written or read costs time, never a run.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def save(kind: str, key: str, **arrays: np.ndarray) -> None:
         handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as out:
-                np.savez(out, **arrays)
+                np.savez(out, allow_pickle=False, **arrays)
             Path(name).replace(file)
         finally:
             Path(name).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError
 
+_GS_PATIENCE = "?retry_limit_seconds=20"  # else Arrow tries for a quarter of an hour
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -31,14 +32,26 @@ def matching(scheme: str, pattern: str, inside: str) -> list[str]:
     else:
         path = Path(pattern).expanduser()
         if pattern and path.is_dir():
-            paths = [str(p) for p in path.rglob(inside) if p.is_file()]
+            found = [p for p in path.rglob(inside) if p.is_file()]
+            paths = [str(p) for p in found if not p.name.startswith(".")]  # as of a glob
         elif path.is_file():
             paths = [str(path)]
         else:
-            paths = [p for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (of an absolute pattern)
+            paths = [n for n in names if Path(n).is_file()]
     if not paths:
         raise UserError(f"{scheme}:{pattern}: no such file; expected a path, a folder or a glob")
     return sorted(paths)
+
+
+def size_and_time(scheme: str, path: str) -> tuple[int, int]:
+    """Bytes of a file, and when it last changed, in ns."""
+    if not is_remote(path):
+        stat = Path(path).stat()
+        return stat.st_size, stat.st_mtime_ns
+    filesystem, path = remote_filesystem(scheme, path)
+    info = filesystem.get_file_info(path)
+    return info.size or 0, info.mtime_ns or 0
 
 
 def remote_filesystem(scheme: str, url: str) -> tuple[Any, str]:
@@ -52,7 +65,7 @@ def remote_filesystem(scheme: str, url: str) -> tuple[Any, str]:
     import pyarrow.fs
 
     try:
-        return pa.fs.FileSystem.from_uri(url)
+        return pa.fs.FileSystem.from_uri(url + _GS_PATIENCE if url.startswith("gs://") else url)
     except pa.ArrowInvalid:
         pass
     try:
@@ -82,6 +95,7 @@ def _remote(scheme: str, url: str, inside: str) -> list[str]:
         names = [n for n in names if wanted.fullmatch(n)]
     else:
         names = [n for n in names if fnmatch.fnmatch(n.rpartition("/")[2], inside)]
+    names = [n for n in names if not n.rpartition("/")[2].startswith(".")]
     return [f"{base.rstrip('/')}/{n}" for n in names]
 
 

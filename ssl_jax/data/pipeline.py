@@ -8,12 +8,13 @@ so the memory held does not grow with the number of cores.
 import collections
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import grain
 import jax
 import numpy as np
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.data.assemble import Pool, Steps
 from ssl_jax.data.decode import eval_crop
@@ -35,6 +36,8 @@ class DataConfig:
       prefetch: batches made ahead.
       max_bad_fraction: the run stops at more broken images than this share, rounded up.
       channels: 1 or 3; 0 is as the data are (3 for encoded images).
+      cache: "device" keeps a set in memory on every device, whole, and cuts the views there: the
+        same order and the same crops, without pixel work on the host.
     """
 
     train: str = "digits"
@@ -43,15 +46,17 @@ class DataConfig:
     prefetch: int = 2
     max_bad_fraction: float = 0.01
     channels: int = 0
+    cache: Literal["none", "device"] = "none"
 
 
 class Batches(Iterator[Batch]):
     """Iterator over host batches; `batches` makes it."""
 
-    def __init__(self, dataset: grain.MapDataset, reader: Reader, prefetch: int) -> None:
+    def __init__(self, start: int, stop: int, steps: Steps, reader: Reader, prefetch: int) -> None:
+        dataset = grain.MapDataset.range(start, max(start, stop)).map(steps.__getitem__)
         options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
         self._iterator = iter(dataset.to_iter_dataset(options))
-        self._reader = reader
+        self._reader, self._steps = reader, steps
 
     def __next__(self) -> Batch:
         return next(self._iterator)
@@ -60,6 +65,10 @@ class Batches(Iterator[Batch]):
     def bad(self) -> int:
         """Number of broken images that this host met, and replaced, so far."""
         return len(self._reader.bad)
+
+    def sets(self) -> tuple[np.ndarray, ...]:
+        """With `boxes_only`: what each view is cut out of; see `Steps.sets`."""
+        return self._steps.sets()
 
     def close(self) -> None:
         """Stop the threads."""
@@ -80,6 +89,7 @@ def batches(
     prefetch: int = 2,
     max_bad_fraction: float = 0.01,
     channels: int = 0,
+    boxes_only: bool = False,
 ) -> Batches:
     """This host's part of the batches of steps `start_step` to `stop_step - 1`.
 
@@ -89,15 +99,35 @@ def batches(
     the source, `inputs`, `global_batch`, `seed` and the step: any start and any number of hosts
     yields the same rows. `seed` and the steps are not negative.
 
+    With `boxes_only`, for `data.cache="device"`, there are no `views` but `boxes`, a tuple with one
+    (b, count, 4) int32 (top, left, height, width) for each view that is cropped.
+
     Raises:
       UserError: a batch larger than the data set or not divisible by the hosts; inputs that the
-        source does not have; while iterating, too many broken images.
+        source does not have; `boxes_only` of a set that is not in memory; while iterating, too many
+        broken images.
     """
+    if boxes_only:
+        check_in_memory(source)
     reader = Reader(source, channels, seed, max_bad_fraction)
     order = Order(len(source), global_batch, seed)
-    steps = Steps(reader, inputs, order, host=host, hosts=hosts, threads=threads)
-    dataset = grain.MapDataset.range(start_step, max(start_step, stop_step)).map(steps.__getitem__)
-    return Batches(dataset, reader, prefetch)
+    steps = Steps(
+        reader, inputs, order, host=host, hosts=hosts, threads=threads, boxes_only=boxes_only
+    )
+    return Batches(start_step, stop_step, steps, reader, prefetch)
+
+
+def check_in_memory(source: Source) -> None:
+    """For `data.cache="device"`.
+
+    Raises:
+      UserError: `source` is not in memory as one array.
+    """
+    if source.arrays is None:
+        raise UserError(
+            f"data.cache=device: the images of {source.name} are not in memory, all of one size; "
+            "use data.cache=none"
+        )
 
 
 def eval_arrays(
@@ -153,3 +183,31 @@ def prefetch_to_device(
         if len(queue) >= depth:
             yield queue.popleft()
     yield from queue
+
+
+def replicate(
+    sets: tuple[np.ndarray, ...], replicated: jax.sharding.Sharding
+) -> tuple[jax.Array, ...]:
+    """Arrays that every process holds, whole on each device; equal objects are placed once.
+
+    Raises:
+      UserError: they take more than half of a device's memory, where its size is known.
+    """
+    unique = {id(array): array for array in sets}
+    need = sum(array.nbytes for array in unique.values())
+    room = _device_memory(jax.local_devices()[0])
+    if room is not None and 2 * need > room:
+        raise UserError(
+            f"data.cache=device: the images take {need / 2**30:.1f} GiB, more than half of the "
+            f"{room / 2**30:.1f} GiB of a device; use data.cache=none"
+        )
+    placed = {
+        key: jax.make_array_from_callback(array.shape, replicated, array.__getitem__)
+        for key, array in unique.items()
+    }
+    return tuple(placed[id(array)] for array in sets)
+
+
+def _device_memory(device: jax.Device) -> int | None:
+    """Bytes, as far as the backend tells."""
+    return (device.memory_stats() or {}).get("bytes_limit")

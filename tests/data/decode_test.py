@@ -84,6 +84,31 @@ class DecodeTest(parameterized.TestCase):
         with self.assertRaises(d.DecodeError):
             d.decode(encode(picture(), "PNG")[:-40])
 
+    def test_exif_behind_other_segments(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = encode(picture(), "JPEG", exif=exif)
+        comment = b"\xff\xfe\x00\x08Exif\0\0"  # a comment that looks like EXIF to a mere search
+        self.assertEqual(d.decode(data[:2] + comment + data[2:]).shape, (40, 24, 3))
+        plain = encode(picture(), "JPEG")
+        self.assertEqual(d.decode(plain[:2] + comment + plain[2:]).shape, (24, 40, 3))
+
+    @parameterized.parameters(
+        (0.5, 1), (1.0, 1), (1.99, 1), (2.0, 2), (3.9, 2), (4.0, 4), (99.0, 8)
+    )
+    def test_scaled_decode(self, room, scale):
+        image = picture(size=(83, 61))
+        asked = []
+        got = d.decode(
+            encode(image, "JPEG", quality=95), room=lambda *size: asked.append(size) or room
+        )
+        self.assertEqual(asked, [(61, 83)])
+        self.assertEqual(got.shape, (-(-61 // scale), -(-83 // scale), 3))
+        h, w = 61 // scale, 83 // scale
+        pixels = np.asarray(image)[: h * scale, : w * scale]
+        want = pixels.reshape(h, scale, w, scale, 3).mean((1, 3))
+        self.assertLess(np.abs(got[:h, :w] - want).mean(), 2)
+
     def test_decompression_bombs(self):
         png = encode(Image.new("1", (30_000, 30_000)), "PNG")
         self.assertLess(len(png), 1 << 20)
@@ -129,15 +154,70 @@ class BoxTest(absltest.TestCase):
         draws[4] = (0.0, 0.5, 0.0, 0.999)  # the fifth try fits: 15 x 15, at the top, to the right
         self.assertEqual(d.random_box(30, 300, draws, (0.025, 5.0)), (0, 285, 15, 15))
 
+    def test_byol_draws_once_and_cuts_the_sides(self):
+        draws = np.full((d.TRIES, 4), 0.5)
+        self.assertEqual(d.random_box(500, 3, draws, (0.5, 1.0), kind="one_draw"), (233, 0, 34, 3))
+        rng = np.random.default_rng(0)
+        for height, width in ((50, 70), (90, 40)):
+            for _ in range(300):
+                draws = rng.random((d.TRIES, 4))
+                share, aspect = 0.08 + 0.92 * draws[0, 0], (3 / 4) ** (1 - 2 * draws[0, 1])
+                area = height * width * share
+                w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+                top, left, *got = d.random_box(height, width, draws, (0.08, 1.0), kind="one_draw")
+                self.assertEqual(got, [min(h, height), min(w, width)])
+                self.assertTrue(0 <= top <= height - got[0] and 0 <= left <= width - got[1])
+
 
 class ResizeTest(parameterized.TestCase):
     @parameterized.parameters(1, 3, 5)
     def test_shrinks_by_averaging(self, channels):
         image = np.random.default_rng(0).integers(0, 256, (32, 32, channels)).astype(np.uint8)
-        want = image.reshape(8, 4, 8, 4, channels).mean((1, 3))
-        got = d.resize(image, 8)
-        self.assertEqual(got.shape, (8, 8, channels))
-        np.testing.assert_allclose(got, want, atol=0.51)
+        for size, roundings in ((16, 1), (8, 2)):
+            n = 32 // size
+            want = image.reshape(size, n, size, n, channels).mean((1, 3))
+            got = d.resize(image, size)
+            self.assertEqual(got.shape, (size, size, channels))
+            np.testing.assert_allclose(got, want, atol=0.51 * roundings)
+
+    @parameterized.parameters("bilinear", "bicubic")
+    def test_no_pixel_is_skipped(self, interpolation):
+        """Each input pixel, alone, shows in the output: a stripe one pixel wide never vanishes."""
+        for height, width, size in ((30, 16, 8), (16, 90, 8), (100, 100, 9)):
+            for axis, side in ((0, height), (1, width)):
+                for at in range(2, side - 2):
+                    image = np.zeros((height, width, 1), np.uint8)
+                    image[(slice(None),) * axis + (at,)] = 255
+                    got = d.resize(image, size, interpolation)
+                    self.assertGreater(got.max(), 0, (height, width, axis, at))
+
+    def test_bicubic_against_its_formula(self):
+        image = np.random.default_rng(0).integers(0, 256, (12, 12, 1)).astype(np.uint8)
+
+        def kernel(x: float, a: float = -0.75) -> float:  # Keys 1981
+            x = abs(x)
+            if x <= 1:
+                return (a + 2) * x**3 - (a + 3) * x**2 + 1
+            return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+        weights = np.zeros((7, 5))
+        for i in range(7):
+            at = (i + 0.5) * 5 / 7 - 0.5
+            for tap in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
+                weights[i, np.clip(tap, 0, 4)] += kernel(at - tap)
+        want = (weights @ image[3:8, 2:7, 0] @ weights.T).clip(0, 255)
+        got = d.crop_resize(image, (3, 2, 5, 5), 7, "bicubic")[..., 0]
+        np.testing.assert_allclose(got, want, atol=1.0)
+
+    @parameterized.product(size=[6, 8, 20], channels=[1, 3, 4])
+    def test_writes_into_the_batch(self, size, channels):
+        image = np.random.default_rng(0).integers(0, 256, (8, 30, channels)).astype(np.uint8)
+        batch = np.zeros((2, 3, size, size, channels), np.uint8)
+        for box in ((0, 0, 8, 30), (0, 3, 8, 8), (2, 1, 5, 6)):
+            d.crop_resize(image, box, size, out=batch[1, 1])
+            np.testing.assert_array_equal(batch[1, 1], d.crop_resize(image, box, size))
+        batch[1, 1] = 0
+        self.assertEqual(batch.max(), 0)
 
     def test_enlarges_linearly(self):
         got = d.resize(np.array([[[0], [200]]] * 2, np.uint8), 4)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import jax
@@ -9,7 +10,10 @@ from PIL import Image
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
-from ssl_jax.data.pipeline import batches, eval_arrays, prefetch_to_device, to_global
+from ssl_jax.data import pipeline
+from ssl_jax.data import reader as reader_module
+from ssl_jax.data.decode import decode
+from ssl_jax.data.pipeline import batches, eval_arrays, prefetch_to_device, replicate, to_global
 from ssl_jax.data.sources import ArraySource, open_source
 
 CROPS = Inputs((View(6, 2, (0.3, 1.0)), View(4, 1, (0.1, 0.3))), label=True)
@@ -57,7 +61,7 @@ class BatchesTest(parameterized.TestCase):
         source = arrays()
         for batch in run(source, WHOLE):
             for row, index in enumerate(batch["index"]):
-                want = cv2.resize(source.arrays[index], (6, 6), interpolation=cv2.INTER_AREA)
+                want = cv2.resize(source.arrays[index], (6, 6), interpolation=cv2.INTER_LINEAR)
                 np.testing.assert_array_equal(batch["views"][0][row], [want, want])
 
     def test_crops_of_encoded_and_of_memory_images_are_the_same(self):
@@ -66,6 +70,33 @@ class BatchesTest(parameterized.TestCase):
         for i, image in enumerate(source.arrays):
             Image.fromarray(image).save(root / f"{i:03}.png")
         assert_same(run(source), run(open_source(f"folder:{root}")))
+
+    def test_large_jpegs_are_decoded_small_with_the_same_crops(self):
+        root = Path(self.create_tempdir().full_path)
+        y, x = np.mgrid[:240, :320] / 240
+        image = np.stack([255 * y, 180 * x, 255 * (1 - y)], -1).astype(np.uint8)  # smooth
+        for i in range(8):
+            Image.fromarray(image).save(root / f"{i}.jpg", quality=95)
+        source = open_source(f"folder:{root}")
+        inputs = Inputs((View(16, 2, (0.2, 1.0)), View(8, 1, (0.1, 0.3), crop="one_draw")))
+        sizes = []
+
+        def spy(data, channels, room=None):
+            sizes.append((decode(data, channels, room).shape[0], room is None))
+            return decode(data, channels, None if whole else room)
+
+        with mock.patch.object(reader_module, "decode", spy):
+            whole = False
+            (small,) = run(source, inputs, stop_step=1)
+            whole = True
+            (full,) = run(source, inputs, stop_step=1)
+        self.assertLess(max(h for h, _ in sizes), 240)
+        for a, b in zip(small["views"], full["views"], strict=True):
+            # A box may be off by a pixel of an image of 30, where grey levels rise by 255 / 30; a
+            # try that fits one size may just not fit the other.
+            far = np.abs(a.astype(int) - b).max((2, 3, 4)) > 18
+            self.assertLess(far.mean(), 0.2)
+        assert_same(run(source, inputs, threads=1), run(source, inputs, threads=3))
 
     def test_views_and_epochs_see_other_crops(self):
         source = arrays()
@@ -159,6 +190,44 @@ class BatchesTest(parameterized.TestCase):
                 batches(arrays(), kw.pop("inputs"), global_batch=kw.pop("batch"), **kw)
 
 
+class BoxesOnlyTest(parameterized.TestCase):
+    @parameterized.parameters(1, 2)
+    def test_same_order_and_labels_and_no_pixels(self, hosts):
+        source = arrays()
+        inputs = Inputs((*CROPS.views, *WHOLE.views), label=True)
+        for host in range(hosts):
+            place = {"host": host, "hosts": hosts}
+            with mock.patch.object(source, "read", side_effect=AssertionError("a pixel was read")):
+                got = run(source, inputs, boxes_only=True, **place)
+            for a, b in zip(got, run(source, inputs, **place), strict=True):
+                self.assertNotIn("views", a)
+                assert_same((a["index"], a["label"]), (b["index"], b["label"]))
+                local = 8 // hosts
+                self.assertEqual([x.shape for x in a["boxes"]], [(local, 2, 4), (local, 1, 4)])
+
+    def test_sets(self):
+        source = arrays()
+        made = batches(
+            source,
+            Inputs((*CROPS.views, *WHOLE.views)),
+            global_batch=8,
+            seed=0,
+            stop_step=1,
+            boxes_only=True,
+        )
+        first, second, whole = made.sets()
+        self.assertIs(first, source.arrays)
+        self.assertIs(second, source.arrays)
+        self.assertEqual(whole.shape, (22, 6, 6, 3))
+
+    def test_a_set_of_files_is_refused(self):
+        root = Path(self.create_tempdir().full_path)
+        for i in range(3):
+            Image.new("RGB", (9, 9)).save(root / f"{i}.png")
+        with self.assertRaisesRegex(UserError, "data.cache=device: .* not in memory"):
+            run(open_source(f"folder:{root}"), batch=2, boxes_only=True)
+
+
 class EvalArraysTest(absltest.TestCase):
     def test_in_order_with_a_padded_end(self):
         source = arrays(22)
@@ -200,6 +269,27 @@ class DeviceTest(absltest.TestCase):
         assert_same(jax.device_get(batch), want)
         for leaf in jax.tree.leaves(batch):
             self.assertTrue(leaf.sharding.is_equivalent_to(self.sharding, leaf.ndim))
+
+    def test_replicate_places_each_array_once(self):
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        a, b = arrays(4).arrays, arrays(5).arrays
+        placed = replicate((a, b, a), everywhere)
+        assert_same(jax.device_get(placed), (a, b, a))
+        self.assertIs(placed[0], placed[2])
+        self.assertTrue(placed[1].sharding.is_fully_replicated)
+
+    def test_replicate_refuses_what_fills_the_device(self):
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        a = np.zeros((4, 8, 8, 3), np.uint8)
+        for room, fits in ((2 * a.nbytes, True), (2 * a.nbytes - 1, False)):
+            with mock.patch.object(pipeline, "_device_memory", return_value=room):
+                if fits:
+                    replicate((a, a), everywhere)
+                else:
+                    with self.assertRaisesRegex(UserError, "more than half of .* of a device"):
+                        replicate((a, a), everywhere)
 
     def test_prefetch_keeps_order_and_end_and_runs_ahead(self):
         taken = []

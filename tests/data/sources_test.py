@@ -40,7 +40,8 @@ class DigitsTest(absltest.TestCase):
 class SchemeTest(parameterized.TestCase):
     @parameterized.parameters("", "digit", "zip:/x", "/a/path", "base:/x")
     def test_unknown(self, spec):
-        with self.assertRaisesRegex(UserError, "expected one of digits, folder:PATH, npz:PATH"):
+        known = "array_record:PATH, digits, folder:PATH, frames:PATH, mix:PATH, npz:PATH, parquet"
+        with self.assertRaisesRegex(UserError, f"expected one of {known}"):
             open_source(spec)
 
     def test_names_the_nearest(self):

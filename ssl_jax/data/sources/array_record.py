@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ class RecordSource(Source):
     Args:
       name: what the user called it.
       records: `len`, and `__getitem__` and `__getitems__` that give bytes.
-      identity: what tells these data from others: file names, sizes.
+      shards: path, size and time of the last change of each file.
+      part: which records of the files, if not all.
       class_names: if known.
       image_keys: names under which a record may hold its image.
 
@@ -41,14 +42,16 @@ class RecordSource(Source):
         self,
         name: str,
         records: Any,
-        identity: Iterable[str],
+        shards: Sequence[tuple[str, int, int]],
+        part: str = "",
         class_names: Sequence[str] = (),
         image_keys: Sequence[str] = IMAGE_KEYS,
     ) -> None:
         self.name = name
         self._records, self._names, self._keys = records, tuple(class_names), image_keys
-        text = "\n".join([str(len(records)), *identity])
+        text = f"{part} {len(records)} {[(Path(path).name, size) for path, size, _ in shards]}"
         self._digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self._cache_key = f"{part} {shards}"
         if not len(records):
             raise UserError(f"{name}: no record in it")
         try:
@@ -62,10 +65,11 @@ class RecordSource(Source):
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self._names if self._names else self._labels_and_names[1]
+        named = self._names and self._first.label is not None
+        return self._names if named else self._labels_and_names[1]
 
     @cached_property
-    def captions(self) -> list[list[str]] | None:
+    def captions(self) -> Sequence[Sequence[str]] | None:  # type: ignore[override]
         return json.loads(self._scan["captions"].tobytes()) if self._first.captions else None
 
     def __len__(self) -> int:
@@ -97,7 +101,7 @@ class RecordSource(Source):
     @cached_property
     def _scan(self) -> dict[str, np.ndarray]:
         """Label (-1: none) and captions (as JSON) of every record; of one that is broken, none."""
-        kept = cache.load("records", self._digest)
+        kept = cache.load("records", self._cache_key)
         if kept is not None and len(kept.get("labels", ())) == len(self):
             return kept
         labels = np.full(len(self), -1, np.int64)
@@ -114,7 +118,7 @@ class RecordSource(Source):
         found = {"labels": labels}
         if self._first.captions:
             found["captions"] = np.frombuffer(json.dumps(captions).encode(), np.uint8)
-        cache.save("records", self._digest, **found)
+        cache.save("records", self._cache_key, **found)
         return found
 
     def _read_rows(self, rows: range) -> list[bytes]:
@@ -147,12 +151,8 @@ def load(path: str, split: str) -> RecordSource:
     except Exception as e:  # the reader's own, of any type
         line = str(e).strip().partition("\n")[0]
         raise UserError(f"{name}: not whole ArrayRecord files ({line})") from None
-    identity = [f"{Path(s).name} {_size(s)}" for s in shards]
-    return RecordSource(name, records, identity, _class_names(name, shards[0]))
-
-
-def _size(shard: str) -> int:
-    return -1 if files.is_remote(shard) else Path(shard).stat().st_size
+    stats = [(shard, *files.size_and_time("array_record", shard)) for shard in shards]
+    return RecordSource(name, records, stats, class_names=_class_names(name, shards[0]))
 
 
 def _class_names(name: str, shard: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class FolderSource(Source):
         self._paths = paths  # relative, with "/"
 
     @cached_property
-    def captions(self) -> list[list[str]] | None:
+    def captions(self) -> Sequence[Sequence[str]] | None:  # type: ignore[override]
         files = [Path(self._root, f) for f in CAPTION_FILES]
         file = next((f for f in files if f.is_file()), None)
         return None if file is None else _captions(file, self._paths)
@@ -107,7 +108,9 @@ def _from_list(path: str, file: Path) -> FolderSource:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            raise UserError(f"{name}: line {number} is {line[:80]!r}; expected IMAGE or IMAGE LABEL")
+            raise UserError(
+                f"{name}: line {number} is {line[:80]!r}; expected IMAGE or IMAGE LABEL"
+            )
         paths.append(match[1])
         labels.append(match[2] or "")
     if not paths:

@@ -15,17 +15,20 @@ from ssl_jax.data.sources.folder import FolderSource, top_folders
 class FramesSource(Source):
     """Clips: consecutive rows of `files`, `lengths` of them each."""
 
-    def __init__(self, name: str, files: FolderSource, clips: list[str], lengths: np.ndarray) -> None:
+    def __init__(
+        self, name: str, files: FolderSource, clips: list[str], lengths: np.ndarray
+    ) -> None:
         self.name, self.lengths = name, lengths
         self.labels, self.class_names = top_folders(clips)
         self._files, self._clips = files, clips
         self._first = np.cumsum(lengths) - lengths
+        self._middle = lengths // 2
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def read(self, index: int) -> bytes:
-        return self.read_frame(index, int(self.lengths[index]) // 2)
+        return self.read_frame(index, int(self._middle[index]))
 
     def read_frame(self, index: int, frame: int) -> bytes:
         return self._files.read(int(self._first[index]) + frame)

@@ -58,19 +58,33 @@ def _builder(path: str, name: str) -> Any:
 
     if not name:
         raise UserError("tfds: name a data set, tfds:NAME, or its folder, tfds:/path")
+    folder = Path(name).expanduser()
+    here = (folder / "dataset_info.json").is_file()
+    if name.startswith(("/", "~", ".")) and not here:
+        raise UserError(
+            f"tfds:{path}: no dataset_info.json in it; expected the folder of a version, such as "
+            f"{folder / '1.0.0'}"
+        )
     try:
-        if not files.is_remote(name) and not name.startswith(("/", "~", ".")):
-            builder = tfds.builder(name)
-        else:
-            folder = name if files.is_remote(name) else Path(name).expanduser()
+        if files.is_remote(name):
+            builder = tfds.builder_from_directory(name)
+        elif here:
             builder = tfds.builder_from_directory(folder)
+        else:
+            builder = tfds.builder(name)
     except Exception as e:  # its own, of many types, and of many lines
         line = str(e).strip().partition("\n")[0]
         raise UserError(f"tfds:{path}: {line or type(e).__name__}") from None
     if not builder.info.splits:
         raise UserError(
-            f"tfds:{path}: not prepared in {builder.data_dir}; once, with TensorFlow installed, run "
+            f"tfds:{path}: not prepared in {builder.data_dir}; where TensorFlow is installed, run "
             f"python -c \"import tensorflow_datasets as t; t.data_source('{name}')\""
+        )
+    formats = sorted(f.value for f in builder.info.available_file_formats())
+    if "array_record" not in formats:
+        raise UserError(
+            f"tfds:{path}: {builder.data_dir} holds {', '.join(formats)} files; expected "
+            "array_record: prepare it again with file_format='array_record'"
         )
     return builder
 
@@ -82,16 +96,18 @@ def _open(name: str, builder: Any, split: str) -> RecordSource:
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     if not images:
         raise UserError(f"{name}: no feature is an image; it has {', '.join(features)}")
-    label = features.get("label")
+    label = dict(features.items()).get("label")
     names = label.names if isinstance(label, tfds.features.ClassLabel) else None
     try:
         part = builder.info.splits[split]
         records = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            split,
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+            file_format="array_record",
         )
-        shards = [f"{Path(f).name} {Path(f).stat().st_size}" for f in part.filepaths]
+        shards = [(str(f), f.stat().length, f.stat().mtime) for f in part.filepaths]
     except Exception as e:
         line = str(e).strip().partition("\n")[0]
         raise UserError(f"{name}: cannot be read ({line or type(e).__name__})") from None
-    identity = [builder.info.full_name, split, *shards]
-    return RecordSource(name, records, identity, names or (), ("image", *images))
+    what = f"{builder.info.full_name} {split}"
+    return RecordSource(name, records, shards, what, names or (), ("image", *images))

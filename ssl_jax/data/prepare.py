@@ -1,0 +1,181 @@
+"""Any data set to sharded ArrayRecord files, in parts that a killed run need not make again."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.decode import DecodeError, decode
+from ssl_jax.data.records import Record, encode
+from ssl_jax.data.sources.base import Source
+
+MANIFEST = "manifest.json"
+_AHEAD = 256  # images that are decoded side by side
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How the records are written.
+
+    Attributes:
+      size: the short side of every larger image becomes so many pixels; 0 leaves the files as
+        they are.
+      quality: of the JPEGs that resizing makes.
+      per_shard: examples of a file.
+    """
+
+    size: int = 0
+    quality: int = 90
+    per_shard: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or not 1 <= self.quality <= 100 or self.per_shard < 1:
+            raise UserError("prepare: size >= 0, 1 <= quality <= 100 and per_shard >= 1 must hold")
+
+
+def prepare(
+    source: Source,
+    output: Path,
+    shards: Shards,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Write `source` to `output`/data-00000-of-00001.array_record ... and `output`/manifest.json.
+
+    A shard is written under another name and renamed when it is whole; a second run with the same
+    source and options makes only what is missing. Images that cannot be decoded are left out and
+    named in the manifest.
+
+    Args:
+      progress: called with the number of examples done.
+
+    Returns:
+      The manifest: counts, class names, options, the source's fingerprint, a digest of each shard.
+
+    Raises:
+      UserError: `output` holds other data, or cannot be written, or no image could be decoded.
+    """
+    asked = {
+        "source": source.name,
+        "fingerprint": source.fingerprint(),
+        "size": shards.size,
+        "quality": shards.quality,
+        "per_shard": shards.per_shard,
+    }
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        begun = output / f".{MANIFEST}.begun"
+        before = next((p for p in (output / MANIFEST, begun) if p.exists()), None)
+        if before is None and any(output.iterdir()):
+            raise UserError(f"{output} holds other files; name an empty folder")
+        if before is not None:
+            found = json.loads(before.read_text())
+            if any(found.get(key) != value for key, value in asked.items()):
+                raise UserError(f"{output} holds other data or options; name another folder")
+        else:
+            begun.write_text(json.dumps(asked))
+        parts = []
+        count = -(-len(source) // shards.per_shard)
+        for k in range(count):
+            rows = range(k * shards.per_shard, min((k + 1) * shards.per_shard, len(source)))
+            name = f"data-{k:05d}-of-{count:05d}.array_record"
+            parts.append(_shard(source, output, name, rows, shards, progress))
+            progress(rows.stop)
+    except OSError as e:
+        raise UserError(f"cannot write to {output}: {e.strerror or e}") from None
+    manifest = asked | {
+        "examples": sum(part["examples"] for part in parts),
+        "class_names": list(source.class_names),
+        "shards": parts,
+    }
+    if not manifest["examples"]:
+        raise UserError(f"{source.name}: none of {len(source)} images can be decoded")
+    _write(output / MANIFEST, manifest)
+    begun.unlink(missing_ok=True)
+    for part in parts:
+        (output / f".{part['name']}.json").unlink(missing_ok=True)
+    return manifest
+
+
+def _shard(
+    source: Source,
+    output: Path,
+    name: str,
+    rows: range,
+    shards: Shards,
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
+    """One file and what the manifest says of it; read back where an earlier run finished it."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    path, note = output / name, output / f".{name}.json"
+    if (output / MANIFEST).exists():
+        done = json.loads((output / MANIFEST).read_text())["shards"]
+        return next(part for part in done if part["name"] == name)
+    if path.exists() and note.exists():
+        return json.loads(note.read_text())
+    temporary = output / f".{name}.tmp"
+    writer = ArrayRecordWriter(str(temporary), "group_size:1")
+    digest, left_out = hashlib.blake2b(digest_size=16), []
+
+    def image(row: int) -> bytes | DecodeError:
+        try:
+            return encoded(source.read(row), shards.size, shards.quality)
+        except DecodeError as e:
+            return e
+
+    with ThreadPoolExecutor() as pool:
+        for first in range(rows.start, rows.stop, _AHEAD):
+            some = range(first, min(first + _AHEAD, rows.stop))
+            for row, made in zip(some, pool.map(image, some), strict=True):
+                if isinstance(made, DecodeError):
+                    left_out.append(f"{source.describe(row)}: {made}")
+                    continue
+                label = None if source.labels is None else int(source.labels[row])
+                captions = source.captions[row] if source.captions is not None else ()
+                data = encode(Record(made, label, tuple(captions)))
+                digest.update(data)
+                writer.write(data)
+            progress(some.stop)
+    writer.close()
+    part = {
+        "name": name,
+        "examples": len(rows) - len(left_out),
+        "left_out": left_out,
+        "blake2b": digest.hexdigest(),
+    }
+    _write(note, part)
+    temporary.replace(path)
+    return part
+
+
+def encoded(image: bytes | np.ndarray, size: int, quality: int) -> bytes:
+    """An image file: as it came, PNG for pixels, or JPEG with its short side brought to `size`.
+
+    Raises:
+      DecodeError: the bytes are no image.
+    """
+    pixels = image if isinstance(image, np.ndarray) else decode(image, 3)
+    short = min(pixels.shape[:2])
+    if size and short > size:
+        height, width = (max(round(n * size / short), size) for n in pixels.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        pixels = np.ascontiguousarray(pixels.reshape(height, width, -1))
+        space = "GRAY" if pixels.shape[-1] == 1 else "RGB"
+        return simplejpeg.encode_jpeg(pixels, quality, space, "444" if space == "RGB" else "Gray")
+    if isinstance(image, bytes):
+        return image
+    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+
+
+def _write(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)
