@@ -3,6 +3,7 @@ data.
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.machinery
 import importlib.util
@@ -10,7 +11,7 @@ import json
 import pkgutil
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,20 @@ import optax
 
 import ssl_jax
 from ssl_jax import nets, objectives
+from ssl_jax.augment.crop import take_views
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.data.pipeline import Batches, DataConfig, batches
+from ssl_jax.data.pipeline import (
+    Batch,
+    Batches,
+    DataConfig,
+    batches,
+    check_in_memory,
+    prefetch_to_device,
+    replicate,
+)
 from ssl_jax.data.reader import num_channels
 from ssl_jax.data.sources import Source, held_out, open_source
 from ssl_jax.evals.suite import EvalsConfig
@@ -61,7 +71,7 @@ def load_method(name: str) -> types.ModuleType:
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UserError(f"no method file {name!r}")
-        module = _load_file(Path(name), "method")
+        module = load_file(Path(name), "method")
         if not hasattr(module, "make"):
             raise UserError(f"{name} is no method: it defines no make(backbone, spec, **hyper)")
         return module
@@ -70,7 +80,12 @@ def load_method(name: str) -> types.ModuleType:
     return importlib.import_module(f"ssl_jax.objectives.{name}")
 
 
-def _load_file(path: Path, kind: str) -> types.ModuleType:
+def load_file(path: Path, kind: str) -> types.ModuleType:
+    """The module in a file; `kind` tells it from others of its name.
+
+    Raises:
+      UserError: it is no Python.
+    """
     spec = importlib.util.spec_from_file_location(f"ssl_jax_{kind}_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -102,7 +117,7 @@ def load_config(spec: str) -> dict[str, Any]:
         known = [p.stem for p in configs_folder().glob("*.py") if p.stem in methods()]
         raise UserError(f"no config {name!r}; {suggest(Path(name).stem, known)}")
     _shipped_configs_importable()
-    module = _load_file(path, "config")
+    module = load_file(path, "config")
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} is no config: it defines no get_config(arg)")
     made = module.get_config(recipe) if recipe else module.get_config()
@@ -200,7 +215,10 @@ class Experiment:
             raise UserError(
                 "no training data: name it with --data=folder:/path, npz:/file.npz or digits"
             )
-        return open_source(self.data.train, "train")
+        source = open_source(self.data.train, "train")
+        if self.data.cache == "device":
+            check_in_memory(source)
+        return source
 
     @cached_property
     def eval_source(self) -> Source | None:
@@ -280,7 +298,7 @@ class Experiment:
         """The sharding of every leaf of the state."""
         return state.shardings(self.abstract_state, self.sections["mesh"], self.mesh)
 
-    def batches(self, start: int, stop: int) -> Batches:
+    def batches(self, start: int, stop: int, boxes_only: bool = False) -> Batches:
         """This host's part of the training batches of steps `start` to `stop - 1`."""
         data = self.data
         return batches(
@@ -296,7 +314,23 @@ class Experiment:
             prefetch=data.prefetch,
             max_bad_fraction=data.max_bad_fraction,
             channels=self.spec.channels,
+            boxes_only=boxes_only,
         )
+
+    def training_batches(self, start: int, stop: int) -> tuple[Batches, Iterator[Batch]]:
+        """The batches of steps `start` to `stop - 1`: this host's part, as it is read, and the
+        global ones on the devices, ahead of the steps, which are made from it.
+        """
+        cached = self.data.cache == "device"
+        host = self.batches(start, stop, boxes_only=cached)
+        rows, everywhere = sharding.batch_sharding(self.mesh), sharding.replicated(self.mesh)
+        placed = prefetch_to_device(host, rows)
+        if not cached:
+            return host, placed
+        sets = replicate(host.sets(), everywhere)
+        take = functools.partial(take_views, self.objective.inputs())
+        cut = jax.jit(take, in_shardings=(everywhere, rows), out_shardings=rows)
+        return host, (cut(sets, batch) for batch in placed)
 
     def resolved(self) -> dict[str, Any]:
         """The config with every default filled in, as plain JSON values."""

@@ -16,9 +16,8 @@ from ssl_jax.cli import auto
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment, configured, override
 from ssl_jax.cli.table import final_table, terminal
-from ssl_jax.core import sharding, tree
+from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.pipeline import prefetch_to_device
 from ssl_jax.evals.suite import Quality
 from ssl_jax.train import flops, loop, state, workdir
 from ssl_jax.train.checkpoint import Checkpoints
@@ -122,19 +121,20 @@ def train(
             return step == stop or (every > 0 and step > 0 and step % every == 0)
 
         def log(step: int, values: Mapping[str, float]) -> None:
-            writer.write(step, values)
             if "train/loss" in values:
+                values = {**values, "perf/bad_images": host.bad}
                 progress.update(step, values)
+            writer.write(step, values)
 
         step_fn = make_train_step(
             objective, experiment.tx, experiment.schedule, mesh, experiment.placed
         )
-        batches = experiment.batches(start, stop)
+        host, batches = experiment.training_batches(start, stop)
         with MetricsWriter(folder, start) as writer, ProgressLine(console, start, stop) as progress:
             loop.run(
                 current,
                 step_fn,
-                prefetch_to_device(batches, sharding.batch_sharding(mesh)),
+                batches,
                 loop.Hooks(evaluate, evaluate_at, save, save_at, log),
                 start=start,
                 stop=stop,

@@ -1,4 +1,4 @@
-"""A folder of one's own images: the recipe that is chosen, the picture of the views, a whole run."""
+"""A folder of one's own images: the recipe that is chosen, the views' picture, a whole run."""
 
 import contextlib
 import io

@@ -1,0 +1,123 @@
+"""A folder as people have them: training goes on, the same every time, and says what was wrong."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from absl.testing import absltest
+from PIL import Image
+
+from ssl_jax.train.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+GOOD = 20
+
+
+def picture(seed: int, height: int = 40, width: int = 50) -> Image.Image:
+    draw = np.random.default_rng(seed)
+    return Image.fromarray(draw.integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def folder_as_people_have_them(folder: Path) -> set[str]:
+    """Twenty plain JPEGs, some odd files that are fine, and broken ones, whose names it gives."""
+    for i in range(GOOD):
+        picture(i).save(folder / f"{i:02d}.jpg")
+    deep = np.random.default_rng(1).integers(0, 65535, (40, 40), dtype=np.uint16)
+    cv2.imwrite(str(folder / "sixteen_bits.png"), deep)
+    picture(90).convert("CMYK").save(folder / "cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    picture(91).save(folder / "turned.jpg", exif=exif)
+    frames = [picture(92).convert("P"), picture(93).convert("P")]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    picture(94, 3, 500).save(folder / "sliver.png")
+
+    whole = (folder / "00.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a picture")
+    Image.new("L", (30_000, 30_000)).save(folder / "bomb.png")
+    return {"truncated.jpg", "empty.jpg", "text.jpg", "bomb.png"}
+
+
+class BadFilesTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+        self.images = self.folder / "images"
+        self.images.mkdir()
+        self.bad = folder_as_people_have_them(self.images)
+
+    def train(self, name: str, *flags: str) -> subprocess.CompletedProcess:
+        argv = (
+            "train",
+            "--config=simclr:digits",
+            f"--data=folder:{self.images}",
+            f"--workdir={self.folder / name}",
+            "--config.backbone.width=4",
+            "--config.objective.view.recipe=simclr_cifar",
+            "--config.objective.view.area=(0.2,1.0)",
+            "--config.objective.projector=(8,8)",
+            "--config.train.batch_size=8",
+            "--config.train.steps=8",
+            "--config.train.log_every=1",
+            "--config.evals.every=-1",
+        )
+        return subprocess.run(
+            [sys.executable, "-m", "ssl_jax", *argv, *flags],
+            cwd=ROOT,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def losses(self, name: str) -> list[tuple[float, float]]:
+        return [(x["step"], x["train/loss"]) for x in read_metrics(self.folder / name)]
+
+    def test_training_goes_on_and_is_the_same_after_a_resume(self):
+        some = "--config.data.max_bad_fraction=0.5"
+        whole = self.train("whole", some)
+        self.assertEqual(whole.returncode, 0, whole.stderr)
+        for name in self.bad:
+            self.assertLen(re.findall(re.escape(name), whole.stderr), 1, whole.stderr)
+        for fine in ("sixteen_bits", "cmyk", "turned", "moving", "sliver"):
+            self.assertNotIn(fine, whole.stderr)
+        self.assertEqual(read_metrics(self.folder / "whole")[-1]["perf/bad_images"], len(self.bad))
+
+        first = self.train("parts", some, "--config.train.stop_at=3")
+        second = self.train("parts", some)
+        self.assertEqual((first.returncode, second.returncode), (0, 0), second.stderr)
+        self.assertEqual(self.losses("parts"), self.losses("whole"))
+
+    def test_too_many_stop_the_run_with_one_line(self):
+        run = self.train("few", "--config.data.max_bad_fraction=0.05")
+        self.assertEqual(run.returncode, 2, run.stderr)
+        self.assertNotIn("Traceback", run.stderr)
+        last = run.stderr.strip().splitlines()[-1]
+        self.assertRegex(last, "^ssl-jax: .*max_bad_fraction")
+
+    def test_a_file_that_went_away(self):
+        gone = self.images / "07.jpg"
+        code = (
+            "import pathlib, ssl_jax.data.sources as s; from ssl_jax.data.reader import Reader\n"
+            f"source = s.open_source('folder:{self.images}'); pathlib.Path('{gone}').unlink()\n"
+            "reader = Reader(source, 3, 0, 0.5)\n"
+            "names = [source.describe(i) for i in range(len(source))]\n"
+            "index = [name.endswith('07.jpg') for name in names].index(True)\n"
+            "pixels, of = reader.pixels(index); assert of != index and pixels.ndim == 3\n"
+            "again = Reader(source, 3, 0, 0.5).pixels(index); assert again[1] == of\n"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100
+        )
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn("07.jpg", run.stderr)
+
+
+if __name__ == "__main__":
+    absltest.main()
