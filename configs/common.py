@@ -1,10 +1,12 @@
 """What the recipes of all methods share. A recipe is what a method adds to one of these."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ssl_jax.augment import presets
 from ssl_jax.core.errors import UserError, suggest
 
 
@@ -17,6 +19,11 @@ def pick(recipe: str, **recipes: Callable[[], ConfigDict]) -> ConfigDict:
     if recipe not in recipes:
         raise UserError(f"unknown recipe {recipe!r}; {suggest(recipe, recipes)}")
     return recipes[recipe]()
+
+
+def views(name: str, **changes: Any) -> tuple[dict[str, Any], ...]:
+    """The published views of this name (`augment.presets`), with `changes` made to each."""
+    return tuple(dataclasses.asdict(view) | changes for view in presets.views(name))
 
 
 def digits(

@@ -79,7 +79,8 @@ def imagenet() -> ConfigDict:
         "weight_decay": 0.05,
         "warmup_epochs": 40.0,
     }
-    config = common.imagenet({"name": "mae"}, optim, epochs=800, batch_size=4096)
+    (view,) = common.views("mae")
+    config = common.imagenet({"name": "mae", "view": view}, optim, epochs=800, batch_size=4096)
     config.backbone = {
         "name": "vit",
         "size": "large",

@@ -15,9 +15,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 1.0}
+    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.8}
     objective = {"name": "simclr", "view": view, "projector": (256, 128), "temperature": 0.2}
-    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=256)
+    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=500, batch_size=256)
 
 
 def cifar10() -> ConfigDict:
@@ -36,7 +36,8 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 4096, LARS 0.3 per 256 (section 2.2 and appendix B of the paper)."""
-    objective = {"name": "simclr"}
+    (view,) = common.views("simclr")
+    objective = {"name": "simclr", "view": view}
     optim = {
         "name": "lars",
         "lars_variant": "simclr",
