@@ -101,7 +101,7 @@ def run(
     shapes: Any = None
 
     def read_pending(check: bool = False) -> None:
-        """Log the last step's metrics where they are due; `check` looks at its finite flag anyway."""
+        """Log the last step's metrics where due; `check` looks at its finite flag anyway."""
         nonlocal pending
         if pending is None:
             return
