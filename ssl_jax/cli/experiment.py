@@ -33,6 +33,7 @@ from ssl_jax.data.pipeline import (
     DataConfig,
     batches,
     check_in_memory,
+    check_streams,
     prefetch_to_device,
     replicate,
 )
@@ -221,6 +222,14 @@ class Experiment:
         return source
 
     @cached_property
+    def streams(self) -> dict[str, Source]:
+        """The further training sets, by name."""
+        if self.data.streams and self.data.cache == "device":
+            raise UserError("data.cache=device does not go with data.streams; use data.cache=none")
+        check_streams(self.objective.inputs(), self.data.streams)
+        return {name: open_source(data, "train") for name, data in self.data.streams.items()}
+
+    @cached_property
     def eval_source(self) -> Source | None:
         """The evaluation set: the one named, or what the training data themselves hold out."""
         if self.data.eval:
@@ -315,6 +324,7 @@ class Experiment:
             max_bad_fraction=data.max_bad_fraction,
             channels=self.spec.channels,
             boxes_only=boxes_only,
+            streams=self.streams,
         )
 
     def training_batches(self, start: int, stop: int) -> tuple[Batches, Iterator[Batch]]:

@@ -14,7 +14,7 @@ NAMES = {
     "kmeans_acc": "k-means clusters = classes",
     "kmeans_nmi": "k-means mutual information",
     "rankme": "effective rank (RankMe)",
-    "feature_std": "feature deviation (1 = spread, 0 = collapsed)",
+    "feature_std": "feature deviation (0 = collapsed)",
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }

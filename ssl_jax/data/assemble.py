@@ -1,7 +1,7 @@
 """Host batches by step number: indices, pixels, crops."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from ssl_jax.data.decode import TRIES, Box, crop_resize, random_box, resize, to_
 from ssl_jax.data.draws import uniform
 from ssl_jax.data.order import Order
 from ssl_jax.data.reader import Reader
+from ssl_jax.data.text import caption_tokens
 
 
 class Steps:
@@ -31,6 +32,7 @@ class Steps:
       host, hosts: which contiguous part of each global batch to make.
       threads: examples of a batch are read side by side in so many; 0 is one a core.
       boxes_only: for in-memory sets that lie on the devices.
+      streams: what makes the sub-batch of each of `inputs.streams`.
 
     Raises:
       UserError: inputs that the source does not have, or a batch that the hosts do not divide.
@@ -46,10 +48,12 @@ class Steps:
         hosts: int = 1,
         threads: int = 0,
         boxes_only: bool = False,
+        streams: Mapping[str, "Steps"] | None = None,
     ) -> None:
-        for field in ("text", "streams"):
-            if getattr(inputs, field):
-                raise UserError(f"{reader.source.name} has no {field}, which this method needs")
+        if inputs.text and reader.source.captions is None:
+            raise UserError(
+                f"{reader.source.name} has no captions, which this method needs; see docs/data.md"
+            )
         order.indices(0, host, hosts)  # complains now of a batch that does not divide
         self._reader, self._inputs, self._order = reader, inputs, order
         self._host, self._hosts = host, hosts
@@ -57,7 +61,7 @@ class Steps:
         labels = reader.source.labels if inputs.label else None  # may cost a pass over the data
         self._labels = np.full(len(reader.source), -1, np.int32) if labels is None else labels
         self._resized = _resize_all(reader, inputs.views)
-        self._boxes_only = boxes_only
+        self._boxes_only, self._streams = boxes_only, streams or {}
         self._clips = None
         if inputs.frames:
             self._clips = Clips(reader.source, inputs, reader.channels, order.seed)
@@ -74,9 +78,19 @@ class Steps:
         batch["index"] = index
         if self._inputs.label:
             batch["label"] = self._labels[pixels_of]
+        if self._inputs.text:
+            captions = self._reader.source.captions
+            assert captions is not None
+            text = self._inputs.text
+            batch["text"] = caption_tokens(captions, pixels_of, text, self._order.seed, epoch)
         if self._clips:
             batch["frames"] = self._clips.batch(index, epoch, self._pool.run)
-        return batch
+        return batch | {name: steps[step] for name, steps in self._streams.items()}
+
+    @property
+    def bad(self) -> int:
+        """Number of broken images that were met, and replaced, so far."""
+        return len(self._reader.bad) + sum(steps.bad for steps in self._streams.values())
 
     def sets(self) -> tuple[np.ndarray, ...]:
         """Of a set in memory: for each view the (N, H, W, C) images that it is taken from.

@@ -6,8 +6,8 @@ so the memory held does not grow with the number of cores.
 """
 
 import collections
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import grain
@@ -18,6 +18,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.data.assemble import Pool, Steps
 from ssl_jax.data.decode import eval_crop
+from ssl_jax.data.draws import fold
 from ssl_jax.data.order import Order
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources.base import Source
@@ -36,6 +37,8 @@ class DataConfig:
       prefetch: batches made ahead.
       max_bad_fraction: the run stops at more broken images than this share, rounded up.
       channels: 1 or 3; 0 is as the data are (3 for encoded images).
+      streams: further sets of images for methods that learn from several, name -> data; each has a
+        shuffled order of its own, and as many images in a batch.
       cache: "device" keeps a set in memory on every device, whole, and cuts the views there: the
         same order and the same crops, without pixel work on the host.
     """
@@ -47,16 +50,17 @@ class DataConfig:
     max_bad_fraction: float = 0.01
     channels: int = 0
     cache: Literal["none", "device"] = "none"
+    streams: Mapping[str, str] = field(default_factory=dict)
 
 
 class Batches(Iterator[Batch]):
     """Iterator over host batches; `batches` makes it."""
 
-    def __init__(self, start: int, stop: int, steps: Steps, reader: Reader, prefetch: int) -> None:
+    def __init__(self, start: int, stop: int, steps: Steps, prefetch: int) -> None:
         dataset = grain.MapDataset.range(start, max(start, stop)).map(steps.__getitem__)
         options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
         self._iterator = iter(dataset.to_iter_dataset(options))
-        self._reader, self._steps = reader, steps
+        self._steps = steps
 
     def __next__(self) -> Batch:
         return next(self._iterator)
@@ -64,7 +68,7 @@ class Batches(Iterator[Batch]):
     @property
     def bad(self) -> int:
         """Number of broken images that this host met, and replaced, so far."""
-        return len(self._reader.bad)
+        return self._steps.bad
 
     def sets(self) -> tuple[np.ndarray, ...]:
         """With `boxes_only`: what each view is cut out of; see `Steps.sets`."""
@@ -90,13 +94,15 @@ def batches(
     max_bad_fraction: float = 0.01,
     channels: int = 0,
     boxes_only: bool = False,
+    streams: Mapping[str, Source] | None = None,
 ) -> Batches:
     """This host's part of the batches of steps `start_step` to `stop_step - 1`.
 
     Each is a dict of NumPy arrays as `Inputs` describes them, with b = global_batch / hosts rows:
     `views`, a tuple of (b, count, size, size, C) uint8, one a view; `index` (b,) int32; and, with
-    `inputs.label`, `label` (b,) int32 (-1 where there is none). The batch of a step depends only on
-    the source, `inputs`, `global_batch`, `seed` and the step: any start and any number of hosts
+    `inputs.label`, `label` (b,) int32 (-1 where there is none). For each of `inputs.streams` there
+    is a batch of the source of that name in `streams`. The batch of a step depends only on the
+    sources, `inputs`, `global_batch`, `seed` and the step: any start and any number of hosts
     yields the same rows. `seed` and the steps are not negative.
 
     With `boxes_only`, for `data.cache="device"`, there are no `views` but `boxes`, a tuple with one
@@ -109,12 +115,43 @@ def batches(
     """
     if boxes_only:
         check_in_memory(source)
-    reader = Reader(source, channels, seed, max_bad_fraction)
-    order = Order(len(source), global_batch, seed)
-    steps = Steps(
-        reader, inputs, order, host=host, hosts=hosts, threads=threads, boxes_only=boxes_only
-    )
-    return Batches(start_step, stop_step, steps, reader, prefetch)
+    given = streams or {}
+    check_streams(inputs, given)
+
+    def steps_of(source: Source, inputs: Inputs, seed: int, further: Mapping[str, Steps]) -> Steps:
+        return Steps(
+            Reader(source, channels, seed, max_bad_fraction),
+            inputs,
+            Order(len(source), global_batch, seed),
+            host=host,
+            hosts=hosts,
+            threads=threads,
+            boxes_only=boxes_only,
+            streams=further,
+        )
+
+    further = {
+        name: steps_of(given[name], sub, int(fold(seed, *name.encode())), {})
+        for name, sub in inputs.streams
+    }
+    return Batches(start_step, stop_step, steps_of(source, inputs, seed, further), prefetch)
+
+
+def check_streams(inputs: Inputs, given: Collection[str]) -> None:
+    """Whether the further sets that a method needs are those that were `given`.
+
+    Raises:
+      UserError: they are not.
+    """
+    needed = [name for name, _ in inputs.streams]
+    for name in set(needed) - set(given):
+        raise UserError(
+            f"this method needs a further set of images, {name!r}: name it with "
+            f"--config.data.streams.{name}=folder:/path"
+        )
+    for name in set(given) - set(needed):
+        known = f"only {', '.join(needed)}" if needed else "none"
+        raise UserError(f"data.streams.{name}: this method takes no such set; {known}")
 
 
 def check_in_memory(source: Source) -> None:

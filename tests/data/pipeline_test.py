@@ -183,11 +183,38 @@ class BatchesTest(parameterized.TestCase):
         for options, message in (
             ({"batch": 23}, "batch of 23 is larger"),
             ({"hosts": 3}, "does not divide over 3 hosts"),
-            ({"inputs": Inputs(text=4)}, "has no text"),
+            ({"inputs": Inputs(text=4)}, "has no captions"),
+            ({"inputs": Inputs(streams=(("b", WHOLE),))}, "set of images, 'b': name it with"),
+            ({"streams": {"b": arrays()}}, "data.streams.b: .* takes no such set; none"),
         ):
             kw = {"inputs": WHOLE, "batch": 8, "seed": 0, "stop_step": 1} | options
             with self.assertRaisesRegex(UserError, message):
                 batches(arrays(), kw.pop("inputs"), global_batch=kw.pop("batch"), **kw)
+
+
+class StreamsTest(parameterized.TestCase):
+    INPUTS = Inputs(WHOLE.views, streams=(("b", CROPS),))
+
+    def test_a_stream_is_a_batch_of_its_own_set(self):
+        other = arrays(labels=True)
+        got = run(arrays(), self.INPUTS, streams={"b": other})
+        assert_same([{k: b[k] for k in ("views", "index")} for b in got], run(arrays(), WHOLE))
+        for batch in got:
+            inner = batch["b"]
+            self.assertLen(set(inner["index"]), 8)
+            np.testing.assert_array_equal(inner["label"], other.labels[inner["index"]])
+            self.assertNotEqual(list(inner["index"]), list(batch["index"]))
+        self.assertEqual(got[0]["b"]["views"][0].shape[:2], (8, CROPS.views[0].count))
+
+    def test_hosts_and_restarts(self):
+        streams = {"b": arrays()}
+        whole = run(arrays(), self.INPUTS, streams=streams)
+        assert_same(whole[3:], run(arrays(), self.INPUTS, streams=streams, start_step=3))
+        parts = [run(arrays(), self.INPUTS, streams=streams, host=host, hosts=2) for host in (0, 1)]
+        for batch, *halves in zip(whole, *parts, strict=True):
+            np.testing.assert_array_equal(
+                batch["b"]["index"], np.concatenate([h["b"]["index"] for h in halves])
+            )
 
 
 class BoxesOnlyTest(parameterized.TestCase):
