@@ -37,10 +37,17 @@ def equalize(image: Array) -> Array:
 def histogram(levels: Array) -> Array:
     """(256,) int32: how many pixels have each level; `levels` (H, W) int32 in [0, 255].
 
-    As one product of the upper and the lower four bits, one-hot: no scatter, and exact, for the
-    counts are below 2^24.
+    On accelerators as one product of the upper and the lower four bits, one-hot: no scatter, and
+    exact, for the counts are below 2^24. A CPU scatters (benchmarks/augment.py).
     """
-    flat = levels.reshape(-1)
+    return jax.lax.platform_dependent(levels.reshape(-1), cpu=_scattered, default=_products)
+
+
+def _scattered(flat: Array) -> Array:
+    return jnp.zeros(256, jnp.int32).at[flat].add(1)
+
+
+def _products(flat: Array) -> Array:
     high = jax.nn.one_hot(flat // 16, 16, dtype=jnp.bfloat16)
     low = jax.nn.one_hot(flat % 16, 16, dtype=jnp.bfloat16)
     counts = jax.lax.dot_general(

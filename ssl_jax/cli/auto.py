@@ -1,14 +1,18 @@
 """The recipe for somebody's own images, chosen from the images and the machine."""
 
+import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.cli.experiment import configs_folder, load_file
+from ssl_jax.cli.experiment import Experiment, configs_folder, load_file
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import Source, open_source
+from ssl_jax.train import flops
+from ssl_jax.train.step import make_kernel
 
 SIZES = (32, 48, 64, 96, 128, 160, 224)  # of a crop, in pixels
 SAMPLE = 32  # images whose size is looked at
@@ -45,6 +49,50 @@ def choose(data: str) -> tuple[dict[str, Any], list[str]]:
         f"steps     {steps:,}, {steps / epoch:.0f} passes over the images",
     ]
     return config.to_dict(), reasons
+
+
+def estimate(experiment: Experiment) -> str:
+    """About how long the run takes, from two short measurements: a batch made on the host, and a
+    convolution on the device, to whose rate the step's counted FLOPs are set.
+    """
+    batches = experiment.batches(0, 2)
+    next(batches)  # starts the threads
+    began = time.perf_counter()
+    batch = next(batches)
+    host = time.perf_counter() - began
+    batches.close()
+    kernel = make_kernel(experiment.objective, experiment.tx, experiment.schedule)
+    work = flops.count(kernel, experiment.abstract_state, batch)
+    device = work / (_convolution_rate() * experiment.mesh.size)
+    minutes = max(1, round(experiment.spec.total_steps * max(host, device) / 60))
+    length = f"{minutes} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
+    return f"time      about {length}, compilation and evaluations apart"
+
+
+def _convolution_rate() -> float:
+    """FLOP/s of a device in the forward and backward pass of a 3x3 convolution."""
+    dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
+    kernel = jnp.ones((3, 3, 64, 64), dtype)
+    images = jnp.ones((64, 32, 32, 64), dtype)
+
+    @jax.jit
+    def gradients(kernel: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def loss(kernel: jax.Array, images: jax.Array) -> jax.Array:
+            layout = ("NHWC", "HWIO", "NHWC")
+            out = jax.lax.conv_general_dilated(
+                images, kernel, (1, 1), "SAME", dimension_numbers=layout
+            )
+            return jnp.square(out.astype(jnp.float32)).sum()
+
+        return jax.grad(loss, (0, 1))(kernel, images)
+
+    jax.block_until_ready(gradients(kernel, images))  # compiles
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(gradients(kernel, images))
+        seconds.append(time.perf_counter() - began)
+    return flops.count(gradients, kernel, images) / min(seconds)
 
 
 def _typical_side(source: Source) -> int:

@@ -1,5 +1,6 @@
 """Few-label linear classification: what features are worth when only n labels a class are known."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -73,11 +74,19 @@ def fewshot_linear(
 
     def accuracy(n: int, draw: int) -> float:
         rows = draw_labels(train_labels, n, seed, draw)
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(train[rows], train_labels[rows])
-        return float(np.mean(model.predict(test) == test_labels))
+        seen, asked = train[rows], test
+        if seen.shape[1] > len(rows):
+            # The solution lies in the span of the rows, and its penalty is the same in any basis.
+            basis, _ = np.linalg.qr(seen.T)
+            seen, asked = seen @ basis, test @ basis
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(seen, train_labels[rows])
+        return float(np.mean(model.predict(asked) == test_labels))
 
     out = {}
-    with threadpool_limits(1):  # on problems this small, threads cost more than they bring
+    # Threads cost more than they bring on problems this small.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # scikit-learn takes one label a class for a regression.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         for n in shots:
             values = np.array([accuracy(n, draw) for draw in range(draws)])
             error = values.std(ddof=1) / np.sqrt(draws) if draws > 1 else 0.0

@@ -41,7 +41,8 @@ class EvalsConfig:
       knn_k: neighbours of the weighted kNN.
       knn_temperature: of its votes (0.07: Wu et al. 2018, arXiv 1805.01978).
       shots: labels a class for the linear classifiers.
-      draws: random draws of those labels, averaged.
+      draws: random draws of those labels, averaged; fewer with more than 20 classes, which take
+        longer and vary less: 400 / classes, at least 2.
       kmeans_runs: k-means runs from different starts, averaged.
     """
 
@@ -154,7 +155,8 @@ class Quality:
             found = knn.knn_accuracy(*data, classes, (k,), (config.knn_temperature,))
             scores["knn_top1"] = found[k, config.knn_temperature]
         if "fewshot" in protocols:
-            for n, result in fewshot.fewshot_linear(*data, config.shots, config.draws).items():
+            draws = min(config.draws, max(2, 400 // classes))
+            for n, result in fewshot.fewshot_linear(*data, config.shots, draws).items():
                 scores[f"fewshot{n}_top1"] = result.mean
         if "clustering" in protocols:
             runs = [
