@@ -6,6 +6,7 @@ from PIL import Image
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import held_out, open_source
+from ssl_jax.data.sources.folder import top_folders
 
 TRAIN_FINGERPRINT = "9c1006658e6f0b5423ef5470deda752b"
 
@@ -119,6 +120,15 @@ class FolderTest(absltest.TestCase):
         self.assertEqual(names, ["cat/b.png", "cat/deep/a.JPG", "dog/z.png"])
         self.assertEqual(source.read(2), (root / "dog/z.png").read_bytes())
         self.assertIsNone(source.arrays)
+
+    def test_levels_without_a_class_are_passed_over(self):
+        for paths in (
+            ["train/b/1.png", "train/a/1.png", "val/a/2.png"],
+            ["set/train/b/1.png", "set/test/a/x/1.png", "set/test/a/2.png"],
+        ):
+            labels, names = top_folders(paths)
+            self.assertEqual((labels.tolist(), names), ([1, 0, 0], ("a", "b")))
+        self.assertEqual(top_folders(["train/1.png", "test/1.png"])[1], ("test", "train"))
 
     def test_no_labels_with_an_image_at_the_top_or_one_folder(self):
         for paths in (("cat/a.png", "dog/a.png", "b.png"), ("all/a.png", "all/b.png")):

@@ -63,6 +63,7 @@ class ArraySource(Source):
       arrays: (N, H, W, C) uint8.
       labels: (N,) integers, or None.
       class_names: by default the numbers 0 to max(labels).
+      captions: of each example, or None.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ArraySource(Source):
         arrays: np.ndarray,
         labels: np.ndarray | None = None,
         class_names: Sequence[str] = (),
+        captions: Sequence[Sequence[str]] | None = None,
     ) -> None:
         self.name = name
         self._pixels = np.ascontiguousarray(arrays)
@@ -79,6 +81,7 @@ class ArraySource(Source):
         if self.labels is not None and not class_names:
             class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
         self.class_names = tuple(class_names)
+        self.captions = captions
 
     def __len__(self) -> int:
         return len(self._pixels)

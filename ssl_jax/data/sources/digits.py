@@ -6,10 +6,23 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources.base import ArraySource
 
 TRAIN = 1437
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+# There are no captions to these images: the label's word in a sentence stands in for them.
+TEMPLATES = (
+    "{}",
+    "the digit {}",
+    "the number {}",
+    "a handwritten {}",
+    "a picture of the digit {}",
+    "somebody wrote a {}",
+)
 
 
 def load(path: str, split: str) -> ArraySource:
-    """1437 training or 360 evaluation images, (N, 8, 8, 1); one fixed random split."""
+    """1437 training or 360 evaluation images, (N, 8, 8, 1); one fixed random split.
+
+    Captions are made from the labels, one for each of `TEMPLATES`.
+    """
     from sklearn.datasets import load_digits  # takes a second to import
 
     if path:
@@ -18,7 +31,10 @@ def load(path: str, split: str) -> ArraySource:
     order = np.random.RandomState(0).permutation(len(digits.target))
     rows = np.sort(order[:TRAIN] if split == "train" else order[TRAIN:])
     images = np.round(digits.images[rows] * (255 / 16)).astype(np.uint8)  # grey levels 0 to 16
-    return ArraySource("digits", images[..., None], digits.target[rows])
+    labels = digits.target[rows]
+    texts = [tuple(t.format(word) for t in TEMPLATES) for word in WORDS]
+    captions = [texts[label] for label in labels]
+    return ArraySource("digits", images[..., None], labels, captions=captions)
 
 
 def held_out(path: str) -> ArraySource:

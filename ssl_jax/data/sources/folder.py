@@ -15,6 +15,7 @@ from ssl_jax.data.labels import number_texts
 from ssl_jax.data.listing import EXTENSIONS, image_paths
 from ssl_jax.data.sources.base import Source
 
+SPLITS = {"train", "test", "val", "valid", "validation", "eval"}
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 CAPTION_KEYS = ("text", "caption", "captions")
 _LINE = re.compile(rf"(.+(?:{'|'.join(map(re.escape, EXTENSIONS))}))(?:[\s,]+(.+))?", re.IGNORECASE)
@@ -69,7 +70,8 @@ def load(path: str, split: str) -> FolderSource:
 
     Below a folder links are followed, and hidden files and folders left out. An example's label is
     the name of the top-level sub-folder that it lies in, when every image lies in one and there are
-    at least two of them; otherwise the set has no labels.
+    at least two of them; otherwise the set has no labels. (`train/cat/1.jpg` is a cat: see
+    `top_folders`.)
 
     A list holds a path a line, relative to the folder of the list, and a label after it or not: a
     number or a name.
@@ -88,13 +90,23 @@ def load(path: str, split: str) -> FolderSource:
 
 
 def top_folders(paths: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels and class names: top-level folders, if every path has one and two of them differ."""
-    tops = [p.partition("/")[0] if "/" in p else "" for p in paths]
+    """Labels and class names: top-level folders, if every path has one and two of them differ.
+
+    A level that says nothing of the class is passed over: one folder that holds all, or `SPLITS`.
+    """
+    tops, below = _split_top(paths)
+    while (len(set(tops)) == 1 or set(tops) <= SPLITS) and all("/" in p for p in below):
+        tops, below = _split_top(below)
     names = sorted(set(tops))
     if len(names) < 2 or "" in names:
         return None, ()
     number = {n: i for i, n in enumerate(names)}
     return np.array([number[t] for t in tops], np.int32), tuple(names)
+
+
+def _split_top(paths: list[str]) -> tuple[list[str], list[str]]:
+    parts = [p.partition("/") if "/" in p else ("", "", p) for p in paths]
+    return [top for top, _, _ in parts], [rest for _, _, rest in parts]
 
 
 def _from_list(path: str, file: Path) -> FolderSource:
