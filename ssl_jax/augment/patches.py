@@ -52,7 +52,8 @@ def cut(image: Array, corners: Array, size: int) -> Array:
         return by_channel(planes, corners)[..., 0, :]
     corners = jnp.maximum(corners, 0)  # dynamic_slice counts negative ones from the end
     window = (size, size, channels)
-    return jax.vmap(lambda at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), window))(corners)
+    corners = jnp.pad(corners, ((0, 0), (0, 1)))  # from the first channel on
+    return jax.vmap(lambda at: jax.lax.dynamic_slice(image, at, window))(corners)
 
 
 def jigsaw_tiles(

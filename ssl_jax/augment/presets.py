@@ -27,7 +27,13 @@ VIEWS: dict[str, tuple[View, ...]] = {
         View(224, area=(0.08, 1.0), recipe="dino_1", **_CUBIC),
         View(224, area=(0.08, 1.0), recipe="dino_2", **_CUBIC),
     ),
+    "vicreg": (
+        View(224, area=(0.08, 1.0), recipe="dino_1", **_CUBIC),
+        View(224, area=(0.08, 1.0), recipe="dino_2", **_CUBIC),
+    ),
     "instdisc": (View(224, 1, (0.2, 1.0), "instdisc"),),
+    "sela": (View(224, 1, (0.08, 1.0), "instdisc"),),
+    "deepcluster": (View(224, 1, (0.08, 1.0), "mae"),),
     "moco_v1": (View(224, 2, (0.2, 1.0), "moco_v1"),),
     "moco_v2": (View(224, 2, (0.2, 1.0), "moco_v2"),),
     "simsiam": (View(224, 2, (0.2, 1.0), "moco_v2"),),
@@ -41,7 +47,14 @@ VIEWS: dict[str, tuple[View, ...]] = {
     "ibot": _dino((0.25, 1.0), (0.05, 0.25), 10),
     "swav": (View(224, 2, (0.14, 1.0), "swav"), View(96, 6, (0.05, 0.14), "swav")),
     "swav_two": (View(224, 2, (0.08, 1.0), "swav"),),
+    "self_classifier": (
+        View(224, area=(0.4, 1.0), recipe="self_classifier_1", **_CUBIC),
+        View(224, area=(0.4, 1.0), recipe="self_classifier_2", **_CUBIC),
+        View(96, 6, (0.05, 0.4), "dino_local", **_CUBIC),
+    ),
     "pic": (View(160, 1, (0.14, 1.0), "simclr"), View(96, 3, (0.08, 0.14), "simclr")),
+    # Jigsaw's and context prediction's: nearly the whole image, as 255 of 256 to 292 pixels.
+    "patches": (View(255, 1, (0.7, 1.0), "patches"),),
     "mae": (View(224, 1, (0.2, 1.0), "mae", **_CUBIC),),
     "simmim": (View(192, 1, (0.67, 1.0), "mae"),),
     "beit": (View(224, 1, (0.08, 1.0), "beit", **_CUBIC),),

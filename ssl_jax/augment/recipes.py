@@ -97,6 +97,8 @@ RECIPES: dict[str, Recipe] = {
     "simclr_cifar": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "simclr", 0.2, **_UNIT),
     # Chen, Fan, Girshick, He 2020; facebookresearch/moco, --aug-plus.
     "moco_v2": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "torchvision", 0.2, 0.5),
+    # The authors' CIFAR demo: without blur. SimSiam's on CIFAR too (2011.10566, appendix D).
+    "moco_cifar": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "torchvision", 0.2),
     # He et al. 2019; facebookresearch/moco.
     "moco_v1": Recipe(0.5, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
     # Grill et al. 2020, table 6: the two views differ.
@@ -107,6 +109,11 @@ RECIPES: dict[str, Recipe] = {
     "dino_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 1.0),
     "dino_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.1, 0.2),
     "dino_local": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.5),
+    # Amrani et al. 2021; elad-amrani/self-classifier: DINO's, otherwise shared out.
+    "self_classifier_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.1),
+    "self_classifier_2": Recipe(
+        0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 1.0, 0.2
+    ),
     # Caron et al. 2020; facebookresearch/swav: with a typing error in the red channel's deviation.
     "swav": Recipe(
         0.5, None, (0.8, 0.8, 0.8, 0.2), 0.8, "torchvision", 0.2, 0.5, std=(0.228, 0.224, 0.225)
@@ -116,11 +123,15 @@ RECIPES: dict[str, Recipe] = {
     "byol_cifar_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.0, 0.2),
     # Wu et al. 2018; zhirongw/lemniscate.pytorch.
     "instdisc": Recipe(0.5, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
+    "instdisc_cifar": Recipe(0.0, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
     "mae": Recipe(flip=0.5),  # SimMIM's too
     "normalize": Recipe(),  # I-JEPA
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
     "beit": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.0), 1.0, mean=(0.5,), std=(0.5,)),
     "rotnet": Recipe(flip=0.5),
+    # Jigsaw and context prediction as Goyal et al. 2019 (VISSL) and Kolesnikov et al. 2019 train
+    # them: two images in three are grey.
+    "patches": Recipe(flip=0.5, gray_p=0.66),
     # Small grey pictures that mean something else mirrored; upright: little turned, for RotNet.
     "digits": Recipe(affine=Affine(0.35, 0.25, 0.3, 1.5 / 8), **_DIGITS),
     "digits_upright": Recipe(affine=Affine(0.15, 0.25, 0.3, 1.5 / 8), **_DIGITS),

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     for name in protocols:
         if name not in PROTOCOLS:
             raise UserError(f"unknown evaluation {name!r}; {suggest(name, PROTOCOLS)}")
-    experiment = Experiment.from_config(workdir.read_config(folder))
+    experiment = Experiment.from_config(workdir.read_config(folder), folder)
     train, test = flags.data, flags.eval_data
     source = open_source(train, "train") if train else experiment.source
     eval_source = None if train else experiment.eval_source
@@ -47,7 +47,12 @@ def main(argv: list[str]) -> int:
             raise UserError(f"{folder} holds no checkpoint yet")
         state = checkpoints.restore(step, experiment.abstract_state, experiment.placed)
         quality = Quality(
-            experiment.objective, experiment.evals, source, eval_source, experiment.mesh
+            experiment.objective,
+            experiment.evals,
+            source,
+            eval_source,
+            experiment.mesh,
+            tokenizer=experiment.tokenizer,
         )
         if not quality.labelled:
             terminal().print("no labels: only the label-free numbers can be measured")

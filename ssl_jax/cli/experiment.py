@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 
 import ssl_jax
@@ -34,15 +35,17 @@ from ssl_jax.data.pipeline import (
     batches,
     check_in_memory,
     check_streams,
+    eval_arrays,
     prefetch_to_device,
     replicate,
 )
 from ssl_jax.data.reader import num_channels
 from ssl_jax.data.sources import Source, held_out, open_source
+from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
 from ssl_jax.evals.suite import EvalsConfig
-from ssl_jax.objectives.base import Objective, Spec
+from ssl_jax.objectives.base import Objective, Spec, Stream
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
-from ssl_jax.train import state
+from ssl_jax.train import state, workdir
 from ssl_jax.train.checkpoint import CheckpointConfig
 from ssl_jax.train.loop import TrainConfig
 
@@ -55,6 +58,7 @@ SECTIONS = {
     "evals": EvalsConfig,
 }
 NAMES = ("objective", "backbone", *SECTIONS)
+TOKENIZER = "tokenizer.json"  # in the folder of a run
 
 
 def methods() -> list[str]:
@@ -176,10 +180,13 @@ class Experiment:
 
     raw: Mapping[str, Any]
     sections: Mapping[str, Any]
+    folder: Path | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Experiment":
+    def from_config(cls, config: Mapping[str, Any], folder: Path | None = None) -> "Experiment":
         """Check every section of a config file, or of a workdir's config.json.
+
+        `folder` is the workdir: a tokenizer that was kept there is the one that is used.
 
         Raises:
           UserError: an unknown section or key, or a value of the wrong type.
@@ -192,7 +199,7 @@ class Experiment:
         sections: dict[str, Any] = {
             name: checked.build(kind, config.get(name, {}), name) for name, kind in SECTIONS.items()
         }
-        return cls(config, sections)
+        return cls(config, sections, folder)
 
     @property
     def data(self) -> DataConfig:
@@ -226,7 +233,6 @@ class Experiment:
         """The further training sets, by name."""
         if self.data.streams and self.data.cache == "device":
             raise UserError("data.cache=device does not go with data.streams; use data.cache=none")
-        check_streams(self.objective.inputs(), self.data.streams)
         return {name: open_source(data, "train") for name, data in self.data.streams.items()}
 
     @cached_property
@@ -235,6 +241,20 @@ class Experiment:
         if self.data.eval:
             return open_source(self.data.eval, "eval")
         return held_out(self.data.train)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of the captions: the one kept in the run's folder, else the one that the config names."""
+        kept = self.folder / TOKENIZER if self.folder else None
+        if self.data.tokenizer and kept and kept.is_file():
+            return from_json(kept.read_text(), str(kept))
+        captions = self.source.captions if self.data.tokenizer.startswith("train:") else None
+        return open_tokenizer(self.data.tokenizer, captions)
+
+    def keep_tokenizer(self, folder: Path) -> None:
+        """Write it there once, unless it is that of bytes, so that its file may move or change."""
+        if self.tokenizer is not BYTES and not (folder / TOKENIZER).is_file():
+            workdir.write_text(folder / TOKENIZER, self.tokenizer.json)
 
     @cached_property
     def spec(self) -> Spec:
@@ -254,6 +274,11 @@ class Experiment:
             steps_per_epoch=epoch,
             total_steps=self.train.steps or max(round(self.train.epochs * epoch), 1),
             channels=num_channels(self.source, self.data.channels),
+            streams=tuple(
+                Stream(name, len(stream), stream.num_classes)
+                for name, stream in self.streams.items()
+            ),
+            vocabulary=self.tokenizer.vocabulary,
         )
 
     @cached_property
@@ -263,6 +288,7 @@ class Experiment:
         arch = dict(self.raw.get("backbone", {}))
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
         made = method.make(backbone, self.spec, **hyper)
+        check_streams(made.inputs(), self.data.streams)
         for view in made.inputs().views:
             recipe(view.recipe)  # raises for an unknown one, before anything is compiled
         return made
@@ -325,6 +351,7 @@ class Experiment:
             channels=self.spec.channels,
             boxes_only=boxes_only,
             streams=self.streams,
+            tokenizer=self.tokenizer,
         )
 
     def training_batches(self, start: int, stop: int) -> tuple[Batches, Iterator[Batch]]:
@@ -341,6 +368,24 @@ class Experiment:
         take = functools.partial(take_views, self.objective.inputs())
         cut = jax.jit(take, in_shardings=(everywhere, rows), out_shardings=rows)
         return host, (cut(sets, batch) for batch in placed)
+
+    def examples(self) -> Iterator[Batch]:
+        """This host's part of all training examples in order, centrally cropped to the first view:
+        `images` uint8 and `index`, -1 for filling, in batches as large as those of training.
+        """
+        count, batch, hosts = self.spec.num_examples, self.spec.global_batch, jax.process_count()
+        rows = np.full(-(-count // batch) * batch, -1)
+        rows[:count] = np.arange(count)
+        arrays = eval_arrays(
+            self.source,
+            self.objective.inputs().views[0].size,
+            rows=rows.reshape(-1, hosts, batch // hosts)[:, jax.process_index()].reshape(-1),
+            channels=self.spec.channels,
+            batch=batch // hosts,
+            threads=self.data.threads,
+            max_bad_fraction=self.data.max_bad_fraction,
+        )
+        return ({"images": images, "index": index} for images, index in arrays)
 
     def resolved(self) -> dict[str, Any]:
         """The config with every default filled in, as plain JSON values."""

@@ -13,12 +13,13 @@ NAMES = {
     "knn_top1": "nearest neighbours (kNN)",
     "kmeans_acc": "k-means clusters = classes",
     "kmeans_nmi": "k-means mutual information",
+    "retrieval10": "own caption among the nearest 10",
     "rankme": "effective rank (RankMe)",
     "feature_std": "feature deviation (0 = collapsed)",
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
-SCORES = ("fewshot", "knn", "kmeans")
+SCORES = ("fewshot", "knn", "kmeans", "retrieval")
 
 
 def terminal() -> Console:

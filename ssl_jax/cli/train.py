@@ -23,6 +23,7 @@ from ssl_jax.train import flops, loop, state, workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.metrics import MetricsWriter
 from ssl_jax.train.progress import ProgressLine
+from ssl_jax.train.refresh import make_refresh
 from ssl_jax.train.step import make_train_step
 
 FLAGS = {
@@ -37,7 +38,7 @@ FLAGS = {
 def main(argv: list[str]) -> int:
     flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
     folder = Path(command_line.require(flags, "workdir", "name a folder for the run, --workdir=W"))
-    console = terminal()
+    console, chosen = terminal(), False
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)
     elif (folder / "config.json").exists():
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
         override(config, [(key, value) for key, value in given.items() if value])
         override(config, overrides)
     elif flags.data:
+        chosen = True
         config, reasons = auto.choose(flags.data)
         console.print("no --config: chosen for these images and this machine")
         console.print("\n".join(f"  {reason}" for reason in reasons))
@@ -57,11 +59,14 @@ def main(argv: list[str]) -> int:
             "images, --data=folder:/path"
         )
     config.pop("spec", None)  # it follows from the rest
-    experiment = Experiment.from_config(config)
+    experiment = Experiment.from_config(config, folder)
     # All that a user can get wrong is checked before a file is written.
     resolved = experiment.resolved()
     announce(console, experiment)
+    if chosen:
+        console.print(auto.estimate(experiment))
     with workdir.opened(folder, resolved):
+        experiment.keep_tokenizer(folder)
         last = train(experiment, resolved, folder, console)
     probe = experiment.objective.probe
     final_table(console, last, f"stage {probe.stage}, pooling {probe.pool}")
@@ -104,7 +109,8 @@ def train(
             console.print(f"going on from the checkpoint of step {start}")
         else:
             current = state.create(objective, experiment.tx, config.seed, experiment.placed)
-        quality = Quality(objective, evals, experiment.source, experiment.eval_source, mesh)
+        sets = experiment.source, experiment.eval_source
+        quality = Quality(objective, evals, *sets, mesh, tokenizer=experiment.tokenizer)
 
         def evaluate(now: state.TrainState, step: int) -> dict[str, float]:
             encoder = objective.encoder(now.params, now.extra)
@@ -129,13 +135,24 @@ def train(
         step_fn = make_train_step(
             objective, experiment.tx, experiment.schedule, mesh, experiment.placed
         )
+        refresh_steps = objective.refresh_steps()
+        refresh = make_refresh(objective, experiment.tx, mesh, experiment.placed)
+        hooks = loop.Hooks(
+            evaluate,
+            evaluate_at,
+            save,
+            save_at,
+            log,
+            refresh=lambda now: refresh(now, experiment.examples),
+            refresh_at=lambda step: step in refresh_steps,
+        )
         host, batches = experiment.training_batches(start, stop)
         with MetricsWriter(folder, start) as writer, ProgressLine(console, start, stop) as progress:
             loop.run(
                 current,
                 step_fn,
                 batches,
-                loop.Hooks(evaluate, evaluate_at, save, save_at, log),
+                hooks,
                 start=start,
                 stop=stop,
                 batch_size=spec.global_batch,

@@ -26,6 +26,8 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     (r".*", "fsdp"),
 )
 
+ROW_MULTIPLE = 1024
+
 
 @dataclass(frozen=True)
 class MeshConfig:
@@ -73,6 +75,23 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over all axes: every device holds an equal part of the global batch."""
     return NamedSharding(mesh, P(AXES))
+
+
+def padded_rows(count: int) -> int:
+    """Rows of an array with one row an example: the next multiple of 1024, so that any power of two
+    of devices up to that splits it and a checkpoint fits every mesh.
+    """
+    return -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def split_columns(x: jax.Array) -> jax.Array:
+    """(B, R) with its columns, not its rows, split over all devices: scores of a batch against rows
+    that lie there. Left alone without such a mesh in context, or where they do not divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if set(mesh.axis_names) != set(AXES) or x.shape[1] % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(None, AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

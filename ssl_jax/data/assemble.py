@@ -14,7 +14,7 @@ from ssl_jax.data.decode import TRIES, Box, crop_resize, random_box, resize, to_
 from ssl_jax.data.draws import uniform
 from ssl_jax.data.order import Order
 from ssl_jax.data.reader import Reader
-from ssl_jax.data.text import caption_tokens
+from ssl_jax.data.text import BYTES, Tokenizer
 
 
 class Steps:
@@ -33,6 +33,7 @@ class Steps:
       threads: examples of a batch are read side by side in so many; 0 is one a core.
       boxes_only: for in-memory sets that lie on the devices.
       streams: what makes the sub-batch of each of `inputs.streams`.
+      tokenizer: of the captions.
 
     Raises:
       UserError: inputs that the source does not have, or a batch that the hosts do not divide.
@@ -49,6 +50,7 @@ class Steps:
         threads: int = 0,
         boxes_only: bool = False,
         streams: Mapping[str, "Steps"] | None = None,
+        tokenizer: Tokenizer = BYTES,
     ) -> None:
         if inputs.text and reader.source.captions is None:
             raise UserError(
@@ -62,6 +64,7 @@ class Steps:
         self._labels = np.full(len(reader.source), -1, np.int32) if labels is None else labels
         self._resized = _resize_all(reader, inputs.views)
         self._boxes_only, self._streams = boxes_only, streams or {}
+        self._tokenizer = tokenizer
         self._clips = None
         if inputs.frames:
             self._clips = Clips(reader.source, inputs, reader.channels, order.seed)
@@ -81,8 +84,9 @@ class Steps:
         if self._inputs.text:
             captions = self._reader.source.captions
             assert captions is not None
-            text = self._inputs.text
-            batch["text"] = caption_tokens(captions, pixels_of, text, self._order.seed, epoch)
+            batch["text"] = self._tokenizer.caption_tokens(
+                captions, pixels_of, self._inputs.text, self._order.seed, epoch
+            )
         if self._clips:
             batch["frames"] = self._clips.batch(index, epoch, self._pool.run)
         return batch | {name: steps[step] for name, steps in self._streams.items()}

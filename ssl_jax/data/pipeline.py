@@ -22,6 +22,7 @@ from ssl_jax.data.draws import fold
 from ssl_jax.data.order import Order
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources.base import Source
+from ssl_jax.data.text import BYTES, Tokenizer
 
 Batch = dict[str, Any]
 
@@ -41,6 +42,9 @@ class DataConfig:
         shuffled order of its own, and as many images in a batch.
       cache: "device" keeps a set in memory on every device, whole, and cuts the views there: the
         same order and the same crops, without pixel work on the host.
+      tokenizer: of captions: "" for their bytes, "train:SIZE" for a byte-level BPE vocabulary of so
+        many pieces learned from them, or the path of a tokenizer file of Hugging Face's
+        `tokenizers`. The run's folder keeps it as tokenizer.json.
     """
 
     train: str = "digits"
@@ -51,6 +55,7 @@ class DataConfig:
     channels: int = 0
     cache: Literal["none", "device"] = "none"
     streams: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: str = ""
 
 
 class Batches(Iterator[Batch]):
@@ -95,6 +100,7 @@ def batches(
     channels: int = 0,
     boxes_only: bool = False,
     streams: Mapping[str, Source] | None = None,
+    tokenizer: Tokenizer = BYTES,
 ) -> Batches:
     """This host's part of the batches of steps `start_step` to `stop_step - 1`.
 
@@ -128,6 +134,7 @@ def batches(
             threads=threads,
             boxes_only=boxes_only,
             streams=further,
+            tokenizer=tokenizer,
         )
 
     further = {
@@ -183,7 +190,7 @@ def eval_arrays(
     broken images, which are left out here rather than replaced.
 
     Args:
-      rows: indices of the examples wanted; by default all.
+      rows: indices of the examples wanted; by default all. One of -1 is no example.
 
     Raises:
       UserError: too many broken images.
@@ -197,7 +204,7 @@ def eval_arrays(
 
         def fill(row: int, first=first, images=images, index=index) -> None:
             example = int(rows[first + row])
-            pixels = reader.try_pixels(example)
+            pixels = reader.try_pixels(example) if example >= 0 else None
             if pixels is not None:
                 images[row], index[row] = eval_crop(pixels, size), example
 

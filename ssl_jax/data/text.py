@@ -1,34 +1,145 @@
-"""Captions as token numbers: their UTF-8 bytes, which need no vocabulary and leave nothing out."""
+"""Captions as token numbers: their UTF-8 bytes, or the pieces of a byte-level BPE vocabulary."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.draws import uniform
 
-PADDING, FIRST_BYTE, START, END = 0, 1, 257, 258
+PADDING = 0
 _CAPTION = 1 << 20  # tells these draws from those of the crops, which have a view group here
-VOCABULARY = 259  # the end has the highest number, as in CLIP, which finds it by argmax
+_LEARN_FROM = 200_000  # captions; a vocabulary gets no better by more
+_BYTES = 256
 
 
-def tokens(text: str, length: int) -> np.ndarray:
-    """(length,) int32: start, the bytes as far as there is room, end, padding."""
-    data = np.frombuffer(text.encode(), np.uint8)[: length - 2].astype(np.int32)
-    out = np.full(length, PADDING, np.int32)
-    out[: len(data) + 2] = [START, *(data + FIRST_BYTE), END]
-    return out
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Text to token numbers: 0 is padding, 1 to `pieces` the pieces, then come start and end.
 
+    The end has the highest number, as in CLIP, which finds it by argmax.
 
-def caption_tokens(
-    captions: Sequence[Sequence[str]], index: np.ndarray, length: int, seed: int, epoch: int
-) -> np.ndarray:
-    """(b, length) int32: for each example one of its captions, drawn from (seed, epoch, index).
-
-    An example without a caption has the empty one.
+    Attributes:
+      pieces: number of different pieces.
+      split: text to piece numbers, 0 to pieces - 1.
+      json: the file that the pieces come from, "" for bytes.
     """
-    draws = uniform(seed, epoch, index, _CAPTION, shape=(1,))[:, 0]
-    chosen = []
-    for i, draw in zip(index, draws, strict=True):
-        texts = captions[int(i)] or ("",)
-        chosen.append(tokens(texts[int(draw * len(texts))], length))
-    return np.stack(chosen)
+
+    pieces: int
+    split: Callable[[str], ArrayLike]
+    json: str = ""
+
+    @property
+    def start(self) -> int:
+        return self.pieces + 1
+
+    @property
+    def end(self) -> int:
+        return self.pieces + 2
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token numbers."""
+        return self.pieces + 3
+
+    def tokens(self, text: str, length: int) -> np.ndarray:
+        """(length,) int32: start, the pieces as far as there is room, end, padding."""
+        pieces = np.asarray(self.split(text), np.int32)[: length - 2] + 1
+        out = np.full(length, PADDING, np.int32)
+        out[: len(pieces) + 2] = [self.start, *pieces, self.end]
+        return out
+
+    def caption_tokens(
+        self,
+        captions: Sequence[Sequence[str]],
+        index: np.ndarray,
+        length: int,
+        seed: int,
+        epoch: int,
+    ) -> np.ndarray:
+        """(b, length) int32: for each example one of its captions, drawn from (seed, epoch, index).
+
+        An example without a caption has the empty one.
+        """
+        draws = uniform(seed, epoch, index, _CAPTION, shape=(1,))[:, 0]
+        chosen = []
+        for i, draw in zip(index, draws, strict=True):
+            texts = captions[int(i)] or ("",)
+            chosen.append(self.tokens(texts[int(draw * len(texts))], length))
+        return np.stack(chosen)
+
+
+BYTES = Tokenizer(_BYTES, lambda text: np.frombuffer(text.encode(), np.uint8))
+
+
+def open_tokenizer(spec: str, captions: Sequence[Sequence[str]] | None = None) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` names.
+
+    Args:
+      spec: "" for bytes, which need no vocabulary and leave nothing out; "train:SIZE" for a
+        vocabulary of at most SIZE pieces learned from `captions`; or the path of a tokenizer file
+        of Hugging Face's `tokenizers` (a JSON file).
+      captions: of the training data.
+
+    Raises:
+      UserError: no such file, a file that is none, a SIZE that is none, or no captions.
+    """
+    if not spec:
+        return BYTES
+    if not spec.startswith("train:"):
+        if not Path(spec).is_file():
+            raise UserError(
+                f"data.tokenizer: no file {spec!r}; name a tokenizer JSON file, or 'train:8192'"
+            )
+        return from_json(Path(spec).read_text(), spec)
+    size = spec.removeprefix("train:")
+    if not size.isdecimal() or int(size) < _BYTES:
+        raise UserError(f"data.tokenizer: {spec!r} needs a size of at least {_BYTES}: 'train:8192'")
+    if captions is None:
+        raise UserError(f"data.tokenizer: {spec!r} needs captions, and the data have none")
+    return from_json(learn(captions, int(size)), spec)
+
+
+def from_json(text: str, where: str) -> Tokenizer:
+    """A tokenizer from the text of its file, which `where` names in messages.
+
+    Raises:
+      UserError: it is no tokenizer file.
+    """
+    import tokenizers  # most runs have no text
+
+    try:
+        made = tokenizers.Tokenizer.from_str(text)
+    except Exception as e:  # the library raises bare Exception
+        raise UserError(f"{where}: no tokenizer file ({e})") from None
+    made.no_truncation()
+    made.no_padding()
+    # Not every file numbers its pieces without holes.
+    pieces = max(made.get_vocab(with_added_tokens=True).values()) + 1
+    return Tokenizer(pieces, lambda t: made.encode(t, add_special_tokens=False).ids, text)
+
+
+def learn(captions: Sequence[Sequence[str]], size: int) -> str:
+    """A tokenizer file of a byte-level BPE vocabulary (lower case, as CLIP's) for these captions.
+
+    At most `size` pieces, the 256 bytes included, so that every text has one spelling at least.
+    From at most 200,000 examples, evenly over all; the same captions give the same file.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    few = np.linspace(0, len(captions) - 1, min(len(captions), _LEARN_FROM)).astype(np.int64)
+    made.train_from_iterator((text for i in few for text in captions[int(i)]), trainer)
+    return made.to_str()

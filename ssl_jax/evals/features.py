@@ -1,5 +1,6 @@
 """Frozen features of a data set, from an encoder or from its raw pixels."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import jax
@@ -86,7 +87,7 @@ def recompute_statistics(
     for images, index in batches:
         if (index >= 0).all():
             stats = _train_statistics(encoder, stats, view, jax.device_put(images, placed))
-    return Encoder(encoder.params, stats, encoder.net)
+    return dataclasses.replace(encoder, stats=stats)
 
 
 def _statistics(encoder: Encoder, stats: dict, view: View, images: Array) -> dict:

@@ -1,7 +1,7 @@
 """Quality while a run goes: the encoder beside raw pixels and beside its own untrained weights.
 
 Without labels: RankMe, feature deviation, alignment, uniformity. With labels: weighted kNN, linear
-classifiers from few labels, k-means. Every number is made the same way for all three.
+classifiers from few labels, k-means. With captions, for image-text methods: retrieval. Every number is made the same way for all three.
 """
 
 import dataclasses
@@ -20,12 +20,14 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import Source
-from ssl_jax.evals import clustering, diagnostics, features, fewshot, knn
-from ssl_jax.objectives.base import Encoder, Objective
+from ssl_jax.data.text import BYTES, Tokenizer
+from ssl_jax.evals import clustering, diagnostics, features, fewshot, knn, retrieval
+from ssl_jax.objectives.base import Encoder, Objective, Probe
 
-PROTOCOLS = ("knn", "fewshot", "clustering")
+PROTOCOLS = ("knn", "fewshot", "clustering", "retrieval")
 PIXELS = 32  # raw pixels of larger views are compared at this side
 STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 96 % of its start
+RETRIEVED = 10  # captions that an image may name
 DIAGNOSED = 2048  # examples for the label-free numbers, some of which hold all pairs
 
 
@@ -76,6 +78,10 @@ class Quality:
 
     Without an evaluation set, every fifth training example is held out of the classifiers (the
     encoder saw its pixels, never its label).
+
+    Args:
+      probe: where features are read; by default where the objective says.
+      tokenizer: of the captions.
     """
 
     def __init__(
@@ -85,8 +91,12 @@ class Quality:
         train: Source,
         test: Source | None,
         mesh: jax.sharding.Mesh,
+        probe: Probe | None = None,
+        tokenizer: Tokenizer = BYTES,
     ):
+        self._tokenizer = tokenizer
         self._objective, self._config, self._mesh = objective, config, mesh
+        self._probe = probe or objective.probe
         self._view = objective.inputs().views[0]
         rows = np.arange(len(train))
         held_out = rows % 5 == 4
@@ -102,9 +112,14 @@ class Quality:
 
     def measure(self, encoder: Encoder, protocols: Sequence[str] = PROTOCOLS) -> dict[str, float]:
         """All numbers of an encoder, as `diag/...` and `eval/...`."""
-        return self._diagnose(encoder) | self._label_scores(
-            lambda part: self._features(encoder, part), protocols
-        )
+        scores = self.label_scores(encoder, protocols) | self._retrieve(encoder, protocols)
+        return self._diagnose(encoder) | scores
+
+    def label_scores(
+        self, encoder: Encoder, protocols: Sequence[str] = PROTOCOLS
+    ) -> dict[str, float]:
+        """The numbers that need labels, as `eval/...`; none without labels."""
+        return self._label_scores(lambda part: self._features(encoder, part), protocols)
 
     def baselines(self, encoder: Encoder, protocols: Sequence[str] = PROTOCOLS) -> dict[str, float]:
         """The same numbers for raw pixels (`pixels/...`) and an untrained encoder
@@ -112,14 +127,17 @@ class Quality:
 
         The untrained encoder's batch-norm statistics are those of the data.
         """
-        batches = itertools.cycle(list(self._batches(self._train, self._view.size, few=True)))
-        some = itertools.islice(batches, STATISTICS_BATCHES)
-        encoder = features.recompute_statistics(encoder, self._view, some, self._mesh)
-        untrained = self.measure(encoder, protocols)
+        untrained = self.measure(self.with_statistics_of_the_data(encoder), protocols)
         pixels = self._label_scores(self._pixels, protocols)
         return {f"untrained/{k}": v for k, v in untrained.items()} | {
             f"pixels/{k}": v for k, v in pixels.items()
         }
+
+    def with_statistics_of_the_data(self, encoder: Encoder) -> Encoder:
+        """The encoder with batch-norm statistics of the training images."""
+        batches = itertools.cycle(list(self._batches(self._train, self._view.size, few=True)))
+        some = itertools.islice(batches, STATISTICS_BATCHES)
+        return features.recompute_statistics(encoder, self._view, some, self._mesh)
 
     def _batches(self, part: Part, size: int, few: bool = False) -> features.Batches:
         """(images, index) of a part; `few`: no more than the statistics need."""
@@ -132,7 +150,7 @@ class Quality:
 
     def _features(self, encoder: Encoder, part: Part) -> tuple[np.ndarray, np.ndarray]:
         batches = self._batches(part, self._view.size)
-        return features.extract(encoder, self._view, self._objective.probe, batches, self._mesh)
+        return features.extract(encoder, self._view, self._probe, batches, self._mesh)
 
     def _pixels(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
         batches = list(self._batches(part, min(self._view.size, PIXELS)))
@@ -167,10 +185,25 @@ class Quality:
             scores["kmeans_nmi"] = float(np.mean([r.nmi for r in runs]))
         return {f"eval/{name}": float(value) for name, value in scores.items()}
 
+    def _retrieve(self, encoder: Encoder, protocols: Sequence[str]) -> dict[str, float]:
+        """Recall of captions among those of all evaluation images, where there are captions."""
+        captions = self._test.source.captions
+        if "retrieval" not in protocols or encoder.text is None or captions is None:
+            return {}
+        rows = np.array([i for i in self._test.rows if captions[int(i)]], np.int64)
+        if not len(rows):
+            return {}
+        batches = self._batches(Part(self._test.source, rows), self._view.size)
+        images, index = retrieval.embed_images(encoder, self._view, batches, self._mesh)
+        texts, own = retrieval.distinct([captions[int(i)] for i in index])
+        embedded = retrieval.embed_texts(encoder, texts, self._tokenizer, self._mesh)
+        found = retrieval.recall(images, embedded, own, RETRIEVED)
+        return {f"eval/retrieval{RETRIEVED}": found}
+
     @cached_property
     def _pairs(self) -> Any:
         """(encoder, images, rows) -> label-free numbers, from two augmentations of each image."""
-        view, probe = self._view, self._objective.probe
+        view, probe = self._view, self._probe
 
         def numbers(encoder: Encoder, images: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
             twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}

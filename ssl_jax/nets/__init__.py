@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.resnet import resnet, resnet_small
+from ssl_jax.nets.swin import swin
 from ssl_jax.nets.vit import vit
 
-BACKBONES = {make.__name__: make for make in (resnet, resnet_small, vit)}
+BACKBONES = {make.__name__: make for make in (resnet, resnet_small, swin, vit)}
 
 
 def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:

@@ -8,7 +8,13 @@ from flax import nnx
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.functional import Net, functional
-from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype
+from ssl_jax.nets.layers import (
+    DType,
+    LayerNorm,
+    at_least_float32,
+    compute_dtype,
+    torch_default,
+)
 from ssl_jax.nets.positions import Grid, sincos
 from ssl_jax.nets.vit import Remat, check_options, linear, run_stack, stack, token
 
@@ -107,3 +113,51 @@ def mae_decoder(
         )
 
     return functional(make, f"mae_decoder_{dim}x{depth}")
+
+
+class PixelDecoder(nnx.Module):
+    """See `pixel_decoder`."""
+
+    def __init__(self, dim: int, stride: int, channels: int, *, dtype: DType, rngs: nnx.Rngs):
+        self.stride = stride
+        init, out = torch_default(dim), stride * stride * channels
+        self.linear = nnx.Linear(dim, out, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, patches: Array, *, train: bool) -> Array:
+        """(B, h, w, D) -> images (B, h stride, w stride, C) float32."""
+        del train
+        return pixel_shuffle(at_least_float32(self.linear(patches)), self.stride)
+
+
+def pixel_decoder(dim: int, stride: int, channels: int, *, dtype: DType = None) -> Net:
+    """The decoder of SimMIM (Xie et al. 2021, arXiv:2111.09886): a linear layer, as pixels.
+
+    `apply(params, stats, patches, train=...)`; shapes: `PixelDecoder.__call__`.
+
+    Args:
+      dim: width of the patches' features.
+      stride: pixels of the image to a patch, along a side.
+      channels: of the image.
+      dtype: of the computation; None follows the parameters, which are made float32.
+
+    Raises:
+      UserError: an argument below 1.
+    """
+    if min(dim, stride, channels) < 1:
+        raise UserError(f"dim={dim}, stride={stride}, channels={channels}: not all positive")
+    compute_dtype(dtype)
+
+    def make(rngs: nnx.Rngs) -> PixelDecoder:
+        return PixelDecoder(dim, stride, channels, dtype=compute_dtype(dtype), rngs=rngs)
+
+    return functional(make, f"pixel_decoder_{dim}")
+
+
+def pixel_shuffle(x: Array, stride: int) -> Array:
+    """(B, h, w, C stride^2) -> (B, h stride, w stride, C); each position becomes a square.
+
+    The channels hold (channel, row, column) of the square, as in PyTorch's `PixelShuffle`.
+    """
+    b, h, w, _ = x.shape
+    x = jnp.reshape(x, (b, h, w, -1, stride, stride))
+    return jnp.reshape(jnp.transpose(x, (0, 1, 4, 2, 5, 3)), (b, h * stride, w * stride, -1))

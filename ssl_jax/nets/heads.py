@@ -26,6 +26,7 @@ HeadInit = Literal["lecun", "normal0.01", "normal0.02", "torch"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "leaky_relu": jax.nn.leaky_relu,
 }
 INITS = ("lecun", "normal0.01", "normal0.02", "torch")
 
@@ -89,7 +90,7 @@ def mlp_head(
     hidden_bias: bool | None = None,
     last_bias: bool | None = None,
     init: HeadInit = "lecun",
-    activation: Literal["relu", "gelu"] = "relu",
+    activation: Literal["relu", "gelu", "leaky_relu"] = "relu",
     dtype: DType = None,
 ) -> Net:
     """A multi-layer perceptron on vectors (B, in_dim) -> (B, dims[-1]) float32.
@@ -180,18 +181,19 @@ class DINOHead(nnx.Module):
         )
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        return self.last_layer(l2_normalize(self.mlp(x, train=train)))
+        return self.last_layer(l2_normalize(self.mlp(x, train=train)), train=train)
 
 
 class Prototypes(nnx.Module):
-    """A linear layer without bias, weight-normalised (arXiv:1602.07868), the norm trained or 1."""
+    """See `prototype_head`."""
 
     def __init__(self, dim: int, count: int, *, trained_norm: bool, dtype: DType, rngs: nnx.Rngs):
         self.dtype = dtype
         self.v = nnx.Param(torch_default(dim)(rngs.params(), (dim, count)))
         self.g = nnx.Param(jnp.ones((count,), jnp.float32)) if trained_norm else None
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        del train
         weights = self.v[...]
         weights = weights * jax.lax.rsqrt(jnp.sum(jnp.square(weights), 0))
         if self.g is not None:
@@ -242,6 +244,26 @@ def dino_head(
         )
 
     return functional(make, f"dino_head_{out_dim}")
+
+
+def prototype_head(dim: int, count: int, *, trained_norm: bool = True, dtype: DType = None) -> Net:
+    """A linear layer without bias, weight-normalised (arXiv:1602.07868): (B, dim) -> (B, count).
+
+    Its parameters are directions "v" (dim, count) and, with `trained_norm`, norms "g" (count,) that
+    start at 1; else the norms are 1. `dtype` is the computation's; the output is float32.
+
+    Raises:
+      UserError: a width below 1.
+    """
+    if min(dim, count) < 1:
+        raise UserError(f"{count} prototypes of width {dim} are none; give positive numbers")
+    compute_dtype(dtype)
+
+    def make(rngs: nnx.Rngs) -> Prototypes:
+        kind = compute_dtype(dtype)
+        return Prototypes(dim, count, trained_norm=trained_norm, dtype=kind, rngs=rngs)
+
+    return functional(make, f"prototypes_{count}")
 
 
 def _initializers(init: HeadInit, fan_in: int) -> tuple[Callable[..., Array], Callable[..., Array]]:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
@@ -21,7 +22,7 @@ from ssl_jax.nets.layers import (
 )
 from ssl_jax.nets.positions import Grid, Order, resize_grid, sincos
 
-Position = Literal["learned", "sincos", "sincos_mocov3"]
+Position = Literal["learned", "sincos", "sincos_mocov3", "relative"]
 Remat = Literal["none", "full", "dots"]
 Scheme = Literal["normal", "xavier", "mocov3"]
 
@@ -37,6 +38,7 @@ INIT_OF_POSITION: dict[str, Scheme] = {
     "learned": "normal",
     "sincos": "xavier",
     "sincos_mocov3": "mocov3",
+    "relative": "normal",
 }
 FIXED_ORDERS: dict[str, Order] = {"sincos": "mae", "sincos_mocov3": "mocov3"}
 REMAT_POLICIES = {
@@ -85,10 +87,11 @@ class Attention(nnx.Module):
         )
         self.proj = linear(dim, dim, scheme=scheme, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, bias: Array | None = None) -> Array:
+        """(B, T, D) -> (B, T, D); `bias`, to add to the logits, broadcasts to (B, heads, T, T)."""
         qkv = jnp.reshape(self.qkv(x), (*x.shape[:2], 3, self.heads, -1))
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        return self.proj(jnp.reshape(_attend(q, k, v), x.shape))
+        return self.proj(jnp.reshape(attend(q, k, v, bias), x.shape))
 
 
 class Mlp(nnx.Module):
@@ -127,9 +130,66 @@ class Block(nnx.Module):
             for _ in range(2)
         )
 
-    def __call__(self, x: Array) -> Array:
-        x = x + _scaled(self.attn(self.norm1(x)), self.gamma1)
+    def __call__(self, x: Array, bias: Array | None = None) -> Array:
+        x = x + _scaled(self.attn(self.norm1(x), bias), self.gamma1)
         return x + _scaled(self.mlp(self.norm2(x)), self.gamma2)
+
+
+class RelativePositions(nnx.Module):
+    """A trained attention bias for each head and each offset between two patches (Swin's, BEiT's).
+
+    With a class token there are three more: from it, to it, and of it to itself.
+    """
+
+    def __init__(self, grid: Grid, heads: int, cls_token: bool):
+        self.grid, self.cls_token = grid, cls_token
+        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3 * cls_token
+        self.table = nnx.Param(jnp.zeros((offsets, heads), jnp.float32))
+
+    def __call__(self, grid: Grid) -> Array:
+        """(1, heads, T, T) for a grid of patches; another than one's own resizes the table."""
+        table = self.table[...]
+        old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (self.grid, grid))
+        count = old[0] * old[1]
+        patches = resize_grid(table[None, :count], old, new)[0]
+        table = jnp.concatenate([patches, table[count:]])
+        return jnp.moveaxis(table[relative_index(grid, self.cls_token)], -1, 0)[None]
+
+
+def relative_index(grid: Grid, cls_token: bool = False) -> np.ndarray:
+    """(T, T) int32: which row of the table is the bias from token i (rows) to token j (columns).
+
+    The row of an offset (down, right) is (down + h - 1)(2 w - 1) + right + w - 1, as in Swin; then
+    class to patch, patch to class, class to class, as in BEiT.
+    """
+    h, w = grid
+    at = np.stack(np.divmod(np.arange(h * w), w), -1)
+    down, right = np.moveaxis(at[:, None] - at[None], -1, 0)
+    index = (down + h - 1) * (2 * w - 1) + right + w - 1
+    if cls_token:
+        count = (2 * h - 1) * (2 * w - 1)
+        index = np.pad(index, ((1, 0), (1, 0)))
+        index[0], index[:, 0], index[0, 0] = count, count + 1, count + 2
+    return index.astype(np.int32)
+
+
+def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
+    """Patches (B, N, D) with the mask token in the place of those that `mask` (B, r, c) hides.
+
+    Raises:
+      UserError: no mask token, or a grid of patches that is no multiple of the mask's.
+    """
+    if mask_token is None:
+        raise UserError("to hide patches needs a mask token; set backbone.mask_token=True")
+    rows, columns = mask.shape[1:]
+    if grid[0] % rows or grid[1] % columns:
+        raise UserError(
+            f"a mask of {rows} x {columns} cells does not fit {grid[0]} x {grid[1]} patches; make "
+            "the cells a multiple of the patches"
+        )
+    mask = mask.repeat(grid[0] // rows, axis=1).repeat(grid[1] // columns, axis=2)
+    hidden = mask.reshape(len(mask), -1, 1).astype(bool)
+    return jnp.where(hidden, jnp.asarray(mask_token[...], x.dtype), x)
 
 
 def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block:
@@ -138,16 +198,17 @@ def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block
 
 
 def run_stack(
-    blocks: Block, x: Array, remat: Remat, every: bool = False
+    blocks: Block, x: Array, remat: Remat, every: bool = False, bias: Array | None = None
 ) -> tuple[Array, Array | None]:
     """Tokens (B, T, D) after a stack of blocks; with `every` after each too, (depth, B, T, D).
 
-    A scan, so that the time to compile does not grow with the depth.
+    `bias` is added to the attention's logits in every block. A scan, so that the time to compile
+    does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
 
     def body(x: Array, block: nnx.State) -> tuple[Array, Array | None]:
-        x = nnx.merge(graphdef, block)(x)
+        x = nnx.merge(graphdef, block)(x, bias)
         return x, x if every else None
 
     if remat != "none":
@@ -169,6 +230,7 @@ class ViT(nnx.Module):
         channels: int,
         position: Position,
         cls_token: bool,
+        mask_token: bool,
         pool: Literal["cls", "avg"],
         norm_after_pool: bool,
         interpolate_offset: float,
@@ -197,14 +259,23 @@ class ViT(nnx.Module):
         )
         std = 1e-6 if scheme == "mocov3" else 0.02
         self.cls_token = token(std, 1, dim, rngs=rngs) if cls_token else None
+        self.mask_token = token(0.02, 1, dim, rngs=rngs) if mask_token else None
         tokens = grid[0] * grid[1] + cls_token
         learned = position == "learned"
         self.pos_embed = token(0.02, tokens, dim, rngs=rngs) if learned else None
+        relative = position == "relative"
+        self.relative = RelativePositions(grid, heads, bool(cls_token)) if relative else None
         self.blocks = stack(depth, dim, heads, scheme=scheme, dtype=dtype, rngs=rngs, **block)
         self.norm = LayerNorm(dim)
 
     def __call__(
-        self, images: Array, keep: Array | None = None, *, train: bool, stages: bool = False
+        self,
+        images: Array,
+        keep: Array | None = None,
+        mask: Array | None = None,
+        *,
+        train: bool,
+        stages: bool = False,
     ) -> dict[str, Array]:
         """Images (B, H, W, C) to features of N patches, or of the kept ones; T counts all tokens.
 
@@ -213,6 +284,8 @@ class ViT(nnx.Module):
             positions.
           keep: (B, K) int, the patches to keep, row-major. Positions are added before the others
             are dropped (MAE).
+          mask: (B, r, c), 1 or True where the mask token stands in the place of the patches; the
+            grid of patches is a multiple of r x c.
           train: nothing depends on it.
           stages: also return the patch tokens after every block as maps.
 
@@ -222,15 +295,18 @@ class ViT(nnx.Module):
           says. With `stages` "block1", ..: (B, h, w, D); the last one is normed like the tokens.
 
         Raises:
-          UserError: a side that the patch size does not divide, or `stages` together with `keep`.
+          UserError: a side that the patch size does not divide, `keep` together with `stages` or
+            with relative positions, a mask without a mask token or of another grid.
         """
         del train
-        if stages and keep is not None:
-            raise UserError("stages=True needs all patches; leave keep out")
+        if keep is not None and (stages or self.relative is not None):
+            raise UserError("stages=True and relative positions need all patches; leave keep out")
         _, height, width, _ = images.shape
         grid = patch_grid((height, width), self.patch)
         x = self.patch_embed(images)
         x = jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))
+        if mask is not None:
+            x = hide(x, mask, grid, self.mask_token)
         cls_position, positions = self._positions(grid)
         x = x + jnp.asarray(positions, x.dtype)
         if keep is not None:
@@ -240,7 +316,8 @@ class ViT(nnx.Module):
             cls = jnp.asarray(self.cls_token[...] + cls_position, x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[-1])), x], axis=1)
             first = 1
-        x, every = run_stack(self.blocks, x, self.remat, every=stages)
+        bias = None if self.relative is None else self.relative(grid)
+        x, every = run_stack(self.blocks, x, self.remat, every=stages, bias=bias)
         tokens = x if self.norm_after_pool else self.norm(x)
         out = {"tokens": tokens, "patches": tokens[:, first:]}
         if first:
@@ -256,6 +333,9 @@ class ViT(nnx.Module):
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
         """Positions of the class token (1, 0 or 1, D) and of the patches (1, N, D)."""
         first = int(self.cls_token is not None)
+        if self.relative is not None:
+            nothing = jnp.zeros((1, 1, 1), jnp.float32)
+            return nothing, nothing
         if self.pos_embed is not None:
             table = self.pos_embed[...]
         else:
@@ -277,6 +357,7 @@ def vit(
     channels: int = 3,
     position: Position = "learned",
     cls_token: bool = True,
+    mask_token: bool = False,
     pool: Literal["cls", "avg"] = "cls",
     norm_after_pool: bool = False,
     interpolate_offset: float = 0.0,
@@ -286,7 +367,8 @@ def vit(
     remat: Remat = "none",
     dtype: DType = None,
 ) -> Net:
-    """Vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`, `stages`.
+    """Vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`, `mask`,
+    `stages`.
 
     Args:
       size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None: then dim, depth
@@ -296,8 +378,10 @@ def vit(
       dim, depth, heads, mlp_ratio: override the size's (MoCo v3's small has 12 heads).
       channels: of the images.
       position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order,
-        "sincos_mocov3" in MoCo v3's.
+        "sincos_mocov3" in MoCo v3's; or "relative", a trained bias of the attention that all
+        blocks share (SimMIM, BEiT).
       cls_token: whether there is a class token; fixed positions add 0 to it.
+      mask_token: whether there is a token that stands for hidden patches.
       pool: "pooled" is the class token, or the mean of the patch tokens.
       norm_after_pool: the final norm acts on "pooled", and the tokens stay without it (timm's
         `fc_norm`).
@@ -338,7 +422,7 @@ def vit(
             f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
         )
     grid = patch_grid((image_size, image_size), patch)
-    if position != "learned":
+    if position in FIXED_ORDERS:
         sincos(dim, grid)  # raises for a width that it cannot have
     compute_dtype(dtype)
 
@@ -353,6 +437,7 @@ def vit(
             channels=channels,
             position=position,
             cls_token=cls_token,
+            mask_token=mask_token,
             pool=pool,
             norm_after_pool=norm_after_pool,
             interpolate_offset=interpolate_offset,
@@ -389,12 +474,14 @@ def check_options(dim: int, heads: int, remat: str) -> None:
         raise UserError(f"unknown remat {remat!r}; {suggest(remat, ('none', *REMAT_POLICIES))}")
 
 
-def _attend(q: Array, k: Array, v: Array) -> Array:
-    """softmax(q k' / sqrt(D)) v over (B, T, heads, D)."""
+def attend(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
+    """softmax(q k' / sqrt(D) + bias) v over (B, T, heads, D)."""
     if q.dtype != jnp.float64:
-        return jax.nn.dot_product_attention(q, k, v)
+        bias = None if bias is None else jnp.asarray(bias, q.dtype)
+        return jax.nn.dot_product_attention(q, k, v, bias=bias)
     # The above takes the softmax in float32, whatever the inputs are.
-    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(logits if bias is None else logits + bias)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
 

@@ -7,7 +7,7 @@ dicts of arrays. Every function sees the whole global batch as one array and nam
 nor a mesh axis. docs/contract.md walks through it with an example.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -17,10 +17,31 @@ from ssl_jax.core import config
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.nets.functional import Net
 
-__all__ = ["Aux", "Encoder", "Group", "Inputs", "Objective", "Probe", "Spec", "View"]
+__all__ = [
+    "Aux",
+    "DataPass",
+    "Encoder",
+    "Group",
+    "Inputs",
+    "Objective",
+    "Probe",
+    "Spec",
+    "Stream",
+    "TextTower",
+    "View",
+]
 
 Array = jax.Array
 Tree = Any
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A further set of images that a method learns from; see `Inputs.streams`."""
+
+    name: str
+    num_examples: int
+    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,8 @@ class Spec:
     steps_per_epoch: int
     total_steps: int
     channels: int = 3
+    streams: tuple[Stream, ...] = ()
+    vocabulary: int = 259  # token numbers of a caption: its bytes, padding, start and end
 
 
 @dataclass(frozen=True)
@@ -42,10 +65,12 @@ class Group:
     Attributes:
       pattern: regex on parameter paths.
       frozen_until: before this step no update, no decay, no moments and no count.
+      constant_lr: the learning rate is the peak's all the time: no warmup, no decay.
     """
 
     pattern: str
     frozen_until: int = 0
+    constant_lr: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,43 @@ class Aux(NamedTuple):
     metrics: Mapping[str, Array] = {}
 
 
+class DataPass(NamedTuple):
+    """What a method recorded of the whole data set, as long as `core.sharding.padded_rows` says and
+    split by rows over all devices.
+
+    Attributes:
+      values: (R, ...), row i from example i; zeros where there is none.
+      present: (R,) bool, False for the padding and for broken images.
+    """
+
+    values: Array
+    present: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TextTower:
+    """What image-text methods keep beside the backbone: the ways into the joint space. A pytree.
+
+    Attributes:
+      params: of both ways.
+      context: tokens of a caption.
+      embed_image: (params, the backbone's "pooled" features (B, D)) -> (B, d).
+      embed_text: (params, tokens (B, context) int32) -> (B, d).
+    """
+
+    params: Tree
+    context: int = field(metadata={"static": True})
+    embed_image: Callable[[Tree, Array], Array] = field(metadata={"static": True})
+    embed_text: Callable[[Tree, Array], Array] = field(metadata={"static": True})
+
+    def image(self, pooled: Array) -> Array:
+        return self.embed_image(self.params, pooled)
+
+    def text(self, tokens: Array) -> Array:
+        return self.embed_text(self.params, tokens)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Encoder:
@@ -86,6 +148,7 @@ class Encoder:
     params: Tree
     stats: Tree
     net: Net = field(metadata={"static": True})
+    text: TextTower | None = None
 
     def features(self, images: Array) -> dict[str, Array]:
         """Every stage of the backbone, by name, for normalised float images (B, H, W, C)."""
@@ -142,13 +205,25 @@ class Objective:
         return {}
 
     def refresh_steps(self) -> Collection[int]:
-        """Steps at which a pass over the data set is due."""
+        """Steps before which `refresh` is called; `range` has a fast `in`."""
         return ()
 
+    def pass_steps(self) -> Collection[int]:
+        """Those of them for which the network first runs over the whole data set."""
+        return self.refresh_steps()
+
+    def record(self, params: Tree, extra: Tree, images: Array) -> Array:
+        """What such a pass keeps of clean, normalised images (B, H, W, C), (B, ...): by default the
+        encoder's "pooled" features.
+        """
+        return self.encoder(params, extra).features(images)["pooled"]
+
     def refresh(
-        self, params: Tree, extra: Tree, features: Any, key: Array, step: Array
+        self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
     ) -> tuple[Tree, Tree]:
-        """(params, extra) after a pass over the data set; optimizer states of `refresh_groups`
-        restart.
+        """(params, extra) after a look at the whole data set. Pure; runs on the devices, jitted.
+
+        The optimizer states of `refresh_groups` restart. `features` is None at a step that is not
+        in `pass_steps`.
         """
         return params, extra

@@ -37,6 +37,8 @@ class Group(Protocol):
     def pattern(self) -> str: ...
     @property
     def frozen_until(self) -> int: ...
+    @property
+    def constant_lr(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -121,12 +123,17 @@ class OptimConfig:
         return not (self.name == "lars" and self.lars_variant.startswith("apex"))
 
 
+def peak_lr(config: OptimConfig, batch_size: int) -> float:
+    """The learning rate after the warmup, scaled by the global batch."""
+    scale = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}[config.lr_scaling]
+    return config.lr * scale
+
+
 def make_schedule(
     config: OptimConfig, batch_size: int, total_steps: int, steps_per_epoch: int
 ) -> Schedule:
     """The learning rate as a function of the training step; `batch_size` is the global one."""
-    scale = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}[config.lr_scaling]
-    peak = config.lr * scale
+    peak = peak_lr(config, batch_size)
     warmup = config.warmup_steps or round(config.warmup_epochs * steps_per_epoch)
     if config.schedule == "cosine":
         return lambda step: schedules.warmup_cosine(
@@ -177,6 +184,8 @@ def make_optimizer(
     stacked = tree.named_leaves(tree.match(stacked_rules, params_shapes, "optim.stacked"))
     members = _members(config.frozen, groups, params_shapes)
     trained = {path for paths in members.values() for path in paths}
+    peak = peak_lr(config, batch_size)
+    constant = {path for name, g in groups.items() if g.constant_lr for path in members[name]}
 
     def pick(values: Mapping[str, Any], group: str) -> Tree:
         return _nested({path: values[path] for path in members[group]})
@@ -200,7 +209,11 @@ def make_optimizer(
         flat = {path: g for path, g in tree.named_leaves(grads).items() if path in trained}
         flat = _clip(flat, config.clip_norm, config.clip_per_parameter, stacked)
         lr, wd = schedule(step), weight_decay(step)
-        lrs = {path: jnp.asarray(lr * lr_scale[path], leaves[path].dtype) for path in trained}
+        lrs = {
+            path: jnp.asarray((peak if path in constant else lr) * lr_scale[path], p.dtype)
+            for path, p in leaves.items()
+            if path in trained
+        }
         wds = {path: jnp.asarray(wd * decay[path], leaves[path].dtype) for path in trained}
         updates = {path: jnp.zeros_like(p) for path, p in leaves.items()}
         new_state = {}

@@ -16,14 +16,15 @@ from ssl_jax.data.sources import ArraySource
 
 STORED = Path(__file__).parent / "resolved"
 RECIPES = [(f"_{m}_{r}", m, r) for m in methods() for r in recipes(m)]
-SIZES = {"cifar10": 50_000, "imagenet": 1_281_167}
+SIZES = {"cifar10": 50_000, "imagenet": 1_281_167, "flickr": 900}
 
 
 class Data(ArraySource):
     """A data set of the recipe's size without its pixels."""
 
     def __init__(self, count: int):
-        super().__init__("stand-in", np.zeros((1, 1, 1, 3), np.uint8))
+        pixels = np.zeros((1, 1, 1, 3), np.uint8)
+        super().__init__("stand-in", pixels, captions=[("a photo of a dog",)])
         self._count = count
 
     def __len__(self) -> int:
@@ -32,8 +33,9 @@ class Data(ArraySource):
 
 def resolve(method: str, recipe: str) -> Experiment:
     made = Experiment.from_config(load_config(f"{method}:{recipe}"))
-    if recipe in SIZES:
-        made.__dict__["source"] = Data(SIZES[recipe])  # in the place of what --data would open
+    data = recipe.split("_")[0]  # imagenet_swin
+    if data in SIZES:
+        made.__dict__["source"] = Data(SIZES[data])  # in the place of what --data would open
     return made
 
 

@@ -1,4 +1,4 @@
-"""BYOL's loss against DeepMind's code; closed forms; unit vectors near zero."""
+"""BYOL's and SimSiam's losses against the released code; closed forms; unit vectors near zero."""
 
 from pathlib import Path
 
@@ -43,6 +43,19 @@ class RegressionLossTest(absltest.TestCase):
     def test_float64(self):
         with jax.enable_x64(True):
             self.assertEqual(regression_loss(jnp.ones((2, 3)), jnp.ones((2, 3))).dtype, jnp.float64)
+
+
+class NegativeCosineTest(absltest.TestCase):
+    def test_golden(self):
+        data = np.load(GOLDEN / "simsiam.npz")
+        p1, p2, z1, z2 = (jnp.asarray(data[f"in_{k}"]) for k in ("p1", "p2", "z1", "z2"))
+        loss = lambda a, b: jnp.mean(negative_cosine(a, z2) + negative_cosine(b, z1)) / 2  # noqa: E731
+        value, grads = jax.value_and_grad(loss, (0, 1))(p1, p2)
+        for key in ("out_loss", "out_loss_lightly"):
+            np.testing.assert_allclose(value, data[key], rtol=1e-5)
+        for name, grad in zip(("p1", "p2"), grads, strict=True):
+            expected = data[f"grad_{name}"]
+            np.testing.assert_allclose(grad, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
 class NormalizeTest(parameterized.TestCase):

@@ -3,6 +3,7 @@ here.
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import chex
@@ -15,7 +16,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import sharding, tree
-from ssl_jax.train import state
+from ssl_jax.objectives.base import DataPass
+from ssl_jax.train import refresh, state
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.step import make_kernel, make_train_step
 from tests.objectives import harness
@@ -43,6 +45,54 @@ def observed(method: str, dtype: np.dtype, **mesh: int) -> dict:
     args = jax.device_get((params, extra, batch, np.uint32(0)))
     with jax.set_mesh(grid):
         return jax.device_get(run(*args))
+
+
+def refreshed(method: str, step: int, **mesh: int) -> dict:
+    """The state's params and extra after the refresh before `step`, with drawn features in place of
+    a network's, so that no cluster's border runs through a point.
+    """
+    made = harness.experiment(method, **mesh)
+    objective = made.objective
+    devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]
+    grid = sharding.make_mesh(made.sections["mesh"], devices)
+    placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
+    params, extra = jax.jit(objective.init)(jax.random.key(3))
+    widen = lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    params, extra = jax.device_get(jax.tree.map(widen, (params, extra)))
+    features = None
+    if step in objective.pass_steps():
+        features = jax.eval_shape(
+            lambda s: refresh.empty_pass(objective, s, objective.inputs().views[0].size),
+            made.abstract_state,
+        )
+        present = np.arange(features.present.size) < made.spec.num_examples
+        values = np.random.default_rng(0).normal(size=features.values.shape)
+        features = DataPass(values * present.reshape(-1, *[1] * (values.ndim - 1)), present)
+    rows, whole = sharding.batch_sharding(grid), NamedSharding(grid, P())
+    run = jax.jit(
+        lambda p, e, f, k: objective.refresh(p, e, f, k, jnp.int32(step)),
+        in_shardings=(placed.params, placed.extra, rows, whole),
+        out_shardings=(placed.params, placed.extra),
+    )
+    with jax.set_mesh(grid):
+        out = run(params, extra, features, jax.random.key(1))
+    return jax.device_get({"params": out[0], "extra": out[1]})
+
+
+def keep_running(made, mesh) -> Callable:
+    """(state, start, stop) -> state and metrics, with the method's refreshes."""
+    placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
+    step = make_train_step(made.objective, made.tx, made.schedule, mesh, placed)
+    renew = refresh.make_refresh(made.objective, made.tx, mesh, placed)
+
+    def run(current, start, stop):
+        for number, batch in enumerate(made.batches(start, stop), start):
+            if number in made.objective.refresh_steps():
+                current = renew(current, made.examples)
+            current, metrics = step(current, batch)
+        return current, metrics
+
+    return run
 
 
 class ContractTest(parameterized.TestCase):
@@ -89,22 +139,44 @@ class ContractTest(parameterized.TestCase):
         batch = next(made.batches(0, 1))
         before = made.abstract_state
         after, _ = jax.eval_shape(kernel, before, batch)
+        self.assert_same_types(after, before)
+
+    def assert_same_types(self, after, before):
         self.assertEqual(jax.tree.structure(after), jax.tree.structure(before))
         kind = lambda t: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(t)]  # noqa: E731
         self.assertEqual(kind(after), kind(before))
+
+    @parameterized.named_parameters(*harness.REFRESHING)
+    def test_a_refresh_is_equal_on_one_and_eight_devices(self, method):
+        """In float64: two labels that swap for rounding would be a real difference."""
+        objective = harness.experiment(method).objective
+        without = [s for s in objective.refresh_steps() if s not in objective.pass_steps()]
+        for step in (0, *without[:1]):
+            with jax.enable_x64(True):
+                one = refreshed(method, step)
+                for mesh in MESHES:
+                    worst, where = harness.worst_difference(
+                        one, refreshed(method, step, **mesh), 1e-4
+                    )
+                    self.assertLessEqual(worst, 1e-9, f"{step} {mesh} {where}")
+
+    @parameterized.named_parameters(*harness.REFRESHING)
+    def test_a_refresh_keeps_every_type(self, method):
+        made = harness.experiment(method)
+        before = made.abstract_state
+        features = jax.eval_shape(
+            lambda s: refresh.empty_pass(made.objective, s, made.objective.inputs().views[0].size),
+            before,
+        )
+        kernel = refresh.make_kernel(made.objective, made.tx)
+        self.assert_same_types(jax.eval_shape(kernel, before, features), before)
 
     @parameterized.named_parameters(*harness.METHODS)
     def test_two_steps_save_restore_two_steps_are_four_steps(self, method):
         made = harness.experiment(method)
         mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
         placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
-        step = make_train_step(made.objective, made.tx, made.schedule, mesh, placed)
-
-        def run(current, start, stop):
-            for batch in made.batches(start, stop):
-                current, metrics = step(current, batch)
-            return current, metrics
-
+        run = keep_running(made, mesh)
         whole, metrics = run(state.create(made.objective, made.tx, 5, placed), 0, 4)
         half, _ = run(state.create(made.objective, made.tx, 5, placed), 0, 2)
         with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:

@@ -2,6 +2,7 @@
 method is tested too.
 """
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.cli.experiment import Experiment, load_config, methods, override
+from ssl_jax.cli.experiment import Experiment, load_config, load_method, methods, override
 from ssl_jax.core import rng
+from ssl_jax.objectives.base import Objective
 
 BATCH, STEPS = 16, 4
 NARROW = {
@@ -37,7 +39,10 @@ def experiment(method: str, **mesh: int) -> Experiment:
             *((f"mesh.{axis}", size) for axis, size in sizes.items()),
         ],
     )
-    return Experiment.from_config(config)
+    made = Experiment.from_config(config)
+    # So short an epoch that what happens once an epoch happens twice.
+    made.__dict__["spec"] = dataclasses.replace(made.spec, steps_per_epoch=STEPS // 2)
+    return made
 
 
 def device_batch(made: Experiment, seed: int = 0, dtype: Any = np.float32) -> dict[str, Any]:
@@ -53,6 +58,8 @@ def device_batch(made: Experiment, seed: int = 0, dtype: Any = np.float32) -> di
     batch: dict[str, Any] = {"views": views, "index": np.arange(BATCH, dtype=np.int32) * 7}
     if inputs.label:
         batch["label"] = draw.integers(0, spec.num_classes, BATCH).astype(np.int32)
+    if inputs.text:
+        batch["text"] = draw.integers(0, spec.vocabulary, (BATCH, inputs.text)).astype(np.int32)
     return batch
 
 
@@ -90,4 +97,10 @@ def worst_difference(a: Any, b: Any, floor: float) -> tuple[float, str]:
     return max(found)
 
 
+def refreshes(method: str) -> bool:
+    """Whether the method looks at the whole data set at times."""
+    return load_method(method).make.__self__.refresh_steps is not Objective.refresh_steps
+
+
 METHODS = [(f"_{name}", name) for name in methods()]  # the suffix of a test, its argument
+REFRESHING = [(suffix, name) for suffix, name in METHODS if refreshes(name)]

@@ -23,6 +23,7 @@ ALL = ((".*", 1.0),)
 class Group:
     pattern: str
     frozen_until: int = 0
+    constant_lr: bool = False
 
 
 def net(seed=0):
@@ -235,6 +236,19 @@ class GroupsTest(parameterized.TestCase):
         np.testing.assert_allclose(jnp.abs(updates["head"]["kernel"]), 0.1, rtol=1e-4)
         with self.assertRaisesRegex(UserError, "did you mean 'head'"):
             reset(tx, state, params, ("haed",))
+
+    def test_a_group_of_constant_rate_follows_no_schedule(self):
+        params, grads = net(), net(1)
+        settings = {"name": "sgd", "momentum": 0.0, "schedule": "cosine", "warmup_steps": 10}
+        settings["lr_rules"] = (("kernel", 0.5), *ALL)
+        tx, schedule = build(params, {"head": Group("^head", constant_lr=True)}, **settings)
+        for step in (0, 4, 10, 90):
+            updates = first(tx, params, grads, step)
+            rates = {"backbone": (0.5 * schedule(step), schedule(step)), "head": (0.05, 0.1)}
+            for part, (kernel, other) in rates.items():
+                for name, update in updates[part].items():
+                    rate = kernel if name == "kernel" else other
+                    np.testing.assert_allclose(update, -rate * grads[part][name], rtol=1e-5)
 
     @parameterized.parameters("adamw", "sgd", "lars", "lamb")
     def test_state_keeps_its_types(self, name):

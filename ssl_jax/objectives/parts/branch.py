@@ -1,11 +1,15 @@
 """Networks applied one after the other: backbone, projector, predictor, or backbone, classifier."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
 from ssl_jax.nets.functional import Net, output_shapes
 
 Array = jax.Array
@@ -22,10 +26,14 @@ class Branch:
       microbatches: the backbone runs in so many chunks, each recomputed in the backward pass. The
         gradient stays exact for every loss over the whole batch, except through batch norm, whose
         statistics become those of a chunk.
+      bn_groups: in training every batch norm normalises over one of so many runs of neighbouring
+        rows, as if each were on a device of its own, and not over the whole batch. The running
+        statistics are the means over the groups.
     """
 
     nets: tuple[tuple[str, Net], ...]
     microbatches: int = 1
+    bn_groups: int = 1
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         """Fresh (params, stats), one entry a network."""
@@ -38,7 +46,36 @@ class Branch:
         """Outputs by name, and the new statistics. `images` (N, H, W, C) normalised floats.
 
         The backbone's entry is its dict of features, the others' are (N, D) arrays.
+
+        Raises:
+          UserError: `bn_groups` does not divide N.
         """
+        if not train or self.bn_groups == 1:
+            return self._apply(params, stats, images, train=train)
+        if self.bn_groups < 1 or images.shape[0] % self.bn_groups:
+            raise UserError(
+                f"objective.bn_groups: {self.bn_groups} groups do not divide a batch of "
+                f"{images.shape[0]}; use one of its divisors"
+            )
+        groups = images.reshape(self.bn_groups, -1, *images.shape[1:])
+        each = jax.vmap(functools.partial(self._apply, train=True), (None, None, 0))
+        out, stats = each(params, stats, groups)
+        out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        return out, jax.tree.map(lambda x: jnp.mean(x, axis=0), stats)
+
+    def apply_each(
+        self, params: Tree, stats: Tree, views: Sequence[Array]
+    ) -> tuple[list[dict[str, Any]], Tree]:
+        """`apply` to one view after another, each of which batch norm sees by itself."""
+        outs = []
+        for images in views:
+            out, stats = self.apply(params, stats, images)
+            outs.append(out)
+        return outs, stats
+
+    def _apply(
+        self, params: Tree, stats: Tree, images: Array, *, train: bool
+    ) -> tuple[dict[str, Any], Tree]:
         out, stats, x = {}, dict(stats), images
         for i, (name, net) in enumerate(self.nets):
             chunks = self.microbatches if i == 0 else 1

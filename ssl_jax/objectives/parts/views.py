@@ -2,6 +2,8 @@
 data.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,11 @@ def fold(*groups: Array) -> Array:
     """
     x = groups[0] if len(groups) == 1 else jnp.concatenate(groups, axis=1)
     return x.reshape(-1, *x.shape[2:])
+
+
+def separate(groups: Sequence[Array]) -> list[Array]:
+    """Every view by itself, (B, H, W, C), of groups of views (B, n, H, W, C), in order."""
+    return [group[:, i] for group in groups for i in range(group.shape[1])]
 
 
 def unfold(x: Array, views: int) -> Array:

@@ -1,0 +1,194 @@
+"""What each method learns: every `digits` recipe, three seeds, beside its untrained network.
+
+    python benchmarks/learning.py [--methods=simclr,byol] [--seeds=0,1,2] [--jobs=2] [--page]
+
+Runs `ssl-jax train --config=METHOD:digits --config.train.seed=SEED` in fresh folders and keeps what
+is measured in docs/results.json; a run that is there, with the very same recipe, is not made
+again, so the command goes on where it was stopped. docs/results.md is written from it (--page:
+only that). The layer is the one the method names (`Probe`), before anything is measured; the
+untrained network, with batch-norm statistics of the data, is read at the same layer, and at the
+best of all its layers. Differences are paired by seed, with their standard error over the seeds.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
+MEASURES = ("fewshot5_top1", "kmeans_acc", "knn_top1")
+_lock = threading.Lock()
+
+
+def main() -> None:
+    from ssl_jax.cli.experiment import methods
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--methods", default=",".join(methods()))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--child", nargs=2, metavar=("METHOD", "SEED"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(one_run(args.child[0], int(args.child[1]))))
+        return
+    if not args.page:
+        # Seed by seed, so that an early end leaves every method with as many seeds.
+        seeds = [int(seed) for seed in args.seeds.split(",")]
+        wanted = [(m, s) for s in seeds for m in args.methods.split(",") if not known(m, s)]
+        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+            for line in pool.map(lambda pair: child(*pair), wanted):
+                print(line, flush=True)
+    PAGE.write_text(page(read()))
+
+
+def read() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def fingerprint(method: str) -> str:
+    """Of the digits recipe as its file has it: a changed recipe is measured again."""
+    from ssl_jax.cli.experiment import load_config
+
+    text = json.dumps(load_config(f"{method}:digits"), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def known(method: str, seed: int) -> bool:
+    found = read().get(method, {})
+    return found.get("recipe") == fingerprint(method) and str(seed) in found["seeds"]
+
+
+def child(method: str, seed: int) -> str:
+    """One run in a process of its own; what it measured goes into the file."""
+    command = [sys.executable, __file__, "--child", method, str(seed)]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if run.returncode:
+        return f"{method} seed {seed} failed:\n{run.stderr[-2000:]}"
+    out = json.loads(run.stdout.splitlines()[-1])
+    with _lock:
+        results, recipe = read(), fingerprint(method)
+        if results.get(method, {}).get("recipe") != recipe:
+            results[method] = {"recipe": recipe, "probe": out["probe"], "seeds": {}}
+        results[method]["seeds"][str(seed)] = out["numbers"]
+        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        PAGE.write_text(page(results))
+    return f"{method} seed {seed}: {json.dumps(out['numbers'])}"
+
+
+def one_run(method: str, seed: int) -> dict[str, Any]:
+    from ssl_jax.cli.experiment import Experiment
+    from ssl_jax.train import workdir
+
+    flags = [f"--config={method}:digits", f"--config.train.seed={seed}"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "ssl_jax", "train", *flags, f"--workdir={folder}/w"]
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        summary = json.loads((Path(folder) / "w" / "summary.json").read_text())
+        experiment = Experiment.from_config(workdir.read_config(Path(folder) / "w"))
+        best, layer = best_untrained(experiment)
+    numbers = {m: round(summary[f"eval/{m}"], 4) for m in MEASURES}
+    numbers |= {f"untrained_{m}": round(summary[f"untrained/eval/{m}"], 4) for m in MEASURES}
+    numbers |= {"best_untrained_fewshot5_top1": round(best, 4), "best_untrained_layer": layer}
+    numbers |= {f"pixels_{m}": round(summary[f"pixels/eval/{m}"], 4) for m in MEASURES} | {
+        "cpu_s": round(used.ru_utime + used.ru_stime)
+    }
+    return {"probe": dataclasses.asdict(experiment.objective.probe), "numbers": numbers}
+
+
+def best_untrained(experiment: Any) -> tuple[float, str]:
+    """Accuracy with 5 labels a class of the best layer of the untrained network, and its name."""
+    import jax
+
+    from ssl_jax.evals.suite import Quality
+    from ssl_jax.objectives.base import Probe
+    from ssl_jax.train import state
+
+    objective = experiment.objective
+    with jax.set_mesh(experiment.mesh):
+        start = state.create(objective, experiment.tx, experiment.train.seed, experiment.placed)
+        five = dataclasses.replace(experiment.evals, shots=(5,))
+        data = (five, experiment.source, experiment.eval_source, experiment.mesh)
+        encoder = objective.encoder(start.params, start.extra)
+        encoder = Quality(objective, *data).with_statistics_of_the_data(encoder)
+        size = objective.inputs().views[0].size
+        image = jax.ShapeDtypeStruct((1, size, size, experiment.spec.channels), "float32")
+        stages = jax.eval_shape(encoder.features, image)
+        depth = sum(name.startswith(("stage", "block")) for name in stages)
+        pools = sorted({"avg", objective.probe.pool} - {"cls"})
+        scores = {}
+        for stage in range(depth):
+            for pool in pools:
+                quality = Quality(objective, *data, Probe(stage, pool))
+                found = quality.label_scores(encoder, ("fewshot",))
+                scores[f"{stage} {pool}"] = found["eval/fewshot5_top1"]
+    layer = max(scores, key=lambda name: scores[name])
+    return scores[layer], layer
+
+
+def page(results: dict[str, Any]) -> str:
+    """docs/results.md."""
+    rows = []
+    for method, found in sorted(results.items()):
+        seeds = list(found["seeds"].values())
+        probe = found["probe"]
+
+        def mean(key: str, seeds: list = seeds) -> str:
+            return f"{statistics.mean(s[key] for s in seeds):.3f}"
+
+        gains = [s["fewshot5_top1"] - s["untrained_fewshot5_top1"] for s in seeds]
+        error = f"{statistics.stdev(gains) / len(gains) ** 0.5:.3f}" if gains[1:] else "?"
+        rows.append(
+            [
+                method,
+                f"{probe['stage']} {probe['pool']}",
+                mean("fewshot5_top1"),
+                mean("untrained_fewshot5_top1"),
+                f"{statistics.mean(gains):+.3f} ± {error}",
+                mean("best_untrained_fewshot5_top1"),
+                mean("kmeans_acc"),
+                mean("untrained_kmeans_acc"),
+                mean("knn_top1"),
+                str(len(seeds)),
+                f"{statistics.mean(s['cpu_s'] for s in seeds):.0f}",
+            ]
+        )
+    titles = (
+        "method | layer | 5 labels | untrained | gain ± s.e. | best untrained layer | k-means | "
+        "untrained | kNN | seeds | CPU s"
+    )
+    table = [titles, "|".join(["---"] * len(titles.split("|"))), *(" | ".join(r) for r in rows)]
+    pixels = next((s for f in results.values() for s in f["seeds"].values()), None)
+    beside = (
+        f"Raw pixels: {pixels['pixels_fewshot5_top1']:.3f} with 5 labels, "
+        f"{pixels['pixels_kmeans_acc']:.3f} by k-means, {pixels['pixels_knn_top1']:.3f} by kNN."
+        if pixels
+        else ""
+    )
+    return (
+        "# What each method learns on digits\n\n"
+        "Made by `python benchmarks/learning.py` (its docstring has the protocol) from\n"
+        "[results.json](results.json). "
+        + beside
+        + " CPU seconds are those of the whole run.\n\n"
+        + "\n".join(f"| {line} |" for line in table)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Context prediction (1505.05192).
+
+ssl-jax train --config=context_prediction:digits --workdir=W
+ssl-jax train --config=context_prediction:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=context_prediction:imagenet --workdir=W --data=folder:/imagenet/train
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(recipe: str = "imagenet") -> ConfigDict:
+    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+
+
+def digits() -> ConfigDict:
+    """3 x 3 patches of 4 px; a stem without stride, as the patches are small."""
+    view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 0.7}
+    objective = {
+        "name": "context_prediction",
+        "view": view,
+        "patch": 4,
+        "gap": 1,
+        "jitter": 0,
+        "embedding": 64,
+        "hidden": (128,),
+    }
+    config = common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=64)
+    config.backbone.stem = "cifar"
+    return config
+
+
+def cifar10() -> ConfigDict:
+    """No published recipe: 3 x 3 patches of 8 px, 2 px apart; RotNet's schedule."""
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "patches"}
+    objective = {
+        "name": "context_prediction",
+        "view": view,
+        "patch": 8,
+        "gap": 2,
+        "jitter": 1,
+        "embedding": 512,
+        "hidden": (1024,),
+    }
+    optim = {
+        "name": "sgd",
+        "nesterov": True,
+        "lr": 0.1,
+        "lr_scaling": "none",
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (60, 120, 160),
+        "decay": 0.2,
+    }
+    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+
+
+def imagenet() -> ConfigDict:
+    """ResNet-50, 70 epochs, batch 512, as mmselfsup trains it, with the cells, the greying and the
+    standardised patches of Kolesnikov et al. 2019 in the place of the authors' CaffeNet recipe.
+    """
+    (view,) = common.views("patches")
+    optim = {
+        "name": "sgd",
+        "lr": 0.1,
+        "weight_decay": 1e-4,
+        "schedule": "step",
+        "milestones": (30, 50),
+        "warmup_epochs": 5.0,
+    }
+    objective = {"name": "context_prediction", "view": view}
+    return common.imagenet(objective, optim, epochs=70, batch_size=512)

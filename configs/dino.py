@@ -1,0 +1,78 @@
+"""DINO (2104.14294).
+
+ssl-jax train --config=dino:digits --workdir=W
+ssl-jax train --config=dino:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=dino:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=dino:resnet50 --workdir=W --data=folder:/imagenet/train
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(recipe: str = "imagenet") -> ConfigDict:
+    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, resnet50=resnet50)
+
+
+def digits() -> ConfigDict:
+    """Gentle views without small crops; stronger ones end at log K, the even spread."""
+    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
+    objective = {
+        "name": "dino",
+        "views": (view,),
+        "prototypes": 256,
+        "hidden_dim": 256,
+        "bottleneck_dim": 64,
+        "momentum": 0.99,
+    }
+    optim = {"name": "adamw", "lr": 5e-4, "weight_decay": 0.04}
+    return common.digits(objective, optim, steps=500, batch_size=128)
+
+
+def cifar10() -> ConfigDict:
+    """lightly's CIFAR-10 benchmark: two crops without blur, 2048 prototypes, SGD."""
+    view = {"size": 32, "area": (0.08, 1.0)}
+    views = (view | {"recipe": "byol_cifar_1"}, view | {"recipe": "byol_cifar_2"})
+    objective = {"name": "dino", "views": views, "prototypes": 2048, "warmup_epochs": 5}
+    objective |= {"temperature": 0.07}
+    optim = {"name": "sgd", "lr": 0.06, "weight_decay": 5e-4}
+    return common.cifar10(objective, optim, epochs=200, batch_size=512)
+
+
+def imagenet() -> ConfigDict:
+    """ViT-S/16, 2x224 + 8x96, batch 1024, 300 epochs (README of the release, "boosted")."""
+    objective = {
+        "name": "dino",
+        "views": common.views("dino"),
+        "norm_last_layer": False,
+        "temperature": 0.07,
+        "warmup_epochs": 30,
+    }
+    optim = {
+        "name": "adamw",
+        "lr": 5e-4,
+        "lr_end": 2e-3,
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.4,
+        "warmup_epochs": 10.0,
+        "warmup_inclusive": True,
+        "clip_per_parameter": 3.0,
+    }
+    config = common.imagenet(objective, optim, epochs=300, batch_size=1024)
+    config.backbone = {
+        "name": "vit",
+        "size": "small",
+        "patch": 16,
+        "interpolate_offset": 0.1,
+        "dtype": "bfloat16",
+    }
+    return config
+
+
+def resnet50() -> ConfigDict:
+    """ResNet-50, 2x224 + 8x96, SGD, batch 512, 100 epochs (README of the release)."""
+    objective = {"name": "dino", "views": common.views("dino_resnet")}
+    optim = {"name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "warmup_epochs": 10.0}
+    optim |= {"warmup_inclusive": True, "clip_per_parameter": 3.0}
+    return common.imagenet(objective, optim, epochs=100, batch_size=512)

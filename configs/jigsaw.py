@@ -1,0 +1,72 @@
+"""Jigsaw (1603.09246).
+
+ssl-jax train --config=jigsaw:digits --workdir=W
+ssl-jax train --config=jigsaw:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=jigsaw:imagenet --workdir=W --data=folder:/imagenet/train
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(recipe: str = "imagenet") -> ConfigDict:
+    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+
+
+def digits() -> ConfigDict:
+    """All 24 orders of 2 x 2 tiles, four orders of each image, at 24 px, as tiles of 16 px images
+    are very small; strong distortions, without which the places of the tiles are soon known.
+    """
+    view = {"size": 24, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 1.2}
+    objective = {
+        "name": "jigsaw",
+        "view": view,
+        "rows": 2,
+        "tile": 10,
+        "permutations": 24,
+        "puzzles": 4,
+        "embedding": 64,
+        "hidden": (128,),
+    }
+    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=800, batch_size=64)
+
+
+def cifar10() -> ConfigDict:
+    """No published recipe: 2 x 2 tiles of 12 px, all 24 orders; RotNet's schedule."""
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "patches"}
+    objective = {
+        "name": "jigsaw",
+        "view": view,
+        "rows": 2,
+        "tile": 12,
+        "permutations": 24,
+        "embedding": 512,
+        "hidden": (1024,),
+    }
+    optim = {
+        "name": "sgd",
+        "nesterov": True,
+        "lr": 0.1,
+        "lr_scaling": "none",
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (60, 120, 160),
+        "decay": 0.2,
+    }
+    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+
+
+def imagenet() -> ConfigDict:
+    """ResNet-50, 2000 permutations, 105 epochs (VISSL, configs/config/pretrain/jigsaw)."""
+    (view,) = common.views("patches")
+    optim = {
+        "name": "sgd",
+        "lr": 0.1,
+        "weight_decay": 1e-4,
+        "schedule": "step",
+        "milestones": (30, 60, 90, 100),
+        "warmup_epochs": 5.0,
+    }
+    objective = {"name": "jigsaw", "view": view}
+    return common.imagenet(objective, optim, epochs=105, batch_size=256)

@@ -1,0 +1,84 @@
+"""Does an image find its caption? Retrieval in the joint space of image-text methods."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from ssl_jax.augment.recipes import prepare
+from ssl_jax.core import sharding
+from ssl_jax.core.inputs import View
+from ssl_jax.data.text import Tokenizer
+from ssl_jax.evals.features import Batches
+from ssl_jax.objectives.base import Encoder
+
+Array = jax.Array
+TEXTS = 256  # of a forward pass
+
+
+def recall(
+    images: np.ndarray, texts: np.ndarray, own: Sequence[Sequence[int]], k: int = 10
+) -> float:
+    """Image-to-text recall at k: the share of images with a caption of theirs among the k nearest.
+
+    Nearest by cosine; of equally near texts the first come first.
+
+    Args:
+      images: (N, d).
+      texts: (M, d), distinct captions.
+      own: for each image the rows of `texts` that are its own, one or more.
+      k: at most M.
+    """
+    images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
+    nearest = np.argsort(-images @ texts.T, axis=1, kind="stable")[:, :k]
+    found = [np.isin(rows, mine).any() for rows, mine in zip(nearest, own, strict=True)]
+    return float(np.mean(found))
+
+
+def distinct(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
+    """All captions, each once, in order of appearance, and for each image which are its own."""
+    number: dict[str, int] = {}
+    own = [[number.setdefault(text, len(number)) for text in texts] for texts in captions]
+    return list(number), own
+
+
+def embed_images(
+    encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joint embeddings (N, d) and index (N,) of the images in `batches`; see `features.extract`."""
+    placed, rows, kept = sharding.batch_sharding(mesh), [], []
+    for images, index in batches:
+        found = jax.device_get(_image(encoder, view, jax.device_put(images, placed)))
+        rows.append(found[index >= 0])
+        kept.append(index[index >= 0])
+    return np.concatenate(rows), np.concatenate(kept)
+
+
+def embed_texts(
+    encoder: Encoder, texts: Sequence[str], tokenizer: Tokenizer, mesh: jax.sharding.Mesh
+) -> np.ndarray:
+    """Joint embeddings (M, d) of texts."""
+    assert encoder.text is not None
+    batch = TEXTS + -TEXTS % mesh.size
+    tokens = np.stack([tokenizer.tokens(text, encoder.text.context) for text in texts])
+    tokens = np.pad(tokens, ((0, -len(tokens) % batch), (0, 0)))
+    placed = sharding.batch_sharding(mesh)
+    found = [
+        jax.device_get(_text(encoder, jax.device_put(part, placed)))
+        for part in np.split(tokens, len(tokens) // batch)
+    ]
+    return np.concatenate(found)[: len(texts)]
+
+
+def _read_image(encoder: Encoder, view: View, images: Array) -> Array:
+    assert encoder.text is not None
+    return encoder.text.image(encoder.features(prepare(view, images))["pooled"])
+
+
+def _read_text(encoder: Encoder, tokens: Array) -> Array:
+    assert encoder.text is not None
+    return encoder.text.text(tokens)
+
+
+_image = jax.jit(_read_image, static_argnums=1)
+_text = jax.jit(_read_text)

@@ -1,0 +1,33 @@
+"""Soft targets from some views of an image, predicted from its other views."""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.normalize import as_float
+
+Array = jax.Array
+
+
+def cross_entropies(targets: Array, logits: Array) -> Array:
+    """Cross-entropy of every view's prediction with every view's target, the mean over the batch.
+
+    Args:
+      targets: (B, G, K), probabilities of G views.
+      logits: (B, V, K) of V views, divided by their temperature.
+
+    Returns:
+      (G, V) in at least float32: `-mean_b sum_k targets[b, g, k] log softmax(logits[b, v])[k]`.
+    """
+    log_probs = jax.nn.log_softmax(as_float(logits), axis=-1)
+    total = jnp.einsum("bgk,bvk->gv", as_float(targets), log_probs, precision="highest")
+    return -total / logits.shape[0]
+
+
+def mean_of_other_views(entropies: Array) -> Array:
+    """Mean of a (G, V) matrix without its diagonal: no view predicts its own target.
+
+    View g of the targets is view g of the predictions, G <= V, V > 1.
+    """
+    views, others = entropies.shape
+    own = jnp.eye(views, others, dtype=bool)
+    return jnp.sum(jnp.where(own, 0, entropies)) / (views * others - views)

@@ -1,0 +1,47 @@
+"""InfoNCE, one direction: which of these keys is the query's own? MoCo, MoCo v3, CMC, CLIP."""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.normalize import as_float, l2_normalize
+
+Array = jax.Array
+
+
+def infonce(
+    queries: Array,
+    keys: Array,
+    temperature: float | Array,
+    negatives: Array | None = None,
+    *,
+    normalize: bool = True,
+) -> Array:
+    """`-s(q, k)/t + log sum_c exp(s(q, c)/t)` of each query q, its key k and its candidates c.
+
+    Key i belongs to query i. Without `negatives` the candidates are the keys of the whole batch
+    (CPC, 1807.03748, equation 4; MoCo v3, 2104.02057, equation 1). With them they are the query's
+    own key and all of the negatives (MoCo, 1911.05722, equation 1). The gradient goes to all
+    arguments: who wants constant keys stops it.
+
+    Args:
+      queries, keys: (B, d).
+      temperature: t > 0; an array if it is learned.
+      negatives: (K, d), used as they are: of unit length already, if the others are made so.
+      normalize: s is the cosine; else the plain inner product.
+
+    Returns:
+      (B,), one value a query, in at least float32.
+
+    Raises:
+      ValueError: queries and keys of different shapes.
+    """
+    if queries.ndim != 2 or queries.shape != keys.shape:
+        raise ValueError(f"infonce wants two of (B, d); got {queries.shape} and {keys.shape}")
+    made = (lambda x: l2_normalize(x, floor="norm")) if normalize else as_float
+    queries, keys = made(queries), made(keys)
+    others = keys if negatives is None else as_float(negatives)
+    positive = jnp.sum(queries * keys, axis=1) / temperature
+    similarity = jnp.matmul(queries, others.T, precision="highest") / temperature
+    gap = jax.nn.logsumexp(similarity, axis=1) - positive
+    # With its own key beside the negatives: log(e^p + e^n) - p = log(1 + e^(n - p)).
+    return gap if negatives is None else jax.nn.softplus(gap)

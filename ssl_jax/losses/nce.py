@@ -1,0 +1,41 @@
+"""Noise-contrastive estimation: an example told from noise, one candidate at a time."""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.normalize import as_float
+
+Array = jax.Array
+
+
+def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
+    """Binary NCE with m negatives an example; a scalar, the mean over the examples.
+
+    With c = m noise, m times a candidate's probability under the noise:
+    `-log(p+ / (p+ + c + eps)) - sum_j log(c / (p_j + c + eps))` (Gutmann and Hyvarinen 2010; Wu et
+    al. 2018, arXiv 1805.01978, equations 6 and 7; eps as in the released NCECriterion).
+
+    Args:
+      log_probs: (B, 1 + m), log-probabilities of the candidates under the model: first of the
+        right one, then of m that were drawn from the noise.
+      noise: probability of a candidate under the noise; 1 / N for uniform draws.
+      eps: keeps the denominators positive.
+
+    Raises:
+      ValueError: no matrix, or no negatives.
+    """
+    if log_probs.ndim != 2 or log_probs.shape[1] < 2:
+        raise ValueError(f"nce wants (B, 1 + m) with m of at least 1; got {log_probs.shape}")
+    log_probs = as_float(log_probs)
+    expected = (log_probs.shape[1] - 1) * jnp.asarray(noise, log_probs.dtype)
+    total = jnp.log(jnp.exp(log_probs) + expected + eps)
+    right = total[:, 0] - log_probs[:, 0]
+    wrong = jnp.sum(total[:, 1:] - jnp.log(expected), axis=1)
+    return jnp.mean(right + wrong)
+
+
+def estimate_partition(scores: Array, count: int) -> Array:
+    """The constant Z = N mean(exp(score)) that makes scores of N candidates log-probabilities, from
+    some of them; no gradient flows through it (1805.01978, equation 8). Scalar.
+    """
+    return jax.lax.stop_gradient(jnp.mean(jnp.exp(as_float(scores))) * count)

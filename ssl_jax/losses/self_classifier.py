@@ -1,0 +1,46 @@
+"""The loss of Self-Classifier (2103.10994, equations 3 to 5): labels that views agree on, with a
+uniform prior over classes in place of negatives or a teacher.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.normalize import as_float
+
+Array = jax.Array
+
+
+def self_classifier(
+    logits: Array,
+    large: int,
+    *,
+    row_temperature: float = 0.1,
+    column_temperature: float = 0.05,
+    eps: float = 1e-12,
+) -> Array:
+    """Cross-entropy of every view's prediction with every other's target, a scalar.
+
+    Target: a softmax of each class over the batch, each example's row then divided by its sum.
+    Prediction: a softmax over the classes, each class's column divided by its sum over the batch,
+    times B / C. Both see the whole batch, both carry gradient. Identical examples give log C,
+    balanced classes on which the views agree give 0.
+
+    Args:
+      logits: (B, V, C). B should be about as large as C, for the columns to mean something.
+      large: the first so many views; pairs of two of the others are left out.
+      row_temperature, column_temperature: of the softmax over classes and over the batch.
+      eps: added inside of the logarithm, and the least that is divided by: an example that no class
+        wants among the batch is no target.
+    """
+    logits = as_float(logits)
+    rows, views, classes = logits.shape
+    targets = jax.nn.softmax(logits / column_temperature, axis=0)
+    targets /= jnp.maximum(jnp.sum(targets, axis=-1, keepdims=True), eps)
+    predictions = jax.nn.softmax(logits / row_temperature, axis=-1)
+    predictions /= jnp.maximum(jnp.sum(predictions, axis=0), eps)
+    log = jnp.log(rows / classes * predictions + eps)
+    entropies = -jnp.einsum("bic,bjc->ij", targets, log, precision="highest") / rows
+    number = jnp.arange(views)
+    one, other = number[:, None], number[None, :]
+    pairs = (one != other) & ((one < large) | (other < large))
+    return jnp.sum(jnp.where(pairs, entropies, 0)) / jnp.sum(pairs)

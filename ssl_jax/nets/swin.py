@@ -1,0 +1,260 @@
+"""Swin transformers (Liu et al. 2021, arXiv:2103.14030): attention in windows that shift."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.tree import Array
+from ssl_jax.nets.functional import Net, functional
+from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype, torch_default
+from ssl_jax.nets.vit import (
+    Block,
+    RelativePositions,
+    Remat,
+    check_options,
+    hide,
+    linear,
+    patch_grid,
+    run_stack,
+    token,
+)
+
+SIZES = {  # dim, blocks and heads of each stage
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
+
+class Pair(nnx.Module):
+    """Two transformer blocks in windows of a map (B, h, w, D), those of the second one shifted."""
+
+    def __init__(self, dim: int, heads: int, window: int, *, dtype: DType, rngs: nnx.Rngs):
+        self.window = window
+        options: dict[str, Any] = dict(scheme="normal", dtype=dtype, rngs=rngs)
+        self.straight, self.shifted = (Block(dim, heads, **options) for _ in range(2))
+        grid = (window, window)
+        self.straight_bias, self.shifted_bias = (
+            RelativePositions(grid, heads, cls_token=False) for _ in range(2)
+        )
+
+    def __call__(self, x: Array, bias: Array | None = None) -> Array:
+        del bias  # what `run_stack` gives to a ViT's blocks
+        _, height, width, _ = x.shape
+        window = min(self.window, height, width)
+        x = in_windows(x, window, self.straight, self.straight_bias((window, window)))
+        # A map of one window has nowhere to shift to.
+        shift = 0 if window == min(height, width) else window // 2
+        bias = self.shifted_bias((window, window))
+        if not shift:
+            return in_windows(x, window, self.shifted, bias)
+        x = jnp.roll(x, (-shift, -shift), axis=(1, 2))
+        apart = shifted_mask(height, width, window, shift)
+        x = in_windows(x, window, self.shifted, bias + apart[:, None])
+        return jnp.roll(x, (shift, shift), axis=(1, 2))
+
+
+def in_windows(x: Array, window: int, block: Block, bias: Array) -> Array:
+    """A block on each window of (B, h, w, D); `bias` (1 or windows, heads, T, T).
+
+    All but the attention acts on tokens one by one, so the whole block may see windows.
+    """
+    batch, height, width, dim = x.shape
+    rows, columns = height // window, width // window
+    x = jnp.reshape(x, (batch, rows, window, columns, window, dim)).swapaxes(2, 3)
+    shape = x.shape
+    if len(bias) > 1:
+        bias = jnp.tile(bias, (batch, 1, 1, 1))
+    x = block(jnp.reshape(x, (batch * rows * columns, window * window, dim)), bias)
+    return jnp.reshape(jnp.reshape(x, shape).swapaxes(2, 3), (batch, height, width, dim))
+
+
+@functools.cache
+def shifted_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
+    """(windows, T, T) float32: -inf between tokens that lie together only by the roll, else 0."""
+
+    def regions(side: int) -> np.ndarray:
+        at = np.arange(side)
+        return (at >= side - window).astype(int) + (at >= side - shift)
+
+    region = 3 * regions(height)[:, None] + regions(width)[None]
+    rows, columns = height // window, width // window
+    region = region.reshape(rows, window, columns, window).swapaxes(1, 2)
+    region = region.reshape(rows * columns, -1)
+    return np.where(region[:, :, None] == region[:, None], 0, -np.inf).astype(np.float32)
+
+
+class Merge(nnx.Module):
+    """Four neighbours to one patch of twice the width."""
+
+    def __init__(self, dim: int, *, dtype: DType, rngs: nnx.Rngs):
+        self.norm = LayerNorm(4 * dim)
+        self.reduce = linear(
+            4 * dim, 2 * dim, use_bias=False, scheme="normal", dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Array) -> Array:
+        corners = [x[:, down::2, right::2] for right in (0, 1) for down in (0, 1)]
+        return self.reduce(self.norm(jnp.concatenate(corners, -1)))
+
+
+class Swin(nnx.Module):
+    """See `swin` for the arguments and `__call__` for the outputs."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depths: Sequence[int],
+        heads: Sequence[int],
+        patch: int,
+        windows: Sequence[int],
+        channels: int,
+        mask_token: bool,
+        remat: Remat,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        self.patch, self.remat, self.stages = patch, remat, len(depths)
+        init = torch_default(patch * patch * channels)
+        self.patch_embed = nnx.Conv(
+            channels,
+            dim,
+            (patch, patch),
+            strides=patch,
+            padding="VALID",
+            kernel_init=init,
+            bias_init=init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.patch_norm = LayerNorm(dim)
+        self.mask_token = token(0.02, 1, dim, rngs=rngs) if mask_token else None
+        for s, (depth, count, window) in enumerate(zip(depths, heads, windows, strict=True)):
+            width = dim * 2**s
+            made = nnx.vmap(
+                lambda keys, d=width, n=count, w=window: Pair(d, n, w, dtype=dtype, rngs=keys)
+            )
+            setattr(self, f"stage{s + 1}", nnx.Dict(blocks=made(rngs.split(depth // 2))))
+            if s + 1 < self.stages:
+                setattr(self, f"merge{s + 1}", Merge(width, dtype=dtype, rngs=rngs))
+        self.norm = LayerNorm(dim * 2 ** (self.stages - 1))
+
+    def __call__(
+        self, images: Array, mask: Array | None = None, *, train: bool, stages: bool = False
+    ) -> dict[str, Array]:
+        """Images (B, H, W, C) to the features of the N patches of the last stage.
+
+        Args:
+          images: sides that fit the windows; other sides than the network's resize the positions
+            where a window is cut down to the map.
+          mask: (B, r, c), 1 or True where the mask token stands in the place of the patches; the
+            grid of patches is a multiple of r x c.
+          train: nothing depends on it.
+          stages: also return the map after every stage.
+
+        Returns:
+          "patches" and "tokens" (B, N, D) after the final norm; "pooled" (B, D), their mean,
+          float32. With `stages` "stage1", ..: (B, h, w, D), the last one after the final norm.
+
+        Raises:
+          UserError: an image that the windows do not tile, a mask without a mask token.
+        """
+        del train
+        _, height, width, _ = images.shape
+        grid = patch_grid((height, width), self.patch)
+        x = self.patch_norm(self.patch_embed(images))
+        if mask is not None:
+            flat = jnp.reshape(x, (len(x), -1, x.shape[-1]))
+            x = jnp.reshape(hide(flat, mask, grid, self.mask_token), x.shape)
+        out = {}
+        for s in range(1, self.stages + 1):
+            x, _ = run_stack(getattr(self, f"stage{s}").blocks, x, self.remat)
+            if s < self.stages:
+                out[f"stage{s}"] = x
+                x = getattr(self, f"merge{s}")(x)
+        x = self.norm(x)
+        out = out | {f"stage{self.stages}": x} if stages else {}
+        patches = jnp.reshape(x, (len(x), -1, x.shape[-1]))
+        pooled = jnp.mean(at_least_float32(patches), axis=1)
+        return out | {"tokens": patches, "patches": patches, "pooled": pooled}
+
+
+def swin(
+    size: str | None = "tiny",
+    window: int = 7,
+    image_size: int = 224,
+    *,
+    patch: int = 4,
+    dim: int | None = None,
+    depths: tuple[int, ...] | None = None,
+    heads: tuple[int, ...] | None = None,
+    channels: int = 3,
+    mask_token: bool = False,
+    remat: Remat = "none",
+    dtype: DType = None,
+) -> Net:
+    """Swin transformer. Outputs: `Swin.__call__`; inputs besides the images: `mask`, `stages`.
+
+    Args:
+      size: "tiny", "small", "base", "large", or None: then dim, depths and heads are needed.
+      window: side of a window in patches; of a stage whose map is smaller, the map's side.
+      image_size: side of the images that it is made for.
+      patch: side of a patch in pixels.
+      dim: width of the first stage; each later one doubles it and halves the map.
+      depths: blocks of each stage, even numbers: every second one has shifted windows.
+      heads: of each stage.
+      channels: of the images.
+      mask_token: whether there is a token that stands for hidden patches.
+      remat: what the backward pass recomputes, two blocks at a time: see `vit`.
+      dtype: of the computation; None follows the parameters, which are made float32.
+
+    Raises:
+      UserError: an unknown size or option, odd depths, heads that do not divide the width, windows
+        that do not tile the maps.
+    """
+    if size is not None and size not in SIZES:
+        raise UserError(f"no Swin of size {size!r}; {suggest(size, SIZES)}")
+    published = SIZES[size] if size is not None else (None, None, None)
+    dim = published[0] if dim is None else dim
+    depths = published[1] if depths is None else depths
+    heads = published[2] if heads is None else heads
+    if dim is None or depths is None or heads is None:
+        raise UserError("a Swin without a size needs dim, depths and heads")
+    if len(depths) != len(heads) or any(d < 2 or d % 2 for d in depths):
+        raise UserError(
+            f"depths {tuple(depths)} with heads {tuple(heads)}: give an even depth and heads to "
+            "each stage"
+        )
+    for s, count in enumerate(heads):
+        check_options(dim * 2**s, count, remat)
+    sides = [patch_grid((image_size, image_size), patch)[0] // 2**s for s in range(len(depths))]
+    for s, side in enumerate(sides):
+        if side * 2**s * patch != image_size or window < 1 or side % min(window, side):
+            raise UserError(
+                f"windows of {window} patches do not tile the {side} x {side} map of stage {s + 1} "
+                f"of an image of {image_size} px; change backbone.window or the image"
+            )
+    compute_dtype(dtype)
+
+    def make(rngs: nnx.Rngs) -> Swin:
+        return Swin(
+            dim=dim,
+            depths=depths,
+            heads=heads,
+            patch=patch,
+            windows=[min(window, side) for side in sides],
+            channels=channels,
+            mask_token=mask_token,
+            remat=remat,
+            dtype=compute_dtype(dtype),
+            rngs=rngs,
+        )
+
+    return functional(make, f"swin_{size or dim}")

@@ -1,0 +1,65 @@
+"""Barlow Twins: self-supervised learning via redundancy reduction (2103.03230)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+
+from ssl_jax.losses.barlow_twins import barlow_twins
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.views import separate
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class BarlowTwins(Objective):
+    """Each feature agrees between two views of an image and tells nothing about the others.
+
+    Attributes:
+      views: the two views, each with its own augmentation (count 1).
+      projector: widths of its layers, batch norm between them; the last is linear.
+      redundancy: weight of the correlations between different features, the paper's lambda.
+      scale: multiplies the loss. Biases and norms feel it, as LARS does not adapt their steps.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "siamese"
+
+    views: tuple[View, View] = (
+        View(224, area=(0.08, 1.0), recipe="dino_1", interpolation="bicubic"),
+        View(224, area=(0.08, 1.0), recipe="dino_2", interpolation="bicubic"),
+    )
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+    redundancy: float = 0.0051
+    scale: float = 1.0
+    microbatches: int = 1
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
+        head = mlp_head(dim, self.projector, last_bias=False, init="torch")
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=self.views)
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        return params, {"stats": stats}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        views = separate(batch["views"])
+        (one, two), stats = self.branch.apply_each(params, extra["stats"], views)
+        loss = barlow_twins(one["projector"], two["projector"], self.redundancy)
+        return self.scale * loss, Aux({"stats": stats})
+
+
+make = BarlowTwins.make

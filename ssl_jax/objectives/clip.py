@@ -1,0 +1,136 @@
+"""CLIP: learning transferable visual models from natural language supervision (2103.00020)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.clip import clip_loss
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.nets.text import text_transformer
+from ssl_jax.nets.vit import Remat
+from ssl_jax.objectives.base import Aux, Encoder, Inputs, Objective, TextTower, View
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class CLIP(Objective):
+    """Images and their captions meet in a joint space; all other pairs of the global batch repel.
+
+    The temperature is learned, as the logarithm of its inverse.
+
+    Attributes:
+      view: crop and augmentation of the image (count 1); published: next to none.
+      context: tokens of a caption, start and end included.
+      dim: width of the joint space.
+      text_dim, text_depth, text_heads: of the text transformer.
+      text_remat: what its backward pass recomputes; see `nets.vit`.
+      temperature: at the start.
+      max_scale: the inverse of the smallest temperature, kept to after every update.
+      microbatches: both towers run in so many chunks; see `parts.branch.Branch`.
+
+    Raises:
+      UserError: a temperature below 1 / max_scale, or no room for a token in `context`.
+    """
+
+    family: ClassVar[str] = "multi-modal"
+    needs: ClassVar[str] = "captions, a large global batch"
+
+    view: View = View(224, area=(0.9, 1.0), recipe="normalize")
+    context: int = 77
+    dim: int = 512
+    text_dim: int = 512
+    text_depth: int = 12
+    text_heads: int = 8
+    text_remat: Remat = "none"
+    temperature: float = 0.07
+    max_scale: float = 100.0
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.temperature * self.max_scale >= 1:
+            raise UserError(
+                f"objective.temperature: {self.temperature} is below 1 / max_scale = "
+                f"{1 / self.max_scale}"
+            )
+        if self.context < 3:
+            raise UserError(f"objective.context: {self.context} has no room for a token; use 3 up")
+
+    @cached_property
+    def image(self) -> Branch:
+        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
+        return Branch(
+            (("backbone", self.backbone), ("image_projection", self._projection(dim))),
+            self.microbatches,
+        )
+
+    @cached_property
+    def text(self) -> Branch:
+        transformer = text_transformer(
+            self.spec.vocabulary,
+            self.context,
+            self.text_dim,
+            self.text_depth,
+            self.text_heads,
+            remat=self.text_remat,
+        )
+        return Branch(
+            (("text", transformer), ("text_projection", self._projection(self.text_dim))),
+            self.microbatches,
+        )
+
+    def _projection(self, dim: int) -> Net:
+        return mlp_head(dim, (self.dim,), last_bias=False)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,), text=self.context)
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.image.init(rng.named(key, "image"))
+        text, text_stats = self.text.init(rng.named(key, "text"))
+        # Named as a scale is: none of them decays.
+        temperature = {"scale": jnp.full((), -math.log(self.temperature), jnp.float32)}
+        return params | text | {"temperature": temperature}, {"stats": stats | text_stats}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        images, texts = batch["views"][0][:, 0], batch["text"]
+        image, stats = self.image.apply(params, extra["stats"], images)
+        text, stats = self.text.apply(params, stats, texts)
+        scale = jnp.exp(params["temperature"]["scale"])
+        loss, logits = clip_loss(image["image_projection"], text["text_projection"], scale)
+        found = jnp.mean(logits.argmax(1) == jnp.arange(len(images)))
+        return loss, Aux({"stats": stats}, metrics={"accuracy": found, "scale": scale})
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        clamp = lambda scale: jnp.minimum(scale, math.log(self.max_scale))  # noqa: E731
+        return dict(params, temperature=jax.tree.map(clamp, params["temperature"])), extra
+
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        heads = {k: v for k, v in params.items() if k not in ("backbone", "temperature")}
+        text = TextTower(heads, self.context, self._embed_image, self._embed_text)
+        return Encoder(params["backbone"], extra["stats"]["backbone"], self.backbone, text)
+
+    def _embed_image(self, params: Tree, features: Array) -> Array:
+        (_, projection) = self.image.nets[1]
+        return projection.apply(params["image_projection"], {}, features, train=False)[0]
+
+    def _embed_text(self, params: Tree, tokens: Array) -> Array:
+        stats: Tree = {"text": {}, "text_projection": {}}
+        return self.text.apply(params, stats, tokens, train=False)[0]["text_projection"]
+
+
+make = CLIP.make

@@ -1,0 +1,134 @@
+"""DeepCluster: deep clustering for unsupervised learning of visual features (1807.05520)."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, DataPass, Group, Inputs, Objective, View
+from ssl_jax.objectives.parts import memory
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.kmeans import kmeans, pca_whiten
+from ssl_jax.objectives.parts.views import fold
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class DeepCluster(Objective):
+    """In turns: cluster the features of all images by k-means, learn to predict the clusters.
+
+    Every epoch gives other clusters, so the classifier starts anew with each. Where the authors
+    draw images uniformly over the clusters, the loss is weighted by one over a cluster's size, as
+    the paper says is the same (section 3.3). The Sobel filter of their AlexNet is left out, and the
+    classifier, which there has no momentum, shares the optimizer with the rest.
+
+    Attributes:
+      view: crop and augmentation of the training images.
+      clusters: k of k-means.
+      whitened: principal components that are clustered.
+      iterations: of k-means.
+      epochs: between two clusterings.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "clustering"
+    needs: ClassVar[str] = "a pass over the data set every epoch"
+    refresh_groups: ClassVar[tuple[str, ...]] = ("classifier",)
+
+    view: View = View(224, area=(0.08, 1.0), recipe="mae")
+    clusters: int = 10000
+    whitened: int = 256
+    iterations: int = 20
+    epochs: float = 1.0
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        memory.check_clusters("deepcluster", self.clusters, self.spec.num_examples)
+        if not 1 <= self.whitened <= self.dim:
+            raise UserError(
+                f"objective.whitened: {self.whitened} components of {self.dim} features; "
+                f"give at most {self.dim}"
+            )
+
+    @cached_property
+    def dim(self) -> int:
+        return feature_dim(self.backbone, self.view.size, self.spec.channels)
+
+    @cached_property
+    def classifier(self) -> Net:
+        return mlp_head(self.dim, (self.clusters,), init="normal0.01")
+
+    @cached_property
+    def branch(self) -> Branch:
+        nets = (("backbone", self.backbone), ("classifier", self.classifier))
+        return Branch(nets, self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    def groups(self) -> dict[str, Group]:
+        return {"classifier": Group("^classifier/")}
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        labels = memory.balanced_labels(
+            rng.named(key, "labels"), self.spec.num_examples, self.clusters
+        )
+        weights = jnp.ones((self.clusters,), jnp.float32)
+        return params, {"stats": stats, "assignments": labels, "weights": weights}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        images = fold(batch["views"][0])
+        out, stats = self.branch.apply(params, extra["stats"], images)
+        labels = jnp.repeat(extra["assignments"][batch["index"]], self.view.count)
+        losses = extra["weights"][labels] * cross_entropy(out["classifier"], labels)
+        metrics = {
+            "accuracy": jnp.mean(out["classifier"].argmax(-1) == labels),
+            "clusters": jnp.sum(extra["weights"] > 0),
+        }
+        return jnp.mean(losses), Aux(dict(extra, stats=stats), metrics=metrics)
+
+    def refresh_steps(self) -> Collection[int]:
+        every = max(round(self.epochs * self.spec.steps_per_epoch), 1)
+        return range(0, self.spec.total_steps, every)
+
+    def refresh(
+        self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
+    ) -> tuple[Tree, Tree]:
+        assert features is not None
+        points = l2_normalize(pca_whiten(*features, self.whitened))
+        found = kmeans(
+            points,
+            features.present,
+            self.clusters,
+            rng.named(key, "kmeans"),
+            iterations=self.iterations,
+        )
+        used = found.counts > 0
+        share = jnp.sum(features.present) / jnp.sum(used)  # images of a cluster, were all alike
+        weights = jnp.where(used, share / jnp.maximum(found.counts, 1), 0)
+        classifier, _ = self.classifier.init(rng.named(key, "classifier"))
+        cast = lambda new, old: new.astype(old.dtype)  # noqa: E731
+        classifier = jax.tree.map(cast, classifier, params["classifier"])
+        extra = dict(
+            extra,
+            assignments=found.assignments,
+            weights=weights.astype(extra["weights"].dtype),
+        )
+        return dict(params, classifier=classifier), extra
+
+
+make = DeepCluster.make

@@ -1,0 +1,144 @@
+"""DeepCluster-v2: DeepCluster with SwAV's crops and a memory of embeddings (2006.09882)."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import rng
+from ssl_jax.core.sharding import padded_rows
+from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, DataPass, Inputs, Objective, View
+from ssl_jax.objectives.parts import memory
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.kmeans import kmeans
+from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class DeepClusterV2(Objective):
+    """Every crop predicts the cluster of its image; the centroids themselves classify.
+
+    The embeddings of the large crops are kept as they pass by, and once an epoch they are clustered
+    on the sphere, once a head. So there is no pass over the data set but the first, which fills the
+    memory (with the embedding of the whole image for each large crop), and no classifier to start
+    anew. An image that an epoch leaves out keeps its last embedding.
+
+    Attributes:
+      views: groups of crops, the large ones first.
+      remembered: number of large crops; head h is of crop h mod this.
+      projector: widths of the head.
+      clusters: k of each head.
+      heads: number of clusterings.
+      temperature: of the predictions.
+      iterations: of k-means.
+      epochs: between two clusterings.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "clustering"
+    needs: ClassVar[str] = "a memory of one vector a large crop and image"
+
+    views: tuple[View, ...] = (
+        View(224, 2, (0.14, 1.0), "swav"),
+        View(96, 6, (0.05, 0.14), "swav"),
+    )
+    remembered: int = 2
+    projector: tuple[int, ...] = (2048, 128)
+    clusters: int = 3000
+    heads: int = 3
+    temperature: float = 0.1
+    iterations: int = 10
+    epochs: float = 1.0
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        leading_groups(self.views, self.remembered)
+        memory.check_clusters("deepcluster_v2", self.clusters, self.spec.num_examples)
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
+        head = mlp_head(dim, self.projector, hidden_bias=True, init="torch")
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=self.views)
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        count, dim = self.spec.num_examples, self.projector[-1]
+        keys = jax.random.split(rng.named(key, "labels"), self.heads)
+        labels = [memory.balanced_labels(k, count, self.clusters) for k in keys]
+        drawn = jax.random.normal(
+            rng.named(key, "prototypes"), (self.heads, self.clusters, dim), jnp.float32
+        )
+        return params, {
+            "stats": stats,
+            "memory": jnp.zeros((padded_rows(count), self.remembered, dim), jnp.float32),
+            "assignments": jnp.stack(labels, axis=1),
+            "prototypes": l2_normalize(drawn),
+        }
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        out, stats = apply_views(self.branch, params, extra["stats"], batch["views"])
+        z = l2_normalize(out["projector"])  # (B, V, D)
+        logits = jnp.einsum("bvd,hkd->bvhk", z, extra["prototypes"], precision="highest")
+        labels = jnp.broadcast_to(extra["assignments"][batch["index"]][:, None], logits.shape[:3])
+        loss = jnp.mean(cross_entropy(logits / self.temperature, labels))
+        metrics = {"accuracy": jnp.mean(logits.argmax(-1) == labels)}
+        signals = {"embeddings": z[:, : self.remembered], "index": batch["index"]}
+        return loss, Aux(dict(extra, stats=stats), signals, metrics)
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        bank = memory.write(extra["memory"], signals["index"], signals["embeddings"])
+        return params, dict(extra, memory=bank)
+
+    def refresh_steps(self) -> Collection[int]:
+        every = max(round(self.epochs * self.spec.steps_per_epoch), 1)
+        return range(0, self.spec.total_steps, every)
+
+    def pass_steps(self) -> Collection[int]:
+        return (0,)
+
+    def record(self, params: Tree, extra: Tree, images: Array) -> Array:
+        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
+        return l2_normalize(out["projector"])
+
+    def refresh(
+        self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
+    ) -> tuple[Tree, Tree]:
+        bank, seen = extra["memory"], memory.present(self.spec.num_examples)
+        if features is not None:
+            bank = jnp.repeat(features.values[:, None], self.remembered, axis=1).astype(bank.dtype)
+        seen = seen & jnp.any(bank != 0, axis=(1, 2))  # not the rows of broken images
+        found = [
+            kmeans(
+                bank[:, h % self.remembered],
+                seen,
+                self.clusters,
+                jax.random.fold_in(key, h),
+                iterations=self.iterations,
+                spherical=True,
+                empty="keep",
+            )
+            for h in range(self.heads)
+        ]
+        labels = jnp.stack([f.assignments for f in found], axis=1)
+        prototypes = jnp.stack([f.centroids for f in found]).astype(extra["prototypes"].dtype)
+        return params, dict(extra, memory=bank, assignments=labels, prototypes=prototypes)
+
+
+make = DeepClusterV2.make

@@ -1,0 +1,100 @@
+"""InstDisc: unsupervised feature learning by instance discrimination (1805.01978)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.sharding import split_columns
+from ssl_jax.losses.nce import estimate_partition, nce
+from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.parts import memory
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.views import fold
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class InstDisc(Objective):
+    """Each image is a class of its own, whose vector is the average of what was seen of it.
+
+    Attributes:
+      view: crop and augmentation (count 1).
+      projector: widths of the head's layers; the paper has one, without batch norm.
+      negatives: images drawn for each image to tell it from (NCE); 0 is the softmax over all.
+      temperature: of the softmax.
+      momentum: of the vectors in the memory.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "contrastive"
+    needs: ClassVar[str] = "a memory of one vector an image"
+
+    view: View = View(224, area=(0.2, 1.0), recipe="instdisc")
+    projector: tuple[int, ...] = (128,)
+    negatives: int = 4096
+    temperature: float = 0.07
+    momentum: float = 0.5
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.negatives < 0 or self.view.count != 1:
+            raise UserError("objective: instdisc wants negatives >= 0 and one view an image")
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
+        head = mlp_head(dim, self.projector)
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        bank = memory.uniform(rng.named(key, "memory"), self.spec.num_examples, self.projector[-1])
+        # The partition constant is estimated from the first batch and then stays; 0 is "not yet".
+        return params, {"stats": stats, "memory": bank, "partition": jnp.zeros((), jnp.float32)}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        bank, index, partition = extra["memory"], batch["index"], extra["partition"]
+        out, stats = self.branch.apply(params, extra["stats"], fold(batch["views"][0]))
+        features = l2_normalize(out["projector"])
+        count = self.spec.num_examples
+        if self.negatives:
+            draw = lambda k: jax.random.randint(k, (self.negatives,), 0, count)  # noqa: E731
+            others = jax.vmap(draw)(rng.per_example(key, index))
+            candidates = jnp.concatenate([index[:, None], others], axis=1)
+            # All scores, then those drawn: the memory's rows stay on their devices.
+            scores = jnp.matmul(features, bank.T, precision="highest") / self.temperature
+            scores = jnp.take_along_axis(split_columns(scores), candidates, axis=1)
+            estimate = estimate_partition(scores, count).astype(partition.dtype)
+            partition = jnp.where(partition > 0, partition, estimate)
+            loss = nce(scores - jnp.log(partition), 1 / count)
+        else:
+            real = memory.present(count)
+            loss = nonparametric_softmax(features, bank, index, self.temperature, real)
+        extra = dict(extra, stats=stats, partition=partition)
+        return loss, Aux(extra, signals={"features": features, "index": index})
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        index, features = signals["index"], signals["features"]
+        bank = memory.average(extra["memory"], index, features, self.momentum)
+        return params, dict(extra, memory=bank)
+
+
+make = InstDisc.make

@@ -1,0 +1,115 @@
+"""Jigsaw: unsupervised learning of visual representations by solving puzzles (1603.09246)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.augment.patches import jigsaw_tiles, standardize
+from ssl_jax.augment.permutations import check_count, distant_permutations
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.objectives.base import Aux, Inputs, Objective, Probe, View
+from ssl_jax.objectives.parts.tiles import TileClassifier, tile_classifier
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Jigsaw(Objective):
+    """The tiles of an image lie in a wrong order: which of the known permutations is it?
+
+    Attributes:
+      view: crop and augmentation of the whole image, its greying included; the side should be a
+        multiple of `rows`.
+      rows: the puzzle is a grid of rows x rows cells.
+      tile: side of a tile in pixels, cut at random out of its cell: the gap between the tiles keeps
+        their edges from giving the order away.
+      channel_jitter: up to so many pixels that each colour is moved by itself (2 as released).
+      permutations: number of classes (100 to 2000 of the 9!).
+      criterion: how they are chosen; see `distant_permutations`.
+      puzzles: permutations of each image in a step; further ones cost only the head.
+      embedding: width of a tile's embedding.
+      hidden: widths of the classifier's hidden layers.
+      microbatches: see `parts.branch.Branch`.
+
+    Raises:
+      UserError: tiles larger than their cells, or more permutations than there are.
+    """
+
+    family: ClassVar[str] = "pretext"
+
+    view: View = View(255, area=(0.7, 1.0), recipe="patches")
+    rows: int = 3
+    tile: int = 64
+    channel_jitter: int = 0
+    permutations: int = 2000
+    criterion: Literal["mean", "min"] = "mean"
+    puzzles: int = 1
+    embedding: int = 1000
+    hidden: tuple[int, ...] = ()
+    microbatches: int = 1
+
+    # The last stage turns to positions; what transfers is one stage earlier.
+    probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
+
+    def __post_init__(self) -> None:
+        cell = self.view.size // max(self.rows, 1)
+        if not 1 <= self.tile <= cell:
+            raise UserError(
+                f"objective.tile: {self.tile} px do not fit the cells of a view of "
+                f"{self.view.size} px in {self.rows} rows; at most {cell}"
+            )
+        check_count(self.rows**2, self.permutations)
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """(permutations, tiles) int32: slot i of puzzle k shows cell `classes[k, i]`."""
+        return distant_permutations(self.rows**2, self.permutations, self.criterion)
+
+    @cached_property
+    def net(self) -> TileClassifier:
+        return tile_classifier(
+            self.backbone,
+            self.tile,
+            self.spec.channels,
+            shown=self.rows**2,
+            classes=self.permutations,
+            width=self.embedding,
+            hidden=self.hidden,
+            microbatches=self.microbatches,
+        )
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.net.init(key)
+        return params, {"stats": stats}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        images = batch["views"][0][:, 0]
+
+        def make(key: Array, image: Array) -> tuple[Array, Array]:
+            cut_key, label_key = jax.random.split(key)
+            tiles = jigsaw_tiles(cut_key, image, self.rows, self.tile, self.channel_jitter)
+            labels = jax.random.randint(label_key, (self.puzzles,), 0, self.permutations, jnp.int32)
+            return standardize(tiles), labels
+
+        tiles, labels = jax.vmap(make)(rng.per_example(key, batch["index"]), images)
+        order = jnp.asarray(self.classes)[labels]
+        logits, stats = self.net.apply(params, extra["stats"], tiles, order)
+        loss = jnp.mean(cross_entropy(logits, labels))
+        accuracy = jnp.mean(logits.argmax(-1) == labels)
+        return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
+
+
+make = Jigsaw.make

@@ -1,0 +1,100 @@
+"""MoCo v1: momentum contrast for unsupervised visual representation learning (1911.05722)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import rng, tree
+from ssl_jax.losses.infonce import infonce
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.parts import queue
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class MoCoV1(Objective):
+    """A query finds its key, which a slow average of the encoder made, among a queue of old keys.
+
+    Attributes:
+      view: crops and augmentation of the query and of the key (count 2).
+      projector: widths of the head's layers, without batch norm.
+      temperature: of the softmax over similarities.
+      queue_size: old keys; a multiple of the global batch and no longer than the data set.
+      momentum: of the key encoder's average.
+      bn_groups: batch norm sees one of so many parts of the batch at a time, and the keys are
+        encoded in a random order, so that a key's statistics do not tell which query is its own
+        (shuffled BN, section 3.3; the released code has 8, one a GPU). 1: the whole batch, no
+        order.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "contrastive"
+
+    view: View = View(224, count=2, area=(0.2, 1.0), recipe="moco_v1")
+    projector: tuple[int, ...] = (128,)
+    temperature: float = 0.07
+    queue_size: int = 65536
+    momentum: float = 0.999
+    bn_groups: int = 1
+    microbatches: int = 1
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
+        head = mlp_head(dim, self.projector, norm=None, init="torch")
+        nets = (("backbone", self.backbone), ("projector", head))
+        return Branch(nets, self.microbatches, self.bn_groups)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        return params, {
+            "stats": stats,
+            "key_encoder": params,  # starts as a copy
+            "key_stats": stats,
+            "queue": queue.init(
+                rng.named(key, "queue"), self.queue_size, self.projector[-1], self.spec
+            ),
+        }
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        views = batch["views"][0]
+        out, stats = self.branch.apply(params, extra["stats"], views[:, 0])
+        keys, key_stats = self.encode_keys(extra, views[:, 1], rng.per_example(key, batch["index"]))
+        rows = infonce(out["projector"], keys, self.temperature, queue.keys(extra["queue"]))
+        extra = dict(extra, stats=stats, key_stats=key_stats)
+        return jnp.mean(rows), Aux(extra, signals={"keys": keys})
+
+    def encode_keys(self, extra: Tree, images: Array, example_keys: Array) -> tuple[Array, Tree]:
+        """Keys (B, d) of unit length, without gradient, and the key encoder's new statistics."""
+        shuffled = self.bn_groups > 1
+        if shuffled:  # the order of random numbers is a random order
+            order = jnp.argsort(jax.vmap(jax.random.uniform)(example_keys))
+            images = images[order]
+        out, stats = self.branch.apply(extra["key_encoder"], extra["key_stats"], images)
+        keys = out["projector"][jnp.argsort(order)] if shuffled else out["projector"]
+        return l2_normalize(keys, floor="norm"), stats
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        # Averaged here or, as released, before the next keys: the same. Batch statistics are not.
+        encoder = tree.ema(extra["key_encoder"], params, self.momentum)
+        pushed = queue.push(extra["queue"], signals["keys"])
+        return params, dict(extra, key_encoder=encoder, queue=pushed)
+
+
+make = MoCoV1.make

@@ -1,0 +1,26 @@
+"""MoCo v2: improved baselines with momentum contrastive learning (2003.04297)."""
+
+from dataclasses import dataclass
+
+from ssl_jax.objectives.base import View
+from ssl_jax.objectives.moco_v1 import MoCoV1
+
+
+@dataclass(frozen=True)
+class MoCoV2(MoCoV1):
+    """MoCo with what SimCLR found: a head with a hidden layer, blur, a warmer softmax.
+
+    Queue, key encoder and loss are `moco_v1`'s.
+
+    Attributes:
+      view: as there, with more and with blur.
+      projector: hidden and output width, ReLU between them and no batch norm.
+      temperature: as there.
+    """
+
+    view: View = View(224, count=2, area=(0.2, 1.0), recipe="moco_v2")
+    projector: tuple[int, ...] = (2048, 128)
+    temperature: float = 0.2
+
+
+make = MoCoV2.make

@@ -1,0 +1,125 @@
+"""MoCo v3: an empirical study of training self-supervised vision transformers (2104.02057)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import tree
+from ssl_jax.losses.infonce import infonce
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, Group, Inputs, Objective, View
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.ema import cosine_momentum
+from ssl_jax.objectives.parts.views import separate
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class MoCoV3(Objective):
+    """The prediction from one view finds the key of the other among the keys of the batch.
+
+    Keys are made by the slow average of the encoder; there is no queue. A ViT's patch embedding
+    stays as it was drawn, which keeps the training from becoming unstable (section 4.3).
+
+    Attributes:
+      views: the two views, each with its own augmentation (count 1).
+      projector: widths of its layers, each with batch norm, the last without scale and offset; a
+        ViT's are (4096, 4096, 256).
+      predictor: hidden and output width.
+      predictor_norm: batch norm after the predictor's last layer: released with ViTs, not with
+        ResNets.
+      temperature: of the softmax over similarities; 0.2 for ViTs, 1 for ResNets.
+      momentum: of the key encoder's average at step 0; it rises to 1 along a cosine.
+      freeze_patches: whether a ViT's patch embedding is frozen; other backbones have none.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "contrastive"
+    needs: ClassVar[str] = "a large global batch"
+
+    views: tuple[View, View] = (
+        View(224, area=(0.2, 1.0), recipe="dino_1"),
+        View(224, area=(0.2, 1.0), recipe="dino_2"),
+    )
+    projector: tuple[int, ...] = (4096, 256)
+    predictor: tuple[int, ...] = (4096, 256)
+    predictor_norm: bool = False
+    temperature: float = 1.0
+    momentum: float = 0.99
+    freeze_patches: bool = True
+    microbatches: int = 1
+
+    @cached_property
+    def key_branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
+        head = mlp_head(dim, self.projector, last_norm="no_affine", init="torch")
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    @cached_property
+    def branch(self) -> Branch:
+        head = mlp_head(
+            self.projector[-1],
+            self.predictor,
+            last_norm="no_affine" if self.predictor_norm else None,
+            last_bias=False,
+            init="torch",
+        )
+        return Branch((*self.key_branch.nets, ("predictor", head)), self.microbatches)
+
+    @cached_property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the backbone's parts that are not trained."""
+        params, _ = jax.eval_shape(self.backbone.init, jax.random.key(0))
+        return ("patch_embed",) if self.freeze_patches and "patch_embed" in params else ()
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=self.views)
+
+    def groups(self) -> dict[str, Group]:
+        """No gradient is not enough: weight decay would shrink the frozen part."""
+        never = self.spec.total_steps
+        return {name: Group(f"^backbone/{name}/", frozen_until=never) for name in self.frozen}
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        kept = [name for name, _ in self.key_branch.nets]  # the key encoder starts as a copy
+        return params, {
+            "stats": stats,
+            "key_encoder": {name: params[name] for name in kept},
+            "key_stats": {name: stats[name] for name in kept},
+        }
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        fixed = {name: jax.lax.stop_gradient(params["backbone"][name]) for name in self.frozen}
+        params = dict(params, backbone=params["backbone"] | fixed)
+        views = separate(batch["views"])
+        queries, stats = self.branch.apply_each(params, extra["stats"], views)
+        keys, key_stats = self.key_branch.apply_each(
+            extra["key_encoder"], extra["key_stats"], views
+        )
+        crossed = [
+            infonce(q["predictor"], k["projector"], self.temperature)
+            for q, k in zip(queries, keys[::-1], strict=True)
+        ]
+        # Times 2t, so that the gradient's size hardly depends on the temperature.
+        loss = 2 * self.temperature * jnp.mean(sum(crossed))
+        return loss, Aux(dict(extra, stats=stats, key_stats=key_stats))
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        # As released, the average is made before the keys of a step, with that step's momentum.
+        momentum = cosine_momentum(step + 1, self.spec.total_steps, self.momentum)
+        online = {name: params[name] for name in extra["key_encoder"]}
+        return params, dict(extra, key_encoder=tree.ema(extra["key_encoder"], online, momentum))
+
+
+make = MoCoV3.make

@@ -1,0 +1,174 @@
+"""k-means and PCA-whitening of as many points as there are examples, on the devices.
+
+The points stay split by rows over all devices. An iteration sends one sum a cluster; distances are
+made for a block of centroids at a time, so that no array of (points x clusters) is ever held.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.normalize import as_float, l2_normalize
+
+Array = jax.Array
+Empty = Literal["split", "keep"]
+
+BLOCK = 2**28  # entries of the similarities held at a time, over all devices: 1 GiB
+SPLIT = 1 / 1024  # relative move of the two halves of a split cluster (faiss)
+WHITENING_FLOOR = 1e-6  # of the largest variance: directions without variance are not blown up
+
+
+class Clusters(NamedTuple):
+    """A clustering of R points.
+
+    Attributes:
+      centroids: (K, d).
+      assignments: (R,) int32, the nearest centroid, of the rows that are not present too.
+      counts: (K,) int32, present points of each cluster.
+      cost: mean squared distance of the present points to their centroids.
+    """
+
+    centroids: Array
+    assignments: Array
+    counts: Array
+    cost: Array
+
+
+def kmeans(
+    points: Array,
+    present: Array,
+    clusters: int,
+    key: Array,
+    *,
+    iterations: int,
+    spherical: bool = False,
+    empty: Empty = "split",
+    block: int = BLOCK,
+) -> Clusters:
+    """Lloyd's algorithm from random points.
+
+    Args:
+      points: (R, d).
+      present: (R,) bool; other rows have no part in it. At least `clusters` must be True.
+      clusters: K.
+      key: of the starting points.
+      iterations: rounds of assignment and averages; one assignment more follows them.
+      spherical: centroids are unit vectors and the nearest is that of the largest inner product,
+        for points on the sphere.
+      empty: what becomes of a cluster without points. "split": the largest clusters are split in
+        two, by small moves to either side (faiss draws which ones). "keep": its old centroid stays.
+      block: entries of the similarities that are held at a time.
+    """
+    points = as_float(points)
+    noise = jnp.where(present, jax.random.uniform(key, present.shape), -1.0)
+    centroids = points[jax.lax.top_k(noise, clusters)[1]]
+
+    def iterate(_: Array, centroids: Array) -> Array:
+        assignments, _ = nearest(points, centroids, spherical=spherical, block=block)
+        sums, counts = totals(points, present, assignments, clusters, block=block)
+        means = l2_normalize(sums) if spherical else sums / jnp.maximum(counts, 1)[:, None]
+        means = jnp.where(counts[:, None] > 0, means, centroids)
+        return _split(means, counts) if empty == "split" else means
+
+    centroids = jax.lax.fori_loop(0, iterations, iterate, centroids)
+    assignments, similarity = nearest(points, centroids, spherical=spherical, block=block)
+    if spherical:
+        similarity = similarity - jnp.sum(jnp.square(centroids), axis=1)[assignments] / 2
+    counts = count(assignments, present, clusters, block=block)
+    distances = jnp.sum(jnp.square(points), axis=1) - 2 * similarity
+    cost = jnp.sum(jnp.where(present, distances, 0)) / jnp.sum(present)
+    return Clusters(centroids, assignments, counts, cost)
+
+
+def nearest(
+    points: Array, centroids: Array, *, spherical: bool = False, block: int = BLOCK
+) -> tuple[Array, Array]:
+    """Each point's centroid, (R,) int32, and its similarity (R,): the inner product, less half the
+    centroid's squared norm unless `spherical`. Of equals the first one is taken.
+    """
+    bias = 0 if spherical else -jnp.sum(jnp.square(centroids), axis=1) / 2
+    bias = jnp.broadcast_to(bias, centroids.shape[:1]).astype(points.dtype)
+    size, starts = _blocks(len(points), len(centroids), block)
+    padding = len(starts) * size - len(centroids)
+    tiles = jnp.pad(centroids, ((0, padding), (0, 0))).reshape(len(starts), size, -1)
+    biases = jnp.pad(bias, (0, padding), constant_values=-jnp.inf).reshape(len(starts), size)
+
+    def better(best: tuple[Array, Array], tile: tuple[Array, Array, Array]) -> tuple:
+        start, centroids, bias = tile
+        found = jnp.matmul(points, centroids.T, precision="highest") + bias
+        here = (jnp.argmax(found, axis=1).astype(jnp.int32) + start, jnp.max(found, axis=1))
+        closer = here[1] > best[1]
+        return tuple(jnp.where(closer, h, b) for h, b in zip(here, best, strict=True)), None
+
+    start = (points[:, 0].astype(jnp.int32) * 0, jnp.full_like(points[:, 0], -jnp.inf))
+    return jax.lax.scan(better, start, (starts, tiles, biases))[0]
+
+
+def totals(
+    points: Array, present: Array, assignments: Array, clusters: int, *, block: int = BLOCK
+) -> tuple[Array, Array]:
+    """Sum (K, d) and number (K,) int32 of the present points of each cluster.
+
+    Sums are products with one-hot rows, not scatters: those are slow on TPUs, and on GPUs they do
+    not repeat bit for bit.
+    """
+    size, starts = _blocks(len(points), clusters, block)
+
+    def one(start: Array) -> tuple[Array, Array]:
+        members = assignments[:, None] == start + jnp.arange(size, dtype=jnp.int32)
+        members = members & present[:, None]
+        sums = jnp.matmul(members.T.astype(points.dtype), points, precision="highest")
+        return sums, jnp.sum(members, axis=0, dtype=jnp.int32)
+
+    sums, counts = jax.lax.map(one, starts)
+    return sums.reshape(-1, points.shape[1])[:clusters], counts.reshape(-1)[:clusters]
+
+
+def count(assignments: Array, present: Array, clusters: int, *, block: int = BLOCK) -> Array:
+    """(K,) int32 present points of each cluster."""
+    size, starts = _blocks(len(assignments), clusters, block)
+
+    def one(start: Array) -> Array:
+        members = assignments[:, None] == start + jnp.arange(size, dtype=jnp.int32)
+        return jnp.sum(members & present[:, None], axis=0, dtype=jnp.int32)
+
+    return jax.lax.map(one, starts).reshape(-1)[:clusters]
+
+
+def pca_whiten(points: Array, present: Array, dim: int) -> Array:
+    """The `dim` first principal components of the present points, each of variance 1: (R, dim).
+
+    Rows that are not present come out as 0. Directions of (nearly) no variance stay near 0.
+    """
+    points = as_float(points)
+    weight = present[:, None].astype(points.dtype)
+    number = jnp.maximum(jnp.sum(weight), 1)
+    centred = (points - jnp.sum(points * weight, axis=0) / number) * weight
+    covariance = jnp.matmul(centred.T, centred, precision="highest") / number
+    variances, directions = jnp.linalg.eigh(covariance)  # ascending
+    variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
+    least = jnp.maximum(WHITENING_FLOOR * variances[0], jnp.finfo(points.dtype).tiny)
+    scale = jax.lax.rsqrt(jnp.maximum(variances, least))
+    return jnp.matmul(centred, directions, precision="highest") * scale
+
+
+def _split(centroids: Array, counts: Array) -> Array:
+    """Empty clusters take one half of the largest ones; the other half stays there."""
+    clusters, dim = centroids.shape
+    empty = counts == 0
+    largest_first = jnp.argsort(-counts, stable=True)
+    filled = jnp.maximum(jnp.sum(~empty), 1)
+    donor = largest_first[(jnp.cumsum(empty) - 1) % filled]
+    donates = (
+        jnp.zeros((clusters,), bool).at[jnp.where(empty, donor, clusters)].set(True, mode="drop")
+    )
+    move = SPLIT * (1 - 2 * (jnp.arange(dim) % 2)).astype(centroids.dtype)
+    stay = jnp.where(donates[:, None], centroids * (1 - move), centroids)
+    return jnp.where(empty[:, None], centroids[donor] * (1 + move), stay)
+
+
+def _blocks(points: int, clusters: int, block: int) -> tuple[int, Array]:
+    """Clusters of a block, and where each block begins."""
+    size = min(max(block // points, 1), clusters)
+    return size, jnp.arange(0, clusters, size, dtype=jnp.int32)

@@ -1,0 +1,84 @@
+"""A network without context: it sees one tile at a time, and only its head sees several."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from ssl_jax.core import rng
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.views import fold, unfold
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class TileClassifier:
+    """Embeds each tile on its own with shared weights; a classifier reads several embeddings.
+
+    Attributes:
+      embedder: backbone and "embedding".
+      classifier: of concatenated embeddings.
+    """
+
+    embedder: Branch
+    classifier: Net
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        """Fresh (params, stats): "backbone", "embedding", "classifier"."""
+        params, stats = self.embedder.init(key)
+        head, head_stats = self.classifier.init(rng.named(key, "classifier"))
+        return params | {"classifier": head}, stats | {"classifier": head_stats}
+
+    def apply(
+        self, params: Tree, stats: Tree, tiles: Array, order: Array, *, train: bool = True
+    ) -> tuple[Array, Tree]:
+        """Logits (B, m, classes) of m questions an image, and the new statistics.
+
+        As the embedder has no context, a tile is embedded once for however many questions it is in.
+
+        Args:
+          tiles: (B, n, h, w, C).
+          order: (B, m, k) int32, the k of the n tiles that a question shows, in order.
+        """
+        batch, count, _ = order.shape
+        out, stats = self.embedder.apply(params, stats, fold(tiles), train=train)
+        embeddings = unfold(jax.nn.relu(out["embedding"]), tiles.shape[1])
+        questions = jax.vmap(lambda each, at: each[at])(embeddings, order)
+        logits, stats["classifier"] = self.classifier.apply(
+            params["classifier"],
+            stats["classifier"],
+            questions.reshape(batch * count, -1),
+            train=train,
+        )
+        return unfold(logits, count), stats
+
+
+def tile_classifier(
+    backbone: Net,
+    size: int,
+    channels: int,
+    *,
+    shown: int,
+    classes: int,
+    width: int,
+    hidden: tuple[int, ...],
+    microbatches: int = 1,
+) -> TileClassifier:
+    """A `TileClassifier` whose embedding is a linear map with batch norm and ReLU.
+
+    Args:
+      size, channels: of a tile.
+      shown: tiles that a question shows.
+      classes: answers to choose from.
+      width: of the embedding.
+      hidden: widths of the classifier's hidden layers.
+      microbatches: see `Branch`.
+    """
+    dim = feature_dim(backbone, size, channels)
+    embedding = mlp_head(dim, (width,), last_norm="affine")
+    embedder = Branch((("backbone", backbone), ("embedding", embedding)), microbatches)
+    return TileClassifier(embedder, mlp_head(shown * width, (*hidden, classes)))

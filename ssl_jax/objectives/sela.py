@@ -1,0 +1,136 @@
+"""SeLa: self-labelling via simultaneous clustering and representation learning (1911.05371)."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.losses.sinkhorn import sinkhorn
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, DataPass, Inputs, Objective, View
+from ssl_jax.objectives.parts import memory
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.views import fold
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class SeLa(Objective):
+    """In turns: label all images as the classifiers do, but with equally many of each label; learn
+    to predict the labels.
+
+    The pass that labels sees the middle of each image, without augmentation and with the running
+    batch statistics, where the authors' sees one augmented crop in training mode.
+
+    Attributes:
+      view: crop and augmentation (count 1).
+      clusters: labels of each head.
+      heads: classifiers on the same features, each with labels of its own.
+      power: lambda; the larger, the nearer to the best balanced labelling.
+      tolerance: at which Sinkhorn-Knopp stops: a sum over all images of their relative change.
+      iterations: at most so many.
+      labellings: how often the images are labelled.
+      spacing: labelling i is before step `total (i / labellings)^spacing`: 2 is dense early.
+      rotations: learn to tell rotations by 90 degrees as well, with a head of their own: the
+        paper's "+ Rot", there a second training with the labels of the first. Labels are learned
+        on the upright copy.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "clustering"
+    needs: ClassVar[str] = "passes over the data set"
+
+    view: View = View(224, area=(0.08, 1.0), recipe="instdisc")
+    clusters: int = 3000
+    heads: int = 10
+    power: float = 25.0
+    tolerance: float = 0.1
+    iterations: int = 2000
+    labellings: int = 100
+    spacing: float = 2.0
+    rotations: bool = False
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        memory.check_clusters("sela", self.clusters, self.spec.num_examples)
+        if min(self.heads, self.labellings, self.iterations) < 1 or self.view.count != 1:
+            raise UserError(
+                "objective: sela wants at least one head, labelling and iteration, and one view"
+            )
+
+    @cached_property
+    def classifiers(self) -> Net:
+        """All heads side by side; the last four outputs are the rotations'."""
+        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
+        return mlp_head(dim, (self.heads * self.clusters + 4 * self.rotations,), init="normal0.01")
+
+    @cached_property
+    def branch(self) -> Branch:
+        nets = (("backbone", self.backbone), ("classifiers", self.classifiers))
+        return Branch(nets, self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        keys = jax.random.split(rng.named(key, "labels"), self.heads)
+        count = self.spec.num_examples
+        labels = [memory.balanced_labels(k, count, self.clusters) for k in keys]
+        return params, {"stats": stats, "assignments": jnp.stack(labels, axis=1)}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        images, turns = fold(batch["views"][0]), 4 if self.rotations else 1
+        turned = jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(turns)], axis=1)
+        out, stats = self.branch.apply(params, extra["stats"], fold(turned))
+        outputs = out["classifiers"]
+        logits = outputs[::turns, : self.heads * self.clusters]
+        logits = logits.reshape(-1, self.heads, self.clusters)
+        labels = extra["assignments"][batch["index"]]
+        loss = jnp.mean(cross_entropy(logits, labels))
+        if self.rotations:
+            answers = jnp.tile(jnp.arange(4), len(images))
+            loss += jnp.mean(cross_entropy(outputs[:, -4:], answers))
+        metrics = {"accuracy": jnp.mean(logits.argmax(-1) == labels)}
+        return loss, Aux(dict(extra, stats=stats), metrics=metrics)
+
+    def refresh_steps(self) -> Collection[int]:
+        total, count = self.spec.total_steps, self.labellings
+        return {int(total * (i / count) ** self.spacing) for i in range(count)}
+
+    def refresh(
+        self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
+    ) -> tuple[Tree, Tree]:
+        assert features is not None
+        layer, used = params["classifiers"]["linear1"], self.heads * self.clusters
+        kernels = layer["kernel"][:, :used].reshape(-1, self.heads, self.clusters)
+        biases = layer["bias"][:used].reshape(self.heads, self.clusters)
+
+        def label(head: tuple[Array, Array]) -> Array:
+            logits = jnp.matmul(features.values, head[0], precision="highest") + head[1]
+            balanced = sinkhorn(
+                jax.nn.log_softmax(logits),
+                1 / self.power,
+                self.iterations,
+                tolerance=self.tolerance,
+                valid=features.present,
+            )
+            return balanced.argmax(-1).astype(jnp.int32)
+
+        # One head after another: its (examples x labels) are the largest arrays.
+        labels = jax.lax.map(label, (kernels.swapaxes(0, 1), biases))
+        return params, dict(extra, assignments=labels.T)
+
+
+make = SeLa.make

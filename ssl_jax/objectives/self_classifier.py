@@ -1,0 +1,137 @@
+"""Self-Classifier: self-supervised classification network (2103.10994)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.self_classifier import self_classifier
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import mlp_head, prototype_head
+from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.parts import queue
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class SelfClassifier(Objective):
+    """Views of an image get the same class, and all classes are used: representation and labels are
+    learned together in one stage.
+
+    Attributes:
+      views: groups of crops, the large ones first.
+      large: number of large crops.
+      projector: widths of the head.
+      classes: of one classifier each; the loss is their mean.
+      row_temperature, column_temperature: see `losses.self_classifier`.
+      queue_size: earlier embeddings of the first crop, among which it is replaced by its nearest
+        neighbour from another image; a multiple of the batch, 0 for none.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "clustering"
+    needs: ClassVar[str] = "a global batch about as large as the classes"
+
+    views: tuple[View, ...] = (
+        View(224, area=(0.4, 1.0), recipe="self_classifier_1"),
+        View(224, area=(0.4, 1.0), recipe="self_classifier_2"),
+        View(96, 6, (0.05, 0.4), "dino_local"),
+    )
+    large: int = 2
+    projector: tuple[int, ...] = (4096, 128)
+    classes: tuple[int, ...] = (1000, 2000, 4000, 8000)
+    row_temperature: float = 0.1
+    column_temperature: float = 0.05
+    queue_size: int = 0
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        leading_groups(self.views, self.large)
+        if not self.classes or max(self.classes) > self.spec.num_examples:
+            raise UserError(
+                f"objective.classes: {self.classes} for {self.spec.num_examples} examples; give "
+                "one or more numbers of classes, none larger than that"
+            )
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
+        head = mlp_head(dim, self.projector, init="normal0.02", activation="leaky_relu")
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    @cached_property
+    def classifiers(self) -> dict[str, Net]:
+        dim = self.projector[-1]
+        return {f"classifier{i}": prototype_head(dim, n) for i, n in enumerate(self.classes, 1)}
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=self.views)
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        for name, net in self.classifiers.items():
+            params[name], _ = net.init(rng.named(key, name))
+        extra = {"stats": stats}
+        if self.queue_size:
+            dim, queue_key = self.projector[-1], rng.named(key, "queue")
+            extra["queue"] = queue.init(queue_key, self.queue_size, dim, self.spec)
+            # Whose embeddings they are; of nobody yet.
+            shape = extra["queue"]["keys"].shape[:2]
+            extra["queue"]["index"] = jnp.full(shape, -1, jnp.int32)
+        return params, extra
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        out, stats = apply_views(self.branch, params, extra["stats"], batch["views"])
+        z = l2_normalize(out["projector"])  # (B, V, D)
+        first = z[:, 0]
+        if self.queue_size:
+            z = z.at[:, 0].set(self.neighbours(extra["queue"], first, batch["index"], step))
+        losses = []
+        for name, net in self.classifiers.items():
+            logits, _ = net.apply(params[name], {}, z, train=True)
+            losses.append(
+                self_classifier(
+                    logits,
+                    self.large,
+                    row_temperature=self.row_temperature,
+                    column_temperature=self.column_temperature,
+                )
+            )
+        signals = {"first": first, "index": batch["index"]} if self.queue_size else {}
+        return jnp.mean(jnp.stack(losses)), Aux(dict(extra, stats=stats), signals)
+
+    def neighbours(self, queued: Tree, first: Array, index: Array, step: Array) -> Array:
+        """The queue's nearest embedding of another image to each of `first` (B, D), without
+        gradient; `first` itself until the queue is full.
+        """
+        keys = queue.keys(queued)
+        similarity = jax.lax.stop_gradient(first) @ keys.T
+        own = index[:, None] == queued["index"].reshape(-1)
+        nearest = keys[jnp.argmax(jnp.where(own, -jnp.inf, similarity), axis=1)]
+        return jnp.where(step >= queued["index"].shape[1], nearest, first)
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        if self.queue_size:
+            old = extra["queue"]
+            index = jax.lax.dynamic_update_index_in_dim(
+                old["index"], signals["index"], old["next"], axis=1
+            )
+            extra = dict(extra, queue=queue.push(old, signals["first"]) | {"index": index})
+        return params, extra
+
+
+make = SelfClassifier.make

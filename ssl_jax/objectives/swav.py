@@ -1,0 +1,149 @@
+"""SwAV: unsupervised learning of visual features by contrasting cluster assignments (2006.09882)"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.sinkhorn import sinkhorn
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, Group, Inputs, Objective, View
+from ssl_jax.objectives.parts import queue
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class SwAV(Objective):
+    """From each crop, predict to which prototypes the large crops of the image are assigned; the
+    assignments use all prototypes equally over the global batch.
+
+    Attributes:
+      views: groups of crops, the large ones first.
+      assigned: number of large crops, which give assignments.
+      projector: widths of the head.
+      prototypes: number of prototypes.
+      temperature: of the predictions.
+      epsilon, iterations: of Sinkhorn-Knopp.
+      queue_size: earlier embeddings of each large crop that are assigned together with the batch,
+        for batches that are small beside the prototypes; a multiple of the batch, 0 for none.
+      queue_start: epoch from which the queue fills; it is used as soon as it is full.
+      freeze_epochs: the prototypes do not move so long.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "clustering"
+    needs: ClassVar[str] = "a large global batch, or its queue"
+
+    views: tuple[View, ...] = (
+        View(224, 2, (0.14, 1.0), "swav"),
+        View(96, 6, (0.05, 0.14), "swav"),
+    )
+    assigned: int = 2
+    projector: tuple[int, ...] = (2048, 128)
+    prototypes: int = 3000
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    iterations: int = 3
+    queue_size: int = 0
+    queue_start: float = 15.0
+    freeze_epochs: float = 1.0
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        leading_groups(self.views, self.assigned)
+        if self.prototypes > self.spec.num_examples:
+            raise UserError(
+                f"objective.prototypes: {self.prototypes} are more than the "
+                f"{self.spec.num_examples} examples; use a tenth of them or fewer"
+            )
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
+        head = mlp_head(dim, self.projector, hidden_bias=True, init="torch")
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=self.views)
+
+    def groups(self) -> dict[str, Group]:
+        steps = round(self.freeze_epochs * self.spec.steps_per_epoch)
+        return {"prototypes": Group("^prototypes$", frozen_until=steps)}
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        dim, extra = self.projector[-1], {"stats": stats}
+        shape = (self.prototypes, dim)
+        drawn = jax.random.normal(rng.named(key, "prototypes"), shape, jnp.float32)
+        params["prototypes"] = l2_normalize(drawn)
+        if self.queue_size:
+            queue_key = rng.named(key, "queue")
+            extra["queue"] = queue.init(queue_key, self.queue_size, self.assigned * dim, self.spec)
+        return params, extra
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        out, stats = apply_views(self.branch, params, extra["stats"], batch["views"])
+        z = l2_normalize(out["projector"])  # (B, V, D)
+        large = z[:, : self.assigned]
+        together, in_use = large[:, None], jnp.ones((1,), bool)
+        if self.queue_size:
+            earlier = extra["queue"]["keys"]
+            full = step >= self.first_push + earlier.shape[1]
+            in_use = jnp.concatenate([in_use, jnp.broadcast_to(full, earlier.shape[1:2])])
+            earlier = earlier.reshape(*earlier.shape[:2], *large.shape[1:])
+            together = jnp.concatenate([together, earlier], axis=1)
+        targets = self.assign(self.scores(params, together), in_use)
+        logits = self.scores(params, z) / self.temperature
+        loss = mean_of_other_views(cross_entropies(targets, logits))
+        return loss, Aux(dict(extra, stats=stats), {"large": large})
+
+    def scores(self, params: Tree, z: Array) -> Array:
+        """Cosines with the prototypes, (..., D) -> (..., K)."""
+        return jnp.matmul(z, params["prototypes"].T, precision="highest")
+
+    def assign(self, scores: Array, in_use: Array) -> Array:
+        """Assignments (B, A, K) of the batch, the first in `scores` (B, 1 + S, A, K), before the S
+        batches of the queue; `in_use` (1 + S,).
+        """
+        rows, length, crops, count = scores.shape
+        valid = jnp.broadcast_to(in_use, (rows, length)).reshape(-1)
+        codes = [
+            sinkhorn(
+                scores[:, :, i].reshape(-1, count), self.epsilon, self.iterations, valid=valid
+            ).reshape(rows, length, count)[:, 0]
+            for i in range(crops)
+        ]
+        return jnp.stack(codes, axis=1)
+
+    @property
+    def first_push(self) -> int:
+        """Step from which the queue is filled."""
+        return round(self.queue_start * self.spec.steps_per_epoch)
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        params = dict(params, prototypes=l2_normalize(params["prototypes"]))
+        if self.queue_size:
+            large = signals["large"]
+            pushed = queue.push(extra["queue"], large.reshape(large.shape[0], -1))
+            started = step >= self.first_push
+            kept = jax.tree.map(lambda n, o: jnp.where(started, n, o), pushed, extra["queue"])
+            extra = dict(extra, queue=kept)
+        return params, extra
+
+
+make = SwAV.make

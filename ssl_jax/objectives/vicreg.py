@@ -1,0 +1,72 @@
+"""VICReg: variance-invariance-covariance regularization (2105.04906)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+
+from ssl_jax.losses.vicreg import vicreg
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.views import separate
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class VICReg(Objective):
+    """Two views of an image agree, while every feature keeps its variance and shares none.
+
+    Attributes:
+      views: the two views, each with its own augmentation (count 1).
+      projector: widths of the expander's layers, batch norm between them; the last is linear.
+      invariance_weight, variance_weight, covariance_weight: of the loss's terms.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    family: ClassVar[str] = "siamese"
+
+    views: tuple[View, View] = (
+        View(224, area=(0.08, 1.0), recipe="dino_1", interpolation="bicubic"),
+        View(224, area=(0.08, 1.0), recipe="dino_2", interpolation="bicubic"),
+    )
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+    invariance_weight: float = 25.0
+    variance_weight: float = 25.0
+    covariance_weight: float = 1.0
+    microbatches: int = 1
+
+    @cached_property
+    def branch(self) -> Branch:
+        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
+        # The release has biases before its batch norms, too, where they change nothing.
+        head = mlp_head(dim, self.projector, last_bias=False, init="torch")
+        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=self.views)
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        return params, {"stats": stats}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        views = separate(batch["views"])
+        (one, two), stats = self.branch.apply_each(params, extra["stats"], views)
+        loss = vicreg(
+            one["projector"],
+            two["projector"],
+            invariance_weight=self.invariance_weight,
+            variance_weight=self.variance_weight,
+            covariance_weight=self.covariance_weight,
+        )
+        return loss, Aux({"stats": stats})
+
+
+make = VICReg.make

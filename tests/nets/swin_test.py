@@ -1,0 +1,113 @@
+"""Swin: published sizes; windows and their shift; masks; errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import count
+from ssl_jax.nets.swin import shifted_mask, swin
+from ssl_jax.objectives.base import Spec, View
+from ssl_jax.objectives.simmim import SimMIM
+from tests.nets import weights as torch
+
+
+def tiny(**options):
+    small = dict(dim=8, depths=(2, 2), heads=(2, 2), window=4)
+    return swin(None, image_size=32, **(small | options))
+
+
+def run(net, images, **options):
+    params, _ = torch.random_variables(net)
+    return torch.jit(lambda x: net.apply(params, {}, x, train=False, stages=True, **options)[0])(
+        images
+    )
+
+
+class SwinTest(parameterized.TestCase):
+    @parameterized.parameters(("tiny", 28_288_354 - 769_000), ("base", 87_768_224 - 1_025_000))
+    def test_published_sizes(self, size, parameters):
+        """Of ImageNet's classifiers, less the linear layer of 1000 classes."""
+        net = swin(size)
+        self.assertEqual(count(jax.eval_shape(net.init, jax.random.key(0))), parameters)
+
+    @parameterized.parameters(("base", 6, 89_874_104), ("large", 12, 199_881_204))
+    def test_simmim_sizes(self, size, window, parameters):
+        net = swin(size, window, 192, mask_token=True)
+        made = SimMIM(net, Spec(4, 100, 0, 10, 100), view=View(192))
+        self.assertEqual(made.shape[0], 6)
+        params, _ = jax.eval_shape(made.init, jax.random.key(0))
+        self.assertEqual(count(params), parameters)
+
+    def test_outputs(self):
+        net = tiny()
+        images = torch.random_images(2, 32, 32, 3)
+        out = run(net, images)
+        self.assertEqual(out["stage1"].shape, (2, 8, 8, 8))
+        self.assertEqual(out["stage2"].shape, (2, 4, 4, 16))
+        np.testing.assert_array_equal(out["patches"].reshape(2, 4, 4, 16), out["stage2"])
+        np.testing.assert_allclose(out["pooled"], out["patches"].mean(1), atol=1e-6)
+        params, _ = torch.random_variables(net)
+        again, _ = net.apply(params, {}, images, train=True)
+        self.assertEqual(set(again), {"tokens", "patches", "pooled"})
+
+    def test_a_pixel_is_seen_in_its_windows_and_no_farther(self):
+        """After two blocks: its own window, and the shifted ones that meet it."""
+        images = torch.random_images(1, 64, 64, 3)
+        net = swin(None, 4, 64, dim=8, depths=(2,), heads=(2,))
+        changed = images.copy()
+        changed[:, 0, 0] += 1  # of patch (0, 0) of 16 x 16; windows of 4, shifted by 2
+        a, b = (run(net, x)["stage1"][0] for x in (images, changed))
+        seen = np.abs(a - b).max(-1) > 1e-7
+        self.assertTrue(seen[:6, :6].all())
+        self.assertFalse(seen[6:].any() or seen[:, 6:].any())
+
+    def test_the_roll_joins_no_strangers(self):
+        mask = shifted_mask(8, 8, 4, 2)
+        self.assertEqual(mask.shape, (4, 16, 16))
+        np.testing.assert_array_equal(mask[0], 0)  # the first window holds neighbours only
+        # Of the last one each quarter is by itself.
+        np.testing.assert_array_equal((mask[3] == 0).sum(1), 4)
+        np.testing.assert_array_equal((mask[1] == 0).sum(1), 8)
+
+    def test_a_hidden_patch_is_not_seen(self):
+        images = torch.random_images(1, 32, 32, 3)
+        other = images.copy()
+        other[:, :16, 16:] = 5
+        net, mask = tiny(mask_token=True), jnp.array([[[0, 1], [0, 0]]])
+        a, b = (run(net, x, mask=mask)["patches"] for x in (images, other))
+        np.testing.assert_array_equal(a, b)
+        self.assertGreater(np.abs(run(net, images)["patches"] - a).max(), 1e-3)
+
+    def test_recomputed_and_float64(self):
+        images = torch.random_images(2, 32, 32, 3)
+        params, _ = torch.random_variables(tiny())
+
+        def loss(net):
+            of = lambda p: jnp.sum(jnp.square(net.apply(p, {}, images, train=True)[0]["pooled"]))  # noqa: E731
+            return torch.jit(jax.grad(of))(params)
+
+        plain, remat = loss(tiny()), loss(tiny(remat="full"))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, remat
+        )
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+            out, _ = tiny().apply(wide, {}, jnp.asarray(images, jnp.float64), train=True)
+        self.assertEqual(out["pooled"].dtype, np.float64)
+
+    @parameterized.parameters(
+        (lambda: swin("huge"), "no Swin of size 'huge'"),
+        (lambda: tiny(depths=(2, 3)), "even depth"),
+        (lambda: tiny(heads=(2, 3)), "3 heads"),
+        (lambda: tiny(window=3), "do not tile the 8 x 8 map"),
+        (lambda: swin("tiny", image_size=200), "do not tile"),
+    )
+    def test_user_errors(self, make, message):
+        with self.assertRaisesRegex(UserError, message):
+            make()
+
+
+if __name__ == "__main__":
+    absltest.main()
