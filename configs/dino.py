@@ -3,7 +3,7 @@
 ssl-jax train --config=dino:digits --workdir=W
 ssl-jax train --config=dino:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=dino:imagenet --workdir=W --data=folder:/imagenet/train
-ssl-jax train --config=dino:resnet50 --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=dino:imagenet_resnet --workdir=W --data=folder:/imagenet/train
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,9 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, resnet50=resnet50)
+    return common.pick(
+        recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, imagenet_resnet=imagenet_resnet
+    )
 
 
 def digits() -> ConfigDict:
@@ -70,7 +72,7 @@ def imagenet() -> ConfigDict:
     return config
 
 
-def resnet50() -> ConfigDict:
+def imagenet_resnet() -> ConfigDict:
     """ResNet-50, 2x224 + 8x96, SGD, batch 512, 100 epochs (README of the release)."""
     objective = {"name": "dino", "views": common.views("dino_resnet")}
     optim = {"name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "warmup_epochs": 10.0}

@@ -15,28 +15,28 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.4}
+    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.3}
     objective = {
         "name": "ibot",
         "views": (view,),
-        "prototypes": 256,
-        "hidden_dim": 256,
+        "prototypes": 128,
+        "hidden_dim": 128,
         "bottleneck_dim": 64,
-        "temperature": 0.04,
-        "patch_temperature": 0.04,
+        "head_norm": "batch",
+        "temperature": 0.03,
+        "patch_temperature": 0.03,
         "warmup_epochs": 0,
         "momentum": 0.99,
     }
-    optim = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.04}
-    config = common.digits(objective, optim, steps=500, batch_size=128)
+    optim = {"name": "adamw", "lr": 3e-4, "weight_decay": 0.04}
+    config = common.digits(objective, optim, steps=600, batch_size=64)
     config.backbone = {
         "name": "vit",
         "dim": 64,
-        "depth": 4,
+        "depth": 3,
         "heads": 4,
         "patch": 4,
         "image_size": 16,
-        "position": "sincos",
         "pool": "avg",
         "mask_token": True,
     }

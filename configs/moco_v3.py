@@ -38,10 +38,12 @@ def digits_vit() -> ConfigDict:
     """A tiny ViT; what is probed, the mean of the patches, is what is trained."""
     config = digits()
     config.objective.predictor_norm = True
+    config.optim.update({"lr": 3e-3, "warmup_steps": 60})
+    config.train.steps = 600
     config.backbone = {
         "name": "vit",
         "dim": 64,
-        "depth": 4,
+        "depth": 2,
         "heads": 4,
         "patch": 4,
         "image_size": 16,

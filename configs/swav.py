@@ -11,7 +11,9 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, small=small)
+    return common.pick(
+        recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, imagenet_256=imagenet_256
+    )
 
 
 def digits() -> ConfigDict:
@@ -45,7 +47,7 @@ def imagenet() -> ConfigDict:
     return common.imagenet(objective, optim, epochs=800, batch_size=4096)
 
 
-def small() -> ConfigDict:
+def imagenet_256() -> ConfigDict:
     """Batch 256 with a queue, 400 epochs (scripts/swav_400ep_bs256_pretrain.sh)."""
     objective = {"name": "swav", "views": common.views("swav"), "queue_size": 3840}
     return common.imagenet(objective, _larc() | {"lr": 0.6}, epochs=400, batch_size=256)

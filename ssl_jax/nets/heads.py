@@ -160,6 +160,7 @@ class DINOHead(nnx.Module):
         dims: Sequence[int],
         out_dim: int,
         *,
+        norm: Literal["batch"] | None,
         norm_last_layer: bool,
         dtype: DType,
         rngs: nnx.Rngs,
@@ -167,7 +168,7 @@ class DINOHead(nnx.Module):
         self.dtype = dtype
         self.mlp = Mlp(
             dims,
-            norm=None,
+            norm=norm,
             last_norm=None,
             hidden_bias=True,
             last_bias=True,
@@ -212,35 +213,45 @@ def dino_head(
     hidden_dim: int = 2048,
     bottleneck_dim: int = 256,
     layers: int = 3,
+    norm: Literal["batch"] | None = None,
     norm_last_layer: bool = True,
     dtype: DType = None,
 ) -> Net:
-    """The head of DINO (Caron et al. 2021, arXiv:2104.14294) on vectors (B, in_dim).
+    """The head of DINO (Caron et al. 2021, arXiv:2104.14294) on vectors (..., in_dim).
 
     A GELU perceptron to the bottleneck, L2 normalisation, and a weight-normalised linear layer
-    without bias to (B, out_dim) float32 logits. The last layer's parameters are under "last_layer".
+    without bias to (..., out_dim) float32 logits. The last layer's parameters are under
+    "last_layer".
 
     Args:
       in_dim: width of the input.
       out_dim: number of prototypes.
       hidden_dim, bottleneck_dim, layers: of the perceptron, bottleneck included in `layers`.
+      norm: batch norm after the perceptron's hidden layers, or None (`--use_bn_in_head`).
       norm_last_layer: fix the norm of each prototype at 1 (then it is no parameter); False trains
         it.
       dtype: of the computation; None follows the parameters, which are made float32.
 
     Raises:
-      UserError: a width or a number of layers below 1.
+      UserError: a width or a number of layers below 1, or another norm.
     """
     dims = (in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim)
     if layers < 1 or min(*dims, out_dim) < 1:
         raise UserError(
             f"a DINO head of widths {(*dims, out_dim)} is none; give at least one layer, positive"
         )
+    if norm not in ("batch", None):
+        raise UserError(f"unknown norm {norm!r}; {suggest(str(norm), ('batch', 'None'))}")
     compute_dtype(dtype)
 
     def make(rngs: nnx.Rngs) -> DINOHead:
         return DINOHead(
-            dims, out_dim, norm_last_layer=norm_last_layer, dtype=compute_dtype(dtype), rngs=rngs
+            dims,
+            out_dim,
+            norm=norm,
+            norm_last_layer=norm_last_layer,
+            dtype=compute_dtype(dtype),
+            rngs=rngs,
         )
 
     return functional(make, f"dino_head_{out_dim}")

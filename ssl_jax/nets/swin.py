@@ -60,6 +60,12 @@ class Pair(nnx.Module):
         return jnp.roll(x, (shift, shift), axis=(1, 2))
 
 
+def pairs(count: int, dim: int, heads: int, window: int, *, dtype: DType, rngs: nnx.Rngs) -> Pair:
+    """`count` pairs as one module, each of whose parameters has a leading axis of that size."""
+    make = nnx.vmap(lambda keys: Pair(dim, heads, window, dtype=dtype, rngs=keys))
+    return make(rngs.split(count))
+
+
 def in_windows(x: Array, window: int, block: Block, bias: Array) -> Array:
     """A block on each window of (B, h, w, D); `bias` (1 or windows, heads, T, T).
 
@@ -138,10 +144,8 @@ class Swin(nnx.Module):
         self.mask_token = token(0.02, 1, dim, rngs=rngs) if mask_token else None
         for s, (depth, count, window) in enumerate(zip(depths, heads, windows, strict=True)):
             width = dim * 2**s
-            made = nnx.vmap(
-                lambda keys, d=width, n=count, w=window: Pair(d, n, w, dtype=dtype, rngs=keys)
-            )
-            setattr(self, f"stage{s + 1}", nnx.Dict(blocks=made(rngs.split(depth // 2))))
+            blocks = pairs(depth // 2, width, count, window, dtype=dtype, rngs=rngs)
+            setattr(self, f"stage{s + 1}", nnx.Dict(blocks=blocks))
             if s + 1 < self.stages:
                 setattr(self, f"merge{s + 1}", Merge(width, dtype=dtype, rngs=rngs))
         self.norm = LayerNorm(dim * 2 ** (self.stages - 1))

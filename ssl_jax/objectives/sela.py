@@ -106,8 +106,8 @@ class SeLa(Objective):
         return loss, Aux(dict(extra, stats=stats), metrics=metrics)
 
     def refresh_steps(self) -> Collection[int]:
-        total, count = self.spec.total_steps, self.labellings
-        return {int(total * (i / count) ** self.spacing) for i in range(count)}
+        shares = (i / self.labellings for i in range(self.labellings))
+        return {round(self.spec.total_steps * share**self.spacing) for share in shares}
 
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array

@@ -1,0 +1,112 @@
+"""What DINO and iBOT share: a head of prototypes, a slow teacher, centred and sharp targets."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core import tree
+from ssl_jax.losses.dino import teacher_probabilities, teacher_temperature
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import dino_head
+from ssl_jax.objectives.base import Encoder, Group, Inputs, Objective, View
+from ssl_jax.objectives.parts.ema import cosine_momentum
+from ssl_jax.objectives.parts.multicrop import leading_groups
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class SelfDistillation(Objective):
+    """The student predicts what its own slow average, the teacher, says of the large crops. The
+    teacher is what is kept.
+
+    Attributes:
+      views: groups of crops, the large ones first.
+      large: number of large crops, which the teacher sees.
+      prototypes: outputs of the head, K.
+      hidden_dim, bottleneck_dim: of the head (`nets.heads.dino_head`).
+      head_norm: "batch" for batch norm in the head. A new transformer's features of different
+        images have cosines above 0.9: then it keeps the first targets from being even.
+      norm_last_layer: whether the prototypes have norm 1 or a trained one.
+      freeze_epochs: the head's last layer does not move so long.
+      student_temperature: of the predictions.
+      temperature, warmup_temperature, warmup_epochs: the teacher's; see
+        `losses.dino.teacher_temperature`.
+      center_momentum: of the running means of the teacher's logits.
+      momentum: of the teacher at step 0; it rises to 1 along a cosine.
+      microbatches: see `parts.branch.Branch`.
+    """
+
+    views: tuple[View, ...] = (
+        View(224, area=(0.4, 1.0), recipe="dino_1"),
+        View(224, area=(0.4, 1.0), recipe="dino_2"),
+        View(96, 8, (0.05, 0.4), "dino_local"),
+    )
+    large: int = 2
+    prototypes: int = 65536
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    head_norm: Literal["batch"] | None = None
+    norm_last_layer: bool = True
+    freeze_epochs: float = 1.0
+    student_temperature: float = 0.1
+    temperature: float = 0.04
+    warmup_temperature: float = 0.04
+    warmup_epochs: int = 0
+    center_momentum: float = 0.9
+    momentum: float = 0.996
+    microbatches: int = 1
+
+    def __post_init__(self) -> None:
+        leading_groups(self.views, self.large)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=self.views)
+
+    def make_head(self, dim: int) -> Net:
+        """The head for features of width `dim`."""
+        return dino_head(
+            dim,
+            self.prototypes,
+            hidden_dim=self.hidden_dim,
+            bottleneck_dim=self.bottleneck_dim,
+            norm=self.head_norm,
+            norm_last_layer=self.norm_last_layer,
+        )
+
+    def groups(self) -> dict[str, Group]:
+        steps = round(self.freeze_epochs * self.spec.steps_per_epoch)
+        return {"last_layer": Group("head/last_layer/", frozen_until=steps)}
+
+    def extra(self, params: Tree, stats: Tree, *centers: str) -> Tree:
+        """A teacher that starts as the student, and centres of these names that start at 0."""
+        zeros = {name: jnp.zeros((self.prototypes,), jnp.float32) for name in centers}
+        return {"stats": stats, "teacher": params, "teacher_stats": stats} | zeros
+
+    def targets(self, logits: Array, center: Array, step: Array, temperature: float) -> Array:
+        """The teacher's probabilities, its temperature on the way to `temperature`."""
+        now = teacher_temperature(
+            step,
+            self.spec.steps_per_epoch,
+            self.warmup_temperature,
+            temperature,
+            self.warmup_epochs,
+        )
+        return teacher_probabilities(logits, center, now)
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        """`signals` are the batch's means of the teacher's logits, by the names of the centres."""
+        momentum = cosine_momentum(step, self.spec.total_steps, self.momentum)
+        teacher = tree.ema(extra["teacher"], params, momentum)
+        old = {name: extra[name] for name in signals}
+        return params, extra | tree.ema(old, signals, self.center_momentum) | {"teacher": teacher}
+
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        return Encoder(
+            extra["teacher"]["backbone"], extra["teacher_stats"]["backbone"], self.backbone
+        )
