@@ -13,6 +13,7 @@ best of all its layers. Differences are paired by seed, with their standard erro
 import argparse
 import concurrent.futures
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -21,14 +22,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 MEASURES = ("fewshot5_top1", "kmeans_acc", "knn_top1")
-_lock = threading.Lock()
+LOCK = Path(tempfile.gettempdir()) / "ssl_jax_learning.lock"
 
 
 def main() -> None:
@@ -79,8 +79,10 @@ def child(method: str, seed: int) -> str:
     if run.returncode:
         return f"{method} seed {seed} failed:\n{run.stderr[-2000:]}"
     out = json.loads(run.stdout.splitlines()[-1])
-    with _lock:
-        results, recipe = read(), fingerprint(method)
+    recipe = fingerprint(method)
+    with open(LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other threads and other commands write here too
+        results = read()
         if results.get(method, {}).get("recipe") != recipe:
             results[method] = {"recipe": recipe, "probe": out["probe"], "seeds": {}}
         results[method]["seeds"][str(seed)] = out["numbers"]
