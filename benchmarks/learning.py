@@ -80,7 +80,7 @@ def child(method: str, seed: int) -> str:
         return f"{method} seed {seed} failed:\n{run.stderr[-2000:]}"
     out = json.loads(run.stdout.splitlines()[-1])
     recipe = fingerprint(method)
-    with open(LOCK, "w") as lock:
+    with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other threads and other commands write here too
         results = read()
         if results.get(method, {}).get("recipe") != recipe:

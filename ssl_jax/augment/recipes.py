@@ -111,9 +111,7 @@ RECIPES: dict[str, Recipe] = {
     "dino_local": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.5),
     # Amrani et al. 2021; elad-amrani/self-classifier: DINO's, otherwise shared out.
     "self_classifier_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.1),
-    "self_classifier_2": Recipe(
-        0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 1.0, 0.2
-    ),
+    "self_classifier_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 1.0, 0.2),
     # Caron et al. 2020; facebookresearch/swav: with a typing error in the red channel's deviation.
     "swav": Recipe(
         0.5, None, (0.8, 0.8, 0.8, 0.2), 0.8, "torchvision", 0.2, 0.5, std=(0.228, 0.224, 0.225)

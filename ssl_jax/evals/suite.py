@@ -1,7 +1,8 @@
 """Quality while a run goes: the encoder beside raw pixels and beside its own untrained weights.
 
 Without labels: RankMe, feature deviation, alignment, uniformity. With labels: weighted kNN, linear
-classifiers from few labels, k-means. With captions, for image-text methods: retrieval. Every number is made the same way for all three.
+classifiers from few labels, k-means. With captions, for image-text methods: retrieval. Every number
+is made the same way for all three.
 """
 
 import dataclasses
