@@ -15,20 +15,18 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """3 x 3 patches of 4 px; a stem without stride, as the patches are small."""
-    view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 0.7}
+    """3 x 3 patches of 7 px at 24 px, as patches of 16 px images are very small."""
+    view = {"size": 24, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 1.0}
     objective = {
         "name": "context_prediction",
         "view": view,
-        "patch": 4,
+        "patch": 7,
         "gap": 1,
-        "jitter": 0,
+        "jitter": 1,
         "embedding": 64,
         "hidden": (128,),
     }
-    config = common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=64)
-    config.backbone.stem = "cifar"
-    return config
+    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=600, batch_size=64)
 
 
 def cifar10() -> ConfigDict:

@@ -23,7 +23,7 @@ def digits() -> ConfigDict:
         "name": "jigsaw",
         "view": view,
         "rows": 2,
-        "tile": 11,
+        "tile": 10,
         "permutations": 24,
         "puzzles": 4,
         "embedding": 64,

@@ -13,13 +13,18 @@ from ssl_jax.objectives.base import Objective
 
 def main(argv: list[str]) -> int:
     command_line.parse(argv, __doc__, {})
-    table = Table()
-    for column in ("method", "family", "what it is", "needs", "recipes"):
-        table.add_column(column)
+    families: dict[str, Table] = {}
     for name in methods():
-        module = importlib.import_module(f"ssl_jax.objectives.{name}")
-        table.add_row(name, *describe(module), ", ".join(recipes(name)))
-    terminal().print(table, soft_wrap=False)
+        family, paper, needs = describe(importlib.import_module(f"ssl_jax.objectives.{name}"))
+        if family not in families:
+            families[family] = Table.grid(padding=(0, 2, 0, 0))
+            families[family].add_column(no_wrap=True)
+        more = f"needs {needs}; recipes {', '.join(recipes(name))}"
+        families[family].add_row(f"  [bold]{name}[/]", f"{paper}\n[dim]{more}[/]")
+    console = terminal()
+    for family, table in sorted(families.items()):
+        console.print(family)
+        console.print(table, soft_wrap=False)
     return 0
 
 

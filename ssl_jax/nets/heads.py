@@ -170,7 +170,7 @@ class DINOHead(nnx.Module):
             dims,
             norm=norm,
             last_norm=None,
-            hidden_bias=True,
+            hidden_bias=norm is None,
             last_bias=True,
             init="normal0.02",
             activation="gelu",

@@ -78,7 +78,7 @@ class ErrorsTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("simcrl:digits", "no config 'simcrl'; did you mean 'simclr'"),
-        ("zzz:digits", "no config 'zzz'; known: byol, mae, rotnet, simclr"),
+        ("zzz:digits", "no config 'zzz'; known: barlow_twins, byol, "),
         ("simclr:digit", "unknown recipe 'digit'; did you mean 'digits'"),
         ("simclr:zzz", "unknown recipe 'zzz'; known: cifar10, digits, imagenet"),
         ("simclr:imagenet", "no training data: name it with --data="),
