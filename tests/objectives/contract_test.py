@@ -5,6 +5,7 @@ here.
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -27,24 +28,28 @@ FLOOR = 1e-3
 MESHES = ({"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 4})
 
 
-def observed(method: str, dtype: np.dtype, seed: int = 0, **mesh: int) -> dict:
-    """Loss, gradients and extra of one step on a mesh of as many devices as it asks for."""
+def observed(
+    method: str, dtype: np.dtype, seed: int = 0, steps: int = 1, **mesh: int
+) -> dict[str, Any]:
+    """What the last of some steps makes on a mesh of as many devices as it asks for."""
     made = harness.experiment(method, **mesh)
     devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]
     grid = sharding.make_mesh(made.sections["mesh"], devices)
     placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
     params, extra = jax.jit(made.objective.init)(jax.random.key(3))
     cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    params, extra = jax.tree.map(cast, (params, extra))
-    batch = harness.device_batch(made, seed, dtype)
+    out = dict(zip(("params", "extra"), jax.tree.map(cast, (params, extra)), strict=True))
     whole = NamedSharding(grid, P())
     run = jax.jit(
         harness.observe(made),
         in_shardings=(placed.params, placed.extra, sharding.batch_sharding(grid), whole),
     )
-    args = jax.device_get((params, extra, batch, np.uint32(0)))
-    with jax.set_mesh(grid):
-        return jax.device_get(run(*args))
+    for step in range(steps):
+        batch = harness.device_batch(made, seed + step, dtype)
+        before = jax.device_get((out["params"], out["extra"]))
+        with jax.set_mesh(grid):
+            out = jax.device_get(run(*before, batch, np.int32(step)))
+    return out
 
 
 def refreshed(method: str, step: int, **mesh: int) -> dict:
@@ -110,20 +115,20 @@ class ContractTest(parameterized.TestCase):
             self.assertLessEqual(worst, 1e-4, f"{mesh} {where}")
 
     @parameterized.named_parameters(*harness.METHODS)
-    def test_equal_in_float64(self, method):
+    def test_three_steps_are_equal_in_float64(self, method):
         self.check_float64(method, MESHES[-1:])
 
     @parameterized.named_parameters(*harness.METHODS)
     @pytest.mark.full
-    def test_equal_in_float64_on_every_mesh(self, method):
+    def test_three_steps_are_equal_in_float64_on_every_mesh(self, method):
         self.check_float64(method, MESHES)
 
     def check_float64(self, method, meshes):
         with jax.enable_x64(True):
-            one = observed(method, np.float64)
+            one = observed(method, np.float64, steps=3)
             self.assertEqual(one["loss"].dtype, np.float64)
             for mesh in meshes:
-                many = observed(method, np.float64, **mesh)
+                many = observed(method, np.float64, steps=3, **mesh)
                 worst, where = harness.worst_difference(one, many, 1e-4)
                 self.assertLessEqual(worst, 1e-9, f"{mesh} {where}")
 

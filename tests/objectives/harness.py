@@ -64,17 +64,18 @@ def device_batch(made: Experiment, seed: int = 0, dtype: Any = np.float32) -> di
 
 
 def observe(made: Experiment) -> Any:
-    """(params, extra, batch, seed) -> loss, gradients, and extra after the update. Pure."""
+    """(params, extra, batch, step) -> loss, gradients, and params and extra after a plain step of
+    gradient descent. Pure.
+    """
     objective = made.objective
 
-    def run(params: Any, extra: Any, batch: Any, seed: Any) -> Any:
-        step = jnp.zeros((), jnp.int32)
-        key = rng.step_key(seed, step)
+    def run(params: Any, extra: Any, batch: Any, step: Any) -> Any:
+        key = rng.step_key(jnp.uint32(0), step)
         loss_fn = lambda p: objective.loss(p, extra, batch, key, step)  # noqa: E731
         (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         params = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
-        params, extra_after = objective.after_update(params, aux.extra, aux.signals, step)
-        return {"loss": loss, "grads": grads, "extra": extra_after}
+        params, extra = objective.after_update(params, aux.extra, aux.signals, step)
+        return {"loss": loss, "grads": grads, "params": params, "extra": extra}
 
     return run
 

@@ -33,7 +33,7 @@ class InstDiscTest(parameterized.TestCase):
         rows, whole = sharding.batch_sharding(mesh), NamedSharding(mesh, P())
         run = jax.jit(harness.observe(nce), in_shardings=(*placed, rows, whole))
         with jax.set_mesh(mesh):
-            return jax.device_get(run(*jax.device_get((params, extra, batch, np.uint32(0)))))
+            return jax.device_get(run(*jax.device_get((params, extra, batch, np.int32(0)))))
 
     def test_nce_is_equal_on_one_and_eight_devices(self):
         one, eight = self.observed(1), self.observed(8)
@@ -45,8 +45,8 @@ class InstDiscTest(parameterized.TestCase):
         made, nce = with_negatives(64)
         params, extra = jax.jit(nce.objective.init)(jax.random.key(3))
         run = jax.jit(harness.observe(nce))
-        first = run(params, extra, harness.device_batch(made, 0), np.uint32(0))["extra"]
-        second = run(params, first, harness.device_batch(made, 1), np.uint32(1))["extra"]
+        first = run(params, extra, harness.device_batch(made, 0), np.int32(0))["extra"]
+        second = run(params, first, harness.device_batch(made, 1), np.int32(1))["extra"]
         self.assertEqual(first["partition"], second["partition"])
         self.assertEqual(extra["partition"], 0)
         # exp(cosine / t) of random vectors, N times: cosines are small beside t.
@@ -66,10 +66,15 @@ class InstDiscTest(parameterized.TestCase):
         run = jax.jit(
             harness.observe(SimpleNamespace(objective=objective)),
             in_shardings=(*placed, rows, whole),
-            out_shardings={"loss": whole, "grads": placed[0], "extra": placed[1]},
+            out_shardings={
+                "loss": whole,
+                "grads": placed[0],
+                "params": placed[0],
+                "extra": placed[1],
+            },
         )
         with jax.set_mesh(mesh):
-            lowered = run.lower(*like, harness.device_batch(made), np.uint32(0))
+            lowered = run.lower(*like, harness.device_batch(made), np.int32(0))
         text = lowered.compile().as_text()
         bank = like[1]["memory"]
         self.assertEqual(bank.shape[0], 65536)

@@ -144,7 +144,7 @@ class GroupsTest(parameterized.TestCase):
             rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
             step = jax.jit(run, in_shardings=(*placed, rows, whole))
             with jax.set_mesh(mesh):
-                args = jax.device_get((*state, self.batch, np.uint32(0)))
+                args = jax.device_get((*state, self.batch, np.int32(0)))
                 found.append(jax.device_get(step(*args)))
         worst, where = harness.worst_difference(*found, 1e-3)
         self.assertLessEqual(worst, 1e-4, where)
