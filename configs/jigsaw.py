@@ -26,10 +26,10 @@ def digits() -> ConfigDict:
         "tile": 10,
         "permutations": 24,
         "puzzles": 4,
-        "embedding": 64,
-        "hidden": (128,),
+        "embedding": 128,
+        "hidden": (256,),
     }
-    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=800, batch_size=64)
+    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=800, batch_size=128)
 
 
 def cifar10() -> ConfigDict:
