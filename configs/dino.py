@@ -18,8 +18,8 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Gentle views without small crops; stronger ones end at log K, the even spread."""
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
+    """Gentle views without small crops; stronger ones end at log K, the even spread, or near it."""
+    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.4}
     objective = {
         "name": "dino",
         "views": (view,),
@@ -29,7 +29,7 @@ def digits() -> ConfigDict:
         "momentum": 0.99,
     }
     optim = {"name": "adamw", "lr": 5e-4, "weight_decay": 0.04}
-    return common.digits(objective, optim, steps=500, batch_size=128)
+    return common.digits(objective, optim, steps=700, batch_size=128)
 
 
 def cifar10() -> ConfigDict:
