@@ -75,11 +75,11 @@ def child(method: str, seed: int) -> str:
     """One run in a process of its own; what it measured goes into the file."""
     command = [sys.executable, __file__, "--child", method, str(seed)]
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    recipe = fingerprint(method)  # as it is now: the file may change while this runs
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if run.returncode:
         return f"{method} seed {seed} failed:\n{run.stderr[-2000:]}"
     out = json.loads(run.stdout.splitlines()[-1])
-    recipe = fingerprint(method)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other threads and other commands write here too
         results = read()
