@@ -3,6 +3,7 @@
 ssl-jax train --config=dino:digits --workdir=W
 ssl-jax train --config=dino:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=dino:imagenet --workdir=W --data=folder:/imagenet/train
+ssl-jax train --config=dino:imagenet_vit_base --workdir=W --data=folder:/imagenet/train
 ssl-jax train --config=dino:imagenet_resnet --workdir=W --data=folder:/imagenet/train
 """
 
@@ -13,7 +14,12 @@ from configs import common
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
     return common.pick(
-        recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, imagenet_resnet=imagenet_resnet
+        recipe,
+        digits=digits,
+        cifar10=cifar10,
+        imagenet=imagenet,
+        imagenet_vit_base=imagenet_vit_base,
+        imagenet_resnet=imagenet_resnet,
     )
 
 
@@ -69,6 +75,25 @@ def imagenet() -> ConfigDict:
         "interpolate_offset": 0.1,
         "dtype": "bfloat16",
     }
+    return config
+
+
+def imagenet_vit_base() -> ConfigDict:
+    """ViT-B/16, 2x224 + 10x96, batch 1024, 400 epochs (arguments beside the released weights)."""
+    config = imagenet()
+    config.objective.update(
+        {
+            "views": common.views("ibot"),  # the same areas: 0.25 to 1 and 0.05 to 0.25
+            "norm_last_layer": True,
+            "freeze_epochs": 3,
+            "warmup_epochs": 50,
+        }
+    )
+    config.backbone.size = "base"
+    config.optim.lr = 7.5e-4
+    config.optim.lr_end = 2e-6 / 3e-3
+    config.optim.clip_per_parameter = 0.3
+    config.train.epochs = 400
     return config
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from ssl_jax.core.errors import UserError, suggest
 
-HELPERS = ("auto", "experiment", "flags", "table")  # modules here that are no subcommand
+HELPERS = (
+    "auto",
+    "compile_worker",
+    "experiment",
+    "flags",
+    "table",
+)  # modules here that are no subcommand
 
 
 def subcommands() -> list[str]:

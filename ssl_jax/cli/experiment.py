@@ -173,6 +173,42 @@ def configured(
 
 
 @dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a `Spec` takes from the training data, so that it can be made without them too."""
+
+    name: str
+    examples: int
+    classes: int
+    channels: int = 3
+    streams: tuple[Stream, ...] = ()
+    vocabulary: int = BYTES.vocabulary
+
+
+def make_spec(train: TrainConfig, facts: Facts) -> Spec:
+    """The spec of a run on data like these.
+
+    Raises:
+      UserError: they are fewer than a batch.
+    """
+    if facts.examples < train.batch_size:
+        raise UserError(
+            f"train.batch_size: {train.batch_size} is more than the {facts.examples} examples of "
+            f"{facts.name}"
+        )
+    epoch = facts.examples // train.batch_size
+    return Spec(
+        global_batch=train.batch_size,
+        num_examples=facts.examples,
+        num_classes=facts.classes,
+        steps_per_epoch=epoch,
+        total_steps=train.steps or max(round(train.epochs * epoch), 1),
+        channels=facts.channels,
+        streams=facts.streams,
+        vocabulary=facts.vocabulary,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """One run, resolved: its sections as checked dataclasses, and what is built from them, when
     asked for.
@@ -181,12 +217,19 @@ class Experiment:
     raw: Mapping[str, Any]
     sections: Mapping[str, Any]
     folder: Path | None = None
+    devices: Sequence[Any] | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], folder: Path | None = None) -> "Experiment":
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        folder: Path | None = None,
+        devices: Sequence[Any] | None = None,
+    ) -> "Experiment":
         """Check every section of a config file, or of a workdir's config.json.
 
-        `folder` is the workdir: a tokenizer that was kept there is the one that is used.
+        `folder` is the workdir: a tokenizer that was kept there is the one that is used. The mesh
+        is made of `devices`, by default of all that are here.
 
         Raises:
           UserError: an unknown section or key, or a value of the wrong type.
@@ -199,7 +242,7 @@ class Experiment:
         sections: dict[str, Any] = {
             name: checked.build(kind, config.get(name, {}), name) for name, kind in SECTIONS.items()
         }
-        return cls(config, sections, folder)
+        return cls(config, sections, folder, devices)
 
     @property
     def data(self) -> DataConfig:
@@ -260,25 +303,21 @@ class Experiment:
     def spec(self) -> Spec:
         if "spec" in self.raw:  # a run that exists: its data need not be at hand
             return checked.build(Spec, self.raw["spec"], "spec")
-        examples, batch = len(self.source), self.train.batch_size
-        if examples < batch:
-            raise UserError(
-                f"train.batch_size: {batch} is more than the {examples} examples of "
-                f"{self.data.train}"
-            )
-        epoch = examples // batch
-        return Spec(
-            global_batch=batch,
-            num_examples=examples,
-            num_classes=self.source.num_classes,
-            steps_per_epoch=epoch,
-            total_steps=self.train.steps or max(round(self.train.epochs * epoch), 1),
-            channels=num_channels(self.source, self.data.channels),
-            streams=tuple(
+        return make_spec(self.train, self.facts)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Of the data that the config names."""
+        return Facts(
+            self.data.train,
+            len(self.source),
+            self.source.num_classes,
+            num_channels(self.source, self.data.channels),
+            tuple(
                 Stream(name, len(stream), stream.num_classes)
                 for name, stream in self.streams.items()
             ),
-            vocabulary=self.tokenizer.vocabulary,
+            self.tokenizer.vocabulary,
         )
 
     @cached_property
@@ -295,7 +334,7 @@ class Experiment:
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
-        mesh = sharding.make_mesh(self.sections["mesh"])
+        mesh = sharding.make_mesh(self.sections["mesh"], self.devices)
         if self.train.batch_size % mesh.size:
             raise UserError(
                 f"train.batch_size: {self.train.batch_size} does not divide by the {mesh.size} "

@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -13,7 +13,11 @@ Override = tuple[str, Any]
 
 
 def parse(
-    argv: Sequence[str], doc: str | None, known: Mapping[str, str], configurable: bool = False
+    argv: Sequence[str],
+    doc: str | None,
+    known: Mapping[str, str],
+    configurable: bool = False,
+    switches: Collection[str] = (),
 ) -> tuple[flags.FlagValues, list[Override]]:
     """Parse the flags of a subcommand, each a string, "" where it is not given.
 
@@ -22,6 +26,7 @@ def parse(
       doc: what `--help` shows above the flags.
       known: flag -> help.
       configurable: whether `--config.section.key=value` is allowed.
+      switches: those of `known` that take no value; False where they are not given.
 
     Returns:
       The flags, and the overrides of the config, (dotted key, value), in order.
@@ -31,7 +36,9 @@ def parse(
     """
     values = flags.FlagValues()
     for name, text in known.items():
-        if "." not in name:  # "config.SECTION.KEY" stands for the overrides
+        if name in switches:
+            flags.DEFINE_boolean(name, False, text, flag_values=values)
+        elif "." not in name:  # "config.SECTION.KEY" stands for the overrides
             flags.DEFINE_string(name, "", text, flag_values=values)
     overrides, rest = [], [argv[0]]
     words = iter(argv[1:])

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -53,8 +54,11 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh (replica, data, fsdp) over `devices` (default: all).
 
+    Devices of several slices lie along `replica`: only what runs over that axis leaves a slice.
+
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or `replica` does not divide by
+        the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.replica, config.data, config.fsdp]
@@ -69,7 +73,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"mesh: replica x data x fsdp = {asked} does not fit the {len(devices)} "
             "device(s) here; the product must be equal, one of them may be -1"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.replica: {sizes[0]} does not divide by the {slices} slices; "
+            f"use mesh.replica={slices}"
+        )
+    inside, split = (sizes[0] // slices, *sizes[1:]), {"allow_split_physical_axes": True}
+    if slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, **split)
+    else:
+        grid = mesh_utils.create_device_mesh(inside, devices, **split)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -9,31 +9,21 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# Dense bfloat16 peak of one chip in FLOP/s, from the vendors' data sheets, by `device_kind` prefix.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
+from ssl_jax.train.chips import chip
 
 
 def peak(device_kind: str) -> float | None:
-    """FLOP/s of a chip, or None where it is not known (a CPU)."""
-    return next((p for name, p in PEAKS.items() if device_kind.startswith(name)), None)
+    """bfloat16 FLOP/s of a chip, or None where it is not known (a CPU)."""
+    known = chip(device_kind)
+    return known.flops if known else None
 
 
 def count(fn: Any, *args: Any) -> int:
     """FLOPs (two a multiply-add) of `fn(*args)`; `args` may be abstract, and nothing is computed.
 
-    Recomputation that `jax.checkpoint` causes is counted: this is what the hardware does.
-    Elementwise work is not.
+    Recomputation that `jax.checkpoint` causes is counted: this is what the hardware does. A kernel
+    counts what its `pallas.CostEstimate` says, or else what its body does at each grid point; work
+    under `jax.shard_map` counts for every device. Elementwise work is not counted.
     """
     return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
@@ -55,6 +45,13 @@ def _flops(jaxpr: Jaxpr) -> int:
             # zeros.
             zeros = math.prod(eqn.params["lhs_dilation"])
             total += 2 * out.size * (kernel.size // out_features) // zeros
+        elif name == "pallas_call" and eqn.params.get("cost_estimate") is not None:
+            total += eqn.params["cost_estimate"].flops
+        elif name == "pallas_call":
+            total += math.prod(eqn.params["grid_mapping"].grid) * _flops(eqn.params["jaxpr"])
+        elif name == "shard_map":
+            sizes = [eqn.params["mesh"].shape[axis] for axis in eqn.params["newly_manual_axes"]]
+            total += math.prod(sizes) * _flops(eqn.params["jaxpr"])
         elif name == "cond":
             total += max(_flops(branch.jaxpr) for branch in eqn.params["branches"])
         else:

@@ -1,15 +1,148 @@
-"""What a compiled step sends between devices, read from its text."""
+"""The text of a compiled program, `compiled.as_text()`, as computations of instructions.
+
+jaxlib parses the text too, but its Python view of an instruction has neither its shape nor what it
+calls; a library that counts a compiled program was looked for and not found.
+"""
 
 import math
 import re
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all")
 
-# The type of a combined collective is a tuple, with spaces in it; an asynchronous one is counted at
-# its start.
-_OP = re.compile(rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?:-start)?\(")
-_SHAPE = re.compile(r"([a-z]+\d+)\[([\d,]*)\]")
+_HEADER = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = ")
+_SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\](\{[^}]*\})?")
+_OPCODE = re.compile(r"\s*([\w\-]+)\(")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_SPACE = re.compile(r"S\((\d+)\)")
+
+
+class Shape(NamedTuple):
+    """One array: its element type, its dimensions, and the memory it lies in (0 is the large one:
+    HBM on an accelerator).
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+    memory: int = 0
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.dims)
+
+    @property
+    def bytes(self) -> int:
+        """Of the elements, without what a tiled layout pads them with."""
+        if self.dtype in ("token", "opaque"):
+            return 0
+        bits = re.search(r"\d+", self.dtype)
+        return self.elements * int(bits[0] if bits else 8) // 8  # pred has a byte
+
+
+class Instruction(NamedTuple):
+    """One line.
+
+    Attributes:
+      shapes: of the result; those of all parts where it is a tuple.
+      arguments: what stands between the parentheses; a constant's value.
+      operands: names of the instructions it reads.
+      attributes: what stands behind the parentheses.
+    """
+
+    name: str
+    opcode: str
+    shapes: tuple[Shape, ...]
+    arguments: str
+    operands: tuple[str, ...]
+    attributes: str
+    root: bool
+
+    def attribute(self, pattern: str) -> str | None:
+        """What the one group of the regex `pattern` matches in the attributes."""
+        found = re.search(pattern, self.attributes)
+        return found[1] if found else None
+
+    @property
+    def calls(self) -> str | None:
+        """The computation that a fusion, a call or an asynchronous start runs."""
+        return self.attribute(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
+
+
+class Computation(NamedTuple):
+    name: str
+    instructions: Mapping[str, Instruction]
+
+    @property
+    def root(self) -> Instruction:
+        return next(i for i in self.instructions.values() if i.root)
+
+    def parameter(self, number: int) -> Instruction | None:
+        """The parameter of this number."""
+        for one in self.instructions.values():
+            if one.opcode == "parameter" and one.arguments.strip() == str(number):
+                return one
+        return None
+
+
+class Program(NamedTuple):
+    computations: Mapping[str, Computation]
+    entry: Computation
+
+
+def parse(text: str) -> Program:
+    """The program whose text this is."""
+    computations: dict[str, Computation] = {}
+    entry = ""
+    current: dict[str, Instruction] = {}
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            current = {}
+            computations[header["name"]] = Computation(header["name"], current)
+            entry = header["name"] if header["entry"] else entry
+        elif found := _INSTRUCTION.match(line):
+            one = _instruction(found["name"], bool(found["root"]), line[found.end() :])
+            current[one.name] = one
+    return Program(computations, computations[entry])
+
+
+def _instruction(name: str, root: bool, rest: str) -> Instruction:
+    end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ")
+    opcode = _OPCODE.match(rest, end)
+    assert opcode, rest
+    close = _closing(rest, opcode.end() - 1)
+    arguments = rest[opcode.end() : close - 1]
+    return Instruction(
+        name,
+        opcode[1],
+        _shapes(rest[:end]),
+        arguments,
+        tuple(_OPERAND.findall(arguments)),
+        rest[close:],
+        root,
+    )
+
+
+def _closing(text: str, start: int) -> int:
+    """Behind the parenthesis that closes the one at `start`."""
+    depth = 0
+    for found in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if found[0] == "(" else -1
+        if not depth:
+            return found.end()
+    raise ValueError(f"unbalanced: {text[start : start + 80]}")
+
+
+def _shapes(text: str) -> tuple[Shape, ...]:
+    return tuple(
+        Shape(
+            dtype,
+            tuple(int(n.lstrip("<=")) for n in dims.split(",") if n),
+            int(space[1]) if (space := _SPACE.search(layout)) else 0,
+        )
+        for dtype, dims, layout in _SHAPE.findall(text)
+    )
 
 
 class Collective(NamedTuple):
@@ -24,15 +157,19 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives in the text of a compiled program (`compiled.as_text()`), in order.
+    """The collectives in the text of a compiled program, in order.
 
-    Instructions are counted, not executions: one in a loop body counts once.
+    Instructions are counted, not executions: one in a loop body counts once. `train.costs` counts
+    executions. An asynchronous one is counted at its start.
     """
-    found = []
-    for match in _OP.finditer(text):
-        shapes = tuple(
-            (dtype, tuple(int(n) for n in dims.split(",") if n))
-            for dtype, dims in _SHAPE.findall(match["type"])
-        )
-        found.append(Collective(match["kind"], shapes))
-    return found
+    return [
+        Collective(one.opcode.removesuffix("-start"), tuple((s.dtype, s.dims) for s in one.shapes))
+        for one in _lines(text)
+        if one.opcode.removesuffix("-start") in KINDS
+    ]
+
+
+def _lines(text: str) -> Iterator[Instruction]:
+    for line in text.splitlines():
+        if found := _INSTRUCTION.match(line):
+            yield _instruction(found["name"], bool(found["root"]), line[found.end() :])

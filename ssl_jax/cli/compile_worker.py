@@ -1,0 +1,68 @@
+"""The process of `ssl-jax compile` that loads libtpu, which writes to the terminal as it likes.
+
+Reads one JSON object from standard input, {"config", "topology", "slices", "hlo"}, and writes one
+on the last line of standard output: the report, or {"error": the line for the user}.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from ssl_jax.cli.experiment import Experiment
+from ssl_jax.core.errors import UserError
+from ssl_jax.train import aot
+from ssl_jax.train.chips import TPUS
+
+
+def main() -> None:
+    try:
+        print(json.dumps(work(**json.load(sys.stdin))))
+    except UserError as e:
+        print(json.dumps({"error": str(e)}))
+
+
+def work(config: dict[str, Any], topology: str, slices: int, hlo: str) -> dict[str, Any]:
+    """The report on a resolved config, which has its `spec`, for a slice or several. The program's
+    text goes to the file `hlo`, if named.
+    """
+    experiment = Experiment.from_config(config, devices=devices(topology, slices))
+    report, text = aot.compile_step(
+        experiment.objective,
+        experiment.tx,
+        experiment.schedule,
+        experiment.mesh,
+        experiment.abstract_state,
+        experiment.placed,
+    )
+    if hlo and text:
+        Path(hlo).write_text(text)
+    return dataclasses.asdict(report)
+
+
+def devices(topology: str, slices: int) -> Any:
+    """Devices of `slices` slices like "v5e:8x8", for compiling only.
+
+    Raises:
+      UserError: no such topology.
+    """
+    if topology.partition(":")[0] in TPUS:
+        try:
+            options = {"num_slices": slices} if slices > 1 else {}
+            return topologies.get_topology_desc(topology, platform="tpu", **options).devices
+        except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as e:
+            if "lockfile" in str(e):
+                raise UserError(" ".join(str(e).split())[:200]) from None
+    kinds = ", ".join(TPUS)
+    raise UserError(
+        f"no topology {topology!r}; the kinds are {kinds}, with two numbers for v5e and v6e "
+        "(v5e:8x8, up to 16x16) and three for v4 and v5p (v4:4x4x4)"
+    )
+
+
+if __name__ == "__main__":
+    main()
