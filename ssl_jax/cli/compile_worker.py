@@ -18,6 +18,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.train import aot
 from ssl_jax.train.chips import TPUS
 
+FLAT = ("v5e", "v6e")  # a torus of two dimensions, at most 16 x 16
+
 
 def main() -> None:
     try:
@@ -50,9 +52,14 @@ def devices(topology: str, slices: int) -> Any:
     Raises:
       UserError: no such topology.
     """
-    if topology.partition(":")[0] in TPUS:
+    kind, _, shape = topology.partition(":")
+    sides = [int(side) for side in shape.split("x") if side.isdigit()]
+    known = len(sides) == 2 and max(sides) <= 16 if kind in FLAT else len(sides) == 3
+    if kind in TPUS and known:
+        options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+        if kind == "v4":  # its two cores as one device, as on real ones
+            options["chip_config_name"] = "megacore"
         try:
-            options = {"num_slices": slices} if slices > 1 else {}
             return topologies.get_topology_desc(topology, platform="tpu", **options).devices
         except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as e:
             if "lockfile" in str(e):

@@ -267,5 +267,6 @@ def _links(traffic: tuple[costs.Traffic, ...], mesh: Mesh) -> tuple[Link, ...]:
 def why(error: Exception) -> str:
     """The compiler's own words on memory, on one line."""
     text = " ".join(str(error).split())
-    found = re.search(r"Used [\d.]+\w* of [\d.]+\w* \w+\.( Exceeded [^.]*?by [\d.]+\w*)?", text)
+    said = r"total memory required .*? exceeds .*?\([\d.]+\w\)|Used [\d.]+\w of [\d.]+\w hbm"
+    found = re.search(said, text)
     return found[0] if found else text[:300]

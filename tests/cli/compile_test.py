@@ -52,7 +52,7 @@ FITS = {
 }
 TOO_LARGE = FITS | {
     "fits": False,
-    "message": "Used 20.29G of 15.75G hbm. Exceeded hbm capacity by 4.54G",
+    "message": "Used 20.29G of 15.75G hbm",
     "memory": FITS["memory"] | {"peak": None, "activations": None},
     "flops": 0,
     "links": [],
@@ -109,9 +109,12 @@ class CompileTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, r"pip install 'ssl-jax\[tpu\]'"):
                 command.compile_step(config, "v5e:2x4")
 
-    def test_an_unknown_kind_of_chip_lists_those_there_are(self):
+    @parameterized.parameters(
+        "v3:2x2", "v5e", "v5e:8", "v5e:8x8x8", "v5e:32x32", "v5p:4x4", "v4:axb"
+    )
+    def test_a_bad_topology_lists_the_kinds(self, topology):
         with self.assertRaisesRegex(UserError, "v4, v5e, v5p, v6e"):
-            compile_worker.devices("v3:2x2", 1)
+            compile_worker.devices(topology, 1)
 
     def test_needs_no_data(self):
         made = Experiment.from_config(command.with_spec(configured("simclr:imagenet", [])))

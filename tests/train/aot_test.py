@@ -96,15 +96,23 @@ class BoundTest(absltest.TestCase):
         self.assertIsNone(chips.chip("cpu"))
 
 
-class OutOfMemoryTest(absltest.TestCase):
-    def test_the_compilers_numbers_are_kept(self):
-        error = ValueError(
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
-            "space hbm. Used 20.29G of 15.75G hbm. Exceeded hbm capacity by 4.54G.\n\nTotal hbm"
-        )
-        self.assertEqual(
-            aot.why(error), "Used 20.29G of 15.75G hbm. Exceeded hbm capacity by 4.54G"
-        )
+class OutOfMemoryTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total "
+            "memory required for HLO temporaries (22.66G) exceeds available HBM (15.75G). HLO "
+            "module: jit_f.\nSee https://openxla.org/xla/errors/error_1000 for more details.",
+            "total memory required for HLO temporaries (22.66G) exceeds available HBM (15.75G)",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.29G of 15.75G hbm. "
+            "Exceeded hbm capacity by 4.54G.\n\nTotal hbm",
+            "Used 20.29G of 15.75G hbm",
+        ),
+        ("RESOURCE_EXHAUSTED: something\nelse", "RESOURCE_EXHAUSTED: something else"),
+    )
+    def test_the_compilers_numbers_are_kept(self, message, kept):
+        self.assertEqual(aot.why(ValueError(message)), kept)
 
 
 if __name__ == "__main__":
