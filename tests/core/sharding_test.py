@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from absl.testing import absltest, parameterized
@@ -6,6 +8,31 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.sharding import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh looks at of a device."""
+
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+class SlicesTest(absltest.TestCase):
+    chips = tuple(Chip(i, slice_index=i % 2) for i in range(8))
+
+    def test_slices_lie_along_replica(self):
+        mesh = sharding.make_mesh(sharding.MeshConfig(replica=2, fsdp=2), self.chips)
+        self.assertEqual(dict(mesh.shape), {"replica": 2, "data": 2, "fsdp": 2})
+        for half in mesh.devices:
+            self.assertLen({chip.slice_index for chip in half.flat}, 1)
+
+    def test_replica_must_divide_by_the_slices(self):
+        with self.assertRaisesRegex(UserError, "use mesh.replica=2"):
+            sharding.make_mesh(sharding.MeshConfig(), self.chips)
 
 
 class ShardingTest(parameterized.TestCase):
