@@ -190,8 +190,11 @@ def show(console: Console, title: str, report: Report) -> None:
             f"{report['bytes'] / 1e9:,.2f} GB read and written in HBM a step and chip, "
             f"{report['bytes_per_image'] / 1e6:,.1f} MB an image"
         )
-    for name in report["unknown"]:
-        console.print(f"[yellow]not counted in full:[/] {name}: its loop was counted once")
+    if report["unknown"]:
+        console.print(
+            f"[yellow]not counted in full:[/] {', '.join(report['unknown'])} (a loop without a "
+            "known number of turns counts once, a kernel without a cost estimate has no FLOPs)"
+        )
     if report["bound"]:
         console.print(_bound_line(report["bound"], report["links"]))
     verdict = "[bold green]fits[/]" if report["fits"] else "[bold red]does not fit[/]"

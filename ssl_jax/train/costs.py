@@ -7,7 +7,7 @@ and what kernels say of themselves (`pallas.CostEstimate`) are counted, elementw
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -116,7 +116,9 @@ def count(text: str) -> Costs:
     return of(program.entry.name, False)
 
 
-def _cost(program: Program, where: Computation, one: Instruction, fused: bool, of) -> Costs:  # type: ignore[no-untyped-def]
+def _cost(
+    program: Program, where: Computation, one: Instruction, fused: bool, of: Callable[..., Costs]
+) -> Costs:
     kind = one.opcode
     if kind == "while":
         turns = trip_count(program, where, one)
@@ -125,7 +127,7 @@ def _cost(program: Program, where: Computation, one: Instruction, fused: bool, o
         return found.times(turns) if turns is not None else found + Costs(unknown=(one.name,))
     if kind == "conditional":  # the dearest branch
         return max((of(b, fused) for b in _branches(one)), key=lambda c: (c.flops, c.bytes))
-    if kind == "call" or (kind == "async-start" and one.calls):
+    if kind in ("call", "async-start"):
         return of(one.calls, fused)
     moved = 0 if fused else _moved(program, where, one)
     if kind == "fusion":
