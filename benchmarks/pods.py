@@ -121,8 +121,8 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
         return [*about, *["not run"] * 8]
     found = row["report"]
     memory = found.get("memory", {})
+    seconds = f"{found['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in found else ""
     if not memory.get("peak"):
-        seconds = f"{found['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in found else ""
         return [*about, *[""] * 6, seconds, "**no**: " + found["message"]]
     return [
         *about,
@@ -132,7 +132,7 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
         f"{found['bytes_per_image'] / 1e6:.0f}",
         f"{sum(link['bytes'] for link in found['links']) / 1e6:.1f}",
         f"{found['bound']['seconds'] * 1e3:.1f}",
-        f"{found['compile_cpu_seconds']:.0f}",
+        seconds,
         "yes" if found["fits"] else "**no**",
     ]
 

@@ -234,24 +234,6 @@ def _fusion_moved(program: Program, where: Computation, one: Instruction) -> int
     updates in place only the update.
     """
     inside = program.computations[one.calls or ""]
-    users: dict[str, list[Instruction]] = {}
-    for other in inside.instructions.values():
-        for name in other.operands:
-            users.setdefault(name, []).append(other)
-
-    def used(name: str, whole: int) -> int:
-        total = 0
-        for user in users.get(name, []):
-            if user.opcode == "dynamic-update-slice" and user.operands[0] == name:
-                continue  # written in place
-            if user.opcode in _SLICES and user.operands[0] == name:
-                total += user.shapes[0].bytes
-            elif user.opcode in _VIEWS and not user.root:
-                total += used(user.name, whole)
-            else:
-                return whole
-        return min(total, whole)
-
     root = inside.root
     if "AsyncCollectiveDone" in root.attributes:
         return 0  # counted where it started
@@ -262,15 +244,37 @@ def _fusion_moved(program: Program, where: Computation, one: Instruction) -> int
         if source is None or source.opcode == "constant" or len(source.shapes) != 1:
             continue
         if not source.shapes[0].memory and number not in passed.values():
-            inner = inside.parameter(number)
-            whole = source.shapes[0].bytes
-            moved += used(inner.name, whole) if inner else whole
+            moved += _used(program, inside, inside.parameter(number), source.shapes[0].bytes)
     parts = [inside.instructions[n] for n in root.operands] if root.opcode == "tuple" else []
     for number, shape in enumerate(one.shapes):
         if not shape.memory and number not in passed:
             written = parts[number] if parts else root
-            moved += _written(inside, written, shape)
+            moved += _written(program, inside, written, shape)
     return moved
+
+
+def _used(program: Program, inside: Computation, array: Instruction | None, whole: int) -> int:
+    """Bytes that a fusion reads of an operand of `whole` bytes, which is `array` in there."""
+    if array is None:
+        return whole
+    total = 0
+    for user in inside.instructions.values():
+        if array.name not in user.operands:
+            continue
+        first = user.operands[0] == array.name
+        if user.opcode == "dynamic-update-slice" and first:
+            continue  # written in place
+        if user.opcode in _SLICES and first:
+            total += user.shapes[0].bytes
+        elif user.opcode in _VIEWS and not user.root:
+            total += _used(program, inside, user, whole)
+        elif user.opcode == "fusion":
+            nested = program.computations[user.calls or ""]
+            places = (i for i, name in enumerate(user.operands) if name == array.name)
+            total += sum(_used(program, nested, nested.parameter(i), whole) for i in places)
+        else:
+            return whole
+    return min(total, whole)
 
 
 def _passed_through(inside: Computation, one: Instruction) -> dict[int, int]:
@@ -285,9 +289,12 @@ def _passed_through(inside: Computation, one: Instruction) -> dict[int, int]:
     return {int(a): int(b) for a, b in re.findall(r"\{(\d+)\}: \((\d+),", listed)}
 
 
-def _written(inside: Computation, root: Instruction, shape: Shape) -> int:
+def _written(program: Program, inside: Computation, root: Instruction, shape: Shape) -> int:
     while root.opcode in _VIEWS:
         root = inside.instructions[root.operands[0]]
+    if root.opcode == "fusion" and len(root.shapes) == 1:
+        nested = program.computations[root.calls or ""]
+        return _written(program, nested, nested.root, shape)
     if root.opcode == "dynamic-update-slice":
         return inside.instructions[root.operands[1]].shapes[0].bytes
     return shape.bytes

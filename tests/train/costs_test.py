@@ -189,12 +189,18 @@ TPU = """HloModule jit_f, is_scheduled=true
   ROOT %lt = pred[]{:T(512)} compare(%counter, %limit), direction=LT
 }
 
+%sliced (o.0: f32[4,128,128], o.1: s32[]) -> f32[128,128] {
+  %o.0 = f32[4,128,128]{2,1,0:T(8,128)} parameter(0)
+  %o.1 = s32[]{:T(128)} parameter(1)
+  %slice = f32[1,128,128]{2,1,0:T(8,128)} dynamic-slice(%o.0, %o.1, %o.1, %o.1), dynamic_slice_sizes={1,128,128}
+  ROOT %flat.0 = f32[128,128]{1,0:T(8,128)} bitcast(%slice)
+}
+
 %product (p.0: f32[128,128], p.1: f32[4,128,128]) -> f32[128,128] {
   %p.0 = f32[128,128]{1,0:T(8,128)S(1)} parameter(0)
   %p.1 = f32[4,128,128]{2,1,0:T(8,128)} parameter(1)
   %zero = s32[]{:T(128)} constant(0)
-  %slice = f32[1,128,128]{2,1,0:T(8,128)} dynamic-slice(%p.1, %zero, %zero, %zero), dynamic_slice_sizes={1,128,128}
-  %flat = f32[128,128]{1,0:T(8,128)} bitcast(%slice)
+  %flat = f32[128,128]{1,0:T(8,128)} fusion(%p.1, %zero), kind=kLoop, calls=%sliced
   ROOT %conv = f32[128,128]{1,0:T(8,128)S(1)} convolution(%p.0, %flat), dim_labels=bf_io->bf
 }
 
