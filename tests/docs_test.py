@@ -5,6 +5,7 @@ from pathlib import Path
 
 from absl.testing import absltest
 
+from benchmarks import pods
 from docs import make_methods
 from ssl_jax import cli
 from ssl_jax.train.metrics import read_metrics
@@ -22,6 +23,10 @@ def example(page: str, language: str = "python") -> str:
 class DocsTest(absltest.TestCase):
     def test_the_table_of_methods_is_current(self):
         self.assertEqual(make_methods.PAGE.read_text(), make_methods.page())
+
+    def test_the_page_of_pods_is_current(self):
+        """`python benchmarks/pods.py --page` writes it."""
+        self.assertEqual(pods.PAGE.read_text(), pods.page(pods.read()))
 
     def test_the_method_of_the_contract_page_trains(self):
         folder = Path(self.create_tempdir().full_path)
