@@ -185,10 +185,10 @@ def show(console: Console, title: str, report: Report) -> None:
         console.print(_links_table(report["links"]), soft_wrap=False)
     if report["flops"]:
         console.print(
-            f"{report['flops'] / 1e12:,.1f} TFLOP a step, {report['flops_per_image'] / 1e9:,.1f} "
+            f"{report['flops'] / 1e12:,.4g} TFLOP a step, {report['flops_per_image'] / 1e9:,.4g} "
             f"GFLOP an image (matrix products and convolutions; all chips)\n"
-            f"{report['bytes'] / 1e9:,.2f} GB read and written in HBM a step and chip, "
-            f"{report['bytes_per_image'] / 1e6:,.1f} MB an image"
+            f"{report['bytes'] / 1e9:,.4g} GB read and written in HBM a step and chip, "
+            f"{report['bytes_per_image'] / 1e6:,.4g} MB an image"
         )
     if report["unknown"]:
         console.print(
