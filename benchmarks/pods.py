@@ -121,7 +121,7 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
         return [*about, *["not run"] * 8]
     found = row["report"]
     memory = found.get("memory", {})
-    seconds = f"{found['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in found else ""
+    seconds = f"{found['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in found else "?"
     if not memory.get("peak"):
         return [*about, *[""] * 6, seconds, "**no**: " + found["message"]]
     return [
