@@ -18,7 +18,6 @@ Array = jax.Array
 MAX_COLUMNS = 2**16  # of which 8 rows in float32 are 2 MiB
 BLOCK = 2**18  # elements
 VMEM = 32 * 2**20  # bytes: two blocks on their way in, one being worked on, sums
-INTERPRET = False  # tests: on any device, slowly
 
 
 def column_logsumexp(source: Source, log_x: Array) -> Array:
@@ -133,5 +132,4 @@ def _call(body: Any, source: Source, by_row: Any, by_column: Any, outputs: Any) 
             dimension_semantics=("arbitrary",), vmem_limit_bytes=VMEM
         ),
         cost_estimate=cost,
-        interpret=INTERPRET,
     )((1 / source.epsilon).reshape(1, 1), scores, *by_row, *by_column)
