@@ -4,7 +4,6 @@ A is `exp(scores / epsilon)`, (m, n), or its transpose, and is never made as a w
 rows is read, made into a block of A, used twice where it lies (in the cache, in VMEM), forgotten.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
-BLOCK = 2**17  # elements; twice as many fill the L2 cache of a CPU core
+BLOCK = 2**16  # elements; a few such arrays fill the L2 cache of a CPU core
 
 
 class Source(NamedTuple):
@@ -60,9 +59,10 @@ def _fold(
     elements: int,
     body: Callable[[Array, Array | int, Any], Any],
     init: Any,
+    ahead: bool = True,
 ) -> Any:
-    """A block is fetched into the loop's state a turn before it is used. So it is an array of its
-    own; where it is used, XLA would else fetch it anew for each use.
+    """With `ahead`, a block is fetched into the loop's state a turn before it is used. So it is an
+    array of its own; else XLA may fetch it anew for each use. Products on a CPU do not.
     """
     count, length = shape
     size = max(1, min(count, elements // length))
@@ -73,8 +73,13 @@ def _fold(
         block, carry = state
         return read((i + 1) * size, size), body(block, i * size, carry)
 
-    block, carry = jax.lax.fori_loop(0, full - 1, turn, (read(0, size), init))
-    carry = body(block, (full - 1) * size, carry)
+    if ahead:
+        block, carry = jax.lax.fori_loop(0, full - 1, turn, (read(0, size), init))
+        carry = body(block, (full - 1) * size, carry)
+    else:
+        carry = jax.lax.fori_loop(
+            0, full, lambda i, carry: body(read(i * size, size), i * size, carry), init
+        )
     return body(read(full * size, rest), full * size, carry) if rest else carry
 
 
@@ -189,7 +194,12 @@ def kept_sweep(source: Source, kept: Array, y: Array, p: Array) -> Sums:
         return _add(sums, e, start, y, p, source.inner)
 
     init = _no_sums(source, kept.dtype)
-    sums = _fold(functools.partial(take, kept), source.shape, source.block, body, init)
+
+    def read(start: Array | int, size: int) -> Array:
+        # On a TPU, the two products would else fetch a block each.
+        return jax.lax.optimization_barrier(take(kept, start, size))
+
+    sums = _fold(read, source.shape, source.block, body, init, ahead=False)
     return sums._replace(columns=jax.lax.psum(sums.columns, source.outer))
 
 
