@@ -1,13 +1,23 @@
 """Balanced soft assignments by the Sinkhorn-Knopp algorithm (1306.0895)."""
 
+import functools
+from typing import Any, Literal, NamedTuple, get_args
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses import sinkhorn_kernel as kernel
+from ssl_jax.losses import sinkhorn_sweeps as sweeps
+from ssl_jax.losses.sinkhorn_sweeps import Source, Sums
 
 Array = jax.Array
+Form = Literal["auto", "scaling", "log", "kernel"]
 
-BLOCK = 10  # iterations between two looks at the tolerance: SeLa looks after the 1st, 11th, ...
+ROUND = 10  # iterations between two looks at the tolerance: SeLa looks after the 1st, 11th, ...
+KEPT = 4  # readings from which on the matrix of a round is kept
+GPU_BLOCK = 2**23  # elements: few and long loops; the L2 cache of an H100 holds it
 
 
 def sinkhorn(
@@ -17,21 +27,34 @@ def sinkhorn(
     *,
     tolerance: float | None = None,
     valid: Array | None = None,
+    form: Form = "auto",
+    spec: P | None = None,
 ) -> Array:
     """Assigns B examples to K prototypes, softly, so that each prototype gets about B / K of them.
 
     An iteration scales the columns of `exp(scores / epsilon)` to equal sums and then its rows to
-    sum 1. Only the two vectors of scales are iterated; the matrix is made once (once in `BLOCK`
-    iterations) and read. It ends with the rows: they are exact, the columns as near as the
-    iterations bring them. Over a sharded batch an iteration sums one vector of K over the devices.
+    sum 1. Only the two vectors of scales are iterated; an iteration reads the matrix once. It ends
+    with the rows: they are exact, the columns as near as the iterations bring them.
 
       SwAV     sinkhorn(z @ prototypes, 0.05, 3)                  (2006.09882, equation 3)
       DINOv2   sinkhorn(teacher_logits, teacher_temperature, 3)   (2304.07193, section 4)
       SeLa     sinkhorn(log_probabilities, 1 / 25, 5000, tolerance=0.1); its labels are the argmax
                (1911.05371, equations 7 and 8; 1 / epsilon is the power lambda)
 
-    No overflow, and no column that vanishes: rows are made to sum 1 beforehand, which only changes
-    what their scales start from, and the columns' scales are kept as logarithms between blocks.
+    No form overflows, and in none does a column vanish:
+
+      scaling  rows are divided by their largest element, scales are kept as logarithms between
+               rounds of ten iterations, and nothing falls below 1e-26 of its row's largest
+               (float32). From five iterations on, the matrix of a round is kept: one more
+               array like the scores, in exchange for fewer exponentials.
+      log      logarithms throughout, exact for scores of any spread; twice as many exponentials.
+               In float32 rounding moves the tolerance's sum by up to 1e-7 B max |scores| / epsilon.
+      kernel   for TPUs: as scaling, but the matrix is made anew from the scores, in the chip's
+               memory, at each reading; bfloat16 scores are read as such.
+
+    Over several devices an iteration sums over them one vector: of K for scores split by rows, of B
+    for scores split by columns. Split by both, it sums one of K and the B sums of the rows, those
+    of each block apart.
 
     Args:
       scores: (B, K), any real numbers. No gradient flows back into them.
@@ -40,50 +63,202 @@ def sinkhorn(
       tolerance: stop when sum_i |u_i / u_i' - 1| of two successive scales of the rows is below it.
         That is a sum over B: float32 cannot bring it below about 1e-7 B.
       valid: (B,) bool; rows that are False (padding) have no part in it and come out as 0.
+      form: auto is kernel on TPUs (with whole rows of at most `sinkhorn_kernel.MAX_COLUMNS`
+        columns) and else scaling.
+      spec: how scores of several devices lie over the mesh of the context (`jax.set_mesh`). None is
+        by rows over all its axes, if they divide B.
 
     Returns:
-      (B, K) in at least float32, rows of sum 1.
+      (B, K) in at least float32, rows of sum 1, split as `spec` says.
 
     Raises:
-      ValueError: `scores` is no matrix, or no iteration.
+      ValueError: `scores` is no matrix; no iteration; a form that is none of these, or kernel
+        where it cannot run.
     """
     if scores.ndim != 2 or iterations < 1:
         raise ValueError(f"sinkhorn wants (B, K) and an iteration; got {scores.shape, iterations}")
-    logits = jax.lax.stop_gradient(as_float(scores) / epsilon)
-    rows, columns = logits.shape
-    valid = jnp.ones((rows,), bool) if valid is None else valid
-    share = valid / jnp.maximum(jnp.sum(valid), 1).astype(logits.dtype)  # of a row in the total
-    least = float(jnp.finfo(logits.dtype).tiny) ** 0.7  # its inverse can still be summed
+    if form not in get_args(Form):
+        raise ValueError(f"sinkhorn: form {form!r} is none of {get_args(Form)}")
+    rows, columns = _axes(spec, scores.shape[0])
+    scores = jax.lax.stop_gradient(scores)
+    wide = jnp.promote_types(scores.dtype, jnp.float32)
+    runs_kernel = not columns and scores.shape[1] <= kernel.MAX_COLUMNS and wide == jnp.float32
+    if form == "kernel" and not runs_kernel:
+        raise ValueError(
+            f"sinkhorn: form 'kernel' wants whole rows of at most {kernel.MAX_COLUMNS} columns, in "
+            f"at most float32; got {scores.dtype} {scores.shape} split as {spec}"
+        )
+    valid = jnp.ones(scores.shape[:1], bool) if valid is None else valid
+    solve = functools.partial(_solve, rows, columns, iterations, tolerance)
 
-    # With the sums of the rows as a start, also the first iterations are the plain algorithm's.
-    sums = jax.nn.logsumexp(logits, axis=1)
-    top = jnp.max(sums, where=valid, initial=-jnp.inf)
-    start = share * jnp.maximum(jnp.exp(jnp.minimum(sums - top, 0)), least)
+    def run(scores: Array, epsilon: Array, valid: Array) -> Array:
+        if form != "auto":
+            return solve(form, sweeps.BLOCK, scores, epsilon, valid)
+        scaling = functools.partial(solve, "scaling", sweeps.BLOCK)
+        choices = {"default": scaling, "cuda": functools.partial(solve, "scaling", GPU_BLOCK)}
+        if runs_kernel:
+            choices["tpu"] = functools.partial(solve, "kernel", sweeps.BLOCK)
+        return jax.lax.platform_dependent(scores, epsilon, valid, **choices)
 
-    def unfinished(state: tuple[Array, Array, Array]) -> Array:
-        done, change, _ = state
-        return (done < iterations) & (change >= (0.0 if tolerance is None else tolerance))
+    if rows or columns:
+        specs = (P(rows, columns), P(), P(rows))
+        run = jax.shard_map(run, in_specs=specs, out_specs=specs[0], check_vma=False)
+    return run(scores, jax.lax.stop_gradient(jnp.asarray(epsilon, wide)), valid)
 
-    def block(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        done, _, log_v = state
-        matrix = jnp.maximum(jax.nn.softmax(logits + log_v, axis=1), least)
 
-        def iterate(_: Array, scales: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            _, u, _ = scales
-            v = 1 / (columns * jnp.matmul(u, matrix, precision="highest"))
-            return u, share / jnp.matmul(matrix, v, precision="highest"), v
+def _axes(spec: P | None, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Mesh axes over which rows and columns are split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if spec is None:
+        everywhere = mesh.size > 1 and AxisType.Manual not in mesh.axis_types
+        return (mesh.axis_names if everywhere and count % mesh.size == 0 else ()), ()
+    names = [() if n is None else (n,) if isinstance(n, str) else tuple(n) for n in spec]
+    rows, columns, *_ = *names, (), ()
+    return rows, columns
 
-        u = jnp.where(done == 0, start, share)
-        length = jnp.where(done == 0, 1, BLOCK) if tolerance is not None else BLOCK
-        length = jnp.minimum(length, iterations - done)
-        last, u, v = jax.lax.fori_loop(0, length, iterate, (u, u, jnp.ones_like(log_v)))
-        change = jnp.sum(jnp.abs(jnp.where(valid, last / u, 1) - 1))
-        return done + length, change, log_v + jnp.log(v)
 
-    state = (
-        jnp.zeros((), jnp.int32),
-        jnp.full((), jnp.inf, share.dtype),
-        jnp.zeros_like(logits[0]),
+class _Round(NamedTuple):
+    """The scales after some iterations, as logarithms: x of A's rows, y of its columns.
+
+    Attributes:
+      used: y that the last iteration read.
+      next: y that it gave.
+      log_x: x that it gave.
+      ratio: (B,) scale of a row of the scores before the last iteration by that after it.
+      room: an array like the scores that is written over; None where nothing is kept.
+    """
+
+    used: Array
+    next: Array
+    log_x: Array
+    ratio: Array
+    room: Array | None
+
+
+def _solve(
+    rows: tuple[str, ...],
+    columns: tuple[str, ...],
+    iterations: int,
+    tolerance: float | None,
+    form: Form,
+    block: int,
+    scores: Array,
+    epsilon: Array,
+    valid: Array,
+) -> Array:
+    """One device's part of `sinkhorn`, whose rows and columns are split over these mesh axes.
+
+    A reading of A takes scales y of its columns, gives x of its rows and the next y. Where A are
+    the scores, an iteration is the second half of one reading and the first half of the next.
+    Scores split by columns alone are read by columns, A is their transpose and an iteration one
+    reading: so the sums that devices exchange, over A's rows, are exchanged once an iteration.
+    """
+    transposed = bool(columns) and not rows
+    inner, outer = (rows, columns) if transposed else (columns, rows)
+    source = Source(scores, epsilon, transposed, inner, outer, block)
+    total = jax.lax.psum(jnp.sum(valid), rows)
+    share = valid / jnp.maximum(total, 1).astype(epsilon.dtype)
+    width = scores.shape[1]
+    even = jnp.full(width, 1 / (width * sweeps.devices(columns)), epsilon.dtype)
+    if transposed:
+        p, q, log_y = even, share, jnp.log(share)
+        readings = iterations
+    else:
+        column_logsumexp = (kernel if form == "kernel" else sweeps).column_logsumexp
+        present = jnp.log(valid.astype(epsilon.dtype))
+        p, q, log_y = share, even, jnp.log(even) - column_logsumexp(source, present)
+        readings = iterations - 1
+    if form == "log":
+        advance = functools.partial(_log_round, source, p, q)
+    else:
+        wants_rows = tolerance is not None or transposed
+        advance = functools.partial(_round, source, p, q, form, wants_rows)
+    # The array of the result, until it is written, holds the matrix of a round.
+    keep = form == "scaling" and (readings >= KEPT or tolerance is not None)
+    room = jnp.zeros(source.shape, epsilon.dtype) if keep else None
+    start = _Round(log_y, log_y, jnp.zeros_like(p), share, room)
+
+    if tolerance is None:
+        full, rest = divmod(readings, ROUND)
+        last = jax.lax.fori_loop(0, full, lambda _, r: advance(r, ROUND), start)
+        last = advance(last, rest) if rest else last
+        log_v = last.log_x if transposed else last.next
+    else:
+
+        def unfinished(state: tuple[Array, Array, _Round]) -> Array:
+            done, change, _ = state
+            return (done < iterations) & (change >= tolerance)
+
+        def look(state: tuple[Array, Array, _Round]) -> tuple[Array, Array, _Round]:
+            done, _, last = state
+            length = jnp.where(done == 0, 1, jnp.minimum(ROUND, iterations - done))
+            last = advance(last, length)
+            change = jnp.sum(jnp.abs(last.ratio - 1), where=valid)
+            return done + length, jax.lax.psum(change, rows), last
+
+        never = jnp.full((), jnp.inf, epsilon.dtype)
+        *_, last = jax.lax.while_loop(unfinished, look, (jnp.zeros((), jnp.int32), never, start))
+        log_v = last.log_x if transposed else last.used
+    plain = source._replace(transposed=False, inner=columns)
+    if form == "kernel":
+        return kernel.assign(plain, log_v, valid)
+    return sweeps.assign(plain, log_v, valid, None if transposed else last.room)
+
+
+def _round(
+    source: Source,
+    p: Array,
+    q: Array,
+    form: Form,
+    wants_rows: bool,
+    last: _Round,
+    length: int | Array,
+) -> _Round:
+    """Some iterations on the matrix whose columns are scaled by what the last round found and whose
+    rows are then divided by their largest element.
+    """
+    log_y, room = last.next, last.room
+    tiny = float(jnp.finfo(p.dtype).tiny)
+    unit = (log_y > -jnp.inf).astype(p.dtype)
+    if form == "kernel":
+
+        def again(y: Array) -> Sums:
+            return kernel.sweep(source, log_y, y, p, wants_rows)
+
+        first = again(unit)
+    else:
+        first, room = sweeps.sweep(source, log_y, unit, p, room)
+
+        def again(y: Array) -> Sums:
+            if room is None:
+                return sweeps.sweep(source, log_y, y, p, None)[0]
+            return sweeps.kept_sweep(source, room, y, p)
+
+    def scaled(sums: Sums) -> tuple[Array, Array]:
+        return p / sums.rows, q / jnp.maximum(sums.columns, tiny)
+
+    def iterate(_: Any, scales: tuple[Array, ...]) -> tuple[Array, ...]:
+        _, x, _, y = scales
+        new_x, new_y = scaled(again(y))
+        return x, new_x, y, new_y
+
+    # Before the first of all iterations x is p, of the matrix whose rows are not divided.
+    scales = (p * jnp.exp(first.top), scaled(first)[0], unit, scaled(first)[1])
+    before, x, used, y = jax.lax.fori_loop(1, length, iterate, scales)
+    ratio = used / y if source.transposed else before / x
+    return _Round(log_y + jnp.log(used), log_y + jnp.log(y), jnp.log(x) - first.top, ratio, room)
+
+
+def _log_round(source: Source, p: Array, q: Array, last: _Round, length: int | Array) -> _Round:
+    log_p, log_q = jnp.log(p), jnp.log(q)
+
+    def iterate(_: Any, scales: tuple[Array, ...]) -> tuple[Array, ...]:
+        _, log_x, _, log_y = scales
+        found, log_z = sweeps.log_sweep(source, log_y, log_p)
+        return log_x, found, log_y, log_q - log_z
+
+    before, log_x, used, log_y = jax.lax.fori_loop(
+        0, length, iterate, (log_p, log_p, last.next, last.next)
     )
-    _, _, log_v = jax.lax.while_loop(unfinished, block, state)
-    return jnp.where(valid[:, None], jax.nn.softmax(logits + log_v, axis=1), 0)
+    ratio = jnp.exp(used - log_y if source.transposed else before - log_x)
+    return _Round(used, log_y, log_x, ratio, None)
