@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,7 +36,8 @@ class MeshConfig:
     left".
 
     Attributes:
-      replica: copies across slices (slow network); parameters are replicated.
+      replica: copies across slices (slow network), as many as there are slices or a multiple;
+        parameters are replicated.
       data: copies within a slice; parameters are replicated.
       fsdp: the batch and the parameters, optimizer state and teacher are split.
       rules: (path regex, "replicate" | "fsdp" | "rows"), the first match wins, every leaf must be
@@ -53,8 +55,11 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh (replica, data, fsdp) over `devices` (default: all).
 
+    On several slices (TPU), or several hosts without a common fast network (GPU), the first axis
+    alone goes across them: only what it needs, gradients, takes the slow network.
+
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or do not fit the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.replica, config.data, config.fsdp]
@@ -69,12 +74,42 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"mesh: replica x data x fsdp = {asked} does not fit the {len(devices)} "
             "device(s) here; the product must be equal, one of them may be -1"
         )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.replica: {config.replica} does not fit the {slices} slices of these devices; "
+            f"give --config.mesh.replica={slices} or a multiple"
+        )
+    try:
+        grid = create_hybrid_device_mesh(
+            (sizes[0] // slices, *sizes[1:]),
+            (slices, 1, 1),
+            devices,
+            allow_split_physical_axes=True,
+        )
+    except ValueError as e:
+        raise UserError(f"mesh: {asked} does not fit {slices} slices: {e}") from None
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over all axes: every device holds an equal part of the global batch."""
     return NamedSharding(mesh, P(AXES))
+
+
+def local_rows(mesh: Mesh, count: int) -> np.ndarray:
+    """Which of `count` rows lie on this process's devices, ascending: the part of a global batch
+    that it has to make. A slice's devices need not lie in the mesh in the order of its hosts.
+
+    Raises:
+      UserError: `count` does not divide by the devices.
+    """
+    if count % mesh.size:
+        raise UserError(f"a batch of {count} does not divide by the {mesh.size} devices")
+    mine = batch_sharding(mesh).addressable_devices_indices_map((count,))
+    return np.unique(np.concatenate([np.arange(count)[rows] for rows in mine.values()]))
 
 
 def padded_rows(count: int) -> int:
