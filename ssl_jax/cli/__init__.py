@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ssl_jax.core.errors import UserError, suggest
 
-HELPERS = ("auto", "experiment", "flags", "table")  # modules here that are no subcommand
+HELPERS = ("auto", "experiment", "flags", "restart", "table")  # modules here that are no subcommand
 
 
 def subcommands() -> list[str]:

@@ -36,6 +36,7 @@ from ssl_jax.data.pipeline import (
     check_in_memory,
     check_streams,
     eval_arrays,
+    local_part,
     prefetch_to_device,
     replicate,
 )
@@ -343,8 +344,7 @@ class Experiment:
             seed=self.train.seed,
             start_step=start,
             stop_step=stop,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
+            rows=sharding.local_rows(self.mesh, self.spec.global_batch),
             threads=data.threads,
             prefetch=data.prefetch,
             max_bad_fraction=data.max_bad_fraction,
@@ -373,15 +373,14 @@ class Experiment:
         """This host's part of all training examples in order, centrally cropped to the first view:
         `images` uint8 and `index`, -1 for filling, in batches as large as those of training.
         """
-        count, batch, hosts = self.spec.num_examples, self.spec.global_batch, jax.process_count()
-        rows = np.full(-(-count // batch) * batch, -1)
-        rows[:count] = np.arange(count)
+        batch = self.spec.global_batch
+        mine = sharding.local_rows(self.mesh, batch)
         arrays = eval_arrays(
             self.source,
             self.objective.inputs().views[0].size,
-            rows=rows.reshape(-1, hosts, batch // hosts)[:, jax.process_index()].reshape(-1),
+            rows=local_part(np.arange(self.spec.num_examples), batch, mine),
             channels=self.spec.channels,
-            batch=batch // hosts,
+            batch=len(mine),
             threads=self.data.threads,
             max_bad_fraction=self.data.max_bad_fraction,
         )
