@@ -304,6 +304,13 @@ class Experiment:
             )
         return mesh
 
+    @property
+    def _rows(self) -> np.ndarray:
+        """Which rows of a global batch this process makes."""
+        if jax.process_count() == 1:
+            return np.arange(self.spec.global_batch)
+        return sharding.local_rows(self.mesh, self.spec.global_batch)
+
     @cached_property
     def _optimizer(self) -> tuple[optax.GradientTransformationExtraArgs, Any]:
         params, _ = jax.eval_shape(self.objective.init, jax.random.key(0))
@@ -344,7 +351,7 @@ class Experiment:
             seed=self.train.seed,
             start_step=start,
             stop_step=stop,
-            rows=sharding.local_rows(self.mesh, self.spec.global_batch),
+            rows=self._rows,
             threads=data.threads,
             prefetch=data.prefetch,
             max_bad_fraction=data.max_bad_fraction,
@@ -374,13 +381,12 @@ class Experiment:
         `images` uint8 and `index`, -1 for filling, in batches as large as those of training.
         """
         batch = self.spec.global_batch
-        mine = sharding.local_rows(self.mesh, batch)
         arrays = eval_arrays(
             self.source,
             self.objective.inputs().views[0].size,
-            rows=local_part(np.arange(self.spec.num_examples), batch, mine),
+            rows=local_part(np.arange(self.spec.num_examples), batch, self._rows),
             channels=self.spec.channels,
-            batch=len(mine),
+            batch=len(self._rows),
             threads=self.data.threads,
             max_bad_fraction=self.data.max_bad_fraction,
         )

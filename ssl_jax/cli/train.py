@@ -4,10 +4,10 @@ ssl-jax train --config=simclr:digits --workdir=W
 ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --config.optim.lr=0.2
 """
 
+import contextlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ssl_jax.evals.suite import Quality
 from ssl_jax.train import flops, loop, state, workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.metrics import MetricsWriter
+from ssl_jax.train.profile import Profile
 from ssl_jax.train.progress import ProgressLine
 from ssl_jax.train.refresh import make_refresh
 from ssl_jax.train.step import make_train_step
@@ -33,6 +34,7 @@ FLAGS = {
     "workdir": "folder of the run: config, metrics, checkpoints",
     "data": "training images: digits, folder:PATH or npz:FILE; by default the config's",
     "eval_data": "evaluation images, written like --data",
+    "profile": "FIRST:LAST: trace these steps for XProf, --profile=100:105, into WORKDIR/profile",
     "restarts": "go on by itself after a crash, so often without a newer checkpoint; by default 0",
     "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
     **distributed.FLAGS,
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> int:
 
 def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) -> None:
     """Resolve the run, check it, train it, and show what was learned."""
+    profile = Profile(flags.profile, folder / "profile", distributed.primary())
     console, chosen = terminal(), False
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)
@@ -83,7 +86,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     with workdir.opened(folder, resolved):
         if distributed.primary():
             experiment.keep_tokenizer(folder)
-        last = train(experiment, resolved, folder, console)
+        last = train(experiment, resolved, folder, console, profile)
     probe = experiment.objective.probe
     final_table(console, last, f"stage {probe.stage}, pooling {probe.pool}")
     files = "config.json, metrics.jsonl, summary.json, checkpoints, events"
@@ -105,7 +108,11 @@ def announce(console: Console, experiment: Experiment) -> None:
 
 
 def train(
-    experiment: Experiment, resolved: Mapping[str, Any], folder: Path, console: Console
+    experiment: Experiment,
+    resolved: Mapping[str, Any],
+    folder: Path,
+    console: Console,
+    profile: Profile,
 ) -> dict[str, float]:
     """Train in `folder` from its newest checkpoint, or from scratch, to the end.
 
@@ -141,6 +148,10 @@ def train(
         def save_at(step: int) -> bool:
             return step == stop or (every > 0 and step > 0 and step % every == 0)
 
+        def at(what: str, step: int) -> None:
+            distributed.at(what, step)
+            profile.at(what, step)
+
         def log(step: int, values: Mapping[str, float]) -> None:
             if "train/loss" in values:
                 values = {**values, "perf/bad_images": host.bad}
@@ -161,11 +172,13 @@ def train(
             log,
             refresh=lambda now: refresh(now, experiment.examples),
             refresh_at=lambda step: step in refresh_steps,
-            at=distributed.at,
+            at=at,
         )
         host, batches = experiment.training_batches(start, stop)
-        written = MetricsWriter(folder, start) if distributed.primary() else nullcontext()
-        with written as writer, ProgressLine(console, start, stop) as progress:
+        first = distributed.primary()
+        written = MetricsWriter(folder, start) if first else contextlib.nullcontext()
+        progress = ProgressLine(console, start, stop)
+        with written as writer, progress, contextlib.closing(profile):
             loop.run(
                 current,
                 step_fn,

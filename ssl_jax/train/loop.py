@@ -149,7 +149,8 @@ def run(
                 batch = next(batches)
             hooks.at("step", step)
             shapes = shapes or jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-            state, metrics = train_step(state, batch)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = train_step(state, batch)
             if step == start:
                 clock = _Clock(batch_size, step)  # the first call compiles
             read_pending()
