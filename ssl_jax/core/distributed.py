@@ -22,7 +22,7 @@ FLAGS = {
     "process_id": "number of this one, from 0, with --coordinator",
     "start_timeout": "seconds to wait for all processes to come; by default 300",
     "dead_timeout": "seconds of silence after which a process is given up; by default 60",
-    "stall_timeout": "seconds without a step after which the run is given up; by default 3600",
+    "stall_timeout": "seconds without progress after which the run is given up; by default 3600",
 }
 _watch: "Watch | None" = None
 
@@ -82,6 +82,12 @@ def at(what: str, step: int) -> None:
     """Note what this process does now: "data", "step", "evaluate" ... Costs nothing."""
     if _watch is not None:
         _watch.doing = (step, what, time.monotonic())
+
+
+def tick() -> None:
+    """Note that what this process is at, `at`, goes on."""
+    if _watch is not None:
+        _watch.doing = (*_watch.doing[:2], time.monotonic())
 
 
 def find(given: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Place | None:

@@ -25,6 +25,7 @@ from ssl_jax.core.errors import UserError
 LOST = 75  # exit code: another process is gone; the same command may well succeed (EX_TEMPFAIL)
 FAILED, FINAL, INTERRUPTED = 1, 2, 130  # as `ssl_jax.cli.run` returns them
 
+ORDER = ("evaluate", "save", "refresh", "data", "step")  # of the loop, at one step
 _KEY = "ssl_jax"  # of all entries in the store
 
 
@@ -138,10 +139,8 @@ class Watch(threading.Thread):
         """All live, but nobody got on: the one that the others wait for."""
         if any("done" in b or b.get("since", 0) <= self._limits.stall for b in beats):
             return None
-        order = ("data", "step")  # who still reads its images has the others wait in the step
-        places = [
-            (b["step"], order.index(b["what"]) if b["what"] in order else len(order)) for b in beats
-        ]
+        # Who is at an earlier part of the loop is the one that the others wait for in the step.
+        places = [(b["step"], ORDER.index(b["what"]) if b["what"] in ORDER else -1) for b in beats]
         last = places.index(min(places))
         beat, process = beats[last], list(self._seen)[last]
         return (

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.recipes import prepare
-from ssl_jax.core import sharding
+from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.pipeline import gather, to_global
@@ -78,6 +78,7 @@ def collect(
     """`fn` of all images, jitted over the mesh, and their index; see `extract`."""
     placed, rows, kept = sharding.batch_sharding(mesh), [], []
     for images, index in batches:
+        distributed.tick()
         images, index = to_global((images, index), placed)
         found, index = gather((fn(images), index))
         rows.append(found[index >= 0])
