@@ -11,13 +11,8 @@ from pathlib import Path
 
 from ssl_jax.core.errors import UserError, suggest
 
-HELPERS = (
-    "auto",
-    "compile_worker",
-    "experiment",
-    "flags",
-    "table",
-)  # modules here that are no subcommand
+# Modules here that are no subcommand.
+HELPERS = ("auto", "compile_worker", "experiment", "flags", "restart", "table")
 
 
 def subcommands() -> list[str]:

@@ -1,11 +1,13 @@
-"""`ssl-jax evaluate`: measure the newest checkpoint of a run with named protocols.
+"""`ssl-jax evaluate`: measure a checkpoint of a run with named protocols.
 
 ssl-jax evaluate --workdir=W --eval=knn,fewshot,clustering
+ssl-jax evaluate --workdir=W --step=1000
 ssl-jax evaluate --workdir=W --eval=knn --data=folder:/train --eval_data=folder:/test
 """
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.table import Table
@@ -13,6 +15,7 @@ from rich.table import Table
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
+from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import open_source
 from ssl_jax.evals.suite import PROTOCOLS, Quality
@@ -24,6 +27,8 @@ FLAGS = {
     "eval": f"protocols, some of {','.join(PROTOCOLS)}; by default all",
     "data": "labelled training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
+    "step": "which checkpoint; by default the newest",
+    **distributed.FLAGS,
 }
 
 
@@ -34,6 +39,15 @@ def main(argv: list[str]) -> int:
     for name in protocols:
         if name not in PROTOCOLS:
             raise UserError(f"unknown evaluation {name!r}; {suggest(name, PROTOCOLS)}")
+    if flags.step and not flags.step.isdigit():
+        raise UserError(f"--step={flags.step}: expected the number of a checkpoint's step")
+    with distributed.session(flags.flag_values_dict()):
+        measure(flags, folder, protocols)
+    return 0
+
+
+def measure(flags: Any, folder: Path, protocols: list[str]) -> None:
+    """Measure the checkpoint, write what was found and show it."""
     experiment = Experiment.from_config(workdir.read_config(folder), folder)
     train, test = flags.data, flags.eval_data
     source = open_source(train, "train") if train else experiment.source
@@ -42,9 +56,12 @@ def main(argv: list[str]) -> int:
         eval_source = open_source(test, "eval")
 
     with Checkpoints(folder / "checkpoints") as checkpoints, jax.set_mesh(experiment.mesh):
-        step = checkpoints.latest
+        step = int(flags.step) if flags.step else checkpoints.latest
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet")
+        if step not in checkpoints.steps:
+            known = ", ".join(map(str, checkpoints.steps)) or "none"
+            raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {known}")
         state = checkpoints.restore(step, experiment.abstract_state, experiment.placed)
         quality = Quality(
             experiment.objective,
@@ -66,9 +83,10 @@ def main(argv: list[str]) -> int:
         "data": source.name,
         "eval_data": eval_source.name if eval_source else "every fifth example of data",
     }
-    (folder / "eval").mkdir(exist_ok=True)
     path = folder / "eval" / f"{'-'.join(protocols)}-{step}.json"
-    workdir.write_json(path, {"results": found, "protocol": protocol})
+    if distributed.primary():
+        path.parent.mkdir(exist_ok=True)
+        workdir.write_json(path, {"results": found, "protocol": protocol})
     table = Table(title=f"{folder}, step {step}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -76,4 +94,3 @@ def main(argv: list[str]) -> int:
         table.add_row(name, f"{value:.4f}")
     terminal().print(table, soft_wrap=False)
     terminal().print(f"Written with its protocol to {path}")
-    return 0

@@ -36,6 +36,7 @@ from ssl_jax.data.pipeline import (
     check_in_memory,
     check_streams,
     eval_arrays,
+    local_part,
     prefetch_to_device,
     replicate,
 )
@@ -342,6 +343,13 @@ class Experiment:
             )
         return mesh
 
+    @property
+    def _rows(self) -> np.ndarray:
+        """Which rows of a global batch this process makes."""
+        if jax.process_count() == 1:
+            return np.arange(self.spec.global_batch)
+        return sharding.local_rows(self.mesh, self.spec.global_batch)
+
     @cached_property
     def _optimizer(self) -> tuple[optax.GradientTransformationExtraArgs, Any]:
         params, _ = jax.eval_shape(self.objective.init, jax.random.key(0))
@@ -382,8 +390,7 @@ class Experiment:
             seed=self.train.seed,
             start_step=start,
             stop_step=stop,
-            host=jax.process_index(),
-            hosts=jax.process_count(),
+            rows=self._rows,
             threads=data.threads,
             prefetch=data.prefetch,
             max_bad_fraction=data.max_bad_fraction,
@@ -412,15 +419,13 @@ class Experiment:
         """This host's part of all training examples in order, centrally cropped to the first view:
         `images` uint8 and `index`, -1 for filling, in batches as large as those of training.
         """
-        count, batch, hosts = self.spec.num_examples, self.spec.global_batch, jax.process_count()
-        rows = np.full(-(-count // batch) * batch, -1)
-        rows[:count] = np.arange(count)
+        batch = self.spec.global_batch
         arrays = eval_arrays(
             self.source,
             self.objective.inputs().views[0].size,
-            rows=rows.reshape(-1, hosts, batch // hosts)[:, jax.process_index()].reshape(-1),
+            rows=local_part(np.arange(self.spec.num_examples), batch, self._rows),
             channels=self.spec.channels,
-            batch=batch // hosts,
+            batch=len(self._rows),
             threads=self.data.threads,
             max_bad_fraction=self.data.max_bad_fraction,
         )

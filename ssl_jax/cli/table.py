@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from ssl_jax.core import distributed
+
 # metric -> (name for people, is larger better or None where it is no score)
 NAMES = {
     "fewshot1_top1": "linear classifier, 1 label a class",
@@ -23,8 +25,10 @@ SCORES = ("fewshot", "knn", "kmeans", "retrieval")
 
 
 def terminal() -> Console:
-    """Where a command prints: lines are left whole, so that a path can be copied."""
-    return Console(soft_wrap=True, highlight=False)
+    """Where a command prints: lines are left whole, so that a path can be copied. Of several
+    processes only the first one prints.
+    """
+    return Console(soft_wrap=True, highlight=False, quiet=not distributed.primary())
 
 
 def final_table(console: Console, last: Mapping[str, float], layer: str) -> None:

@@ -4,24 +4,27 @@ ssl-jax train --config=simclr:digits --workdir=W
 ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --config.optim.lr=0.2
 """
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 
-from ssl_jax.cli import auto
+from ssl_jax.cli import auto, restart
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment, configured, override
 from ssl_jax.cli.table import final_table, terminal
-from ssl_jax.core import tree
+from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.suite import Quality
 from ssl_jax.train import flops, loop, state, workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.metrics import MetricsWriter
+from ssl_jax.train.profile import Profile
 from ssl_jax.train.progress import ProgressLine
 from ssl_jax.train.refresh import make_refresh
 from ssl_jax.train.step import make_train_step
@@ -31,13 +34,28 @@ FLAGS = {
     "workdir": "folder of the run: config, metrics, checkpoints",
     "data": "training images: digits, folder:PATH or npz:FILE; by default the config's",
     "eval_data": "evaluation images, written like --data",
+    "profile": "FIRST:LAST: trace these steps for XProf, --profile=100:105, into WORKDIR/profile",
+    "restarts": "go on by itself after a crash, so often without a newer checkpoint; by default 0",
     "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
+    **distributed.FLAGS,
 }
 
 
 def main(argv: list[str]) -> int:
     flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
     folder = Path(command_line.require(flags, "workdir", "name a folder for the run, --workdir=W"))
+    if flags.restarts and restart.CHILD not in os.environ:
+        if not flags.restarts.isdigit():
+            raise UserError(f"--restarts={flags.restarts}: expected a whole number")
+        return restart.until_done(argv, folder, int(flags.restarts))
+    with distributed.session(flags.flag_values_dict()):
+        start(flags, overrides, folder)
+    return 0
+
+
+def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) -> None:
+    """Resolve the run, check it, train it, and show what was learned."""
+    profile = Profile(flags.profile, folder / "profile", distributed.primary())
     console, chosen = terminal(), False
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)
@@ -66,14 +84,14 @@ def main(argv: list[str]) -> int:
     if chosen:
         console.print(auto.estimate(experiment))
     with workdir.opened(folder, resolved):
-        experiment.keep_tokenizer(folder)
-        last = train(experiment, resolved, folder, console)
+        if distributed.primary():
+            experiment.keep_tokenizer(folder)
+        last = train(experiment, resolved, folder, console, profile)
     probe = experiment.objective.probe
     final_table(console, last, f"stage {probe.stage}, pooling {probe.pool}")
     files = "config.json, metrics.jsonl, summary.json, checkpoints, events"
     console.print(f"written to {folder}/: {files}")
     console.print(f"next: ssl-jax evaluate --workdir={folder}")
-    return 0
 
 
 def announce(console: Console, experiment: Experiment) -> None:
@@ -90,12 +108,16 @@ def announce(console: Console, experiment: Experiment) -> None:
 
 
 def train(
-    experiment: Experiment, resolved: Mapping[str, Any], folder: Path, console: Console
+    experiment: Experiment,
+    resolved: Mapping[str, Any],
+    folder: Path,
+    console: Console,
+    profile: Profile,
 ) -> dict[str, float]:
     """Train in `folder` from its newest checkpoint, or from scratch, to the end.
 
     Returns:
-      The last value of every metric.
+      The last value of every metric, in the process that writes them.
     """
     config, spec, mesh = experiment.train, experiment.spec, experiment.mesh
     objective, evals = experiment.objective, experiment.evals
@@ -126,11 +148,16 @@ def train(
         def save_at(step: int) -> bool:
             return step == stop or (every > 0 and step > 0 and step % every == 0)
 
+        def at(what: str, step: int) -> None:
+            distributed.at(what, step)
+            profile.at(what, step)
+
         def log(step: int, values: Mapping[str, float]) -> None:
             if "train/loss" in values:
                 values = {**values, "perf/bad_images": host.bad}
                 progress.update(step, values)
-            writer.write(step, values)
+            if writer:
+                writer.write(step, values)
 
         step_fn = make_train_step(
             objective, experiment.tx, experiment.schedule, mesh, experiment.placed
@@ -145,9 +172,13 @@ def train(
             log,
             refresh=lambda now: refresh(now, experiment.examples),
             refresh_at=lambda step: step in refresh_steps,
+            at=at,
         )
         host, batches = experiment.training_batches(start, stop)
-        with MetricsWriter(folder, start) as writer, ProgressLine(console, start, stop) as progress:
+        first = distributed.primary()
+        written = MetricsWriter(folder, start) if first else contextlib.nullcontext()
+        progress = ProgressLine(console, start, stop)
+        with written as writer, progress, contextlib.closing(profile):
             loop.run(
                 current,
                 step_fn,
@@ -159,7 +190,7 @@ def train(
                 log_every=config.log_every,
                 mfu=_mfu(experiment, step_fn),
             )
-    return writer.last
+    return writer.last if writer else {}
 
 
 def _metadata(experiment: Experiment, resolved: Mapping[str, Any]) -> dict[str, Any]:

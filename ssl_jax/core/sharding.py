@@ -36,7 +36,8 @@ class MeshConfig:
     left".
 
     Attributes:
-      replica: copies across slices (slow network); parameters are replicated.
+      replica: copies across slices (slow network), as many as there are slices or a multiple;
+        parameters are replicated.
       data: copies within a slice; parameters are replicated.
       fsdp: the batch and the parameters, optimizer state and teacher are split.
       rules: (path regex, "replicate" | "fsdp" | "rows"), the first match wins, every leaf must be
@@ -54,11 +55,11 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh (replica, data, fsdp) over `devices` (default: all).
 
-    Devices of several slices lie along `replica`: only what runs over that axis leaves a slice.
+    On several slices (TPU), or several hosts without a common fast network (GPU), the first axis
+    alone goes across them: only what it needs, gradients, takes the slow network.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or `replica` does not divide by
-        the slices.
+      UserError: the sizes do not multiply to the number of devices, or do not fit the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.replica, config.data, config.fsdp]
@@ -76,20 +77,36 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if sizes[0] % slices:
         raise UserError(
-            f"mesh.replica: {sizes[0]} does not divide by the {slices} slices; "
-            f"use mesh.replica={slices}"
+            f"mesh.replica: {config.replica} does not fit the {slices} slices of these devices; "
+            f"give --config.mesh.replica={slices} or a multiple"
         )
     inside, split = (sizes[0] // slices, *sizes[1:]), {"allow_split_physical_axes": True}
-    if slices > 1:
-        grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, **split)
-    else:
-        grid = mesh_utils.create_device_mesh(inside, devices, **split)
+    try:
+        if slices == 1:
+            grid = mesh_utils.create_device_mesh(inside, devices, **split)
+        else:
+            grid = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices, **split)
+    except ValueError as e:
+        raise UserError(f"mesh: {asked} does not fit {slices} slice(s): {e}") from None
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over all axes: every device holds an equal part of the global batch."""
     return NamedSharding(mesh, P(AXES))
+
+
+def local_rows(mesh: Mesh, count: int) -> np.ndarray:
+    """Which of `count` rows lie on this process's devices, ascending: the part of a global batch
+    that it has to make. A slice's devices need not lie in the mesh in the order of its hosts.
+
+    Raises:
+      UserError: `count` does not divide by the devices.
+    """
+    if count % mesh.size:
+        raise UserError(f"a batch of {count} does not divide by the {mesh.size} devices")
+    mine = batch_sharding(mesh).addressable_devices_indices_map((count,))
+    return np.unique(np.concatenate([np.arange(count)[rows] for rows in mine.values()]))
 
 
 def padded_rows(count: int) -> int:

@@ -54,7 +54,8 @@ def match(rules: Sequence[tuple[str, T]], tree: Tree, what: str = "rules") -> Tr
 
 def ema(average: Tree, new: Tree, momentum: Array | float) -> Tree:
     """Exponential moving average, `momentum * average + (1 - momentum) * new`, leaf by leaf."""
-    return jax.tree.map(lambda a, n: a + (1 - momentum) * (n.astype(a.dtype) - a), average, new)
+    with jax.named_scope("ema"):
+        return jax.tree.map(lambda a, n: a + (1 - momentum) * (n.astype(a.dtype) - a), average, new)
 
 
 def global_norm(tree: Tree) -> Array:

@@ -29,14 +29,14 @@ class Steps:
       reader: gives the pixels of an example.
       inputs: what a batch holds.
       order: which examples a step sees.
-      host, hosts: which contiguous part of each global batch to make.
+      rows: which rows of each global batch to make; by default all.
       threads: examples of a batch are read side by side in so many; 0 is one a core.
       boxes_only: for in-memory sets that lie on the devices.
       streams: what makes the sub-batch of each of `inputs.streams`.
       tokenizer: of the captions.
 
     Raises:
-      UserError: inputs that the source does not have, or a batch that the hosts do not divide.
+      UserError: inputs that the source does not have.
     """
 
     def __init__(
@@ -45,8 +45,7 @@ class Steps:
         inputs: Inputs,
         order: Order,
         *,
-        host: int = 0,
-        hosts: int = 1,
+        rows: np.ndarray | None = None,
         threads: int = 0,
         boxes_only: bool = False,
         streams: Mapping[str, "Steps"] | None = None,
@@ -56,9 +55,8 @@ class Steps:
             raise UserError(
                 f"{reader.source.name} has no captions, which this method needs; see docs/data.md"
             )
-        order.indices(0, host, hosts)  # complains now of a batch that does not divide
         self._reader, self._inputs, self._order = reader, inputs, order
-        self._host, self._hosts = host, hosts
+        self._rows = rows
         self._pool = Pool(threads)
         labels = reader.source.labels if inputs.label else None  # may cost a pass over the data
         self._labels = np.full(len(reader.source), -1, np.int32) if labels is None else labels
@@ -70,7 +68,7 @@ class Steps:
             self._clips = Clips(reader.source, inputs, reader.channels, order.seed)
 
     def __getitem__(self, step: int) -> dict:
-        index = self._order.indices(step, self._host, self._hosts)
+        index = self._order.indices(step, self._rows)
         epoch = self._order.epoch(step)
         if self._boxes_only:
             batch: dict[str, Any] = {"boxes": self._boxes(index, epoch)}

@@ -39,12 +39,9 @@ class Order:
     def epoch(self, step: int) -> int:
         return step // self.steps_per_epoch
 
-    def indices(self, step: int, host: int = 0, hosts: int = 1) -> np.ndarray:
-        """Indices of the batch of `step`, int32; each host gets its contiguous slice."""
-        if self.global_batch % hosts:
-            raise UserError(f"batch {self.global_batch} does not divide over {hosts} hosts")
+    def indices(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Indices of the batch of `step`, int32; of its `rows` only, where they are given."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        local = self.global_batch // hosts
-        first = step_in_epoch * self.global_batch + host * local
-        position = np.arange(first, first + local)
+        rows = np.arange(self.global_batch) if rows is None else rows
+        position = step_in_epoch * self.global_batch + rows
         return permute(position, self.num_examples, fold(self.seed, epoch)).astype(np.int32)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import grain
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
@@ -92,8 +93,7 @@ def batches(
     seed: int,
     stop_step: int,
     start_step: int = 0,
-    host: int = 0,
-    hosts: int = 1,
+    rows: np.ndarray | None = None,
     threads: int = 0,
     prefetch: int = 2,
     max_bad_fraction: float = 0.01,
@@ -102,22 +102,21 @@ def batches(
     streams: Mapping[str, Source] | None = None,
     tokenizer: Tokenizer = BYTES,
 ) -> Batches:
-    """This host's part of the batches of steps `start_step` to `stop_step - 1`.
+    """The batches of steps `start_step` to `stop_step - 1`; only `rows` of each, if given.
 
-    Each is a dict of NumPy arrays as `Inputs` describes them, with b = global_batch / hosts rows:
+    Each is a dict of NumPy arrays as `Inputs` describes them, with b = len(rows) rows:
     `views`, a tuple of (b, count, size, size, C) uint8, one a view; `index` (b,) int32; and, with
     `inputs.label`, `label` (b,) int32 (-1 where there is none). For each of `inputs.streams` there
     is a batch of the source of that name in `streams`. The batch of a step depends only on the
-    sources, `inputs`, `global_batch`, `seed` and the step: any start and any number of hosts
+    sources, `inputs`, `global_batch`, `seed` and the step: any start and any split into hosts
     yields the same rows. `seed` and the steps are not negative.
 
     With `boxes_only`, for `data.cache="device"`, there are no `views` but `boxes`, a tuple with one
     (b, count, 4) int32 (top, left, height, width) for each view that is cropped.
 
     Raises:
-      UserError: a batch larger than the data set or not divisible by the hosts; inputs that the
-        source does not have; `boxes_only` of a set that is not in memory; while iterating, too many
-        broken images.
+      UserError: a batch larger than the data set; inputs that the source does not have;
+        `boxes_only` of a set that is not in memory; while iterating, too many broken images.
     """
     if boxes_only:
         check_in_memory(source)
@@ -129,8 +128,7 @@ def batches(
             Reader(source, channels, seed, max_bad_fraction),
             inputs,
             Order(len(source), global_batch, seed),
-            host=host,
-            hosts=hosts,
+            rows=rows,
             threads=threads,
             boxes_only=boxes_only,
             streams=further,
@@ -212,9 +210,32 @@ def eval_arrays(
         yield images, index
 
 
-def to_global(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
-    """Host arrays to global arrays, split by `sharding` along their first dimension."""
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+def local_part(rows: np.ndarray, batch: int, local: np.ndarray) -> np.ndarray:
+    """Of `rows` in global batches of `batch`, those that this process reads: the places `local` of
+    each batch, one batch after another. The last one is filled up with -1.
+    """
+    padded = np.pad(rows, (0, -len(rows) % batch), constant_values=-1)
+    return padded.reshape(-1, batch)[:, local].reshape(-1)
+
+
+def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Each process's part, a tree of host arrays, to global arrays, split by `sharding` along their
+    first dimension.
+    """
+    with jax.transfer_guard_host_to_device("allow"):  # with several processes it is not "explicit"
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def place(whole: Any, sharding: jax.sharding.Sharding) -> Any:
+    """A tree of host arrays that every process holds whole, to global arrays laid out so."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), whole
+    )
+
+
+def gather(tree: Any) -> Any:
+    """Global arrays, each whole, as NumPy in every process."""
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def prefetch_to_device(
@@ -245,10 +266,7 @@ def replicate(
             f"data.cache=device: the images take {need / 2**30:.1f} GiB, more than half of the "
             f"{room / 2**30:.1f} GiB of a device; use data.cache=none"
         )
-    placed = {
-        key: jax.make_array_from_callback(array.shape, replicated, array.__getitem__)
-        for key, array in unique.items()
-    }
+    placed = place(unique, replicated)
     return tuple(placed[id(array)] for array in sets)
 
 

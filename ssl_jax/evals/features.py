@@ -1,16 +1,17 @@
 """Frozen features of a data set, from an encoder or from its raw pixels."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.recipes import prepare
-from ssl_jax.core import sharding
+from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.data.pipeline import gather, to_global
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -62,15 +63,24 @@ _read = jax.jit(read, static_argnums=(1, 2))
 def extract(
     encoder: Encoder, view: View, probe: Probe, batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D) float32 and index (N,) of the examples in `batches`.
+    """Features (N, D) float32 and index (N,) of the examples in `batches`, in every process.
 
     Args:
-      batches: (images (B, H, W, C) uint8, index (B,)), B a multiple of the devices; rows of index
-        -1 are filling and are dropped.
+      batches: this process's rows of (images (B, H, W, C) uint8, index (B,)), B a multiple of the
+        devices; rows of index -1 are filling and are dropped.
     """
+    return collect(lambda images: _read(encoder, view, probe, images), batches, mesh)
+
+
+def collect(
+    fn: Callable[[Array], Array], batches: Batches, mesh: jax.sharding.Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """`fn` of all images, jitted over the mesh, and their index; see `extract`."""
     placed, rows, kept = sharding.batch_sharding(mesh), [], []
     for images, index in batches:
-        found = jax.device_get(_read(encoder, view, probe, jax.device_put(images, placed)))
+        distributed.tick()
+        images, index = to_global((images, index), placed)
+        found, index = gather((fn(images), index))
         rows.append(found[index >= 0])
         kept.append(index[index >= 0])
     return np.concatenate(rows), np.concatenate(kept)
@@ -85,13 +95,14 @@ def recompute_statistics(
     """
     placed, stats = sharding.batch_sharding(mesh), encoder.stats
     for images, index in batches:
-        if (index >= 0).all():
-            stats = _train_statistics(encoder, stats, view, jax.device_put(images, placed))
+        stats = _train_statistics(encoder, stats, view, *to_global((images, index), placed))
     return dataclasses.replace(encoder, stats=stats)
 
 
-def _statistics(encoder: Encoder, stats: dict, view: View, images: Array) -> dict:
-    return encoder.net.apply(encoder.params, stats, prepare(view, images), train=True)[1]
+def _statistics(encoder: Encoder, stats: dict, view: View, images: Array, index: Array) -> dict:
+    new = encoder.net.apply(encoder.params, stats, prepare(view, images), train=True)[1]
+    whole = jnp.all(index >= 0)  # over all processes
+    return jax.tree.map(lambda n, o: jnp.where(whole, n, o), new, stats)
 
 
 _train_statistics = jax.jit(_statistics, static_argnums=2)

@@ -8,8 +8,9 @@ import numpy as np
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
 from ssl_jax.core.inputs import View
+from ssl_jax.data.pipeline import gather, place
 from ssl_jax.data.text import Tokenizer
-from ssl_jax.evals.features import Batches
+from ssl_jax.evals.features import Batches, collect
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -46,12 +47,7 @@ def embed_images(
     encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
     """Joint embeddings (N, d) and index (N,) of the images in `batches`; see `features.extract`."""
-    placed, rows, kept = sharding.batch_sharding(mesh), [], []
-    for images, index in batches:
-        found = jax.device_get(_image(encoder, view, jax.device_put(images, placed)))
-        rows.append(found[index >= 0])
-        kept.append(index[index >= 0])
-    return np.concatenate(rows), np.concatenate(kept)
+    return collect(lambda images: _image(encoder, view, images), batches, mesh)
 
 
 def embed_texts(
@@ -64,7 +60,7 @@ def embed_texts(
     tokens = np.pad(tokens, ((0, -len(tokens) % batch), (0, 0)))
     placed = sharding.batch_sharding(mesh)
     found = [
-        jax.device_get(_text(encoder, jax.device_put(part, placed)))
+        gather(_text(encoder, place(part, placed)))
         for part in np.split(tokens, len(tokens) // batch)
     ]
     return np.concatenate(found)[: len(texts)]

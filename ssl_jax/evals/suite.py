@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.recipes import augment
+from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs
-from ssl_jax.data.pipeline import eval_arrays
+from ssl_jax.data.pipeline import eval_arrays, local_part, place
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import clustering, diagnostics, features, fewshot, knn, retrieval
@@ -141,23 +142,28 @@ class Quality:
         return features.recompute_statistics(encoder, self._view, some, self._mesh)
 
     def _batches(self, part: Part, size: int, few: bool = False) -> features.Batches:
-        """(images, index) of a part; `few`: no more than the statistics need."""
+        """(images, index) of this process's rows of a part; `few`: no more than the statistics
+        need.
+        """
         batch = self._config.batch_size
         batch += -batch % self._mesh.size
         rows = _spread(part.rows, STATISTICS_BATCHES * batch) if few else part.rows
         batch = min(batch, max(len(rows) // self._mesh.size * self._mesh.size, self._mesh.size))
-        channels = self._objective.spec.channels
-        return eval_arrays(part.source, size, rows=rows, channels=channels, batch=batch)
+        channels, mine = self._objective.spec.channels, sharding.local_rows(self._mesh, batch)
+        rows = local_part(rows, batch, mine)
+        return eval_arrays(part.source, size, rows=rows, channels=channels, batch=len(mine))
 
     def _features(self, encoder: Encoder, part: Part) -> tuple[np.ndarray, np.ndarray]:
         batches = self._batches(part, self._view.size)
         return features.extract(encoder, self._view, self._probe, batches, self._mesh)
 
     def _pixels(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        batches = list(self._batches(part, min(self._view.size, PIXELS)))
-        images, index = (np.concatenate(x) for x in zip(*batches, strict=True))
-        images = images[index >= 0].astype(np.float32) / 255
-        return images.reshape(len(images), -1), index[index >= 0]
+        images, index = self._images(part, min(self._view.size, PIXELS))
+        return images.astype(np.float32).reshape(len(images), -1) / 255, index
+
+    def _images(self, part: Part, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """All images of a part and their index, in every process."""
+        return features.collect(lambda images: images, self._batches(part, size), self._mesh)
 
     def _label_scores(self, read: Any, protocols: Sequence[str]) -> dict[str, float]:
         for name in protocols:
@@ -223,9 +229,7 @@ class Quality:
 
     def _diagnose(self, encoder: Encoder) -> dict[str, float]:
         part = Part(self._test.source, _spread(self._test.rows, DIAGNOSED))
-        batches = list(self._batches(part, self._view.size))
-        images, index = (np.concatenate(x) for x in zip(*batches, strict=True))
-        seen = jax.device_put((images[index >= 0], index[index >= 0]))
+        seen = place(self._images(part, self._view.size), sharding.replicated(self._mesh))
         return {k: float(v) for k, v in jax.device_get(self._pairs(encoder, *seen)).items()}
 
 

@@ -87,7 +87,8 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
         named = {k: v for k, v in options.items() if isinstance(v, (jax.Array, np.ndarray))}
         static = {k: v for k, v in options.items() if k not in named} | {"train": train}
         if microbatches == 1:
-            return run(params, stats, arrays, named, static)
+            with jax.named_scope("forward"):
+                return run(params, stats, arrays, named, static)
         chunks = jax.tree.map(lambda x: _chunked(x, microbatches), (arrays, named))
 
         @functools.partial(
@@ -98,7 +99,8 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
             out, stats = run(params, stats, arrays, named, static)
             return stats, out
 
-        stats, out = jax.lax.scan(step, stats, chunks)
+        with jax.named_scope("forward"):
+            stats, out = jax.lax.scan(step, stats, chunks)
         return jax.tree.map(_interleaved, out), stats
 
     return Net(init, apply, name)

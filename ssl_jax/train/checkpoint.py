@@ -53,6 +53,11 @@ class Checkpoints:
         newest = self._orbax.latest
         return None if newest is None else newest.step
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, ascending."""
+        return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+
     def save(self, step: int, state: TrainState, metadata: Mapping[str, Any]) -> None:
         """Copy `state` off the devices and write it in the background, after any earlier save."""
         self._orbax.wait()

@@ -62,6 +62,7 @@ class Hooks:
       save: (state, step); called where `save_at(step)`, never with a state that is not finite.
       refresh: (state) -> state; called where `refresh_at(step)`.
       log: (step, metrics as floats).
+      at: (what is done now, step), for who watches from outside.
     """
 
     evaluate: Evaluation
@@ -71,6 +72,7 @@ class Hooks:
     log: Callable[[int, Mapping[str, float]], None]
     refresh: Callable[[TrainState], TrainState] = lambda state: state
     refresh_at: Callable[[int], bool] = lambda step: False
+    at: Callable[[str, int], None] = lambda what, step: None
 
 
 def run(
@@ -128,21 +130,27 @@ def run(
             fresh = step > start or step == 0
             if fresh and hooks.evaluate_at(step):
                 read_pending(check=True)
+                hooks.at("evaluate", step)
                 with clock.paused(), jax.transfer_guard("allow"):
                     hooks.log(step, hooks.evaluate(state, step))
             if fresh and hooks.save_at(step):
                 read_pending(check=True)
+                hooks.at("save", step)
                 with clock.paused(), jax.transfer_guard("allow"):
                     hooks.save(state, step)
             if step == stop:
                 break
             if hooks.refresh_at(step):
+                hooks.at("refresh", step)
                 with clock.paused(), jax.transfer_guard("allow"):
                     state = hooks.refresh(state)
+            hooks.at("data", step)
             with clock.waiting():
                 batch = next(batches)
+            hooks.at("step", step)
             shapes = shapes or jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-            state, metrics = train_step(state, batch)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = train_step(state, batch)
             if step == start:
                 clock = _Clock(batch_size, step)  # the first call compiles
             read_pending()

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from ssl_jax.augment.recipes import prepare
-from ssl_jax.core import rng, sharding
+from ssl_jax.core import distributed, rng, sharding
 from ssl_jax.data.pipeline import Batch, prefetch_to_device
 from ssl_jax.objectives.base import DataPass, Objective
 from ssl_jax.optim.factory import reset
@@ -89,6 +89,7 @@ def make_refresh(
         if int(state.step) in steps:
             features = blank(state)
             for batch in prefetch_to_device(examples(), rows):
+                distributed.tick()
                 features = record(
                     state.params, state.extra, features, batch["images"], batch["index"]
                 )

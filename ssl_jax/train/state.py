@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from ssl_jax.core import rng, sharding
+from ssl_jax.data.pipeline import place
 from ssl_jax.objectives.base import Objective
 
 Array = jax.Array
@@ -73,4 +75,5 @@ def create(
 ) -> TrainState:
     """A fresh state. Built inside `jit`: no buffer is shared, so that every one can be donated."""
     init = jax.jit(init_fn(objective, tx), out_shardings=placed)
-    return init(jax.device_put(jnp.uint32(seed), placed.seed))
+    where: Any = placed.seed
+    return init(place(np.uint32(seed), where))

@@ -3,10 +3,13 @@
 import contextlib
 import fcntl
 import json
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError
 
 # Where and how often a run computes, logs, evaluates and saves may change between its parts.
@@ -19,6 +22,9 @@ FREE = (
     "train.log_every",
     "train.stop_at",
 )
+
+
+SHARED_SECONDS = 30  # a network file system may show a file so much later
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -91,11 +97,22 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Pat
 def opened(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
     """Hold the lock on `workdir`, made if need be, with `config` written into it.
 
-    The lock belongs to the process: it goes when the process ends, however it ends.
+    The lock belongs to the process, the first of several: it goes when the process ends, however it
+    ends.
 
     Raises:
-      UserError: not writable, a trainer at work in it, or a run with another config.
+      UserError: not writable, a trainer at work in it, or a run with another config; in another
+        process than the first, it does not see what the first one wrote.
     """
+    with _locked(workdir, config) if distributed.primary() else contextlib.nullcontext():
+        distributed.barrier("workdir")
+        if not distributed.primary():
+            _check_shared(workdir, config)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -112,3 +129,16 @@ def opened(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
             check_resumable(read_config(workdir), config, workdir)
         write_json(workdir / "config.json", config)
         yield
+
+
+def _check_shared(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Whether this process sees the config that the first one wrote."""
+    deadline = time.monotonic() + SHARED_SECONDS
+    while not (workdir / "config.json").exists() or read_config(workdir) != config:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--workdir={workdir} on {socket.gethostname()} does not hold the config that "
+                "process 0 wrote: it must lie on a file system that all hosts share, and all must "
+                "be given the same flags and data"
+            )
+        time.sleep(0.2)

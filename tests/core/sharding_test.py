@@ -1,7 +1,8 @@
-import dataclasses
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl.testing import absltest, parameterized
 from jax.sharding import PartitionSpec as P
 
@@ -10,29 +11,15 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.sharding import MeshConfig
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Chip:
-    """What a mesh looks at of a device."""
+    """What a mesh looks at in a device."""
 
     id: int
     slice_index: int
+    platform: str = "gpu"
+    device_kind: str = "fake"
     process_index: int = 0
-    platform: str = "cpu"
-    device_kind: str = "cpu"
-
-
-class SlicesTest(absltest.TestCase):
-    chips = tuple(Chip(i, slice_index=i % 2) for i in range(8))
-
-    def test_slices_lie_along_replica(self):
-        mesh = sharding.make_mesh(sharding.MeshConfig(replica=2, fsdp=2), self.chips)
-        self.assertEqual(dict(mesh.shape), {"replica": 2, "data": 2, "fsdp": 2})
-        for half in mesh.devices:
-            self.assertLen({chip.slice_index for chip in half.flat}, 1)
-
-    def test_replica_must_divide_by_the_slices(self):
-        with self.assertRaisesRegex(UserError, "use mesh.replica=2"):
-            sharding.make_mesh(sharding.MeshConfig(), self.chips)
 
 
 class ShardingTest(parameterized.TestCase):
@@ -49,6 +36,39 @@ class ShardingTest(parameterized.TestCase):
     def test_meshes_that_do_not_fit(self, config, message):
         with self.assertRaisesRegex(UserError, message):
             sharding.make_mesh(config)
+
+    def test_replica_alone_goes_across_slices(self):
+        # Listed in turns, so that nothing is right by chance.
+        devices = [Chip(i, i % 2) for i in range(8)]
+        for config, shape in (
+            (MeshConfig(replica=2), (2, 4, 1)),
+            (MeshConfig(replica=2, fsdp=2), (2, 2, 2)),
+            (MeshConfig(replica=4, fsdp=2), (4, 1, 2)),
+        ):
+            grid = sharding.make_mesh(config, devices).devices
+            self.assertEqual(grid.shape, shape)
+            for index, row in enumerate(grid):
+                found = {chip.slice_index for chip in row.flat}
+                self.assertEqual(found, {index // (shape[0] // 2)})
+            self.assertLen(set(grid.flat), 8)
+
+    @parameterized.parameters(
+        (MeshConfig(), 2, "mesh.replica: 1 does not fit the 2 slices .*replica=2 or a multiple"),
+        (MeshConfig(replica=2), 4, "mesh.replica: 2 does not fit the 4 slices"),
+    )
+    def test_slices_that_do_not_fit(self, config, slices, message):
+        with self.assertRaisesRegex(UserError, message):
+            sharding.make_mesh(config, [Chip(i, i % slices) for i in range(8)])
+
+    def test_slices_of_unequal_size(self):
+        with self.assertRaisesRegex(UserError, "2x-1x1 does not fit 2 slice"):
+            sharding.make_mesh(MeshConfig(replica=2), [Chip(i, int(i > 2)) for i in range(8)])
+
+    def test_the_rows_of_this_process_are_all_where_it_is_alone(self):
+        mesh = sharding.make_mesh(MeshConfig(fsdp=2))
+        np.testing.assert_array_equal(sharding.local_rows(mesh, 16), np.arange(16))
+        with self.assertRaisesRegex(UserError, "batch of 12 does not divide by the 8 devices"):
+            sharding.local_rows(mesh, 12)
 
     def test_rules(self):
         config = MeshConfig(data=2, fsdp=4, fsdp_min_size=16)

@@ -71,7 +71,8 @@ class ClipsTest(parameterized.TestCase):
         inputs = Inputs((View(6, 2), WHOLE), frames=2, label=True)
         options = {"global_batch": 4, "seed": 3, "stop_step": 2}
         whole = list(batches(source, inputs, threads=2, **options))
-        halves = [list(batches(source, inputs, host=h, hosts=2, **options)) for h in range(2)]
+        rows = np.split(np.arange(4), 2)
+        halves = [list(batches(source, inputs, rows=mine, **options)) for mine in rows]
         for step, batch in enumerate(whole):
             self.assertEqual(batch["frames"].shape, (4, 2, 6, 6, 3))
             np.testing.assert_array_equal(batch["frames"][:, 0, 0, 0, 0], batch["index"])

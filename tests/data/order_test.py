@@ -33,16 +33,16 @@ class OrderTest(parameterized.TestCase):
     def test_hosts_together_make_the_global_batch(self, hosts):
         order = Order(103, 12, seed=1)
         for step in (0, 7, 8, 100):
-            parts = [order.indices(step, h, hosts) for h in range(hosts)]
-            np.testing.assert_array_equal(np.concatenate(parts), order.indices(step))
+            whole = order.indices(step)
+            for host in range(hosts):
+                rows = np.arange(host, 12, hosts)
+                np.testing.assert_array_equal(order.indices(step, rows), whole[rows])
 
     def test_bad_batches(self):
         with self.assertRaisesRegex(UserError, "batch of 11 is larger than .* 10 examples"):
             Order(10, 11, 0)
         with self.assertRaisesRegex(UserError, "expected at least 1"):
             Order(10, -4, 0)
-        with self.assertRaisesRegex(UserError, "does not divide over 3 hosts"):
-            Order(10, 4, 0).indices(0, 0, 3)
 
 
 if __name__ == "__main__":

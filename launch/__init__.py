@@ -1,0 +1,1 @@
+"""Renderers of multi-host jobs; launch/README.md shows one of each."""

@@ -1,0 +1,170 @@
+"""What all launchers share: their flags, and the commands that they are about."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_jax.cli import flags as command_line
+from ssl_jax.core.errors import UserError
+
+FLAGS = {
+    "config": "of the run, METHOD:RECIPE or PATH.py:RECIPE",
+    "data": "training images, as for `ssl-jax train`",
+    "eval_data": "evaluation images",
+    "workdir": "folder of the run, on a file system that all hosts see",
+    "restarts": "restarts in a row without a newer checkpoint; by default 5",
+    "evaluate": "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several with commas",
+    "eval": "protocols of the sweep, knn,fewshot; by default all",
+    "num_hosts": "machines, or processes of launch.local; by default 1",
+    "name": "of the job; by default ssl-jax",
+    "dry_run": "only show what would be written and run",
+    "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
+}
+Commands = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, or a sweep of evaluations.
+
+    Attributes:
+      name: of the job.
+      commands: argument lists of `ssl-jax`; one for a run, one an evaluation for a sweep.
+      sweep: whether they are evaluations, each on one host and independent of the others.
+      num_hosts: of a run.
+      dry_run: show only.
+      options: the launcher's own flags.
+    """
+
+    name: str
+    commands: Commands
+    sweep: bool
+    num_hosts: int
+    dry_run: bool
+    options: Mapping[str, str]
+
+    def option(self, name: str, default: str = "") -> str:
+        return self.options[name] or default
+
+    def number(self, name: str, default: int) -> int:
+        """A flag as a positive number.
+
+        Raises:
+          UserError: it is none.
+        """
+        return _positive(name, self.options[name], default)
+
+    def shell(self, index: str) -> str:
+        """The commands for bash: that of a run, or that of a sweep whose number is in `index`."""
+        lines = [shlex.join(command) for command in self.commands]
+        if not self.sweep:
+            return lines[0]
+        cases = "\n".join(f"  {i}) {line} ;;" for i, line in enumerate(lines))
+        return f'case "${{{index}}}" in\n{cases}\nesac'
+
+
+def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
+    """The job that a command line of `python -m launch.X` describes; `own`: flags of X alone.
+
+    Raises:
+      UserError: an unknown flag, or neither a run nor a sweep.
+    """
+    argv = ["--dry_run=true" if word == "--dry_run" else word for word in argv]
+    flags, overrides = command_line.parse(argv, doc, {**FLAGS, **own}, configurable=True)
+    values = flags.flag_values_dict()
+    if bool(values["workdir"]) == bool(values["evaluate"]):
+        raise UserError("give --workdir=W of a run, or --evaluate=W1,W2@STEP,... of a sweep")
+    if values["evaluate"]:
+        commands = tuple(
+            _evaluation(item, values["eval"]) for item in values["evaluate"].split(",")
+        )
+    else:
+        words = [
+            f"--{k}={values[k]}" for k in ("config", "data", "eval_data", "workdir") if values[k]
+        ]
+        words += [f"--config.{key}={value}" for key, value in overrides]
+        restarts = values["restarts"] or "5"
+        commands = (("ssl-jax", "train", *words, f"--restarts={restarts}"),)
+    return Job(
+        values["name"] or "ssl-jax",
+        commands,
+        bool(values["evaluate"]),
+        _positive("num_hosts", values["num_hosts"], 1),
+        values["dry_run"].lower() in ("true", "1"),
+        values,
+    )
+
+
+def _positive(name: str, text: str, default: int) -> int:
+    if text and not (text.isdigit() and int(text)):
+        raise UserError(f"--{name}={text}: expected a positive whole number")
+    return int(text or default)
+
+
+def _evaluation(item: str, protocols: str) -> tuple[str, ...]:
+    workdir, _, step = item.partition("@")
+    words = [f"--workdir={workdir}"]
+    words += [f"--step={step}"] if step else []
+    words += [f"--eval={protocols}"] if protocols else []
+    return ("ssl-jax", "evaluate", *words)
+
+
+def submit(job: Job, file: str, text: str, command: Sequence[str]) -> int:
+    """Write `text` to `file` and run `command` on it, or show both.
+
+    Raises:
+      UserError: the command's program is not there.
+    """
+    if job.dry_run:
+        print(f"{text.rstrip()}\n\n# written to {file}, then run:\n# {shlex.join(command)}")
+        return 0
+    need(command[0])
+    Path(file).write_text(text)
+    return subprocess.run(command, check=False).returncode
+
+
+def need(program: str) -> None:
+    """Raises `UserError` if `program` is not installed."""
+    if not shutil.which(program):
+        raise UserError(f"there is no {program} here; --dry_run shows what would be run")
+
+
+def script(*lines: str) -> str:
+    """A bash script that stops at the first error."""
+    return "\n".join(["#!/usr/bin/env bash", *lines]) + "\n"
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """YAML in which scripts stay readable: a text of several lines as a block."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=10_000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def main(run: Callable[[Sequence[str]], int]) -> None:
+    """The end of every launcher: one line and exit code 2 for what the user can mend."""
+    try:
+        sys.exit(run(sys.argv))
+    except UserError as e:
+        print(f"{Path(sys.argv[0]).name}: {e}", file=sys.stderr)
+        sys.exit(2)

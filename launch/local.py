@@ -1,0 +1,72 @@
+"""`python -m launch.local`: a run in several processes on this machine, or a sweep.
+
+python -m launch.local --config=simclr:digits --workdir=W --num_hosts=2
+python -m launch.local --evaluate=W1,W2@1000
+"""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from . import job as jobs
+
+FLAGS = {"devices": "of each process: fake CPU devices, or GPUs; by default all there are"}
+
+
+def main(argv: Sequence[str]) -> int:
+    job = jobs.parse(argv, __doc__, FLAGS)
+    devices = job.number("devices", 1) if job.options["devices"] else 0
+    if job.sweep:
+        runs = [[(command, place(0, devices))] for command in job.commands]
+    else:
+        port = free_port()
+        (command,) = job.commands
+        several = [
+            f"--coordinator=127.0.0.1:{port}",
+            f"--num_processes={job.num_hosts}",
+        ]
+        runs = [
+            [
+                ((*command, *several, f"--process_id={i}"), place(i, devices))
+                for i in range(job.num_hosts)
+            ]
+        ]
+    if job.dry_run:
+        for together in runs:
+            for command, env in together:
+                print(shlex.join([*(f"{k}={v}" for k, v in env.items()), *command]))
+        return 0
+    return max(run(together) for together in runs)
+
+
+def run(together: Sequence[tuple[Sequence[str], dict[str, str]]]) -> int:
+    """Run commands side by side; the worst of their exit codes."""
+    started = [
+        subprocess.Popen([sys.executable, "-m", "ssl_jax", *command[1:]], env=os.environ | env)
+        for command, env in together
+    ]
+    try:
+        return max(abs(process.wait()) for process in started)
+    except KeyboardInterrupt:
+        return max(abs(process.wait()) for process in started)
+
+
+def place(process: int, devices: int) -> dict[str, str]:
+    """The environment of a process: which devices are its own."""
+    if not devices:
+        return {}
+    gpus = ",".join(str(process * devices + i) for i in range(devices))
+    return {"JAX_NUM_CPU_DEVICES": str(devices), "CUDA_VISIBLE_DEVICES": gpus}
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+if __name__ == "__main__":
+    jobs.main(main)

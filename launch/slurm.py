@@ -1,0 +1,52 @@
+"""`python -m launch.slurm`: a run on GPU nodes, one task a GPU, or a sweep as a job array.
+
+python -m launch.slurm --num_hosts=4 --gpus=8 --config=moco_v3:imagenet --workdir=/nfs/W
+python -m launch.slurm --evaluate=/nfs/W1,/nfs/W2@1000 --eval=knn
+"""
+
+from collections.abc import Sequence
+
+from . import job as jobs
+
+FLAGS = {
+    "gpus": "of a node; by default 8",
+    "cpus": "cores a GPU; by default 8",
+    "time": "limit, HH:MM:SS; by default 24:00:00",
+    "partition": "of the cluster; by default its own",
+    "before": "shell commands before ours, 'source ~/venv/bin/activate'",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    job = jobs.parse(argv, __doc__, FLAGS)
+    file = f"{job.name}.sbatch"
+    return jobs.submit(job, file, render(job), ["sbatch", file])
+
+
+def render(job: jobs.Job) -> str:
+    """The script for sbatch. JAX gives each task of a node the GPU of its number."""
+    gpus = 1 if job.sweep else job.number("gpus", 8)
+    options = {
+        "job-name": job.name,
+        "nodes": 1 if job.sweep else job.num_hosts,
+        "ntasks-per-node": gpus,
+        "gpus-per-node": gpus,
+        "cpus-per-task": job.number("cpus", 8),
+        "time": job.option("time", "24:00:00"),
+        "partition": job.option("partition"),
+        "array": f"0-{len(job.commands) - 1}" if job.sweep else "",
+        "output": f"{job.name}-%A_%a.log" if job.sweep else f"{job.name}-%j.log",
+    }
+    head = [f"#SBATCH --{key}={value}" for key, value in options.items() if value]
+    body = job.shell("SLURM_ARRAY_TASK_ID")
+    return jobs.script(
+        *head,
+        "#SBATCH --requeue",
+        "set -euo pipefail",
+        *([job.option("before")] if job.option("before") else []),
+        body if job.sweep else f"srun --kill-on-bad-exit=0 {body}",
+    )
+
+
+if __name__ == "__main__":
+    jobs.main(main)

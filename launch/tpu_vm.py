@@ -1,0 +1,55 @@
+"""`python -m launch.tpu_vm`: a run or a sweep on a Cloud TPU, by gcloud; the hosts find each other.
+
+python -m launch.tpu_vm --tpu=NAME --zone=us-west4-a --config=simclr:imagenet --workdir=/nfs/W
+"""
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+from ssl_jax.core.errors import UserError
+
+from . import job as jobs
+
+FLAGS = {
+    "tpu": "name of the TPU VM",
+    "zone": "where it is",
+    "project": "of Google Cloud; by default gcloud's own",
+    "accelerator": "v5litepod-64: create it first",
+    "version": "of its software, with --accelerator; by default v2-alpha-tpuv5-lite",
+    "before": "shell commands before ours on every host, 'source ~/venv/bin/activate'",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    job = jobs.parse(argv, __doc__, FLAGS)
+    for name in ("tpu", "zone"):
+        if not job.option(name):
+            raise UserError(f"--{name} is missing")
+    commands = render(job)
+    if job.dry_run:
+        print("\n".join(shlex.join(command) for command in commands))
+        return 0
+    jobs.need("gcloud")
+    return max(subprocess.run(command, check=False).returncode for command in commands)
+
+
+def render(job: jobs.Job) -> list[list[str]]:
+    """The gcloud commands: create the TPU if asked, and then run on all of its hosts."""
+    where = [job.option("tpu"), f"--zone={job.option('zone')}"]
+    where += [f"--project={job.option('project')}"] if job.option("project") else []
+    gcloud = ["gcloud", "compute", "tpus", "tpu-vm"]
+    commands = []
+    if job.option("accelerator"):
+        version = job.option("version", "v2-alpha-tpuv5-lite")
+        made = [f"--accelerator-type={job.option('accelerator')}", f"--version={version}"]
+        commands.append([*gcloud, "create", *where, *made])
+    before = [job.option("before")] if job.option("before") else []
+    for command in job.commands:
+        line = " && ".join([*before, shlex.join(command)])
+        commands.append([*gcloud, "ssh", *where, "--worker=all", f"--command={line}"])
+    return commands
+
+
+if __name__ == "__main__":
+    jobs.main(main)

@@ -1,0 +1,76 @@
+"""Run a training command again until it is done: a run goes on where its newest checkpoint lies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.core.watch import FINAL, INTERRUPTED, LOST
+
+CHILD = "SSL_JAX_RESTARTED"  # in the environment of the process that does the work
+PAUSE = 5.0  # seconds before a restart, so that all processes of a run have ended
+REASONS = {
+    LOST: "another process was lost",
+    -signal.SIGABRT: "aborted; if JAX says so above, another process was lost",
+    -signal.SIGKILL: "killed; out of memory, perhaps",
+}
+
+
+def until_done(argv: Sequence[str], folder: Path, times: int) -> int:
+    """Run `ssl-jax ARGV` in a child until it ends well or in a way that a restart cannot mend (the
+    exit codes 2, what the user can mend, and 130, Ctrl-C).
+
+    Args:
+      argv: the command, which may hold its `--restarts` still.
+      folder: of the run, whose checkpoints show what has been got done.
+      times: so many restarts in a row without a newer checkpoint are made; then it gives up.
+
+    Returns:
+      The exit code of the last attempt.
+    """
+    command = [sys.executable, "-m", "ssl_jax", *argv]
+    left, reached = times, newest(folder)
+    while True:
+        code = _child(command)
+        if code in (0, FINAL, INTERRUPTED, -signal.SIGTERM):
+            return code if code >= 0 else 128 - code
+        before, reached = reached, newest(folder)
+        left = times if reached > before else left
+        why = f"exit code {code}, {REASONS.get(code, 'see above')}"
+        if left == 0:
+            _say(f"given up after {times} restart(s) without a newer checkpoint ({why})")
+            return code if code >= 0 else 128 - code
+        left -= 1
+        _say(f"restart, from step {max(reached, 0)} ({why})")
+        time.sleep(PAUSE)
+
+
+def newest(folder: Path) -> int:
+    """Step of the newest checkpoint in `folder`, -1 if there is none."""
+    saved = (folder / "checkpoints").glob("[0-9]*")
+    return max((int(p.name) for p in saved if p.name.isdigit()), default=-1)
+
+
+def _child(command: Sequence[str]) -> int:
+    """Run it and pass SIGTERM on to it."""
+    process = subprocess.Popen(command, env=os.environ | {CHILD: "1"})
+
+    def end(*_: Any) -> None:
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # the child got it too
+        process.wait()
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(text: str) -> None:
+    print(f"ssl-jax: {text}", file=sys.stderr, flush=True)

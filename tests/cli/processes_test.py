@@ -1,0 +1,145 @@
+"""Several processes on this machine: the numbers of one process, each other's checkpoints, and an
+end when one of them dies.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from absl.testing import absltest
+
+from ssl_jax import cli
+from ssl_jax.core.distributed import LOST
+from ssl_jax.train.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "--config.backbone.width=4",
+    "--config.train.batch_size=32",
+    "--config.train.log_every=1",
+    # Small plain steps: what grows is an error of the method, not one of rounding.
+    "--config.optim.name=sgd",
+    "--config.optim.lr=1e-4",
+    "--config.checkpoint.every=10",
+    "--config.evals.shots=(5,)",
+    "--config.evals.draws=2",
+    "--config.evals.kmeans_runs=1",
+    "--config.evals.max_train=200",
+    "--config.evals.max_eval=96",
+)
+SIMCLR = ("--config=simclr:digits", "--config.objective.projector=(8,8)")
+MEMORY = ("--config=instdisc:digits", "--config.evals.every=-1")
+CLUSTERS = (
+    "--config=deepcluster_v2:digits",
+    "--config.objective.epochs=0.1",
+    "--config.evals.every=-1",
+)
+
+
+def start(*argv, processes=1, devices=1):
+    """`ssl-jax train` in so many processes with so many devices each."""
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        meeting = f"--coordinator=127.0.0.1:{s.getsockname()[1]}"
+    places = [
+        (meeting, f"--num_processes={processes}", f"--process_id={i}") for i in range(processes)
+    ]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "ssl_jax", "train", *argv, *(place if processes > 1 else ())],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in places
+    ]
+
+
+class ProcessesTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+
+    def train(self, name, *flags, **how):
+        """Run to the end; what the first process printed."""
+        argv = (f"--workdir={self.folder / name}", *TINY, "--config.train.steps=20", *flags)
+        outs = []
+        for process in start(*argv, **how):
+            out, err = process.communicate(timeout=300)
+            self.assertEqual(process.returncode, 0, err)
+            self.assertEqual(err, "")
+            outs.append(out)
+        for quiet in outs[1:]:
+            self.assertEqual([x for x in quiet.splitlines() if "Gloo" not in x], [])
+        return outs[0]
+
+    def assert_same_metrics(self, a, b):
+        lines = [read_metrics(self.folder / name) for name in (a, b)]
+        self.assertEqual([x["step"] for x in lines[0]], [x["step"] for x in lines[1]])
+        self.assertEqual(lines[0][-1]["step"], 20)
+        for one, other in zip(*lines, strict=True):
+            for key in one.keys() | other.keys():
+                if not key.startswith("perf/"):
+                    tolerance = 1e-4 * max(abs(one[key]), 1.0)
+                    self.assertAlmostEqual(one[key], other[key], delta=tolerance, msg=key)
+
+    def test_two_processes_are_one_with_as_many_devices(self):
+        out = self.train("one", *SIMCLR, devices=4)
+        self.assertIn("on 4 cpu device(s)", out)
+        out = self.train("two", *SIMCLR, processes=2, devices=2)
+        self.assertIn("on 4 cpu device(s)", out)
+        self.assert_same_metrics("one", "two")
+        # Their checkpoint is restored by one process, which here has eight devices.
+        code = cli.run(["evaluate", f"--workdir={self.folder / 'two'}", "--eval=knn", "--step=20"])
+        self.assertEqual(code, 0)
+        found = json.loads((self.folder / "two" / "eval" / "knn-20.json").read_text())["results"]
+        summary = json.loads((self.folder / "one" / "summary.json").read_text())
+        for key, value in found.items():
+            self.assertAlmostEqual(value, summary[key], delta=1e-3 * max(1, abs(value)), msg=key)
+
+    def test_two_processes_go_on_where_one_stopped(self):
+        """With a memory as long as the data set, split by rows."""
+        self.check_resume(*MEMORY)
+
+    @pytest.mark.full
+    def test_two_processes_cluster_the_data_set_together(self):
+        self.check_resume(*CLUSTERS)
+
+    def check_resume(self, *flags):
+        self.train("one", *flags, devices=4)
+        shutil.copytree(self.folder / "one", self.folder / "two")
+        shutil.rmtree(self.folder / "two" / "checkpoints" / "20")
+        out = self.train("two", *flags, processes=2, devices=2)
+        self.assertIn("going on from the checkpoint of step 10", out)
+        self.assert_same_metrics("one", "two")
+
+    def test_a_dead_process_ends_the_others(self):
+        path = self.folder / "killed"
+        limits = ("--dead_timeout=5", "--config.train.steps=100000", "--config.evals.every=-1")
+        first, second = start(f"--workdir={path}", *SIMCLR, *TINY, *limits, processes=2, devices=1)
+        deadline = time.monotonic() + 300
+        while not (read_metrics(path) and read_metrics(path)[-1]["step"] > 2):
+            self.assertLess(time.monotonic(), deadline)
+            self.assertIsNone(first.poll(), "it ended before its time")
+            time.sleep(0.1)
+        second.send_signal(signal.SIGKILL)
+        second.communicate()
+        _, err = first.communicate(timeout=60)
+        self.assertEqual(first.returncode, LOST, err)
+        self.assertRegex(
+            err, r"^ssl-jax: process 1 \(.+\) has been silent for 5 s; it was at .+\n$"
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()

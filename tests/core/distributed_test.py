@@ -1,0 +1,66 @@
+"""How a process finds its place; tests/cli/processes_test.py has real processes."""
+
+from unittest import mock
+
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core import distributed
+from ssl_jax.core.distributed import Place
+from ssl_jax.core.errors import UserError
+
+THREE = {"coordinator": "host:1234", "num_processes": "4", "process_id": "3"}
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "node[001-002]",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+}
+
+
+class DistributedTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ({}, {}, None),
+        (THREE, {}, Place("deactivate", "host:1234", 4, 3)),
+        (THREE, SLURM, Place("deactivate", "host:1234", 4, 3)),
+        (THREE | {"num_processes": "1", "process_id": "0"}, {}, None),
+        ({}, SLURM, Place("slurm")),
+        ({}, SLURM | {"SLURM_NTASKS": "1"}, None),
+        ({}, {"SLURM_NTASKS": "8"}, None),  # a shell in an allocation, not one of its tasks
+        ({}, {"OMPI_COMM_WORLD_SIZE": "2"}, Place("ompi")),
+    )
+    def test_the_place_of_a_process(self, given, env, place):
+        self.assertEqual(distributed.find(given, env), place)
+
+    @parameterized.parameters(
+        ({}, Place("gcetpu")),
+        ({"JAX_PLATFORMS": "cpu"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, Place("gketpu")),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, Place("gketpu")),
+    )
+    def test_on_a_tpu(self, env, place):
+        with mock.patch.object(distributed, "_tpu_chips", lambda: True):
+            self.assertEqual(distributed.find({}, env), place)
+
+    @parameterized.parameters(
+        ({"coordinator": ""}, "--coordinator is missing: .* go together"),
+        ({"process_id": ""}, "--process_id is missing"),
+        ({"process_id": "4"}, "--process_id=4 of --num_processes=4: expected 0 to 3"),
+        ({"num_processes": "x"}, "--num_processes=x: expected a whole number"),
+        ({"coordinator": "host"}, "--coordinator=host: expected HOST:PORT"),
+        ({"dead_timeout": "0"}, "must be positive"),
+    )
+    def test_flags_that_do_not_fit(self, change, message):
+        with self.assertRaisesRegex(UserError, message), distributed.session(THREE | change):
+            self.fail("entered")
+
+    def test_a_process_alone(self):
+        with distributed.session({}):
+            self.assertTrue(distributed.primary())
+            distributed.barrier("nobody else comes")
+            distributed.at("data", 3)
+
+
+if __name__ == "__main__":
+    absltest.main()

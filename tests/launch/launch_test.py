@@ -1,0 +1,198 @@
+"""What the launchers render parses, is sound bash, and holds commands that run."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+import yaml
+from absl.testing import absltest, parameterized
+
+from launch import gke, job, local, skypilot, slurm, tpu_vm
+from ssl_jax.cli import train
+from ssl_jax.core.errors import UserError
+from ssl_jax.train.metrics import read_metrics
+
+RUN = (
+    "--config=simclr:digits",
+    "--workdir=/nfs/a run",
+    "--config.optim.lr=1e-3",
+    "--config.objective.projector=(8,8)",
+)
+SWEEP = ("--evaluate=/nfs/W1,/nfs/W2@1000", "--eval=knn,fewshot")
+TRAIN = (
+    "ssl-jax",
+    "train",
+    *RUN[:2],
+    "--config.optim.lr=0.001",
+    "--config.objective.projector=(8, 8)",
+    "--restarts=5",
+)
+EVALUATIONS = [
+    ("ssl-jax", "evaluate", "--workdir=/nfs/W1", "--eval=knn,fewshot"),
+    ("ssl-jax", "evaluate", "--workdir=/nfs/W2", "--step=1000", "--eval=knn,fewshot"),
+]
+OWN = {
+    slurm: ("--before=source ~/venv/bin/activate",),
+    skypilot: (),
+    gke: ("--image=images/ssl-jax", "--volume=claim:/nfs"),
+    tpu_vm: ("--tpu=name", "--zone=us-west4-a"),
+    local: (),
+}
+
+
+def dry(launcher, *argv) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = launcher.main(["launch", *OWN[launcher], *argv, "--dry_run"])
+    assert code == 0
+    return out.getvalue()
+
+
+def bash(launcher, *argv) -> str:
+    """The part of what is rendered that bash runs, on the machine that does the work."""
+    text = dry(launcher, *argv)
+    if launcher is slurm:
+        return text.partition("\n# written")[0]
+    if launcher is skypilot:
+        return yaml.safe_load(text)["run"]
+    if launcher is gke:
+        spec = yaml.safe_load(text)["spec"]
+        work = spec if "template" in spec else spec["replicatedJobs"][0]["template"]["spec"]
+        return work["template"]["spec"]["containers"][0]["command"][2]
+    if launcher is tpu_vm:
+        words = [shlex.split(line)[-1].removeprefix("--command=") for line in text.splitlines()]
+        return "\n".join(words)
+    return text
+
+
+class LaunchTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+
+    def ran(self, script, **env):
+        """Argument lists with which `script` calls ssl-jax, which is a stand-in here."""
+        tools = {
+            "ssl-jax": 'printf "%s\\0" ssl-jax "$@" >> "$CALLS"; printf "\\n" >> "$CALLS"',
+            "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+            "source": "",
+        }
+        for name, body in tools.items():
+            path = self.folder / name
+            path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        calls = self.folder / "calls"
+        calls.write_text("")
+        script = script.replace("source ~/venv/bin/activate\n", "")
+        env = (
+            os.environ | {"PATH": f"{self.folder}:{os.environ['PATH']}", "CALLS": str(calls)} | env
+        )
+        subprocess.run(["bash", "-c", script], env=env, check=True)
+        return [tuple(line.split("\0")[:-1]) for line in calls.read_text().splitlines()]
+
+    @parameterized.product(launcher=[slurm, skypilot, gke, tpu_vm, local], argv=[RUN, SWEEP])
+    def test_sound_bash(self, launcher, argv):
+        script = bash(launcher, *argv)
+        path = self.folder / "script.sh"
+        path.write_text(script if script.startswith("#!") else f"#!/usr/bin/env bash\n{script}")
+        subprocess.run(["bash", "-n", path], check=True)
+        # Slurm, SkyPilot and Kubernetes define the variables; a user's file is not followed.
+        found = subprocess.run(
+            ["shellcheck", "--exclude=SC2154,SC1090", path], capture_output=True, text=True
+        )
+        self.assertEqual(found.returncode, 0, found.stdout + found.stderr)
+
+    def test_the_same_command_everywhere(self):
+        sky = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2"}
+        sky |= {"SKYPILOT_NODE_RANK": "1"}
+        place = ("--coordinator=10.0.0.1:8476", "--num_processes=2", "--process_id=1")
+        for launcher in (slurm, gke, tpu_vm):
+            self.assertEqual(self.ran(bash(launcher, *RUN)), [TRAIN])
+        self.assertEqual(self.ran(bash(skypilot, *RUN), **sky), [(*TRAIN, *place)])
+        calls = self.ran(bash(local, *RUN, "--num_hosts=3"))
+        self.assertEqual([call[: len(TRAIN)] for call in calls], [TRAIN] * 3)
+        self.assertEqual([call[-1] for call in calls], [f"--process_id={i}" for i in range(3)])
+        self.assertLen({call[-3] for call in calls}, 1)
+        for word in calls[0][2:]:  # `ssl-jax train` knows every flag
+            name = re.match(r"--([^=.]+)", word)[1]
+            self.assertIn(name, {flag.partition(".")[0] for flag in train.FLAGS})
+
+    def test_a_sweep_is_shared_out(self):
+        for launcher, name in ((slurm, "SLURM_ARRAY_TASK_ID"), (gke, "JOB_COMPLETION_INDEX")):
+            script = bash(launcher, *SWEEP)
+            for i, evaluation in enumerate(EVALUATIONS):
+                self.assertEqual(self.ran(script, **{name: str(i)}), [evaluation])
+        self.assertIn("--array=0-1\n", dry(slurm, *SWEEP))
+        script = bash(skypilot, *SWEEP, "--num_hosts=2")
+        for nodes, rank, want in (
+            (2, 0, EVALUATIONS[:1]),
+            (2, 1, EVALUATIONS[1:]),
+            (1, 0, EVALUATIONS),
+        ):
+            env = {"SKYPILOT_NUM_NODES": str(nodes), "SKYPILOT_NODE_RANK": str(rank)}
+            self.assertEqual(self.ran(script, **env), want)
+        for launcher in (tpu_vm, local):
+            self.assertEqual(self.ran(bash(launcher, *SWEEP)), EVALUATIONS)
+
+    def test_a_jobset(self):
+        text = dry(gke, *RUN, "--topology=8x8", "--num_slices=2")
+        made = yaml.safe_load(text)
+        self.assertEqual(made["kind"], "JobSet")
+        (slices,) = made["spec"]["replicatedJobs"]
+        work = slices["template"]["spec"]
+        self.assertEqual(
+            (slices["replicas"], work["completions"], work["parallelism"]), (2, 16, 16)
+        )
+        pod = work["template"]["spec"]
+        self.assertEqual(pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"], "8x8")
+        self.assertEqual(pod["volumes"][0]["persistentVolumeClaim"]["claimName"], "claim")
+        self.assertIn("--config.mesh.replica=2", pod["containers"][0]["command"][2])
+        # What the user has to mend is not tried again.
+        (rule,) = work["podFailurePolicy"]["rules"]
+        self.assertEqual(rule["action"], "FailJob")
+        self.assertIn(2, rule["onExitCodes"]["values"])
+        sweep = yaml.safe_load(dry(gke, *SWEEP))
+        self.assertEqual((sweep["kind"], sweep["spec"]["completions"]), ("Job", 2))
+
+    def test_a_run_in_two_processes(self):
+        workdir = self.folder / "W"
+        argv = (
+            "--config=simclr:digits",
+            f"--workdir={workdir}",
+            "--num_hosts=2",
+            "--devices=1",
+            "--config.backbone.width=4",
+            "--config.objective.projector=(8,8)",
+            "--config.train.batch_size=32",
+            "--config.train.steps=2",
+            "--config.evals.every=-1",
+        )
+        self.assertEqual(local.main(["launch.local", *argv]), 0)
+        self.assertEqual(read_metrics(workdir)[-1]["step"], 2)
+
+    @parameterized.parameters(
+        (slurm, (), "give --workdir=W of a run, or --evaluate"),
+        (slurm, (*RUN, *SWEEP), "give --workdir=W of a run, or --evaluate"),
+        (slurm, (*RUN, "--gpu=8"), "unknown flag --gpu; did you mean 'gpus'"),
+        (slurm, (*RUN, "--gpus=many"), "--gpus=many: expected a positive whole number"),
+        (gke, (*RUN, "--topology=big"), "--topology=big: expected sides"),
+        (gke, (*RUN, "--topology=8x8", "--num_hosts=2"), "with 4 chips a host are 16 hosts"),
+        (gke, (*RUN, "--image="), "--image is missing"),
+        (tpu_vm, (*RUN, "--zone="), "--zone is missing"),
+    )
+    def test_errors(self, launcher, argv, message):
+        with self.assertRaisesRegex(UserError, message):
+            launcher.main(["launch", *OWN[launcher], *argv, "--dry_run"])
+
+    def test_a_program_that_is_not_there(self):
+        with self.assertRaisesRegex(UserError, "there is no no-such here; --dry_run shows"):
+            job.need("no-such")
+
+
+if __name__ == "__main__":
+    absltest.main()
