@@ -30,7 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer_python", default="", help="interpreter with torch and lightly")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--calls", type=int, default=3, help="timed calls a round")
+    parser.add_argument(
+        "--calls", type=int, default=3, help="timed calls a round at N beside lightly"
+    )
     parser.add_argument("--small", type=int, default=4096, help="N beside lightly")
     parser.add_argument("--large", type=int, default=16384, help="N beside our dense form only")
     parser.add_argument("--side", choices=SIDES, help="run only this side, here")
@@ -41,16 +43,18 @@ def main() -> None:
         return
     result: dict[str, Any] = {"benchmark": "contrastive_loss", "dim": DIM}
     sides = SIDES if args.peer_python else SIDES[:2]
-    result["small"] = compare(args, args.small, sides)
-    result["large"] = compare(args, args.large, SIDES[:2])
+    result["small"] = compare(args, args.small, sides, args.calls)
+    result["large"] = compare(args, args.large, SIDES[:2], 1)
     print(json.dumps(result | {"rounds": args.rounds, "load": round(os.getloadavg()[0], 2)}))
 
 
-def compare(args: argparse.Namespace, count: int, sides: tuple[str, ...]) -> dict[str, Any]:
+def compare(
+    args: argparse.Namespace, count: int, sides: tuple[str, ...], calls: int
+) -> dict[str, Any]:
     measured: dict[str, list[dict]] = {side: [] for side in sides}
     for _, side in itertools.product(range(args.rounds), sides):
         python = args.peer_python if side == "lightly" else sys.executable
-        command = [python, __file__, f"--side={side}", f"--small={count}", f"--calls={args.calls}"]
+        command = [python, __file__, f"--side={side}", f"--small={count}", f"--calls={calls}"]
         # Threads of torch that spin while they wait would be measured, and disturb the others.
         quiet = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "JAX_PLATFORMS": "cpu"}
         root = {"PYTHONPATH": str(Path(__file__).parent.parent)}
