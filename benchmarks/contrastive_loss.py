@@ -5,7 +5,8 @@
 N images, two views each, embeddings of 128 features at temperature 0.1: similarities of 2N x 2N.
 Each round runs every side in turns, each in a process of its own, on the CPU: one call that is not
 counted, then the timed ones. `extra_mb` is the peak of resident memory during a call above what was
-resident before it, with inputs and compiled program in place. Prints one JSON line of medians.
+resident before it, with inputs and compiled program in place. Prints one JSON line of medians, and
+each measurement to the standard error stream.
 Without --peer_python, an interpreter with torch and lightly (../shared/bench_peer), lightly is "not
 run". The second size compares our two forms alone.
 """
@@ -61,6 +62,7 @@ def compare(
         env = os.environ | quiet | root
         done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
         measured[side].append(json.loads(done.stdout.splitlines()[-1]))
+        print(count, side, measured[side][-1], file=sys.stderr, flush=True)
     medians = {
         side: {k: round(statistics.median(m[k] for m in many), 1) for k in many[0]}
         for side, many in measured.items()

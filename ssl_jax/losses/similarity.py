@@ -4,7 +4,7 @@ with a batch of negatives is made of.
 Three forms, all exact, of value and of gradient:
 
 - "dense" holds the matrix of similarities, (n, m).
-- "tiled" holds one tile of it at a time, at most 1024 x 1024, and computes the tile again in the
+- "tiled" holds one tile of it at a time, at most 512 x 512, and computes the tile again in the
   backward pass. Kept in between are the embeddings and one number a row (and column).
 - "ring" is for a mesh of devices, the one in context (`jax.set_mesh`): rows stay where they are,
   blocks of the other side go around all of its axes, and tiles are used inside a block. Without a

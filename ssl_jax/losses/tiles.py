@@ -17,7 +17,7 @@ State = tuple[Array, ...]
 Keep = Callable[[Array, Array], Array]
 Pattern = Literal["rows", "both", "self"]  # sums of rows; and of columns; of x @ x.T off-diagonal
 
-TILE = 1024  # rows and columns at most: 4 MB in float32
+TILE = 512  # rows and columns at most: 1 MB in float32, which stays in a core's cache
 
 
 class Reduction(NamedTuple):
@@ -154,10 +154,19 @@ def _masked(s: Array, keep: Keep | None, a: _Tiling, b: _Tiling, i: Array, j: Ar
     return s
 
 
-def _pairs(a: _Tiling, b: _Tiling, upper: bool) -> Array:
-    """(T, 2) indices of the tiles, in the loop's order; with `upper` none below the diagonal."""
-    i, j = np.triu_indices(a.count) if upper else np.indices((a.count, b.count)).reshape(2, -1)
-    return jnp.asarray(np.stack([i, j], axis=1), jnp.int32)
+def _loop(step: Any, carry: Any, a: _Tiling, b: _Tiling, keep: Keep | None, upper: bool) -> Any:
+    """What `step(carry, i, j, keep)` makes of all tiles; with `upper` of none below the diagonal,
+    and those above it are taken to count in whole.
+    """
+    i, j = np.triu_indices(a.count, 1) if upper else np.indices((a.count, b.count)).reshape(2, -1)
+    parts = [(i, j, None if upper else keep)]
+    if upper:
+        parts.append((np.arange(a.count), np.arange(a.count), keep))
+    for rows, columns, kept in parts:
+        pairs = jnp.asarray(np.stack([rows, columns], axis=1), jnp.int32)
+        each = lambda carry, pair: (step(carry, *pair, kept), None)  # noqa: B023, E731
+        carry = jax.lax.scan(each, carry, pairs)[0] if len(pairs) else carry
+    return carry
 
 
 def reduce(
@@ -174,7 +183,8 @@ def reduce(
     Args:
       x, y: (n, d), (m, d).
       keep: (row numbers, column numbers) -> bool, which entries count; all by default.
-      upper: tiles below the diagonal are left out: nothing that counts is there.
+      upper: tiles below the diagonal are left out and those above it count in whole, whatever
+        `keep` says: so it is if only entries above the diagonal count.
     """
     a, b = _Tiling.of(x.shape[0]), _Tiling.of(y.shape[0])
     xs, ys = a.split(x), b.split(y)
@@ -183,21 +193,22 @@ def reduce(
         merged = kind.merge(tuple(s[at] for s in sums), part)
         return tuple(s.at[at].set(m) for s, m in zip(sums, merged, strict=True))
 
-    def step(carry: tuple[State, State], pair: Array) -> tuple[tuple[State, State], None]:
+    def step(
+        carry: tuple[State, State], i: Array, j: Array, keep: Keep | None
+    ) -> tuple[State, State]:
         over_rows, over_columns = carry
-        i, j = pair
         s = _masked(scores(xs[i], ys[j]), keep, a, b, i, j)
         over_rows = add(over_rows, i, kind.part(s, 1))
         if columns:
             over_columns = add(over_columns, j, kind.part(s, 0))
-        return (over_rows, over_columns), None
+        return over_rows, over_columns
 
     start = [
         tuple(v.reshape(t.count, t.size) for v in nothing(kind, t.count * t.size, x.dtype))
         for t in (a, b)
     ]
     carry = (start[0], start[1] if columns else ())
-    (over_rows, over_columns), _ = jax.lax.scan(step, carry, _pairs(a, b, upper))
+    over_rows, over_columns = _loop(step, carry, a, b, keep, upper)
     joined = tuple(a.join(v) for v in over_rows)
     return joined, tuple(b.join(v) for v in over_columns) if columns else None
 
@@ -226,9 +237,10 @@ def pull_back(
     of_rows = [a.split(v) for v in rows]
     of_columns = [b.split(v) for v in columns or ()]
 
-    def step(carry: tuple[Array, Array], pair: Array) -> tuple[tuple[Array, Array], None]:
+    def step(
+        carry: tuple[Array, Array], i: Array, j: Array, keep: Keep | None
+    ) -> tuple[Array, Array]:
         dx, dy = carry
-        i, j = pair
         s = _masked(scores(xs[i], ys[j]), keep, a, b, i, j)
         ds = kind.slope(s, *(v[i][:, None] for v in of_rows))
         if columns is not None:
@@ -236,9 +248,9 @@ def pull_back(
         dx = dx.at[i].add(jnp.matmul(ds, ys[j], precision="highest"))
         if both:  # kept transposed: a tile would be transposed otherwise
             dy = dy.at[j].add(jnp.matmul(xs[i].T, ds, precision="highest"))
-        return (dx, dy), None
+        return dx, dy
 
     dy = jnp.zeros((b.count, x.shape[1], b.size) if both else (), x.dtype)
     dx = jnp.zeros_like(xs) if onto is None else a.split(onto)
-    (dx, dy), _ = jax.lax.scan(step, (dx, dy), _pairs(a, b, upper))
+    dx, dy = _loop(step, (dx, dy), a, b, keep, upper)
     return a.join(dx), b.join(jnp.swapaxes(dy, 1, 2)) if both else None

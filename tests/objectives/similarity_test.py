@@ -70,7 +70,7 @@ def observed(method, form):
         rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         run = harness.observe(types.SimpleNamespace(objective=objective))
         run = jax.jit(run, in_shardings=(*placed, rows, whole))
-        args = jax.device_get((*state, harness.device_batch(made, dtype=np.float64), np.uint32(0)))
+        args = jax.device_get((*state, harness.device_batch(made, dtype=np.float64), np.int32(0)))
         traced = run.trace(*args)
         # So small, "auto" would be dense: the form that was asked for is what is compiled.
         assert ("ppermute" in str(traced.jaxpr)) is (form == "ring"), form
