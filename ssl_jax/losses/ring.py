@@ -28,7 +28,7 @@ def forward(
 
         def hop(carry: Any, k: Array) -> tuple[Any, None]:
             sums, y, down = carry
-            coming = _pass_on(y)  # asked for first, so that it travels during the work
+            coming = _pass_on(y)  # asked for first, so that it can travel during the work
             rows, columns = tiles.reduce(
                 kind, x, y, columns=pattern == "both", keep=_keep(pattern, k)
             )
@@ -62,7 +62,7 @@ def backward(
 
         def hop(carry: Any, k: Array) -> tuple[Any, None]:
             dx, dy, block = carry
-            # A block's gradient follows one hop behind it, so that it too travels during the work.
+            # A block's gradient follows one hop behind it, so that it too can travel during the work.
             coming, dy = _pass_on((block, dy))
             y, columns = block
             keep, both = _keep(pattern, k), dy is not None
