@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.similarity import Similarity, log_sum_exp
 
 Array = jax.Array
 
@@ -15,6 +16,7 @@ def infonce(
     negatives: Array | None = None,
     *,
     normalize: bool = True,
+    similarity: Similarity = "auto",
 ) -> Array:
     """`-s(q, k)/t + log sum_c exp(s(q, c)/t)` of each query q, its key k and its candidates c.
 
@@ -28,20 +30,21 @@ def infonce(
       temperature: t > 0; an array if it is learned.
       negatives: (K, d), used as they are: of unit length already, if the others are made so.
       normalize: s is the cosine; else the plain inner product.
+      similarity: whether the (B, B) or (B, K) similarities are held; see `losses.similarity`.
 
     Returns:
       (B,), one value a query, in at least float32.
 
     Raises:
-      ValueError: queries and keys of different shapes.
+      ValueError: queries and keys of different shapes; see also `losses.similarity`.
     """
     if queries.ndim != 2 or queries.shape != keys.shape:
         raise ValueError(f"infonce wants two of (B, d); got {queries.shape} and {keys.shape}")
     made = (lambda x: l2_normalize(x, floor="norm")) if normalize else as_float
     queries, keys = made(queries), made(keys)
     others = keys if negatives is None else as_float(negatives)
-    positive = jnp.sum(queries * keys, axis=1) / temperature
-    similarity = jnp.matmul(queries, others.T, precision="highest") / temperature
-    gap = jax.nn.logsumexp(similarity, axis=1) - positive
+    queries = queries / temperature
+    positive = jnp.sum(queries * keys, axis=1)
+    gap = log_sum_exp(queries, others, similarity=similarity) - positive
     # With its own key beside the negatives: log(e^p + e^n) - p = log(1 + e^(n - p)).
     return gap if negatives is None else jax.nn.softplus(gap)

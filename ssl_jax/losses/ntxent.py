@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.similarity import Similarity, log_sum_exp
 
 Array = jax.Array
 
@@ -16,31 +17,31 @@ def ntxent(
     *,
     normalize: bool = True,
     reduction: Literal["mean", "simclr"] = "mean",
+    similarity: Similarity = "auto",
 ) -> Array:
     """Normalised-temperature cross-entropy over the two views of each of B examples; a scalar.
 
     Each row is an anchor; its candidates are the other 2B - 1 rows and the right one is the other
     view of the same example: `mean_i(-s(i, i^1)/t + log sum_{j != i} exp(s(i, j)/t))`. All rows are
-    in one array, so over a sharded batch the compiler gathers the embeddings, with gradients
-    through both sides.
+    in one array; over a sharded batch the candidates lie on all devices, with gradients through
+    both sides.
 
     Args:
       z: (2B, d), example-major: rows 2i and 2i + 1 are the two views of example i.
-      temperature: t > 0.
+      temperature: t > 0; an array if it is learned.
       normalize: s is the cosine; else the plain inner product.
       reduction: "mean" over the 2B anchors, as in the paper. "simclr" is the sum of the means of
         the two directions, twice that, as in the released code and its learning rates.
+      similarity: whether the (2B, 2B) similarities are held; see `losses.similarity`.
 
     Raises:
-      ValueError: an odd number of rows, or not a matrix.
+      ValueError: an odd number of rows, or not a matrix; see also `losses.similarity`.
     """
     if z.ndim != 2 or z.shape[0] % 2:
         raise ValueError(f"ntxent wants (2B, d), two rows an example; got {z.shape}")
     z = l2_normalize(z) if normalize else as_float(z)
-    similarity = jnp.matmul(z, z.T, precision="highest") / temperature
-    # Masked by -inf in float32 or wider: a large negative number could win or overflow in half.
-    itself = jnp.eye(z.shape[0], dtype=bool)
-    candidates = jax.nn.logsumexp(jnp.where(itself, -jnp.inf, similarity), axis=1)
-    positive = jnp.sum(z[0::2] * z[1::2], axis=1) / temperature
+    z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
+    candidates = log_sum_exp(z, similarity=similarity)
+    positive = jnp.sum(z[0::2] * z[1::2], axis=1)
     loss = jnp.mean(candidates) - jnp.mean(positive)
     return 2 * loss if reduction == "simclr" else loss

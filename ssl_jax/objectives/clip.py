@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.clip import clip_loss
+from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.nets.text import text_transformer
@@ -37,6 +38,7 @@ class CLIP(Objective):
       text_remat: what its backward pass recomputes; see `nets.vit`.
       temperature: at the start.
       max_scale: the inverse of the smallest temperature, kept to after every update.
+      similarity: whether the loss holds the similarities of all pairs; see `losses.similarity`.
       microbatches: both towers run in so many chunks; see `parts.branch.Branch`.
 
     Raises:
@@ -55,6 +57,7 @@ class CLIP(Objective):
     text_remat: Remat = "none"
     temperature: float = 0.07
     max_scale: float = 100.0
+    similarity: Similarity = "auto"
     microbatches: int = 1
 
     def __post_init__(self) -> None:
@@ -109,9 +112,12 @@ class CLIP(Objective):
         image, stats = self.image.apply(params, extra["stats"], images)
         text, stats = self.text.apply(params, stats, texts)
         scale = jnp.exp(params["temperature"]["scale"])
-        loss, logits = clip_loss(image["image_projection"], text["text_projection"], scale)
-        found = jnp.mean(logits.argmax(1) == jnp.arange(len(images)))
-        return loss, Aux({"stats": stats}, metrics={"accuracy": found, "scale": scale})
+        pairs = clip_loss(
+            image["image_projection"], text["text_projection"], scale, similarity=self.similarity
+        )
+        # Mean over both directions, geometric, then over pairs; no logits are needed for it.
+        metrics = {"pair_probability": jnp.mean(jnp.exp(-pairs)), "scale": scale}
+        return jnp.mean(pairs), Aux({"stats": stats}, metrics=metrics)
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.core import rng, tree
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Inputs, Objective, View
 from ssl_jax.objectives.parts import queue
@@ -34,6 +35,8 @@ class MoCoV1(Objective):
         encoded in a random order, so that a key's statistics do not tell which query is its own
         (shuffled BN, section 3.3; the released code has 8, one a GPU). 1: the whole batch, no
         order.
+      similarity: whether the loss holds the similarities of queries and queue; see
+        `losses.similarity`.
       microbatches: see `parts.branch.Branch`.
     """
 
@@ -45,6 +48,7 @@ class MoCoV1(Objective):
     queue_size: int = 65536
     momentum: float = 0.999
     bn_groups: int = 1
+    similarity: Similarity = "auto"
     microbatches: int = 1
 
     @cached_property
@@ -74,7 +78,10 @@ class MoCoV1(Objective):
         views = batch["views"][0]
         out, stats = self.branch.apply(params, extra["stats"], views[:, 0])
         keys, key_stats = self.encode_keys(extra, views[:, 1], rng.per_example(key, batch["index"]))
-        rows = infonce(out["projector"], keys, self.temperature, queue.keys(extra["queue"]))
+        negatives = jax.lax.stop_gradient(queue.keys(extra["queue"]))
+        rows = infonce(
+            out["projector"], keys, self.temperature, negatives, similarity=self.similarity
+        )
         extra = dict(extra, stats=stats, key_stats=key_stats)
         return jnp.mean(rows), Aux(extra, signals={"keys": keys})
 

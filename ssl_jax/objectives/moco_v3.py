@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import tree
 from ssl_jax.losses.infonce import infonce
+from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Group, Inputs, Objective, View
 from ssl_jax.objectives.parts.branch import Branch, feature_dim
@@ -37,6 +38,8 @@ class MoCoV3(Objective):
       temperature: of the softmax over similarities; 0.2 for ViTs, 1 for ResNets.
       momentum: of the key encoder's average at step 0; it rises to 1 along a cosine.
       freeze_patches: whether a ViT's patch embedding is frozen; other backbones have none.
+      similarity: whether the loss holds the similarities of queries and keys; see
+        `losses.similarity`.
       microbatches: see `parts.branch.Branch`.
     """
 
@@ -53,6 +56,7 @@ class MoCoV3(Objective):
     temperature: float = 1.0
     momentum: float = 0.99
     freeze_patches: bool = True
+    similarity: Similarity = "auto"
     microbatches: int = 1
 
     @cached_property
@@ -106,7 +110,7 @@ class MoCoV3(Objective):
             extra["key_encoder"], extra["key_stats"], views
         )
         crossed = [
-            infonce(q["predictor"], k["projector"], self.temperature)
+            infonce(q["predictor"], k["projector"], self.temperature, similarity=self.similarity)
             for q, k in zip(queries, keys[::-1], strict=True)
         ]
         # Times 2t, so that the gradient's size hardly depends on the temperature.

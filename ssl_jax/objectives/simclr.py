@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 
 from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Inputs, Objective, View
 from ssl_jax.objectives.parts.branch import Branch, feature_dim
@@ -26,6 +27,7 @@ class SimCLR(Objective):
       projector: widths of the head's layers, each a linear map with batch norm; the last batch norm
         has no offset (google-research/simclr, model_util.py).
       temperature: of the softmax over similarities; 0.1 for ImageNet, 0.5 for CIFAR.
+      similarity: whether the loss holds the similarities of all pairs; see `losses.similarity`.
       microbatches: see `parts.branch.Branch`.
     """
 
@@ -35,6 +37,7 @@ class SimCLR(Objective):
     view: View = View(224, count=2, area=(0.08, 1.0), recipe="simclr")
     projector: tuple[int, ...] = (2048, 128)
     temperature: float = 0.1
+    similarity: Similarity = "auto"
     microbatches: int = 1
 
     @cached_property
@@ -56,7 +59,10 @@ class SimCLR(Objective):
         images = fold(batch["views"][0])  # (2B, H, W, C): the positive of row i is i ^ 1
         out, stats = self.branch.apply(params, extra["stats"], images)
         # The released code sums both directions: its learning rates belong to this scale.
-        return ntxent(out["projector"], self.temperature, reduction="simclr"), Aux({"stats": stats})
+        loss = ntxent(
+            out["projector"], self.temperature, reduction="simclr", similarity=self.similarity
+        )
+        return loss, Aux({"stats": stats})
 
 
 make = SimCLR.make

@@ -1,16 +1,19 @@
 """CLIP's loss against open_clip's; closed forms and symmetries."""
 
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax.losses import tiles
 from ssl_jax.losses.clip import clip_loss
+from tests.losses.forms import FORMS, mesh_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-VALUE = jax.jit(lambda *args: clip_loss(*args)[0])
+VALUE = jax.jit(lambda *args: jnp.mean(clip_loss(*args)))
 
 
 def draw(rows, dim, seed):
@@ -18,13 +21,16 @@ def draw(rows, dim, seed):
 
 
 class ClipLossTest(parameterized.TestCase):
-    @parameterized.parameters(False, True)
-    def test_golden(self, wide):
+    @parameterized.product(wide=(False, True), similarity=FORMS)
+    def test_golden(self, wide, similarity):
         data = np.load(GOLDEN / "clip.npz")
         prefix, rtol, dtype = ("f64_", 1e-9, np.float64) if wide else ("", 1e-5, np.float32)
-        with jax.enable_x64(wide):
+        rows = len(data["in_image"])
+        with jax.enable_x64(wide), mesh_for(rows), mock.patch.object(tiles, "TILE", 5):
             args = [jnp.asarray(data[f"in_{k}"], dtype) for k in ("image", "text", "logit_scale")]
-            loss = lambda *args: clip_loss(*args, normalize=False)[0]  # noqa: E731
+            loss = lambda *args: jnp.mean(  # noqa: E731
+                clip_loss(*args, normalize=False, similarity=similarity)
+            )
             value, grads = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*args)
         np.testing.assert_allclose(value, data[prefix + "out_loss"], rtol=rtol)
         for key, actual in zip(("image", "text", "logit_scale"), grads, strict=True):

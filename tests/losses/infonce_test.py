@@ -1,13 +1,16 @@
 """InfoNCE against MoCo's and MoCo v3's code, closed forms, invariances."""
 
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax.losses import tiles
 from ssl_jax.losses.infonce import infonce
+from tests.losses.forms import FORMS, mesh_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 IN_BATCH = jax.jit(infonce)
@@ -23,15 +26,18 @@ def unit(x):
 
 
 class InfonceTest(parameterized.TestCase):
-    @parameterized.parameters(False, True)
-    def test_golden_moco(self, wide):
+    @parameterized.product(wide=(False, True), similarity=FORMS)
+    def test_golden_moco(self, wide, similarity):
         data = np.load(GOLDEN / "moco_infonce_queue.npz")
         prefix, dtype, rtol = ("f64_", np.float64, 1e-7) if wide else ("", np.float32, 1e-5)
-        with jax.enable_x64(wide):
+        queues = [data["in_queue"], *data[f"{prefix}out_queue"][:-1]]
+        sizes = data["in_q"].shape[1], queues[0].shape[1]
+        with jax.enable_x64(wide), mesh_for(*sizes), mock.patch.object(tiles, "TILE", 5):
             temperature = dtype(data["hp_T"])
-            loss = lambda q, k, n: jnp.mean(infonce(q, k, temperature, n))  # noqa: E731
-            loss = jax.jit(jax.value_and_grad(loss))
-            queues = [data["in_queue"], *data[f"{prefix}out_queue"][:-1]]
+            mean = lambda q, k, n: jnp.mean(  # noqa: E731
+                infonce(q, k, temperature, n, similarity=similarity)
+            )
+            loss = jax.jit(jax.value_and_grad(mean))
             for s, queue in enumerate(queues):
                 q, k = (data[f"in_{name}"][s].astype(dtype) for name in ("q", "k"))
                 value, grad = loss(q, k, queue.T.astype(dtype))
@@ -40,17 +46,20 @@ class InfonceTest(parameterized.TestCase):
                 atol = 10 * rtol * np.abs(expected).max()
                 np.testing.assert_allclose(grad, expected, rtol=0, atol=atol)
 
-    def test_golden_moco_v3(self):
+    @parameterized.parameters(*FORMS)
+    def test_golden_moco_v3(self, similarity):
         data = np.load(GOLDEN / "moco_v3.npz")
         q1, q2, k1, k2 = (data[f"in_{name}"] for name in ("q1", "q2", "k1", "k2"))
 
-        @jax.jit
         def both(q1, q2, t):
-            terms = [2 * t * jnp.mean(infonce(q, k, t)) for q, k in ((q1, k2), (q2, k1))]
+            loss = lambda q, k: jnp.mean(infonce(q, k, t, similarity=similarity))  # noqa: E731
+            terms = [2 * t * loss(q, k) for q, k in ((q1, k2), (q2, k1))]
             return sum(terms), terms
 
+        both = jax.jit(jax.value_and_grad(both, (0, 1), has_aux=True))
         for i, t in enumerate(data["hp_T"]):
-            (value, terms), grads = jax.value_and_grad(both, (0, 1), has_aux=True)(q1, q2, t)
+            with mesh_for(len(q1)), mock.patch.object(tiles, "TILE", 5):
+                (value, terms), grads = both(q1, q2, t)
             for got, name in zip((value, *terms), ("loss", "loss12", "loss21"), strict=True):
                 np.testing.assert_allclose(got, data[f"out_{name}"][i], rtol=1e-5)
             for name, grad in zip(("q1", "q2"), grads, strict=True):

@@ -1,19 +1,23 @@
 """NT-Xent against four released codes, closed forms and invariances."""
 
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax.losses import tiles
 from ssl_jax.losses.ntxent import ntxent
+from tests.losses.forms import FORMS, mesh_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 # One compilation a shape; op by op would be a dozen.
 JITTED = jax.jit(ntxent, static_argnames=("normalize", "reduction"))
 GRAD = jax.jit(jax.value_and_grad(ntxent))
+GOLDEN_GRAD = jax.jit(jax.value_and_grad(ntxent), static_argnames=("reduction", "similarity"))
 
 
 def interleave(z1, z2):
@@ -25,12 +29,15 @@ def draw(rows, dim, seed=0):
 
 
 class NtxentTest(parameterized.TestCase):
-    @parameterized.product(file=("ntxent_t01", "ntxent_t05"), reduction=("simclr", "mean"))
-    def test_golden(self, file, reduction):
+    @parameterized.product(
+        file=("ntxent_t01", "ntxent_t05"), reduction=("simclr", "mean"), similarity=FORMS
+    )
+    def test_golden(self, file, reduction, similarity):
         data = np.load(GOLDEN / f"{file}.npz")
         z1, z2, t = data["in_z1"], data["in_z2"], float(data["hp_temperature"])
-        loss = jax.jit(jax.value_and_grad(lambda z: ntxent(z, t, reduction=reduction)))
-        value, grad = loss(interleave(z1, z2))
+        form = {"reduction": reduction, "similarity": similarity}
+        with mesh_for(2 * len(z1)), mock.patch.object(tiles, "TILE", 5):
+            value, grad = GOLDEN_GRAD(interleave(z1, z2), t, **form)
         losses, prefix = {
             "simclr": (("out_loss", "out_loss_tf1"), "grad_"),
             "mean": (("out_loss_lightly_mean2N", "out_loss_pml_mean2N"), "grad_lightly_"),
