@@ -62,7 +62,7 @@ def backward(
 
         def hop(carry: Any, k: Array) -> tuple[Any, None]:
             dx, dy, block = carry
-            # A block's gradient follows one hop behind it, so that it too can travel during the work.
+            # A block's gradient follows one hop behind: it too can travel during the work.
             coming, dy = _pass_on((block, dy))
             y, columns = block
             keep, both = _keep(pattern, k), dy is not None
