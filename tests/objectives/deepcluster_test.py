@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest
 
-from ssl_jax.core import tree
+from ssl_jax.core import sharding, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.objectives.base import DataPass
 from ssl_jax.train import refresh, state
@@ -26,9 +26,9 @@ class DeepClusterTest(absltest.TestCase):
     def test_a_refresh(self):
         made = harness.experiment("deepcluster")
         objective = made.objective
-        whole = state.create(
-            objective, made.tx, 0, jax.tree.map(lambda _: None, made.abstract_state)
-        )
+        mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
+        placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
+        whole = state.create(objective, made.tx, 0, placed)
         moments = jax.tree.map(lambda x: x + 1, whole.opt_state)
         seen = drawn_pass(made, objective.dim)
         after = jax.jit(refresh.make_kernel(objective, made.tx))(
