@@ -9,6 +9,26 @@ from ml_collections import ConfigDict
 from ssl_jax.augment import presets
 from ssl_jax.core.errors import UserError, suggest
 
+# SGD with a rate that falls in steps, as supervised networks were trained with, and pretext tasks
+# after them: of the releases on CIFAR, and of mmselfsup and VISSL on ImageNet.
+STEPS_CIFAR10: Mapping[str, Any] = {
+    "name": "sgd",
+    "nesterov": True,
+    "lr": 0.1,
+    "lr_scaling": "none",
+    "weight_decay": 5e-4,
+    "schedule": "step",
+    "milestones": (60, 120, 160),
+    "decay": 0.2,
+}
+STEPS_IMAGENET = {
+    "name": "sgd",
+    "lr": 0.1,
+    "weight_decay": 1e-4,
+    "schedule": "step",
+    "warmup_epochs": 5.0,
+}
+
 
 def pick(recipe: str, **recipes: Callable[[], ConfigDict]) -> ConfigDict:
     """The config of one of `recipes`.

@@ -45,17 +45,7 @@ def cifar10() -> ConfigDict:
         "embedding": 512,
         "hidden": (1024,),
     }
-    optim = {
-        "name": "sgd",
-        "nesterov": True,
-        "lr": 0.1,
-        "lr_scaling": "none",
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (60, 120, 160),
-        "decay": 0.2,
-    }
-    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+    return common.cifar10(objective, common.STEPS_CIFAR10, epochs=200, batch_size=128)
 
 
 def imagenet() -> ConfigDict:
@@ -63,13 +53,6 @@ def imagenet() -> ConfigDict:
     standardised patches of Kolesnikov et al. 2019 in the place of the authors' CaffeNet recipe.
     """
     (view,) = common.views("patches")
-    optim = {
-        "name": "sgd",
-        "lr": 0.1,
-        "weight_decay": 1e-4,
-        "schedule": "step",
-        "milestones": (30, 50),
-        "warmup_epochs": 5.0,
-    }
+    optim = common.STEPS_IMAGENET | {"milestones": (30, 50)}
     objective = {"name": "context_prediction", "view": view}
     return common.imagenet(objective, optim, epochs=70, batch_size=512)

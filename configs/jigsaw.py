@@ -44,29 +44,12 @@ def cifar10() -> ConfigDict:
         "embedding": 512,
         "hidden": (1024,),
     }
-    optim = {
-        "name": "sgd",
-        "nesterov": True,
-        "lr": 0.1,
-        "lr_scaling": "none",
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (60, 120, 160),
-        "decay": 0.2,
-    }
-    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+    return common.cifar10(objective, common.STEPS_CIFAR10, epochs=200, batch_size=128)
 
 
 def imagenet() -> ConfigDict:
     """ResNet-50, 2000 permutations, 105 epochs (VISSL, configs/config/pretrain/jigsaw)."""
     (view,) = common.views("patches")
-    optim = {
-        "name": "sgd",
-        "lr": 0.1,
-        "weight_decay": 1e-4,
-        "schedule": "step",
-        "milestones": (30, 60, 90, 100),
-        "warmup_epochs": 5.0,
-    }
+    optim = common.STEPS_IMAGENET | {"milestones": (30, 60, 90, 100)}
     objective = {"name": "jigsaw", "view": view}
     return common.imagenet(objective, optim, epochs=105, batch_size=256)

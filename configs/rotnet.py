@@ -25,17 +25,7 @@ def cifar10() -> ConfigDict:
     """The release's schedule (config/CIFAR10_RotNet_NIN4blocks.py) with a ResNet-18."""
     view = {"size": 32, "area": (0.6, 1.0), "recipe": "rotnet"}
     objective = {"name": "rotnet", "view": view}
-    optim = {
-        "name": "sgd",
-        "nesterov": True,
-        "lr": 0.1,
-        "lr_scaling": "none",
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (60, 120, 160),
-        "decay": 0.2,
-    }
-    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+    return common.cifar10(objective, common.STEPS_CIFAR10, epochs=200, batch_size=128)
 
 
 def imagenet() -> ConfigDict:
@@ -43,12 +33,5 @@ def imagenet() -> ConfigDict:
     any more.
     """
     objective = {"name": "rotnet"}
-    optim = {
-        "name": "sgd",
-        "lr": 0.1,
-        "weight_decay": 1e-4,
-        "schedule": "step",
-        "milestones": (30, 50),
-        "warmup_epochs": 5.0,
-    }
+    optim = common.STEPS_IMAGENET | {"milestones": (30, 50)}
     return common.imagenet(objective, optim, epochs=70, batch_size=512)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ssl_jax.cli import flags as command_line
 from ssl_jax.core.errors import UserError
 
 from . import job as jobs
@@ -70,10 +71,9 @@ def render(job: jobs.Job) -> str:
     if job.sweep:
         return dump({"apiVersion": "batch/v1", "kind": "Job"}, job, {}, work)
     exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
-    restarts = int(job.option("restarts", "5"))
     spec = {
         "failurePolicy": {
-            "maxRestarts": restarts,
+            "maxRestarts": command_line.whole("restarts", job.options["restarts"], 5),
             "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
         },
         "replicatedJobs": [{"name": "slice", "replicas": slices, "template": {"spec": work}}],

@@ -59,7 +59,7 @@ class Job:
         Raises:
           UserError: it is none.
         """
-        return _positive(name, self.options[name], default)
+        return int(command_line.whole(name, self.options[name], default, least=1))
 
     def shell(self, index: str) -> str:
         """The commands for bash: that of a run, or that of a sweep whose number is in `index`."""
@@ -90,22 +90,16 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
             f"--{k}={values[k]}" for k in ("config", "data", "eval_data", "workdir") if values[k]
         ]
         words += [f"--config.{key}={value}" for key, value in overrides]
-        restarts = values["restarts"] or "5"
+        restarts = command_line.whole("restarts", values["restarts"], 5)
         commands = (("ssl-jax", "train", *words, f"--restarts={restarts}"),)
     return Job(
         values["name"] or "ssl-jax",
         commands,
         bool(values["evaluate"]),
-        _positive("num_hosts", values["num_hosts"], 1),
+        command_line.whole("num_hosts", values["num_hosts"], 1, least=1),
         values["dry_run"].lower() in ("true", "1"),
         values,
     )
-
-
-def _positive(name: str, text: str, default: int) -> int:
-    if text and not (text.isdigit() and int(text)):
-        raise UserError(f"--{name}={text}: expected a positive whole number")
-    return int(text or default)
 
 
 def _evaluation(item: str, protocols: str) -> tuple[str, ...]:

@@ -53,9 +53,7 @@ def main(argv: list[str]) -> int:
     )
     name = command_line.require(flags, "config", "name a method and recipe, simclr:imagenet")
     topology = command_line.require(flags, "topology", "name a slice, --topology=v5e:8x8")
-    if not flags.slices.isdecimal() and flags.slices:
-        raise UserError(f"--slices: {flags.slices!r} is no number")
-    slices = int(flags.slices or 1)
+    slices = command_line.whole("slices", flags.slices, default=1, least=1)
     config = configured(name, overrides, flags.data)
     if slices > 1 and "replica" not in config.get("mesh", {}):
         config.setdefault("mesh", {})["replica"] = slices
@@ -82,7 +80,9 @@ def compile_step(
       UserError: libtpu is not installed, no such topology, or a config that is none.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("compiling for TPUs needs libtpu, no TPU: pip install 'ssl-jax[tpu]'")
+        raise UserError(
+            "libtpu, the TPU compiler, is not installed: pip install 'ssl-jax[tpu]' (no TPU needed)"
+        )
     asked = {"config": with_spec(config), "topology": topology, "slices": slices, "hlo": hlo}
     # It compiles only: it asks no metadata server for a TPU and claims none, so that several may
     # run at once.
@@ -168,9 +168,6 @@ def _search(start: int, fits: Any) -> Iterator[int]:
         if fits(size):
             break
     yield size
-
-
-# For people
 
 
 def show(console: Console, title: str, report: Report) -> None:

@@ -39,15 +39,14 @@ def main(argv: list[str]) -> int:
     for name in protocols:
         if name not in PROTOCOLS:
             raise UserError(f"unknown evaluation {name!r}; {suggest(name, PROTOCOLS)}")
-    if flags.step and not flags.step.isdigit():
-        raise UserError(f"--step={flags.step}: expected the number of a checkpoint's step")
+    step = command_line.whole("step", flags.step)
     with distributed.session(flags.flag_values_dict()):
-        measure(flags, folder, protocols)
+        measure(flags, folder, protocols, step)
     return 0
 
 
-def measure(flags: Any, folder: Path, protocols: list[str]) -> None:
-    """Measure the checkpoint, write what was found and show it."""
+def measure(flags: Any, folder: Path, protocols: list[str], step: int | None) -> None:
+    """Measure the checkpoint of this step, or the latest, write what was found and show it."""
     experiment = Experiment.from_config(workdir.read_config(folder), folder)
     train, test = flags.data, flags.eval_data
     source = open_source(train, "train") if train else experiment.source
@@ -56,7 +55,7 @@ def measure(flags: Any, folder: Path, protocols: list[str]) -> None:
         eval_source = open_source(test, "eval")
 
     with Checkpoints(folder / "checkpoints") as checkpoints, jax.set_mesh(experiment.mesh):
-        step = int(flags.step) if flags.step else checkpoints.latest
+        step = checkpoints.latest if step is None else step
         if step is None:
             raise UserError(f"{folder} holds no checkpoint yet")
         if step not in checkpoints.steps:

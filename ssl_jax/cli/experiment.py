@@ -265,7 +265,7 @@ class Experiment:
     def source(self) -> Source:
         if not self.data.train:
             raise UserError(
-                "no training data: name it with --data=folder:/path, npz:/file.npz or digits"
+                "no training data: name it, --data=folder:/path (docs/data.md lists what is read)"
             )
         source = open_source(self.data.train, "train")
         if self.data.cache == "device":

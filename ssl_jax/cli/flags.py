@@ -78,6 +78,19 @@ def require(values: flags.FlagValues, name: str, why: str) -> str:
     return str(value)
 
 
+def whole(name: str, text: str, default: Any = None, least: int = 0) -> Any:
+    """The whole number that the flag `name` gives by `text`; `default` where that is "".
+
+    Raises:
+      UserError: it is no whole number, or below `least`.
+    """
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"--{name}={text}: expected a whole number, {least} or more")
+    return int(text)
+
+
 def _value(text: str) -> Any:
     """A Python literal where it is one ("0.1", "(1, 5)", "True"), else the text itself."""
     try:

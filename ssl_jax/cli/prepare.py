@@ -10,7 +10,6 @@ from rich.progress import Progress
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.table import terminal
-from ssl_jax.core.errors import UserError
 from ssl_jax.data.prepare import Shards, prepare
 from ssl_jax.data.sources import open_source
 
@@ -27,12 +26,11 @@ def main(argv: list[str]) -> int:
     flags, _ = command_line.parse(argv, __doc__, FLAGS)
     data = command_line.require(flags, "data", "name the images, --data=folder:/path")
     output = Path(command_line.require(flags, "output", "name a folder to write, --output=/y"))
-    numbers = {}
-    for name in ("size", "quality", "per_shard"):
-        if text := flags[name].value:
-            if not text.isdigit():
-                raise UserError(f"--{name}={text}: expected a whole number")
-            numbers[name] = int(text)
+    numbers = {
+        name: command_line.whole(name, text)
+        for name in ("size", "quality", "per_shard")
+        if (text := flags[name].value)
+    }
     shards, source, console = Shards(**numbers), open_source(data), terminal()
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("preparing", total=len(source))

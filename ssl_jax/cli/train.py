@@ -32,7 +32,7 @@ from ssl_jax.train.step import make_train_step
 FLAGS = {
     "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE",
     "workdir": "folder of the run: config, metrics, checkpoints",
-    "data": "training images: digits, folder:PATH or npz:FILE; by default the config's",
+    "data": "training images: digits, folder:DIR, npz:FILE, ... (docs/data.md); else the config's",
     "eval_data": "evaluation images, written like --data",
     "profile": "FIRST:LAST: trace these steps for XProf, --profile=100:105, into WORKDIR/profile",
     "restarts": "go on by itself after a crash, so often without a newer checkpoint; by default 0",
@@ -44,10 +44,9 @@ FLAGS = {
 def main(argv: list[str]) -> int:
     flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
     folder = Path(command_line.require(flags, "workdir", "name a folder for the run, --workdir=W"))
-    if flags.restarts and restart.CHILD not in os.environ:
-        if not flags.restarts.isdigit():
-            raise UserError(f"--restarts={flags.restarts}: expected a whole number")
-        return restart.until_done(argv, folder, int(flags.restarts))
+    restarts = command_line.whole("restarts", flags.restarts)
+    if restarts is not None and restart.CHILD not in os.environ:
+        return restart.until_done(argv, folder, restarts)
     with distributed.session(flags.flag_values_dict()):
         start(flags, overrides, folder)
     return 0

@@ -18,7 +18,7 @@ from ssl_jax.data.pipeline import eval_arrays
 
 FLAGS = {
     "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE",
-    "data": "images: digits, folder:PATH or npz:FILE; by default the config's",
+    "data": "images: digits, folder:DIR, npz:FILE, ... (docs/data.md); else the config's",
     "output": "the picture to write, a .png",
     "examples": "how many images; by default 12",
     "config.SECTION.KEY": "any key of the config, --config.objective.view.strength=0.5",
@@ -32,10 +32,8 @@ def main(argv: list[str]) -> int:
     output = Path(command_line.require(flags, "output", "name a picture, --output=views.png"))
     if output.suffix.lower() != ".png":
         raise UserError(f"--output={output}: the picture is a PNG; name it views.png")
-    count = flags.examples or "12"
-    if not count.isdigit() or int(count) < 1:
-        raise UserError(f"--examples={count}: expected a positive whole number")
-    overrides.append(("train.batch_size", int(count)))
+    count = command_line.whole("examples", flags.examples, default=12, least=1)
+    overrides.append(("train.batch_size", count))
     experiment = Experiment.from_config(configured(name, overrides, flags.data))
     try:
         written = cv2.imwrite(str(output), contact_sheet(experiment)[..., ::-1])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array, Tree
 
@@ -104,6 +105,12 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
         return jax.tree.map(_interleaved, out), stats
 
     return Net(init, apply, name)
+
+
+def init_all(key: Array, **nets: Net) -> tuple[Tree, Tree]:
+    """Fresh (params, stats) with an entry for each of `nets`, whose keys go by their names."""
+    made = {name: net.init(rng.named(key, name)) for name, net in nets.items()}
+    return {k: v[0] for k, v in made.items()}, {k: v[1] for k, v in made.items()}
 
 
 def output_shapes(

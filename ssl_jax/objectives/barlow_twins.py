@@ -9,8 +9,8 @@ import jax
 
 from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.base import Aux, Objective, View
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import separate
 
 Array = jax.Array
@@ -26,7 +26,6 @@ class BarlowTwins(Objective):
       projector: widths of its layers, batch norm between them; the last is linear.
       redundancy: weight of the correlations between different features, the paper's lambda.
       scale: multiplies the loss. Biases and norms feel it, as LARS does not adapt their steps.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "siamese"
@@ -38,20 +37,11 @@ class BarlowTwins(Objective):
     projector: tuple[int, ...] = (8192, 8192, 8192)
     redundancy: float = 0.0051
     scale: float = 1.0
-    microbatches: int = 1
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
-        head = mlp_head(dim, self.projector, last_bias=False, init="torch")
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=self.views)
-
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
-        return params, {"stats": stats}
+        head = mlp_head(self.feature_dim, self.projector, last_bias=False, init="torch")
+        return self.chain(projector=head)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array

@@ -9,13 +9,16 @@ nor a mesh axis. docs/contract.md walks through it with an example.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import jax
 
 from ssl_jax.core import config
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
-from ssl_jax.nets.functional import Net
+from ssl_jax.nets.functional import Net, output_shapes
+from ssl_jax.objectives.parts.branch import Branch
 
 __all__ = [
     "Aux",
@@ -155,12 +158,30 @@ class Encoder:
         return self.net.apply(self.params, self.stats, images, train=False, stages=True)[0]
 
 
+class Networks(Protocol):
+    """Networks that belong together, such as `parts.branch.Branch`."""
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        """Fresh (params, stats), an entry a network."""
+        ...
+
+
 @dataclass(frozen=True)
 class Objective:
-    """What a method must define, and the defaults of what it may leave out."""
+    """What a method must define, and the defaults of what it may leave out.
+
+    Attributes:
+      backbone: the network that is kept.
+      spec: the run.
+      microbatches: the backbone runs in so many chunks; see `parts.branch.Branch`.
+      family, needs: for `ssl-jax methods`.
+      probe: where the representation is read.
+      refresh_groups: parameter groups whose optimizer state restarts with each `refresh`.
+    """
 
     backbone: Net
     spec: Spec
+    microbatches: int = 1
 
     family: ClassVar[str] = ""  # pretext, contrastive, siamese, clustering, masked, multi-modal
     needs: ClassVar[str] = "any backbone"
@@ -175,12 +196,49 @@ class Objective:
         return config.build(cls, hyper, "objective", backbone=backbone, spec=spec)
 
     def inputs(self) -> Inputs:
-        """What a batch holds."""
+        """What a batch holds: by default images as the method's field `views`, or `view`, says."""
+        said = vars(self)
+        return Inputs(views=said["views"] if "views" in said else (said["view"],))
+
+    @property
+    def branch(self) -> Networks:
+        """The networks that are trained, for the methods whose `init` is the default one."""
         raise NotImplementedError
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        """Fresh (params, extra)."""
-        raise NotImplementedError
+        """Fresh (params, extra): by default those of `branch`."""
+        params, stats = self.branch.init(key)
+        return params, {"stats": stats}
+
+    def chain(self, **heads: Net) -> Branch:
+        """The backbone and, one after the other, `heads`."""
+        return Branch((("backbone", self.backbone),), self.microbatches).then(**heads)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The backbone's outputs for an image of the first view, without the batch axis."""
+        size = self.inputs().views[0].size
+        return output_shapes(self.backbone, (size, size, self.spec.channels))
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the backbone's "pooled" features."""
+        return self.shapes["pooled"][0]
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """(patches along a side of the first view, their width).
+
+        Raises:
+          UserError: the backbone has no patches.
+        """
+        if "patches" not in self.shapes:
+            raise UserError(
+                f"objective: this backbone has no patches, and the method needs {self.needs}; set "
+                "backbone.name='vit'"
+            )
+        patches, width = self.shapes["patches"]
+        return round(patches**0.5), width
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from ssl_jax.core import rng, tree
 from ssl_jax.losses.negative_cosine import regression_loss
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.base import Aux, Objective, View
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.ema import cosine_momentum
 
 Array = jax.Array
@@ -27,7 +27,6 @@ class BYOL(Objective):
       views: the two views, each with its own augmentation (count 1).
       projector: hidden and output width of the projector, and of the predictor.
       momentum: of the target's average at step 0; it rises to 1 along a cosine.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "siamese"
@@ -38,23 +37,20 @@ class BYOL(Objective):
     )
     projector: tuple[int, ...] = (4096, 256)
     momentum: float = 0.996
-    microbatches: int = 1
 
     @cached_property
     def target(self) -> Branch:
-        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
-        head = mlp_head(dim, self.projector, hidden_bias=True, last_norm=None, last_bias=False)
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+        head = mlp_head(
+            self.feature_dim, self.projector, hidden_bias=True, last_norm=None, last_bias=False
+        )
+        return self.chain(projector=head)
 
     @cached_property
     def online(self) -> Branch:
         head = mlp_head(
             self.projector[-1], self.projector, hidden_bias=True, last_norm=None, last_bias=False
         )
-        return Branch((*self.target.nets, ("predictor", head)), self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=self.views)
+        return self.target.then(predictor=head)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.online.init(rng.named(key, "online"))

@@ -18,7 +18,7 @@ from ssl_jax.nets.heads import mlp_head
 from ssl_jax.nets.text import text_transformer
 from ssl_jax.nets.vit import Remat
 from ssl_jax.objectives.base import Aux, Encoder, Inputs, Objective, TextTower, View
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 
 Array = jax.Array
 Tree = Any
@@ -39,7 +39,6 @@ class CLIP(Objective):
       temperature: at the start.
       max_scale: the inverse of the smallest temperature, kept to after every update.
       similarity: whether the loss holds the similarities of all pairs; see `losses.similarity`.
-      microbatches: both towers run in so many chunks; see `parts.branch.Branch`.
 
     Raises:
       UserError: a temperature below 1 / max_scale, or no room for a token in `context`.
@@ -58,7 +57,6 @@ class CLIP(Objective):
     temperature: float = 0.07
     max_scale: float = 100.0
     similarity: Similarity = "auto"
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         if not self.temperature * self.max_scale >= 1:
@@ -71,11 +69,7 @@ class CLIP(Objective):
 
     @cached_property
     def image(self) -> Branch:
-        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
-        return Branch(
-            (("backbone", self.backbone), ("image_projection", self._projection(dim))),
-            self.microbatches,
-        )
+        return self.chain(image_projection=self._projection(self.feature_dim))
 
     @cached_property
     def text(self) -> Branch:

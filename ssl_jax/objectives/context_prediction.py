@@ -14,7 +14,7 @@ from ssl_jax.augment.patches import context_patches, standardize
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.cross_entropy import cross_entropy
-from ssl_jax.objectives.base import Aux, Inputs, Objective, Probe, View
+from ssl_jax.objectives.base import Aux, Objective, Probe, View
 from ssl_jax.objectives.parts.tiles import TileClassifier, tile_classifier
 
 Array = jax.Array
@@ -60,7 +60,6 @@ class ContextPrediction(Objective):
         taken out; both for images in [0, 1], such as the recipe "none" gives. "keep": all three.
       embedding: width of a patch's embedding.
       hidden: widths of the classifier's hidden layers.
-      microbatches: see `parts.branch.Branch`.
 
     Raises:
       UserError: a grid that does not fit the view, or that has no neighbours or no middle.
@@ -77,7 +76,6 @@ class ContextPrediction(Objective):
     colors: Literal["keep", "drop", "project"] = "keep"
     embedding: int = 1000
     hidden: tuple[int, ...] = (4096,)
-    microbatches: int = 1
 
     # The last stage turns to positions; what transfers is one stage earlier.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
@@ -99,7 +97,7 @@ class ContextPrediction(Objective):
         return neighbours(self.rows, self.pairs)
 
     @cached_property
-    def net(self) -> TileClassifier:
+    def branch(self) -> TileClassifier:
         return tile_classifier(
             self.backbone,
             self.patch,
@@ -110,13 +108,6 @@ class ContextPrediction(Objective):
             hidden=self.hidden,
             microbatches=self.microbatches,
         )
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
-
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.net.init(key)
-        return params, {"stats": stats}
 
     def patches(self, key: Array, image: Array) -> Array:
         """(rows * rows, patch, patch, C): what the net sees of one image (H, W, C)."""
@@ -144,7 +135,7 @@ class ContextPrediction(Objective):
         patches = jax.vmap(self.patches)(rng.per_example(key, batch["index"]), images)
         pairs, classes = self.questions
         order = jnp.broadcast_to(pairs, (len(images), *pairs.shape))
-        logits, stats = self.net.apply(params, extra["stats"], patches, order)
+        logits, stats = self.branch.apply(params, extra["stats"], patches, order)
         labels = jnp.broadcast_to(classes, logits.shape[:2])
         loss = jnp.mean(cross_entropy(logits, labels))
         accuracy = jnp.mean(logits.argmax(-1) == labels)

@@ -14,9 +14,9 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Group, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Group, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans, pca_whiten
 from ssl_jax.objectives.parts.views import fold
 
@@ -39,7 +39,6 @@ class DeepCluster(Objective):
       whitened: principal components that are clustered.
       iterations: of k-means.
       epochs: between two clusterings.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "clustering"
@@ -51,31 +50,22 @@ class DeepCluster(Objective):
     whitened: int = 256
     iterations: int = 20
     epochs: float = 1.0
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         memory.check_clusters("deepcluster", self.clusters, self.spec.num_examples)
-        if not 1 <= self.whitened <= self.dim:
+        if not 1 <= self.whitened <= self.feature_dim:
             raise UserError(
-                f"objective.whitened: {self.whitened} components of {self.dim} features; "
-                f"give at most {self.dim}"
+                f"objective.whitened: {self.whitened} components of {self.feature_dim} features; "
+                f"give at most {self.feature_dim}"
             )
 
     @cached_property
-    def dim(self) -> int:
-        return feature_dim(self.backbone, self.view.size, self.spec.channels)
-
-    @cached_property
     def classifier(self) -> Net:
-        return mlp_head(self.dim, (self.clusters,), init="normal0.01")
+        return mlp_head(self.feature_dim, (self.clusters,), init="normal0.01")
 
     @cached_property
     def branch(self) -> Branch:
-        nets = (("backbone", self.backbone), ("classifier", self.classifier))
-        return Branch(nets, self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
+        return self.chain(classifier=self.classifier)
 
     def groups(self) -> dict[str, Group]:
         return {"classifier": Group("^classifier/")}

@@ -13,9 +13,9 @@ from ssl_jax.core.sharding import padded_rows
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
 
@@ -41,7 +41,6 @@ class DeepClusterV2(Objective):
       temperature: of the predictions.
       iterations: of k-means.
       epochs: between two clusterings.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "clustering"
@@ -58,7 +57,6 @@ class DeepClusterV2(Objective):
     temperature: float = 0.1
     iterations: int = 10
     epochs: float = 1.0
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.remembered)
@@ -66,12 +64,8 @@ class DeepClusterV2(Objective):
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
-        head = mlp_head(dim, self.projector, hidden_bias=True, init="torch")
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=self.views)
+        head = mlp_head(self.feature_dim, self.projector, hidden_bias=True, init="torch")
+        return self.chain(projector=head)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.branch.init(key)

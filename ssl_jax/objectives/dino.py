@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.objectives.base import Aux
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
 from ssl_jax.objectives.parts.self_distillation import SelfDistillation
 
@@ -29,9 +29,7 @@ class DINO(SelfDistillation):
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
-        nets = (("backbone", self.backbone), ("head", self.make_head(dim)))
-        return Branch(nets, self.microbatches)
+        return self.chain(head=self.make_head(self.feature_dim))
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.branch.init(key)

@@ -13,9 +13,8 @@ from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.ibot import masked_patch_loss
-from ssl_jax.nets.functional import Net, output_shapes
+from ssl_jax.nets.functional import Net, init_all
 from ssl_jax.objectives.base import Aux, View
-from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
 from ssl_jax.objectives.parts.self_distillation import SelfDistillation
 from ssl_jax.objectives.parts.views import fold, unfold
@@ -68,24 +67,12 @@ class IBOT(SelfDistillation):
             )
 
     @cached_property
-    def shape(self) -> tuple[int, int]:
-        """(patches along a side of a large crop, width of the backbone)."""
-        size, channels = self.views[0].size, self.spec.channels
-        shapes = output_shapes(self.backbone, (size, size, channels))
-        if "patches" not in shapes:
-            raise UserError("objective: ibot needs a backbone of patches; set backbone.name='vit'")
-        patches, width = shapes["patches"]
-        return round(patches**0.5), width
-
-    @cached_property
     def heads(self) -> dict[str, Net]:
         names = ("head",) if self.shared_head else ("head", "patch_head")
-        return {name: self.make_head(self.shape[1]) for name in names}
+        return {name: self.make_head(self.patch_grid[1]) for name in names}
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        nets = {"backbone": self.backbone, **self.heads}
-        made = {name: net.init(rng.named(key, name)) for name, net in nets.items()}
-        params, stats = ({k: v[i] for k, v in made.items()} for i in range(2))
+        params, stats = init_all(key, backbone=self.backbone, **self.heads)
         return params, self.extra(params, stats, "center", "patch_center")
 
     def loss(
@@ -96,8 +83,7 @@ class IBOT(SelfDistillation):
         mask = self.masks(key, batch["index"])
         images, patches, stats = self.features(params, extra["stats"], large, mask)
         if small:
-            alone = Branch((("backbone", self.backbone),), self.microbatches)
-            out, stats = apply_views(alone, params, stats, small)
+            out, stats = apply_views(self.chain(), params, stats, small)
             images = jnp.concatenate([images, out["backbone"]], axis=1)
         images, patches, stats = self.project(params, stats, images, patches)
         teacher, teacher_stats = extra["teacher"], extra["teacher_stats"]
@@ -122,7 +108,7 @@ class IBOT(SelfDistillation):
 
     def masks(self, key: Array, index: Array) -> Array:
         """(B, large, rows, columns) bool: the patches to hide from the student."""
-        grid = (self.shape[0], self.shape[0])
+        grid = (self.patch_grid[0],) * 2
 
         def draw(key: Array) -> Array:
             return ibot_mask(key, grid, self.mask_ratios, self.mask_spreads, self.mask_blocks)

@@ -15,9 +15,9 @@ from ssl_jax.losses.nce import estimate_partition, nce
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -34,7 +34,6 @@ class InstDisc(Objective):
       negatives: images drawn for each image to tell it from (NCE); 0 is the softmax over all.
       temperature: of the softmax.
       momentum: of the vectors in the memory.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "contrastive"
@@ -45,7 +44,6 @@ class InstDisc(Objective):
     negatives: int = 4096
     temperature: float = 0.07
     momentum: float = 0.5
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         if self.negatives < 0 or self.view.count != 1:
@@ -53,12 +51,8 @@ class InstDisc(Objective):
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
-        head = mlp_head(dim, self.projector)
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
+        head = mlp_head(self.feature_dim, self.projector)
+        return self.chain(projector=head)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.branch.init(key)

@@ -14,7 +14,7 @@ from ssl_jax.augment.permutations import check_count, distant_permutations
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.cross_entropy import cross_entropy
-from ssl_jax.objectives.base import Aux, Inputs, Objective, Probe, View
+from ssl_jax.objectives.base import Aux, Objective, Probe, View
 from ssl_jax.objectives.parts.tiles import TileClassifier, tile_classifier
 
 Array = jax.Array
@@ -37,7 +37,6 @@ class Jigsaw(Objective):
       puzzles: permutations of each image in a step; further ones cost only the head.
       embedding: width of a tile's embedding.
       hidden: widths of the classifier's hidden layers.
-      microbatches: see `parts.branch.Branch`.
 
     Raises:
       UserError: tiles larger than their cells, or more permutations than there are.
@@ -54,7 +53,6 @@ class Jigsaw(Objective):
     puzzles: int = 1
     embedding: int = 1000
     hidden: tuple[int, ...] = ()
-    microbatches: int = 1
 
     # The last stage turns to positions; what transfers is one stage earlier.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
@@ -74,7 +72,7 @@ class Jigsaw(Objective):
         return distant_permutations(self.rows**2, self.permutations, self.criterion)
 
     @cached_property
-    def net(self) -> TileClassifier:
+    def branch(self) -> TileClassifier:
         return tile_classifier(
             self.backbone,
             self.tile,
@@ -85,13 +83,6 @@ class Jigsaw(Objective):
             hidden=self.hidden,
             microbatches=self.microbatches,
         )
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
-
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.net.init(key)
-        return params, {"stats": stats}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -106,7 +97,7 @@ class Jigsaw(Objective):
 
         tiles, labels = jax.vmap(make)(rng.per_example(key, batch["index"]), images)
         order = jnp.asarray(self.classes)[labels]
-        logits, stats = self.net.apply(params, extra["stats"], tiles, order)
+        logits, stats = self.branch.apply(params, extra["stats"], tiles, order)
         loss = jnp.mean(cross_entropy(logits, labels))
         accuracy = jnp.mean(logits.argmax(-1) == labels)
         return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})

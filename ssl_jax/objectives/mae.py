@@ -9,11 +9,10 @@ import jax
 
 from ssl_jax.augment.masks import random_masking
 from ssl_jax.core import rng
-from ssl_jax.core.errors import UserError
 from ssl_jax.losses.mae import masked_mse, normalize_patches, patchify
 from ssl_jax.nets.decoders import mae_decoder
-from ssl_jax.nets.functional import Net, output_shapes
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.nets.functional import Net, init_all
+from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -31,7 +30,6 @@ class MAE(Objective):
       mask_ratio: share of the patches that are hidden.
       norm_pixels: the target is each patch's pixels, normalised by its own mean and deviation.
       decoder_dim, decoder_depth, decoder_heads: of the decoder.
-      microbatches: the encoder runs in so many chunks.
     """
 
     family: ClassVar[str] = "masked"
@@ -43,28 +41,17 @@ class MAE(Objective):
     decoder_dim: int = 512
     decoder_depth: int = 8
     decoder_heads: int = 16
-    microbatches: int = 1
-
-    @cached_property
-    def shape(self) -> tuple[int, int]:
-        """(number of patches, encoder width)."""
-        size, channels = self.view.size, self.spec.channels
-        shapes = output_shapes(self.backbone, (size, size, channels))
-        if "patches" not in shapes:
-            raise UserError("objective: mae needs a backbone of patches; set backbone.name='vit'")
-        patches, width = shapes["patches"]
-        return patches, width
 
     @cached_property
     def patch(self) -> int:
         """Side of a patch in pixels."""
-        return self.view.size // round(self.shape[0] ** 0.5)
+        return self.view.size // self.patch_grid[0]
 
     @cached_property
     def decoder(self) -> Net:
-        side = self.view.size // self.patch
+        side, width = self.patch_grid
         return mae_decoder(
-            self.shape[1],
+            width,
             dim=self.decoder_dim,
             depth=self.decoder_depth,
             heads=self.decoder_heads,
@@ -72,20 +59,15 @@ class MAE(Objective):
             out_dim=self.patch**2 * self.spec.channels,
         )
 
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
-
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        encoder, stats = self.backbone.init(rng.named(key, "backbone"))
-        decoder, decoder_stats = self.decoder.init(rng.named(key, "decoder"))
-        stats = {"backbone": stats, "decoder": decoder_stats}
-        return {"backbone": encoder, "decoder": decoder}, {"stats": stats}
+        params, stats = init_all(key, backbone=self.backbone, decoder=self.decoder)
+        return params, {"stats": stats}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
-        patches = self.shape[0]
+        patches = self.patch_grid[0] ** 2
         keys = rng.per_example(key, batch["index"])
         noise = jax.vmap(lambda k: jax.random.uniform(k, (patches,)))(keys)
         keep, mask, restore = random_masking(noise, self.mask_ratio)

@@ -1,5 +1,6 @@
 """MoCo v1: momentum contrast for unsupervised visual representation learning (1911.05722)."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,9 @@ from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts import queue
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 
 Array = jax.Array
 Tree = Any
@@ -37,7 +38,6 @@ class MoCoV1(Objective):
         order.
       similarity: whether the loss holds the similarities of queries and queue; see
         `losses.similarity`.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "contrastive"
@@ -49,17 +49,11 @@ class MoCoV1(Objective):
     momentum: float = 0.999
     bn_groups: int = 1
     similarity: Similarity = "auto"
-    microbatches: int = 1
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
-        head = mlp_head(dim, self.projector, norm=None, init="torch")
-        nets = (("backbone", self.backbone), ("projector", head))
-        return Branch(nets, self.microbatches, self.bn_groups)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
+        head = mlp_head(self.feature_dim, self.projector, norm=None, init="torch")
+        return dataclasses.replace(self.chain(projector=head), bn_groups=self.bn_groups)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.branch.init(key)

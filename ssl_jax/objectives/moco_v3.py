@@ -12,8 +12,8 @@ from ssl_jax.core import tree
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Group, Inputs, Objective, View
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.base import Aux, Group, Objective, View
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.ema import cosine_momentum
 from ssl_jax.objectives.parts.views import separate
 
@@ -40,7 +40,6 @@ class MoCoV3(Objective):
       freeze_patches: whether a ViT's patch embedding is frozen; other backbones have none.
       similarity: whether the loss holds the similarities of queries and keys; see
         `losses.similarity`.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "contrastive"
@@ -57,13 +56,11 @@ class MoCoV3(Objective):
     momentum: float = 0.99
     freeze_patches: bool = True
     similarity: Similarity = "auto"
-    microbatches: int = 1
 
     @cached_property
     def key_branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
-        head = mlp_head(dim, self.projector, last_norm="no_affine", init="torch")
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+        head = mlp_head(self.feature_dim, self.projector, last_norm="no_affine", init="torch")
+        return self.chain(projector=head)
 
     @cached_property
     def branch(self) -> Branch:
@@ -74,16 +71,13 @@ class MoCoV3(Objective):
             last_bias=False,
             init="torch",
         )
-        return Branch((*self.key_branch.nets, ("predictor", head)), self.microbatches)
+        return self.key_branch.then(predictor=head)
 
     @cached_property
     def frozen(self) -> tuple[str, ...]:
         """Names of the backbone's parts that are not trained."""
         params, _ = jax.eval_shape(self.backbone.init, jax.random.key(0))
         return ("patch_embed",) if self.freeze_patches and "patch_embed" in params else ()
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=self.views)
 
     def groups(self) -> dict[str, Group]:
         """No gradient is not enough: weight decay would shrink the frozen part."""

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Inputs, Objective, Probe, View
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.base import Aux, Objective, Probe, View
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -26,29 +26,18 @@ class RotNet(Objective):
     Attributes:
       view: crop and augmentation of the upright image. Flips come before the turn: after it, a flip
         would make 90 and 270 degrees the same thing.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "pretext"
 
     view: View = View(224, area=(0.08, 1.0), recipe="rotnet")
-    microbatches: int = 1
 
     # The last stage turns to orientation; what transfers is one stage earlier.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
-        nets = (("backbone", self.backbone), ("classifier", mlp_head(dim, (4,))))
-        return Branch(nets, self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
-
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
-        return params, {"stats": stats}
+        return self.chain(classifier=mlp_head(self.feature_dim, (4,)))
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array

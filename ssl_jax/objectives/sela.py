@@ -14,9 +14,9 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -43,7 +43,6 @@ class SeLa(Objective):
       rotations: learn to tell rotations by 90 degrees as well, with a head of their own: the
         paper's "+ Rot", there a second training with the labels of the first. Labels are learned
         on the upright copy.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "clustering"
@@ -58,7 +57,6 @@ class SeLa(Objective):
     labellings: int = 100
     spacing: float = 2.0
     rotations: bool = False
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         memory.check_clusters("sela", self.clusters, self.spec.num_examples)
@@ -70,16 +68,13 @@ class SeLa(Objective):
     @cached_property
     def classifiers(self) -> Net:
         """All heads side by side; the last four outputs are the rotations'."""
-        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
-        return mlp_head(dim, (self.heads * self.clusters + 4 * self.rotations,), init="normal0.01")
+        return mlp_head(
+            self.feature_dim, (self.heads * self.clusters + 4 * self.rotations,), init="normal0.01"
+        )
 
     @cached_property
     def branch(self) -> Branch:
-        nets = (("backbone", self.backbone), ("classifiers", self.classifiers))
-        return Branch(nets, self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
+        return self.chain(classifiers=self.classifiers)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.branch.init(key)

@@ -12,11 +12,11 @@ from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.self_classifier import self_classifier
-from ssl_jax.nets.functional import Net
+from ssl_jax.nets.functional import Net, init_all
 from ssl_jax.nets.heads import mlp_head, prototype_head
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts import queue
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
 
 Array = jax.Array
@@ -36,7 +36,6 @@ class SelfClassifier(Objective):
       row_temperature, column_temperature: see `losses.self_classifier`.
       queue_size: earlier embeddings of the first crop, among which it is replaced by its nearest
         neighbour from another image; a multiple of the batch, 0 for none.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "clustering"
@@ -53,7 +52,6 @@ class SelfClassifier(Objective):
     row_temperature: float = 0.1
     column_temperature: float = 0.05
     queue_size: int = 0
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.large)
@@ -65,23 +63,19 @@ class SelfClassifier(Objective):
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
-        head = mlp_head(dim, self.projector, init="normal0.02", activation="leaky_relu")
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
+        head = mlp_head(
+            self.feature_dim, self.projector, init="normal0.02", activation="leaky_relu"
+        )
+        return self.chain(projector=head)
 
     @cached_property
     def classifiers(self) -> dict[str, Net]:
         dim = self.projector[-1]
         return {f"classifier{i}": prototype_head(dim, n) for i, n in enumerate(self.classes, 1)}
 
-    def inputs(self) -> Inputs:
-        return Inputs(views=self.views)
-
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
-        for name, net in self.classifiers.items():
-            params[name], _ = net.init(rng.named(key, name))
-        extra = {"stats": stats}
+        params, extra = super().init(key)
+        params |= init_all(key, **self.classifiers)[0]
         if self.queue_size:
             dim, queue_key = self.projector[-1], rng.named(key, "queue")
             extra["queue"] = queue.init(queue_key, self.queue_size, dim, self.spec)

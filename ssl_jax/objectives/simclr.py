@@ -10,8 +10,8 @@ import jax
 from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.base import Aux, Objective, View
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -28,7 +28,6 @@ class SimCLR(Objective):
         has no offset (google-research/simclr, model_util.py).
       temperature: of the softmax over similarities; 0.1 for ImageNet, 0.5 for CIFAR.
       similarity: whether the loss holds the similarities of all pairs; see `losses.similarity`.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "contrastive"
@@ -38,20 +37,11 @@ class SimCLR(Objective):
     projector: tuple[int, ...] = (2048, 128)
     temperature: float = 0.1
     similarity: Similarity = "auto"
-    microbatches: int = 1
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
-        head = mlp_head(dim, self.projector, last_norm="no_bias", init="normal0.01")
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
-
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
-        return params, {"stats": stats}
+        head = mlp_head(self.feature_dim, self.projector, last_norm="no_bias", init="normal0.01")
+        return self.chain(projector=head)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array

@@ -13,8 +13,8 @@ from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.simmim import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder
-from ssl_jax.nets.functional import Net, output_shapes
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
+from ssl_jax.nets.functional import Net, init_all
+from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -31,7 +31,6 @@ class SimMIM(Objective):
       view: crop and augmentation (count 1).
       mask_ratio: share of the cells that are hidden, rounded up.
       cell: side of a cell in pixels, a multiple of the backbone's patches.
-      microbatches: the encoder runs in so many chunks.
 
     Raises:
       UserError: cells that do not tile the view, a ratio out of range.
@@ -43,7 +42,6 @@ class SimMIM(Objective):
     view: View = View(192, area=(0.67, 1.0), recipe="mae")
     mask_ratio: float = 0.6
     cell: int = 32
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         if self.cell < 1 or self.view.size % self.cell:
@@ -55,30 +53,13 @@ class SimMIM(Objective):
             raise UserError(f"objective.mask_ratio: {self.mask_ratio} is not in (0, 1]")
 
     @cached_property
-    def shape(self) -> tuple[int, int]:
-        """(side of the grid of the encoder's output, its width)."""
-        size, channels = self.view.size, self.spec.channels
-        shapes = output_shapes(self.backbone, (size, size, channels))
-        if "patches" not in shapes:
-            raise UserError(
-                "objective: simmim needs a backbone of patches; set backbone.name='vit' or 'swin'"
-            )
-        patches, width = shapes["patches"]
-        return round(patches**0.5), width
-
-    @cached_property
     def decoder(self) -> Net:
-        side, width = self.shape
+        side, width = self.patch_grid
         return pixel_decoder(width, self.view.size // side, self.spec.channels)
 
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
-
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        encoder, stats = self.backbone.init(rng.named(key, "backbone"))
-        decoder, decoder_stats = self.decoder.init(rng.named(key, "decoder"))
-        stats = {"backbone": stats, "decoder": decoder_stats}
-        return {"backbone": encoder, "decoder": decoder}, {"stats": stats}
+        params, stats = init_all(key, backbone=self.backbone, decoder=self.decoder)
+        return params, {"stats": stats}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -98,7 +79,7 @@ class SimMIM(Objective):
             train=True,
             microbatches=self.microbatches,
         )
-        side, width = self.shape
+        side, width = self.patch_grid
         patches = jnp.reshape(seen["patches"], (len(images), side, side, width))
         painted, stats["decoder"] = self.decoder.apply(
             params["decoder"], stats["decoder"], patches, train=True

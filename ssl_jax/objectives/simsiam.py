@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.negative_cosine import negative_cosine
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Group, Inputs, Objective, View
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.base import Aux, Group, Objective, View
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import separate
 
 Array = jax.Array
@@ -27,7 +27,6 @@ class SimSiam(Objective):
       projector: widths of its layers, each with batch norm, the last without scale and offset.
       predictor: width of its hidden layer; its output is as wide as the projection.
       fix_predictor_lr: the predictor's learning rate does not decay (appendix B of the paper).
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "siamese"
@@ -36,26 +35,16 @@ class SimSiam(Objective):
     projector: tuple[int, ...] = (2048, 2048, 2048)
     predictor: int = 512
     fix_predictor_lr: bool = True
-    microbatches: int = 1
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.view.size, self.spec.channels)
-        projector = mlp_head(dim, self.projector, last_norm="no_affine", init="torch")
+        projector = mlp_head(self.feature_dim, self.projector, last_norm="no_affine", init="torch")
         out = self.projector[-1]
         predictor = mlp_head(out, (self.predictor, out), init="torch")
-        nets = (("backbone", self.backbone), ("projector", projector), ("predictor", predictor))
-        return Branch(nets, self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,))
+        return self.chain(projector=projector, predictor=predictor)
 
     def groups(self) -> dict[str, Group]:
         return {"predictor": Group("^predictor/", constant_lr=self.fix_predictor_lr)}
-
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
-        return params, {"stats": stats}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array

@@ -14,9 +14,9 @@ from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Group, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, Group, Objective, View
 from ssl_jax.objectives.parts import queue
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
 
 Array = jax.Array
@@ -39,7 +39,6 @@ class SwAV(Objective):
         for batches that are small beside the prototypes; a multiple of the batch, 0 for none.
       queue_start: epoch from which the queue fills; it is used as soon as it is full.
       freeze_epochs: the prototypes do not move so long.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "clustering"
@@ -58,7 +57,6 @@ class SwAV(Objective):
     queue_size: int = 0
     queue_start: float = 15.0
     freeze_epochs: float = 1.0
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.assigned)
@@ -70,12 +68,8 @@ class SwAV(Objective):
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
-        head = mlp_head(dim, self.projector, hidden_bias=True, init="torch")
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=self.views)
+        head = mlp_head(self.feature_dim, self.projector, hidden_bias=True, init="torch")
+        return self.chain(projector=head)
 
     def groups(self) -> dict[str, Group]:
         steps = round(self.freeze_epochs * self.spec.steps_per_epoch)

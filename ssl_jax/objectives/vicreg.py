@@ -9,8 +9,8 @@ import jax
 
 from ssl_jax.losses.vicreg import vicreg
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Inputs, Objective, View
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.base import Aux, Objective, View
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import separate
 
 Array = jax.Array
@@ -25,7 +25,6 @@ class VICReg(Objective):
       views: the two views, each with its own augmentation (count 1).
       projector: widths of the expander's layers, batch norm between them; the last is linear.
       invariance_weight, variance_weight, covariance_weight: of the loss's terms.
-      microbatches: see `parts.branch.Branch`.
     """
 
     family: ClassVar[str] = "siamese"
@@ -38,21 +37,12 @@ class VICReg(Objective):
     invariance_weight: float = 25.0
     variance_weight: float = 25.0
     covariance_weight: float = 1.0
-    microbatches: int = 1
 
     @cached_property
     def branch(self) -> Branch:
-        dim = feature_dim(self.backbone, self.views[0].size, self.spec.channels)
         # The release has biases before its batch norms, too, where they change nothing.
-        head = mlp_head(dim, self.projector, last_bias=False, init="torch")
-        return Branch((("backbone", self.backbone), ("projector", head)), self.microbatches)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=self.views)
-
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
-        return params, {"stats": stats}
+        head = mlp_head(self.feature_dim, self.projector, last_bias=False, init="torch")
+        return self.chain(projector=head)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array

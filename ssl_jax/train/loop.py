@@ -2,9 +2,8 @@
 changes.
 
 A refresh comes after the save, so that a run that resumes there makes it again from the same state.
-The loop never waits
-for the device in order to log: the metrics of a step are read once the next one has been
-  dispatched.
+The loop never waits for the device in order to log: the metrics of a step are read once the next
+one has been dispatched.
 """
 
 import contextlib

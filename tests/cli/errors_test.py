@@ -81,7 +81,7 @@ class ErrorsTest(parameterized.TestCase):
         ("zzz:digits", "no config 'zzz'; known: barlow_twins, byol, "),
         ("simclr:digit", "unknown recipe 'digit'; did you mean 'digits'"),
         ("simclr:zzz", "unknown recipe 'zzz'; known: cifar10, digits, imagenet"),
-        ("simclr:imagenet", "no training data: name it with --data="),
+        ("simclr:imagenet", "no training data: name it, --data="),
     )
     def test_configs(self, config, message):
         self.train(config=config, message=message)
@@ -96,6 +96,10 @@ class ErrorsTest(parameterized.TestCase):
         (("train", "W"), "stray argument 'W'"),
         (("train", "--config.optim.lr"), "--config.optim.lr has no value"),
         (("evaluate", "--workdir=/nowhere"), "no run in /nowhere"),
+        (
+            ("compile", "--config=simclr:digits", "--topology=v5e:2x2", "--slices=0"),
+            "--slices=0: expected a whole number, 1 or more",
+        ),
         (
             ("evaluate", "--workdir=/nowhere", "--eval=knm"),
             "unknown evaluation 'knm'; did you mean",

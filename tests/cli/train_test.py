@@ -8,15 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from absl.testing import absltest
 
 from ssl_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
-TINY = (
-    "--config=simclr:digits",
+SHORT = (
     "--config.backbone.width=4",
-    "--config.objective.projector=(8,8)",
     "--config.train.steps=12",
     "--config.train.batch_size=32",
     "--config.train.log_every=1",
@@ -25,10 +24,32 @@ TINY = (
     "--config.evals.draws=2",
     "--config.evals.kmeans_runs=1",
 )
+TINY = ("--config=simclr:digits", "--config.objective.projector=(8,8)", *SHORT)
+
+# Killed while the devices cluster, at the refresh before step 8, unless it was once already.
+DIES_IN_REFRESH = """
+import os, pathlib, signal
+import jax
+from ssl_jax.objectives.deepcluster import DeepCluster
+
+def die(step, labels):
+    died = pathlib.Path(os.environ["DIED"])
+    if step == 8 and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Mortal(DeepCluster):
+    def refresh(self, params, extra, features, key, step):
+        params, extra = super().refresh(params, extra, features, key, step)
+        jax.debug.callback(die, step, extra["assignments"])
+        return params, extra
+
+make = Mortal.make
+"""
 
 
-def start(*argv, cwd=ROOT, devices=1):
-    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+def start(*argv, cwd=ROOT, devices=1, **env):
+    env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)} | env
     return subprocess.Popen(
         [sys.executable, "-m", "ssl_jax", *argv],
         cwd=cwd,
@@ -98,6 +119,32 @@ class TrainTest(absltest.TestCase):
         self.assertEqual(written["results"]["eval/knn_top1"], summaries[0]["eval/knn_top1"])
         self.assertEqual(written["protocol"]["knn_k"], 20)
         self.assertEqual(written["protocol"]["step"], 12)
+
+    @pytest.mark.full
+    def test_a_run_killed_in_a_refresh_makes_it_again(self):
+        method, died = self.folder / "mortal.py", self.folder / "died"
+        method.write_text(DIES_IN_REFRESH)
+
+        def train(name):
+            config = ("--config=deepcluster:digits", f"--config.objective.name={method}")
+            every = "--config.objective.epochs=0.1"  # 4 steps, with 44 an epoch
+            workdir = f"--workdir={self.folder / name}"
+            return start("train", workdir, *config, every, *SHORT, DIED=str(died))
+
+        killed = train("killed")
+        killed.communicate(timeout=300)
+        self.assertEqual(killed.returncode, -signal.SIGKILL)
+        self.assertTrue(died.exists())
+        self.assertEqual(read_metrics(self.folder / "killed")[-1]["step"], 8)
+        out = self.finish(train("killed"))
+        self.assertIn("going on from the checkpoint of step", out)
+        self.finish(train("whole"))
+        lines = [
+            [without_perf(line) for line in read_metrics(self.folder / name)]
+            for name in ("killed", "whole")
+        ]
+        self.assertEqual(*lines)
+        self.assertEqual({line["step"] for line in lines[0]}, set(range(13)))
 
     def test_a_loss_that_is_not_finite_is_named(self):
         process = self.train("bad", "--config.optim.name=sgd", "--config.optim.lr=1e30")

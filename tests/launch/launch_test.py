@@ -179,7 +179,7 @@ class LaunchTest(parameterized.TestCase):
         (slurm, (), "give --workdir=W of a run, or --evaluate"),
         (slurm, (*RUN, *SWEEP), "give --workdir=W of a run, or --evaluate"),
         (slurm, (*RUN, "--gpu=8"), "unknown flag --gpu; did you mean 'gpus'"),
-        (slurm, (*RUN, "--gpus=many"), "--gpus=many: expected a positive whole number"),
+        (slurm, (*RUN, "--gpus=many"), "--gpus=many: expected a whole number, 1 or more"),
         (gke, (*RUN, "--topology=big"), "--topology=big: expected sides"),
         (gke, (*RUN, "--topology=8x8", "--num_hosts=2"), "with 4 chips a host are 16 hosts"),
         (gke, (*RUN, "--image="), "--image is missing"),

@@ -95,7 +95,7 @@ class IBOTTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (lambda: tiny(mask_ratios=(0.1,)), "one spread for each ratio"),
-        (lambda: tiny(resnet_small(width=8, channels=1)).shape, "backbone of patches"),
+        (lambda: tiny(resnet_small(width=8, channels=1)).patch_grid, "no patches"),
         (lambda: tiny(views=(View(8, 3),)), "must fill whole groups"),
     )
     def test_errors(self, make, message):

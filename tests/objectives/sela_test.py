@@ -9,7 +9,6 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.objectives.base import DataPass
-from ssl_jax.objectives.parts.branch import feature_dim
 from tests.objectives import harness
 
 
@@ -28,8 +27,7 @@ class SeLaTest(parameterized.TestCase):
 
     def test_labels_are_balanced_and_do_not_see_the_padding(self):
         objective, draw = self.objective, np.random.default_rng(0)
-        dim = feature_dim(objective.backbone, objective.view.size, 1)
-        values = 20 * draw.normal(size=(2048, dim)).astype(np.float32)
+        values = 20 * draw.normal(size=(2048, objective.feature_dim)).astype(np.float32)
         labels, params = self.label(objective, values)
         self.assertEqual(labels.shape, (1437, objective.heads))
         share = 1437 / objective.clusters

@@ -140,7 +140,7 @@ class SimMIMTest(parameterized.TestCase):
             self.made(cell=5)
         with self.assertRaisesRegex(UserError, "mask_ratio"):
             self.made(mask_ratio=0.0)
-        with self.assertRaisesRegex(UserError, "backbone of patches"):
+        with self.assertRaisesRegex(UserError, "no patches"):
             _ = SimMIM(resnet_small(8), SPEC, view=View(16), cell=4).decoder
         net = vit(None, 4, 16, dim=8, depth=1, heads=2)
         params, _ = net.init(jax.random.key(0))

@@ -1,16 +1,16 @@
 """Networks applied one after the other: backbone, projector, predictor, or backbone, classifier."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
-from ssl_jax.nets.functional import Net, output_shapes
+from ssl_jax.nets.functional import Net, init_all
 
 Array = jax.Array
 Tree = Any
@@ -35,10 +35,13 @@ class Branch:
     microbatches: int = 1
     bn_groups: int = 1
 
+    def then(self, **nets: Net) -> Self:
+        """The chain with `nets` after its last one, in the order given."""
+        return dataclasses.replace(self, nets=(*self.nets, *nets.items()))
+
     def init(self, key: Array) -> tuple[Tree, Tree]:
         """Fresh (params, stats), one entry a network."""
-        made = {name: net.init(rng.named(key, name)) for name, net in self.nets}
-        return {k: v[0] for k, v in made.items()}, {k: v[1] for k, v in made.items()}
+        return init_all(key, **dict(self.nets))
 
     def apply(
         self, params: Tree, stats: Tree, images: Array, *, train: bool = True
@@ -85,8 +88,3 @@ class Branch:
             out[name] = y
             x = y["pooled"] if i == 0 else y
         return out, stats
-
-
-def feature_dim(backbone: Net, size: int, channels: int) -> int:
-    """Width of the backbone's "pooled" features for images of `size` pixels a side."""
-    return output_shapes(backbone, (size, size, channels))["pooled"][0]

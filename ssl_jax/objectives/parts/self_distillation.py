@@ -10,7 +10,7 @@ from ssl_jax.core import tree
 from ssl_jax.losses.dino import teacher_probabilities, teacher_temperature
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import dino_head
-from ssl_jax.objectives.base import Encoder, Group, Inputs, Objective, View
+from ssl_jax.objectives.base import Encoder, Group, Objective, View
 from ssl_jax.objectives.parts.ema import cosine_momentum
 from ssl_jax.objectives.parts.multicrop import leading_groups
 
@@ -37,7 +37,6 @@ class SelfDistillation(Objective):
         `losses.dino.teacher_temperature`.
       center_momentum: of the running means of the teacher's logits.
       momentum: of the teacher at step 0; it rises to 1 along a cosine.
-      microbatches: see `parts.branch.Branch`.
     """
 
     views: tuple[View, ...] = (
@@ -58,13 +57,9 @@ class SelfDistillation(Objective):
     warmup_epochs: int = 0
     center_momentum: float = 0.9
     momentum: float = 0.996
-    microbatches: int = 1
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.large)
-
-    def inputs(self) -> Inputs:
-        return Inputs(views=self.views)
 
     def make_head(self, dim: int) -> Net:
         """The head for features of width `dim`."""

@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 
-from ssl_jax.core import rng
-from ssl_jax.nets.functional import Net
+from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.parts.branch import Branch, feature_dim
+from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import fold, unfold
 
 Array = jax.Array
@@ -29,9 +28,7 @@ class TileClassifier:
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         """Fresh (params, stats): "backbone", "embedding", "classifier"."""
-        params, stats = self.embedder.init(key)
-        head, head_stats = self.classifier.init(rng.named(key, "classifier"))
-        return params | {"classifier": head}, stats | {"classifier": head_stats}
+        return self.embedder.then(classifier=self.classifier).init(key)
 
     def apply(
         self, params: Tree, stats: Tree, tiles: Array, order: Array, *, train: bool = True
@@ -78,7 +75,7 @@ def tile_classifier(
       hidden: widths of the classifier's hidden layers.
       microbatches: see `Branch`.
     """
-    dim = feature_dim(backbone, size, channels)
+    dim = output_shapes(backbone, (size, size, channels))["pooled"][0]
     embedding = mlp_head(dim, (width,), last_norm="affine")
     embedder = Branch((("backbone", backbone), ("embedding", embedding)), microbatches)
     return TileClassifier(embedder, mlp_head(shown * width, (*hidden, classes)))
