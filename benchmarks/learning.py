@@ -2,7 +2,8 @@
 
     python benchmarks/learning.py [--methods=simclr,byol] [--seeds=0,1,2] [--jobs=2] [--page]
 
-Runs `ssl-jax train --config=METHOD:digits --config.train.seed=SEED` in fresh folders and keeps what
+Runs `ssl-jax train --config=METHOD:digits --config.train.seed=SEED` (or another recipe: METHOD may
+be METHOD:RECIPE, and by default those with a ViT are among them) in fresh folders and keeps what
 is measured in docs/results.json; a run that is there, with the very same recipe, is not made
 again, so the command goes on where it was stopped. docs/results.md is written from it (--page:
 only that). The layer is the one the method names (`Probe`), before anything is measured; the
@@ -28,6 +29,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 MEASURES = ("fewshot5_top1", "kmeans_acc", "knn_top1")
+FURTHER = ("dino:digits_vit", "moco_v3:digits_vit")
 LOCK = Path(tempfile.gettempdir()) / "ssl_jax_learning.lock"
 
 
@@ -35,7 +37,7 @@ def main() -> None:
     from ssl_jax.cli.experiment import methods
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", default=",".join(methods()))
+    parser.add_argument("--methods", default=",".join((*methods(), *FURTHER)))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
     parser.add_argument("--page", action="store_true", help="only write the page")
@@ -58,11 +60,15 @@ def read() -> dict[str, Any]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
+def recipe(method: str) -> str:
+    return method if ":" in method else f"{method}:digits"
+
+
 def fingerprint(method: str) -> str:
     """Of the digits recipe as its file has it: a changed recipe is measured again."""
     from ssl_jax.cli.experiment import load_config
 
-    text = json.dumps(load_config(f"{method}:digits"), sort_keys=True)
+    text = json.dumps(load_config(recipe(method)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -75,7 +81,7 @@ def child(method: str, seed: int) -> str:
     """One run in a process of its own; what it measured goes into the file."""
     command = [sys.executable, __file__, "--child", method, str(seed)]
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    recipe = fingerprint(method)  # as it is now: the file may change while this runs
+    made_by = fingerprint(method)  # as it is now: the file may change while this runs
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if run.returncode:
         return f"{method} seed {seed} failed:\n{run.stderr[-2000:]}"
@@ -83,8 +89,8 @@ def child(method: str, seed: int) -> str:
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other threads and other commands write here too
         results = read()
-        if results.get(method, {}).get("recipe") != recipe:
-            results[method] = {"recipe": recipe, "probe": out["probe"], "seeds": {}}
+        if results.get(method, {}).get("recipe") != made_by:
+            results[method] = {"recipe": made_by, "probe": out["probe"], "seeds": {}}
         results[method]["seeds"][str(seed)] = out["numbers"]
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         PAGE.write_text(page(results))
@@ -95,7 +101,7 @@ def one_run(method: str, seed: int) -> dict[str, Any]:
     from ssl_jax.cli.experiment import Experiment
     from ssl_jax.train import workdir
 
-    flags = [f"--config={method}:digits", f"--config.train.seed={seed}"]
+    flags = [f"--config={recipe(method)}", f"--config.train.seed={seed}"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "ssl_jax", "train", *flags, f"--workdir={folder}/w"]
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

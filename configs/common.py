@@ -11,7 +11,7 @@ from ssl_jax.core.errors import UserError, suggest
 
 # SGD with a rate that falls in steps, as supervised networks were trained with, and pretext tasks
 # after them: of the releases on CIFAR, and of mmselfsup and VISSL on ImageNet.
-STEPS_CIFAR10: Mapping[str, Any] = {
+STEPS_CIFAR10: dict[str, Any] = {
     "name": "sgd",
     "nesterov": True,
     "lr": 0.1,
@@ -21,12 +21,28 @@ STEPS_CIFAR10: Mapping[str, Any] = {
     "milestones": (60, 120, 160),
     "decay": 0.2,
 }
-STEPS_IMAGENET = {
+STEPS_IMAGENET: dict[str, Any] = {
     "name": "sgd",
     "lr": 0.1,
     "weight_decay": 1e-4,
     "schedule": "step",
     "warmup_epochs": 5.0,
+}
+
+# For 16 px.
+TINY_VIT: dict[str, Any] = {
+    "name": "vit",
+    "dim": 64,
+    "heads": 4,
+    "patch": 4,
+    "image_size": 16,
+}
+# What is probed, the mean of the patches, is what is trained.
+TINY_VIT_MEAN: dict[str, Any] = TINY_VIT | {
+    "depth": 2,
+    "position": "sincos_mocov3",
+    "cls_token": False,
+    "pool": "avg",
 }
 
 

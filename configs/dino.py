@@ -1,6 +1,7 @@
 """DINO (2104.14294).
 
 ssl-jax train --config=dino:digits --workdir=W
+ssl-jax train --config=dino:digits_vit --workdir=W
 ssl-jax train --config=dino:cifar10 --workdir=W --data=npz:cifar10.npz
 ssl-jax train --config=dino:imagenet --workdir=W --data=folder:/imagenet/train
 ssl-jax train --config=dino:imagenet_vit_base --workdir=W --data=folder:/imagenet/train
@@ -16,6 +17,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
     return common.pick(
         recipe,
         digits=digits,
+        digits_vit=digits_vit,
         cifar10=cifar10,
         imagenet=imagenet,
         imagenet_vit_base=imagenet_vit_base,
@@ -36,6 +38,16 @@ def digits() -> ConfigDict:
     }
     optim = {"name": "adamw", "lr": 5e-4, "weight_decay": 0.04}
     return common.digits(objective, optim, steps=700, batch_size=128)
+
+
+def digits_vit() -> ConfigDict:
+    config = digits()
+    config.objective.views[0]["strength"] = 0.6
+    config.objective.update({"head_norm": "batch", "momentum": 0.98})
+    config.optim.update({"lr": 3e-3, "warmup_steps": 60})
+    config.train.steps = 600
+    config.backbone = common.TINY_VIT_MEAN
+    return config
 
 
 def cifar10() -> ConfigDict:

@@ -33,18 +33,7 @@ def digits() -> ConfigDict:
     }
     optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.04}
     config = common.digits(objective, optim, steps=600, batch_size=128)
-    config.backbone = {
-        "name": "vit",
-        "dim": 64,
-        "depth": 2,
-        "heads": 4,
-        "patch": 4,
-        "image_size": 16,
-        "position": "sincos_mocov3",
-        "cls_token": False,
-        "pool": "avg",
-        "mask_token": True,
-    }
+    config.backbone = common.TINY_VIT_MEAN | {"mask_token": True}
     return config
 
 

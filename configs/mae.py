@@ -30,15 +30,7 @@ def digits() -> ConfigDict:
     }
     optim = {"name": "adamw", "lr": 3e-3, "b2": 0.95, "weight_decay": 0.05}
     config = common.digits(objective, optim, steps=1000, batch_size=128)
-    config.backbone = {
-        "name": "vit",
-        "dim": 64,
-        "depth": 4,
-        "heads": 4,
-        "patch": 4,
-        "image_size": 16,
-        "position": "sincos",
-    }
+    config.backbone = common.TINY_VIT | {"depth": 4, "position": "sincos"}
     return config
 
 

@@ -40,17 +40,7 @@ def digits_vit() -> ConfigDict:
     config.objective.predictor_norm = True
     config.optim.update({"lr": 3e-3, "warmup_steps": 60})
     config.train.steps = 600
-    config.backbone = {
-        "name": "vit",
-        "dim": 64,
-        "depth": 2,
-        "heads": 4,
-        "patch": 4,
-        "image_size": 16,
-        "position": "sincos_mocov3",
-        "cls_token": False,
-        "pool": "avg",
-    }
+    config.backbone = common.TINY_VIT_MEAN
     return config
 
 

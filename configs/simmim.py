@@ -23,16 +23,7 @@ def digits() -> ConfigDict:
     objective = {"name": "simmim", "view": view, "mask_ratio": 0.5, "cell": 4}
     optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "clip_norm": 5.0}
     config = common.digits(objective, optim, steps=1500, batch_size=64)
-    config.backbone = {
-        "name": "vit",
-        "dim": 64,
-        "depth": 2,
-        "heads": 4,
-        "patch": 4,
-        "image_size": 16,
-        "pool": "avg",
-        "mask_token": True,
-    }
+    config.backbone = common.TINY_VIT | {"depth": 2, "pool": "avg", "mask_token": True}
     return config
 
 

@@ -58,6 +58,8 @@ class ContextPrediction(Objective):
       colors: against colour fringes, which give a patch's place in the lens away. "drop": one
         channel of a patch stays, less its mean, the others are noise; "project": green - magenta is
         taken out; both for images in [0, 1], such as the recipe "none" gives. "keep": all three.
+      standardize: subtract each patch's mean and divide by its deviation, against brightness that
+        goes on from one to the next. Leave it out where whole images should give like activations.
       embedding: width of a patch's embedding.
       hidden: widths of the classifier's hidden layers.
 
@@ -74,6 +76,7 @@ class ContextPrediction(Objective):
     jitter: int = 10
     pairs: Literal["centre", "all"] = "centre"
     colors: Literal["keep", "drop", "project"] = "keep"
+    standardize: bool = True
     embedding: int = 1000
     hidden: tuple[int, ...] = (4096,)
 
@@ -113,11 +116,11 @@ class ContextPrediction(Objective):
         """(rows * rows, patch, patch, C): what the net sees of one image (H, W, C)."""
         cut_key, color_key = jax.random.split(key)
         patches = context_patches(cut_key, image, self.rows, self.patch, self.gap, self.jitter)
-        if self.colors == "keep" or image.shape[-1] != 3:
-            return standardize(patches)
-        keys = jax.random.split(color_key, len(patches))
-        planes = jax.vmap(self._recolored)(keys, jnp.moveaxis(patches, -1, 1))
-        return standardize(jnp.moveaxis(planes, 1, -1))
+        if self.colors != "keep" and image.shape[-1] == 3:
+            keys = jax.random.split(color_key, len(patches))
+            planes = jax.vmap(self._recolored)(keys, jnp.moveaxis(patches, -1, 1))
+            patches = jnp.moveaxis(planes, 1, -1)
+        return standardize(patches) if self.standardize else patches
 
     def _recolored(self, key: Array, planes: Array) -> Array:
         """One patch (3, h, w) without what a lens does to its colours."""
