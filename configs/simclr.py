@@ -2,6 +2,7 @@
 
 ssl-jax train --config=simclr:digits --workdir=W
 ssl-jax train --config=simclr:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=simclr:cifar10_cpu --workdir=W --data=npz:train.npz --eval_data=npz:test.npz
 ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/imagenet/train
 """
 
@@ -12,7 +13,12 @@ from configs import common
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
     return common.pick(
-        recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, imagenet_sqrt=imagenet_sqrt
+        recipe,
+        digits=digits,
+        cifar10=cifar10,
+        cifar10_cpu=cifar10_cpu,
+        imagenet=imagenet,
+        imagenet_sqrt=imagenet_sqrt,
     )
 
 
@@ -34,6 +40,26 @@ def cifar10() -> ConfigDict:
         "warmup_epochs": 10.0,
     }
     return common.cifar10(objective, optim, epochs=1000, batch_size=512)
+
+
+def cifar10_cpu() -> ConfigDict:
+    """An hour on one CPU core: 25 epochs of a ResNet of 77 k parameters (docs/performance.md)."""
+    view = {"size": 32, "count": 2, "area": (0.2, 1.0), "recipe": "simclr_cifar"}
+    objective = {"name": "simclr", "view": view, "projector": (256, 128), "temperature": 0.2}
+    optim = {"name": "adamw", "lr": 2e-3, "warmup_steps": 200}
+    config = common.digits(objective, optim, steps=5000, batch_size=256)
+    config.data = {"train": "", "cache": "device"}
+    config.train.log_every = 20
+    config.checkpoint.every = 500
+    config.evals = {
+        "every": 100_000,
+        "draws": 5,
+        "kmeans_runs": 1,
+        "knn_k": 200,
+        "knn_temperature": 0.1,
+        "max_train": 50_000,
+    }
+    return config
 
 
 def imagenet() -> ConfigDict:
