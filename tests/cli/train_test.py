@@ -128,12 +128,13 @@ class TrainTest(absltest.TestCase):
         def train(name):
             config = ("--config=deepcluster:digits", f"--config.objective.name={method}")
             every = "--config.objective.epochs=0.1"  # 4 steps, with 44 an epoch
+            small = ("--config.objective.whitened=8", "--config.objective.clusters=7")
             workdir = f"--workdir={self.folder / name}"
-            return start("train", workdir, *config, every, *SHORT, DIED=str(died))
+            return start("train", workdir, *config, every, *small, *SHORT, DIED=str(died))
 
         killed = train("killed")
-        killed.communicate(timeout=300)
-        self.assertEqual(killed.returncode, -signal.SIGKILL)
+        _, err = killed.communicate(timeout=300)
+        self.assertEqual(killed.returncode, -signal.SIGKILL, err)
         self.assertTrue(died.exists())
         self.assertEqual(read_metrics(self.folder / "killed")[-1]["step"], 8)
         out = self.finish(train("killed"))
