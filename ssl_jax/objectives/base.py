@@ -181,7 +181,7 @@ class Objective:
 
     backbone: Net
     spec: Spec
-    microbatches: int = 1
+    microbatches: int = field(default=1, kw_only=True)
 
     family: ClassVar[str] = ""  # pretext, contrastive, siamese, clustering, masked, multi-modal
     needs: ClassVar[str] = "any backbone"

@@ -30,7 +30,7 @@ class DeepClusterTest(absltest.TestCase):
         placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
         whole = state.create(objective, made.tx, 0, placed)
         moments = jax.tree.map(lambda x: x + 1, whole.opt_state)
-        seen = drawn_pass(made, objective.dim)
+        seen = drawn_pass(made, objective.feature_dim)
         after = jax.jit(refresh.make_kernel(objective, made.tx))(
             dataclasses.replace(whole, opt_state=moments), seen
         )

@@ -59,13 +59,13 @@ class TilesTest(parameterized.TestCase):
 
     def test_the_embedder_has_no_context_and_the_head_sees_the_order(self):
         made = jigsaw()
-        params, stats = made.net.init(jax.random.key(0))
+        params, stats = made.branch.init(jax.random.key(0))
         tiles = RNG.normal(size=(2, 4, 5, 5, 3)).astype(np.float32)
         order = np.array([[0, 1, 2, 3], [2, 0, 3, 1]], np.int32)
         both = np.broadcast_to(order, (2, 2, 4))
-        logits, _ = made.net.apply(params, stats, tiles, both, train=False)
+        logits, _ = made.branch.apply(params, stats, tiles, both, train=False)
         # Tiles in another order, looked at in order, are the tiles looked at in that order.
-        moved, _ = made.net.apply(params, stats, tiles[:, order[1]], both, train=False)
+        moved, _ = made.branch.apply(params, stats, tiles[:, order[1]], both, train=False)
         np.testing.assert_allclose(logits[:, 1], moved[:, 0], rtol=1e-4, atol=1e-5)
         self.assertGreater(np.abs(logits[:, 0] - logits[:, 1]).max(), 1e-3)
 
