@@ -196,8 +196,16 @@ class Objective:
         return config.build(cls, hyper, "objective", backbone=backbone, spec=spec)
 
     def inputs(self) -> Inputs:
-        """What a batch holds: by default images as the method's field `views`, or `view`, says."""
+        """What a batch holds: by default images as the method's field `views`, or `view`, says.
+
+        Raises:
+          UserError: it has neither.
+        """
         said = vars(self)
+        if "views" not in said and "view" not in said:
+            raise UserError(
+                f"{type(self).__name__}: give the method a field `view` or `views`, or an inputs()"
+            )
         return Inputs(views=said["views"] if "views" in said else (said["view"],))
 
     @property
