@@ -94,7 +94,10 @@ class CompileTest(parameterized.TestCase):
     @parameterized.parameters(
         (("--topology=v5e:2x4",), "--config is missing"),
         (("--config=simclr:imagenet",), "--topology is missing"),
-        (("--config=simclr:imagenet", "--topology=v5e:2x4", "--slices=two"), "--slices: 'two'"),
+        (
+            ("--config=simclr:imagenet", "--topology=v5e:2x4", "--slices=two"),
+            "--slices=two: expected a whole number",
+        ),
         (("--config=simclr:imagenet", "--topology=v5e:2x4", "--sliced=2"), "unknown flag"),
     )
     def test_bad_flags(self, argv, message):

@@ -80,7 +80,7 @@ class ErrorsTest(parameterized.TestCase):
         ("simcrl:digits", "no config 'simcrl'; did you mean 'simclr'"),
         ("zzz:digits", "no config 'zzz'; known: barlow_twins, byol, "),
         ("simclr:digit", "unknown recipe 'digit'; did you mean 'digits'"),
-        ("simclr:zzz", "unknown recipe 'zzz'; known: cifar10, digits, imagenet"),
+        ("simclr:zzz", "unknown recipe 'zzz'; known: cifar10, cifar10_cpu, digits, imagenet"),
         ("simclr:imagenet", "no training data: name it, --data="),
     )
     def test_configs(self, config, message):

@@ -36,7 +36,7 @@ class SwinTest(parameterized.TestCase):
     def test_simmim_sizes(self, size, window, parameters):
         net = swin(size, window, 192, mask_token=True)
         made = SimMIM(net, Spec(4, 100, 0, 10, 100), view=View(192))
-        self.assertEqual(made.shape[0], 6)
+        self.assertEqual(made.patch_grid[0], 6)
         params, _ = jax.eval_shape(made.init, jax.random.key(0))
         self.assertEqual(count(params), parameters)
 
