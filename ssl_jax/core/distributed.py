@@ -176,4 +176,7 @@ def _connect(place: Place, limits: Limits) -> "Watch | None":
     from jax._src import distributed
 
     state = distributed.global_state
-    return Watch(state.client, state.process_id, state.num_processes, limits)
+    watch = Watch(state.client, state.process_id, state.num_processes, limits)
+    if state.process_id:
+        watch.catch_abort(state.coordinator_address)
+    return watch

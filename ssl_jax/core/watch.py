@@ -3,12 +3,15 @@
 JAX's coordination service makes every process abort, with a C++ stack, when it finds one dead. So
 each process tells process 0 now and then that it lives and what it is at, process 0 judges, and
 every process ends with the same line and the same exit code. JAX's own heartbeat is set to a longer
-time and stays as the last resort: for process 0, with whose death the service dies.
+time and stays as the last resort. With process 0 the service dies, and JAX aborts the others at
+once: that signal is caught, so that our line and exit code come after JAX's own lines.
 """
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -67,6 +70,21 @@ class Watch(threading.Thread):
             if verdict and not self._over.is_set():
                 self._conclude(*verdict)
             self._over.wait(self._every)
+
+    def catch_abort(self, coordinator: str) -> None:
+        """To be called once in all but process 0, whose service is at `coordinator`, HOST:PORT."""
+        host, _, port = coordinator.rpartition(":")
+
+        def aborted(_: int) -> None:
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            except OSError:
+                self._coordinator_lost()
+            # The service answers, so the cause is another one: on return the abort goes on.
+
+        # Python's own handlers run between two instructions of the main thread: never, here.
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)
 
     def barrier(self, name: str) -> None:
         try:

@@ -124,21 +124,27 @@ class ProcessesTest(absltest.TestCase):
         self.assert_same_metrics("one", "two")
 
     def test_a_dead_process_ends_the_others(self):
+        self.check_death(1, r"^ssl-jax: process 1 \(.+\) has been silent for 5 s; it was at .+\n$")
+
+    def test_a_dead_coordinator_ends_the_others(self):
+        """JAX has its say before, as it aborts the process."""
+        self.check_death(0, r"\nssl-jax: process 0, which coordinates the run, does not answer\n$")
+
+    def check_death(self, victim, message):
         path = self.folder / "killed"
         limits = ("--dead_timeout=5", "--config.train.steps=100000", "--config.evals.every=-1")
-        first, second = start(f"--workdir={path}", *SIMCLR, *TINY, *limits, processes=2, devices=1)
+        both = start(f"--workdir={path}", *SIMCLR, *TINY, *limits, processes=2, devices=1)
         deadline = time.monotonic() + 900
         while not (read_metrics(path) and read_metrics(path)[-1]["step"] > 2):
             self.assertLess(time.monotonic(), deadline)
-            self.assertIsNone(first.poll(), "it ended before its time")
+            self.assertIsNone(both[0].poll(), "it ended before its time")
             time.sleep(0.1)
-        second.send_signal(signal.SIGKILL)
-        second.communicate()
-        _, err = first.communicate(timeout=120)
-        self.assertEqual(first.returncode, LOST, err)
-        self.assertRegex(
-            err, r"^ssl-jax: process 1 \(.+\) has been silent for 5 s; it was at .+\n$"
-        )
+        both[victim].send_signal(signal.SIGKILL)
+        both[victim].communicate()
+        survivor = both[1 - victim]
+        _, err = survivor.communicate(timeout=120)
+        self.assertEqual(survivor.returncode, LOST, err)
+        self.assertRegex(err, message)
 
 
 if __name__ == "__main__":
