@@ -61,6 +61,7 @@ def read() -> dict[str, Any]:
 
 
 def recipe(method: str) -> str:
+    """What --config takes: METHOD alone stands for its digits recipe."""
     return method if ":" in method else f"{method}:digits"
 
 

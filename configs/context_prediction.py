@@ -15,24 +15,24 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """2 x 2 patches of 10 px at 24 px, every two neighbours: patches of a 3 x 3 grid are very small
-    here. The distortions are strong, as jigsaw's, and patches keep their brightness, as the whole
-    images that are probed do.
+    """2 x 2 patches of 7 px, every two neighbours: patches of a 3 x 3 grid are very small here. The
+    distortions are strong, as jigsaw's, and patches keep their brightness, as the whole images that
+    are probed do.
     """
-    view = {"size": 24, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 1.2}
+    view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 1.2}
     objective = {
         "name": "context_prediction",
         "view": view,
         "rows": 2,
         "pairs": "all",
-        "patch": 10,
-        "gap": 2,
+        "patch": 7,
+        "gap": 1,
         "jitter": 1,
         "standardize": False,
         "embedding": 128,
         "hidden": (256,),
     }
-    return common.digits(objective, {"name": "adamw", "lr": 5e-3}, steps=800, batch_size=128)
+    return common.digits(objective, {"name": "adamw", "lr": 5e-3}, steps=1500, batch_size=128)
 
 
 def cifar10() -> ConfigDict:

@@ -177,6 +177,6 @@ def _connect(place: Place, limits: Limits) -> "Watch | None":
 
     state = distributed.global_state
     watch = Watch(state.client, state.process_id, state.num_processes, limits)
-    if state.process_id:
+    if state.process_id and state.coordinator_address:
         watch.catch_abort(state.coordinator_address)
     return watch

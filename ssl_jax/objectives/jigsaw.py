@@ -35,6 +35,8 @@ class Jigsaw(Objective):
       permutations: number of classes (100 to 2000 of the 9!).
       criterion: how they are chosen; see `distant_permutations`.
       puzzles: permutations of each image in a step; further ones cost only the head.
+      standardize: subtract each tile's mean and divide by its deviation, against brightness that
+        goes on from one to the next. Leave it out where whole images should give like activations.
       embedding: width of a tile's embedding.
       hidden: widths of the classifier's hidden layers.
 
@@ -51,6 +53,7 @@ class Jigsaw(Objective):
     permutations: int = 2000
     criterion: Literal["mean", "min"] = "mean"
     puzzles: int = 1
+    standardize: bool = True
     embedding: int = 1000
     hidden: tuple[int, ...] = ()
 
@@ -93,7 +96,7 @@ class Jigsaw(Objective):
             cut_key, label_key = jax.random.split(key)
             tiles = jigsaw_tiles(cut_key, image, self.rows, self.tile, self.channel_jitter)
             labels = jax.random.randint(label_key, (self.puzzles,), 0, self.permutations, jnp.int32)
-            return standardize(tiles), labels
+            return (standardize(tiles) if self.standardize else tiles), labels
 
         tiles, labels = jax.vmap(make)(rng.per_example(key, batch["index"]), images)
         order = jnp.asarray(self.classes)[labels]
