@@ -91,7 +91,9 @@ def imagenet() -> ConfigDict:
 
 
 def imagenet_vit_base() -> ConfigDict:
-    """ViT-B/16, 2x224 + 10x96, batch 1024, 400 epochs (arguments beside the released weights)."""
+    """ViT-B/16, 2x224 + 10x96, batch 1024, 400 epochs (arguments beside the released weights, as
+    remembered: not compared with them).
+    """
     config = imagenet()
     config.objective.update(
         {
