@@ -1,17 +1,64 @@
 """Weighted k-nearest-neighbour classification (InstDisc 1805.01978, section 3.4; DINO)."""
 
 import functools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.base import Protocol, Subject
 
 Array = jax.Array
 
 TILE_ELEMENTS = 2**25  # similarities held at once: 128 MiB in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(Protocol):
+    """Accuracy of the weighted vote of the nearest training examples.
+
+    Attributes:
+      k: neighbours; all training examples where there are fewer.
+      temperature: of their votes (0.07: Wu et al. 2018, arXiv 1805.01978).
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.temperature <= 0:
+            raise UserError(
+                f"knn: k = {self.k} and temperature = {self.temperature} must be positive"
+            )
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        return next(numbers for _, numbers in self.measure_all([self], subject))
+
+    @classmethod
+    def measure_all(
+        cls, settings: Sequence[Self], subject: Subject
+    ) -> Iterator[tuple[Self, dict[str, float]]]:
+        """All k and temperatures of a layer in one pass."""
+        layers = defaultdict(list)
+        for one in settings:
+            layers[subject.probe_of(one)].append(one)
+        for group in layers.values():
+            train, test = subject.train(group[0]), subject.test(group[0])
+            near = {one: min(one.k, len(train.labels)) for one in group}
+            found = knn_accuracy(
+                *train,
+                *test,
+                subject.classes,
+                sorted(set(near.values())),
+                sorted({one.temperature for one in group}),
+            )
+            for one in group:
+                yield one, {"knn_top1": found[near[one], one.temperature]}
 
 
 def knn_probabilities(

@@ -1,20 +1,59 @@
 """Does an image find its caption? Retrieval in the joint space of image-text methods."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.data.text import Tokenizer
+from ssl_jax.evals.base import Part, Protocol, Subject
 from ssl_jax.evals.features import Batches, collect
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
 TEXTS = 256  # of a forward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Protocol):
+    """Recall of captions among those of all test images, for methods with a text tower.
+
+    Attributes:
+      k: captions that an image may name.
+    """
+
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"retrieval: k = {self.k} must be positive")
+
+    def applies(self, subject: Subject) -> bool:
+        encoder = subject.encoder
+        return encoder is not None and encoder.text is not None and bool(len(_captioned(subject)))
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        encoder, images = subject.encoder, subject.images
+        captions = images.test.source.captions
+        assert encoder is not None and captions is not None
+        batches = images.batches(Part(images.test.source, _captioned(subject)))
+        embedded, index = embed_images(encoder, images.view, batches, images.mesh)
+        texts, own = distinct([captions[int(i)] for i in index])
+        said = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
+        return {f"retrieval{self.k}": recall(embedded, said, own, self.k)}
+
+
+def _captioned(subject: Subject) -> np.ndarray:
+    """The rows of the test set that have a caption."""
+    captions = subject.images.test.source.captions
+    rows = subject.images.test.rows
+    return np.array([i for i in rows if captions is not None and captions[int(i)]], np.int64)
 
 
 def recall(
