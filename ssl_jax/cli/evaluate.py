@@ -3,6 +3,7 @@
 ssl-jax evaluate --workdir=W --eval=knn,fewshot,clustering
 ssl-jax evaluate --workdir=W --step=1000 --eval=knn --data=folder:/train --eval_data=folder:/test
 ssl-jax evaluate --workdir='runs/*' --step=all --eval=knn --sweep=k=10,20 --sweep=stage=-1,-2
+ssl-jax evaluate --workdir=W --follow
 
 Every result is a line of eval/results.jsonl in its run's folder, or of --results, with all settings
 that made it; what is there is not measured again. `ssl-jax results` shows them.
@@ -14,7 +15,7 @@ import importlib.metadata
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ FLAGS = {
     "workdir": "folder of the run to measure; several with commas or as 'runs/*'",
     "eval": f"protocols, some of {','.join(EvalsConfig.known())}; by default those of the run",
     "step": "which checkpoint, or all; by default the newest",
+    "follow": "measure each checkpoint of a run that goes on, until its last",
     "sweep": "'SETTING=VALUE,VALUE' of the protocols; given several times: every combination",
     "cells": "file of settings to measure, a JSON object a line, in place of --sweep",
     "results": "file of results; by default eval/results.jsonl in each run's folder",
@@ -46,11 +48,13 @@ FLAGS = {
     "eval_data": "evaluation images; by default the run's own",
     **distributed.FLAGS,
 }
+NEWEST = -1  # step
+POLL = 5.0  # seconds between two looks for a new checkpoint
 Cell = dict[str, Any]  # settings of a protocol that differ from the run's
 
 
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS, repeated=("sweep",))
+    flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("follow",), repeated=("sweep",))
     folders = workdirs(
         command_line.require(flags, "workdir", "name the folder of a run, --workdir=W")
     )
@@ -58,8 +62,7 @@ def main(argv: list[str]) -> int:
     for name in protocols:
         if name not in EvalsConfig.known():
             raise UserError(f"unknown evaluation {name!r}; {suggest(name, EvalsConfig.known())}")
-    every_step = flags.step == "all"
-    step = None if every_step else command_line.whole("step", flags.step)
+    step = None if flags.step == "all" else command_line.whole("step", flags.step, default=NEWEST)
     cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
     if flags.cells and flags.sweep:
         raise UserError("give --sweep or --cells, not both")
@@ -67,8 +70,8 @@ def main(argv: list[str]) -> int:
     with distributed.session(flags.flag_values_dict()):
         for folder in folders:
             file = ResultsFile(Path(flags.results or folder / "eval" / "results.jsonl"))
-            asked = measure(flags, folder, protocols, cells, step, every_step, file)
-            show(console, folder, asked, file.read())
+            for number, asked in measure(flags, folder, protocols, cells, step, file):
+                show(console, f"{folder}, step {number}", asked, file.read())
             console.print(f"Written with their protocol to {file.path}")
     return 0
 
@@ -140,10 +143,11 @@ def measure(
     protocols: Sequence[str],
     cells: Sequence[Cell],
     step: int | None,
-    every_step: bool,
     file: ResultsFile,
-) -> list[Record]:
-    """Measure what is not yet in `file`; what was asked of this run, without the answers."""
+) -> Iterator[tuple[int, list[Record]]]:
+    """Measure what is not yet in `file`; yields what was asked of each checkpoint, without the
+    answers.
+    """
     experiment = Experiment.from_config(workdir.read_config(folder), folder)
     asked = {
         name: settings(experiment.evals.protocol(name), name, cells)
@@ -160,7 +164,8 @@ def measure(
         "max_train": experiment.evals.max_train,
         "max_eval": experiment.evals.max_eval,
     }
-    with Checkpoints(folder / "checkpoints") as checkpoints, jax.set_mesh(experiment.mesh):
+    checkpoints = Checkpoints(folder / "checkpoints", reader=True)
+    with checkpoints, jax.set_mesh(experiment.mesh):
         quality = Quality(
             experiment.objective,
             experiment.evals,
@@ -174,8 +179,9 @@ def measure(
             state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
             return quality.subject(experiment.objective.encoder(state.params, state.extra))
 
-        questions: list[Record] = []
-        for number in steps_of(folder, checkpoints, step, every_step):
+        last = experiment.spec.total_steps if flags.follow else None
+        for number in steps_of(folder, checkpoints, step, last):
+            questions: list[Record] = []
             subject = functools.cache(functools.partial(restored, number))
             for name, wanted in asked.items():
                 run = {
@@ -189,7 +195,7 @@ def measure(
                 new = {one: run | {"settings": layer | plain(one)} | sets for one in wanted}
                 answer(new, subject, file)
                 questions += new.values()
-        return questions
+            yield number, questions
 
 
 def answer(
@@ -218,37 +224,51 @@ def plain(protocol: Protocol) -> Cell:
 
 
 def steps_of(
-    folder: Path, checkpoints: Checkpoints, step: int | None, every: bool
-) -> Sequence[int]:
-    """The checkpoints to measure.
+    folder: Path, checkpoints: Checkpoints, step: int | None, last: int | None
+) -> Iterator[int]:
+    """The checkpoints to measure: this step, the `NEWEST`, or all (None); with `last` all, as they
+    come, up to that step.
 
     Raises:
-      UserError: they are not there.
+      UserError: they are not there, or several processes would have to see them come.
     """
-    if checkpoints.latest is None:
+    if last is not None:
+        if jax.process_count() > 1:
+            raise UserError("--follow is for one process: start it beside the run")
+        done: set[int] = set()
+        while last not in done:
+            new = [number for number in checkpoints.steps if number not in done]
+            yield from new
+            done.update(new)
+            if not new:
+                time.sleep(POLL)
+        return
+    known = checkpoints.steps
+    if not known:
         raise UserError(f"{folder} holds no checkpoint yet")
-    if every:
-        return sorted(checkpoints.steps)
-    if step is not None and step not in checkpoints.steps:
-        known = ", ".join(map(str, checkpoints.steps)) or "none"
-        raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {known}")
-    return [checkpoints.latest if step is None else step]
+    if step is None:
+        yield from known
+    elif step != NEWEST and step not in known:
+        there = ", ".join(map(str, known))
+        raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {there}")
+    else:
+        yield known[-1] if step == NEWEST else step
 
 
-def show(console: Console, folder: Path, asked: Sequence[Record], records: list[Record]) -> None:
-    """The answers to what was asked, with the settings in which they differ."""
+def show(console: Console, title: str, asked: Sequence[Record], records: list[Record]) -> None:
+    """The answers to what was asked."""
     answers = {key(record): record for record in records}
-    table = Table(title=str(folder), title_justify="left")
-    for column in ("step", "protocol", "settings", "metric"):
+    table = Table(title=title, title_justify="left")
+    for column in ("protocol", "settings", "metric"):
         table.add_column(column)
     table.add_column("value", justify="right")
     for question in asked:
         found = answers.get(key(question), {}).get("results", {})
         said = " ".join(f"{k}={v}" for k, v in question["settings"].items())
         for i, (name, value) in enumerate(sorted(found.items())):
-            first = (str(question["step"]), question["protocol"], said) if not i else ("", "", "")
+            first = (question["protocol"], said) if not i else ("", "")
             table.add_row(*first, name, f"{value:.4f}")
     if table.row_count:
         console.print(table, soft_wrap=False)
     else:
-        console.print(f"{folder}: nothing was measured")
+        console.print(f"{title}: nothing was measured")

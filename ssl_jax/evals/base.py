@@ -30,16 +30,18 @@ class Protocol:
     Attributes:
       stage, pool: where features are read, see `Probe`; by default where the method names it.
       prefix: of the names of its numbers.
+      labels: whether it asks for `Subject.train` and `Subject.test`.
     """
 
     stage: int | None = None
     pool: str | None = None
 
     prefix: ClassVar[str] = "eval"
+    labels: ClassVar[bool] = True
 
     def applies(self, subject: "Subject") -> bool:
-        """Whether there is what it needs: by default labels."""
-        return subject.labelled
+        """Whether there is what it needs: by default labels, or an encoder."""
+        return subject.labelled if self.labels else subject.encoder is not None
 
     def measure(self, subject: "Subject") -> dict[str, float]:
         """Name -> number.
@@ -54,6 +56,8 @@ class Protocol:
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """The numbers of each of `settings`, as they come; for protocols that share work."""
+        if cls.labels:
+            subject.read(settings)
         for one in settings:
             yield one, one.measure(subject)
 
@@ -150,7 +154,7 @@ class Subject:
         tokenizer: Tokenizer = BYTES,
     ):
         self.encoder, self.images, self.probe, self.tokenizer = encoder, images, probe, tokenizer
-        self._read: dict[tuple[str, Probe], Labelled] = {}
+        self._read: dict[tuple[bool, Probe], Labelled] = {}  # (of the training set, layer)
 
     @property
     def labelled(self) -> bool:
@@ -167,26 +171,37 @@ class Subject:
 
     def train(self, protocol: Protocol) -> Labelled:
         """Of the training set, where the protocol reads them."""
-        return self._labelled("train", self.images.train, self.probe_of(protocol))
+        self.read([protocol])
+        return self._read[True, self.probe_of(protocol)]
 
     def test(self, protocol: Protocol) -> Labelled:
         """Of the test set, where the protocol reads them."""
-        return self._labelled("test", self.images.test, self.probe_of(protocol))
+        self.read([protocol])
+        return self._read[False, self.probe_of(protocol)]
 
-    def _labelled(self, name: str, part: Part, probe: Probe) -> Labelled:
-        if (name, probe) not in self._read:  # each layer is read once
-            found, index = self._features(part, probe)
+    def read(self, protocols: Sequence[Protocol]) -> None:
+        """Read all layers that these protocols need, and that were not yet read, in one pass."""
+        asked = dict.fromkeys(self.probe_of(protocol) for protocol in protocols)
+        probes = [probe for probe in asked if (True, probe) not in self._read]
+        for train in (True, False) if probes else ():
+            part = self.images.train if train else self.images.test
+            found, index = self._features(part, probes)
             assert part.source.labels is not None
             labels = part.source.labels[index]
-            self._read[name, probe] = Labelled(found[labels >= 0], labels[labels >= 0])
-        return self._read[name, probe]
+            for probe, rows in zip(probes, found, strict=True):
+                self._read[train, probe] = Labelled(rows[labels >= 0], labels[labels >= 0])
 
-    def _features(self, part: Part, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
+    def _features(
+        self, part: Part, probes: Sequence[Probe]
+    ) -> tuple[Sequence[np.ndarray], np.ndarray]:
         images = self.images
         if self.encoder is None:
             pixels, index = images.whole(part, min(images.view.size, PIXELS))
-            return pixels.astype(np.float32).reshape(len(pixels), -1) / 255, index
-        return features.extract(self.encoder, images.view, probe, images.batches(part), images.mesh)
+            rows = pixels.astype(np.float32).reshape(len(pixels), -1) / 255
+            return [rows] * len(probes), index
+        return features.extract(
+            self.encoder, images.view, probes, images.batches(part), images.mesh
+        )
 
 
 def spread(rows: np.ndarray, limit: int) -> np.ndarray:

@@ -29,9 +29,7 @@ class Diagnostics(Protocol):
     examples: int = 2048
 
     prefix: ClassVar[str] = "diag"
-
-    def applies(self, subject: Subject) -> bool:
-        return subject.encoder is not None
+    labels: ClassVar[bool] = False
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images

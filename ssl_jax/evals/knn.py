@@ -44,6 +44,7 @@ class Knn(Protocol):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """All k and temperatures of a layer in one pass."""
+        subject.read(settings)
         layers = defaultdict(list)
         for one in settings:
             layers[subject.probe_of(one)].append(one)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -29,6 +30,8 @@ class Retrieval(Protocol):
     """
 
     k: int = 10
+
+    labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.k < 1:

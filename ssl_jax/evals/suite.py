@@ -16,6 +16,7 @@ from ssl_jax.evals.clustering import Clustering
 from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.evals.fewshot import FewShot
 from ssl_jax.evals.knn import Knn
+from ssl_jax.evals.linear import Linear
 from ssl_jax.evals.retrieval import Retrieval
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
@@ -43,6 +44,7 @@ class EvalsConfig:
     knn: Knn = Knn()
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
+    linear: Linear = Linear()
     retrieval: Retrieval = Retrieval()
 
     def __post_init__(self) -> None:

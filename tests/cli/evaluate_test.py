@@ -10,11 +10,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
-from ssl_jax.cli.evaluate import grid
+from ssl_jax.cli import evaluate
+from ssl_jax.evals import features
 from ssl_jax.evals.results import ResultsFile, key
 
 ROOT = Path(__file__).parents[2]
@@ -34,12 +36,14 @@ TINY = (
 
 class GridTest(absltest.TestCase):
     def test_every_combination(self):
-        self.assertEqual(grid([]), [{}])
+        self.assertEqual(evaluate.grid([]), [{}])
         self.assertEqual(
-            grid(["k=1,5", "pool=avg,grid"]),
+            evaluate.grid(["k=1,5", "pool=avg,grid"]),
             [{"k": k, "pool": pool} for k in (1, 5) for pool in ("avg", "grid")],
         )
-        self.assertEqual(grid(["shots=(1,),(5,10)"]), [{"shots": (1,)}, {"shots": (5, 10)}])
+        self.assertEqual(
+            evaluate.grid(["shots=(1,),(5,10)"]), [{"shots": (1,)}, {"shots": (5, 10)}]
+        )
 
 
 class EvaluateTest(parameterized.TestCase):
@@ -86,6 +90,20 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual(self.evaluate(*sweep, results="sweep.jsonl"), out)
         self.assertEqual((self.folder / "sweep.jsonl").read_bytes(), before)
 
+    def test_linear_probes_of_two_layers_in_one_pass(self):
+        sweep = ("lr=0.1,1", "stage=-1,-2", "preset=simclr", "epochs=2", "holdout=0.2")
+        flags = [f"--sweep={axis}" for axis in sweep]
+        with mock.patch.object(features, "extract", wraps=features.extract) as extract:
+            self.evaluate("--eval=linear", *flags, results="linear.jsonl")
+        self.assertEqual(extract.call_count, 2)  # the training set and the test set
+        found = self.read("linear.jsonl")
+        self.assertLen(found, 4)
+        for one in found:
+            self.assertEqual(one["settings"]["preset"], "simclr")
+            self.assertContainsSubset(
+                ("eval/linear_top1", "eval/linear_holdout_top1"), one["results"]
+            )
+
     def test_a_list_of_settings(self):
         cells = self.folder / "cells.jsonl"
         cells.write_text('{"k": 3}\n\n{"k": 7, "temperature": 0.1}\n')
@@ -129,6 +147,21 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual(after[: len(before)], before)
         self.assertLen({key(json.loads(line)) for line in after}, 16)
         self.assertLen(after, 16)
+
+    def test_a_run_is_followed_to_its_end(self):
+        """From before its first checkpoint."""
+        folder = self.folder / "live"
+        argv = ("train", f"--workdir={folder}", *TINY, "--config.checkpoint.keep=9")
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        run = subprocess.Popen([sys.executable, "-m", "ssl_jax", *argv], env=env)
+        deadline = time.monotonic() + 300
+        while not (folder / "config.json").exists():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        with mock.patch.object(evaluate, "POLL", 0.1):
+            self.evaluate("--eval=knn", "--follow", runs="live", results="live.jsonl")
+        self.assertEqual([line["step"] for line in self.read("live.jsonl")], [2, 4])
+        self.assertEqual(run.wait(), 0)
 
     @parameterized.parameters(
         (("--eval=nearest",), "unknown evaluation 'nearest'"),
