@@ -19,6 +19,7 @@ NAMES = {
     "kmeans_ami": "k-means mutual information over chance",
     "kmeans_ari": "k-means Rand index over chance",
     "retrieval10": "own caption among the nearest 10",
+    "retrieval10_text_to_image": "own image among the nearest 10",
     "rankme": "effective rank (RankMe)",
     "feature_std": "feature deviation (0 = collapsed)",
     "alignment": "alignment of two views (lower = closer)",

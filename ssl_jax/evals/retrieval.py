@@ -23,10 +23,11 @@ TEXTS = 256  # of a forward pass
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval(Protocol):
-    """Recall of captions among those of all test images, for methods with a text tower.
+    """Recall of captions among those of all test images, and of images by their captions, for
+    methods with a text tower.
 
     Attributes:
-      k: captions that an image may name.
+      k: captions that an image may name, or images that a caption may.
     """
 
     k: int = 10
@@ -49,7 +50,11 @@ class Retrieval(Protocol):
         embedded, index = embed_images(encoder, images.view, batches, images.mesh)
         texts, own = distinct([captions[int(i)] for i in index])
         said = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
-        return {f"retrieval{self.k}": recall(embedded, said, own, self.k)}
+        name = f"retrieval{self.k}"
+        return {
+            name: recall(embedded, said, own, self.k),
+            f"{name}_text_to_image": recall(said, embedded, owners(own, len(texts)), self.k),
+        }
 
 
 def _captioned(subject: Subject) -> np.ndarray:
@@ -64,7 +69,8 @@ def recall(
 ) -> float:
     """Image-to-text recall at k: the share of images with a caption of theirs among the k nearest.
 
-    Nearest by cosine; of equally near texts the first come first.
+    Nearest by cosine; of equally near texts the first come first. With images and texts in each
+    other's place, and `owners` for `own`, it is text-to-image recall.
 
     Args:
       images: (N, d).
@@ -83,6 +89,15 @@ def distinct(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[in
     number: dict[str, int] = {}
     own = [[number.setdefault(text, len(number)) for text in texts] for texts in captions]
     return list(number), own
+
+
+def owners(own: Sequence[Sequence[int]], texts: int) -> list[list[int]]:
+    """For each of so many texts which images it belongs to."""
+    found: list[list[int]] = [[] for _ in range(texts)]
+    for image, rows in enumerate(own):
+        for text in rows:
+            found[text].append(image)
+    return found
 
 
 def embed_images(

@@ -15,6 +15,7 @@ from ssl_jax.evals.base import Images, Protocol, Subject
 from ssl_jax.evals.clustering import Clustering
 from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.evals.fewshot import FewShot
+from ssl_jax.evals.image_retrieval import ImageRetrieval
 from ssl_jax.evals.knn import Knn
 from ssl_jax.evals.linear import Linear
 from ssl_jax.evals.retrieval import Retrieval
@@ -45,6 +46,7 @@ class EvalsConfig:
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
     linear: Linear = Linear()
+    image_retrieval: ImageRetrieval = ImageRetrieval()
     retrieval: Retrieval = Retrieval()
 
     def __post_init__(self) -> None:
