@@ -21,6 +21,7 @@ NAMES = {
     "retrieval10": "own caption among the nearest 10",
     "retrieval10_text_to_image": "own image among the nearest 10",
     "rankme": "effective rank (RankMe)",
+    "lidar": "directions that tell images apart (LiDAR)",
     "feature_std": "feature deviation (0 = collapsed)",
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",

@@ -129,7 +129,7 @@ class Images:
 
     def whole(self, part: Part, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """All images (N, H, W, C) uint8 of a part and their index, in every process."""
-        return features.collect(lambda images: images, self.batches(part, size), self.mesh)
+        return features.collect(lambda images, _: images, self.batches(part, size), self.mesh)
 
     def with_statistics(self, encoder: Encoder) -> Encoder:
         """The encoder with batch-norm statistics of the training images."""

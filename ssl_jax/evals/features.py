@@ -82,20 +82,20 @@ def extract(
       batches: this process's rows of (images (B, H, W, C) uint8, index (B,)), B a multiple of the
         devices; rows of index -1 are filling and are dropped.
     """
-    return collect(lambda images: _read(encoder, view, tuple(probes), images), batches, mesh)
+    return collect(lambda images, _: _read(encoder, view, tuple(probes), images), batches, mesh)
 
 
 def collect(
-    fn: Callable[[Array], Any], batches: Batches, mesh: jax.sharding.Mesh
+    fn: Callable[[Array, Array], Any], batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[Any, np.ndarray]:
-    """`fn` of all images, an array or a tree of them, jitted over the mesh, and their index; see
-    `extract`.
+    """`fn` of all images and their index, an array or a tree of them, jitted over the mesh, and the
+    index; see `extract`.
     """
     placed, rows, kept = sharding.batch_sharding(mesh), [], []
     for images, index in batches:
         distributed.tick()
         images, index = to_global((images, index), placed)
-        found, index = gather((fn(images), index))
+        found, index = gather((fn(images, index), index))
         rows.append(jax.tree.map(lambda x, real=index >= 0: x[real], found))
         kept.append(index[index >= 0])
     return jax.tree.map(lambda *parts: np.concatenate(parts), *rows), np.concatenate(kept)

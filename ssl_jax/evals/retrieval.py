@@ -104,7 +104,7 @@ def embed_images(
     encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
     """Joint embeddings (N, d) and index (N,) of the images in `batches`; see `features.extract`."""
-    return collect(lambda images: _image(encoder, view, images), batches, mesh)
+    return collect(lambda images, _: _image(encoder, view, images), batches, mesh)
 
 
 def embed_texts(
