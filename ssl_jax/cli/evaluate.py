@@ -30,9 +30,10 @@ from ssl_jax.core import config as checked
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import open_source
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import AtLayer, Protocol, Subject
 from ssl_jax.evals.results import Record, ResultsFile, key
 from ssl_jax.evals.suite import EvalsConfig, Quality
+from ssl_jax.objectives.base import Probe
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
@@ -191,8 +192,8 @@ def measure(
                     "step": number,
                     "protocol": name,
                 }
-                layer = dataclasses.asdict(experiment.objective.probe)
-                new = {one: run | {"settings": layer | plain(one)} | sets for one in wanted}
+                probe = experiment.objective.probe
+                new = {one: run | {"settings": plain(one, probe)} | sets for one in wanted}
                 answer(new, subject, file)
                 questions += new.values()
             yield number, questions
@@ -217,9 +218,11 @@ def answer(
         started = time.monotonic()
 
 
-def plain(protocol: Protocol) -> Cell:
-    """Its settings as JSON has them, without those that it leaves to the method."""
+def plain(protocol: Protocol, probe: Probe) -> Cell:
+    """Its settings as JSON has them, with the layer that it leaves to the method."""
     given = {k: v for k, v in dataclasses.asdict(protocol).items() if v is not None}
+    if isinstance(protocol, AtLayer):
+        given = dataclasses.asdict(probe) | given
     return json.loads(json.dumps(given))  # type: ignore[no-any-return]
 
 

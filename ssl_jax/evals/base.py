@@ -28,13 +28,9 @@ class Protocol:
     result carries all of them.
 
     Attributes:
-      stage, pool: where features are read, see `Probe`; by default where the method names it.
       prefix: of the names of its numbers.
-      labels: whether it asks for `Subject.train` and `Subject.test`.
+      labels: whether it needs labels.
     """
-
-    stage: int | None = None
-    pool: str | None = None
 
     prefix: ClassVar[str] = "eval"
     labels: ClassVar[bool] = True
@@ -56,10 +52,28 @@ class Protocol:
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """The numbers of each of `settings`, as they come; for protocols that share work."""
-        if cls.labels:
-            subject.read(settings)
         for one in settings:
             yield one, one.measure(subject)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtLayer(Protocol):
+    """A protocol that reads one layer.
+
+    Attributes:
+      stage, pool: see `Probe`; by default where the method names it.
+    """
+
+    stage: int | None = None
+    pool: str | None = None
+
+    @classmethod
+    def measure_all(
+        cls, settings: Sequence[Self], subject: "Subject"
+    ) -> Iterator[tuple[Self, dict[str, float]]]:
+        if cls.labels:
+            subject.read(settings)
+        yield from super().measure_all(settings, subject)
 
 
 class Part(NamedTuple):
@@ -164,22 +178,22 @@ class Subject:
     def classes(self) -> int:
         return self.images.train.source.num_classes
 
-    def probe_of(self, protocol: Protocol) -> Probe:
+    def probe_of(self, protocol: AtLayer) -> Probe:
         """Where the protocol reads features."""
         stage = self.probe.stage if protocol.stage is None else protocol.stage
         return Probe(stage, protocol.pool or self.probe.pool)
 
-    def train(self, protocol: Protocol) -> Labelled:
+    def train(self, protocol: AtLayer) -> Labelled:
         """Of the training set, where the protocol reads them."""
         self.read([protocol])
         return self._read[True, self.probe_of(protocol)]
 
-    def test(self, protocol: Protocol) -> Labelled:
+    def test(self, protocol: AtLayer) -> Labelled:
         """Of the test set, where the protocol reads them."""
         self.read([protocol])
         return self._read[False, self.probe_of(protocol)]
 
-    def read(self, protocols: Sequence[Protocol]) -> None:
+    def read(self, protocols: Sequence[AtLayer]) -> None:
         """Read all layers that these protocols need, and that were not yet read, in one pass."""
         asked = dict.fromkeys(self.probe_of(protocol) for protocol in protocols)
         probes = [probe for probe in asked if (True, probe) not in self._read]

@@ -14,11 +14,11 @@ from sklearn.metrics import (
 from sklearn.preprocessing import StandardScaler
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clustering(Protocol):
+class Clustering(AtLayer):
     """How well k-means clusters of the standardised training features agree with the classes.
 
     Attributes:

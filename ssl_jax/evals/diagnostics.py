@@ -12,14 +12,14 @@ from ssl_jax.core import sharding
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Part, Protocol, Subject, spread
+from ssl_jax.evals.base import AtLayer, Part, Subject, spread
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagnostics(Protocol):
+class Diagnostics(AtLayer):
     """The numbers below, of clean test images and of two augmentations of each.
 
     Attributes:

@@ -34,10 +34,15 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
         if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
         return stages["cls"].astype(jnp.float32)
-    names = [name for name in stages if name.startswith(("stage", "block"))]
-    if not -len(names) <= probe.stage < len(names):
-        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(names)}")
-    return pool(stages[names[probe.stage]], probe.pool).astype(jnp.float32)
+    known = names(stages)
+    if not -len(known) <= probe.stage < len(known):
+        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(known)}")
+    return pool(stages[known[probe.stage]], probe.pool).astype(jnp.float32)
+
+
+def names(stages: dict[str, Array]) -> list[str]:
+    """Of the outputs that are stages, in order."""
+    return [name for name in stages if name.startswith(("stage", "block"))]
 
 
 def pool(x: Array, how: str) -> Array:

@@ -11,11 +11,11 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShot(Protocol):
+class FewShot(AtLayer):
     """Accuracy of linear classifiers from few labels a class; see `fewshot_linear`.
 
     Attributes:

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 
 Array = jax.Array
 TILE_ELEMENTS = 2**24  # similarities ranked at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRetrieval(Protocol):
+class ImageRetrieval(AtLayer):
     """Mean average precision and recall of each test image as a query among the training images.
 
     Attributes:

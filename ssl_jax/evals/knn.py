@@ -14,7 +14,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import gather, place
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 
 Array = jax.Array
 
@@ -23,7 +23,7 @@ TILE_ELEMENTS = 2**25  # similarities held at once: 128 MiB in float32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knn(Protocol):
+class Knn(AtLayer):
     """Accuracy of the weighted vote of the nearest training examples.
 
     Attributes:

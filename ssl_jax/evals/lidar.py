@@ -13,14 +13,14 @@ from ssl_jax.augment.recipes import augment
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Part, Protocol, Subject, spread
+from ssl_jax.evals.base import AtLayer, Part, Subject, spread
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lidar(Protocol):
+class Lidar(AtLayer):
     """The number below, of clean test images under the method's own augmentation.
 
     Attributes:

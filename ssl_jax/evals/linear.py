@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import place
-from ssl_jax.evals.base import Labelled, Protocol, Subject
+from ssl_jax.evals.base import AtLayer, Labelled, Subject
 
 Array = jax.Array
 CHUNK_BYTES = 2**26  # of features handed to the devices at once
@@ -70,7 +70,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Protocol):
+class Linear(AtLayer):
     """Accuracy of a linear classifier that saw all labels.
 
     Attributes:

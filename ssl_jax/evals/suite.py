@@ -17,6 +17,7 @@ from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.evals.fewshot import FewShot
 from ssl_jax.evals.image_retrieval import ImageRetrieval
 from ssl_jax.evals.knn import Knn
+from ssl_jax.evals.layers import Layers
 from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
 from ssl_jax.evals.retrieval import Retrieval
@@ -44,6 +45,7 @@ class EvalsConfig:
     batch_size: int = 256
     diagnostics: Diagnostics = Diagnostics()
     lidar: Lidar = Lidar()
+    layers: Layers = Layers()
     knn: Knn = Knn()
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
