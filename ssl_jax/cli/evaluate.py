@@ -63,10 +63,11 @@ def main(argv: list[str]) -> int:
     for name in protocols:
         if name not in EvalsConfig.known():
             raise UserError(f"unknown evaluation {name!r}; {suggest(name, EvalsConfig.known())}")
+    for one, other in (("sweep", "cells"), ("step", "follow")):
+        if flags[one].value and flags[other].value:
+            raise UserError(f"give --{one} or --{other}, not both")
     step = None if flags.step == "all" else command_line.whole("step", flags.step, default=NEWEST)
     cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
-    if flags.cells and flags.sweep:
-        raise UserError("give --sweep or --cells, not both")
     console = terminal()
     with distributed.session(flags.flag_values_dict()):
         for folder in folders:
@@ -175,6 +176,8 @@ def measure(
             experiment.mesh,
             tokenizer=experiment.tokenizer,
         )
+        if not quality.images.labelled:
+            terminal().print("no labels: only the label-free numbers can be measured")
 
         def restored(number: int) -> Subject:
             state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)

@@ -28,7 +28,7 @@ FLAGS = {
     "where": "COLUMN=VALUE,VALUE: only such rows; given several times: all must hold",
     "sort": "column to sort by, the largest first; -COLUMN: the smallest first",
     "mean": "columns to average over, seed or seed,step: mean and standard deviation",
-    "against": "folders to compare those of --workdir with, paired by seed and settings",
+    "against": "folders to compare those of --workdir with, paired by seed, at their last steps",
     "format": "table, csv, markdown or latex; by default a table",
     "output": "file to write to; by default the terminal",
 }
@@ -36,7 +36,7 @@ FORMATS = {"table": "simple", "csv": "", "markdown": "github", "latex": "latex_b
 Row = dict[str, Any]
 # Columns that tell a row from others, in reading order; settings come after them.
 NAMES = ("workdir", "method", "seed", "step", "protocol")
-RUN = ("workdir", "method", "seed")  # what two runs that are compared may differ in
+RUN = ("workdir", "method", "seed", "step")  # what results that are compared may differ in
 
 
 def main(argv: list[str]) -> int:
@@ -85,10 +85,11 @@ def flat(record: Record) -> tuple[Row, Row]:
     """(what was asked, column -> value; the answers, column -> number)."""
     asked = {k: v for k, v in record.items() if k not in ("settings", "results", "versions")}
     asked["workdir"] = Path(asked["workdir"]).name
+    settings = {k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items()}
+    # A setting's name may be that of another column: the seed of a probe is not that of the run.
+    settings = {f"{asked['protocol']}.{k}" if k in asked else k: v for k, v in settings.items()}
     answers = {name.rpartition("/")[2]: value for name, value in record["results"].items()}
-    return asked | {
-        k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items()
-    }, answers
+    return asked | settings, answers
 
 
 def select(records: Sequence[Record], where: Sequence[str]) -> tuple[list[Row], list[str]]:
@@ -156,14 +157,17 @@ def paired(
     rows: Sequence[Row], others: Sequence[Row], metrics: Sequence[str]
 ) -> tuple[list[Row], list[str]]:
     """For each number: that of both sides, and their difference with its standard error over the
-    pairs, which are of the same seed, step, protocol, settings and data.
+    pairs, which are of the same seed, protocol, settings and data, each at its last step.
+
+    Raises:
+      UserError: there is no pair.
     """
-    seeds = lambda row: asked_of(row, metrics, ("workdir", "method"))  # noqa: E731
-    partners = {seeds(row): row for row in others}
+    partners = {pair_of(row, metrics): row for row in newest(others, metrics)}
     groups: dict[tuple, list[tuple[Row, Row]]] = {}
-    for row in rows:
-        if seeds(row) in partners:
-            groups.setdefault(asked_of(row, metrics, RUN), []).append((row, partners[seeds(row)]))
+    for row in newest(rows, metrics):
+        if pair_of(row, metrics) in partners:
+            pair = row, partners[pair_of(row, metrics)]
+            groups.setdefault(asked_of(row, metrics, RUN), []).append(pair)
     out = []
     for group in groups.values():
         for metric in metrics:
@@ -184,8 +188,20 @@ def paired(
                     }
                 )
     if not out:
-        raise UserError("--against: no two results of the same seed, step, protocol and settings")
+        raise UserError("--against: no two results of the same seed, protocol, settings and data")
     return out, ["metric", "this", "other", "difference", "standard error", "pairs"]
+
+
+def pair_of(row: Row, metrics: Sequence[str]) -> tuple:
+    return asked_of(row, metrics, [name for name in RUN if name != "seed"])
+
+
+def newest(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
+    """Of the results of a run that differ in the step alone the one of the last step."""
+    last: dict[tuple, Row] = {}
+    for row in sorted(rows, key=lambda row: row["step"]):
+        last[asked_of(row, metrics, ("step",))] = row
+    return list(last.values())
 
 
 def ordered(rows: Sequence[Row], by: str) -> list[Row]:

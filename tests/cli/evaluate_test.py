@@ -171,6 +171,8 @@ class EvaluateTest(parameterized.TestCase):
         (("--eval=knn", "--sweep=k=0"), "must be positive"),
         (("--eval=knn", "--sweep=stage=9"), "probe: no stage 9"),
         (("--eval=knn", "--cells=/nowhere"), "--cells=/nowhere: .*No such file"),
+        (("--sweep=k=1", "--cells=x"), "give --sweep or --cells, not both"),
+        (("--step=2", "--follow"), "give --step or --follow, not both"),
         (("--step=3",), "holds no checkpoint of step 3; there are: 2, 4"),
     )
     def test_what_is_wrong_is_said(self, flags, message):
@@ -197,15 +199,28 @@ class EvaluateTest(parameterized.TestCase):
         self.assertIn(r"\toprule", path.read_text())
 
     def test_runs_compared(self):
-        for run in ("run0", "run1"):
-            where = f"--workdir={self.folder / run}"
-            self.command("evaluate", where, "--eval=knn", "--sweep=k=1,5")
-        where = f"--workdir={self.folder / 'run0'}", f"--against={self.folder / 'run0'}"
-        rows = self.command("results", *where, "--where=k=5", "--format=csv").splitlines()
-        self.assertEqual(rows[0], "step,protocol,metric,this,other,difference,standard error,pairs")
-        self.assertEndsWith(rows[1], ",0.0000,,1")
-        other = f"--against={self.folder / 'run1'}"
-        err = self.command("results", where[0], other, code=2)
+        """Synthetic: a run is in front by .1 and .3 with two seeds, at steps of its own."""
+        for name, step, scores in (("a", 10, (0.6, 0.8)), ("b", 20, (0.5, 0.5))):
+            for seed, score in enumerate(scores):
+                run = self.folder / f"{name}{seed}"
+                file = ResultsFile(run / "eval" / "results.jsonl")
+                common = {"workdir": str(run), "method": name, "seed": seed, "data": "d"}
+                common |= {"protocol": "linear", "settings": {"lr": 0.1, "seed": 0}}
+                for at, value in ((step - 5, 0.0), (step, score)):
+                    file.append(common | {"step": at, "results": {"eval/linear_top1": value}})
+                (run / "config.json").write_text("{}")
+        where = [f"--workdir={self.folder / 'a?'}", f"--against={self.folder / 'b?'}"]
+        rows = self.command("results", *where, "--format=csv").splitlines()
+        self.assertEqual(
+            rows,
+            [
+                "protocol,metric,this,other,difference,standard error,pairs",
+                "linear,linear_top1,0.7000,0.5000,0.2000,0.1000,2",
+            ],
+        )
+        rows = self.command("results", where[0], "--where=step=10", "--mean=seed", "--format=csv")
+        self.assertEqual(rows.splitlines()[1], "a,10,linear,0.7000 ± 0.1414,2")
+        err = self.command("results", *where, "--where=seed=7", code=2)
         self.assertIn("no two results of the same seed", err)
 
     @parameterized.parameters(
