@@ -25,7 +25,7 @@ STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """One way of measuring. Its fields are its settings: a sweep may vary each of them, and every
-    result carries all of them.
+    result carries all of them. It defines `measure`, or `measure_all` if settings share work.
 
     Attributes:
       prefix: of the names of its numbers.
@@ -45,13 +45,13 @@ class Protocol:
         Raises:
           UserError: the data or the network do not allow it.
         """
-        raise NotImplementedError
+        return next(numbers for _, numbers in self.measure_all([self], subject))
 
     @classmethod
     def measure_all(
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        """The numbers of each of `settings`, as they come; for protocols that share work."""
+        """The numbers of each of `settings`, as they come."""
         for one in settings:
             yield one, one.measure(subject)
 
@@ -140,6 +140,10 @@ class Images:
             channels=self.channels,
             batch=len(mine),
         )
+
+    def some(self, count: int) -> Part:
+        """At most so many test examples, evenly over all of them."""
+        return Part(self.test.source, spread(self.test.rows, count))
 
     def whole(self, part: Part, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """All images (N, H, W, C) uint8 of a part and their index, in every process."""

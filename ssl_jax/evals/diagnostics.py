@@ -12,7 +12,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals import features
-from ssl_jax.evals.base import AtLayer, Part, Subject, spread
+from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -33,8 +33,7 @@ class Diagnostics(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        part = Part(images.test.source, spread(images.test.rows, self.examples))
-        seen = place(images.whole(part), sharding.replicated(images.mesh))
+        seen = place(images.whole(images.some(self.examples)), sharding.replicated(images.mesh))
         found = _numbers(subject.encoder, images.view, subject.probe_of(self), *seen)
         return {name: float(value) for name, value in jax.device_get(found).items()}
 

@@ -40,9 +40,6 @@ class Knn(AtLayer):
                 f"knn: k = {self.k} and temperature = {self.temperature} must be positive"
             )
 
-    def measure(self, subject: Subject) -> dict[str, float]:
-        return next(numbers for _, numbers in self.measure_all([self], subject))
-
     @classmethod
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core.inputs import View
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Part, Protocol, Subject, spread
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.diagnostics import rankme
 from ssl_jax.objectives.base import Encoder
 
@@ -34,10 +34,9 @@ class Layers(Protocol):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        part = Part(images.test.source, spread(images.test.rows, self.examples))
         stages, _ = features.collect(
             lambda batch, _: _stages(subject.encoder, images.view, batch),
-            images.batches(part),
+            images.batches(images.some(self.examples)),
             images.mesh,
         )
         out = {f"rankme_{i}": float(rankme(rows)) for i, rows in enumerate(stages)}

@@ -13,7 +13,7 @@ from ssl_jax.augment.recipes import augment
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.evals import features
-from ssl_jax.evals.base import AtLayer, Part, Subject, spread
+from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -42,10 +42,9 @@ class Lidar(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images, probe = subject.images, subject.probe_of(self)
-        part = Part(images.test.source, spread(images.test.rows, self.examples))
         seen, _ = features.collect(
             lambda *batch: _augmented(subject.encoder, images.view, probe, self.views, *batch),
-            images.batches(part),
+            images.batches(images.some(self.examples)),
             images.mesh,
         )
         return {"lidar": lidar(seen, self.delta)}

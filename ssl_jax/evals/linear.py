@@ -107,9 +107,6 @@ class Linear(AtLayer):
         given = {name: value for name, value in own.items() if value is not None}
         return dataclasses.replace(PRESETS[self.preset], **given)
 
-    def measure(self, subject: Subject) -> dict[str, float]:
-        return next(numbers for _, numbers in self.measure_all([self], subject))
-
     @classmethod
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject
