@@ -123,28 +123,27 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
     """Accuracy with 5 labels a class of the best layer of the untrained network, and its name."""
     import jax
 
+    from ssl_jax.evals.fewshot import FewShot
     from ssl_jax.evals.suite import Quality
-    from ssl_jax.objectives.base import Probe
     from ssl_jax.train import state
 
     objective = experiment.objective
     with jax.set_mesh(experiment.mesh):
         start = state.create(objective, experiment.tx, experiment.train.seed, experiment.placed)
-        five = dataclasses.replace(experiment.evals, shots=(5,))
-        data = (five, experiment.source, experiment.eval_source, experiment.mesh)
+        data = (experiment.source, experiment.eval_source, experiment.mesh)
+        quality = Quality(objective, experiment.evals, *data)
         encoder = objective.encoder(start.params, start.extra)
-        encoder = Quality(objective, *data).with_statistics_of_the_data(encoder)
+        encoder = quality.images.with_statistics(encoder)
         size = objective.inputs().views[0].size
         image = jax.ShapeDtypeStruct((1, size, size, experiment.spec.channels), "float32")
         stages = jax.eval_shape(encoder.features, image)
         depth = sum(name.startswith(("stage", "block")) for name in stages)
         pools = sorted({"avg", objective.probe.pool} - {"cls"})
-        scores = {}
-        for stage in range(depth):
-            for pool in pools:
-                quality = Quality(objective, *data, Probe(stage, pool))
-                found = quality.label_scores(encoder, ("fewshot",))
-                scores[f"{stage} {pool}"] = found["eval/fewshot5_top1"]
+        layers = [
+            FewShot(stage=stage, pool=pool, shots=(5,)) for stage in range(depth) for pool in pools
+        ]
+        found = FewShot.measure_all(layers, quality.subject(encoder))
+        scores = {f"{at.stage} {at.pool}": numbers["fewshot5_top1"] for at, numbers in found}
     layer = max(scores, key=lambda name: scores[name])
     return scores[layer], layer
 

@@ -81,10 +81,11 @@ def backbone(config: dict[str, Any]) -> str:
 
 
 def fingerprint(name: str) -> str:
-    """Of the recipe as its file has it: a changed recipe is compiled again."""
+    """Of the recipe as its file has it: one whose step changed is compiled again."""
     from ssl_jax.cli.experiment import load_config
 
-    text = json.dumps(load_config(name), sort_keys=True)
+    kept = {k: v for k, v in load_config(name).items() if k not in ("evals", "checkpoint")}
+    text = json.dumps(kept, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -92,7 +92,7 @@ def cifar10(
             "optim": dict(optim),
             "train": {"epochs": epochs, "batch_size": batch_size, "log_every": 50},
             "checkpoint": {"every": 2000},
-            "evals": {"every": 5000, "knn_k": 200, "knn_temperature": 0.1, "max_train": 50000},
+            "evals": {"every": 5000, "max_train": 50000, "knn": {"k": 200, "temperature": 0.1}},
         }
     )
 
@@ -109,6 +109,6 @@ def imagenet(
             "optim": dict(optim),
             "train": {"epochs": epochs, "batch_size": batch_size, "log_every": 50},
             "checkpoint": {"every": 1000, "keep": 3},
-            "evals": {"every": 10000, "knn_k": 200, "max_train": 50000},
+            "evals": {"every": 10000, "max_train": 50000, "knn": {"k": 200}},
         }
     )

@@ -53,11 +53,10 @@ def cifar10_cpu() -> ConfigDict:
     config.checkpoint.every = 500
     config.evals = {
         "every": 100_000,
-        "draws": 5,
-        "kmeans_runs": 1,
-        "knn_k": 200,
-        "knn_temperature": 0.1,
         "max_train": 50_000,
+        "knn": {"k": 200, "temperature": 0.1},
+        "fewshot": {"draws": 5},
+        "clustering": {"runs": 1},
     }
     return config
 

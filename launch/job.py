@@ -21,7 +21,8 @@ FLAGS = {
     "workdir": "folder of the run, on a file system that all hosts see",
     "restarts": "restarts in a row without a newer checkpoint; by default 5",
     "evaluate": "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several with commas",
-    "eval": "protocols of the sweep, knn,fewshot; by default all",
+    "eval": "protocols of the sweep, knn,fewshot; by default those of each run",
+    "sweep": "settings of the protocols to vary, as for `ssl-jax evaluate`; several times",
     "num_hosts": "machines, or processes of launch.local; by default 1",
     "name": "of the job; by default ssl-jax",
     "dry_run": "only show what would be written and run",
@@ -77,13 +78,16 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
       UserError: an unknown flag, or neither a run nor a sweep.
     """
     argv = ["--dry_run=true" if word == "--dry_run" else word for word in argv]
-    flags, overrides = command_line.parse(argv, doc, {**FLAGS, **own}, configurable=True)
+    flags, overrides = command_line.parse(
+        argv, doc, {**FLAGS, **own}, configurable=True, repeated=("sweep",)
+    )
     values = flags.flag_values_dict()
     if bool(values["workdir"]) == bool(values["evaluate"]):
         raise UserError("give --workdir=W of a run, or --evaluate=W1,W2@STEP,... of a sweep")
     if values["evaluate"]:
         commands = tuple(
-            _evaluation(item, values["eval"]) for item in values["evaluate"].split(",")
+            _evaluation(item, values["eval"], values["sweep"])
+            for item in values["evaluate"].split(",")
         )
     else:
         words = [
@@ -102,11 +106,12 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
     )
 
 
-def _evaluation(item: str, protocols: str) -> tuple[str, ...]:
+def _evaluation(item: str, protocols: str, sweeps: Sequence[str]) -> tuple[str, ...]:
     workdir, _, step = item.partition("@")
     words = [f"--workdir={workdir}"]
     words += [f"--step={step}"] if step else []
     words += [f"--eval={protocols}"] if protocols else []
+    words += [f"--sweep={sweep}" for sweep in sweeps]
     return ("ssl-jax", "evaluate", *words)
 
 

@@ -1,95 +1,280 @@
-"""`ssl-jax evaluate`: measure a checkpoint of a run with named protocols.
+"""`ssl-jax evaluate`: measure checkpoints of runs with named protocols, and sweep their settings.
 
 ssl-jax evaluate --workdir=W --eval=knn,fewshot,clustering
-ssl-jax evaluate --workdir=W --step=1000
-ssl-jax evaluate --workdir=W --eval=knn --data=folder:/train --eval_data=folder:/test
+ssl-jax evaluate --workdir=W --step=1000 --eval=knn --data=folder:/train --eval_data=folder:/test
+ssl-jax evaluate --workdir='runs/*' --step=all --eval=knn --sweep=k=10,20 --sweep=stage=-1,-2
+ssl-jax evaluate --workdir=W --follow
+
+Every result is a line of eval/results.jsonl in its run's folder, or of --results, with all settings
+that made it; what is there is not measured again. `ssl-jax results` shows them.
 """
 
 import dataclasses
+import functools
+import importlib.metadata
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from rich.console import Console
 from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
+from ssl_jax.core import config as checked
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import open_source
-from ssl_jax.evals.suite import PROTOCOLS, Quality
+from ssl_jax.evals.base import AtLayer, Protocol, Subject
+from ssl_jax.evals.results import Record, ResultsFile, key
+from ssl_jax.evals.suite import EvalsConfig, Quality
+from ssl_jax.objectives.base import Probe
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
-    "workdir": "folder of the run to measure",
-    "eval": f"protocols, some of {','.join(PROTOCOLS)}; by default all",
+    "workdir": "folder of the run to measure; several with commas or as 'runs/*'",
+    "eval": f"protocols, some of {','.join(EvalsConfig.known())}; by default those of the run",
+    "step": "which checkpoint, or all; by default the newest",
+    "follow": "measure each checkpoint of a run that goes on, until its last",
+    "sweep": "'SETTING=VALUE,VALUE' of the protocols; given several times: every combination",
+    "cells": "file of settings to measure, a JSON object a line, in place of --sweep",
+    "results": "file of results; by default eval/results.jsonl in each run's folder",
     "data": "labelled training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
-    "step": "which checkpoint; by default the newest",
     **distributed.FLAGS,
 }
+NEWEST = -1  # step
+POLL = 5.0  # seconds between two looks for a new checkpoint
+Cell = dict[str, Any]  # settings of a protocol that differ from the run's
 
 
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS)
-    folder = Path(command_line.require(flags, "workdir", "name the folder of a run, --workdir=W"))
-    protocols = flags.eval.split(",") if flags.eval else list(PROTOCOLS)
+    flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("follow",), repeated=("sweep",))
+    folders = workdirs(
+        command_line.require(flags, "workdir", "name the folder of a run, --workdir=W")
+    )
+    protocols = flags.eval.split(",") if flags.eval else []
     for name in protocols:
-        if name not in PROTOCOLS:
-            raise UserError(f"unknown evaluation {name!r}; {suggest(name, PROTOCOLS)}")
-    step = command_line.whole("step", flags.step)
+        if name not in EvalsConfig.known():
+            raise UserError(f"unknown evaluation {name!r}; {suggest(name, EvalsConfig.known())}")
+    for one, other in (("sweep", "cells"), ("step", "follow")):
+        if flags[one].value and flags[other].value:
+            raise UserError(f"give --{one} or --{other}, not both")
+    step = None if flags.step == "all" else command_line.whole("step", flags.step, default=NEWEST)
+    cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
+    console = terminal()
     with distributed.session(flags.flag_values_dict()):
-        measure(flags, folder, protocols, step)
+        for folder in folders:
+            file = ResultsFile(Path(flags.results or folder / "eval" / "results.jsonl"))
+            for number, asked in measure(flags, folder, protocols, cells, step, file):
+                show(console, f"{folder}, step {number}", asked, file.read())
+            console.print(f"Written with their protocol to {file.path}")
     return 0
 
 
-def measure(flags: Any, folder: Path, protocols: list[str], step: int | None) -> None:
-    """Measure the checkpoint of this step, or the latest, write what was found and show it."""
-    experiment = Experiment.from_config(workdir.read_config(folder), folder)
-    train, test = flags.data, flags.eval_data
-    source = open_source(train, "train") if train else experiment.source
-    eval_source = None if train else experiment.eval_source
-    if test:
-        eval_source = open_source(test, "eval")
+def workdirs(text: str) -> list[Path]:
+    """The folders that --workdir names, by comma and by glob.
 
-    with Checkpoints(folder / "checkpoints") as checkpoints, jax.set_mesh(experiment.mesh):
-        step = checkpoints.latest if step is None else step
-        if step is None:
-            raise UserError(f"{folder} holds no checkpoint yet")
-        if step not in checkpoints.steps:
-            known = ", ".join(map(str, checkpoints.steps)) or "none"
-            raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {known}")
-        state = checkpoints.restore(step, experiment.abstract_state, experiment.placed)
+    Raises:
+      UserError: a pattern that no folder matches.
+    """
+    found: list[Path] = []
+    for pattern in text.split(","):
+        path = Path(pattern)
+        if any(c in pattern for c in "*?["):
+            matched = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+            folders = sorted(match for match in matched if (match / "config.json").is_file())
+            if not folders:
+                raise UserError(f"--workdir={pattern}: no run there")
+            found += folders
+        else:
+            found.append(path)  # what reads it says whether it is there
+    return found
+
+
+def grid(sweeps: Sequence[str]) -> list[Cell]:
+    """Every combination of the values of "name=value,value" texts.
+
+    Raises:
+      UserError: a text of another form.
+    """
+    axes = []
+    for text in sweeps:
+        name, equals, values = text.partition("=")
+        if not name or not equals or not values:
+            raise UserError(f"--sweep={text}: expected SETTING=VALUE,VALUE")
+        axes.append([(name, value) for value in command_line.values(values)])
+    return [dict(cell) for cell in itertools.product(*axes)]
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """The settings in a file, a JSON object a line.
+
+    Raises:
+      UserError: it cannot be read, or holds something else.
+    """
+    try:
+        cells = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as e:
+        raise UserError(f"--cells={path}: {e}") from None
+    if not cells or not all(isinstance(cell, dict) for cell in cells):
+        raise UserError(f"--cells={path}: expected a JSON object a line")
+    return cells
+
+
+def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Protocol]:
+    """The protocol with the settings of each cell.
+
+    Raises:
+      UserError: a setting that it has not, or a wrong value.
+    """
+    current = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol)}
+    made = [checked.build(type(protocol), current | cell, name) for cell in cells]
+    return list(dict.fromkeys(made))
+
+
+def measure(
+    flags: Any,
+    folder: Path,
+    protocols: Sequence[str],
+    cells: Sequence[Cell],
+    step: int | None,
+    file: ResultsFile,
+) -> Iterator[tuple[int, list[Record]]]:
+    """Measure what is not yet in `file`; yields what was asked of each checkpoint, without the
+    answers.
+    """
+    experiment = Experiment.from_config(workdir.read_config(folder), folder)
+    asked = {
+        name: settings(experiment.evals.protocol(name), name, cells)
+        for name in protocols or experiment.evals.protocols
+    }
+    source = open_source(flags.data, "train") if flags.data else experiment.source
+    test = None if flags.data else experiment.eval_source
+    test = open_source(flags.eval_data, "eval") if flags.eval_data else test
+    sets = {
+        "data": source.name,
+        "data_fingerprint": source.fingerprint(),
+        "eval_data": test.name if test else "every fifth example of data",
+        "eval_fingerprint": test.fingerprint() if test else None,
+        "max_train": experiment.evals.max_train,
+        "max_eval": experiment.evals.max_eval,
+    }
+    checkpoints = Checkpoints(folder / "checkpoints", reader=True)
+    with checkpoints, jax.set_mesh(experiment.mesh):
         quality = Quality(
             experiment.objective,
             experiment.evals,
             source,
-            eval_source,
+            test,
             experiment.mesh,
             tokenizer=experiment.tokenizer,
         )
-        if not quality.labelled:
+        if not quality.images.labelled:
             terminal().print("no labels: only the label-free numbers can be measured")
-        encoder = experiment.objective.encoder(state.params, state.extra)
-        found = quality.measure(encoder, protocols)
 
-    protocol = dataclasses.asdict(experiment.evals) | {
-        "step": step,
-        "method": experiment.raw["objective"]["name"],
-        "probe": dataclasses.asdict(experiment.objective.probe),
-        "data": source.name,
-        "eval_data": eval_source.name if eval_source else "every fifth example of data",
-    }
-    path = folder / "eval" / f"{'-'.join(protocols)}-{step}.json"
-    if distributed.primary():
-        path.parent.mkdir(exist_ok=True)
-        workdir.write_json(path, {"results": found, "protocol": protocol})
-    table = Table(title=f"{folder}, step {step}", title_justify="left")
-    table.add_column("metric")
+        def restored(number: int) -> Subject:
+            state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
+            return quality.subject(experiment.objective.encoder(state.params, state.extra))
+
+        last = experiment.spec.total_steps if flags.follow else None
+        for number in steps_of(folder, checkpoints, step, last):
+            questions: list[Record] = []
+            subject = functools.cache(functools.partial(restored, number))
+            for name, wanted in asked.items():
+                run = {
+                    "workdir": str(folder.resolve()),
+                    "method": experiment.raw["objective"]["name"],
+                    "seed": experiment.train.seed,
+                    "step": number,
+                    "protocol": name,
+                }
+                probe = experiment.objective.probe
+                new = {one: run | {"settings": plain(one, probe)} | sets for one in wanted}
+                answer(new, subject, file)
+                questions += new.values()
+            yield number, questions
+
+
+def answer(
+    questions: Mapping[Protocol, Record], subject: Callable[[], Subject], file: ResultsFile
+) -> None:
+    """Measure those of the settings, all of one protocol, whose question `file` does not answer."""
+    done = {key(record) for record in file.read()}
+    missing = [one for one, question in questions.items() if key(question) not in done]
+    if not missing or not missing[0].applies(subject()):
+        return
+    versions = {name: importlib.metadata.version(name) for name in ("ssl-jax", "jax")}
+    started = time.monotonic()
+    for one, numbers in type(missing[0]).measure_all(missing, subject()):
+        found = {f"{one.prefix}/{name}": float(value) for name, value in numbers.items()}
+        seconds = round(time.monotonic() - started, 3)
+        record = questions[one] | {"results": found, "seconds": seconds, "versions": versions}
+        if distributed.primary():
+            file.append(record)
+        started = time.monotonic()
+
+
+def plain(protocol: Protocol, probe: Probe) -> Cell:
+    """Its settings as JSON has them, with the layer that it leaves to the method."""
+    given = {k: v for k, v in dataclasses.asdict(protocol).items() if v is not None}
+    if isinstance(protocol, AtLayer):
+        given = dataclasses.asdict(probe) | given
+    return json.loads(json.dumps(given))  # type: ignore[no-any-return]
+
+
+def steps_of(
+    folder: Path, checkpoints: Checkpoints, step: int | None, last: int | None
+) -> Iterator[int]:
+    """The checkpoints to measure: this step, the `NEWEST`, or all (None); with `last` all, as they
+    come, up to that step.
+
+    Raises:
+      UserError: they are not there, or several processes would have to see them come.
+    """
+    if last is not None:
+        if jax.process_count() > 1:
+            raise UserError("--follow is for one process: start it beside the run")
+        done: set[int] = set()
+        while last not in done:
+            new = [number for number in checkpoints.steps if number not in done]
+            yield from new
+            done.update(new)
+            if not new:
+                time.sleep(POLL)
+        return
+    known = checkpoints.steps
+    if not known:
+        raise UserError(f"{folder} holds no checkpoint yet")
+    if step is None:
+        yield from known
+    elif step != NEWEST and step not in known:
+        there = ", ".join(map(str, known))
+        raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {there}")
+    else:
+        yield known[-1] if step == NEWEST else step
+
+
+def show(console: Console, title: str, asked: Sequence[Record], records: list[Record]) -> None:
+    """The answers to what was asked."""
+    answers = {key(record): record for record in records}
+    table = Table(title=title, title_justify="left")
+    for column in ("protocol", "settings", "metric"):
+        table.add_column(column)
     table.add_column("value", justify="right")
-    for name, value in sorted(found.items()):
-        table.add_row(name, f"{value:.4f}")
-    terminal().print(table, soft_wrap=False)
-    terminal().print(f"Written with its protocol to {path}")
+    for question in asked:
+        found = answers.get(key(question), {}).get("results", {})
+        said = " ".join(f"{k}={v}" for k, v in question["settings"].items())
+        for i, (name, value) in enumerate(sorted(found.items())):
+            first = (question["protocol"], said) if not i else ("", "")
+            table.add_row(*first, name, f"{value:.4f}")
+    if table.row_count:
+        console.print(table, soft_wrap=False)
+    else:
+        console.print(f"{title}: nothing was measured")

@@ -18,6 +18,7 @@ def parse(
     known: Mapping[str, str],
     configurable: bool = False,
     switches: Collection[str] = (),
+    repeated: Collection[str] = (),
 ) -> tuple[flags.FlagValues, list[Override]]:
     """Parse the flags of a subcommand, each a string, "" where it is not given.
 
@@ -27,6 +28,7 @@ def parse(
       known: flag -> help.
       configurable: whether `--config.section.key=value` is allowed.
       switches: those of `known` that take no value; False where they are not given.
+      repeated: those that may be given several times: a list of strings.
 
     Returns:
       The flags, and the overrides of the config, (dotted key, value), in order.
@@ -38,6 +40,8 @@ def parse(
     for name, text in known.items():
         if name in switches:
             flags.DEFINE_boolean(name, False, text, flag_values=values)
+        elif name in repeated:
+            flags.DEFINE_multi_string(name, [], text, flag_values=values)
         elif "." not in name:  # "config.SECTION.KEY" stands for the overrides
             flags.DEFINE_string(name, "", text, flag_values=values)
     overrides, rest = [], [argv[0]]
@@ -89,6 +93,14 @@ def whole(name: str, text: str, default: Any = None, least: int = 0) -> Any:
     if not text.isdecimal() or int(text) < least:
         raise UserError(f"--{name}={text}: expected a whole number, {least} or more")
     return int(text)
+
+
+def values(text: str) -> list[Any]:
+    """The values that "a,b,..." holds: Python literals, (1, 5),(1, 10) too, or plain words."""
+    try:
+        return list(ast.literal_eval(f"[{text}]"))
+    except (ValueError, SyntaxError):
+        return [_value(part) for part in text.split(",")]
 
 
 def _value(text: str) -> Any:

@@ -12,16 +12,21 @@ NAMES = {
     "fewshot1_top1": "linear classifier, 1 label a class",
     "fewshot5_top1": "linear classifier, 5 labels a class",
     "fewshot10_top1": "linear classifier, 10 labels a class",
+    "linear_top1": "linear classifier, all labels",
     "knn_top1": "nearest neighbours (kNN)",
     "kmeans_acc": "k-means clusters = classes",
     "kmeans_nmi": "k-means mutual information",
+    "kmeans_ami": "k-means mutual information over chance",
+    "kmeans_ari": "k-means Rand index over chance",
     "retrieval10": "own caption among the nearest 10",
+    "retrieval10_text_to_image": "own image among the nearest 10",
     "rankme": "effective rank (RankMe)",
+    "lidar": "directions that tell images apart (LiDAR)",
     "feature_std": "feature deviation (0 = collapsed)",
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
-SCORES = ("fewshot", "knn", "kmeans", "retrieval")
+SCORES = ("fewshot", "linear", "knn", "kmeans", "retrieval")
 
 
 def terminal() -> Console:

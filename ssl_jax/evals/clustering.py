@@ -1,5 +1,6 @@
 """Unsupervised classification: k-means on features, and how well clusters agree with classes."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,34 @@ from sklearn.metrics import (
 from sklearn.preprocessing import StandardScaler
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.base import AtLayer, Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustering(AtLayer):
+    """How well k-means clusters of the standardised training features agree with the classes.
+
+    Attributes:
+      clusters: their number; by default that of the classes.
+      runs: from different starts, averaged.
+    """
+
+    clusters: int | None = None
+    runs: int = 3
+
+    def __post_init__(self) -> None:
+        if self.runs < 1:
+            raise UserError(f"clustering: runs = {self.runs} must be positive")
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        features, labels = subject.train(self)
+        clusters = self.clusters or subject.classes
+        found = [
+            agreement(kmeans(features, clusters, seed, 1, True), labels)
+            for seed in range(self.runs)
+        ]
+        means = np.mean(found, axis=0)
+        return {f"kmeans_{name}": mean for name, mean in zip(Agreement._fields, means, strict=True)}
 
 
 class Agreement(NamedTuple):

@@ -1,9 +1,61 @@
 """Label-free signs of health or collapse of a representation; pure functions of arrays."""
 
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment.recipes import augment
+from ssl_jax.core import sharding
+from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.data.pipeline import place
+from ssl_jax.evals import features
+from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.objectives.base import Encoder, Probe
+
 Array = jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnostics(AtLayer):
+    """The numbers below, of clean test images and of two augmentations of each.
+
+    Attributes:
+      examples: at most so many, as some numbers hold all pairs.
+    """
+
+    examples: int = 2048
+
+    prefix: ClassVar[str] = "diag"
+    labels: ClassVar[bool] = False
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        images = subject.images
+        seen = place(images.whole(images.some(self.examples)), sharding.replicated(images.mesh))
+        found = _numbers(subject.encoder, images.view, subject.probe_of(self), *seen)
+        return {name: float(value) for name, value in jax.device_get(found).items()}
+
+
+def _measured(
+    encoder: Encoder, view: View, probe: Probe, images: Array, index: Array
+) -> dict[str, Array]:
+    twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}
+    inputs = Inputs(views=(dataclasses.replace(view, count=2),))
+    pairs = augment(inputs, twice, jax.random.key(0))["views"][0]
+    a, b = (features.select(encoder.features(pairs[:, i]), probe) for i in (0, 1))
+    clean = features.read(encoder, view, probe, images)
+    return {
+        "rankme": rankme(clean),
+        "feature_std": feature_std(clean),
+        "alignment": alignment(a, b),
+        "uniformity": uniformity(clean),
+    }
+
+
+# The encoder is an argument, not a closure: one compile for every step's weights.
+_numbers = jax.jit(_measured, static_argnums=(1, 2))
 
 
 def rankme(features: Array, eps: float = 1e-7) -> Array:

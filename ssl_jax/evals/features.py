@@ -1,7 +1,8 @@
 """Frozen features of a data set, from an encoder or from its raw pixels."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +34,15 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
         if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
         return stages["cls"].astype(jnp.float32)
-    names = [name for name in stages if name.startswith(("stage", "block"))]
-    if not -len(names) <= probe.stage < len(names):
-        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(names)}")
-    return pool(stages[names[probe.stage]], probe.pool).astype(jnp.float32)
+    known = names(stages)
+    if not -len(known) <= probe.stage < len(known):
+        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(known)}")
+    return pool(stages[known[probe.stage]], probe.pool).astype(jnp.float32)
+
+
+def names(stages: dict[str, Array]) -> list[str]:
+    """Of the outputs that are stages, in order."""
+    return [name for name in stages if name.startswith(("stage", "block"))]
 
 
 def pool(x: Array, how: str) -> Array:
@@ -56,34 +62,48 @@ def pool(x: Array, how: str) -> Array:
     raise UserError(f"probe: unknown pooling {how!r}; known: avg, cls, grid")
 
 
+def _read_all(
+    encoder: Encoder, view: View, probes: tuple[Probe, ...], images: Array
+) -> tuple[Array, ...]:
+    stages = encoder.features(prepare(view, images))
+    return tuple(select(stages, probe) for probe in probes)
+
+
 # The encoder is an argument, not a closure: one compile for every step's weights.
-_read = jax.jit(read, static_argnums=(1, 2))
+_read = jax.jit(_read_all, static_argnums=(1, 2))
 
 
 def extract(
-    encoder: Encoder, view: View, probe: Probe, batches: Batches, mesh: jax.sharding.Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, D) float32 and index (N,) of the examples in `batches`, in every process.
+    encoder: Encoder,
+    view: View,
+    probes: Sequence[Probe],
+    batches: Batches,
+    mesh: jax.sharding.Mesh,
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Features (N, D) float32 of each of `probes` and index (N,) of the examples in `batches`, in
+    every process.
 
     Args:
       batches: this process's rows of (images (B, H, W, C) uint8, index (B,)), B a multiple of the
         devices; rows of index -1 are filling and are dropped.
     """
-    return collect(lambda images: _read(encoder, view, probe, images), batches, mesh)
+    return collect(lambda images, _: _read(encoder, view, tuple(probes), images), batches, mesh)
 
 
 def collect(
-    fn: Callable[[Array], Array], batches: Batches, mesh: jax.sharding.Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-    """`fn` of all images, jitted over the mesh, and their index; see `extract`."""
+    fn: Callable[[Array, Array], Any], batches: Batches, mesh: jax.sharding.Mesh
+) -> tuple[Any, np.ndarray]:
+    """`fn` of all images and their index, an array or a tree of them, jitted over the mesh, and the
+    index; see `extract`.
+    """
     placed, rows, kept = sharding.batch_sharding(mesh), [], []
     for images, index in batches:
         distributed.tick()
         images, index = to_global((images, index), placed)
-        found, index = gather((fn(images), index))
-        rows.append(found[index >= 0])
+        found, index = gather((fn(images, index), index))
+        rows.append(jax.tree.map(lambda x, real=index >= 0: x[real], found))
         kept.append(index[index >= 0])
-    return np.concatenate(rows), np.concatenate(kept)
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *rows), np.concatenate(kept)
 
 
 def recompute_statistics(

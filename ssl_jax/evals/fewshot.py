@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +11,32 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.base import AtLayer, Subject
 
 
-class FewShot(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class FewShot(AtLayer):
+    """Accuracy of linear classifiers from few labels a class; see `fewshot_linear`.
+
+    Attributes:
+      shots: labels a class.
+      draws: random draws of those labels, averaged; fewer with more than 20 classes, which take
+        longer and vary less: 400 / classes, at least 2.
+    """
+
+    shots: tuple[int, ...] = (1, 5, 10)
+    draws: int = 20
+
+    def __post_init__(self) -> None:
+        _check(self.shots, self.draws)
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        draws = min(self.draws, max(2, 400 // subject.classes))
+        found = fewshot_linear(*subject.train(self), *subject.test(self), self.shots, draws)
+        return {f"fewshot{n}_top1": accuracy.mean for n, accuracy in found.items()}
+
+
+class Accuracy(NamedTuple):
     """Test accuracy over the label draws.
 
     Attributes:
@@ -44,7 +68,7 @@ def fewshot_linear(
     shots: Sequence[int] = (1, 5, 10),
     draws: int = 20,
     seed: int = 0,
-) -> dict[int, FewShot]:
+) -> dict[int, Accuracy]:
     """Labels a class -> accuracy of a linear classifier that saw so many.
 
     Features are standardised with the mean and standard deviation of all training rows (which needs
@@ -65,10 +89,7 @@ def fewshot_linear(
         raise UserError(
             "few-label linear needs labels of at least two classes in the training data"
         )
-    if draws < 1 or min(shots, default=0) < 1:
-        raise UserError(
-            f"few-label linear: shots {list(shots)} and draws {draws} must be 1 or more"
-        )
+    _check(shots, draws)
     scaler = StandardScaler().fit(train)
     train, test = scaler.transform(train), scaler.transform(test)
 
@@ -90,5 +111,12 @@ def fewshot_linear(
         for n in shots:
             values = np.array([accuracy(n, draw) for draw in range(draws)])
             error = values.std(ddof=1) / np.sqrt(draws) if draws > 1 else 0.0
-            out[n] = FewShot(float(values.mean()), float(error), values)
+            out[n] = Accuracy(float(values.mean()), float(error), values)
     return out
+
+
+def _check(shots: Sequence[int], draws: int) -> None:
+    if draws < 1 or min(shots, default=0) < 1:
+        raise UserError(
+            f"few-label linear: shots {list(shots)} and draws {draws} must be 1 or more"
+        )

@@ -1,17 +1,67 @@
 """Weighted k-nearest-neighbour classification (InstDisc 1805.01978, section 3.4; DINO)."""
 
 import functools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
 
+from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.pipeline import gather, place
+from ssl_jax.evals.base import AtLayer, Subject
 
 Array = jax.Array
 
+TRAIN_ROWS = 2**15  # of the training features that lie on the devices at once
 TILE_ELEMENTS = 2**25  # similarities held at once: 128 MiB in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(AtLayer):
+    """Accuracy of the weighted vote of the nearest training examples.
+
+    Attributes:
+      k: neighbours; all training examples where there are fewer.
+      temperature: of their votes (0.07: Wu et al. 2018, arXiv 1805.01978).
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.temperature <= 0:
+            raise UserError(
+                f"knn: k = {self.k} and temperature = {self.temperature} must be positive"
+            )
+
+    @classmethod
+    def measure_all(
+        cls, settings: Sequence[Self], subject: Subject
+    ) -> Iterator[tuple[Self, dict[str, float]]]:
+        """All k and temperatures of a layer in one pass."""
+        subject.read(settings)
+        layers = defaultdict(list)
+        for one in settings:
+            layers[subject.probe_of(one)].append(one)
+        for group in layers.values():
+            train, test = subject.train(group[0]), subject.test(group[0])
+            near = {one: min(one.k, len(train.labels)) for one in group}
+            found = knn_accuracy(
+                *train,
+                *test,
+                subject.classes,
+                sorted(set(near.values())),
+                sorted({one.temperature for one in group}),
+                subject.images.mesh,
+            )
+            for one in group:
+                yield one, {"knn_top1": found[near[one], one.temperature]}
 
 
 def knn_probabilities(
@@ -21,11 +71,13 @@ def knn_probabilities(
     num_classes: int,
     k: Sequence[int] = (20,),
     temperature: Sequence[float] = (0.07,),
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Class probabilities of the test rows, for every k and temperature in one pass.
 
     A neighbour votes for its class with weight `exp(cosine / temperature)`; the votes of the k
-    nearest are divided by their sum. Among equally near rows the earlier ones are taken.
+    nearest are divided by their sum. Among equally near rows the earlier ones are taken. The
+    training rows pass over the devices in tiles, each once: they may be larger than the memory.
 
     Args:
       train: (N, D) features of any scale.
@@ -34,6 +86,7 @@ def knn_probabilities(
       num_classes: C.
       k: numbers of neighbours.
       temperature: positive.
+      mesh: test rows are split over its devices.
 
     Returns:
       (len(k), len(temperature), M, C) float32. It grows with all four: for accuracies alone call
@@ -42,10 +95,8 @@ def knn_probabilities(
     Raises:
       UserError: a k that is not in [1, N], or a temperature that is not positive.
     """
-    return np.concatenate(
-        [np.asarray(p) for p, _ in _tiles(train, train_labels, test, num_classes, k, temperature)],
-        axis=2,
-    )
+    args = (train, train_labels, test, num_classes, k, temperature, mesh)
+    return np.concatenate([found for found, _ in _tiles(*args)], axis=2)
 
 
 def knn_accuracy(
@@ -56,6 +107,7 @@ def knn_accuracy(
     num_classes: int,
     k: Sequence[int] = (20,),
     temperature: Sequence[float] = (0.07,),
+    mesh: Mesh | None = None,
 ) -> dict[tuple[int, float], float]:
     """(k, temperature) -> share of the test rows whose most probable class is right.
 
@@ -63,49 +115,88 @@ def knn_accuracy(
     """
     test_labels = np.asarray(test_labels)
     right = np.zeros((len(k), len(temperature)), np.int64)
-    for probabilities, rows in _tiles(train, train_labels, test, num_classes, k, temperature):
-        guess = np.asarray(jnp.argmax(probabilities, axis=-1))
-        right += np.sum(guess == test_labels[rows], axis=-1)
+    args = (train, train_labels, test, num_classes, k, temperature, mesh)
+    for probabilities, rows in _tiles(*args):
+        right += np.sum(probabilities.argmax(-1) == test_labels[rows], axis=-1)
     share = right / len(test_labels)
     return {(n, t): float(share[i, j]) for i, n in enumerate(k) for j, t in enumerate(temperature)}
 
 
-def _tiles(train, train_labels, test, num_classes, k, temperature):  # type: ignore[no-untyped-def]
-    """Yields (probabilities of some test rows, the slice of these rows), all tiles of one shape."""
+def _tiles(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    num_classes: int,
+    k: Sequence[int],
+    temperature: Sequence[float],
+    mesh: Mesh | None,
+) -> Iterator[tuple[np.ndarray, slice]]:
+    """(probabilities of some test rows, the slice of these rows), all tiles of one shape."""
     if not all(1 <= n <= len(train) for n in k):
         raise UserError(f"knn: k = {list(k)} needs between 1 and {len(train)} neighbours")
     if not all(t > 0 for t in temperature):
         raise UserError(f"knn: temperature {list(temperature)} must be positive")
-    train = _unit(jnp.asarray(train, jnp.float32))
-    train_labels = jnp.asarray(train_labels, jnp.int32)
-    temperatures = jnp.asarray(temperature, jnp.float32)
-    size = min(len(test), max(1, TILE_ELEMENTS // len(train)))
-    for start in range(0, len(test), size):
-        rows = slice(start, min(start + size, len(test)))
-        tile = np.zeros((size, test.shape[1]), np.float32)
-        tile[: rows.stop - start] = test[rows]
-        votes = _vote(train, train_labels, tile, temperatures, tuple(k), num_classes)
-        yield votes[:, :, : rows.stop - start], rows
+    one = SingleDeviceSharding(jax.devices()[0])
+    apart, whole = (
+        (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (one, one)
+    )
+    columns = min(len(train), TRAIN_ROWS)
+    size = min(len(test), max(1, TILE_ELEMENTS // columns))
+    size += -size % (mesh.size if mesh else 1)
+    starts = range(0, len(test), size)
+    tiles = [place(_padded(test[start : start + size], size), apart) for start in starts]
+    nothing = np.full((size, max(k)), -np.inf, np.float32), np.zeros((size, max(k)), np.int32)
+    best = [place(nothing, apart) for _ in tiles]
+    for start in range(0, len(train), columns):
+        rows = train[start : start + columns]
+        seen = place(_padded(rows, columns), whole)
+        best = [
+            _nearer(tile, seen, np.int32(start), np.int32(len(rows)), *found)
+            for tile, found in zip(tiles, best, strict=True)
+        ]
+    labels = np.asarray(train_labels, np.int32)
+    temperatures = np.asarray(temperature, np.float32)
+    for start, found in zip(starts, best, strict=True):
+        nearest, index = gather(found)
+        votes = _vote(nearest, labels[index], temperatures, tuple(k), num_classes)
+        stop = min(start + size, len(test))
+        yield np.asarray(votes)[:, :, : stop - start], slice(start, stop)
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    out = np.zeros((size, rows.shape[1]), np.float32)
+    out[: len(rows)] = rows
+    return out
+
+
+@functools.partial(jax.jit, donate_argnames=("nearest", "index"))
+def _nearer(
+    test: Array, train: Array, start: Array, count: Array, nearest: Array, index: Array
+) -> tuple[Array, Array]:
+    """The k greatest cosines (T, k) and their rows, of those found and of `count` more rows."""
+    similarity = jnp.matmul(_unit(test), _unit(train).T, precision="highest")
+    similarity = jnp.where(jnp.arange(len(train)) < count, similarity, -jnp.inf)
+    k = nearest.shape[1]
+    new, rows = jax.lax.top_k(similarity, min(k, len(train)))
+    # What was found comes first: of equally near rows the earlier ones are taken.
+    both = jnp.concatenate([nearest, new], 1)
+    where = jnp.concatenate([index, rows.astype(jnp.int32) + start], 1)
+    nearest, order = jax.lax.top_k(both, k)
+    return nearest, jnp.take_along_axis(where, order, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes"))
 def _vote(
-    train: Array,
-    labels: Array,
-    test: Array,
-    temperature: Array,
-    k: tuple[int, ...],
-    num_classes: int,
+    nearest: Array, labels: Array, temperature: Array, k: tuple[int, ...], num_classes: int
 ) -> Array:
-    similarity = jnp.matmul(_unit(test), train.T, precision="highest")
-    nearest, index = jax.lax.top_k(similarity, max(k))
+    """Shares (len(k), temperatures, T, C) from the greatest cosines (T, max k) and their labels."""
     # Relative to the nearest neighbour: the same shares, and exp cannot overflow.
     weights = jnp.exp((nearest - nearest[:, :1]) / temperature[:, None, None])
-    rows = jnp.arange(len(test))[:, None]
+    rows = jnp.arange(len(nearest))[:, None]
 
     def shares(n: int) -> Array:
-        votes = jnp.zeros((len(temperature), len(test), num_classes), jnp.float32)
-        votes = votes.at[:, rows, labels[index[:, :n]]].add(weights[:, :, :n])
+        votes = jnp.zeros((len(temperature), len(nearest), num_classes), jnp.float32)
+        votes = votes.at[:, rows, labels[:, :n]].add(weights[:, :, :n])
         return votes / jnp.sum(votes, axis=-1, keepdims=True)
 
     return jnp.stack([shares(n) for n in k])

@@ -1,15 +1,19 @@
 """Does an image find its caption? Retrieval in the joint space of image-text methods."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.data.text import Tokenizer
+from ssl_jax.evals.base import Part, Protocol, Subject
 from ssl_jax.evals.features import Batches, collect
 from ssl_jax.objectives.base import Encoder
 
@@ -17,12 +21,56 @@ Array = jax.Array
 TEXTS = 256  # of a forward pass
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Protocol):
+    """Recall of captions among those of all test images, and of images by their captions, for
+    methods with a text tower.
+
+    Attributes:
+      k: captions that an image may name, or images that a caption may.
+    """
+
+    k: int = 10
+
+    labels: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"retrieval: k = {self.k} must be positive")
+
+    def applies(self, subject: Subject) -> bool:
+        encoder = subject.encoder
+        return encoder is not None and encoder.text is not None and bool(len(_captioned(subject)))
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        encoder, images = subject.encoder, subject.images
+        captions = images.test.source.captions
+        assert encoder is not None and captions is not None
+        batches = images.batches(Part(images.test.source, _captioned(subject)))
+        embedded, index = embed_images(encoder, images.view, batches, images.mesh)
+        texts, own = distinct([captions[int(i)] for i in index])
+        said = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
+        name = f"retrieval{self.k}"
+        return {
+            name: recall(embedded, said, own, self.k),
+            f"{name}_text_to_image": recall(said, embedded, owners(own, len(texts)), self.k),
+        }
+
+
+def _captioned(subject: Subject) -> np.ndarray:
+    """The rows of the test set that have a caption."""
+    captions = subject.images.test.source.captions
+    rows = subject.images.test.rows
+    return np.array([i for i in rows if captions is not None and captions[int(i)]], np.int64)
+
+
 def recall(
     images: np.ndarray, texts: np.ndarray, own: Sequence[Sequence[int]], k: int = 10
 ) -> float:
     """Image-to-text recall at k: the share of images with a caption of theirs among the k nearest.
 
-    Nearest by cosine; of equally near texts the first come first.
+    Nearest by cosine; of equally near texts the first come first. With images and texts in each
+    other's place, and `owners` for `own`, it is text-to-image recall.
 
     Args:
       images: (N, d).
@@ -43,11 +91,20 @@ def distinct(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[in
     return list(number), own
 
 
+def owners(own: Sequence[Sequence[int]], texts: int) -> list[list[int]]:
+    """For each of so many texts which images it belongs to."""
+    found: list[list[int]] = [[] for _ in range(texts)]
+    for image, rows in enumerate(own):
+        for text in rows:
+            found[text].append(image)
+    return found
+
+
 def embed_images(
     encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
     """Joint embeddings (N, d) and index (N,) of the images in `batches`; see `features.extract`."""
-    return collect(lambda images: _image(encoder, view, images), batches, mesh)
+    return collect(lambda images, _: _image(encoder, view, images), batches, mesh)
 
 
 def embed_texts(

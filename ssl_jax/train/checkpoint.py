@@ -38,13 +38,18 @@ class CheckpointConfig:
 class Checkpoints:
     """The checkpoints below one folder. A context manager: leaving it waits for what is being
     written.
+
+    Args:
+      keep: how many of the newest stay.
+      reader: another process may be writing there: nothing is cleaned up, and new ones are seen.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: Path, keep: int = 2, reader: bool = False):
+        self._reader = reader
         self._orbax = ocp.training.Checkpointer(
             folder.absolute(),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not reader,
         )
 
     @property
@@ -56,6 +61,8 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, ascending."""
+        if self._reader:
+            self._orbax.reload()
         return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
 
     def save(self, step: int, state: TrainState, metadata: Mapping[str, Any]) -> None:

@@ -89,7 +89,10 @@ class ErrorsTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (("trian",), "unknown subcommand 'trian'; did you mean 'train'"),
-        (("zzz",), "unknown subcommand 'zzz'; known: compile, evaluate, methods, prepare, train"),
+        (
+            ("zzz",),
+            "unknown subcommand 'zzz'; known: compile, evaluate, methods, prepare, results, train",
+        ),
         (("train", "--config=simclr:digits"), "--workdir is missing"),
         (("train", "--workdir=W"), "--config is missing"),
         (("train", "--wrkdir=W"), "unknown flag --wrkdir; did you mean 'workdir'"),

@@ -28,9 +28,9 @@ TINY = (
     "--config.optim.name=sgd",
     "--config.optim.lr=1e-4",
     "--config.checkpoint.every=10",
-    "--config.evals.shots=(5,)",
-    "--config.evals.draws=2",
-    "--config.evals.kmeans_runs=1",
+    "--config.evals.fewshot.shots=(5,)",
+    "--config.evals.fewshot.draws=2",
+    "--config.evals.clustering.runs=1",
     "--config.evals.max_train=200",
     "--config.evals.max_eval=96",
 )
@@ -102,7 +102,7 @@ class ProcessesTest(absltest.TestCase):
         # Their checkpoint is restored by one process, which here has eight devices.
         code = cli.run(["evaluate", f"--workdir={self.folder / 'two'}", "--eval=knn", "--step=20"])
         self.assertEqual(code, 0)
-        found = json.loads((self.folder / "two" / "eval" / "knn-20.json").read_text())["results"]
+        found = json.loads((self.folder / "two" / "eval" / "results.jsonl").read_text())["results"]
         summary = json.loads((self.folder / "one" / "summary.json").read_text())
         for key, value in found.items():
             self.assertAlmostEqual(value, summary[key], delta=1e-3 * max(1, abs(value)), msg=key)

@@ -21,8 +21,8 @@ SHORT = (
     "--config.train.log_every=1",
     "--config.checkpoint.every=4",
     "--config.evals.every=4",
-    "--config.evals.draws=2",
-    "--config.evals.kmeans_runs=1",
+    "--config.evals.fewshot.draws=2",
+    "--config.evals.clustering.runs=1",
 )
 TINY = ("--config=simclr:digits", "--config.objective.projector=(8,8)", *SHORT)
 
@@ -115,10 +115,10 @@ class TrainTest(absltest.TestCase):
 
         out = self.finish(start("evaluate", f"--workdir={self.folder / 'whole'}", "--eval=knn"))
         self.assertIn("eval/knn_top1", out)
-        written = json.loads((self.folder / "whole" / "eval" / "knn-12.json").read_text())
+        written = json.loads((self.folder / "whole" / "eval" / "results.jsonl").read_text())
         self.assertEqual(written["results"]["eval/knn_top1"], summaries[0]["eval/knn_top1"])
-        self.assertEqual(written["protocol"]["knn_k"], 20)
-        self.assertEqual(written["protocol"]["step"], 12)
+        self.assertEqual(written["settings"]["k"], 20)
+        self.assertEqual(written["step"], 12)
 
     @pytest.mark.full
     def test_a_run_killed_in_a_refresh_makes_it_again(self):

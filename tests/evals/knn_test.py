@@ -3,10 +3,12 @@
 from pathlib import Path
 from unittest import mock
 
+import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 from sklearn.neighbors import KNeighborsClassifier
 
+from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import knn
 
@@ -51,15 +53,33 @@ class KnnTest(parameterized.TestCase):
         whole = knn.knn_probabilities(*args)
         self.assertEqual(whole.shape, (2, 2, 23, 4))
         scored = knn.knn_accuracy(train, y, test, z, *args[3:])
-        with mock.patch.object(knn, "TILE_ELEMENTS", 50 * 6):
-            np.testing.assert_allclose(knn.knn_probabilities(*args), whole, rtol=1e-5)
-            self.assertEqual(knn.knn_accuracy(train, y, test, z, *args[3:]), scored)
+        mesh = sharding.make_mesh(sharding.MeshConfig(data=8), jax.devices())
+        for columns, elements, over in (
+            (50, 300, None),
+            (7, 28, None),
+            (16, 1, None),
+            (7, 28, mesh),
+        ):
+            with (
+                mock.patch.object(knn, "TRAIN_ROWS", columns),
+                mock.patch.object(knn, "TILE_ELEMENTS", elements),
+            ):
+                tiled = knn.knn_probabilities(*args, over)
+                np.testing.assert_allclose(tiled, whole, rtol=1e-5)
+                self.assertEqual(knn.knn_accuracy(train, y, test, z, *args[3:], over), scored)
         for i, k in enumerate((3, 10)):
             for j, t in enumerate((0.07, 0.5)):
                 share = np.mean(whole[i, j].argmax(-1) == z)
                 self.assertAlmostEqual(scored[k, t], share)
                 alone = knn.knn_probabilities(*args[:4], [k], [t])[0, 0]
                 np.testing.assert_allclose(alone, whole[i, j], rtol=1e-5)
+
+    def test_of_equally_near_rows_the_earlier_ones_are_taken(self):
+        train, labels = np.ones((9, 2), np.float32), np.arange(9)
+        for columns in (9, 4, 1):
+            with mock.patch.object(knn, "TRAIN_ROWS", columns):
+                (shares,) = knn.knn_probabilities(train, labels, train[:1], 9, [3])[0, 0]
+                np.testing.assert_allclose(shares, [1 / 3] * 3 + [0] * 6, atol=1e-6)
 
     def test_itself_is_the_nearest(self):
         train, y = blobs(40)

@@ -1,7 +1,7 @@
 import numpy as np
 from absl.testing import absltest
 
-from ssl_jax.evals.retrieval import distinct, recall
+from ssl_jax.evals.retrieval import distinct, owners, recall
 
 
 class RetrievalTest(absltest.TestCase):
@@ -23,6 +23,13 @@ class RetrievalTest(absltest.TestCase):
         texts = np.ones((20, 3))
         own = [[i] for i in range(20)]
         self.assertEqual(recall(np.ones((20, 3)), texts, own, k=10), 0.5)
+
+    def test_the_other_way_round(self):
+        own = [[0, 1], [1]]
+        self.assertEqual(owners(own, 3), [[0], [0, 1], []])
+        images, texts = np.array([[1.0, 0], [0, 1.0]]), np.array([[0.0, 1], [1, 0.0], [0.0, 1]])
+        found = recall(texts, images, owners([[0, 1], [2]], 3), k=1)
+        self.assertAlmostEqual(found, 2 / 3)
 
     def test_equal_captions_are_one(self):
         texts, own = distinct([("a", "b"), ("b", "c"), ("a",)])

@@ -23,7 +23,7 @@ RUN = (
     "--config.optim.lr=1e-3",
     "--config.objective.projector=(8,8)",
 )
-SWEEP = ("--evaluate=/nfs/W1,/nfs/W2@1000", "--eval=knn,fewshot")
+SWEEP = ("--evaluate=/nfs/W1,/nfs/W2@1000", "--eval=knn", "--sweep=k=1,5", "--sweep=stage=-1")
 TRAIN = (
     "ssl-jax",
     "train",
@@ -33,8 +33,8 @@ TRAIN = (
     "--restarts=5",
 )
 EVALUATIONS = [
-    ("ssl-jax", "evaluate", "--workdir=/nfs/W1", "--eval=knn,fewshot"),
-    ("ssl-jax", "evaluate", "--workdir=/nfs/W2", "--step=1000", "--eval=knn,fewshot"),
+    ("ssl-jax", "evaluate", "--workdir=/nfs/W1", *SWEEP[1:]),
+    ("ssl-jax", "evaluate", "--workdir=/nfs/W2", "--step=1000", *SWEEP[1:]),
 ]
 OWN = {
     slurm: ("--before=source ~/venv/bin/activate",),

@@ -1,0 +1,229 @@
+"""What an evaluation protocol is, and what it looks at: an encoder, or raw pixels, on a training
+and a test set.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from ssl_jax.core import sharding
+from ssl_jax.core.inputs import View
+from ssl_jax.data.pipeline import eval_arrays, local_part
+from ssl_jax.data.sources import Source
+from ssl_jax.data.text import BYTES, Tokenizer
+from ssl_jax.evals import features
+from ssl_jax.objectives.base import Encoder, Probe
+
+PIXELS = 32  # raw pixels of larger views are compared at this side
+STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 96 % of its start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One way of measuring. Its fields are its settings: a sweep may vary each of them, and every
+    result carries all of them. It defines `measure`, or `measure_all` if settings share work.
+
+    Attributes:
+      prefix: of the names of its numbers.
+      labels: whether it needs labels.
+    """
+
+    prefix: ClassVar[str] = "eval"
+    labels: ClassVar[bool] = True
+
+    def applies(self, subject: "Subject") -> bool:
+        """Whether there is what it needs: by default labels, or an encoder."""
+        return subject.labelled if self.labels else subject.encoder is not None
+
+    def measure(self, subject: "Subject") -> dict[str, float]:
+        """Name -> number.
+
+        Raises:
+          UserError: the data or the network do not allow it.
+        """
+        return next(numbers for _, numbers in self.measure_all([self], subject))
+
+    @classmethod
+    def measure_all(
+        cls, settings: Sequence[Self], subject: "Subject"
+    ) -> Iterator[tuple[Self, dict[str, float]]]:
+        """The numbers of each of `settings`, as they come."""
+        for one in settings:
+            yield one, one.measure(subject)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtLayer(Protocol):
+    """A protocol that reads one layer.
+
+    Attributes:
+      stage, pool: see `Probe`; by default where the method names it.
+    """
+
+    stage: int | None = None
+    pool: str | None = None
+
+    @classmethod
+    def measure_all(
+        cls, settings: Sequence[Self], subject: "Subject"
+    ) -> Iterator[tuple[Self, dict[str, float]]]:
+        if cls.labels:
+            subject.read(settings)
+        yield from super().measure_all(settings, subject)
+
+
+class Part(NamedTuple):
+    """Some rows of a data set."""
+
+    source: Source
+    rows: np.ndarray
+
+
+class Labelled(NamedTuple):
+    """Features (N, D) float32 and labels (N,) of the examples that have one."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Images:
+    """The two sets, as an encoder is shown them: centrally cropped to its view.
+
+    Without a test set, every fifth training example is held out of what learns from labels (the
+    encoder saw its pixels, never its label).
+    """
+
+    view: View
+    channels: int
+    batch_size: int
+    mesh: jax.sharding.Mesh
+    train: Part
+    test: Part
+
+    @classmethod
+    def of(
+        cls, train: Source, test: Source | None, max_train: int, max_eval: int, **how: object
+    ) -> "Images":
+        """At most so many examples of each set, evenly over all of them."""
+        rows = np.arange(len(train))
+        held_out = rows % 5 == 4
+        train_rows = rows if test is not None else rows[~held_out]
+        test_rows = np.arange(len(test)) if test is not None else rows[held_out]
+        return cls(
+            train=Part(train, spread(train_rows, max_train)),
+            test=Part(test if test is not None else train, spread(test_rows, max_eval)),
+            **how,  # type: ignore[arg-type]
+        )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether both sets have labels."""
+        return self.train.source.labels is not None and self.test.source.labels is not None
+
+    def batches(self, part: Part, size: int | None = None, few: bool = False) -> features.Batches:
+        """(images, index) of this process's rows of a part, at this side or the view's; `few`: no
+        more than batch statistics need.
+        """
+        batch = self.batch_size + -self.batch_size % self.mesh.size
+        rows = spread(part.rows, STATISTICS_BATCHES * batch) if few else part.rows
+        batch = min(batch, max(len(rows) // self.mesh.size * self.mesh.size, self.mesh.size))
+        mine = sharding.local_rows(self.mesh, batch)
+        return eval_arrays(
+            part.source,
+            size or self.view.size,
+            rows=local_part(rows, batch, mine),
+            channels=self.channels,
+            batch=len(mine),
+        )
+
+    def some(self, count: int) -> Part:
+        """At most so many test examples, evenly over all of them."""
+        return Part(self.test.source, spread(self.test.rows, count))
+
+    def whole(self, part: Part, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """All images (N, H, W, C) uint8 of a part and their index, in every process."""
+        return features.collect(lambda images, _: images, self.batches(part, size), self.mesh)
+
+    def with_statistics(self, encoder: Encoder) -> Encoder:
+        """The encoder with batch-norm statistics of the training images."""
+        batches = itertools.cycle(list(self.batches(self.train, few=True)))
+        some = itertools.islice(batches, STATISTICS_BATCHES)
+        return features.recompute_statistics(encoder, self.view, some, self.mesh)
+
+
+class Subject:
+    """An encoder on two sets of images, or their raw pixels where it is None.
+
+    Args:
+      probe: where features are read unless a protocol says otherwise.
+      tokenizer: of the captions.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder | None,
+        images: Images,
+        probe: Probe,
+        tokenizer: Tokenizer = BYTES,
+    ):
+        self.encoder, self.images, self.probe, self.tokenizer = encoder, images, probe, tokenizer
+        self._read: dict[tuple[bool, Probe], Labelled] = {}  # (of the training set, layer)
+
+    @property
+    def labelled(self) -> bool:
+        return self.images.labelled
+
+    @property
+    def classes(self) -> int:
+        return self.images.train.source.num_classes
+
+    def probe_of(self, protocol: AtLayer) -> Probe:
+        """Where the protocol reads features."""
+        stage = self.probe.stage if protocol.stage is None else protocol.stage
+        return Probe(stage, protocol.pool or self.probe.pool)
+
+    def train(self, protocol: AtLayer) -> Labelled:
+        """Of the training set, where the protocol reads them."""
+        self.read([protocol])
+        return self._read[True, self.probe_of(protocol)]
+
+    def test(self, protocol: AtLayer) -> Labelled:
+        """Of the test set, where the protocol reads them."""
+        self.read([protocol])
+        return self._read[False, self.probe_of(protocol)]
+
+    def read(self, protocols: Sequence[AtLayer]) -> None:
+        """Read all layers that these protocols need, and that were not yet read, in one pass."""
+        asked = dict.fromkeys(self.probe_of(protocol) for protocol in protocols)
+        probes = [probe for probe in asked if (True, probe) not in self._read]
+        for train in (True, False) if probes else ():
+            part = self.images.train if train else self.images.test
+            found, index = self._features(part, probes)
+            assert part.source.labels is not None
+            labels = part.source.labels[index]
+            for probe, rows in zip(probes, found, strict=True):
+                self._read[train, probe] = Labelled(rows[labels >= 0], labels[labels >= 0])
+
+    def _features(
+        self, part: Part, probes: Sequence[Probe]
+    ) -> tuple[Sequence[np.ndarray], np.ndarray]:
+        images = self.images
+        if self.encoder is None:
+            pixels, index = images.whole(part, min(images.view.size, PIXELS))
+            rows = pixels.astype(np.float32).reshape(len(pixels), -1) / 255
+            return [rows] * len(probes), index
+        return features.extract(
+            self.encoder, images.view, probes, images.batches(part), images.mesh
+        )
+
+
+def spread(rows: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` rows, evenly over all of them: a folder's classes lie one after another."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]

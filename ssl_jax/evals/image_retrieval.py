@@ -1,0 +1,80 @@
+"""Does an image find others of its class? Ranking the training images by cosine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.evals.base import AtLayer, Subject
+
+Array = jax.Array
+TILE_ELEMENTS = 2**24  # similarities ranked at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRetrieval(AtLayer):
+    """Mean average precision and recall of each test image as a query among the training images.
+
+    Attributes:
+      k: numbers of nearest images among which one of the query's class counts as found.
+    """
+
+    k: tuple[int, ...] = (1, 5, 10)
+
+    def __post_init__(self) -> None:
+        if min(self.k, default=1) < 1:
+            raise UserError(f"image_retrieval: k = {list(self.k)} must be positive")
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        found, recall = retrieve(*subject.train(self), *subject.test(self), self.k)
+        return {"image_retrieval_map": found} | {
+            f"image_retrieval{k}": share for k, share in recall.items()
+        }
+
+
+def retrieve(
+    gallery: np.ndarray,
+    gallery_labels: np.ndarray,
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    k: Sequence[int] = (1, 5, 10),
+) -> tuple[float, dict[int, float]]:
+    """(mean average precision, k -> recall): over the queries with an image of their class.
+
+    The average precision of a query is the mean, over the images of its class, of the share of its
+    class down to that image in the order of decreasing cosine; of equally near ones the earlier
+    come first. Recall at k is the share of queries with one among the first k.
+
+    Args:
+      gallery, queries: (N, D) and (M, D) features of any scale.
+      gallery_labels, query_labels: (N,) and (M,) integers.
+
+    Raises:
+      UserError: no query has an image of its class.
+    """
+    known = np.isin(query_labels, gallery_labels)
+    if not known.any():
+        raise UserError("image retrieval: no test image has a training image of its class")
+    queries, query_labels = queries[known], np.asarray(query_labels)[known]
+    size = max(1, TILE_ELEMENTS // len(gallery))
+    tiles = [
+        _ranked(gallery, gallery_labels, queries[i : i + size], query_labels[i : i + size])
+        for i in range(0, len(queries), size)
+    ]
+    precision, first = (np.concatenate(found) for found in zip(*tiles, strict=True))
+    return float(precision.mean()), {n: float(np.mean(first < n)) for n in k}
+
+
+@jax.jit
+def _ranked(gallery: Array, labels: Array, queries: Array, wanted: Array) -> tuple[Array, Array]:
+    """(average precision (T,), rank (T,) of the first image of its class, from 0) of each query."""
+    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
+    similarity = jnp.matmul(unit(queries), unit(gallery).T, precision="highest")
+    order = jnp.argsort(-similarity, axis=1, stable=True)
+    right = labels[order] == wanted[:, None]
+    hits = jnp.cumsum(right, axis=1)
+    share = jnp.where(right, hits / jnp.arange(1, len(gallery) + 1), 0)
+    return jnp.sum(share, axis=1) / hits[:, -1], jnp.argmax(right, axis=1)

@@ -1,0 +1,87 @@
+"""LiDAR: how many directions tell images apart from their own augmentations (2312.04000)."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import eigh
+
+from ssl_jax.augment.recipes import augment
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.evals import features
+from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.objectives.base import Encoder, Probe
+
+Array = jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lidar(AtLayer):
+    """The number below, of clean test images under the method's own augmentation.
+
+    Attributes:
+      examples: images (1000 in the paper).
+      views: augmentations of each (50 in the paper).
+      delta: added to the diagonal of the scatter within images.
+    """
+
+    examples: int = 1000
+    views: int = 10
+    delta: float = 1e-4
+
+    prefix: ClassVar[str] = "diag"
+    labels: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if min(self.examples, self.views) < 2 or self.delta <= 0:
+            raise UserError("lidar: examples and views must be at least 2, and delta positive")
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        images, probe = subject.images, subject.probe_of(self)
+        seen, _ = features.collect(
+            lambda *batch: _augmented(subject.encoder, images.view, probe, self.views, *batch),
+            images.batches(images.some(self.examples)),
+            images.mesh,
+        )
+        return {"lidar": lidar(seen, self.delta)}
+
+
+def lidar(embeddings: np.ndarray, delta: float = 1e-4, eps: float = 1e-7) -> float:
+    """Effective rank of the linear discriminant analysis whose classes are the images.
+
+    `exp(-sum p ln p)` of `p = lambda / sum lambda + eps`, where lambda are the eigenvalues of
+    `W^-1/2 B W^-1/2` (definitions 1 and 2): B the covariance of the images' means, W that of the
+    views around them, plus delta on its diagonal. At most min(D, n - 1), up to eps.
+
+    Args:
+      embeddings: (n, q, D), q views of each of n images.
+    """
+    x = np.asarray(embeddings, np.float64)
+    n, q, width = x.shape
+    means = x.mean(1)
+    apart, around = means - means.mean(0), (x - means[:, None]).reshape(-1, width)
+    between = apart.T @ apart / (n - 1)
+    within = around.T @ around / (n * (q - 1)) + delta * np.eye(width)
+    # The generalised eigenvalues are those of the symmetric product.
+    values = np.maximum(eigh(between, within, eigvals_only=True), 0)
+    p = values / max(values.sum(), np.finfo(float).tiny) + eps
+    return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def _views(
+    encoder: Encoder, view: View, probe: Probe, count: int, images: Array, index: Array
+) -> Array:
+    """Features (B, count, D) of so many augmentations of each image."""
+    inputs = Inputs(views=(dataclasses.replace(view, count=count),))
+    batch = {"views": (jnp.repeat(images[:, None], count, axis=1),), "index": index}
+    drawn = augment(inputs, batch, jax.random.key(0))["views"][0]
+    rows = drawn.reshape(-1, *drawn.shape[2:])
+    return features.select(encoder.features(rows), probe).reshape(len(images), count, -1)
+
+
+# The encoder is an argument, not a closure: one compile for every step's weights.
+_augmented = jax.jit(_views, static_argnums=(1, 2, 3))

@@ -1,0 +1,310 @@
+"""The linear probe: a linear classifier on frozen features, trained as each paper trains it.
+
+Many learning rates and weight decays are trained at once: they see the same batches, so that all of
+their logits are one product. The published recipes augment the images in each epoch; here the
+features are those of clean central crops, read once.
+"""
+
+import dataclasses
+import functools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+from sklearn.linear_model import LogisticRegression
+
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.pipeline import place
+from ssl_jax.evals.base import AtLayer, Labelled, Subject
+
+Array = jax.Array
+CHUNK_BYTES = 2**26  # of features handed to the devices at once
+LOGITS = 2**28
+EPS = 1e-6  # of MAE's batch norm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a paper trains its linear probe.
+
+    Attributes:
+      lr: learning rate, of the whole batch or, `per_256`, of 256 examples.
+      milestones: epochs after each of which the rate falls to a tenth; without any it falls along
+        half a cosine to 0.
+      init: standard deviation of the first weights.
+      lars: updates scaled to the weights' norm, trust 0.001.
+      batch_norm: features are normalised by the batch, without scale and offset.
+    """
+
+    lr: float
+    batch_size: int
+    epochs: int
+    per_256: bool = True
+    weight_decay: float = 0.0
+    milestones: tuple[int, ...] = ()
+    warmup_epochs: int = 0
+    momentum: float = 0.9
+    nesterov: bool = False
+    init: float = 0.01
+    lars: bool = False
+    batch_norm: bool = False
+
+
+PRESETS = {
+    # 1911.05722, section 4.1, and the released main_lincls.py
+    "moco": Recipe(30.0, 256, 100, per_256=False, milestones=(60, 80)),
+    # 2002.05709, appendix B.6
+    "simclr": Recipe(0.1, 4096, 90, weight_decay=1e-6, nesterov=True, init=0.0),
+    # 2104.14294, the released eval_linear.py
+    "dino": Recipe(0.001, 1024, 100),
+    # 2111.06377, table 10, and the released main_linprobe.py
+    "mae": Recipe(0.1, 16384, 90, warmup_epochs=10, lars=True, batch_norm=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(AtLayer):
+    """Accuracy of a linear classifier that saw all labels.
+
+    Attributes:
+      preset: one of `PRESETS`, or "lbfgs": logistic regression to its optimum.
+      lr, weight_decay, epochs, batch_size: in place of the preset's; a batch is at most the
+        training set. For "lbfgs", `weight_decay` is the penalty lambda of `mean cross-entropy +
+        lambda / 2 |W|^2`, by default 1e-4, and the others mean nothing.
+      holdout: share of the training examples that are kept from the classifier; its accuracy on
+        them, `linear_holdout_top1`, is what settings should be chosen by.
+      seed: of the order of the examples and of the first weights.
+    """
+
+    preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] = "lbfgs"
+    lr: float | None = None
+    weight_decay: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    holdout: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = (self.lr, self.epochs, self.batch_size)
+        if any(n is not None and n <= 0 for n in numbers) or (self.weight_decay or 0) < 0:
+            raise UserError(
+                "linear: lr, epochs, batch_size must be positive, weight_decay not less than 0"
+            )
+        if not 0 <= self.holdout < 1:
+            raise UserError(f"linear: holdout = {self.holdout} is not in [0, 1)")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The preset with what is set here."""
+        own = {name: getattr(self, name) for name in ("lr", "weight_decay", "epochs", "batch_size")}
+        given = {name: value for name, value in own.items() if value is not None}
+        return dataclasses.replace(PRESETS[self.preset], **given)
+
+    @classmethod
+    def measure_all(
+        cls, settings: Sequence[Self], subject: Subject
+    ) -> Iterator[tuple[Self, dict[str, float]]]:
+        """Those that differ in rate and decay only are trained together."""
+        subject.read(settings)
+        groups = defaultdict(list)
+        for one in settings:
+            groups[dataclasses.replace(one, lr=None, weight_decay=None)].append(one)
+        for group in groups.values():
+            train, held = split(subject.train(group[0]), group[0].holdout, group[0].seed)
+            heads = fit(train, group, subject.classes, subject.images.mesh)
+            for one, head in zip(group, heads, strict=True):
+                numbers = {"linear_top1": head.accuracy(subject.test(one))}
+                if len(held.labels):
+                    numbers["linear_holdout_top1"] = head.accuracy(held)
+                yield one, numbers
+
+
+class Head(NamedTuple):
+    """logits = (x - mean) / deviation @ weight + bias, of features (N, D)."""
+
+    weight: np.ndarray  # (D, C)
+    bias: np.ndarray  # (C,)
+    mean: np.ndarray | float = 0.0
+    deviation: np.ndarray | float = 1.0
+
+    def accuracy(self, data: Labelled) -> float:
+        logits = (data.features - self.mean) / self.deviation @ self.weight + self.bias
+        return float(np.mean(logits.argmax(1) == data.labels))
+
+
+def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
+    """(what is left, a random share of the examples)."""
+    order = np.random.default_rng(seed).permutation(len(data.labels))
+    count = round(share * len(order))
+    held, kept = np.sort(order[:count]), np.sort(order[count:])
+    return Labelled(*(x[kept] for x in data)), Labelled(*(x[held] for x in data))
+
+
+def fit(
+    train: Labelled, settings: Sequence[Linear], classes: int, mesh: Mesh | None = None
+) -> list[Head]:
+    """The head of each of `settings`, which differ in lr and weight_decay only.
+
+    Raises:
+      UserError: a single class.
+    """
+    if len(np.unique(train.labels)) < 2:
+        raise UserError("linear probe: the training data have labels of one class only")
+    if settings[0].preset == "lbfgs":
+        return [_logistic(train, one.weight_decay, classes) for one in settings]
+    recipes = [one.recipe for one in settings]
+    rates = np.array([r.lr for r in recipes], np.float32)
+    decays = np.array([r.weight_decay for r in recipes], np.float32)
+    batch = min(recipes[0].batch_size, len(train.labels))
+    some = max(1, LOGITS // (batch * classes))  # heads whose logits are held at once
+    return [
+        head
+        for i in range(0, len(rates), some)
+        for head in train_heads(
+            train,
+            classes,
+            recipes[0],
+            rates[i : i + some],
+            decays[i : i + some],
+            settings[0].seed,
+            mesh,
+        )
+    ]
+
+
+def _logistic(train: Labelled, decay: float | None, classes: int) -> Head:
+    decay = 1e-4 if decay is None else decay
+    C = 1 / (decay * len(train.labels)) if decay else np.inf
+    model = LogisticRegression(C=C, max_iter=1000).fit(*train)
+    weight = np.zeros((train.features.shape[1], classes), np.float32)
+    bias = np.full(classes, -np.inf, np.float32)  # a class without examples is never named
+    if len(model.classes_) == 2:  # scikit-learn keeps the second class's logit alone
+        weight[:, model.classes_[1]], bias[model.classes_] = model.coef_[0], (0, *model.intercept_)
+    else:
+        weight[:, model.classes_], bias[model.classes_] = model.coef_.T, model.intercept_
+    return Head(weight, bias)
+
+
+class Run(NamedTuple):
+    """The state of training S heads at once: parameters, their momentum, batch-norm statistics."""
+
+    weight: Any  # (D, S, C)
+    bias: Any  # (S, C)
+    weight_speed: Any
+    bias_speed: Any
+    mean: Any  # (D,)
+    variance: Any
+
+
+def train_heads(
+    train: Labelled,
+    classes: int,
+    recipe: Recipe,
+    rates: np.ndarray,
+    decays: np.ndarray,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+) -> list[Head]:
+    """One head for each pair of learning rate and weight decay, (S,) and (S,), on the same batches.
+
+    An epoch is as many whole batches as there are; each head's training is what it would be alone.
+    On a mesh each device sees its rows of a batch, which is then a multiple of the devices.
+    """
+    count, width = train.features.shape
+    batch = min(recipe.batch_size, count)
+    batch = max(batch - batch % (mesh.size if mesh else 1), 1)
+    epoch = count // batch
+    if recipe.per_256:
+        rates = rates * batch / 256
+    recipe = dataclasses.replace(recipe, lr=1.0, weight_decay=0.0)  # those are in the arrays
+    weight = recipe.init * np.random.default_rng(seed).normal(size=(width, 1, classes))
+    weight = np.broadcast_to(weight, (width, len(rates), classes)).astype(np.float32)
+    bias = np.zeros((len(rates), classes), np.float32)
+    flat = np.zeros(width, np.float32)
+    run = Run(weight, bias, 0 * weight, 0 * bias, flat, flat + 1)
+    one = SingleDeviceSharding(jax.devices()[0])
+    run = place(run, sharding.replicated(mesh) if mesh else one)
+    apart = NamedSharding(mesh, P(None, sharding.AXES)) if mesh else one
+    chunk = max(1, CHUNK_BYTES // (4 * batch * width))
+    for number in range(recipe.epochs):
+        order = np.random.default_rng([seed, number]).permutation(count)[: epoch * batch]
+        order = order.reshape(epoch, batch)
+        for start in range(0, epoch, chunk):
+            rows = order[start : start + chunk]
+            steps = np.arange(number * epoch + start, number * epoch + start + len(rows))
+            seen = place((train.features[rows], train.labels[rows]), apart)
+            run = _train(run, *seen, steps, rates, decays, recipe, epoch)
+    done = jax.device_get(run)
+    scale = (done.mean, np.sqrt(done.variance + EPS)) if recipe.batch_norm else (0.0, 1.0)
+    return [Head(done.weight[:, s], done.bias[s], *scale) for s in range(len(rates))]
+
+
+@functools.partial(jax.jit, static_argnames=("recipe", "epoch"), donate_argnames="run")
+def _train(
+    run: Run,
+    features: Array,
+    labels: Array,
+    steps: Array,
+    rates: Array,
+    decays: Array,
+    recipe: Recipe,
+    epoch: int,
+) -> Run:
+    """Some steps: batches (T, B, D) and (T, B) of the steps (T,)."""
+
+    def step(run: Run, seen: tuple[Array, Array, Array]) -> tuple[Run, None]:
+        x, y, number = seen
+        if recipe.batch_norm:
+            mean, variance = x.mean(0), x.var(0)
+            x = (x - mean) * jax.lax.rsqrt(variance + EPS)
+            unbiased = variance * len(y) / max(len(y) - 1, 1)
+            run = run._replace(
+                mean=0.9 * run.mean + 0.1 * mean, variance=0.9 * run.variance + 0.1 * unbiased
+            )
+        logits = jnp.tensordot(x, run.weight, 1) + run.bias  # (B, S, C)
+        # The gradient of the mean cross-entropy of each head.
+        error = jax.nn.softmax(logits) - jax.nn.one_hot(y, logits.shape[-1])[:, None]
+        error = error / len(y)
+        decayed = jnp.tensordot(x.T, error, 1) + decays[:, None] * run.weight
+        if recipe.lars:
+            decayed = _trusted(decayed, run.weight)
+        rate = (rates * _schedule(number, epoch, recipe))[:, None]
+        weight, weight_speed = _descend(run.weight, decayed, run.weight_speed, rate, recipe)
+        bias, bias_speed = _descend(run.bias, error.sum(0), run.bias_speed, rate, recipe)
+        return Run(weight, bias, weight_speed, bias_speed, run.mean, run.variance), None
+
+    return jax.lax.scan(step, run, (features, labels, steps))[0]
+
+
+def _descend(
+    at: Array, gradient: Array, speed: Array, rate: Array, recipe: Recipe
+) -> tuple[Array, Array]:
+    speed = recipe.momentum * speed + gradient
+    ahead = gradient + recipe.momentum * speed if recipe.nesterov else speed
+    return at - rate * ahead, speed
+
+
+def _trusted(update: Array, weight: Array) -> Array:
+    """LARS as MAE has it: each head's update (D, S, C) scaled to 0.001 of its weights' norm."""
+    norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), (0, 2), keepdims=True))  # noqa: E731
+    sizes = norm(weight), norm(update)
+    known = (sizes[0] > 0) & (sizes[1] > 0)
+    return update * jnp.where(known, 0.001 * sizes[0] / jnp.where(known, sizes[1], 1), 1)
+
+
+def _schedule(step: Array, epoch: int, recipe: Recipe) -> Array:
+    """The learning rate at `step`, as a share of its peak."""
+    if recipe.milestones:
+        passed = step // epoch >= jnp.asarray(recipe.milestones)
+        return 0.1 ** jnp.sum(passed).astype(jnp.float32)
+    now = step / epoch
+    line = now / max(recipe.warmup_epochs, 1)
+    rest = (now - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return jnp.where(now < recipe.warmup_epochs, line, 0.5 * (1 + jnp.cos(jnp.pi * rest)))
