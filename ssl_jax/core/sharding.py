@@ -116,14 +116,26 @@ def padded_rows(count: int) -> int:
     return -(-count // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
+def split_rows(x: jax.Array) -> jax.Array:
+    """(B, ...) with its rows split over all devices: what was gathered in another order is else
+    held, and all that follows computed, by every device whole. Left alone without such a mesh in
+    context, or where they do not divide.
+    """
+    return _split(x, 0)
+
+
 def split_columns(x: jax.Array) -> jax.Array:
     """(B, R) with its columns, not its rows, split over all devices: scores of a batch against rows
-    that lie there. Left alone without such a mesh in context, or where they do not divide.
+    that lie there. Left alone as in `split_rows`.
     """
+    return _split(x, 1)
+
+
+def _split(x: jax.Array, axis: int) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
-    if set(mesh.axis_names) != set(AXES) or x.shape[1] % mesh.size:
+    if set(mesh.axis_names) != set(AXES) or x.shape[axis] % mesh.size:
         return x
-    return jax.lax.with_sharding_constraint(x, P(None, AXES))
+    return jax.lax.with_sharding_constraint(x, P(*[None] * axis, AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

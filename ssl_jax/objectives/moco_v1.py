@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core import rng, tree
+from ssl_jax.core import rng, sharding, tree
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.similarity import Similarity
@@ -84,7 +84,7 @@ class MoCoV1(Objective):
         shuffled = self.bn_groups > 1
         if shuffled:  # the order of random numbers is a random order
             order = jnp.argsort(jax.vmap(jax.random.uniform)(example_keys))
-            images = images[order]
+            images = sharding.split_rows(images[order])
         out, stats = self.branch.apply(extra["key_encoder"], extra["key_stats"], images)
         keys = out["projector"][jnp.argsort(order)] if shuffled else out["projector"]
         return l2_normalize(keys, floor="norm"), stats
