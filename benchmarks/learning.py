@@ -123,6 +123,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
     """Accuracy with 5 labels a class of the best layer of the untrained network, and its name."""
     import jax
 
+    from ssl_jax.evals import features
     from ssl_jax.evals.fewshot import FewShot
     from ssl_jax.evals.suite import Quality
     from ssl_jax.train import state
@@ -137,7 +138,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
         size = objective.inputs().views[0].size
         image = jax.ShapeDtypeStruct((1, size, size, experiment.spec.channels), "float32")
         stages = jax.eval_shape(encoder.features, image)
-        depth = sum(name.startswith(("stage", "block")) for name in stages)
+        depth = len(features.names(stages))
         pools = sorted({"avg", objective.probe.pool} - {"cls"})
         layers = [
             FewShot(stage=stage, pool=pool, shots=(5,)) for stage in range(depth) for pool in pools

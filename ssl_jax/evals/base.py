@@ -3,14 +3,15 @@ and a test set.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
 
 from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
@@ -18,6 +19,7 @@ from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
 from ssl_jax.objectives.base import Encoder, Probe
 
+P = TypeVar("P", bound="Protocol")
 PIXELS = 32  # raw pixels of larger views are compared at this side
 STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 96 % of its start
 
@@ -142,7 +144,13 @@ class Images:
         )
 
     def some(self, count: int) -> Part:
-        """At most so many test examples, evenly over all of them."""
+        """At most so many test examples, evenly over all of them.
+
+        Raises:
+          UserError: fewer than one.
+        """
+        if count < 1:
+            raise UserError(f"examples = {count} must be positive")
         return Part(self.test.source, spread(self.test.rows, count))
 
     def whole(self, part: Part, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -220,6 +228,14 @@ class Subject:
         return features.extract(
             self.encoder, images.view, probes, images.batches(part), images.mesh
         )
+
+
+def grouped(settings: Sequence[P], key: Callable[[P], Hashable]) -> list[list[P]]:
+    """Those of equal key together, for what they share."""
+    groups: dict[Hashable, list[P]] = {}
+    for one in settings:
+        groups.setdefault(key(one), []).append(one)
+    return list(groups.values())
 
 
 def spread(rows: np.ndarray, limit: int) -> np.ndarray:

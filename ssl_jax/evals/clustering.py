@@ -30,8 +30,10 @@ class Clustering(AtLayer):
     runs: int = 3
 
     def __post_init__(self) -> None:
-        if self.runs < 1:
-            raise UserError(f"clustering: runs = {self.runs} must be positive")
+        if self.runs < 1 or (self.clusters is not None and self.clusters < 1):
+            raise UserError(
+                f"clustering: clusters = {self.clusters} and runs = {self.runs} must be positive"
+            )
 
     def measure(self, subject: Subject) -> dict[str, float]:
         features, labels = subject.train(self)

@@ -1,7 +1,6 @@
 """Weighted k-nearest-neighbour classification (InstDisc 1805.01978, section 3.4; DINO)."""
 
 import functools
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -14,7 +13,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import gather, place
-from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.base import AtLayer, Subject, grouped
 
 Array = jax.Array
 
@@ -46,10 +45,7 @@ class Knn(AtLayer):
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """All k and temperatures of a layer in one pass."""
         subject.read(settings)
-        layers = defaultdict(list)
-        for one in settings:
-            layers[subject.probe_of(one)].append(one)
-        for group in layers.values():
+        for group in grouped(settings, subject.probe_of):
             train, test = subject.train(group[0]), subject.test(group[0])
             near = {one: min(one.k, len(train.labels)) for one in group}
             found = knn_accuracy(

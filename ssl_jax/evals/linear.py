@@ -7,7 +7,6 @@ features are those of clean central crops, read once.
 
 import dataclasses
 import functools
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
@@ -22,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import place
-from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
 
 Array = jax.Array
 CHUNK_BYTES = 2**26  # of features handed to the devices at once
@@ -113,10 +112,9 @@ class Linear(AtLayer):
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """Those that differ in rate and decay only are trained together."""
         subject.read(settings)
-        groups = defaultdict(list)
-        for one in settings:
-            groups[dataclasses.replace(one, lr=None, weight_decay=None)].append(one)
-        for group in groups.values():
+        for group in grouped(
+            settings, lambda s: dataclasses.replace(s, lr=None, weight_decay=None)
+        ):
             train, held = split(subject.train(group[0]), group[0].holdout, group[0].seed)
             heads = fit(train, group, subject.classes, subject.images.mesh)
             for one, head in zip(group, heads, strict=True):
@@ -219,7 +217,9 @@ def train_heads(
     """
     count, width = train.features.shape
     batch = min(recipe.batch_size, count)
-    batch = max(batch - batch % (mesh.size if mesh else 1), 1)
+    if mesh and batch < mesh.size:
+        mesh = None  # too few to be split
+    batch -= batch % (mesh.size if mesh else 1)
     epoch = count // batch
     if recipe.per_256:
         rates = rates * batch / 256

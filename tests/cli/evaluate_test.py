@@ -169,6 +169,8 @@ class EvaluateTest(parameterized.TestCase):
         (("--eval=knn", "--sweep=k=big"), "knn.k: expected int, got 'big'"),
         (("--eval=knn", "--sweep=k"), "--sweep=k: expected SETTING=VALUE,VALUE"),
         (("--eval=knn", "--sweep=k=0"), "must be positive"),
+        (("--eval=layers", "--sweep=examples=0"), "examples = 0 must be positive"),
+        (("--eval=clustering", "--sweep=clusters=0"), "must be positive"),
         (("--eval=knn", "--sweep=stage=9"), "probe: no stage 9"),
         (("--eval=knn", "--cells=/nowhere"), "--cells=/nowhere: .*No such file"),
         (("--sweep=k=1", "--cells=x"), "give --sweep or --cells, not both"),

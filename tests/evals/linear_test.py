@@ -97,6 +97,13 @@ class LinearTest(parameterized.TestCase):
             for a, b in zip(one, many, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
+    def test_fewer_examples_than_devices(self):
+        train, recipe = blobs(5), Recipe(0.0, 64, 5)
+        mesh = sharding.make_mesh(sharding.MeshConfig(data=8), jax.devices())
+        numbers = (train, 3, recipe, np.float32([0.1]), np.float32([0]))
+        (one,), (many,) = train_heads(*numbers), train_heads(*numbers, mesh=mesh)
+        np.testing.assert_allclose(one.weight, many.weight, rtol=1e-6)
+
     def test_digits_as_well_as_scikit_learn(self):
         """Pixels in [0, 1]; within half a point of logistic regression at its best penalty."""
         x, y = load_digits(return_X_y=True)
