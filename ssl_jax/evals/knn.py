@@ -18,7 +18,8 @@ from ssl_jax.evals.base import AtLayer, Subject, grouped
 Array = jax.Array
 
 TRAIN_ROWS = 2**15  # of the training features that lie on the devices at once
-TILE_ELEMENTS = 2**25  # similarities held at once: 128 MiB in float32
+TILE_ELEMENTS = 2**23  # similarities that a device holds at once: 32 MiB in float32
+BLOCK = 64  # neighbouring training rows of which only the nearest is looked at first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +137,9 @@ def _tiles(
     apart, whole = (
         (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (one, one)
     )
-    columns = min(len(train), TRAIN_ROWS)
-    size = min(len(test), max(1, TILE_ELEMENTS // columns))
-    size += -size % (mesh.size if mesh else 1)
+    devices = mesh.size if mesh else 1
+    columns = _even(len(train), TRAIN_ROWS, BLOCK)
+    size = _even(len(test), max(1, TILE_ELEMENTS // columns) * devices, devices)
     starts = range(0, len(test), size)
     tiles = [place(_padded(test[start : start + size], size), apart) for start in starts]
     nothing = np.full((size, max(k)), -np.inf, np.float32), np.zeros((size, max(k)), np.int32)
@@ -159,6 +160,12 @@ def _tiles(
         yield np.asarray(votes)[:, :, : stop - start], slice(start, stop)
 
 
+def _even(count: int, most: int, multiple: int) -> int:
+    """Rows of a tile, where `count` rows are cut into equal ones of about `most` or fewer."""
+    size = -(-count // -(-count // most))
+    return size + -size % multiple
+
+
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     out = np.zeros((size, rows.shape[1]), np.float32)
     out[: len(rows)] = rows
@@ -173,12 +180,26 @@ def _nearer(
     similarity = jnp.matmul(_unit(test), _unit(train).T, precision="highest")
     similarity = jnp.where(jnp.arange(len(train)) < count, similarity, -jnp.inf)
     k = nearest.shape[1]
-    new, rows = jax.lax.top_k(similarity, min(k, len(train)))
+    new, rows = _top(similarity, min(k, len(train)))
     # What was found comes first: of equally near rows the earlier ones are taken.
     both = jnp.concatenate([nearest, new], 1)
     where = jnp.concatenate([index, rows.astype(jnp.int32) + start], 1)
     nearest, order = jax.lax.top_k(both, k)
     return nearest, jnp.take_along_axis(where, order, 1)
+
+
+def _top(x: Array, k: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` of (T, N), BLOCK a divisor of N, in a fraction of its time.
+
+    The k greatest lie in the k blocks of the greatest maxima: whatever is in another block has in
+    each of these something greater, or as great and before it.
+    """
+    blocks = x.reshape(len(x), -1, BLOCK)
+    _, where = jax.lax.top_k(blocks.max(-1), min(k, blocks.shape[1]))
+    where = jnp.sort(where, 1)  # equally great ones stay in order
+    candidates = jnp.take_along_axis(blocks, where[:, :, None], 1).reshape(len(x), -1)
+    found, at = jax.lax.top_k(candidates, k)
+    return found, jnp.take_along_axis(where, at // BLOCK, 1) * BLOCK + at % BLOCK
 
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes"))
