@@ -13,6 +13,7 @@ NAMES = {
     "fewshot5_top1": "linear classifier, 5 labels a class",
     "fewshot10_top1": "linear classifier, 10 labels a class",
     "linear_top1": "linear classifier, all labels",
+    "online_top1": "linear classifier, trained along",
     "knn_top1": "nearest neighbours (kNN)",
     "kmeans_acc": "k-means clusters = classes",
     "kmeans_nmi": "k-means mutual information",
@@ -26,7 +27,7 @@ NAMES = {
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
-SCORES = ("fewshot", "linear", "knn", "kmeans", "retrieval")
+SCORES = ("fewshot", "linear", "online", "knn", "kmeans", "retrieval")
 
 
 def terminal() -> Console:

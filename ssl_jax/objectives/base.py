@@ -146,12 +146,16 @@ class TextTower:
 class Encoder:
     """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
     into the program.
+
+    Attributes:
+      online: weights of the classifier that was trained along, if one was; see `evals.online`.
     """
 
     params: Tree
     stats: Tree
     net: Net = field(metadata={"static": True})
     text: TextTower | None = None
+    online: Tree = None
 
     def features(self, images: Array) -> dict[str, Array]:
         """Every stage of the backbone, by name, for normalised float images (B, H, W, C)."""
