@@ -1,5 +1,6 @@
 """Online probe: a linear classifier that is trained along with any method and leaves no trace."""
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -13,6 +14,7 @@ from ssl_jax.core.inputs import Inputs
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Protocol, Subject
 from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Objective, Probe
 
 Array = jax.Array
@@ -53,6 +55,14 @@ class OnlineProbe(Objective):
         return self.method.probe
 
     @property
+    def family(self) -> str:  # type: ignore[override]
+        return self.method.family
+
+    @property
+    def probe_every_stage(self) -> bool:
+        return self.method.probe_every_stage
+
+    @property
     def refresh_groups(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.method.refresh_groups
 
@@ -63,7 +73,9 @@ class OnlineProbe(Objective):
         params, extra = self.method.init(key)
         size = self.inputs().views[0].size
         images = jax.ShapeDtypeStruct((1, size, size, self.spec.channels), jnp.float32)
-        width = jax.eval_shape(self._features, params, extra, images).shape[1]
+        encoder = self.method.encoder(params, extra)
+        seen = functools.partial(self._features, encoder.net)
+        width = jax.eval_shape(seen, encoder.params, encoder.stats, images).shape[1]
         return params, extra | {NAME: fresh(width, self.spec.num_classes)}
 
     def loss(
@@ -71,9 +83,10 @@ class OnlineProbe(Objective):
     ) -> tuple[Array, Aux]:
         loss, aux = self.method.loss(params, _own(extra), batch, key, step)
         # Nothing of the method may be fused, or shared, with the probe: its rounding would change.
-        seen = jax.lax.optimization_barrier((params, _own(extra), batch["views"][0][:, 0]))
+        encoder, images = self.method.encoder(params, _own(extra)), batch["views"][0][:, 0]
+        seen = jax.lax.optimization_barrier((encoder.params, encoder.stats, images))
         with jax.named_scope(NAME):
-            found = self._features(*jax.lax.stop_gradient(seen))
+            found = self._features(encoder.net, *jax.lax.stop_gradient(seen))
             weights, metrics = learn(extra[NAME], found, batch["label"], step, self.lr)
         return loss, Aux({**aux.extra, NAME: weights}, aux.signals, {**aux.metrics, **metrics})
 
@@ -104,18 +117,10 @@ class OnlineProbe(Objective):
         params, new = self.method.refresh(params, _own(extra), features, key, step)
         return params, new | {NAME: extra[NAME]}
 
-    def _features(self, params: Tree, extra: Tree, images: Array) -> Array:
+    def _features(self, net: Net, params: Tree, stats: Tree, images: Array) -> Array:
         """(B, D) where the method's representation is read, in its microbatches."""
-        encoder = self.method.encoder(params, extra)
-        chunks = self.microbatches if images.shape[0] > 1 else 1
-        stages, _ = encoder.net.apply(
-            encoder.params,
-            encoder.stats,
-            images,
-            train=False,
-            stages=True,
-            microbatches=chunks,
-        )
+        chunks = self.microbatches if len(images) > 1 else 1
+        stages, _ = net.apply(params, stats, images, train=False, stages=True, microbatches=chunks)
         return features.select(stages, self.probe)
 
 

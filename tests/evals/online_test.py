@@ -16,13 +16,14 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals import features, online
 from ssl_jax.evals.base import AtLayer
 from ssl_jax.evals.suite import EvalsConfig, Quality
+from ssl_jax.objectives.base import Objective
 from ssl_jax.train import state
 from ssl_jax.train.checkpoint import Checkpoints
 from tests.objectives import harness
 from tests.objectives.contract_test import keep_running
 
 LR = 0.01
-FAMILIES = ("simclr", "byol", "dino", "swav", "deepcluster", "mae", "rotnet")
+FAMILIES = ("rotnet", "simclr", "byol", "deepcluster", "mae")
 
 
 def experiment(method, lr, **mesh):
@@ -100,11 +101,19 @@ class NoTraceTest(parameterized.TestCase):
 
     def test_microbatches_change_nothing(self):
         made = experiment("simclr", LR)
-        params, extra = made.objective.init(jax.random.key(0))
+        encoder = made.objective.encoder(*made.objective.init(jax.random.key(0)))
+        seen = encoder.net, encoder.params, encoder.stats
         images = harness.device_batch(made)["views"][0][:, 0]
-        whole = made.objective._features(params, extra, images)
+        whole = made.objective._features(*seen, images)
         chunked = dataclasses.replace(made.objective, microbatches=4)
-        np.testing.assert_allclose(chunked._features(params, extra, images), whole, rtol=1e-5)
+        np.testing.assert_allclose(chunked._features(*seen, images), whole, rtol=1e-5)
+
+    def test_all_that_is_asked_of_an_objective_is_asked_of_the_method(self):
+        """But for what follows from its inputs and its backbone, and what only it itself calls."""
+        follows = {"backbone", "spec", "microbatches", "shapes", "stage_shapes", "feature_dim"}
+        own = {"make", "needs", "chain", "branch", "patch_grid"}
+        asked = {name for name in vars(Objective) if not name.startswith("_")} - follows - own
+        self.assertEqual(asked - vars(online.OnlineProbe).keys(), set())
 
     def test_a_rate_that_is_none(self):
         with self.assertRaisesRegex(UserError, "train.online_probe: a learning rate of 0.0"):
@@ -175,11 +184,10 @@ class ProtocolTest(parameterized.TestCase):
 
     def test_it_reads_where_the_method_does(self):
         made = experiment("mae", LR)
-        params, extra = made.objective.init(jax.random.key(0))
+        encoder = made.objective.encoder(*made.objective.init(jax.random.key(0)))
         images = harness.device_batch(made)["views"][0][:, 0]
-        encoder = made.method.encoder(params, extra)
         expected = features.select(encoder.features(images), made.method.probe)
-        found = made.objective._features(params, extra, images)
+        found = made.objective._features(encoder.net, encoder.params, encoder.stats, images)
         np.testing.assert_array_equal(found, expected)
         self.assertEqual(made.objective.probe, made.method.probe)
 
