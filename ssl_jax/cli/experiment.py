@@ -43,6 +43,7 @@ from ssl_jax.data.pipeline import (
 from ssl_jax.data.reader import num_channels
 from ssl_jax.data.sources import Source, held_out, open_source
 from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
+from ssl_jax.evals.online import OnlineProbe
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Objective, Spec, Stream
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
@@ -322,7 +323,7 @@ class Experiment:
         )
 
     @cached_property
-    def objective(self) -> Objective:
+    def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
         method = load_method(str(hyper.pop("name", "")))
         arch = dict(self.raw.get("backbone", {}))
@@ -332,6 +333,18 @@ class Experiment:
         for view in made.inputs().views:
             recipe(view.recipe)  # raises for an unknown one, before anything is compiled
         return made
+
+    @property
+    def probed(self) -> bool:
+        """Whether a classifier is trained along: the config says so, and the data have labels."""
+        return self.train.online_probe is not None and self.spec.num_classes > 0
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is trained: the method, with an online probe around it where there is one."""
+        if not self.probed:
+            return self.method
+        return OnlineProbe.around(self.method, self.train.online_probe or 0.0)
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -434,9 +447,9 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """The config with every default filled in, as plain JSON values."""
         out = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
-        fields = {f.name for f in dataclasses.fields(self.objective)} - {"backbone", "spec"}
+        fields = {f.name for f in dataclasses.fields(self.method)} - {"backbone", "spec"}
         out["objective"] = {"name": self.raw["objective"]["name"]}
-        out["objective"] |= {f: _plain(getattr(self.objective, f)) for f in sorted(fields)}
+        out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
         out["backbone"] = {"name": "resnet"} | dict(self.raw.get("backbone", {}))
         out["spec"] = dataclasses.asdict(self.spec)
         return json.loads(json.dumps(out))

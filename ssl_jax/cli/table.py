@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_jax.core import distributed
+from ssl_jax.evals.collapse import SAYS, Kind
 
 # metric -> (name for people, is larger better or None where it is no score)
 NAMES = {
@@ -13,6 +14,7 @@ NAMES = {
     "fewshot5_top1": "linear classifier, 5 labels a class",
     "fewshot10_top1": "linear classifier, 10 labels a class",
     "linear_top1": "linear classifier, all labels",
+    "online_top1": "linear classifier, trained along",
     "knn_top1": "nearest neighbours (kNN)",
     "kmeans_acc": "k-means clusters = classes",
     "kmeans_nmi": "k-means mutual information",
@@ -21,12 +23,14 @@ NAMES = {
     "retrieval10": "own caption among the nearest 10",
     "retrieval10_text_to_image": "own image among the nearest 10",
     "rankme": "effective rank (RankMe)",
+    "dimensions": "dimensions: the most that RankMe can be",
     "lidar": "directions that tell images apart (LiDAR)",
     "feature_std": "feature deviation (0 = collapsed)",
+    "cluster_entropy": "evenness of clusters (0 = one, 1 = all alike)",
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
-SCORES = ("fewshot", "linear", "knn", "kmeans", "retrieval")
+SCORES = ("fewshot", "linear", "online", "knn", "kmeans", "retrieval")
 
 
 def terminal() -> Console:
@@ -51,6 +55,8 @@ def final_table(console: Console, last: Mapping[str, float], layer: str) -> None
         table.add_row(name, *texts)
     if table.row_count:
         console.print(table, soft_wrap=False)
+    if kind := last.get("diag/collapse"):
+        console.print(f"[bold red]{SAYS[Kind(int(kind))]}[/]")
 
 
 def _keys(metric: str) -> tuple[str, str, str]:
@@ -61,5 +67,6 @@ def _keys(metric: str) -> tuple[str, str, str]:
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
     """Known metrics in reading order, then any other of the same kind by its own name."""
     present = {key.split("/", 1)[1] for key in last if key.startswith(("eval/", "diag/"))}
+    present.discard("collapse")  # told in words
     ordered = [(m, n) for m, n in NAMES.items() if m in present]
     return ordered + [(m, m) for m in sorted(present - NAMES.keys())]

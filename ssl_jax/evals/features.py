@@ -13,6 +13,7 @@ from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.pipeline import gather, to_global
+from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -25,7 +26,7 @@ def read(encoder: Encoder, view: View, probe: Probe, images: Array) -> Array:
 
 
 def select(stages: dict[str, Array], probe: Probe) -> Array:
-    """The (B, D) float32 features of `probe` among a backbone's outputs.
+    """The (B, D) features of `probe`, float32 at least, among a backbone's outputs.
 
     Raises:
       UserError: the backbone has no such stage or no class token.
@@ -33,11 +34,11 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
     if probe.pool == "cls":
         if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
-        return stages["cls"].astype(jnp.float32)
+        return at_least_float32(stages["cls"])
     known = names(stages)
     if not -len(known) <= probe.stage < len(known):
         raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(known)}")
-    return pool(stages[known[probe.stage]], probe.pool).astype(jnp.float32)
+    return at_least_float32(pool(stages[known[probe.stage]], probe.pool))
 
 
 def names(stages: dict[str, Array]) -> list[str]:

@@ -11,6 +11,7 @@ import jax
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
+from ssl_jax.evals.attention import Attention
 from ssl_jax.evals.base import Images, Protocol, Subject
 from ssl_jax.evals.clustering import Clustering
 from ssl_jax.evals.diagnostics import Diagnostics
@@ -20,6 +21,7 @@ from ssl_jax.evals.knn import Knn
 from ssl_jax.evals.layers import Layers
 from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
+from ssl_jax.evals.online import Online
 from ssl_jax.evals.retrieval import Retrieval
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
@@ -39,13 +41,22 @@ class EvalsConfig:
     """
 
     every: int = 0
-    protocols: tuple[str, ...] = ("diagnostics", "knn", "fewshot", "clustering", "retrieval")
+    protocols: tuple[str, ...] = (
+        "diagnostics",
+        "online",
+        "knn",
+        "fewshot",
+        "clustering",
+        "retrieval",
+    )
     max_train: int = 10000
     max_eval: int = 10000
     batch_size: int = 256
     diagnostics: Diagnostics = Diagnostics()
     lidar: Lidar = Lidar()
     layers: Layers = Layers()
+    attention: Attention = Attention()
+    online: Online = Online()
     knn: Knn = Knn()
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
@@ -124,9 +135,11 @@ class Quality:
         """The same numbers for raw pixels (`pixels/...`) and an untrained encoder
         (`untrained/...`).
 
-        The untrained encoder's batch-norm statistics are those of the data.
+        The untrained encoder's batch-norm statistics are those of the data; it has no online probe,
+        which would be untrained too.
         """
-        untrained = self.measure(self.images.with_statistics(encoder))
+        bare = dataclasses.replace(encoder, online=None)
+        untrained = self.measure(self.images.with_statistics(bare))
         pixels = self.measure(None)
         return {f"untrained/{k}": v for k, v in untrained.items()} | {
             f"pixels/{k}": v for k, v in pixels.items()

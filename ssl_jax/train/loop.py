@@ -32,6 +32,8 @@ class TrainConfig:
       log_every: steps between logged lines.
       stop_at: end the process after this step as if it were interrupted; schedules do not see it. 0
         is never.
+      online_probe: learning rate of a linear classifier that is trained along on labels, 0.001 say,
+        and leaves no trace in the method; see `evals.online`. None: there is none.
     """
 
     steps: int = 0
@@ -40,6 +42,7 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 10
     stop_at: int = 0
+    online_probe: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
