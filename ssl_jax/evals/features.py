@@ -34,10 +34,19 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
         if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
         return stages["cls"].astype(jnp.float32)
+    return pool(stage_map(stages, probe.stage), probe.pool).astype(jnp.float32)
+
+
+def stage_map(stages: dict[str, Array], stage: int) -> Array:
+    """The map (B, h, w, C) of a stage among a backbone's outputs; -1 is the last.
+
+    Raises:
+      UserError: there is no such stage.
+    """
     known = names(stages)
-    if not -len(known) <= probe.stage < len(known):
-        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(known)}")
-    return pool(stages[known[probe.stage]], probe.pool).astype(jnp.float32)
+    if not -len(known) <= stage < len(known):
+        raise UserError(f"probe: no stage {stage} among the backbone's {len(known)}")
+    return stages[known[stage]]
 
 
 def names(stages: dict[str, Array]) -> list[str]:

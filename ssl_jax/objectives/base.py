@@ -7,7 +7,7 @@ dicts of arrays. Every function sees the whole global batch as one array and nam
 nor a mesh axis. docs/contract.md walks through it with an example.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -22,6 +22,7 @@ from ssl_jax.objectives.parts.branch import Branch
 
 __all__ = [
     "Aux",
+    "ClusterHeads",
     "DataPass",
     "Encoder",
     "Group",
@@ -143,6 +144,24 @@ class TextTower:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class ClusterHeads:
+    """What methods that cluster keep beside the backbone: the way to their clusters. A pytree.
+
+    Attributes:
+      params: of all that follows the backbone.
+      score: (params, the backbone's "pooled" features (B, D)) -> logits (B, K) of each head; an
+        image's cluster is where they are largest.
+    """
+
+    params: Tree
+    score: Callable[[Tree, Array], Sequence[Array]] = field(metadata={"static": True})
+
+    def logits(self, pooled: Array) -> Sequence[Array]:
+        return self.score(self.params, pooled)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Encoder:
     """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
     into the program.
@@ -152,6 +171,7 @@ class Encoder:
     stats: Tree
     net: Net = field(metadata={"static": True})
     text: TextTower | None = None
+    clusters: ClusterHeads | None = None
 
     def features(self, images: Array) -> dict[str, Array]:
         """Every stage of the backbone, by name, for normalised float images (B, H, W, C)."""
