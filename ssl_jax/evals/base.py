@@ -32,10 +32,13 @@ class Protocol:
     Attributes:
       prefix: of the names of its numbers.
       labels: whether it needs labels.
+      every_stage: whether, where no stage is named, it is asked of all stages of the methods that
+        want that (`Objective.probe_every_stage`).
     """
 
     prefix: ClassVar[str] = "eval"
     labels: ClassVar[bool] = True
+    every_stage: ClassVar[bool] = False
 
     def applies(self, subject: "Subject") -> bool:
         """Whether there is what it needs: by default labels, or an encoder."""

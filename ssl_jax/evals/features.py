@@ -49,7 +49,7 @@ def stage_map(stages: dict[str, Array], stage: int) -> Array:
     return stages[known[stage]]
 
 
-def names(stages: dict[str, Array]) -> list[str]:
+def names(stages: Iterable[str]) -> list[str]:
     """Of the outputs that are stages, in order."""
     return [name for name in stages if name.startswith(("stage", "block"))]
 

@@ -245,8 +245,24 @@ class Objective:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The backbone's outputs for an image of the first view, without the batch axis."""
+        return self._shapes()
+
+    def _shapes(self, **options: Any) -> dict[str, tuple[int, ...]]:
         size = self.inputs().views[0].size
-        return output_shapes(self.backbone, (size, size, self.spec.channels))
+        return output_shapes(self.backbone, (size, size, self.spec.channels), **options)
+
+    @property
+    def probe_every_stage(self) -> bool:
+        """Whether a linear probe that names no stage looks at each: what solves a pretext task or
+        paints what is hidden is not what tells classes apart, and where that is best is not known
+        before.
+        """
+        return self.family in ("pretext", "masked")
+
+    @cached_property
+    def stage_shapes(self) -> dict[str, tuple[int, ...]]:
+        """`shapes`, with those of every stage."""
+        return self._shapes(stages=True)
 
     @property
     def feature_dim(self) -> int:
