@@ -127,8 +127,14 @@ class Images:
 
     @property
     def labelled(self) -> bool:
-        """Whether both sets have labels, at least of one example each."""
-        return all(np.any(self.labels(part, part.rows) >= 0) for part in (self.train, self.test))
+        """Whether both sets have labels, at least of one example each.
+
+        Raises:
+          UserError: one of them is empty.
+        """
+        parts = self.train, self.test
+        there = [np.any(self.labels(part, some_rows(part)) >= 0) for part in parts]
+        return all(there)
 
     def labels(self, part: Part, index: np.ndarray) -> np.ndarray:
         """Labels (N,) of these examples of a part, in the numbers of the training set's classes, -1
@@ -167,13 +173,8 @@ class Images:
         Raises:
           UserError: the part is empty.
         """
-        if not len(part.rows):
-            raise UserError(
-                f"{part.source.name}: no example to evaluate on; give evaluation data, or five "
-                "training examples or more, of which every fifth is held out"
-            )
-        batch = self.batch_size + -self.batch_size % self.mesh.size
-        rows = spread(part.rows, STATISTICS_BATCHES * batch) if few else part.rows
+        batch, rows = self.batch_size + -self.batch_size % self.mesh.size, some_rows(part)
+        rows = spread(rows, STATISTICS_BATCHES * batch) if few else rows
         batch = min(batch, max(len(rows) // self.mesh.size * self.mesh.size, self.mesh.size))
         mine = sharding.local_rows(self.mesh, batch)
         return eval_arrays(
@@ -287,6 +288,20 @@ def grouped(settings: Sequence[P], key: Callable[[P], Hashable]) -> list[list[P]
     for one in settings:
         groups.setdefault(key(one), []).append(one)
     return list(groups.values())
+
+
+def some_rows(part: Part) -> np.ndarray:
+    """The rows of a part.
+
+    Raises:
+      UserError: there are none.
+    """
+    if not len(part.rows):
+        raise UserError(
+            f"{part.source.name}: no example to evaluate on; give evaluation data, or at least "
+            "five training examples, of which every fifth is held out"
+        )
+    return part.rows
 
 
 def spread(rows: np.ndarray, limit: int) -> np.ndarray:
