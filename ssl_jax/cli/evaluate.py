@@ -30,7 +30,7 @@ from ssl_jax.core import config as checked
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import open_source
-from ssl_jax.evals.base import AtLayer, Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.results import Record, ResultsFile, key
 from ssl_jax.evals.suite import EvalsConfig, Quality
 from ssl_jax.objectives.base import Probe
@@ -176,6 +176,7 @@ def measure(
             experiment.mesh,
             tokenizer=experiment.tokenizer,
         )
+        asked = {name: quality.spread_over_stages(some) for name, some in asked.items()}
         if not quality.images.labelled:
             terminal().print("no labels: only the label-free numbers can be measured")
 
@@ -223,9 +224,9 @@ def answer(
 
 def plain(protocol: Protocol, probe: Probe) -> Cell:
     """Its settings as JSON has them, with the layer that it leaves to the method."""
-    given = {k: v for k, v in dataclasses.asdict(protocol).items() if v is not None}
-    if isinstance(protocol, AtLayer):
-        given = dataclasses.asdict(probe) | given
+    given = dataclasses.asdict(protocol)
+    layer = {k: v for k, v in dataclasses.asdict(probe).items() if k in given}
+    given = layer | {k: v for k, v in given.items() if v is not None}
     return json.loads(json.dumps(given))  # type: ignore[no-any-return]
 
 

@@ -35,13 +35,22 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
         if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
         return at_least_float32(stages["cls"])
+    return at_least_float32(pool(stage_map(stages, probe.stage), probe.pool))
+
+
+def stage_map(stages: dict[str, Array], stage: int) -> Array:
+    """The map (B, h, w, C) of a stage among a backbone's outputs; -1 is the last.
+
+    Raises:
+      UserError: there is no such stage.
+    """
     known = names(stages)
-    if not -len(known) <= probe.stage < len(known):
-        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(known)}")
-    return at_least_float32(pool(stages[known[probe.stage]], probe.pool))
+    if not -len(known) <= stage < len(known):
+        raise UserError(f"probe: no stage {stage} among the backbone's {len(known)}")
+    return stages[known[stage]]
 
 
-def names(stages: dict[str, Array]) -> list[str]:
+def names(stages: Iterable[str]) -> list[str]:
     """Of the outputs that are stages, in order."""
     return [name for name in stages if name.startswith(("stage", "block"))]
 

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,8 @@ class Linear(AtLayer):
         them, `linear_holdout_top1`, is what settings should be chosen by.
       seed: of the order of the examples and of the first weights.
     """
+
+    every_stage: ClassVar[bool] = True
 
     preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] = "lbfgs"
     lr: float | None = None

@@ -11,8 +11,11 @@ import jax
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
+from ssl_jax.evals import features
 from ssl_jax.evals.attention import Attention
-from ssl_jax.evals.base import Images, Protocol, Subject
+from ssl_jax.evals.attentive import Attentive
+from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject
+from ssl_jax.evals.cluster_head import ClusterHead
 from ssl_jax.evals.clustering import Clustering
 from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.evals.fewshot import FewShot
@@ -23,6 +26,7 @@ from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
 from ssl_jax.evals.online import Online
 from ssl_jax.evals.retrieval import Retrieval
+from ssl_jax.evals.svm import Svm
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
 
@@ -60,7 +64,10 @@ class EvalsConfig:
     knn: Knn = Knn()
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
+    cluster_head: ClusterHead = ClusterHead()
     linear: Linear = Linear()
+    attentive: Attentive = Attentive()
+    svm: Svm = Svm()
     image_retrieval: ImageRetrieval = ImageRetrieval()
     retrieval: Retrieval = Retrieval()
 
@@ -99,7 +106,7 @@ class Quality:
         probe: Probe | None = None,
         tokenizer: Tokenizer = BYTES,
     ):
-        self._config, self._tokenizer = config, tokenizer
+        self._config, self._tokenizer, self._objective = config, tokenizer, objective
         self._probe = probe or objective.probe
         self.images = Images.of(
             train,
@@ -115,6 +122,21 @@ class Quality:
     def subject(self, encoder: Encoder | None) -> Subject:
         """What protocols look at: this encoder, or raw pixels."""
         return Subject(encoder, self.images, self._probe, self._tokenizer)
+
+    def spread_over_stages(self, settings: Sequence[Protocol]) -> list[Protocol]:
+        """`settings`, those that leave the stage open asked of every stage where both the protocol
+        and the method want that (`Protocol.every_stage`, `Objective.probe_every_stage`).
+        """
+        out: list[Protocol] = []
+        for one in settings:
+            # The class token is that of the last stage.
+            apart = isinstance(one, AtLayer) and one.stage is None and one.pool != "cls"
+            if apart and one.every_stage and self._objective.probe_every_stage:
+                count = len(features.names(self._objective.stage_shapes))
+                out += [dataclasses.replace(one, stage=s) for s in range(-count, 0)]  # type: ignore[call-arg]
+            else:
+                out.append(one)
+        return list(dict.fromkeys(out))
 
     def measure(
         self, encoder: Encoder | None, protocols: Sequence[str] | None = None
