@@ -211,23 +211,29 @@ class Subject:
         probes = [probe for probe in asked if (True, probe) not in self._read]
         for train in (True, False) if probes else ():
             part = self.images.train if train else self.images.test
-            found, index = self._features(part, probes)
+            found, index = self.features_of(self.images.batches(part, self.side), probes)
             assert part.source.labels is not None
             labels = part.source.labels[index]
             for probe, rows in zip(probes, found, strict=True):
                 self._read[train, probe] = Labelled(rows[labels >= 0], labels[labels >= 0])
 
-    def _features(
-        self, part: Part, probes: Sequence[Probe]
+    @property
+    def side(self) -> int:
+        """Pixels of the images that `features_of` takes."""
+        size = self.images.view.size
+        return size if self.encoder is not None else min(size, PIXELS)
+
+    def features_of(
+        self, batches: features.Batches, probes: Sequence[Probe]
     ) -> tuple[Sequence[np.ndarray], np.ndarray]:
-        images = self.images
+        """Features (N, D) of each of `probes` and index (N,) of the images, at this `side`; see
+        `features.extract`.
+        """
         if self.encoder is None:
-            pixels, index = images.whole(part, min(images.view.size, PIXELS))
+            pixels, index = features.collect(lambda images, _: images, batches, self.images.mesh)
             rows = pixels.astype(np.float32).reshape(len(pixels), -1) / 255
             return [rows] * len(probes), index
-        return features.extract(
-            self.encoder, images.view, probes, images.batches(part), images.mesh
-        )
+        return features.extract(self.encoder, self.images.view, probes, batches, self.images.mesh)
 
 
 def grouped(settings: Sequence[P], key: Callable[[P], Hashable]) -> list[list[P]]:

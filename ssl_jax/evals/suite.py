@@ -13,6 +13,7 @@ from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals.base import Images, Protocol, Subject
 from ssl_jax.evals.clustering import Clustering
+from ssl_jax.evals.corruptions import Corruptions
 from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.evals.fewshot import FewShot
 from ssl_jax.evals.image_retrieval import ImageRetrieval
@@ -20,7 +21,9 @@ from ssl_jax.evals.knn import Knn
 from ssl_jax.evals.layers import Layers
 from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
+from ssl_jax.evals.logistic import Logistic
 from ssl_jax.evals.retrieval import Retrieval
+from ssl_jax.evals.zero_shot import ZeroShot
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
 
@@ -50,8 +53,11 @@ class EvalsConfig:
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
     linear: Linear = Linear()
+    logistic: Logistic = Logistic()
     image_retrieval: ImageRetrieval = ImageRetrieval()
     retrieval: Retrieval = Retrieval()
+    zero_shot: ZeroShot = ZeroShot()
+    corruptions: Corruptions = Corruptions()
 
     def __post_init__(self) -> None:
         if self.every < -1 or min(self.max_train, self.max_eval, self.batch_size) < 1:
