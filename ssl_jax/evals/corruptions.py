@@ -89,10 +89,7 @@ class Corruptions(AtLayer):
         for kind in CORRUPTIONS:
             seen = np.zeros(len(asked))
             for severity in SEVERITIES:
-                batches = [
-                    (np.stack([corrupt(x, kind, severity, n, self.size) for x, n in zip(b, i)]), i)
-                    for b, i in clean
-                ]
+                batches = corrupted(clean, kind, severity, self.size)
                 seen += [error(batches) for error in asked]
             for found, mean in zip(errors, seen / len(SEVERITIES), strict=True):
                 found.append(float(mean))
@@ -113,9 +110,10 @@ class Corruptions(AtLayer):
             knn = Knn(k=min(Knn.k, len(train.labels)))
 
             def classify(rows: np.ndarray) -> np.ndarray:
-                how = [knn.k], [knn.temperature], mesh
-                (found,) = knn_classes(*train, rows, subject.classes, *how).values()
-                return found
+                args = (*train, rows, subject.classes)
+                return knn_classes(*args, k=[knn.k], temperature=[knn.temperature], mesh=mesh)[
+                    knn.k, knn.temperature
+                ]
 
         def error(batches: Batches) -> float:
             shrunk = ((_at(subject.side, b), index) for b, index in batches)
@@ -153,14 +151,25 @@ def summary(errors: Sequence[float], baseline: Sequence[float]) -> dict[str, flo
     return numbers
 
 
-def corrupt(image: np.ndarray, kind: str, severity: int, index: int) -> np.ndarray:
-    """A corrupted image (H, W, C) uint8, C 1 or 3, a function of the arguments alone.
+def corrupted(batches: Batches, kind: str, severity: int, size: int = LEAST) -> Batches:
+    """All images of (images, index), each by `corrupt`."""
+    return [
+        (np.stack([corrupt(x, kind, severity, i, size) for x, i in zip(*b, strict=True)]), b[1])
+        for b in batches
+    ]
+
+
+def corrupt(
+    image: np.ndarray, kind: str, severity: int, index: int, size: int = LEAST
+) -> np.ndarray:
+    """A corrupted image, a function of the arguments alone.
 
     Args:
-      image: (H, W, C) uint8, both sides at least `LEAST`.
+      image: (S, S, C) uint8, C 1 or 3.
       kind: one of `CORRUPTIONS`.
       severity: 1 to 5.
       index: of the example.
+      size: where S is less, the image is enlarged to this side, and then shrunk again.
 
     Raises:
       UserError: the library is not installed.
