@@ -64,7 +64,7 @@ class Logistic(AtLayer):
         )
         return accuracies(head.classes(test.features), test.labels, "logistic") | {
             "logistic_holdout_top1": scores[best],
-            "logistic_penalty": float(penalties[best]),
+            "logistic_log10_penalty": float(np.log10(penalties[best])),
         }
 
     def _inverse(self, penalties: np.ndarray, train: Labelled) -> np.ndarray:
