@@ -105,7 +105,7 @@ class Task:
                 evals.protocol(protocol), protocol, [dict(data.settings.get(protocol, {}))]
             )
             asked[protocol] = settings(one, protocol, cells)
-        source = open_source(data.data, "train") if data.data else experiment.source
+        source = open_source(data.data, "train") if data.data else experiment.evals_source
         test = open_source(data.eval_data, "eval") if data.eval_data else None
         if test is None and not data.data:
             test = experiment.eval_source
