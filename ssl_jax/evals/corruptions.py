@@ -68,7 +68,7 @@ class Corruptions(AtLayer):
     def __post_init__(self) -> None:
         if self.examples < 1 or self.size < LEAST:
             raise UserError(
-                f"corruptions: examples = {self.examples} must be positive, size = {self.size} "
+                f"corruptions: examples = {self.examples} must be positive, and size = {self.size} "
                 f"{LEAST} or more"
             )
 
