@@ -139,6 +139,29 @@ class LaunchTest(parameterized.TestCase):
         for launcher in (tpu_vm, local):
             self.assertEqual(self.ran(bash(launcher, *SWEEP)), EVALUATIONS)
 
+    def test_the_runs_of_a_study_are_an_array(self):
+        study = self.folder / "study.py"
+        runs = {"a": {"config": "simclr:digits"}, "b": {"config": "byol:digits", "optim.lr": 0.1}}
+        study.write_text(f"def get_config(name=''):\n    return {runs}\n")
+        argv = (f"--study={study}", "--workdir=/nfs/S", "--config.train.steps=5")
+        wanted = [
+            (
+                *("ssl-jax", "train", f"--config={method}:digits", f"--workdir=/nfs/S/{name}"),
+                *(*more, "--config.train.steps=5", "--restarts=5"),
+            )
+            for name, method, more in (
+                ("a", "simclr", ()),
+                ("b", "byol", ("--config.optim.lr=0.1",)),
+            )
+        ]
+        self.assertIn("--array=0-1\n", dry(slurm, *argv))
+        for i, run in enumerate(wanted):
+            script = bash(slurm, *argv)
+            self.assertEqual(self.ran(script, SLURM_ARRAY_TASK_ID=str(i)), [run])
+        self.assertEqual(self.ran(bash(local, *argv)), wanted)
+        with self.assertRaisesRegex(UserError, "give --config of a run or --study, not both"):
+            dry(slurm, *argv, "--config=simclr:digits")
+
     def test_a_jobset(self):
         text = dry(gke, *RUN, "--topology=8x8", "--num_slices=2")
         made = yaml.safe_load(text)
