@@ -24,6 +24,7 @@ FLAGS = {
     "evaluate": "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several with commas",
     "eval": "protocols of the sweep, knn,fewshot; by default those of each run",
     "sweep": "settings of the protocols to vary, as for `ssl-jax evaluate`; several times",
+    "suite": "data sets of the sweep, as for `ssl-jax evaluate`",
     "num_hosts": "machines, or processes of launch.local; by default 1",
     "name": "of the job; by default ssl-jax",
     "dry_run": "only show what would be written and run",
@@ -87,7 +88,7 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
         raise UserError("give --workdir=W of a run, or --evaluate=W1,W2@STEP,... of a sweep")
     if values["evaluate"]:
         commands = tuple(
-            _evaluation(item, values["eval"], values["sweep"])
+            _evaluation(item, values["eval"], values["suite"], values["sweep"])
             for item in values["evaluate"].split(",")
         )
     else:
@@ -123,11 +124,12 @@ def _runs(
     return [run.words(folder, **data) for run in study.read(values["study"], overrides)]
 
 
-def _evaluation(item: str, protocols: str, sweeps: Sequence[str]) -> tuple[str, ...]:
+def _evaluation(item: str, protocols: str, suite: str, sweeps: Sequence[str]) -> tuple[str, ...]:
     workdir, _, step = item.partition("@")
     words = [f"--workdir={workdir}"]
     words += [f"--step={step}"] if step else []
     words += [f"--eval={protocols}"] if protocols else []
+    words += [f"--suite={suite}"] if suite else []
     words += [f"--sweep={sweep}" for sweep in sweeps]
     return ("ssl-jax", "evaluate", *words)
 

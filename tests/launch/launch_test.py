@@ -23,7 +23,13 @@ RUN = (
     "--config.optim.lr=1e-3",
     "--config.objective.projector=(8,8)",
 )
-SWEEP = ("--evaluate=/nfs/W1,/nfs/W2@1000", "--eval=knn", "--sweep=k=1,5", "--sweep=stage=-1")
+SWEEP = (
+    "--evaluate=/nfs/W1,/nfs/W2@1000",
+    "--eval=knn",
+    "--suite=suites:digits",
+    "--sweep=k=1,5",
+    "--sweep=stage=-1",
+)
 TRAIN = (
     "ssl-jax",
     "train",
