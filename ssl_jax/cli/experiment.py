@@ -28,6 +28,7 @@ from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.data.fraction import fraction
 from ssl_jax.data.pipeline import (
     Batch,
     Batches,
@@ -264,6 +265,12 @@ class Experiment:
 
     @cached_property
     def source(self) -> Source:
+        """What the run trains on."""
+        return fraction(self.evals_source, self.data.fraction)
+
+    @cached_property
+    def evals_source(self) -> Source:
+        """What evaluations learn from."""
         if not self.data.train:
             raise UserError(
                 "no training data: name it, --data=folder:/path (docs/data.md lists what is read)"

@@ -68,5 +68,6 @@ def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
     """Known metrics in reading order, then any other of the same kind by its own name."""
     present = {key.split("/", 1)[1] for key in last if key.startswith(("eval/", "diag/"))}
     present.discard("collapse")  # told in words
+    present = {name for name in present if not name.endswith("_mean_per_class")}  # most say it once
     ordered = [(m, n) for m, n in NAMES.items() if m in present]
     return ordered + [(m, m) for m in sorted(present - NAMES.keys())]

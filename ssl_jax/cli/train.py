@@ -133,7 +133,7 @@ def train(
             console.print(f"going on from the checkpoint of step {start}")
         else:
             current = state.create(objective, experiment.tx, config.seed, experiment.placed)
-        sets = experiment.source, experiment.eval_source
+        sets = experiment.evals_source, experiment.eval_source
         quality = Quality(objective, evals, *sets, mesh, tokenizer=experiment.tokenizer)
 
         def evaluate(now: state.TrainState, step: int) -> dict[str, float]:

@@ -35,6 +35,8 @@ class DataConfig:
     Attributes:
       train: what to train on: "digits", "npz:/path.npz", "folder:/path".
       eval: what to evaluate on; None is the part that `train` itself holds out, if it does.
+      fraction: train on this share of the images only, a fixed random one; evaluations learn from
+        all of them.
       threads: host threads that decode and crop; 0 is one a core.
       prefetch: batches made ahead.
       max_bad_fraction: the run stops at more broken images than this share, rounded up.
@@ -50,6 +52,7 @@ class DataConfig:
 
     train: str = "digits"
     eval: str | None = None
+    fraction: float = 1.0
     threads: int = 0
     prefetch: int = 2
     max_bad_fraction: float = 0.01

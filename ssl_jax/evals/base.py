@@ -267,19 +267,26 @@ class Subject:
         Raises:
           UserError: none has.
         """
-        return self.images.known(part, *self._features(part, probes))
+        batches = self.images.batches(part, self.side)
+        return self.images.known(part, *self.features_of(batches, probes))
 
-    def _features(
-        self, part: Part, probes: Sequence[Probe]
+    @property
+    def side(self) -> int:
+        """Pixels of the images that `features_of` takes."""
+        size = self.images.view.size
+        return size if self.encoder is not None else min(size, PIXELS)
+
+    def features_of(
+        self, batches: features.Batches, probes: Sequence[Probe]
     ) -> tuple[Sequence[np.ndarray], np.ndarray]:
-        images = self.images
+        """Features (N, D) of each of `probes` and index (N,) of the images, at this `side`; see
+        `features.extract`.
+        """
         if self.encoder is None:
-            pixels, index = images.whole(part, min(images.view.size, PIXELS))
+            pixels, index = features.collect(lambda images, _: images, batches, self.images.mesh)
             rows = pixels.astype(np.float32).reshape(len(pixels), -1) / 255
             return [rows] * len(probes), index
-        return features.extract(
-            self.encoder, images.view, probes, images.batches(part), images.mesh
-        )
+        return features.extract(self.encoder, self.images.view, probes, batches, self.images.mesh)
 
 
 def grouped(settings: Sequence[P], key: Callable[[P], Hashable]) -> list[list[P]]:

@@ -14,6 +14,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.evals.base import AtLayer, Subject, grouped
+from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
 
@@ -49,16 +50,16 @@ class Knn(AtLayer):
         for group in grouped(settings, subject.probe_of):
             train, test = subject.train(group[0]), subject.test(group[0])
             near = {one: min(one.k, len(train.labels)) for one in group}
-            found = knn_accuracy(
+            found = knn_classes(
                 *train,
-                *test,
+                test.features,
                 subject.classes,
                 sorted(set(near.values())),
                 sorted({one.temperature for one in group}),
                 subject.images.mesh,
             )
             for one in group:
-                yield one, {"knn_top1": found[near[one], one.temperature]}
+                yield one, accuracies(found[near[one], one.temperature], test.labels, "knn")
 
 
 def knn_probabilities(
@@ -86,14 +87,32 @@ def knn_probabilities(
       mesh: test rows are split over its devices.
 
     Returns:
-      (len(k), len(temperature), M, C) float32. It grows with all four: for accuracies alone call
-      `knn_accuracy`.
+      (len(k), len(temperature), M, C) float32. It grows with all four: for classes alone call
+      `knn_classes`.
 
     Raises:
       UserError: a k that is not in [1, N], or a temperature that is not positive.
     """
     args = (train, train_labels, test, num_classes, k, temperature, mesh)
-    return np.concatenate([found for found, _ in _tiles(*args)], axis=2)
+    return np.concatenate(list(_tiles(*args)), axis=2)
+
+
+def knn_classes(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    num_classes: int,
+    k: Sequence[int] = (20,),
+    temperature: Sequence[float] = (0.07,),
+    mesh: Mesh | None = None,
+) -> dict[tuple[int, float], np.ndarray]:
+    """(k, temperature) -> the most probable class (M,) of each test row.
+
+    Arguments and errors are those of `knn_probabilities`; equally probable classes go to the lower.
+    """
+    args = (train, train_labels, test, num_classes, k, temperature, mesh)
+    found = np.concatenate([p.argmax(-1).astype(np.int32) for p in _tiles(*args)], axis=-1)
+    return {(n, t): found[i, j] for i, n in enumerate(k) for j, t in enumerate(temperature)}
 
 
 def knn_accuracy(
@@ -106,17 +125,9 @@ def knn_accuracy(
     temperature: Sequence[float] = (0.07,),
     mesh: Mesh | None = None,
 ) -> dict[tuple[int, float], float]:
-    """(k, temperature) -> share of the test rows whose most probable class is right.
-
-    Arguments and errors are those of `knn_probabilities`; equally probable classes go to the lower.
-    """
-    test_labels = np.asarray(test_labels)
-    right = np.zeros((len(k), len(temperature)), np.int64)
-    args = (train, train_labels, test, num_classes, k, temperature, mesh)
-    for probabilities, rows in _tiles(*args):
-        right += np.sum(probabilities.argmax(-1) == test_labels[rows], axis=-1)
-    share = right / len(test_labels)
-    return {(n, t): float(share[i, j]) for i, n in enumerate(k) for j, t in enumerate(temperature)}
+    """(k, temperature) -> share of the test rows whose class in `knn_classes` is right."""
+    found = knn_classes(train, train_labels, test, num_classes, k, temperature, mesh)
+    return {one: float(np.mean(classes == test_labels)) for one, classes in found.items()}
 
 
 def _tiles(
@@ -127,8 +138,8 @@ def _tiles(
     k: Sequence[int],
     temperature: Sequence[float],
     mesh: Mesh | None,
-) -> Iterator[tuple[np.ndarray, slice]]:
-    """(probabilities of some test rows, the slice of these rows), all tiles of one shape."""
+) -> Iterator[np.ndarray]:
+    """Probabilities of the test rows, some at a time, all tiles of one shape."""
     if not all(1 <= n <= len(train) for n in k):
         raise UserError(f"knn: k = {list(k)} needs between 1 and {len(train)} neighbours")
     if not all(t > 0 for t in temperature):
@@ -157,7 +168,7 @@ def _tiles(
         nearest, index = gather(found)
         votes = _vote(nearest, labels[index], temperatures, tuple(k), num_classes)
         stop = min(start + size, len(test))
-        yield np.asarray(votes)[:, :, : stop - start], slice(start, stop)
+        yield np.asarray(votes)[:, :, : stop - start]
 
 
 def _even(count: int, most: int, multiple: int) -> int:

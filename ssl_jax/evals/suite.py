@@ -17,6 +17,7 @@ from ssl_jax.evals.attentive import Attentive
 from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject
 from ssl_jax.evals.cluster_head import ClusterHead
 from ssl_jax.evals.clustering import Clustering
+from ssl_jax.evals.corruptions import Corruptions
 from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.evals.fewshot import FewShot
 from ssl_jax.evals.image_retrieval import ImageRetrieval
@@ -24,9 +25,11 @@ from ssl_jax.evals.knn import Knn
 from ssl_jax.evals.layers import Layers
 from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
+from ssl_jax.evals.logistic import Logistic
 from ssl_jax.evals.online import Online
 from ssl_jax.evals.retrieval import Retrieval
 from ssl_jax.evals.svm import Svm
+from ssl_jax.evals.zero_shot import ZeroShot
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
 
@@ -66,10 +69,13 @@ class EvalsConfig:
     clustering: Clustering = Clustering()
     cluster_head: ClusterHead = ClusterHead()
     linear: Linear = Linear()
+    logistic: Logistic = Logistic()
     attentive: Attentive = Attentive()
     svm: Svm = Svm()
     image_retrieval: ImageRetrieval = ImageRetrieval()
     retrieval: Retrieval = Retrieval()
+    zero_shot: ZeroShot = ZeroShot()
+    corruptions: Corruptions = Corruptions()
 
     def __post_init__(self) -> None:
         if self.every < -1 or min(self.max_train, self.max_eval, self.batch_size) < 1:
