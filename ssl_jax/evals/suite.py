@@ -12,6 +12,7 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals.base import Images, Protocol, Subject
+from ssl_jax.evals.classifier import OwnClassifier
 from ssl_jax.evals.clustering import Clustering
 from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.evals.fewshot import FewShot
@@ -39,7 +40,14 @@ class EvalsConfig:
     """
 
     every: int = 0
-    protocols: tuple[str, ...] = ("diagnostics", "knn", "fewshot", "clustering", "retrieval")
+    protocols: tuple[str, ...] = (
+        "diagnostics",
+        "knn",
+        "fewshot",
+        "clustering",
+        "classifier",
+        "retrieval",
+    )
     max_train: int = 10000
     max_eval: int = 10000
     batch_size: int = 256
@@ -49,6 +57,7 @@ class EvalsConfig:
     knn: Knn = Knn()
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
+    classifier: OwnClassifier = OwnClassifier()
     linear: Linear = Linear()
     image_retrieval: ImageRetrieval = ImageRetrieval()
     retrieval: Retrieval = Retrieval()

@@ -28,14 +28,16 @@ class Net:
         first axis. With `train=False` the returned stats are the given ones. See `functional` for
         `microbatches`.
       name: for messages and logs.
+      draws: whether `apply` in training needs `keys` (B,), one an example.
     """
 
     init: Callable[[Array], tuple[Tree, Tree]]
     apply: Callable[..., tuple[Any, Tree]]
     name: str = ""
+    draws: bool = False
 
 
-def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
+def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "", draws: bool = False) -> Net:
     """The pure (init, apply) pair of the module that `make` builds.
 
     The module may hold variables of type `nnx.Param` and `nnx.BatchStat` only (no stored
@@ -104,7 +106,7 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
             stats, out = jax.lax.scan(step, stats, chunks)
         return jax.tree.map(_interleaved, out), stats
 
-    return Net(init, apply, name)
+    return Net(init, apply, name, draws)
 
 
 def init_all(key: Array, **nets: Net) -> tuple[Tree, Tree]:

@@ -73,3 +73,20 @@ def bicubic(n: int, m: int, scale: float) -> np.ndarray:
             weights, (np.arange(m), np.clip(left + tap, 0, n - 1)), np.where(x <= 1, near, far)
         )
     return weights
+
+
+def relative_index(grid: Grid, cls_token: bool = False) -> np.ndarray:
+    """(T, T) int32: which row of the table is the bias from token i (rows) to token j (columns).
+
+    The row of an offset (down, right) is (down + h - 1)(2 w - 1) + right + w - 1, as in Swin; then
+    class to patch, patch to class, class to class, as in BEiT.
+    """
+    h, w = grid
+    at = np.stack(np.divmod(np.arange(h * w), w), -1)
+    down, right = np.moveaxis(at[:, None] - at[None], -1, 0)
+    index = (down + h - 1) * (2 * w - 1) + right + w - 1
+    if cls_token:
+        count = (2 * h - 1) * (2 * w - 1)
+        index = np.pad(index, ((1, 0), (1, 0)))
+        index[0], index[:, 0], index[0, 0] = count, count + 1, count + 2
+    return index.astype(np.int32)

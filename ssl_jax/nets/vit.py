@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import (
     DType,
@@ -20,7 +20,7 @@ from ssl_jax.nets.layers import (
     torch_default,
     xavier_uniform,
 )
-from ssl_jax.nets.positions import Grid, Order, resize_grid, sincos
+from ssl_jax.nets.positions import Grid, Order, relative_index, resize_grid, sincos
 
 Position = Literal["learned", "sincos", "sincos_mocov3", "relative"]
 Remat = Literal["none", "full", "dots"]
@@ -130,9 +130,11 @@ class Block(nnx.Module):
             for _ in range(2)
         )
 
-    def __call__(self, x: Array, bias: Array | None = None) -> Array:
-        x = x + _scaled(self.attn(self.norm1(x), bias), self.gamma1)
-        return x + _scaled(self.mlp(self.norm2(x)), self.gamma2)
+    def __call__(self, x: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
+        """`kept` (2, B): what the attention's and the perceptron's branch are multiplied by."""
+        attention, perceptron = (None, None) if kept is None else kept
+        x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
+        return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
 
 
 class RelativePositions(nnx.Module):
@@ -154,23 +156,6 @@ class RelativePositions(nnx.Module):
         patches = resize_grid(table[None, :count], old, new)[0]
         table = jnp.concatenate([patches, table[count:]])
         return jnp.moveaxis(table[relative_index(grid, self.cls_token)], -1, 0)[None]
-
-
-def relative_index(grid: Grid, cls_token: bool = False) -> np.ndarray:
-    """(T, T) int32: which row of the table is the bias from token i (rows) to token j (columns).
-
-    The row of an offset (down, right) is (down + h - 1)(2 w - 1) + right + w - 1, as in Swin; then
-    class to patch, patch to class, class to class, as in BEiT.
-    """
-    h, w = grid
-    at = np.stack(np.divmod(np.arange(h * w), w), -1)
-    down, right = np.moveaxis(at[:, None] - at[None], -1, 0)
-    index = (down + h - 1) * (2 * w - 1) + right + w - 1
-    if cls_token:
-        count = (2 * h - 1) * (2 * w - 1)
-        index = np.pad(index, ((1, 0), (1, 0)))
-        index[0], index[:, 0], index[0, 0] = count, count + 1, count + 2
-    return index.astype(np.int32)
 
 
 def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
@@ -198,22 +183,29 @@ def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block
 
 
 def run_stack(
-    blocks: Block, x: Array, remat: Remat, every: bool = False, bias: Array | None = None
+    blocks: Block,
+    x: Array,
+    remat: Remat,
+    every: bool = False,
+    bias: Array | None = None,
+    kept: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """Tokens (B, T, D) after a stack of blocks; with `every` after each too, (depth, B, T, D).
 
-    `bias` is added to the attention's logits in every block. A scan, so that the time to compile
-    does not grow with the depth.
+    `bias` is added to the attention's logits in every block, `kept` (depth, 2, B) are the factors
+    of stochastic depth. A scan, so that the time to compile does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
 
-    def body(x: Array, block: nnx.State) -> tuple[Array, Array | None]:
-        x = nnx.merge(graphdef, block)(x, bias)
+    def body(x: Array, layer: tuple[nnx.State, Array | None]) -> tuple[Array, Array | None]:
+        block, kept = layer
+        args = (bias,) if kept is None else (bias, kept)  # not every stack can drop
+        x = nnx.merge(graphdef, block)(x, *args)
         return x, x if every else None
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, state)
+    return jax.lax.scan(body, x, (state, kept))
 
 
 class ViT(nnx.Module):
@@ -234,6 +226,7 @@ class ViT(nnx.Module):
         pool: Literal["cls", "avg"],
         norm_after_pool: bool,
         interpolate_offset: float,
+        drop_path: float,
         scheme: Scheme,
         remat: Remat,
         dtype: DType,
@@ -243,6 +236,7 @@ class ViT(nnx.Module):
         self.patch, self.grid, self.position = patch, grid, position
         self.pool, self.norm_after_pool = pool, norm_after_pool
         self.interpolate_offset, self.remat = interpolate_offset, remat
+        self.depth, self.drop_path = depth, drop_path
         fan_in = patch * patch * channels
         kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
         bias: Init = nnx.initializers.zeros if scheme == "mocov3" else torch_default(fan_in)
@@ -273,6 +267,7 @@ class ViT(nnx.Module):
         images: Array,
         keep: Array | None = None,
         mask: Array | None = None,
+        keys: Array | None = None,
         *,
         train: bool,
         stages: bool = False,
@@ -286,7 +281,8 @@ class ViT(nnx.Module):
             are dropped (MAE).
           mask: (B, r, c), 1 or True where the mask token stands in the place of the patches; the
             grid of patches is a multiple of r x c.
-          train: nothing depends on it.
+          keys: (B,) random keys, for `drop_path` in training.
+          train: whether branches are dropped.
           stages: also return the patch tokens after every block as maps.
 
         Returns:
@@ -298,7 +294,7 @@ class ViT(nnx.Module):
           UserError: a side that the patch size does not divide, `keep` together with `stages` or
             with relative positions, a mask without a mask token or of another grid.
         """
-        del train
+        kept = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
         if keep is not None and (stages or self.relative is not None):
             raise UserError("stages=True and relative positions need all patches; leave keep out")
         _, height, width, _ = images.shape
@@ -317,7 +313,7 @@ class ViT(nnx.Module):
             x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[-1])), x], axis=1)
             first = 1
         bias = None if self.relative is None else self.relative(grid)
-        x, every = run_stack(self.blocks, x, self.remat, every=stages, bias=bias)
+        x, every = run_stack(self.blocks, x, self.remat, every=stages, bias=bias, kept=kept)
         tokens = x if self.norm_after_pool else self.norm(x)
         out = {"tokens": tokens, "patches": tokens[:, first:]}
         if first:
@@ -361,6 +357,7 @@ def vit(
     pool: Literal["cls", "avg"] = "cls",
     norm_after_pool: bool = False,
     interpolate_offset: float = 0.0,
+    drop_path: float = 0.0,
     layer_scale: float | None = None,
     qkv_bias: bool = True,
     init: Scheme | None = None,
@@ -386,6 +383,8 @@ def vit(
       norm_after_pool: the final norm acts on "pooled", and the tokens stay without it (timm's
         `fc_norm`).
       interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
+      drop_path: stochastic depth: how often both branches of the last block are left out for an
+        example of training, less often in earlier ones; the method must draw it.
       layer_scale: start of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
       init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None: the one that goes with
@@ -421,6 +420,7 @@ def vit(
         raise UserError(
             f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
         )
+    check_rate(drop_path)
     grid = patch_grid((image_size, image_size), patch)
     if position in FIXED_ORDERS:
         sincos(dim, grid)  # raises for a width that it cannot have
@@ -441,6 +441,7 @@ def vit(
             pool=pool,
             norm_after_pool=norm_after_pool,
             interpolate_offset=interpolate_offset,
+            drop_path=drop_path,
             layer_scale=layer_scale,
             qkv_bias=qkv_bias,
             scheme=scheme,
@@ -449,7 +450,7 @@ def vit(
             rngs=rngs,
         )
 
-    return functional(make, f"vit_{size or dim}_{patch}")
+    return functional(make, f"vit_{size or dim}_{patch}", draws=drop_path > 0)
 
 
 def patch_grid(image: tuple[int, int], patch: int) -> Grid:
