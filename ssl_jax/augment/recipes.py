@@ -124,6 +124,8 @@ RECIPES: dict[str, Recipe] = {
     "instdisc_cifar": Recipe(0.0, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
     "mae": Recipe(flip=0.5),  # SimMIM's too
     "normalize": Recipe(),  # I-JEPA
+    # timm's for ImageNet, where neither RandAugment nor AutoAugment takes the jitter's place.
+    "finetune": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.0), 1.0),
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
     "beit": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.0), 1.0, mean=(0.5,), std=(0.5,)),
     "rotnet": Recipe(flip=0.5),
