@@ -8,9 +8,8 @@ ssl-jax train --config=supervised:imagenet_vit_base --workdir=W --data=folder:/i
     --eval_data=folder:/imagenet/val --config.train.init_from=PRETRAINED
 
 PRETRAINED is the folder of a run; `backbone` must describe the same network. Only the digits
-recipes were run (docs/evaluation.md). RandAugment, which the ViT recipes of the papers have, is not
-in the library: colour jitter stands in its place, as in timm without it. Positions stay fixed where
-they were fixed in pretraining, and the norm before the head starts as the pretrained one.
+recipes were run (docs/evaluation.md). Unlike in MAE's release, positions stay fixed where they were
+fixed in pretraining, and the norm before the head starts as the pretrained one.
 """
 
 from typing import Any
@@ -91,7 +90,7 @@ def imagenet_beit_base() -> ConfigDict:
     for all blocks, as in its pretraining; the release gives each block a copy.
     """
     optim = _adamw(4e-3, warmup_epochs=20.0) | {"lr_scaling": "none", "layer_decay": 0.65}
-    objective = _objective(_view("bicubic", "beit"), head_init="normal2e-5", **MIXING)
+    objective = _objective(_view("bicubic", "finetune_beit"), head_init="normal2e-5", **MIXING)
     config = _imagenet(objective, optim, epochs=100, batch_size=1024)
     config.backbone = _vit("base", 0.1) | {"position": "relative", "layer_scale": 0.1}
     return config
