@@ -28,6 +28,7 @@ from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.data import subset
 from ssl_jax.data.fraction import fraction
 from ssl_jax.data.pipeline import (
     Batch,
@@ -275,10 +276,17 @@ class Experiment:
             raise UserError(
                 "no training data: name it, --data=folder:/path (docs/data.md lists what is read)"
             )
-        source = open_source(self.data.train, "train")
+        source = self._folds[0] if self.data.fold else open_source(self.data.train, "train")
+        if self.data.labelled:
+            source = subset.labelled(source, self.data.labelled, self.data.draw)
         if self.data.cache == "device":
             check_in_memory(source)
         return source
+
+    @cached_property
+    def _folds(self) -> tuple[Source, Source]:
+        train = open_source(self.data.train, "train")
+        return subset.fold(train, self._named_eval_source, self.data.fold)
 
     @cached_property
     def streams(self) -> dict[str, Source]:
@@ -289,7 +297,13 @@ class Experiment:
 
     @cached_property
     def eval_source(self) -> Source | None:
-        """The evaluation set: the one named, or what the training data themselves hold out."""
+        """The evaluation set: the one named, or what the training data themselves hold out; of both
+        sets a part with `data.fold`.
+        """
+        return self._folds[1] if self.data.fold else self._named_eval_source
+
+    @property
+    def _named_eval_source(self) -> Source | None:
         if self.data.eval:
             return open_source(self.data.eval, "eval")
         return held_out(self.data.train)
@@ -318,7 +332,7 @@ class Experiment:
     def facts(self) -> Facts:
         """Of the data that the config names."""
         return Facts(
-            self.data.train,
+            self.source.name,
             len(self.source),
             self.source.num_classes,
             num_channels(self.source, self.data.channels),

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from ssl_jax.cli import auto, restart
+from ssl_jax.cli import auto, pretrained, restart
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment, configured, override
 from ssl_jax.cli.table import final_table, terminal
@@ -80,6 +80,8 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     experiment = Experiment.from_config(config, folder)
     # All that a user can get wrong is checked before a file is written.
     resolved = experiment.resolved()
+    if not (folder / "config.json").exists():
+        pretrained.check(experiment)
     announce(console, experiment)
     if chosen:
         console.print(auto.estimate(experiment))
@@ -132,7 +134,10 @@ def train(
             current = checkpoints.restore(start, experiment.abstract_state, experiment.placed)
             console.print(f"going on from the checkpoint of step {start}")
         else:
-            current = state.create(objective, experiment.tx, config.seed, experiment.placed)
+            backbone = pretrained.load(experiment, console)
+            current = state.create(
+                objective, experiment.tx, config.seed, experiment.placed, backbone
+            )
         sets = experiment.evals_source, experiment.eval_source
         quality = Quality(objective, evals, *sets, mesh, tokenizer=experiment.tokenizer)
 

@@ -15,6 +15,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.attention import Attention
 from ssl_jax.evals.attentive import Attentive
 from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject
+from ssl_jax.evals.classifier import OwnClassifier
 from ssl_jax.evals.cluster_head import ClusterHead
 from ssl_jax.evals.clustering import Clustering
 from ssl_jax.evals.corruptions import Corruptions
@@ -50,6 +51,7 @@ class EvalsConfig:
     every: int = 0
     protocols: tuple[str, ...] = (
         "diagnostics",
+        "classifier",
         "online",
         "knn",
         "fewshot",
@@ -68,6 +70,7 @@ class EvalsConfig:
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
     cluster_head: ClusterHead = ClusterHead()
+    classifier: OwnClassifier = OwnClassifier()
     linear: Linear = Linear()
     logistic: Logistic = Logistic()
     attentive: Attentive = Attentive()

@@ -22,6 +22,7 @@ from ssl_jax.objectives.parts.branch import Branch
 
 __all__ = [
     "Aux",
+    "Classifier",
     "ClusterHeads",
     "DataPass",
     "Encoder",
@@ -162,6 +163,23 @@ class ClusterHeads:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Classifier:
+    """What methods that learn the labels keep beside the backbone. A pytree.
+
+    Attributes:
+      params: of the head.
+      head: (params, the backbone's "pooled" features (B, D)) -> logits (B, classes).
+    """
+
+    params: Tree
+    head: Callable[[Tree, Array], Array] = field(metadata={"static": True})
+
+    def logits(self, pooled: Array) -> Array:
+        return self.head(self.params, pooled)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Encoder:
     """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
     into the program.
@@ -175,6 +193,7 @@ class Encoder:
     net: Net = field(metadata={"static": True})
     text: TextTower | None = None
     clusters: ClusterHeads | None = None
+    classifier: Classifier | None = None
     online: Tree = None
 
     def features(self, images: Array) -> dict[str, Array]:
@@ -207,7 +226,9 @@ class Objective:
     spec: Spec
     microbatches: int = field(default=1, kw_only=True)
 
-    family: ClassVar[str] = ""  # pretext, contrastive, siamese, clustering, masked, multi-modal
+    family: ClassVar[str] = (
+        ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, baseline
+    )
     needs: ClassVar[str] = "any backbone"
     probe: ClassVar[Probe] = Probe()
     refresh_groups: ClassVar[tuple[str, ...]] = ()
