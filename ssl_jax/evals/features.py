@@ -1,6 +1,7 @@
 """Frozen features of a data set, from an encoder or from its raw pixels."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -34,10 +35,19 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
         if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
         return stages["cls"].astype(jnp.float32)
+    return pool(stage(stages, probe.stage), probe.pool).astype(jnp.float32)
+
+
+def stage(stages: dict[str, Array], number: int) -> Array:
+    """The map (B, h, w, C) of a backbone's stage; a ViT's are its patch tokens after each block.
+
+    Raises:
+      UserError: the backbone has no such stage.
+    """
     known = names(stages)
-    if not -len(known) <= probe.stage < len(known):
-        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(known)}")
-    return pool(stages[known[probe.stage]], probe.pool).astype(jnp.float32)
+    if not -len(known) <= number < len(known):
+        raise UserError(f"probe: no stage {number} among the backbone's {len(known)}")
+    return stages[known[number]]
 
 
 def names(stages: dict[str, Array]) -> list[str]:
@@ -67,6 +77,26 @@ def _read_all(
 ) -> tuple[Array, ...]:
     stages = encoder.features(prepare(view, images))
     return tuple(select(stages, probe) for probe in probes)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def maps(
+    encoder: Encoder | None, view: View, number: int, patch: int, images: Array
+) -> Array:
+    """The map (B, h, w, D) float32 of a stage for uint8 images (B, H, W, C); of raw pixels, where
+    the encoder is None, the normalised pixels of each patch of this side.
+
+    Raises:
+      UserError: no such stage, or patches that do not divide the images.
+    """
+    images = prepare(view, images)
+    if encoder is not None:
+        return stage(encoder.features(images), number).astype(jnp.float32)
+    batch, height, width, channels = images.shape
+    if height % patch or width % patch:
+        raise UserError(f"patches of {patch} pixels do not divide images of {height} x {width}")
+    cells = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return cells.swapaxes(2, 3).reshape(batch, height // patch, width // patch, -1)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

@@ -20,6 +20,7 @@ from ssl_jax.evals.knn import Knn
 from ssl_jax.evals.layers import Layers
 from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
+from ssl_jax.evals.propagation import Propagation
 from ssl_jax.evals.retrieval import Retrieval
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
@@ -52,6 +53,7 @@ class EvalsConfig:
     linear: Linear = Linear()
     image_retrieval: ImageRetrieval = ImageRetrieval()
     retrieval: Retrieval = Retrieval()
+    propagation: Propagation = Propagation()
 
     def __post_init__(self) -> None:
         if self.every < -1 or min(self.max_train, self.max_eval, self.batch_size) < 1:
