@@ -80,9 +80,7 @@ def _read_all(
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def maps(
-    encoder: Encoder | None, view: View, number: int, patch: int, images: Array
-) -> Array:
+def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: Array) -> Array:
     """The map (B, h, w, D) float32 of a stage for uint8 images (B, H, W, C); of raw pixels, where
     the encoder is None, the normalised pixels of each patch of this side.
 

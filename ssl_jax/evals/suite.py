@@ -20,8 +20,10 @@ from ssl_jax.evals.knn import Knn
 from ssl_jax.evals.layers import Layers
 from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
+from ssl_jax.evals.patches import Patches
 from ssl_jax.evals.propagation import Propagation
 from ssl_jax.evals.retrieval import Retrieval
+from ssl_jax.evals.segmentation import Segmentation
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
 
@@ -53,6 +55,8 @@ class EvalsConfig:
     linear: Linear = Linear()
     image_retrieval: ImageRetrieval = ImageRetrieval()
     retrieval: Retrieval = Retrieval()
+    patches: Patches = Patches()
+    segmentation: Segmentation = Segmentation()
     propagation: Propagation = Propagation()
 
     def __post_init__(self) -> None:
