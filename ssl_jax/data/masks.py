@@ -73,10 +73,10 @@ class Scenes(NamedTuple):
         """
         with ThreadPoolExecutor() as pool:
             masks = pool.map(self.mask, range(len(self.files)))
-            highest = max(int(np.max(mask, where=mask != IGNORED, initial=-1)) for mask in masks)
+            highest = max(max(np.setdiff1d(mask, [IGNORED]), default=-1) for mask in masks)
         if highest < 0:
             raise UserError(f"{self.files[0][1].parent}: no mask has a class")
-        return highest + 1
+        return int(highest) + 1
 
 
 def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
