@@ -75,8 +75,8 @@ class Propagation(Protocol):
                     copies.append(video.score([video.first] * len(masks)))
         j, f = np.concatenate(scores).mean(0)
         copied = np.concatenate(copies).mean()
-        found = {"j": j, "f": f, "jf": (j + f) / 2, "copy_first_jf": copied}
-        return {f"propagation_{name}": float(value) for name, value in found.items()}
+        numbers = {"j": j, "f": f, "jf": (j + f) / 2, "copy_first_jf": copied}
+        return {f"propagation_{name}": float(value) for name, value in numbers.items()}
 
     def follow(
         self, subject: Subject, videos: Sequence["Video"], objects: int
@@ -200,12 +200,12 @@ class Memory(NamedTuple):
     Attributes:
       features: (B, 1 + context, h, w, D), of length 1.
       masks: (B, 1 + context, h, w, C), soft.
-      count: frames seen.
+      frames: that were seen.
     """
 
     features: Array
     masks: Array
-    count: Array
+    frames: Array
 
 
 def propagate(
@@ -266,15 +266,17 @@ def _advance(
     uint8: 0 or 1 + an object's place.
     """
     maps, slots = _unit(maps), memory.masks.shape[1]
-    valid = jnp.arange(slots) < memory.count
-    soft = jax.vmap(lambda *one: propagate(*one, valid, radius, k, temperature))(
-        maps, memory.features, memory.masks
-    )
-    slot = 1 + (memory.count - 1) % (slots - 1)
+    valid = jnp.arange(slots) < memory.frames
+
+    def masks_of(target: Array, features: Array, masks: Array) -> Array:
+        return propagate(target, features, masks, valid, radius, k, temperature)
+
+    soft = jax.vmap(masks_of)(maps, memory.features, memory.masks)
+    slot = 1 + (memory.frames - 1) % (slots - 1)
     memory = Memory(
         memory.features.at[:, slot].set(maps),
         memory.masks.at[:, slot].set(soft),
-        memory.count + 1,
+        memory.frames + 1,
     )
     batch, _, _, channels = soft.shape
     large = jax.image.resize(soft, (batch, *side, channels), "linear")

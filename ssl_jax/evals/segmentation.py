@@ -91,17 +91,20 @@ class Segmentation(Protocol):
 
     def fit(self, subject: Subject, train: Scenes, classes: int) -> "Head":
         """The classifier after `steps` batches, the images in a new order in each epoch."""
-        rng, layer = np.random.default_rng(self.seed), self.layer(subject)
+        rng, layer, mesh = (
+            np.random.default_rng(self.seed),
+            self.layer(subject),
+            subject.images.mesh,
+        )
         one = jnp.zeros((1, self.size, self.size, train.channels), jnp.uint8)
         dim = jax.eval_shape(lambda net: features.maps(net, *layer, one), subject.encoder).shape[-1]
-        weight = rng.normal(0, 0.01, (dim, classes)).astype(np.float32)
-        head = Head(
-            weight, *(np.full(n, x, np.float32) for n, x in ((classes, 0), (dim, 0), (dim, 1)))
-        )
-        optimizer = self.optimizer()
-        state = optimizer.init(head[:2])
-        head, state = place((head, jax.device_get(state)), sharding.replicated(subject.images.mesh))
-        count = self.steps * self.batch_size
+        weight = rng.normal(0, 0.01, (dim, classes))
+        parts = weight, np.zeros(classes), np.zeros(dim), np.ones(dim)
+        parts = tuple(part.astype(np.float32) for part in parts)
+        state = jax.device_get(self.optimizer().init(parts[:2]))
+        parts, state = place((parts, state), sharding.replicated(mesh))
+        head = Head(*parts)
+        count = self.steps * self.whole_batch(mesh)
         epochs = -(-count // len(train.files))
         order = np.concatenate([rng.permutation(len(train.files)) for _ in range(epochs)])[:count]
         for batch in self.batches(subject, train, order):
@@ -118,10 +121,14 @@ class Segmentation(Protocol):
         )
         return optax.adamw(rate, weight_decay=self.weight_decay)
 
+    def whole_batch(self, mesh: jax.sharding.Mesh) -> int:
+        """`batch_size`, or more up to a multiple of the devices."""
+        return self.batch_size + -self.batch_size % mesh.size
+
     def batches(self, subject: Subject, scenes: Scenes, rows: np.ndarray) -> Iterator["Batch"]:
         """Images and masks in this order, split over the devices."""
         mesh = subject.images.mesh
-        count = self.batch_size + -self.batch_size % mesh.size
+        count = self.whole_batch(mesh)
         mine = sharding.local_rows(mesh, count)
         rows = local_part(rows, count, mine).reshape(-1, len(mine))
         with ThreadPoolExecutor(1) as ahead:
