@@ -19,7 +19,7 @@ from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
 from ssl_jax.objectives.base import Encoder, Probe
 
-P = TypeVar("P", bound="Protocol")
+T = TypeVar("T")
 PIXELS = 32  # raw pixels of larger views are compared at this side
 STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 96 % of its start
 
@@ -289,10 +289,10 @@ class Subject:
         return features.extract(self.encoder, self.images.view, probes, batches, self.images.mesh)
 
 
-def grouped(settings: Sequence[P], key: Callable[[P], Hashable]) -> list[list[P]]:
+def grouped(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
     """Those of equal key together, for what they share."""
-    groups: dict[Hashable, list[P]] = {}
-    for one in settings:
+    groups: dict[Hashable, list[T]] = {}
+    for one in items:
         groups.setdefault(key(one), []).append(one)
     return list(groups.values())
 

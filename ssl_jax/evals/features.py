@@ -1,6 +1,7 @@
 """Frozen features of a data set, from an encoder or from its raw pixels."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -77,6 +78,24 @@ def _read_all(
 ) -> tuple[Array, ...]:
     stages = encoder.features(prepare(view, images))
     return tuple(select(stages, probe) for probe in probes)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: Array) -> Array:
+    """The map (B, h, w, D) float32 of a stage for uint8 images (B, H, W, C); of raw pixels, where
+    the encoder is None, the normalised pixels of each patch of this side.
+
+    Raises:
+      UserError: no such stage, or patches that do not divide the images.
+    """
+    images = prepare(view, images)
+    if encoder is not None:
+        return stage(encoder.features(images), number).astype(jnp.float32)
+    batch, height, width, channels = images.shape
+    if height % patch or width % patch:
+        raise UserError(f"patches of {patch} pixels do not divide images of {height} x {width}")
+    cells = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return cells.swapaxes(2, 3).reshape(batch, height // patch, width // patch, -1)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

@@ -28,7 +28,10 @@ from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
 from ssl_jax.evals.logistic import Logistic
 from ssl_jax.evals.online import Online
+from ssl_jax.evals.patches import Patches
+from ssl_jax.evals.propagation import Propagation
 from ssl_jax.evals.retrieval import Retrieval
+from ssl_jax.evals.segmentation import Segmentation
 from ssl_jax.evals.svm import Svm
 from ssl_jax.evals.zero_shot import ZeroShot
 from ssl_jax.objectives.base import Encoder, Objective, Probe
@@ -79,6 +82,9 @@ class EvalsConfig:
     retrieval: Retrieval = Retrieval()
     zero_shot: ZeroShot = ZeroShot()
     corruptions: Corruptions = Corruptions()
+    patches: Patches = Patches()
+    segmentation: Segmentation = Segmentation()
+    propagation: Propagation = Propagation()
 
     def __post_init__(self) -> None:
         if self.every < -1 or min(self.max_train, self.max_eval, self.batch_size) < 1:
