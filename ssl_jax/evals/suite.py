@@ -11,6 +11,7 @@ import jax
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
+from ssl_jax.evals.attention import Attention
 from ssl_jax.evals.base import Images, Protocol, Subject
 from ssl_jax.evals.clustering import Clustering
 from ssl_jax.evals.diagnostics import Diagnostics
@@ -46,6 +47,7 @@ class EvalsConfig:
     diagnostics: Diagnostics = Diagnostics()
     lidar: Lidar = Lidar()
     layers: Layers = Layers()
+    attention: Attention = Attention()
     knn: Knn = Knn()
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
