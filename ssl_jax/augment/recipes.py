@@ -180,6 +180,12 @@ def prepare(view: View, images: Array) -> Array:
     return _normalize(recipe(view.recipe), _unit(images))
 
 
+def pixels(view: View, images: np.ndarray) -> np.ndarray:
+    """The inverse of `prepare`, to look at: uint8, cut to what can be shown."""
+    mean, std = _statistics(recipe(view.recipe), images.shape[-1])
+    return np.clip((images * std + mean) * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
 def apply(
     chain: Recipe, key: Array, image: Array, strength: float = 1.0, serial: bool = False
 ) -> Array:
@@ -269,10 +275,14 @@ def _affine(ranges: Affine, draws: Array, image: Array, strength: float) -> Arra
 
 
 def _normalize(chain: Recipe, images: Array) -> Array:
-    mean, std = np.array(chain.mean, np.float32), np.array(chain.std, np.float32)
-    if images.shape[-1] != len(mean):
-        mean, std = mean.mean(), std.mean()
+    mean, std = _statistics(chain, images.shape[-1])
     return (images - mean) / std
+
+
+def _statistics(chain: Recipe, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel, or of all where the chain is for another number."""
+    mean, std = np.array(chain.mean, np.float32), np.array(chain.std, np.float32)
+    return (mean, std) if len(mean) == channels else (mean.mean(), std.mean())
 
 
 def _scaled(amounts: Strengths, strength: float) -> Strengths:

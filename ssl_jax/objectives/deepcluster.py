@@ -14,10 +14,11 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Group, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Group, Objective, Picture, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans, pca_whiten
+from ssl_jax.objectives.parts.pictures import nearest
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -90,6 +91,12 @@ class DeepCluster(Objective):
             "clusters": jnp.sum(extra["weights"] > 0),
         }
         return jnp.mean(losses), Aux(dict(extra, stats=stats), metrics=metrics)
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
+        return {"Predicted clusters": nearest(images, out["classifier"], "output")}
 
     def refresh_steps(self) -> Collection[int]:
         every = max(round(self.epochs * self.spec.steps_per_epoch), 1)

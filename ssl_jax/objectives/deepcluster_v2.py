@@ -13,11 +13,12 @@ from ssl_jax.core.sharding import padded_rows
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Objective, Picture, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+from ssl_jax.objectives.parts.pictures import nearest
 
 Array = jax.Array
 Tree = Any
@@ -110,6 +111,12 @@ class DeepClusterV2(Objective):
     def record(self, params: Tree, extra: Tree, images: Array) -> Array:
         out, _ = self.branch.apply(params, extra["stats"], images, train=False)
         return l2_normalize(out["projector"])
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        scores = self.record(params, extra, images) @ extra["prototypes"][0].T
+        return {"Clusters of the first head": nearest(images, scores, "centroid")}
 
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array

@@ -14,9 +14,10 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Objective, Picture, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.pictures import nearest
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -99,6 +100,13 @@ class SeLa(Objective):
             loss += jnp.mean(cross_entropy(outputs[:, -4:], answers))
         metrics = {"accuracy": jnp.mean(logits.argmax(-1) == labels)}
         return loss, Aux(dict(extra, stats=stats), metrics=metrics)
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
+        first = out["classifiers"][:, : self.clusters]
+        return {"Labels of the first head": nearest(images, first, "label")}
 
     def refresh_steps(self) -> Collection[int]:
         shares = (i / self.labellings for i in range(self.labellings))

@@ -14,10 +14,11 @@ from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.nets.functional import Net, init_all
 from ssl_jax.nets.heads import mlp_head, prototype_head
-from ssl_jax.objectives.base import Aux, Objective, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, View
 from ssl_jax.objectives.parts import queue
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+from ssl_jax.objectives.parts.pictures import nearest
 
 Array = jax.Array
 Tree = Any
@@ -105,6 +106,14 @@ class SelfClassifier(Objective):
             )
         signals = {"first": first, "index": batch["index"]} if self.queue_size else {}
         return jnp.mean(jnp.stack(losses)), Aux(dict(extra, stats=stats), signals)
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
+        name, net = next(iter(self.classifiers.items()))
+        logits, _ = net.apply(params[name], {}, l2_normalize(out["projector"]), train=False)
+        return {"Classes of the first classifier": nearest(images, logits, "class")}
 
     def neighbours(self, queued: Tree, first: Array, index: Array, step: Array) -> Array:
         """The queue's nearest embedding of another image to each of `first` (B, D), without

@@ -14,10 +14,11 @@ from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Group, Objective, View
+from ssl_jax.objectives.base import Aux, Group, Objective, Picture, View
 from ssl_jax.objectives.parts import queue
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+from ssl_jax.objectives.parts.pictures import nearest
 
 Array = jax.Array
 Tree = Any
@@ -107,6 +108,13 @@ class SwAV(Objective):
     def scores(self, params: Tree, z: Array) -> Array:
         """Cosines with the prototypes, (..., D) -> (..., K)."""
         return jnp.matmul(z, params["prototypes"].T, precision="highest")
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
+        scores = self.scores(params, l2_normalize(out["projector"]))
+        return {"Prototypes": nearest(images, scores, "prototype")}
 
     def assign(self, scores: Array, in_use: Array) -> Array:
         """Assignments (B, A, K) of the batch, the first in `scores` (B, 1 + S, A, K), before the S

@@ -1,5 +1,6 @@
 """What DINO and iBOT share: a head of prototypes, a slow teacher, centred and sharp targets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +11,10 @@ from ssl_jax.core import tree
 from ssl_jax.losses.dino import teacher_probabilities, teacher_temperature
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import dino_head
-from ssl_jax.objectives.base import Encoder, Group, Objective, View
+from ssl_jax.objectives.base import Encoder, Group, Objective, Picture, View
 from ssl_jax.objectives.parts.ema import cosine_momentum
 from ssl_jax.objectives.parts.multicrop import leading_groups
+from ssl_jax.objectives.parts.pictures import nearest
 
 Array = jax.Array
 Tree = Any
@@ -105,3 +107,11 @@ class SelfDistillation(Objective):
         return Encoder(
             extra["teacher"]["backbone"], extra["teacher_stats"]["backbone"], self.backbone
         )
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        pooled = self.encoder(params, extra).features(images)["pooled"]
+        head, stats = extra["teacher"]["head"], extra["teacher_stats"]["head"]
+        logits, _ = self.make_head(pooled.shape[-1]).apply(head, stats, pooled, train=False)
+        return {"Prototypes": nearest(images, logits - extra["center"], "output of the teacher")}

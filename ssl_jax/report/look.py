@@ -1,0 +1,251 @@
+"""What an encoder makes of images: neighbours, a map, clusters, pictures of the method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import jax
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from ssl_jax.augment.recipes import pixels, prepare
+from ssl_jax.evals import features
+from ssl_jax.evals.base import PIXELS, Images, Part, spread
+from ssl_jax.evals.clustering import kmeans
+from ssl_jax.objectives.base import Encoder, Objective, Picture
+from ssl_jax.train.state import TrainState
+
+QUERIES, NEIGHBOURS = 10, 8
+CHOICE = 256  # images that a method's pictures are chosen from
+MOST_CLUSTERS, SAMPLES = 16, 24
+COMPONENTS = 50  # that a map is made from
+SHOWN = 8  # images in pictures of the patches
+SIDE = 128  # pixels that are kept of an image to be shown
+COARSEST = 4  # cells along a side, of maps that are worth a picture
+
+
+class Examples(NamedTuple):
+    """Images (N, H, W, C) uint8, features (N, D), raw pixels (N, P), and classes (N,), -1 where
+    there is none.
+    """
+
+    images: np.ndarray
+    features: np.ndarray
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+class Neighbours(NamedTuple):
+    """Rows of the evaluation examples that are asked with, and of the nearest training examples
+    (queries, k) of each.
+
+    `same` is the share of all evaluation examples' neighbours that are of their class, `pixels`
+    the same among raw pixels' neighbours; None without labels.
+    """
+
+    queries: np.ndarray
+    nearest: np.ndarray
+    same: float | None
+    pixels: float | None
+
+
+class Cluster(NamedTuple):
+    """Its number of training examples, rows of some of them, its most frequent class and the share
+    of that; -1 and 0 without labels.
+    """
+
+    size: int
+    rows: np.ndarray
+    label: int
+    purity: float
+
+
+class Grid(NamedTuple):
+    """A picture as it is shown: rows of images (h, w, 1 or 3) uint8, of any size each.
+
+    `said` and `truth` are as in `Picture`, or None.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    images: list[list[np.ndarray]]
+    said: np.ndarray | None = None
+    truth: np.ndarray | None = None
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """All that the page shows of an encoder at one step.
+
+    Attributes:
+      step: of the checkpoint.
+      classes: their names.
+      train, test: the examples that were looked at.
+      maps: title -> places (N, 2) of the evaluation examples.
+      grids: title -> picture.
+    """
+
+    step: int
+    classes: tuple[str, ...]
+    train: Examples
+    test: Examples
+    neighbours: Neighbours
+    maps: dict[str, np.ndarray]
+    clusters: list[Cluster]
+    grids: dict[str, Grid]
+
+
+def look(objective: Objective, state: TrainState, images: Images, step: int) -> Look:
+    """Look at these images with the encoder of this state."""
+    encoder = objective.encoder(state.params, state.extra)
+    classes = tuple(images.train.source.class_names)
+    train, test = (
+        examples(encoder, objective, images, part) for part in (images.train, images.test)
+    )
+    first = queries(test.labels)
+    order = np.concatenate([first, np.setdiff1d(np.arange(len(test.labels)), first)])[:CHOICE]
+    normalised = jax.jit(prepare, static_argnums=0)(images.view, test.images[order])
+    key = jax.random.key(0)
+    made = jax.device_get(
+        jax.jit(objective.pictures)(state.params, state.extra, normalised, key)
+    )
+    grids = {title: grid(picture, objective) for title, picture in made.items()}
+    grids |= of_patches(encoder, normalised[:SHOWN], test.images[order[:SHOWN]])
+    return Look(
+        step,
+        classes,
+        _small(train),
+        _small(test),
+        neighbours(train, test, first),
+        {"features": flat_map(test.features, True), "raw pixels": flat_map(test.pixels, False)},
+        clusters(train, len(classes)),
+        grids,
+    )
+
+
+def examples(encoder: Encoder, objective: Objective, images: Images, part: Part) -> Examples:
+    """A part's images and features."""
+    shown, index = images.whole(part)
+    (found,), _ = features.extract(
+        encoder, images.view, [objective.probe], images.batches(part), images.mesh
+    )
+    raw, _ = images.whole(part, min(images.view.size, PIXELS))
+    labels = part.source.labels
+    known = np.full(len(index), -1) if labels is None else labels[index]
+    return Examples(shown, found, raw.reshape(len(raw), -1).astype(np.float32) / 255, known)
+
+
+def queries(labels: np.ndarray) -> np.ndarray:
+    """The first example of each of some classes; without labels, examples evenly over all."""
+    known, first = np.unique(labels, return_index=True)
+    first = first[known >= 0]
+    return spread(first if len(first) else np.arange(len(labels)), QUERIES)
+
+
+def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> Neighbours:
+    """The nearest training examples, by the cosine of features."""
+    count = min(NEIGHBOURS, len(train.labels))
+    found = [nearest(a, b, count) for a, b in zip(test[1:3], train[1:3], strict=True)]
+    asked = test.labels >= 0
+    same: list[float | None] = [None, None]
+    if asked.any() and (train.labels >= 0).any():
+        right = [train.labels[near] == test.labels[:, None] for near in found]
+        same = [float(each[asked].mean()) for each in right]
+    return Neighbours(rows, found[0][rows], *same)
+
+
+def nearest(queries: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
+    """(M, count) rows of `among` (N, D) of largest cosine with each query (M, D), largest first."""
+    cosines = _unit(queries) @ _unit(among).T
+    return np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+
+
+def flat_map(points: np.ndarray, normalise: bool) -> np.ndarray:
+    """(N, 2) in [0, 1]: t-SNE (van der Maaten and Hinton 2008) of the first principal components,
+    from the first two as the start, as Kobak and Berens (2019) advise.
+    """
+    points = _unit(points) if normalise else points
+    parts = min(COMPONENTS, *points.shape)
+    points = PCA(parts, svd_solver="full").fit_transform(points)
+    if parts < 2 or len(points) < 5 or not np.ptp(points) > 0:
+        return np.full((len(points), 2), 0.5)  # nothing to see: collapsed, or too few
+    found = TSNE(
+        perplexity=min(30, (len(points) - 1) / 3), init="pca", random_state=0
+    ).fit_transform(points)
+    found = found - found.min(0)
+    return found / max(found.max(), 1e-12)
+
+
+def clusters(train: Examples, classes: int) -> list[Cluster]:
+    """k-means clusters of the standardised features, the largest first."""
+    count = min(classes or QUERIES, MOST_CLUSTERS, len(train.labels))
+    of = kmeans(train.features, count, restarts=3, standardize=True)
+    found, draw = [], np.random.default_rng(0)
+    for number in range(count):
+        rows = np.flatnonzero(of == number)
+        known = train.labels[rows][train.labels[rows] >= 0]
+        sizes = np.bincount(known, minlength=1)
+        best = int(sizes.argmax()) if len(known) else -1
+        purity = float(sizes.max() / len(known)) if len(known) else 0.0
+        some = np.sort(draw.permutation(rows)[:SAMPLES])
+        found.append(Cluster(len(rows), some, best, purity))
+    return sorted(found, key=lambda cluster: -cluster.size)
+
+
+def grid(picture: Picture, objective: Objective) -> Grid:
+    """A method's picture, un-normalised."""
+    shown = pixels(objective.inputs().views[0], np.asarray(picture.images))
+    return Grid(
+        picture.caption,
+        picture.columns,
+        [list(row) for row in shown],
+        picture.said,
+        picture.truth,
+        picture.answers,
+    )
+
+
+def of_patches(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[str, Grid]:
+    """The last map of features as colours, for a map that is fine enough."""
+    found = jax.device_get(jax.jit(Encoder.features)(encoder, images))
+    last = found[features.names(found)[-1]].astype(np.float32)
+    if min(last.shape[1:3]) < COARSEST or last.shape[-1] < 3 or len(last) < 2:
+        return {}
+    colours = PCA(3).fit_transform(last.reshape(-1, last.shape[-1]))
+    low, high = np.percentile(colours, (1, 99), axis=0)
+    colours = np.clip((colours - low) / np.maximum(high - low, 1e-12), 0, 1)
+    drawn = (colours * 255).astype(np.uint8).reshape(*last.shape[:3], 3)
+    caption = (
+        f"The features of the {last.shape[1]} x {last.shape[2]} places of the last layer: their "
+        f"first three principal components, over all places of these {len(last)} images together, "
+        "as red, green and blue. Places of like colour have like features."
+    )
+    rows = [[image, colour] for image, colour in zip(shown, drawn, strict=True)]
+    return {"Features of the patches": Grid(caption, ("image", "features"), rows)}
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _small(examples: Examples) -> Examples:
+    """Images no larger than they are shown."""
+    if examples.images.shape[1] <= SIDE:
+        return examples
+    return examples._replace(images=np.stack([reduced(image, SIDE) for image in examples.images]))
+
+
+def reduced(image: np.ndarray, side: int) -> np.ndarray:
+    """A square image (h, w, c), not larger than `side`."""
+    if len(image) <= side:
+        return image
+    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return small.reshape(side, side, -1)
+
+
+def labels_of(names: Sequence[str], label: int) -> str:
+    """The name of a class, "" for none."""
+    return names[label] if 0 <= label < len(names) else ""
