@@ -30,10 +30,14 @@ class Axis:
 
     def place(self, value: float) -> float:
         """Of a number."""
-        low, high, value = (map(math.log10, (self.low, self.high, value))) if self.log else (
-            self.low,
-            self.high,
-            value,
+        low, high, value = (
+            (map(math.log10, (self.low, self.high, value)))
+            if self.log
+            else (
+                self.low,
+                self.high,
+                value,
+            )
         )
         return self.start + (value - low) / (high - low) * (self.stop - self.start)
 
@@ -139,18 +143,16 @@ def _grid(x: Axis, y: Axis) -> list[Markup]:
         parts.append(
             tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{at:.1f}", y2=f"{at:.1f}", class_="grid")
         )
-        parts.append(
-            tag("text", number(value), x=LEFT - 6, y=f"{at + 3.5:.1f}", text_anchor="end")
-        )
+        parts.append(tag("text", number(value), x=LEFT - 6, y=f"{at + 3.5:.1f}", text_anchor="end"))
     for value in x.ticks():
         at = x.place(value)
         # The outer ones are kept inside of the picture.
         anchor = "end" if at > WIDTH - RIGHT - 12 else "middle"
-        parts.append(
-            tag("text", number(value), x=f"{at:.1f}", y=HEIGHT - 10, text_anchor=anchor)
-        )
+        parts.append(tag("text", number(value), x=f"{at:.1f}", y=HEIGHT - 10, text_anchor=anchor))
     parts.append(
-        tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM, class_="axis")
+        tag(
+            "line", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM, class_="axis"
+        )
     )
     return parts
 
@@ -160,8 +162,7 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     if abs(value) >= 10_000:
-        short = f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
-        return short
+        return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
     if abs(value) < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ssl_jax.report.look import Cluster, Examples, Grid, Neighbours, labels_of, reduced
+from ssl_jax.report.look import Cluster, Examples, Neighbours, labels_of, reduced
 from ssl_jax.report.markup import Markup, tag
+from ssl_jax.report.patches import Grid
 
 COARSE = 64  # images not larger than this are shown with their pixels as squares
 THUMB, PICTURE = 64, 128  # sides of images in a crowd, and by themselves
@@ -36,7 +37,9 @@ def picture(image: np.ndarray, alt: str, side: int = PICTURE) -> Markup:
     return tag("img", src=data_uri(image), alt=alt, width=width, height=height, class_=kind)
 
 
-def cell(image: np.ndarray, alt: str, side: int, right: bool | None = None, text: str = "") -> Markup:
+def cell(
+    image: np.ndarray, alt: str, side: int, right: bool | None = None, text: str = ""
+) -> Markup:
     """An image and what is said of it below; right and wrong by sign, colour and line."""
     kind = "cell" if right is None else "cell right" if right else "cell wrong"
     mark = "" if right is None else RIGHT if right else WRONG
@@ -75,7 +78,9 @@ def neighbours(found: Neighbours, train: Examples, test: Examples, names: Sequen
 
 def sheet(images: np.ndarray, alt: str) -> Markup:
     """Images (N, h, w, c) in rows as one picture."""
-    small = np.stack([reduced(image, COARSE // 2 if len(image) > COARSE else 64) for image in images])
+    small = np.stack(
+        [reduced(image, COARSE // 2 if len(image) > COARSE else 64) for image in images]
+    )
     count, height, width, channels = small.shape
     edge = max(1, width // 16)
     rows = -(-count // PER_ROW)
@@ -105,8 +110,9 @@ def clusters(found: Sequence[Cluster], train: Examples, names: Sequence[str]) ->
 
 
 def grid(title: str, found: Grid) -> Markup:
-    """A method's picture."""
-    rows = []
+    """A picture, in two blocks where it has few columns."""
+    rows: list[list[Markup]] = []
+    few = len(found.images[0]) <= 4
     for i, images in enumerate(found.images):
         row = []
         for j, image in enumerate(images):
@@ -118,6 +124,9 @@ def grid(title: str, found: Grid) -> Markup:
             name = found.columns[j] if found.columns else f"image {j + 1}"
             verdict = "" if right is None else ", right" if right else ", wrong"
             alt = f"{title}, row {i + 1}, {name}{verdict}"
-            row.append(cell(image, alt, PICTURE if len(images) <= 4 else THUMB, right, text))
+            row.append(cell(image, alt, PICTURE if few else THUMB, right, text))
         rows.append(row)
-    return rows_of(found.columns, rows)
+    half = -(-len(rows) // 2)
+    blocks = [rows[:half], rows[half:]] if few and len(rows) > 3 else [rows]
+    drawn = [rows_of(found.columns, block, "few" if few else "") for block in blocks]
+    return tag("div", *drawn, class_="blocks")

@@ -15,15 +15,17 @@ from ssl_jax.evals import features
 from ssl_jax.evals.base import PIXELS, Images, Part, spread
 from ssl_jax.evals.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
+from ssl_jax.report import patches
+from ssl_jax.report.patches import Grid
 from ssl_jax.train.state import TrainState
 
+FEATURES, RAW = "features", "raw pixels"
 QUERIES, NEIGHBOURS = 10, 8
 CHOICE = 256  # images that a method's pictures are chosen from
 MOST_CLUSTERS, SAMPLES = 16, 24
 COMPONENTS = 50  # that a map is made from
 SHOWN = 8  # images in pictures of the patches
 SIDE = 128  # pixels that are kept of an image to be shown
-COARSEST = 4  # cells along a side, of maps that are worth a picture
 
 
 class Examples(NamedTuple):
@@ -38,17 +40,14 @@ class Examples(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """Rows of the evaluation examples that are asked with, and of the nearest training examples
-    (queries, k) of each.
-
-    `same` is the share of all evaluation examples' neighbours that are of their class, `pixels`
-    the same among raw pixels' neighbours; None without labels.
+    """Rows of the evaluation examples that are asked with, those of the nearest training examples
+    (queries, k) of each, and the share of all evaluation examples' neighbours that are of their
+    class, None without labels.
     """
 
     queries: np.ndarray
     nearest: np.ndarray
     same: float | None
-    pixels: float | None
 
 
 class Cluster(NamedTuple):
@@ -62,20 +61,6 @@ class Cluster(NamedTuple):
     purity: float
 
 
-class Grid(NamedTuple):
-    """A picture as it is shown: rows of images (h, w, 1 or 3) uint8, of any size each.
-
-    `said` and `truth` are as in `Picture`, or None.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    images: list[list[np.ndarray]]
-    said: np.ndarray | None = None
-    truth: np.ndarray | None = None
-    answers: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
 class Look:
     """All that the page shows of an encoder at one step.
@@ -84,6 +69,7 @@ class Look:
       step: of the checkpoint.
       classes: their names.
       train, test: the examples that were looked at.
+      neighbours: title -> by the features, and by raw pixels.
       maps: title -> places (N, 2) of the evaluation examples.
       grids: title -> picture.
     """
@@ -92,7 +78,7 @@ class Look:
     classes: tuple[str, ...]
     train: Examples
     test: Examples
-    neighbours: Neighbours
+    neighbours: dict[str, Neighbours]
     maps: dict[str, np.ndarray]
     clusters: list[Cluster]
     grids: dict[str, Grid]
@@ -109,18 +95,18 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
     order = np.concatenate([first, np.setdiff1d(np.arange(len(test.labels)), first)])[:CHOICE]
     normalised = jax.jit(prepare, static_argnums=0)(images.view, test.images[order])
     key = jax.random.key(0)
-    made = jax.device_get(
-        jax.jit(objective.pictures)(state.params, state.extra, normalised, key)
-    )
+    made = jax.device_get(jax.jit(objective.pictures)(state.params, state.extra, normalised, key))
     grids = {title: grid(picture, objective) for title, picture in made.items()}
-    grids |= of_patches(encoder, normalised[:SHOWN], test.images[order[:SHOWN]])
+    shown = test.images[order[:SHOWN]]
+    grids |= patches.attention(encoder, normalised[:SHOWN], shown)
+    grids |= patches.colours(encoder, normalised[:SHOWN], shown)
     return Look(
         step,
         classes,
         _small(train),
         _small(test),
         neighbours(train, test, first),
-        {"features": flat_map(test.features, True), "raw pixels": flat_map(test.pixels, False)},
+        {FEATURES: flat_map(test.features, True), RAW: flat_map(test.pixels, False)},
         clusters(train, len(classes)),
         grids,
     )
@@ -145,16 +131,19 @@ def queries(labels: np.ndarray) -> np.ndarray:
     return spread(first if len(first) else np.arange(len(labels)), QUERIES)
 
 
-def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> Neighbours:
-    """The nearest training examples, by the cosine of features."""
-    count = min(NEIGHBOURS, len(train.labels))
-    found = [nearest(a, b, count) for a, b in zip(test[1:3], train[1:3], strict=True)]
-    asked = test.labels >= 0
-    same: list[float | None] = [None, None]
-    if asked.any() and (train.labels >= 0).any():
-        right = [train.labels[near] == test.labels[:, None] for near in found]
-        same = [float(each[asked].mean()) for each in right]
-    return Neighbours(rows, found[0][rows], *same)
+def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, Neighbours]:
+    """The nearest training examples, by the cosine of features and of raw pixels."""
+    count, asked = min(NEIGHBOURS, len(train.labels)), test.labels >= 0
+    labelled = asked.any() and (train.labels >= 0).any()
+    found = {}
+    for title, here, there in (
+        (FEATURES, test.features, train.features),
+        (RAW, test.pixels, train.pixels),
+    ):
+        near = nearest(here, there, count)
+        right = train.labels[near[asked]] == test.labels[asked, None]
+        found[title] = Neighbours(rows, near[rows], float(right.mean()) if labelled else None)
+    return found
 
 
 def nearest(queries: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
@@ -175,8 +164,8 @@ def flat_map(points: np.ndarray, normalise: bool) -> np.ndarray:
     found = TSNE(
         perplexity=min(30, (len(points) - 1) / 3), init="pca", random_state=0
     ).fit_transform(points)
-    found = found - found.min(0)
-    return found / max(found.max(), 1e-12)
+    low, high = found.min(0), found.max(0)
+    return (found - (low + high) / 2) / max(np.max(high - low), 1e-12) + 0.5
 
 
 def clusters(train: Examples, classes: int) -> list[Cluster]:
@@ -202,29 +191,10 @@ def grid(picture: Picture, objective: Objective) -> Grid:
         picture.caption,
         picture.columns,
         [list(row) for row in shown],
-        picture.said,
-        picture.truth,
+        None if picture.said is None else np.asarray(picture.said),
+        None if picture.truth is None else np.asarray(picture.truth),
         picture.answers,
     )
-
-
-def of_patches(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[str, Grid]:
-    """The last map of features as colours, for a map that is fine enough."""
-    found = jax.device_get(jax.jit(Encoder.features)(encoder, images))
-    last = found[features.names(found)[-1]].astype(np.float32)
-    if min(last.shape[1:3]) < COARSEST or last.shape[-1] < 3 or len(last) < 2:
-        return {}
-    colours = PCA(3).fit_transform(last.reshape(-1, last.shape[-1]))
-    low, high = np.percentile(colours, (1, 99), axis=0)
-    colours = np.clip((colours - low) / np.maximum(high - low, 1e-12), 0, 1)
-    drawn = (colours * 255).astype(np.uint8).reshape(*last.shape[:3], 3)
-    caption = (
-        f"The features of the {last.shape[1]} x {last.shape[2]} places of the last layer: their "
-        f"first three principal components, over all places of these {len(last)} images together, "
-        "as red, green and blue. Places of like colour have like features."
-    )
-    rows = [[image, colour] for image, colour in zip(shown, drawn, strict=True)]
-    return {"Features of the patches": Grid(caption, ("image", "features"), rows)}
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -25,16 +25,16 @@ def sign(place: int) -> str:
 def marker(place: int, x: float, y: float, size: float) -> str:
     """Path of a sign."""
     shape = SHAPES[(place // COLOURS + place) % len(SHAPES)]
-    s = size
+    s = round(size, 2)
     if shape == "circle":
-        return f"M{x - s:.1f} {y:.1f}a{s} {s} 0 1 0 {2 * s} 0a{s} {s} 0 1 0 {-2 * s} 0z"
+        half = f"a{s} {s} 0 1 0"
+        return f"M{x - s:.1f} {y:.1f}{half} {2 * s:.2f} 0{half} {-2 * s:.2f} 0z"
     if shape == "triangle":
         return f"M{x:.1f} {y - s * 1.2:.1f}l{s * 1.1:.1f} {s * 2:.1f}h{-s * 2.2:.1f}z"
     if shape == "square":
         return f"M{x - s * 0.9:.1f} {y - s * 0.9:.1f}h{s * 1.8:.1f}v{s * 1.8:.1f}h{-s * 1.8:.1f}z"
-    return f"M{x:.1f} {y - s * 1.3:.1f}l{s * 1.3:.1f} {s * 1.3:.1f}l{-s * 1.3:.1f} {s * 1.3:.1f}" + (
-        f"l{-s * 1.3:.1f} {-s * 1.3:.1f}z"
-    )
+    d = f"{s * 1.3:.1f}"
+    return f"M{x:.1f} {y - s * 1.3:.1f}l{d} {d}l-{d} {d}l-{d} -{d}z"
 
 
 def scatter(title: str, places: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Markup:
@@ -47,10 +47,10 @@ def scatter(title: str, places: np.ndarray, labels: np.ndarray, names: Sequence[
     if rest.any():
         parts.append(tag("path", d=_paths(0, at[rest], size * 0.8), class_="other"))
     for place, label in enumerate(classes):
-        path = _paths(place, at[labels == label], size)
-        parts.append(tag("g", tag("title", names[label]), tag("path", d=path), class_=sign(place)))
-    label = f"Map of {title}: {len(places)} images, {len(classes)} classes"
-    svg = tag("svg", *parts, viewBox=f"0 0 {SIDE} {SIDE}", role="img", aria_label=label)
+        path = tag("path", d=_paths(place, at[labels == label], size))
+        parts.append(tag("g", tag("title", names[label]), path, class_=sign(place)))
+    said = f"Map of {title}: {len(places)} images, {len(classes)} classes"
+    svg = tag("svg", *parts, viewBox=f"0 0 {SIDE} {SIDE}", role="img", aria_label=said)
     return tag("figure", tag("figcaption", tag("strong", title)), svg, class_="map")
 
 

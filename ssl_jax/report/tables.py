@@ -6,11 +6,15 @@ from ssl_jax.report.markup import Markup, join, table, tag
 from ssl_jax.report.run import BASELINES, Run, settings
 
 MOST = 300  # rows of results
-SETTING_ROWS = ("objective.", "backbone.", "optim.", "train.", "data.", "mesh.", "evals.", "spec.")
 
 
 def facts(runs: Sequence[Run]) -> Markup:
     """What each run was."""
+    if len(runs) == 1:
+        pairs = [
+            tag("div", tag("dt", name), tag("dd", said)) for name, said in runs[0].facts.items()
+        ]
+        return tag("dl", *pairs, class_="facts")
     names = list(dict.fromkeys(name for run in runs for name in run.facts))
     rows = [[name, *(run.facts.get(name, "") for run in runs)] for name in names]
     return table(["run", *(run.name for run in runs)], rows, aria_label="What was run")
@@ -57,20 +61,25 @@ def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]
         rows.append([names.get(metric.split("/")[-1], metric), *cells, strip])
     if not rows:
         return tag("p", "The run measured nothing yet.", class_="note")
-    heads = [tag("th", "measure", rowspan=2, scope="col")]
+    deep = 2 if len(runs) > 1 else 1
+    scope = "colgroup" if len(runs) > 1 else "col"
+    heads = [tag("th", "measure", rowspan=deep, scope="col")]
     for _, name in kinds:
-        heads.append(tag("th", name, colspan=len(runs), scope="colgroup"))
-    heads.append(tag("th", "0 to 1", rowspan=2, scope="col"))
-    second = [tag("th", run.name, scope="col") for _ in kinds for run in runs]
+        heads.append(tag("th", name, colspan=len(runs), scope=scope, class_="number"))
+    heads.append(tag("th", "0 to 1", rowspan=deep, scope="col"))
+    second = [tag("th", run.name, scope="col", class_="number") for _ in kinds for run in runs]
+    head = [tag("tr", *heads)] + [tag("tr", *second)] * (deep - 1)
     body = [tag("tr", tag("th", first, scope="row"), *cells) for first, *cells in rows]
-    inner = tag("table", tag("thead", tag("tr", *heads), tag("tr", *second)), tag("tbody", *body))
-    return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label="Numbers")
+    inner = tag("table", tag("thead", *head), tag("tbody", *body))
+    return tag(
+        "div", inner, class_="scroll numbers", tabindex=0, role="region", aria_label="Numbers"
+    )
 
 
 def _number(value: float | None, best: float | None) -> Markup:
     if value is None:
-        return tag("td", "–", class_="number")
-    text = f"{value:.3f}"
+        return tag("td", "-", class_="number")
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
     return tag("td", tag("strong", text) if value == best else text, class_="number")
 
 
