@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from ssl_jax.augment.recipes import pixels, prepare
 from ssl_jax.evals import features
@@ -158,12 +159,13 @@ def flat_map(points: np.ndarray, normalise: bool) -> np.ndarray:
     """
     points = _unit(points) if normalise else points
     parts = min(COMPONENTS, *points.shape)
-    points = PCA(parts, svd_solver="full").fit_transform(points)
-    if parts < 2 or len(points) < 5 or not np.ptp(points) > 0:
+    if parts < 2 or len(points) < 5 or not np.ptp(points, axis=0).max() > 0:
         return np.full((len(points), 2), 0.5)  # nothing to see: collapsed, or too few
-    found = TSNE(
-        perplexity=min(30, (len(points) - 1) / 3), init="pca", random_state=0
-    ).fit_transform(points)
+    points = PCA(parts, svd_solver="full").fit_transform(points)
+    method = TSNE(perplexity=min(30, (len(points) - 1) / 3), init="pca", random_state=0)
+    # So few points: threads would wait for each other longer than they work.
+    with threadpool_limits(1):
+        found = method.fit_transform(points)
     low, high = found.min(0), found.max(0)
     return (found - (low + high) / 2) / max(np.max(high - low), 1e-12) + 0.5
 

@@ -1,5 +1,6 @@
 """The page: its sections in order, each with one sentence that says what is seen and how."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import resources
 from string import Template
@@ -82,8 +83,8 @@ def _numbers(
     runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]
 ) -> list[Markup]:
     said = (
-        "The last numbers that the run measured of itself, on clean images that it was not trained "
-        "to tell apart. Each stands beside the same number for the same network with its first, "
+        "The last numbers that the run measured of itself, on images without augmentation. Each "
+        "stands beside the same number for the same network with its first, "
         "random weights (untrained) and for the pixels themselves (raw pixels). Bold is the best "
         "of a row; the line shows trained as a disc, untrained as a ring, raw pixels as a bar."
     )
@@ -135,9 +136,13 @@ def _curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Markup]:
         title = f"{len(charts) - MOST} further curves"
         content.append(tag("details", tag("summary", title), inner))
     if once:
-        said = (
-            f"{once} more were measured at one step only: they are in the table above. Training "
-            "with --config.evals.every=100 makes curves of them."
+        hint = tag("code", "--config.evals.every=100")
+        said = join(
+            [
+                f"{once} more were measured at one step only: see the table above. ",
+                hint,
+                " in the training makes curves of them.",
+            ]
         )
         content.append(tag("p", said, class_="note"))
     return content
@@ -183,7 +188,7 @@ def _looks(runs: Sequence[Run]) -> list[Section]:
             said = tag("p", seen.grids[title].caption)
             parts.append(tag("div", *name, said, images.grid(title, seen.grids[title])))
         content = tag("div", *parts, class_="runs") if len(runs) > 1 else parts[0]
-        sections.append((title.lower().replace(" ", "-"), title, [content]))
+        sections.append((re.sub(r"\W+", "-", title.lower()), title, [content]))
     return sections
 
 
@@ -222,7 +227,7 @@ def _maps(seen: Look) -> list[Markup]:
     ]
     legend = maps.legend(seen.test.labels, seen.classes)
     labelled = (seen.test.labels >= 0).any()
-    said += " Colour and shape: the class, which the training did not see." if labelled else ""
+    said += " Colour and shape: the class." if labelled else ""
     return [tag("p", said), legend, tag("div", *charts, class_="maps")]
 
 

@@ -57,7 +57,7 @@ def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]
         known = [value for group in groups for value in group if value is not None]
         best = max(known) if scored(metric, scores) else None
         cells = [_number(value, best) for group in groups for value in group]
-        strip = _strip(groups) if best is not None else tag("td")
+        strip = _strip(groups) if best is not None else tag("td", class_="strip-column")
         rows.append([names.get(metric.split("/")[-1], metric), *cells, strip])
     if not rows:
         return tag("p", "The run measured nothing yet.", class_="note")
@@ -66,7 +66,7 @@ def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]
     heads = [tag("th", "measure", rowspan=deep, scope="col")]
     for _, name in kinds:
         heads.append(tag("th", name, colspan=len(runs), scope=scope, class_="number"))
-    heads.append(tag("th", "0 to 1", rowspan=deep, scope="col"))
+    heads.append(tag("th", "0 to 1", rowspan=deep, scope="col", class_="strip-column"))
     second = [tag("th", run.name, scope="col", class_="number") for _ in kinds for run in runs]
     head = [tag("tr", *heads)] + [tag("tr", *second)] * (deep - 1)
     body = [tag("tr", tag("th", first, scope="row"), *cells) for first, *cells in rows]
@@ -96,7 +96,8 @@ def _strip(groups: Sequence[Sequence[float | None]]) -> Markup:
         for run, value in enumerate(values):
             if value is not None:
                 parts.append(tag("circle", cx=at(value), cy=9, r=4, class_=f"{kind} c{run}"))
-    return tag("td", tag("svg", *parts, viewBox="0 0 120 18", class_="strip", aria_hidden="true"))
+    svg = tag("svg", *parts, viewBox="0 0 120 18", class_="strip", aria_hidden="true")
+    return tag("td", svg, class_="strip-column")
 
 
 def results(runs: Sequence[Run]) -> Markup:
