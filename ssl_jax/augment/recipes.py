@@ -186,6 +186,12 @@ def prepare(view: View, images: Array) -> Array:
     return _normalize(recipe(view.recipe), _unit(images))
 
 
+def pixels(view: View, images: np.ndarray) -> np.ndarray:
+    """The inverse of `prepare`, to look at: uint8, cut to what can be shown."""
+    mean, std = _statistics(recipe(view.recipe), images.shape[-1])
+    return np.clip((images * std + mean) * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
 def apply(
     chain: Recipe, key: Array, image: Array, strength: float = 1.0, serial: bool = False
 ) -> Array:

@@ -93,6 +93,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     final_table(console, last, f"stage {probe.stage}, pooling {probe.pool}")
     files = "config.json, metrics.jsonl, summary.json, checkpoints, events"
     console.print(f"written to {folder}/: {files}")
+    console.print(f"next: ssl-jax report --workdir={folder} (one page to look at)")
     console.print(f"next: ssl-jax evaluate --workdir={folder}")
 
 

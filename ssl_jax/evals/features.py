@@ -90,7 +90,7 @@ def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: A
     """
     images = prepare(view, images)
     if encoder is not None:
-        return stage(encoder.features(images), number).astype(jnp.float32)
+        return at_least_float32(stage_map(encoder.features(images), number))
     batch, height, width, channels = images.shape
     if height % patch or width % patch:
         raise UserError(f"patches of {patch} pixels do not divide images of {height} x {width}")

@@ -29,6 +29,7 @@ __all__ = [
     "Group",
     "Inputs",
     "Objective",
+    "Picture",
     "Probe",
     "Spec",
     "Stream",
@@ -117,6 +118,28 @@ class DataPass(NamedTuple):
 
     values: Array
     present: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Picture:
+    """Images in rows and columns that show what a method does. A pytree; drawn elsewhere.
+
+    Attributes:
+      images: (rows, columns, H, W, C), valued as the images that the network is shown.
+      caption: what is seen and how it was made, for one who does not know the method.
+      columns: a heading for each column, or none.
+      said: (rows, columns) int32, what the method answered there, -1 where it was not asked.
+      truth: likewise, what is right.
+      answers: their names; without any only right and wrong are told.
+    """
+
+    images: Array
+    caption: str = field(metadata={"static": True})
+    columns: tuple[str, ...] = field(default=(), metadata={"static": True})
+    said: Array | None = None
+    truth: Array | None = None
+    answers: tuple[str, ...] = field(default=(), metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -326,6 +349,16 @@ class Objective:
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         """The network that is kept: by default the trained backbone."""
         return Encoder(params["backbone"], extra["stats"]["backbone"], self.backbone)
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        """Title -> what is particular to the method, for `ssl-jax report`: by default nothing.
+
+        Pure; jitted. `images` (B, H, W, C) are whole evaluation images, centrally cropped to the
+        first view and normalised; show a few, or choose among all of them.
+        """
+        return {}
 
     def groups(self) -> dict[str, Group]:
         """Named parameter groups beside "rest"."""
