@@ -206,17 +206,17 @@ class EvaluateTest(parameterized.TestCase):
         self.evaluate("--eval=knn", "--sweep=k=1,5", runs="run?", results="two.jsonl")
         results = f"--results={self.folder / 'two.jsonl'}"
         rows = self.command("results", results, "--sort=-k", "--format=csv").splitlines()
-        self.assertEqual(rows[0], "workdir,method,seed,step,protocol,k,knn_top1,knn_mean_per_class")
+        self.assertEqual(rows[0], "workdir,method,seed,step,protocol,k,knn_mean_per_class,knn_top1")
         self.assertLen(rows, 5)
         self.assertEqual([row.split(",")[5] for row in rows[1:]], ["1", "1", "5", "5"])
         rows = self.command("results", results, "--where=k=5", "--mean=seed", "--format=csv")
         expected = "simclr,4,knn"
-        for name in ("knn_top1", "knn_mean_per_class"):
+        for name in ("knn_mean_per_class", "knn_top1"):
             values = [r["results"][f"eval/{name}"] for r in self.read("two.jsonl")]
             five = [values[1], values[3]]  # run by run
             deviation = abs(five[0] - five[1]) / 2**0.5
             expected += f",{sum(five) / 2:.4f} ± {deviation:.4f}"
-        head = "method,step,protocol,knn_top1,knn_mean_per_class,n"
+        head = "method,step,protocol,knn_mean_per_class,knn_top1,n"
         self.assertEqual(rows.splitlines(), [head, f"{expected},2"])
         self.assertRegex(self.command("results", results, "--format=markdown"), r"^\| workdir")
         path = self.folder / "table.tex"
