@@ -44,6 +44,13 @@ class Protocol:
         """Whether there is what it needs: by default labels, or an encoder."""
         return subject.labelled if self.labels else subject.encoder is not None
 
+    def check(self, subject: "Subject") -> None:
+        """What can be told before an image is read.
+
+        Raises:
+          UserError: a setting names a file that is not there, or does not fit the data.
+        """
+
     def measure(self, subject: "Subject") -> dict[str, float]:
         """Name -> number.
 
@@ -76,6 +83,8 @@ class AtLayer(Protocol):
     def measure_all(
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
+        for one in settings:
+            one.check(subject)
         if cls.labels:
             subject.read(settings)
         yield from super().measure_all(settings, subject)

@@ -45,7 +45,8 @@ class ClusterHead(Protocol):
         return subject.labelled and encoder is not None and encoder.clusters is not None
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        images, above = subject.images, None
+        images, path = subject.images, self.superclasses
+        above = read_superclasses(path, subject.class_names) if path else None
         part = images.train if self.part == "train" else images.test
         found, index = features.collect(
             lambda batch, _: _clusters(subject.encoder, images.view, self.head, batch),
@@ -53,8 +54,7 @@ class ClusterHead(Protocol):
             images.mesh,
         )
         ((clusters, labels),) = images.known(part, [found], index)
-        if self.superclasses:
-            above = read_superclasses(self.superclasses, subject.class_names)
+        if above:
             kept = above.known(labels)
             clusters, labels = clusters[kept], labels[kept]
         numbers = {**agreements(clusters, labels, above), "used": float(len(np.unique(clusters)))}

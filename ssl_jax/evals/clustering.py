@@ -43,6 +43,10 @@ class Clustering(AtLayer):
                 f"runs = {self.runs} must be positive"
             )
 
+    def check(self, subject: Subject) -> None:
+        if self.superclasses:
+            read_superclasses(self.superclasses, subject.class_names)
+
     def measure(self, subject: Subject) -> dict[str, float]:
         features, labels = subject.train(self)
         classes, above = subject.classes, None

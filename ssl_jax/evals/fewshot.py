@@ -43,6 +43,10 @@ class FewShot(AtLayer):
         if not self.shots + self.fractions + self.lists:
             raise UserError("fewshot: give shots, fractions or lists")
 
+    def check(self, subject: Subject) -> None:
+        for path in self.lists:
+            listed_rows(path, subject.images.train.source)
+
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
         draws = range(min(self.draws, max(2, 400 // subject.classes)))

@@ -151,6 +151,12 @@ class ProtocolTest(parameterized.TestCase):
         expected = few_labels(subject.train(settings), subject.test(settings), [own]).mean
         self.assertEqual(found["fewshot_ten_top1"], expected)
 
+    def test_a_bad_list_is_told_before_images_are_read(self):
+        subject = self.subject()
+        with self.assertRaisesRegex(UserError, "list /nowhere"):
+            list(FewShot.measure_all([FewShot(), FewShot(lists=("/nowhere",))], subject))
+        self.assertEmpty(subject._read)
+
     def test_a_list_does_not_show_what_is_held_out(self):
         path = Path(self.create_tempdir().full_path) / "all.txt"
         path.write_text("".join(f"{i}.png\n" for i in range(60)))
