@@ -91,16 +91,13 @@ class Segmentation(Protocol):
 
     def fit(self, subject: Subject, train: Scenes, classes: int) -> "Head":
         """The classifier after `steps` batches, the images in a new order in each epoch."""
-        rng, layer, mesh = (
-            np.random.default_rng(self.seed),
-            self.layer(subject),
-            subject.images.mesh,
-        )
+        rng, mesh = np.random.default_rng(self.seed), subject.images.mesh
+        layer = self.layer(subject)
         one = jnp.zeros((1, self.size, self.size, train.channels), jnp.uint8)
         dim = jax.eval_shape(lambda net: features.maps(net, *layer, one), subject.encoder).shape[-1]
         weight = rng.normal(0, 0.01, (dim, classes))
-        parts = weight, np.zeros(classes), np.zeros(dim), np.ones(dim)
-        parts = tuple(part.astype(np.float32) for part in parts)
+        given = weight, np.zeros(classes), np.zeros(dim), np.ones(dim)
+        parts = tuple(part.astype(np.float32) for part in given)
         state = jax.device_get(self.optimizer().init(parts[:2]))
         parts, state = place((parts, state), sharding.replicated(mesh))
         head = Head(*parts)
