@@ -20,7 +20,8 @@ ALLOWED = {
     "objectives": LOWER | {"nets", "losses", "augment"},
     "train": LOWER | MIDDLE | {"objectives"},
     "evals": LOWER | MIDDLE | {"objectives"},
-    "cli": LOWER | MIDDLE | {"objectives", "train", "evals"},
+    "report": LOWER | MIDDLE | {"objectives", "train", "evals"},
+    "cli": LOWER | MIDDLE | {"objectives", "train", "evals", "report"},
 }
 
 
@@ -85,7 +86,7 @@ class ArchitectureTest(parameterized.TestCase):
     def test_no_method_is_named_outside_its_own_files(self):
         methods = {p.stem for p in (PACKAGE / "objectives").glob("*.py")} - {"__init__", "base"}
         self.assertIn("simclr", methods)
-        for package in ("core", "data", "train", "evals", "cli"):
+        for package in ("core", "data", "train", "evals", "report", "cli"):
             for path in sources(package):
                 strings = {
                     node.value

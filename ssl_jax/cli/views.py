@@ -9,7 +9,7 @@ import cv2
 import jax
 import numpy as np
 
-from ssl_jax.augment.recipes import augment, recipe
+from ssl_jax.augment.recipes import augment, pixels
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment, configured
 from ssl_jax.cli.table import terminal
@@ -62,12 +62,7 @@ def contact_sheet(experiment: Experiment) -> np.ndarray:
     for i in range(len(index)):
         tiles = [_tile(originals[i])]
         for view, group in zip(inputs.views, seen["views"], strict=True):
-            chain = recipe(view.recipe)
-            for image in group[i]:
-                mean, std = np.asarray(chain.mean), np.asarray(chain.std)
-                if image.shape[-1] != len(mean):
-                    mean, std = mean.mean(), std.mean()
-                tiles.append(_tile(np.clip((image * std + mean) * 255, 0, 255).astype(np.uint8)))
+            tiles += [_tile(image) for image in pixels(view, group[i])]
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows, axis=0)
 

@@ -14,6 +14,7 @@ from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.pipeline import gather, to_global
+from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -26,7 +27,7 @@ def read(encoder: Encoder, view: View, probe: Probe, images: Array) -> Array:
 
 
 def select(stages: dict[str, Array], probe: Probe) -> Array:
-    """The (B, D) float32 features of `probe` among a backbone's outputs.
+    """The (B, D) features of `probe`, float32 at least, among a backbone's outputs.
 
     Raises:
       UserError: the backbone has no such stage or no class token.
@@ -34,23 +35,23 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
     if probe.pool == "cls":
         if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
-        return stages["cls"].astype(jnp.float32)
-    return pool(stage(stages, probe.stage), probe.pool).astype(jnp.float32)
+        return at_least_float32(stages["cls"])
+    return at_least_float32(pool(stage_map(stages, probe.stage), probe.pool))
 
 
-def stage(stages: dict[str, Array], number: int) -> Array:
-    """The map (B, h, w, C) of a backbone's stage; a ViT's are its patch tokens after each block.
+def stage_map(stages: dict[str, Array], stage: int) -> Array:
+    """The map (B, h, w, C) of a stage among a backbone's outputs; -1 is the last.
 
     Raises:
-      UserError: the backbone has no such stage.
+      UserError: there is no such stage.
     """
     known = names(stages)
-    if not -len(known) <= number < len(known):
-        raise UserError(f"probe: no stage {number} among the backbone's {len(known)}")
-    return stages[known[number]]
+    if not -len(known) <= stage < len(known):
+        raise UserError(f"probe: no stage {stage} among the backbone's {len(known)}")
+    return stages[known[stage]]
 
 
-def names(stages: dict[str, Array]) -> list[str]:
+def names(stages: Iterable[str]) -> list[str]:
     """Of the outputs that are stages, in order."""
     return [name for name in stages if name.startswith(("stage", "block"))]
 
@@ -89,7 +90,7 @@ def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: A
     """
     images = prepare(view, images)
     if encoder is not None:
-        return stage(encoder.features(images), number).astype(jnp.float32)
+        return at_least_float32(stage_map(encoder.features(images), number))
     batch, height, width, channels = images.shape
     if height % patch or width % patch:
         raise UserError(f"patches of {patch} pixels do not divide images of {height} x {width}")

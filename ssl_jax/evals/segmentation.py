@@ -95,9 +95,9 @@ class Segmentation(Protocol):
         layer = self.layer(subject)
         one = jnp.zeros((1, self.size, self.size, train.channels), jnp.uint8)
         dim = jax.eval_shape(lambda net: features.maps(net, *layer, one), subject.encoder).shape[-1]
-        weight = rng.normal(0, 0.01, (dim, classes))
-        given = weight, np.zeros(classes), np.zeros(dim), np.ones(dim)
-        parts = tuple(part.astype(np.float32) for part in given)
+        weight = rng.normal(0, 0.01, (dim, classes)).astype(np.float32)
+        bias, mean = np.zeros(classes, np.float32), np.zeros(dim, np.float32)
+        parts = weight, bias, mean, np.ones_like(mean)
         state = jax.device_get(self.optimizer().init(parts[:2]))
         parts, state = place((parts, state), sharding.replicated(mesh))
         head = Head(*parts)

@@ -28,14 +28,24 @@ class Net:
         first axis. With `train=False` the returned stats are the given ones. See `functional` for
         `microbatches`.
       name: for messages and logs.
+      attention: whether `apply(..., attention=True)` also gives what every token attends to; see
+        `vit.ViT.__call__`.
+      draws: whether `apply` in training needs `keys` (B,), one an example.
     """
 
     init: Callable[[Array], tuple[Tree, Tree]]
     apply: Callable[..., tuple[Any, Tree]]
     name: str = ""
+    attention: bool = False
+    draws: bool = False
 
 
-def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
+def functional(
+    make: Callable[[nnx.Rngs], nnx.Module],
+    name: str = "",
+    attention: bool = False,
+    draws: bool = False,
+) -> Net:
     """The pure (init, apply) pair of the module that `make` builds.
 
     The module may hold variables of type `nnx.Param` and `nnx.BatchStat` only (no stored
@@ -104,7 +114,7 @@ def functional(make: Callable[[nnx.Rngs], nnx.Module], name: str = "") -> Net:
             stats, out = jax.lax.scan(step, stats, chunks)
         return jax.tree.map(_interleaved, out), stats
 
-    return Net(init, apply, name)
+    return Net(init, apply, name, attention, draws)
 
 
 def init_all(key: Array, **nets: Net) -> tuple[Tree, Tree]:

@@ -1,4 +1,6 @@
-"""Position tables of vision transformers: fixed sin-cos ones, and resizing to another grid."""
+"""Positions of vision transformers: fixed sin-cos tables, resizing to another grid, and the trained
+bias of relative ones.
+"""
 
 import functools
 import math
@@ -7,6 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
@@ -73,3 +76,41 @@ def bicubic(n: int, m: int, scale: float) -> np.ndarray:
             weights, (np.arange(m), np.clip(left + tap, 0, n - 1)), np.where(x <= 1, near, far)
         )
     return weights
+
+
+class RelativePositions(nnx.Module):
+    """A trained attention bias for each head and each offset between two patches (Swin's, BEiT's).
+
+    With a class token there are three more: from it, to it, and of it to itself.
+    """
+
+    def __init__(self, grid: Grid, heads: int, cls_token: bool):
+        self.grid, self.cls_token = grid, cls_token
+        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3 * cls_token
+        self.table = nnx.Param(jnp.zeros((offsets, heads), jnp.float32))
+
+    def __call__(self, grid: Grid) -> Array:
+        """(1, heads, T, T) for a grid of patches; another than one's own resizes the table."""
+        table = self.table[...]
+        old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (self.grid, grid))
+        count = old[0] * old[1]
+        patches = resize_grid(table[None, :count], old, new)[0]
+        table = jnp.concatenate([patches, table[count:]])
+        return jnp.moveaxis(table[relative_index(grid, self.cls_token)], -1, 0)[None]
+
+
+def relative_index(grid: Grid, cls_token: bool = False) -> np.ndarray:
+    """(T, T) int32: which row of the table is the bias from token i (rows) to token j (columns).
+
+    The row of an offset (down, right) is (down + h - 1)(2 w - 1) + right + w - 1, as in Swin; then
+    class to patch, patch to class, class to class, as in BEiT.
+    """
+    h, w = grid
+    at = np.stack(np.divmod(np.arange(h * w), w), -1)
+    down, right = np.moveaxis(at[:, None] - at[None], -1, 0)
+    index = (down + h - 1) * (2 * w - 1) + right + w - 1
+    if cls_token:
+        count = (2 * h - 1) * (2 * w - 1)
+        index = np.pad(index, ((1, 0), (1, 0)))
+        index[0], index[:, 0], index[0, 0] = count, count + 1, count + 2
+    return index.astype(np.int32)

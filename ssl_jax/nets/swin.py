@@ -12,9 +12,9 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype, torch_default
+from ssl_jax.nets.positions import RelativePositions
 from ssl_jax.nets.vit import (
     Block,
-    RelativePositions,
     Remat,
     check_options,
     hide,

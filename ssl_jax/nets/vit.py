@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import (
     DType,
@@ -20,7 +20,7 @@ from ssl_jax.nets.layers import (
     torch_default,
     xavier_uniform,
 )
-from ssl_jax.nets.positions import Grid, Order, resize_grid, sincos
+from ssl_jax.nets.positions import Grid, Order, RelativePositions, resize_grid, sincos
 
 Position = Literal["learned", "sincos", "sincos_mocov3", "relative"]
 Remat = Literal["none", "full", "dots"]
@@ -89,9 +89,16 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, bias: Array | None = None) -> Array:
         """(B, T, D) -> (B, T, D); `bias`, to add to the logits, broadcasts to (B, heads, T, T)."""
+        return self.proj(jnp.reshape(attend(*self._qkv(x), bias), x.shape))
+
+    def maps(self, x: Array, bias: Array | None = None) -> Array:
+        """The weights of the attention, (B, heads, T, T): row i is what token i looks at."""
+        q, k, _ = self._qkv(x)
+        return weights(q, k, bias)
+
+    def _qkv(self, x: Array) -> tuple[Array, Array, Array]:
         qkv = jnp.reshape(self.qkv(x), (*x.shape[:2], 3, self.heads, -1))
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        return self.proj(jnp.reshape(attend(q, k, v, bias), x.shape))
+        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
 
 class Mlp(nnx.Module):
@@ -130,47 +137,11 @@ class Block(nnx.Module):
             for _ in range(2)
         )
 
-    def __call__(self, x: Array, bias: Array | None = None) -> Array:
-        x = x + _scaled(self.attn(self.norm1(x), bias), self.gamma1)
-        return x + _scaled(self.mlp(self.norm2(x)), self.gamma2)
-
-
-class RelativePositions(nnx.Module):
-    """A trained attention bias for each head and each offset between two patches (Swin's, BEiT's).
-
-    With a class token there are three more: from it, to it, and of it to itself.
-    """
-
-    def __init__(self, grid: Grid, heads: int, cls_token: bool):
-        self.grid, self.cls_token = grid, cls_token
-        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3 * cls_token
-        self.table = nnx.Param(jnp.zeros((offsets, heads), jnp.float32))
-
-    def __call__(self, grid: Grid) -> Array:
-        """(1, heads, T, T) for a grid of patches; another than one's own resizes the table."""
-        table = self.table[...]
-        old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (self.grid, grid))
-        count = old[0] * old[1]
-        patches = resize_grid(table[None, :count], old, new)[0]
-        table = jnp.concatenate([patches, table[count:]])
-        return jnp.moveaxis(table[relative_index(grid, self.cls_token)], -1, 0)[None]
-
-
-def relative_index(grid: Grid, cls_token: bool = False) -> np.ndarray:
-    """(T, T) int32: which row of the table is the bias from token i (rows) to token j (columns).
-
-    The row of an offset (down, right) is (down + h - 1)(2 w - 1) + right + w - 1, as in Swin; then
-    class to patch, patch to class, class to class, as in BEiT.
-    """
-    h, w = grid
-    at = np.stack(np.divmod(np.arange(h * w), w), -1)
-    down, right = np.moveaxis(at[:, None] - at[None], -1, 0)
-    index = (down + h - 1) * (2 * w - 1) + right + w - 1
-    if cls_token:
-        count = (2 * h - 1) * (2 * w - 1)
-        index = np.pad(index, ((1, 0), (1, 0)))
-        index[0], index[:, 0], index[0, 0] = count, count + 1, count + 2
-    return index.astype(np.int32)
+    def __call__(self, x: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
+        """`kept` (2, B): what the attention's and the perceptron's branch are multiplied by."""
+        attention, perceptron = (None, None) if kept is None else kept
+        x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
+        return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
 
 
 def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
@@ -198,22 +169,33 @@ def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block
 
 
 def run_stack(
-    blocks: Block, x: Array, remat: Remat, every: bool = False, bias: Array | None = None
-) -> tuple[Array, Array | None]:
-    """Tokens (B, T, D) after a stack of blocks; with `every` after each too, (depth, B, T, D).
+    blocks: Block,
+    x: Array,
+    remat: Remat,
+    every: bool = False,
+    bias: Array | None = None,
+    attention: bool = False,
+    kept: Array | None = None,
+) -> tuple[Array, tuple[Array | None, Array | None]]:
+    """Tokens (B, T, D) after a stack of blocks; and, as `every` and `attention` ask, after each
+    (depth, B, T, D), and what each attends to (depth, B, heads, T, T).
 
-    `bias` is added to the attention's logits in every block. A scan, so that the time to compile
-    does not grow with the depth.
+    `bias` is added to the attention's logits in every block, `kept` (depth, 2, B) are the factors
+    of stochastic depth. A scan, so that the time to compile does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
 
-    def body(x: Array, block: nnx.State) -> tuple[Array, Array | None]:
-        x = nnx.merge(graphdef, block)(x, bias)
-        return x, x if every else None
+    def body(
+        x: Array, layer: tuple[nnx.State, Array | None]
+    ) -> tuple[Array, tuple[Array | None, Array | None]]:
+        block, kept = nnx.merge(graphdef, layer[0]), layer[1]
+        maps = block.attn.maps(block.norm1(x), bias) if attention else None
+        x = block(x, bias) if kept is None else block(x, bias, kept)  # not every stack can drop
+        return x, (x if every else None, maps)
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, state)
+    return jax.lax.scan(body, x, (state, kept))
 
 
 class ViT(nnx.Module):
@@ -234,6 +216,7 @@ class ViT(nnx.Module):
         pool: Literal["cls", "avg"],
         norm_after_pool: bool,
         interpolate_offset: float,
+        drop_path: float,
         scheme: Scheme,
         remat: Remat,
         dtype: DType,
@@ -243,6 +226,7 @@ class ViT(nnx.Module):
         self.patch, self.grid, self.position = patch, grid, position
         self.pool, self.norm_after_pool = pool, norm_after_pool
         self.interpolate_offset, self.remat = interpolate_offset, remat
+        self.depth, self.drop_path = depth, drop_path
         fan_in = patch * patch * channels
         kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
         bias: Init = nnx.initializers.zeros if scheme == "mocov3" else torch_default(fan_in)
@@ -273,9 +257,11 @@ class ViT(nnx.Module):
         images: Array,
         keep: Array | None = None,
         mask: Array | None = None,
+        keys: Array | None = None,
         *,
         train: bool,
         stages: bool = False,
+        attention: bool = False,
     ) -> dict[str, Array]:
         """Images (B, H, W, C) to features of N patches, or of the kept ones; T counts all tokens.
 
@@ -286,19 +272,22 @@ class ViT(nnx.Module):
             are dropped (MAE).
           mask: (B, r, c), 1 or True where the mask token stands in the place of the patches; the
             grid of patches is a multiple of r x c.
-          train: nothing depends on it.
+          keys: (B,) random keys, for `drop_path` in training.
+          train: whether branches are dropped.
           stages: also return the patch tokens after every block as maps.
+          attention: also return what every token attends to.
 
         Returns:
           "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches"
           (B, N, D) of these; "cls" (B, D) if there is one; "pooled" (B, D), float32, as `pool`
           says. With `stages` "block1", ..: (B, h, w, D); the last one is normed like the tokens.
+          With `attention` "attention" (B, depth, heads, T, T), float32, whose rows sum to 1.
 
         Raises:
           UserError: a side that the patch size does not divide, `keep` together with `stages` or
             with relative positions, a mask without a mask token or of another grid.
         """
-        del train
+        kept = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
         if keep is not None and (stages or self.relative is not None):
             raise UserError("stages=True and relative positions need all patches; leave keep out")
         _, height, width, _ = images.shape
@@ -317,7 +306,7 @@ class ViT(nnx.Module):
             x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[-1])), x], axis=1)
             first = 1
         bias = None if self.relative is None else self.relative(grid)
-        x, every = run_stack(self.blocks, x, self.remat, every=stages, bias=bias)
+        x, (every, maps) = run_stack(self.blocks, x, self.remat, stages, bias, attention, kept)
         tokens = x if self.norm_after_pool else self.norm(x)
         out = {"tokens": tokens, "patches": tokens[:, first:]}
         if first:
@@ -325,9 +314,11 @@ class ViT(nnx.Module):
         pooled = out["cls"] if self.pool == "cls" else jnp.mean(at_least_float32(out["patches"]), 1)
         out["pooled"] = at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled)
         if every is not None:
-            maps = [*every[:-1, :, first:], out["patches"]]
+            patches = [*every[:-1, :, first:], out["patches"]]
             shape = (x.shape[0], *grid, x.shape[-1])
-            out |= {f"block{i + 1}": jnp.reshape(m, shape) for i, m in enumerate(maps)}
+            out |= {f"block{i + 1}": jnp.reshape(p, shape) for i, p in enumerate(patches)}
+        if maps is not None:
+            out["attention"] = jnp.swapaxes(maps, 0, 1)
         return out
 
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
@@ -361,6 +352,7 @@ def vit(
     pool: Literal["cls", "avg"] = "cls",
     norm_after_pool: bool = False,
     interpolate_offset: float = 0.0,
+    drop_path: float = 0.0,
     layer_scale: float | None = None,
     qkv_bias: bool = True,
     init: Scheme | None = None,
@@ -368,7 +360,7 @@ def vit(
     dtype: DType = None,
 ) -> Net:
     """Vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`, `mask`,
-    `stages`.
+    `stages`, `attention`.
 
     Args:
       size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None: then dim, depth
@@ -386,6 +378,8 @@ def vit(
       norm_after_pool: the final norm acts on "pooled", and the tokens stay without it (timm's
         `fc_norm`).
       interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
+      drop_path: stochastic depth: how often both branches of the last block are left out for an
+        example of training, less often in earlier ones; the method must draw it.
       layer_scale: start of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
       init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None: the one that goes with
@@ -421,6 +415,7 @@ def vit(
         raise UserError(
             f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
         )
+    check_rate(drop_path)
     grid = patch_grid((image_size, image_size), patch)
     if position in FIXED_ORDERS:
         sincos(dim, grid)  # raises for a width that it cannot have
@@ -441,6 +436,7 @@ def vit(
             pool=pool,
             norm_after_pool=norm_after_pool,
             interpolate_offset=interpolate_offset,
+            drop_path=drop_path,
             layer_scale=layer_scale,
             qkv_bias=qkv_bias,
             scheme=scheme,
@@ -449,7 +445,7 @@ def vit(
             rngs=rngs,
         )
 
-    return functional(make, f"vit_{size or dim}_{patch}")
+    return functional(make, f"vit_{size or dim}_{patch}", attention=True, draws=drop_path > 0)
 
 
 def patch_grid(image: tuple[int, int], patch: int) -> Grid:
@@ -480,9 +476,14 @@ def attend(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
         bias = None if bias is None else jnp.asarray(bias, q.dtype)
         return jax.nn.dot_product_attention(q, k, v, bias=bias)
     # The above takes the softmax in float32, whatever the inputs are.
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
-    weights = jax.nn.softmax(logits if bias is None else logits + bias)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights(q, k, bias), v)
+
+
+def weights(q: Array, k: Array, bias: Array | None = None) -> Array:
+    """softmax(q k' / sqrt(D) + bias) (B, heads, T, T), float32 at least, for (B, T, heads, D)."""
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) * q.shape[-1] ** -0.5
+    return jax.nn.softmax(logits if bias is None else logits + bias)
 
 
 def _scaled(x: Array, gamma: nnx.Param | None) -> Array:

@@ -7,7 +7,7 @@ dicts of arrays. Every function sees the whole global batch as one array and nam
 nor a mesh axis. docs/contract.md walks through it with an example.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -22,11 +22,14 @@ from ssl_jax.objectives.parts.branch import Branch
 
 __all__ = [
     "Aux",
+    "Classifier",
+    "ClusterHeads",
     "DataPass",
     "Encoder",
     "Group",
     "Inputs",
     "Objective",
+    "Picture",
     "Probe",
     "Spec",
     "Stream",
@@ -119,6 +122,28 @@ class DataPass(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Picture:
+    """Images in rows and columns that show what a method does. A pytree; drawn elsewhere.
+
+    Attributes:
+      images: (rows, columns, H, W, C), valued as the images that the network is shown.
+      caption: what is seen and how it was made, for one who does not know the method.
+      columns: a heading for each column, or none.
+      said: (rows, columns) int32, what the method answered there, -1 where it was not asked.
+      truth: likewise, what is right.
+      answers: their names; without any only right and wrong are told.
+    """
+
+    images: Array
+    caption: str = field(metadata={"static": True})
+    columns: tuple[str, ...] = field(default=(), metadata={"static": True})
+    said: Array | None = None
+    truth: Array | None = None
+    answers: tuple[str, ...] = field(default=(), metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class TextTower:
     """What image-text methods keep beside the backbone: the ways into the joint space. A pytree.
 
@@ -143,15 +168,56 @@ class TextTower:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class ClusterHeads:
+    """What methods that cluster keep beside the backbone: the way to their clusters. A pytree.
+
+    Attributes:
+      params: of all that follows the backbone.
+      score: (params, the backbone's "pooled" features (B, D)) -> logits (B, K) of each head; an
+        image's cluster is where they are largest.
+    """
+
+    params: Tree
+    score: Callable[[Tree, Array], Sequence[Array]] = field(metadata={"static": True})
+
+    def logits(self, pooled: Array) -> Sequence[Array]:
+        return self.score(self.params, pooled)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Classifier:
+    """What methods that learn the labels keep beside the backbone. A pytree.
+
+    Attributes:
+      params: of the head.
+      head: (params, the backbone's "pooled" features (B, D)) -> logits (B, classes).
+    """
+
+    params: Tree
+    head: Callable[[Tree, Array], Array] = field(metadata={"static": True})
+
+    def logits(self, pooled: Array) -> Array:
+        return self.head(self.params, pooled)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Encoder:
     """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
     into the program.
+
+    Attributes:
+      online: weights of the classifier that was trained along, if one was; see `evals.online`.
     """
 
     params: Tree
     stats: Tree
     net: Net = field(metadata={"static": True})
     text: TextTower | None = None
+    clusters: ClusterHeads | None = None
+    classifier: Classifier | None = None
+    online: Tree = None
 
     def features(self, images: Array) -> dict[str, Array]:
         """Every stage of the backbone, by name, for normalised float images (B, H, W, C)."""
@@ -183,7 +249,9 @@ class Objective:
     spec: Spec
     microbatches: int = field(default=1, kw_only=True)
 
-    family: ClassVar[str] = ""  # pretext, contrastive, siamese, clustering, masked, multi-modal
+    family: ClassVar[str] = (
+        ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, baseline
+    )
     needs: ClassVar[str] = "any backbone"
     probe: ClassVar[Probe] = Probe()
     refresh_groups: ClassVar[tuple[str, ...]] = ()
@@ -225,8 +293,24 @@ class Objective:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The backbone's outputs for an image of the first view, without the batch axis."""
+        return self._shapes()
+
+    def _shapes(self, **options: Any) -> dict[str, tuple[int, ...]]:
         size = self.inputs().views[0].size
-        return output_shapes(self.backbone, (size, size, self.spec.channels))
+        return output_shapes(self.backbone, (size, size, self.spec.channels), **options)
+
+    @property
+    def probe_every_stage(self) -> bool:
+        """Whether a linear probe that names no stage looks at each: what solves a pretext task or
+        paints what is hidden is not what tells classes apart, and where that is best is not known
+        before.
+        """
+        return self.family in ("pretext", "masked")
+
+    @cached_property
+    def stage_shapes(self) -> dict[str, tuple[int, ...]]:
+        """`shapes`, with those of every stage."""
+        return self._shapes(stages=True)
 
     @property
     def feature_dim(self) -> int:
@@ -265,6 +349,16 @@ class Objective:
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         """The network that is kept: by default the trained backbone."""
         return Encoder(params["backbone"], extra["stats"]["backbone"], self.backbone)
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        """Title -> what is particular to the method, for `ssl-jax report`: by default nothing.
+
+        Pure; jitted. `images` (B, H, W, C) are whole evaluation images, centrally cropped to the
+        first view and normalised; show a few, or choose among all of them.
+        """
+        return {}
 
     def groups(self) -> dict[str, Group]:
         """Named parameter groups beside "rest"."""

@@ -14,12 +14,14 @@ from ssl_jax.augment.patches import context_patches, standardize
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.cross_entropy import cross_entropy
-from ssl_jax.objectives.base import Aux, Objective, Probe, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
+from ssl_jax.objectives.parts.pictures import ROWS, board
 from ssl_jax.objectives.parts.tiles import TileClassifier, tile_classifier
 
 Array = jax.Array
 Tree = Any
 
+SIDES = ("↖", "↑", "↗", "←", "→", "↙", "↓", "↘")
 # (down, across) of each class, in reading order: the opposite of class k is class 7 - k.
 OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
@@ -143,6 +145,41 @@ class ContextPrediction(Objective):
         loss = jnp.mean(cross_entropy(logits, labels))
         accuracy = jnp.mean(logits.argmax(-1) == labels)
         return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        images = images[:ROWS]
+        rows, classes = jnp.arange(len(images)), jnp.asarray(self.questions[1])
+        keys = rng.per_example(key, rows)
+        patches = jax.vmap(self.patches)(keys, images)
+        # Another question for each image.
+        asked = rows * (len(classes) // len(images) + 1) % len(classes)
+        pairs = jnp.asarray(self.questions[0])[asked]
+        logits, _ = self.branch.apply(params, extra["stats"], patches, pairs[:, None], train=False)
+        said, truth = logits[:, 0].argmax(-1).astype(jnp.int32), classes[asked]
+        first, second = patches[rows, pairs[:, 0]], patches[rows, pairs[:, 1]]
+        empty = jnp.zeros((len(images), 9, *patches.shape[2:]), patches.dtype)
+        cells = jnp.array([0, 1, 2, 3, 5, 6, 7, 8])  # of a 3 x 3 board, as `OFFSETS`
+        placed = [
+            board(empty.at[:, 4].set(first).at[rows, cells[side]].set(second), 3)
+            for side in (said, truth)
+        ]
+        nothing = jnp.full_like(said, -1)
+        caption = (
+            "Two patches of an image as the network is fed them: the first in the middle, the "
+            "second on that of the eight sides where the network says it lies."
+        )
+        return {
+            "Predicted places": Picture(
+                jnp.stack(placed, axis=1),
+                caption,
+                ("as answered", "in the image"),
+                jnp.stack([said, nothing], axis=1),
+                jnp.stack([truth, nothing], axis=1),
+                SIDES,
+            )
+        }
 
 
 make = ContextPrediction.make

@@ -14,7 +14,8 @@ from ssl_jax.augment.permutations import check_count, distant_permutations
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.cross_entropy import cross_entropy
-from ssl_jax.objectives.base import Aux, Objective, Probe, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
+from ssl_jax.objectives.parts.pictures import ROWS, board
 from ssl_jax.objectives.parts.tiles import TileClassifier, tile_classifier
 
 Array = jax.Array
@@ -91,19 +92,58 @@ class Jigsaw(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = batch["views"][0][:, 0]
+        keys = rng.per_example(key, batch["index"])
+        logits, _, labels, stats = self.solve(params, extra["stats"], images, keys, train=True)
+        loss = jnp.mean(cross_entropy(logits, labels))
+        accuracy = jnp.mean(logits.argmax(-1) == labels)
+        return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
+
+    def solve(
+        self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
+    ) -> tuple[Array, Array, Array, Tree]:
+        """Logits (B, puzzles, permutations) of puzzles that `keys` (B,) draw, the images' tiles in
+        order (B, tiles, h, w, C), the right answers (B, puzzles), and the new statistics.
+        """
 
         def make(key: Array, image: Array) -> tuple[Array, Array]:
             cut_key, label_key = jax.random.split(key)
             tiles = jigsaw_tiles(cut_key, image, self.rows, self.tile, self.channel_jitter)
             labels = jax.random.randint(label_key, (self.puzzles,), 0, self.permutations, jnp.int32)
-            return (standardize(tiles) if self.standardize else tiles), labels
+            return tiles, labels
 
-        tiles, labels = jax.vmap(make)(rng.per_example(key, batch["index"]), images)
+        tiles, labels = jax.vmap(make)(keys, images)
         order = jnp.asarray(self.classes)[labels]
-        logits, stats = self.branch.apply(params, extra["stats"], tiles, order)
-        loss = jnp.mean(cross_entropy(logits, labels))
-        accuracy = jnp.mean(logits.argmax(-1) == labels)
-        return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
+        seen = standardize(tiles) if self.standardize else tiles
+        logits, stats = self.branch.apply(params, stats, seen, order, train=train)
+        return logits, tiles, labels, stats
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        images = images[:ROWS]
+        keys = rng.per_example(key, jnp.arange(len(images)))
+        logits, tiles, labels, _ = self.solve(params, extra["stats"], images, keys, train=False)
+        truth, said = labels[:, 0], logits[:, 0].argmax(-1).astype(jnp.int32)
+        orders = jnp.asarray(self.classes)
+        mixed = jax.vmap(lambda each, at: each[at])(tiles, orders[truth])
+        solved = jax.vmap(lambda each, at: jnp.zeros_like(each).at[at].set(each))(
+            mixed, orders[said]
+        )
+        shown = jnp.stack([board(part, self.rows) for part in (mixed, solved, tiles)], axis=1)
+        nothing = jnp.full_like(said, -1)
+        caption = (
+            f"The network sees the tiles of the puzzle and says which of {self.permutations} "
+            "orders they are in; each tile is then put where that order has it."
+        )
+        return {
+            "Solved puzzles": Picture(
+                shown,
+                caption,
+                ("puzzle", "as put together", "solution"),
+                jnp.stack([nothing, said, nothing], axis=1),
+                jnp.stack([nothing, truth, nothing], axis=1),
+            )
+        }
 
 
 make = Jigsaw.make

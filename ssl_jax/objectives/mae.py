@@ -6,13 +6,15 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from ssl_jax.augment.masks import random_masking
 from ssl_jax.core import rng
-from ssl_jax.losses.mae import masked_mse, normalize_patches, patchify
+from ssl_jax.losses.mae import masked_mse, normalize_patches, patchify, unpatchify
 from ssl_jax.nets.decoders import mae_decoder
 from ssl_jax.nets.functional import Net, init_all
-from ssl_jax.objectives.base import Aux, Objective, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, View
+from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -67,27 +69,59 @@ class MAE(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
-        patches = self.patch_grid[0] ** 2
         keys = rng.per_example(key, batch["index"])
+        painted, mask, stats = self.paint(params, extra["stats"], images, keys, train=True)
+        target = patchify(images, self.patch)
+        if self.norm_pixels:
+            target = normalize_patches(target)
+        return masked_mse(painted, target, mask), Aux({"stats": stats})
+
+    def paint(
+        self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
+    ) -> tuple[Array, Array, Tree]:
+        """What is painted of every patch (B, N, pixels), the mask (B, N), 1 where a patch was
+        hidden, and the new statistics; `keys` (B,) draw the masks.
+        """
+        patches = self.patch_grid[0] ** 2
         noise = jax.vmap(lambda k: jax.random.uniform(k, (patches,)))(keys)
         keep, mask, restore = random_masking(noise, self.mask_ratio)
-
-        stats = dict(extra["stats"])
+        stats = dict(stats)
         seen, stats["backbone"] = self.backbone.apply(
             params["backbone"],
             stats["backbone"],
             images,
             keep=keep,
-            train=True,
+            train=train,
             microbatches=self.microbatches,
         )
         painted, stats["decoder"] = self.decoder.apply(
-            params["decoder"], stats["decoder"], seen["tokens"], restore, train=True
+            params["decoder"], stats["decoder"], seen["tokens"], restore, train=train
         )
-        target = patchify(images, self.patch)
+        return painted, mask, stats
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        images = images[:ROWS]
+        keys = rng.per_example(key, jnp.arange(len(images)))
+        painted, mask, _ = self.paint(params, extra["stats"], images, keys, train=False)
+        target, mask = patchify(images, self.patch), mask[..., None]
+        if self.norm_pixels:  # back to the brightness and contrast of the patch that is missing
+            deviation = jnp.sqrt(jnp.var(target, axis=-1, keepdims=True, ddof=1) + 1e-6)
+            painted = painted * deviation + jnp.mean(target, axis=-1, keepdims=True)
+        columns = (target * (1 - mask), target * (1 - mask) + painted * mask, target)
+        shown = [unpatchify(column, self.patch) for column in columns]
+        caption = (
+            f"Of each image {self.mask_ratio:.0%} of the patches are hidden (grey); the decoder "
+            "paints them from what the encoder makes of the others. "
+        )
         if self.norm_pixels:
-            target = normalize_patches(target)
-        return masked_mse(painted, target, mask), Aux({"stats": stats})
+            caption += (
+                "It learned patches of mean 0 and deviation 1: the mean and deviation shown here "
+                "are those of the hidden patch itself."
+            )
+        names = ("shown to the network", "painted", "image")
+        return {"Reconstructions": Picture(jnp.stack(shown, axis=1), caption, names)}
 
 
 make = MAE.make

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Objective, Probe, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.branch import Branch
-from ssl_jax.objectives.parts.views import fold
+from ssl_jax.objectives.parts.pictures import ROWS
+from ssl_jax.objectives.parts.views import fold, unfold
 
 Array = jax.Array
 Tree = Any
@@ -43,14 +44,34 @@ class RotNet(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         upright = fold(batch["views"][0])
-        # Exact transposes and flips: resampling would give the rotation away by its artefacts.
-        turned = jnp.stack([jnp.rot90(upright, k, axes=(1, 2)) for k in range(4)], axis=1)
+        turned = self.turned(upright)
         out, stats = self.branch.apply(params, extra["stats"], fold(turned))
         logits = out["classifier"]
         turns = jnp.tile(jnp.arange(4), upright.shape[0])
         accuracy = jnp.mean(logits.argmax(-1) == turns)
         loss = jnp.mean(cross_entropy(logits, turns))
         return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
+
+    def turned(self, upright: Array) -> Array:
+        """(B, H, W, C) to (B, 4, H, W, C). Exact transposes and flips: resampling would give the
+        rotation away by its artefacts.
+        """
+        return jnp.stack([jnp.rot90(upright, k, axes=(1, 2)) for k in range(4)], axis=1)
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        turned = self.turned(images[:ROWS])
+        out, _ = self.branch.apply(params, extra["stats"], fold(turned), train=False)
+        said = unfold(out["classifier"].argmax(-1), 4).astype(jnp.int32)
+        truth = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), said.shape)
+        caption = (
+            "Each image is turned by four angles; below it the angle that the network says it was "
+            "turned by."
+        )
+        names = ("0°", "90°", "180°", "270°")
+        columns = tuple(f"turned by {name}" for name in names)
+        return {"Predicted rotations": Picture(turned, caption, columns, said, truth, names)}
 
 
 make = RotNet.make

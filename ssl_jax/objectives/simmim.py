@@ -14,7 +14,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.losses.simmim import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder
 from ssl_jax.nets.functional import Net, init_all
-from ssl_jax.objectives.base import Aux, Objective, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, View
+from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -65,26 +66,51 @@ class SimMIM(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
-        cells = self.view.size // self.cell
         keys = rng.per_example(key, batch["index"])
+        painted, mask, stats = self.paint(params, extra["stats"], images, keys, train=True)
+        return masked_l1(painted, images, mask), Aux({"stats": stats})
+
+    def paint(
+        self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
+    ) -> tuple[Array, Array, Tree]:
+        """What is painted (B, H, W, C), the mask (B, cells, cells), 1 where a cell was hidden, and
+        the new statistics; `keys` (B,) draw the masks.
+        """
+        cells = self.view.size // self.cell
         order = jax.vmap(lambda k: jax.random.permutation(k, cells * cells))(keys)
         mask = simmim_mask(order, self.mask_ratio, cells, cells, scale=1)
-
-        stats = dict(extra["stats"])
+        stats = dict(stats)
         seen, stats["backbone"] = self.backbone.apply(
             params["backbone"],
             stats["backbone"],
             images,
             mask=mask,
-            train=True,
+            train=train,
             microbatches=self.microbatches,
         )
         side, width = self.patch_grid
         patches = jnp.reshape(seen["patches"], (len(images), side, side, width))
         painted, stats["decoder"] = self.decoder.apply(
-            params["decoder"], stats["decoder"], patches, train=True
+            params["decoder"], stats["decoder"], patches, train=train
         )
-        return masked_l1(painted, images, mask), Aux({"stats": stats})
+        return painted, mask, stats
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        images = images[:ROWS]
+        keys = rng.per_example(key, jnp.arange(len(images)))
+        painted, mask, _ = self.paint(params, extra["stats"], images, keys, train=False)
+        mask = mask.repeat(self.cell, axis=1).repeat(self.cell, axis=2)[..., None]
+        seen = images * (1 - mask)
+        shown = jnp.stack([seen, seen + painted * mask, images], axis=1)
+        caption = (
+            f"Of each image {self.mask_ratio:.0%} of the cells are hidden (grey): a mask token "
+            "stands in their place, and a linear layer on the encoder's output paints them."
+        )
+        return {
+            "Reconstructions": Picture(shown, caption, ("shown to the network", "painted", "image"))
+        }
 
 
 make = SimMIM.make

@@ -70,6 +70,10 @@ class Checkpoints:
         self._orbax.wait()
         self._orbax.save_async(step, state, custom_metadata=dict(metadata), force=True)
 
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What the checkpoint of `step` says of itself."""
+        return dict(self._orbax.metadata(step).custom_metadata or {})
+
     def restore(self, step: int, abstract: TrainState, placed: TrainState) -> TrainState:
         """The state of `step`, with the shapes of `abstract`, laid out as `placed` says.
 

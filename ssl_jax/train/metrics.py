@@ -55,7 +55,7 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     path = workdir / "metrics.jsonl"
     lines: list[dict[str, float]] = []
     if path.exists():
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
                 line = json.loads(text)
             except json.JSONDecodeError:

@@ -1,0 +1,159 @@
+"""`ssl-jax report`: one self-contained HTML page of a run, or of several side by side.
+
+ssl-jax report --workdir=W
+ssl-jax report --workdir=W1,W2 --output=compare.html
+ssl-jax report --workdir='runs/*' --examples=300
+
+Curves, numbers beside their baselines, nearest neighbours, a map of the features, clusters, and
+what is particular to the method, from the newest checkpoint; a run that still goes on may be shown.
+"""
+
+import importlib.metadata
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssl_jax.cli import flags as command_line
+from ssl_jax.cli.evaluate import NEWEST, workdirs
+from ssl_jax.cli.experiment import Experiment, load_method
+from ssl_jax.cli.table import NAMES, SCORES, terminal
+from ssl_jax.core import tree
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources import open_source
+from ssl_jax.evals.base import Images
+from ssl_jax.report.look import look
+from ssl_jax.report.page import render
+from ssl_jax.report.run import Run, names
+from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.train.workdir import write_text
+
+FLAGS = {
+    "workdir": "folder of the run; several with commas or as 'runs/*'",
+    "output": "file to write; by default report.html in the run's folder, of several here",
+    "step": "which checkpoint; by default the newest",
+    "examples": "so many training and evaluation images are looked at; by default 1000",
+    "data": "training images; by default the run's own",
+    "eval_data": "evaluation images; by default the run's own",
+}
+
+
+def main(argv: list[str]) -> int:
+    flags, _ = command_line.parse(argv, __doc__, FLAGS)
+    text = command_line.require(flags, "workdir", "name the folder of a run, --workdir=W")
+    folders = workdirs(text)
+    count = command_line.whole("examples", flags.examples, default=1000, least=8)
+    step = command_line.whole("step", flags.step, default=NEWEST)
+    single = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
+    output = Path(flags.output) if flags.output else single
+    if not output.parent.is_dir():
+        raise UserError(f"--output={output}: there is no folder {output.parent}")
+    runs = [Run.read(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
+    for folder, run in zip(folders, runs, strict=True):
+        try:
+            examine(run, folder, step, count, flags)
+        except UserError as e:
+            if len(folders) == 1 and (flags.step or flags.data or flags.eval_data):
+                raise  # it is what was asked that is wrong
+            run.notes.append(f"No pictures: {e}.")
+        for note in run.notes:
+            terminal().print(f"{folder}: {note}")
+    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    version = importlib.metadata.version("ssl-jax")
+    footer = f"Made {made} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
+    write(output, render(runs, NAMES, SCORES, footer))
+    terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def write(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except OSError as e:
+        raise UserError(f"cannot write --output={path}: {e.strerror}") from None
+
+
+def examine(run: Run, folder: Path, step: int, count: int, flags: Any) -> None:
+    """Add to `run` what needs its networks: facts, and a look at some images.
+
+    Raises:
+      UserError: its data are not there, or no such checkpoint.
+    """
+    run.facts |= of_config(run, folder)
+    experiment = Experiment.from_config(dict(run.config), folder)
+    run.facts["method"] = about(experiment)
+    run.facts["parameters"] = (
+        f"{tree.count(experiment.abstract_state.params):,} trained, of which "
+        f"{tree.count(encoder_params(experiment)):,} are of the encoder that is kept"
+    )
+    checkpoints = Checkpoints(folder / "checkpoints", reader=True)
+    with checkpoints, jax.set_mesh(experiment.mesh):
+        known = checkpoints.steps
+        if not known:
+            raise UserError("there is no checkpoint yet, so only what was logged is shown")
+        number = known[-1] if step == NEWEST else step
+        if number not in known:
+            there = ", ".join(map(str, known))
+            raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {there}")
+        run.facts["checkpoint"] = f"step {number:,}"
+        versions = checkpoints.metadata(number).get("versions", {})
+        run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in versions.items())
+        source = open_source(flags.data, "train") if flags.data else experiment.source
+        test = None if flags.data else experiment.eval_source
+        test = open_source(flags.eval_data, "eval") if flags.eval_data else test
+        images = Images.of(
+            source,
+            test,
+            count,
+            count,
+            view=experiment.objective.inputs().views[0],
+            channels=experiment.spec.channels,
+            batch_size=experiment.evals.batch_size,
+            mesh=experiment.mesh,
+        )
+        state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
+        terminal().print(f"{folder}, step {number}: looking at some images")
+        run.look = look(experiment.objective, state, images, number)
+
+
+def of_config(run: Run, folder: Path) -> dict[str, str]:
+    """Facts that the config alone tells."""
+    config, spec = run.config, run.config.get("spec", {})
+    backbone, optim = dict(config["backbone"]), config["optim"]
+    views = config["objective"].get("views") or [config["objective"].get("view") or {}]
+    crops = [f"{v.get('count', 1)} of {v['size']} px ({v['recipe']})" for v in views if "size" in v]
+    arch = " ".join([backbone.pop("name"), *(f"{k}={v}" for k, v in backbone.items())])
+    examples, classes = spec.get("num_examples", 0), spec.get("num_classes", 0)
+    evaluation = config["data"].get("eval") or "held out of it"
+    facts = {
+        "folder": str(folder),
+        "method": config["objective"]["name"],
+        "data": f"{config['data']['train']}: {examples:,} images, {classes} classes; "
+        f"evaluation: {evaluation}",
+        "views of an image": ", ".join(crops),
+        "backbone": arch,
+        "optimizer": f"{optim['name']}, learning rate {optim['lr']:g}, {optim['schedule']}, weight "
+        f"decay {optim['weight_decay']:g}",
+        "steps": f"{run.step:,} of {spec.get('total_steps', 0):,}, batches of "
+        f"{spec.get('global_batch', 0):,}, {spec.get('steps_per_epoch', 0):,} steps an epoch",
+        "seed": str(config["train"]["seed"]),
+    }
+    pace = run.last.get("perf/images_per_second")
+    if pace:
+        facts["speed"] = f"{pace:,.0f} images a second at the end"
+    return facts
+
+
+def about(experiment: Experiment) -> str:
+    """The method's name and what its file says first."""
+    name = experiment.raw["objective"]["name"]
+    doc = (load_method(name).__doc__ or "").strip().splitlines()
+    return f"{name}: {doc[0].partition(': ')[2] or doc[0]}" if doc else name
+
+
+def encoder_params(experiment: Experiment) -> Any:
+    """Shapes of the parameters that are kept."""
+    state = experiment.abstract_state
+    encode = lambda p, e: experiment.objective.encoder(p, e).params  # noqa: E731
+    return jax.eval_shape(encode, state.params, state.extra)

@@ -1,0 +1,108 @@
+"""What a vision transformer looks at: attention maps, how far they reach, how wide they spread."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.augment.recipes import prepare
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
+from ssl_jax.evals import features
+from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.objectives.base import Encoder
+
+Array = jax.Array
+BATCH = 16  # images whose maps are held at once: 100 MB each for a ViT-L of 257 tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Protocol):
+    """Mean attention distance and entropy of clean test images, for backbones that are ViTs.
+
+    `attention_distance_0` (pixels) and `attention_entropy_0` (nats) are those of the first block,
+    averaged over its heads; `attention_distance_0_1` is that of its second head.
+
+    Attributes:
+      examples: test images (128 in the paper, 2010.11929).
+    """
+
+    examples: int = 128
+
+    prefix: ClassVar[str] = "diag"
+    labels: ClassVar[bool] = False
+
+    def applies(self, subject: Subject) -> bool:
+        return subject.encoder is not None and subject.encoder.net.attention
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        images = dataclasses.replace(subject.images, batch_size=BATCH)
+        (reach, spread), _ = features.collect(
+            lambda batch, _: _statistics(subject.encoder, images.view, batch),
+            images.batches(images.some(self.examples)),
+            images.mesh,
+        )
+        out = {}
+        for i, heads in enumerate(reach.mean(0)):
+            out[f"attention_distance_{i}"] = float(heads.mean())
+            out |= {f"attention_distance_{i}_{h}": float(value) for h, value in enumerate(heads)}
+            out[f"attention_entropy_{i}"] = float(spread[:, i].mean())
+        return out
+
+
+def attention_maps(encoder: Encoder, images: Array) -> Array:
+    """What every token attends to, in every block: (layers, B, heads, T, T) float32.
+
+    Rows sum to 1. Tokens are the class token, if there is one, and the patches, row by row.
+
+    Args:
+      images: (B, H, W, C), normalised.
+
+    Raises:
+      UserError: the backbone has no attention that is over the whole image.
+    """
+    if not encoder.net.attention:
+        raise UserError(f"attention maps need a ViT, not {encoder.net.name or 'this backbone'}")
+    out = encoder.net.apply(encoder.params, encoder.stats, images, train=False, attention=True)[0]
+    return jnp.swapaxes(out["attention"], 0, 1)
+
+
+def distance(maps: Array, side: float) -> Array:
+    """Mean attention distance (2010.11929, figure 7): how far the patches look, in pixels.
+
+    The distance between the middles of two patches, averaged over the patches looked at by the
+    attention to them, then over the patches that look. The class token neither looks nor is looked
+    at: the weights of the patches are rescaled to sum to 1.
+
+    Args:
+      maps: (..., T, T), T the square of an integer, or one more for a class token at the front.
+      side: of the image, in pixels.
+    """
+    count = math.isqrt(maps.shape[-1])
+    patches = maps[..., -(count**2) :, -(count**2) :]
+    row, column = np.divmod(np.arange(count**2), count)
+    apart = np.hypot(row[:, None] - row, column[:, None] - column) * side / count
+    seen = jnp.maximum(patches.sum(-1), jnp.finfo(maps.dtype).tiny)
+    return jnp.mean((patches * apart).sum(-1) / seen, axis=-1)
+
+
+def entropy(maps: Array) -> Array:
+    """Entropy of the attention (..., T, T) of each token, in nats, averaged over tokens.
+
+    0 where every token looks at one other, ln T where it looks at all of them alike.
+    """
+    return jnp.mean(jax.scipy.special.entr(maps).sum(-1), axis=-1)
+
+
+def _measured(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
+    """Distance and entropy of each image, layer and head, (B, layers, heads) both."""
+    maps = jnp.swapaxes(attention_maps(encoder, prepare(view, images)), 0, 1)
+    return distance(maps, view.size), entropy(maps)
+
+
+# The encoder is an argument, not a closure: one compile for every step's weights.
+_statistics = jax.jit(_measured, static_argnums=1)

@@ -1,0 +1,247 @@
+"""The page: its sections in order, each with one sentence that says what is seen and how."""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import resources
+from string import Template
+
+from ssl_jax.report import curves, images, maps, tables
+from ssl_jax.report.look import Look
+from ssl_jax.report.markup import Markup, join, tag
+from ssl_jax.report.run import BASELINES, Run
+
+FIRST = ("train/loss", "train/lr", "train/grad_norm")
+TITLES = {"train/loss": "loss", "train/lr": "learning rate", "train/grad_norm": "gradient norm"}
+MOST = 24  # charts that are seen at once
+Section = tuple[str, str, list[Markup]]  # anchor, heading, content
+
+
+def render(
+    runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...], footer: str
+) -> str:
+    """The whole page, one file that asks for no other.
+
+    Args:
+      runs: one or several.
+      names: name of a metric without its kind -> name for people, in reading order.
+      scores: how those start that are scores: larger is better, 1 is perfect.
+      footer: how the page was made.
+    """
+    found: list[Section] = [
+        ("run", "The run" if len(runs) == 1 else "The runs", _what(runs)),
+        ("numbers", "What was learned", _numbers(runs, names, scores)),
+        ("curves", "Curves", _curves(runs, names)),
+        *_looks(runs),
+    ]
+    sections = [
+        tag("section", tag("h2", heading), *content, id=anchor)
+        for anchor, heading, content in found
+        if content
+    ]
+    links = [tag("a", heading, href=f"#{a}") for a, heading, content in found if content]
+    notes = [
+        tag("p", f"{run.name}: {note}" if len(runs) > 1 else note, class_="warn")
+        for run in runs
+        for note in run.notes
+    ]
+    part = resources.files(__package__)
+    return Template(part.joinpath("page.html").read_text()).substitute(
+        title=join([_title(runs)]),
+        lead=join([_lead(runs)]),
+        notes=join(notes),
+        navigation=join(links),
+        sections=Markup("\n".join(sections)),
+        footer=join([footer]),
+        style=part.joinpath("page.css").read_text(),
+        script=part.joinpath("page.js").read_text(),
+    )
+
+
+def _title(runs: Sequence[Run]) -> str:
+    told = list(dict.fromkeys(f"{_method(run)} on {run.config['data']['train']}" for run in runs))
+    return told[0] if len(told) == 1 else ", ".join(told)
+
+
+def _method(run: Run) -> str:
+    return str(run.config["objective"]["name"])
+
+
+def _lead(runs: Sequence[Run]) -> str:
+    if len(runs) > 1:
+        return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs)}."
+    total = runs[0].config.get("spec", {}).get("total_steps", 0)
+    done = runs[0].step
+    state = "finished" if total and done >= total else "not finished, or still going on"
+    return f"Self-supervised training, {done:,} of {total:,} steps ({state})."
+
+
+def _what(runs: Sequence[Run]) -> list[Markup]:
+    return [tables.facts(runs), tables.configs(runs)]
+
+
+def _numbers(
+    runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]
+) -> list[Markup]:
+    said = (
+        "The last numbers that the run measured of itself, on images without augmentation. Each "
+        "stands beside the same number for the same network with its first, "
+        "random weights (untrained) and for the pixels themselves (raw pixels). Bold is the best "
+        "of a row; the line shows trained as a disc, untrained as a ring, raw pixels as a bar."
+    )
+    content = [tag("p", said), tables.final(runs, names, scores)]
+    if any(run.results for run in runs):
+        content += [
+            tag("h3", "Measured afterwards"),
+            tag(
+                "p",
+                "By ssl-jax evaluate: every number with all settings of its protocol, the training "
+                "and evaluation data, and the checkpoint's step.",
+            ),
+            tables.results(runs),
+        ]
+    return content
+
+
+def _curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Markup]:
+    metrics = list(dict.fromkeys(m for run in runs for m in run.series))
+    kinds = ("train/", "eval/", "diag/")
+    ordered = [m for m in FIRST if m in metrics]
+    ordered += [m for kind in kinds for m in metrics if m.startswith(kind) and m not in FIRST]
+    charts: list[Markup] = []
+    once, levels = 0, set[str]()
+    for metric in ordered:
+        lines = {i: run.series[metric] for i, run in enumerate(runs) if metric in run.series}
+        name = metric.partition("/")[2]
+        title = TITLES.get(metric) or names.get(name) or name.replace("_", " ")
+        if max(map(len, lines.values())) < 2:
+            once += 1
+            continue
+        baselines = {
+            (i, prefix): run.last[f"{prefix}/{metric}"]
+            for i, run in enumerate(runs)
+            for prefix in BASELINES
+            if f"{prefix}/{metric}" in run.last
+        }
+        levels |= {prefix for _, prefix in baselines}
+        charts.append(curves.chart(title, lines, baselines))
+    if not charts:
+        return [tag("p", "No metric was logged at two steps yet.", class_="note")]
+    said = "As logged to metrics.jsonl, over the steps (updates) of the training."
+    longest = max(len(points) for run in runs for points in run.series.values())
+    if longest > curves.MOST:
+        said += f" Of more than {curves.MOST} points of a curve every n-th is drawn."
+    content = [tag("p", said), _legend(runs, levels), tag("div", *charts[:MOST], class_="charts")]
+    if charts[MOST:]:
+        inner = tag("div", *charts[MOST:], class_="charts")
+        title = f"{len(charts) - MOST} further curves"
+        content.append(tag("details", tag("summary", title), inner))
+    if once:
+        hint = tag("code", "--config.evals.every=100")
+        said = join(
+            [
+                f"{once} more were measured at one step only: see the table above. ",
+                hint,
+                " in the training makes curves of them.",
+            ]
+        )
+        content.append(tag("p", said, class_="note"))
+    return content
+
+
+def _legend(runs: Sequence[Run], levels: Collection[str]) -> Markup:
+    def key(kind: str, colour: str) -> Markup:
+        line = tag("line", x1=0, x2=28, y1=7, y2=7, class_=f"{kind} {colour}")
+        return tag("svg", line, viewBox="0 0 28 14", class_="key", aria_hidden="true")
+
+    items = [tag("li", key("base", f"c{i}"), run.name) for i, run in enumerate(runs)]
+    colour = "c0" if len(runs) == 1 else "c6"
+    items += [
+        tag("li", key(f"base {prefix}", colour), name)
+        for prefix, name in BASELINES.items()
+        if prefix in levels
+    ]
+    return tag("ul", *items, class_="legend") if len(items) > 1 else Markup("")
+
+
+def _looks(runs: Sequence[Run]) -> list[Section]:
+    looks = [(run, run.look) for run in runs if run.look is not None]
+    if not looks:
+        return []
+
+    def each(draw: Callable[[Look], Sequence[Markup]]) -> Markup:
+        parts = []
+        for run, seen in looks:
+            title = [tag("h3", f"{run.name}, step {seen.step:,}")] if len(runs) > 1 else []
+            parts.append(tag("div", *title, *draw(seen)))
+        return tag("div", *parts, class_="runs") if len(runs) > 1 else parts[0]
+
+    sections: list[Section] = [
+        ("neighbours", "Nearest neighbours", [each(_neighbours)]),
+        ("map", "Map of the features", [each(_maps)]),
+        ("clusters", "Clusters", [each(_clusters)]),
+    ]
+    for title in dict.fromkeys(title for _, seen in looks for title in seen.grids):
+        having = [(run, seen) for run, seen in looks if title in seen.grids]
+        parts = []
+        for run, seen in having:
+            name = [tag("h3", f"{run.name}, step {seen.step:,}")] if len(runs) > 1 else []
+            said = tag("p", seen.grids[title].caption)
+            parts.append(tag("div", *name, said, images.grid(title, seen.grids[title])))
+        content = tag("div", *parts, class_="runs") if len(runs) > 1 else parts[0]
+        sections.append((re.sub(r"\W+", "-", title.lower()), title, [content]))
+    return sections
+
+
+def _neighbours(seen: Look) -> list[Markup]:
+    first = next(iter(seen.neighbours.values()))
+    count = first.nearest.shape[1]
+    said = (
+        f"Evaluation images, one a class where there are labels, and of {len(seen.train.labels):,} "
+        f"training images the {count} of largest cosine with each: by their features, and by their "
+        "raw pixels."
+    )
+    if first.same is not None:
+        said += (
+            f" {images.RIGHT} and a line: of the same class; {images.WRONG} and a dashed line: of "
+            f"another. The share of the same class is over all {len(seen.test.labels):,} "
+            "evaluation images."
+        )
+    blocks = []
+    for title, found in seen.neighbours.items():
+        share = "" if found.same is None else f": {found.same:.1%} of the same class"
+        caption = tag("figcaption", tag("strong", f"By {title}"), share)
+        grid = images.neighbours(found, seen.train, seen.test, seen.classes)
+        blocks.append(tag("figure", caption, grid))
+    return [tag("p", said), tag("div", *blocks, class_="pair")]
+
+
+def _maps(seen: Look) -> list[Markup]:
+    said = (
+        f"{len(seen.test.labels):,} evaluation images, like ones near each other, by t-SNE of the "
+        "features and, beside them, of the raw pixels. Only who is near whom has a meaning: not "
+        "the axes, the size of a group or the distance between two."
+    )
+    charts = [
+        maps.scatter(title, places, seen.test.labels, seen.classes)
+        for title, places in seen.maps.items()
+    ]
+    legend = maps.legend(seen.test.labels, seen.classes)
+    labelled = (seen.test.labels >= 0).any()
+    said += " Colour and shape: the class." if labelled else ""
+    return [tag("p", said), legend, tag("div", *charts, class_="maps")]
+
+
+def _clusters(seen: Look) -> list[Markup]:
+    said = (
+        f"k-means with {len(seen.clusters)} clusters on the standardised features of "
+        f"{len(seen.train.labels):,} training images, the best of 3 starts, the largest cluster "
+        "first; of each some images drawn at random."
+    )
+    if any(cluster.label >= 0 for cluster in seen.clusters):
+        total = sum(cluster.size for cluster in seen.clusters)
+        pure = sum(cluster.size * cluster.purity for cluster in seen.clusters) / total
+        said += (
+            " Beside its number, the share of its most frequent class (purity); over all images "
+            f"{pure:.1%}."
+        )
+    return [tag("p", said), images.clusters(seen.clusters, seen.train, seen.classes)]

@@ -1,0 +1,124 @@
+"""The tables of the page: what was run, what was measured, what `ssl-jax evaluate` added."""
+
+from collections.abc import Mapping, Sequence
+
+from ssl_jax.report.markup import Markup, join, table, tag
+from ssl_jax.report.run import BASELINES, Run, settings
+
+MOST = 300  # rows of results
+
+
+def facts(runs: Sequence[Run]) -> Markup:
+    """What each run was."""
+    if len(runs) == 1:
+        pairs = [
+            tag("div", tag("dt", name), tag("dd", said)) for name, said in runs[0].facts.items()
+        ]
+        return tag("dl", *pairs, class_="facts")
+    names = list(dict.fromkeys(name for run in runs for name in run.facts))
+    rows = [[name, *(run.facts.get(name, "") for run in runs)] for name in names]
+    return table(["run", *(run.name for run in runs)], rows, aria_label="What was run")
+
+
+def configs(runs: Sequence[Run]) -> Markup:
+    """All settings; of several runs those in which they differ."""
+    found = [settings(run.config) for run in runs]
+    keys = sorted({key for each in found for key in each})
+    title = "All settings (config.json)"
+    if len(runs) > 1:
+        keys = [key for key in keys if len({each.get(key) for each in found}) > 1]
+        title = f"The {len(keys)} settings in which the runs differ"
+    rows = [[key, *(each.get(key, "") for each in found)] for key in keys]
+    if not rows:
+        return tag("p", "All settings of the runs are equal.", class_="note")
+    inner = table(["setting", *(run.name for run in runs)], rows, aria_label=title)
+    return tag("details", tag("summary", title), inner)
+
+
+def scored(metric: str, scores: tuple[str, ...]) -> bool:
+    """Whether larger is better and 1 is perfect."""
+    return metric.split("/")[-1].startswith(scores)
+
+
+def measures(runs: Sequence[Run]) -> list[str]:
+    """`eval/...` and `diag/...`, in the order they came."""
+    found = dict.fromkeys(m for run in runs for m in run.last if m.startswith(("eval/", "diag/")))
+    return sorted(found, key=lambda metric: metric.startswith("diag/"))
+
+
+def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]) -> Markup:
+    """The last value of every measure beside its baselines; the best score of a row is bold."""
+    kinds = [("", "trained"), *((f"{prefix}/", name) for prefix, name in BASELINES.items())]
+    wanted = list(names)
+    order = lambda m: wanted.index(m) if m in wanted else len(wanted)  # noqa: E731
+    rows = []
+    for metric in sorted(measures(runs), key=lambda m: order(m.split("/")[-1])):
+        groups = [[run.last.get(prefix + metric) for run in runs] for prefix, _ in kinds]
+        known = [value for group in groups for value in group if value is not None]
+        best = max(known) if scored(metric, scores) else None
+        cells = [_number(value, best) for group in groups for value in group]
+        strip = _strip(groups) if best is not None else tag("td", class_="strip-column")
+        rows.append([names.get(metric.split("/")[-1], metric), *cells, strip])
+    if not rows:
+        return tag("p", "The run measured nothing yet.", class_="note")
+    deep = 2 if len(runs) > 1 else 1
+    scope = "colgroup" if len(runs) > 1 else "col"
+    heads = [tag("th", "measure", rowspan=deep, scope="col")]
+    for _, name in kinds:
+        heads.append(tag("th", name, colspan=len(runs), scope=scope, class_="number"))
+    heads.append(tag("th", "0 to 1", rowspan=deep, scope="col", class_="strip-column"))
+    second = [tag("th", run.name, scope="col", class_="number") for _ in kinds for run in runs]
+    head = [tag("tr", *heads)] + [tag("tr", *second)] * (deep - 1)
+    body = [tag("tr", tag("th", first, scope="row"), *cells) for first, *cells in rows]
+    inner = tag("table", tag("thead", *head), tag("tbody", *body))
+    return tag(
+        "div", inner, class_="scroll numbers", tabindex=0, role="region", aria_label="Numbers"
+    )
+
+
+def _number(value: float | None, best: float | None) -> Markup:
+    if value is None:
+        return tag("td", "-", class_="number")
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    return tag("td", tag("strong", text) if value == best else text, class_="number")
+
+
+def _strip(groups: Sequence[Sequence[float | None]]) -> Markup:
+    """A line from 0 to 1: a disc for trained, a ring for untrained, a bar for raw pixels."""
+    parts = [tag("line", x1=4, x2=116, y1=9, y2=9, class_="axis")]
+    trained, untrained, pixels = groups
+    at = lambda value: f"{4 + 112 * min(max(value, 0), 1):.1f}"  # noqa: E731
+    for run, value in enumerate(pixels):
+        if value is not None:
+            x = at(value)
+            parts.append(tag("line", x1=x, x2=x, y1=2, y2=16, class_=f"bar c{run}"))
+    for values, kind in ((untrained, "ring"), (trained, "disc")):
+        for run, value in enumerate(values):
+            if value is not None:
+                parts.append(tag("circle", cx=at(value), cy=9, r=4, class_=f"{kind} c{run}"))
+    svg = tag("svg", *parts, viewBox="0 0 120 18", class_="strip", aria_hidden="true")
+    return tag("td", svg, class_="strip-column")
+
+
+def results(runs: Sequence[Run]) -> Markup:
+    """`eval/results.jsonl`: a row a question and number, each with its protocol."""
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for run in runs:
+        for record in sorted(run.results, key=lambda record: record.get("step", 0)):
+            said = " ".join(f"{k}={v}" for k, v in record.get("settings", {}).items())
+            data = f"{record.get('data', '')} / {record.get('eval_data', '')}"
+            for metric, value in record["results"].items():
+                if isinstance(value, (int, float)):
+                    asked = metric, record.get("protocol", ""), said, str(record.get("step")), data
+                    found.setdefault(asked, {})[run.name] = value
+    rows = []
+    for (metric, protocol, said, step, data), values in list(found.items())[:MOST]:
+        numbers = [_number(values.get(run.name), None) for run in runs]
+        how = join([tag("b", protocol), f" {said}"])
+        cells = [*numbers, tag("td", how, class_="long"), tag("td", step, class_="number"), data]
+        rows.append([metric, *cells])
+    heads = ["metric", *(run.name for run in runs), "protocol and its settings", "step", "data"]
+    more = f" (the first {MOST} of {len(found)})" if len(found) > MOST else ""
+    title = f"{len(rows)} numbers{more}"
+    inner = table(heads, rows, aria_label="Results of ssl-jax evaluate")
+    return tag("details", tag("summary", title), inner, open="open" if len(rows) <= 20 else None)
