@@ -91,7 +91,8 @@ class Patches(Protocol):
         images = subject.images
         scenes = Scenes.of(folder, self.size, images.channels, self.reduce_zero_label)
         rows = spread(np.arange(len(scenes.files)), self.max_images)
-        batch = images.batch_size + -images.batch_size % images.mesh.size
+        batch = min(images.batch_size, len(rows))
+        batch += -batch % images.mesh.size
         mine = sharding.local_rows(images.mesh, batch)
         local = local_part(rows, batch, mine).reshape(-1, len(mine))
         (x, places), index = self.drawn(subject, ((scenes.read(some)[0], some) for some in local))
