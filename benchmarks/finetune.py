@@ -1,13 +1,14 @@
 """Labels on digits: a supervised network on five folds, and fine-tuning beside the linear probe.
 
     python benchmarks/finetune.py --folds=5 [--config.KEY=VALUE ...]
-    python benchmarks/finetune.py --init_from=W --draws=0:10 [--shots=5] [--config.KEY=VALUE ...]
+    python benchmarks/finetune.py --init_from=W --draws=0:10 [--shots=5] [--scratch]
 
 The first trains `supervised:digits` once a fold of all 1797 images and prints the accuracy of its
 classifier on the fold held out. The second fine-tunes the encoder of the run W by
 `supervised:digits_few` with a few labels a class, once a draw of them, and prints the accuracy
 beside that of the linear classifier on W's frozen features (`evals.fewshot`) from the very same
-labels, and the mean of the differences with its standard error over the draws.
+labels, and the mean of the differences with its standard error over the draws. With --scratch the
+same recipe also starts from untrained weights.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--init_from", default="", help="folder of a pretrained run")
     parser.add_argument("--draws", default="0:10", help="FIRST:LAST, the last one left out")
     parser.add_argument("--shots", type=int, default=5, help="labels a class")
+    parser.add_argument("--scratch", action="store_true", help="train from scratch too")
     args, further = parser.parse_known_args()
     if args.folds:
         each = [f"{i}/{args.folds}" for i in range(1, args.folds + 1)]
@@ -47,7 +49,10 @@ def main() -> None:
             start = f"--config.train.init_from={args.init_from}"
             tuned = trained("supervised:digits_few", start, *few, *further)
             gains.append(tuned - probes[draw])
-            print(f"draw {draw}: fine-tuned {tuned:.4f}, linear {probes[draw]:.4f}", flush=True)
+            said = f"draw {draw}: fine-tuned {tuned:.4f}, linear {probes[draw]:.4f}"
+            if args.scratch:
+                said += f", from scratch {trained('supervised:digits_few', *few, *further):.4f}"
+            print(said, flush=True)
         error = statistics.stdev(gains) / len(gains) ** 0.5
         mean = statistics.mean(probes[first:last])
         gain = statistics.mean(gains)

@@ -43,11 +43,16 @@ def terminal() -> Console:
     return Console(soft_wrap=True, highlight=False, quiet=not distributed.primary())
 
 
-def final_table(console: Console, last: Mapping[str, float], layer: str) -> None:
-    """Every quality metric of `last` (summary.json), trained beside untrained beside raw pixels."""
+def final_table(
+    console: Console, last: Mapping[str, float], layer: str, before: str = "untrained"
+) -> None:
+    """Every quality metric of `last` (summary.json), trained beside untrained beside raw pixels.
+
+    `before` is what the weights of step 0 are called.
+    """
     table = Table(title=f"What was learned (features: {layer})", title_justify="left")
     table.add_column("measure")
-    for column in ("trained", "untrained", "raw pixels"):
+    for column in ("trained", before, "raw pixels"):
         table.add_column(column, justify="right")
     for metric, name in _rows(last):
         cells = [last.get(key) for key in _keys(metric)]

@@ -90,7 +90,8 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
             experiment.keep_tokenizer(folder)
         last = train(experiment, resolved, folder, console, profile)
     probe = experiment.objective.probe
-    final_table(console, last, f"stage {probe.stage}, pooling {probe.pool}")
+    before = "at the start" if experiment.train.init_from else "untrained"
+    final_table(console, last, f"stage {probe.stage}, pooling {probe.pool}", before)
     files = "config.json, metrics.jsonl, summary.json, checkpoints, events"
     console.print(f"written to {folder}/: {files}")
     console.print(f"next: ssl-jax report --workdir={folder} (one page to look at)")
