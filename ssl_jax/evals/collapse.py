@@ -54,7 +54,7 @@ def diagnose(found: Mapping[str, float], untrained: Mapping[str, float] | None =
     - constant: `feature_std` below 0.03, or below 0.3 (a deviation of 0.3 / sqrt(D), a third of
       what SimSiam, 2011.10566, section 4.1, calls healthy) and 0.3 of the untrained network's;
     - dimensional: `rankme` below 2, or below 0.1 `dimensions` and 0.3 of the untrained network's;
-    - cluster: `cluster_entropy` below 0.2.
+    - cluster: `cluster_entropy` below 0.2, and not above the untrained network's.
 
     Numbers that are not there show nothing.
 
@@ -85,7 +85,8 @@ def diagnose(found: Mapping[str, float], untrained: Mapping[str, float] | None =
             f"{shown('rankme')}, of {dimensions:.0f}",
             "a lower optim.lr, stronger augmentation, a larger batch",
         )
-    if found.get("cluster_entropy", 1.0) < LOW_ENTROPY:
+    entropy = found.get("cluster_entropy", 1.0)
+    if entropy < LOW_ENTROPY and entropy <= before.get("cluster_entropy", 1.0):
         return Finding(
             Kind.CLUSTER,
             shown("cluster_entropy"),

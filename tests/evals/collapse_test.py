@@ -78,6 +78,12 @@ class DiagnoseTest(parameterized.TestCase):
         ("rank_one", numbers(rank=1.0), None, Kind.DIMENSIONAL),
         ("constant_goes_first", numbers(0.01, 1.0), None, Kind.CONSTANT),
         ("few_clusters", numbers(cluster_entropy=0.1), numbers(cluster_entropy=0.1), Kind.CLUSTER),
+        (
+            "more_than_untrained",
+            numbers(cluster_entropy=0.15),
+            numbers(cluster_entropy=0.1),
+            Kind.NONE,
+        ),
         ("many_clusters", numbers(cluster_entropy=0.5), None, Kind.NONE),
         ("no_numbers", {}, None, Kind.NONE),
         ("two_images_have_no_rank", numbers(rank=1.5) | {"dimensions": 2.0}, None, Kind.NONE),
