@@ -16,7 +16,7 @@ Array = jax.Array
 
 LOW_STD, NO_STD = 0.3, 0.03  # of `feature_std`, 1 for directions spread evenly
 LOW_RANK, NO_RANK = 0.1, 2.0  # of RankMe: as a share of the dimensions, and as such
-LOW_ENTROPY = 0.2  # of `cluster_entropy`, 1 for clusters used alike
+LOW_ENTROPY, NO_ENTROPY = 0.2, 0.05  # of `cluster_entropy`, 1 for clusters used alike
 FALL = 0.3  # what is left of the untrained network's number
 
 
@@ -54,7 +54,7 @@ def diagnose(found: Mapping[str, float], untrained: Mapping[str, float] | None =
     - constant: `feature_std` below 0.03, or below 0.3 (a deviation of 0.3 / sqrt(D), a third of
       what SimSiam, 2011.10566, section 4.1, calls healthy) and 0.3 of the untrained network's;
     - dimensional: `rankme` below 2, or below 0.1 `dimensions` and 0.3 of the untrained network's;
-    - cluster: `cluster_entropy` below 0.2.
+    - cluster: `cluster_entropy` below 0.05, or below 0.2 and 0.3 of the untrained network's.
 
     Numbers that are not there show nothing.
 
@@ -85,7 +85,7 @@ def diagnose(found: Mapping[str, float], untrained: Mapping[str, float] | None =
             f"{shown('rankme')}, of {dimensions:.0f}",
             "a lower optim.lr, stronger augmentation, a larger batch",
         )
-    if found.get("cluster_entropy", 1.0) < LOW_ENTROPY:
+    if fallen("cluster_entropy", LOW_ENTROPY, NO_ENTROPY):
         return Finding(
             Kind.CLUSTER,
             shown("cluster_entropy"),

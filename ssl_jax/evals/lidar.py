@@ -21,16 +21,17 @@ Array = jax.Array
 
 @dataclass(frozen=True, kw_only=True)
 class Lidar(AtLayer):
-    """The number below, of clean test images under the method's own augmentation.
+    """The number below, of clean test images under the method's own augmentation, as many as in the
+    paper.
 
     Attributes:
-      examples: images (1000 in the paper).
-      views: augmentations of each (50 in the paper).
+      examples: images.
+      views: augmentations of each.
       delta: added to the diagonal of the scatter within images.
     """
 
     examples: int = 1000
-    views: int = 10
+    views: int = 50
     delta: float = 1e-4
 
     prefix: ClassVar[str] = "diag"
@@ -41,7 +42,9 @@ class Lidar(AtLayer):
             raise UserError("lidar: examples and views must be at least 2, and delta positive")
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        images, probe = subject.images, subject.probe_of(self)
+        size = max(subject.images.batch_size // self.views, 1)  # each image is so many in a pass
+        images = dataclasses.replace(subject.images, batch_size=size)
+        probe = subject.probe_of(self)
         seen, _ = features.collect(
             lambda *batch: _augmented(subject.encoder, images.view, probe, self.views, *batch),
             images.batches(images.some(self.examples)),

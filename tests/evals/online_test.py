@@ -76,8 +76,9 @@ class NoTraceTest(parameterized.TestCase):
                 run = jax.jit(
                     harness.observe(made), in_shardings=(placed.params, placed.extra, rows, None)
                 )
-                params, extra = jax.jit(made.objective.init)(jax.random.key(3))
-                found |= {"params": params, "extra": extra}
+                begun = jax.device_get(jax.jit(made.objective.init)(jax.random.key(3)))
+                begun = jax.tree.map(lambda x: x.astype(np.float64), begun)
+                found |= dict(zip(("params", "extra"), begun, strict=True))
                 for step in range(3):
                     batch = harness.device_batch(made, step, np.float64)
                     with jax.set_mesh(grid):

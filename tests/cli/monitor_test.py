@@ -1,0 +1,112 @@
+"""What a user sees of the online probe and of a collapse while a run goes."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from absl.testing import absltest
+from rich.console import Console
+
+from ssl_jax import cli
+from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.cli.train import announce
+from ssl_jax.core.errors import UserError
+from ssl_jax.train import workdir
+from ssl_jax.train.metrics import read_metrics
+
+# SimSiam without its stop-gradient and its predictor: two views should be alike, and no more.
+ALIKE = """
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax.numpy as jnp
+
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.objectives.base import Aux, Objective, View
+from ssl_jax.objectives.parts.views import fold
+
+
+@dataclass(frozen=True)
+class Alike(Objective):
+    view: View = View(16, count=2, recipe="digits")
+
+    @cached_property
+    def branch(self):
+        return self.chain()
+
+    def loss(self, params, extra, batch, key, step):
+        out, stats = self.branch.apply(params, extra["stats"], fold(batch["views"][0]))
+        z = l2_normalize(out["backbone"]["pooled"])
+        return -jnp.mean(jnp.sum(z[::2] * z[1::2], -1)), Aux({"stats": stats})
+
+
+make = Alike.make
+"""
+PROBE = [("train.online_probe", 0.01)]
+
+
+class MonitorTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+
+    def test_a_run_that_collapses_says_so(self):
+        (self.folder / "alike.py").write_text(ALIKE)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            code = cli.run(
+                [
+                    "train",
+                    "--config=rotnet:digits",
+                    f"--config.objective.name={self.folder / 'alike.py'}",
+                    "--config.objective.view.count=2",
+                    f"--workdir={self.folder / 'run'}",
+                    "--config.backbone.width=8",
+                    "--config.train.steps=60",
+                    "--config.train.batch_size=64",
+                    "--config.train.online_probe=0.01",
+                    "--config.optim.lr=0.03",
+                    "--config.evals.protocols=('diagnostics','online')",
+                    "--config.mesh.data=8",
+                ]
+            )
+        self.assertEqual(code, 0)
+        said = out.getvalue().splitlines()
+        self.assertLen([line for line in said if line.startswith("step 60: constant")], 1, said)
+        self.assertIn("constant collapse: all images get nearly the same features", said)
+        self.assertTrue(any("linear classifier, trained along" in line for line in said))
+        last = read_metrics(self.folder / "run")[-1] | json.loads(
+            (self.folder / "run" / "summary.json").read_text()
+        )
+        self.assertEqual(last["diag/collapse"], 1.0)
+        for name in ("train/online_top1", "train/online_loss", "eval/online_top1"):
+            self.assertIn(name, last)
+        self.assertNotIn("untrained/eval/online_top1", last)
+
+    def test_images_without_labels_are_told_and_trained_on(self):
+        images = np.random.default_rng(0).integers(0, 255, (256, 16, 16, 1), dtype=np.uint8)
+        np.savez(self.folder / "bare.npz", images=images)
+        for data, told in ((f"npz:{self.folder / 'bare.npz'}", True), ("digits", False)):
+            made = Experiment.from_config(configured("simclr:digits", PROBE, data))
+            self.assertEqual(made.objective is made.method, told)
+            out = io.StringIO()
+            announce(Console(file=out, width=200), made)
+            self.assertEqual("these images have no labels" in out.getvalue(), told)
+
+    def test_a_run_keeps_what_it_began_with(self):
+        plain, probed = (
+            Experiment.from_config(configured("simclr:digits", keys)).resolved()
+            for keys in ([], PROBE)
+        )
+        older = {**plain, "train": dict(plain["train"])}
+        older["train"].pop("online_probe")
+        workdir.check_resumable(older, plain, self.folder)
+        for old, new in ((older, probed), (probed, plain)):
+            with self.assertRaisesRegex(UserError, "train.online_probe .was .*, now .*old values"):
+                workdir.check_resumable(old, new, self.folder)
+
+
+if __name__ == "__main__":
+    absltest.main()
