@@ -4,7 +4,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ FLAGS = {
     "data": "training images, as for `ssl-jax train`",
     "eval_data": "evaluation images",
     "workdir": "folder of the run, on a file system that all hosts see",
+    "study": "runs of a study, each on one host: FILE.py:NAME or studies:NAME, with --workdir",
     "restarts": "restarts in a row without a newer checkpoint; by default 5",
     "evaluate": "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several with commas",
     "eval": "protocols of the sweep, knn,fewshot; by default those of each run",
     "sweep": "settings of the protocols to vary, as for `ssl-jax evaluate`; several times",
+    "suite": "data sets of the sweep, as for `ssl-jax evaluate`",
     "num_hosts": "machines, or processes of launch.local; by default 1",
     "name": "of the job; by default ssl-jax",
     "dry_run": "only show what would be written and run",
@@ -33,12 +35,12 @@ Commands = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class Job:
-    """A run, or a sweep of evaluations.
+    """A run, or a sweep: of evaluations, or the runs of a study.
 
     Attributes:
       name: of the job.
-      commands: argument lists of `ssl-jax`; one for a run, one an evaluation for a sweep.
-      sweep: whether they are evaluations, each on one host and independent of the others.
+      commands: argument lists of `ssl-jax`; one for a run, several for a sweep.
+      sweep: whether there are several, each on one host and independent of the others.
       num_hosts: of a run.
       dry_run: show only.
       options: the launcher's own flags.
@@ -86,31 +88,48 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
         raise UserError("give --workdir=W of a run, or --evaluate=W1,W2@STEP,... of a sweep")
     if values["evaluate"]:
         commands = tuple(
-            _evaluation(item, values["eval"], values["sweep"])
+            _evaluation(item, values["eval"], values["suite"], values["sweep"])
             for item in values["evaluate"].split(",")
         )
     else:
-        words = [
-            f"--{k}={values[k]}" for k in ("config", "data", "eval_data", "workdir") if values[k]
-        ]
-        words += [f"--config.{key}={value}" for key, value in overrides]
         restarts = command_line.whole("restarts", values["restarts"], 5)
-        commands = (("ssl-jax", "train", *words, f"--restarts={restarts}"),)
+        commands = tuple(
+            ("ssl-jax", "train", *words, f"--restarts={restarts}")
+            for words in _runs(values, overrides)
+        )
     return Job(
         values["name"] or "ssl-jax",
         commands,
-        bool(values["evaluate"]),
+        bool(values["evaluate"] or values["study"]),
         command_line.whole("num_hosts", values["num_hosts"], 1, least=1),
         values["dry_run"].lower() in ("true", "1"),
         values,
     )
 
 
-def _evaluation(item: str, protocols: str, sweeps: Sequence[str]) -> tuple[str, ...]:
+def _runs(
+    values: Mapping[str, Any], overrides: Sequence[command_line.Override]
+) -> Iterable[Sequence[str]]:
+    """The arguments of `ssl-jax train` of a run, or of each run of a study."""
+    data = {name: values[name] for name in ("data", "eval_data")}
+    if not values["study"]:
+        given = {"config": values["config"], **data, "workdir": values["workdir"]}
+        words = [f"--{name}={value}" for name, value in given.items() if value]
+        return [[*words, *(f"--config.{key}={value}" for key, value in overrides)]]
+    from ssl_jax.cli import study  # takes seconds to import
+
+    if values["config"]:
+        raise UserError("give --config of a run or --study, not both")
+    folder = Path(values["workdir"])
+    return [run.words(folder, **data) for run in study.read(values["study"], overrides)]
+
+
+def _evaluation(item: str, protocols: str, suite: str, sweeps: Sequence[str]) -> tuple[str, ...]:
     workdir, _, step = item.partition("@")
     words = [f"--workdir={workdir}"]
     words += [f"--step={step}"] if step else []
     words += [f"--eval={protocols}"] if protocols else []
+    words += [f"--suite={suite}"] if suite else []
     words += [f"--sweep={sweep}" for sweep in sweeps]
     return ("ssl-jax", "evaluate", *words)
 

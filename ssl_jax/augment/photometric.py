@@ -110,7 +110,7 @@ def luminance(image: Planes) -> Array:
     return LUMA[0] * image[0] + LUMA[1] * image[1] + LUMA[2] * image[2]
 
 
-def solarize(image: Array, threshold: float = 0.5) -> Array:
+def solarize(image: Array, threshold: Array | float = 0.5) -> Array:
     """Values from `threshold` on inverted, 1 - x."""
     return jnp.where(image < threshold, image, 1.0 - image)
 

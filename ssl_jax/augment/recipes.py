@@ -18,6 +18,7 @@ import numpy as np
 from ssl_jax.augment import filters, geometric, photometric
 from ssl_jax.augment.jitter import DRAWS as JITTER_DRAWS
 from ssl_jax.augment.jitter import Kind, color_jitter
+from ssl_jax.augment.rand_augment import rand_augment
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs, View
@@ -52,7 +53,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A chain: flip, affine, colour jitter, grey, blur, solarize, noise, normalise.
+    """A chain: flip, affine, RandAugment, colour jitter, grey, blur, solarize, noise, normalise.
 
     Attributes:
       flip: probability of mirroring.
@@ -62,6 +63,7 @@ class Recipe:
       jitter_kind: whose colour jitter.
       gray_first: grey before the colour jitter, not after it.
       noise: standard deviation of Gaussian noise, before the normalisation and not clipped.
+      rand_augment: magnitude of RandAugment, of 10; 0 for none.
       mean, std: of the normalisation, for images in [0, 1].
     """
 
@@ -75,6 +77,7 @@ class Recipe:
     solarize_p: float = 0.0
     gray_first: bool = False
     noise: float = 0.0
+    rand_augment: float = 0.0
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
@@ -124,6 +127,9 @@ RECIPES: dict[str, Recipe] = {
     "instdisc_cifar": Recipe(0.0, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
     "mae": Recipe(flip=0.5),  # SimMIM's too
     "normalize": Recipe(),  # I-JEPA
+    # Fine-tuning of MAE and BEiT: timm's rand-m9-mstd0.5-inc1.
+    "finetune": Recipe(flip=0.5, rand_augment=9.0),
+    "finetune_beit": Recipe(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
     "beit": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.0), 1.0, mean=(0.5,), std=(0.5,)),
     "rotnet": Recipe(flip=0.5),
@@ -210,6 +216,10 @@ def apply(
     if ranges and strength:
         image = _affine(ranges, on[1:7], image, strength)
     image = jnp.moveaxis(image, -1, 0)
+    if chain.rand_augment and strength:
+        fill = _statistics(chain, len(image))[0]
+        own = jax.random.fold_in(key, 2)
+        image = rand_augment(own, image, strength * chain.rand_augment, fill)
     if chain.gray_p and chain.gray_first:
         image = maybe(on[14] < chain.gray_p, photometric.grayscale, image)
     if any(amounts):
@@ -257,7 +267,7 @@ def serial(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> 
 def _every(chain: Recipe, keys: Array, images: Array, strength: float) -> Array:
     forms = [functools.partial(f, chain, strength=strength) for f in (serial, batched)]
     # A loop over a sharded axis would gather it; where no colours change it would save nothing.
-    if jax.device_count() > 1 or not chain.gray_p:
+    if jax.device_count() > 1 or not (chain.gray_p or chain.rand_augment):
         return forms[1](keys, images)
     # By the platform compiled for, which is not the one at hand when compiling ahead of time.
     return jax.lax.platform_dependent(keys, images, cpu=forms[0], default=forms[1])
@@ -280,9 +290,11 @@ def _normalize(chain: Recipe, images: Array) -> Array:
 
 
 def _statistics(chain: Recipe, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel, or of all where the chain is for another number."""
+    """Mean and standard deviation, one a channel, or one number for all."""
     mean, std = np.array(chain.mean, np.float32), np.array(chain.std, np.float32)
-    return (mean, std) if len(mean) == channels else (mean.mean(), std.mean())
+    if channels != len(mean):
+        mean, std = mean.mean(), std.mean()
+    return mean, std
 
 
 def _scaled(amounts: Strengths, strength: float) -> Strengths:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ssl_jax.core.errors import UserError, suggest
 
 # Modules here that are no subcommand.
-HELPERS = ("auto", "compile_worker", "experiment", "flags", "restart", "table")
+HELPERS = ("auto", "compile_worker", "experiment", "flags", "restart", "sets", "table")
 
 
 def subcommands() -> list[str]:

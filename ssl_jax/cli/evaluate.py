@@ -3,12 +3,14 @@
 ssl-jax evaluate --workdir=W --eval=knn,fewshot,clustering
 ssl-jax evaluate --workdir=W --step=1000 --eval=knn --data=folder:/train --eval_data=folder:/test
 ssl-jax evaluate --workdir='runs/*' --step=all --eval=knn --sweep=k=10,20 --sweep=stage=-1,-2
+ssl-jax evaluate --workdir=W --eval=logistic,knn --suite=suites:kornblith
 ssl-jax evaluate --workdir=W --follow
 
 Every result is a line of eval/results.jsonl in its run's folder, or of --results, with all settings
 that made it; what is there is not measured again. `ssl-jax results` shows them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -17,7 +19,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
@@ -25,15 +26,14 @@ from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.sets import Cell, DataSet, Task, suite
 from ssl_jax.cli.table import terminal
-from ssl_jax.core import config as checked
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.data.sources import open_source
-from ssl_jax.evals.base import AtLayer, Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.results import Record, ResultsFile, key
-from ssl_jax.evals.suite import EvalsConfig, Quality
-from ssl_jax.objectives.base import Probe
+from ssl_jax.evals.suite import EvalsConfig
+from ssl_jax.objectives.base import Encoder, Probe
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
@@ -45,13 +45,13 @@ FLAGS = {
     "sweep": "'SETTING=VALUE,VALUE' of the protocols; given several times: every combination",
     "cells": "file of settings to measure, a JSON object a line, in place of --sweep",
     "results": "file of results; by default eval/results.jsonl in each run's folder",
+    "suite": "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME",
     "data": "labelled training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
     **distributed.FLAGS,
 }
 NEWEST = -1  # step
 POLL = 5.0  # seconds between two looks for a new checkpoint
-Cell = dict[str, Any]  # settings of a protocol that differ from the run's
 
 
 def main(argv: list[str]) -> int:
@@ -63,19 +63,24 @@ def main(argv: list[str]) -> int:
     for name in protocols:
         if name not in EvalsConfig.known():
             raise UserError(f"unknown evaluation {name!r}; {suggest(name, EvalsConfig.known())}")
-    for one, other in (("sweep", "cells"), ("step", "follow")):
+    exclusive = (("sweep", "cells"), ("step", "follow"), ("suite", "data"), ("suite", "eval_data"))
+    for one, other in exclusive:
         if flags[one].value and flags[other].value:
             raise UserError(f"give --{one} or --{other}, not both")
     step = None if flags.step == "all" else command_line.whole("step", flags.step, default=NEWEST)
     cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
-    console = terminal()
+    sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
+    console, left_out = terminal(), []  # type: tuple[Console, list[str]]
     with distributed.session(flags.flag_values_dict()):
         for folder in folders:
             file = ResultsFile(Path(flags.results or folder / "eval" / "results.jsonl"))
-            for number, asked in measure(flags, folder, protocols, cells, step, file):
+            asked_of = measure(folder, sets, protocols, cells, step, flags.follow, file, left_out)
+            for number, asked in asked_of:
                 show(console, f"{folder}, step {number}", asked, file.read())
             console.print(f"Written with their protocol to {file.path}")
-    return 0
+    if left_out:
+        console.print(f"Not measured: {', '.join(dict.fromkeys(left_out))}, for the reasons above")
+    return 2 if left_out else 0
 
 
 def workdirs(text: str) -> list[Path]:
@@ -128,78 +133,63 @@ def read_cells(path: Path) -> list[Cell]:
     return cells
 
 
-def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Protocol]:
-    """The protocol with the settings of each cell.
-
-    Raises:
-      UserError: a setting that it has not, or a wrong value.
-    """
-    current = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol)}
-    made = [checked.build(type(protocol), current | cell, name) for cell in cells]
-    return list(dict.fromkeys(made))
-
-
 def measure(
-    flags: Any,
     folder: Path,
+    sets: Mapping[str, DataSet],
     protocols: Sequence[str],
     cells: Sequence[Cell],
     step: int | None,
+    follow: bool,
     file: ResultsFile,
+    left_out: list[str],
 ) -> Iterator[tuple[int, list[Record]]]:
     """Measure what is not yet in `file`; yields what was asked of each checkpoint, without the
-    answers.
+    answers. The names of data sets that cannot be measured go to `left_out`.
     """
     experiment = Experiment.from_config(workdir.read_config(folder), folder)
-    asked = {
-        name: settings(experiment.evals.protocol(name), name, cells)
-        for name in protocols or experiment.evals.protocols
-    }
-    source = open_source(flags.data, "train") if flags.data else experiment.source
-    test = None if flags.data else experiment.eval_source
-    test = open_source(flags.eval_data, "eval") if flags.eval_data else test
-    sets = {
-        "data": source.name,
-        "data_fingerprint": source.fingerprint(),
-        "eval_data": test.name if test else "every fifth example of data",
-        "eval_fingerprint": test.fingerprint() if test else None,
-        "max_train": experiment.evals.max_train,
-        "max_eval": experiment.evals.max_eval,
-    }
     checkpoints = Checkpoints(folder / "checkpoints", reader=True)
     with checkpoints, jax.set_mesh(experiment.mesh):
-        quality = Quality(
-            experiment.objective,
-            experiment.evals,
-            source,
-            test,
-            experiment.mesh,
-            tokenizer=experiment.tokenizer,
-        )
-        if not quality.images.labelled:
-            terminal().print("no labels: only the label-free numbers can be measured")
 
-        def restored(number: int) -> Subject:
+        def restored(number: int) -> Encoder:
             state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
-            return quality.subject(experiment.objective.encoder(state.params, state.extra))
+            return experiment.objective.encoder(state.params, state.extra)
 
-        last = experiment.spec.total_steps if flags.follow else None
+        tasks = []
+        for name, data in sets.items():
+            with told(name, left_out):
+                tasks.append(Task.of(experiment, name, data, protocols, cells))
+        last = experiment.spec.total_steps if follow else None
         for number in steps_of(folder, checkpoints, step, last):
+            encoder = functools.cache(functools.partial(restored, number))
+            run = {
+                "workdir": str(folder.resolve()),
+                "method": experiment.raw["objective"]["name"],
+                "seed": experiment.train.seed,
+                "step": number,
+            }
+            probe = experiment.objective.probe
             questions: list[Record] = []
-            subject = functools.cache(functools.partial(restored, number))
-            for name, wanted in asked.items():
-                run = {
-                    "workdir": str(folder.resolve()),
-                    "method": experiment.raw["objective"]["name"],
-                    "seed": experiment.train.seed,
-                    "step": number,
-                    "protocol": name,
-                }
-                probe = experiment.objective.probe
-                new = {one: run | {"settings": plain(one, probe)} | sets for one in wanted}
-                answer(new, subject, file)
-                questions += new.values()
+            for task in tasks:
+                subject = functools.cache(functools.partial(task.subject, encoder))
+                with told(task.name, left_out):
+                    for name, wanted in task.asked.items():
+                        about = run | {"protocol": name} | task.about
+                        new = {one: about | {"settings": plain(one, probe)} for one in wanted}
+                        answer(new, subject, file)
+                        questions += new.values()
             yield number, questions
+
+
+@contextlib.contextmanager
+def told(name: str, left_out: list[str]) -> Iterator[None]:
+    """What is wrong with a data set of a suite is said, and the others go on."""
+    try:
+        yield
+    except UserError as e:
+        if not name:
+            raise
+        terminal().print(f"{name}: {e}")
+        left_out.append(name)
 
 
 def answer(
@@ -214,6 +204,9 @@ def answer(
     started = time.monotonic()
     for one, numbers in type(missing[0]).measure_all(missing, subject()):
         found = {f"{one.prefix}/{name}": float(value) for name, value in numbers.items()}
+        score = f"{one.prefix}/{questions[one]['protocol']}_{questions[one].get('metric')}"
+        if score in found:  # the number that the standard of a suite's set asks for
+            found[f"{one.prefix}/score"] = found[score]
         seconds = round(time.monotonic() - started, 3)
         record = questions[one] | {"results": found, "seconds": seconds, "versions": versions}
         if distributed.primary():
@@ -223,9 +216,9 @@ def answer(
 
 def plain(protocol: Protocol, probe: Probe) -> Cell:
     """Its settings as JSON has them, with the layer that it leaves to the method."""
-    given = {k: v for k, v in dataclasses.asdict(protocol).items() if v is not None}
-    if isinstance(protocol, AtLayer):
-        given = dataclasses.asdict(probe) | given
+    given = dataclasses.asdict(protocol)
+    layer = {k: v for k, v in dataclasses.asdict(probe).items() if k in given}
+    given = layer | {k: v for k, v in given.items() if v is not None}
     return json.loads(json.dumps(given))  # type: ignore[no-any-return]
 
 
@@ -265,12 +258,14 @@ def show(console: Console, title: str, asked: Sequence[Record], records: list[Re
     """The answers to what was asked."""
     answers = {key(record): record for record in records}
     table = Table(title=title, title_justify="left")
-    for column in ("protocol", "settings", "metric"):
-        table.add_column(column)
+    table.add_column("protocol")
+    table.add_column("settings")
+    table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right")
     for question in asked:
         found = answers.get(key(question), {}).get("results", {})
         said = " ".join(f"{k}={v}" for k, v in question["settings"].items())
+        said = f"on {question['set']}: {said}" if "set" in question else said
         for i, (name, value) in enumerate(sorted(found.items())):
             first = (question["protocol"], said) if not i else ("", "")
             table.add_row(*first, name, f"{value:.4f}")

@@ -28,6 +28,8 @@ from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.data import subset
+from ssl_jax.data.fraction import fraction
 from ssl_jax.data.pipeline import (
     Batch,
     Batches,
@@ -43,6 +45,7 @@ from ssl_jax.data.pipeline import (
 from ssl_jax.data.reader import num_channels
 from ssl_jax.data.sources import Source, held_out, open_source
 from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
+from ssl_jax.evals.online import OnlineProbe
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Objective, Spec, Stream
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
@@ -263,14 +266,27 @@ class Experiment:
 
     @cached_property
     def source(self) -> Source:
+        """What the run trains on."""
+        return fraction(self.evals_source, self.data.fraction)
+
+    @cached_property
+    def evals_source(self) -> Source:
+        """What evaluations learn from."""
         if not self.data.train:
             raise UserError(
                 "no training data: name it, --data=folder:/path (docs/data.md lists what is read)"
             )
-        source = open_source(self.data.train, "train")
+        source = self._folds[0] if self.data.fold else open_source(self.data.train, "train")
+        if self.data.labelled:
+            source = subset.labelled(source, self.data.labelled, self.data.draw)
         if self.data.cache == "device":
             check_in_memory(source)
         return source
+
+    @cached_property
+    def _folds(self) -> tuple[Source, Source]:
+        train = open_source(self.data.train, "train")
+        return subset.fold(train, self._named_eval_source, self.data.fold)
 
     @cached_property
     def streams(self) -> dict[str, Source]:
@@ -281,7 +297,13 @@ class Experiment:
 
     @cached_property
     def eval_source(self) -> Source | None:
-        """The evaluation set: the one named, or what the training data themselves hold out."""
+        """The evaluation set: the one named, or what the training data themselves hold out; of both
+        sets a part with `data.fold`.
+        """
+        return self._folds[1] if self.data.fold else self._named_eval_source
+
+    @property
+    def _named_eval_source(self) -> Source | None:
         if self.data.eval:
             return open_source(self.data.eval, "eval")
         return held_out(self.data.train)
@@ -310,7 +332,7 @@ class Experiment:
     def facts(self) -> Facts:
         """Of the data that the config names."""
         return Facts(
-            self.data.train,
+            self.source.name,
             len(self.source),
             self.source.num_classes,
             num_channels(self.source, self.data.channels),
@@ -322,7 +344,7 @@ class Experiment:
         )
 
     @cached_property
-    def objective(self) -> Objective:
+    def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
         method = load_method(str(hyper.pop("name", "")))
         arch = dict(self.raw.get("backbone", {}))
@@ -332,6 +354,18 @@ class Experiment:
         for view in made.inputs().views:
             recipe(view.recipe)  # raises for an unknown one, before anything is compiled
         return made
+
+    @property
+    def probed(self) -> bool:
+        """Whether a classifier is trained along: the config says so, and the data have labels."""
+        return self.train.online_probe is not None and self.spec.num_classes > 0
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What is trained: the method, with an online probe around it where there is one."""
+        if not self.probed:
+            return self.method
+        return OnlineProbe.around(self.method, self.train.online_probe or 0.0)
 
     @cached_property
     def mesh(self) -> jax.sharding.Mesh:
@@ -434,9 +468,9 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """The config with every default filled in, as plain JSON values."""
         out = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
-        fields = {f.name for f in dataclasses.fields(self.objective)} - {"backbone", "spec"}
+        fields = {f.name for f in dataclasses.fields(self.method)} - {"backbone", "spec"}
         out["objective"] = {"name": self.raw["objective"]["name"]}
-        out["objective"] |= {f: _plain(getattr(self.objective, f)) for f in sorted(fields)}
+        out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
         out["backbone"] = {"name": "resnet"} | dict(self.raw.get("backbone", {}))
         out["spec"] = dataclasses.asdict(self.spec)
         return json.loads(json.dumps(out))

@@ -3,6 +3,7 @@
 ssl-jax results --workdir='runs/*' --where=protocol=knn --sort=knn_top1
 ssl-jax results --workdir='runs/*' --mean=seed --format=latex --output=table.tex
 ssl-jax results --workdir='runs/simclr-*' --against='runs/byol-*'
+ssl-jax results --workdir='runs/*' --where=protocol=logistic --columns=set
 
 A row is one measurement; of the settings those are shown in which the rows differ.
 """
@@ -29,6 +30,8 @@ FLAGS = {
     "sort": "column to sort by, the largest first; -COLUMN: the smallest first",
     "mean": "columns to average over, seed or seed,step: mean and standard deviation",
     "against": "folders to compare those of --workdir with, paired by seed, at their last steps",
+    "columns": "a column whose values become columns, of --value, with their mean: set, or step",
+    "value": "the number in them; by default score, which the data sets of a suite have",
     "format": "table, csv, markdown or latex; by default a table",
     "output": "file to write to; by default the terminal",
 }
@@ -44,6 +47,8 @@ def main(argv: list[str]) -> int:
     style = flags.format or "table"
     if style not in FORMATS:
         raise UserError(f"--format={style}: {suggest(style, FORMATS)}")
+    if flags.columns and flags.against:
+        raise UserError("give --columns or --against, not both")
     rows, metrics = select(read(flags.workdir, flags.results), flags.where)
     if flags.against:
         others, more = select(read(flags.against, ""), flags.where)
@@ -52,6 +57,8 @@ def main(argv: list[str]) -> int:
         rows = averaged(rows, metrics, flags.mean.split(","))
     if not rows:
         raise UserError("no such results; measure with `ssl-jax evaluate`")
+    if flags.columns:
+        rows, metrics = across(rows, metrics, flags.columns, flags.value or "score")
     rows = ordered(rows, flags.sort)
     columns = varying(rows, metrics)
     text = text_of(style, columns, [[shown(row.get(c)) for c in columns] for row in rows])
@@ -151,6 +158,40 @@ class Mean:
 
     def __str__(self) -> str:
         return f"{self.mean:.4f}" + ("" if self.deviation is None else f" ± {self.deviation:.4f}")
+
+
+def across(
+    rows: Sequence[Row], metrics: Sequence[str], field: str, value: str
+) -> tuple[list[Row], list[str]]:
+    """One row for those that differ in `field`, and in what goes with it, such as the data of a
+    set: a column of `value` for each of the field's values, and their mean where all are there.
+
+    Raises:
+      UserError: no row has the field, or the value.
+    """
+    rows = [row for row in rows if value in row and field in row]
+    if not rows:
+        raise UserError(f"--columns={field}: no result has both {field!r} and --value={value}")
+    shown = list(dict.fromkeys(str(row[field]) for row in rows))
+    named = [name for name in NAMES if name != field]
+    # Of the other columns those tell rows apart in which two of one field value differ.
+    known = dict.fromkeys(c for row in rows for c in row)
+    others = [c for c in known if c not in (*NAMES, *metrics, field, "seconds", "n")]
+    kinds = lambda *names: len({tuple(str(row.get(c)) for c in names) for row in rows})  # noqa: E731
+    apart = [c for c in others if kinds(field, *named, c) > kinds(field, *named)]
+    tables: dict[tuple, dict[str, Row]] = {}
+    for row in rows:
+        where = tuple(str(row.get(c)) for c in (*named, *apart))
+        tables.setdefault(where, {})[str(row[field])] = row
+    out = []
+    for cells in tables.values():
+        first = next(iter(cells.values()))
+        made = {c: first[c] for c in (*named, *apart) if c in first}
+        made |= {name: row[value] for name, row in cells.items()}
+        if len(cells) == len(shown):
+            made["mean"] = statistics.mean(float(row[value]) for row in cells.values())
+        out.append(made)
+    return out, [*shown, "mean"]
 
 
 def paired(

@@ -6,13 +6,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_jax.core import distributed
+from ssl_jax.evals.collapse import SAYS, Kind
 
 # metric -> (name for people, is larger better or None where it is no score)
 NAMES = {
+    "top1": "the network's own classifier",
+    "top5": "the same, among its first 5 guesses",
+    "mean_class_top1": "the same, mean over the classes",
     "fewshot1_top1": "linear classifier, 1 label a class",
     "fewshot5_top1": "linear classifier, 5 labels a class",
     "fewshot10_top1": "linear classifier, 10 labels a class",
     "linear_top1": "linear classifier, all labels",
+    "online_top1": "linear classifier, trained along",
     "knn_top1": "nearest neighbours (kNN)",
     "kmeans_acc": "k-means clusters = classes",
     "kmeans_nmi": "k-means mutual information",
@@ -21,12 +26,14 @@ NAMES = {
     "retrieval10": "own caption among the nearest 10",
     "retrieval10_text_to_image": "own image among the nearest 10",
     "rankme": "effective rank (RankMe)",
+    "dimensions": "dimensions: the most that RankMe can be",
     "lidar": "directions that tell images apart (LiDAR)",
     "feature_std": "feature deviation (0 = collapsed)",
+    "cluster_entropy": "evenness of clusters (0 = one, 1 = all alike)",
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
-SCORES = ("fewshot", "linear", "knn", "kmeans", "retrieval")
+SCORES = ("top", "mean_class", "fewshot", "linear", "online", "knn", "kmeans", "retrieval")
 
 
 def terminal() -> Console:
@@ -51,6 +58,8 @@ def final_table(console: Console, last: Mapping[str, float], layer: str) -> None
         table.add_row(name, *texts)
     if table.row_count:
         console.print(table, soft_wrap=False)
+    if kind := last.get("diag/collapse"):
+        console.print(f"[bold red]{SAYS[Kind(int(kind))]}[/]")
 
 
 def _keys(metric: str) -> tuple[str, str, str]:
@@ -61,5 +70,7 @@ def _keys(metric: str) -> tuple[str, str, str]:
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
     """Known metrics in reading order, then any other of the same kind by its own name."""
     present = {key.split("/", 1)[1] for key in last if key.startswith(("eval/", "diag/"))}
+    present.discard("collapse")  # told in words
+    present = {name for name in present if not name.endswith("_mean_per_class")}  # most say it once
     ordered = [(m, n) for m, n in NAMES.items() if m in present]
     return ordered + [(m, m) for m in sorted(present - NAMES.keys())]

@@ -14,12 +14,13 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from ssl_jax.cli import auto, restart
+from ssl_jax.cli import auto, pretrained, restart
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment, configured, override
 from ssl_jax.cli.table import final_table, terminal
 from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.collapse import diagnose
 from ssl_jax.evals.suite import Quality
 from ssl_jax.train import flops, loop, state, workdir
 from ssl_jax.train.checkpoint import Checkpoints
@@ -79,6 +80,8 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     experiment = Experiment.from_config(config, folder)
     # All that a user can get wrong is checked before a file is written.
     resolved = experiment.resolved()
+    if not (folder / "config.json").exists():
+        pretrained.check(experiment)
     announce(console, experiment)
     if chosen:
         console.print(auto.estimate(experiment))
@@ -105,6 +108,8 @@ def announce(console: Console, experiment: Experiment) -> None:
         f"{experiment.data.train}: {spec.num_examples:,} images, {spec.total_steps:,} steps of "
         f"{spec.global_batch} ({spec.steps_per_epoch:,} steps an epoch)",
     )
+    if experiment.train.online_probe is not None and not experiment.probed:
+        console.print("train.online_probe: these images have no labels, so none is trained along")
 
 
 def train(
@@ -130,13 +135,18 @@ def train(
             current = checkpoints.restore(start, experiment.abstract_state, experiment.placed)
             console.print(f"going on from the checkpoint of step {start}")
         else:
-            current = state.create(objective, experiment.tx, config.seed, experiment.placed)
-        sets = experiment.source, experiment.eval_source
+            backbone = pretrained.load(experiment, console)
+            current = state.create(
+                objective, experiment.tx, config.seed, experiment.placed, backbone
+            )
+        sets = experiment.evals_source, experiment.eval_source
         quality = Quality(objective, evals, *sets, mesh, tokenizer=experiment.tokenizer)
 
         def evaluate(now: state.TrainState, step: int) -> dict[str, float]:
             encoder = objective.encoder(now.params, now.extra)
-            return quality.baselines(encoder) if step == 0 else quality.measure(encoder)
+            if step == 0:
+                return quality.baselines(encoder)
+            return alarmed(console, step, quality.measure(encoder), writer.last if writer else {})
 
         def evaluate_at(step: int) -> bool:
             due = step in (0, total) or (evals.every > 0 and step % evals.every == 0)
@@ -191,6 +201,24 @@ def train(
                 mfu=_mfu(experiment, step_fn),
             )
     return writer.last if writer else {}
+
+
+def alarmed(
+    console: Console, step: int, found: Mapping[str, float], last: Mapping[str, float]
+) -> dict[str, float]:
+    """What was `found` at a step, with `diag/collapse` where there are diagnostics; of a collapse
+    that is new since `last`, all metrics before, the terminal tells.
+    """
+    numbers, before = (
+        {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
+        for values, prefix in ((found, "diag/"), (last, "untrained/diag/"))
+    )
+    if not numbers:
+        return dict(found)
+    finding = diagnose(numbers, before)
+    if finding.kind and finding.kind != last.get("diag/collapse"):
+        console.print(f"[bold red]step {step}: {finding}[/]")
+    return {**found, "diag/collapse": float(finding.kind)}
 
 
 def _metadata(experiment: Experiment, resolved: Mapping[str, Any]) -> dict[str, Any]:

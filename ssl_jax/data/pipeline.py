@@ -35,6 +35,12 @@ class DataConfig:
     Attributes:
       train: what to train on: "digits", "npz:/path.npz", "folder:/path".
       eval: what to evaluate on; None is the part that `train` itself holds out, if it does.
+      fraction: train on this share of the images only, a fixed random one; evaluations learn from
+        all of them.
+      fold: "i/n" joins both sets and holds the i-th of n parts out for evaluation, as n-fold
+        cross-validation does.
+      labelled: train on a random labelled part only: "5" labels a class, or "1%" of each class.
+      draw: which of those parts.
       threads: host threads that decode and crop; 0 is one a core.
       prefetch: batches made ahead.
       max_bad_fraction: the run stops at more broken images than this share, rounded up.
@@ -50,6 +56,10 @@ class DataConfig:
 
     train: str = "digits"
     eval: str | None = None
+    fraction: float = 1.0
+    fold: str = ""
+    labelled: str = ""
+    draw: int = 0
     threads: int = 0
     prefetch: int = 2
     max_bad_fraction: float = 0.01

@@ -140,7 +140,8 @@ def _shard(
                     continue
                 label = None if source.labels is None else int(source.labels[row])
                 captions = source.captions[row] if source.captions is not None else ()
-                data = encode(Record(made, label, tuple(captions)))
+                called = source.names[row] if source.names is not None else ""
+                data = encode(Record(made, label, tuple(captions), called))
                 digest.update(data)
                 writer.write(data)
             progress(some.stop)

@@ -4,7 +4,8 @@
 read by any of their readers and theirs by `array_record:`. An example is a map from names to lists
 of bytes, of floats or of integers (github.com/tensorflow/tensorflow, core/example/example.proto).
 Ours hold `image/encoded` (the bytes of an image file), `image/class/label` (a class number, -1
-where there is none; left out of unlabelled sets) and `image/caption` (UTF-8; any number).
+where there is none; left out of unlabelled sets), `image/caption` (UTF-8; any number) and
+`image/filename` (where the source has names).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 IMAGE_KEYS = ("image/encoded", "image", "img", "jpg")
 LABEL_KEYS = ("image/class/label", "label", "fine_label")
 CAPTION_KEYS = ("image/caption", "captions", "caption", "captions/text", "text")
+NAME_KEYS = ("image/filename", "file_name", "filename")
 
 Values = list[bytes] | np.ndarray
 
@@ -26,11 +28,12 @@ class RecordError(ValueError):
 
 
 class Record(NamedTuple):
-    """One example: encoded image, class number or None, captions."""
+    """One example: encoded image, class number or None, captions, file name or ""."""
 
     image: bytes
     label: int | None = None
     captions: tuple[str, ...] = ()
+    name: str = ""
 
 
 def encode(record: Record) -> bytes:
@@ -40,11 +43,13 @@ def encode(record: Record) -> bytes:
         features[LABEL_KEYS[0]] = [record.label]
     if record.captions:
         features[CAPTION_KEYS[0]] = [c.encode() for c in record.captions]
+    if record.name:
+        features[NAME_KEYS[0]] = [record.name.encode("utf-8", "surrogateescape")]
     return encode_features(features)
 
 
 def decode(data: bytes, image_keys: Sequence[str] = IMAGE_KEYS) -> Record:
-    """The image, label and captions under the first of their keys that `data` has.
+    """The image, label, captions and name under the first of their keys that `data` has.
 
     Raises:
       RecordError: see there.
@@ -56,10 +61,12 @@ def decode(data: bytes, image_keys: Sequence[str] = IMAGE_KEYS) -> Record:
         raise RecordError(f"no image under {' or '.join(image_keys)}; it holds {found}")
     label, captions = _first(features, LABEL_KEYS), _first(features, CAPTION_KEYS)
     texts = captions if isinstance(captions, list) else []
+    names = _first(features, NAME_KEYS)
     return Record(
         image[0],
         int(label[0]) if isinstance(label, np.ndarray) and label.size == 1 else None,
         tuple(t.decode(errors="replace") for t in texts),
+        names[0].decode("utf-8", "surrogateescape") if isinstance(names, list) and names else "",
     )
 
 

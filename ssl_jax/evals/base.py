@@ -19,7 +19,7 @@ from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
 from ssl_jax.objectives.base import Encoder, Probe
 
-P = TypeVar("P", bound="Protocol")
+T = TypeVar("T")
 PIXELS = 32  # raw pixels of larger views are compared at this side
 STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 96 % of its start
 
@@ -32,14 +32,24 @@ class Protocol:
     Attributes:
       prefix: of the names of its numbers.
       labels: whether it needs labels.
+      every_stage: whether, where no stage is named, it is asked of all stages of the methods that
+        want that (`Objective.probe_every_stage`).
     """
 
     prefix: ClassVar[str] = "eval"
     labels: ClassVar[bool] = True
+    every_stage: ClassVar[bool] = False
 
     def applies(self, subject: "Subject") -> bool:
         """Whether there is what it needs: by default labels, or an encoder."""
         return subject.labelled if self.labels else subject.encoder is not None
+
+    def check(self, subject: "Subject") -> None:
+        """What can be told before an image is read.
+
+        Raises:
+          UserError: a setting names a file that is not there, or does not fit the data.
+        """
 
     def measure(self, subject: "Subject") -> dict[str, float]:
         """Name -> number.
@@ -73,6 +83,8 @@ class AtLayer(Protocol):
     def measure_all(
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
+        for one in settings:
+            one.check(subject)
         if cls.labels:
             subject.read(settings)
         yield from super().measure_all(settings, subject)
@@ -124,15 +136,54 @@ class Images:
 
     @property
     def labelled(self) -> bool:
-        """Whether both sets have labels."""
-        return self.train.source.labels is not None and self.test.source.labels is not None
+        """Whether both sets have labels, at least of one example each.
+
+        Raises:
+          UserError: one of them is empty.
+        """
+        parts = self.train, self.test
+        there = [np.any(self.labels(part, some_rows(part)) >= 0) for part in parts]
+        return all(there)
+
+    def labels(self, part: Part, index: np.ndarray) -> np.ndarray:
+        """Labels (N,) of these examples of a part, in the numbers of the training set's classes, -1
+        where there is none.
+
+        Two folders number their classes each by itself. So classes go by their names wherever the
+        two sets share one; those that training does not have get the numbers after its own.
+        """
+        source, known = part.source, self.train.source.class_names
+        if source.labels is None:
+            return np.full(len(index), -1, np.int32)
+        names, labels = source.class_names, source.labels[index]
+        if names == known or not set(names) & set(known):
+            return labels
+        number = {name: i for i, name in enumerate(dict.fromkeys((*known, *names)))}
+        return np.array([*(number[name] for name in names), -1], np.int32)[labels]
+
+    def known(self, part: Part, found: Sequence[np.ndarray], index: np.ndarray) -> list["Labelled"]:
+        """Of what was `found` (N, ...) of the examples `index`, the rows that have a label.
+
+        Raises:
+          UserError: none has.
+        """
+        labels = self.labels(part, index)
+        kept = labels >= 0
+        if not kept.any():
+            raise UserError(f"{part.source.name}: none of {len(index)} examples has a label")
+        if kept.all():  # without a copy
+            return [Labelled(rows, labels) for rows in found]
+        return [Labelled(rows[kept], labels[kept]) for rows in found]
 
     def batches(self, part: Part, size: int | None = None, few: bool = False) -> features.Batches:
         """(images, index) of this process's rows of a part, at this side or the view's; `few`: no
         more than batch statistics need.
+
+        Raises:
+          UserError: the part is empty.
         """
-        batch = self.batch_size + -self.batch_size % self.mesh.size
-        rows = spread(part.rows, STATISTICS_BATCHES * batch) if few else part.rows
+        batch, rows = self.batch_size + -self.batch_size % self.mesh.size, some_rows(part)
+        rows = spread(rows, STATISTICS_BATCHES * batch) if few else rows
         batch = min(batch, max(len(rows) // self.mesh.size * self.mesh.size, self.mesh.size))
         mine = sharding.local_rows(self.mesh, batch)
         return eval_arrays(
@@ -190,6 +241,11 @@ class Subject:
     def classes(self) -> int:
         return self.images.train.source.num_classes
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the training set, whose numbers all labels have."""
+        return self.images.train.source.class_names
+
     def probe_of(self, protocol: AtLayer) -> Probe:
         """Where the protocol reads features."""
         stage = self.probe.stage if protocol.stage is None else protocol.stage
@@ -211,31 +267,57 @@ class Subject:
         probes = [probe for probe in asked if (True, probe) not in self._read]
         for train in (True, False) if probes else ():
             part = self.images.train if train else self.images.test
-            found, index = self._features(part, probes)
-            assert part.source.labels is not None
-            labels = part.source.labels[index]
-            for probe, rows in zip(probes, found, strict=True):
-                self._read[train, probe] = Labelled(rows[labels >= 0], labels[labels >= 0])
+            for probe, found in zip(probes, self.known(part, probes), strict=True):
+                self._read[train, probe] = found
 
-    def _features(
-        self, part: Part, probes: Sequence[Probe]
+    def known(self, part: Part, probes: Sequence[Probe]) -> list[Labelled]:
+        """Of the examples of a part that have a label, read at each of `probes` in one pass.
+
+        Raises:
+          UserError: none has.
+        """
+        batches = self.images.batches(part, self.side)
+        return self.images.known(part, *self.features_of(batches, probes))
+
+    @property
+    def side(self) -> int:
+        """Pixels of the images that `features_of` takes."""
+        size = self.images.view.size
+        return size if self.encoder is not None else min(size, PIXELS)
+
+    def features_of(
+        self, batches: features.Batches, probes: Sequence[Probe]
     ) -> tuple[Sequence[np.ndarray], np.ndarray]:
-        images = self.images
+        """Features (N, D) of each of `probes` and index (N,) of the images, at this `side`; see
+        `features.extract`.
+        """
         if self.encoder is None:
-            pixels, index = images.whole(part, min(images.view.size, PIXELS))
+            pixels, index = features.collect(lambda images, _: images, batches, self.images.mesh)
             rows = pixels.astype(np.float32).reshape(len(pixels), -1) / 255
             return [rows] * len(probes), index
-        return features.extract(
-            self.encoder, images.view, probes, images.batches(part), images.mesh
-        )
+        return features.extract(self.encoder, self.images.view, probes, batches, self.images.mesh)
 
 
-def grouped(settings: Sequence[P], key: Callable[[P], Hashable]) -> list[list[P]]:
+def grouped(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
     """Those of equal key together, for what they share."""
-    groups: dict[Hashable, list[P]] = {}
-    for one in settings:
+    groups: dict[Hashable, list[T]] = {}
+    for one in items:
         groups.setdefault(key(one), []).append(one)
     return list(groups.values())
+
+
+def some_rows(part: Part) -> np.ndarray:
+    """The rows of a part.
+
+    Raises:
+      UserError: there are none.
+    """
+    if not len(part.rows):
+        raise UserError(
+            f"{part.source.name}: no example to evaluate on; give evaluation data, or at least "
+            "five training examples, of which every fifth is held out"
+        )
+    return part.rows
 
 
 def spread(rows: np.ndarray, limit: int) -> np.ndarray:

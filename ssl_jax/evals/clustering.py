@@ -1,5 +1,6 @@
 """Unsupervised classification: k-means on features, and how well clusters agree with classes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.superclasses import Superclasses, read_superclasses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,28 +24,42 @@ class Clustering(AtLayer):
     """How well k-means clusters of the standardised training features agree with the classes.
 
     Attributes:
-      clusters: their number; by default that of the classes.
+      clusters: their number; by default `factor` times that of the classes.
+      factor: above 1 for over-clustering, below for under-clustering.
       runs: from different starts, averaged.
+      superclasses: a file of them (`superclasses.read_superclasses`); classes that are not in it
+        are left out.
     """
 
     clusters: int | None = None
+    factor: float = 1.0
     runs: int = 3
+    superclasses: str | None = None
 
     def __post_init__(self) -> None:
-        if self.runs < 1 or (self.clusters is not None and self.clusters < 1):
+        if self.runs < 1 or self.factor <= 0 or (self.clusters is not None and self.clusters < 1):
             raise UserError(
-                f"clustering: clusters = {self.clusters} and runs = {self.runs} must be positive"
+                f"clustering: clusters = {self.clusters}, factor = {self.factor} and "
+                f"runs = {self.runs} must be positive"
             )
+
+    def check(self, subject: Subject) -> None:
+        if self.superclasses:
+            read_superclasses(self.superclasses, subject.class_names)
 
     def measure(self, subject: Subject) -> dict[str, float]:
         features, labels = subject.train(self)
-        clusters = self.clusters or subject.classes
+        classes, above = subject.classes, None
+        if self.superclasses:
+            above = read_superclasses(self.superclasses, subject.class_names)
+            kept = above.known(labels)
+            features, labels, classes = features[kept], labels[kept], int(np.sum(above.of >= 0))
+        clusters = self.clusters or max(round(self.factor * classes), 1)
         found = [
-            agreement(kmeans(features, clusters, seed, 1, True), labels)
+            agreements(kmeans(features, clusters, seed, 1, True), labels, above)
             for seed in range(self.runs)
         ]
-        means = np.mean(found, axis=0)
-        return {f"kmeans_{name}": mean for name, mean in zip(Agreement._fields, means, strict=True)}
+        return {f"kmeans_{name}": float(np.mean([f[name] for f in found])) for name in found[0]}
 
 
 class Agreement(NamedTuple):
@@ -103,10 +119,42 @@ def assign_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(assigned < num_classes, assigned, majority)[:num_clusters]
 
 
+def named_classes(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The class (N,) that each example's cluster stands for, by `assign_clusters`.
+
+    Clusters and classes without an example do not count: of three classes numbered 0, 2 and 7 there
+    are three.
+    """
+    _, clusters = np.unique(clusters, return_inverse=True)
+    classes, labels = np.unique(labels, return_inverse=True)
+    return classes[assign_clusters(clusters, labels)[clusters]]
+
+
+def agreements(
+    clusters: np.ndarray, labels: np.ndarray, above: Superclasses | None = None
+) -> Mapping[str, float]:
+    """Name -> number: `agreement` with the classes, and with superclasses, if given, as well.
+
+    `super_acc` is the share of the examples whose cluster stands for a class of their superclass;
+    the classes are found first, the superclasses not asked (Self-Classifier, section 4.2).
+    `direct_acc` and its like are the agreement with the superclasses as if these were the classes.
+
+    Args:
+      clusters, labels: (N,), the labels all with a superclass.
+    """
+    found = agreement(clusters, labels)._asdict()
+    if above is not None:
+        right = above.of[named_classes(clusters, labels)] == above.of[labels]
+        direct = agreement(clusters, above.of[labels])._asdict()
+        found["super_acc"] = float(np.mean(right))
+        found |= {f"direct_{name}": value for name, value in direct.items()}
+    return found
+
+
 def agreement(clusters: np.ndarray, labels: np.ndarray) -> Agreement:
     """ACC, NMI, AMI and ARI of (N,) cluster numbers against (N,) class numbers."""
     return Agreement(
-        acc=float(np.mean(assign_clusters(clusters, labels)[clusters] == labels)),
+        acc=float(np.mean(named_classes(clusters, labels) == labels)),
         nmi=float(normalized_mutual_info_score(labels, clusters)),
         ami=float(adjusted_mutual_info_score(labels, clusters)),
         ari=float(adjusted_rand_score(labels, clusters)),

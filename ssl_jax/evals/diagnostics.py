@@ -7,12 +7,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.recipes import augment
+from ssl_jax.augment.recipes import augment, prepare
 from ssl_jax.core import sharding
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.collapse import cluster_entropy
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -21,6 +22,9 @@ Array = jax.Array
 @dataclass(frozen=True, kw_only=True)
 class Diagnostics(AtLayer):
     """The numbers below, of clean test images and of two augmentations of each.
+
+    `dimensions` is the most that `rankme` can be; `cluster_entropy` there is of methods with
+    clusters.
 
     Attributes:
       examples: at most so many, as some numbers hold all pairs.
@@ -45,13 +49,18 @@ def _measured(
     inputs = Inputs(views=(dataclasses.replace(view, count=2),))
     pairs = augment(inputs, twice, jax.random.key(0))["views"][0]
     a, b = (features.select(encoder.features(pairs[:, i]), probe) for i in (0, 1))
-    clean = features.read(encoder, view, probe, images)
-    return {
+    stages = encoder.features(prepare(view, images))
+    clean = features.select(stages, probe)
+    numbers = {
         "rankme": rankme(clean),
         "feature_std": feature_std(clean),
         "alignment": alignment(a, b),
         "uniformity": uniformity(clean),
+        "dimensions": jnp.asarray(min(clean.shape)),
     }
+    if encoder.clusters is not None:
+        numbers["cluster_entropy"] = cluster_entropy(encoder.clusters.logits(stages["pooled"]))
+    return numbers
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

@@ -1,6 +1,7 @@
 """Frozen features of a data set, from an encoder or from its raw pixels."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.pipeline import gather, to_global
+from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -25,7 +27,7 @@ def read(encoder: Encoder, view: View, probe: Probe, images: Array) -> Array:
 
 
 def select(stages: dict[str, Array], probe: Probe) -> Array:
-    """The (B, D) float32 features of `probe` among a backbone's outputs.
+    """The (B, D) features of `probe`, float32 at least, among a backbone's outputs.
 
     Raises:
       UserError: the backbone has no such stage or no class token.
@@ -33,14 +35,23 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
     if probe.pool == "cls":
         if "cls" not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
-        return stages["cls"].astype(jnp.float32)
+        return at_least_float32(stages["cls"])
+    return at_least_float32(pool(stage_map(stages, probe.stage), probe.pool))
+
+
+def stage_map(stages: dict[str, Array], stage: int) -> Array:
+    """The map (B, h, w, C) of a stage among a backbone's outputs; -1 is the last.
+
+    Raises:
+      UserError: there is no such stage.
+    """
     known = names(stages)
-    if not -len(known) <= probe.stage < len(known):
-        raise UserError(f"probe: no stage {probe.stage} among the backbone's {len(known)}")
-    return pool(stages[known[probe.stage]], probe.pool).astype(jnp.float32)
+    if not -len(known) <= stage < len(known):
+        raise UserError(f"probe: no stage {stage} among the backbone's {len(known)}")
+    return stages[known[stage]]
 
 
-def names(stages: dict[str, Array]) -> list[str]:
+def names(stages: Iterable[str]) -> list[str]:
     """Of the outputs that are stages, in order."""
     return [name for name in stages if name.startswith(("stage", "block"))]
 
@@ -67,6 +78,24 @@ def _read_all(
 ) -> tuple[Array, ...]:
     stages = encoder.features(prepare(view, images))
     return tuple(select(stages, probe) for probe in probes)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: Array) -> Array:
+    """The map (B, h, w, D) float32 of a stage for uint8 images (B, H, W, C); of raw pixels, where
+    the encoder is None, the normalised pixels of each patch of this side.
+
+    Raises:
+      UserError: no such stage, or patches that do not divide the images.
+    """
+    images = prepare(view, images)
+    if encoder is not None:
+        return at_least_float32(stage_map(encoder.features(images), number))
+    batch, height, width, channels = images.shape
+    if height % patch or width % patch:
+        raise UserError(f"patches of {patch} pixels do not divide images of {height} x {width}")
+    cells = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return cells.swapaxes(2, 3).reshape(batch, height // patch, width // patch, -1)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

@@ -1,8 +1,11 @@
-"""Few-label linear classification: what features are worth when only n labels a class are known."""
+"""Few-label linear classification: what features are worth when few labels are known: n a class, a
+share of all, or those of a fixed list.
+"""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,29 +14,60 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.base import AtLayer, Labelled, Part, Subject
+from ssl_jax.evals.lists import listed_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShot(AtLayer):
-    """Accuracy of linear classifiers from few labels a class; see `fewshot_linear`.
+    """Accuracy of linear classifiers from few labels; see `few_labels`.
 
     Attributes:
       shots: labels a class.
-      draws: random draws of those labels, averaged; fewer with more than 20 classes, which take
-        longer and vary less: 400 / classes, at least 2.
+      fractions: shares of the training examples, drawn evenly over the classes (`draw_fraction`).
+      lists: files that name the labelled examples (`lists.listed_rows`), which are read whatever
+        `max_train` is. Without an evaluation set those that are held out for it are left out.
+      draws: random draws of the labels, averaged; fewer with more than 20 classes, which take
+        longer and vary less: 400 / classes, at least 2. A list is no draw.
     """
 
     shots: tuple[int, ...] = (1, 5, 10)
+    fractions: tuple[float, ...] = ()
+    lists: tuple[str, ...] = ()
     draws: int = 20
 
     def __post_init__(self) -> None:
-        _check(self.shots, self.draws)
+        _check(self.shots or (1,), self.draws)
+        if not all(0 < share <= 1 for share in self.fractions):
+            raise UserError(f"fewshot: fractions {list(self.fractions)} are not all in (0, 1]")
+        if not self.shots + self.fractions + self.lists:
+            raise UserError("fewshot: give shots, fractions or lists")
+
+    def check(self, subject: Subject) -> None:
+        for path in self.lists:
+            listed_rows(path, subject.images.train.source)
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        draws = min(self.draws, max(2, 400 // subject.classes))
-        found = fewshot_linear(*subject.train(self), *subject.test(self), self.shots, draws)
-        return {f"fewshot{n}_top1": accuracy.mean for n, accuracy in found.items()}
+        train, test = subject.train(self), subject.test(self)
+        draws = range(min(self.draws, max(2, 400 // subject.classes)))
+        found = {}
+        for n in self.shots:
+            rows = (draw_labels(train.labels, n, 0, draw) for draw in draws)
+            found[f"fewshot{n}_top1"] = few_labels(train, test, rows).mean
+        for share in self.fractions:
+            rows = (draw_fraction(train.labels, share, 0, draw) for draw in draws)
+            found[f"fewshot{100 * share:g}pct_top1"] = few_labels(train, test, rows).mean
+        for path in self.lists:
+            accuracy = few_labels(train, test, [self._listed(subject, path)]).mean
+            found[f"fewshot_{Path(path).stem}_top1"] = accuracy
+        return found
+
+    def _listed(self, subject: Subject, path: str) -> Labelled:
+        (source, _), held_out = subject.images.train, subject.images.test
+        rows = listed_rows(path, source)
+        if held_out.source is source:
+            rows = np.setdiff1d(rows, held_out.rows)
+        return subject.known(Part(source, rows), [subject.probe_of(self)])[0]
 
 
 class Accuracy(NamedTuple):
@@ -60,6 +94,20 @@ def draw_labels(labels: np.ndarray, n: int, seed: int, draw: int) -> np.ndarray:
     return np.concatenate([rng.permutation(r)[:n] for r in rows])
 
 
+def draw_fraction(labels: np.ndarray, share: float, seed: int, draw: int) -> np.ndarray:
+    """Rows of a random labelled subset: `round(share N)` of the N, as evenly over the classes as
+    can be, but at least one of each; all of a class that has fewer.
+
+    The classes that give one more than others are drawn too. So the 1 % and 10 % of ImageNet in
+    use were made (SimCLR 2002.05709, section 4.2: 12 or 13 and 128 or 129 images a class).
+    """
+    rng = np.random.default_rng([seed, round(share * 1e9), draw])
+    classes = rng.permutation(np.unique(labels))
+    n, more = divmod(max(round(share * len(labels)), len(classes)), len(classes))
+    rows = [np.flatnonzero(labels == c) for c in classes]
+    return np.concatenate([rng.permutation(r)[: n + (i < more)] for i, r in enumerate(rows)])
+
+
 def fewshot_linear(
     train: np.ndarray,
     train_labels: np.ndarray,
@@ -69,11 +117,9 @@ def fewshot_linear(
     draws: int = 20,
     seed: int = 0,
 ) -> dict[int, Accuracy]:
-    """Labels a class -> accuracy of a linear classifier that saw so many.
+    """Labels a class -> accuracy of `few_labels` over random draws of so many.
 
-    Features are standardised with the mean and standard deviation of all training rows (which needs
-    no label); the classifier is logistic regression with an intercept and L2 penalty C = 1. A class
-    with fewer labels than asked for gives all that it has.
+    A class with fewer labels than asked for gives all that it has.
 
     Args:
       train, test: (N, D) and (M, D).
@@ -85,34 +131,55 @@ def fewshot_linear(
     Raises:
       UserError: fewer than two classes, or shots or draws below 1.
     """
-    if len(np.unique(train_labels)) < 2:
-        raise UserError(
-            "few-label linear needs labels of at least two classes in the training data"
-        )
     _check(shots, draws)
-    scaler = StandardScaler().fit(train)
-    train, test = scaler.transform(train), scaler.transform(test)
+    sets = Labelled(train, train_labels), Labelled(test, test_labels)
+    return {
+        n: few_labels(*sets, (draw_labels(train_labels, n, seed, d) for d in range(draws)))
+        for n in shots
+    }
 
-    def accuracy(n: int, draw: int) -> float:
-        rows = draw_labels(train_labels, n, seed, draw)
-        seen, asked = train[rows], test
-        if seen.shape[1] > len(rows):
+
+def few_labels(
+    train: Labelled, test: Labelled, subsets: Iterable[np.ndarray | Labelled]
+) -> Accuracy:
+    """Accuracy on `test` of the linear classifiers that saw each of some labelled subsets.
+
+    Features are standardised with the mean and standard deviation of all training rows (which needs
+    no label); the classifier is logistic regression with an intercept and L2 penalty C = 1.
+
+    Args:
+      subsets: rows of `train`, or examples of their own.
+
+    Raises:
+      UserError: a subset of fewer than two classes.
+    """
+    scaler = StandardScaler().fit(train.features)
+    scaled, asked = scaler.transform(train.features), scaler.transform(test.features)
+
+    def accuracy(subset: np.ndarray | Labelled) -> float:
+        if isinstance(subset, Labelled):
+            seen, labels = scaler.transform(subset.features), subset.labels
+        else:
+            seen, labels = scaled[subset], train.labels[subset]
+        if len(np.unique(labels)) < 2:
+            raise UserError(
+                "few-label linear needs labels of at least two classes in the training data"
+            )
+        questions = asked
+        if seen.shape[1] > len(seen):
             # The solution lies in the span of the rows, and its penalty is the same in any basis.
             basis, _ = np.linalg.qr(seen.T)
-            seen, asked = seen @ basis, test @ basis
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(seen, train_labels[rows])
-        return float(np.mean(model.predict(asked) == test_labels))
+            seen, questions = seen @ basis, asked @ basis
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(seen, labels)
+        return float(np.mean(model.predict(questions) == test.labels))
 
-    out = {}
     # Threads cost more than they bring on problems this small.
     with threadpool_limits(1), warnings.catch_warnings():
         # scikit-learn takes one label a class for a regression.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        for n in shots:
-            values = np.array([accuracy(n, draw) for draw in range(draws)])
-            error = values.std(ddof=1) / np.sqrt(draws) if draws > 1 else 0.0
-            out[n] = Accuracy(float(values.mean()), float(error), values)
-    return out
+        values = np.array([accuracy(subset) for subset in subsets])
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Accuracy(float(values.mean()), float(error), values)
 
 
 def _check(shots: Sequence[int], draws: int) -> None:

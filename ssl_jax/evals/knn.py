@@ -14,11 +14,13 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.evals.base import AtLayer, Subject, grouped
+from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
 
 TRAIN_ROWS = 2**15  # of the training features that lie on the devices at once
-TILE_ELEMENTS = 2**25  # similarities held at once: 128 MiB in float32
+TILE_ELEMENTS = 2**23  # similarities that a device holds at once: 32 MiB in float32
+BLOCK = 64  # neighbouring training rows of which only the nearest is looked at first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +50,16 @@ class Knn(AtLayer):
         for group in grouped(settings, subject.probe_of):
             train, test = subject.train(group[0]), subject.test(group[0])
             near = {one: min(one.k, len(train.labels)) for one in group}
-            found = knn_accuracy(
+            found = knn_classes(
                 *train,
-                *test,
+                test.features,
                 subject.classes,
                 sorted(set(near.values())),
                 sorted({one.temperature for one in group}),
                 subject.images.mesh,
             )
             for one in group:
-                yield one, {"knn_top1": found[near[one], one.temperature]}
+                yield one, accuracies(found[near[one], one.temperature], test.labels, "knn")
 
 
 def knn_probabilities(
@@ -85,14 +87,32 @@ def knn_probabilities(
       mesh: test rows are split over its devices.
 
     Returns:
-      (len(k), len(temperature), M, C) float32. It grows with all four: for accuracies alone call
-      `knn_accuracy`.
+      (len(k), len(temperature), M, C) float32. It grows with all four: for classes alone call
+      `knn_classes`.
 
     Raises:
       UserError: a k that is not in [1, N], or a temperature that is not positive.
     """
     args = (train, train_labels, test, num_classes, k, temperature, mesh)
-    return np.concatenate([found for found, _ in _tiles(*args)], axis=2)
+    return np.concatenate(list(_tiles(*args)), axis=2)
+
+
+def knn_classes(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    num_classes: int,
+    k: Sequence[int] = (20,),
+    temperature: Sequence[float] = (0.07,),
+    mesh: Mesh | None = None,
+) -> dict[tuple[int, float], np.ndarray]:
+    """(k, temperature) -> the most probable class (M,) of each test row.
+
+    Arguments and errors are those of `knn_probabilities`; equally probable classes go to the lower.
+    """
+    args = (train, train_labels, test, num_classes, k, temperature, mesh)
+    found = np.concatenate([p.argmax(-1).astype(np.int32) for p in _tiles(*args)], axis=-1)
+    return {(n, t): found[i, j] for i, n in enumerate(k) for j, t in enumerate(temperature)}
 
 
 def knn_accuracy(
@@ -105,17 +125,9 @@ def knn_accuracy(
     temperature: Sequence[float] = (0.07,),
     mesh: Mesh | None = None,
 ) -> dict[tuple[int, float], float]:
-    """(k, temperature) -> share of the test rows whose most probable class is right.
-
-    Arguments and errors are those of `knn_probabilities`; equally probable classes go to the lower.
-    """
-    test_labels = np.asarray(test_labels)
-    right = np.zeros((len(k), len(temperature)), np.int64)
-    args = (train, train_labels, test, num_classes, k, temperature, mesh)
-    for probabilities, rows in _tiles(*args):
-        right += np.sum(probabilities.argmax(-1) == test_labels[rows], axis=-1)
-    share = right / len(test_labels)
-    return {(n, t): float(share[i, j]) for i, n in enumerate(k) for j, t in enumerate(temperature)}
+    """(k, temperature) -> share of the test rows whose class in `knn_classes` is right."""
+    found = knn_classes(train, train_labels, test, num_classes, k, temperature, mesh)
+    return {one: float(np.mean(classes == test_labels)) for one, classes in found.items()}
 
 
 def _tiles(
@@ -126,8 +138,8 @@ def _tiles(
     k: Sequence[int],
     temperature: Sequence[float],
     mesh: Mesh | None,
-) -> Iterator[tuple[np.ndarray, slice]]:
-    """(probabilities of some test rows, the slice of these rows), all tiles of one shape."""
+) -> Iterator[np.ndarray]:
+    """Probabilities of the test rows, some at a time, all tiles of one shape."""
     if not all(1 <= n <= len(train) for n in k):
         raise UserError(f"knn: k = {list(k)} needs between 1 and {len(train)} neighbours")
     if not all(t > 0 for t in temperature):
@@ -136,9 +148,9 @@ def _tiles(
     apart, whole = (
         (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (one, one)
     )
-    columns = min(len(train), TRAIN_ROWS)
-    size = min(len(test), max(1, TILE_ELEMENTS // columns))
-    size += -size % (mesh.size if mesh else 1)
+    devices = mesh.size if mesh else 1
+    columns = _even(len(train), TRAIN_ROWS, BLOCK)
+    size = _even(len(test), max(1, TILE_ELEMENTS // columns) * devices, devices)
     starts = range(0, len(test), size)
     tiles = [place(_padded(test[start : start + size], size), apart) for start in starts]
     nothing = np.full((size, max(k)), -np.inf, np.float32), np.zeros((size, max(k)), np.int32)
@@ -156,7 +168,13 @@ def _tiles(
         nearest, index = gather(found)
         votes = _vote(nearest, labels[index], temperatures, tuple(k), num_classes)
         stop = min(start + size, len(test))
-        yield np.asarray(votes)[:, :, : stop - start], slice(start, stop)
+        yield np.asarray(votes)[:, :, : stop - start]
+
+
+def _even(count: int, most: int, multiple: int) -> int:
+    """Rows of a tile, where `count` rows are cut into equal ones of about `most` or fewer."""
+    size = -(-count // -(-count // most))
+    return size + -size % multiple
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
@@ -173,12 +191,26 @@ def _nearer(
     similarity = jnp.matmul(_unit(test), _unit(train).T, precision="highest")
     similarity = jnp.where(jnp.arange(len(train)) < count, similarity, -jnp.inf)
     k = nearest.shape[1]
-    new, rows = jax.lax.top_k(similarity, min(k, len(train)))
+    new, rows = _top(similarity, min(k, len(train)))
     # What was found comes first: of equally near rows the earlier ones are taken.
     both = jnp.concatenate([nearest, new], 1)
     where = jnp.concatenate([index, rows.astype(jnp.int32) + start], 1)
     nearest, order = jax.lax.top_k(both, k)
     return nearest, jnp.take_along_axis(where, order, 1)
+
+
+def _top(x: Array, k: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` of (T, N), BLOCK a divisor of N, in a fraction of its time.
+
+    The k greatest lie in the k blocks of the greatest maxima: whatever is in another block has in
+    each of these something greater, or as great and before it.
+    """
+    blocks = x.reshape(len(x), -1, BLOCK)
+    _, where = jax.lax.top_k(blocks.max(-1), min(k, blocks.shape[1]))
+    where = jnp.sort(where, 1)  # equally great ones stay in order
+    candidates = jnp.take_along_axis(blocks, where[:, :, None], 1).reshape(len(x), -1)
+    found, at = jax.lax.top_k(candidates, k)
+    return found, jnp.take_along_axis(where, at // BLOCK, 1) * BLOCK + at % BLOCK
 
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes"))

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
+from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
 CHUNK_BYTES = 2**26  # of features handed to the devices at once
@@ -82,6 +83,8 @@ class Linear(AtLayer):
       seed: of the order of the examples and of the first weights.
     """
 
+    every_stage: ClassVar[bool] = True
+
     preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] = "lbfgs"
     lr: float | None = None
     weight_decay: float | None = None
@@ -118,7 +121,8 @@ class Linear(AtLayer):
             train, held = split(subject.train(group[0]), group[0].holdout, group[0].seed)
             heads = fit(train, group, subject.classes, subject.images.mesh)
             for one, head in zip(group, heads, strict=True):
-                numbers = {"linear_top1": head.accuracy(subject.test(one))}
+                test = subject.test(one)
+                numbers = accuracies(head.classes(test.features), test.labels, "linear")
                 if len(held.labels):
                     numbers["linear_holdout_top1"] = head.accuracy(held)
                 yield one, numbers
@@ -132,9 +136,13 @@ class Head(NamedTuple):
     mean: np.ndarray | float = 0.0
     deviation: np.ndarray | float = 1.0
 
+    def classes(self, features: np.ndarray) -> np.ndarray:
+        """The most probable class (N,) of each row."""
+        logits = (features - self.mean) / self.deviation @ self.weight + self.bias
+        return logits.argmax(1)
+
     def accuracy(self, data: Labelled) -> float:
-        logits = (data.features - self.mean) / self.deviation @ self.weight + self.bias
-        return float(np.mean(logits.argmax(1) == data.labels))
+        return float(np.mean(self.classes(data.features) == data.labels))
 
 
 def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
@@ -180,8 +188,12 @@ def fit(
 def _logistic(train: Labelled, decay: float | None, classes: int) -> Head:
     decay = 1e-4 if decay is None else decay
     C = 1 / (decay * len(train.labels)) if decay else np.inf
-    model = LogisticRegression(C=C, max_iter=1000).fit(*train)
-    weight = np.zeros((train.features.shape[1], classes), np.float32)
+    return head_of(LogisticRegression(C=C, max_iter=1000).fit(*train), classes)
+
+
+def head_of(model: LogisticRegression, classes: int) -> Head:
+    """What scikit-learn has learned, from some of so many classes."""
+    weight = np.zeros((model.coef_.shape[1], classes), np.float32)
     bias = np.full(classes, -np.inf, np.float32)  # a class without examples is never named
     if len(model.classes_) == 2:  # scikit-learn keeps the second class's logit alone
         weight[:, model.classes_[1]], bias[model.classes_] = model.coef_[0], (0, *model.intercept_)

@@ -11,9 +11,14 @@ import jax
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
+from ssl_jax.evals import features
 from ssl_jax.evals.attention import Attention
-from ssl_jax.evals.base import Images, Protocol, Subject
+from ssl_jax.evals.attentive import Attentive
+from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject
+from ssl_jax.evals.classifier import OwnClassifier
+from ssl_jax.evals.cluster_head import ClusterHead
 from ssl_jax.evals.clustering import Clustering
+from ssl_jax.evals.corruptions import Corruptions
 from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.evals.fewshot import FewShot
 from ssl_jax.evals.image_retrieval import ImageRetrieval
@@ -21,7 +26,14 @@ from ssl_jax.evals.knn import Knn
 from ssl_jax.evals.layers import Layers
 from ssl_jax.evals.lidar import Lidar
 from ssl_jax.evals.linear import Linear
+from ssl_jax.evals.logistic import Logistic
+from ssl_jax.evals.online import Online
+from ssl_jax.evals.patches import Patches
+from ssl_jax.evals.propagation import Propagation
 from ssl_jax.evals.retrieval import Retrieval
+from ssl_jax.evals.segmentation import Segmentation
+from ssl_jax.evals.svm import Svm
+from ssl_jax.evals.zero_shot import ZeroShot
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
 
@@ -40,7 +52,15 @@ class EvalsConfig:
     """
 
     every: int = 0
-    protocols: tuple[str, ...] = ("diagnostics", "knn", "fewshot", "clustering", "retrieval")
+    protocols: tuple[str, ...] = (
+        "diagnostics",
+        "classifier",
+        "online",
+        "knn",
+        "fewshot",
+        "clustering",
+        "retrieval",
+    )
     max_train: int = 10000
     max_eval: int = 10000
     batch_size: int = 256
@@ -48,12 +68,23 @@ class EvalsConfig:
     lidar: Lidar = Lidar()
     layers: Layers = Layers()
     attention: Attention = Attention()
+    online: Online = Online()
     knn: Knn = Knn()
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
+    cluster_head: ClusterHead = ClusterHead()
+    classifier: OwnClassifier = OwnClassifier()
     linear: Linear = Linear()
+    logistic: Logistic = Logistic()
+    attentive: Attentive = Attentive()
+    svm: Svm = Svm()
     image_retrieval: ImageRetrieval = ImageRetrieval()
     retrieval: Retrieval = Retrieval()
+    zero_shot: ZeroShot = ZeroShot()
+    corruptions: Corruptions = Corruptions()
+    patches: Patches = Patches()
+    segmentation: Segmentation = Segmentation()
+    propagation: Propagation = Propagation()
 
     def __post_init__(self) -> None:
         if self.every < -1 or min(self.max_train, self.max_eval, self.batch_size) < 1:
@@ -90,7 +121,7 @@ class Quality:
         probe: Probe | None = None,
         tokenizer: Tokenizer = BYTES,
     ):
-        self._config, self._tokenizer = config, tokenizer
+        self._config, self._tokenizer, self._objective = config, tokenizer, objective
         self._probe = probe or objective.probe
         self.images = Images.of(
             train,
@@ -106,6 +137,21 @@ class Quality:
     def subject(self, encoder: Encoder | None) -> Subject:
         """What protocols look at: this encoder, or raw pixels."""
         return Subject(encoder, self.images, self._probe, self._tokenizer)
+
+    def spread_over_stages(self, settings: Sequence[Protocol]) -> list[Protocol]:
+        """`settings`, those that leave the stage open asked of every stage where both the protocol
+        and the method want that (`Protocol.every_stage`, `Objective.probe_every_stage`).
+        """
+        out: list[Protocol] = []
+        for one in settings:
+            # The class token is that of the last stage.
+            apart = isinstance(one, AtLayer) and one.stage is None and one.pool != "cls"
+            if apart and one.every_stage and self._objective.probe_every_stage:
+                count = len(features.names(self._objective.stage_shapes))
+                out += [dataclasses.replace(one, stage=s) for s in range(-count, 0)]  # type: ignore[call-arg]
+            else:
+                out.append(one)
+        return list(dict.fromkeys(out))
 
     def measure(
         self, encoder: Encoder | None, protocols: Sequence[str] | None = None
@@ -126,9 +172,11 @@ class Quality:
         """The same numbers for raw pixels (`pixels/...`) and an untrained encoder
         (`untrained/...`).
 
-        The untrained encoder's batch-norm statistics are those of the data.
+        The untrained encoder's batch-norm statistics are those of the data; it has no online probe,
+        which would be untrained too.
         """
-        untrained = self.measure(self.images.with_statistics(encoder))
+        bare = dataclasses.replace(encoder, online=None)
+        untrained = self.measure(self.images.with_statistics(bare))
         pixels = self.measure(None)
         return {f"untrained/{k}": v for k, v in untrained.items()} | {
             f"pixels/{k}": v for k, v in pixels.items()

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy against integer labels."""
+"""Softmax cross-entropy against integer labels, and against probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -24,3 +24,16 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
     log_probs = jax.nn.log_softmax(as_float(logits), axis=-1)
     loss = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
     return (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_probs, axis=-1)
+
+
+def soft_cross_entropy(logits: Array, targets: Array) -> Array:
+    """`-sum_c targets_c log softmax(logits)_c` for each row, in at least float32.
+
+    Args:
+      logits: (..., C).
+      targets: (..., C), probabilities; a row of zeros costs nothing.
+
+    Returns:
+      (...), one value a row.
+    """
+    return -jnp.sum(targets * jax.nn.log_softmax(as_float(logits), axis=-1), axis=-1)

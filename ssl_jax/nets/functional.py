@@ -30,16 +30,21 @@ class Net:
       name: for messages and logs.
       attention: whether `apply(..., attention=True)` also gives what every token attends to; see
         `vit.ViT.__call__`.
+      draws: whether `apply` in training needs `keys` (B,), one an example.
     """
 
     init: Callable[[Array], tuple[Tree, Tree]]
     apply: Callable[..., tuple[Any, Tree]]
     name: str = ""
     attention: bool = False
+    draws: bool = False
 
 
 def functional(
-    make: Callable[[nnx.Rngs], nnx.Module], name: str = "", attention: bool = False
+    make: Callable[[nnx.Rngs], nnx.Module],
+    name: str = "",
+    attention: bool = False,
+    draws: bool = False,
 ) -> Net:
     """The pure (init, apply) pair of the module that `make` builds.
 
@@ -109,7 +114,7 @@ def functional(
             stats, out = jax.lax.scan(step, stats, chunks)
         return jax.tree.map(_interleaved, out), stats
 
-    return Net(init, apply, name, attention)
+    return Net(init, apply, name, attention, draws)
 
 
 def init_all(key: Array, **nets: Net) -> tuple[Tree, Tree]:

@@ -1,7 +1,7 @@
 """Heads: projectors, predictors, linear classifiers, and the prototype head of DINO."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ from ssl_jax.nets.layers import (
 )
 
 LastNorm = Literal["affine", "no_affine", "no_bias"]
-HeadInit = Literal["lecun", "normal0.01", "normal0.02", "torch"]
+HeadInit = Literal["lecun", "normal0.01", "normal0.02", "normal2e-5", "torch", "zeros"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "leaky_relu": jax.nn.leaky_relu,
 }
-INITS = ("lecun", "normal0.01", "normal0.02", "torch")
+INITS = get_args(HeadInit)
 
 
 class Mlp(nnx.Module):
@@ -113,8 +113,8 @@ def mlp_head(
         bias), "no_bias".
       hidden_bias: biases of the hidden linear layers; None: only where no norm follows.
       last_bias: bias of the last linear layer; None: only where no norm follows.
-      init: "lecun" (normal, bias 0), "normal0.01" or "normal0.02" (bias 0), "torch" (its uniform
-        default).
+      init: "lecun" (normal, bias 0), "normal0.01", "normal0.02" or "normal2e-5" (bias 0), "torch"
+        (its uniform default), "zeros".
       activation: between layers.
       dtype: of the computation; None follows the parameters, which are made float32.
 
@@ -282,6 +282,8 @@ def _initializers(init: HeadInit, fan_in: int) -> tuple[Callable[..., Array], Ca
     zeros = nnx.initializers.zeros
     if init == "torch":
         return torch_default(fan_in), torch_default(fan_in)
+    if init == "zeros":
+        return zeros, zeros
     if init == "lecun":
         return nnx.initializers.lecun_normal(), zeros
     return normal(float(init.removeprefix("normal"))), zeros

@@ -10,6 +10,7 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import BatchNorm, DType, at_least_float32, compute_dtype, conv
 
@@ -114,7 +115,8 @@ class Block(nnx.Module):
         projects = stride != 1 or channels != out
         self.shortcut = layer(channels, out, 1, 1 if sk_ratio else stride) if projects else None
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, kept: Array | None = None, *, train: bool) -> Array:
+        """`kept` (B,): what the branch is multiplied by."""
         shortcut = x
         if self.shortcut is not None:
             if self.pool_stride is not None:
@@ -122,7 +124,7 @@ class Block(nnx.Module):
             shortcut = self.shortcut(shortcut, train=train)
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x, train=train))
-        return jax.nn.relu(self.layers[-1](x, train=train) + shortcut)
+        return jax.nn.relu(drop(self.layers[-1](x, train=train), kept) + shortcut)
 
 
 class ResNet(nnx.Module):
@@ -138,11 +140,13 @@ class ResNet(nnx.Module):
         stem_filters: int,
         channels: int,
         sk_ratio: float,
+        drop_path: float,
         dtype: DType,
         rngs: nnx.Rngs,
         **block,
     ):
         layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
+        self.depth, self.drop_path = sum(stages), drop_path
         self.pool = stem == "imagenet"
         self.num_stages = len(stages)
         if stem == "imagenet" and sk_ratio:
@@ -176,12 +180,16 @@ class ResNet(nnx.Module):
                 features = width if kind == "basic" else 4 * width
             setattr(self, f"stage{s + 1}", nnx.List(blocks))
 
-    def __call__(self, images: Array, *, train: bool, stages: bool = True) -> dict[str, Array]:
+    def __call__(
+        self, images: Array, keys: Array | None = None, *, train: bool, stages: bool = True
+    ) -> dict[str, Array]:
         """Images (B, H, W, C) -> "stem", "stage1", ..: maps (B, h, w, c) after their ReLU; "pooled"
         (B, c), float32.
 
-        `stages=False` leaves only "pooled".
+        `stages=False` leaves only "pooled". `keys` (B,) are for `drop_path` in training.
         """
+        kept = factors(keys, self.drop_path if train else 0.0, self.depth)
+        each = iter([None] * self.depth if kept is None else kept[:, 0])
         x = images
         for layer in self.stem:
             x = jax.nn.relu(layer(x, train=train))
@@ -190,7 +198,7 @@ class ResNet(nnx.Module):
         out = {"stem": x}
         for s in range(1, self.num_stages + 1):
             for block in getattr(self, f"stage{s}"):
-                x = block(x, train=train)
+                x = block(x, next(each), train=train)
             out[f"stage{s}"] = x
         pooled = {"pooled": jnp.mean(at_least_float32(x), (1, 2))}
         return out | pooled if stages else pooled
@@ -208,6 +216,7 @@ def resnet_custom(
     zero_init_residual: bool = True,
     stride_in_1x1: bool = False,
     sk_ratio: float = 0.0,
+    drop_path: float = 0.0,
     dtype: DType = None,
     name: str = "resnet",
 ) -> Net:
@@ -250,12 +259,14 @@ def resnet_custom(
             zero_init_residual=zero_init_residual,
             stride_in_1x1=stride_in_1x1,
             sk_ratio=sk_ratio,
+            drop_path=drop_path,
             dtype=compute_dtype(dtype),
             rngs=rngs,
         )
 
     compute_dtype(dtype)
-    return functional(make, name)
+    check_rate(drop_path)
+    return functional(make, name, draws=drop_path > 0)
 
 
 def resnet(
@@ -269,6 +280,7 @@ def resnet(
     zero_init_residual: bool = True,
     stride_in_1x1: bool = False,
     sk_ratio: float = 0.0,
+    drop_path: float = 0.0,
 ) -> Net:
     """ResNet of a published depth. Outputs: `ResNet.__call__`.
 
@@ -287,6 +299,8 @@ def resnet(
         3x3).
       sk_ratio: > 0 turns on selective kernels, with the stem and the pooled shortcuts of ResNet-D
         (SimCLRv2: 0.0625).
+      drop_path: stochastic depth: how often the last block's branch is left out for an example of
+        training, less often those of earlier blocks; the method must draw it.
 
     Raises:
       UserError: a depth that is not listed, an unknown stem, `sk_ratio` with basic blocks.
@@ -305,6 +319,7 @@ def resnet(
         zero_init_residual=zero_init_residual,
         stride_in_1x1=stride_in_1x1,
         sk_ratio=sk_ratio,
+        drop_path=drop_path,
         dtype=dtype,
         name=f"resnet{depth}" + (f"_{width}x" if width != 1 else "") + ("_sk" if sk_ratio else ""),
     )

@@ -8,6 +8,7 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import (
     DType,
@@ -136,9 +137,11 @@ class Block(nnx.Module):
             for _ in range(2)
         )
 
-    def __call__(self, x: Array, bias: Array | None = None) -> Array:
-        x = x + _scaled(self.attn(self.norm1(x), bias), self.gamma1)
-        return x + _scaled(self.mlp(self.norm2(x)), self.gamma2)
+    def __call__(self, x: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
+        """`kept` (2, B): what the attention's and the perceptron's branch are multiplied by."""
+        attention, perceptron = (None, None) if kept is None else kept
+        x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
+        return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
 
 
 def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
@@ -172,24 +175,27 @@ def run_stack(
     every: bool = False,
     bias: Array | None = None,
     attention: bool = False,
+    kept: Array | None = None,
 ) -> tuple[Array, tuple[Array | None, Array | None]]:
     """Tokens (B, T, D) after a stack of blocks; and, as `every` and `attention` ask, after each
     (depth, B, T, D), and what each attends to (depth, B, heads, T, T).
 
-    `bias` is added to the attention's logits in every block. A scan, so that the time to compile
-    does not grow with the depth.
+    `bias` is added to the attention's logits in every block, `kept` (depth, 2, B) are the factors
+    of stochastic depth. A scan, so that the time to compile does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
 
-    def body(x: Array, layer: nnx.State) -> tuple[Array, tuple[Array | None, Array | None]]:
-        block = nnx.merge(graphdef, layer)
+    def body(
+        x: Array, layer: tuple[nnx.State, Array | None]
+    ) -> tuple[Array, tuple[Array | None, Array | None]]:
+        block, kept = nnx.merge(graphdef, layer[0]), layer[1]
         maps = block.attn.maps(block.norm1(x), bias) if attention else None
-        x = block(x, bias)
+        x = block(x, bias) if kept is None else block(x, bias, kept)  # not every stack can drop
         return x, (x if every else None, maps)
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, state)
+    return jax.lax.scan(body, x, (state, kept))
 
 
 class ViT(nnx.Module):
@@ -210,6 +216,7 @@ class ViT(nnx.Module):
         pool: Literal["cls", "avg"],
         norm_after_pool: bool,
         interpolate_offset: float,
+        drop_path: float,
         scheme: Scheme,
         remat: Remat,
         dtype: DType,
@@ -219,6 +226,7 @@ class ViT(nnx.Module):
         self.patch, self.grid, self.position = patch, grid, position
         self.pool, self.norm_after_pool = pool, norm_after_pool
         self.interpolate_offset, self.remat = interpolate_offset, remat
+        self.depth, self.drop_path = depth, drop_path
         fan_in = patch * patch * channels
         kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
         bias: Init = nnx.initializers.zeros if scheme == "mocov3" else torch_default(fan_in)
@@ -249,6 +257,7 @@ class ViT(nnx.Module):
         images: Array,
         keep: Array | None = None,
         mask: Array | None = None,
+        keys: Array | None = None,
         *,
         train: bool,
         stages: bool = False,
@@ -263,7 +272,8 @@ class ViT(nnx.Module):
             are dropped (MAE).
           mask: (B, r, c), 1 or True where the mask token stands in the place of the patches; the
             grid of patches is a multiple of r x c.
-          train: nothing depends on it.
+          keys: (B,) random keys, for `drop_path` in training.
+          train: whether branches are dropped.
           stages: also return the patch tokens after every block as maps.
           attention: also return what every token attends to.
 
@@ -277,7 +287,7 @@ class ViT(nnx.Module):
           UserError: a side that the patch size does not divide, `keep` together with `stages` or
             with relative positions, a mask without a mask token or of another grid.
         """
-        del train
+        kept = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
         if keep is not None and (stages or self.relative is not None):
             raise UserError("stages=True and relative positions need all patches; leave keep out")
         _, height, width, _ = images.shape
@@ -296,7 +306,7 @@ class ViT(nnx.Module):
             x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[-1])), x], axis=1)
             first = 1
         bias = None if self.relative is None else self.relative(grid)
-        x, (every, maps) = run_stack(self.blocks, x, self.remat, stages, bias, attention)
+        x, (every, maps) = run_stack(self.blocks, x, self.remat, stages, bias, attention, kept)
         tokens = x if self.norm_after_pool else self.norm(x)
         out = {"tokens": tokens, "patches": tokens[:, first:]}
         if first:
@@ -342,6 +352,7 @@ def vit(
     pool: Literal["cls", "avg"] = "cls",
     norm_after_pool: bool = False,
     interpolate_offset: float = 0.0,
+    drop_path: float = 0.0,
     layer_scale: float | None = None,
     qkv_bias: bool = True,
     init: Scheme | None = None,
@@ -367,6 +378,8 @@ def vit(
       norm_after_pool: the final norm acts on "pooled", and the tokens stay without it (timm's
         `fc_norm`).
       interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
+      drop_path: stochastic depth: how often both branches of the last block are left out for an
+        example of training, less often in earlier ones; the method must draw it.
       layer_scale: start of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
       init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None: the one that goes with
@@ -402,6 +415,7 @@ def vit(
         raise UserError(
             f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
         )
+    check_rate(drop_path)
     grid = patch_grid((image_size, image_size), patch)
     if position in FIXED_ORDERS:
         sincos(dim, grid)  # raises for a width that it cannot have
@@ -422,6 +436,7 @@ def vit(
             pool=pool,
             norm_after_pool=norm_after_pool,
             interpolate_offset=interpolate_offset,
+            drop_path=drop_path,
             layer_scale=layer_scale,
             qkv_bias=qkv_bias,
             scheme=scheme,
@@ -430,7 +445,7 @@ def vit(
             rngs=rngs,
         )
 
-    return functional(make, f"vit_{size or dim}_{patch}", attention=True)
+    return functional(make, f"vit_{size or dim}_{patch}", attention=True, draws=drop_path > 0)
 
 
 def patch_grid(image: tuple[int, int], patch: int) -> Grid:

@@ -7,7 +7,7 @@ dicts of arrays. Every function sees the whole global batch as one array and nam
 nor a mesh axis. docs/contract.md walks through it with an example.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
@@ -22,6 +22,8 @@ from ssl_jax.objectives.parts.branch import Branch
 
 __all__ = [
     "Aux",
+    "Classifier",
+    "ClusterHeads",
     "DataPass",
     "Encoder",
     "Group",
@@ -166,15 +168,56 @@ class TextTower:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class ClusterHeads:
+    """What methods that cluster keep beside the backbone: the way to their clusters. A pytree.
+
+    Attributes:
+      params: of all that follows the backbone.
+      score: (params, the backbone's "pooled" features (B, D)) -> logits (B, K) of each head; an
+        image's cluster is where they are largest.
+    """
+
+    params: Tree
+    score: Callable[[Tree, Array], Sequence[Array]] = field(metadata={"static": True})
+
+    def logits(self, pooled: Array) -> Sequence[Array]:
+        return self.score(self.params, pooled)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Classifier:
+    """What methods that learn the labels keep beside the backbone. A pytree.
+
+    Attributes:
+      params: of the head.
+      head: (params, the backbone's "pooled" features (B, D)) -> logits (B, classes).
+    """
+
+    params: Tree
+    head: Callable[[Tree, Array], Array] = field(metadata={"static": True})
+
+    def logits(self, pooled: Array) -> Array:
+        return self.head(self.params, pooled)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Encoder:
     """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
     into the program.
+
+    Attributes:
+      online: weights of the classifier that was trained along, if one was; see `evals.online`.
     """
 
     params: Tree
     stats: Tree
     net: Net = field(metadata={"static": True})
     text: TextTower | None = None
+    clusters: ClusterHeads | None = None
+    classifier: Classifier | None = None
+    online: Tree = None
 
     def features(self, images: Array) -> dict[str, Array]:
         """Every stage of the backbone, by name, for normalised float images (B, H, W, C)."""
@@ -206,7 +249,9 @@ class Objective:
     spec: Spec
     microbatches: int = field(default=1, kw_only=True)
 
-    family: ClassVar[str] = ""  # pretext, contrastive, siamese, clustering, masked, multi-modal
+    family: ClassVar[str] = (
+        ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, baseline
+    )
     needs: ClassVar[str] = "any backbone"
     probe: ClassVar[Probe] = Probe()
     refresh_groups: ClassVar[tuple[str, ...]] = ()
@@ -248,8 +293,24 @@ class Objective:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The backbone's outputs for an image of the first view, without the batch axis."""
+        return self._shapes()
+
+    def _shapes(self, **options: Any) -> dict[str, tuple[int, ...]]:
         size = self.inputs().views[0].size
-        return output_shapes(self.backbone, (size, size, self.spec.channels))
+        return output_shapes(self.backbone, (size, size, self.spec.channels), **options)
+
+    @property
+    def probe_every_stage(self) -> bool:
+        """Whether a linear probe that names no stage looks at each: what solves a pretext task or
+        paints what is hidden is not what tells classes apart, and where that is best is not known
+        before.
+        """
+        return self.family in ("pretext", "masked")
+
+    @cached_property
+    def stage_shapes(self) -> dict[str, tuple[int, ...]]:
+        """`shapes`, with those of every stage."""
+        return self._shapes(stages=True)
 
     @property
     def feature_dim(self) -> int:

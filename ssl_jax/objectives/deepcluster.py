@@ -1,7 +1,7 @@
 """DeepCluster: deep clustering for unsupervised learning of visual features (1807.05520)."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,11 +14,10 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Group, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, ClusterHeads, DataPass, Encoder, Group, Objective, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans, pca_whiten
-from ssl_jax.objectives.parts.pictures import nearest
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -92,11 +91,12 @@ class DeepCluster(Objective):
         }
         return jnp.mean(losses), Aux(dict(extra, stats=stats), metrics=metrics)
 
-    def pictures(
-        self, params: Tree, extra: Tree, images: Array, key: Array
-    ) -> Mapping[str, Picture]:
-        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
-        return {"Predicted clusters": nearest(images, out["classifier"], "output")}
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        heads = ClusterHeads(params["classifier"], self._score)
+        return replace(super().encoder(params, extra), clusters=heads)
+
+    def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:
+        return [self.classifier.apply(params, {}, pooled, train=False)[0]]
 
     def refresh_steps(self) -> Collection[int]:
         every = max(round(self.epochs * self.spec.steps_per_epoch), 1)

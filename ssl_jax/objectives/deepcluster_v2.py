@@ -1,7 +1,7 @@
 """DeepCluster-v2: DeepCluster with SwAV's crops and a memory of embeddings (2006.09882)."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,12 +13,11 @@ from ssl_jax.core.sharding import padded_rows
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, ClusterHeads, DataPass, Encoder, Objective, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
-from ssl_jax.objectives.parts.pictures import nearest
 
 Array = jax.Array
 Tree = Any
@@ -101,6 +100,16 @@ class DeepClusterV2(Objective):
         bank = memory.write(extra["memory"], signals["index"], signals["embeddings"])
         return params, dict(extra, memory=bank)
 
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        after = {"projector": params["projector"], "prototypes": extra["prototypes"]}
+        stats = {"projector": extra["stats"]["projector"]}
+        heads = ClusterHeads({"params": after, "stats": stats}, self._score)
+        return replace(super().encoder(params, extra), clusters=heads)
+
+    def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
+        z = l2_normalize(self.branch.finish(after["params"], after["stats"], pooled))
+        return list(jnp.einsum("bd,hkd->hbk", z, after["params"]["prototypes"]))
+
     def refresh_steps(self) -> Collection[int]:
         every = max(round(self.epochs * self.spec.steps_per_epoch), 1)
         return range(0, self.spec.total_steps, every)
@@ -111,12 +120,6 @@ class DeepClusterV2(Objective):
     def record(self, params: Tree, extra: Tree, images: Array) -> Array:
         out, _ = self.branch.apply(params, extra["stats"], images, train=False)
         return l2_normalize(out["projector"])
-
-    def pictures(
-        self, params: Tree, extra: Tree, images: Array, key: Array
-    ) -> Mapping[str, Picture]:
-        scores = self.record(params, extra, images) @ extra["prototypes"][0].T
-        return {"Clusters of the first head": nearest(images, scores, "centroid")}
 
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array

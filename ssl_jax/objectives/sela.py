@@ -1,7 +1,7 @@
 """SeLa: self-labelling via simultaneous clustering and representation learning (1911.05371)."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,10 +14,9 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, DataPass, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, ClusterHeads, DataPass, Encoder, Objective, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
-from ssl_jax.objectives.parts.pictures import nearest
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -101,12 +100,14 @@ class SeLa(Objective):
         metrics = {"accuracy": jnp.mean(logits.argmax(-1) == labels)}
         return loss, Aux(dict(extra, stats=stats), metrics=metrics)
 
-    def pictures(
-        self, params: Tree, extra: Tree, images: Array, key: Array
-    ) -> Mapping[str, Picture]:
-        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
-        first = out["classifiers"][:, : self.clusters]
-        return {"Labels of the first head": nearest(images, first, "label")}
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        heads = ClusterHeads(params["classifiers"], self._score)
+        return replace(super().encoder(params, extra), clusters=heads)
+
+    def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:
+        outputs, _ = self.classifiers.apply(params, {}, pooled, train=False)
+        used = outputs[:, : self.heads * self.clusters]
+        return jnp.split(used, self.heads, axis=1)
 
     def refresh_steps(self) -> Collection[int]:
         shares = (i / self.labellings for i in range(self.labellings))

@@ -1,7 +1,7 @@
 """Self-Classifier: self-supervised classification network (2103.10994)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,11 +14,10 @@ from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.nets.functional import Net, init_all
 from ssl_jax.nets.heads import mlp_head, prototype_head
-from ssl_jax.objectives.base import Aux, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, ClusterHeads, Encoder, Objective, View
 from ssl_jax.objectives.parts import queue
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
-from ssl_jax.objectives.parts.pictures import nearest
 
 Array = jax.Array
 Tree = Any
@@ -107,13 +106,17 @@ class SelfClassifier(Objective):
         signals = {"first": first, "index": batch["index"]} if self.queue_size else {}
         return jnp.mean(jnp.stack(losses)), Aux(dict(extra, stats=stats), signals)
 
-    def pictures(
-        self, params: Tree, extra: Tree, images: Array, key: Array
-    ) -> Mapping[str, Picture]:
-        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
-        name, net = next(iter(self.classifiers.items()))
-        logits, _ = net.apply(params[name], {}, l2_normalize(out["projector"]), train=False)
-        return {"Classes of the first classifier": nearest(images, logits, "class")}
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        after = {name: params[name] for name in ("projector", *self.classifiers)}
+        stats = {"projector": extra["stats"]["projector"]}
+        heads = ClusterHeads({"params": after, "stats": stats}, self._score)
+        return replace(super().encoder(params, extra), clusters=heads)
+
+    def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
+        params = after["params"]
+        z = l2_normalize(self.branch.finish(params, after["stats"], pooled))
+        nets = self.classifiers.items()
+        return [net.apply(params[name], {}, z, train=False)[0] for name, net in nets]
 
     def neighbours(self, queued: Tree, first: Array, index: Array, step: Array) -> Array:
         """The queue's nearest embedding of another image to each of `first` (B, D), without

@@ -1,7 +1,7 @@
 """SwAV: unsupervised learning of visual features by contrasting cluster assignments (2006.09882)"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,11 +14,10 @@ from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, Group, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, ClusterHeads, Encoder, Group, Objective, View
 from ssl_jax.objectives.parts import queue
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
-from ssl_jax.objectives.parts.pictures import nearest
 
 Array = jax.Array
 Tree = Any
@@ -109,12 +108,15 @@ class SwAV(Objective):
         """Cosines with the prototypes, (..., D) -> (..., K)."""
         return jnp.matmul(z, params["prototypes"].T, precision="highest")
 
-    def pictures(
-        self, params: Tree, extra: Tree, images: Array, key: Array
-    ) -> Mapping[str, Picture]:
-        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
-        scores = self.scores(params, l2_normalize(out["projector"]))
-        return {"Prototypes": nearest(images, scores, "prototype")}
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        after = {name: params[name] for name in ("projector", "prototypes")}
+        stats = {"projector": extra["stats"]["projector"]}
+        heads = ClusterHeads({"params": after, "stats": stats}, self._score)
+        return replace(super().encoder(params, extra), clusters=heads)
+
+    def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
+        z = l2_normalize(self.branch.finish(after["params"], after["stats"], pooled))
+        return [self.scores(after["params"], z)]
 
     def assign(self, scores: Array, in_use: Array) -> Array:
         """Assignments (B, A, K) of the batch, the first in `scores` (B, 1 + S, A, K), before the S

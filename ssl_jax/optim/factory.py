@@ -19,6 +19,7 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.optim import schedules
 from ssl_jax.optim.lars import Variant, lars, norm, trust_ratio
+from ssl_jax.optim.layers import multipliers
 
 Array = jax.Array
 Tree = Any
@@ -68,6 +69,8 @@ class OptimConfig:
         lars' apex forms, which exclude nothing. Multiplier 0 in lars and lamb means no layer-wise
         adaptation either (again not in the apex forms).
       lr_rules: (path regex, multiplier of the learning rate), likewise.
+      layer_decay: each layer of the backbone has so many times the learning rate of the next one,
+        beside `lr_rules`; 1 is no difference (`optim.layers`).
       frozen: regexes of parameters that are never updated and have no optimizer state.
       stacked: regexes of parameters whose first axis counts layers (scanned blocks): every norm of
         "one parameter" is then one of each layer.
@@ -97,6 +100,7 @@ class OptimConfig:
     clip_per_parameter: float | None = None
     decay_rules: tuple[tuple[str, float], ...] | None = None
     lr_rules: tuple[tuple[str, float], ...] = EVERYTHING
+    layer_decay: float = 1.0
     frozen: tuple[str, ...] = ()
     stacked: tuple[str, ...] = (r"(^|/)blocks/(?!\d)",)
 
@@ -112,6 +116,8 @@ class OptimConfig:
         for key in ("momentum", "b1", "b2"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"optim.{key}: {getattr(self, key)} is not in [0, 1)")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"optim.layer_decay: {self.layer_decay} is not in (0, 1]")
         if self.warmup_steps and self.warmup_epochs:
             raise UserError("optim: give warmup_steps or warmup_epochs, not both")
         if self.milestones and self.schedule != "step":
@@ -180,6 +186,9 @@ def make_optimizer(
         decay_rules = NO_BIAS_NO_NORM if config.excludes else EVERYTHING
     decay = tree.named_leaves(tree.match(decay_rules, params_shapes, "optim.decay_rules"))
     lr_scale = tree.named_leaves(tree.match(config.lr_rules, params_shapes, "optim.lr_rules"))
+    if config.layer_decay != 1:
+        layers = multipliers(params_shapes, config.layer_decay)
+        lr_scale = {path: scale * layers[path] for path, scale in lr_scale.items()}
     stacked_rules = [*((pattern, True) for pattern in config.stacked), (".*", False)]
     stacked = tree.named_leaves(tree.match(stacked_rules, params_shapes, "optim.stacked"))
     members = _members(config.frozen, groups, params_shapes)
@@ -255,7 +264,9 @@ def reset(
 
 
 def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTransformationExtraArgs:
-    """One group's `update(grads, state, params, lr=, weight_decay=)`, both trees of scalars."""
+    """One group's `update(grads, state, params, lr=, weight_decay=)`, both trees of scalars; a
+    stacked leaf's `lr` may be one a layer.
+    """
     if config.name == "lars":
         return lars(
             adapt,

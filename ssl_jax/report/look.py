@@ -16,6 +16,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.base import PIXELS, Images, Part, spread
 from ssl_jax.evals.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
+from ssl_jax.objectives.parts.pictures import prototypes
 from ssl_jax.report import patches
 from ssl_jax.report.patches import Grid
 from ssl_jax.train.state import TrainState
@@ -96,7 +97,10 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
     order = np.concatenate([first, np.setdiff1d(np.arange(len(test.labels)), first)])[:CHOICE]
     normalised = jax.jit(prepare, static_argnums=0)(images.view, test.images[order])
     key = jax.random.key(0)
-    made = jax.device_get(jax.jit(objective.pictures)(state.params, state.extra, normalised, key))
+    made = dict(jax.jit(objective.pictures)(state.params, state.extra, normalised, key))
+    if encoder.clusters is not None:
+        made["Prototypes"] = jax.jit(_prototypes)(encoder, normalised)
+    made = jax.device_get(made)
     grids = {title: grid(picture, objective) for title, picture in made.items()}
     shown = test.images[order[:SHOWN]]
     grids |= patches.attention(encoder, normalised[:SHOWN], shown)
@@ -111,6 +115,12 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
         clusters(train, len(classes)),
         grids,
     )
+
+
+def _prototypes(encoder: Encoder, images: jax.Array) -> Picture:
+    """Of the first head, if there are several."""
+    assert encoder.clusters is not None
+    return prototypes(images, encoder.clusters.logits(encoder.features(images)["pooled"])[0])
 
 
 def examples(encoder: Encoder, objective: Objective, images: Images, part: Part) -> Examples:

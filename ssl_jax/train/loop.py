@@ -29,17 +29,22 @@ class TrainConfig:
       epochs: passes over the data set, each of `examples // batch_size` steps.
       batch_size: images of a global batch, over all devices.
       seed: of everything random.
+      init_from: folder of another run: the backbone starts as that run's encoder.
       log_every: steps between logged lines.
       stop_at: end the process after this step as if it were interrupted; schedules do not see it. 0
         is never.
+      online_probe: learning rate of a linear classifier that is trained along on labels, 0.001 say,
+        and leaves no trace in the method; see `evals.online`. None: there is none.
     """
 
     steps: int = 0
     epochs: float = 0.0
     batch_size: int = 256
     seed: int = 0
+    init_from: str = ""
     log_every: int = 10
     stop_at: int = 0
+    online_probe: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

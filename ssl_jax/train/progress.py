@@ -53,6 +53,8 @@ class ProgressLine:
             f"loss {values['train/loss']:.4f}",
             f"{values['perf/images_per_second']:,.0f} img/s",
         ]
+        if "train/online_top1" in values:
+            parts.append(f"online probe {values['train/online_top1']:.1%}")
         parts.append(f"data wait {values['perf/data_wait']:.0%}")
         if "perf/mfu" in values:
             parts.append(f"MFU {values['perf/mfu']:.0%}")

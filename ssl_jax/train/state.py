@@ -1,5 +1,6 @@
 """The train state: everything that a step reads and writes, born sharded."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,9 +72,24 @@ def shardings(state: TrainState, config: sharding.MeshConfig, mesh: Mesh) -> Tra
 
 
 def create(
-    objective: Objective, tx: optax.GradientTransformationExtraArgs, seed: int, placed: TrainState
+    objective: Objective,
+    tx: optax.GradientTransformationExtraArgs,
+    seed: int,
+    placed: TrainState,
+    backbone: tuple[Tree, Tree] | None = None,
 ) -> TrainState:
-    """A fresh state. Built inside `jit`: no buffer is shared, so that every one can be donated."""
-    init = jax.jit(init_fn(objective, tx), out_shardings=placed)
+    """A fresh state. Built inside `jit`: no buffer is shared, so that every one can be donated.
+
+    With `backbone`, (params, stats), the backbone starts as these, and so does whatever the method
+    makes a copy of it: teacher, key encoder.
+    """
+
+    def init(seed: Array, backbone: tuple[Tree, Tree] | None) -> TrainState:
+        own = objective
+        if backbone is not None:
+            given = lambda key: jax.tree.map(jnp.copy, backbone)  # noqa: E731
+            own = dataclasses.replace(own, backbone=dataclasses.replace(own.backbone, init=given))
+        return init_fn(own, tx)(seed)
+
     where: Any = placed.seed
-    return init(place(np.uint32(seed), where))
+    return jax.jit(init, out_shardings=placed)(place(np.uint32(seed), where), backbone)

@@ -104,6 +104,23 @@ class EvaluateTest(parameterized.TestCase):
                 ("eval/linear_top1", "eval/linear_holdout_top1"), one["results"]
             )
 
+    def test_linear_probes_of_a_pretext_run_look_at_every_stage(self):
+        """In one pass; unless a stage is named, and not in other protocols."""
+        tiny = [flag for flag in TINY if "projector" not in flag and "simclr" not in flag]
+        where = f"--workdir={self.folder / 'rotnet'}"
+        self.command("train", where, "--config=rotnet:digits", *tiny)
+        with mock.patch.object(features, "extract", wraps=features.extract) as extract:
+            self.evaluate("--eval=linear", runs="rotnet", results="all.jsonl")
+        self.assertEqual(extract.call_count, 2)  # the training set and the test set
+        self.evaluate("--eval=knn", runs="rotnet", results="all.jsonl")
+        self.evaluate("--eval=linear", "--sweep=stage=-1", runs="rotnet", results="all.jsonl")
+        found = [
+            (r["protocol"], r["settings"]["stage"], r["settings"]["pool"])
+            for r in self.read("all.jsonl")
+        ]
+        linear = [("linear", stage, "grid") for stage in (-3, -2, -1)]
+        self.assertEqual(found, [*linear, ("knn", -2, "grid")])  # and stage -1 was known
+
     def test_a_list_of_settings(self):
         cells = self.folder / "cells.jsonl"
         cells.write_text('{"k": 3}\n\n{"k": 7, "temperature": 0.1}\n')
@@ -172,6 +189,9 @@ class EvaluateTest(parameterized.TestCase):
         (("--eval=layers", "--sweep=examples=0"), "examples = 0 must be positive"),
         (("--eval=clustering", "--sweep=clusters=0"), "must be positive"),
         (("--eval=knn", "--sweep=stage=9"), "probe: no stage 9"),
+        (("--eval=attentive", "--sweep=stage=9"), "probe: no stage 9"),
+        (("--eval=fewshot", "--sweep=lists=('/no',)"), "list /no: No such file"),
+        (("--eval=clustering", "--sweep=superclasses=/no"), "superclasses /no: No such file"),
         (("--eval=knn", "--cells=/nowhere"), "--cells=/nowhere: .*No such file"),
         (("--sweep=k=1", "--cells=x"), "give --sweep or --cells, not both"),
         (("--step=2", "--follow"), "give --step or --follow, not both"),
@@ -186,15 +206,18 @@ class EvaluateTest(parameterized.TestCase):
         self.evaluate("--eval=knn", "--sweep=k=1,5", runs="run?", results="two.jsonl")
         results = f"--results={self.folder / 'two.jsonl'}"
         rows = self.command("results", results, "--sort=-k", "--format=csv").splitlines()
-        self.assertEqual(rows[0], "workdir,method,seed,step,protocol,k,knn_top1")
+        self.assertEqual(rows[0], "workdir,method,seed,step,protocol,k,knn_mean_per_class,knn_top1")
         self.assertLen(rows, 5)
         self.assertEqual([row.split(",")[5] for row in rows[1:]], ["1", "1", "5", "5"])
         rows = self.command("results", results, "--where=k=5", "--mean=seed", "--format=csv")
-        values = [r["results"]["eval/knn_top1"] for r in self.read("two.jsonl")]
-        five = [values[1], values[3]]  # run by run
-        deviation = abs(five[0] - five[1]) / 2**0.5
-        expected = f"simclr,4,knn,{sum(five) / 2:.4f} ± {deviation:.4f},2"
-        self.assertEqual(rows.splitlines(), ["method,step,protocol,knn_top1,n", expected])
+        expected = "simclr,4,knn"
+        for name in ("knn_mean_per_class", "knn_top1"):
+            values = [r["results"][f"eval/{name}"] for r in self.read("two.jsonl")]
+            five = [values[1], values[3]]  # run by run
+            deviation = abs(five[0] - five[1]) / 2**0.5
+            expected += f",{sum(five) / 2:.4f} ± {deviation:.4f}"
+        head = "method,step,protocol,knn_mean_per_class,knn_top1,n"
+        self.assertEqual(rows.splitlines(), [head, f"{expected},2"])
         self.assertRegex(self.command("results", results, "--format=markdown"), r"^\| workdir")
         path = self.folder / "table.tex"
         self.command("results", results, "--format=latex", f"--output={path}")

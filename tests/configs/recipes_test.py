@@ -16,15 +16,16 @@ from ssl_jax.data.sources import ArraySource
 
 STORED = Path(__file__).parent / "resolved"
 RECIPES = [(f"_{m}_{r}", m, r) for m in methods() for r in recipes(m)]
-SIZES = {"cifar10": 50_000, "imagenet": 1_281_167, "flickr": 900}
+SIZES = {"cifar10": (50_000, 10), "imagenet": (1_281_167, 1000), "flickr": (900, 0)}
 
 
 class Data(ArraySource):
     """A data set of the recipe's size without its pixels."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, classes: int):
         pixels = np.zeros((1, 1, 1, 3), np.uint8)
         super().__init__("stand-in", pixels, captions=[("a photo of a dog",)])
+        self.class_names = tuple(map(str, range(classes)))
         self._count = count
 
     def __len__(self) -> int:
@@ -35,7 +36,7 @@ def resolve(method: str, recipe: str) -> Experiment:
     made = Experiment.from_config(load_config(f"{method}:{recipe}"))
     data = recipe.split("_")[0]  # imagenet_swin
     if data in SIZES:
-        made.__dict__["source"] = Data(SIZES[data])  # in the place of what --data would open
+        made.__dict__["source"] = Data(*SIZES[data])  # in the place of what --data would open
     return made
 
 

@@ -39,12 +39,15 @@ class PrepareTest(parameterized.TestCase):
         self.assertEqual([again.read(i) for i in range(6)], [source.read(i) for i in range(6)])
         np.testing.assert_array_equal(again.labels, source.labels)
         self.assertEqual(again.class_names, ("class0", "class1"))
+        self.assertEqual(source.names[:2], ["class0/0.jpg", "class0/1.jpg"])
+        self.assertEqual(again.names, source.names)
 
     def test_pixels_are_kept_exactly(self):
         images = np.random.default_rng(0).integers(0, 255, (5, 8, 9, 3), dtype=np.uint8)
         prepare(ArraySource("a", images), self.output, Shards())
         again = open_source(f"array_record:{self.output}")
         self.assertIsNone(again.labels)
+        self.assertIsNone(again.names)
         for i in range(5):
             np.testing.assert_array_equal(decode(again.read(i), 3), images[i])
 

@@ -52,7 +52,7 @@ class RecordTest(parameterized.TestCase):
 
     def test_other_names(self):
         data = message(image=[b"i"], label=[4], text=[b"hi"], file_name=[b"x"])
-        self.assertEqual(r.decode(data), r.Record(b"i", 4, ("hi",)))
+        self.assertEqual(r.decode(data), r.Record(b"i", 4, ("hi",), "x"))
         self.assertEqual(r.decode(message(left=[b"i"], label=[4, 5]), ("left",)), r.Record(b"i"))
 
     @parameterized.parameters(

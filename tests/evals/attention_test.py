@@ -72,10 +72,10 @@ class MapsTest(parameterized.TestCase):
 
     def test_the_other_outputs_are_the_same_with_and_without(self):
         made, images = encoder(), weights.random_images(2, 16, 16, 3)
-        apply = lambda **o: made.net.apply(made.params, {}, images, train=False, stages=True, **o)[
-            0
-        ]
-        plain, more = apply(), apply(attention=True)
+        plain, more = (
+            made.net.apply(made.params, {}, images, train=False, stages=True, **options)[0]
+            for options in ({}, {"attention": True})
+        )
         self.assertEqual(set(more) - set(plain), {"attention"})
         for name, value in plain.items():
             np.testing.assert_array_equal(value, more[name], name)

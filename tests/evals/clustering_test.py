@@ -1,12 +1,20 @@
 """Cluster agreement against Self-Classifier's code and scikit-learn; k-means."""
 
 from pathlib import Path
+from unittest import mock
 
+import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.clustering import agreement, assign_clusters, kmeans
+from ssl_jax.core.inputs import View
+from ssl_jax.data.sources import ArraySource
+from ssl_jax.evals import clustering
+from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.clustering import Clustering, agreement, assign_clusters, kmeans
+from ssl_jax.objectives.base import Probe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -73,6 +81,21 @@ class KMeansTest(parameterized.TestCase):
     def test_bad_number(self, clusters):
         with self.assertRaisesRegex(UserError, f"{clusters} clusters of 5 examples"):
             kmeans(np.zeros((5, 2)), clusters)
+
+    @parameterized.parameters(
+        ({}, 3), ({"factor": 2.0}, 6), ({"factor": 0.1}, 1), ({"clusters": 5, "factor": 2.0}, 5)
+    )
+    def test_over_and_under_clustering(self, settings, clusters):
+        labels = np.arange(30) % 3
+        source = ArraySource("x", np.zeros((30, 2, 2, 1), np.uint8), labels)
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+        how = {"view": View(2), "channels": 1, "batch_size": 8, "mesh": mesh}
+        subject = Subject(None, Images.of(source, source, 100, 100, **how), Probe())
+        with mock.patch.object(clustering, "kmeans", return_value=labels) as found:
+            numbers = Clustering(runs=1, **settings).measure(subject)
+        self.assertEqual(found.call_args.args[1], clusters)
+        self.assertEqual(numbers["kmeans_acc"], 1)
+        self.assertNotIn("kmeans_super_acc", numbers)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,21 @@
-"""Few-label linear: equal to the written-out protocol, deterministic, small classes."""
+"""Few-label linear: equal to the written-out protocol, deterministic, small classes, lists."""
 
+from pathlib import Path
+
+import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.fewshot import draw_labels, fewshot_linear
+from ssl_jax.core.inputs import View
+from ssl_jax.data.sources import ArraySource
+from ssl_jax.evals.base import Images, Labelled, Subject
+from ssl_jax.evals.fewshot import FewShot, draw_fraction, draw_labels, few_labels, fewshot_linear
+from ssl_jax.objectives.base import Probe
 
 
 def blobs(n, seed, classes=3, dim=5):
@@ -66,6 +74,30 @@ class FewShotTest(parameterized.TestCase):
             np.bincount(labels[draw_labels(labels, 10, 0, 0)]), [10, 2, 10]
         )
 
+    def test_fractions_are_even_over_the_classes(self):
+        """As the lists of ImageNet are: 1.28 m images give 12,811 and 12 or 13 a class."""
+        labels = np.repeat(np.arange(4), (50, 60, 3, 87))
+        # Of round(share 200) = 10 the classes give 3, 3, 2, 2; of 40 10 each but for one of 3.
+        for share, least, most in ((0.05, 2, 3), (0.2, 10, 10), (0.001, 1, 1)):
+            rows = draw_fraction(labels, share, 0, 0)
+            counts = np.bincount(labels[rows], minlength=4)
+            self.assertLen(np.unique(rows), len(rows))
+            self.assertBetween(min(np.delete(counts, 2)), least, most)
+            self.assertBetween(max(np.delete(counts, 2)), least, most)
+            self.assertBetween(counts[2], min(least, 3), min(most, 3))
+        self.assertLen(draw_fraction(labels, 0.05, 0, 0), 10)
+        np.testing.assert_array_equal(
+            draw_fraction(labels, 0.05, 0, 1), draw_fraction(labels, 0.05, 0, 1)
+        )
+        extra = {tuple(np.bincount(labels[draw_fraction(labels, 0.05, 0, d)])) for d in range(9)}
+        self.assertGreater(len(extra), 1)  # who gives one more is drawn
+
+    def test_a_subset_of_examples_of_their_own(self):
+        train, test = Labelled(*self.train), Labelled(*self.test)
+        rows = draw_labels(train.labels, 4, 0, 0)
+        own = Labelled(train.features[rows], train.labels[rows])
+        self.assertEqual(few_labels(train, test, [rows]).mean, few_labels(train, test, [own]).mean)
+
     def test_a_constant_dimension_is_harmless(self):
         (x, y), (test, test_y) = self.train, self.test
         x, test = (np.concatenate([a, np.ones_like(a[:, :1])], axis=1) for a in (x, test))
@@ -86,6 +118,59 @@ class FewShotTest(parameterized.TestCase):
         x, y = self.train
         with self.assertRaisesRegex(UserError, "two classes"):
             fewshot_linear(x, 0 * y, x, 0 * y)
+
+
+class ProtocolTest(parameterized.TestCase):
+    """On raw pixels, 60 for training and 30 for evaluation, or every fifth of the 60."""
+
+    def subject(self, evaluation=True, max_train=1000):
+        draw = np.random.default_rng(0)
+
+        def source(count):
+            labels = np.arange(count) % 3
+            images = draw.integers(0, 100, (count, 4, 4, 1)) + 40 * labels[:, None, None, None]
+            made = ArraySource("squares", images.astype(np.uint8), labels)
+            made.names = [f"{c}/{i}.png" for i, c in enumerate(labels)]
+            return made
+
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+        how = {"view": View(4), "channels": 1, "batch_size": 16, "mesh": mesh}
+        test = source(30) if evaluation else None
+        return Subject(None, Images.of(source(60), test, max_train, 1000, **how), Probe())
+
+    def test_all_three_kinds(self):
+        path = Path(self.create_tempdir().full_path) / "ten.txt"
+        path.write_text("".join(f"{i}.png 7\n" for i in range(30, 40)))
+        subject = self.subject(max_train=20)  # the list's are not among them
+        settings = FewShot(shots=(2,), fractions=(0.3,), lists=(str(path),), draws=2)
+        found = settings.measure(subject)
+        self.assertEqual(list(found), ["fewshot2_top1", "fewshot30pct_top1", "fewshot_ten_top1"])
+        rows = np.arange(30, 40)
+        pixels = subject.images.train.source.arrays[rows].reshape(10, -1) / np.float32(255)
+        own = Labelled(pixels, rows % 3)
+        expected = few_labels(subject.train(settings), subject.test(settings), [own]).mean
+        self.assertEqual(found["fewshot_ten_top1"], expected)
+
+    def test_a_bad_list_is_told_before_images_are_read(self):
+        subject = self.subject()
+        with self.assertRaisesRegex(UserError, "list /nowhere"):
+            list(FewShot.measure_all([FewShot(), FewShot(lists=("/nowhere",))], subject))
+        self.assertEmpty(subject._read)
+
+    def test_a_list_does_not_show_what_is_held_out(self):
+        path = Path(self.create_tempdir().full_path) / "all.txt"
+        path.write_text("".join(f"{i}.png\n" for i in range(60)))
+        subject = self.subject(evaluation=False)
+        listed = FewShot(lists=(str(path),))._listed(subject, str(path))
+        self.assertLen(listed.labels, 48)
+        path.write_text("4.png\n9.png\n")
+        with self.assertRaisesRegex(UserError, "no example"):
+            FewShot(lists=(str(path),)).measure(subject)
+
+    @parameterized.parameters({"shots": ()}, {"fractions": (0.0,)}, {"fractions": (1.5,)})
+    def test_bad_settings(self, **settings):
+        with self.assertRaisesRegex(UserError, "fewshot: "):
+            FewShot(**settings)
 
 
 if __name__ == "__main__":

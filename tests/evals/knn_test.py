@@ -81,6 +81,18 @@ class KnnTest(parameterized.TestCase):
                 (shares,) = knn.knn_probabilities(train, labels, train[:1], 9, [3])[0, 0]
                 np.testing.assert_allclose(shares, [1 / 3] * 3 + [0] * 6, atol=1e-6)
 
+    @parameterized.parameters(1, 3, 5, 64, 320)
+    def test_top_is_top_k_whose_ties_go_to_the_first(self, k):
+        rng = np.random.default_rng(k)
+        few = rng.integers(0, 4, (7, 5 * knn.BLOCK)).astype(np.float32)  # many ties
+        for x in (
+            few,
+            rng.normal(size=few.shape).astype(np.float32),
+            np.where(few > 1, few, -np.inf),
+        ):
+            for found, expected in zip(knn._top(x, k), jax.lax.top_k(x, k), strict=True):
+                np.testing.assert_array_equal(found, expected)
+
     def test_itself_is_the_nearest(self):
         train, y = blobs(40)
         self.assertEqual(knn.knn_accuracy(train, y, train, y, 4, [1])[1, 0.07], 1.0)

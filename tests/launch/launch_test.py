@@ -23,7 +23,13 @@ RUN = (
     "--config.optim.lr=1e-3",
     "--config.objective.projector=(8,8)",
 )
-SWEEP = ("--evaluate=/nfs/W1,/nfs/W2@1000", "--eval=knn", "--sweep=k=1,5", "--sweep=stage=-1")
+SWEEP = (
+    "--evaluate=/nfs/W1,/nfs/W2@1000",
+    "--eval=knn",
+    "--suite=suites:digits",
+    "--sweep=k=1,5",
+    "--sweep=stage=-1",
+)
 TRAIN = (
     "ssl-jax",
     "train",
@@ -138,6 +144,29 @@ class LaunchTest(parameterized.TestCase):
             self.assertEqual(self.ran(script, **env), want)
         for launcher in (tpu_vm, local):
             self.assertEqual(self.ran(bash(launcher, *SWEEP)), EVALUATIONS)
+
+    def test_the_runs_of_a_study_are_an_array(self):
+        study = self.folder / "study.py"
+        runs = {"a": {"config": "simclr:digits"}, "b": {"config": "byol:digits", "optim.lr": 0.1}}
+        study.write_text(f"def get_config(name=''):\n    return {runs}\n")
+        argv = (f"--study={study}", "--workdir=/nfs/S", "--config.train.steps=5")
+        wanted = [
+            (
+                *("ssl-jax", "train", f"--config={method}:digits", f"--workdir=/nfs/S/{name}"),
+                *(*more, "--config.train.steps=5", "--restarts=5"),
+            )
+            for name, method, more in (
+                ("a", "simclr", ()),
+                ("b", "byol", ("--config.optim.lr=0.1",)),
+            )
+        ]
+        self.assertIn("--array=0-1\n", dry(slurm, *argv))
+        for i, run in enumerate(wanted):
+            script = bash(slurm, *argv)
+            self.assertEqual(self.ran(script, SLURM_ARRAY_TASK_ID=str(i)), [run])
+        self.assertEqual(self.ran(bash(local, *argv)), wanted)
+        with self.assertRaisesRegex(UserError, "give --config of a run or --study, not both"):
+            dry(slurm, *argv, "--config=simclr:digits")
 
     def test_a_jobset(self):
         text = dry(gke, *RUN, "--topology=8x8", "--num_slices=2")

@@ -23,8 +23,8 @@ _SCAN = 256  # records read at once
 class RecordSource(Source):
     """Records (`data.records`) behind random access.
 
-    Whether there are labels and captions is told by the first record. All of them are read only
-    when they are first asked for, in one pass over the data, and cached.
+    Whether there are labels, captions and names is told by the first record. All of them are read
+    only when they are first asked for, in one pass over the data, and cached.
 
     Args:
       name: what the user called it.
@@ -72,6 +72,10 @@ class RecordSource(Source):
     def captions(self) -> Sequence[Sequence[str]] | None:  # type: ignore[override]
         return json.loads(self._scan["captions"].tobytes()) if self._first.captions else None
 
+    @cached_property
+    def names(self) -> Sequence[str] | None:  # type: ignore[override]
+        return cache.unpack(self._scan["names"]) if self._first.name else None
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -100,12 +104,16 @@ class RecordSource(Source):
 
     @cached_property
     def _scan(self) -> dict[str, np.ndarray]:
-        """Label (-1: none) and captions (as JSON) of every record; of one that is broken, none."""
+        """Label (-1: none), captions (as JSON) and name of every record; of one that is broken,
+        none.
+        """
         kept = cache.load("records", self._cache_key)
-        if kept is not None and len(kept.get("labels", ())) == len(self):
+        whole = kept is not None and len(kept.get("labels", ())) == len(self)
+        if kept is not None and whole and ("names" in kept or not self._first.name):
             return kept
         labels = np.full(len(self), -1, np.int64)
         captions: list[tuple[str, ...]] = [()] * len(self)
+        names = [""] * len(self)
         for first in range(0, len(self), _SCAN):
             rows = range(first, min(first + _SCAN, len(self)))
             for i, data in zip(rows, self._read_rows(rows), strict=True):
@@ -114,10 +122,12 @@ class RecordSource(Source):
                 except DecodeError:
                     continue
                 labels[i] = -1 if record.label is None else record.label
-                captions[i] = record.captions
+                captions[i], names[i] = record.captions, record.name
         found = {"labels": labels}
         if self._first.captions:
             found["captions"] = np.frombuffer(json.dumps(captions).encode(), np.uint8)
+        if self._first.name:
+            found["names"] = cache.pack(names)
         cache.save("records", self._cache_key, **found)
         return found
 

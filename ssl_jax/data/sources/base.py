@@ -18,6 +18,8 @@ class Source(Protocol):
       labels: (N,) int32, -1 for an example without one; None if no example has one.
       arrays: (N, H, W, C) uint8 for sets in memory whose images have one size, else None.
       captions: the captions of each example, none or several; None if no example has one.
+      names: of each example, as a list of examples calls it: a path with "/", or a file name; None
+        where there are none.
       lengths: (N,) int32, frames of each example, for sets of clips; None for sets of images.
     """
 
@@ -26,6 +28,7 @@ class Source(Protocol):
     labels: np.ndarray | None
     arrays: np.ndarray | None = None
     captions: Sequence[Sequence[str]] | None = None
+    names: Sequence[str] | None = None
     lengths: np.ndarray | None = None
 
     @property

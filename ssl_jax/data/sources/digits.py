@@ -34,7 +34,7 @@ def load(path: str, split: str) -> ArraySource:
     labels = digits.target[rows]
     texts = [tuple(t.format(word) for t in TEMPLATES) for word in WORDS]
     captions = [texts[label] for label in labels]
-    return ArraySource("digits", images[..., None], labels, captions=captions)
+    return ArraySource("digits", images[..., None], labels, WORDS, captions)
 
 
 def held_out(path: str) -> ArraySource:

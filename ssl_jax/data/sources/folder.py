@@ -39,7 +39,7 @@ class FolderSource(Source):
     ) -> None:
         self.name, self.labels, self.class_names = name, labels, class_names
         self._root = str(root)
-        self._paths = paths  # relative, with "/"
+        self.names = self._paths = paths  # relative, with "/"
 
     @cached_property
     def captions(self) -> Sequence[Sequence[str]] | None:  # type: ignore[override]

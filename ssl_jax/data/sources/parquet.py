@@ -29,6 +29,7 @@ from ssl_jax.data.sources.base import Source
 IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "cls")
 CAPTION_COLUMNS = ("captions", "caption", "text", "txt")
+NAME_COLUMNS = ("file_name", "filename", "path")
 CACHE_BYTES = 2 << 30
 _OPENERS = 16  # files whose ends are read side by side
 
@@ -55,6 +56,7 @@ class ParquetSource(Source):
         self._first = np.concatenate([[0], np.cumsum(rows)])
         self._cache = RecentGroups(self._read_group, CACHE_BYTES)
         self._captions = _column(schema, CAPTION_COLUMNS, _is_text)
+        self._name = _column(schema, NAME_COLUMNS, _is_string)
         self.labels, self.class_names = self._read_labels(schema, features)
         self._warn_of_size()
 
@@ -64,6 +66,12 @@ class ParquetSource(Source):
             return None
         values = self._read_column(self._captions)
         return [[v] if isinstance(v, str) else [c for c in v or () if c] for v in values]
+
+    @cached_property
+    def names(self) -> Sequence[str] | None:  # type: ignore[override]
+        if self._name is None:
+            return None
+        return [name or "" for name in self._read_column(self._name)]
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -205,7 +213,8 @@ def load(path: str, split: str) -> ParquetSource:
     The image is in the first of `IMAGE_COLUMNS`, or in the first that the Hugging Face metadata
     call an image, as bytes or as a struct with a field `bytes`; the label in the first of
     `LABEL_COLUMNS` that holds integers (names from the metadata, if any) or strings; captions in
-    the first of `CAPTION_COLUMNS` that holds strings or lists of them.
+    the first of `CAPTION_COLUMNS` that holds strings or lists of them; the name in the first of
+    `NAME_COLUMNS` that holds strings.
 
     Raises:
       UserError: no such file, a damaged one, no column of images, no row, labels out of range.

@@ -41,7 +41,7 @@ class TarSource(Source):
         self._shards = shards
         shard, offsets, sizes, names, labels, captions = zip(*entries, strict=True)
         self._places = np.array([shard, offsets, sizes], np.int64).T
-        self._names = names
+        self.names = self._names = names
         if any(labels):
             self.labels, self.class_names = number_texts(labels, name)
         else:

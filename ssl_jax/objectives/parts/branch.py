@@ -76,6 +76,14 @@ class Branch:
             outs.append(out)
         return outs, stats
 
+    def finish(self, params: Tree, stats: Tree, pooled: Array) -> Array:
+        """Output of the last network for the backbone's "pooled" features (B, D), in evaluation
+        mode. The trees need no entry for the backbone.
+        """
+        for name, net in self.nets[1:]:
+            pooled, _ = net.apply(params[name], stats[name], pooled, train=False)
+        return pooled
+
     def _apply(
         self, params: Tree, stats: Tree, images: Array, *, train: bool
     ) -> tuple[dict[str, Any], Tree]:

@@ -1,4 +1,4 @@
-"""Pictures that several methods show: images nearest to a prototype, tiles on a board."""
+"""Pictures that several methods show: images of each prototype, tiles on a board."""
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,19 @@ Array = jax.Array
 ROWS = 8  # examples in a picture
 
 
-def nearest(images: Array, scores: Array, what: str) -> Picture:
+def prototypes(images: Array, scores: Array) -> Picture:
     """For each of the prototypes that most images prefer, a row of its nearest images.
 
     Args:
       images: (B, H, W, C).
       scores: (B, K), of every image with every prototype; the largest is preferred.
-      what: name of a prototype, "prototype".
     """
-    prototypes, shown = min(ROWS, scores.shape[1]), min(ROWS, len(images))
+    most, shown = min(ROWS, scores.shape[1]), min(ROWS, len(images))
     uses = jnp.bincount(scores.argmax(1), length=scores.shape[1])
-    rows = jax.lax.top_k(scores.T[jax.lax.top_k(uses, prototypes)[1]], shown)[1]
+    rows = jax.lax.top_k(scores.T[jax.lax.top_k(uses, most)[1]], shown)[1]
     caption = (
-        f"Each row is one {what}: the {shown} images that score highest with it, the highest "
-        f"first. Of all {scores.shape[1]} these {prototypes} are preferred by the most of the "
+        f"Each row is one prototype: the {shown} images that score highest with it, the highest "
+        f"first. Of all {scores.shape[1]} these {most} are preferred by the most of the "
         f"{len(images)} images looked at, most of all the one on top."
     )
     return Picture(images[rows], caption)

@@ -1,6 +1,6 @@
 """What DINO and iBOT share: a head of prototypes, a slow teacher, centred and sharp targets."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,10 +11,9 @@ from ssl_jax.core import tree
 from ssl_jax.losses.dino import teacher_probabilities, teacher_temperature
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import dino_head
-from ssl_jax.objectives.base import Encoder, Group, Objective, Picture, View
+from ssl_jax.objectives.base import ClusterHeads, Encoder, Group, Objective, View
 from ssl_jax.objectives.parts.ema import cosine_momentum
 from ssl_jax.objectives.parts.multicrop import leading_groups
-from ssl_jax.objectives.parts.pictures import nearest
 
 Array = jax.Array
 Tree = Any
@@ -104,14 +103,13 @@ class SelfDistillation(Objective):
         return params, extra | tree.ema(old, signals, self.center_momentum) | {"teacher": teacher}
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        return Encoder(
-            extra["teacher"]["backbone"], extra["teacher_stats"]["backbone"], self.backbone
-        )
+        teacher, stats = extra["teacher"], extra["teacher_stats"]
+        after = {"params": teacher["head"], "stats": stats["head"], "center": extra["center"]}
+        heads = ClusterHeads(after, self._score)
+        return Encoder(teacher["backbone"], stats["backbone"], self.backbone, clusters=heads)
 
-    def pictures(
-        self, params: Tree, extra: Tree, images: Array, key: Array
-    ) -> Mapping[str, Picture]:
-        pooled = self.encoder(params, extra).features(images)["pooled"]
-        head, stats = extra["teacher"]["head"], extra["teacher_stats"]["head"]
-        logits, _ = self.make_head(pooled.shape[-1]).apply(head, stats, pooled, train=False)
-        return {"Prototypes": nearest(images, logits - extra["center"], "output of the teacher")}
+    def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
+        """The teacher's centred logits."""
+        head = self.make_head(pooled.shape[-1])
+        logits, _ = head.apply(after["params"], after["stats"], pooled, train=False)
+        return [logits - after["center"]]

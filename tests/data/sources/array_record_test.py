@@ -44,6 +44,14 @@ class ArrayRecordTest(parameterized.TestCase):
         glob = open_source(f"array_record:{self.root}/x.array_record-*")
         self.assertEqual(glob.fingerprint(), source.fingerprint())
 
+    def test_names(self):
+        rows = [records.Record(b"image", name=f"{i}.png") for i in range(3)]
+        rows[1] = b"broken"
+        before = self.open(*(records.Record(b"image", 0) for _ in range(3)))
+        self.assertIsNone(before.names)
+        self.assertEqual(self.open(*rows).names, ["0.png", "", "2.png"])
+        self.assertEqual(self.open(*rows).names, ["0.png", "", "2.png"])  # remembered
+
     def test_without_labels_no_pass_over_the_data(self):
         rows = [records.Record(b"image")] * 3
         with mock.patch.object(array_record.cache, "load") as load:

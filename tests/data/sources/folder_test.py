@@ -38,6 +38,7 @@ class FolderTest(parameterized.TestCase):
         self.assertEqual([source.read(0), source.read(1)], [b"a/2 3.jpg", b"a/1.jpg"])
         self.assertEqual(source.describe(1), f"{self.root}/a/1.jpg")
         self.assertEqual(source.labels.tolist(), [-1, 5])
+        self.assertEqual(source.names, ["a/2 3.jpg", f"{self.root}/a/1.jpg"])
 
     @parameterized.parameters(
         ("", "the list is empty"),

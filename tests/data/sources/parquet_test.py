@@ -49,6 +49,14 @@ class ParquetTest(parameterized.TestCase):
         self.assertEqual((len(source), source.num_classes), (10, 0))
         self.assertIn("row 1 of row group 2 of", source.describe(7))
 
+    @parameterized.parameters("file_name", "filename", "path")
+    def test_names(self, column):
+        names = [f"{i}.png" for i in range(10)]
+        source = open_source(self.write(image=IMAGES, **{column: names}))
+        self.assertEqual(source.names, names)
+        self.assertIsNone(open_source(self.write(image=IMAGES)).names)
+        self.assertIsNone(open_source(self.write(image=IMAGES, path=list(range(10)))).names)
+
     def test_several_files_in_the_order_of_their_names(self):
         self.write("b.parquet", image=IMAGES[4:], label=[2] * 6)
         self.write("a.parquet", image=IMAGES[:4], label=[0, 1, 2, 3])

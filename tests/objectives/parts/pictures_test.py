@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.objectives.parts.pictures import board, nearest
+from ssl_jax.objectives.parts.pictures import board, prototypes
 from tests.objectives import harness
 
 
@@ -61,10 +61,10 @@ class PicturesTest(parameterized.TestCase):
             right = made.said[i, 1] == made.truth[i, 1]
             self.assertEqual(bool(right), np.array_equal(solved[i], solution[i]))
 
-    def test_nearest_takes_the_most_used_prototypes_and_their_best_images(self):
+    def test_the_most_used_prototypes_and_their_best_images(self):
         scores = np.array([[9, 0, 1], [8, 0, 1], [7, 1, 8], [0, 2, 6], [3, 0, 1]], np.float32)
         images = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1)
-        rows = np.asarray(nearest(images, scores, "prototype").images)[:, :, 0, 0, 0]
+        rows = np.asarray(prototypes(images, scores).images)[:, :, 0, 0, 0]
         np.testing.assert_array_equal(rows[0], [0, 1, 2, 4, 3])  # three prefer the first
         np.testing.assert_array_equal(rows[1][:2], [2, 3])
         np.testing.assert_array_equal(rows[2][:2], [3, 2])

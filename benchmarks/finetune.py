@@ -1,0 +1,87 @@
+"""Labels on digits: a supervised network on five folds, and fine-tuning beside the linear probe.
+
+    python benchmarks/finetune.py --folds=5 [--config.KEY=VALUE ...]
+    python benchmarks/finetune.py --init_from=W --draws=0:10 [--shots=5] [--config.KEY=VALUE ...]
+
+The first trains `supervised:digits` once a fold of all 1797 images and prints the accuracy of its
+classifier on the fold held out. The second fine-tunes the encoder of the run W by
+`supervised:digits_few` with a few labels a class, once a draw of them, and prints the accuracy
+beside that of the linear classifier on W's frozen features (`evals.fewshot`) from the very same
+labels, and the mean of the differences with its standard error over the draws.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folds", type=int, default=0)
+    parser.add_argument("--init_from", default="", help="folder of a pretrained run")
+    parser.add_argument("--draws", default="0:10", help="FIRST:LAST, the last one left out")
+    parser.add_argument("--shots", type=int, default=5, help="labels a class")
+    args, further = parser.parse_known_args()
+    if args.folds:
+        each = [f"{i}/{args.folds}" for i in range(1, args.folds + 1)]
+        found = [trained("supervised:digits", f"--config.data.fold={f}", *further) for f in each]
+        for fold, accuracy in zip(each, found, strict=True):
+            print(f"fold {fold}: {accuracy:.4f}")
+        print(f"mean {statistics.mean(found):.4f}")
+    if args.init_from:
+        first, last = map(int, args.draws.split(":"))
+        probes = linear(Path(args.init_from), args.shots, last)
+        gains = []
+        for draw in range(first, last):
+            few = (f"--config.data.labelled='{args.shots}'", f"--config.data.draw={draw}")
+            start = f"--config.train.init_from={args.init_from}"
+            tuned = trained("supervised:digits_few", start, *few, *further)
+            gains.append(tuned - probes[draw])
+            print(f"draw {draw}: fine-tuned {tuned:.4f}, linear {probes[draw]:.4f}", flush=True)
+        error = statistics.stdev(gains) / len(gains) ** 0.5
+        mean = statistics.mean(probes[first:last])
+        gain = statistics.mean(gains)
+        print(f"linear {mean:.4f}, fine-tuned {mean + gain:.4f}: {gain:+.4f} +- {error:.4f}")
+
+
+def trained(recipe: str, *flags: str) -> float:
+    """Accuracy of the classifier at the end of a run in a process and a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "ssl_jax", "train", f"--config={recipe}", *flags]
+        command += [f"--workdir={folder}/w", "--config.evals.protocols=('classifier',)"]
+        env = os.environ | {"JAX_PLATFORMS": "cpu"}
+        subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+        return json.loads((Path(folder) / "w" / "summary.json").read_text())["eval/top1"]
+
+
+def linear(folder: Path, shots: int, draws: int) -> np.ndarray:
+    """Accuracies of the linear probe of a run's encoder, (draws,)."""
+    from ssl_jax.cli.experiment import Experiment
+    from ssl_jax.evals.fewshot import FewShot, fewshot_linear
+    from ssl_jax.evals.suite import Quality
+    from ssl_jax.train import workdir
+    from ssl_jax.train.checkpoint import Checkpoints
+
+    run = Experiment.from_config(workdir.read_config(folder), folder)
+    with Checkpoints(folder / "checkpoints", reader=True) as checkpoints, jax.set_mesh(run.mesh):
+        assert checkpoints.latest is not None
+        state = checkpoints.restore(checkpoints.latest, run.abstract_state, run.placed)
+        quality = Quality(run.objective, run.evals, run.source, run.eval_source, run.mesh)
+        subject = quality.subject(run.objective.encoder(state.params, state.extra))
+        protocol = FewShot()
+        train, test = subject.train(protocol), subject.test(protocol)
+    return fewshot_linear(*train, *test, (shots,), draws)[shots].accuracies
+
+
+if __name__ == "__main__":
+    main()

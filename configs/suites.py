@@ -1,0 +1,85 @@
+"""Lists of data sets, for `ssl-jax evaluate --suite=suites:NAME`.
+
+The `tfds:` sets are read where TensorFlow Datasets has prepared them as ArrayRecord files
+(docs/data.md); none is downloaded. The one that is not there is named, the others are measured.
+"""
+
+from configs import common
+
+ALL = 10_000_000  # examples
+
+
+def get_config(suite: str = "digits") -> dict:
+    return common.pick(suite, digits=digits, kornblith=kornblith, vtab=vtab)
+
+
+def digits() -> dict:
+    """Without a download: scikit-learn's digits, from fewer and fewer training images."""
+    return {
+        "digits": {"data": "digits"},
+        "digits_300": {"data": "digits", "max_train": 300},
+        "digits_100": {
+            "data": "digits",
+            "max_train": 100,
+            "metric": "mean_per_class",
+            "settings": {"logistic": {"holdout": 0.2}},
+        },
+    }
+
+
+def kornblith() -> dict:
+    """Nine of the twelve sets of Kornblith et al. (1805.08974, SimCLR, BYOL), for --eval=logistic.
+
+    Birdsnap and FGVC Aircraft (mean per class) are not in TFDS: add them as folders. The images of
+    VOC 2007 have several labels each, which nothing here reads.
+    """
+    return {
+        "food101": _tfds("food101", test="validation"),
+        "cifar10": _tfds("cifar10"),
+        "cifar100": _tfds("cifar100"),
+        "sun397": _tfds("sun397/standard-part1-120k"),
+        "cars": _tfds("cars196"),
+        "dtd": _tfds("dtd", more="validation"),
+        "pets": _tfds("oxford_iiit_pet", metric="mean_per_class"),
+        "caltech101": _tfds("caltech101", metric="mean_per_class"),
+        "flowers102": _tfds("oxford_flowers102", more="validation", metric="mean_per_class"),
+    }
+
+
+def vtab() -> dict:
+    """Twelve of the nineteen tasks of VTAB-1k (1910.04867), for --eval=logistic: 1000 training
+    images of each, with 200 of them for the choice of the penalty. The thousand are the first of
+    TFDS, which is shuffled; VTAB takes 800 and 200 from two places.
+
+    Left out are the tasks whose label is made from annotations (Clevr, KITTI), or is not the one
+    called "label" (dSprites, SmallNORB). VTAB itself tunes the whole network.
+    """
+    sets = {
+        "caltech101": _tfds("caltech101", first=1000),
+        "cifar100": _tfds("cifar100", first=1000),
+        "dtd": _tfds("dtd", first=1000),
+        "flowers102": _tfds("oxford_flowers102", first=1000),
+        "pets": _tfds("oxford_iiit_pet", first=1000),
+        "sun397": _tfds("sun397", first=1000),
+        "svhn": _tfds("svhn_cropped", first=1000),
+        "patch_camelyon": _tfds("patch_camelyon", first=1000),
+        "eurosat": _tfds("eurosat", first=1000, test="train[80%:]"),
+        "resisc45": _tfds("resisc45", first=1000, test="train[80%:]"),
+        "retinopathy": _tfds("diabetic_retinopathy_detection/btgraham-300", first=1000),
+        "dmlab": _tfds("dmlab", first=1000),
+    }
+    return {name: one | {"settings": {"logistic": {"holdout": 0.2}}} for name, one in sets.items()}
+
+
+def _tfds(
+    name: str, first: int = 0, more: str = "", test: str = "test", metric: str = "top1"
+) -> dict:
+    """All training images, or the first so many, and those of a split `more`; all of `test`."""
+    data = f"tfds:{name}:train" + (f"[:{first}]" if first else "")
+    return {
+        "data": f"mix:{data}+tfds:{name}:{more}" if more else data,
+        "eval_data": f"tfds:{name}:{test}",
+        "metric": metric,
+        "max_train": ALL,
+        "max_eval": ALL,
+    }

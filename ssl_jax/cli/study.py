@@ -1,0 +1,138 @@
+"""`ssl-jax study`: train the runs of a study one after another, and show them in one table.
+
+ssl-jax study --study=studies:data_and_steps --workdir=S
+ssl-jax study --study=FILE.py:NAME --workdir=S --data=folder:/images --config.train.steps=1000
+
+A run NAME lies in S/NAME. Run again, the command passes over the runs that are finished and goes on
+with one that is not. `python -m launch.slurm --study=...` makes a job array of the runs;
+`ssl-jax evaluate --workdir='S/*'` measures more of them.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_jax import cli
+from ssl_jax.cli import flags as command_line
+from ssl_jax.cli.experiment import load_config
+from ssl_jax.cli.restart import newest
+from ssl_jax.cli.results import FORMATS, Row, ordered, shown, text_of
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.watch import INTERRUPTED
+from ssl_jax.train.metrics import read_metrics
+from ssl_jax.train.workdir import read_config, write_text
+
+FLAGS = {
+    "study": "FILE.py:NAME, or one of ours, studies:data_and_steps",
+    "workdir": "folder of the study; each run has a folder in it",
+    "data": "training images of all runs",
+    "eval_data": "evaluation images of all runs",
+    "metrics": "columns of the table, knn_top1,rankme; by default all that were evaluated",
+    "sort": "column to sort by, the largest first; -COLUMN: the smallest first",
+    "format": "table, csv, markdown or latex; by default a table",
+    "output": "file to write the table to; by default the terminal",
+    "config.SECTION.KEY": "a key of the config of every run, --config.train.steps=100",
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a study.
+
+    Attributes:
+      name: of its folder.
+      config: METHOD:RECIPE or PATH.py:RECIPE.
+      changes: dotted key of the config -> value.
+    """
+
+    name: str
+    config: str
+    changes: Mapping[str, Any]
+
+    def words(self, folder: Path, data: str = "", eval_data: str = "") -> list[str]:
+        """The arguments of `ssl-jax train`."""
+        given = {"data": data, "eval_data": eval_data, "workdir": str(folder / self.name)}
+        return [
+            f"--config={self.config}",
+            *(f"--{name}={value}" for name, value in given.items() if value),
+            *(f"--config.{key}={value}" for key, value in self.changes.items()),
+        ]
+
+
+def main(argv: list[str]) -> int:
+    flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
+    style = flags.format or "table"
+    if style not in FORMATS:
+        raise UserError(f"--format={style}: {suggest(style, FORMATS)}")
+    runs = read(command_line.require(flags, "study", "name one, --study=studies:NAME"), overrides)
+    folder = Path(command_line.require(flags, "workdir", "name a folder, --workdir=S"))
+    failed = []
+    for i, run in enumerate(runs, 1):
+        if finished(folder / run.name):
+            continue
+        print(f"run {i} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
+        code = cli.run(["train", *run.words(folder, flags.data, flags.eval_data)])
+        if code == INTERRUPTED:
+            return code
+        failed += [run.name] if code else []
+    rows = ordered(table(runs, folder, flags.metrics), flags.sort)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = text_of(style, columns, [[shown(row.get(c)) for c in columns] for row in rows])
+    if flags.output:
+        write_text(Path(flags.output), text + "\n")
+    else:
+        print(text)
+    if failed:
+        raise UserError(f"not trained: {', '.join(failed)}, for the reasons above")
+    return 0
+
+
+def read(spec: str, overrides: Sequence[command_line.Override] = ()) -> list[Planned]:
+    """The runs of a study: its file's `get_config` gives {name: {"config": "simclr:digits",
+    "train.steps": 100, ...}}; `overrides` go to all of them.
+
+    Raises:
+      UserError: no such file or study, or a run of another form.
+    """
+    found = load_config(spec)
+    if not found:
+        raise UserError(f"--study={spec}: no run in it")
+    runs = []
+    for name, values in found.items():
+        if not isinstance(values, Mapping) or not isinstance(values.get("config"), str):
+            raise UserError(f"--study={spec}: {name}: expected a dict with the key 'config'")
+        if Path(name).name != name or name.startswith("."):
+            raise UserError(f"--study={spec}: {name!r} is no name for a folder")
+        changes = {k: v for k, v in values.items() if k != "config"} | dict(overrides)
+        runs.append(Planned(name, values["config"], changes))
+    return runs
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run there has its last checkpoint, before which it was evaluated."""
+    if not (folder / "config.json").exists():
+        return False
+    return newest(folder) >= int(read_config(folder)["spec"]["total_steps"])
+
+
+def table(runs: Sequence[Planned], folder: Path, metrics: str = "") -> list[Row]:
+    """A row a run: its name, what differs between the runs, and its last numbers."""
+    keys = dict.fromkeys(key for run in runs for key in run.changes)
+    differ = [key for key in keys if len({str(run.changes.get(key)) for run in runs}) > 1]
+    configs = {"config"} if len({run.config for run in runs}) > 1 else set()
+    rows = []
+    for run in runs:
+        row: Row = {"run": run.name} | dict.fromkeys(configs, run.config)
+        row |= {key: str(run.changes[key]) for key in differ if key in run.changes}
+        last: dict[str, float] = {}
+        for line in read_metrics(folder / run.name):
+            last |= line
+        found = {
+            k.partition("/")[2]: v for k, v in last.items() if k.startswith(("eval/", "diag/"))
+        }
+        wanted = metrics.split(",") if metrics else found
+        row |= {"step": last.get("step")} | {name: found.get(name) for name in wanted}
+        rows.append(row)
+    return rows

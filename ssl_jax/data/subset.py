@@ -1,0 +1,101 @@
+"""Parts of a data set: one of its folds, and a few labels of it."""
+
+import hashlib
+import re
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources.base import Source
+from ssl_jax.data.sources.mix import MixSource
+
+
+class Subset(Source):
+    """Some examples of another source, `rows` (N,) of it, under the same class numbers."""
+
+    def __init__(self, source: Source, rows: np.ndarray, name: str) -> None:
+        self.name = name
+        self._source, self._rows = source, np.asarray(rows, np.int64)
+        self.class_names = source.class_names
+        self.labels = None if source.labels is None else source.labels[self._rows]
+        self.arrays = None if source.arrays is None else source.arrays[self._rows]
+        self.lengths = None if source.lengths is None else source.lengths[self._rows]
+        if source.captions is not None:
+            self.captions = [source.captions[int(row)] for row in self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> bytes | np.ndarray:
+        return self._source.read(int(self._rows[index]))
+
+    def read_frame(self, index: int, frame: int) -> bytes | np.ndarray:
+        return self._source.read_frame(int(self._rows[index]), frame)
+
+    def describe(self, index: int) -> str:
+        return self._source.describe(int(self._rows[index]))
+
+    def fingerprint(self) -> str:
+        """Digest of the source's own, and of the rows."""
+        digest = hashlib.blake2b(self._source.fingerprint().encode(), digest_size=16)
+        digest.update(self._rows.tobytes())
+        return digest.hexdigest()
+
+
+def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source]:
+    """Fold "i/n", 1 <= i <= n: both sets joined and split anew, an n-th for evaluation.
+
+    Each example is evaluated in one of the n folds. The split is the same every time, and even over
+    the classes where there are labels.
+
+    Returns:
+      The training and the evaluation set.
+
+    Raises:
+      UserError: another form, or fewer examples than folds.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold  # takes a second to import
+
+    parts = [(source, len(source)) for source in (train, test) if source is not None]
+    whole = MixSource("+".join(source.name for source, _ in parts), parts)
+    found = re.fullmatch(r"(\d+)/(\d+)", which)
+    i, n = map(int, found.groups()) if found else (0, 0)
+    if not (1 <= i <= n and 2 <= n <= len(whole)):
+        raise UserError(
+            f"data.fold: {which!r} is not one of n parts of {len(whole)} examples; write '2/5'"
+        )
+    labels = np.zeros(len(whole)) if whole.labels is None else whole.labels
+    even = whole.labels is not None and np.unique(labels, return_counts=True)[1].max() >= n
+    folds = (StratifiedKFold if even else KFold)(n, shuffle=True, random_state=0)
+    rows, held = list(folds.split(labels, labels))[i - 1]
+    name = f"{whole.name}, fold {which}"
+    return Subset(whole, rows, name), Subset(whole, held, f"{name}, held out")
+
+
+def labelled(source: Source, amount: str, draw: int = 0) -> Subset:
+    """A random labelled part: "5" labels a class, or "1%" of each class, at least one.
+
+    A class that has fewer gives all that it has. The draw i of n labels is that of the few-label
+    evaluation (`evals.fewshot`) from the same set, so both can be compared on the same labels.
+
+    Raises:
+      UserError: another form, or a source without labels.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", amount)
+    number = float(found[1]) if found else 0.0
+    percent = bool(found and found[2])
+    if not number > 0 or (number > 100 if percent else number % 1) or draw < 0:
+        raise UserError(
+            f"data.labelled: {amount!r}, draw {draw}: expected labels a class, '5', or a share of "
+            "each class, '1%', and a draw of 0 or more"
+        )
+    if source.labels is None:
+        raise UserError(f"data.labelled: {source.name} has no labels")
+    rng = np.random.default_rng([0, int(number * 1000 if percent else number), draw])
+    chosen = []
+    for label in np.unique(source.labels[source.labels >= 0]):
+        rows = np.flatnonzero(source.labels == label)
+        count = max(1, round(len(rows) * number / 100)) if percent else int(number)
+        chosen.append(rng.permutation(rows)[:count])
+    said = f"{amount} of the labels" if percent else f"{amount} labels a class"
+    return Subset(source, np.sort(np.concatenate(chosen)), f"{source.name}, {said}, draw {draw}")

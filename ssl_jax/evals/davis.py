@@ -1,0 +1,51 @@
+"""What DAVIS measures masks by: region similarity J and boundary accuracy F (Perazzi et al., CVPR
+2016; constants of the official davis2017-evaluation).
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+BOUND = 0.008  # of the diagonal: boundaries that lie so near to each other match
+
+
+def region_similarity(seen: np.ndarray, true: np.ndarray) -> float:
+    """J, intersection over union of two masks (H, W) of bool; 1 where both are empty."""
+    union = np.count_nonzero(seen | true)
+    return np.count_nonzero(seen & true) / union if union else 1.0
+
+
+def boundary_accuracy(seen: np.ndarray, true: np.ndarray, bound: float = BOUND) -> float:
+    """F, harmonic mean of the shares of each mask's boundary that is near the other's.
+
+    Args:
+      seen, true: (H, W) bool.
+      bound: how near, as a share of the diagonal, rounded up to pixels; from 1 on, in pixels.
+
+    Returns:
+      1 where neither has a boundary, 0 where one of them has none.
+    """
+    radius = math.ceil(bound if bound >= 1 else bound * math.hypot(*true.shape))
+    ours, theirs = outline(seen), outline(true)
+    if not ours.any() or not theirs.any():
+        return float(ours.any() == theirs.any())
+    precision = np.count_nonzero(ours & _near(theirs, radius)) / np.count_nonzero(ours)
+    recall = np.count_nonzero(theirs & _near(ours, radius)) / np.count_nonzero(theirs)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Pixels (H, W) that differ from the one to the right, below, or both; beyond the border is
+    more of the same.
+    """
+    after = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    right, below, across = after[:-1, 1:], after[1:, :-1], after[1:, 1:]
+    return (mask != right) | (mask != below) | (mask != across)
+
+
+def _near(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Pixels within `radius` of one that is set."""
+    offset = np.arange(-radius, radius + 1) ** 2
+    disk = (offset[:, None] + offset <= radius**2).astype(np.uint8)
+    return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)

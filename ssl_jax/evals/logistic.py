@@ -1,0 +1,83 @@
+"""Logistic regression whose penalty is chosen on a part of the training set, then fitted to all of
+it: the linear protocol of the transfer suites.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.linear import Head, head_of, split
+from ssl_jax.evals.scores import accuracies
+
+LOW, HIGH = -6, 5  # of the grid, powers of ten
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logistic(AtLayer):
+    """Accuracy of logistic regression with the best of `count` penalties from 1e-6 to 1e5, evenly
+    in their logarithm; at most 1000 steps of L-BFGS each, from the solution before.
+
+    Attributes:
+      preset: what the grid is of: "kornblith" (1805.08974, and SimCLR and BYOL after it) lambda of
+        `mean cross-entropy + lambda / 2 |W|^2`; "dinov2" (2304.07193, the release) C of `C * summed
+        cross-entropy + 1/2 |W|^2`.
+      count: of penalties.
+      holdout: share of the training examples that the penalty is chosen on.
+      seed: of that choice of examples.
+    """
+
+    preset: Literal["kornblith", "dinov2"] = "kornblith"
+    count: int = 45
+    holdout: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 < self.holdout < 1:
+            raise UserError(
+                f"logistic: count = {self.count} must be positive, holdout = {self.holdout} "
+                "between 0 and 1"
+            )
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        train, test = subject.train(self), subject.test(self)
+        kept, held = split(train, self.holdout, self.seed)
+        if not len(held.labels) or len(np.unique(kept.labels)) < 2:
+            raise UserError(
+                f"logistic: {len(train.labels)} training examples are too few to choose the "
+                "penalty on a part of them"
+            )
+        # From the strongest to the weakest, so that each starts near its solution.
+        penalties = np.logspace(HIGH, LOW, self.count)
+        if self.preset == "dinov2":
+            penalties = penalties[::-1]
+        heads = regularisation_path(kept, self._inverse(penalties, kept), subject.classes)
+        scores = [head.accuracy(held) for head in heads]
+        best = int(np.argmax(scores))
+        (head,) = regularisation_path(
+            train, self._inverse(penalties[best : best + 1], train), subject.classes
+        )
+        return accuracies(head.classes(test.features), test.labels, "logistic") | {
+            "logistic_holdout_top1": scores[best],
+            "logistic_log10_penalty": float(np.log10(penalties[best])),
+        }
+
+    def _inverse(self, penalties: np.ndarray, train: Labelled) -> np.ndarray:
+        """C of scikit-learn."""
+        return penalties if self.preset == "dinov2" else 1 / (penalties * len(train.labels))
+
+
+def regularisation_path(train: Labelled, inverse: np.ndarray, classes: int) -> list[Head]:
+    """The classifier of each inverse penalty C, in this order, each from the solution before."""
+    model = LogisticRegression(max_iter=1000, warm_start=True)
+    heads = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # all but unpenalised: 1000 are enough
+        for c in inverse:
+            heads.append(head_of(model.set_params(C=float(c)).fit(*train), classes))
+    return heads

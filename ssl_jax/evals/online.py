@@ -1,0 +1,198 @@
+"""Online probe: a linear classifier that is trained along with any method and leaves no trace."""
+
+import functools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import Inputs
+from ssl_jax.evals import features
+from ssl_jax.evals.base import AtLayer, Protocol, Subject
+from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.nets.functional import Net
+from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Objective, Probe
+
+Array = jax.Array
+Tree = Any
+NAME = "online_probe"  # of its entry in `extra`
+MOMENTUM, EPS = 0.9, 1e-6  # of the running statistics of features
+
+
+@dataclass(frozen=True)
+class OnlineProbe(Objective):
+    """A method with a classifier on what its encoder makes of the first view.
+
+    The classifier lives in `extra` and takes its own steps of Adam, so neither the optimizer, nor
+    the norm of the gradients, nor the finite check ever sees it: what the method trains is bit for
+    bit what it is without. It costs one more forward pass of the encoder, in evaluation mode.
+
+    Attributes:
+      method: that is wrapped; all that is asked of an objective is asked of it.
+      lr: learning rate.
+    """
+
+    method: Objective = field(kw_only=True)
+    lr: float = field(kw_only=True)
+
+    @classmethod
+    def around(cls, method: Objective, lr: float) -> Self:
+        """
+        Raises:
+          UserError: a learning rate that is not positive.
+        """
+        if not lr > 0:
+            raise UserError(f"train.online_probe: a learning rate of {lr}; give None or > 0")
+        spec, chunks = method.spec, method.microbatches
+        return cls(method.backbone, spec, microbatches=chunks, method=method, lr=lr)
+
+    @property
+    def probe(self) -> Probe:  # type: ignore[override]
+        return self.method.probe
+
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        return self.method.family
+
+    @property
+    def probe_every_stage(self) -> bool:
+        return self.method.probe_every_stage
+
+    @property
+    def refresh_groups(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.method.refresh_groups
+
+    def inputs(self) -> Inputs:
+        return replace(self.method.inputs(), label=True)
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, extra = self.method.init(key)
+        size = self.inputs().views[0].size
+        images = jax.ShapeDtypeStruct((1, size, size, self.spec.channels), jnp.float32)
+        encoder = self.method.encoder(params, extra)
+        seen = functools.partial(self._features, encoder.net)
+        width = jax.eval_shape(seen, encoder.params, encoder.stats, images).shape[1]
+        return params, extra | {NAME: fresh(width, self.spec.num_classes)}
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        loss, aux = self.method.loss(params, _own(extra), batch, key, step)
+        # Nothing of the method may be fused, or shared, with the probe: its rounding would change.
+        encoder, images = self.method.encoder(params, _own(extra)), batch["views"][0][:, 0]
+        seen = jax.lax.optimization_barrier((encoder.params, encoder.stats, images))
+        with jax.named_scope(NAME):
+            found = self._features(encoder.net, *jax.lax.stop_gradient(seen))
+            weights, metrics = learn(extra[NAME], found, batch["label"], step, self.lr)
+        return loss, Aux({**aux.extra, NAME: weights}, aux.signals, {**aux.metrics, **metrics})
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        params, new = self.method.after_update(params, _own(extra), signals, step)
+        return params, new | {NAME: extra[NAME]}
+
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        return replace(self.method.encoder(params, _own(extra)), online=extra[NAME])
+
+    def groups(self) -> dict[str, Group]:
+        return self.method.groups()
+
+    def refresh_steps(self) -> Collection[int]:
+        return self.method.refresh_steps()
+
+    def pass_steps(self) -> Collection[int]:
+        return self.method.pass_steps()
+
+    def record(self, params: Tree, extra: Tree, images: Array) -> Array:
+        return self.method.record(params, _own(extra), images)
+
+    def refresh(
+        self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
+    ) -> tuple[Tree, Tree]:
+        params, new = self.method.refresh(params, _own(extra), features, key, step)
+        return params, new | {NAME: extra[NAME]}
+
+    def _features(self, net: Net, params: Tree, stats: Tree, images: Array) -> Array:
+        """(B, D) where the method's representation is read, in its microbatches."""
+        chunks = self.microbatches if len(images) > 1 else 1
+        stages, _ = net.apply(params, stats, images, train=False, stages=True, microbatches=chunks)
+        return features.select(stages, self.probe)
+
+
+def fresh(width: int, classes: int) -> Tree:
+    """An untrained classifier of features (B, width), whose logits are 0."""
+    zeros = {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}
+    moments = {name: jax.tree.map(jnp.zeros_like, zeros) for name in ("mu", "nu")}
+    return zeros | moments | {"mean": jnp.zeros(width), "var": jnp.ones(width)}
+
+
+def learn(
+    weights: Tree, features: Array, labels: Array, step: Array, lr: float
+) -> tuple[Tree, dict[str, Array]]:
+    """The classifier after one step of Adam, and its `online_loss` and `online_top1` before.
+
+    Features are scaled to mean 0 and deviation 1 over the batch, as in MAE's linear probe
+    (2111.06377, appendix A.1), so that one learning rate does for all networks.
+
+    Args:
+      weights: see `fresh`.
+      features: (B, D).
+      labels: (B,) int; below 0 where there is none: such a row does not count.
+      step: steps made before.
+    """
+    mean, var = jnp.mean(features, 0), jnp.var(features, 0)
+    seen = (features - mean) * jax.lax.rsqrt(var + EPS)
+    known = labels >= 0
+    count = jnp.maximum(jnp.sum(known), 1)
+
+    def loss_fn(linear: Tree) -> tuple[Array, Array]:
+        out = seen @ linear["kernel"] + linear["bias"]
+        losses = cross_entropy(out, jnp.maximum(labels, 0))
+        return jnp.sum(jnp.where(known, losses, 0)) / count, out
+
+    linear = {name: weights[name] for name in ("kernel", "bias")}
+    (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(linear)
+    state = optax.ScaleByAdamState(step, weights["mu"], weights["nu"])
+    change, adam = optax.scale_by_adam().update(grads, state)
+    new = jax.tree.map(lambda w, u: w - lr * u, linear, change)
+    running = {"mean": mean, "var": var}
+    new |= {k: MOMENTUM * weights[k] + (1 - MOMENTUM) * x for k, x in running.items()}
+    hits = jnp.sum(known & (jnp.argmax(out, -1) == labels))
+    metrics = {"online_loss": loss, "online_top1": hits / count}
+    return new | {"mu": adam.mu, "nu": adam.nu}, metrics
+
+
+def logits(weights: Tree, features: Array) -> Array:
+    """(B, D) -> (B, classes), features scaled by the statistics of the last batches."""
+    seen = (features - weights["mean"]) * jax.lax.rsqrt(weights["var"] + EPS)
+    return seen @ weights["kernel"] + weights["bias"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online(Protocol):
+    """Accuracy of the online probe, where one was trained along, on the test images."""
+
+    def applies(self, subject: Subject) -> bool:
+        encoder = subject.encoder
+        return subject.labelled and encoder is not None and encoder.online is not None
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        assert subject.encoder is not None
+        weights, seen = jax.device_get(subject.encoder.online), subject.test(AtLayer())
+        if (width := weights["kernel"].shape[1]) != subject.classes:
+            raise UserError(
+                f"online: the probe was trained on {width} classes, and these data have "
+                f"{subject.classes}; leave online out of --eval"
+            )
+        found = jnp.argmax(logits(weights, jnp.asarray(seen.features)), -1)
+        return {"online_top1": float(jnp.mean(found == seen.labels))}
+
+
+def _own(extra: Tree) -> Tree:
+    """What the wrapped method carries along."""
+    return {name: value for name, value in extra.items() if name != NAME}

@@ -1,0 +1,47 @@
+"""Stochastic depth (Huang et al. 2016, arXiv:1603.09382): residual branches left out by chance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array
+
+
+def check_rate(rate: float) -> None:
+    """Raises UserError for a rate that is no probability below 1."""
+    if not 0 <= rate < 1:
+        raise UserError(f"backbone.drop_path: {rate} is not in [0, 1)")
+
+
+def rates(rate: float, depth: int) -> np.ndarray:
+    """(depth,): how often the branches of each block are left out, 0 in the first, `rate` in the
+    last.
+    """
+    return np.linspace(0, rate, depth)
+
+
+def factors(keys: Array | None, rate: float, depth: int, branches: int = 1) -> Array | None:
+    """What each branch of each block is multiplied by, (depth, branches, B): 0, or 1 / (1 - rate of
+    the block); None for a rate of 0.
+
+    Args:
+      keys: (B,), one an example: its draws do not depend on its place in the batch.
+
+    Raises:
+      UserError: no keys.
+    """
+    if rate == 0:
+        return None
+    if keys is None:
+        raise UserError("backbone.drop_path: this method draws no stochastic depth; set it to 0")
+    kept = 1 - rates(rate, depth)[:, None]
+    draws = jax.vmap(lambda key: jax.random.uniform(key, (depth, branches)))(keys)
+    return jnp.moveaxis(jnp.where(draws < kept, 1 / kept, 0.0), 0, -1)
+
+
+def drop(branch: Array, factor: Array | None) -> Array:
+    """`branch` (B, ...) times `factor` (B,); as it is without one."""
+    if factor is None:
+        return branch
+    return branch * factor.reshape(-1, *[1] * (branch.ndim - 1)).astype(branch.dtype)

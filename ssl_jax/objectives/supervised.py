@@ -1,0 +1,160 @@
+"""Supervised learning and fine-tuning: a linear classifier on the backbone, both trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment import erasing, mixing
+from ssl_jax.core import rng, tree
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.cross_entropy import soft_cross_entropy
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import HeadInit, mlp_head
+from ssl_jax.objectives.base import Aux, Classifier, Encoder, Inputs, Objective, View
+from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.views import fold
+
+Array = jax.Array
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Supervised(Objective):
+    """Which class is it? Examples without a label do not count.
+
+    To fine-tune, name the run to start from, `train.init_from`. What the head reads is the
+    backbone's "pooled": `backbone.pool` and `backbone.norm_after_pool` choose it for a ViT, and
+    `backbone.drop_path` is its stochastic depth.
+
+    Attributes:
+      view: crop and augmentation (count 1).
+      label_smoothing: share of the target that is spread over all classes (1512.00567).
+      mixup, cutmix: alpha of their Beta distribution, 0 for none; with both, each batch gets one of
+        them, with equal chances.
+      erase: probability that a box of an image becomes noise (random erasing, "pixel").
+      head_init: how the classifier's weights start.
+      average: momentum of an exponential moving average of all weights, which then is the encoder
+        that is evaluated; 0 for none. Early on it is smaller, (1 + step) / (10 + step).
+    """
+
+    family: ClassVar[str] = "baseline"
+    needs: ClassVar[str] = "labels"
+
+    view: View = View(224, area=(0.08, 1.0), recipe="mae")
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    erase: float = 0.0
+    head_init: HeadInit = "normal0.01"
+    average: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.spec.num_classes < 2:
+            raise UserError("objective: supervised learning needs labels of at least two classes")
+        for name in ("label_smoothing", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"objective.{name}: {getattr(self, name)} is not in [0, 1)")
+        if min(self.mixup, self.cutmix) < 0 or not 0 <= self.erase <= 1 or self.view.count != 1:
+            raise UserError(
+                "objective: mixup and cutmix are 0 or more, erase is in [0, 1], view.count is 1"
+            )
+
+    @cached_property
+    def head(self) -> Net:
+        return mlp_head(self.feature_dim, (self.spec.num_classes,), init=self.head_init)
+
+    @cached_property
+    def branch(self) -> Branch:
+        return self.chain(classifier=self.head)
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,), label=True)
+
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.branch.init(key)
+        average = {"average": {"params": params, "stats": stats}} if self.average else {}
+        return params, {"stats": stats} | average
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        images, targets = fold(batch["views"][0]), self.targets(batch["label"])
+        if self.erase:
+            images = self.erased(images, rng.named(key, "erase"), batch["index"])
+        images, targets = self.mixed(images, targets, rng.named(key, "mix"))
+
+        drawn = {}
+        if self.backbone.draws:
+            drawn["keys"] = rng.per_example(rng.named(key, "drop_path"), batch["index"])
+        stats = dict(extra["stats"])
+        out, stats["backbone"] = self.backbone.apply(
+            params["backbone"],
+            stats["backbone"],
+            images,
+            train=True,
+            microbatches=self.microbatches,
+            **drawn,
+        )
+        logits = self._logits(params["classifier"], out["pooled"])
+        share = jnp.sum(targets, axis=-1)  # of an example that is labelled: 0, 1, or mixed
+        total = jnp.maximum(jnp.sum(share), 1e-6)
+        loss = jnp.sum(soft_cross_entropy(logits, targets)) / total
+        hits = share * (jnp.argmax(logits, -1) == jnp.argmax(targets, -1))
+        return loss, Aux(dict(extra, stats=stats), metrics={"top1": jnp.sum(hits) / total})
+
+    def targets(self, labels: Array) -> Array:
+        """(B, classes): probabilities, or zeros where there is no label (-1)."""
+        classes = self.spec.num_classes
+        smooth = self.label_smoothing
+        targets = (1 - smooth) * jax.nn.one_hot(labels, classes) + smooth / classes
+        return targets * (labels >= 0)[:, None]
+
+    def erased(self, images: Array, key: Array, index: Array) -> Array:
+        """Images (B, H, W, C), of some of which a box is noise N(0, 1) (Zhong et al. 2017)."""
+
+        def one(key: Array, image: Array) -> Array:
+            drawn, where, noise = jax.random.split(key, 3)
+            height, width, _ = image.shape
+            box = erasing.inside(erasing.random_box(where, height, width), height, width)
+            box = box & (jax.random.uniform(drawn) < self.erase)
+            pixels = jax.random.normal(noise, image.shape, image.dtype)
+            return jnp.where(box[..., None], pixels, image)
+
+        return jax.vmap(one)(rng.per_example(key, index), images)
+
+    def mixed(self, images: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+        """The batch after mixup, or CutMix, or neither."""
+        if self.mixup and self.cutmix:
+            return mixing.mixup_or_cutmix(key, images, targets, self.mixup, self.cutmix)
+        if self.mixup:
+            return mixing.mixup(key, images, targets, self.mixup)
+        if self.cutmix:
+            return mixing.cutmix(key, images, targets, self.cutmix)
+        return images, targets
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        if not self.average:
+            return params, extra
+        momentum = jnp.minimum(self.average, (1 + step) / (10 + step))
+        now = {"params": params, "stats": extra["stats"]}
+        return params, dict(extra, average=tree.ema(extra["average"], now, momentum))
+
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        """With its classifier; the average of both if there is one."""
+        stats = extra["stats"]
+        if self.average:
+            params, stats = extra["average"]["params"], extra["average"]["stats"]
+        classifier = Classifier(params["classifier"], self._logits)
+        return Encoder(params["backbone"], stats["backbone"], self.backbone, classifier=classifier)
+
+    def _logits(self, params: Tree, pooled: Array) -> Array:
+        return self.head.apply(params, {}, pooled, train=False)[0]
+
+
+make = Supervised.make

@@ -1,0 +1,139 @@
+"""A list of data sets in one command, and one table."""
+
+import contextlib
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax import cli
+from ssl_jax.cli import results, sets
+from ssl_jax.core.errors import UserError
+from ssl_jax.evals.results import ResultsFile
+from tests.cli.evaluate_test import TINY
+
+SUITE = """
+def get_config(name="all"):
+    return {
+        "digits": {},
+        "missing": {"data": "folder:/nowhere"},
+        "few": {
+            "data": "digits",
+            "max_train": 50,
+            "metric": "mean_per_class",
+            "settings": {"knn": {"k": 3}},
+        },
+        "unlabelled": {"data": "npz:FOLDER/images.npz"},
+    }
+"""
+
+
+class SuiteTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        cls.suite = cls.folder / "suite.py"
+        cls.suite.write_text(SUITE.replace("FOLDER", str(cls.folder)))
+        np.savez(cls.folder / "images.npz", images=np.zeros((40, 8, 8), np.uint8))
+        cls.command("train", f"--workdir={cls.folder / 'run'}", *TINY)
+
+    @classmethod
+    def command(cls, *argv, code=0):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            found = cli.run(list(argv))
+        assert found == code, (found, err.getvalue())
+        return out.getvalue() + err.getvalue()
+
+    def evaluate(self, name, *flags, code=0):
+        where = f"--workdir={self.folder / 'run'}", f"--results={self.folder / name}"
+        return self.command("evaluate", *where, *flags, code=code)
+
+    def test_one_command_and_one_table(self):
+        flags = ("--eval=knn", f"--suite={self.suite}", "--sweep=stage=-1,-2")
+        out = self.evaluate("suite.jsonl", *flags, code=2)
+        self.assertIn("missing: folder:/nowhere: no such folder", out)
+        self.assertRegex(out, "unlabelled: npz:.*images.npz or its evaluation set has no labels")
+        self.assertIn("Not measured: missing, unlabelled", out)
+        found = ResultsFile(self.folder / "suite.jsonl").read()
+        self.assertLen(found, 4)
+        for one in found:
+            few = one["set"] == "few"
+            self.assertEqual(one["settings"]["k"], 3 if few else 20)
+            self.assertEqual(one["max_train"], 50 if few else 300)
+            metric = "mean_per_class" if few else "top1"
+            self.assertEqual(one["metric"], metric)
+            self.assertEqual(one["results"]["eval/score"], one["results"][f"eval/knn_{metric}"])
+        # Alone, the run's own data give the same number; nothing is measured twice.
+        self.evaluate("alone.jsonl", "--eval=knn")
+        (alone,) = ResultsFile(self.folder / "alone.jsonl").read()
+        self.assertEqual(alone["results"]["eval/knn_top1"], found[0]["results"]["eval/knn_top1"])
+        before = (self.folder / "suite.jsonl").read_bytes()
+        self.evaluate("suite.jsonl", *flags, code=2)
+        self.assertEqual((self.folder / "suite.jsonl").read_bytes(), before)
+        table = ("results", f"--results={self.folder / 'suite.jsonl'}", "--format=csv")
+        rows = [row.split(",") for row in self.command(*table, "--columns=set").splitlines()]
+        self.assertEqual(
+            rows[0],
+            ["workdir", "method", "seed", "step", "protocol", "stage", "digits", "few", "mean"],
+        )
+        values = {(r["set"], r["settings"]["stage"]): r["results"]["eval/score"] for r in found}
+        self.assertLen(rows, 3)
+        for row in rows[1:]:
+            digits, few = (values[name, int(row[5])] for name in ("digits", "few"))
+            expected = [f"{x:.4f}" for x in (digits, few, (digits + few) / 2)]
+            self.assertEqual(row[6:], expected)
+        err = self.command(*table, "--columns=set", "--value=x", code=2)
+        self.assertIn("no result has both 'set' and --value=x", err)
+
+    def test_the_shipped_one_without_a_download(self):
+        out = self.evaluate("digits.jsonl", "--eval=knn", "--suite=suites:digits")
+        self.assertIn("on digits_100:", out)
+        found = ResultsFile(self.folder / "digits.jsonl").read()
+        self.assertEqual([one["max_train"] for one in found], [300, 300, 100])
+
+    def test_the_shipped_ones_are_well_formed(self):
+        self.assertLen(sets.suite("suites:kornblith"), 9)
+        self.assertEqual(sets.suite("suites:kornblith")["pets"].metric, "mean_per_class")
+        self.assertLen(sets.suite("suites:vtab"), 12)
+
+    @parameterized.parameters(
+        ("{'a': 'digits'}", "a holds 'digits'; expected data, eval_data"),
+        ("{'a': {'dat': 'digits'}}", "a: unknown key 'dat'; did you mean 'data'"),
+        ("{'a': {'metric': 'map'}}", "a.metric: .*'map'"),
+        ("{'a': {'settings': {'nearest': {}}}}", "a: no protocol 'nearest'"),
+        ("{}", "no data set in it"),
+    )
+    def test_what_is_wrong_is_said(self, made, message):
+        path = self.folder / "wrong.py"
+        path.write_text(f"def get_config(name=''):\n    return {made}\n")
+        with self.assertRaisesRegex(UserError, message):
+            sets.suite(str(path))
+
+    def test_one_or_the_other(self):
+        err = self.evaluate("x.jsonl", f"--suite={self.suite}", "--data=digits", code=2)
+        self.assertIn("give --suite or --data, not both", err)
+
+
+class AcrossTest(absltest.TestCase):
+    def test_what_goes_with_a_set_tells_no_rows_apart(self):
+        def row(run, name, score, k):
+            return dict(workdir=run, protocol="knn", set=name, data=f"{name}'s", k=k, score=score)
+
+        rows = [row("a", "x", 0.1, 1), row("a", "y", 0.3, 5), row("b", "x", 0.2, 1)]
+        found, columns = results.across(rows, ["score"], "set", "score")
+        self.assertEqual(columns, ["x", "y", "mean"])
+        self.assertEqual(
+            found,
+            [
+                {"workdir": "a", "protocol": "knn", "x": 0.1, "y": 0.3, "mean": 0.2},
+                {"workdir": "b", "protocol": "knn", "x": 0.2},
+            ],
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()

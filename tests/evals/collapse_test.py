@@ -1,0 +1,150 @@
+"""Each kind of collapse is forced and named, and nothing healthy is."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from rich.console import Console
+
+from ssl_jax.cli.table import final_table
+from ssl_jax.cli.train import alarmed
+from ssl_jax.core import sharding
+from ssl_jax.core.inputs import View
+from ssl_jax.data.sources import open_source
+from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.collapse import Kind, cluster_entropy, diagnose
+from ssl_jax.evals.diagnostics import Diagnostics
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.resnet import resnet_small
+from ssl_jax.nets.vit import vit
+from ssl_jax.objectives.base import ClusterHeads, Encoder, Probe
+
+# Last evaluations of runs of the digits recipes that learned (kNN well above the untrained net's).
+HEALTHY = {  # feature_std, rankme, then those of the untrained network; 64 dimensions each
+    "byol": (0.635, 24.7, 0.457, 36.5),
+    "simclr": (0.608, 29.0, 0.457, 36.5),
+    "sela": (0.781, 23.0, 0.457, 36.5),
+    "mae": (0.524, 17.4, 0.130, 4.21),
+    "ibot": (0.211, 4.39, 0.230, 4.47),
+    "simmim": (0.129, 5.32, 0.235, 4.46),
+    "moco_v3": (0.165, 6.62, 0.109, 4.62),
+    "dino": (0.139, 5.41, 0.109, 4.62),
+    "context_prediction": (0.233, 32.8, 0.303, 46.7),
+}
+
+
+def numbers(std=0.6, rank=29.0, **more):
+    return {"feature_std": std, "rankme": rank, "dimensions": 64.0} | more
+
+
+def subject(encoder):
+    source = open_source("digits", "train")
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    view = View(16, recipe="digits")
+    images = Images.of(source, None, 128, 128, view=view, channels=1, batch_size=128, mesh=mesh)
+    return Subject(encoder, images, Probe(pool="avg"))
+
+
+def made(stage, clusters=None):
+    """An encoder whose only stage is a function of the mean pixel and the row of its batch."""
+
+    def apply(params, stats, images, *, train, stages):
+        rows = stage(images)
+        return {"stage0": rows[:, None, None], "pooled": rows}, stats
+
+    heads = clusters and ClusterHeads({}, lambda _, pooled: [clusters(pooled)])
+    return Encoder({}, {}, Net(lambda key: ({}, {}), apply), clusters=heads)
+
+
+def spread_out(images):
+    return images.reshape(len(images), -1)[:, :64]
+
+
+class DiagnoseTest(parameterized.TestCase):
+    @parameterized.named_parameters((name, *row) for name, row in HEALTHY.items())
+    def test_runs_that_learned_are_healthy(self, std, rank, std_before, rank_before):
+        found = diagnose(numbers(std, rank), numbers(std_before, rank_before))
+        self.assertEqual(found.kind, Kind.NONE)
+
+    @parameterized.named_parameters(
+        ("far_below_untrained", numbers(0.12), numbers(0.45), Kind.CONSTANT),
+        ("without_baseline", numbers(0.02), None, Kind.CONSTANT),
+        ("low_as_the_untrained", numbers(0.12), numbers(0.13), Kind.NONE),
+        ("low_without_baseline", numbers(0.12), None, Kind.NONE),
+        ("rank_fell", numbers(rank=5.0), numbers(rank=36.0), Kind.DIMENSIONAL),
+        ("rank_fell_not_far_enough", numbers(rank=7.0), numbers(rank=36.0), Kind.NONE),
+        ("rank_one", numbers(rank=1.0), None, Kind.DIMENSIONAL),
+        ("constant_goes_first", numbers(0.01, 1.0), None, Kind.CONSTANT),
+        ("few_clusters", numbers(cluster_entropy=0.1), numbers(cluster_entropy=0.1), Kind.CLUSTER),
+        ("many_clusters", numbers(cluster_entropy=0.5), None, Kind.NONE),
+        ("no_numbers", {}, None, Kind.NONE),
+        ("two_images_have_no_rank", numbers(rank=1.5) | {"dimensions": 2.0}, None, Kind.NONE),
+    )
+    def test_thresholds(self, found, untrained, kind):
+        self.assertEqual(diagnose(found, untrained).kind, kind)
+
+    def test_entropy_of_clusters(self):
+        even = np.eye(8)[np.arange(64) % 8]
+        self.assertAlmostEqual(float(cluster_entropy([jnp.asarray(even)])), 1.0, places=6)
+        one = np.eye(8)[np.zeros(64, int)]
+        self.assertEqual(float(cluster_entropy([jnp.asarray(one)])), 0.0)
+        half = np.eye(8)[np.arange(64) % 2]
+        self.assertAlmostEqual(float(cluster_entropy([jnp.asarray(half)])), 1 / 3, places=6)
+        self.assertEqual(float(cluster_entropy([jnp.asarray(even), jnp.asarray(one)])), 0.0)
+        few_images = np.eye(1000)[np.arange(10)]
+        self.assertAlmostEqual(float(cluster_entropy([jnp.asarray(few_images)])), 1.0, places=6)
+
+
+class ForcedTest(parameterized.TestCase):
+    """Each kind, from encoders to the line in the terminal."""
+
+    def kind(self, encoder):
+        return diagnose(Diagnostics().measure(subject(encoder))).kind
+
+    def test_the_same_features_for_all_images(self):
+        constant = lambda images: jnp.ones((len(images), 64)) + 1e-3 * spread_out(images)  # noqa: E731
+        self.assertEqual(self.kind(made(constant)), Kind.CONSTANT)
+
+    def test_features_of_rank_one(self):
+        line = jax.random.normal(jax.random.key(0), (64,))
+        mean = lambda images: images.mean((1, 2, 3))  # noqa: E731
+        one = lambda images: (mean(images) - mean(images).mean())[:, None] * line  # noqa: E731
+        self.assertEqual(self.kind(made(one)), Kind.DIMENSIONAL)
+
+    def test_one_cluster(self):
+        first = lambda pooled: jnp.eye(10)[jnp.zeros(len(pooled), int)]  # noqa: E731
+        self.assertEqual(self.kind(made(spread_out, first)), Kind.CLUSTER)
+        by_pixel = lambda pooled: pooled[:, 24:34]  # noqa: E731
+        self.assertEqual(self.kind(made(spread_out, by_pixel)), Kind.NONE)
+
+    def test_untrained_networks_are_healthy(self):
+        tokens = vit(None, 4, 16, dim=64, depth=2, heads=2, channels=1)
+        for net in (resnet_small(width=16, channels=1), tokens):
+            encoder = Encoder(*net.init(jax.random.key(0)), net)
+            self.assertEqual(self.kind(encoder), Kind.NONE)
+
+
+class TerminalTest(parameterized.TestCase):
+    def test_one_line_while_it_lasts_and_a_metric_all_the_time(self):
+        console = Console(file=io.StringIO(), width=300)
+        before = {f"untrained/diag/{k}": v for k, v in numbers(0.45).items()}
+        found = {f"diag/{k}": v for k, v in numbers(0.01).items()}
+        last = dict(before)
+        for step, values in ((10, numbers()), (20, numbers(0.01)), (30, numbers(0.01))):
+            last |= alarmed(console, step, {f"diag/{k}": v for k, v in values.items()}, last)
+        self.assertEqual(last["diag/collapse"], 1.0)
+        said = console.file.getvalue().strip().splitlines()
+        self.assertLen(said, 1)
+        self.assertStartsWith(said[0], "step 20: constant collapse")
+        self.assertIn("feature_std 0.01, untrained 0.45", said[0])
+        self.assertIn("try a lower optim.lr", said[0])
+        final_table(console, last, "stage -1")
+        self.assertIn("constant collapse", console.file.getvalue().splitlines()[-1])
+        self.assertEqual(alarmed(console, 40, {"eval/knn_top1": 1.0}, last), {"eval/knn_top1": 1.0})
+        self.assertEqual(alarmed(console, 40, found, {})["diag/collapse"], 1.0)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,144 @@
+"""Every protocol on data that are hardly any: one clear line, or what docs/evaluation.md says."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
+from ssl_jax.data.sources import ArraySource
+from ssl_jax.evals.base import Images, Protocol, Subject
+from ssl_jax.evals.suite import EvalsConfig
+from ssl_jax.nets.resnet import resnet_small
+from ssl_jax.objectives.base import ClusterHeads, Encoder, Probe
+
+# What would take long, shorter.
+QUICK = {
+    "attentive": {"epochs": 2, "batch_size": 16, "heads": 2},
+    "fewshot": {"draws": 2, "fractions": (0.1,)},
+    "svm": {"shots": (1, 4), "draws": 1, "costs": (0.1, 1.0)},
+    "clustering": {"runs": 1},
+    "lidar": {"views": 2},
+}
+LEARN = ("linear", "fewshot", "attentive", "svm")  # classifiers, which need two classes
+ALL = EvalsConfig.known()
+
+
+def source(labels, name="squares"):
+    draw = np.random.default_rng(len(labels))
+    labels = np.asarray(labels)
+    images = (
+        draw.integers(0, 60, (len(labels), 8, 8, 1))
+        + 15 * np.maximum(labels, 0)[:, None, None, None] % 150
+    )
+    return ArraySource(name, images.astype(np.uint8), labels)
+
+
+class EdgesTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        net = resnet_small(width=4, channels=1)
+        params, stats = net.init(jax.random.key(0))
+        heads = ClusterHeads({}, _first_features)
+        cls.encoder = Encoder(params, stats, net, clusters=heads)
+        cls.mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+
+    def measure(self, name, train, test) -> dict[str, float] | None:
+        """None where the protocol says that it does not apply."""
+        protocol: Protocol = EvalsConfig().protocol(name)
+        protocol = dataclasses.replace(protocol, **QUICK.get(name, {}))
+        how = {"view": View(8), "channels": 1, "batch_size": 4, "mesh": self.mesh}
+        subject = Subject(self.encoder, Images.of(train, test, 1000, 1000, **how), Probe())
+        if not protocol.applies(subject):
+            return None
+        found = protocol.measure(subject)
+        self.assertNotEmpty(found)
+        for metric, value in found.items():
+            self.assertTrue(math.isfinite(value), f"{metric} = {value}")
+        return found
+
+    def check(self, name, train, test, message="", but=()):
+        """All numbers are there and finite; of those in `but` this line in their place."""
+        if name == "retrieval":  # has a text tower to ask for first
+            self.assertIsNone(self.measure(name, train, test))
+        elif name in but:
+            with self.assertRaisesRegex(UserError, message) as caught:
+                self.measure(name, train, test)
+            self.assertLen(str(caught.exception).splitlines(), 1)
+        else:
+            self.assertIsNotNone(self.measure(name, train, test))
+
+    @parameterized.product(name=ALL, given=[True, False])
+    def test_nothing_to_evaluate_on(self, name, given):
+        train = source([0, 1, 2, 0])  # of four, none is a fifth
+        test = source([]) if given else None
+        if name == "retrieval":
+            self.assertIsNone(self.measure(name, train, test))
+            return
+        with self.assertRaisesRegex(UserError, "squares: no example to evaluate on"):
+            self.measure(name, train, test)
+
+    @parameterized.parameters(*ALL)
+    def test_one_class_to_learn_from(self, name):
+        test = source(np.arange(20) % 2)
+        self.check(name, source(np.zeros(30, int)), test, "(one class|two classes)", LEARN)
+
+    @parameterized.parameters(*ALL)
+    def test_a_class_with_fewer_labels_than_asked_for(self, name):
+        self.check(name, source([0] * 20 + [1] * 20 + [2] * 2), source(np.arange(20) % 3))
+
+    @parameterized.parameters(*ALL)
+    def test_fewer_neighbours_than_asked_for(self, name):
+        self.check(name, source([0, 1, 0, 1, 0]), source(np.arange(20) % 2))
+
+    @parameterized.parameters(*ALL)
+    def test_gaps_between_labels(self, name):
+        gaps = np.array([0, 2, 7])
+        self.check(name, source(gaps[np.arange(36) % 3]), source(gaps[np.arange(20) % 3]))
+
+    @parameterized.parameters(*ALL)
+    def test_labels_that_training_does_not_have(self, name):
+        self.check(name, source(np.arange(36) % 3), source(np.arange(20) % 5))
+
+    def test_unseen_classes_are_wrong(self):
+        train, test = source(np.arange(36) % 3), source([4] * 20)
+        for name, metric in (
+            ("knn", "knn_top1"),
+            ("linear", "linear_top1"),
+            ("attentive", "attentive_top1"),
+            ("fewshot", "fewshot5_top1"),
+        ):
+            self.assertEqual(self.measure(name, train, test)[metric], 0)
+        with self.assertRaisesRegex(UserError, "no test image has a training image of its class"):
+            self.measure("image_retrieval", train, test)
+
+    @parameterized.parameters(*ALL)
+    def test_all_labels_missing(self, name):
+        some, none = source(np.arange(36) % 3), source([-1] * 20)
+        free = name in ("diagnostics", "lidar", "layers")
+        for train, test in ((some, none), (none, some), (none, None)):
+            self.assertEqual(self.measure(name, train, test) is not None, free)
+
+    def test_classes_go_by_their_names(self):
+        """As of two folders, one of which lacks a class: each numbers its own."""
+        train, test = source([0, 1, 2, 0, 1, 2]), source([0, 1, 0, -1])
+        train.class_names, test.class_names = ("ant", "bee", "cow"), ("bee", "dog")
+        how = {"view": View(8), "channels": 1, "batch_size": 4, "mesh": self.mesh}
+        images = Images.of(train, test, 1000, 1000, **how)
+        found = images.labels(images.test, np.arange(4))
+        np.testing.assert_array_equal(found, [1, 3, 1, -1])
+        test.class_names = ("0", "1")  # numbers stay
+        np.testing.assert_array_equal(images.labels(images.test, np.arange(4)), [0, 1, 0, -1])
+
+
+def _first_features(params, pooled):
+    return [pooled[:, :3]]
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,56 @@
+"""Lists of labelled examples: what names what, and what is wrong with a list."""
+
+from pathlib import Path
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources import ArraySource
+from ssl_jax.evals.lists import listed_rows
+
+NAMES = ("train/cat/1.jpg", "train/cat/2.jpg", "train/dog/1.jpg", "train/dog/a dog 3.jpg")
+
+
+def named(names=NAMES):
+    source = ArraySource("pictures", np.zeros((4, 2, 2, 1), np.uint8))
+    source.names = names
+    return source
+
+
+class ListsTest(parameterized.TestCase):
+    def write(self, text):
+        path = Path(self.create_tempdir().full_path) / "some.txt"
+        path.write_text(text)
+        return str(path)
+
+    @parameterized.parameters(
+        ("train/dog/1.jpg 1\n\ntrain/cat/2.jpg\t0\n", [1, 2]),  # with labels
+        ("2.jpg\n", [1]),  # SimCLR's lists: the file's name alone
+        ("/data/pets/train/cat/1.jpg\n", [0]),  # the list's root is above that of the data
+        ("dog/1.jpg\ncat/1.jpg\ndog/1.jpg\n", [0, 2]),
+        ("a dog 3.jpg\n", [3]),
+    )
+    def test_names(self, text, rows):
+        np.testing.assert_array_equal(listed_rows(self.write(text), named()), rows)
+
+    @parameterized.parameters(
+        ("", "it is empty"),
+        (" \n\n", "it is empty"),
+        ("2.jpg\n9.jpg 1\n8.jpg\n", "2 of 3 names are no example of pictures, 9.jpg for one"),
+        ("g/1.jpg\n", "1 of 1 names"),  # folders are whole
+        ("1.jpg\n", "1.jpg names 2 examples of pictures, train/cat/1.jpg for one"),
+    )
+    def test_bad_lists(self, text, message):
+        with self.assertRaisesRegex(UserError, message):
+            listed_rows(self.write(text), named())
+
+    def test_no_file_and_no_names(self):
+        with self.assertRaisesRegex(UserError, "list /nowhere: No such file"):
+            listed_rows("/nowhere", named())
+        with self.assertRaisesRegex(UserError, "the examples of pictures have no names"):
+            listed_rows(self.write("2.jpg"), named(None))
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,196 @@
+"""The online probe: it learns, it leaves no trace in the method, and it is kept like all else."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.cli.experiment import Experiment
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
+from ssl_jax.evals import features, online
+from ssl_jax.evals.base import AtLayer
+from ssl_jax.evals.suite import EvalsConfig, Quality
+from ssl_jax.objectives.base import Objective
+from ssl_jax.train import state
+from ssl_jax.train.checkpoint import Checkpoints
+from tests.objectives import harness
+from tests.objectives.contract_test import keep_running
+
+LR = 0.01
+FAMILIES = ("rotnet", "simclr", "byol", "deepcluster", "mae")
+
+
+def experiment(method, lr, **mesh):
+    """With gradients clipped to a norm below theirs, so that one more gradient would be seen."""
+    made = harness.experiment(method, **mesh)
+    sections = {
+        **made.sections,
+        "train": dataclasses.replace(made.train, online_probe=lr),
+        "optim": dataclasses.replace(made.sections["optim"], clip_norm=0.01),
+    }
+    new = Experiment(made.raw, sections)
+    new.__dict__.update(spec=made.spec, source=made.source)
+    return new
+
+
+def trained(made, start=None, steps=(0, 4), devices=1):
+    mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:devices])
+    placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
+    start = start or state.create(made.objective, made.tx, 5, placed)
+    with jax.set_mesh(mesh):
+        return jax.device_get(keep_running(made, mesh)(start, *steps)), placed
+
+
+class NoTraceTest(parameterized.TestCase):
+    @parameterized.parameters(*FAMILIES)
+    def test_the_method_is_bit_for_bit_what_it_is_without(self, method):
+        """Parameters, extra, optimizer states and metrics, over four steps and their refreshes."""
+        (plain, metrics), _ = trained(experiment(method, None))
+        (probed, more), _ = trained(experiment(method, LR))
+        extra = dict(probed.extra)
+        self.assertGreater(np.abs(extra.pop(online.NAME)["kernel"]).max(), 0)
+        chex.assert_trees_all_equal(dataclasses.replace(probed, extra=extra), plain)
+        added = {"train/online_loss", "train/online_top1"}
+        self.assertEqual(more.keys() - metrics.keys(), added)
+        chex.assert_trees_all_equal({k: more[k] for k in metrics}, metrics)
+
+    def test_on_eight_devices_too(self):
+        (plain, _), _ = trained(experiment("simclr", None, fsdp=8), devices=8)
+        (probed, _), _ = trained(experiment("simclr", LR, fsdp=8), devices=8)
+        chex.assert_trees_all_equal(probed.params, plain.params)
+
+    def test_eight_devices_make_what_one_does(self):
+        one, eight = {}, {}
+        with jax.enable_x64(True):
+            for mesh, found in (({}, one), ({"fsdp": 8}, eight)):
+                made = experiment("byol", LR, **mesh)
+                grid = sharding.make_mesh(made.sections["mesh"], jax.devices()[: 8 if mesh else 1])
+                placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
+                rows = sharding.batch_sharding(grid)
+                run = jax.jit(
+                    harness.observe(made), in_shardings=(placed.params, placed.extra, rows, None)
+                )
+                params, extra = jax.jit(made.objective.init)(jax.random.key(3))
+                found |= {"params": params, "extra": extra}
+                for step in range(3):
+                    batch = harness.device_batch(made, step, np.float64)
+                    with jax.set_mesh(grid):
+                        out = run(*jax.device_get((found["params"], found["extra"])), batch, step)
+                    found |= jax.device_get(out)
+        worst, where = harness.worst_difference(
+            one["extra"][online.NAME], eight["extra"][online.NAME], 1e-4
+        )
+        self.assertLessEqual(worst, 1e-9, where)
+
+    def test_two_steps_save_restore_two_steps_are_four_steps(self):
+        made = experiment("deepcluster", LR)
+        (whole, metrics), placed = trained(made)
+        (half, _), _ = trained(made, steps=(0, 2))
+        with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
+            checkpoints.save(2, jax.device_put(half, placed), {})
+            restored = checkpoints.restore(2, made.abstract_state, placed)
+            (resumed, again), _ = trained(made, restored, (2, 4))
+        chex.assert_trees_all_equal(resumed, whole)
+        chex.assert_trees_all_equal(again, metrics)
+
+    def test_microbatches_change_nothing(self):
+        made = experiment("simclr", LR)
+        encoder = made.objective.encoder(*made.objective.init(jax.random.key(0)))
+        seen = encoder.net, encoder.params, encoder.stats
+        images = harness.device_batch(made)["views"][0][:, 0]
+        whole = made.objective._features(*seen, images)
+        chunked = dataclasses.replace(made.objective, microbatches=4)
+        np.testing.assert_allclose(chunked._features(*seen, images), whole, rtol=1e-5)
+
+    def test_all_that_is_asked_of_an_objective_is_asked_of_the_method(self):
+        """But for what follows from its inputs and its backbone, and what only it itself calls."""
+        follows = {"backbone", "spec", "microbatches", "shapes", "stage_shapes", "feature_dim"}
+        own = {"make", "needs", "chain", "branch", "patch_grid"}
+        asked = {name for name in vars(Objective) if not name.startswith("_")} - follows - own
+        self.assertEqual(asked - vars(online.OnlineProbe).keys(), set())
+
+    def test_a_rate_that_is_none(self):
+        with self.assertRaisesRegex(UserError, "train.online_probe: a learning rate of 0.0"):
+            online.OnlineProbe.around(harness.experiment("simclr").method, 0.0)
+
+
+class LearnTest(parameterized.TestCase):
+    def setUp(self):
+        draw = np.random.default_rng(0)
+        self.labels = draw.integers(0, 3, 64).astype(np.int32)
+        centres = draw.normal(size=(3, 8))
+        self.seen = (5 + centres[self.labels] + 0.1 * draw.normal(size=(64, 8))).astype(np.float32)
+
+    def test_the_first_step_by_hand(self):
+        """Adam's first step is the rate times the gradient's sign; logits of 0 lose ln C."""
+        weights, metrics = online.learn(online.fresh(8, 3), self.seen, self.labels, 0, LR)
+        self.assertAlmostEqual(float(metrics["online_loss"]), np.log(3), places=5)
+        self.assertAlmostEqual(float(metrics["online_top1"]), np.mean(self.labels == 0), places=5)
+        scaled = (self.seen - self.seen.mean(0)) / self.seen.std(0)
+        gradient = scaled.T @ (1 / 3 - np.eye(3)[self.labels])
+        np.testing.assert_allclose(weights["kernel"], -LR * np.sign(gradient), rtol=1e-3)
+        np.testing.assert_allclose(weights["mean"], 0.1 * self.seen.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(weights["var"], 0.9 + 0.1 * self.seen.var(0), rtol=1e-4)
+
+    def test_it_learns_what_can_be_separated(self):
+        weights, learn = online.fresh(8, 3), jax.jit(online.learn)
+        for step in range(100):
+            weights, metrics = learn(weights, self.seen, self.labels, step, LR)
+        self.assertEqual(float(metrics["online_top1"]), 1.0)
+        found = online.logits(weights, self.seen).argmax(-1)
+        np.testing.assert_array_equal(found, self.labels)
+
+    def test_rows_without_a_label_do_not_count(self):
+        twice = jnp.concatenate([self.seen, self.seen])
+        half = jnp.concatenate([self.labels, jnp.full(64, -1)])
+        a, m = online.learn(online.fresh(8, 3), self.seen, self.labels, 0, LR)
+        b, n = online.learn(online.fresh(8, 3), twice, half, 0, LR)
+        chex.assert_trees_all_close((a, m), (b, n), rtol=1e-4, atol=1e-7)
+        _, none = online.learn(online.fresh(8, 3), self.seen, jnp.full(64, -1), 0, LR)
+        self.assertEqual(float(none["online_loss"]), 0.0)
+
+
+class ProtocolTest(parameterized.TestCase):
+    def quality(self, lr):
+        made = experiment("simclr", lr)
+        (now, _), _ = trained(made)
+        config = EvalsConfig(max_train=64, max_eval=64, batch_size=32, protocols=("online",))
+        mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
+        quality = Quality(made.objective, config, made.source, made.eval_source, mesh)
+        return quality, made.objective.encoder(now.params, now.extra)
+
+    def test_accuracy_on_the_test_images(self):
+        quality, encoder = self.quality(LR)
+        seen = quality.subject(encoder).test(AtLayer())
+        expected = np.mean(online.logits(encoder.online, seen.features).argmax(-1) == seen.labels)
+        self.assertAlmostEqual(quality.measure(encoder)["eval/online_top1"], expected, places=6)
+        self.assertEqual(quality.baselines(encoder), {})  # neither has a probe
+
+    def test_an_encoder_without_one_is_left_out(self):
+        quality, encoder = self.quality(None)
+        self.assertEqual(quality.measure(encoder), {})
+
+    def test_other_classes_are_told(self):
+        quality, encoder = self.quality(LR)
+        other = dataclasses.replace(encoder, online=online.fresh(encoder.online["mean"].size, 7))
+        with self.assertRaisesRegex(UserError, "trained on 7 classes, and these data have 10"):
+            quality.measure(other)
+
+    def test_it_reads_where_the_method_does(self):
+        made = experiment("mae", LR)
+        encoder = made.objective.encoder(*made.objective.init(jax.random.key(0)))
+        images = harness.device_batch(made)["views"][0][:, 0]
+        expected = features.select(encoder.features(images), made.method.probe)
+        found = made.objective._features(encoder.net, encoder.params, encoder.stats, images)
+        np.testing.assert_array_equal(found, expected)
+        self.assertEqual(made.objective.probe, made.method.probe)
+
+
+if __name__ == "__main__":
+    absltest.main()

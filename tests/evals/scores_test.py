@@ -1,0 +1,27 @@
+import numpy as np
+from absl.testing import absltest
+from sklearn.metrics import balanced_accuracy_score
+
+from ssl_jax.evals.scores import accuracies
+
+
+class AccuraciesTest(absltest.TestCase):
+    def test_as_scikit_learn_has_it(self):
+        rng = np.random.default_rng(0)
+        labels = rng.choice(9, 400, p=np.arange(9) / 36)  # class 0 does not occur
+        predicted = np.where(rng.random(400) < 0.6, labels, rng.integers(1, 9, 400))
+        found = accuracies(predicted, labels, "x")
+        self.assertAlmostEqual(found["x_top1"], np.mean(predicted == labels))
+        self.assertAlmostEqual(
+            found["x_mean_per_class"], balanced_accuracy_score(labels, predicted)
+        )
+
+    def test_absent_classes_do_not_count(self):
+        labels = np.array([0, 0, 0, 5])
+        found = accuracies(np.array([0, 0, 3, 5]), labels, "x")
+        self.assertEqual(found["x_top1"], 0.75)
+        self.assertAlmostEqual(found["x_mean_per_class"], (2 / 3 + 1) / 2)
+
+
+if __name__ == "__main__":
+    absltest.main()
