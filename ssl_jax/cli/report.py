@@ -45,11 +45,11 @@ def main(argv: list[str]) -> int:
     folders = workdirs(text)
     count = command_line.whole("examples", flags.examples, default=1000, least=8)
     step = command_line.whole("step", flags.step, default=NEWEST)
+    runs = [Run.read(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
     single = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
     output = Path(flags.output) if flags.output else single
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: there is no folder {output.parent}")
-    runs = [Run.read(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
     for folder, run in zip(folders, runs, strict=True):
         try:
             examine(run, folder, step, count, flags)

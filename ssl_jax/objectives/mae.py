@@ -113,11 +113,11 @@ class MAE(Objective):
         shown = [unpatchify(column, self.patch) for column in columns]
         caption = (
             f"Of each image {self.mask_ratio:.0%} of the patches are hidden (grey); the decoder "
-            "paints them from what the encoder makes of the others. "
+            "paints them from what the encoder makes of the others."
         )
         if self.norm_pixels:
             caption += (
-                "It learned patches of mean 0 and deviation 1: the mean and deviation shown here "
+                " It learned patches of mean 0 and deviation 1: the mean and deviation shown here "
                 "are those of the hidden patch itself."
             )
         names = ("shown to the network", "painted", "image")

@@ -1,5 +1,6 @@
 """The page: its sections in order, each with one sentence that says what is seen and how."""
 
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import resources
@@ -84,11 +85,15 @@ def _numbers(
 ) -> list[Markup]:
     said = (
         "The last numbers that the run measured of itself, on images without augmentation. Each "
-        "stands beside the same number for the same network with its first, "
-        "random weights (untrained) and for the pixels themselves (raw pixels). Bold is the best "
-        "of a row; the line shows trained as a disc, untrained as a ring, raw pixels as a bar."
+        "stands beside the same number for the same network with its first, random weights "
+        "(untrained) and for the pixels themselves (raw pixels). Bold is the best score of a row."
     )
-    content = [tag("p", said), tables.final(runs, names, scores)]
+    key = tag(
+        "span",
+        " The line shows trained as a disc, untrained as a ring, raw pixels as a bar.",
+        class_="strip-column",  # not there on a phone
+    )
+    content = [tag("p", said, key), tables.final(runs, names, scores)]
     if any(run.results for run in runs):
         content += [
             tag("h3", "Measured afterwards"),
@@ -127,6 +132,8 @@ def _curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Markup]:
     if not charts:
         return [tag("p", "No metric was logged at two steps yet.", class_="note")]
     said = "As logged to metrics.jsonl, over the steps (updates) of the training."
+    if len({_method(run) for run in runs}) > 1:
+        said += " Losses of different methods cannot be compared."
     longest = max(len(points) for run in runs for points in run.series.values())
     if longest > curves.MOST:
         said += f" Of more than {curves.MOST} points of a curve every n-th is drawn."
@@ -175,8 +182,10 @@ def _looks(runs: Sequence[Run]) -> list[Section]:
             parts.append(tag("div", *title, *draw(seen)))
         return tag("div", *parts, class_="runs") if len(runs) > 1 else parts[0]
 
+    # Beside each other, runs are compared with each other: of raw pixels only the number.
+    neighbours = functools.partial(_neighbours, kinds=1 if len(runs) > 1 else 2)
     sections: list[Section] = [
-        ("neighbours", "Nearest neighbours", [each(_neighbours)]),
+        ("neighbours", "Nearest neighbours", [each(neighbours)]),
         ("map", "Map of the features", [each(_maps)]),
         ("clusters", "Clusters", [each(_clusters)]),
     ]
@@ -192,13 +201,12 @@ def _looks(runs: Sequence[Run]) -> list[Section]:
     return sections
 
 
-def _neighbours(seen: Look) -> list[Markup]:
+def _neighbours(seen: Look, kinds: int) -> list[Markup]:
     first = next(iter(seen.neighbours.values()))
     count = first.nearest.shape[1]
     said = (
         f"Evaluation images, one a class where there are labels, and of {len(seen.train.labels):,} "
-        f"training images the {count} of largest cosine with each: by their features, and by their "
-        "raw pixels."
+        f"training images the {count} of largest cosine with each, by their features or raw pixels."
     )
     if first.same is not None:
         said += (
@@ -207,8 +215,14 @@ def _neighbours(seen: Look) -> list[Markup]:
             "evaluation images."
         )
     blocks = []
-    for title, found in seen.neighbours.items():
-        share = "" if found.same is None else f": {found.same:.1%} of the same class"
+    shares = {
+        title: "" if found.same is None else f"{found.same:.1%} of the same class"
+        for title, found in seen.neighbours.items()
+    }
+    for title, found in list(seen.neighbours.items())[:kinds]:
+        share = f" {shares[title]}"
+        if kinds == 1 and found.same is not None:
+            share += "; " + "; ".join(f"by {t} {n}" for t, n in shares.items() if t != title)
         caption = tag("figcaption", tag("strong", f"By {title}"), share)
         grid = images.neighbours(found, seen.train, seen.test, seen.classes)
         blocks.append(tag("figure", caption, grid))

@@ -27,7 +27,7 @@ def configs(runs: Sequence[Run]) -> Markup:
     title = "All settings (config.json)"
     if len(runs) > 1:
         keys = [key for key in keys if len({each.get(key) for each in found}) > 1]
-        title = f"The {len(keys)} settings in which the runs differ"
+        title = f"Settings in which the runs differ ({len(keys)})"
     rows = [[key, *(each.get(key, "") for each in found)] for key in keys]
     if not rows:
         return tag("p", "All settings of the runs are equal.", class_="note")
@@ -118,7 +118,7 @@ def results(runs: Sequence[Run]) -> Markup:
         cells = [*numbers, tag("td", how, class_="long"), tag("td", step, class_="number"), data]
         rows.append([metric, *cells])
     heads = ["metric", *(run.name for run in runs), "protocol and its settings", "step", "data"]
-    more = f" (the first {MOST} of {len(found)})" if len(found) > MOST else ""
-    title = f"{len(rows)} numbers{more}"
+    more = f", the first {MOST} of {len(found)}" if len(found) > MOST else f" ({len(rows)})"
+    title = f"Numbers and their protocols{more}"
     inner = table(heads, rows, aria_label="Results of ssl-jax evaluate")
     return tag("details", tag("summary", title), inner, open="open" if len(rows) <= 20 else None)
