@@ -84,10 +84,12 @@ class NoTraceTest(parameterized.TestCase):
                     with jax.set_mesh(grid):
                         out = run(*jax.device_get((found["params"], found["extra"])), batch, step)
                     found |= jax.device_get(out)
-        worst, where = harness.worst_difference(
-            one["extra"][online.NAME], eight["extra"][online.NAME], 1e-4
-        )
-        self.assertLessEqual(worst, 1e-9, where)
+        one, eight = (dict(found["extra"][online.NAME]) for found in (one, eight))
+        # Adam divides by as little as 1e-8, so the steps hold the gradients' rounding times 1e8.
+        for name, bound in (("kernel", 1e-7), ("bias", 1e-7), (None, 1e-9)):
+            parts = (one, eight) if name is None else (one.pop(name), eight.pop(name))
+            worst, where = harness.worst_difference(*parts, 1e-4)
+            self.assertLessEqual(worst, bound, f"{name} {where}")
 
     def test_two_steps_save_restore_two_steps_are_four_steps(self):
         made = experiment("deepcluster", LR)
