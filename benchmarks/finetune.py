@@ -66,7 +66,7 @@ def trained(recipe: str, *flags: str) -> float:
         command += [f"--workdir={folder}/w", "--config.evals.protocols=('classifier',)"]
         env = os.environ | {"JAX_PLATFORMS": "cpu"}
         subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
-        return json.loads((Path(folder) / "w" / "summary.json").read_text())["eval/top1"]
+        return json.loads((Path(folder) / "w" / "summary.json").read_text())["eval/classifier_top1"]
 
 
 def linear(folder: Path, shots: int, draws: int) -> np.ndarray:

@@ -29,7 +29,6 @@ from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data import subset
-from ssl_jax.data.fraction import fraction
 from ssl_jax.data.pipeline import (
     Batch,
     Batches,
@@ -267,7 +266,7 @@ class Experiment:
     @cached_property
     def source(self) -> Source:
         """What the run trains on."""
-        return fraction(self.evals_source, self.data.fraction)
+        return subset.fraction(self.evals_source, self.data.fraction)
 
     @cached_property
     def evals_source(self) -> Source:

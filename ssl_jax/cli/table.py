@@ -10,9 +10,8 @@ from ssl_jax.evals.collapse import SAYS, Kind
 
 # metric -> (name for people, is larger better or None where it is no score)
 NAMES = {
-    "top1": "the network's own classifier",
-    "top5": "the same, among its first 5 guesses",
-    "mean_class_top1": "the same, mean over the classes",
+    "classifier_top1": "the network's own classifier",
+    "classifier_top5": "the same, among its first 5 guesses",
     "fewshot1_top1": "linear classifier, 1 label a class",
     "fewshot5_top1": "linear classifier, 5 labels a class",
     "fewshot10_top1": "linear classifier, 10 labels a class",
@@ -33,7 +32,7 @@ NAMES = {
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
-SCORES = ("top", "mean_class", "fewshot", "linear", "online", "knn", "kmeans", "retrieval")
+SCORES = ("classifier", "fewshot", "linear", "online", "knn", "kmeans", "retrieval")
 
 
 def terminal() -> Console:

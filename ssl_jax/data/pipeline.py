@@ -39,7 +39,8 @@ class DataConfig:
         all of them.
       fold: "i/n" joins both sets and holds the i-th of n parts out for evaluation, as n-fold
         cross-validation does.
-      labelled: train on a random labelled part only: "5" labels a class, or "1%" of each class.
+      labelled: train on a random labelled part only: "5" labels a class, or "1%", even over the
+        classes.
       draw: which of those parts.
       threads: host threads that decode and crop; 0 is one a core.
       prefetch: batches made ahead.

@@ -1,4 +1,4 @@
-"""Parts of a data set: one of its folds, and a few labels of it."""
+"""Parts of a data set: a share, one of its folds, a few labelled examples."""
 
 import hashlib
 import re
@@ -22,6 +22,8 @@ class Subset(Source):
         self.lengths = None if source.lengths is None else source.lengths[self._rows]
         if source.captions is not None:
             self.captions = [source.captions[int(row)] for row in self._rows]
+        if source.names is not None:
+            self.names = [source.names[int(row)] for row in self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -40,6 +42,25 @@ class Subset(Source):
         digest = hashlib.blake2b(self._source.fingerprint().encode(), digest_size=16)
         digest.update(self._rows.tobytes())
         return digest.hexdigest()
+
+
+def fraction(source: Source, share: float) -> Source:
+    """A random share of the examples, whatever their classes, the same every time; a smaller share
+    is a part of a larger one.
+
+    Raises:
+      UserError: a share that is not in (0, 1], or that holds no example.
+    """
+    if share == 1:
+        return source
+    count = round(share * len(source))
+    if not 0 < share < 1 or count < 1:
+        raise UserError(
+            f"data.fraction: {share} of the {len(source)} examples of {source.name}: expected a "
+            "share in (0, 1] that holds at least one"
+        )
+    rows = np.random.default_rng(0).permutation(len(source))[:count]
+    return Subset(source, np.sort(rows), f"{source.name}, {share:g} of it")
 
 
 def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source]:
@@ -73,10 +94,10 @@ def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source
 
 
 def labelled(source: Source, amount: str, draw: int = 0) -> Subset:
-    """A random labelled part: "5" labels a class, or "1%" of each class, at least one.
+    """A random labelled part: "5" labels a class, or "1%", drawn evenly over the classes.
 
-    A class that has fewer gives all that it has. The draw i of n labels is that of the few-label
-    evaluation (`evals.fewshot`) from the same set, so both can be compared on the same labels.
+    Draw i is that of the few-label evaluation (`evals.fewshot`) from the same set, so both can be
+    compared on the same labels.
 
     Raises:
       UserError: another form, or a source without labels.
@@ -91,11 +112,40 @@ def labelled(source: Source, amount: str, draw: int = 0) -> Subset:
         )
     if source.labels is None:
         raise UserError(f"data.labelled: {source.name} has no labels")
-    rng = np.random.default_rng([0, int(number * 1000 if percent else number), draw])
-    chosen = []
-    for label in np.unique(source.labels[source.labels >= 0]):
-        rows = np.flatnonzero(source.labels == label)
-        count = max(1, round(len(rows) * number / 100)) if percent else int(number)
-        chosen.append(rng.permutation(rows)[:count])
+    known = np.flatnonzero(source.labels >= 0)
+    labels = source.labels[known]
+    if percent:
+        chosen = draw_fraction(labels, number / 100, 0, draw)
+    else:
+        chosen = draw_labels(labels, int(number), 0, draw)
     said = f"{amount} of the labels" if percent else f"{amount} labels a class"
-    return Subset(source, np.sort(np.concatenate(chosen)), f"{source.name}, {said}, draw {draw}")
+    return Subset(source, np.sort(known[chosen]), f"{source.name}, {said}, draw {draw}")
+
+
+def draw_labels(labels: np.ndarray, n: int, seed: int, draw: int) -> np.ndarray:
+    """Rows of a random labelled subset: n of each class, or all of a class that has fewer.
+
+    A function of the arguments alone: features of the same rows are compared on the same draws.
+    """
+    rng = np.random.default_rng([seed, n, draw])
+    rows = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    return np.concatenate([rng.permutation(r)[:n] for r in rows])
+
+
+def draw_fraction(labels: np.ndarray, share: float, seed: int, draw: int) -> np.ndarray:
+    """Rows of a random labelled subset: `round(share N)` of the N, as evenly over the classes as
+    their sizes allow, and at least one of each.
+
+    The classes that give one more than others are drawn too. So the 1 % and 10 % of ImageNet in
+    use were made (SimCLR 2002.05709, section 4.2: 12 or 13 and 128 or 129 images a class).
+    """
+    rng = np.random.default_rng([seed, round(share * 1e9), draw])
+    rows = [np.flatnonzero(labels == c) for c in rng.permutation(np.unique(labels))]
+    sizes = np.array([len(r) for r in rows])
+    counts, left = np.zeros_like(sizes), max(round(share * len(labels)), len(rows))
+    while left:
+        some = np.flatnonzero(counts < sizes)[:left]
+        more = np.minimum(left // len(some), (sizes - counts)[some])
+        counts[some] += more
+        left -= more.sum()
+    return np.concatenate([rng.permutation(r)[:n] for r, n in zip(rows, counts, strict=True)])

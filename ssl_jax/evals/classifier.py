@@ -1,27 +1,25 @@
 """The accuracy of a network's own classifier, for methods that learn the labels."""
 
-import functools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ssl_jax.augment.recipes import prepare
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.features import collect
+from ssl_jax.evals.scores import accuracies, guesses_of
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
-GUESSES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnClassifier(Protocol):
-    """How often the class of a test image is the classifier's first guess, over all images and as
-    the mean over classes, and how often it is among the first five, where there are more classes.
+class Classifier(Protocol):
+    """How often the class of a test image is the first guess of the method's own classifier
+    (`Encoder.classifier`), over all images and as the mean over classes; and, of more than five
+    classes, how often it is among the first five.
     """
 
     def applies(self, subject: Subject) -> bool:
@@ -29,36 +27,23 @@ class OwnClassifier(Protocol):
         return encoder is not None and encoder.classifier is not None and subject.labelled
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        encoder, images = subject.encoder, subject.images
-        assert encoder is not None and images.test.source.labels is not None
+        images = subject.images
         found, index = collect(
-            lambda pixels, _: guesses(encoder, images.view, pixels),
+            lambda batch, _: _guesses(subject.encoder, images.view, batch),
             images.batches(images.test),
             images.mesh,
         )
-        labels = images.test.source.labels[index]
-        found, labels = found[labels >= 0], labels[labels >= 0]
-        if not len(labels):
-            raise UserError("classifier: no evaluation example has a label")
-        return accuracies(found, labels)
+        ((guesses, labels),) = images.known(images.test, [found], index)
+        return accuracies(guesses, labels, "classifier")
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def guesses(encoder: Encoder, view: View, images: Array) -> Array:
-    """Classes of uint8 images (B, H, W, C), the likeliest first: (B, at most 5) int32."""
+def _likeliest(encoder: Encoder, view: View, images: Array) -> Array:
+    """Classes (B, guesses) int32 of uint8 images (B, H, W, C), the likeliest first."""
     assert encoder.classifier is not None
-    logits = encoder.classifier.logits(encoder.features(prepare(view, images))["pooled"])
-    return jax.lax.top_k(logits, min(GUESSES, logits.shape[-1]))[1].astype(jnp.int32)
+    pooled = encoder.features(prepare(view, images))["pooled"]
+    (logits,) = encoder.classifier.logits(pooled)
+    return jax.lax.top_k(logits, guesses_of(logits.shape[-1]))[1].astype(jnp.int32)
 
 
-def accuracies(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Of guesses (N, k), the likeliest first, for the labels (N,).
-
-    Returns:
-      "top1", "mean_class_top1" over the classes that occur, and, with k = 5, "top5".
-    """
-    hits = found == labels[:, None]
-    first = hits[:, 0]
-    classes = [float(first[labels == label].mean()) for label in np.unique(labels)]
-    out = {"top1": float(first.mean()), "mean_class_top1": float(np.mean(classes))}
-    return out | ({"top5": float(hits.any(1).mean())} if found.shape[1] == GUESSES else {})
+# The encoder is an argument, not a closure: one compile for every step's weights.
+_guesses = jax.jit(_likeliest, static_argnums=1)

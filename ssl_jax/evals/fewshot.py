@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Part, Subject
 from ssl_jax.evals.lists import listed_rows
 
@@ -82,30 +83,6 @@ class Accuracy(NamedTuple):
     mean: float
     standard_error: float
     accuracies: np.ndarray
-
-
-def draw_labels(labels: np.ndarray, n: int, seed: int, draw: int) -> np.ndarray:
-    """Rows of a random labelled subset: n of each class, or all of a class that has fewer.
-
-    A function of the arguments alone: features of the same rows are compared on the same draws.
-    """
-    rng = np.random.default_rng([seed, n, draw])
-    rows = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    return np.concatenate([rng.permutation(r)[:n] for r in rows])
-
-
-def draw_fraction(labels: np.ndarray, share: float, seed: int, draw: int) -> np.ndarray:
-    """Rows of a random labelled subset: `round(share N)` of the N, as evenly over the classes as
-    can be, but at least one of each; all of a class that has fewer.
-
-    The classes that give one more than others are drawn too. So the 1 % and 10 % of ImageNet in
-    use were made (SimCLR 2002.05709, section 4.2: 12 or 13 and 128 or 129 images a class).
-    """
-    rng = np.random.default_rng([seed, round(share * 1e9), draw])
-    classes = rng.permutation(np.unique(labels))
-    n, more = divmod(max(round(share * len(labels)), len(classes)), len(classes))
-    rows = [np.flatnonzero(labels == c) for c in classes]
-    return np.concatenate([rng.permutation(r)[: n + (i < more)] for i, r in enumerate(rows)])
 
 
 def fewshot_linear(

@@ -2,16 +2,28 @@
 
 import numpy as np
 
+GUESSES = 5
 
-def accuracies(predicted: np.ndarray, labels: np.ndarray, name: str) -> dict[str, float]:
-    """`NAME_top1`, the share that is right, and `NAME_mean_per_class`, the mean of the shares of
-    each class, over the classes that occur.
+
+def guesses_of(classes: int) -> int:
+    """How many guesses are looked at: five, or one where five would be all, or nearly."""
+    return GUESSES if classes > GUESSES else 1
+
+
+def accuracies(guesses: np.ndarray, labels: np.ndarray, name: str) -> dict[str, float]:
+    """`NAME_top1`, the share of first guesses that are right; `NAME_mean_per_class`, the mean of
+    that share of each class, over the classes that occur; with five guesses `NAME_top5`, the share
+    of examples whose class is among them.
 
     Args:
-      predicted, labels: (N,) integers from 0, N > 0.
+      guesses: (N,), or (N, 5) with the likeliest first.
+      labels: (N,) integers from 0, N > 0.
     """
-    right = predicted == labels
-    examples = np.bincount(labels)
+    right = guesses.reshape(len(labels), -1) == labels[:, None]
+    first, examples = right[:, 0], np.bincount(labels)
     there = examples > 0
-    shares = np.bincount(labels, weights=right)[there] / examples[there]
-    return {f"{name}_top1": float(right.mean()), f"{name}_mean_per_class": float(shares.mean())}
+    shares = np.bincount(labels, weights=first)[there] / examples[there]
+    found = {f"{name}_top1": float(first.mean()), f"{name}_mean_per_class": float(shares.mean())}
+    if right.shape[1] == GUESSES:
+        found[f"{name}_top5"] = float(right.any(axis=1).mean())
+    return found

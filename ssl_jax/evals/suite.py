@@ -15,7 +15,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.attention import Attention
 from ssl_jax.evals.attentive import Attentive
 from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject
-from ssl_jax.evals.classifier import OwnClassifier
+from ssl_jax.evals.classifier import Classifier
 from ssl_jax.evals.cluster_head import ClusterHead
 from ssl_jax.evals.clustering import Clustering
 from ssl_jax.evals.corruptions import Corruptions
@@ -73,7 +73,7 @@ class EvalsConfig:
     fewshot: FewShot = FewShot()
     clustering: Clustering = Clustering()
     cluster_head: ClusterHead = ClusterHead()
-    classifier: OwnClassifier = OwnClassifier()
+    classifier: Classifier = Classifier()
     linear: Linear = Linear()
     logistic: Logistic = Logistic()
     attentive: Attentive = Attentive()

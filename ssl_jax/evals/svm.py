@@ -12,8 +12,8 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.subset import draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
-from ssl_jax.evals.fewshot import draw_labels
 
 FOLDS = 3
 FEW = 1.0  # C of a class with a single example, which no fold can be kept from

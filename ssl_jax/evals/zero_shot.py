@@ -11,7 +11,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.base import Part, Protocol, Subject
 from ssl_jax.evals.retrieval import embed_images, embed_texts
-from ssl_jax.evals.scores import accuracies
+from ssl_jax.evals.scores import accuracies, guesses_of
 
 TEMPLATES = (
     "{}",
@@ -110,10 +110,7 @@ def zero_shot_accuracies(
     if not len(labels):
         raise UserError("zero_shot: no test image has a label")
     nearest = np.argsort(-_unit(images) @ _unit(classes).T, axis=1, kind="stable")
-    found = accuracies(nearest[:, 0], labels, "zero_shot")
-    if len(classes) > 5:
-        found["zero_shot_top5"] = float(np.any(nearest[:, :5] == labels[:, None], axis=1).mean())
-    return found
+    return accuracies(nearest[:, : guesses_of(len(classes))], labels, "zero_shot")
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -22,11 +22,10 @@ from ssl_jax.objectives.parts.branch import Branch
 
 __all__ = [
     "Aux",
-    "Classifier",
-    "ClusterHeads",
     "DataPass",
     "Encoder",
     "Group",
+    "Heads",
     "Inputs",
     "Objective",
     "Picture",
@@ -168,13 +167,13 @@ class TextTower:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ClusterHeads:
-    """What methods that cluster keep beside the backbone: the way to their clusters. A pytree.
+class Heads:
+    """What a method keeps beside the backbone that tells images apart by itself: the way to its
+    clusters, or to the classes whose labels it learned. A pytree.
 
     Attributes:
       params: of all that follows the backbone.
-      score: (params, the backbone's "pooled" features (B, D)) -> logits (B, K) of each head; an
-        image's cluster is where they are largest.
+      score: (params, the backbone's "pooled" features (B, D)) -> logits (B, K) of each head.
     """
 
     params: Tree
@@ -182,23 +181,6 @@ class ClusterHeads:
 
     def logits(self, pooled: Array) -> Sequence[Array]:
         return self.score(self.params, pooled)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Classifier:
-    """What methods that learn the labels keep beside the backbone. A pytree.
-
-    Attributes:
-      params: of the head.
-      head: (params, the backbone's "pooled" features (B, D)) -> logits (B, classes).
-    """
-
-    params: Tree
-    head: Callable[[Tree, Array], Array] = field(metadata={"static": True})
-
-    def logits(self, pooled: Array) -> Array:
-        return self.head(self.params, pooled)
 
 
 @jax.tree_util.register_dataclass
@@ -215,8 +197,8 @@ class Encoder:
     stats: Tree
     net: Net = field(metadata={"static": True})
     text: TextTower | None = None
-    clusters: ClusterHeads | None = None
-    classifier: Classifier | None = None
+    clusters: Heads | None = None
+    classifier: Heads | None = None
     online: Tree = None
 
     def features(self, images: Array) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, ClusterHeads, DataPass, Encoder, Group, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans, pca_whiten
@@ -92,7 +92,7 @@ class DeepCluster(Objective):
         return jnp.mean(losses), Aux(dict(extra, stats=stats), metrics=metrics)
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        heads = ClusterHeads(params["classifier"], self._score)
+        heads = Heads(params["classifier"], self._score)
         return replace(super().encoder(params, extra), clusters=heads)
 
     def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:

@@ -13,7 +13,7 @@ from ssl_jax.core.sharding import padded_rows
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, ClusterHeads, DataPass, Encoder, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Encoder, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans
@@ -103,7 +103,7 @@ class DeepClusterV2(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         after = {"projector": params["projector"], "prototypes": extra["prototypes"]}
         stats = {"projector": extra["stats"]["projector"]}
-        heads = ClusterHeads({"params": after, "stats": stats}, self._score)
+        heads = Heads({"params": after, "stats": stats}, self._score)
         return replace(super().encoder(params, extra), clusters=heads)
 
     def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:

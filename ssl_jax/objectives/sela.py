@@ -14,7 +14,7 @@ from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, ClusterHeads, DataPass, Encoder, Objective, View
+from ssl_jax.objectives.base import Aux, DataPass, Encoder, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import fold
@@ -101,7 +101,7 @@ class SeLa(Objective):
         return loss, Aux(dict(extra, stats=stats), metrics=metrics)
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        heads = ClusterHeads(params["classifiers"], self._score)
+        heads = Heads(params["classifiers"], self._score)
         return replace(super().encoder(params, extra), clusters=heads)
 
     def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:

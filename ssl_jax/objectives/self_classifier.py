@@ -14,7 +14,7 @@ from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.nets.functional import Net, init_all
 from ssl_jax.nets.heads import mlp_head, prototype_head
-from ssl_jax.objectives.base import Aux, ClusterHeads, Encoder, Objective, View
+from ssl_jax.objectives.base import Aux, Encoder, Heads, Objective, View
 from ssl_jax.objectives.parts import queue
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
@@ -109,7 +109,7 @@ class SelfClassifier(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         after = {name: params[name] for name in ("projector", *self.classifiers)}
         stats = {"projector": extra["stats"]["projector"]}
-        heads = ClusterHeads({"params": after, "stats": stats}, self._score)
+        heads = Heads({"params": after, "stats": stats}, self._score)
         return replace(super().encoder(params, extra), clusters=heads)
 
     def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:

@@ -1,6 +1,6 @@
 """Supervised learning and fine-tuning: a linear classifier on the backbone, both trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.losses.cross_entropy import soft_cross_entropy
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import HeadInit, mlp_head
-from ssl_jax.objectives.base import Aux, Classifier, Encoder, Inputs, Objective, View
+from ssl_jax.objectives.base import Aux, Encoder, Heads, Inputs, Objective, View
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import fold
 
@@ -99,7 +99,7 @@ class Supervised(Objective):
             microbatches=self.microbatches,
             **drawn,
         )
-        logits = self._logits(params["classifier"], out["pooled"])
+        (logits,) = self._score(params["classifier"], out["pooled"])
         share = jnp.sum(targets, axis=-1)  # of an example that is labelled: 0, 1, or mixed
         total = jnp.maximum(jnp.sum(share), 1e-6)
         loss = jnp.sum(soft_cross_entropy(logits, targets)) / total
@@ -150,11 +150,11 @@ class Supervised(Objective):
         stats = extra["stats"]
         if self.average:
             params, stats = extra["average"]["params"], extra["average"]["stats"]
-        classifier = Classifier(params["classifier"], self._logits)
+        classifier = Heads(params["classifier"], self._score)
         return Encoder(params["backbone"], stats["backbone"], self.backbone, classifier=classifier)
 
-    def _logits(self, params: Tree, pooled: Array) -> Array:
-        return self.head.apply(params, {}, pooled, train=False)[0]
+    def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:
+        return [self.head.apply(params, {}, pooled, train=False)[0]]
 
 
 make = Supervised.make

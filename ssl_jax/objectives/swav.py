@@ -14,7 +14,7 @@ from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import Aux, ClusterHeads, Encoder, Group, Objective, View
+from ssl_jax.objectives.base import Aux, Encoder, Group, Heads, Objective, View
 from ssl_jax.objectives.parts import queue
 from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
@@ -111,7 +111,7 @@ class SwAV(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         after = {name: params[name] for name in ("projector", "prototypes")}
         stats = {"projector": extra["stats"]["projector"]}
-        heads = ClusterHeads({"params": after, "stats": stats}, self._score)
+        heads = Heads({"params": after, "stats": stats}, self._score)
         return replace(super().encoder(params, extra), clusters=heads)
 
     def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:

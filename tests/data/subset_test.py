@@ -3,10 +3,10 @@
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax.cli.experiment import Experiment, load_config
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import ArraySource, open_source
-from ssl_jax.data.subset import Subset, fold, labelled
-from ssl_jax.evals.fewshot import draw_labels
+from ssl_jax.data.subset import Subset, draw_labels, fold, fraction, labelled
 
 
 def numbered(count, start=0, classes=4):
@@ -70,15 +70,21 @@ class SubsetTest(parameterized.TestCase):
             np.testing.assert_array_equal(part.arrays, digits.arrays[np.sort(rows)])
             np.testing.assert_array_equal(np.bincount(part.labels), [5] * 10)
 
-    def test_a_share_of_each_class_at_least_one(self):
+    def test_a_share_is_even_over_the_classes_with_at_least_one_of_each(self):
         labels = np.repeat([0, 1, 2, -1], [200, 100, 10, 50])
         source = ArraySource("uneven", np.zeros((360, 2, 2, 1), np.uint8), labels)
-        np.testing.assert_array_equal(np.bincount(labelled(source, "2%").labels), [4, 2, 1])
+        for share, size in (("1%", 3), ("4.5%", 14), ("50%", 155)):
+            part = labelled(source, share)
+            counts = np.bincount(part.labels, minlength=3)
+            self.assertGreaterEqual(counts.min(), 1)
+            self.assertLessEqual(np.ptp(np.minimum(counts, 10)), 1)  # the third class has ten
+            self.assertLessEqual(np.ptp(counts[:2]), 1)
+            self.assertEqual(counts.sum(), size)
         np.testing.assert_array_equal(np.bincount(labelled(source, "100%").labels), [200, 100, 10])
         np.testing.assert_array_equal(np.bincount(labelled(source, "50").labels), [50, 50, 10])
-        one, other = labelled(source, "2%"), labelled(source, "2%", draw=1)
+        one, other = labelled(source, "10%"), labelled(source, "10%", draw=1)
         self.assertNotEqual(one.fingerprint(), other.fingerprint())
-        self.assertEqual(one.name, "uneven, 2% of the labels, draw 0")
+        self.assertEqual(one.name, "uneven, 10% of the labels, draw 0")
 
     @parameterized.parameters("0", "-1", "1.5", "101%", "five", "%")
     def test_bad_amount(self, amount):
@@ -88,6 +94,37 @@ class SubsetTest(parameterized.TestCase):
     def test_no_labels(self):
         with self.assertRaisesRegex(UserError, "data.labelled: plain has no labels"):
             labelled(ArraySource("plain", np.zeros((4, 2, 2, 1), np.uint8)), "5")
+
+
+class FractionTest(parameterized.TestCase):
+    def test_a_smaller_share_is_a_part_of_a_larger_one(self):
+        pixels = np.arange(200, dtype=np.uint8)[:, None, None, None]
+        source = ArraySource("set", pixels, np.arange(200) // 20)
+        small, large = fraction(source, 0.1), fraction(source, 0.5)
+        seen = [[int(part.read(i)[0, 0, 0]) for i in range(len(part))] for part in (small, large)]
+        self.assertEqual([len(rows) for rows in seen], [20, 100])
+        self.assertLess(set(seen[0]), set(seen[1]))
+        self.assertEqual(seen[0], sorted(set(seen[0])))
+        self.assertGreater(len(set(small.labels)), 5)  # random, not the first
+        np.testing.assert_array_equal(small.labels, np.array(seen[0]) // 20)
+        np.testing.assert_array_equal(small.arrays[:, 0, 0, 0], seen[0])
+        self.assertEqual(small.fingerprint(), fraction(source, 0.1).fingerprint())
+        self.assertNotEqual(small.fingerprint(), large.fingerprint())
+        self.assertIs(fraction(source, 1.0), source)
+
+    def test_a_run_trains_on_it_and_is_judged_with_all(self):
+        config = load_config("simclr:digits")
+        config["data"]["fraction"], config["train"]["batch_size"] = 0.25, 32
+        made = Experiment.from_config(config)
+        self.assertEqual(made.spec.num_examples, round(0.25 * 1437))
+        self.assertLen(made.evals_source, 1437)
+        (view,) = next(made.batches(0, 1))["views"]
+        self.assertLen(view, 32)
+
+    @parameterized.parameters(0.0, -1.0, 1.5, 1e-5)
+    def test_what_is_wrong_is_said(self, share):
+        with self.assertRaisesRegex(UserError, r"data.fraction: .* expected a share in \(0, 1\]"):
+            fraction(open_source("digits"), share)
 
 
 if __name__ == "__main__":

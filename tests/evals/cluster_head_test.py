@@ -14,7 +14,7 @@ from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.cluster_head import ClusterHead
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import ClusterHeads, Encoder, Probe
+from ssl_jax.objectives.base import Encoder, Heads, Probe
 from tests.objectives import harness
 
 # Clusters of each head of the methods that have any.
@@ -83,9 +83,7 @@ class ProtocolTest(parameterized.TestCase):
         levels = prepare(View(4), plain).mean((1, 2, 3))
         images = Images.of(clear, clear, 100, 100, **how)
         net = Net(lambda key: ({}, {}), _brightness)
-        return Subject(
-            Encoder({}, {}, net, clusters=ClusterHeads(levels, _nearest)), images, Probe()
-        )
+        return Subject(Encoder({}, {}, net, clusters=Heads(levels, _nearest)), images, Probe())
 
     @parameterized.parameters("train", "test")
     def test_agreement(self, part):

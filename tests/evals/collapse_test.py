@@ -19,7 +19,7 @@ from ssl_jax.evals.diagnostics import Diagnostics
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.nets.vit import vit
-from ssl_jax.objectives.base import ClusterHeads, Encoder, Probe
+from ssl_jax.objectives.base import Encoder, Heads, Probe
 
 # Last evaluations of runs of the digits recipes that learned (kNN well above the untrained net's).
 HEALTHY = {  # feature_std, rankme, then those of the untrained network; 64 dimensions each
@@ -54,7 +54,7 @@ def made(stage, clusters=None):
         rows = stage(images)
         return {"stage0": rows[:, None, None], "pooled": rows}, stats
 
-    heads = clusters and ClusterHeads({}, lambda _, pooled: [clusters(pooled)])
+    heads = clusters and Heads({}, lambda _, pooled: [clusters(pooled)])
     return Encoder({}, {}, Net(lambda key: ({}, {}), apply), clusters=heads)
 
 

@@ -14,7 +14,7 @@ from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals.base import Images, Protocol, Subject
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.nets.resnet import resnet_small
-from ssl_jax.objectives.base import ClusterHeads, Encoder, Probe
+from ssl_jax.objectives.base import Encoder, Heads, Probe
 
 # What would take long, shorter.
 QUICK = {
@@ -44,7 +44,7 @@ class EdgesTest(parameterized.TestCase):
         super().setUpClass()
         net = resnet_small(width=4, channels=1)
         params, stats = net.init(jax.random.key(0))
-        heads = ClusterHeads({}, _first_features)
+        heads = Heads({}, _first_features)
         cls.encoder = Encoder(params, stats, net, clusters=heads)
         cls.mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
 

@@ -1,8 +1,10 @@
+"""Accuracies against scikit-learn's and by hand."""
+
 import numpy as np
 from absl.testing import absltest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
-from ssl_jax.evals.scores import accuracies
+from ssl_jax.evals.scores import accuracies, guesses_of
 
 
 class AccuraciesTest(absltest.TestCase):
@@ -15,6 +17,15 @@ class AccuraciesTest(absltest.TestCase):
         self.assertAlmostEqual(
             found["x_mean_per_class"], balanced_accuracy_score(labels, predicted)
         )
+
+    def test_five_guesses(self):
+        rng = np.random.default_rng(0)
+        scores, labels = rng.normal(size=(300, 8)), rng.integers(0, 8, 300)
+        found = accuracies(np.argsort(-scores, axis=1)[:, : guesses_of(8)], labels, "x")
+        self.assertAlmostEqual(found["x_top1"], top_k_accuracy_score(labels, scores, k=1))
+        self.assertAlmostEqual(found["x_top5"], top_k_accuracy_score(labels, scores, k=5))
+        few = accuracies(np.argsort(-scores, axis=1)[:, : guesses_of(5)], labels, "x")
+        self.assertEqual(set(few), {"x_top1", "x_mean_per_class"})
 
     def test_absent_classes_do_not_count(self):
         labels = np.array([0, 0, 0, 5])

@@ -11,7 +11,7 @@ from ssl_jax.core import tree
 from ssl_jax.losses.dino import teacher_probabilities, teacher_temperature
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import dino_head
-from ssl_jax.objectives.base import ClusterHeads, Encoder, Group, Objective, View
+from ssl_jax.objectives.base import Encoder, Group, Heads, Objective, View
 from ssl_jax.objectives.parts.ema import cosine_momentum
 from ssl_jax.objectives.parts.multicrop import leading_groups
 
@@ -105,7 +105,7 @@ class SelfDistillation(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         teacher, stats = extra["teacher"], extra["teacher_stats"]
         after = {"params": teacher["head"], "stats": stats["head"], "center": extra["center"]}
-        heads = ClusterHeads(after, self._score)
+        heads = Heads(after, self._score)
         return Encoder(teacher["backbone"], stats["backbone"], self.backbone, clusters=heads)
 
     def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
