@@ -32,7 +32,24 @@ NAMES = {
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
-SCORES = ("classifier", "fewshot", "linear", "online", "knn", "kmeans", "retrieval")
+SCORES = (  # how those metrics start of which more is better, and 1 is all
+    "classifier",
+    "fewshot",
+    "linear",
+    "logistic_top1",
+    "attentive",
+    "svm",
+    "online",
+    "knn",
+    "kmeans",
+    "cluster_head_acc",
+    "image_retrieval",
+    "retrieval",
+    "zero_shot",
+    "patches",
+    "segmentation",
+    "propagation",
+)
 
 
 def terminal() -> Console:
@@ -53,10 +70,10 @@ def final_table(
     table.add_column("measure")
     for column in ("trained", before, "raw pixels"):
         table.add_column(column, justify="right")
-    for metric, name in _rows(last):
-        cells = [last.get(key) for key in _keys(metric)]
+    for key, name in _rows(last):
+        cells = [last.get(k) for k in (key, f"untrained/{key}", f"pixels/{key}")]
         texts = ["" if v is None else f"{v:.3f}" for v in cells]
-        scored = metric.startswith(SCORES) and all(v is not None for v in cells)
+        scored = key.removeprefix("eval/").startswith(SCORES) and all(v is not None for v in cells)
         if scored and cells[0] == max(cells):  # type: ignore[type-var]
             texts[0] = f"[bold green]{texts[0]}[/]"
         table.add_row(name, *texts)
@@ -66,15 +83,9 @@ def final_table(
         console.print(f"[bold red]{SAYS[Kind(int(kind))]}[/]")
 
 
-def _keys(metric: str) -> tuple[str, str, str]:
-    name = f"{'eval' if metric.startswith(SCORES) else 'diag'}/{metric}"
-    return name, f"untrained/{name}", f"pixels/{name}"
-
-
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Known metrics in reading order, then any other of the same kind by its own name."""
-    present = {key.split("/", 1)[1] for key in last if key.startswith(("eval/", "diag/"))}
-    present.discard("collapse")  # told in words
-    present = {name for name in present if not name.endswith("_mean_per_class")}  # most say it once
-    ordered = [(m, n) for m, n in NAMES.items() if m in present]
-    return ordered + [(m, m) for m in sorted(present - NAMES.keys())]
+    """Keys of the metrics with their names: known ones in reading order, then all others."""
+    keys = {key.split("/", 1)[1]: key for key in last if key.startswith(("eval/", "diag/"))}
+    hidden = [m for m in keys if m == "collapse" or m.endswith("_mean_per_class")]  # told elsewhere
+    ordered = [m for m in NAMES if m in keys] + sorted(keys.keys() - NAMES.keys() - set(hidden))
+    return [(keys[m], NAMES.get(m, m)) for m in ordered]

@@ -7,6 +7,7 @@ features are those of clean central crops, read once.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -16,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
@@ -28,6 +31,7 @@ Array = jax.Array
 CHUNK_BYTES = 2**26  # of features handed to the devices at once
 LOGITS = 2**28
 EPS = 1e-6  # of MAE's batch norm
+SMALL = 2**24  # numbers of a problem for one thread
 
 
 @dataclass(frozen=True)
@@ -187,8 +191,20 @@ def fit(
 
 def _logistic(train: Labelled, decay: float | None, classes: int) -> Head:
     decay = 1e-4 if decay is None else decay
-    C = 1 / (decay * len(train.labels)) if decay else np.inf
-    return head_of(LogisticRegression(C=C, max_iter=1000).fit(*train), classes)
+    inverse = 1 / (decay * len(train.labels)) if decay else np.inf
+    return regularisation_path(train, [inverse], classes)[0]
+
+
+def regularisation_path(train: Labelled, inverse: Sequence[float], classes: int) -> list[Head]:
+    """Logistic regression with each of the inverse penalties C, in this order, each from the
+    solution before; at most 1000 steps of L-BFGS.
+    """
+    model = LogisticRegression(max_iter=1000, warm_start=True)
+    # On small problems the threads of BLAS wait for each other longer than they work.
+    threads = threadpool_limits(1 if train.features.size < SMALL else None)
+    with threads, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 1000 are enough, or are the protocol
+        return [head_of(model.set_params(C=float(c)).fit(*train), classes) for c in inverse]
 
 
 def head_of(model: LogisticRegression, classes: int) -> Head:

@@ -2,17 +2,14 @@
 it: the linear protocol of the transfer suites.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
-from ssl_jax.evals.linear import Head, head_of, split
+from ssl_jax.evals.linear import regularisation_path, split
 from ssl_jax.evals.scores import accuracies
 
 LOW, HIGH = -6, 5  # of the grid, powers of ten
@@ -46,6 +43,8 @@ class Logistic(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
+        if len(np.unique(train.labels)) < 2:
+            raise UserError("logistic: the training data have labels of one class only")
         kept, held = split(train, self.holdout, self.seed)
         if not len(held.labels) or len(np.unique(kept.labels)) < 2:
             raise UserError(
@@ -59,25 +58,14 @@ class Logistic(AtLayer):
         heads = regularisation_path(kept, self._inverse(penalties, kept), subject.classes)
         scores = [head.accuracy(held) for head in heads]
         best = int(np.argmax(scores))
-        (head,) = regularisation_path(
-            train, self._inverse(penalties[best : best + 1], train), subject.classes
-        )
+        chosen = self._inverse(penalties[best : best + 1], train)
+        (head,) = regularisation_path(train, chosen, subject.classes)
         return accuracies(head.classes(test.features), test.labels, "logistic") | {
             "logistic_holdout_top1": scores[best],
             "logistic_log10_penalty": float(np.log10(penalties[best])),
         }
 
-    def _inverse(self, penalties: np.ndarray, train: Labelled) -> np.ndarray:
+    def _inverse(self, penalties: np.ndarray, train: Labelled) -> list[float]:
         """C of scikit-learn."""
-        return penalties if self.preset == "dinov2" else 1 / (penalties * len(train.labels))
-
-
-def regularisation_path(train: Labelled, inverse: np.ndarray, classes: int) -> list[Head]:
-    """The classifier of each inverse penalty C, in this order, each from the solution before."""
-    model = LogisticRegression(max_iter=1000, warm_start=True)
-    heads = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # all but unpenalised: 1000 are enough
-        for c in inverse:
-            heads.append(head_of(model.set_params(C=float(c)).fit(*train), classes))
-    return heads
+        scale = penalties if self.preset == "dinov2" else 1 / (penalties * len(train.labels))
+        return scale.tolist()  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Protocol, Subject
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Objective, Probe
+from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Objective, Picture, Probe
 
 Array = jax.Array
 Tree = Any
@@ -101,6 +101,11 @@ class OnlineProbe(Objective):
 
     def groups(self) -> dict[str, Group]:
         return self.method.groups()
+
+    def pictures(
+        self, params: Tree, extra: Tree, images: Array, key: Array
+    ) -> Mapping[str, Picture]:
+        return self.method.pictures(params, _own(extra), images, key)
 
     def refresh_steps(self) -> Collection[int]:
         return self.method.refresh_steps()

@@ -119,7 +119,7 @@ class CorruptTest(parameterized.TestCase):
             Corruptions(baseline="alexnet").measure(subject)
         labels = np.array([0, 1, 0, 1, -1] * 4)  # every fifth is held out
         source = ArraySource("half", np.zeros((20, 8, 8, 1), np.uint8), labels)
-        with self.assertRaisesRegex(UserError, "no test image|none of 4 test images has a label"):
+        with self.assertRaisesRegex(UserError, "none of 4 examples has a label"):
             Corruptions().measure(Subject(None, self.images(source), Probe()))
 
 

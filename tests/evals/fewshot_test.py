@@ -78,7 +78,7 @@ class FewShotTest(parameterized.TestCase):
     def test_fractions_are_even_over_the_classes(self):
         """As the lists of ImageNet are: 1.28 m images give 12,811 and 12 or 13 a class."""
         labels = np.repeat(np.arange(4), (50, 60, 3, 87))
-        # Of round(share 200) = 10 the classes give 3, 3, 2, 2; of 40 13, 12, 12 and all of one with 3.
+        # Of round(share 200) = 10 the classes give 3, 3, 2, 2; of 40 13, 12, 12 and all 3 of one.
         for share, least, most in ((0.05, 2, 3), (0.2, 12, 13), (0.001, 1, 1)):
             rows = draw_fraction(labels, share, 0, 0)
             counts = np.bincount(labels[rows], minlength=4)

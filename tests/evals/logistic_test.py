@@ -7,8 +7,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource, open_source
 from ssl_jax.evals.base import Images, Labelled, Subject
-from ssl_jax.evals.linear import split
-from ssl_jax.evals.logistic import Logistic, regularisation_path
+from ssl_jax.evals.linear import regularisation_path, split
+from ssl_jax.evals.logistic import Logistic
 from ssl_jax.objectives.base import Probe
 
 
