@@ -19,7 +19,8 @@ from ssl_jax.evals.scores import accuracies
 Array = jax.Array
 
 TRAIN_ROWS = 2**15  # of the training features that lie on the devices at once
-TILE_ELEMENTS = 2**23  # similarities that a device holds at once: 32 MiB in float32
+TILE_ELEMENTS = 2**25  # similarities that a device holds at once: 128 MiB in float32
+CPU_TILE_ELEMENTS = 2**21  # on a CPU, for its caches
 BLOCK = 64  # neighbouring training rows of which only the nearest is looked at first
 
 
@@ -149,15 +150,16 @@ def _tiles(
         (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (one, one)
     )
     devices = mesh.size if mesh else 1
+    elements = CPU_TILE_ELEMENTS if jax.default_backend() == "cpu" else TILE_ELEMENTS
     columns = _even(len(train), TRAIN_ROWS, BLOCK)
-    size = _even(len(test), max(1, TILE_ELEMENTS // columns) * devices, devices)
+    size = _even(len(test), max(1, elements // columns) * devices, devices)
     starts = range(0, len(test), size)
-    tiles = [place(_padded(test[start : start + size], size), apart) for start in starts]
+    tiles = [_unit(place(_padded(test[start : start + size], size), apart)) for start in starts]
     nothing = np.full((size, max(k)), -np.inf, np.float32), np.zeros((size, max(k)), np.int32)
     best = [place(nothing, apart) for _ in tiles]
     for start in range(0, len(train), columns):
         rows = train[start : start + columns]
-        seen = place(_padded(rows, columns), whole)
+        seen = _unit(place(_padded(rows, columns), whole))
         best = [
             _nearer(tile, seen, np.int32(start), np.int32(len(rows)), *found)
             for tile, found in zip(tiles, best, strict=True)
@@ -188,7 +190,7 @@ def _nearer(
     test: Array, train: Array, start: Array, count: Array, nearest: Array, index: Array
 ) -> tuple[Array, Array]:
     """The k greatest cosines (T, k) and their rows, of those found and of `count` more rows."""
-    similarity = jnp.matmul(_unit(test), _unit(train).T, precision="highest")
+    similarity = jnp.matmul(test, train.T, precision="highest")
     similarity = jnp.where(jnp.arange(len(train)) < count, similarity, -jnp.inf)
     k = nearest.shape[1]
     new, rows = _top(similarity, min(k, len(train)))
@@ -230,5 +232,6 @@ def _vote(
     return jnp.stack([shares(n) for n in k])
 
 
+@jax.jit
 def _unit(x: Array) -> Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

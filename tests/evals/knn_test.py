@@ -62,7 +62,7 @@ class KnnTest(parameterized.TestCase):
         ):
             with (
                 mock.patch.object(knn, "TRAIN_ROWS", columns),
-                mock.patch.object(knn, "TILE_ELEMENTS", elements),
+                mock.patch.object(knn, "CPU_TILE_ELEMENTS", elements),
             ):
                 tiled = knn.knn_probabilities(*args, over)
                 np.testing.assert_allclose(tiled, whole, rtol=1e-5)
