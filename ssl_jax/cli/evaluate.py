@@ -31,7 +31,7 @@ from ssl_jax.cli.table import terminal
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.evals.base import Protocol, Subject
-from ssl_jax.evals.results import Record, ResultsFile, key
+from ssl_jax.evals.results import Record, ResultsFile, key, named_files
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Encoder, Probe
 from ssl_jax.train import workdir
@@ -174,7 +174,7 @@ def measure(
                 with told(task.name, left_out):
                     for name, wanted in task.asked.items():
                         about = run | {"protocol": name} | task.about
-                        new = {one: about | {"settings": plain(one, probe)} for one in wanted}
+                        new = {one: about | asked_with(one, probe) for one in wanted}
                         answer(new, subject, file)
                         questions += new.values()
             yield number, questions
@@ -212,6 +212,13 @@ def answer(
         if distributed.primary():
             file.append(record)
         started = time.monotonic()
+
+
+def asked_with(protocol: Protocol, probe: Probe) -> Record:
+    """Its settings, and digests of the files that they name."""
+    settings = plain(protocol, probe)
+    files = named_files(settings)
+    return {"settings": settings} | ({"files": files} if files else {})
 
 
 def plain(protocol: Protocol, probe: Probe) -> Cell:

@@ -22,6 +22,23 @@ def key(record: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Path -> digest, of each file or folder that a setting names: of what the file holds, or of
+    the names and sizes in the folder. So one that has changed is another question.
+    """
+    found = {}
+    for value in settings.values():
+        for text in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(text, str) and text and (path := Path(text).expanduser()).exists():
+                digest = hashlib.blake2b(digest_size=8)
+                for one in sorted(path.rglob("*")) if path.is_dir() else ():
+                    digest.update(f"{one.relative_to(path)} {one.stat().st_size}\n".encode())
+                if path.is_file():
+                    digest.update(path.read_bytes())
+                found[text] = digest.hexdigest()
+    return found
+
+
 class ResultsFile:
     """One file that several processes may read and append to at once."""
 

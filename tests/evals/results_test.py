@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl.testing import absltest
 
-from ssl_jax.evals.results import ResultsFile, key
+from ssl_jax.evals.results import ResultsFile, key, named_files
 
 
 def record(k, top1=0.5, **more):
@@ -32,6 +32,19 @@ class ResultsTest(absltest.TestCase):
         self.assertEqual(key(record(1, 0.5, seconds=3)), key(record(1, 0.6)))
         self.assertNotEqual(key(record(1)), key(record(2)))
         self.assertNotEqual(key(record(1)), key(record(1, step=3)))
+
+    def test_files_and_folders_that_settings_name_are_told_apart_by_what_they_hold(self):
+        folder = Path(self.create_tempdir().full_path)
+        names, masks = folder / "names.txt", folder / "masks"
+        masks.mkdir()
+        settings = {"lists": [str(names)], "train": str(masks), "k": 3, "pool": "avg", "data": ""}
+        seen = []
+        for name, text in ((names, "a"), (names, "b"), (masks / "1.png", "x"), (names, "a")):
+            name.write_text(text)
+            seen.append(named_files(settings))
+            self.assertEqual(set(seen[-1]), {str(names), str(masks)})
+        self.assertLen({str(one) for one in seen}, 4)
+        self.assertEqual(seen[3][str(names)], seen[0][str(names)])
 
     def test_a_question_has_one_answer(self):
         for top1 in (0.5, 0.6):
