@@ -4,9 +4,9 @@
         --eval_data=parquet:cifar10-test.parquet
 
 The features are histograms of oriented gradients of 32 x 32 pixels (scikit-image; 324 numbers),
-brought to mean 0 and deviation 1. Each side chooses its rate or penalty by the accuracy on the same tenth
-of the training examples, and is trained again on all of them. Prints one JSON line: test accuracy,
-choice and CPU seconds of each.
+brought to mean 0 and deviation 1. Each side chooses its rate or penalty by the accuracy on the same
+tenth of the training examples, and is trained again on all of them. Prints one JSON line: test
+accuracy, choice and CPU seconds of each.
 """
 
 import argparse
