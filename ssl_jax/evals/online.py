@@ -66,6 +66,9 @@ class OnlineProbe(Objective):
     def refresh_groups(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.method.refresh_groups
 
+    def with_backbone(self, backbone: Net) -> Self:
+        return replace(self, backbone=backbone, method=self.method.with_backbone(backbone))
+
     def inputs(self) -> Inputs:
         return replace(self.method.inputs(), label=True)
 

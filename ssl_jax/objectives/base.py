@@ -8,7 +8,7 @@ nor a mesh axis. docs/contract.md walks through it with an example.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -244,6 +244,10 @@ class Objective:
         known ones.
         """
         return config.build(cls, hyper, "objective", backbone=backbone, spec=spec)
+
+    def with_backbone(self, backbone: Net) -> Self:
+        """The same method for another backbone."""
+        return replace(self, backbone=backbone)
 
     def inputs(self) -> Inputs:
         """What a batch holds: by default images as the method's field `views`, or `view`, says.

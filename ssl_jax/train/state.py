@@ -88,7 +88,7 @@ def create(
         own = objective
         if backbone is not None:
             given = lambda key: jax.tree.map(jnp.copy, backbone)  # noqa: E731
-            own = dataclasses.replace(own, backbone=dataclasses.replace(own.backbone, init=given))
+            own = own.with_backbone(dataclasses.replace(own.backbone, init=given))
         return init_fn(own, tx)(seed)
 
     where: Any = placed.seed

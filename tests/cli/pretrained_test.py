@@ -74,9 +74,11 @@ class PretrainedTest(parameterized.TestCase):
         with self.assertRaises(AssertionError):
             assert_equal(now.params["backbone"], fresh.params["backbone"])
 
-    def test_any_method_may_start_so_with_its_copies(self):
+    @parameterized.parameters(None, 0.01)
+    def test_any_method_may_start_so_with_its_copies(self, probe):
         encoder = saved(self.folder, "simclr")
-        made = experiment("byol", ("train.init_from", self.folder))
+        given = ("train.init_from", self.folder), ("train.online_probe", probe)
+        made = experiment("byol", *given)
         now = started(made)
         assert_equal(now.params["backbone"], encoder.params)
         assert_equal(made.objective.encoder(now.params, now.extra).params, encoder.params)
