@@ -474,6 +474,12 @@ class Experiment:
         out["spec"] = dataclasses.asdict(self.spec)
         return json.loads(json.dumps(out))
 
+    def defaults(self) -> dict[str, Any]:
+        """What keys of `resolved` are where nothing is said, likewise."""
+        out = {name: checked.defaults(type(section)) for name, section in self.sections.items()}
+        out["objective"] = checked.defaults(type(self.method))
+        return json.loads(json.dumps(out, default=dataclasses.asdict))
+
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -85,7 +85,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     announce(console, experiment)
     if chosen:
         console.print(auto.estimate(experiment))
-    with workdir.opened(folder, resolved):
+    with workdir.opened(folder, resolved, experiment.defaults()):
         if distributed.primary():
             experiment.keep_tokenizer(folder)
         last = train(experiment, resolved, folder, console, profile)

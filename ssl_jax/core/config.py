@@ -47,6 +47,12 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> 
     return cls(**out)
 
 
+def defaults(cls: type) -> dict[str, Any]:
+    """The fields of a dataclass that have a default, with it."""
+    known = {f.name: _default(f) for f in dataclasses.fields(cls)}
+    return {name: value for name, value in known.items() if value is not dataclasses.MISSING}
+
+
 def _default(field: dataclasses.Field) -> Any:
     return (
         field.default_factory()

@@ -67,8 +67,15 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {e}") from None
 
 
-def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Path) -> None:
+def check_resumable(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    workdir: Path,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Refuse to go on with a run under a config that would change its result.
+
+    A key that `old` lacks, as the version that wrote it had none, has its value in `defaults`.
 
     Raises:
       UserError: names the keys that differ.
@@ -78,7 +85,8 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Pat
         raise UserError(
             f"{workdir} holds a run of {name(old)!r}, not of {name(new)!r}; give another --workdir"
         )
-    a, b = flatten(old), flatten(json.loads(json.dumps(new)))
+    b, known = flatten(json.loads(json.dumps(new))), flatten(defaults or {})
+    a = {key: known[key] for key in b if key in known} | flatten(old)
     changed = [
         key
         for key in sorted(a.keys() | b.keys())
@@ -94,8 +102,11 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any], workdir: Pat
 
 
 @contextlib.contextmanager
-def opened(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
-    """Hold the lock on `workdir`, made if need be, with `config` written into it.
+def opened(
+    workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> Iterator[None]:
+    """Hold the lock on `workdir`, made if need be, with `config` written into it; see
+    `check_resumable` for `defaults`.
 
     The lock belongs to the process, the first of several: it goes when the process ends, however it
     ends.
@@ -104,7 +115,7 @@ def opened(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
       UserError: not writable, a trainer at work in it, or a run with another config; in another
         process than the first, it does not see what the first one wrote.
     """
-    with _locked(workdir, config) if distributed.primary() else contextlib.nullcontext():
+    with _locked(workdir, config, defaults) if distributed.primary() else contextlib.nullcontext():
         distributed.barrier("workdir")
         if not distributed.primary():
             _check_shared(workdir, config)
@@ -112,7 +123,9 @@ def opened(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
+def _locked(
+    workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None
+) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -126,7 +139,7 @@ def _locked(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
                 f"another trainer is at work in {workdir}; wait for it or give another --workdir"
             ) from None
         if (workdir / "config.json").exists():
-            check_resumable(read_config(workdir), config, workdir)
+            check_resumable(read_config(workdir), config, workdir, defaults)
         write_json(workdir / "config.json", config)
         yield
 

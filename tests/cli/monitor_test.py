@@ -96,16 +96,24 @@ class MonitorTest(absltest.TestCase):
             self.assertEqual("these images have no labels" in out.getvalue(), told)
 
     def test_a_run_keeps_what_it_began_with(self):
-        plain, probed = (
-            Experiment.from_config(configured("simclr:digits", keys)).resolved()
-            for keys in ([], PROBE)
-        )
-        older = {**plain, "train": dict(plain["train"])}
-        older["train"].pop("online_probe")
-        workdir.check_resumable(older, plain, self.folder)
-        for old, new in ((older, probed), (probed, plain)):
-            with self.assertRaisesRegex(UserError, "train.online_probe .was .*, now .*old values"):
-                workdir.check_resumable(old, new, self.folder)
+        made = [Experiment.from_config(configured("simclr:digits", keys)) for keys in ([], PROBE)]
+        (plain, probed), defaults = (one.resolved() for one in made), made[0].defaults()
+        # As a version wrote it that knew neither a probe, nor shares of the data, nor `view`.
+        older = {name: dict(section) for name, section in plain.items()}
+        del older["train"]["online_probe"], older["data"]["fraction"], older["objective"]["view"]
+        less = {**older, "data": older["data"] | {"fraction": 0.5}}
+        with self.assertRaisesRegex(UserError, "objective.view"):  # not the default here
+            workdir.check_resumable(older, plain, self.folder, defaults)
+        older["objective"]["view"] = plain["objective"]["view"]
+        less["objective"] = older["objective"]
+        workdir.check_resumable(older, plain, self.folder, defaults)
+        for old, new, key in (
+            (older, probed, "train.online_probe"),
+            (probed, plain, "train.online_probe"),
+            (less, plain, "data.fraction"),
+        ):
+            with self.assertRaisesRegex(UserError, f"{key} .was .*, now .*old values"):
+                workdir.check_resumable(old, new, self.folder, defaults)
 
 
 if __name__ == "__main__":
