@@ -8,7 +8,7 @@ ssl-jax train --config=supervised:imagenet_vit_base --workdir=W --data=folder:/i
     --eval_data=folder:/imagenet/val --config.train.init_from=PRETRAINED
 
 PRETRAINED is the folder of a run; `backbone` must describe the same network. Only the digits
-recipes were run (docs/evaluation.md). Unlike in MAE's release, positions stay fixed where they were
+recipes were run (docs/finetuning.md). Unlike in MAE's release, positions stay fixed where they were
 fixed in pretraining, and the norm before the head starts as the pretrained one.
 """
 

@@ -1,4 +1,4 @@
-"""Every protocol on data that are hardly any: one clear line, or what docs/evaluation.md says."""
+"""Every protocol on data that are hardly any: one clear line, or what docs/protocols.md says."""
 
 import dataclasses
 import math
