@@ -143,9 +143,8 @@ class AverageTest(parameterized.TestCase):
         self.assertIs(encoder.params, params["backbone"])
         pooled = np.ones((3, made.feature_dim), np.float32)
         linear = params["classifier"]["linear1"]
-        np.testing.assert_allclose(
-            encoder.classifier.logits(pooled), pooled @ linear["kernel"] + linear["bias"], rtol=1e-5
-        )
+        (logits,) = encoder.classifier.logits(pooled)
+        np.testing.assert_allclose(logits, pooled @ linear["kernel"] + linear["bias"], rtol=1e-5)
 
 
 class ErrorsTest(parameterized.TestCase):
