@@ -25,13 +25,13 @@ NAMES = {
     "retrieval10": "own caption among the nearest 10",
     "retrieval10_text_to_image": "own image among the nearest 10",
     "rankme": "effective rank (RankMe)",
-    "dimensions": "dimensions: the most that RankMe can be",
     "lidar": "directions that tell images apart (LiDAR)",
     "feature_std": "feature deviation (0 = collapsed)",
     "cluster_entropy": "evenness of clusters (0 = one, 1 = all alike)",
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
+ASIDE = ("collapse", "dimensions")  # what belongs to other numbers
 SCORES = (  # how those metrics start of which more is better, and 1 is all
     "classifier",
     "fewshot",
@@ -86,6 +86,6 @@ def final_table(
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
     """Keys of the metrics with their names: known ones in reading order, then all others."""
     keys = {key.split("/", 1)[1]: key for key in last if key.startswith(("eval/", "diag/"))}
-    hidden = [m for m in keys if m == "collapse" or m.endswith("_mean_per_class")]  # told elsewhere
-    ordered = [m for m in NAMES if m in keys] + sorted(keys.keys() - NAMES.keys() - set(hidden))
+    hidden = {m for m in keys if m in ASIDE or m.endswith("_mean_per_class")}
+    ordered = [m for m in NAMES if m in keys] + sorted(keys.keys() - NAMES.keys() - hidden)
     return [(keys[m], NAMES.get(m, m)) for m in ordered]
