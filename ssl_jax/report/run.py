@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.evals.collapse import SAYS, Kind
 from ssl_jax.evals.results import Record, ResultsFile
 from ssl_jax.report.look import Look
 from ssl_jax.train.metrics import read_metrics
@@ -27,7 +28,7 @@ class Run:
       metrics: its logged steps.
       results: of `ssl-jax evaluate`.
       facts: heading -> text.
-      notes: what is missing here, and why.
+      notes: what is missing here, and why; that the run has collapsed.
       look: what the newest checkpoint's encoder sees; None without one.
     """
 
@@ -51,6 +52,8 @@ class Run:
         damaged = lines(folder / "metrics.jsonl") - len(metrics)
         if damaged:
             run.notes.append(f"{damaged} damaged line(s) of metrics.jsonl are left out.")
+        if kind := Kind(int(run.last.get("diag/collapse", 0))):
+            run.notes.append(f"Last seen, it had collapsed. {SAYS[kind].capitalize()}.")
         return run
 
     @property

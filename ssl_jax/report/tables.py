@@ -6,6 +6,7 @@ from ssl_jax.report.markup import Markup, join, table, tag
 from ssl_jax.report.run import BASELINES, Run, settings
 
 MOST = 300  # rows of results
+ASIDE = ("diag/collapse", "diag/dimensions")  # a note of the run; what belongs to RankMe
 
 
 def facts(runs: Sequence[Run]) -> Markup:
@@ -43,6 +44,7 @@ def scored(metric: str, scores: tuple[str, ...]) -> bool:
 def measures(runs: Sequence[Run]) -> list[str]:
     """`eval/...` and `diag/...`, in the order they came."""
     found = dict.fromkeys(m for run in runs for m in run.last if m.startswith(("eval/", "diag/")))
+    found = {m: None for m in found if m not in ASIDE}
     return sorted(found, key=lambda metric: metric.startswith("diag/"))
 
 

@@ -59,7 +59,7 @@ class ReportTest(absltest.TestCase):
         broken = self.copy("broken")
         shutil.rmtree(broken / "checkpoints")
         with (broken / "metrics.jsonl").open("ab") as file:
-            file.write(b'{"step": 5, "train/lo\xff\n')
+            file.write(b'{"step": 4, "diag/collapse": 2.0}\n{"step": 5, "train/lo\xff\n')
         output = self.folder / "both.html"
         code, out, err = command(
             "report", f"--workdir={self.run_folder},{broken}", f"--output={output}", "--examples=60"
@@ -68,6 +68,7 @@ class ReportTest(absltest.TestCase):
         self.assertIn("there is no checkpoint yet, so only what was logged is shown", out)
         text = output.read_text()
         self.assertIn("broken: 1 damaged line(s) of metrics.jsonl are left out.", text)
+        self.assertIn("broken: Last seen, it had collapsed. Dimensional collapse: features", text)
         self.assertIn("broken: No pictures: there is no checkpoint yet", text)
         self.assertEqual(text.count("<polyline"), 2 * text.count('<figure class="chart">'))
         self.assertIn("trained, step 4", text)
