@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4  # of what is collected
 
 
 def read(encoder: Encoder, view: View, probe: Probe, images: Array) -> Array:
@@ -124,15 +127,57 @@ def collect(
 ) -> tuple[Any, np.ndarray]:
     """`fn` of all images and their index, an array or a tree of them, jitted over the mesh, and the
     index; see `extract`.
+
+    What would fill more than `MEMORY` bytes lies in a temporary file, mapped into memory.
     """
-    placed, rows, kept = sharding.batch_sharding(mesh), [], []
+    placed, kept = sharding.batch_sharding(mesh), []
+    columns: list[Column] = []
+    tree: Any = None
     for images, index in batches:
         distributed.tick()
         images, index = to_global((images, index), placed)
         found, index = gather((fn(images, index), index))
-        rows.append(jax.tree.map(lambda x, real=index >= 0: x[real], found))
+        leaves, tree = jax.tree.flatten(found)
+        columns = columns or [Column(MEMORY // len(leaves)) for _ in leaves]
+        for column, x in zip(columns, leaves, strict=True):
+            column.append(x[index >= 0])
         kept.append(index[index >= 0])
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *rows), np.concatenate(kept)
+    return jax.tree.unflatten(tree, [column.whole() for column in columns]), np.concatenate(kept)
+
+
+class Column:
+    """Rows that come batch by batch, in memory up to so many bytes, in a file beyond them."""
+
+    def __init__(self, most: int) -> None:
+        self._parts: list[np.ndarray] = []
+        self._left = most
+        self._file: IO[bytes] | None = None
+
+    def append(self, rows: np.ndarray) -> None:
+        self._parts.append(rows)
+        self._left -= rows.nbytes
+        if self._left >= 0:
+            return
+        try:
+            if self._file is None:  # it goes with its last user
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            for part in self._parts:
+                part.tofile(self._file)
+        except OSError as e:
+            raise UserError(
+                f"features larger than memory go to {tempfile.gettempdir()}, and {e}; name another "
+                "folder by TMPDIR, or lower evals.max_train"
+            ) from None
+        self._parts = [rows[:0]]
+
+    def whole(self) -> np.ndarray:
+        """All rows."""
+        if self._file is None:
+            return np.concatenate(self._parts)
+        self._file.flush()
+        (empty,) = self._parts
+        found = np.memmap(self._file, empty.dtype, "r")
+        return found.reshape(-1, *empty.shape[1:])
 
 
 def recompute_statistics(

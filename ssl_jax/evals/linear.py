@@ -151,6 +151,8 @@ class Head(NamedTuple):
 
 def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
     """(what is left, a random share of the examples)."""
+    if not share:
+        return data, Labelled(data.features[:0], data.labels[:0])  # without a copy
     order = np.random.default_rng(seed).permutation(len(data.labels))
     count = round(share * len(order))
     held, kept = np.sort(order[:count]), np.sort(order[count:])

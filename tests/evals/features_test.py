@@ -1,0 +1,69 @@
+"""Features that are collected: in memory or in a file, the same."""
+
+import tempfile
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
+from ssl_jax.evals import features, knn
+
+
+def batches(count=23, size=8):
+    """Images i filled with i, the last batch filled up."""
+    for start in range(0, count, size):
+        index = np.arange(start, start + size)
+        images = np.broadcast_to(index.astype(np.uint8)[:, None, None, None], (size, 2, 2, 1))
+        yield images, np.where(index < count, index, -1).astype(np.int32)
+
+
+def read(images, _):
+    mean = jnp.mean(images.astype(jnp.float32), (1, 2))
+    return {"wide": jnp.tile(mean, 5), "half": mean.astype(jnp.bfloat16)}
+
+
+class CollectTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:8])
+
+    # All in memory; the wide ones in a file from the second batch on; all in files.
+    @parameterized.parameters(10**6, 500, 0)
+    def test_rows_are_the_same_wherever_they_lie(self, most):
+        with mock.patch.object(features, "MEMORY", most):
+            found, index = features.collect(jax.jit(read), batches(), self.mesh)
+        np.testing.assert_array_equal(index, np.arange(23))
+        np.testing.assert_array_equal(found["wide"], np.tile(np.arange(23.0)[:, None], 5))
+        np.testing.assert_array_equal(found["half"][:, 0], np.arange(23, dtype="f4"))
+        self.assertEqual(found["half"].dtype, jnp.bfloat16)
+        self.assertEqual(isinstance(found["wide"], np.memmap), most < 10**6)
+        self.assertEqual(isinstance(found["half"], np.memmap), most == 0)
+
+    def test_neighbours_of_a_set_that_lies_in_a_file(self):
+        rng = np.random.default_rng(0)
+        rows, labels = rng.normal(size=(300, 6)).astype(np.float32), rng.integers(0, 3, 300)
+        column = features.Column(1000)
+        for part in np.array_split(rows, 7):
+            column.append(part)
+        mapped = column.whole()
+        self.assertIsInstance(mapped, np.memmap)
+        with mock.patch.object(knn, "TRAIN_ROWS", 64):
+            found = [knn.knn_classes(x, labels, rows[:20], 3, [5]) for x in (mapped, rows)]
+        np.testing.assert_array_equal(found[0][5, 0.07], found[1][5, 0.07])
+
+    def test_no_room(self):
+        column = features.Column(0)
+        full = OSError(28, "No space left on device")
+        with (
+            mock.patch.object(tempfile, "TemporaryFile", side_effect=full),
+            self.assertRaisesRegex(UserError, "No space left on device; name another folder"),
+        ):
+            column.append(np.zeros((2, 2)))
+
+
+if __name__ == "__main__":
+    absltest.main()
