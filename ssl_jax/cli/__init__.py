@@ -21,6 +21,7 @@ HELPERS = (
     "restart",
     "sets",
     "table",
+    "training",
 )
 
 

@@ -7,9 +7,10 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 
@@ -24,6 +25,7 @@ FLAGS = {
     "dead_timeout": "seconds of silence after which a process is given up; by default 60",
     "stall_timeout": "seconds without progress after which the run is given up; by default 3600",
 }
+T = TypeVar("T")
 _watch: "Watch | None" = None
 
 
@@ -76,6 +78,13 @@ def barrier(name: str) -> None:
     """Wait here for all processes; `name` is used once in a run."""
     if _watch is not None:
         _watch.barrier(name)
+
+
+def agreed(decide: Callable[[], T]) -> T:
+    """What `decide` gives in the first process, in all of them: a JSON value. Every process must
+    come by here, in the same order.
+    """
+    return decide() if _watch is None else _watch.agreed(decide)
 
 
 def at(what: str, step: int) -> None:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -26,6 +26,7 @@ import jax
 from ssl_jax.core.errors import UserError
 
 LOST = 75  # exit code: another process is gone; the same command may well succeed (EX_TEMPFAIL)
+PREEMPTED = 75  # asked to end, and saved: likewise
 FAILED, FINAL, INTERRUPTED = 1, 2, 130  # as `ssl_jax.cli.run` returns them
 
 ORDER = ("evaluate", "save", "refresh", "data", "step")  # of the loop, at one step
@@ -50,7 +51,7 @@ class Watch(threading.Thread):
         self._limits, self._every = limits, min(limits.dead / 4, 10.0)
         self._seen: dict[int, tuple[str, float]] = {}  # process -> last beat, when it changed
         self._lock, self._over = threading.Lock(), threading.Event()
-        self._beats = 0
+        self._beats = self._decisions = 0
         self.doing = (-1, "start", time.monotonic())
 
     def run(self) -> None:
@@ -92,6 +93,18 @@ class Watch(threading.Thread):
         except jax.errors.JaxRuntimeError:
             self._await_verdict()
             raise
+
+    def agreed(self, decide: Callable[[], Any]) -> Any:
+        self._decisions += 1
+        key = f"{_KEY}/agreed/{self._decisions}"
+        try:
+            if self.process == 0:
+                self._client.key_value_set(key, json.dumps(decide()))
+            found = self._client.blocking_key_value_get(key, 1000 * self._limits.stall)
+        except jax.errors.JaxRuntimeError:
+            self._await_verdict()
+            raise
+        return json.loads(found)
 
     def finish(self) -> None:
         """This process has done its work: its silence means nothing from now on."""

@@ -1,21 +1,36 @@
-"""Checkpoints of the train state: atomic, written in the background, restored onto any mesh.
+"""Checkpoints of the train state: atomic, written in the background, checked when they are read,
+restored onto any mesh.
 
-The only place that imports orbax.
+The only place that imports orbax. A checkpoint counts from the moment when its manifest lies there,
+the last of its files; so what a dying process or a full disk left half done is never taken for
+whole. Older ones go only after that.
 """
 
 import logging
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.train import manifest
 from ssl_jax.train.state import TrainState
 
 logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells every stage of every save
+
+_log = logging.getLogger(__name__)
+SLOW = 30.0  # seconds that training waits for the last save before it says so
+DAMAGED = ".damaged"  # at the end of the name of a folder that was set aside
+_HALF = "*.orbax-checkpoint-tmp*"
 
 
 @dataclass(frozen=True)
@@ -25,14 +40,44 @@ class CheckpointConfig:
     Attributes:
       every: steps between saves; 0 saves at the end only.
       keep: how many of the newest checkpoints stay.
+      keep_every: those of steps that it divides stay too; 0 is none.
+      best: the one with the highest value of this metric stays too, "eval/knn_top1" say; with the
+        lowest of "-train/loss". Of equal ones the newest. "" is none.
     """
 
     every: int = 100
     keep: int = 2
+    keep_every: int = 0
+    best: str = ""
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.keep < 1:
-            raise UserError("checkpoint: every must be >= 0 and keep >= 1")
+        if min(self.every, self.keep_every) < 0 or self.keep < 1:
+            raise UserError("checkpoint: every and keep_every must be >= 0 and keep >= 1")
+
+    def value(self, metrics: Mapping[str, float]) -> float | None:
+        """What `best` compares, the higher the better; None where it was not measured."""
+        found = metrics.get(self.best.removeprefix("-")) if self.best else None
+        if found is None or not np.isfinite(found):
+            return None
+        return -float(found) if self.best.startswith("-") else float(found)
+
+    def stay(self, values: Mapping[int, float | None]) -> set[int]:
+        """Which of the checkpoints, step -> what `best` compares, are kept."""
+        steps = sorted(values)
+        kept = set(steps[-self.keep :])
+        if self.keep_every:
+            kept |= {step for step in steps if step % self.keep_every == 0}
+        scored = [(value, step) for step, value in values.items() if value is not None]
+        return kept | {max(scored)[1]} if scored else kept
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A state to go on from, and what its checkpoint says of itself."""
+
+    step: int
+    state: TrainState
+    metadata: Mapping[str, Any]
 
 
 class Checkpoints:
@@ -40,58 +85,243 @@ class Checkpoints:
     written.
 
     Args:
-      keep: how many of the newest stay.
-      reader: another process may be writing there: nothing is cleaned up, and new ones are seen.
+      config: which of them stay.
+      reader: another process may be writing there: nothing is cleaned up.
+      warn: told in one line of what goes wrong without ending the run.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, reader: bool = False):
-        self._reader = reader
-        self._orbax = ocp.training.Checkpointer(
-            folder.absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=not reader,
-        )
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig = CheckpointConfig(),
+        reader: bool = False,
+        warn: Callable[[str], None] = _log.warning,
+    ):
+        self._folder, self._config, self._warn = folder.absolute(), config, warn
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._last: int | None = None  # the newest step that this process saved or went on from
+        self.failed: str = ""  # why the newest save was not completed
+        if not reader and distributed.primary():
+            for half in self._folder.glob(_HALF):
+                shutil.rmtree(half, ignore_errors=True)
 
     @property
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
-        newest = self._orbax.latest
-        return None if newest is None else newest.step
+        return max(self.steps, default=None)
 
     @property
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, ascending."""
-        if self._reader:
-            self._orbax.reload()
-        return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+        """The steps of all complete checkpoints, ascending; whether they are whole is not asked."""
+        return [step for step in self._numbered() if (self._path(step) / manifest.NAME).exists()]
 
-    def save(self, step: int, state: TrainState, metadata: Mapping[str, Any]) -> None:
-        """Copy `state` off the devices and write it in the background, after any earlier save."""
-        self._orbax.wait()
-        self._orbax.save_async(step, state, custom_metadata=dict(metadata), force=True)
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        metadata: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Copy `state` off the devices and write it in the background, after any earlier save.
+
+        What fails is told to `warn` and stands in `failed`; the run goes on. A step that this
+        process saved, or went on from, is not saved again.
+
+        Args:
+          metadata: what the checkpoint says of itself, JSON values, the same in every process.
+          metrics: measured at this step, of which `CheckpointConfig.best` may be one; of the first
+            process.
+        """
+        if step == self._last and not self.failed:
+            return
+        began = time.monotonic()
+        self.wait()
+        if (waited := time.monotonic() - began) > SLOW:
+            self._warn(
+                f"step {step}: the last checkpoint was still being written; training waited "
+                f"{waited:.0f} s (raise checkpoint.every, or find a faster disk)"
+            )
+        self._last, self.failed = step, ""
+        try:
+            response = ocp.save_async(
+                self._path(step), state, overwrite=True, custom_metadata=dict(metadata)
+            )
+        except Exception as e:
+            self._fail(step, e)
+            return
+        self._writing = self._pool.submit(self._complete, step, response, dict(metrics or {}))
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def finish(self) -> None:
+        """Wait for the last save.
+
+        Raises:
+          UserError: it failed; names the step that is left to go on from.
+        """
+        self.wait()
+        if self.failed:
+            left = self.latest
+            rest = "from the start" if left is None else f"from step {left}"
+            raise UserError(
+                f"the state of step {self._last} could not be saved: {self.failed}; mend that and "
+                f"run the same command again, which goes on {rest}"
+            )
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What the checkpoint of `step` says of itself."""
-        return dict(self._orbax.metadata(step).custom_metadata or {})
+        return dict(ocp.metadata(self._path(step)).custom_metadata or {})
 
     def restore(self, step: int, abstract: TrainState, placed: TrainState) -> TrainState:
         """The state of `step`, with the shapes of `abstract`, laid out as `placed` says.
 
         Raises:
-          UserError: the checkpoint does not hold such a state.
+          UserError: the checkpoint is damaged, or does not hold such a state.
         """
+        self.wait()
+        damage = distributed.agreed(
+            lambda: manifest.damage(self._path(step)) if self._exists(step) else "it is not there"
+        )
+        if damage:
+            others = ", ".join(map(str, (s for s in self.steps if s != step))) or "none"
+            raise UserError(
+                f"checkpoint {step} in {self._folder} is damaged: {damage}; others: {others}"
+            )
+        return self._load(step, abstract, placed)
+
+    def resume(self, abstract: TrainState, placed: TrainState) -> Resumed | None:
+        """The newest checkpoint that is whole and finite; None if none was ever completed. Damaged
+        ones are set aside, which `warn` is told.
+
+        Raises:
+          UserError: all are damaged, or it does not hold such a state.
+        """
+        self.wait()
+        while (step := distributed.agreed(self._newest_whole)) is not None:
+            state = self._load(step, abstract, placed)
+            if bool(_all_finite(state)):
+                self._last, self.failed = step, ""
+                return Resumed(step, state, self.metadata(step))
+            if distributed.primary():
+                self._set_aside(step, "it holds numbers that are not finite")
+            distributed.agreed(lambda: None)  # nobody looks before it is gone
+        return None
+
+    def stay(self) -> set[int]:
+        """The steps of the complete checkpoints that `config` keeps."""
+        found = {step: manifest.read(self._path(step)).get("metrics", {}) for step in self.steps}
+        return self._config.stay({step: self._config.value(m) for step, m in found.items()})
+
+    def prune(self, damaged: bool = False) -> list[str]:
+        """Remove all that `config` does not keep, and with `damaged` what was set aside or never
+        finished; no trainer may be at work there. The names of the folders that went.
+        """
+        complete = self.steps
+        stay = self.stay()
+        gone = [self._path(step) for step in complete if step not in stay]
+        if damaged:
+            gone += [path for path in self._folder.glob("*") if path.name.endswith(DAMAGED)]
+            gone += [self._path(step) for step in self._numbered() if step not in complete]
+            gone += self._folder.glob(_HALF)
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
+        return [path.name for path in gone]
+
+    def _complete(self, step: int, response: Any, metrics: Mapping[str, float]) -> None:
+        """In the background: what comes after the last byte of a checkpoint."""
+        try:
+            response.result()
+            if distributed.primary():
+                manifest.write(self._path(step), metrics=metrics)
+                self.prune()
+        except Exception as e:  # whatever the storage layer raises: training can go on
+            self._fail(step, e)
+
+    def _fail(self, step: int, error: Exception) -> None:
+        """A save that failed leaves nothing behind."""
+        self.failed = _reason(error)
+        if distributed.primary():
+            for half in (*self._folder.glob(f"{step}{_HALF}"), self._path(step)):
+                shutil.rmtree(half, ignore_errors=True)
+            self._warn(f"step {step} could not be saved, training goes on: {self.failed}")
+
+    def _newest_whole(self) -> int | None:
+        """In the first process: the newest step whose files are what was written."""
+        finished = 0
+        for step in reversed(self._numbered()):
+            finished += (self._path(step) / manifest.NAME).exists()
+            damage = manifest.damage(self._path(step))
+            if not damage:
+                return step
+            self._set_aside(step, damage)
+        if finished:
+            raise UserError(
+                f"no checkpoint in {self._folder} is whole: the reasons stand above; restore one, "
+                "or give another --workdir to start anew"
+            )
+        return None
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        """Out of the way, for a person to look at; of several only the last."""
+        for old in self._folder.glob(f"*{DAMAGED}"):
+            shutil.rmtree(old, ignore_errors=True)
+        aside = self._path(step).with_name(f"{step}{DAMAGED}")
+        self._path(step).rename(aside)
+        self._warn(f"checkpoint {step} is not used: {reason}; moved to {aside.name}")
+
+    def _load(self, step: int, abstract: TrainState, placed: TrainState) -> TrainState:
         target = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed
         )
-        self._orbax.wait()
         try:
-            return self._orbax.load(step, target)
-        except (ValueError, KeyError, TypeError) as e:
-            reason = str(e).strip().splitlines()[0]
-            raise UserError(f"checkpoint {step} does not fit this run: {reason}") from e
+            state = ocp.load(self._path(step), target)
+        except (ValueError, KeyError, TypeError, OSError) as e:
+            raise UserError(f"checkpoint {step} does not fit this run: {_reason(e)}") from e
+        found, wanted = tree.named_leaves(state), tree.named_leaves(abstract)
+        wrong = [
+            f"{name} is {found[name].dtype}{list(found[name].shape)}, not "
+            f"{leaf.dtype}{list(leaf.shape)}"
+            for name, leaf in wanted.items()
+            if (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype)
+        ]
+        if wrong:
+            raise UserError(f"checkpoint {step} does not fit this run: {wrong[0]}")
+        return state
+
+    def _numbered(self) -> list[int]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+
+    def _exists(self, step: int) -> bool:
+        return self._path(step).is_dir()
+
+    def _path(self, step: int) -> Path:
+        return self._folder / str(step)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._orbax.close()
+        self.wait()
+        self._pool.shutdown()
+
+
+@jax.jit
+def _all_finite(state: TrainState) -> jax.Array:
+    flags = [
+        jnp.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(state)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.stack(flags).all()
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says why: storage layers wrap it in much else."""
+    lines: Sequence[str] = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__

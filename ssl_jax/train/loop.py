@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -31,6 +31,13 @@ class TrainConfig:
       seed: of everything random.
       init_from: folder of another run: the backbone starts as that run's encoder.
       log_every: steps between logged lines.
+      nonfinite: what is done where a loss or gradient is not finite, after that update was undone:
+        "stop" the run; "skip" up to `nonfinite_limit` such steps in a row; or "rollback", go back
+        to the newest checkpoint, up to so many times without a newer one, and on from there with
+        all batches left out that led there.
+      nonfinite_limit: see there.
+      spike: a loss is called a spike this many deviations above the median of those logged before;
+        see `train.spikes`. 0 looks for none.
       stop_at: end the process after this step as if it were interrupted; schedules do not see it. 0
         is never.
       online_probe: learning rate of a linear classifier that is trained along on labels, 0.001 say,
@@ -43,6 +50,9 @@ class TrainConfig:
     seed: int = 0
     init_from: str = ""
     log_every: int = 10
+    nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    nonfinite_limit: int = 10
+    spike: float = 10.0
     stop_at: int = 0
     online_probe: float | None = None
 
@@ -55,6 +65,24 @@ class TrainConfig:
             )
         if self.log_every < 1 or self.stop_at < 0 or not 0 <= self.seed < 2**32:
             raise UserError("train: log_every >= 1, stop_at >= 0 and 0 <= seed < 2**32 must hold")
+        if self.nonfinite_limit < 1 or self.spike < 0:
+            raise UserError("train: nonfinite_limit >= 1 and spike >= 0 must hold")
+
+    @property
+    def skips(self) -> int:
+        """Steps in a row that may be skipped."""
+        return self.nonfinite_limit if self.nonfinite == "skip" else 0
+
+
+class NotFinite(UserError):
+    """More losses or gradients in a row were not finite than may be skipped, at `step` the last."""
+
+    def __init__(self, step: int):
+        self.step = step
+        super().__init__(
+            f"loss or gradient not finite at step {step}; that update was undone and the run "
+            "stopped: lower optim.lr, set optim.clip_norm, or train.nonfinite=skip or =rollback"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,20 +91,23 @@ class Hooks:
 
     Attributes:
       evaluate: (state, step) -> metrics; called where `evaluate_at(step)`.
-      save: (state, step); called where `save_at(step)`, never with a state that is not finite.
+      save: (state, step, whether what is due at the step was evaluated); called where
+        `save_at(step)` and where the run ends early, never with a state that is not finite.
       refresh: (state) -> state; called where `refresh_at(step)`.
       log: (step, metrics as floats).
       at: (what is done now, step), for who watches from outside.
+      end_at: whether somebody asked to end; called once at every step.
     """
 
     evaluate: Evaluation
     evaluate_at: Callable[[int], bool]
-    save: Callable[[TrainState, int], None]
+    save: Callable[[TrainState, int, bool], None]
     save_at: Callable[[int], bool]
     log: Callable[[int, Mapping[str, float]], None]
     refresh: Callable[[TrainState], TrainState] = lambda state: state
     refresh_at: Callable[[int], bool] = lambda step: False
     at: Callable[[str, int], None] = lambda what, step: None
+    end_at: Callable[[int], bool] = lambda step: False
 
 
 def run(
@@ -89,18 +120,20 @@ def run(
     stop: int,
     batch_size: int,
     log_every: int,
+    evaluated: bool = True,
     mfu: Callable[[Any, float], Mapping[str, float]] = lambda batch, steps_per_second: {},
-) -> TrainState:
-    """Make the steps `start` to `stop` and return the state.
+) -> tuple[TrainState, int]:
+    """Make the steps `start` to `stop`; the state and the step that was reached.
 
-    A run that resumes at `start` has evaluated and saved there before.
+    A run that resumes at `start` has saved there before, and `evaluated` unless it was asked to
+    end.
 
     Args:
       batches: global batches on the device, from step `start` on.
       mfu: (batch's shapes, steps a second) -> further metrics, where the chip's peak is known.
 
     Raises:
-      UserError: a loss or gradient was not finite; names the step.
+      NotFinite: a loss or gradient was not finite.
     """
     clock = _Clock(batch_size, start)
     pending: tuple[int, Mapping[str, jax.Array]] | None = None
@@ -118,31 +151,30 @@ def run(
             jax.block_until_ready(metrics["bad_step"])  # at most one step runs ahead of the host
             return
         values = {name: float(v) for name, v in jax.device_get(metrics).items()}
-        bad_step = int(values.pop("bad_step"))
-        if bad_step >= 0:
-            raise UserError(
-                f"loss or gradient not finite at step {bad_step}; that update was undone and "
-                "the run stopped: lower optim.lr, or set optim.clip_norm"
-            )
+        if (bad_step := int(values.pop("bad_step"))) >= 0:
+            raise NotFinite(bad_step)
         if not due:
             return
+        if skipped := values.pop("skipped"):
+            values["train/skipped"] = skipped
         rates = clock.read(step)
         hooks.log(step, values | rates | dict(mfu(shapes, rates["perf/steps_per_second"])))
 
     with jax.transfer_guard("disallow"):
         for step in range(start, stop + 1):
-            fresh = step > start or step == 0
-            if fresh and hooks.evaluate_at(step):
+            fresh, ending = step > start or step == 0, hooks.end_at(step)
+            due = hooks.evaluate_at(step) and (fresh or not evaluated)
+            if due and not ending:
                 read_pending(check=True)
                 hooks.at("evaluate", step)
                 with clock.paused(), jax.transfer_guard("allow"):
                     hooks.log(step, hooks.evaluate(state, step))
-            if fresh and hooks.save_at(step):
+            if ending or (fresh and hooks.save_at(step)):
                 read_pending(check=True)
                 hooks.at("save", step)
                 with clock.paused(), jax.transfer_guard("allow"):
-                    hooks.save(state, step)
-            if step == stop:
+                    hooks.save(state, step, not (due and ending))
+            if step == stop or ending:
                 break
             if hooks.refresh_at(step):
                 hooks.at("refresh", step)
@@ -160,7 +192,7 @@ def run(
             read_pending()
             pending = (step + 1, metrics)
         read_pending()
-    return state
+    return state, step
 
 
 class _Clock:

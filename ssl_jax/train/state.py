@@ -27,8 +27,10 @@ class TrainState:
     Attributes:
       step: int32 scalar, the number of updates made.
       seed: uint32 scalar; all randomness of a step is a function of (seed, step).
-      bad_step: int32 scalar, the first step whose loss or gradient was not finite, -1 while all
-        were.
+      skipped: int32 scalar, updates that were undone as their loss or gradient was not finite.
+      in_row: int32 scalar, those of them that no good one has followed.
+      bad_step: int32 scalar, the first step that makes more of them in a row than are allowed, -1
+        while there is none.
       params: what the optimizer trains.
       extra: what else the objective carries along.
       opt_state: the optimizer's, one entry a parameter group.
@@ -36,6 +38,8 @@ class TrainState:
 
     step: Array
     seed: Array
+    skipped: Array
+    in_row: Array
     bad_step: Array
     params: Tree
     extra: Tree
@@ -52,6 +56,8 @@ def init_fn(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=seed,
+            skipped=jnp.zeros((), jnp.int32),
+            in_row=jnp.zeros((), jnp.int32),
             bad_step=jnp.full((), -1, jnp.int32),
             params=params,
             extra=extra,

@@ -21,11 +21,13 @@ def make_kernel(
     objective: Objective,
     tx: optax.GradientTransformationExtraArgs,
     schedule: Callable[[Array], Array],
+    skips: int = 0,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """(state, batch) -> (state, metrics); pure. The only gradient code of the project.
 
-    An update with a non-finite loss or gradient is undone: the state keeps its old values and
-    remembers the first such step.
+    An update with a non-finite loss or gradient is undone: parameters, optimizer state and what the
+    method carries along keep their old values, and the state counts it. At more than `skips` of
+    them in a row it remembers the step, for the loop to stop.
     """
     inputs = objective.inputs()
 
@@ -51,11 +53,22 @@ def make_kernel(
         params, extra, opt_state = jax.tree.map(
             lambda new, kept: jnp.where(finite, new, kept), (params, extra, opt_state), old
         )
-        bad_step = jnp.where(finite | (state.bad_step >= 0), state.bad_step, state.step)
+        in_row = jnp.where(finite, 0, state.in_row + 1)
+        fine = (in_row <= skips) | (state.bad_step >= 0)
+        now = TrainState(
+            step=state.step + 1,
+            seed=state.seed,
+            skipped=jnp.where(finite, state.skipped, state.skipped + 1),
+            in_row=in_row,
+            bad_step=jnp.where(fine, state.bad_step, state.step),
+            params=params,
+            extra=extra,
+            opt_state=opt_state,
+        )
         metrics = {"loss": loss, "lr": schedule(state.step), "grad_norm": grad_norm}
         metrics = {f"train/{k}": v for k, v in (metrics | dict(aux.metrics)).items()}
-        metrics["bad_step"] = bad_step
-        return TrainState(state.step + 1, state.seed, bad_step, params, extra, opt_state), metrics
+        metrics |= {"bad_step": now.bad_step, "skipped": now.skipped}
+        return now, metrics
 
     return kernel
 
@@ -66,12 +79,13 @@ def make_train_step(
     schedule: Callable[[Array], Array],
     mesh: Mesh,
     placed: TrainState,
+    skips: int = 0,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """The kernel under `jax.jit`: the state is donated and keeps its shardings, the batch lies by
     rows over the whole mesh.
     """
     return jax.jit(
-        make_kernel(objective, tx, schedule),
+        make_kernel(objective, tx, schedule, skips),
         donate_argnums=0,
         in_shardings=(placed, sharding.batch_sharding(mesh)),
         out_shardings=(placed, sharding.replicated(mesh)),

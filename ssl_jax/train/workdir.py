@@ -20,6 +20,8 @@ FREE = (
     "data.threads",
     "data.prefetch",
     "train.log_every",
+    "train.nonfinite",
+    "train.spike",
     "train.stop_at",
 )
 
@@ -70,20 +72,24 @@ def read_config(workdir: Path) -> dict[str, Any]:
 def check_resumable(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
-    workdir: Path,
+    what: Path | str,
     defaults: Mapping[str, Any] | None = None,
+    accept: bool = False,
 ) -> None:
-    """Refuse to go on with a run under a config that would change its result.
+    """Refuse to go on with a run under a config that would change its result, unless `accept`.
 
     A key that `old` lacks, as the version that wrote it had none, has its value in `defaults`.
 
+    Args:
+      what: holds the run, for the message.
+
     Raises:
-      UserError: names the keys that differ.
+      UserError: names the keys that differ; another method is never accepted.
     """
     name = lambda config: config.get("objective", {}).get("name")  # noqa: E731
     if name(old) != name(new):
         raise UserError(
-            f"{workdir} holds a run of {name(old)!r}, not of {name(new)!r}; give another --workdir"
+            f"{what} holds a run of {name(old)!r}, not of {name(new)!r}; give another --workdir"
         )
     b, known = flatten(json.loads(json.dumps(new))), flatten(defaults or {})
     a = {key: known[key] for key in b if key in known} | flatten(old)
@@ -92,21 +98,24 @@ def check_resumable(
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key) and not key.startswith(FREE)
     ]
-    if changed:
+    if changed and not accept:
         shown = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{workdir} holds a run with another config: {shown}{more}; "
-            "give another --workdir, or the old values"
+            f"{what} holds a run with another config: {shown}{more}; "
+            "give another --workdir, the old values, or --accept_changes to go on all the same"
         )
 
 
 @contextlib.contextmanager
 def opened(
-    workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    workdir: Path,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    accept: bool = False,
 ) -> Iterator[None]:
     """Hold the lock on `workdir`, made if need be, with `config` written into it; see
-    `check_resumable` for `defaults`.
+    `check_resumable` for `defaults` and `accept`.
 
     The lock belongs to the process, the first of several: it goes when the process ends, however it
     ends.
@@ -115,7 +124,8 @@ def opened(
       UserError: not writable, a trainer at work in it, or a run with another config; in another
         process than the first, it does not see what the first one wrote.
     """
-    with _locked(workdir, config, defaults) if distributed.primary() else contextlib.nullcontext():
+    first = distributed.primary()
+    with _locked(workdir, config, defaults, accept) if first else contextlib.nullcontext():
         distributed.barrier("workdir")
         if not distributed.primary():
             _check_shared(workdir, config)
@@ -124,7 +134,7 @@ def opened(
 
 @contextlib.contextmanager
 def _locked(
-    workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None
+    workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None, accept: bool
 ) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -139,7 +149,7 @@ def _locked(
                 f"another trainer is at work in {workdir}; wait for it or give another --workdir"
             ) from None
         if (workdir / "config.json").exists():
-            check_resumable(read_config(workdir), config, workdir, defaults)
+            check_resumable(read_config(workdir), config, workdir, defaults, accept)
         write_json(workdir / "config.json", config)
         yield
 

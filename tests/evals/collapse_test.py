@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 from rich.console import Console
 
 from ssl_jax.cli.table import final_table
-from ssl_jax.cli.train import alarmed
+from ssl_jax.cli.training import alarmed
 from ssl_jax.core import sharding
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import open_source

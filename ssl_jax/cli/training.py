@@ -1,0 +1,295 @@
+"""A run in its folder, from wherever it stands to the end: what the loop calls, and what is done
+where something goes wrong.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from ssl_jax.cli import pretrained
+from ssl_jax.cli.experiment import Experiment
+from ssl_jax.core import distributed
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.stop import Stop
+from ssl_jax.evals.collapse import diagnose
+from ssl_jax.evals.suite import Quality
+from ssl_jax.train import flops, loop, state, workdir
+from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.train.metrics import MetricsWriter
+from ssl_jax.train.profile import Profile
+from ssl_jax.train.progress import ProgressLine
+from ssl_jax.train.refresh import make_refresh
+from ssl_jax.train.spikes import Spikes
+from ssl_jax.train.state import TrainState
+from ssl_jax.train.step import make_train_step
+
+PACKAGES = ("ssl-jax", "jax", "flax", "optax", "orbax-checkpoint")
+ERRORS = "errors.log"  # in the run's folder: tracebacks of what did not end the run
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where a part of a run starts.
+
+    Attributes:
+      evaluated: whether what is due at `step` was evaluated.
+      left_out: batches that no step saw, as losses of theirs were not finite: step s takes batch
+        s + left_out.
+    """
+
+    step: int
+    state: TrainState
+    evaluated: bool
+    left_out: int
+
+
+class Training:
+    """One run in this process.
+
+    Args:
+      resolved: the config as it is written down.
+      accept: whether to go on with a run though its config or data were others.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        resolved: Mapping[str, Any],
+        folder: Path,
+        console: Console,
+        profile: Profile,
+        accept: bool = False,
+    ):
+        self._experiment, self._resolved, self._folder = experiment, resolved, folder
+        self._console, self._profile, self._accept = console, profile, accept
+        self._mesh, self._objective = experiment.mesh, experiment.objective
+        total = experiment.spec.total_steps
+        self._total, self._end = total, min(experiment.train.stop_at or total, total)
+        self._fingerprint = distributed.agreed(experiment.source.fingerprint)
+        self._checkpoints = Checkpoints(
+            folder / "checkpoints", experiment.checkpoint, warn=self._warn
+        )
+        self.last: dict[str, float] = {}  # of every metric, in the process that writes them
+
+    def run(self) -> int:
+        """Train to the end, or until somebody asks to end: the exit code.
+
+        Raises:
+          UserError: something that a person must mend.
+        """
+        policy = self._experiment.train
+        tries = 0
+        with self._checkpoints, jax.set_mesh(self._mesh), Stop() as stop:
+            self._prepare(stop)
+            begin = self._begin()
+            while True:
+                try:
+                    reached = self._part(begin)
+                    break
+                except loop.NotFinite as e:
+                    if policy.nonfinite != "rollback":
+                        raise
+                    before, begin = begin, self._begin()
+                    tries = tries + 1 if begin.step == before.step else 1
+                    if tries > policy.nonfinite_limit:
+                        raise UserError(f"{e}, {tries} times after step {begin.step}") from e
+                    led = e.step + 1 - begin.step
+                    begin = dataclasses.replace(begin, left_out=before.left_out + led)
+                    self._warn(
+                        f"loss or gradient not finite at step {e.step}: back to step {begin.step}, "
+                        f"without the {led} batch(es) that led there"
+                    )
+            self._checkpoints.finish()
+        if reached == self._end:
+            return 0
+        self._console.print(f"saved at step {reached}; the same command goes on from there")
+        return stop.code
+
+    def _prepare(self, stop: Stop) -> None:
+        """What all parts of the run share."""
+        run = self._experiment
+        sets = run.evals_source, run.eval_source
+        self._stop = stop
+        self._quality = Quality(
+            self._objective, run.evals, *sets, self._mesh, tokenizer=run.tokenizer
+        )
+        self._step = make_train_step(
+            self._objective, run.tx, run.schedule, self._mesh, run.placed, run.train.skips
+        )
+        self._refresh = make_refresh(self._objective, run.tx, self._mesh, run.placed)
+        self._mfu = _mfu(run, self._step)
+
+    def _begin(self) -> Begin:
+        """From the newest checkpoint that is whole, or from scratch."""
+        run = self._experiment
+        found = self._checkpoints.resume(run.abstract_state, run.placed)
+        if found is None:
+            backbone = pretrained.load(run, self._console)
+            fresh = state.create(self._objective, run.tx, run.train.seed, run.placed, backbone)
+            return Begin(0, fresh, True, 0)
+        said, where = found.metadata, f"the checkpoint of step {found.step}"
+        defaults = run.defaults()
+        workdir.check_resumable(said["config"], self._resolved, where, defaults, self._accept)
+        if said["data"] != self._fingerprint and not self._accept:
+            raise UserError(
+                f"the training data {run.data.train} are not those of {where}: files or sizes "
+                "differ; give the old ones, another --workdir, or --accept_changes"
+            )
+        self._console.print(f"going on from {where}")
+        return Begin(found.step, found.state, said["evaluated"], said["left_out"])
+
+    def _part(self, begin: Begin) -> int:
+        """From there to the end; the step that was reached."""
+        run, primary = self._experiment, distributed.primary()
+        host, batches = run.training_batches(
+            begin.step + begin.left_out, self._end + begin.left_out
+        )
+        written = MetricsWriter(self._folder, begin.step, self._warn) if primary else None
+        progress = ProgressLine(self._console, begin.step, self._end)
+        spikes = Spikes(run.train.spike)
+        for line in written.lines if written else ():
+            if "train/loss" in line:
+                spikes.seen(line["train/loss"])
+        now: dict[str, float] = {}  # measured at the last step that anything was
+
+        def log(step: int, values: Mapping[str, float]) -> None:
+            if "train/loss" in values:
+                height = spikes.seen(values["train/loss"])
+                spike = {} if height is None else {"diag/loss_spike": height}
+                values = {**values, "perf/bad_images": host.bad} | spike
+                progress.update(step, values)
+                if spike:
+                    self._warn(
+                        f"step {step}: the loss {values['train/loss']:.4g} is a spike, "
+                        f"{height:.0f} deviations above those before"
+                    )
+            if now.get("step") != step:
+                now.clear()
+            now.update(values, step=step)
+            if written:
+                written.write(step, values)
+
+        def save(current: TrainState, step: int, evaluated: bool) -> None:
+            if written:
+                written.sync()
+            said = self._metadata() | {"evaluated": evaluated, "left_out": begin.left_out}
+            self._checkpoints.save(step, current, said, now if now.get("step") == step else {})
+
+        def evaluate(current: TrainState, step: int) -> dict[str, float]:
+            return self._evaluate(current, step, written.last if written else {})
+
+        at, every = run.objective.refresh_steps(), run.checkpoint.every
+        hooks = loop.Hooks(
+            evaluate=evaluate,
+            evaluate_at=self._evaluate_at,
+            save=save,
+            save_at=lambda step: step == self._end or bool(every and step and step % every == 0),
+            log=log,
+            refresh=lambda current: self._refresh(current, run.examples),
+            refresh_at=lambda step: step in at,
+            at=self._at,
+            end_at=self._stop.due,
+        )
+        with (
+            written or contextlib.nullcontext(),
+            progress,
+            contextlib.closing(self._profile),
+            contextlib.closing(host),
+        ):
+            _, reached = loop.run(
+                begin.state,
+                self._step,
+                batches,
+                hooks,
+                start=begin.step,
+                stop=self._end,
+                batch_size=run.spec.global_batch,
+                log_every=run.train.log_every,
+                evaluated=begin.evaluated,
+                mfu=self._mfu,
+            )
+        self.last = written.last if written else {}
+        return reached
+
+    def _evaluate_at(self, step: int) -> bool:
+        every = self._experiment.evals.every
+        due = step in (0, self._total) or (every > 0 and step % every == 0)
+        return every >= 0 and due
+
+    def _evaluate(
+        self, current: TrainState, step: int, last: Mapping[str, float]
+    ) -> dict[str, float]:
+        encoder = self._objective.encoder(current.params, current.extra)
+        if step == 0:  # what fails here would fail always
+            return self._quality.baselines(encoder)
+        try:
+            return alarmed(self._console, step, self._quality.measure(encoder), last)
+        except Exception as e:
+            if jax.process_count() > 1:
+                raise  # the others are in the middle of it
+            with (self._folder / ERRORS).open("a") as file:
+                file.write(f"evaluation at step {step}\n{traceback.format_exc()}\n")
+            said = (str(e).splitlines() or [""])[0]
+            self._warn(
+                f"evaluation at step {step} failed, training goes on: {type(e).__name__}: {said} "
+                f"({self._folder / ERRORS} has all of it; `ssl-jax evaluate` makes it up)"
+            )
+            return {"eval/failed": 1.0}
+
+    def _at(self, what: str, step: int) -> None:
+        distributed.at(what, step)
+        self._profile.at(what, step)
+
+    def _metadata(self) -> dict[str, Any]:
+        """What a checkpoint says of itself."""
+        return {
+            "method": self._resolved["objective"]["name"],
+            "config": self._resolved,
+            "data": self._fingerprint,
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        }
+
+    def _warn(self, text: str) -> None:
+        self._console.print(text, style="bold red", markup=False)
+
+
+def alarmed(
+    console: Console, step: int, found: Mapping[str, float], last: Mapping[str, float]
+) -> dict[str, float]:
+    """What was `found` at a step, with `diag/collapse` where there are diagnostics; of a collapse
+    that is new since `last`, all metrics before, the terminal tells.
+    """
+    numbers, before = (
+        {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
+        for values, prefix in ((found, "diag/"), (last, "untrained/diag/"))
+    )
+    if not numbers:
+        return dict(found)
+    finding = diagnose(numbers, before)
+    if finding.kind and finding.kind != last.get("diag/collapse"):
+        console.print(f"[bold red]step {step}: {finding}[/]")
+    return {**found, "diag/collapse": float(finding.kind)}
+
+
+def _mfu(experiment: Experiment, step_fn: Any) -> Callable[[Any, float], Mapping[str, float]]:
+    """(batch, steps a second) -> model FLOPs utilisation, where the chip's peak is known."""
+    mesh = experiment.mesh
+    peak = flops.peak(mesh.devices.flat[0].device_kind)
+    work: list[int] = []
+
+    def mfu(batch: Any, pace: float) -> Mapping[str, float]:
+        if peak is None:
+            return {}
+        if not work:  # one more trace of the step, once
+            work.append(flops.count(step_fn, experiment.abstract_state, batch))
+        return {"perf/mfu": work[0] * pace / (peak * mesh.size)}
+
+    return mfu
