@@ -14,7 +14,7 @@ from ssl_jax.core.watch import FINAL, INTERRUPTED, LOST
 CHILD = "SSL_JAX_RESTARTED"  # in the environment of the process that does the work
 PAUSE = 5.0  # seconds before a restart, so that all processes of a run have ended
 REASONS = {
-    LOST: "another process was lost",
+    LOST: "asked to end, or another process was lost",
     -signal.SIGABRT: "aborted; if JAX says so above, another process was lost",
     -signal.SIGKILL: "killed; out of memory, perhaps",
 }
@@ -22,7 +22,7 @@ REASONS = {
 
 def until_done(argv: Sequence[str], folder: Path, times: int) -> int:
     """Run `ssl-jax ARGV` in a child until it ends well or in a way that a restart cannot mend (the
-    exit codes 2, what the user can mend, and 130, Ctrl-C).
+    exit codes 2, what the user can mend, and 130, Ctrl-C), or until this process is told to end.
 
     Args:
       argv: the command, which may hold its `--restarts` still.
@@ -35,8 +35,8 @@ def until_done(argv: Sequence[str], folder: Path, times: int) -> int:
     command = [sys.executable, "-m", "ssl_jax", *argv]
     left, reached = times, newest(folder)
     while True:
-        code = _child(command)
-        if code in (0, FINAL, INTERRUPTED, -signal.SIGTERM):
+        code, told = _child(command)
+        if told or code in (0, FINAL, INTERRUPTED):
             return code if code >= 0 else 128 - code
         before, reached = reached, newest(folder)
         left = times if reached > before else left
@@ -51,25 +51,31 @@ def until_done(argv: Sequence[str], folder: Path, times: int) -> int:
 
 def newest(folder: Path) -> int:
     """Step of the newest checkpoint in `folder`, -1 if there is none."""
-    saved = (folder / "checkpoints").glob("[0-9]*")
-    return max((int(p.name) for p in saved if p.name.isdigit()), default=-1)
+    saved = (folder / "checkpoints").glob("[0-9]*/manifest.json")
+    return max((int(p.parent.name) for p in saved if p.parent.name.isdigit()), default=-1)
 
 
-def _child(command: Sequence[str]) -> int:
-    """Run it and pass SIGTERM on to it."""
+def _child(command: Sequence[str]) -> tuple[int, bool]:
+    """Run it: its exit code, and whether SIGTERM came for this process, which is passed on. Ctrl-C
+    reaches both; it is the child that decides what it does.
+    """
+    told = False
     process = subprocess.Popen(command, env=os.environ | {CHILD: "1"})
 
     def end(*_: Any) -> None:
+        nonlocal told
+        told = True
         process.terminate()
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, end),
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+    }
     try:
-        return process.wait()
-    except KeyboardInterrupt:  # the child got it too
-        process.wait()
-        return INTERRUPTED
+        return process.wait(), told
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,7 @@ from ssl_jax.cli.experiment import load_config
 from ssl_jax.cli.restart import newest
 from ssl_jax.cli.results import FORMATS, Row, ordered, shown, text_of
 from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.core.watch import INTERRUPTED
+from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.train.metrics import read_metrics
 from ssl_jax.train.workdir import read_config, write_text
 
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
             continue
         print(f"run {i} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
         code = cli.run(["train", *run.words(folder, flags.data, flags.eval_data)])
-        if code == INTERRUPTED:
+        if code in (INTERRUPTED, PREEMPTED):
             return code
         failed += [run.name] if code else []
     rows = ordered(table(runs, folder, flags.metrics), flags.sort)

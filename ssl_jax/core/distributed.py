@@ -1,6 +1,5 @@
-"""Several processes as one run: how they find each other, and how they notice that one is gone.
-
-One process alone notices nothing of this module.
+"""Several processes as one run: how they find each other, and how they notice that one is gone or
+hangs.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ from typing import TypeVar
 import jax
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.watch import LOST, Limits, Watch, end
+from ssl_jax.core.watch import LOST, Limits, Stall, Watch, end
 
 FLAGS = {
     "coordinator": "HOST:PORT of process 0; by default as TPU pods, Slurm and Open MPI tell",
@@ -27,6 +26,7 @@ FLAGS = {
 }
 T = TypeVar("T")
 _watch: "Watch | None" = None
+_stall: "Stall | None" = None  # in a process that is alone
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Place:
 
 @contextlib.contextmanager
 def session(given: Mapping[str, str]) -> Iterator[None]:
-    """To be entered once, before any device is touched; one process alone notices nothing of it.
+    """To be entered once, before any device is touched. One process alone is only watched for
+    getting on, from the first `at`.
 
     With several processes it does not return from an error: all of them end with one line and exit
     code 2 for a `UserError`, 75 (`LOST`) where one was lost, else 1.
@@ -52,14 +53,16 @@ def session(given: Mapping[str, str]) -> Iterator[None]:
     Raises:
       UserError: flags that do not go together.
     """
-    global _watch
+    global _watch, _stall
     place, limits = find(given), _limits(given)
-    if place is None:
-        yield
-        return
-    _watch = _connect(place, limits)
+    _watch = _connect(place, limits) if place else None
     if _watch is None:
-        yield
+        _stall = Stall(limits.stall)
+        _stall.start()
+        try:
+            yield
+        finally:
+            _stall.finish()
         return
     _watch.start()
     try:
@@ -89,14 +92,15 @@ def agreed(decide: Callable[[], T]) -> T:
 
 def at(what: str, step: int) -> None:
     """Note what this process does now: "data", "step", "evaluate" ... Costs nothing."""
-    if _watch is not None:
-        _watch.doing = (step, what, time.monotonic())
+    if watcher := _watch or _stall:
+        watcher.doing = (step, what, time.monotonic())
 
 
 def tick() -> None:
     """Note that what this process is at, `at`, goes on."""
-    if _watch is not None:
-        _watch.doing = (*_watch.doing[:2], time.monotonic())
+    watcher = _watch or _stall
+    if watcher and watcher.doing:
+        watcher.doing = (*watcher.doing[:2], time.monotonic())
 
 
 def find(given: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Place | None:

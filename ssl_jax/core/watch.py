@@ -4,11 +4,13 @@ JAX's coordination service makes every process abort, with a C++ stack, when it 
 each process tells process 0 now and then that it lives and what it is at, process 0 judges, and
 every process ends with the same line and the same exit code. JAX's own heartbeat is set to a longer
 time and stays as the last resort. With process 0 the service dies, and JAX aborts the others at
-once: that signal is caught, so that our line and exit code come after JAX's own lines.
+once: that signal is caught, so that our line and exit code come after JAX's own lines. What hangs
+shows where all its threads stand before it is ended.
 """
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import signal
@@ -29,6 +31,7 @@ LOST = 75  # exit code: another process is gone; the same command may well succe
 PREEMPTED = 75  # asked to end, and saved: likewise
 FAILED, FINAL, INTERRUPTED = 1, 2, 130  # as `ssl_jax.cli.run` returns them
 
+STALLED = "no progress for"  # how the reason of a run that hangs begins
 ORDER = ("evaluate", "save", "refresh", "data", "step")  # of the loop, at one step
 _KEY = "ssl_jax"  # of all entries in the store
 
@@ -175,7 +178,7 @@ class Watch(threading.Thread):
         last = places.index(min(places))
         beat, process = beats[last], list(self._seen)[last]
         return (
-            f"no progress for {self._limits.stall} s: process {process} ({beat['host']}) is still "
+            f"{STALLED} {self._limits.stall} s: process {process} ({beat['host']}) is still "
             f"at {beat['what']} of step {beat['step']}",
             LOST,
         )
@@ -190,6 +193,8 @@ class Watch(threading.Thread):
 
     def _conclude(self, message: str, code: int) -> None:
         """End for the reason that process 0 found."""
+        if message.startswith(STALLED):
+            show_stacks()
         if self.process == 0:
             self._announce(message, code)
         else:
@@ -217,6 +222,37 @@ class Watch(threading.Thread):
     def _end(self, message: str, code: int) -> NoReturn:
         with self._lock:  # the first to end says why
             end(message, code)
+
+
+class Stall(threading.Thread):
+    """The same for a process that is alone: ends it when nothing got on for `limit` seconds.
+
+    Attributes:
+      doing: (step, what, since when by `time.monotonic`); None: not yet anything.
+    """
+
+    def __init__(self, limit: float):
+        super().__init__(name="stall", daemon=True)
+        self._limit, self._over = limit, threading.Event()
+        self.doing: tuple[int, str, float] | None = None
+
+    def run(self) -> None:
+        while not self._over.wait(min(self._limit / 4, 10.0)):
+            if self.doing is None:
+                continue
+            step, what, since = self.doing
+            if time.monotonic() - since > self._limit:
+                show_stacks()
+                end(f"{STALLED} {self._limit:.0f} s: still at {what} of step {step}", LOST)
+
+    def finish(self) -> None:
+        self._over.set()
+
+
+def show_stacks() -> None:
+    """Where every thread of this process stands, on stderr."""
+    print("ssl-jax: all threads of this process:", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(sys.stderr, all_threads=True)
 
 
 def end(message: str, code: int) -> NoReturn:

@@ -231,6 +231,12 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
         return [path.name for path in gone]
 
+    def set_damaged_aside(self) -> None:
+        """Verify all that are complete; `warn` is told of those that are not whole."""
+        for step in self.steps:
+            if damage := manifest.damage(self._path(step)):
+                self._set_aside(step, damage)
+
     def _complete(self, step: int, response: Any, metrics: Mapping[str, float]) -> None:
         """In the background: what comes after the last byte of a checkpoint."""
         try:
@@ -266,10 +272,9 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int, reason: str) -> None:
-        """Out of the way, for a person to look at; of several only the last."""
-        for old in self._folder.glob(f"*{DAMAGED}"):
-            shutil.rmtree(old, ignore_errors=True)
+        """Out of the way, for a person to look at."""
         aside = self._path(step).with_name(f"{step}{DAMAGED}")
+        shutil.rmtree(aside, ignore_errors=True)
         self._path(step).rename(aside)
         self._warn(f"checkpoint {step} is not used: {reason}; moved to {aside.name}")
 
@@ -278,19 +283,13 @@ class Checkpoints:
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed
         )
         try:
-            state = ocp.load(self._path(step), target)
+            # Orbax itself would convert types without a word.
+            wrong = _difference(ocp.metadata(self._path(step)).metadata, abstract)
+            if not wrong:
+                return ocp.load(self._path(step), target)
         except (ValueError, KeyError, TypeError, OSError) as e:
-            raise UserError(f"checkpoint {step} does not fit this run: {_reason(e)}") from e
-        found, wanted = tree.named_leaves(state), tree.named_leaves(abstract)
-        wrong = [
-            f"{name} is {found[name].dtype}{list(found[name].shape)}, not "
-            f"{leaf.dtype}{list(leaf.shape)}"
-            for name, leaf in wanted.items()
-            if (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype)
-        ]
-        if wrong:
-            raise UserError(f"checkpoint {step} does not fit this run: {wrong[0]}")
-        return state
+            wrong = _reason(e)
+        raise UserError(f"checkpoint {step} does not fit this run: {wrong}")
 
     def _numbered(self) -> list[int]:
         if not self._folder.is_dir():
@@ -319,6 +318,18 @@ def _all_finite(state: TrainState) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
     return jnp.stack(flags).all()
+
+
+def _difference(saved: Any, wanted: TrainState) -> str:
+    """The first array that is not the same in both, "" if all are."""
+    there, here = (
+        {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in tree.named_leaves(x).items()}
+        for x in (saved, wanted)
+    )
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            return f"{name} is {there.get(name, 'not there')}, not {here.get(name, 'known')}"
+    return ""
 
 
 def _reason(error: Exception) -> str:

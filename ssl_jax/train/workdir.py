@@ -125,7 +125,7 @@ def opened(
         process than the first, it does not see what the first one wrote.
     """
     first = distributed.primary()
-    with _locked(workdir, config, defaults, accept) if first else contextlib.nullcontext():
+    with _prepared(workdir, config, defaults, accept) if first else contextlib.nullcontext():
         distributed.barrier("workdir")
         if not distributed.primary():
             _check_shared(workdir, config)
@@ -133,9 +133,12 @@ def opened(
 
 
 @contextlib.contextmanager
-def _locked(
-    workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None, accept: bool
-) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[None]:
+    """Hold the lock on `workdir`, made if need be.
+
+    Raises:
+      UserError: not writable, or a trainer at work in it.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")
@@ -148,9 +151,20 @@ def _locked(
             raise UserError(
                 f"another trainer is at work in {workdir}; wait for it or give another --workdir"
             ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _prepared(
+    workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None, accept: bool
+) -> Iterator[None]:
+    with locked(workdir):
         if (workdir / "config.json").exists():
             check_resumable(read_config(workdir), config, workdir, defaults, accept)
-        write_json(workdir / "config.json", config)
+        try:
+            write_json(workdir / "config.json", config)
+        except OSError as e:
+            raise UserError(f"cannot write to --workdir={workdir}: {e.strerror}") from None
         yield
 
 

@@ -1,5 +1,6 @@
 """A run that starts from another run's encoder: what it takes, from whom, and what it refuses."""
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -32,9 +33,7 @@ def saved(folder, method="byol", seed=7):
     made = experiment(method)
     start = state.create(made.objective, made.tx, seed, made.placed)
     moved = jax.tree.map(lambda x: x + 1, start.params)
-    start = state.TrainState(
-        start.step, start.seed, start.bad_step, moved, start.extra, start.opt_state
-    )
+    start = dataclasses.replace(start, params=moved)
     Path(folder).mkdir(exist_ok=True)
     workdir.write_json(Path(folder) / "config.json", made.resolved())
     with Checkpoints(Path(folder) / "checkpoints") as checkpoints:

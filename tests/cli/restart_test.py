@@ -13,7 +13,7 @@ from ssl_jax.core.watch import LOST
 
 
 class RestartTest(parameterized.TestCase):
-    def run_with(self, codes, times=2, saves=()):
+    def run_with(self, codes, times=2, saves=(), told=False):
         """Exit code, number of attempts and messages, where attempt i ends with `codes[i]` and
         leaves a checkpoint of step i + 1 if it is one of `saves`.
         """
@@ -23,8 +23,10 @@ class RestartTest(parameterized.TestCase):
         def child(command):
             attempts.append(command)
             if len(attempts) in saves:
-                (folder / "checkpoints" / str(len(attempts))).mkdir(parents=True)
-            return codes[len(attempts) - 1]
+                path = folder / "checkpoints" / str(len(attempts)) / "manifest.json"
+                path.parent.mkdir(parents=True)
+                path.touch()
+            return codes[len(attempts) - 1], told
 
         err = io.StringIO()
         with (
@@ -35,14 +37,20 @@ class RestartTest(parameterized.TestCase):
             code = restart.until_done(["train", "--workdir=W", "--restarts=2"], folder, times)
         return code, len(attempts), err.getvalue().splitlines()
 
-    @parameterized.parameters((0, 0), (2, 2), (130, 130), (-signal.SIGTERM, 143))
+    def test_a_launcher_that_is_told_to_end_does_not_restart(self):
+        self.assertEqual(self.run_with([LOST], told=True), (LOST, 1, []))
+
+    @parameterized.parameters((0, 0), (2, 2), (130, 130))
     def test_an_end_that_is_final(self, ended, code):
         self.assertEqual(self.run_with([ended]), (code, 1, []))
 
     def test_again_until_it_is_done(self):
         code, attempts, lines = self.run_with([LOST, -signal.SIGKILL, 0])
         self.assertEqual((code, attempts), (0, 3))
-        self.assertIn("restart, from step 0 (exit code 75, another process was lost)", lines[0])
+        self.assertIn(
+            "restart, from step 0 (exit code 75, asked to end, or another process was lost)",
+            lines[0],
+        )
         self.assertIn("killed; out of memory, perhaps", lines[1])
 
     def test_given_up_without_progress(self):

@@ -1,25 +1,223 @@
-import time
+"""Checkpoints: what is kept, what is not taken for whole, does not fit, or cannot be written.
+
+Kills and real runs: tests/faults.
+"""
+
+import dataclasses
+import json
+import shutil
 from pathlib import Path
+from unittest import mock
 
-from absl.testing import absltest
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.core.errors import UserError
+from ssl_jax.train import manifest
+from ssl_jax.train.checkpoint import CheckpointConfig, Checkpoints
+from ssl_jax.train.state import TrainState
+
+ROWS = 64
 
 
-class CheckpointTest(absltest.TestCase):
-    def test_a_reader_leaves_what_is_being_written(self):
-        folder = Path(self.create_tempdir().full_path)
-        half = folder / "4.orbax-checkpoint-tmp"
+def state(step, devices=1, rows=ROWS, dtype=np.float32):
+    """A small state, its matrix by rows over so many devices."""
+    split, whole = shardings(devices)
+    values = np.arange(rows * 3, dtype=dtype).reshape(rows, 3) + step
+    number = lambda x, kind: jax.device_put(kind(x), whole)  # noqa: E731
+    return TrainState(
+        step=number(step, np.int32),
+        seed=number(7, np.uint32),
+        skipped=number(0, np.int32),
+        in_row=number(0, np.int32),
+        bad_step=number(-1, np.int32),
+        params={"kernel": jax.device_put(values, split)},
+        extra={"queue": jax.device_put(values * 2, split)},
+        opt_state=(number(step, np.int32),),
+    )
+
+
+def shardings(devices):
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    return NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+
+
+def like(made):
+    """The abstract state and the shardings of one."""
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
+    return abstract, jax.tree.map(lambda x: x.sharding, made)
+
+
+class CheckpointTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+        self.told = []
+
+    def open(self, reader=False, **config):
+        return Checkpoints(self.folder, CheckpointConfig(**config), reader, self.told.append)
+
+    def save(self, *steps, metrics=None, **config):
+        with self.open(**config) as checkpoints:
+            for step in steps:
+                measured = {} if metrics is None else {"eval/x": metrics[step]}
+                checkpoints.save(step, state(step), {"step": step}, measured)
+            checkpoints.finish()
+            return checkpoints.steps
+
+    def resumed(self, made=None):
+        with self.open() as checkpoints:
+            return checkpoints.resume(*like(made or state(0)))
+
+    def test_from_one_device_to_eight_and_back(self):
+        for before, after in ((1, 8), (8, 2)):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with self.open() as checkpoints:
+                checkpoints.save(4, state(4, before), {"a": [1, "b"]})
+            found = self.resumed(state(0, after))
+            self.assertEqual((found.step, found.metadata), (4, {"a": [1, "b"]}))
+            self.assertLen(found.state.params["kernel"].sharding.device_set, after)
+            for a, b in zip(*map(jax.tree.leaves, (found.state, state(4))), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    def test_what_is_kept(self):
+        steps = range(1, 9)
+        self.assertEqual(self.save(*steps, keep=2), [7, 8])
+        self.assertEqual(self.save(*steps, keep=1, keep_every=3), [3, 6, 8])
+        found = dict(zip(steps, [0.1, 0.9, 0.2, 0.9, 0.3, float("nan"), 0.1, 0.2], strict=True))
+        self.assertEqual(self.save(*steps, metrics=found, keep=1, best="eval/x"), [4, 8])
+        self.assertEqual(self.save(*steps, metrics=found, keep=1, best="-eval/x"), [7, 8])
+        self.assertEqual(self.save(*steps, keep=1, best="eval/x"), [8])  # never measured
+
+    def test_the_same_step_is_not_saved_twice(self):
+        self.save(4)
+        written = (self.folder / "4" / manifest.NAME).stat().st_mtime_ns
+        with self.open() as checkpoints:
+            found = checkpoints.resume(*like(state(0)))
+            checkpoints.save(4, found.state, {})
+            checkpoints.finish()
+        self.assertEqual((self.folder / "4" / manifest.NAME).stat().st_mtime_ns, written)
+
+    def test_every_file_that_is_cut_flipped_or_gone_is_noticed(self):
+        self.save(4)
+        kept = Path(self.create_tempdir().full_path) / "kept"
+        shutil.copytree(self.folder, kept)
+        names = [p.relative_to(kept) for p in kept.rglob("*") if p.is_file()]
+        self.assertGreater(len(names), 6)
+        for name in names:
+            data = (kept / name).read_bytes()
+            flipped = bytearray(data or b"x")
+            flipped[len(flipped) // 2] ^= 4
+            for harm in (bytes(flipped), data[:-1] if data else b"\0", None):
+                shutil.rmtree(self.folder)
+                shutil.copytree(kept, self.folder)
+                (self.folder / name).unlink()
+                if harm is not None:
+                    (self.folder / name).write_bytes(harm)
+                unfinished = harm is None and name.name == manifest.NAME
+                if unfinished:
+                    self.assertIsNone(self.resumed())
+                else:
+                    with self.assertRaisesRegex(UserError, "no checkpoint in .* is whole"):
+                        self.resumed()
+                self.assertRegex(self.told[-1], "checkpoint 4 is not used: .*moved to 4.damaged")
+
+    def test_a_damaged_one_is_set_aside_and_the_one_before_is_used(self):
+        self.save(4, 8)
+        (self.folder / "8" / "state" / "_METADATA").unlink()
+        self.assertEqual(self.resumed().step, 4)
+        self.assertRegex(self.told[0], r"checkpoint 8 is not used: state/_METADATA is missing")
+        self.assertCountEqual([p.name for p in self.folder.iterdir()], ["4", "8.damaged"])
+        self.assertEqual(self.save(8), [4, 8])  # made again
+
+    def test_one_that_is_not_finite_is_not_used(self):
+        self.save(4)
+        bad = dataclasses.replace(state(8), params={"kernel": state(8).params["kernel"] * jnp.nan})
+        with self.open() as checkpoints:
+            checkpoints.save(8, bad, {})
+        self.assertEqual(self.resumed().step, 4)
+        self.assertRegex(self.told[0], "8 is not used: it holds numbers that are not finite")
+
+    def test_a_file_that_does_not_belong_there(self):
+        self.save(4)
+        (self.folder / "4" / "state" / "more").write_text("")
+        self.assertEqual(manifest.damage(self.folder / "4"), "state/more does not belong there")
+
+    def test_restoring_a_damaged_one_by_its_number(self):
+        self.save(4, 8)
+        (self.folder / "8" / "state" / "_METADATA").write_text("{}")
+        with (
+            self.open(reader=True) as checkpoints,
+            self.assertRaisesRegex(UserError, "checkpoint 8 in .* is damaged: .*; others: 4$"),
+        ):
+            checkpoints.restore(8, *like(state(0)))
+        self.assertTrue((self.folder / "8").exists())
+
+    @parameterized.parameters(
+        (dict(rows=32), r"extra/queue is float32\[64, 3\], not float32\[32, 3\]$"),
+        (dict(dtype=np.float16), r"extra/queue is float32\[64, 3\], not float16\[64, 3\]$"),
+    )
+    def test_another_shape_or_type_does_not_fit(self, other, message):
+        self.save(4)
+        with self.assertRaisesRegex(UserError, "checkpoint 4 does not fit this run: " + message):
+            self.resumed(state(0, **other))
+        self.assertTrue((self.folder / "4").exists())
+
+    def test_what_a_dying_process_left_is_cleared_or_set_aside(self):
+        self.save(4)
+        half = self.folder / "8.orbax-checkpoint-tmp"
         half.mkdir()
-        with Checkpoints(folder, reader=True) as checkpoints:
-            self.assertEqual(checkpoints.steps, [])
-        self.assertTrue(half.exists())
-        with Checkpoints(folder):
-            pass
-        deadline = time.monotonic() + 30
-        while half.exists():  # orbax clears in the background
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.05)
+        shutil.copytree(self.folder / "4", self.folder / "8")
+        (self.folder / "8" / manifest.NAME).unlink()
+        with self.open(reader=True) as checkpoints:
+            self.assertEqual(checkpoints.steps, [4])
+        self.assertTrue(half.exists())  # another process may be at it
+        self.assertEqual(self.resumed().step, 4)
+        self.assertFalse(half.exists())
+        self.assertRegex(self.told[0], "8 is not used: it has no manifest.json")
+
+    def test_a_save_that_fails_is_told_and_leaves_nothing(self):
+        self.save(4)
+        with self.open() as checkpoints:
+            error = OSError(28, "No space left on device")
+            with mock.patch.object(manifest, "write", side_effect=error):
+                checkpoints.save(8, state(8), {})
+                checkpoints.wait()
+            self.assertEqual([p.name for p in self.folder.iterdir()], ["4"])
+            self.assertRegex(self.told[0], "step 8 could not be saved, .*No space left on device")
+            with self.assertRaisesRegex(UserError, "step 8 could not be saved: .* from step 4$"):
+                checkpoints.finish()
+            checkpoints.save(8, state(8), {})  # there is room again
+            checkpoints.finish()
+            self.assertEqual(checkpoints.steps, [4, 8])
+
+    def test_prune_by_hand(self):
+        self.save(1, 2, 3, 4, keep=4)
+        (self.folder / "3.damaged").mkdir()
+        (self.folder / "4" / manifest.NAME).unlink()
+        with self.open(keep=2) as checkpoints:
+            self.assertEqual(checkpoints.prune(), ["1"])
+            self.assertCountEqual(checkpoints.prune(damaged=True), ["3.damaged", "4"])
+
+    def test_the_manifest(self):
+        self.save(4, metrics={4: 0.5})
+        found = manifest.read(self.folder / "4")
+        self.assertEqual(found["metrics"], {"eval/x": 0.5})
+        self.assertEqual(manifest.damage(self.folder / "4"), "")
+        files = [p for p in (self.folder / "4").rglob("*") if p.is_file()]
+        written = sum(p.stat().st_size for p in files if p.name != manifest.NAME)
+        self.assertEqual(manifest.size(found), written)
+        path = self.folder / "4" / manifest.NAME
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"eval/x": 0.9}}))
+        self.assertEqual(manifest.read(self.folder / "4"), {})
+
+    @parameterized.parameters({"every": -1}, {"keep": 0}, {"keep_every": -2})
+    def test_bad_configs(self, **keys):
+        with self.assertRaisesRegex(UserError, "checkpoint: every"):
+            CheckpointConfig(**keys)
 
 
 if __name__ == "__main__":

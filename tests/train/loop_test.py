@@ -13,7 +13,9 @@ from ssl_jax.train.progress import ProgressLine, duration
 
 
 class LoopTest(parameterized.TestCase):
-    def run_loop(self, start, stop, bad_at=None, log_every=1, saved=None):
+    def run_loop(
+        self, start, stop, bad_at=None, log_every=1, saved=None, end_at=None, skipped=0, **how
+    ):
         events = []
         saved = [] if saved is None else saved
 
@@ -21,6 +23,7 @@ class LoopTest(parameterized.TestCase):
             events.append(f"step {state}")
             bad = -1 if bad_at is None or state < bad_at else bad_at
             metrics = {"train/loss": np.float32(state), "bad_step": np.int32(bad)}
+            metrics["skipped"] = np.int32(skipped)
             return state + 1, metrics
 
         def batches():
@@ -35,18 +38,23 @@ class LoopTest(parameterized.TestCase):
         hooks = loop.Hooks(
             evaluate=evaluate,
             evaluate_at=lambda s: s % 2 == 0,
-            save=lambda state, at: (saved.append(at), events.append(f"save {at}")),
+            save=lambda state, at, evaluated: (
+                saved.append(at),
+                events.append(f"save {at}" + ("" if evaluated else ", not evaluated")),
+            ),
             save_at=lambda s: s == 2,
             log=lambda at, values: events.append(f"log {at} {sorted(values)[0]}"),
             refresh=lambda state: events.append("refresh") or state,
             refresh_at=lambda s: s == 2,
+            end_at=lambda s: s == end_at,
         )
         with jax.transfer_guard("allow"):
-            out = loop.run(
+            out, reached = loop.run(
                 start, step, batches(), hooks,
-                start=start, stop=stop, batch_size=4, log_every=log_every,
+                start=start, stop=stop, batch_size=4, log_every=log_every, **how,
             )  # fmt: skip
-        self.assertEqual(out, stop)
+        self.assertEqual(out, reached)
+        self.assertEqual(reached, stop if end_at is None else end_at)
         return events
 
     def test_the_order(self):
@@ -64,6 +72,20 @@ class LoopTest(parameterized.TestCase):
         self.assertEqual(
             self.run_loop(2, 3), ["refresh", "batch 2", "step 2", "log 3 perf/data_wait"]
         )
+
+    def test_asked_to_end_it_saves_and_leaves_the_evaluation_to_the_next_part(self):
+        events = self.run_loop(1, 9, end_at=2)
+        self.assertEqual(events[-2:], ["log 2 perf/data_wait", "save 2, not evaluated"])
+        events = self.run_loop(2, 3, evaluated=False)
+        self.assertEqual(events[:3], ["evaluate 2", "log 2 eval/x", "refresh"])
+        events = self.run_loop(0, 9, end_at=1)  # nothing is due there
+        self.assertEqual(events[-2:], ["log 1 perf/data_wait", "save 1"])
+
+    def test_a_bad_state_is_not_saved_by_who_is_asked_to_end(self):
+        saved = []
+        with self.assertRaisesRegex(loop.NotFinite, "not finite at step 1"):
+            self.run_loop(0, 9, bad_at=1, log_every=100, saved=saved, end_at=2)
+        self.assertEqual(saved, [])
 
     def test_only_every_so_many_steps_are_logged_and_the_last(self):
         logged = [
@@ -87,6 +109,7 @@ class LoopTest(parameterized.TestCase):
         ({"steps": -3}, "give steps or epochs, a positive number"),
         ({"steps": 3, "batch_size": -1}, "batch_size: -1 is not positive"),
         ({"steps": 3, "seed": -1}, "0 <= seed"),
+        ({"steps": 3, "nonfinite_limit": 0}, "nonfinite_limit >= 1"),
     )
     def test_bad_configs(self, keys, message):
         with self.assertRaisesRegex(UserError, message):
