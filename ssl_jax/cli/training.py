@@ -43,12 +43,14 @@ class Begin:
       evaluated: whether what is due at `step` was evaluated.
       left_out: batches that no step saw, as losses of theirs were not finite: step s takes batch
         s + left_out.
+      measured: metrics up to this step belong to it, those beyond are made again.
     """
 
     step: int
     state: TrainState
     evaluated: bool
     left_out: int
+    measured: int
 
 
 class Training:
@@ -134,7 +136,7 @@ class Training:
         if found is None:
             backbone = pretrained.load(run, self._console)
             fresh = state.create(self._objective, run.tx, run.train.seed, run.placed, backbone)
-            return Begin(0, fresh, True, 0)
+            return Begin(0, fresh, True, 0, measured=-1)
         said, where = found.metadata, f"the checkpoint of step {found.step}"
         defaults = run.defaults()
         workdir.check_resumable(said["config"], self._resolved, where, defaults, self._accept)
@@ -144,7 +146,8 @@ class Training:
                 "differ; give the old ones, another --workdir, or --accept_changes"
             )
         self._console.print(f"going on from {where}")
-        return Begin(found.step, found.state, said["evaluated"], said["left_out"])
+        evaluated, left_out = said["evaluated"], said["left_out"]
+        return Begin(found.step, found.state, evaluated, left_out, measured=found.step)
 
     def _part(self, begin: Begin) -> int:
         """From there to the end; the step that was reached."""
@@ -152,7 +155,7 @@ class Training:
         host, batches = run.training_batches(
             begin.step + begin.left_out, self._end + begin.left_out
         )
-        written = MetricsWriter(self._folder, begin.step, self._warn) if primary else None
+        written = MetricsWriter(self._folder, begin.measured, self._warn) if primary else None
         progress = ProgressLine(self._console, begin.step, self._end)
         spikes = Spikes(run.train.spike)
         for line in written.lines if written else ():

@@ -30,6 +30,7 @@ logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells every stage o
 _log = logging.getLogger(__name__)
 SLOW = 30.0  # seconds that training waits for the last save before it says so
 DAMAGED = ".damaged"  # at the end of the name of a folder that was set aside
+ASIDE = 3  # so many of those stay
 _HALF = "*.orbax-checkpoint-tmp*"
 
 
@@ -272,7 +273,10 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int, reason: str) -> None:
-        """Out of the way, for a person to look at."""
+        """Out of the way, for a person to look at; of many only the last few."""
+        asides = self._folder.glob(f"*{DAMAGED}")
+        for old in sorted(asides, key=lambda path: path.stat().st_mtime)[: 1 - ASIDE]:
+            shutil.rmtree(old, ignore_errors=True)
         aside = self._path(step).with_name(f"{step}{DAMAGED}")
         shutil.rmtree(aside, ignore_errors=True)
         self._path(step).rename(aside)
