@@ -6,7 +6,7 @@ Whoever is asked makes the step it is at, saves, and ends with an exit code that
 import os
 import signal
 import sys
-from types import FrameType, TracebackType
+import threading
 from typing import Any, Self
 
 import jax
@@ -49,23 +49,36 @@ class Stop:
             _start_preemption_service()
         else:
             signals.append(signal.SIGTERM)
+        # Python runs a handler only between two instructions of the main thread, which may compile
+        # for minutes; the bytes that the wakeup descriptor gets can be read at once.
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         for number in signals:
-            self._before[number] = signal.signal(number, self._asked)
+            self._before[number] = signal.signal(number, lambda *_: None)
+        self._thread = threading.Thread(target=self._listen, name="stop", daemon=True)
+        self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        os.write(self._pipe[1], bytes(1))  # no signal has the number 0
+        self._thread.join()
+        for end in self._pipe:
+            os.close(end)
 
-    def _asked(self, number: int, _: FrameType | None) -> None:
-        code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
+    def _listen(self) -> None:
+        while number := os.read(self._pipe[0], 1)[0]:
+            if number in self._before:
+                self._asked(number)
+
+    def _asked(self, number: int) -> None:
         if number == signal.SIGINT and self.code == INTERRUPTED:
             os._exit(INTERRUPTED)
-        self.code = code
-        # Not print: the signal may have come in the middle of one.
-        os.write(sys.stderr.fileno(), f"\nssl-jax: {_SAID[code]}\n".encode())
+        self.code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
+        print(f"\nssl-jax: {_SAID[self.code]}", file=sys.stderr, flush=True)
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 

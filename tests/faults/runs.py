@@ -33,6 +33,19 @@ TINY = (
     "--config.backbone.width=4",
     *QUICK,
 )
+# A method whose step 5 never ends.
+HANGS = """
+import time
+import jax
+from ssl_jax.objectives.simclr import SimCLR
+
+class Hanging(SimCLR):
+    def loss(self, params, extra, batch, key, step):
+        jax.debug.callback(lambda now: time.sleep(600) if now == 5 else None, step)
+        return super().loss(params, extra, batch, key, step)
+
+make = Hanging.make
+"""
 LIMIT = 600.0  # seconds after which a test gives up on a process
 
 
@@ -47,10 +60,9 @@ class Run:
     def start(self, *more: str, preexec: Callable[[], None] | None = None, **env: str):
         """The process, its output in pipes."""
         path = os.pathsep.join(filter(None, (env.pop("PYTHONPATH", ""), str(ROOT))))
+        words = [f"--workdir={self.folder}"]
         return subprocess.Popen(
-            [sys.executable, "-m", "ssl_jax", "train", f"--workdir={self.folder}"]
-            + list(self.flags)
-            + list(more),
+            [sys.executable, "-m", "ssl_jax", "train", *words, *self.flags, *more],
             cwd=ROOT,
             env=os.environ
             | {"JAX_NUM_CPU_DEVICES": str(self.devices), "PYTHONPATH": path, "COLUMNS": "200"}

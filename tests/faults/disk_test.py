@@ -1,0 +1,139 @@
+"""A disk that is full, cannot be written, or takes only a part: training goes on, and says so."""
+
+import ctypes
+import os
+import resource
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from absl.testing import absltest
+
+from tests.faults.runs import TINY, Run
+
+FLAGS = (*TINY, "--config.train.steps=400", "--config.checkpoint.every=20")
+FLAGS = (*FLAGS, "--config.evals.every=-1")
+
+
+def mounted(folder: Path) -> bool:
+    """Whether a disk of 2 MB could be put there."""
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True
+    )
+    return done.returncode == 0
+
+
+@pytest.mark.full
+class DiskTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+        self.whole = Run(self.folder / "whole", FLAGS)
+        self.whole.end()
+
+    def disk(self):
+        """A run on a small disk of its own."""
+        place = self.folder / "disk"
+        place.mkdir()
+        if not mounted(place):
+            self.skipTest("mounting a small disk takes root")
+        self.addCleanup(subprocess.run, ["umount", "-l", place], check=True)
+        return Run(place / "run", FLAGS)
+
+    def complete(self, run):
+        """Steps of the complete checkpoints; whatever else lies there fails the test."""
+        folders = list((run.folder / "checkpoints").iterdir())
+        for folder in folders:
+            self.assertTrue((folder / "manifest.json").exists(), folders)
+        return sorted(int(folder.name) for folder in folders)
+
+    def fill(self, run):
+        """Take all room that is left."""
+        block = b"x" * 4096
+        with (run.folder.parent / "filling").open("wb", buffering=0) as file:
+            try:
+                while file.write(block):
+                    pass
+            except OSError:
+                return
+
+    def test_full_for_a_while(self):
+        run = self.disk()
+        process = run.start()
+        run.wait(process, lambda: run.reached() >= 45)
+        process.send_signal(19)  # SIGSTOP: so that it does not end before
+        self.fill(run)
+        process.send_signal(18)
+        time.sleep(2)
+        (run.folder.parent / "filling").unlink()
+        out, err = process.communicate(timeout=300)
+        self.assertEqual(process.returncode, 0, out + err)
+        self.assertRegex(out, r"step \d+ could not be saved, training goes on: .*No space left")
+        self.assertNotIn("Traceback", err)
+        self.assertEqual(self.complete(run), [380, 400])
+        self.assertEqual(run.differences(self.whole), [])
+
+    def test_full_to_the_end(self):
+        run = self.disk()
+        process = run.start()
+        run.wait(process, lambda: run.reached() >= 45)
+        self.fill(run)
+        out, err = process.communicate(timeout=300)
+        self.assertEqual(process.returncode, 2, out + err)
+        self.assertRegex(err, r"the state of step 400 could not be saved: .*No space left on dev")
+        self.assertNotIn("Traceback", err)
+        at = max(self.complete(run))
+        (run.folder.parent / "filling").unlink()
+        self.assertIn(f"going on from the checkpoint of step {at}", run.end())
+        self.assertEqual(run.differences(self.whole), [])
+
+    def test_read_only_for_a_while(self):
+        run = self.disk()
+        process = run.start()
+        run.wait(process, lambda: run.reached() >= 45)
+        process.send_signal(19)
+        self.assertEqual(self.remounted(run, "ro"), 0)
+        process.send_signal(18)
+        time.sleep(1)
+        self.assertEqual(self.remounted(run, "rw"), 0)
+        out, err = process.communicate(timeout=300)
+        self.assertEqual(process.returncode, 0, out + err)
+        self.assertNotIn("Traceback", err)
+        self.assertEqual(run.differences(self.whole), [])
+
+    def remounted(self, run, how):
+        for _ in range(50):  # busy while a file is being written
+            flags = 32 | (1 if how == "ro" else 0)  # MS_REMOUNT, MS_RDONLY
+            if not ctypes.CDLL(None).mount(None, os.fsencode(run.folder.parent), None, flags, None):
+                return 0
+            time.sleep(0.02)
+        return 1
+
+    def test_a_folder_that_cannot_be_written_from_the_start(self):
+        place = self.folder / "file"
+        place.write_text("")
+        said = Run(place / "run", FLAGS).end(code=2)
+        self.assertRegex(said, "cannot write to --workdir=.*file/run: Not a directory")
+
+    def test_files_that_may_not_grow(self):
+        """As a quota does it; without root."""
+        run = Run(self.folder / "small", FLAGS)
+
+        def small():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+
+        process = run.start(preexec=small)
+        out, err = process.communicate(timeout=300)
+        self.assertEqual(process.returncode, 2, out + err)
+        self.assertRegex(out, "step 20 could not be saved, training goes on")
+        self.assertNotIn("Traceback", err)
+        self.assertEqual(self.complete(run), [])
+        shutil.rmtree(run.folder)
+        run.end()
+        self.assertEqual(run.differences(self.whole), [])
+
+
+if __name__ == "__main__":
+    absltest.main()

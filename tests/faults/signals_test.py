@@ -1,0 +1,113 @@
+"""Asked to end: what is saved, the exit code, and that the next part goes on as if nothing were."""
+
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from absl.testing import absltest
+
+from tests.faults.runs import HANGS, TINY, Run, ended
+
+FLAGS = (*TINY, "--config.train.steps=300", "--config.checkpoint.every=100")
+
+
+@pytest.mark.full
+class SignalsTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+
+    def run_of(self, name, *flags, **how):
+        return Run(self.folder / name, (*FLAGS, *flags), **how)
+
+    def told(self, run, number, after=3):
+        """The process, asked to end once it has made some steps; what it printed, its code."""
+        process = run.start()
+        run.wait(process, lambda: run.reached() >= after)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=300)
+        return out + err, process.returncode
+
+    def test_sigterm_saves_and_the_next_part_goes_on(self):
+        every = ("--config.evals.every=1", "--config.train.steps=12")  # so that one is owed
+        whole, run = self.run_of("whole", *every), self.run_of("told", *every)
+        whole.end()
+        text, code = self.told(run, signal.SIGTERM)
+        self.assertEqual(code, 75, text)
+        self.assertIn("asked to end; the step at hand is finished and saved first", text)
+        self.assertRegex(text, r"saved at step \d+; the same command goes on from there")
+        at = max(int(p.name) for p in (run.folder / "checkpoints").iterdir())
+        self.assertEqual(run.reached(), at)
+        self.assertNotIn("eval/knn_top1", run.metrics()[-1])
+        self.assertIn(f"going on from the checkpoint of step {at}", run.end())
+        self.assertEqual(run.differences(whole), [])
+
+    def test_sigterm_while_it_compiles(self):
+        run = self.run_of("run", "--config.evals.every=-1")
+        process = run.start()
+        run.wait(process, (run.folder / "metrics.jsonl").exists)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=300)
+        self.assertEqual(process.returncode, 75, out + err)
+        self.assertRegex(out, "saved at step [01];")
+        self.assertIn("going on from the checkpoint of step", run.end())
+
+    def test_ctrl_c_once_saves(self):
+        run = self.run_of("run", "--config.evals.every=-1")
+        text, code = self.told(run, signal.SIGINT)
+        self.assertEqual(code, 130, text)
+        self.assertIn("(Ctrl-C ends at once)", text)
+        self.assertRegex(text, r"saved at step \d+")
+
+    def test_ctrl_c_twice_ends_at_once(self):
+        method = self.folder / "hanging.py"
+        method.write_text(HANGS)
+        run = self.run_of("run", f"--config.objective.name={method}", "--config.evals.every=-1")
+        process = run.start()
+        run.wait(process, lambda: run.reached() >= 4)
+        process.send_signal(signal.SIGINT)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            process.wait(2)  # it waits for the step
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 130)
+        self.assertNotIn("saved", out)
+
+    def test_a_launcher_that_is_told_to_end_passes_it_on(self):
+        run = self.run_of("run", "--restarts=2", "--config.evals.every=-1")
+        text, code = self.told(run, signal.SIGTERM)
+        self.assertEqual(code, 75, text)
+        self.assertRegex(text, r"saved at step \d+")
+        self.assertNotIn("restart", text)
+
+    def test_one_of_two_processes_is_told_and_both_save_the_same_step(self):
+        run = self.run_of("two", "--config.train.steps=100000", "--config.evals.every=-1")
+        process = self.two(run)
+        run.wait(process[0], lambda: run.reached() >= 3)
+        process[1].send_signal(signal.SIGTERM)
+        outs = [p.communicate(timeout=300) for p in process]
+        self.assertEqual([p.returncode for p in process], [75, 75], outs)
+        (at,) = [int(p.name) for p in (run.folder / "checkpoints").iterdir()]
+        self.assertIn(f"saved at step {at}", outs[0][0])
+        both = self.two(run, f"--config.train.stop_at={at + 5}")
+        outs = [ended(p) for p in both]
+        self.assertIn(f"going on from the checkpoint of step {at}", outs[0])
+        whole = self.run_of(
+            "whole", "--config.train.steps=100000", "--config.evals.every=-1", devices=2
+        )
+        ended(self.two(whole, f"--config.train.stop_at={at + 5}")[0])
+        self.assertEqual(run.metrics(), whole.metrics())
+
+    def two(self, run, *more):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            meeting = f"--coordinator=127.0.0.1:{s.getsockname()[1]}"
+        return [
+            run.start(meeting, "--num_processes=2", f"--process_id={i}", *more) for i in range(2)
+        ]
+
+
+if __name__ == "__main__":
+    absltest.main()
