@@ -22,7 +22,7 @@ POISONED = """
 import jax.numpy as jnp
 from ssl_jax.objectives.simclr import SimCLR
 
-BAD = ({bad})
+BAD = {bad}
 
 class Poisoned(SimCLR):
     def loss(self, params, extra, batch, key, step):
@@ -56,7 +56,7 @@ class NumericsTest(absltest.TestCase):
     def train(self, *flags, bad=(), code=0, name="run"):
         """Lines of metrics, what was printed, the newest checkpoint's own words."""
         method = self.folder / "poisoned.py"
-        method.write_text(POISONED.format(bad=f"{', '.join(map(str, examples(*bad)))},"))
+        method.write_text(POISONED.format(bad=examples(*bad) or [-1]))
         run = Run(self.folder / name)
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -78,7 +78,8 @@ class NumericsTest(absltest.TestCase):
         flags = ("--config.train.nonfinite=skip", "--config.train.nonfinite_limit=1")
         run, said = self.train(*flags, bad=(5, 7, 8), code=2)
         self.assertIn("ssl-jax: loss or gradient not finite at step 8; that update was", said)
-        self.assertEqual(max(int(p.name) for p in (run.folder / "checkpoints").iterdir()), 4)
+        # Its update of step 7 was undone, which one in a row may be.
+        self.assertEqual(max(int(p.name) for p in (run.folder / "checkpoints").iterdir()), 8)
 
     def test_a_skipped_step_changes_nothing_but_the_counts(self):
         """Optimizer state and what the method carries included."""

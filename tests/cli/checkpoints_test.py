@@ -1,0 +1,74 @@
+"""`ssl-jax checkpoints`: what it shows, finds and removes."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl.testing import absltest
+
+from ssl_jax import cli
+from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.train import workdir
+from ssl_jax.train.checkpoint import CheckpointConfig, Checkpoints
+
+
+class CheckpointsTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+        config = configured("simclr:digits", [("checkpoint.keep", 3)])
+        workdir.write_json(self.folder / "config.json", Experiment.from_config(config).resolved())
+        self.below = self.folder / "checkpoints"
+        scores = {4: 0.5, 8: 0.9, 12: 0.7}
+        with Checkpoints(self.below, CheckpointConfig(keep=3)) as checkpoints:
+            for step, score in scores.items():
+                tree = jax.device_put({"kernel": jnp.full((9,), step)})
+                checkpoints.save(step, tree, {}, {"eval/knn_top1": score})
+            checkpoints.finish()
+
+    def run_with(self, *flags):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            code = cli.run(["checkpoints", f"--workdir={self.folder}", *flags])
+        return code, out.getvalue()
+
+    def harm(self, step):
+        path = next((self.below / str(step)).rglob("ocdbt*/d/*"))
+        path.write_bytes(path.read_bytes()[:-1])
+
+    def test_lists_and_verifies(self):
+        code, said = self.run_with()
+        self.assertEqual(code, 0)
+        self.assertEqual(said.count("not verified"), 3)
+        code, said = self.run_with("--verify")
+        self.assertEqual((code, said.count("whole")), (0, 3))
+        self.harm(8)
+        (self.below / "16.orbax-checkpoint-tmp").mkdir()
+        code, said = self.run_with("--verify")
+        self.assertEqual((code, said.count("whole"), said.count("damaged:")), (1, 2, 1))
+        self.assertIn("16.orbax-checkpoint-tmp: being written, or never finished", said)
+
+    def test_prunes(self):
+        code, said = self.run_with("--prune", "--keep=1", "--best=eval/knn_top1")
+        self.assertEqual(code, 0)
+        self.assertIn("removed: 4\n", said)
+        self.assertIn("0.9000", said)
+        self.assertCountEqual([p.name for p in self.below.iterdir()], ["8", "12"])
+
+    def test_a_damaged_one_does_not_stay_for_a_whole_one(self):
+        self.harm(12)
+        self.assertEqual(self.run_with("--prune", "--keep=1")[0], 0)
+        self.assertEqual([p.name for p in self.below.iterdir()], ["8"])
+
+    def test_what_cannot_be_asked(self):
+        self.assertEqual(self.run_with("--keep=1")[0], 2)
+        with workdir.locked(self.folder):
+            code, said = self.run_with("--prune")
+        self.assertEqual(code, 2)
+        self.assertIn("another trainer is at work", said)
+
+
+if __name__ == "__main__":
+    absltest.main()
