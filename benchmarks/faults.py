@@ -1,9 +1,9 @@
 """Does a run survive what happens to it? Real processes are killed and their files damaged, and
 what they end with is compared, bit by bit, with runs that nothing happened to.
 
-python benchmarks/faults.py [--kills=30] [--writes=20] [--only=kills,writes,damage,soak] [--page]
+python benchmarks/faults.py [--kills=30] [--writes=20] [--only=kills,writes,damage,soak,tests]
 
-Prints one JSON line; with --page docs/faults.md is written from all that was measured so far
+Prints one JSON line; with --page as well docs/faults.md is written from all that was measured so far
 (docs/faults.json). All runs have the same number of threads and share a compile cache.
 """
 
@@ -13,10 +13,12 @@ import os
 import platform
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -236,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--writes", type=int, default=20)
-    parser.add_argument("--only", default="kills,writes,damage,soak")
+    parser.add_argument("--only", default="kills,writes,damage,soak,tests")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--page", action="store_true")
     flags = parser.parse_args()
@@ -253,13 +255,79 @@ def main() -> None:
             found["damaged files"] = damage()
         elif part == "soak":
             found["soak"] = soak()
-        print(part, found, file=sys.stderr, flush=True)
-    if flags.page:
-        known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-        known |= found
-        known["machine"] = f"{platform.machine()}, {os.cpu_count()} threads, JAX on CPU"
-        KEPT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+        elif part == "tests":
+            found["tests"] = tests()
+        if flags.page:  # what was measured stays, should a later part be cut off
+            keep(found)
     print(json.dumps(found))
+
+
+def keep(found: dict) -> None:
+    """Write the page from what was found now and before."""
+    known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    known |= found
+    known["machine"] = f"{platform.machine()}, {os.cpu_count()} threads, JAX on CPU"
+    KEPT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page(known))
+
+
+def page(known: dict) -> str:
+    """docs/faults.md."""
+    rows = ["| faults | injected | survived | steps lost, most (mean) | save interval |"]
+    rows.append("|---|---|---|---|---|")
+    for name, part in sorted(known.items()):
+        if isinstance(part, dict) and "faults" in part:
+            mean = f" ({part['steps_lost_mean']})" if "steps_lost_mean" in part else ""
+            rows.append(
+                f"| {name} | {part['faults']} | {part['survived']} | "
+                f"{part['steps_lost_max']}{mean} | {part['save_interval']} |"
+            )
+    text = [*INTRODUCTION.splitlines(), "", *rows, ""]
+    if soaked := known.get("soak"):
+        text += [
+            f"A run of {soaked['steps']:,} steps, from its {soaked['steps'] // 5:,}th on: resident "
+            f"memory grows by {soaked['mb_per_1000_steps']} MB per 1,000 steps "
+            f"({soaked['resident_mb'][0]} to {soaked['resident_mb'][1]} MB, least squares over "
+            f"{soaked['readings']} readings); at most {soaked['threads_max'][0]} threads and "
+            f"{soaked['files_max'][0]} open files in the first half of that, "
+            f"{soaked['threads_max'][1]} and {soaked['files_max'][1]} in the second.",
+            "",
+        ]
+    if tested := known.get("tests"):
+        text += ["## One by one", "", f"`pytest -m full tests/faults` ({known['machine']}):", ""]
+        text += [f"- {name}: {how}" for name, how in sorted(tested.items())] + [""]
+    return "\n".join(text)
+
+
+INTRODUCTION = """\
+# Faults: what was done to runs, and what became of them
+
+Written by `python benchmarks/faults.py --page`. Survived means: after the last fault the run ended,
+and its metrics (but for times) and every array of its last checkpoint were bitwise those of a run
+that nothing happened to. Real processes, one device each, the recipes `METHOD:digits` with batches
+of 32, killed by SIGKILL: one of five while it starts, one while it evaluates, the others while it
+trains. What is promised: [checkpoints](checkpoints.md).
+
+Saves are made in the background, so that a kill can cost one interval and what was trained while
+that save was being written; in runs this small a save takes as long as several steps."""
+
+
+def tests() -> dict:
+    """Each test of tests/faults, and whether it passed."""
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        words = ["-m", "full or not full", "-q", "--override-ini=addopts=--import-mode=importlib"]
+        subprocess.run(
+            [sys.executable, "-m", "pytest", *words, f"--junitxml={report.name}", "tests/faults"],
+            cwd=ROOT,
+            stdout=sys.stderr,
+        )
+        cases = ElementTree.parse(report.name).iter("testcase")
+        return {
+            case.get("name", "").removeprefix("test_").replace("_", " "): (
+                "passed" if not len(case) else str(case[0].tag)
+            )
+            for case in cases
+        }
 
 
 if __name__ == "__main__":
