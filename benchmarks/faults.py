@@ -3,8 +3,8 @@ what they end with is compared, bit by bit, with runs that nothing happened to.
 
 python benchmarks/faults.py [--kills=30] [--writes=20] [--only=kills,writes,damage,soak,tests]
 
-Prints one JSON line; with --page as well docs/faults.md is written from all that was measured so far
-(docs/faults.json). All runs have the same number of threads and share a compile cache.
+Prints one JSON line; with --page docs/faults.md is written as well, from all that was measured so
+far (docs/faults.json). All runs have the same number of threads and share a compile cache.
 """
 
 import argparse

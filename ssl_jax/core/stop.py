@@ -21,7 +21,8 @@ _SAID = {
 
 
 class Stop:
-    """Listens to signals while it is entered. A second Ctrl-C ends the process at once.
+    """Listens to signals while it is entered, in the main thread: another one cannot. A second
+    Ctrl-C ends the process at once.
 
     With several processes it is JAX's preemption service that hears SIGTERM, or a TPU's maintenance
     notice, in any of them and finds a step that none has passed; Ctrl-C in one is told to it too.
@@ -44,6 +45,8 @@ class Stop:
         return reached
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         signals = [signal.SIGINT]
         if self._several:
             _start_preemption_service()
@@ -61,6 +64,8 @@ class Stop:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._before:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
