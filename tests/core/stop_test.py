@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 from absl.testing import absltest
 
@@ -37,11 +38,11 @@ class StopTest(absltest.TestCase):
 
     def test_what_was_before_is_there_again(self):
         before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-        descriptors = len(os.listdir("/proc/self/fd"))
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
         self.asked(signal.SIGTERM)
         self.assertEqual([signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)], before)
         self.assertEqual(signal.set_wakeup_fd(-1), -1)
-        self.assertLen(os.listdir("/proc/self/fd"), descriptors)
+        self.assertLen(list(Path("/proc/self/fd").iterdir()), descriptors)
         self.assertNotIn("stop", [t.name for t in threading.enumerate()])
         with self.assertRaises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -6,6 +6,7 @@ Kills and real runs: tests/faults.
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +17,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.train import manifest
+from ssl_jax.train import checkpoint, manifest
 from ssl_jax.train.checkpoint import CheckpointConfig, Checkpoints
 from ssl_jax.train.state import TrainState
 
@@ -193,6 +194,24 @@ class CheckpointTest(parameterized.TestCase):
             checkpoints.save(8, state(8), {})  # there is room again
             checkpoints.finish()
             self.assertEqual(checkpoints.steps, [4, 8])
+
+    def test_a_disk_that_is_slow_is_told(self):
+        write = manifest.write
+
+        def slowly(*args, **facts):
+            time.sleep(0.5)
+            write(*args, **facts)
+
+        with (
+            mock.patch.object(manifest, "write", slowly),
+            mock.patch.object(checkpoint, "SLOW", 0.1),
+            self.open() as checkpoints,
+        ):
+            checkpoints.save(4, state(4), {})
+            checkpoints.save(8, state(8), {})
+        self.assertLen(self.told, 1)
+        self.assertRegex(self.told[0], "step 8: the last checkpoint was still .*waited")
+        self.assertEqual(self.resumed().step, 8)
 
     def test_prune_by_hand(self):
         self.save(1, 2, 3, 4, keep=4)
