@@ -41,7 +41,7 @@ from ssl_jax.objectives.simclr import SimCLR
 
 class Hanging(SimCLR):
     def loss(self, params, extra, batch, key, step):
-        jax.debug.callback(lambda now: time.sleep(600) if now == 5 else None, step)
+        jax.debug.callback(lambda now: time.sleep(600) if int(now) == 5 else None, step)
         return super().loss(params, extra, batch, key, step)
 
 make = Hanging.make

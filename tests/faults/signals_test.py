@@ -19,8 +19,8 @@ class SignalsTest(absltest.TestCase):
         super().setUp()
         self.folder = Path(self.create_tempdir().full_path)
 
-    def run_of(self, name, *flags, **how):
-        return Run(self.folder / name, (*FLAGS, *flags), **how)
+    def run_of(self, name, *flags):
+        return Run(self.folder / name, (*FLAGS, *flags))
 
     def told(self, run, number, after=3):
         """The process, asked to end once it has made some steps; what it printed, its code."""
@@ -94,10 +94,9 @@ class SignalsTest(absltest.TestCase):
         both = self.two(run, f"--config.train.stop_at={at + 5}")
         outs = [ended(p) for p in both]
         self.assertIn(f"going on from the checkpoint of step {at}", outs[0])
-        whole = self.run_of(
-            "whole", "--config.train.steps=100000", "--config.evals.every=-1", devices=2
-        )
-        ended(self.two(whole, f"--config.train.stop_at={at + 5}")[0])
+        whole = self.run_of("whole", "--config.train.steps=100000", "--config.evals.every=-1")
+        for process in self.two(whole, f"--config.train.stop_at={at + 5}"):
+            ended(process)
         self.assertEqual(run.metrics(), whole.metrics())
 
     def two(self, run, *more):
