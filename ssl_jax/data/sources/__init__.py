@@ -10,6 +10,7 @@ import pkgutil
 from types import ModuleType
 from typing import Literal
 
+from ssl_jax.core import credentials
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources.base import ArraySource, Source
 
@@ -28,7 +29,8 @@ def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
     both names.
 
     Raises:
-      UserError: an unknown scheme, or data that are missing, empty or of the wrong form.
+      UserError: an unknown scheme, a password in a URL, or data that are missing, empty or of the
+        wrong form.
     """
     module, path = _scheme(spec)
     return module.load(path, split)
@@ -41,6 +43,7 @@ def held_out(spec: str) -> Source | None:
 
 
 def _scheme(spec: str) -> tuple[ModuleType, str]:
+    credentials.refuse(spec, "data")
     name, _, path = spec.partition(":")
     if name not in schemes():
         known = ", ".join(s if s == "digits" else f"{s}:PATH" for s in schemes())
