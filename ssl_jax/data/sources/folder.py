@@ -75,8 +75,8 @@ def load(path: str, split: str) -> FolderSource:
     at least two of them; otherwise the set has no labels. (`train/cat/1.jpg` is a cat: see
     `top_folders`.)
 
-    A list holds a path a line, relative to the folder of the list, and a label after it or not: a
-    number or a name.
+    A list holds a path a line, relative to the folder of the list, which it may not lead out of,
+    and a label after it or not: a number or a name.
 
     Raises:
       UserError: no such folder or list, no image in it, a line that is not as above.
@@ -117,6 +117,7 @@ def _from_list(path: str, file: Path) -> FolderSource:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{name}: neither a folder nor a list of files, one a line") from None
+    inside = os.path.abspath(file.parent)  # noqa: PTH100 (Path.resolve would follow links)
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -125,7 +126,7 @@ def _from_list(path: str, file: Path) -> FolderSource:
             raise UserError(
                 f"{name}: line {number} is {line[:80]!r}; expected IMAGE or IMAGE LABEL"
             )
-        if match[1].startswith("/") or ".." in match[1].split("/"):
+        if not _lies_in(match[1], inside):
             raise UserError(
                 f"{name}: line {number}: {match[1][:80]!r} leads out of {file.parent}, the folder "
                 "of the list; move the list to a folder that holds all images"
@@ -137,6 +138,12 @@ def _from_list(path: str, file: Path) -> FolderSource:
     if not (file.parent / paths[0]).is_file():
         raise UserError(f"{name}: {file.parent / paths[0]} is not there; paths start at the list's")
     return FolderSource(name, file.parent, paths, *number_texts(labels, name))
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    """Whether a path, taken from `folder`, an absolute one, stays in it."""
+    whole = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
+    return whole.startswith(os.path.join(folder, ""))  # noqa: PTH118
 
 
 def _captions(file: Path, paths: list[str]) -> list[list[str]]:
