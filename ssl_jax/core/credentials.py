@@ -9,8 +9,8 @@ from ssl_jax.core.errors import UserError
 
 WHERE = (
     "give it by the environment, which is written nowhere: AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, HF_TOKEN, or "
-    "fsspec's FSSPEC_HTTPS and the like"
+    "AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, HF_TOKEN, "
+    "or fsspec's FSSPEC_HTTPS and the like"
 )
 # A user name alone is fine: abfs://container@account, hdfs://user@host. HTTP has no such names.
 _LOGIN = re.compile(

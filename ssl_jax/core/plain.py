@@ -1,4 +1,4 @@
-"""Texts to plain values, JSON or Python literals; whatever the text is, a ValueError at the worst."""
+"""Texts to plain values, JSON or Python literals; a ValueError at the worst, whatever the text."""
 
 import ast
 import json
@@ -6,14 +6,14 @@ import warnings
 from typing import Any
 
 
-def from_json(text: str | bytes) -> Any:
+def from_json(text: str | bytes, **options: Any) -> Any:
     """`json.loads`, which raises RecursionError for "[[[...".
 
     Raises:
       ValueError: no JSON.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, **options)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -50,7 +50,7 @@ def decode(data: bytes, channels: int = 3, room: Room | None = None) -> np.ndarr
         mean, a tenth of the time saved. Without, a decode is exact and of full size.
 
     Raises:
-      DecodeError: not an image, a broken one, or one beyond `MAX_PIXELS`, `MAX_BYTES` or `MAX_SCANS`.
+      DecodeError: no image, a broken one, or one beyond `MAX_PIXELS`, `MAX_BYTES` or `MAX_SCANS`.
     """
     _check(data)
     if data[:2] == b"\xff\xd8":
