@@ -10,9 +10,7 @@ from ssl_jax.core.errors import UserError
 
 _GS_PATIENCE = "?retry_limit_seconds=20"  # else Arrow tries for a quarter of an hour
 # Neither chains of file systems ("filecache::"), nor files that name others ("reference://").
-STORES = (
-    "gs gcs s3 s3a hdfs viewfs abfs abfss az adl http https hf oss sftp ftp file memory".split()
-)
+STORES = "gs gcs s3 s3a hdfs viewfs abfs abfss az adl http https hf oss sftp ftp file memory"
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -64,8 +62,8 @@ def remote_filesystem(scheme: str, url: str) -> tuple[Any, str]:
     Raises:
       UserError: a kind of URL that neither knows, or a package that is needed for it.
     """
-    if url.partition("://")[0] not in STORES:
-        raise UserError(f"{scheme}:{url}: cannot be opened (known stores: {', '.join(STORES)})")
+    if url.partition("://")[0] not in STORES.split():
+        raise UserError(f"{scheme}:{url}: cannot be opened (known stores: {STORES})")
     import fsspec
     import pyarrow as pa
     import pyarrow.fs

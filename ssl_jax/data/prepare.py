@@ -119,7 +119,10 @@ def _shard(
     path, note = output / name, _note(output, name)
     if (output / MANIFEST).exists():
         done = _read(output / MANIFEST).get("shards", [])
-        return next(part for part in done if part["name"] == name)
+        found = next((part for part in done if part.get("name") == name), None)
+        if found is None:
+            raise UserError(f"{output / MANIFEST} lacks {name}; name another folder")
+        return found
     if path.exists() and note.exists():
         return _read(note)
     temporary = output / f".{name}.tmp"
@@ -132,9 +135,8 @@ def _shard(
         except DecodeError as e:
             return e
         except OSError as e:
-            raise UserError(
-                f"{source.describe(row)}: {e.strerror or e}; run again to go on"
-            ) from None
+            reason = e.strerror or e
+            raise UserError(f"{source.describe(row)}: {reason}; run again to go on") from None
 
     with ThreadPoolExecutor() as pool:
         for first in range(rows.start, rows.stop, _AHEAD):

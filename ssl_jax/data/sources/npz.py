@@ -41,7 +41,8 @@ def load(path: str, split: str) -> ArraySource:
             f"npz:{path}: no array of images; expected one named {' or '.join(IMAGE_KEYS)}, "
             f"found {', '.join(found) or 'nothing'}"
         )
-    images, names = _check_images(images, path), ()  # type: tuple[np.ndarray, tuple[str, ...]]
+    names: tuple[str, ...] = ()
+    images = _check_images(images, path)
     if labels is not None:
         labels, names = number_labels(_check_labels(labels, len(images), path), f"npz:{path}")
     return ArraySource(f"npz:{path}", images, labels, names)

@@ -140,7 +140,7 @@ class ParquetSource(Source):
         feature = features.get(column)
         names = feature.get("names") if isinstance(feature, dict) else None
         named = isinstance(names, list) and all(isinstance(n, str) for n in names)
-        classes = tuple(names) if named else ()
+        classes = tuple(names or ()) if named else ()
         return number_labels(self._read_column(column), self.name, classes)
 
     def _check_size(self) -> None:

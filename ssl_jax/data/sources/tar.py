@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -196,7 +196,7 @@ def _add_json(sample: list, text: str) -> None:
         return
     if isinstance(content.get("label"), int | str):
         sample[3] = sample[3] or str(content["label"])
-    found = next((content[k] for k in CAPTION_KEYS if k in content), [])
+    found: Any = next((content[k] for k in CAPTION_KEYS if k in content), [])
     texts = found if isinstance(found, list) else [found]
     sample[4].extend(text for text in texts if isinstance(text, str) and text)
 

@@ -111,9 +111,7 @@ def _check_kinds(name: str, file: Path) -> None:
         for key in ("pythonClassName", "python_class_name", "type"):
             kind = node.get(key) if isinstance(node, dict) else None
             if isinstance(kind, str) and "." in kind and not kind.startswith(_OWN):
-                raise UserError(
-                    f"{name}: {file} asks for the code of {kind}, which is not TFDS' own"
-                )
+                raise UserError(f"{name}: {file} asks for the code of {kind}, not TFDS' own")
 
 
 def _open(name: str, builder: Any, split: str) -> RecordSource:
