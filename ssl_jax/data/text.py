@@ -126,7 +126,15 @@ def from_json(text: str, where: str) -> Tokenizer:
     pieces = max(made.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     if not 0 < pieces <= MAX_PIECES:
         raise UserError(f"{where}: {pieces} pieces; expected 1 to {MAX_PIECES}")
-    return Tokenizer(pieces, lambda t: made.encode(t, add_special_tokens=False).ids, text)
+
+    def split(caption: str) -> list[int]:
+        known = caption.encode("utf-8", "replace").decode()  # JSON has halves of characters
+        try:
+            return made.encode(known, add_special_tokens=False).ids
+        except Exception as e:
+            raise UserError(f"{where}: cannot split {caption[:80]!r} ({e})") from None
+
+    return Tokenizer(pieces, split, text)
 
 
 def learn(captions: Sequence[Sequence[str]], size: int) -> str:
