@@ -66,6 +66,7 @@ def sandbox() -> Iterator[Path]:
         stack.callback(os.chdir, before)
         logging.set_verbosity(logging.FATAL)
         os.chdir(inner)
+        furnish()
         yield inner
 
 
@@ -89,7 +90,7 @@ def damaged(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         at = draw(st.integers(0, len(data)) | st.integers(0, min(64, len(data))))
         what = draw(st.sampled_from(["flip", "cut", "set", "drop", "insert", "splice"]))
-        length = draw(st.sampled_from([1, 2, 4, 8, 30, 300]))
+        length = draw(st.sampled_from([1, 1, 2, 2, 4, 8, 30]))
         if what == "cut":
             del data[at:]
         elif what == "flip" and at < len(data):
@@ -226,6 +227,16 @@ def array_records() -> list[bytes]:
     return found
 
 
+def furnish() -> None:
+    """One data set of each kind, here."""
+    Path("d").mkdir()
+    Path("d", "1.png").write_bytes(images()[4])
+    Path("x.jpg").write_bytes(images()[0])
+    sets = {"npz": npzs, "tar": tars, "parquet": parquets, "array_record": array_records}
+    for scheme, made in sets.items():
+        Path(f"y.{scheme}").write_bytes(made()[0])
+
+
 def check_file(scheme: str, data: bytes) -> str:
     path = Path(f"x.{'npz' if scheme == 'npz' else scheme}")
     path.write_bytes(data)
@@ -285,11 +296,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
     max_leaves=6,
 )
+LINKS = st.sampled_from(["x", "./x", "d/../x", "../x", "/x", "d/x"])
 DEEP = st.sampled_from(["[" * 100_000, '{"a":' * 100_000, "-" * 9000 + "1", "9" * 5000])
 LINES = st.lists(
     WORDS
     | DEEP
-    | st.builds(lambda name, end: f"{name}.jpg {end}", WORDS, WORDS)
+    | st.builds(lambda name, end: f"{name}.jpg {end}", WORDS | LINKS, WORDS)
+    | st.builds("{}.jpg {}".format, LINKS, st.sampled_from(["", "1", "-1", "2", "cat", "9" * 25]))
     | JSON.map(json.dumps)
     | st.builds(lambda name, text: json.dumps({"file_name": name, "text": text}), WORDS, JSON)
     | JSON.map(lambda text: json.dumps({"file_name": "a.jpg", "captions": text})),
@@ -316,15 +329,22 @@ def check_tokenizer(data: bytes) -> str:
         return "refused"
 
 
-SCHEMES = "array_record digits folder frames mix npz parquet tar tfds".split()
+SCHEMES = ["array_record", "digits", "folder", "frames", "mix", "npz", "parquet", "tar", "tfds"]
+THERE = st.sampled_from(
+    ["digits", "folder:d", "folder:.", "folder:x.jpg", "frames:d", "npz:y.npz", "npz:y.tar"]
+    + ["array_record:y.array_record", "parquet:y.parquet", "parquet:y.*"]
+    + ["tar:y.tar", "tar:y.tar#d", "tar:."]
+)
 NAMES = st.lists(WORDS | st.sampled_from(["://", ":", "#", "+", "memory://x", "2*"]), max_size=4)
 DATA = st.recursive(
     st.builds(lambda s, parts: f"{s}:{''.join(parts)}", st.sampled_from(SCHEMES) | WORDS, NAMES)
     | WORDS
-    | st.just("digits"),
+    | THERE
+    | THERE,
     lambda one: (
         st.builds("mix:{}*{}+{}*{}".format, WORDS, one, st.floats(), one)
-        | st.builds("{}+{}".format, one, one)
+        | st.builds("mix:{}*{}+{}*{}".format, st.floats(0.1, 9), one, st.floats(0.1, 9), one)
+        | st.builds("mix:{}+{}".format, one, one)
     ),
     max_leaves=3,
 ).filter(lambda text: _stays_inside(text))
@@ -340,34 +360,43 @@ def check_data(text: str) -> str:
 
 
 @cache
-def keys() -> list[str]:
-    made = Experiment.from_config(configured("simclr:digits", [])).resolved()
-    return [key for key in flatten(made) if not key.startswith("spec")]
+def values_there() -> dict[str, str]:
+    """Every key of a config, and its value there."""
+    made = flatten(Experiment.from_config(configured("simclr:digits", [])).resolved())
+    return {key: repr(value) for key, value in made.items() if not key.startswith("spec")}
 
 
-VALUES = WORDS | DEEP | JSON.map(repr) | JSON.map(json.dumps) | st.integers().map(str) | st.sampled_from(
-    ["1e999", "nan", "-1", "0", "true", "()", "{}", "{1: 2}", "b'x'", "...", "1j", "(1,)*9", "{[]:1}"]
-)  # fmt: skip
+ODD = "1e999 nan -1 0 0.0 1 2 3 1e-9 -0.5 1e30 2147483648 true none () {} {1:2} b'x' ... 1j (1,)*9"
+VALUES = st.one_of(
+    WORDS, DEEP, JSON.map(repr), JSON.map(json.dumps), st.integers().map(str), st.floats().map(repr)
+)
+VALUES |= st.sampled_from([*ODD.split(), "{[]: 1}", "99999999999999999999", "(0, 1)", "[1, 2, 3]"])
 
 
 @st.composite
 def overrides(draw: st.DrawFn) -> list[tuple[str, str]]:
     """Some keys, most of them known ones, with values of any kind."""
-    known = st.sampled_from(keys())
+    known = st.sampled_from(list(values_there()))
+    like = st.sampled_from(sorted(set(values_there().values())) + ODD.split())
+    if draw(st.integers(0, 3)):
+        return draw(st.lists(st.tuples(known, like), min_size=1, max_size=2))
     key = known | st.builds(lambda k, cut: k.rpartition(".")[0] + cut, known, WORDS) | WORDS
     key |= st.builds("{}.{}".format, known, WORDS)
     return draw(st.lists(st.tuples(key, VALUES), min_size=1, max_size=3))
 
 
-def check_override(pairs: list[tuple[str, str]]) -> str:
+def check_override(pairs: list[tuple[str, str]], shapes: bool = False) -> str:
+    """With `shapes` up to the point where a compiler would be called."""
     words = ["train", *(f"--config.{key}={value}" for key, value in pairs)]
     try:
         with one_line():
             _, found = flags.parse(words, "", {}, configurable=True)
             config = configured("simclr:digits", [])
             override(config, found)
-            made = Experiment.from_config(config).resolved()
-            json.loads(json.dumps(made))
+            made = Experiment.from_config(config)
+            json.loads(json.dumps(made.resolved()))
+            if shapes:
+                assert made.abstract_state.step.shape == ()
         return "fine"
     except UserError:
         return "refused"

@@ -14,7 +14,7 @@ from ssl_jax.data.sources.array_record import RecordSource
 
 EVAL_SPLITS = ("test", "validation")
 _OWN = "tensorflow_datasets.core.features."
-_PATH = re.compile(r"(.*?)(?::([A-Za-z_]\w*(?:\[[^\]/]*\])?))?")
+_PATH = re.compile(r"(.*?)(?::([A-Za-z_]\w*(?:\[[^\]/]*\])?))?", re.DOTALL)
 
 
 def load(path: str, split: str) -> RecordSource:
