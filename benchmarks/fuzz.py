@@ -64,7 +64,9 @@ def campaign(name: str, examples: int, args: argparse.Namespace) -> dict:
             counts.update(part["counts"])
             faults.update(part["faults"])
     seconds = round(time.monotonic() - began, 1)
-    return {"examples": examples, **counts, "faults": dict(faults), "seconds": seconds}
+    found = {"examples": examples, **counts, "faults": dict(faults), "seconds": seconds}
+    print(f"{name}: {found}", file=sys.stderr)
+    return found
 
 
 def watch(run: subprocess.Popen, now: Path) -> str | None:
