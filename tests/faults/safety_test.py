@@ -133,9 +133,9 @@ class CodeTest(parameterized.TestCase):
         for top in ("ssl_jax", "configs", "launch", "benchmarks"):
             for path in (ROOT / top).rglob("*.py"):
                 for node in ast.walk(ast.parse(path.read_text())):
-                    names = [a.name for a in getattr(node, "names", ())]
-                    names.append(getattr(node, "module", "") or "")
                     if isinstance(node, (ast.Import, ast.ImportFrom)):
+                        names = [a.name for a in node.names]
+                        names.append(getattr(node, "module", "") or "")
                         self.assertFalse(PICKLES & {n.split(".")[0] for n in names}, str(path))
                 for name, given in calls(path):
                     self.assertEmpty(self.dangers(path, name, given), f"{path}: {name}")
