@@ -24,6 +24,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM")
 TRIES = 10
 _EXIF_ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # of a JPEG segment that has a length
+_WITH_LENGTH = frozenset(range(2, 0xFF)) - frozenset(range(0xD0, 0xD9))
 _PROGRESSIVE, _SCAN, _END = (0xC2, 0xC6, 0xCA, 0xCE), 0xDA, 0xD9
 _FRAME = tuple(n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC))
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
@@ -152,11 +153,17 @@ def _scans(data: bytes) -> int:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
     """(marker, place of what it holds) of the segments of a JPEG file, as decoders find them."""
-    at = 2
-    while (found := _MARKER.search(data, at)) and data[found.end() - 1] != _END:
-        start = found.end()
-        yield data[start - 1], start + 2
-        at = start + max(2, int.from_bytes(data[start : start + 2], "big"))
+    at, last = 2, len(data) - 4
+    while at <= last:
+        if data[at] != 0xFF or data[at + 1] not in _WITH_LENGTH:  # filling, or damage
+            found = _MARKER.search(data, at)
+            at = found.start() if found else last + 1
+            continue
+        marker = data[at + 1]
+        if marker == _END:
+            return
+        yield marker, at + 4
+        at += 2 + max(2, data[at + 2] << 8 | data[at + 3])
 
 
 def _from_pillow(file: Image.Image, channels: int) -> np.ndarray:
