@@ -30,6 +30,7 @@ from ssl_jax.cli.sets import Cell, DataSet, Task, suite
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.plain import from_json
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.results import Record, ResultsFile, key, named_files
 from ssl_jax.evals.suite import EvalsConfig
@@ -125,7 +126,7 @@ def read_cells(path: Path) -> list[Cell]:
       UserError: it cannot be read, or holds something else.
     """
     try:
-        cells = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        cells = [from_json(line) for line in path.read_text().splitlines() if line.strip()]
     except (OSError, ValueError) as e:
         raise UserError(f"--cells={path}: {e}") from None
     if not cells or not all(isinstance(cell, dict) for cell in cells):

@@ -26,7 +26,7 @@ from ssl_jax import nets, objectives
 from ssl_jax.augment.crop import take_views
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config as checked
-from ssl_jax.core import sharding
+from ssl_jax.core import credentials, sharding
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data import subset
 from ssl_jax.data.pipeline import (
@@ -70,15 +70,23 @@ def methods() -> list[str]:
     return sorted(m.name for m in found if not m.ispkg and m.name != "base")
 
 
-def load_method(name: str) -> types.ModuleType:
+def load_method(name: str, run: Path | None = None) -> types.ModuleType:
     """The module of a method: one of ours by its name, or the user's own by the path of its file.
 
+    A file within the folder `run` is not executed: a run that somebody was given is data, and
+    must not bring code along.
+
     Raises:
-      UserError: there is none, or it defines no `make`.
+      UserError: there is none, it lies in `run`, or it defines no `make`.
     """
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UserError(f"no method file {name!r}")
+        if run is not None and Path(name).resolve().is_relative_to(run.resolve()):
+            raise UserError(
+                f"the method file {name} lies in the folder of a run, which holds no code; move "
+                "it out of there and give its path, --config.objective.name=PATH.py"
+            )
         module = load_file(Path(name), "method")
         if not hasattr(module, "make"):
             raise UserError(f"{name} is no method: it defines no make(backbone, spec, **hyper)")
@@ -235,8 +243,9 @@ class Experiment:
         is made of `devices`, by default of all that are here.
 
         Raises:
-          UserError: an unknown section or key, or a value of the wrong type.
+          UserError: an unknown section or key, a value of the wrong type, or a password in one.
         """
+        credentials.refuse(config, "")
         for section in config:
             if section not in (*NAMES, "spec"):
                 raise UserError(f"unknown config section {section!r}; {suggest(section, NAMES)}")
@@ -345,7 +354,7 @@ class Experiment:
     @cached_property
     def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
-        method = load_method(str(hyper.pop("name", "")))
+        method = load_method(str(hyper.pop("name", "")), self.folder)
         arch = dict(self.raw.get("backbone", {}))
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
         made = method.make(backbone, self.spec, **hyper)

@@ -1,13 +1,14 @@
 """Command lines: absl flags, and `--config.section.key=value` overrides of a config."""
 
-import ast
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
+from ssl_jax.core import credentials
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.plain import from_literal
 
 Override = tuple[str, Any]
 
@@ -34,7 +35,7 @@ def parse(
       The flags, and the overrides of the config, (dotted key, value), in order.
 
     Raises:
-      UserError: an unknown flag, a flag without its value, or a stray word.
+      UserError: an unknown flag, a flag without its value, a stray word, or a password in one.
     """
     values = flags.FlagValues()
     for name, text in known.items():
@@ -59,6 +60,10 @@ def parse(
             overrides.append((key, _value(text)))
         else:
             rest.append(word)
+    for word in argv:
+        name = word.partition("=")[0]
+        plain = name.startswith("--") and not credentials.found(name)
+        credentials.refuse(word, name if plain else "the command line")
     try:
         stray = values(rest)[1:]
     except flags.UnrecognizedFlagError as e:
@@ -98,14 +103,14 @@ def whole(name: str, text: str, default: Any = None, least: int = 0) -> Any:
 def values(text: str) -> list[Any]:
     """The values that "a,b,..." holds: Python literals, (1, 5),(1, 10) too, or plain words."""
     try:
-        return list(ast.literal_eval(f"[{text}]"))
-    except (ValueError, SyntaxError):
+        return list(from_literal(f"[{text}]"))
+    except ValueError:
         return [_value(part) for part in text.split(",")]
 
 
 def _value(text: str) -> Any:
     """A Python literal where it is one ("0.1", "(1, 5)", "True"), else the text itself."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return from_literal(text)
+    except ValueError:
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)

@@ -5,14 +5,16 @@ No key of a config is read that no dataclass declares: a misspelt key is an erro
 """
 
 import dataclasses
+import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ssl_jax.core.errors import UserError, suggest
 
 T = TypeVar("T")
+_LARGEST = 2**63 - 1  # arrays hold no more
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> T:
@@ -45,6 +47,25 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> 
     if required:
         raise UserError(f"{where}: missing key {required[0]!r}")
     return cls(**out)
+
+
+def arguments(
+    function: Callable, values: Mapping[str, Any], where: str, given: Collection[str] = ()
+) -> dict[str, Any]:
+    """`values` as keyword arguments of `function`, checked as `build` checks those of a dataclass.
+
+    Args:
+      given: parameters that the caller supplies and a config may not set.
+
+    Raises:
+      UserError: an unknown key (with the nearest known ones) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(function)
+    known = inspect.signature(function).parameters.keys() - set(given)
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}; {suggest(key, known)}")
+    return {k: _coerce(v, hints.get(k, Any), f"{where}.{k}", None) for k, v in values.items()}
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -113,6 +134,8 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
         return float(value)
     if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
         raise _wrong(value, hint, where)
+    if hint is int and not -_LARGEST <= value <= _LARGEST:
+        raise UserError(f"{where}: {value} is too large a number")
     return value
 
 

@@ -6,8 +6,12 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """What the user asked for cannot be done. The message is one line: what is wrong, and what
-    would be right.
+    would be right. Characters that would break the line, or steer a terminal, are written out.
     """
+
+    def __init__(self, message: str):
+        line = " ".join(message.split("\n")).rstrip()
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -1,8 +1,10 @@
 """Encoded images to pixels, and pixels to crops of one size; uint8 throughout."""
 
+import contextlib
 import io
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import cv2
@@ -15,8 +17,16 @@ cv2.setNumThreads(1)  # the pipeline's threads are the parallelism
 MAX_PIXELS = (
     2 * 89_478_485
 )  # Pillow's own limit; the same for JPEG files, which do not go through it
+MAX_BYTES = 1 << 30  # of an image file
+MAX_SCANS = 100  # of a JPEG: each is a pass over all pixels, for as little as 30 bytes
+# Of Pillow's formats those that need no interpreter: an EPS file would be run by Ghostscript.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM")
 TRIES = 10
 _EXIF_ORIENTATION = 0x0112
+_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # of a JPEG segment that has a length
+_WITH_LENGTH = frozenset(range(2, 0xFF)) - frozenset(range(0xD0, 0xD9))
+_PROGRESSIVE, _SCAN, _END = (0xC2, 0xC6, 0xCA, 0xCE), 0xDA, 0xD9
+_FRAME = tuple(n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC))
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -41,19 +51,46 @@ def decode(data: bytes, channels: int = 3, room: Room | None = None) -> np.ndarr
         mean, a tenth of the time saved. Without, a decode is exact and of full size.
 
     Raises:
-      DecodeError: not an image, a broken one, or one of more than `MAX_PIXELS` pixels.
+      DecodeError: no image, a broken one, or one beyond `MAX_PIXELS`, `MAX_BYTES` or `MAX_SCANS`.
     """
+    _check(data)
     if data[:2] == b"\xff\xd8":
         image = _decode_jpeg(data, channels, room)
         if image is not None:
             return image
+    with opened(data) as file:
+        return _from_pillow(file, channels)
+
+
+@contextlib.contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """An image file in Pillow, of one of `FORMATS`.
+
+    Raises:
+      DecodeError: as `decode`, or anything else that is raised while it is open.
+    """
+    _check(data)
     try:
-        with Image.open(io.BytesIO(data)) as file:
-            return _from_pillow(file, channels)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise DecodeError(f"{file.width} x {file.height} is more than {MAX_PIXELS} pixels")
+            yield file
     except DecodeError:
         raise
     except Exception as e:  # plugins raise nearly any type on broken bytes
         raise DecodeError(f"{type(e).__name__}: {e}" if data else "the file is empty") from None
+
+
+def check_size(size: int) -> None:
+    """Raises `DecodeError` for an image file of more than `MAX_BYTES`."""
+    if size > MAX_BYTES:
+        raise DecodeError(f"a file of {size:,} bytes; the limit is {MAX_BYTES:,}")
+
+
+def _check(data: bytes) -> None:
+    check_size(len(data))
+    if data[:2] == b"\xff\xd8" and _scans(data) > MAX_SCANS:
+        raise DecodeError(f"a JPEG of more than {MAX_SCANS} scans")
 
 
 def _decode_jpeg(data: bytes, channels: int, room: Room | None) -> np.ndarray | None:
@@ -85,7 +122,7 @@ def _is_turned(data: bytes) -> bool:
     if not _has_exif(data):
         return False
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
             return file.getexif().get(_EXIF_ORIENTATION, 1) != 1
     except Exception:  # a broken tag must not cost the picture
         return False
@@ -93,17 +130,43 @@ def _is_turned(data: bytes) -> bool:
 
 def _has_exif(data: bytes) -> bool:
     """Whether one of the segments that open a JPEG file is EXIF's."""
-    at = 2
-    while at + 4 <= len(data) and (0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE):
-        if data[at + 4 : at + 10] == b"Exif\0\0":
+    for marker, at in _segments(data):
+        if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
+            return False
+        if data[at : at + 6] == b"Exif\0\0":
             return True
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
 
 
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG file; 1 where the decoder stops after the first, which holds all."""
+    frame, count = 0, 0
+    for marker, at in _segments(data):
+        if marker in _FRAME and not frame:
+            frame = -1 if marker in _PROGRESSIVE else int.from_bytes(data[at + 5 : at + 6], "big")
+        elif marker == _SCAN:
+            count += 1
+            if frame == int.from_bytes(data[at : at + 1], "big"):
+                break
+    return count
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, place of what it holds) of the segments of a JPEG file, as decoders find them."""
+    at, last = 2, len(data) - 4
+    while at <= last:
+        if data[at] != 0xFF or data[at + 1] not in _WITH_LENGTH:  # filling, or damage
+            found = _MARKER.search(data, at)
+            at = found.start() if found else last + 1
+            continue
+        marker = data[at + 1]
+        if marker == _END:
+            return
+        yield marker, at + 4
+        at += 2 + max(2, data[at + 2] << 8 | data[at + 3])
+
+
 def _from_pillow(file: Image.Image, channels: int) -> np.ndarray:
-    if file.width * file.height > MAX_PIXELS:
-        raise DecodeError(f"{file.width} x {file.height} is more than {MAX_PIXELS} pixels")
     image = ImageOps.exif_transpose(file)
     if image.mode == "F":
         raise DecodeError("floating-point pixels have no known range")

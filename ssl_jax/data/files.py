@@ -9,6 +9,8 @@ from typing import Any
 from ssl_jax.core.errors import UserError
 
 _GS_PATIENCE = "?retry_limit_seconds=20"  # else Arrow tries for a quarter of an hour
+# Neither chains of file systems ("filecache::"), nor files that name others ("reference://").
+STORES = "gs gcs s3 s3a hdfs viewfs abfs abfss az adl http https hf oss sftp ftp file memory"
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -60,17 +62,19 @@ def remote_filesystem(scheme: str, url: str) -> tuple[Any, str]:
     Raises:
       UserError: a kind of URL that neither knows, or a package that is needed for it.
     """
+    if url.partition("://")[0] not in STORES.split():
+        raise UserError(f"{scheme}:{url}: cannot be opened (known stores: {STORES})")
     import fsspec
     import pyarrow as pa
     import pyarrow.fs
 
     try:
         return pa.fs.FileSystem.from_uri(url + _GS_PATIENCE if url.startswith("gs://") else url)
-    except pa.ArrowInvalid:
+    except (pa.ArrowException, OSError, ValueError):
         pass
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as e:
+    except Exception as e:  # each store raises its own
         raise UserError(f"{scheme}:{url}: cannot be opened ({_line(e)})") from None
     return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(filesystem)), path
 
@@ -87,11 +91,16 @@ def _remote(scheme: str, url: str, inside: str) -> list[str]:
             return [url]
         selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
         found = [i.path for i in filesystem.get_file_info(selector) if i.is_file]
-    except OSError as e:
+    except UserError:
+        raise
+    except Exception as e:  # each store raises its own
         raise UserError(f"{scheme}:{url}: cannot be listed ({_line(e)})") from None
     names = [path[len(root) :].lstrip("/") for path in found]
     if wild:
-        wanted = re.compile(_glob_regex(url[len(base) + 1 :]))
+        try:
+            wanted = re.compile(_glob_regex(url[len(base) + 1 :]))
+        except re.error as e:
+            raise UserError(f"{scheme}:{url}: no glob ({e})") from None
         names = [n for n in names if wanted.fullmatch(n)]
     else:
         names = [n for n in names if fnmatch.fnmatch(n.rpartition("/")[2], inside)]

@@ -7,6 +7,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 
 MAX_CLASSES = 1_000_000
+_LARGE = 2**62  # stands for what is larger
 
 
 def number_labels(
@@ -32,7 +33,9 @@ def number_labels(
         if not given <= {int}:
             kinds = " and ".join(sorted(t.__name__ for t in given))
             raise UserError(f"{name}: labels are {kinds}; expected all numbers or all names")
-        numbers = np.array([-1 if v is None else v for v in values], np.int64)
+        numbers = np.array(
+            [-1 if v is None else min(max(int(v), -_LARGE), _LARGE) for v in values], np.int64
+        )
     high = int(numbers.max(initial=-1))
     if high < 0 and numbers.min(initial=-1) == -1 and not class_names:
         return None, ()
@@ -52,7 +55,7 @@ def number_texts(
     """`number_labels` of labels read from a text file: numbers if all are; "" is none."""
     values: list[int | str | None] = [t or None for t in texts]
     if all(_is_number(t) for t in texts if t):
-        values = [int(t) if t else None for t in texts]
+        values = [(int(t) if len(t) < 20 else _LARGE) if t else None for t in texts]
     return number_labels(values, name, class_names)
 
 

@@ -1,6 +1,5 @@
 """Images with masks of class or object numbers: PNG files of indices beside the images."""
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.decode import DecodeError, decode
+from ssl_jax.data.decode import DecodeError, check_size, decode, opened
 
 IGNORED = 255  # a pixel without a class
 
@@ -102,7 +101,7 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
       UserError: no image.
     """
     try:
-        return decode(path.read_bytes(), channels)
+        return decode(_bytes(path), channels)
     except (OSError, DecodeError) as e:
         raise UserError(f"{path}: {e}") from None
 
@@ -114,13 +113,18 @@ def read_mask(path: Path) -> np.ndarray:
       UserError: no image, or one of colours.
     """
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as file:
+        with opened(_bytes(path)) as file:
             mask = np.asarray(file.convert("L") if file.mode == "1" else file)
-    except OSError as e:
+    except (OSError, DecodeError) as e:
         raise UserError(f"{path}: {e}") from None
     if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
         raise UserError(f"{path}: a mask is a PNG of 8-bit indices, one a pixel, not {file.mode}")
     return mask.astype(np.uint8)
+
+
+def _bytes(path: Path) -> bytes:
+    check_size(path.stat().st_size)
+    return path.read_bytes()
 
 
 def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:

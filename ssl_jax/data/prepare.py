@@ -13,6 +13,7 @@ import numpy as np
 import simplejpeg
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 from ssl_jax.data.decode import DecodeError, decode
 from ssl_jax.data.records import Record, encode
 from ssl_jax.data.sources.base import Source
@@ -76,16 +77,16 @@ def prepare(
         if before is None and any(output.iterdir()):
             raise UserError(f"{output} holds other files; name an empty folder")
         if before is not None:
-            found = json.loads(before.read_text())
+            found = _read(before)
             if any(found.get(key) != value for key, value in asked.items()):
                 raise UserError(f"{output} holds other data or options; name another folder")
         else:
             begun.write_text(json.dumps(asked))
         parts = []
         count = -(-len(source) // shards.per_shard)
-        for k in range(count):
+        names = [f"data-{k:05d}-of-{count:05d}.array_record" for k in range(count)]
+        for k, name in enumerate(names):
             rows = range(k * shards.per_shard, min((k + 1) * shards.per_shard, len(source)))
-            name = f"data-{k:05d}-of-{count:05d}.array_record"
             parts.append(_shard(source, output, name, rows, shards, progress))
             progress(rows.stop)
     except OSError as e:
@@ -99,8 +100,8 @@ def prepare(
         raise UserError(f"{source.name}: none of {len(source)} images can be decoded")
     _write(output / MANIFEST, manifest)
     begun.unlink(missing_ok=True)
-    for part in parts:
-        (output / f".{part['name']}.json").unlink(missing_ok=True)
+    for name in names:
+        _note(output, name).unlink(missing_ok=True)
     return manifest
 
 
@@ -115,12 +116,15 @@ def _shard(
     """One file and what the manifest says of it; read back where an earlier run finished it."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    path, note = output / name, output / f".{name}.json"
+    path, note = output / name, _note(output, name)
     if (output / MANIFEST).exists():
-        done = json.loads((output / MANIFEST).read_text())["shards"]
-        return next(part for part in done if part["name"] == name)
+        done = _read(output / MANIFEST).get("shards", [])
+        found = next((part for part in done if part.get("name") == name), None)
+        if found is None:
+            raise UserError(f"{output / MANIFEST} lacks {name}; name another folder")
+        return found
     if path.exists() and note.exists():
-        return json.loads(note.read_text())
+        return _read(note)
     temporary = output / f".{name}.tmp"
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
     digest, left_out = hashlib.blake2b(digest_size=16), []
@@ -130,6 +134,9 @@ def _shard(
             return encoded(source.read(row), shards.size, shards.quality)
         except DecodeError as e:
             return e
+        except OSError as e:
+            reason = e.strerror or e
+            raise UserError(f"{source.describe(row)}: {reason}; run again to go on") from None
 
     with ThreadPoolExecutor() as pool:
         for first in range(rows.start, rows.stop, _AHEAD):
@@ -174,6 +181,21 @@ def encoded(image: bytes | np.ndarray, size: int, quality: int) -> bytes:
     if isinstance(image, bytes):
         return image
     return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+
+
+def _note(output: Path, name: str) -> Path:
+    """What is known of a shard until all are written."""
+    return output / f".{name}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = from_json(path.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a JSON object; name another folder")
+    return found
 
 
 def _write(path: Path, value: Any) -> None:

@@ -14,6 +14,7 @@ PADDING = 0
 _CAPTION = 1 << 20  # tells these draws from those of the crops, which have a view group here
 _LEARN_FROM = 200_000  # captions; a vocabulary gets no better by more
 _BYTES = 256
+MAX_PIECES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Tokenizer:
         return np.stack(chosen)
 
 
-BYTES = Tokenizer(_BYTES, lambda text: np.frombuffer(text.encode(), np.uint8))
+BYTES = Tokenizer(_BYTES, lambda text: np.frombuffer(text.encode("utf-8", "replace"), np.uint8))
 
 
 def open_tokenizer(spec: str, captions: Sequence[Sequence[str]] | None = None) -> Tokenizer:
@@ -90,11 +91,13 @@ def open_tokenizer(spec: str, captions: Sequence[Sequence[str]] | None = None) -
     if not spec:
         return BYTES
     if not spec.startswith("train:"):
-        if not Path(spec).is_file():
+        try:
+            text = Path(spec).read_text("utf-8")
+        except (OSError, ValueError):  # ValueError: no text, or no name
             raise UserError(
                 f"data.tokenizer: no file {spec!r}; name a tokenizer JSON file, or 'train:8192'"
-            )
-        return from_json(Path(spec).read_text(), spec)
+            ) from None
+        return from_json(text, spec)
     size = spec.removeprefix("train:")
     if not size.isdecimal() or int(size) < _BYTES:
         raise UserError(f"data.tokenizer: {spec!r} needs a size of at least {_BYTES}: 'train:8192'")
@@ -113,13 +116,25 @@ def from_json(text: str, where: str) -> Tokenizer:
 
     try:
         made = tokenizers.Tokenizer.from_str(text)
-    except Exception as e:  # the library raises bare Exception
-        raise UserError(f"{where}: no tokenizer file ({e})") from None
+    except BaseException as e:  # bare Exception, and where Rust panics not even that
+        if isinstance(e, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise UserError(f"{where}: no tokenizer file ({' '.join(str(e).split())})") from None
     made.no_truncation()
     made.no_padding()
     # Not every file numbers its pieces without holes.
-    pieces = max(made.get_vocab(with_added_tokens=True).values()) + 1
-    return Tokenizer(pieces, lambda t: made.encode(t, add_special_tokens=False).ids, text)
+    pieces = max(made.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+    if not 0 < pieces <= MAX_PIECES:
+        raise UserError(f"{where}: {pieces} pieces; expected 1 to {MAX_PIECES}")
+
+    def split(caption: str) -> list[int]:
+        known = caption.encode("utf-8", "replace").decode()  # JSON has halves of characters
+        try:
+            return made.encode(known, add_special_tokens=False).ids
+        except Exception as e:
+            raise UserError(f"{where}: cannot split {caption[:80]!r} ({e})") from None
+
+    return Tokenizer(pieces, split, text)
 
 
 def learn(captions: Sequence[Sequence[str]], size: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 
 Record = dict[str, Any]
 ANSWER = ("results", "seconds", "versions")  # the rest of a record says what was asked
@@ -50,10 +51,11 @@ class ResultsFile:
         out.
         """
         found: dict[str, Record] = {}
-        for text in self.path.read_text().splitlines() if self.path.exists() else ():
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        for line in text.splitlines():
             try:
-                record = json.loads(text)
-            except json.JSONDecodeError:
+                record = from_json(line)
+            except ValueError:
                 continue
             if isinstance(record, dict) and isinstance(record.get("results"), dict):
                 found.setdefault(key(record), record)

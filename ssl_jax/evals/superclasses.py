@@ -1,6 +1,5 @@
 """Superclasses: a file that says of each class which wider one it belongs to (WordNet, BREEDS)."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 
 
 class Superclasses(NamedTuple):
@@ -68,7 +68,7 @@ def _pairs(path: str, where: str) -> list[tuple[str, str]]:
     try:
         text = Path(path).read_text()
         if text.lstrip().startswith("{"):
-            found = json.loads(text, object_pairs_hook=list)
+            found = from_json(text, object_pairs_hook=list)
             if any(isinstance(above, (list, dict)) for _, above in found):
                 raise UserError(f"{where}: expected an object {{class: superclass}}")
             return [(name, str(above)) for name, above in found]

@@ -28,7 +28,7 @@ def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
         raise ValueError(f"nce wants (B, 1 + m) with m of at least 1; got {log_probs.shape}")
     log_probs = as_float(log_probs)
     expected = (log_probs.shape[1] - 1) * jnp.asarray(noise, log_probs.dtype)
-    total = jnp.log(jnp.exp(log_probs) + expected + eps)
+    total = jnp.logaddexp(log_probs, jnp.log(expected + eps))  # no score is too large for it
     right = total[:, 0] - log_probs[:, 0]
     wrong = jnp.sum(total[:, 1:] - jnp.log(expected), axis=1)
     return jnp.mean(right + wrong)

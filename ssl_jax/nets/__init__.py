@@ -1,11 +1,11 @@
 """Networks as pure functions over plain dicts; the only place that imports flax."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
+from ssl_jax.core import config
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.resnet import resnet, resnet_small
@@ -19,14 +19,11 @@ def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:
     """The backbone `name` for images of `channels`, with the options of its constructor.
 
     Raises:
-      UserError: an unknown backbone, option or dtype; names the nearest known ones.
+      UserError: an unknown backbone, option or dtype, with the nearest known ones, or a value of
+        the wrong type.
     """
-    if name not in BACKBONES:
+    if not isinstance(name, str) or name not in BACKBONES:
         raise UserError(f"unknown backbone {name!r}; {suggest(str(name), BACKBONES)}")
-    known = inspect.signature(BACKBONES[name]).parameters.keys() - {"channels"}
-    for option in options:
-        if option not in known:
-            raise UserError(f"backbone: unknown key {option!r}; {suggest(option, known)}")
     options = dict(options)
     if options.get("dtype") is not None:
         try:
@@ -35,4 +32,5 @@ def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:
             raise UserError(
                 f"backbone.dtype: {options['dtype']!r} is no dtype; give 'bfloat16' or 'float32'"
             ) from None
-    return BACKBONES[name](channels=channels, **options)
+    made = config.arguments(BACKBONES[name], options, "backbone", given=("channels",))
+    return BACKBONES[name](channels=channels, **made)

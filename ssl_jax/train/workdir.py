@@ -11,6 +11,7 @@ from typing import Any
 
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 
 # Where and how often a run computes, logs, evaluates and saves may change between its parts.
 FREE = (
@@ -64,9 +65,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"no run in {workdir}: it holds no config.json; train one with --workdir={workdir}"
         )
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as e:
+        found = from_json(path.read_text())
+    except (OSError, ValueError) as e:
         raise UserError(f"cannot read {path}: {e}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"cannot read {path}: it holds no JSON object")
+    return found
 
 
 def check_resumable(

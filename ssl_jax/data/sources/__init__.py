@@ -5,11 +5,14 @@ themselves set a part aside for evaluation, `held_out(path) -> Source | None`; i
 name, so a new one is one new file.
 """
 
+import contextlib
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Literal
 
+from ssl_jax.core import credentials
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.sources.base import ArraySource, Source
 
@@ -28,19 +31,33 @@ def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
     both names.
 
     Raises:
-      UserError: an unknown scheme, or data that are missing, empty or of the wrong form.
+      UserError: an unknown scheme, a password in a URL, or data that are missing, empty or of the
+        wrong form.
     """
     module, path = _scheme(spec)
-    return module.load(path, split)
+    with _told(spec):
+        return module.load(path, split)
 
 
 def held_out(spec: str) -> Source | None:
     """The evaluation part that the data set `spec` itself defines; None where it defines none."""
     module, path = _scheme(spec)
-    return module.held_out(path) if hasattr(module, "held_out") else None
+    with _told(spec):
+        return module.held_out(path) if hasattr(module, "held_out") else None
+
+
+@contextlib.contextmanager
+def _told(spec: str) -> Iterator[None]:
+    """What a system says of a name or a file that it does not like, as a `UserError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, UnicodeError) as e:  # RuntimeError: of ~NOBODY
+        reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
+        raise UserError(f"{spec}: {reason}") from None
 
 
 def _scheme(spec: str) -> tuple[ModuleType, str]:
+    credentials.refuse(spec, "data")
     name, _, path = spec.partition(":")
     if name not in schemes():
         known = ", ".join(s if s == "digits" else f"{s}:PATH" for s in schemes())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 from ssl_jax.data import cache, files
 from ssl_jax.data.decode import DecodeError
 from ssl_jax.data.labels import number_labels
@@ -170,6 +171,9 @@ def _class_names(name: str, shard: str) -> tuple[str, ...]:
     if files.is_remote(shard) or not file.is_file():
         return ()
     try:
-        return tuple(json.loads(file.read_text()).get("class_names", ()))
+        names = from_json(file.read_text()).get("class_names", [])
     except (ValueError, AttributeError):
         raise UserError(f"{name}: {file} is not a JSON object") from None
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise UserError(f"{name}: class_names of {file} are no list of texts")
+    return tuple(names)

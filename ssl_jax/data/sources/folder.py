@@ -1,7 +1,6 @@
 """`folder:/path`: any tree of image files; `folder:/path/list.txt`: those that a list names."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
+from ssl_jax.data.decode import check_size
 from ssl_jax.data.labels import number_texts
 from ssl_jax.data.listing import EXTENSIONS, image_paths
 from ssl_jax.data.sources.base import Source
@@ -52,6 +53,7 @@ class FolderSource(Source):
 
     def read(self, index: int) -> bytes:
         with open(self.describe(index), "rb") as file:  # noqa: PTH123 (a third of Path's cost)
+            check_size(os.fstat(file.fileno()).st_size)
             return file.read()
 
     def describe(self, index: int) -> str:
@@ -73,8 +75,8 @@ def load(path: str, split: str) -> FolderSource:
     at least two of them; otherwise the set has no labels. (`train/cat/1.jpg` is a cat: see
     `top_folders`.)
 
-    A list holds a path a line, relative to the folder of the list, and a label after it or not: a
-    number or a name.
+    A list holds a path a line, relative to the folder of the list, which it may not lead out of,
+    and a label after it or not: a number or a name.
 
     Raises:
       UserError: no such folder or list, no image in it, a line that is not as above.
@@ -115,6 +117,7 @@ def _from_list(path: str, file: Path) -> FolderSource:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{name}: neither a folder nor a list of files, one a line") from None
+    inside = os.path.abspath(file.parent)  # noqa: PTH100 (Path.resolve would follow links)
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -122,6 +125,11 @@ def _from_list(path: str, file: Path) -> FolderSource:
         if match is None:
             raise UserError(
                 f"{name}: line {number} is {line[:80]!r}; expected IMAGE or IMAGE LABEL"
+            )
+        if not _lies_in(match[1], inside):
+            raise UserError(
+                f"{name}: line {number}: {match[1][:80]!r} leads out of {file.parent}, the folder "
+                "of the list; move the list to a folder that holds all images"
             )
         paths.append(match[1])
         labels.append(match[2] or "")
@@ -132,18 +140,31 @@ def _from_list(path: str, file: Path) -> FolderSource:
     return FolderSource(name, file.parent, paths, *number_texts(labels, name))
 
 
+def _lies_in(path: str, folder: str) -> bool:
+    """Whether a path, taken from `folder`, an absolute one, stays in it."""
+    whole = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
+    return whole.startswith(os.path.join(folder, ""))  # noqa: PTH118
+
+
 def _captions(file: Path, paths: list[str]) -> list[list[str]]:
     place = {p: i for i, p in enumerate(paths)}
     captions: list[list[str]] = [[] for _ in paths]
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{file}: {getattr(e, 'strerror', None) or 'not a text'}") from None
+    for number, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line) if line.strip() else {}
+            entry = from_json(line) if line.strip() else {}
             index = place.get(entry.get("file_name", ""))
             found = next((entry[k] for k in CAPTION_KEYS if k in entry), ())
-        except (ValueError, AttributeError):
-            raise UserError(f"{file}: line {number} is no JSON object") from None
+            texts = [found] if isinstance(found, str) else list(map(str, found))
+        except (ValueError, AttributeError, TypeError):
+            raise UserError(
+                f'{file}: line {number} is no JSON object {{"file_name": ..., "text": ...}}'
+            ) from None
         if index is not None:
-            captions[index].extend([found] if isinstance(found, str) else map(str, found))
+            captions[index].extend(texts)
     if not any(captions):
         raise UserError(f'{file}: no caption of an image here; expected {{"file_name", "text"}}')
     return captions

@@ -74,7 +74,7 @@ def load(path: str, split: str) -> MixSource:
     terms = re.split(rf"\+(?=(?:[^*+:/]*\*)?(?:{schemes})(?:[:+]|$))", path)
     weights, opened = [], []
     for term in terms:
-        match = re.fullmatch(r"(?:([^*:/]*)\*)?(.*)", term)
+        match = re.fullmatch(r"(?:([^*:/]*)\*)?(.*)", term, re.DOTALL)
         assert match is not None  # it matches anything
         weights.append(_weight(name, match[1]))
         opened.append(sources.open_source(match[2], split))  # type: ignore[arg-type]

@@ -1,15 +1,17 @@
 """`npz:/path.npz`: images, and labels where there are some, as NumPy arrays in one file."""
 
-import zipfile
+import os
 from pathlib import Path
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.labels import number_labels
 from ssl_jax.data.sources.base import ArraySource
 
 IMAGE_KEYS = ("image", "images", "x")
 LABEL_KEYS = ("label", "labels", "y")
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # of this machine, in bytes
 
 
 def load(path: str, split: str) -> ArraySource:
@@ -24,18 +26,26 @@ def load(path: str, split: str) -> ArraySource:
     try:
         with np.load(file, allow_pickle=False) as content:
             found = list(content.files)
+            size = sum(
+                part.file_size for part in content.zip.infolist()
+            )  # what is unpacked at most
+            if size > _MEMORY:
+                raise ValueError(f"arrays of {size >> 30} GiB, more than this machine's memory")
             images = _first(content, IMAGE_KEYS)
             labels = _first(content, LABEL_KEYS)
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as e:
-        raise UserError(f"npz:{path}: not a readable .npz file of plain arrays ({e})") from None
+    except Exception as e:  # NumPy and zipfile raise nearly any type on damaged bytes
+        line = " ".join(str(e).split()) or type(e).__name__
+        raise UserError(f"npz:{path}: not a readable .npz file of plain arrays ({line})") from None
     if images is None:
         raise UserError(
             f"npz:{path}: no array of images; expected one named {' or '.join(IMAGE_KEYS)}, "
             f"found {', '.join(found) or 'nothing'}"
         )
+    names: tuple[str, ...] = ()
+    images = _check_images(images, path)
     if labels is not None:
-        labels = _check_labels(labels, len(images) if images.ndim else 0, path)
-    return ArraySource(f"npz:{path}", _check_images(images, path), labels)
+        labels, names = number_labels(_check_labels(labels, len(images), path), f"npz:{path}")
+    return ArraySource(f"npz:{path}", images, labels, names)
 
 
 def _first(content: np.lib.npyio.NpzFile, keys: tuple[str, ...]) -> np.ndarray | None:

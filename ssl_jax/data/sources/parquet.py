@@ -6,7 +6,6 @@ makes files that can be read in any order.
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from absl import logging
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 from ssl_jax.data import files
 from ssl_jax.data.decode import DecodeError
 from ssl_jax.data.labels import number_labels
@@ -31,6 +31,7 @@ LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "cls")
 CAPTION_COLUMNS = ("captions", "caption", "text", "txt")
 NAME_COLUMNS = ("file_name", "filename", "path")
 CACHE_BYTES = 2 << 30
+MAX_GROUP_BYTES = 8 << 30  # of a row group's images
 _OPENERS = 16  # files whose ends are read side by side
 
 
@@ -58,7 +59,7 @@ class ParquetSource(Source):
         self._captions = _column(schema, CAPTION_COLUMNS, _is_text)
         self._name = _column(schema, NAME_COLUMNS, _is_string)
         self.labels, self.class_names = self._read_labels(schema, features)
-        self._warn_of_size()
+        self._check_size()
 
     @cached_property
     def captions(self) -> Sequence[Sequence[str]] | None:  # type: ignore[override]
@@ -78,7 +79,10 @@ class ParquetSource(Source):
 
     def read(self, index: int) -> bytes:
         group, row = self._place(index)
-        data = self._cache[group][row].as_py()
+        column = self._cache[group]
+        if row >= len(column):
+            raise DecodeError("the row group holds fewer rows than the file says")
+        data = column[row].as_py()
         if data is None:
             raise DecodeError("the row holds no image bytes")
         return data
@@ -122,7 +126,10 @@ class ParquetSource(Source):
                     f"{self.name}: column {column} of {table.path}: {_line(e)}"
                 ) from None
 
-        return [value for values in _map(read, self._tables) for value in values]
+        values = [value for some in _map(read, self._tables) for value in some]
+        if len(values) != len(self):
+            raise UserError(f"{self.name}: column {column} has {len(values)} rows for {len(self)}")
+        return values
 
     def _read_labels(
         self, schema: pa.Schema, features: dict
@@ -132,16 +139,27 @@ class ParquetSource(Source):
             return None, ()
         feature = features.get(column)
         names = feature.get("names") if isinstance(feature, dict) else None
-        return number_labels(self._read_column(column), self.name, tuple(names or ()))
+        named = isinstance(names, list) and all(isinstance(n, str) for n in names)
+        classes = tuple(names or ()) if named else ()
+        return number_labels(self._read_column(column), self.name, classes)
 
-    def _warn_of_size(self) -> None:
-        size = sum(
-            group.column(c).total_uncompressed_size
-            for table, g in self._groups
-            for group in [table.metadata.row_group(g)]
-            for c in range(group.num_columns)
-            if group.column(c).path_in_schema.partition(".")[0] == self._image
-        )
+    def _check_size(self) -> None:
+        """Raises `UserError` for a row group that is too large, warns of slow sets."""
+        sizes = [
+            sum(
+                group.column(c).total_uncompressed_size
+                for c in range(group.num_columns)
+                if group.column(c).path_in_schema.partition(".")[0] == self._image
+            )
+            for group in (table.metadata.row_group(g) for table, g in self._groups)
+        ]
+        if max(sizes) > MAX_GROUP_BYTES:
+            table, number = self._groups[int(np.argmax(sizes))]
+            raise UserError(
+                f"{self.name}: row group {number} of {table.path} holds {max(sizes) >> 30} GiB of "
+                f"images and is read whole; write groups of at most {MAX_GROUP_BYTES >> 30} GiB"
+            )
+        size = sum(sizes)
         if size > CACHE_BYTES:
             logging.warning(
                 "%s: %.1f GiB of images, in row groups that are decoded whole; %.1f GiB are kept, "
@@ -227,7 +245,7 @@ def load(path: str, split: str) -> ParquetSource:
 def _features(schema: pa.Schema) -> dict:
     """The columns' types as the Hugging Face `datasets` package notes them, {} without."""
     try:
-        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        info = from_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         return dict(info["info"]["features"])
     except (ValueError, KeyError, TypeError):
         return {}

@@ -8,14 +8,17 @@ import hashlib
 import json
 import os
 import tarfile
+import zlib
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 from ssl_jax.data import cache, files
+from ssl_jax.data.decode import check_size
 from ssl_jax.data.labels import number_texts
 from ssl_jax.data.listing import EXTENSIONS
 from ssl_jax.data.sources.base import Source
@@ -81,6 +84,7 @@ class Shard:
         return Path(self.path).open("rb") if self._memory is None else BytesIO(self._memory)
 
     def read(self, offset: int, size: int) -> bytes:
+        check_size(size)
         if self._memory is not None:
             return self._memory[offset : offset + size]
         handle = os.open(self.path, os.O_RDONLY)
@@ -144,7 +148,11 @@ def _scan(name: str, shard: Shard) -> list[list]:
     with shard.open() as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
+                end = 0
                 while (member := archive.next()) is not None:
+                    if archive.offset <= end:  # a negative size: it would read in circles
+                        raise tarfile.ReadError(f"damaged at byte {end}")
+                    end = archive.offset
                     if member.isreg() and not member.issparse():
                         _add(samples, member, file)
                     archive.members = []  # type: ignore[attr-defined]  # it would keep them all
@@ -181,22 +189,23 @@ def _add(samples: dict[str, list], member: tarfile.TarInfo, file: IO[bytes]) -> 
 
 def _add_json(sample: list, text: str) -> None:
     try:
-        content = json.loads(text)
+        content = from_json(text)
     except ValueError:
         return
     if not isinstance(content, dict):
         return
     if isinstance(content.get("label"), int | str):
         sample[3] = sample[3] or str(content["label"])
-    found: str | list = next((content[k] for k in CAPTION_KEYS if k in content), [])
-    sample[4].extend([found] if isinstance(found, str) else [c for c in found if c])
+    found: Any = next((content[k] for k in CAPTION_KEYS if k in content), [])
+    texts = found if isinstance(found, list) else [found]
+    sample[4].extend(text for text in texts if isinstance(text, str) and text)
 
 
 def _unpack(name: str, path: str) -> bytes:
     try:
         with gzip.open(path) as file:
             data = file.read(MEMORY_LIMIT + 1)
-    except (OSError, EOFError) as e:
+    except (OSError, EOFError, zlib.error) as e:
         raise UserError(f"{name}: {path} is no whole gzip file ({e})") from None
     if len(data) > MEMORY_LIMIT:
         raise UserError(

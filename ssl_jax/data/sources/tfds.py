@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 from ssl_jax.data import files
 from ssl_jax.data.sources.array_record import RecordSource
 
 EVAL_SPLITS = ("test", "validation")
-_PATH = re.compile(r"(.*?)(?::([A-Za-z_]\w*(?:\[[^\]/]*\])?))?")
+_OWN = "tensorflow_datasets.core.features."
+_PATH = re.compile(r"(.*?)(?::([A-Za-z_]\w*(?:\[[^\]/]*\])?))?", re.DOTALL)
 
 
 def load(path: str, split: str) -> RecordSource:
@@ -58,6 +60,10 @@ def _builder(path: str, name: str) -> Any:
 
     if not name:
         raise UserError("tfds: name a data set, tfds:NAME, or its folder, tfds:/path")
+    if re.search(r":(?!\d|//)", name):
+        raise UserError(
+            f"tfds:{path}: data sets of a name space are not read; their code would be downloaded"
+        )
     folder = Path(name).expanduser()
     here = (folder / "dataset_info.json").is_file()
     if name.startswith(("/", "~", ".")) and not here:
@@ -65,6 +71,8 @@ def _builder(path: str, name: str) -> Any:
             f"tfds:{path}: no dataset_info.json in it; expected the folder of a version, such as "
             f"{folder / '1.0.0'}"
         )
+    if here:
+        _check_kinds(f"tfds:{path}", folder / "features.json")
     try:
         if files.is_remote(name):
             builder = tfds.builder_from_directory(name)
@@ -87,6 +95,23 @@ def _builder(path: str, name: str) -> Any:
             "array_record: prepare it again with file_format='array_record'"
         )
     return builder
+
+
+def _check_kinds(name: str, file: Path) -> None:
+    """Raises `UserError` unless all features are TFDS' own: it imports the module of any kind that
+    is named there.
+    """
+    try:
+        todo = [from_json(file.read_text())]
+    except (OSError, ValueError):
+        return  # TFDS says what is wrong
+    while todo:
+        node = todo.pop()
+        todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        for key in ("pythonClassName", "python_class_name", "type"):
+            kind = node.get(key) if isinstance(node, dict) else None
+            if isinstance(kind, str) and "." in kind and not kind.startswith(_OWN):
+                raise UserError(f"{name}: {file} asks for the code of {kind}, not TFDS' own")
 
 
 def _open(name: str, builder: Any, split: str) -> RecordSource:

@@ -1,0 +1,52 @@
+"""Passwords and tokens do not belong into configs, logs and results: what holds one is refused."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from ssl_jax.core.errors import UserError
+
+WHERE = (
+    "give it by the environment, which is written nowhere: AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, HF_TOKEN, "
+    "or fsspec's FSSPEC_HTTPS and the like"
+)
+# A user name alone is fine: abfs://container@account, hdfs://user@host. HTTP has no such names.
+_LOGIN = re.compile(
+    r"://[^/:@\s]*:(?!/|\d+(?:/|$))\S*@|https?://[^/?#\s]+@",  # a port is no password
+    re.IGNORECASE,
+)
+_QUERY = re.compile(
+    r"://\S*[?&;#][\w.-]*(?:token|secret|passw|pwd|sig|credential|key|auth)[\w.-]*=[^&;#\s]",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{20}|gh[pousr]_[A-Za-z0-9]{20}|github_pat_\w{20}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{35})"
+)
+
+
+def refuse(value: Any, where: str) -> None:
+    """Raise for a text, or one anywhere within lists and mappings, that holds credentials.
+
+    They would otherwise stand in config.json, checkpoints, results, reports and messages: a URL
+    with a password (`https://me:pw@host`) or a signature (`?token=...`, `&sig=...`), or an access
+    token of a known form (Hugging Face, GitHub, AWS, Google). The message does not repeat them.
+
+    Raises:
+      UserError: names `where`, and what to use instead.
+    """
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            refuse(one, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            refuse(one, where)
+    elif isinstance(value, str) and found(value):
+        raise UserError(f"{where} holds a password or an access token; {WHERE}")
+
+
+def found(text: str) -> bool:
+    """Whether a text holds credentials."""
+    return any(form.search(t) for t in {text, unquote(text)} for form in (_LOGIN, _QUERY, _TOKEN))

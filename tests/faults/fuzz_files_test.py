@@ -1,0 +1,43 @@
+"""Damaged files of every kind: read, refused in one line, or counted as broken; nothing else.
+
+`python benchmarks/fuzz.py` does more of the same, in processes of their own.
+"""
+
+from absl.testing import absltest, parameterized
+from hypothesis import HealthCheck, given, settings
+
+from tests.faults import fuzzing
+
+FEW = {"image": 120, "parquet": 30, "tar": 40, "npz": 40, "array_record": 25, "tokenizer": 25}
+
+
+class FuzzFilesTest(parameterized.TestCase):
+    @parameterized.parameters(*FEW)
+    def test_damaged(self, name):
+        kind = fuzzing.kinds()[name]
+
+        @settings(
+            max_examples=FEW[name],
+            derandomize=True,
+            deadline=20_000,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(kind.draws)
+        def examine(data):
+            self.assertIn(kind.check(data), ("fine", "counted", "refused"))
+
+        with fuzzing.sandbox():
+            examine()
+
+    def test_whole_files_are_fine(self):
+        with fuzzing.sandbox():
+            for data in fuzzing.images():
+                self.assertEqual(fuzzing.check_image(data), "fine")
+            for scheme in fuzzing.STORED:
+                self.assertEqual(fuzzing.check_source(f"{scheme}:y.{scheme}"), "fine")
+            self.assertEqual(fuzzing.check_tokenizer(fuzzing.tokenizer_file()), "fine")
+
+
+if __name__ == "__main__":
+    absltest.main()
