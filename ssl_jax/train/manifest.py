@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.core.plain import from_json
+
 NAME = "manifest.json"
 
 
@@ -33,7 +35,7 @@ def write(folder: Path, **facts: Any) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint; {} if there is none, or not as it was written."""
     try:
-        found = json.loads((folder / NAME).read_text())
+        found = from_json((folder / NAME).read_text())
         return found if found.pop("sha256") == _own_digest(found) else {}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}

@@ -14,6 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from ssl_jax.core.plain import from_json
 from ssl_jax.train.workdir import write_json, write_text
 
 _log = logging.getLogger(__name__)
@@ -123,8 +124,8 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     if path.exists():
         for text in path.read_text(errors="replace").splitlines():
             try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
+                line = from_json(text)
+            except ValueError:
                 continue
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 lines.append(line)
