@@ -209,8 +209,9 @@ def _write_array_record(path: Path, table: Table) -> None:
                 if labels is not None:
                     record["label"] = [int(labels[row])]
                 writer.write(encode_features(record))
-    finally:
         writer.close()
+    except RuntimeError as e:  # what the writer says of a full disk
+        raise OSError(str(e)) from None
     path.with_name(f"{path.name}.json").write_text(json.dumps(table.about, indent=1) + "\n")
 
 

@@ -9,6 +9,7 @@ import fcntl
 import json
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -42,7 +43,7 @@ class Parts:
         """Whether a part is there, whole."""
         try:
             self.read(number)
-        except (OSError, ValueError, KeyError, EOFError):  # not written to its end
+        except OSError:
             return False
         return True
 
@@ -58,7 +59,7 @@ class Parts:
         """A part, from the files of all processes.
 
         Raises:
-          OSError, ValueError, KeyError or EOFError: it is not there, or not whole.
+          OSError: it is not there, or not whole.
         """
         found = [self._load(name) for name in self._files(number)]
         if len(found) == 1:
@@ -76,11 +77,11 @@ class Parts:
         return np.sort(np.concatenate(every))
 
     def _load(self, name: str) -> Rows:
-        with np.load(self.folder / name, allow_pickle=False) as content:
-            rows = Rows(content["examples"], content["features"])
-        if len(rows.examples) != len(rows.features):
-            raise ValueError(name)
-        return rows
+        try:
+            with np.load(self.folder / name, allow_pickle=False) as content:
+                return Rows(content["examples"], content["features"])
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            raise OSError(f"{self.folder / name} is damaged: {e}") from None
 
     def _files(self, number: int) -> list[str]:
         """Names of the files of a part, those of one number of processes."""
