@@ -92,7 +92,7 @@ def _without_places() -> Iterator[None]:
     """Programs that are made inside do not say in which files and lines; else they would name this
     machine's folders, and differ with the caller.
     """
-    before = jax.config.jax_traceback_in_locations_limit
+    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield
