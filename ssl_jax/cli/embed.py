@@ -166,7 +166,7 @@ class ImagesLine:
         text = self._text(new, done, now)
         if self._live is not None:
             self._live.update(self._task, completed=done, description=text)
-        elif now - self._printed >= PLAIN_SECONDS:
+        elif text and now - self._printed >= PLAIN_SECONDS:
             self._printed = now
             self._console.print(f"{done:>9,}/{self._total:,} images  {text}")
 
@@ -177,11 +177,9 @@ class ImagesLine:
 
     def _text(self, new: int, done: int, now: float) -> str:
         if self._first is None or now == self._first[1]:
-            self._first = self._first or (new, now)
+            self._first = (new, now)
             return ""
         pace = (new - self._first[0]) / (now - self._first[1])
-        if not pace:
-            return ""
         return f"{pace:,.0f} images/s  ETA {duration((self._total - done) / pace)}"
 
     def __enter__(self) -> "ImagesLine":

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -44,6 +44,14 @@ class Parts:
         try:
             self.read(number)
         except OSError:
+            return False
+        return True
+
+    def listed(self, number: int) -> bool:
+        """Whether the files of a part are there, whole or not."""
+        try:
+            self._files(number)
+        except FileNotFoundError:
             return False
         return True
 
@@ -112,7 +120,8 @@ def opened(output: Path, settings: Mapping[str, Any]) -> Iterator[Parts]:
     with _locked(folder, settings) if mine else contextlib.nullcontext():
         distributed.barrier(f"parts of {output}")
         if not mine:
-            _check_shared(folder, settings)
+            path, wanted = folder / SETTINGS, json.loads(json.dumps(settings))
+            await_shared(lambda: _read(path) == wanted, path)
         yield Parts(folder)
 
 
@@ -166,13 +175,18 @@ def check_same(
         )
 
 
-def _check_shared(folder: Path, settings: Mapping[str, Any]) -> None:
+def await_shared(there: Callable[[], bool], what: Path) -> None:
+    """Wait until this process sees what another one wrote.
+
+    Raises:
+      UserError: it does not, for `SHARED_SECONDS`.
+    """
     deadline = time.monotonic() + SHARED_SECONDS
-    while _read(folder / SETTINGS) != json.loads(json.dumps(settings)):
+    while not there():
         if time.monotonic() > deadline:
             raise UserError(
-                f"{folder} does not show what process 0 wrote there: --output must lie on a file "
-                "system that all hosts share, and all must be given the same flags and data"
+                f"{what} does not show what another process wrote there: --output must lie on a "
+                "file system that all hosts share, and all must be given the same flags and data"
             )
         time.sleep(0.2)
 

@@ -1,6 +1,7 @@
 """Features of a data set to a file: on all devices and hosts, in bounded memory, resumable."""
 
 import collections
+import functools
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -93,7 +94,7 @@ def embed(job: Job, progress: Progress = lambda done, new: None) -> dict[str, An
 
     Every process of a run calls it; each computes and writes its rows, the first one puts them
     together. The file is the same to the last byte however often the run was killed. An image that
-    is broken has no row; it is listed in `left_out`. At most two parts and `LATE` + 2 batches are
+    is broken has no row; it is listed in `left_out`. At most three parts and `LATE` + 2 batches are
     in memory.
 
     Args:
@@ -112,10 +113,9 @@ def embed(job: Job, progress: Progress = lambda done, new: None) -> dict[str, An
     if _everywhere(job.output.exists()):
         found = formats.read_about(job.output)
         parts.check_same(found, job.settings, str(job.output), "remove it")
-        assert found is not None
         if distributed.primary():
             parts.remove(job.output)
-        return found
+        return found or {}
     with parts.opened(job.output, job.settings) as folder:
         try:
             _compute(job, folder, progress)
@@ -130,9 +130,8 @@ def embed(job: Job, progress: Progress = lambda done, new: None) -> dict[str, An
             ) from None
     if distributed.primary():
         parts.remove(job.output)
-    found = formats.read_about(job.output)
-    assert found is not None, job.output
-    return found
+    parts.await_shared(lambda: formats.read_about(job.output) is not None, job.output)
+    return formats.read_about(job.output) or {}
 
 
 def _compute(job: Job, folder: Parts, progress: Progress) -> None:
@@ -208,6 +207,8 @@ def _fetched(features: jax.Array, index: np.ndarray) -> Rows:
 
 
 def _assemble(job: Job, folder: Parts) -> None:
+    for number in range(job.count):
+        parts.await_shared(functools.partial(folder.listed, number), folder.folder)
     indices = [folder.examples(number) for number in range(job.count)]
     present = np.zeros(len(job.source), bool)
     present[np.concatenate(indices)] = True
@@ -218,13 +219,13 @@ def _assemble(job: Job, folder: Parts) -> None:
         "left_out": [job.source.describe(int(i)) for i in broken],
         "class_names": list(job.source.class_names),
     }
-    table = formats.Table(
-        job.source,
-        indices,
-        lambda: (folder.read(number).features for number in range(job.count)),
-        job.encoder.feature_shape,
-        about,
-    )
+
+    def features() -> Iterator[np.ndarray]:
+        for number in range(job.count):
+            distributed.tick()
+            yield folder.read(number).features
+
+    table = formats.Table(job.source, indices, features, job.encoder.feature_shape, about)
     temporary = folder.folder / f"whole{job.output.suffix}"
     formats.of(job.output).write(temporary, table)
     beside = temporary.with_name(f"{temporary.name}.json")
