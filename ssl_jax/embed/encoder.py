@@ -76,8 +76,8 @@ class Encoder(base.Encoder):
           UserError: images of another form, or no such layer.
         """
         if hasattr(images, "dtype") and jnp.issubdtype(images.dtype, jnp.floating):
-            return _of_normalised(self, images)
-        return _of_crops(self, self.crop(images))
+            return _of_normalised(self.bare, images)
+        return _of_crops(self.bare, self.crop(images))
 
     def at(self, stage: int | str | None = None, pool: str | None = None) -> Self:
         """The same encoder, read at another layer, a number or a name of `layers`.
@@ -122,6 +122,11 @@ class Encoder(base.Encoder):
     def preprocess(self, images: Any) -> Array:
         """What the network is shown: crops, float32, normalised; `images` as for `crop`."""
         return prepare(self.view, self.crop(images))
+
+    @property
+    def bare(self) -> Self:
+        """Without `settings` and `origin`: encoders of all steps of a run compile once."""
+        return dataclasses.replace(self, settings="{}", origin="")
 
     @property
     def config(self) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def results(
       batches: this process's rows of (crops (B, H, W, C) uint8, index (B,)), B a multiple of the
         devices; rows of index -1 are filling, and are dropped.
     """
-    placed = sharding.batch_sharding(mesh)
+    encoder, placed = encoder.bare, sharding.batch_sharding(mesh)
     under_way: collections.deque[tuple[jax.Array, np.ndarray]] = collections.deque()
     for crops, index in batches:
         with jax.set_mesh(mesh):

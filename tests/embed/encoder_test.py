@@ -13,6 +13,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.decode import eval_crop
+from ssl_jax.embed import encoder as encoder_module
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
@@ -111,6 +112,15 @@ class EncoderTest(parameterized.TestCase):
 
     def test_config(self):
         self.assertEqual(small().config, {"objective": {"name": "of a test"}})
+
+    def test_other_weights_compile_nothing_anew(self):
+        encoder, pixels = small(), images(2, SIZE, SIZE, 3)
+        encoder(pixels)
+        later = jax.tree.map(lambda x: x + 1, encoder)
+        later = dataclasses.replace(later, origin="another step")
+        compiled = encoder_module._of_crops._cache_size()
+        self.assertFalse(np.allclose(later(pixels), encoder(pixels)))
+        self.assertEqual(encoder_module._of_crops._cache_size(), compiled)
 
 
 if __name__ == "__main__":

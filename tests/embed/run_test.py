@@ -172,8 +172,11 @@ class EmbedTest(parameterized.TestCase):
     def test_nothing_is_done_twice(self):
         output = self.folder / "e.npz"
         about = run.embed(job(output))
+        with parts.opened(output, job(output).settings):
+            pass  # as after a kill before the parts were gone
         with mock.patch.object(run, "_compute", side_effect=AssertionError):
             self.assertEqual(run.embed(job(output)), about)
+        self.assertEqual([p.name for p in self.folder.iterdir()], ["e.npz"])
 
     def test_other_settings_are_refused(self):
         output = self.folder / "e.npz"
