@@ -39,11 +39,13 @@ class Parts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __contains__(self, number: int) -> bool:
-        """Whether a part is there, whole."""
+    def keep(self, number: int) -> bool:
+        """Whether a part is there, whole; what is left of another is removed."""
         try:
             self.read(number)
         except OSError:
+            for path in self.folder.glob(f"{number:06d}-*"):
+                path.unlink(missing_ok=True)
             return False
         return True
 

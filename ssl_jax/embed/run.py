@@ -136,20 +136,21 @@ def embed(job: Job, progress: Progress = lambda done, new: None) -> dict[str, An
 
 def _compute(job: Job, folder: Parts, progress: Progress) -> None:
     """Make the parts that are missing; each process writes its own rows."""
-    there = _everywhere(np.array([number in folder for number in range(job.count)]))
+    mine = distributed.primary()
+    there = _everywhere(np.array([mine and folder.keep(n) for n in range(job.count)]))
     missing = [number for number in range(job.count) if not there[number]]
     kept = len(job.source) - sum(len(job.rows_of(number)) for number in missing)
     progress(kept, 0)
     if not missing:
         return
     wanted = np.concatenate([np.array(job.rows_of(number), np.int32) for number in missing])
-    mine = sharding.local_rows(job.mesh, job.batch)
+    local = sharding.local_rows(job.mesh, job.batch)
     batches = eval_arrays(
         job.source,
         job.encoder.view.size,
-        rows=local_part(wanted, job.batch, mine),
+        rows=local_part(wanted, job.batch, local),
         channels=job.encoder.channels,
-        batch=len(mine),
+        batch=len(local),
         threads=job.threads,
         max_bad_fraction=job.max_bad_fraction,
     )

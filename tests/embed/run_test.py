@@ -169,6 +169,18 @@ class EmbedTest(parameterized.TestCase):
         self.assertEqual(calls[0], (COUNT - 64, 0))
         self.assertEqual(output.read_bytes(), whole.read_bytes())
 
+    def test_parts_without_a_row(self):
+        for i in range(70):
+            cv2.imwrite(str(self.folder / f"{i:02d}.png"), images(20, 20, 3, seed=i))
+        for i in range(32, 64):
+            (self.folder / f"{i:02d}.png").write_bytes(b"no image")
+        data = open_source(f"folder:{self.folder}")
+        for end in ENDS:
+            output = Path(self.create_tempdir().full_path) / f"e{end}"
+            about = run.embed(job(output, source=data, max_bad_fraction=0.5))
+            self.assertEqual(about["rows"], 38)
+            self.assertEqual(self.read(output).shape, (38, 16))
+
     def test_nothing_is_done_twice(self):
         output = self.folder / "e.npz"
         about = run.embed(job(output))
@@ -237,6 +249,39 @@ class EmbedTest(parameterized.TestCase):
     def test_another_end_of_the_name(self):
         with self.assertRaisesRegex(UserError, r"expected one of FILE.npz, FILE.parquet"):
             run.embed(job(self.folder / "e.csv"))
+
+
+class PartsTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+
+    def write(self, process, count, examples):
+        features = np.array(examples, np.float32)[:, None]
+        with (
+            mock.patch.object(jax, "process_index", lambda: process),
+            mock.patch.object(jax, "process_count", lambda: count),
+        ):
+            parts.Parts(self.folder).write(4, parts.Rows(np.array(examples), features))
+
+    def test_a_part_is_there_when_all_processes_wrote_it(self):
+        some = parts.Parts(self.folder)
+        self.write(1, 2, [2, 3, 6, 7])
+        self.assertFalse(some.listed(4))
+        self.write(0, 2, [0, 1, 4, 5])
+        self.assertTrue(some.keep(4))
+        rows = some.read(4)
+        np.testing.assert_array_equal(rows.examples, np.arange(8))
+        np.testing.assert_array_equal(rows.features[:, 0], np.arange(8))
+        np.testing.assert_array_equal(some.examples(4), np.arange(8))
+
+    def test_another_number_of_processes_makes_it_anew(self):
+        some = parts.Parts(self.folder)
+        self.write(1, 3, [9])
+        self.assertFalse(some.keep(4))
+        self.assertEmpty(list(self.folder.iterdir()))
+        self.write(0, 1, [0, 1])
+        self.assertTrue(some.keep(4))
 
 
 class NamesTest(absltest.TestCase):
