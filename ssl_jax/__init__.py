@@ -1,0 +1,27 @@
+"""Self-supervised visual representation learning in JAX.
+
+ssl_jax.load("W") is the encoder of a run, to be called on images (docs/python.md). All else is
+imported by its own name: `from ssl_jax.losses.ntxent import ntxent` brings neither networks nor
+data along.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssl_jax.cli.load import load
+    from ssl_jax.embed.encoder import Encoder
+
+__all__ = ["Encoder", "load"]
+
+_PLACES = {"Encoder": "ssl_jax.embed.encoder", "load": "ssl_jax.cli.load"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -20,8 +20,9 @@ ALLOWED = {
     "objectives": LOWER | {"nets", "losses", "augment"},
     "train": LOWER | MIDDLE | {"objectives"},
     "evals": LOWER | MIDDLE | {"objectives"},
+    "embed": LOWER | MIDDLE | {"objectives", "evals"},
     "report": LOWER | MIDDLE | {"objectives", "train", "evals"},
-    "cli": LOWER | MIDDLE | {"objectives", "train", "evals", "report"},
+    "cli": LOWER | MIDDLE | {"objectives", "train", "evals", "embed", "report"},
 }
 
 

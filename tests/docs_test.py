@@ -1,5 +1,6 @@
 """The examples of the documentation are run."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -18,6 +19,11 @@ def example(page: str, language: str = "python") -> str:
     match = re.search(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.S)
     assert match is not None
     return match[1]
+
+
+def examples(page: str) -> str:
+    """All Python of a page, in order."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S))
 
 
 class DocsTest(absltest.TestCase):
@@ -49,6 +55,22 @@ class DocsTest(absltest.TestCase):
         losses = [line["train/loss"] for line in read_metrics(folder / "run")]
         self.assertLen(losses, 3)
         self.assertAlmostEqual(losses[0], 0.6931, delta=0.6)  # ln 2 for two classes
+
+    def test_the_examples_of_the_python_page_run(self):
+        folder = Path(self.create_tempdir().full_path)
+        code = cli.run(
+            [
+                "train",
+                "--config=simclr:digits",
+                f"--workdir={folder / 'W'}",
+                "--config.backbone.width=4",
+                "--config.train.steps=20",
+                "--config.evals.every=-1",
+            ]
+        )
+        self.assertEqual(code, 0)
+        with contextlib.chdir(folder):
+            exec(compile(examples("python.md"), "docs/python.md", "exec"), {})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ HELPERS = (
     "compile_worker",
     "experiment",
     "flags",
+    "load",
     "pretrained",
     "restart",
     "sets",

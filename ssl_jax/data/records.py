@@ -70,12 +70,14 @@ def decode(data: bytes, image_keys: Sequence[str] = IMAGE_KEYS) -> Record:
     )
 
 
-def encode_features(features: Mapping[str, Sequence[bytes] | Sequence[int]]) -> bytes:
-    """A `tf.train.Example` of lists of bytes and lists of integers."""
+def encode_features(features: Mapping[str, Sequence[bytes] | Sequence[int] | np.ndarray]) -> bytes:
+    """A `tf.train.Example` of lists of bytes, lists of integers and (n,) float32."""
     example = Example()
     for name, values in features.items():
         feature = example.features.feature[name]
-        if values and isinstance(values[0], bytes):
+        if isinstance(values, np.ndarray):
+            feature.float_list.value.extend(values)
+        elif values and isinstance(values[0], bytes):
             feature.bytes_list.value.extend(values)
         else:
             feature.int64_list.value.extend(values)

@@ -145,6 +145,36 @@ def _tiles(
         raise UserError(f"knn: k = {list(k)} needs between 1 and {len(train)} neighbours")
     if not all(t > 0 for t in temperature):
         raise UserError(f"knn: temperature {list(temperature)} must be positive")
+    labels = np.asarray(train_labels, np.int32)
+    temperatures = np.asarray(temperature, np.float32)
+    for cosines, index, count in _nearest_tiles(train, test, max(k), mesh):
+        votes = _vote(cosines, labels[index], temperatures, tuple(k), num_classes)
+        yield np.asarray(votes)[:, :, :count]
+
+
+def nearest(
+    train: np.ndarray, test: np.ndarray, k: int, mesh: Mesh | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines (M, k) float32 of the k nearest training rows, greatest first, and their numbers
+    (M, k) int32; of equally near ones the earlier come first.
+
+    The training rows pass over the devices in tiles, each once; the test rows lie on them whole.
+
+    Args:
+      train: (N, D) features of any scale, N >= k.
+      test: (M, D).
+      k: neighbours.
+      mesh: test rows are split over its devices.
+    """
+    found = [(c[:count], i[:count]) for c, i, count in _nearest_tiles(train, test, k, mesh)]
+    cosines, index = zip(*found, strict=True)
+    return np.concatenate(cosines), np.concatenate(index)
+
+
+def _nearest_tiles(
+    train: np.ndarray, test: np.ndarray, k: int, mesh: Mesh | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """What `nearest` finds, and of how many rows: tiles of one shape, the last one filled up."""
     one = SingleDeviceSharding(jax.devices()[0])
     apart, whole = (
         (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (one, one)
@@ -155,7 +185,7 @@ def _tiles(
     size = _even(len(test), max(1, elements // columns) * devices, devices)
     starts = range(0, len(test), size)
     tiles = [_unit(place(_padded(test[start : start + size], size), apart)) for start in starts]
-    nothing = np.full((size, max(k)), -np.inf, np.float32), np.zeros((size, max(k)), np.int32)
+    nothing = np.full((size, k), -np.inf, np.float32), np.zeros((size, k), np.int32)
     best = [place(nothing, apart) for _ in tiles]
     for start in range(0, len(train), columns):
         rows = train[start : start + columns]
@@ -164,13 +194,9 @@ def _tiles(
             _nearer(tile, seen, np.int32(start), np.int32(len(rows)), *found)
             for tile, found in zip(tiles, best, strict=True)
         ]
-    labels = np.asarray(train_labels, np.int32)
-    temperatures = np.asarray(temperature, np.float32)
     for start, found in zip(starts, best, strict=True):
-        nearest, index = gather(found)
-        votes = _vote(nearest, labels[index], temperatures, tuple(k), num_classes)
-        stop = min(start + size, len(test))
-        yield np.asarray(votes)[:, :, : stop - start]
+        cosines, index = gather(found)
+        yield cosines, index, min(size, len(test) - start)
 
 
 def _even(count: int, most: int, multiple: int) -> int:

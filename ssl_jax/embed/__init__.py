@@ -1,0 +1,1 @@
+"""Frozen encoders at work: features in files, nearest neighbours, programs for elsewhere."""

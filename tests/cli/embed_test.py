@@ -1,0 +1,180 @@
+"""`ssl-jax embed` and `ssl_jax.load` on a run: what is written and said, and what is refused."""
+
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+from absl.testing import absltest, parameterized
+
+import ssl_jax
+from ssl_jax import cli
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources import open_source
+from ssl_jax.embed import run
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "--config=simclr:digits",
+    "--config.backbone.width=4",
+    "--config.objective.projector=(8,8)",
+    "--config.train.steps=4",
+    "--config.train.batch_size=32",
+    "--config.checkpoint.every=2",
+    "--config.evals.every=-1",
+)
+
+
+def command(*argv, code=0):
+    """What it prints, to people or as its error."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        found = cli.run([*argv])
+    assert found == code, err.getvalue()
+    return out.getvalue() if not code else err.getvalue()
+
+
+class EmbedTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.run_folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory())) / "run"
+        command("train", f"--workdir={cls.run_folder}", *TINY)
+
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+
+    def embed(self, *flags, output="e.npz", code=0):
+        where = (f"--workdir={self.run_folder}", f"--output={self.folder / output}")
+        return command("embed", *where, *flags, code=code)
+
+    def test_features_with_neighbours(self):
+        out = self.embed("--neighbors=3", "--split=eval")
+        self.assertIn("digits: 360 images, 16 features of stage3 (pool avg), step 4 of", out)
+        self.assertRegex(out, r"e\.npz: 360 rows, 0\.\d MiB, 360 images in 0:")
+        self.assertIn("near['row'][i]", out)
+        digits = open_source("digits", "eval")
+        encoder = ssl_jax.load(self.run_folder)
+        with np.load(self.folder / "e.npz") as found:
+            expected = np.asarray(encoder(digits.arrays))
+            np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(found["label"], digits.labels)
+        with np.load(self.folder / "e.neighbors.npz") as found:
+            self.assertEqual(found["row"].shape, (360, 3))
+        out = self.embed("--split=eval")
+        self.assertIn("was there already", out)
+
+    def test_a_layer_of_a_step_by_patches(self):
+        out = self.embed("--stage=stage2", "--patches", "--step=2", output="p.parquet")
+        self.assertIn("4 x 4 x 8 features of stage2 (pool none), step 2 of", out)
+        encoder = ssl_jax.load(self.run_folder, step=2, stage=-2, pool="none")
+        rows = pq.read_table(self.folder / "p.parquet")["features"]
+        expected = encoder(open_source("digits").arrays[:5])
+        found = np.array(rows.slice(0, 5).to_pylist()).reshape(5, 4, 4, 8)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_folder_with_broken_images(self):
+        images = self.folder / "some[1]"  # what looks like markup
+        images.mkdir()
+        for i in range(20):
+            pixels = np.full((9, 9 + i, 3), 10 * i, np.uint8)
+            cv2.imwrite(str(images / f"{i:02d}.png"), pixels)
+        for i in range(12):
+            (images / f"x{i:02d}.png").write_bytes(b"broken")
+        data = (f"--data=folder:{images}", "--max_bad_fraction=0.5")
+        out = self.embed(*data)
+        self.assertIn(f"left out, broken: {images}/x00.png\n", out)
+        self.assertIn("left out, broken: 2 more, listed in the file", out)
+        self.assertIn("20 rows", out)
+        with np.load(self.folder / "e.npz") as found:
+            self.assertEqual(found["name"][1], "01.png")
+        out = self.embed(data[0], code=2, output="f.npz")
+        self.assertRegex(out, r"^ssl-jax: .*images of folder:.* cannot be read")
+
+    def test_a_line_for_what_was_done_before(self):
+        with (
+            mock.patch.object(run, "PART_ROWS", 256),
+            mock.patch.object(run, "_assemble", side_effect=OSError("disk is full")),
+        ):
+            out = self.embed(code=2)
+            self.assertRegex(out, r"^ssl-jax: cannot write .*disk is full; what is done is kept")
+        with mock.patch.object(run, "PART_ROWS", 256):
+            self.assertIn("1,437 of 1,437 images are done already", self.embed())
+
+    @parameterized.parameters(
+        (("--output=/nowhere/e.npz",), "there is no folder /nowhere"),
+        (("--output=e.csv",), "expected one of FILE.npz"),
+        (("--stage=stage9",), "no layer 'stage9' in this network; it has stage1, stage2, stage3"),
+        (("--stage=5",), "no stage 5"),
+        (("--pool=max",), "unknown pooling 'max'"),
+        (("--pool=cls",), "class token"),
+        (("--patches", "--pool=avg"), "--patches and --pool=avg: give one"),
+        (("--patches", "--neighbors=3"), "--neighbors compares whole images"),
+        (("--neighbors=0",), "--neighbors=0: expected a whole number, 1 or more"),
+        (("--batch_size=0",), "--batch_size=0: expected"),
+        (("--max_bad_fraction=2",), "expected a number from 0 to 1"),
+        (("--split=test",), "--split=test: expected train or eval"),
+        (("--step=3",), "no checkpoint of step 3; there are: 2, 4"),
+        (("--data=folder:/nowhere",), "folder:/nowhere: no such folder"),
+        (("--workdir=/nowhere",), "no run in /nowhere"),
+        (("--neighbours=3",), "unknown flag --neighbours; did you mean 'neighbors'"),
+    )
+    def test_refused_with_one_line(self, flags, message):
+        out = self.embed(*flags, code=2)
+        self.assertRegex(out, rf"\Assl-jax: .*{message}.*\n\Z")
+        self.assertEmpty(list(self.folder.iterdir()))
+
+    def test_too_many_neighbours(self):
+        out = self.embed("--neighbors=360", "--split=eval", code=2)
+        self.assertIn("has 360 rows; expected fewer", out)
+
+    def test_loading_what_is_not_there(self):
+        for path, message in (("/nowhere", "no run in"), (__file__, "is a file")):
+            with self.assertRaisesRegex(UserError, message):
+                ssl_jax.load(path)
+
+    def test_two_processes_write_one_file(self):
+        self.embed("--split=eval", "--batch_size=32")
+        env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            meeting = f"--coordinator=127.0.0.1:{s.getsockname()[1]}"
+        places = [(meeting, "--num_processes=2", f"--process_id={i}") for i in range(2)]
+        flags = ("--split=eval", "--batch_size=32", "--neighbors=2")
+        where = (f"--workdir={self.run_folder}", f"--output={self.folder / 'two.npz'}")
+        both = [
+            subprocess.Popen(
+                [sys.executable, "-m", "ssl_jax", "embed", *where, *flags, *place],
+                cwd=ROOT,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for place in places
+        ]
+        for process in both:
+            _, err = process.communicate(timeout=600)
+            self.assertEqual(process.returncode, 0, err)
+        with np.load(self.folder / "e.npz") as one, np.load(self.folder / "two.npz") as two:
+            self.assertEqual(one.files, two.files)
+            for key in one.files:
+                if key == "features":
+                    np.testing.assert_allclose(one[key], two[key], rtol=1e-4, atol=1e-5)
+                else:
+                    np.testing.assert_array_equal(one[key], two[key])
+        names = {path.name for path in self.folder.iterdir()}
+        self.assertEqual(names, {"e.npz", "two.npz", "two.neighbors.npz"})
+
+
+if __name__ == "__main__":
+    absltest.main()

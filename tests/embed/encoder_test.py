@@ -1,0 +1,127 @@
+"""An encoder that is called on images: crops, layers, gradients, its digest."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax import nets
+from ssl_jax.augment.recipes import prepare
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
+from ssl_jax.data.decode import eval_crop
+from ssl_jax.embed import encoder as encoder_module
+from ssl_jax.embed.encoder import Encoder
+from ssl_jax.objectives import base
+from ssl_jax.objectives.base import Probe
+
+SIZE = 16
+
+
+def small(name="resnet_small", channels=3, seed=0, **arch) -> Encoder:
+    """A tiny encoder with random weights, read at its last layer."""
+    tiny = {"resnet_small": dict(width=4), "vit": dict(dim=16, depth=2, heads=2, patch=8)}
+    arch = {**tiny[name], **arch} | ({"image_size": SIZE, "size": None} if name == "vit" else {})
+    net = nets.make_backbone(name, channels, arch)
+    params, stats = net.init(jax.random.key(seed))
+    plain = base.Encoder(params, stats, net)
+    config = {"objective": {"name": "of a test"}}
+    return Encoder.of(plain, View(SIZE), Probe(), channels, config, "random weights")
+
+
+def images(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+class EncoderTest(parameterized.TestCase):
+    def test_it_is_what_evaluation_does(self):
+        encoder, pixels = small(), images(3, 40, 30, 3)
+        crops = np.stack([eval_crop(image, SIZE) for image in pixels])
+        np.testing.assert_array_equal(encoder.crop(pixels), crops)
+        stages = encoder.features(prepare(encoder.view, jnp.asarray(crops)))
+        found = encoder(pixels)
+        self.assertEqual((found.shape, found.dtype), ((3, 16), np.float32))
+        np.testing.assert_allclose(found, stages["stage3"].mean((1, 2)), rtol=1e-4, atol=1e-5)
+
+    def test_images_of_any_form(self):
+        encoder = small()
+        some = [images(20, 33, 3), images(16, 16, 3, seed=1), images(64, 50, 1, seed=2)]
+        found = encoder(some)
+        for image, one in zip(some, found, strict=True):
+            np.testing.assert_allclose(encoder(image[None])[0], one, rtol=1e-4, atol=1e-5)
+        floats = encoder.preprocess(some)
+        self.assertEqual(floats.dtype, np.float32)
+        np.testing.assert_allclose(encoder(floats), found, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(encoder.crop(encoder.crop(some)), encoder.crop(some))
+
+    def test_it_passes_into_jit_and_has_a_gradient(self):
+        encoder, pixels = small(), images(2, SIZE, SIZE, 3)
+        called = jax.jit(lambda e, x: e(x))(encoder, pixels)
+        np.testing.assert_allclose(called, encoder(pixels), rtol=1e-4, atol=1e-5)
+        slope = jax.grad(lambda x: encoder(x).sum())(encoder.preprocess(pixels))
+        self.assertGreater(float(jnp.abs(slope).max()), 0)
+
+    def test_layers(self):
+        encoder = small()
+        self.assertEqual(encoder.layers, ["stage1", "stage2", "stage3"])
+        self.assertEqual(encoder.at("stage1").probe, Probe(-3))
+        self.assertEqual(encoder.at(-2).feature_shape, (8,))
+        self.assertEqual(encoder.at(-2, "grid").feature_shape, (32,))
+        self.assertEqual(encoder.at("stage1", "none").feature_shape[-1], 4)
+        pixels = images(2, SIZE, SIZE, 3)
+        every = encoder.at(pool="none")(pixels)
+        np.testing.assert_allclose(every.mean((1, 2)), encoder(pixels), rtol=1e-4, atol=1e-5)
+
+    def test_class_token(self):
+        encoder = small("vit").at(pool="cls")
+        pixels = images(2, SIZE, SIZE, 3)
+        expected = encoder.features(encoder.preprocess(pixels))["cls"]
+        np.testing.assert_allclose(encoder(pixels), expected, rtol=1e-4, atol=1e-5)
+
+    @parameterized.parameters(
+        (lambda e: e(images(16, 16, 3)), r"shape \(16, 16, 3\)"),
+        (lambda e: e([]), "expected"),
+        (lambda e: e(images(1, 16, 16, 3).astype(int)), "int64; expected uint8"),
+        (lambda e: e(images(1, 16, 16, 2)), "2 channels"),
+        (lambda e: e.at("stage9"), "no layer .stage9.*has stage1, "),
+        (lambda e: e.at(7), "no stage 7"),
+        (lambda e: e.at(pool="cls"), "class token"),
+        (lambda e: e.at(pool="max"), "unknown pooling"),
+    )
+    def test_what_cannot_be(self, call, message):
+        with self.assertRaisesRegex(UserError, message):
+            call(small())
+
+    def test_the_digest_is_of_the_weights_alone(self):
+        encoder = small()
+        self.assertEqual(encoder.digest(), small().digest())
+        self.assertEqual(encoder.digest(), encoder.at("stage1").digest())
+        self.assertNotEqual(encoder.digest(), small(seed=1).digest())
+        mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=8, data=1))
+        config = sharding.MeshConfig(fsdp=8, data=1, fsdp_min_size=1)
+        placed = sharding.tree_shardings(encoder.params, config, mesh)
+        split = dataclasses.replace(encoder, params=jax.device_put(encoder.params, placed))
+        self.assertEqual(encoder.digest(), split.digest())
+        name = "stem" if "stem" in encoder.params else next(iter(encoder.params))
+        other = dict(encoder.params)
+        other[name] = jax.tree.map(lambda x: x.at[(0,) * x.ndim].add(1e-6), other[name])
+        self.assertNotEqual(encoder.digest(), dataclasses.replace(encoder, params=other).digest())
+
+    def test_config(self):
+        self.assertEqual(small().config, {"objective": {"name": "of a test"}})
+
+    def test_other_weights_compile_nothing_anew(self):
+        encoder, pixels = small(), images(2, SIZE, SIZE, 3)
+        encoder(pixels)
+        later = jax.tree.map(lambda x: x + 1, encoder)
+        later = dataclasses.replace(later, origin="another step")
+        compiled = encoder_module._of_crops._cache_size()
+        self.assertFalse(np.allclose(later(pixels), encoder(pixels)))
+        self.assertEqual(encoder_module._of_crops._cache_size(), compiled)
+
+
+if __name__ == "__main__":
+    absltest.main()
