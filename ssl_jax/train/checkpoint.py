@@ -25,7 +25,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.train import manifest
 from ssl_jax.train.state import TrainState
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells every stage of every save
+# Orbax tells every stage of every save, and shows the stack of what it then raises as well.
+logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
 
 _log = logging.getLogger(__name__)
 SLOW = 30.0  # seconds that training waits for the last save before it says so
@@ -103,9 +104,8 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         self._last: int | None = None  # the newest step that this process saved or went on from
         self.failed: str = ""  # why the newest save was not completed
-        if not reader and distributed.primary():
-            for half in self._folder.glob(_HALF):
-                shutil.rmtree(half, ignore_errors=True)
+        if not reader:
+            self._clear()
 
     @property
     def latest(self) -> int | None:
@@ -143,6 +143,7 @@ class Checkpoints:
                 f"step {step}: the last checkpoint was still being written; training waited "
                 f"{waited:.0f} s (raise checkpoint.every, or find a faster disk)"
             )
+        self._clear()
         self._last, self.failed = step, ""
         try:
             response = ocp.save_async(
@@ -165,6 +166,7 @@ class Checkpoints:
           UserError: it failed; names the step that is left to go on from.
         """
         self.wait()
+        self._clear()
         if self.failed:
             left = self.latest
             rest = "from the start" if left is None else f"from step {left}"
@@ -249,12 +251,17 @@ class Checkpoints:
             self._fail(step, e)
 
     def _fail(self, step: int, error: Exception) -> None:
-        """A save that failed leaves nothing behind."""
+        """A save that failed leaves nothing behind that looks whole; `_clear` does the rest."""
         self.failed = _reason(error)
         if distributed.primary():
-            for half in (*self._folder.glob(f"{step}{_HALF}"), self._path(step)):
-                shutil.rmtree(half, ignore_errors=True)
+            shutil.rmtree(self._path(step), ignore_errors=True)
             self._warn(f"step {step} could not be saved, training goes on: {self.failed}")
+
+    def _clear(self) -> None:
+        """Remove what saves that came to nothing left; none may be under way."""
+        if distributed.primary():
+            for half in self._folder.glob(_HALF):
+                shutil.rmtree(half, ignore_errors=True)
 
     def _newest_whole(self) -> int | None:
         """In the first process: the newest step whose files are what was written."""
