@@ -17,11 +17,12 @@ ALLOWED = {
     "augment": LOWER,
     "data": LOWER,
     "optim": LOWER,
+    "weights": LOWER | {"nets"},
     "objectives": LOWER | {"nets", "losses", "augment"},
     "train": LOWER | MIDDLE | {"objectives"},
     "evals": LOWER | MIDDLE | {"objectives"},
     "report": LOWER | MIDDLE | {"objectives", "train", "evals"},
-    "cli": LOWER | MIDDLE | {"objectives", "train", "evals", "report"},
+    "cli": LOWER | MIDDLE | {"objectives", "train", "evals", "report", "weights"},
 }
 
 

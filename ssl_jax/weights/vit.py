@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.errors import UserError
@@ -33,7 +34,7 @@ LINEAR: Mapping[str, tuple[str, Layout]] = {
 }
 MODULES = {
     **{f"norm{i}": NORM for i in (1, 2)},
-    **{name: LINEAR for name in ("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2")},
+    **dict.fromkeys(("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2"), LINEAR),
 }
 BLOCK: Mapping[str, tuple[str, Layout]] = {
     **{
@@ -64,8 +65,8 @@ def block_place(path: str, depth: int, prefix: str) -> Place:
 
 def fitted(tensors: Arrays, like: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The tensors with one name for the last norm, and their positions resized to the grid of the
-    network whose variables have the shapes `like`: bicubic and antialiased as timm's `resample_abs_pos_embed`, relative ones as the
-    network does it itself (`nets.positions`).
+    network whose variables have the shapes `like`: bicubic and antialiased as timm's
+    `resample_abs_pos_embed`, relative ones as the network does it itself (`nets.positions`).
 
     A table without a row for the class token gets one of zeros; where there is no class token the
     row is left out.
@@ -106,7 +107,8 @@ def _relative(table: np.ndarray, length: int, extra: int) -> np.ndarray:
     if old is None or new is None or old == new:
         return table
     count = len(table) - extra
-    grid = np.asarray(resize_grid(table[None, :count], (old, old), (new, new))[0])
+    patches = jnp.asarray(table[None, :count], jnp.float32)
+    grid = np.asarray(resize_grid(patches, (old, old), (new, new))[0])
     return np.concatenate([grid, table[count:]])
 
 
