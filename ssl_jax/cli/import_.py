@@ -97,7 +97,7 @@ def completed(weights: Weights) -> list[str]:
 def show(weights: Weights, drawn: list[str]) -> None:
     """What was loaded, skipped and missing."""
     console, report = terminal(), weights.report
-    table = Table(title=str(weights.metadata.get("format", "")) or None, title_justify="left")
+    table = Table(title=", ".join(report.found), title_justify="left")
     for column in ("network", "part", "variables", "numbers"):
         table.add_column(column, justify="right" if column in ("variables", "numbers") else "left")
     for role, variables in weights.networks.items():

@@ -181,7 +181,7 @@ def fit(given: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[T
     there = networks.flat(*given)
     missing, wrong = networks.compare(there, like)
     if missing or wrong:
-        said = networks.Report(0, (), missing, wrong).complaint()
+        said = networks.Report(0, missing=missing, wrong=wrong).complaint()
         raise UserError(
             f"train.init_from: the encoder of {name} is another network than `backbone`: {said}. "
             f"Give `backbone` the values that it has in {name}/config.json"

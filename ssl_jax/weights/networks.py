@@ -39,12 +39,14 @@ class Report:
 
     Attributes:
       loaded: tensors that were used, how many.
+      found: what was found where, "resnet at 'module.encoder_q.'".
       skipped: names in the file of what no network of ours has, counters left out.
       missing: variables of the backbone that the file lacks, by our paths.
       wrong: likewise of another shape, with both shapes.
     """
 
     loaded: int
+    found: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
@@ -159,7 +161,7 @@ def of_file(
                 f"{name}: another network than `backbone`: {report.complaint()}. "
                 f"{_looks_like(found[0])}"
             )
-        networks[TEACHER if one.average else STUDENT] = variables
+        networks[TEACHER if one.average else STUDENT] = _float32(variables)
         reports.append((one, report))
     encoder = TEACHER if TEACHER in networks and _is_kept(found) else STUDENT
     encoder = encoder if encoder in networks else next(iter(networks))
@@ -191,7 +193,7 @@ def fill(given: Arrays, like: tuple[Tree, Tree], name: str) -> tuple[Tree, Tree]
     """
     missing, wrong = compare(given, like)
     if missing or wrong:
-        complaint = Report(0, (), missing, wrong).complaint()
+        complaint = Report(0, missing=missing, wrong=wrong).complaint()
         raise UserError(f"{name}: another network than `backbone`: {complaint}")
     params, stats = (tree.map_with_name(lambda path, _: given[path], part) for part in like)
     return params, stats
@@ -231,7 +233,7 @@ def to_timm(variables: Arrays, backbone: Mapping[str, Any]) -> dict[str, np.ndar
 def convert(
     found: releases.Found, like: tuple[Tree, Tree], backbone: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Variables by path, in float32, of the backbone, whose (params, stats) have the shapes `like`,
+    """Variables by path of the backbone, whose (params, stats) have the shapes `like`,
     and of the heads. What does not fit is left out; the report names it.
     """
     family, wanted = FAMILIES[found.family], flat(*like)
@@ -251,7 +253,7 @@ def convert(
         if array.shape != leaf.shape:
             wrong.append(f"{path} {array.shape} for {leaf.shape}")
         else:
-            out[f"backbone/{path}"] = np.asarray(array, np.float32)
+            out[f"backbone/{path}"] = array
     if family is vit and "pos_embed" in tensors and "pos_embed" not in used:
         kind, table = backbone.get("position", "learned"), tensors["pos_embed"]
         with_class = "cls_token" in tensors
@@ -261,11 +263,12 @@ def convert(
             wrong.append("pos_embed, which is not the fixed table of backbone.position")
     for head, variables in found.heads.items():
         for path, array in variables.items():
-            out[f"{head}/{path}" if path else head] = np.asarray(array, np.float32)
+            out[f"{head}/{path}" if path else head] = array
     skipped = [found.prefix + name for name in tensors if name not in used]
     loaded = len(used) + len(found.read)
     kept = tuple(name for name in skipped if name not in found.read)
-    return out, Report(loaded, kept, tuple(missing), tuple(wrong))
+    where = f"{found.layout} at {found.prefix!r}" if found.prefix else found.layout
+    return out, Report(loaded, (where,), kept, tuple(missing), tuple(wrong))
 
 
 def _merged(reports: list[tuple[releases.Found, Report]], tensors: Arrays) -> Report:
@@ -282,6 +285,7 @@ def _merged(reports: list[tuple[releases.Found, Report]], tensors: Arrays) -> Re
     each = [report for _, report in reports]
     return Report(
         sum(report.loaded for report in each),
+        tuple(name for report in each for name in report.found),
         tuple(name for report in each for name in report.skipped if name not in read)
         + tuple(outside),
         tuple(name for report in each for name in report.missing),
@@ -303,14 +307,13 @@ def _own(
     rest = under(file.tensors, f"{REST}/")
     if not networks:
         networks = {encoder: dict(file.tensors)}
-    cast = lambda values: {k: _float32(v) for k, v in values.items()}  # noqa: E731
-    report = Report(len(file.tensors))
+    report = Report(len(file.tensors), ("a file of ssl_jax",))
     weights = Weights(
-        {role: cast(variables) for role, variables in networks.items()},
+        {role: _float32(variables) for role, variables in networks.items()},
         encoder if encoder in networks else next(iter(networks)),
         said,
         own,
-        cast(rest),
+        _float32(rest),
         file.metadata,
         report,
     )
@@ -321,10 +324,12 @@ def _own(
     return weights
 
 
-def _float32(array: np.ndarray) -> np.ndarray:
+def _float32(arrays: Arrays) -> dict[str, np.ndarray]:
     """Floats in float32, bfloat16 included; others as they are."""
-    floating = array.dtype.kind in "fV" or array.dtype.name == "bfloat16"
-    return np.asarray(array, np.float32) if floating else array
+    return {
+        name: array if array.dtype.kind in "iub" else np.asarray(array, np.float32)
+        for name, array in arrays.items()
+    }
 
 
 def _of_backbone(path: str) -> bool:
