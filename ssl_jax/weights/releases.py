@@ -22,8 +22,8 @@ from ssl_jax.weights.vit import TABLE
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "resnet": ("layer1.0.conv1.weight", "conv1.weight", "bn1.running_mean"),
     "resnet_children": ("4.0.conv1.weight", "0.weight", "1.running_mean"),
-    "vit": ("patch_embed.proj.weight", "norm.weight"),
     "swin": ("layers.0.blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
+    "vit": ("patch_embed.proj.weight", "norm.weight"),
     "clip": ("transformer.resblocks.0.attn.in_proj_weight", "class_embedding", "conv1.weight"),
     "torchvision_vit": ("encoder.layers.encoder_layer_0.ln_1.weight", "conv_proj.weight"),
 }
