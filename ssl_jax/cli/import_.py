@@ -97,7 +97,8 @@ def completed(weights: Weights) -> list[str]:
 def show(weights: Weights, drawn: list[str]) -> None:
     """What was loaded, skipped and missing."""
     console, report = terminal(), weights.report
-    table = Table(title=", ".join(report.found), title_justify="left")
+    console.print(f"found: {', '.join(report.found)}", markup=False)
+    table = Table()
     for column in ("network", "part", "variables", "numbers"):
         table.add_column(column, justify="right" if column in ("variables", "numbers") else "left")
     for role, variables in weights.networks.items():

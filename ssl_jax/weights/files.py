@@ -1,8 +1,6 @@
 """Files of named tensors: safetensors, NumPy's .npz, and PyTorch's, no code of which is run."""
 
-import argparse
 import json
-import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.weights import torch_file
 
 FORMATS = (".safetensors", ".npz")  # that can be written
 ABOUT = "__metadata__"  # the entry of an .npz that holds its metadata
@@ -57,7 +56,7 @@ def read(path: Path | str) -> TensorFile:
     if start[:2] == ZIP:
         return _read_zip(path)
     if start[:1] == PICKLE or start[257:262] == TAR:
-        return TensorFile(_read_torch(path), {})
+        return TensorFile(torch_file.read(path), {})
     text = start.lstrip().lower()
     if text[:1] == b"<":
         raise UserError(f"{path} is a web page, not weights; download the file itself")
@@ -113,7 +112,7 @@ def _read_zip(path: Path) -> TensorFile:
     except (zipfile.BadZipFile, OSError) as e:
         raise UserError(f"{path} is cut short or broken: {_line(e)}") from None
     if any(name.endswith("data.pkl") for name in names):
-        return TensorFile(_read_torch(path), {})
+        return TensorFile(torch_file.read(path), {})
     if not names or not all(name.endswith(".npy") for name in names):
         raise UserError(f"{path} is an archive, but neither an .npz nor a PyTorch file")
     try:
@@ -131,42 +130,6 @@ def _read_zip(path: Path) -> TensorFile:
     for name in metadata.pop(BFLOAT16, []):
         arrays[name] = arrays[name].view(ml_dtypes.bfloat16)
     return TensorFile(arrays, metadata)
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"{path} is a PyTorch file, and torch, which reads it, is not installed here; where it "
-            f"is: import torch, safetensors.torch as s; s.save_file(torch.load('{path.name}', "
-            f"weights_only=True)['state_dict'], '{path.stem}.safetensors')"
-        ) from None
-    try:
-        # Namespaces of settings lie beside the tensors in many releases, and run nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # whatever the unpickler meets
-        asked = re.search(r"GLOBAL (\S+)", str(e))
-        why = f"it asks for {asked[1]}" if asked else _line(e)
-        raise UserError(
-            f"{path} holds more than tensors, or is broken ({why}); nothing of it was run"
-        ) from None
-    found: dict[str, np.ndarray] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            if not value.is_complex() and not value.is_quantized and not value.is_sparse:
-                value = value.float() if value.dtype == torch.bfloat16 else value
-                found[prefix] = value.detach().numpy()
-        elif isinstance(value, Mapping):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), inner)
-
-    walk("", loaded)
-    if not found:
-        raise UserError(f"{path} holds no tensors")
-    return found
 
 
 def _line(error: Exception) -> str:
