@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -59,7 +60,7 @@ class Given:
 def init_fn(
     objective: Objective,
     tx: optax.GradientTransformationExtraArgs,
-    leaves: Mapping[str, Array] | None = None,
+    leaves: Mapping[str, Array] = MappingProxyType({}),
 ) -> Callable[[Array], TrainState]:
     """seed (uint32 scalar) -> a fresh state; pure, to be traced by `create` and `abstract`.
 
@@ -67,12 +68,12 @@ def init_fn(
     """
 
     def given(path: str, leaf: Array) -> Array:
-        return jnp.copy(leaves[path]).astype(leaf.dtype) if leaves and path in leaves else leaf
+        return jnp.copy(leaves[path]).astype(leaf.dtype) if path in leaves else leaf
 
     def init(seed: Array) -> TrainState:
         params, extra = objective.init(rng.named(jax.random.key(seed), "init"))
-        drawn = {"params": params, "extra": extra}
-        params, extra = tree.map_with_name(given, drawn).values() if leaves else (params, extra)
+        both = tree.map_with_name(given, {"params": params, "extra": extra})
+        params, extra = both["params"], both["extra"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=seed,
