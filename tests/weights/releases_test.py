@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import map_with_name
+from ssl_jax.nets.text import text_transformer
 from ssl_jax.weights import networks, torchvision
 from ssl_jax.weights.files import TensorFile
 from ssl_jax.weights.networks import STUDENT, TEACHER
@@ -329,6 +330,8 @@ class ReleasesTest(parameterized.TestCase):
         got = weights.networks[STUDENT]
         np.testing.assert_array_equal(got["text/embedding"], file["token_embedding.weight"])
         np.testing.assert_array_equal(got["temperature/scale"], file["logit_scale"])
+        tower = networks.flat(*networks.shapes(text_transformer(20, 6, 8, 2, 2)))
+        self.assertEqual(set(under(got, "text/")), set(tower))
         np.testing.assert_array_equal(
             got["text/blocks/attn/qkv/bias"][1], text["blocks.1.attn.qkv.bias"]
         )
