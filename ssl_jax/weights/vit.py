@@ -153,8 +153,10 @@ def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], in
         first = int(with_class and _side(table.shape[1]) is None)
         side = _side(table.shape[1] - first) or 0
         usual = PUBLISHED_HEADS.get(dim, dim // 64 if dim % 64 == 0 else 0)
-        heads = given.get("heads", usual)
         fixed = fixed_position(table, bool(first))
+        if fixed == "sincos_mocov3" and dim == 384:  # MoCo v3's small one is not DeiT's
+            usual = 12
+        heads = given.get("heads", usual)
         found |= {"position": fixed} if fixed else {}
     if not side:
         raise UserError("its table of positions is none of a square grid of patches")
@@ -171,6 +173,7 @@ def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], in
     size = next((name for name, value in sizes.items() if value[3] == ratio), None)
     named = {"size": size, "dim": dim, "depth": depth, "heads": heads, "mlp_ratio": ratio}
     found |= {"size": size} if size else named
+    found |= {"heads": heads} if size and SIZES[size][2] != heads else {}
     found |= {} if with_class else {"cls_token": False, "pool": "avg"}
     if "norm.weight" not in tensors:
         found |= {"pool": "avg", "norm_after_pool": True}

@@ -59,6 +59,14 @@ class InferenceTest(parameterized.TestCase):
             self.assertNotIn("pos_embed", networks.flat(*weights.variables()))
         self.assertEqual(of(file, {"heads": 2, "position": "learned"}).backbone["image_size"], 16)
 
+    def test_the_small_vit_of_moco_v3_has_12_heads(self):
+        backbone = {"name": "vit", "size": "small", "heads": 12, "position": "sincos_mocov3"}
+        shapes = networks.flat(*networks.shapes(networks.build(backbone, 3)))
+        zeros = {path: np.zeros(leaf.shape, np.float16) for path, leaf in shapes.items()}
+        table = vit.sincos(384, (14, 14), "mocov3", True)[None]
+        found = of(networks.to_timm(zeros, backbone) | {"pos_embed": table}).backbone
+        self.assertEqual(found | backbone, found)
+
     def test_heads_are_asked_for(self):
         with self.assertRaisesRegex(UserError, "F: .*width of 8 has; give --config.backbone.heads"):
             of(plain(VIT))
