@@ -151,7 +151,8 @@ def _found(tensors: Arrays, root: str, layout: str, average: bool, roots: list[s
             for name, variables in (reader(part) if part else {}).items():
                 if variables and name not in found:
                     found[name] = variables
-                    read |= {where + start + k for k in part}
+                    # iBOT's patches have a last layer of their own on a shared perceptron.
+                    read |= {where + start + k for k in part if not k.startswith("last_layer2")}
     if _is_momentum_contrast(root) and "classifier" in found:
         found["projector"] = found.pop("classifier")
     if decoder := heads.mae_decoder(own):

@@ -200,13 +200,16 @@ class ReleasesTest(parameterized.TestCase):
             tensors = renamed(plain(backbone, seed), swap)
             if masked:
                 tensors["masked_embed"] = tensors["masked_embed"][0]
-            return prefixed("backbone.", tensors) | prefixed("head.", dino_head(seed + 2))
+            head = dino_head(seed + 2) | (drawn({"last_layer2.weight_v": (7, 5)}) if masked else {})
+            return prefixed("backbone.", tensors) | prefixed("head.", head)
 
         file = prefixed("student.module.", release(0)) | prefixed("teacher.", release(7))
         weights = read(file, backbone)
         self.assertEqual(weights.encoder, TEACHER)
         self.assert_network(weights, STUDENT, backbone, heads=["head"])
         self.assert_network(weights, TEACHER, backbone, 7, heads=["head"])
+        own = ("student.module.head.", "teacher.head.") if masked else ()
+        self.assertEqual(weights.report.skipped, tuple(f"{o}last_layer2.weight_v" for o in own))
         got = weights.networks[TEACHER]
         expected = dino_head(9)
         np.testing.assert_array_equal(got["head/mlp/linear3/bias"], expected["mlp.4.bias"])
