@@ -53,13 +53,13 @@ def main(argv: list[str]) -> int:
     encoder = _choice("encoder", flags.encoder, ("", STUDENT, TEACHER))
     dtype = DTYPES[_choice("dtype", flags.dtype or "float32", DTYPES)]
     step = command_line.whole("step", flags.step, default=NEWEST)
-    if kind in timm.LIBRARIES and part == "all":
+    if kind in networks.LIBRARIES and part == "all":
         raise UserError(f"--format={kind} has names for a backbone only; leave --part=all out")
     _check_output(output, kind)
     run = Run.restored(folder, step)
     tensors, about = run.tensors(part, encoder)
     lines: list[str] = []
-    if kind in timm.LIBRARIES:
+    if kind in networks.LIBRARIES:
         variables = under(tensors, "backbone/")
         tensors, lines = timm.export(variables, run.backbone, run.channels, kind)
         about |= {"format": kind, "build": "\n".join(lines)}
@@ -170,10 +170,10 @@ FORMATS: Mapping[str, Write] = {
     "safetensors": files.write,
     "npz": files.write,
     "orbax": orbax.write,
-    **dict.fromkeys(timm.LIBRARIES, files.write),
+    **dict.fromkeys(networks.LIBRARIES, files.write),
 }
 SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz"} | dict.fromkeys(
-    timm.LIBRARIES, ".safetensors"
+    networks.LIBRARIES, ".safetensors"
 )
 
 

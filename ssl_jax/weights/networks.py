@@ -23,6 +23,7 @@ from ssl_jax.weights import files, releases, resnet, swin, vit
 from ssl_jax.weights.places import Arrays, put, take, under
 
 OWN = "ssl_jax"  # the metadata's "format" in our files
+LIBRARIES = ("timm", "torchvision")  # and in those that we write for them
 STUDENT, TEACHER, REST = "student", "teacher", "rest"
 FAMILIES: Mapping[str, ModuleType] = {
     "resnet": resnet,
@@ -141,14 +142,11 @@ def of_file(
         return _own(file, name, backbone, channels)
     try:
         found = releases.find(file.tensors, layout, prefix)
-        given = dict(backbone or {})
-        if "name" not in given or channels is None:
-            inferred, own = FAMILIES[found[0].family].infer(found[0].tensors, given)
-            given = given if "name" in given else inferred | given
-            channels = own if channels is None else channels
-    except (UserError, KeyError) as e:
-        said = e if isinstance(e, UserError) else f"it lacks {e}"
-        raise UserError(f"{name}: {said}") from None
+        given, channels = _described(found[0], file.metadata, dict(backbone or {}), channels)
+    except UserError as e:
+        raise UserError(f"{name}: {e}") from None
+    except (KeyError, ValueError, IndexError) as e:
+        raise UserError(f"{name}: names of a known layout, but other tensors ({e})") from None
     kind = FAMILIES.get(str(given["name"]))
     if kind is not FAMILIES[found[0].family]:
         raise UserError(f"{name} holds a {found[0].family}, and backbone.name is {given['name']!r}")
@@ -269,6 +267,24 @@ def convert(
     kept = tuple(name for name in skipped if name not in found.read)
     where = f"{found.layout} at {found.prefix!r}" if found.prefix else found.layout
     return out, Report(loaded, (where,), kept, tuple(missing), tuple(wrong))
+
+
+def _described(
+    found: releases.Found,
+    metadata: Mapping[str, str],
+    given: dict[str, Any],
+    channels: int | None,
+) -> tuple[dict[str, Any], int]:
+    """The section `backbone` and the channels: as given, else as our own export says, else as names
+    and shapes do.
+    """
+    if "name" in given and channels is not None:
+        return given, channels
+    if metadata.get("format") in LIBRARIES and "backbone" in metadata:
+        said, own = json.loads(metadata["backbone"]), int(metadata["channels"])
+    else:
+        said, own = FAMILIES[found.family].infer(found.tensors, given)
+    return given if "name" in given else said | given, own if channels is None else channels
 
 
 def _merged(reports: list[tuple[releases.Found, Report]], tensors: Arrays) -> Report:

@@ -17,7 +17,6 @@ from ssl_jax.weights.networks import to_timm
 from ssl_jax.weights.places import Arrays
 
 Model = tuple[dict[str, np.ndarray], list[str]]  # state dictionary, lines of Python
-LIBRARIES = ("timm", "torchvision")
 
 
 def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, library: str) -> Model:

@@ -67,6 +67,17 @@ class InferenceTest(parameterized.TestCase):
         found = of(networks.to_timm(zeros, backbone) | {"pos_embed": table}).backbone
         self.assertEqual(found | backbone, found)
 
+    def test_what_we_exported_says_what_it_is(self):
+        said = VIT | {"heads": 4}
+        metadata = {"format": "timm", "backbone": json.dumps(said), "channels": "3"}
+        weights = networks.of_file(TensorFile(plain(VIT), metadata), "F")
+        self.assertEqual(weights.backbone, said)
+
+    def test_known_names_of_other_tensors(self):
+        file = {name: np.zeros(3, np.float32) for name in plain(VIT)}
+        with self.assertRaisesRegex(UserError, "F: names of a known layout, but other tensors"):
+            of(file)
+
     def test_heads_are_asked_for(self):
         with self.assertRaisesRegex(UserError, "F: .*width of 8 has; give --config.backbone.heads"):
             of(plain(VIT))
