@@ -17,12 +17,13 @@ ALLOWED = {
     "augment": LOWER,
     "data": LOWER,
     "optim": LOWER,
+    "weights": LOWER | {"nets"},
     "objectives": LOWER | {"nets", "losses", "augment"},
     "train": LOWER | MIDDLE | {"objectives"},
     "evals": LOWER | MIDDLE | {"objectives"},
     "embed": LOWER | MIDDLE | {"objectives", "evals"},
     "report": LOWER | MIDDLE | {"objectives", "train", "evals"},
-    "cli": LOWER | MIDDLE | {"objectives", "train", "evals", "embed", "report"},
+    "cli": LOWER | MIDDLE | {"objectives", "train", "evals", "embed", "report", "weights"},
 }
 
 

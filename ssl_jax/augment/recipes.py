@@ -188,7 +188,7 @@ def prepare(view: View, images: Array) -> Array:
 
 def pixels(view: View, images: np.ndarray) -> np.ndarray:
     """The inverse of `prepare`, to look at: uint8, cut to what can be shown."""
-    mean, std = _statistics(recipe(view.recipe), images.shape[-1])
+    mean, std = statistics(recipe(view.recipe), images.shape[-1])
     return np.clip((images * std + mean) * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -217,7 +217,7 @@ def apply(
         image = _affine(ranges, on[1:7], image, strength)
     image = jnp.moveaxis(image, -1, 0)
     if chain.rand_augment and strength:
-        fill = _statistics(chain, len(image))[0]
+        fill = statistics(chain, len(image))[0]
         own = jax.random.fold_in(key, 2)
         image = rand_augment(own, image, strength * chain.rand_augment, fill)
     if chain.gray_p and chain.gray_first:
@@ -285,11 +285,11 @@ def _affine(ranges: Affine, draws: Array, image: Array, strength: float) -> Arra
 
 
 def _normalize(chain: Recipe, images: Array) -> Array:
-    mean, std = _statistics(chain, images.shape[-1])
+    mean, std = statistics(chain, images.shape[-1])
     return (images - mean) / std
 
 
-def _statistics(chain: Recipe, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def statistics(chain: Recipe, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, one a channel, or one number for all."""
     mean, std = np.array(chain.mean, np.float32), np.array(chain.std, np.float32)
     if channels != len(mean):

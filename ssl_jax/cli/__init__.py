@@ -4,6 +4,7 @@ imported when it is called.
 
 import importlib
 import importlib.util
+import keyword
 import os
 import pkgutil
 import sys
@@ -18,6 +19,8 @@ HELPERS = (
     "experiment",
     "flags",
     "load",
+    "orbax",
+    "parts",
     "pretrained",
     "restart",
     "sets",
@@ -28,7 +31,13 @@ HELPERS = (
 
 def subcommands() -> list[str]:
     """Names of the subcommands, sorted."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS)
+    modules = [m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS]
+    return sorted(name.rstrip("_") for name in modules)
+
+
+def _module(name: str) -> str:
+    """Of a subcommand; a word of Python's has a line under it."""
+    return f"{__name__}.{name}" + ("_" if keyword.iskeyword(name) else "")
 
 
 def main() -> None:
@@ -49,7 +58,7 @@ def run(argv: list[str]) -> int:
             return 0 if argv else 2
         if argv[0] not in subcommands():
             raise UserError(f"unknown subcommand {argv[0]!r}; {suggest(argv[0], subcommands())}")
-        return importlib.import_module(f"{__name__}.{argv[0]}").main(argv)
+        return importlib.import_module(_module(argv[0])).main(argv)
     except UserError as e:
         print(f"ssl-jax: {e}", file=sys.stderr)
         return 2
@@ -62,7 +71,7 @@ def _summary(name: str) -> str:
     """First line of a subcommand's docstring, read without importing it (and so without importing
     jax).
     """
-    spec = importlib.util.find_spec(f"{__name__}.{name}")
+    spec = importlib.util.find_spec(_module(name))
     assert spec is not None and spec.origin is not None
     first = Path(spec.origin).read_text().splitlines()[0].strip('"')
     return first.removeprefix(f"`ssl-jax {name}`: ")

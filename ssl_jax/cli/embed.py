@@ -4,6 +4,7 @@ ssl-jax embed --workdir=W --data=folder:/images --output=e.npz
 ssl-jax embed --workdir=W --data=folder:/images --output=e.parquet --stage=-2 --pool=grid
 ssl-jax embed --workdir=W --data=folder:/images --output=patches.array_record --patches
 ssl-jax embed --workdir=W --data=folder:/images --output=e.npz --neighbors=10
+ssl-jax embed --weights=dino.pth --data=folder:/images --output=e.npz
 
 Killed and run again, it goes on where it was. docs/embeddings.md says what is in the files.
 """
@@ -29,6 +30,7 @@ from ssl_jax.train.progress import PLAIN_SECONDS, duration
 
 FLAGS = {
     "workdir": "folder of the run whose encoder is used",
+    "weights": "or a file of weights, ours or a public one (docs/weights.md)",
     "step": "which checkpoint; by default the newest",
     "data": "images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, ...; by default the run's own",
     "split": "train or eval, of data that define both; by default train",
@@ -47,7 +49,9 @@ SHOWN = 10  # broken images
 
 def main(argv: list[str]) -> int:
     flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("patches",))
-    folder = Path(command_line.require(flags, "workdir", "name the folder of a run, --workdir=W"))
+    if bool(flags.workdir) == bool(flags.weights):
+        raise UserError("name either the folder of a run, --workdir=W, or a file, --weights=F")
+    where = Path(flags.workdir or flags.weights)
     output = Path(command_line.require(flags, "output", "name the file to write, --output=e.npz"))
     formats.of(output)
     batch_size = command_line.whole("batch_size", flags.batch_size, 256, least=1)
@@ -59,13 +63,15 @@ def main(argv: list[str]) -> int:
         raise UserError("--neighbors compares whole images: leave --patches and --pool=none out")
     if flags.split not in ("", "train", "eval"):
         raise UserError(f"--split={flags.split}: expected train or eval")
-    data = flags.data or Experiment.from_config(workdir.read_config(folder)).data.train
+    if flags.weights and not flags.data:
+        raise UserError("--data is missing: name the images, --data=folder:/images")
+    data = flags.data or Experiment.from_config(workdir.read_config(where)).data.train
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: there is no folder {output.parent}")
     with distributed.session(flags.flag_values_dict()):
         console = terminal()
         mesh = sharding.make_mesh(sharding.MeshConfig())
-        encoder = load(folder, step=step, stage=layer(flags.stage), pool=pool, mesh=mesh)
+        encoder = load(where, step=step, stage=layer(flags.stage), pool=pool, mesh=mesh)
         source = open_source(data, flags.split or "train")
         most = fraction(flags.max_bad_fraction)
         job = run.Job(encoder, source, output, mesh, batch_size, threads, most)

@@ -1,4 +1,4 @@
-"""The encoder of a run; used by every subcommand that needs one, and as `ssl_jax.load`."""
+"""The encoder of a run or of a file of weights; used by every subcommand that needs one, and as `ssl_jax.load`."""
 
 import json
 import os
@@ -6,13 +6,22 @@ from pathlib import Path
 
 import jax
 
+from ssl_jax.augment.recipes import recipe
+from ssl_jax.cli import orbax
 from ssl_jax.cli.evaluate import NEWEST, steps_of
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
+from ssl_jax.core.plain import from_json
 from ssl_jax.embed.encoder import Encoder
+from ssl_jax.objectives import base as objectives
+from ssl_jax.objectives.base import Probe
 from ssl_jax.train import state, workdir
 from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.weights import networks
+
+SIZE = 224  # of images, where a file does not say
 
 
 def load(
@@ -23,12 +32,13 @@ def load(
     pool: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Encoder:
-    """The encoder of a run: its trained backbone (teacher or student, as the method says), with
-    what it needs to be called on images.
+    """The encoder of a run, its trained backbone (teacher or student, as the method says), or of a
+    file of weights, with what it needs to be called on images.
 
     Args:
-      path: the run's folder.
-      step: of the checkpoint; by default the newest.
+      path: the run's folder; or a file, safetensors, npz or .pth, ours or a public one
+        (docs/weights.md).
+      step: of the run's checkpoint; by default the newest.
       stage: the layer to read, a number (-1 is the last) or a name of `Encoder.layers`; by default
         where the method's representation is.
       pool: "avg", "grid" (averages over 2 x 2), "cls", or "none" for features of every place; by
@@ -36,11 +46,16 @@ def load(
       mesh: devices that hold the weights, each all of them; by default one.
 
     Raises:
-      UserError: no such run, checkpoint or layer.
+      UserError: no such run, checkpoint, file or layer.
     """
     devices = mesh or sharding.make_mesh(sharding.MeshConfig(), jax.local_devices()[:1])
     where = Path(path).expanduser()
-    made = from_file(where, devices) if where.is_file() else from_run(where, step, devices)
+    if where.is_file() or orbax.is_exported(where):
+        if step is not None:
+            raise UserError(f"{where} holds weights of one step; leave the step out")
+        made = from_file(where, devices)
+    else:
+        made = from_run(where, step, devices)
     return made if stage is None and pool is None else made.at(stage, pool)
 
 
@@ -64,5 +79,27 @@ def from_run(folder: Path, step: int | None, mesh: jax.sharding.Mesh) -> Encoder
 
 
 def from_file(path: Path, mesh: jax.sharding.Mesh) -> Encoder:
-    """The encoder in a file of weights."""
-    raise UserError(f"{path} is a file; expected the folder of a run")
+    """The encoder in a file of weights, ours or a public one, or in an exported Orbax folder.
+
+    A file that does not say how its network is fed is fed as most public ones are: 224 pixels, or
+    what its positions are for, with ImageNet's mean and deviation; and read at the last layer, at
+    the class token where it pools so.
+    """
+    weights = networks.of_file(orbax.read_any(path), str(path))
+    params, stats = jax.device_put(weights.variables(), sharding.replicated(mesh))
+    backbone = dict(weights.backbone)
+    try:
+        fed, read, config = (
+            from_json(weights.metadata.get(name, "{}"))
+            for name in ("preprocessing", "probe", "config")
+        )
+        size = int(fed.get("size") or backbone.get("image_size") or SIZE)
+        view = View(size=size, recipe=str(fed.get("recipe", "normalize")))
+        pool = "cls" if backbone.get("name") == "vit" and backbone.get("pool") != "avg" else "avg"
+        probe = Probe(int(read.get("stage", -1)), str(read.get("pool", pool)))
+        settings = dict(config) or {"backbone": backbone}
+    except (ValueError, TypeError, AttributeError) as e:
+        raise UserError(f"{path}: what it says of itself cannot be used: {e}") from None
+    recipe(view.recipe)  # raises for one that is not known
+    base = objectives.Encoder(params, stats, weights.net)
+    return Encoder.of(base, view, probe, weights.channels, settings, str(path))

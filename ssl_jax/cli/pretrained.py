@@ -1,31 +1,61 @@
-"""The encoder of another run, where the backbone of this one starts: `train.init_from`."""
+"""Weights that a run starts from, another run's or a file's: `train.init_from`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
+from ssl_jax.cli import orbax
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.parts import places
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Tree
 from ssl_jax.objectives.base import Encoder
 from ssl_jax.train import state, workdir
 from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.train.state import Given
+from ssl_jax.weights import networks
+from ssl_jax.weights.networks import REST, STUDENT, TEACHER, Weights
+from ssl_jax.weights.places import under
 
-SHOWN = 3  # names in a message
+
+class Plan(NamedTuple):
+    """What of a file goes where.
+
+    Attributes:
+      student: variables by path, from which the backbone starts and every copy of it.
+      leaves: path in the state -> value, of all that is loaded beside it.
+      heads, left: names of the file's heads that fit, and of those that do not.
+    """
+
+    student: Mapping[str, np.ndarray]
+    leaves: dict[str, np.ndarray]
+    heads: list[str]
+    left: list[str]
 
 
-def load(experiment: Experiment, console: Console) -> tuple[Tree, Tree] | None:
-    """(params, stats) of the backbone that `train.init_from` names, laid out over this run's mesh;
-    None if it names none.
+def load(experiment: Experiment, console: Console) -> Given | None:
+    """What `train.init_from` names, laid out over this run's mesh; None if it names nothing.
+
+    Of another run the encoder is taken, whatever this run trains. Of a file, also the heads that
+    fit and, where both have one, the slow average; see docs/weights.md.
 
     Raises:
-      UserError: there is no such run or checkpoint, or its encoder is of another shape.
+      UserError: there is no such run, checkpoint or file, or its backbone is of another shape.
     """
-    if not experiment.train.init_from:
+    name = experiment.train.init_from
+    if not name:
         return None
-    folder = Path(experiment.train.init_from)
+    if not _is_run(Path(name)):
+        weights = from_file(experiment)
+        found = plan(experiment, weights)
+        _tell(console, name, weights, found)
+        return _placed(experiment, found)
+    folder = Path(name)
     other = _open(folder)
     placed = state.shardings(other.abstract_state, experiment.sections["mesh"], experiment.mesh)
     with Checkpoints(folder / "checkpoints", reader=True) as checkpoints:
@@ -34,24 +64,107 @@ def load(experiment: Experiment, console: Console) -> tuple[Tree, Tree] | None:
             raise UserError(f"train.init_from: {folder} holds no checkpoint yet")
         restored = checkpoints.restore(step, other.abstract_state, placed)
     encoder = other.objective.encoder(restored.params, restored.extra)
-    found, left = fit(_backbone(encoder), own_backbone(experiment), str(folder))
+    backbone, left = fit(_backbone(encoder), own_backbone(experiment), str(folder))
     more = f"; left there: {', '.join(left)}" if left else ""
     method = other.raw["objective"]["name"]
     console.print(f"backbone from step {step} of {folder} ({method}){more}")
-    return found
+    return Given(backbone)
 
 
 def check(experiment: Experiment) -> None:
-    """Whether `load` will find an encoder that fits; reads no weights.
+    """Whether `load` will find weights that fit. Of a run it reads none of them.
 
     Raises:
-      UserError: there is no such run, or its encoder is of another shape.
+      UserError: there is no such run or file, or its backbone is of another shape.
     """
-    if experiment.train.init_from:
-        other = _open(Path(experiment.train.init_from))
+    name = experiment.train.init_from
+    if name and _is_run(Path(name)):
+        other = _open(Path(name))
         now = other.abstract_state
         encoder = jax.eval_shape(other.objective.encoder, now.params, now.extra)
-        fit(_backbone(encoder), own_backbone(experiment), experiment.train.init_from)
+        fit(_backbone(encoder), own_backbone(experiment), name)
+    elif name:
+        plan(experiment, from_file(experiment))
+
+
+def from_file(experiment: Experiment) -> Weights:
+    """The weights in the file, or in the exported checkpoint, that `train.init_from` names.
+
+    Raises:
+      UserError: it cannot be read, or holds another network than `backbone`.
+    """
+    path = Path(experiment.train.init_from)
+    backbone = {"name": "resnet"} | dict(experiment.raw.get("backbone", {}))
+    channels = experiment.spec.channels
+    try:
+        return networks.of_file(orbax.read_any(path), str(path), backbone, channels)
+    except UserError as e:
+        raise UserError(f"train.init_from: {e}") from None
+
+
+def plan(experiment: Experiment, weights: Weights) -> Plan:
+    """What of a file goes where in the state of this run."""
+    objective, abstract = experiment.objective, experiment.abstract_state
+    where = places(objective, abstract.params, abstract.extra)
+    leaves = tree.named_leaves({"params": abstract.params, "extra": abstract.extra})
+    both = len(weights.networks) > 1 and any(part == TEACHER for part, _ in where.values())
+    sources = {part: part if both else weights.encoder for part in (STUDENT, TEACHER)}
+    found: dict[str, np.ndarray] = {}
+    heads: set[str] = set()
+    for part, source in sources.items():
+        given = weights.networks[source]
+        own = {path: place for place, (of, path) in where.items() if of == part}
+        for head in {path.split("/")[0] for path in own}:
+            paths = {path: place for path, place in own.items() if path.split("/")[0] == head}
+            if head == "backbone" and not both:
+                continue  # the state is made with it
+            shapes = {path: leaves[place].shape for path, place in paths.items()}
+            if _fits(given, shapes, head):
+                found |= {place: given[path] for path, place in paths.items()}
+                heads.add(head)
+    if weights.metadata.get("method") == experiment.raw["objective"]["name"]:
+        rest = {
+            p: weights.rest[p] for p, (of, _) in where.items() if of == REST and p in weights.rest
+        }
+        found |= {p: array for p, array in rest.items() if array.shape == leaves[p].shape}
+    left = [head for head in weights.heads if head not in heads]
+    return Plan(weights.networks[sources[STUDENT]], found, sorted(heads - {"backbone"}), left)
+
+
+def _fits(given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], head: str) -> bool:
+    """Whether the file has exactly these variables of a head."""
+    if any(path not in given or given[path].shape != shape for path, shape in shapes.items()):
+        return False
+    more = [path for path in given if path.split("/")[0] == head and path not in shapes]
+    # Norms of prototypes that are fixed at 1 are stored in DINO's files, and no parameter of ours.
+    return all(path.endswith("last_layer/g") and np.all(given[path] == 1) for path in more)
+
+
+def _placed(experiment: Experiment, found: Plan) -> Given:
+    where = {
+        "params": experiment.placed.params,
+        "extra": experiment.placed.extra,
+    }
+    shardings = tree.named_leaves(where)
+
+    def put(array: np.ndarray, path: str) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, shardings[path], array.__getitem__)
+
+    given = under(found.student, "backbone/")
+    params, stats = networks.fill(given, own_backbone(experiment), experiment.train.init_from)
+    backbone = (
+        tree.map_with_name(lambda path, x: put(x, f"params/backbone/{path}"), params),
+        tree.map_with_name(lambda path, x: put(x, f"extra/stats/backbone/{path}"), stats),
+    )
+    return Given(backbone, {path: put(array, path) for path, array in found.leaves.items()})
+
+
+def _tell(console: Console, name: str, weights: Weights, found: Plan) -> None:
+    said = [f"backbone from {name}, {weights.report.loaded:,} tensors"]
+    said += [f"heads: {', '.join(found.heads)}"] if found.heads else []
+    left = [*found.left, *weights.report.skipped]
+    said += [f"left there: {networks.few(tuple(left))}"] if left else []
+    console.print("; ".join(said))
 
 
 def own_backbone(experiment: Experiment) -> tuple[Tree, Tree]:
@@ -65,23 +178,22 @@ def fit(given: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[T
     Raises:
       UserError: one that `like` has is missing, or has another shape.
     """
-    there = tree.named_leaves(given)
-    wanted = tree.named_leaves(like)
-    missing = [path for path in wanted if path not in there]
-    wrong = [
-        f"{path} {there[path].shape} for {leaf.shape}"
-        for path, leaf in wanted.items()
-        if path in there and there[path].shape != leaf.shape
-    ]
+    there = networks.flat(*given)
+    missing, wrong = networks.compare(there, like)
     if missing or wrong:
-        said = [f"missing {_few(missing)}"] if missing else []
-        said += [f"of another shape {_few(wrong)}"] if wrong else []
+        said = networks.Report(0, missing=missing, wrong=wrong).complaint()
         raise UserError(
-            f"train.init_from: the encoder of {name} is another network than `backbone`: "
-            f"{'; '.join(said)}. Give `backbone` the values that it has in {name}/config.json"
+            f"train.init_from: the encoder of {name} is another network than `backbone`: {said}. "
+            f"Give `backbone` the values that it has in {name}/config.json"
         )
-    found = tree.map_with_name(lambda path, _: there[path], like)
-    return found, [_short(path) for path in there if path not in wanted]
+    found = tuple(tree.map_with_name(lambda path, _: there[path], part) for part in like)
+    wanted = networks.flat(*like)
+    return found, [path for path in there if path not in wanted]
+
+
+def _is_run(path: Path) -> bool:
+    """A folder that is no exported checkpoint is taken for a run's, of which more can be said."""
+    return not path.is_file() and not orbax.is_exported(path) and not path.suffix
 
 
 def _open(folder: Path) -> Experiment:
@@ -90,13 +202,3 @@ def _open(folder: Path) -> Experiment:
 
 def _backbone(encoder: Encoder) -> tuple[Tree, Tree]:
     return encoder.params, encoder.stats
-
-
-def _short(path: str) -> str:
-    """Without the number that stands for params or stats."""
-    return path.split("/", 1)[1]
-
-
-def _few(names: list[str]) -> str:
-    shown = ", ".join(map(_short, names[:SHOWN]))
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

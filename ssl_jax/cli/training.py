@@ -134,8 +134,8 @@ class Training:
         run = self._experiment
         found = self._checkpoints.resume(run.abstract_state, run.placed)
         if found is None:
-            backbone = pretrained.load(run, self._console)
-            fresh = state.create(self._objective, run.tx, run.train.seed, run.placed, backbone)
+            given = pretrained.load(run, self._console)
+            fresh = state.create(self._objective, run.tx, run.train.seed, run.placed, given)
             return Begin(0, fresh, True, 0, measured=-1)
         said, where = found.metadata, f"the checkpoint of step {found.step}"
         defaults = run.defaults()

@@ -29,6 +29,7 @@ _PROGRESSIVE, _SCAN, _END = (0xC2, 0xC6, 0xCA, 0xCE), 0xDA, 0xD9
 _FRAME = tuple(n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC))
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
+EVAL_SHARE = 0.875  # of an evaluation image's shorter side
 Box = tuple[int, int, int, int]  # top, left, height, width
 Room = Callable[[int, int], float]
 
@@ -278,11 +279,11 @@ def resize(
     return crop_resize(image, (0, 0, *image.shape[:2]), size, interpolation)
 
 
-def eval_crop(image: np.ndarray, size: int, share: float = 0.875) -> np.ndarray:
+def eval_crop(image: np.ndarray, size: int, share: float = EVAL_SHARE) -> np.ndarray:
     """The central square as (size, size, C), for evaluation.
 
-    Its side is `share` of the image's shorter side (0.875 = 224 / 256, the usual resize to 256 and
-    crop of 224), or all of it where the image has no pixels to spare: a shorter side <= `size`.
+    Its side is `share` of the image's shorter side (by default 224 / 256, the usual resize to 256
+    and crop of 224), or all of it where the image has no pixels to spare: a shorter side <= `size`.
     """
     height, width = image.shape[:2]
     short = min(height, width)

@@ -102,6 +102,9 @@ class OnlineProbe(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         return replace(self.method.encoder(params, _own(extra)), online=extra[NAME])
 
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        return self.method.teacher(params, _own(extra))
+
     def groups(self) -> dict[str, Group]:
         return self.method.groups()
 

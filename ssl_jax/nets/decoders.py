@@ -7,6 +7,7 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.blocks import Remat, check_options, linear, run_stack, stack, token
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import (
     DType,
@@ -16,7 +17,6 @@ from ssl_jax.nets.layers import (
     torch_default,
 )
 from ssl_jax.nets.positions import Grid, sincos
-from ssl_jax.nets.vit import Remat, check_options, linear, run_stack, stack, token
 
 
 class MAEDecoder(nnx.Module):

@@ -7,9 +7,9 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.blocks import Remat, check_options, run_stack, stack
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype, normal
-from ssl_jax.nets.vit import Remat, check_options, run_stack, stack
 
 
 class TextTransformer(nnx.Module):

@@ -1,14 +1,23 @@
 """Vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929) of scanned blocks."""
 
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
-from ssl_jax.nets.drop_path import check_rate, drop, factors
+from ssl_jax.nets.blocks import (
+    Perceptron,
+    Remat,
+    Scheme,
+    check_options,
+    hide,
+    run_stack,
+    stack,
+    token,
+)
+from ssl_jax.nets.drop_path import check_rate, factors
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import (
     DType,
@@ -16,15 +25,12 @@ from ssl_jax.nets.layers import (
     LayerNorm,
     at_least_float32,
     compute_dtype,
-    normal,
     torch_default,
     xavier_uniform,
 )
 from ssl_jax.nets.positions import Grid, Order, RelativePositions, resize_grid, sincos
 
 Position = Literal["learned", "sincos", "sincos_mocov3", "relative"]
-Remat = Literal["none", "full", "dots"]
-Scheme = Literal["normal", "xavier", "mocov3"]
 
 SIZES = {  # dim, depth, heads, MLP ratio
     "tiny": (192, 12, 3, 4.0),
@@ -41,161 +47,6 @@ INIT_OF_POSITION: dict[str, Scheme] = {
     "relative": "normal",
 }
 FIXED_ORDERS: dict[str, Order] = {"sincos": "mae", "sincos_mocov3": "mocov3"}
-REMAT_POLICIES = {
-    "full": None,  # nothing but each block's input is kept
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and linear layers' outputs
-}
-
-
-def linear(
-    features_in: int,
-    features: int,
-    *,
-    scheme: Scheme,
-    dtype: DType,
-    rngs: nnx.Rngs,
-    use_bias: bool = True,
-    parts: int = 1,
-) -> nnx.Linear:
-    """A linear layer as a transformer starts it, bias 0.
-
-    "normal": N(0, 0.02), which DINO's truncation at 100 standard deviations is. "xavier": Glorot's
-    uniform. "mocov3": the same, with a fused layer's `parts` (query, key, value) treated as layers
-    of their own.
-    """
-    fan_out = features // parts if scheme == "mocov3" else features
-    init = normal(0.02) if scheme == "normal" else xavier_uniform(features_in, fan_out)
-    return nnx.Linear(
-        features_in, features, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs
-    )
-
-
-def token(std: float, count: int, dim: int, *, rngs: nnx.Rngs) -> nnx.Param:
-    """Trained tokens or positions (1, count, dim), N(0, std)."""
-    return nnx.Param(normal(std)(rngs.params(), (1, count, dim)))
-
-
-class Attention(nnx.Module):
-    """Multi-head self-attention with a fused query-key-value layer."""
-
-    def __init__(
-        self, dim: int, heads: int, *, qkv_bias: bool, scheme: Scheme, dtype: DType, rngs: nnx.Rngs
-    ):
-        self.heads = heads
-        self.qkv = linear(
-            dim, 3 * dim, use_bias=qkv_bias, parts=3, scheme=scheme, dtype=dtype, rngs=rngs
-        )
-        self.proj = linear(dim, dim, scheme=scheme, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: Array, bias: Array | None = None) -> Array:
-        """(B, T, D) -> (B, T, D); `bias`, to add to the logits, broadcasts to (B, heads, T, T)."""
-        return self.proj(jnp.reshape(attend(*self._qkv(x), bias), x.shape))
-
-    def maps(self, x: Array, bias: Array | None = None) -> Array:
-        """The weights of the attention, (B, heads, T, T): row i is what token i looks at."""
-        q, k, _ = self._qkv(x)
-        return weights(q, k, bias)
-
-    def _qkv(self, x: Array) -> tuple[Array, Array, Array]:
-        qkv = jnp.reshape(self.qkv(x), (*x.shape[:2], 3, self.heads, -1))
-        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-
-
-class Mlp(nnx.Module):
-    """Linear, exact GELU, linear."""
-
-    def __init__(self, dim: int, hidden: int, *, scheme: Scheme, dtype: DType, rngs: nnx.Rngs):
-        self.fc1 = linear(dim, hidden, scheme=scheme, dtype=dtype, rngs=rngs)
-        self.fc2 = linear(hidden, dim, scheme=scheme, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
-
-
-class Block(nnx.Module):
-    """A pre-norm block on tokens (B, T, D), with or without LayerScale (arXiv:2103.17239)."""
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        *,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        layer_scale: float | None = None,
-        scheme: Scheme,
-        dtype: DType,
-        rngs: nnx.Rngs,
-    ):
-        options: dict[str, Any] = dict(scheme=scheme, dtype=dtype, rngs=rngs)
-        self.norm1 = LayerNorm(dim)
-        self.attn = Attention(dim, heads, qkv_bias=qkv_bias, **options)
-        self.norm2 = LayerNorm(dim)
-        self.mlp = Mlp(dim, round(dim * mlp_ratio), **options)
-        self.gamma1, self.gamma2 = (
-            None if layer_scale is None else nnx.Param(jnp.full((dim,), layer_scale, jnp.float32))
-            for _ in range(2)
-        )
-
-    def __call__(self, x: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
-        """`kept` (2, B): what the attention's and the perceptron's branch are multiplied by."""
-        attention, perceptron = (None, None) if kept is None else kept
-        x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
-        return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
-
-
-def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
-    """Patches (B, N, D) with the mask token in the place of those that `mask` (B, r, c) hides.
-
-    Raises:
-      UserError: no mask token, or a grid of patches that is no multiple of the mask's.
-    """
-    if mask_token is None:
-        raise UserError("to hide patches needs a mask token; set backbone.mask_token=True")
-    rows, columns = mask.shape[1:]
-    if grid[0] % rows or grid[1] % columns:
-        raise UserError(
-            f"a mask of {rows} x {columns} cells does not fit {grid[0]} x {grid[1]} patches; make "
-            "the cells a multiple of the patches"
-        )
-    mask = mask.repeat(grid[0] // rows, axis=1).repeat(grid[1] // columns, axis=2)
-    hidden = mask.reshape(len(mask), -1, 1).astype(bool)
-    return jnp.where(hidden, jnp.asarray(mask_token[...], x.dtype), x)
-
-
-def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block:
-    """`depth` blocks as one module, each of whose parameters has a leading axis of that size."""
-    return nnx.vmap(lambda keys: Block(dim, heads, rngs=keys, **block))(rngs.split(depth))
-
-
-def run_stack(
-    blocks: Block,
-    x: Array,
-    remat: Remat,
-    every: bool = False,
-    bias: Array | None = None,
-    attention: bool = False,
-    kept: Array | None = None,
-) -> tuple[Array, tuple[Array | None, Array | None]]:
-    """Tokens (B, T, D) after a stack of blocks; and, as `every` and `attention` ask, after each
-    (depth, B, T, D), and what each attends to (depth, B, heads, T, T).
-
-    `bias` is added to the attention's logits in every block, `kept` (depth, 2, B) are the factors
-    of stochastic depth. A scan, so that the time to compile does not grow with the depth.
-    """
-    graphdef, state = nnx.split(blocks)
-
-    def body(
-        x: Array, layer: tuple[nnx.State, Array | None]
-    ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        block, kept = nnx.merge(graphdef, layer[0]), layer[1]
-        maps = block.attn.maps(block.norm1(x), bias) if attention else None
-        x = block(x, bias) if kept is None else block(x, bias, kept)  # not every stack can drop
-        return x, (x if every else None, maps)
-
-    if remat != "none":
-        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, (state, kept))
 
 
 class ViT(nnx.Module):
@@ -217,6 +68,9 @@ class ViT(nnx.Module):
         norm_after_pool: bool,
         interpolate_offset: float,
         drop_path: float,
+        registers: int,
+        pre_norm: bool,
+        norm_eps: float,
         scheme: Scheme,
         remat: Remat,
         dtype: DType,
@@ -238,6 +92,7 @@ class ViT(nnx.Module):
             padding="VALID",
             kernel_init=kernel,
             bias_init=bias,
+            use_bias=not pre_norm,
             dtype=dtype,
             rngs=rngs,
         )
@@ -249,8 +104,11 @@ class ViT(nnx.Module):
         self.pos_embed = token(0.02, tokens, dim, rngs=rngs) if learned else None
         relative = position == "relative"
         self.relative = RelativePositions(grid, heads, bool(cls_token)) if relative else None
-        self.blocks = stack(depth, dim, heads, scheme=scheme, dtype=dtype, rngs=rngs, **block)
-        self.norm = LayerNorm(dim)
+        self.registers = token(1e-6, registers, dim, rngs=rngs) if registers else None
+        self.norm_pre = LayerNorm(dim, eps=norm_eps) if pre_norm else None
+        block |= dict(norm_eps=norm_eps, scheme=scheme, dtype=dtype, rngs=rngs)
+        self.blocks = stack(depth, dim, heads, **block)
+        self.norm = LayerNorm(dim, eps=norm_eps)
 
     def __call__(
         self,
@@ -263,7 +121,8 @@ class ViT(nnx.Module):
         stages: bool = False,
         attention: bool = False,
     ) -> dict[str, Array]:
-        """Images (B, H, W, C) to features of N patches, or of the kept ones; T counts all tokens.
+        """Images (B, H, W, C) to features of N patches, or of the kept ones; T counts all tokens
+        but the registers.
 
         Args:
           images: sides that the patch size divides; other sides than the network's resize the
@@ -281,7 +140,8 @@ class ViT(nnx.Module):
           "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches"
           (B, N, D) of these; "cls" (B, D) if there is one; "pooled" (B, D), float32, as `pool`
           says. With `stages` "block1", ..: (B, h, w, D); the last one is normed like the tokens.
-          With `attention` "attention" (B, depth, heads, T, T), float32, whose rows sum to 1.
+          With `attention` "attention" (B, depth, heads, T, T), float32, whose rows sum to 1, or to
+          what the registers leave.
 
         Raises:
           UserError: a side that the patch size does not divide, `keep` together with `stages` or
@@ -305,8 +165,16 @@ class ViT(nnx.Module):
             cls = jnp.asarray(self.cls_token[...] + cls_position, x.dtype)
             x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[-1])), x], axis=1)
             first = 1
+        count = x.shape[1]
+        if self.registers is not None:  # last: nothing looks at the order, and T stays as it is
+            registers = jnp.asarray(self.registers[...], x.dtype)
+            shape = (x.shape[0], *registers.shape[1:])
+            x = jnp.concatenate([x, jnp.broadcast_to(registers, shape)], axis=1)
+        if self.norm_pre is not None:
+            x = self.norm_pre(x)
         bias = None if self.relative is None else self.relative(grid)
         x, (every, maps) = run_stack(self.blocks, x, self.remat, stages, bias, attention, kept)
+        x = x[:, :count]
         tokens = x if self.norm_after_pool else self.norm(x)
         out = {"tokens": tokens, "patches": tokens[:, first:]}
         if first:
@@ -314,11 +182,11 @@ class ViT(nnx.Module):
         pooled = out["cls"] if self.pool == "cls" else jnp.mean(at_least_float32(out["patches"]), 1)
         out["pooled"] = at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled)
         if every is not None:
-            patches = [*every[:-1, :, first:], out["patches"]]
+            patches = [*every[:-1, :, first:count], out["patches"]]
             shape = (x.shape[0], *grid, x.shape[-1])
             out |= {f"block{i + 1}": jnp.reshape(p, shape) for i, p in enumerate(patches)}
         if maps is not None:
-            out["attention"] = jnp.swapaxes(maps, 0, 1)
+            out["attention"] = jnp.swapaxes(maps[..., :count, :count], 0, 1)
         return out
 
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
@@ -355,6 +223,10 @@ def vit(
     drop_path: float = 0.0,
     layer_scale: float | None = None,
     qkv_bias: bool = True,
+    mlp: Perceptron = "gelu",
+    registers: int = 0,
+    pre_norm: bool = False,
+    norm_eps: float = 1e-6,
     init: Scheme | None = None,
     remat: Remat = "none",
     dtype: DType = None,
@@ -382,6 +254,11 @@ def vit(
         example of training, less often in earlier ones; the method must draw it.
       layer_scale: start of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
+      mlp: nonlinearity of the perceptrons; see `blocks.Mlp`.
+      registers: trained tokens that hold no place of the image (arXiv:2309.16588); they are in no
+        output.
+      pre_norm: a norm before the blocks, and patches without bias (CLIP).
+      norm_eps: epsilon of all norms; CLIP's is 1e-5.
       init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None: the one that goes with
         `position`.
       remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but
@@ -405,7 +282,9 @@ def vit(
         raise UserError(
             f"dim={dim}, depth={depth}, mlp_ratio={ratio}, channels={channels}: not all positive"
         )
-    check_options(dim, heads, remat)
+    check_options(dim, heads, remat, mlp)
+    if registers < 0 or (registers and position == "relative"):
+        raise UserError(f"registers={registers}: give 0 or more, and none with relative positions")
     if position not in INIT_OF_POSITION:
         raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
     scheme = INIT_OF_POSITION[position] if init is None else init
@@ -439,6 +318,10 @@ def vit(
             drop_path=drop_path,
             layer_scale=layer_scale,
             qkv_bias=qkv_bias,
+            mlp=mlp,
+            registers=registers,
+            pre_norm=pre_norm,
+            norm_eps=norm_eps,
             scheme=scheme,
             remat=remat,
             dtype=compute_dtype(dtype),
@@ -460,31 +343,3 @@ def patch_grid(image: tuple[int, int], patch: int) -> Grid:
             f"a patch of {patch} pixels does not divide an image of {height} x {width}; change one"
         )
     return height // patch, width // patch
-
-
-def check_options(dim: int, heads: int, remat: str) -> None:
-    """Raises UserError for heads that do not divide the width, and for an unknown remat policy."""
-    if heads < 1 or dim % heads:
-        raise UserError(f"{heads} heads do not divide a width of {dim}; use a divisor of it")
-    if remat not in ("none", *REMAT_POLICIES):
-        raise UserError(f"unknown remat {remat!r}; {suggest(remat, ('none', *REMAT_POLICIES))}")
-
-
-def attend(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
-    """softmax(q k' / sqrt(D) + bias) v over (B, T, heads, D)."""
-    if q.dtype != jnp.float64:
-        bias = None if bias is None else jnp.asarray(bias, q.dtype)
-        return jax.nn.dot_product_attention(q, k, v, bias=bias)
-    # The above takes the softmax in float32, whatever the inputs are.
-    return jnp.einsum("bhqk,bkhd->bqhd", weights(q, k, bias), v)
-
-
-def weights(q: Array, k: Array, bias: Array | None = None) -> Array:
-    """softmax(q k' / sqrt(D) + bias) (B, heads, T, T), float32 at least, for (B, T, heads, D)."""
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) * q.shape[-1] ** -0.5
-    return jax.nn.softmax(logits if bias is None else logits + bias)
-
-
-def _scaled(x: Array, gamma: nnx.Param | None) -> Array:
-    return x if gamma is None else x * jnp.asarray(gamma[...], x.dtype)

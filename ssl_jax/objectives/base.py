@@ -336,6 +336,12 @@ class Objective:
         """The network that is kept: by default the trained backbone."""
         return Encoder(params["backbone"], extra["stats"]["backbone"], self.backbone)
 
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        """(params, stats) of the slow average of the trained networks, named as those are:
+        teacher, target, key encoder; by default there is none. It only selects from its arguments.
+        """
+        return None
+
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:

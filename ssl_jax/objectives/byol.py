@@ -78,5 +78,8 @@ class BYOL(Objective):
         online = {name: params[name] for name in extra["target"]}
         return params, dict(extra, target=tree.ema(extra["target"], online, momentum))
 
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        return extra["target"], extra["target_stats"]
+
 
 make = BYOL.make

@@ -13,10 +13,10 @@ from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.clip import clip_loss
 from ssl_jax.losses.similarity import Similarity
+from ssl_jax.nets.blocks import Remat
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.nets.text import text_transformer
-from ssl_jax.nets.vit import Remat
 from ssl_jax.objectives.base import Aux, Encoder, Inputs, Objective, TextTower, View
 from ssl_jax.objectives.parts.branch import Branch
 
@@ -35,7 +35,7 @@ class CLIP(Objective):
       context: tokens of a caption, start and end included.
       dim: width of the joint space.
       text_dim, text_depth, text_heads: of the text transformer.
-      text_remat: what its backward pass recomputes; see `nets.vit`.
+      text_remat: what its backward pass recomputes; see `nets.blocks`.
       temperature: at the start.
       max_scale: the inverse of the smallest temperature, kept to after every update.
       similarity: whether the loss holds the similarities of all pairs; see `losses.similarity`.

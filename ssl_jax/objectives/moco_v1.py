@@ -89,6 +89,9 @@ class MoCoV1(Objective):
         keys = out["projector"][jnp.argsort(order)] if shuffled else out["projector"]
         return l2_normalize(keys, floor="norm"), stats
 
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        return extra["key_encoder"], extra["key_stats"]
+
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:

@@ -111,6 +111,9 @@ class MoCoV3(Objective):
         loss = 2 * self.temperature * jnp.mean(sum(crossed))
         return loss, Aux(dict(extra, stats=stats, key_stats=key_stats))
 
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        return extra["key_encoder"], extra["key_stats"]
+
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:

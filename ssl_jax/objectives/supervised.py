@@ -145,6 +145,10 @@ class Supervised(Objective):
         now = {"params": params, "stats": extra["stats"]}
         return params, dict(extra, average=tree.ema(extra["average"], now, momentum))
 
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        average = extra.get("average")
+        return None if average is None else (average["params"], average["stats"])
+
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         """With its classifier; the average of both if there is one."""
         stats = extra["stats"]

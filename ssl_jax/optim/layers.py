@@ -14,7 +14,9 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Tree
 
-EMBEDDINGS = re.compile(r"backbone/(stem|patch_embed|patch_norm|pos_embed|cls_token|mask_token)\b")
+EMBEDDINGS = re.compile(
+    r"backbone/(stem|patch_embed|patch_norm|pos_embed|cls_token|mask_token|registers|norm_pre)\b"
+)
 MERGE = re.compile(r"backbone/merge(\d+)/")
 # A ViT's scanned blocks, those of a Swin's stage two by two, or a ResNet's stage.
 STAGE = re.compile(r"backbone/(?:(?:stage(\d+)/)?blocks/(?!\d)(?:(straight|shifted))?|stage(\d+)/)")

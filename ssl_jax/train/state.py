@@ -1,8 +1,9 @@
 """The train state: everything that a step reads and writes, born sharded."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ssl_jax.core import rng, sharding
+from ssl_jax.core import rng, sharding, tree
 from ssl_jax.data.pipeline import place
 from ssl_jax.objectives.base import Objective
 
@@ -46,13 +47,37 @@ class TrainState:
     opt_state: Tree
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Given:
+    """Weights that a run starts from.
+
+    Attributes:
+      backbone: (params, stats) of the backbone, and of whatever the method makes a copy of it.
+      leaves: others, by their path in the state ("params/projector/linear1/kernel").
+    """
+
+    backbone: tuple[Tree, Tree]
+    leaves: Mapping[str, Array] = field(default_factory=dict)
+
+
 def init_fn(
-    objective: Objective, tx: optax.GradientTransformationExtraArgs
+    objective: Objective,
+    tx: optax.GradientTransformationExtraArgs,
+    leaves: Mapping[str, Array] = MappingProxyType({}),
 ) -> Callable[[Array], TrainState]:
-    """seed (uint32 scalar) -> a fresh state; pure, to be traced by `create` and `abstract`."""
+    """seed (uint32 scalar) -> a fresh state; pure, to be traced by `create` and `abstract`.
+
+    `leaves` by path are in the place of those that the method draws.
+    """
+
+    def given(path: str, leaf: Array) -> Array:
+        return jnp.copy(leaves[path]).astype(leaf.dtype) if path in leaves else leaf
 
     def init(seed: Array) -> TrainState:
         params, extra = objective.init(rng.named(jax.random.key(seed), "init"))
+        both = tree.map_with_name(given, {"params": params, "extra": extra})
+        params, extra = both["params"], both["extra"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             seed=seed,
@@ -82,20 +107,20 @@ def create(
     tx: optax.GradientTransformationExtraArgs,
     seed: int,
     placed: TrainState,
-    backbone: tuple[Tree, Tree] | None = None,
+    given: Given | None = None,
 ) -> TrainState:
     """A fresh state. Built inside `jit`: no buffer is shared, so that every one can be donated.
 
-    With `backbone`, (params, stats), the backbone starts as these, and so does whatever the method
-    makes a copy of it: teacher, key encoder.
+    With `given` the backbone starts as that, and so does whatever the method makes a copy of it:
+    teacher, key encoder; then the single leaves are put in.
     """
 
-    def init(seed: Array, backbone: tuple[Tree, Tree] | None) -> TrainState:
-        own = objective
-        if backbone is not None:
-            given = lambda key: jax.tree.map(jnp.copy, backbone)  # noqa: E731
-            own = own.with_backbone(dataclasses.replace(own.backbone, init=given))
-        return init_fn(own, tx)(seed)
+    def init(seed: Array, given: Given | None) -> TrainState:
+        if given is None:
+            return init_fn(objective, tx)(seed)
+        copied = lambda key: jax.tree.map(jnp.copy, given.backbone)  # noqa: E731
+        own = objective.with_backbone(dataclasses.replace(objective.backbone, init=copied))
+        return init_fn(own, tx, given.leaves)(seed)
 
     where: Any = placed.seed
-    return jax.jit(init, out_shardings=placed)(place(np.uint32(seed), where), backbone)
+    return jax.jit(init, out_shardings=placed)(place(np.uint32(seed), where), given)

@@ -91,7 +91,7 @@ class ErrorsTest(parameterized.TestCase):
         (("trian",), "unknown subcommand 'trian'; did you mean 'train'"),
         (
             ("zzz",),
-            "unknown subcommand 'zzz'; known: compile, evaluate, methods, prepare, report, ",
+            "unknown subcommand 'zzz'; known: compile, evaluate, ",
         ),
         (("train", "--config=simclr:digits"), "--workdir is missing"),
         (("train", "--workdir=W"), "--config is missing"),

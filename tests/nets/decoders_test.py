@@ -35,14 +35,8 @@ class MAEDecoderTest(parameterized.TestCase):
             grid=(side, side),
             out_dim=len(weights["decoder_pred.weight"]),
         )
-        params = torch.vit(weights, fixed_positions=True)
-        decoder_params = {
-            "embed": torch.linear(weights, "decoder_embed"),
-            "mask_token": weights["mask_token"],
-            "blocks": torch.blocks(weights, "decoder_blocks."),
-            "norm": torch.norm(weights, "decoder_norm"),
-            "pred": torch.linear(weights, "decoder_pred"),
-        }
+        params, _ = torch.given(encoder, weights, position="sincos")
+        decoder_params = torch.head(weights, "decoder")
         shuffle = np.argsort(data["in_noise"], axis=1)
         restore = np.argsort(shuffle, axis=1)
         np.testing.assert_array_equal(restore, data["out_ids_restore"])

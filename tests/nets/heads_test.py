@@ -8,26 +8,23 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
 from ssl_jax.nets.heads import dino_head, mlp_head
+from ssl_jax.weights import networks
+from ssl_jax.weights.heads import perceptron
 from tests.nets import weights as torch
 
 
 def golden_head(weights, prefix):
     """Net, params and stats of a torch Sequential of linear layers, batch norms and ReLUs."""
-    part = torch.under(weights, f"{prefix}.")
-    indices = sorted({int(k.split(".")[0]) for k in part})
-    linears = [i for i in indices if f"{i}.running_mean" not in part]
-    norms = [i for i in indices if f"{i}.running_mean" in part]
-    last = len(linears) == len(norms)
-    params = {f"linear{n}": torch.linear(part, str(i)) for n, i in enumerate(linears, 1)}
-    scales = {f"norm{n}": torch.norm(part, str(i)) for n, i in enumerate(norms, 1)}
-    stats = {f"norm{n}": torch.stats(part, str(i)) for n, i in enumerate(norms, 1)}
-    first = part[f"{linears[0]}.weight"]
+    found = perceptron(torch.under(weights, f"{prefix}."))
+    kernels = [found[f"linear{i}/kernel"] for i in range(1, 4) if f"linear{i}/kernel" in found]
     net = mlp_head(
-        first.shape[1],
-        [len(part[f"{i}.weight"]) for i in linears],
-        last_norm="no_affine" if last else None,
+        len(kernels[0]),
+        [kernel.shape[1] for kernel in kernels],
+        last_norm="no_affine" if f"norm{len(kernels)}/mean" in found else None,
     )
-    return net, params | {k: v for k, v in scales.items() if v}, stats
+    like = jax.eval_shape(net.init, jax.random.key(0))
+    assert set(found) == set(networks.flat(*like))
+    return net, *networks.fill(found, like, prefix)
 
 
 class GoldenTest(parameterized.TestCase):
@@ -59,10 +56,10 @@ class GoldenTest(parameterized.TestCase):
             self.assertEqual(out.dtype, dtype)
             torch.assert_close(out, data[f"{prefix}out_eval_{name}"], rtol, name)
             after = torch.under(data, f"{prefix}out_after.{name}.")
-            indices = sorted({k.split(".")[0] for k in after}, key=int)
-            for n, index in enumerate(indices, 1):
-                for key, value in torch.stats(after, index).items():
-                    torch.assert_close(trees[name][1][f"norm{n}"][key], value, rtol, key)
+            running = perceptron(torch.under(weights, f"{name}.") | after)
+            for norm, stats in trees[name][1].items():
+                for key, value in stats.items():
+                    torch.assert_close(value, running[f"{norm}/{key}"], rtol, key)
 
 
 class SizeTest(parameterized.TestCase):

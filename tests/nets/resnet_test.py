@@ -55,8 +55,8 @@ class GoldenTest(parameterized.TestCase):
             block="bottleneck" if bottleneck else "basic",
             stem_filters=len(weights["conv1.weight"]),
         )
-        params, stats = torch.resnet(weights), torch.resnet(weights, torch.resnet_stats)
-        fc = torch.linear(weights, "fc")
+        params, stats = torch.given(net, weights)
+        fc = torch.head(weights, "classifier")["linear1"]
         self.assertEqual(
             jax.tree.map(np.shape, params), jax.tree.map(lambda x: x.shape, parameters(net))
         )
@@ -85,7 +85,8 @@ class GoldenTest(parameterized.TestCase):
         for key, actual in close:
             self.assertEqual(actual.dtype, dtype)
             torch.assert_close(actual, data[prefix + key], rtol, key)
-        expected = torch.resnet(torch.under(data, f"{prefix}out_train_after."), torch.resnet_stats)
+        running = torch.under(data, f"{prefix}out_train_after.")
+        _, expected = torch.given(net, weights | running)
         jax.tree.map(lambda a, b: torch.assert_close(a, b, rtol / 10), after, expected)
         jax.tree.map(np.testing.assert_array_equal, same, stats)
 

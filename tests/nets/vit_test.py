@@ -11,9 +11,10 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
+from ssl_jax.nets.blocks import linear
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.nets.heads import dino_head
-from ssl_jax.nets.vit import linear, vit
+from ssl_jax.nets.vit import vit
 from tests.nets import weights as torch
 
 HEADS = 2  # of every tiny transformer in the golden files
@@ -55,7 +56,7 @@ class GoldenTest(parameterized.TestCase):
         prefix, rtol, dtype = ("f64_", 1e-9, np.float64) if wide else ("", 1e-4, np.float32)
         options = dict(cls_token=False, pool="avg", norm_after_pool=True) if pool == "avg" else {}
         net = golden_vit(weights, data["in_x"], **options)
-        params, head = torch.vit(weights), torch.linear(weights, "head")
+        (params, _), head = torch.given(net, weights), torch.head(weights, "classifier")["linear1"]
         expected_shapes = jax.tree.map(lambda x: x.shape, variables(net)[0])
         self.assertEqual(jax.tree.map(np.shape, params), expected_shapes)
 
@@ -83,32 +84,26 @@ class GoldenTest(parameterized.TestCase):
     def test_moco_v3(self):
         weights, data = torch.load("model_mocov3_vit")
         net = golden_vit(weights, data["in_x"], position="sincos_mocov3")
-        params = torch.vit(weights, fixed_positions=True)
+        params, _ = torch.given(net, weights, position="sincos_mocov3")
         (out,) = run(params, (net, torch.nhwc(data["in_x"]), {}))
-        head = torch.linear(weights, "head")
+        head = torch.head(weights, "classifier")["linear1"]
         torch.assert_close(out["tokens"], data["out_features"], 1e-4)
         torch.assert_close(out["cls"] @ head["kernel"] + head["bias"], data["out_logits"], 1e-4)
 
     def test_dino_multi_crop(self):
         weights, data = torch.load("model_dino_vit_head")
-        backbone, head = torch.under(weights, "backbone."), torch.under(weights, "head.")
+        backbone = torch.under(weights, "backbone.")
         net = golden_vit(backbone, data["in_x"], interpolate_offset=0.1)
-        params = torch.vit(backbone)
-        widths = [len(head[f"mlp.{i}.weight"]) for i in (0, 4)]
+        params, _ = torch.given(net, weights)
+        head_params = torch.head(weights, "head")
+        mlp = head_params["mlp"]
         projector = dino_head(
             params["norm"]["scale"].shape[0],
-            len(head["last_layer.weight_v"]),
-            hidden_dim=widths[0],
-            bottleneck_dim=widths[1],
+            head_params["last_layer"]["v"].shape[1],
+            hidden_dim=mlp["linear1"]["bias"].shape[0],
+            bottleneck_dim=mlp["linear3"]["bias"].shape[0],
             norm_last_layer=False,
         )
-        head_params = {
-            "mlp": {f"linear{i + 1}": torch.linear(head, f"mlp.{2 * i}") for i in range(3)},
-            "last_layer": {
-                "v": head["last_layer.weight_v"].T,
-                "g": head["last_layer.weight_g"][:, 0],
-            },
-        }
 
         def forward(params, head_params):
             features = {}

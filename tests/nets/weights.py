@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.tree import map_with_name
+from ssl_jax.weights import networks, releases
+from ssl_jax.weights.places import under
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Weights = Mapping[str, np.ndarray]
@@ -31,78 +33,35 @@ def load(name: str) -> tuple[Weights, dict[str, np.ndarray]]:
     return weights, {k: v for k, v in arrays.items() if not k.startswith("in_sd.")}
 
 
-def under(weights: Weights, prefix: str) -> Weights:
-    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+def given(net, weights: Weights, **backbone) -> tuple[dict, dict]:
+    """(params, stats) of a network from the state dictionary of the one that it is like.
+
+    Every tensor of the backbone must be used, and every variable be there; `backbone` as in
+    `networks.convert`.
+    """
+    (found,) = releases.find(weights)
+    like = jax.eval_shape(net.init, jax.random.key(0))
+    variables, report = networks.convert(found, like, backbone)
+    assert not report.complaint() and not report.skipped, report
+    return networks.fill(under(variables, "backbone/"), like, "golden")
 
 
-def linear(weights: Weights, name: str) -> dict:
-    tree = {"kernel": weights[f"{name}.weight"].T}
-    return tree | ({"bias": weights[f"{name}.bias"]} if f"{name}.bias" in weights else {})
+def head(weights: Weights, name: str) -> dict:
+    """The variables of a head beside the backbone, nested."""
+    (found,) = releases.find(weights)
+    return nested(found.heads[name])
 
 
-def conv(weights: Weights, name: str) -> dict:
-    tree = {"kernel": weights[f"{name}.weight"].transpose(2, 3, 1, 0)}
-    return tree | ({"bias": weights[f"{name}.bias"]} if f"{name}.bias" in weights else {})
-
-
-def norm(weights: Weights, name: str) -> dict:
-    """Empty for a batch norm without scale and bias."""
-    names = {"scale": "weight", "bias": "bias"}
-    return {k: weights[f"{name}.{v}"] for k, v in names.items() if f"{name}.{v}" in weights}
-
-
-def stats(weights: Weights, name: str) -> dict:
-    return {"mean": weights[f"{name}.running_mean"], "var": weights[f"{name}.running_var"]}
-
-
-def blocks(weights: Weights, prefix: str = "blocks.") -> dict:
-    """All transformer blocks, stacked along a leading axis."""
-
-    def one(name: str) -> dict:
-        return {
-            "norm1": norm(weights, f"{name}.norm1"),
-            "norm2": norm(weights, f"{name}.norm2"),
-            "attn": {k: linear(weights, f"{name}.attn.{k}") for k in ("qkv", "proj")},
-            "mlp": {k: linear(weights, f"{name}.mlp.{k}") for k in ("fc1", "fc2")},
-        }
-
-    depth = len({k.split(".")[1] for k in weights if k.startswith(prefix)})
-    return jax.tree.map(lambda *x: np.stack(x), *[one(f"{prefix}{i}") for i in range(depth)])
-
-
-def vit(weights: Weights, fixed_positions: bool = False) -> dict:
-    final = "norm" if "norm.weight" in weights else "fc_norm"
-    tree = {
-        "patch_embed": conv(weights, "patch_embed.proj"),
-        "blocks": blocks(weights),
-        "norm": norm(weights, final),
-    }
-    if "cls_token" in weights:
-        tree["cls_token"] = weights["cls_token"]
-    if not fixed_positions:
-        tree["pos_embed"] = weights["pos_embed"]
+def nested(variables: Weights) -> dict:
+    """{"a/b": x} to {"a": {"b": x}}."""
+    tree: dict = {}
+    for path, array in variables.items():
+        *outer, last = path.split("/")
+        at = tree
+        for part in outer:
+            at = at.setdefault(part, {})
+        at[last] = np.asarray(array)
     return tree
-
-
-def resnet(weights: Weights, leaf=lambda w, c, n: {"conv": conv(w, c), "norm": norm(w, n)}) -> dict:
-    """Parameters of a residual network, or with `leaf=resnet_stats` its running statistics."""
-    tree = {"stem": {"0": leaf(weights, "conv1", "bn1")}}
-    for name in sorted({".".join(k.split(".")[:2]) for k in weights if k.startswith("layer")}):
-        stage, block = name.removeprefix("layer").split(".")
-        count = len({k for k in weights if k.startswith(f"{name}.bn") and k.endswith("_mean")})
-        layers = {
-            str(i): leaf(weights, f"{name}.conv{i + 1}", f"{name}.bn{i + 1}") for i in range(count)
-        }
-        made = {"layers": layers}
-        if f"{name}.downsample.1.running_mean" in weights:
-            made["shortcut"] = leaf(weights, f"{name}.downsample.0", f"{name}.downsample.1")
-        tree.setdefault(f"stage{stage}", {})[block] = made
-    return tree
-
-
-def resnet_stats(weights: Weights, conv_name: str, norm_name: str) -> dict:
-    del conv_name
-    return {"norm": stats(weights, norm_name)}
 
 
 def random_variables(net) -> tuple:

@@ -19,26 +19,10 @@ from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.nets.vit import vit
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.simmim import SimMIM
+from ssl_jax.weights.places import layers
 from tests.nets import weights as torch
 
 SPEC = Spec(4, 100, 0, 10, 100)
-
-
-def golden_params(weights):
-    """The encoder's parameters; the release has no bias of the keys."""
-    names = {k.removesuffix("q_bias") for k in weights if k.endswith("attn.q_bias")}
-    full = dict(weights)
-    for name in names:
-        q, v = weights[f"{name}q_bias"], weights[f"{name}v_bias"]
-        full[f"{name}qkv.bias"] = np.concatenate([q, np.zeros_like(q), v])
-    params = torch.vit(full, fixed_positions=True)
-    depth = params["blocks"]["norm1"]["scale"].shape[0]
-    for i in (1, 2):
-        each = [weights[f"blocks.{b}.gamma_{i}"] for b in range(depth)]
-        params["blocks"][f"gamma{i}"] = np.stack(each)
-    params["mask_token"] = weights["mask_token"]
-    params["relative"] = {"table": weights["rel_pos_bias.relative_position_bias_table"]}
-    return params
 
 
 class GoldenTest(parameterized.TestCase):
@@ -47,23 +31,22 @@ class GoldenTest(parameterized.TestCase):
         weights, data = torch.load("model_simmim_vit")
         # The release counts masked pixels in float32, where its 1e-5 is lost: hence not 1e-9.
         prefix, rtol, dtype = ("f64_", 1e-7, np.float64) if wide else ("", 1e-4, np.float32)
-        encoder, decoder = torch.under(weights, "encoder."), torch.under(weights, "decoder.0.")
-        params = golden_params(encoder)
+        encoder = torch.under(weights, "encoder.")
         dim, channels, patch, _ = encoder["patch_embed.proj.weight"].shape
-        heads = params["relative"]["table"].shape[1]
+        heads = encoder["rel_pos_bias.relative_position_bias_table"].shape[1]
         size = data["in_x"].shape[-1]
         net = vit(
             None,
             patch,
             size,
             dim=dim,
-            depth=len(params["blocks"]["gamma1"]),
+            depth=layers(encoder, "blocks."),
             heads=heads,
             position="relative",
             mask_token=True,
             layer_scale=0.1,
         )
-        head = {"linear": {"kernel": decoder["weight"][:, :, 0, 0].T, "bias": decoder["bias"]}}
+        (params, _), head = torch.given(net, weights), torch.head(weights, "decoder")
         painter = pixel_decoder(dim, patch, channels)
         side = size // patch
         np.testing.assert_array_equal(

@@ -102,6 +102,9 @@ class SelfDistillation(Objective):
         old = {name: extra[name] for name in signals}
         return params, extra | tree.ema(old, signals, self.center_momentum) | {"teacher": teacher}
 
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        return extra["teacher"], extra["teacher_stats"]
+
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         teacher, stats = extra["teacher"], extra["teacher_stats"]
         after = {"params": teacher["head"], "stats": stats["head"], "center": extra["center"]}

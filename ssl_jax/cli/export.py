@@ -1,0 +1,242 @@
+"""`ssl-jax export`: write the weights of a run for use elsewhere, with where they come from.
+
+ssl-jax export --workdir=W --format=safetensors --output=m.safetensors
+ssl-jax export --workdir=W --format=timm --output=timm.safetensors
+ssl-jax export --workdir=W --format=safetensors --output=all.safetensors --part=all
+ssl-jax export --workdir=W --format=stablehlo --output=encoder.zip
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from ssl_jax.augment.recipes import recipe, statistics
+from ssl_jax.cli import flags as command_line
+from ssl_jax.cli import orbax, parts
+from ssl_jax.cli.evaluate import NEWEST, steps_of
+from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.table import terminal
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.tree import count
+from ssl_jax.data.decode import EVAL_SHARE
+from ssl_jax.embed.encoder import Encoder
+from ssl_jax.embed.stablehlo import PLATFORMS, stablehlo
+from ssl_jax.train import workdir
+from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.weights import files, networks, timm
+from ssl_jax.weights.networks import REST, STUDENT, TEACHER
+from ssl_jax.weights.places import under
+
+FLAGS = {
+    "workdir": "folder of the run",
+    "format": "safetensors, npz or orbax, by our names; timm or torchvision, by theirs; stablehlo",
+    "output": "the file to write; with orbax a new folder",
+    "step": "which checkpoint; by default the newest",
+    "part": "backbone, or all: its heads too and, without --encoder, all that a run carries along",
+    "encoder": "student or teacher; by default the one that the method keeps",
+    "dtype": "float32 or bfloat16",
+}
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+Tensors = Mapping[str, np.ndarray]
+Write = Callable[[Path, Tensors, Mapping[str, str]], None]
+
+
+def main(argv: list[str]) -> int:
+    flags, _ = command_line.parse(argv, __doc__, FLAGS)
+    folder = Path(command_line.require(flags, "workdir", "name the folder of a run, --workdir=W"))
+    kind = _choice(
+        "format", command_line.require(flags, "format", FLAGS["format"]), (*FORMATS, PROGRAM)
+    )
+    output = Path(command_line.require(flags, "output", "name the file to write"))
+    part = _choice("part", flags.part or "backbone", ("backbone", "all"))
+    encoder = _choice("encoder", flags.encoder, ("", STUDENT, TEACHER))
+    dtype = DTYPES[_choice("dtype", flags.dtype or "float32", DTYPES)]
+    step = command_line.whole("step", flags.step, default=NEWEST)
+    if kind in networks.LIBRARIES and part == "all":
+        raise UserError(f"--format={kind} has names for a backbone only; leave --part=all out")
+    if kind == PROGRAM and (flags.part or flags.encoder or flags.dtype):
+        raise UserError(
+            f"--format={kind} is the encoder that the method keeps, as it is; leave "
+            "--part, --encoder and --dtype out"
+        )
+    _check_output(output, kind)
+    run = Run.restored(folder, step)
+    if kind == PROGRAM:
+        return program(run, output)
+    tensors, about = run.tensors(part, encoder)
+    lines: list[str] = []
+    if kind in networks.LIBRARIES:
+        variables = under(tensors, "backbone/")
+        tensors, lines = timm.export(variables, run.backbone, run.channels, kind)
+        about |= {"format": kind, "build": "\n".join(lines)}
+    tensors = {name: _cast(array, dtype) for name, array in tensors.items()}
+    FORMATS[kind](output, tensors, about | {"dtype": str(dtype)})
+    console = terminal()
+    size = sum(array.nbytes for array in tensors.values())
+    console.print(
+        f"{output}: {len(tensors)} tensors, {count(list(tensors.values())):,} numbers, "
+        f"{size / 1e6:.1f} MB; {about['method']}, step {about['step']}, {about['encoder']}"
+    )
+    if lines:
+        console.print("\n".join(lines), markup=False)
+        console.print(f"model.load_state_dict(safetensors.torch.load_file({output.name!r}))")
+    return 0
+
+
+def program(run: "Run", output: Path) -> int:
+    """Write the encoder as one StableHLO program."""
+    objective = run.experiment.objective
+    kept = objective.encoder(run.params, run.extra)
+    encoder = Encoder.of(
+        kept,
+        objective.inputs().views[0],
+        objective.probe,
+        run.channels,
+        json.loads(json.dumps(run.experiment.raw)),
+        f"step {run.step} of {run.folder.name}",
+    )
+    results = json.loads(run.card("backbone", STUDENT)["results"])
+    data = stablehlo(encoder, {"results": results, "data": run.metadata.get("data", "")})
+    temporary = output.with_name(f".{output.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(output)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write --output={output}: {e.strerror}") from None
+    shape = "x".join(map(str, (encoder.view.size, encoder.view.size, run.channels)))
+    terminal().print(
+        f"{output}: {len(data) / 1e6:.1f} MB, for {', '.join(PLATFORMS)}: uint8 images "
+        f"(any number)x{shape} to features of {encoder.feature_shape[0]}; docs/python.md"
+    )
+    return 0
+
+
+class Run:
+    """The state of a run at a step, on the host."""
+
+    def __init__(self, experiment: Experiment, folder: Path, step: int, state: Any, metadata: Any):
+        self.experiment, self.folder, self.step = experiment, folder, step
+        self.params, self.extra = jax.device_get((state.params, state.extra))
+        self.metadata: Mapping[str, Any] = metadata
+
+    @classmethod
+    def restored(cls, folder: Path, step: int) -> "Run":
+        """
+        Raises:
+          UserError: there is no such run or checkpoint.
+        """
+        experiment = Experiment.from_config(workdir.read_config(folder), folder)
+        checkpoints = Checkpoints(folder / "checkpoints", reader=True)
+        with checkpoints, jax.set_mesh(experiment.mesh):
+            number = next(steps_of(folder, checkpoints, step, None))
+            state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
+            return cls(experiment, folder, number, state, checkpoints.metadata(number))
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """The section of the config."""
+        return {"name": "resnet"} | dict(self.experiment.raw.get("backbone", {}))
+
+    @property
+    def channels(self) -> int:
+        return self.experiment.spec.channels
+
+    def tensors(self, part: str, encoder: str) -> tuple[Tensors, dict[str, str]]:
+        """The variables to write, by our names, and the model card.
+
+        Raises:
+          UserError: the method has no teacher.
+        """
+        objective = self.experiment.objective
+        found, rest = parts.networks(objective, self.params, self.extra)
+        kept = objective.encoder(self.params, self.extra)
+        role = encoder or parts.encoder_of(found, kept.params)
+        if role not in found:
+            method = self.experiment.raw["objective"]["name"]
+            raise UserError(f"--encoder={role}: {method} has no slow average; leave it out")
+        card = self.card(part, role)
+        if part == "all" and not encoder:
+            groups = {**found, REST: rest}
+            named = {f"{k}/{path}": x for k, group in groups.items() for path, x in group.items()}
+            return named, card
+        heads = part == "all"
+        own = {p: x for p, x in found[role].items() if heads or p.startswith("backbone/")}
+        return own, card
+
+    def card(self, part: str, role: str) -> dict[str, str]:
+        """Where the weights come from and how to feed them: texts, most of them JSON."""
+        experiment = self.experiment
+        view = experiment.objective.inputs().views[0]
+        mean, std = statistics(recipe(view.recipe), self.channels)
+        preprocessing = {
+            "size": view.size,
+            "recipe": view.recipe,
+            "crop": EVAL_SHARE,  # of the shorter side, centrally, unless that is no larger
+            "scale": "pixels / 255, then (x - mean) / std",
+            "mean": np.broadcast_to(mean, self.channels).astype(float).round(6).tolist(),
+            "std": np.broadcast_to(std, self.channels).astype(float).round(6).tolist(),
+        }
+        summary = self.folder / "summary.json"
+        results = json.loads(summary.read_text()) if summary.is_file() else {}
+        measured = ("eval/", "diag/", "untrained/", "pixels/", "step")
+        versions = ("ssl-jax", "jax", "flax", "numpy")
+        now = {name: importlib.metadata.version(name) for name in versions}
+        texts = {
+            "backbone": self.backbone,
+            "config": dict(experiment.raw),
+            "data": self.metadata.get("data", ""),
+            "preprocessing": preprocessing,
+            "probe": vars(experiment.objective.probe),
+            "results": {k: v for k, v in results.items() if k.startswith(measured)},
+            "versions": {"trained": self.metadata.get("versions", {}), "exported": now},
+        }
+        return {
+            "format": networks.OWN,
+            "method": str(experiment.raw["objective"]["name"]),
+            "step": str(self.step),
+            "part": part,
+            "encoder": role,
+            "channels": str(self.channels),
+            **{name: json.dumps(value, sort_keys=True) for name, value in texts.items()},
+        }
+
+
+PROGRAM = "stablehlo"
+FORMATS: Mapping[str, Write] = {
+    "safetensors": files.write,
+    "npz": files.write,
+    "orbax": orbax.write,
+    **dict.fromkeys(networks.LIBRARIES, files.write),
+}
+SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz", PROGRAM: ".zip"} | dict.fromkeys(
+    networks.LIBRARIES, ".safetensors"
+)
+
+
+def _check_output(output: Path, kind: str) -> None:
+    """Before anything is read: a name that goes with the format, in a folder that is there."""
+    suffix = SUFFIXES.get(kind)
+    if suffix and output.suffix != suffix:
+        raise UserError(f"--output={output}: --format={kind} is written to a {suffix} file")
+    if output.is_dir() and suffix:
+        raise UserError(f"--output={output} is a folder; name a file")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"--output={output}: there is no folder {output.parent}")
+
+
+def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floats in `dtype`; counters and indices as they are."""
+    return array.astype(dtype) if array.dtype.kind == "f" else array
+
+
+def _choice(name: str, value: str, known: Any) -> str:
+    if value not in known:
+        raise UserError(f"--{name}={value}: {suggest(value, filter(None, known))}")
+    return value

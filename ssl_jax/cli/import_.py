@@ -1,0 +1,124 @@
+"""`ssl-jax import`: convert a public file of weights into one of ours, and say what was used.
+
+ssl-jax import --weights=moco_v2.pth.tar --output=moco.safetensors
+ssl-jax import --weights=vit.safetensors --output=o.safetensors --config.backbone.heads=12
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from ssl_jax.cli import flags as command_line
+from ssl_jax.cli import orbax
+from ssl_jax.cli.experiment import load_config, override
+from ssl_jax.cli.table import terminal
+from ssl_jax.core.errors import UserError
+from ssl_jax.weights import files, networks
+from ssl_jax.weights.networks import Weights
+from ssl_jax.weights.releases import SIGNATURES
+
+FLAGS = {
+    "weights": "the file: safetensors, npz, PyTorch's .pth, or a folder of `ssl-jax export`",
+    "output": "the file to write, .safetensors or .npz",
+    "config": "METHOD:RECIPE whose backbone it shall be; by default what names and shapes say",
+    "layout": f"one of {', '.join(SIGNATURES)}; by default whichever is found",
+    "prefix": "what the names of the network start with, where the file holds several",
+    "strict": "false: variables that are missing or of another shape are drawn anew",
+    "config.backbone.KEY": "a key of the backbone, --config.backbone.heads=12",
+}
+LISTED = 20  # names in the table
+
+
+def main(argv: list[str]) -> int:
+    flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
+    source = Path(command_line.require(flags, "weights", "name a file, --weights=F"))
+    output = Path(command_line.require(flags, "output", "name the file to write"))
+    if output.suffix not in files.FORMATS:
+        raise UserError(f"--output={output}: give a file that ends in .safetensors or .npz")
+    if flags.strict.lower() not in ("", "true", "false"):
+        raise UserError(f"--strict={flags.strict}: give true or false")
+    config = load_config(flags.config) if flags.config else {}
+    if flags.config:
+        config.setdefault("backbone", {}).setdefault("name", "resnet")
+    override(config, overrides)
+    strict = flags.strict.lower() != "false"
+    weights = networks.of_file(
+        orbax.read_any(source),
+        str(source),
+        config.get("backbone"),
+        layout=flags.layout,
+        prefix=flags.prefix or None,
+        strict=strict,
+    )
+    drawn = [] if strict else completed(weights)
+    tensors = {
+        f"{role}/{path}" if len(weights.networks) > 1 else path: array
+        for role, variables in weights.networks.items()
+        for path, array in variables.items()
+    }
+    tensors |= {f"{networks.REST}/{path}": array for path, array in weights.rest.items()}
+    files.write(output, tensors, card(weights, source))
+    show(weights, drawn)
+    terminal().print(f"{output}: start from it with --config.train.init_from={output}")
+    return 0
+
+
+def card(weights: Weights, source: Path) -> dict[str, str]:
+    """The metadata of the file, those of the source among them."""
+    return dict(weights.metadata) | {
+        "format": networks.OWN,
+        "encoder": weights.encoder,
+        "backbone": json.dumps(dict(weights.backbone), sort_keys=True),
+        "channels": str(weights.channels),
+        "source": source.name,
+        "imported": importlib.metadata.version("ssl-jax"),
+    }
+
+
+def completed(weights: Weights) -> list[str]:
+    """Fill what the backbones lack with fresh values; returns the paths of these."""
+    fresh = networks.flat(*jax.device_get(weights.net.init(jax.random.key(0))))
+    drawn = []
+    for variables in weights.networks.values():
+        lacking = [path for path in fresh if f"backbone/{path}" not in variables]
+        added: Mapping[str, np.ndarray] = {f"backbone/{path}": fresh[path] for path in lacking}
+        assert isinstance(variables, dict)
+        variables.update(added)
+        drawn += lacking
+    return list(dict.fromkeys(drawn))
+
+
+def show(weights: Weights, drawn: list[str]) -> None:
+    """What was loaded, skipped and missing."""
+    console, report = terminal(), weights.report
+    console.print(f"found: {', '.join(report.found)}", markup=False)
+    table = Table()
+    for column in ("network", "part", "variables", "numbers"):
+        table.add_column(column, justify="right" if column in ("variables", "numbers") else "left")
+    for role, variables in weights.networks.items():
+        groups: dict[str, list[Any]] = {}
+        for path, array in variables.items():
+            groups.setdefault(path.split("/")[0], []).append(array)
+        kept = " (the encoder)" if role == weights.encoder and len(weights.networks) > 1 else ""
+        for name, arrays in groups.items():
+            numbers = sum(array.size for array in arrays)
+            table.add_row(role + kept, name, str(len(arrays)), f"{numbers:,}")
+    console.print(table, soft_wrap=False)
+    said = ", ".join(f"{key}={value!r}" for key, value in weights.backbone.items())
+    console.print(f"backbone: {said}; images of {weights.channels} channels")
+    console.print(f"loaded: {report.loaded} tensors of the file")
+    for name, names in (
+        ("skipped", report.skipped),
+        ("missing", report.missing),
+        ("of another shape", report.wrong),
+        ("drawn anew", tuple(drawn)),
+    ):
+        if names:
+            more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            console.print(f"{name} ({len(names)}): {', '.join(names[:LISTED])}{more}", markup=False)

@@ -1,0 +1,82 @@
+"""Weights as an Orbax checkpoint in a folder of its own, beside files of them."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import named_leaves
+from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.weights import files
+from ssl_jax.weights.files import TensorFile
+
+ARRAYS = "arrays"  # of the metadata: dtype and shape of each tensor
+
+
+def write(folder: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a checkpoint of step 0 with this metadata.
+
+    Raises:
+      UserError: something is there already, or the folder cannot be written.
+    """
+    if folder.exists():
+        raise UserError(f"--output={folder} exists; name a new folder")
+    about = {name: [array.dtype.name, list(array.shape)] for name, array in tensors.items()}
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with Checkpoints(temporary) as checkpoints:
+            state: Any = _nested(tensors)
+            checkpoints.save(0, state, dict(metadata) | {ARRAYS: json.dumps(about)})
+            checkpoints.finish()
+        temporary.replace(folder)
+    except (OSError, UserError) as e:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"cannot write --output={folder}: {e}") from None
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder looks like a checkpoint that `write` made."""
+    return folder.is_dir() and (folder / "0").is_dir()
+
+
+def read_any(path: Path) -> TensorFile:
+    """The tensors of a file, or of a folder that `write` made.
+
+    Raises:
+      UserError: it cannot be read, or the folder holds something else.
+    """
+    if not is_exported(path):
+        return files.read(path)
+    with Checkpoints(path, reader=True) as checkpoints:
+        metadata = checkpoints.metadata(0)
+        try:
+            about = json.loads(metadata.pop(ARRAYS))
+        except (KeyError, ValueError):
+            raise UserError(
+                f"{path} is a checkpoint, but none that `ssl-jax export` wrote"
+            ) from None
+        shapes = {name: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for name, (d, s) in about.items()}
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract: Any = _nested(shapes)
+        placed: Any = jax.tree.map(lambda _: here, abstract)
+        restored = checkpoints.restore(0, abstract, placed)
+    return TensorFile(named_leaves(jax.device_get(restored)), metadata)
+
+
+def _nested(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} to {"a": {"b": x}}."""
+    out: dict[str, Any] = {}
+    for name, value in tensors.items():
+        *outer, last = name.split("/")
+        at = out
+        for part in outer:
+            at = at.setdefault(part, {})
+        at[last] = value
+    return out

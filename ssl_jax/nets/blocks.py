@@ -1,0 +1,239 @@
+"""Transformer blocks (Vaswani et al. 2017, arXiv:1706.03762), stacked and scanned; what a ViT, a
+Swin, a decoder and a text tower share.
+"""
+
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.tree import Array
+from ssl_jax.nets.drop_path import drop
+from ssl_jax.nets.layers import DType, LayerNorm, normal, xavier_uniform
+from ssl_jax.nets.positions import Grid
+
+Remat = Literal["none", "full", "dots"]
+Scheme = Literal["normal", "xavier", "mocov3"]
+Perceptron = Literal["gelu", "quick_gelu", "swiglu"]
+
+REMAT_POLICIES = {
+    "full": None,  # nothing but each block's input is kept
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and linear layers' outputs
+}
+
+
+def linear(
+    features_in: int,
+    features: int,
+    *,
+    scheme: Scheme,
+    dtype: DType,
+    rngs: nnx.Rngs,
+    use_bias: bool = True,
+    parts: int = 1,
+) -> nnx.Linear:
+    """A linear layer as a transformer starts it, bias 0.
+
+    "normal": N(0, 0.02), which DINO's truncation at 100 standard deviations is. "xavier": Glorot's
+    uniform. "mocov3": the same, with a fused layer's `parts` (query, key, value) treated as layers
+    of their own.
+    """
+    fan_out = features // parts if scheme == "mocov3" else features
+    init = normal(0.02) if scheme == "normal" else xavier_uniform(features_in, fan_out)
+    return nnx.Linear(
+        features_in, features, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs
+    )
+
+
+def token(std: float, count: int, dim: int, *, rngs: nnx.Rngs) -> nnx.Param:
+    """Trained tokens or positions (1, count, dim), N(0, std)."""
+    return nnx.Param(normal(std)(rngs.params(), (1, count, dim)))
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with a fused query-key-value layer."""
+
+    def __init__(
+        self, dim: int, heads: int, *, qkv_bias: bool, scheme: Scheme, dtype: DType, rngs: nnx.Rngs
+    ):
+        self.heads = heads
+        self.qkv = linear(
+            dim, 3 * dim, use_bias=qkv_bias, parts=3, scheme=scheme, dtype=dtype, rngs=rngs
+        )
+        self.proj = linear(dim, dim, scheme=scheme, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array, bias: Array | None = None) -> Array:
+        """(B, T, D) -> (B, T, D); `bias`, to add to the logits, broadcasts to (B, heads, T, T)."""
+        return self.proj(jnp.reshape(attend(*self._qkv(x), bias), x.shape))
+
+    def maps(self, x: Array, bias: Array | None = None) -> Array:
+        """The weights of the attention, (B, heads, T, T): row i is what token i looks at."""
+        q, k, _ = self._qkv(x)
+        return weights(q, k, bias)
+
+    def _qkv(self, x: Array) -> tuple[Array, Array, Array]:
+        qkv = jnp.reshape(self.qkv(x), (*x.shape[:2], 3, self.heads, -1))
+        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+
+
+class Mlp(nnx.Module):
+    """Linear, nonlinearity, linear.
+
+    `kind` is the exact GELU; "quick_gelu", x sigmoid(1.702 x) (OpenAI's CLIP); or "swiglu"
+    (arXiv:2002.05202), whose first layer makes the gate, then what it gates, both of 2/3 `hidden`
+    rounded up to a multiple of 8 (DINOv2).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        *,
+        kind: Perceptron = "gelu",
+        scheme: Scheme,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        self.kind = kind
+        wide = hidden
+        if kind == "swiglu":
+            hidden = swiglu_width(hidden)
+            wide = 2 * hidden
+        self.fc1 = linear(dim, wide, scheme=scheme, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, dim, scheme=scheme, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.fc1(x)
+        if self.kind == "swiglu":
+            gate, x = jnp.split(x, 2, axis=-1)
+            return self.fc2(jax.nn.silu(gate) * x)
+        if self.kind == "quick_gelu":
+            return self.fc2(x * jax.nn.sigmoid(1.702 * x))
+        return self.fc2(jax.nn.gelu(x, approximate=False))
+
+
+def swiglu_width(hidden: int) -> int:
+    """Width of a gated perceptron with as many weights as a plain one of width `hidden`."""
+    return -(-int(hidden * 2 / 3) // 8) * 8
+
+
+class Block(nnx.Module):
+    """A pre-norm block on tokens (B, T, D), with or without LayerScale (arXiv:2103.17239)."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        mlp: Perceptron = "gelu",
+        norm_eps: float = 1e-6,
+        scheme: Scheme,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        options: dict[str, Any] = dict(scheme=scheme, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, heads, qkv_bias=qkv_bias, **options)
+        self.norm2 = LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, round(dim * mlp_ratio), kind=mlp, **options)
+        self.gamma1, self.gamma2 = (
+            None if layer_scale is None else nnx.Param(jnp.full((dim,), layer_scale, jnp.float32))
+            for _ in range(2)
+        )
+
+    def __call__(self, x: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
+        """`kept` (2, B): what the attention's and the perceptron's branch are multiplied by."""
+        attention, perceptron = (None, None) if kept is None else kept
+        x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
+        return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
+
+
+def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
+    """Patches (B, N, D) with the mask token in the place of those that `mask` (B, r, c) hides.
+
+    Raises:
+      UserError: no mask token, or a grid of patches that is no multiple of the mask's.
+    """
+    if mask_token is None:
+        raise UserError("to hide patches needs a mask token; set backbone.mask_token=True")
+    rows, columns = mask.shape[1:]
+    if grid[0] % rows or grid[1] % columns:
+        raise UserError(
+            f"a mask of {rows} x {columns} cells does not fit {grid[0]} x {grid[1]} patches; make "
+            "the cells a multiple of the patches"
+        )
+    mask = mask.repeat(grid[0] // rows, axis=1).repeat(grid[1] // columns, axis=2)
+    hidden = mask.reshape(len(mask), -1, 1).astype(bool)
+    return jnp.where(hidden, jnp.asarray(mask_token[...], x.dtype), x)
+
+
+def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block:
+    """`depth` blocks as one module, each of whose parameters has a leading axis of that size."""
+    return nnx.vmap(lambda keys: Block(dim, heads, rngs=keys, **block))(rngs.split(depth))
+
+
+def run_stack(
+    blocks: Block,
+    x: Array,
+    remat: Remat,
+    every: bool = False,
+    bias: Array | None = None,
+    attention: bool = False,
+    kept: Array | None = None,
+) -> tuple[Array, tuple[Array | None, Array | None]]:
+    """Tokens (B, T, D) after a stack of blocks; and, as `every` and `attention` ask, after each
+    (depth, B, T, D), and what each attends to (depth, B, heads, T, T).
+
+    `bias` is added to the attention's logits in every block, `kept` (depth, 2, B) are the factors
+    of stochastic depth. A scan, so that the time to compile does not grow with the depth.
+    """
+    graphdef, state = nnx.split(blocks)
+
+    def body(
+        x: Array, layer: tuple[nnx.State, Array | None]
+    ) -> tuple[Array, tuple[Array | None, Array | None]]:
+        block, kept = nnx.merge(graphdef, layer[0]), layer[1]
+        maps = block.attn.maps(block.norm1(x), bias) if attention else None
+        x = block(x, bias) if kept is None else block(x, bias, kept)  # not every stack can drop
+        return x, (x if every else None, maps)
+
+    if remat != "none":
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    return jax.lax.scan(body, x, (state, kept))
+
+
+def check_options(dim: int, heads: int, remat: str, mlp: str = "gelu") -> None:
+    """Raises UserError for heads that do not divide the width, and for an unknown remat policy or
+    perceptron.
+    """
+    if heads < 1 or dim % heads:
+        raise UserError(f"{heads} heads do not divide a width of {dim}; use a divisor of it")
+    if mlp not in get_args(Perceptron):
+        raise UserError(f"unknown mlp {mlp!r}; {suggest(mlp, get_args(Perceptron))}")
+    if remat not in ("none", *REMAT_POLICIES):
+        raise UserError(f"unknown remat {remat!r}; {suggest(remat, ('none', *REMAT_POLICIES))}")
+
+
+def attend(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
+    """softmax(q k' / sqrt(D) + bias) v over (B, T, heads, D)."""
+    if q.dtype != jnp.float64:
+        bias = None if bias is None else jnp.asarray(bias, q.dtype)
+        return jax.nn.dot_product_attention(q, k, v, bias=bias)
+    # The above takes the softmax in float32, whatever the inputs are.
+    return jnp.einsum("bhqk,bkhd->bqhd", weights(q, k, bias), v)
+
+
+def weights(q: Array, k: Array, bias: Array | None = None) -> Array:
+    """softmax(q k' / sqrt(D) + bias) (B, heads, T, T), float32 at least, for (B, T, heads, D)."""
+    dtype = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) * q.shape[-1] ** -0.5
+    return jax.nn.softmax(logits if bias is None else logits + bias)
+
+
+def _scaled(x: Array, gamma: nnx.Param | None) -> Array:
+    return x if gamma is None else x * jnp.asarray(gamma[...], x.dtype)

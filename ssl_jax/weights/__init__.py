@@ -1,0 +1,1 @@
+"""Weights in and out: files of tensors, and the networks of public ones by our names."""

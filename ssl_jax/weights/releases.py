@@ -1,0 +1,247 @@
+"""How public releases wrap a network: where in the file it lies, and its names as timm has them.
+
+A network is found by what it holds, wherever it lies: `state_dict.module.encoder_q.conv1.weight` is
+the first layer of a residual network as `conv1.weight` is. So the releases of MoCo v1 to v3, SwAV,
+BYOL, Barlow Twins, DINO, DINOv2, iBOT, MAE, SimMIM, BEiT and OpenCLIP need no list of prefixes; the
+names of what lies beside the network do (`HEADS`). docs/weights.md has the table.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.weights import heads
+from ssl_jax.weights.places import Arrays, layers, under
+from ssl_jax.weights.torchvision import to_timm
+from ssl_jax.weights.vit import TABLE
+
+# Layout -> names that a network of it has, the first being what it is found by.
+SIGNATURES: Mapping[str, tuple[str, ...]] = {
+    "resnet": ("layer1.0.conv1.weight", "conv1.weight", "bn1.running_mean"),
+    "resnet_children": ("4.0.conv1.weight", "0.weight", "1.running_mean"),
+    "swin": ("layers.0.blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
+    "vit": ("patch_embed.proj.weight", "norm.weight"),
+    "clip": ("transformer.resblocks.0.attn.in_proj_weight", "class_embedding", "conv1.weight"),
+    "torchvision_vit": ("encoder.layers.encoder_layer_0.ln_1.weight", "conv_proj.weight"),
+}
+FAMILY = {"resnet": "resnet", "resnet_children": "resnet", "swin": "swin"}  # others are ViTs
+AVERAGE = re.compile(r"teacher|target|momentum|(^|_)ema(_|$)|(^|_)k$|average")
+COUNTERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
+Head = Callable[[Arrays], dict[str, np.ndarray]]
+
+
+def _named(name: str, reader: Head) -> Callable[[Arrays], dict[str, dict[str, np.ndarray]]]:
+    return lambda tensors: {name: reader(tensors)}
+
+
+def _fc(tensors: Arrays) -> dict[str, dict[str, np.ndarray]]:
+    """A classifier is one layer; what a method trains through is a perceptron."""
+    found = heads.perceptron(tensors)
+    return {"classifier" if "weight" in tensors else "projector": found}
+
+
+def _head(tensors: Arrays) -> dict[str, dict[str, np.ndarray]]:
+    prototypes = heads.dino(tensors)
+    return {"head": prototypes} if prototypes else _fc(tensors)
+
+
+# Start of their names in the network, or in what holds it -> reader of the heads.
+HEADS: Mapping[str, Callable[[Arrays], dict[str, dict[str, np.ndarray]]]] = {
+    "fc.": _fc,
+    "head.": _head,
+    "dino_head.": _named("head", heads.dino),
+    "ibot_head.": _named("patch_head", heads.dino),
+    "projector.": _named("projector", heads.perceptron),
+    "projection_head.": _named("projector", heads.perceptron),
+    "predictor.": _named("predictor", heads.perceptron),
+    "prediction_head.": _named("predictor", heads.perceptron),
+    "prototypes.": _named("prototypes", heads.prototypes),
+    "decoder.0.": _named("decoder", heads.pixel_decoder),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network in a file.
+
+    Attributes:
+      prefix: what its names start with.
+      layout: a key of `SIGNATURES`.
+      average: it is the slow average of another one: a teacher, a key encoder.
+      tensors: by timm's names.
+      heads: of each network beside it, by our names, the variables by our paths.
+      read: names in the file of what `heads` are made of.
+    """
+
+    prefix: str
+    layout: str
+    average: bool
+    tensors: Arrays
+    heads: Mapping[str, Arrays] = field(default_factory=dict)
+    read: frozenset[str] = frozenset()
+
+    @property
+    def family(self) -> str:
+        return FAMILY.get(self.layout, "vit")
+
+
+def find(tensors: Arrays, layout: str = "", prefix: str | None = None) -> list[Found]:
+    """The networks of a file: one, or one that was trained and then its average.
+
+    Args:
+      layout: look for this one only, a key of `SIGNATURES`.
+      prefix: take the network whose names start so.
+
+    Raises:
+      UserError: an unknown layout; no network, or several of which none is another's average.
+    """
+    if layout and layout not in SIGNATURES:
+        raise UserError(f"--layout={layout}: {suggest(layout, SIGNATURES)}")
+    roots = _roots(tensors, layout)
+    if prefix is not None:
+        roots = {root: kind for root, kind in roots.items() if root == prefix}
+    if not roots:
+        shown = ", ".join(list(tensors)[:3]) or "none"
+        raise UserError(
+            f"no network of a known layout ({', '.join(SIGNATURES)}); its names are like {shown}"
+        )
+    averages = [root for root in roots if any(map(AVERAGE.search, root.split(".")))]
+    trained = [root for root in roots if root not in averages]
+    if len(averages) > 1 or len(trained) > 1:
+        raise UserError(
+            f"several networks, {', '.join(map(repr, sorted(roots)))}; choose one, --prefix=..."
+        )
+    order = [*trained, *averages]
+    return [_found(tensors, root, roots[root], root in averages, order) for root in order]
+
+
+def _roots(tensors: Arrays, layout: str) -> dict[str, str]:
+    """Prefix -> layout of each network."""
+    found: dict[str, str] = {}
+    for kind, (mark, *others) in SIGNATURES.items():
+        if layout not in ("", kind):
+            continue
+        for name in tensors:
+            root = name.removesuffix(mark)
+            whole = name.endswith(mark) and root[-1:] in ("", ".")
+            if whole and root not in found and _has(tensors, root, others):
+                found[root] = kind
+    return found
+
+
+def _has(tensors: Arrays, root: str, names: list[str]) -> bool:
+    """Whether all are there; a norm may be after the pooling."""
+    either = {"norm.weight": "fc_norm.weight"}
+    return all(root + n in tensors or root + either.get(n, n) in tensors for n in names)
+
+
+def _found(tensors: Arrays, root: str, layout: str, average: bool, roots: list[str]) -> Found:
+    own = under(tensors, root)
+    outer = root[: root.rstrip(".").rfind(".") + 1]
+    # Where both networks lie side by side, the average's heads are those called so.
+    beside = outer + "momentum_" * (average and sum(r.startswith(outer) for r in roots) > 1)
+    found: dict[str, Arrays] = {}
+    read: set[str] = set()
+    for where in dict.fromkeys((root, beside)):
+        for start, reader in HEADS.items():
+            part = _without_counters(under(tensors, where + start))
+            for name, variables in (reader(part) if part else {}).items():
+                if variables and name not in found:
+                    found[name] = variables
+                    # iBOT's patches have a last layer of their own on a shared perceptron.
+                    read |= {where + start + k for k in part if not k.startswith("last_layer2")}
+    if _is_momentum_contrast(root) and "classifier" in found:
+        found["projector"] = found.pop("classifier")
+    if decoder := heads.mae_decoder(own):
+        found["decoder"] = decoder
+        read |= {root + k for k in own if k.startswith("decoder_") or k == "mask_token"}
+    if layout == "clip" and root.endswith("visual."):
+        text = {k: v for k, v in under(tensors, outer).items() if not k.startswith("visual.")}
+        found |= heads.clip(text | {k: v for k, v in own.items() if k == "proj"})
+        read |= {outer + k for k in text} | {root + "proj"}
+    return Found(
+        root, layout, average, RENAME[layout](_without_counters(own)), found, frozenset(read)
+    )
+
+
+def _without_counters(tensors: Arrays) -> Arrays:
+    return {k: v for k, v in tensors.items() if not k.endswith(COUNTERS)}
+
+
+def _is_momentum_contrast(root: str) -> bool:
+    """MoCo's one layer to 128 numbers has the name of a classifier."""
+    return any(part in ("encoder_q", "encoder_k") for part in root.split("."))
+
+
+def _resnet_children(tensors: Arrays) -> dict[str, np.ndarray]:
+    """A Sequential of a ResNet's children: "0." is its first convolution, "4." its first stage."""
+    children = {"0": "conv1", "1": "bn1", **{str(s + 3): f"layer{s}" for s in range(1, 5)}}
+    split = {name: name.split(".", 1) for name in tensors if "." in name}
+    return {f"{children[a]}.{b}": tensors[n] for n, (a, b) in split.items() if a in children}
+
+
+def _vit(tensors: Arrays) -> dict[str, np.ndarray]:
+    """DINO's, MAE's, BEiT's, SimMIM's and DINOv2's names as timm's."""
+    out: dict[str, np.ndarray] = {}
+    chunked = any(name.startswith("blocks.0.0.") for name in tensors)
+    for name, array in tensors.items():
+        if chunked:  # DINOv2 trains blocks in chunks, each of which names them as in the whole
+            name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
+        name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name)
+        name = re.sub(r"\.mlp\.w12\.", ".mlp.fc1.", name)
+        name = re.sub(r"\.mlp\.w3\.", ".mlp.fc2.", name)
+        name = {"masked_embed": "mask_token", "register_tokens": "reg_token"}.get(name, name)
+        out[name] = array
+    if layers(tensors, "decoder_blocks."):
+        out.pop("mask_token", None)  # the decoder's
+    if "mask_token" in out:
+        out["mask_token"] = out["mask_token"].reshape(1, 1, -1)
+    for name in [name for name in out if name.endswith(".attn.q_bias")]:
+        start = name.removesuffix("q_bias")
+        q, v = out.pop(name), out.pop(f"{start}v_bias")
+        out[f"{start}qkv.bias"] = np.concatenate([q, out.pop(f"{start}k_bias", 0 * q), v])
+    return _one_table(out)
+
+
+def _one_table(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tables of relative positions, where each block has its own and all are alike, as one."""
+    own = [name for name in tensors if name.endswith(".attn.relative_position_bias_table")]
+    if not own or TABLE in tensors:
+        return tensors
+    if any(not np.array_equal(tensors[name], tensors[own[0]]) for name in own[1:]):
+        raise UserError("each block has relative positions of its own; ours share one table")
+    shared = tensors[own[0]]
+    return {k: v for k, v in tensors.items() if k not in own} | {TABLE: shared}
+
+
+def _swin(tensors: Arrays) -> dict[str, np.ndarray]:
+    """The authors put the merging of patches at a stage's end, timm at the next one's start."""
+    if "layers.0.downsample.reduction.weight" not in tensors:
+        return dict(tensors)
+    later = lambda m: f"layers.{int(m[1]) + 1}.downsample."  # noqa: E731
+    return {re.sub(r"^layers\.(\d+)\.downsample\.", later, k): v for k, v in tensors.items()}
+
+
+def _clip(tensors: Arrays) -> dict[str, np.ndarray]:
+    """The image tower of CLIP, whose patches have no bias."""
+    out = heads.clip_blocks(tensors)
+    for theirs, ours in (("ln_pre.", "norm_pre."), ("ln_post.", "norm.")):
+        out |= {ours + name: array for name, array in under(tensors, theirs).items()}
+    return out | {
+        "patch_embed.proj.weight": tensors["conv1.weight"],
+        "cls_token": tensors["class_embedding"].reshape(1, 1, -1),
+        "pos_embed": tensors["positional_embedding"][None],
+    }
+
+
+RENAME: Mapping[str, Callable[[Arrays], dict[str, np.ndarray]]] = {
+    "resnet": dict,
+    "resnet_children": _resnet_children,
+    "vit": _vit,
+    "swin": _swin,
+    "clip": _clip,
+    "torchvision_vit": to_timm,
+}

@@ -1,0 +1,62 @@
+"""Residual networks by the names that torchvision and timm give them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.nets.resnet import DEPTHS
+from ssl_jax.weights.places import Arrays, Layout, Place, layers
+
+LEAVES: Mapping[str, tuple[str, Layout]] = {
+    "kernel": ("weight", "conv"),
+    "scale": ("weight", "same"),
+    "bias": ("bias", "same"),
+    "mean": ("running_mean", "same"),
+    "var": ("running_var", "same"),
+}
+
+
+def place(path: str, shape: tuple[int, ...] = ()) -> Place:
+    """Of a path below the backbone, "stage1/0/layers/1/norm/scale".
+
+    Raises:
+      UserError: what those libraries have no name for, selective kernels.
+    """
+    leaf, layout = LEAVES[path.split("/")[-1]]
+    match path.split("/")[:-1]:
+        case ["stem", "0", part]:
+            module = "conv1" if part == "conv" else "bn1"
+        case [stage, block, "layers", i, part]:
+            kind = "conv" if part == "conv" else "bn"
+            module = f"layer{stage.removeprefix('stage')}.{block}.{kind}{int(i) + 1}"
+        case [stage, block, "shortcut", part]:
+            at = 0 if part == "conv" else 1
+            module = f"layer{stage.removeprefix('stage')}.{block}.downsample.{at}"
+        case _:
+            raise UserError(f"{path}: selective kernels and deep stems have no such names")
+    return Place((f"{module}.{leaf}",), layout)
+
+
+def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The section `backbone` and the channels of the images, from names and shapes; `given` is what
+    of it is known.
+
+    What shapes cannot tell is taken as usual: stride 2 in a bottleneck's 3x3.
+
+    Raises:
+      UserError: a residual network that ours has no settings for.
+    """
+    del given
+    each = (layers(tensors, f"layer{stage}.") for stage in (1, 2, 3, 4))
+    stages = tuple(count for count in each if count)
+    block = "bottleneck" if "layer1.0.conv3.weight" in tensors else "basic"
+    depth = next((d for d, kind in DEPTHS.items() if kind == (block, stages)), None)
+    if depth is None:
+        raise UserError(f"no ResNet of ours has {block} blocks {stages}")
+    filters, channels, kernel, _ = tensors["conv1.weight"].shape
+    stem = "imagenet" if kernel == 7 else "small" if depth == 8 else "cifar"
+    inner = tensors[f"layer1.0.conv{2 if block == 'bottleneck' else 1}.weight"].shape[0]
+    if inner != filters:
+        raise UserError(f"no ResNet of ours has a stem of {filters} and blocks of {inner} filters")
+    found: dict[str, Any] = {"name": "resnet", "depth": depth, "stem": stem}
+    return found | ({"num_filters": filters} if filters != 64 else {}), channels

@@ -1,0 +1,60 @@
+"""Swin transformers by timm's names; ours scan pairs of blocks, a straight and a shifted one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.nets.swin import SIZES
+from ssl_jax.weights.places import Arrays, Layout, Place, layers
+from ssl_jax.weights.vit import BLOCK, TOP
+
+OTHERS: Mapping[str, tuple[str, Layout]] = {
+    **TOP,
+    "patch_norm/scale": ("patch_embed.norm.weight", "same"),
+    "patch_norm/bias": ("patch_embed.norm.bias", "same"),
+}
+TABLE = "attn.relative_position_bias_table"
+INNER: Mapping[str, tuple[str, Layout]] = {**BLOCK, "table": (TABLE, "same")}
+
+
+def place(path: str, shape: tuple[int, ...]) -> Place:
+    """Of a path below the backbone, "stage1/blocks/straight/attn/qkv/kernel"."""
+    first, _, rest = path.partition("/")
+    if first.startswith("merge"):
+        start = f"layers.{first.removeprefix('merge')}.downsample"
+        if rest == "reduce/kernel":
+            return Place((f"{start}.reduction.weight",), "linear")
+        return Place((f"{start}.norm.{'weight' if rest.endswith('scale') else 'bias'}",))
+    if not first.startswith("stage"):
+        name, layout = OTHERS[path]
+        return Place((name,), layout)
+    kind, _, leaf = rest.removeprefix("blocks/").partition("/")
+    name, layout = INNER[leaf]
+    stage, shifted = int(first.removeprefix("stage")) - 1, int(kind.startswith("shifted"))
+    numbers = range(shifted, 2 * shape[0], 2)
+    names = tuple(f"layers.{stage}.blocks.{i}.{name}" for i in numbers)
+    return Place(names, layout, stacked=True)
+
+
+def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The section `backbone` and the channels of the images, from names and shapes; `given` is what
+    of it is known.
+
+    The image is taken to be as large as one window at the last stage.
+
+    Raises:
+      UserError: stages of odd depth.
+    """
+    del given
+    dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+    stages = range(layers(tensors, "layers."))
+    depths = tuple(layers(tensors, f"layers.{s}.blocks.") for s in stages)
+    tables = [tensors[f"layers.{s}.blocks.0.{TABLE}"].shape for s in stages]
+    if any(depth % 2 for depth in depths):
+        raise UserError(f"no Swin of ours has stages of {depths} blocks")
+    heads, window = tuple(heads for _, heads in tables), (round(tables[0][0] ** 0.5) + 1) // 2
+    size = next((name for name, value in SIZES.items() if value == (dim, depths, heads)), None)
+    found: dict[str, Any] = {"name": "swin", "patch": patch, "window": window}
+    found |= {"image_size": window * patch * 2 ** (len(depths) - 1)}
+    found |= {"size": size} if size else dict(size=None, dim=dim, depths=depths, heads=heads)
+    return found | ({"mask_token": True} if "mask_token" in tensors else {}), channels

@@ -1,0 +1,57 @@
+"""Names of torchvision's vision transformer, for timm's. Its residual networks' names are alike."""
+
+import re
+
+import numpy as np
+
+from ssl_jax.weights.places import Arrays
+
+TOP = {
+    "class_token": "cls_token",
+    "encoder.pos_embedding": "pos_embed",
+    "conv_proj.": "patch_embed.proj.",
+    "encoder.ln.": "norm.",
+}
+BLOCK = {  # after "encoder.layers.encoder_layer_0."
+    "ln_1.": "norm1.",
+    "self_attention.in_proj_": "attn.qkv.",
+    "self_attention.out_proj.": "attn.proj.",
+    "ln_2.": "norm2.",
+    "mlp.0.": "mlp.fc1.",
+    "mlp.3.": "mlp.fc2.",
+}
+
+
+def to_timm(tensors: Arrays) -> dict[str, np.ndarray]:
+    """A state dictionary of torchvision's by timm's names; older files say mlp.linear_1."""
+    out = {}
+    for name, array in tensors.items():
+        name = name.replace("mlp.linear_1.", "mlp.0.").replace("mlp.linear_2.", "mlp.3.")
+        found = re.fullmatch(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)", name)
+        out[f"blocks.{found[1]}.{_swap(found[2], BLOCK)}" if found else _swap(name, TOP)] = array
+    return out
+
+
+def from_timm(tensors: Arrays) -> dict[str, np.ndarray]:
+    """The way back."""
+    out = {}
+    for name, array in tensors.items():
+        found = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
+        if found:
+            new = f"encoder.layers.encoder_layer_{found[1]}.{_swap(found[2], _back(BLOCK))}"
+        else:
+            new = _swap(name, _back(TOP))
+        out[new] = array
+    return out
+
+
+def _back(names: dict[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in names.items()}
+
+
+def _swap(name: str, starts: dict[str, str]) -> str:
+    """The name with the first of these starts replaced."""
+    for old, new in starts.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name

@@ -1,0 +1,185 @@
+"""Vision transformers by the names that timm gives them; the blocks of ours are stacked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.nets.blocks import swiglu_width
+from ssl_jax.nets.positions import resize_grid, sincos
+from ssl_jax.nets.vit import FIXED_ORDERS, SIZES
+from ssl_jax.weights.places import Arrays, Layout, Place, layers
+
+TABLE = "rel_pos_bias.relative_position_bias_table"
+TOP: Mapping[str, tuple[str, Layout]] = {
+    "cls_token": ("cls_token", "same"),
+    "mask_token": ("mask_token", "same"),
+    "pos_embed": ("pos_embed", "same"),
+    "registers": ("reg_token", "same"),
+    "relative/table": (TABLE, "same"),
+    "patch_embed/kernel": ("patch_embed.proj.weight", "conv"),
+    "patch_embed/bias": ("patch_embed.proj.bias", "same"),
+    "norm_pre/scale": ("norm_pre.weight", "same"),
+    "norm_pre/bias": ("norm_pre.bias", "same"),
+    "norm/scale": ("norm.weight", "same"),
+    "norm/bias": ("norm.bias", "same"),
+}
+NORM: Mapping[str, tuple[str, Layout]] = {"scale": ("weight", "same"), "bias": ("bias", "same")}
+LINEAR: Mapping[str, tuple[str, Layout]] = {
+    "kernel": ("weight", "linear"),
+    "bias": ("bias", "same"),
+}
+MODULES = {
+    **{f"norm{i}": NORM for i in (1, 2)},
+    **dict.fromkeys(("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2"), LINEAR),
+}
+BLOCK: Mapping[str, tuple[str, Layout]] = {
+    **{
+        f"{module}/{ours}": (f"{module.replace('/', '.')}.{theirs}", layout)
+        for module, leaves in MODULES.items()
+        for ours, (theirs, layout) in leaves.items()
+    },
+    "gamma1": ("ls1.gamma", "same"),
+    "gamma2": ("ls2.gamma", "same"),
+}
+SAME = 1e-4  # a table of positions that differs by less from a fixed one is that
+PUBLISHED_HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}
+
+
+def place(path: str, shape: tuple[int, ...]) -> Place:
+    """Of a path below the backbone, "blocks/attn/qkv/kernel", whose variable has this shape."""
+    if path.startswith("blocks/"):
+        return block_place(path.removeprefix("blocks/"), shape[0], "blocks.")
+    name, layout = TOP[path]
+    return Place((name,), layout)
+
+
+def block_place(path: str, depth: int, prefix: str) -> Place:
+    """Of a path below stacked blocks, "attn/qkv/kernel"."""
+    name, layout = BLOCK[path]
+    return Place(tuple(f"{prefix}{i}.{name}" for i in range(depth)), layout, stacked=True)
+
+
+def fitted(tensors: Arrays, like: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The tensors with one name for the last norm, and their positions resized to the grid of the
+    network whose variables have the shapes `like`: bicubic and antialiased as timm's
+    `resample_abs_pos_embed`, relative ones as the network does it itself (`nets.positions`).
+
+    A table without a row for the class token gets one of zeros; where there is no class token the
+    row is left out.
+    """
+    out = dict(tensors)
+    if "norm.weight" not in out:  # then it is after the pooling
+        out = {k.replace("fc_norm.", "norm."): v for k, v in out.items()}
+    if "pos_embed" in out and "pos_embed" in like and out["pos_embed"].ndim == 3:
+        out["pos_embed"] = _table(
+            out["pos_embed"], like["pos_embed"][1], int("cls_token" in like), "cls_token" in out
+        )
+    if TABLE in out and "relative/table" in like:
+        extra = 3 * int("cls_token" in like)
+        out[TABLE] = _relative(out[TABLE], like["relative/table"][0], extra)
+    return out
+
+
+def _table(table: np.ndarray, length: int, own: int, with_class: bool) -> np.ndarray:
+    """(1, T, D) as (1, length, D), `own` of whose rows is the class token's."""
+    count, dim = table.shape[1:]
+    first = int(with_class and _side(count) is None and _side(count - 1) is not None)
+    old, new = _side(count - first), _side(length - own)
+    if old is None or new is None:
+        return table
+    head, grid = table[:, :first], table[:, first:]
+    if old != new:
+        grid = grid.reshape(old, old, dim).astype(np.float32)
+        resized = jax.image.resize(grid, (new, new, dim), "bicubic", antialias=True)
+        grid = np.asarray(resized).reshape(1, new * new, dim)
+    if first < own:
+        head = np.zeros((1, 1, dim), table.dtype)
+    return np.concatenate([head[:, :own], grid], axis=1) if own else grid
+
+
+def _relative(table: np.ndarray, length: int, extra: int) -> np.ndarray:
+    """(offsets, heads) for a grid whose table is so long."""
+    old, new = _side(len(table) - extra), _side(length - extra)
+    if old is None or new is None or old == new:
+        return table
+    count = len(table) - extra
+    patches = jnp.asarray(table[None, :count], jnp.float32)
+    grid = np.asarray(resize_grid(patches, (old, old), (new, new))[0])
+    return np.concatenate([grid, table[count:]])
+
+
+def _side(count: int) -> int | None:
+    side = round(count**0.5) if count > 0 else 0
+    return side if side and side * side == count else None
+
+
+def fixed_position(table: np.ndarray, with_class: bool) -> str | None:
+    """Which fixed table (1, T, D) is, if one: a value of `backbone.position`."""
+    count, dim = table.shape[1:]
+    side = _side(count - with_class)
+    if side is None or dim % 4:
+        return None
+    for name, order in FIXED_ORDERS.items():
+        if np.abs(sincos(dim, (side, side), order, with_class) - table[0]).max() < SAME:
+            return name
+    return None
+
+
+def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The section `backbone` and the channels of the images, from names and shapes; `given` is what
+    of it is known.
+
+    Shapes do not tell the number of heads: it is that of the published width, else a head has 64
+    channels.
+
+    Raises:
+      UserError: positions of a grid that is no square, or heads that cannot be guessed.
+    """
+    dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+    hidden = tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    swiglu = tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * hidden
+    depth, with_class = layers(tensors, "blocks."), "cls_token" in tensors
+    found: dict[str, Any] = {"patch": patch}
+    if TABLE in tensors:
+        table = tensors[TABLE]
+        side = ((_side(len(table) - 3 * with_class) or 0) + 1) // 2
+        found["position"], heads = "relative", table.shape[1]
+    else:
+        table = tensors.get("pos_embed", np.zeros((1, 0, dim)))
+        first = int(with_class and _side(table.shape[1]) is None)
+        side = _side(table.shape[1] - first) or 0
+        usual = PUBLISHED_HEADS.get(dim, dim // 64 if dim % 64 == 0 else 0)
+        fixed = fixed_position(table, bool(first))
+        if fixed == "sincos_mocov3" and dim == 384:  # MoCo v3's small one is not DeiT's
+            usual = 12
+        heads = given.get("heads", usual)
+        found |= {"position": fixed} if fixed else {}
+    if not side:
+        raise UserError("its table of positions is none of a square grid of patches")
+    found["image_size"] = side * patch
+    if not heads:
+        raise UserError(
+            f"shapes do not tell how many heads a width of {dim} has; give --config.backbone.heads"
+        )
+    sizes = {name: value for name, value in SIZES.items() if value[:2] == (dim, depth)}
+    ratio = hidden / dim
+    if swiglu:
+        found["mlp"] = "swiglu"
+        ratio = 4.0 if swiglu_width(4 * dim) == hidden else 1.5 * hidden / dim
+    size = next((name for name, value in sizes.items() if value[3] == ratio), None)
+    named = {"size": size, "dim": dim, "depth": depth, "heads": heads, "mlp_ratio": ratio}
+    found |= {"size": size} if size else named
+    found |= {"heads": heads} if size and SIZES[size][2] != heads else {}
+    found |= {} if with_class else {"cls_token": False, "pool": "avg"}
+    if "norm.weight" not in tensors:
+        found |= {"pool": "avg", "norm_after_pool": True}
+    found |= {"mask_token": True} if "mask_token" in tensors else {}
+    found |= {"layer_scale": 1e-5} if "blocks.0.ls1.gamma" in tensors else {}
+    found |= {} if "blocks.0.attn.qkv.bias" in tensors else {"qkv_bias": False}
+    found |= {"registers": tensors["reg_token"].shape[1]} if "reg_token" in tensors else {}
+    found |= {"pre_norm": True, "norm_eps": 1e-5} if "norm_pre.weight" in tensors else {}
+    return {"name": "vit"} | found, channels

@@ -1,0 +1,253 @@
+"""Weights out of a run and into another one: bits, heads, averages, refusals."""
+
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.cli import parts, pretrained, run
+from ssl_jax.cli.experiment import Experiment, load_config, methods, override
+from ssl_jax.cli.export import Run
+from ssl_jax.cli.table import terminal
+from ssl_jax.core import tree
+from ssl_jax.core.errors import UserError
+from ssl_jax.train import workdir
+from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.weights import files, networks
+from tests.cli.pretrained_test import assert_equal, experiment, started
+from tests.weights.releases_test import plain, prefixed, sequential
+
+
+def saved(folder, method, *overrides):
+    """A checkpoint with random values everywhere; returns its experiment and state."""
+    made = experiment(method, *overrides)
+    draws = np.random.default_rng(0)
+
+    def draw(like):
+        floating = like.dtype.kind == "f"
+        return np.asarray(
+            draws.normal(size=like.shape) if floating else np.zeros(like.shape), like.dtype
+        )
+
+    now = jax.tree.map(draw, made.abstract_state)
+    workdir.write_json(folder / "config.json", made.resolved())
+    workdir.write_json(folder / "summary.json", {"eval/knn_top1": 0.5, "train/loss": 1, "step": 3})
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(3, jax.device_put(now), {"data": "abc", "versions": {"jax": "1"}})
+    return made, now
+
+
+def command(*argv):
+    """Exit code and what was printed, stderr last."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(list(argv))
+    return code, out.getvalue(), err.getvalue()
+
+
+class PartsTest(parameterized.TestCase):
+    @parameterized.parameters(*methods())
+    def test_every_method(self, method):
+        """The average has names that the trained networks have, and the encoder is one of both."""
+        config = load_config(f"{method}:digits")
+        override(config, [("train.batch_size", 16), ("train.steps", 4)])
+        objective = Experiment.from_config(config).objective
+        params, extra = jax.eval_shape(objective.init, jax.random.key(0))
+        found, rest = parts.networks(objective, params, extra)
+        role = parts.encoder_of(found, objective.encoder(params, extra).params)
+        self.assertIn(role, found)
+        self.assertTrue(any(path.startswith("backbone/") for path in found[role]))
+        self.assertLessEqual(set(found.get("teacher", {})), set(found["student"]))
+        average = [n for n in extra if n in ("teacher", "target", "key_encoder", "average")]
+        self.assertEqual("teacher" in found, bool(average))
+        self.assertFalse([p for p in rest if "backbone/" in p], "a network that is in neither")
+
+
+class ExportTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.work = self.folder / "w"
+        self.work.mkdir()
+
+    def export(self, name, **flags):
+        output = self.folder / name
+        given = [f"--{key}={value}" for key, value in flags.items()]
+        code, _, err = command("export", f"--workdir={self.work}", f"--output={output}", *given)
+        self.assertEqual((code, err), (0, ""))
+        return output
+
+    @parameterized.parameters(
+        ("byol", "safetensors"), ("dino", "npz"), ("moco_v2", "orbax"), ("swav", "safetensors")
+    )
+    def test_all_of_a_run_and_back(self, method, kind):
+        _, now = saved(self.work, method)
+        name = "all" if kind == "orbax" else f"all.{kind}"
+        output = self.export(name, format=kind, part="all")
+        again = experiment(method, ("train.init_from", str(output)))
+        pretrained.check(again)
+        begun = started(again)
+        assert_equal(begun.params, now.params)
+        assert_equal(begun.extra, now.extra)
+        self.assertEqual(int(begun.step), 0)
+
+    @parameterized.parameters({"data": 2, "fsdp": 4})
+    def test_another_method_starts_from_the_network_that_is_kept(self, **mesh):
+        _, now = saved(self.work, "dino")
+        output = self.export("all.safetensors", format="safetensors", part="all")
+        begun = started(experiment("simclr", ("train.init_from", str(output)), **mesh))
+        assert_equal(begun.params["backbone"], now.extra["teacher"]["backbone"])
+        # One that has an average too: student to trained network, teacher to its average.
+        begun = started(experiment("byol", ("train.init_from", str(output)), **mesh))
+        assert_equal(begun.params["backbone"], now.params["backbone"])
+        assert_equal(begun.extra["target"]["backbone"], now.extra["teacher"]["backbone"])
+
+    def test_backbone_of_student_and_teacher(self):
+        made, now = saved(self.work, "byol")
+        run_ = Run.restored(self.work, 3)
+        target = now.extra["target"]
+        for role, own in (("student", now.params), ("teacher", target)):
+            tensors, card = run_.tensors("backbone", role)
+            weights = networks.of_file(files.TensorFile(tensors, card), "F")
+            params, _ = weights.variables()
+            assert_equal(params, own["backbone"])
+            self.assertEqual((weights.heads, weights.encoder), ((), role))
+        kept = networks.of_file(files.TensorFile(*run_.tensors("backbone", "")), "F")
+        encoder = made.objective.encoder(now.params, now.extra)
+        assert_equal(kept.variables(), (encoder.params, encoder.stats))
+        heads, _ = run_.tensors("all", "teacher")
+        expected = networks.flat(target, now.extra["target_stats"])
+        self.assertEqual(set(heads), set(expected))
+
+    def test_the_card(self):
+        saved(self.work, "simclr")
+        path = self.export("m.safetensors", format="safetensors", dtype="bfloat16")
+        file = files.read(path)
+        self.assertEqual({a.dtype.name for a in file.tensors.values()}, {"bfloat16"})
+        card = dict(file.metadata)
+        self.assertEqual(
+            (card["method"], card["step"], card["encoder"]), ("simclr", "3", "student")
+        )
+        self.assertEqual(json.loads(card["data"]), "abc")
+        self.assertEqual(json.loads(card["results"]), {"eval/knn_top1": 0.5, "step": 3})
+        self.assertEqual(json.loads(card["config"]), workdir.read_config(self.work))
+        feed = json.loads(card["preprocessing"])
+        self.assertEqual((feed["size"], feed["crop"]), (16, 0.875))
+        self.assertEqual((feed["mean"], feed["std"]), ([0.305], [0.376]))
+        self.assertEqual(json.loads(card["versions"])["trained"], {"jax": "1"})
+
+    def test_refusals(self):
+        saved(self.work, "simclr")
+        for flags, name, message in (
+            (("--format=safetensor",), "x.npz", "did you mean 'safetensors'"),
+            (("--format=timm", "--part=all"), "x.safetensors", "backbone only"),
+            (("--format=npz", "--step=9"), "x.npz", "no checkpoint of step 9"),
+            (("--format=npz", "--encoder=teacher"), "x.npz", "simclr has no slow average"),
+            (("--format=npz", "--dtype=float8"), "x.npz", "float32"),
+            (("--format=safetensors",), "x.npz", "written to a .safetensors file"),
+            (("--format=npz",), "nowhere/x.npz", "there is no folder"),
+            (("--format=timm",), "x.safetensors", "timm has no network with .*'resnet_small'"),
+        ):
+            output = f"--output={self.folder}/{name}"
+            code, _, err = command("export", f"--workdir={self.work}", *flags, output)
+            self.assertEqual(code, 2)
+            self.assertRegex(err, message)
+            self.assertLen(err.splitlines(), 1)
+            self.assertEqual([p.name for p in self.folder.iterdir()], ["w"])
+
+
+class ImportTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def release(self, **changes):
+        """MoCo v2's, of the network that the digits' recipe has."""
+        made = experiment("moco_v2")
+        backbone = dict(made.raw["backbone"])
+        with_channel = networks.flat(*networks.shapes(networks.build(backbone, 1)))
+        draws = np.random.default_rng(0)
+        own = {p: draws.normal(size=s.shape).astype(np.float32) for p, s in with_channel.items()}
+        wide = made.objective.feature_dim
+        hidden, out = made.objective.projector
+        head = sequential(("0", wide, hidden), ("2", hidden, out))
+        tensors = networks.to_timm(own, backbone) | prefixed("fc.", head)
+        path = self.folder / "moco.safetensors"
+        queue = {"queue": np.zeros((out, 4), np.float32)}
+        files.write(path, prefixed("module.encoder_q.", tensors) | queue | changes, {})
+        return path, own, head
+
+    def test_a_run_starts_from_a_release(self):
+        path, own, head = self.release()
+        begun = started(experiment("moco_v2", ("train.init_from", str(path))))
+        for params in (begun.params, begun.extra["key_encoder"]):
+            found = tree.named_leaves(params["backbone"])
+            for name, leaf in found.items():
+                np.testing.assert_array_equal(leaf, own[name], err_msg=name)
+            first = params["projector"]["linear1"]["kernel"]
+            np.testing.assert_array_equal(first, head["0.weight"].T)
+        # A head of another shape is left out.
+        other = ("objective.projector", (8, 5))
+        begun = started(experiment("moco_v2", ("train.init_from", str(path)), other))
+        self.assertEqual(begun.params["projector"]["linear1"]["kernel"].shape[1], 8)
+
+    def test_imported_it_is_the_same(self):
+        path, _, _ = self.release()
+        output = self.folder / "ours.safetensors"
+        backbone = [
+            f"--config.backbone.{k}={v}" for k, v in experiment("moco_v2").raw["backbone"].items()
+        ]
+        code, out, err = command("import", f"--weights={path}", f"--output={output}", *backbone)
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("resnet at 'module.encoder_q.'", out)
+        self.assertIn("skipped (1): queue", out)
+        a, b = (started(experiment("moco_v2", ("train.init_from", str(p)))) for p in (path, output))
+        assert_equal((a.params, a.extra), (b.params, b.extra))
+
+    def test_what_fits_only(self):
+        path, _, _ = self.release(**{"module.encoder_q.bn1.weight": np.ones(3, np.float32)})
+        argv = ["import", f"--weights={path}", f"--output={self.folder}/o.npz"]
+        argv += [
+            f"--config.backbone.{k}={v}" for k, v in experiment("moco_v2").raw["backbone"].items()
+        ]
+        code, _, err = command(*argv)
+        self.assertEqual(code, 2)
+        self.assertRegex(err, r"stem/0/norm/scale \(3,\) for \(4,\)")
+        code, out, _ = command(*argv, "--strict=false")
+        self.assertEqual(code, 0)
+        self.assertIn("drawn anew (1): stem/0/norm/scale", out)
+        begun = started(experiment("simclr", ("train.init_from", f"{self.folder}/o.npz")))
+        np.testing.assert_array_equal(begun.params["backbone"]["stem"]["0"]["norm"]["scale"], 1)
+
+    def test_a_wrong_file_of_a_run(self):
+        (self.folder / "page.pth").write_text("<html>")
+        made = experiment("simclr", ("train.init_from", f"{self.folder}/page.pth"))
+        with self.assertRaisesRegex(UserError, "^train.init_from: .*page.pth is a web page"):
+            pretrained.check(made)
+        files.write(self.folder / "vit.npz", plain_vit(), {})
+        made = experiment("simclr", ("train.init_from", f"{self.folder}/vit.npz"))
+        with self.assertRaisesRegex(UserError, "holds a vit, and backbone.name is 'resnet_small'"):
+            pretrained.load(made, terminal())
+
+
+def plain_vit():
+    return plain(
+        {
+            "name": "vit",
+            "size": None,
+            "patch": 4,
+            "image_size": 16,
+            "dim": 8,
+            "depth": 1,
+            "heads": 2,
+        }
+    )
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,71 @@
+"""Networks by the names of timm and torchvision; `benchmarks/interchange.py` loads them there."""
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.weights import networks, timm
+from ssl_jax.weights.files import TensorFile
+from tests.weights.releases_test import SWIN, VIT, variables
+
+RESNET = {"name": "resnet", "depth": 18}
+
+
+class ExportTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (RESNET, "timm", 3),
+        (RESNET | {"stem": "cifar"}, "timm", 3),
+        (VIT, "timm", 1),
+        (VIT | {"position": "sincos"}, "timm", 3),
+        (VIT | {"cls_token": False, "pool": "avg", "norm_after_pool": True}, "timm", 3),
+        (VIT | {"pre_norm": True, "norm_eps": 1e-5}, "timm", 3),
+        (SWIN, "timm", 3),
+        (RESNET, "torchvision", 3),
+        (VIT, "torchvision", 3),
+    )
+    def test_and_back_to_the_bit(self, backbone, library, channels):
+        net = networks.build(backbone, channels)
+        draws = np.random.default_rng(0)
+        own = {
+            path: draws.normal(size=leaf.shape).astype(np.float32)
+            for path, leaf in networks.flat(*networks.shapes(net)).items()
+        }
+        tensors, lines = timm.export(own, backbone, channels, library)
+        compile("\n".join(lines), "lines", "exec")
+        back = networks.of_file(TensorFile(tensors, {}), "F", backbone, channels)
+        found = back.networks["student"]
+        for path, array in own.items():
+            np.testing.assert_array_equal(found[f"backbone/{path}"], array, err_msg=path)
+
+    def test_names_and_layouts(self):
+        tensors, lines = timm.export(variables(RESNET), RESNET, 3, "timm")
+        self.assertEqual(tensors["layer2.0.downsample.0.weight"].shape, (128, 64, 1, 1))
+        self.assertEqual(tensors["bn1.num_batches_tracked"].dtype, np.int64)
+        self.assertEqual(
+            lines[-1], "model = timm.create_model('resnet18', num_classes=0, in_chans=3)"
+        )
+        tensors, lines = timm.export(variables(VIT), VIT, 3, "torchvision")
+        self.assertIn("encoder.layers.encoder_layer_0.self_attention.in_proj_weight", tensors)
+
+    @parameterized.parameters(
+        (RESNET | {"num_filters": 16}, "timm", "num_filters=16"),
+        ({"name": "resnet_small"}, "timm", "'resnet_small'"),
+        (RESNET | {"stem": "small"}, "timm", "stem='small'"),
+        ({"name": "resnet", "depth": 50, "sk_ratio": 0.1}, "timm", "sk_ratio=0.1"),
+        ({"name": "resnet", "depth": 50, "stride_in_1x1": True}, "timm", "stride_in_1x1"),
+        (VIT | {"norm_eps": 1e-5}, "timm", "norm_eps"),
+        (VIT | {"mlp": "quick_gelu"}, "timm", "quick_gelu"),
+        (VIT | {"mlp": "swiglu"}, "torchvision", "swiglu"),
+        (VIT | {"registers": 1}, "torchvision", "registers=1"),
+        (VIT | {"layer_scale": 0.1}, "torchvision", "layer_scale=0.1"),
+        (VIT | {"cls_token": False, "pool": "avg"}, "torchvision", "cls_token=False"),
+        (SWIN, "torchvision", "swin"),
+    )
+    def test_what_they_do_not_have(self, backbone, library, message):
+        with self.assertRaisesRegex(UserError, f"{library} has no network with .*{message}"):
+            own = variables(backbone) if backbone["name"] == "vit" else {}
+            timm.export(own, backbone, 3, library)
+
+
+if __name__ == "__main__":
+    absltest.main()
