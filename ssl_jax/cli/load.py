@@ -1,4 +1,4 @@
-"""The encoder of a run or of a file of weights; used by every subcommand that needs one, and as `ssl_jax.load`."""
+"""The encoder of a run or of a file of weights; for subcommands, and as `ssl_jax.load`."""
 
 import json
 import os

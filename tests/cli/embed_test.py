@@ -138,7 +138,7 @@ class EmbedTest(parameterized.TestCase):
         self.assertIn("has 360 rows; expected fewer", out)
 
     def test_loading_what_is_not_there(self):
-        for path, message in (("/nowhere", "no run in"), (__file__, "is a file")):
+        for path, message in (("/nowhere", "no run in"), (__file__, "is no file of weights")):
             with self.assertRaisesRegex(UserError, message):
                 ssl_jax.load(path)
 
