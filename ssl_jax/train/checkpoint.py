@@ -8,6 +8,7 @@ whole. Older ones go only after that.
 
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,8 @@ _log = logging.getLogger(__name__)
 SLOW = 30.0  # seconds that training waits for the last save before it says so
 DAMAGED = ".damaged"  # at the end of the name of a folder that was set aside
 ASIDE = 3  # so many of those stay
+# Orbax measures by a clock that may be set; what hangs is found by `core.watch`.
+_PATIENT = ocp.options.AsyncOptions(timeout_secs=30 * 86400)
 _HALF = "*.orbax-checkpoint-tmp*"
 
 
@@ -146,9 +149,10 @@ class Checkpoints:
         self._clear()
         self._last, self.failed = step, ""
         try:
-            response = ocp.save_async(
-                self._path(step), state, overwrite=True, custom_metadata=dict(metadata)
-            )
+            with ocp.Context(async_options=_PATIENT):
+                response = ocp.save_async(
+                    self._path(step), state, overwrite=True, custom_metadata=dict(metadata)
+                )
         except Exception as e:
             self._fail(step, e)
             return
@@ -253,6 +257,7 @@ class Checkpoints:
     def _fail(self, step: int, error: Exception) -> None:
         """A save that failed leaves nothing behind that looks whole; `_clear` does the rest."""
         self.failed = _reason(error)
+        _quiet_aftermath()
         if distributed.primary():
             shutil.rmtree(self._path(step), ignore_errors=True)
             self._warn(f"step {step} could not be saved, training goes on: {self.failed}")
@@ -319,6 +324,20 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._pool.shutdown()
+
+
+def _quiet_aftermath() -> None:
+    """Threads of the storage layer that outlive a failed save each show a stack of their own."""
+    before = sys.excepthook
+    if getattr(before, "quiet", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            before(kind, error, trace)
+
+    hook.quiet = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
 
 
 @jax.jit
