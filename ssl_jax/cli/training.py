@@ -5,6 +5,7 @@ where something goes wrong.
 import contextlib
 import dataclasses
 import importlib.metadata
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from ssl_jax.train.state import TrainState
 from ssl_jax.train.step import make_train_step
 
 PACKAGES = ("ssl-jax", "jax", "flax", "optax", "orbax-checkpoint")
+RETRIES, PAUSE = 3, 2.0  # of a last save that failed; seconds before each
 ERRORS = "errors.log"  # in the run's folder: tracebacks of what did not end the run
 
 
@@ -161,6 +163,7 @@ class Training:
         for line in written.lines if written else ():
             if "train/loss" in line:
                 spikes.seen(line["train/loss"])
+        told: dict[str, Any] = {}  # of the last checkpoint
         now: dict[str, float] = {}  # measured at the last step that anything was
 
         def log(step: int, values: Mapping[str, float]) -> None:
@@ -184,6 +187,7 @@ class Training:
             if written:
                 written.sync()
             said = self._metadata() | {"evaluated": evaluated, "left_out": begin.left_out}
+            told.update(said)
             self._checkpoints.save(step, current, said, now if now.get("step") == step else {})
 
         def evaluate(current: TrainState, step: int) -> dict[str, float]:
@@ -207,7 +211,7 @@ class Training:
             contextlib.closing(self._profile),
             contextlib.closing(host),
         ):
-            _, reached = loop.run(
+            last, reached = loop.run(
                 begin.state,
                 self._step,
                 batches,
@@ -219,6 +223,12 @@ class Training:
                 evaluated=begin.evaluated,
                 mfu=self._mfu,
             )
+            for _ in range(RETRIES):  # the last state is worth some patience
+                self._checkpoints.wait()
+                if not self._checkpoints.failed or jax.process_count() > 1:
+                    break
+                time.sleep(PAUSE)
+                save(last, reached, told["evaluated"])
         self.last = written.last if written else {}
         return reached
 

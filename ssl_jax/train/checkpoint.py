@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 SLOW = 30.0  # seconds that training waits for the last save before it says so
 DAMAGED = ".damaged"  # at the end of the name of a folder that was set aside
 ASIDE = 3  # so many of those stay
-# Orbax measures by a clock that may be set; what hangs is found by `core.watch`.
-_PATIENT = ocp.options.AsyncOptions(timeout_secs=30 * 86400)
+# In the background a folder that cannot be made is waited for.
+_OPTIONS = ocp.options.AsyncOptions(create_directories_asynchronously=False)
 _HALF = "*.orbax-checkpoint-tmp*"
 
 
@@ -108,6 +108,7 @@ class Checkpoints:
         self._last: int | None = None  # the newest step that this process saved or went on from
         self.failed: str = ""  # why the newest save was not completed
         if not reader:
+            _quiet_aftermath()
             self._clear()
 
     @property
@@ -149,7 +150,7 @@ class Checkpoints:
         self._clear()
         self._last, self.failed = step, ""
         try:
-            with ocp.Context(async_options=_PATIENT):
+            with ocp.Context(async_options=_OPTIONS):
                 response = ocp.save_async(
                     self._path(step), state, overwrite=True, custom_metadata=dict(metadata)
                 )
@@ -257,7 +258,6 @@ class Checkpoints:
     def _fail(self, step: int, error: Exception) -> None:
         """A save that failed leaves nothing behind that looks whole; `_clear` does the rest."""
         self.failed = _reason(error)
-        _quiet_aftermath()
         if distributed.primary():
             shutil.rmtree(self._path(step), ignore_errors=True)
             self._warn(f"step {step} could not be saved, training goes on: {self.failed}")
