@@ -10,6 +10,7 @@ import logging
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -328,16 +329,17 @@ class Checkpoints:
 
 def _quiet_aftermath() -> None:
     """Threads of the storage layer that outlive a failed save each show a stack of their own."""
-    before = sys.excepthook
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    before = sys.unraisablehook
     if getattr(before, "quiet", False):
         return
 
-    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            before(kind, error, trace)
+    def hook(raised: Any) -> None:
+        if not (raised.object is None and str(raised.exc_value) == "Event loop is closed"):
+            before(raised)
 
     hook.quiet = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
+    sys.unraisablehook = hook
 
 
 @jax.jit
