@@ -87,7 +87,7 @@ class TrainTest(absltest.TestCase):
 
         killed = self.train("killed")
         deadline = time.monotonic() + 300
-        saved = self.folder / "killed" / "checkpoints" / "4" / "commit_success.txt"
+        saved = self.folder / "killed" / "checkpoints" / "4" / "manifest.json"
         while not (saved.exists() and read_metrics(self.folder / "killed")[-1]["step"] > 4):
             self.assertLess(time.monotonic(), deadline)
             self.assertIsNone(killed.poll(), "it ended before it could be killed")
