@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
         exec(lines, scope)
         model = scope["model"]
         model.load_state_dict(load_file(path), strict=True)
-        with np.load(folder / f"{path.stem}.in.npz") as data:
+        with np.load(folder / f"{path.stem}.in.npz", allow_pickle=False) as data:
             images, train = torch.from_numpy(data["images"]), bool(data["train"])
         # Before the forward pass in training mode changes the statistics.
         save_file(dict(model.state_dict()), folder / f"{path.stem}.back.safetensors")

@@ -9,7 +9,7 @@ from absl.testing import absltest
 
 from ssl_jax import cli
 from ssl_jax.augment.recipes import prepare
-from ssl_jax.cli import train as command
+from ssl_jax.cli import training
 from ssl_jax.cli.experiment import Experiment, load_config, override
 from ssl_jax.core import sharding
 from ssl_jax.data.pipeline import prefetch_to_device
@@ -50,7 +50,7 @@ def killed_at(step):
 
         return renew
 
-    return mock.patch.object(command, "make_refresh", make)
+    return mock.patch.object(training, "make_refresh", make)
 
 
 def experiment():
