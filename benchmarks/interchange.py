@@ -94,9 +94,9 @@ def compared(folder: Path, case: str, ours: dict[str, np.ndarray]) -> dict[str, 
     backbone, _, _, channels = CASES[case]
     net = networks.build(backbone, channels)
     params, stats = networks.fill(ours, networks.shapes(net), case)
-    with np.load(folder / f"{case}.in.npz") as data:
+    with np.load(folder / f"{case}.in.npz", allow_pickle=False) as data:
         images = data["images"].transpose(0, 2, 3, 1)
-    with np.load(folder / f"{case}.out.npz") as data:
+    with np.load(folder / f"{case}.out.npz", allow_pickle=False) as data:
         theirs = dict(data)
 
     def forward(train: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
