@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment
@@ -26,7 +25,7 @@ from ssl_jax.data.sources import open_source
 from ssl_jax.embed import formats, neighbors, run
 from ssl_jax.embed.encoder import UNPOOLED, Encoder
 from ssl_jax.train import workdir
-from ssl_jax.train.progress import PLAIN_SECONDS, duration
+from ssl_jax.train.progress import Line, duration
 
 FLAGS = {
     "workdir": "folder of the run whose encoder is used",
@@ -140,59 +139,32 @@ def tell(console: Console, output: Path, about: dict, done: str) -> None:
     console.print("\n".join(lines), markup=False)
 
 
-class ImagesLine:
-    """Images done of all, images per second, time to go: a live line in a terminal, else a plain
-    one every ten seconds.
-    """
+class ImagesLine(Line):
+    """Images done of all, images per second, time to go."""
 
     def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total = console, total
+        super().__init__(console, lambda done: f"{done:>9,}/{total:,} images", total)
+        self._total = total
         self._first: tuple[int, float] | None = None  # after compilation
         self._begun, self._new = time.monotonic(), 0
-        self._printed = self._begun
-        self._live = None
-        if console.is_terminal:
-            self._live = Progress(
-                TextColumn("{task.completed:>9,.0f}/{task.total:,.0f} images"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.description}"),
-                console=console,
-                transient=True,
-                refresh_per_second=4,
-            )
-            self._task = self._live.add_task("compiling ...", total=total)
 
     def update(self, done: int, new: int) -> None:
         """`done` images, of which this run did `new`."""
-        now, self._new = time.monotonic(), new
-        if not new:
-            if done and not self._console.quiet:
-                self._console.print(f"{done:,} of {self._total:,} images are done already")
-            return
-        text = self._text(new, done, now)
-        if self._live is not None:
-            self._live.update(self._task, completed=done, description=text)
-        elif text and now - self._printed >= PLAIN_SECONDS:
-            self._printed = now
-            self._console.print(f"{done:>9,}/{self._total:,} images  {text}")
+        self._new = new
+        if new:
+            self.show(done, self._text(new, done))
+        elif done:
+            self._console.print(f"{done:,} of {self._total:,} images are done already")
 
     @property
     def summary(self) -> str:
         """What this run did."""
         return f"{self._new:,} images in {duration(time.monotonic() - self._begun)}"
 
-    def _text(self, new: int, done: int, now: float) -> str:
+    def _text(self, new: int, done: int) -> str:
+        now = time.monotonic()
         if self._first is None or now == self._first[1]:
             self._first = (new, now)
             return ""
         pace = (new - self._first[0]) / (now - self._first[1])
         return f"{pace:,.0f} images/s  ETA {duration((self._total - done) / pace)}"
-
-    def __enter__(self) -> "ImagesLine":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()

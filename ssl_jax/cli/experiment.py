@@ -26,7 +26,7 @@ from ssl_jax import nets, objectives
 from ssl_jax.augment.crop import take_views
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config as checked
-from ssl_jax.core import credentials, sharding
+from ssl_jax.core import credentials, files, sharding
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data import subset
 from ssl_jax.data.pipeline import (
@@ -48,7 +48,7 @@ from ssl_jax.evals.online import OnlineProbe
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Objective, Spec, Stream
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
-from ssl_jax.train import state, workdir
+from ssl_jax.train import state
 from ssl_jax.train.checkpoint import CheckpointConfig
 from ssl_jax.train.loop import TrainConfig
 
@@ -328,7 +328,7 @@ class Experiment:
     def keep_tokenizer(self, folder: Path) -> None:
         """Write it there once, unless it is that of bytes, so that its file may move or change."""
         if self.tokenizer is not BYTES and not (folder / TOKENIZER).is_file():
-            workdir.write_text(folder / TOKENIZER, self.tokenizer.json)
+            files.write_text(folder / TOKENIZER, self.tokenizer.json)
 
     @cached_property
     def spec(self) -> Spec:

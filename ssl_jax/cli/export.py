@@ -23,6 +23,7 @@ from ssl_jax.cli.evaluate import NEWEST, steps_of
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.files import replacing
 from ssl_jax.core.tree import count
 from ssl_jax.data.decode import EVAL_SHARE
 from ssl_jax.embed.encoder import Encoder
@@ -103,12 +104,10 @@ def program(run: "Run", output: Path) -> int:
     )
     results = json.loads(run.card("backbone", STUDENT)["results"])
     data = stablehlo(encoder, {"results": results, "data": run.metadata.get("data", "")})
-    temporary = output.with_name(f".{output.name}.tmp")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(output)
+        with replacing(output) as temporary:
+            temporary.write_bytes(data)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write --output={output}: {e.strerror}") from None
     shape = "x".join(map(str, (encoder.view.size, encoder.view.size, run.channels)))
     terminal().print(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import replacing
 from ssl_jax.core.tree import named_leaves
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.weights import files
@@ -28,16 +29,14 @@ def write(folder: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str
     if folder.exists():
         raise UserError(f"--output={folder} exists; name a new folder")
     about = {name: [array.dtype.name, list(array.shape)] for name, array in tensors.items()}
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with Checkpoints(temporary) as checkpoints:
-            state: Any = _nested(tensors)
-            checkpoints.save(0, state, dict(metadata) | {ARRAYS: json.dumps(about)})
-            checkpoints.finish()
-        temporary.replace(folder)
+        with replacing(folder) as temporary:
+            shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+            with Checkpoints(temporary) as checkpoints:
+                state: Any = _nested(tensors)
+                checkpoints.save(0, state, dict(metadata) | {ARRAYS: json.dumps(about)})
+                checkpoints.finish()
     except (OSError, UserError) as e:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"cannot write --output={folder}: {e}") from None
 
 

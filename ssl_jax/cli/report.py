@@ -21,13 +21,13 @@ from ssl_jax.cli.experiment import Experiment, load_method
 from ssl_jax.cli.table import NAMES, SCORES, terminal
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import write_text
 from ssl_jax.data.sources import open_source
 from ssl_jax.evals.base import Images
 from ssl_jax.report.look import look
 from ssl_jax.report.page import render
 from ssl_jax.report.run import Run, names
 from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.workdir import write_text
 
 FLAGS = {
     "workdir": "folder of the run; several with commas or as 'runs/*'",

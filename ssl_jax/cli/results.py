@@ -20,8 +20,8 @@ import tabulate
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.evaluate import workdirs
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.files import write_text
 from ssl_jax.evals.results import Record, ResultsFile
-from ssl_jax.train.workdir import write_text
 
 FLAGS = {
     "workdir": "folders of runs, with commas or as 'runs/*'",

@@ -20,9 +20,10 @@ from ssl_jax.cli.experiment import load_config
 from ssl_jax.cli.restart import newest
 from ssl_jax.cli.results import FORMATS, Row, ordered, shown, text_of
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.files import write_text
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.train.metrics import read_metrics
-from ssl_jax.train.workdir import read_config, write_text
+from ssl_jax.train.workdir import read_config
 
 FLAGS = {
     "study": "FILE.py:NAME, or one of ours, studies:data_and_steps",

@@ -1,7 +1,6 @@
 """Any data set to sharded ArrayRecord files, in parts that a killed run need not make again."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import write_json
 from ssl_jax.core.plain import from_json
 from ssl_jax.data.decode import DecodeError, decode
 from ssl_jax.data.records import Record, encode
@@ -74,14 +74,14 @@ def prepare(
         output.mkdir(parents=True, exist_ok=True)
         begun = output / f".{MANIFEST}.begun"
         before = next((p for p in (output / MANIFEST, begun) if p.exists()), None)
-        if before is None and any(output.iterdir()):
+        if before is None and any(not p.name.startswith(".") for p in output.iterdir()):
             raise UserError(f"{output} holds other files; name an empty folder")
         if before is not None:
             found = _read(before)
             if any(found.get(key) != value for key, value in asked.items()):
                 raise UserError(f"{output} holds other data or options; name another folder")
         else:
-            begun.write_text(json.dumps(asked))
+            write_json(begun, asked)
         parts = []
         count = -(-len(source) // shards.per_shard)
         names = [f"data-{k:05d}-of-{count:05d}.array_record" for k in range(count)]
@@ -98,7 +98,7 @@ def prepare(
     }
     if not manifest["examples"]:
         raise UserError(f"{source.name}: none of {len(source)} images can be decoded")
-    _write(output / MANIFEST, manifest)
+    write_json(output / MANIFEST, manifest)
     begun.unlink(missing_ok=True)
     for name in names:
         _note(output, name).unlink(missing_ok=True)
@@ -159,7 +159,7 @@ def _shard(
         "left_out": left_out,
         "blake2b": digest.hexdigest(),
     }
-    _write(note, part)
+    write_json(note, part)
     temporary.replace(path)
     return part
 
@@ -196,9 +196,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path} is not a JSON object; name another folder")
     return found
-
-
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)

@@ -5,23 +5,20 @@ They lie in OUTPUT.parts beside the file: settings.json, and for part k one file
 """
 
 import contextlib
-import fcntl
 import json
 import shutil
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ssl_jax.core import distributed
+from ssl_jax.core import distributed, files
 from ssl_jax.core.errors import UserError
 
 SETTINGS = "settings.json"
-SHARED_SECONDS = 30  # a network file system may show a file so much later
 
 
 class Rows(NamedTuple):
@@ -60,10 +57,8 @@ class Parts:
     def write(self, number: int, rows: Rows) -> None:
         """Write this process's rows of a part."""
         path = self.folder / self._name(number, jax.process_index(), jax.process_count())
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, examples=rows.examples, features=rows.features)
-        temporary.replace(path)
 
     def read(self, number: int) -> Rows:
         """A part, from the files of all processes.
@@ -119,7 +114,10 @@ def opened(output: Path, settings: Mapping[str, Any]) -> Iterator[Parts]:
     """
     folder = output.with_name(f"{output.name}.parts")
     mine = distributed.primary()
-    with _locked(folder, settings) if mine else contextlib.nullcontext():
+    unwritable, busy = f"cannot write to {folder}", f"another run is writing {folder}; wait for it"
+    with files.locked(folder, unwritable, busy) if mine else contextlib.nullcontext():
+        if mine:
+            _begin(folder, settings)
         distributed.barrier(f"parts of {output}")
         if not mine:
             path, wanted = folder / SETTINGS, json.loads(json.dumps(settings))
@@ -134,28 +132,15 @@ def remove(output: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path, settings: Mapping[str, Any]) -> Iterator[IO[str]]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as e:
-        raise UserError(f"cannot write to {folder}: {e.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another run is writing {folder}; wait for it") from None
-        path = folder / SETTINGS
-        if path.exists():
-            check_same(_read(path), settings, str(folder), "remove that folder")
-        elif any(other.name != ".lock" for other in folder.iterdir()):
-            raise UserError(f"{folder} holds other files; name another --output")
-        else:
-            temporary = folder / f".{SETTINGS}.tmp"
-            temporary.write_text(json.dumps(settings, indent=1))
-            temporary.replace(path)
-        yield lock
+def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings, or compare them with those that are there."""
+    path = folder / SETTINGS
+    if path.exists():
+        check_same(_read(path), settings, str(folder), "remove that folder")
+    elif any(not other.name.startswith(".") for other in folder.iterdir()):
+        raise UserError(f"{folder} holds other files; name another --output")
+    else:
+        files.write_json(path, settings)
 
 
 def check_same(
@@ -181,16 +166,13 @@ def await_shared(there: Callable[[], bool], what: Path) -> None:
     """Wait until this process sees what another one wrote.
 
     Raises:
-      UserError: it does not, for `SHARED_SECONDS`.
+      UserError: it does not, for `files.SHARED_SECONDS`.
     """
-    deadline = time.monotonic() + SHARED_SECONDS
-    while not there():
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{what} does not show what another process wrote there: --output must lie on a "
-                "file system that all hosts share, and all must be given the same flags and data"
-            )
-        time.sleep(0.2)
+    files.await_shared(
+        there,
+        f"{what} does not show what another process wrote there: --output must lie on a file "
+        "system that all hosts share, and all must be given the same flags and data",
+    )
 
 
 def _read(path: Path) -> dict[str, Any] | None:

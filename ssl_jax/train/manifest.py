@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.core.files import replacing
 from ssl_jax.core.plain import from_json
 
 NAME = "manifest.json"
@@ -24,12 +25,10 @@ def write(folder: Path, **facts: Any) -> None:
       OSError: a file cannot be read, or the manifest not be written.
     """
     said = {"time": time.time(), "files": _digests(folder, _names(folder)), **facts}
-    temporary = folder / f".{NAME}.tmp"
-    with temporary.open("w") as file:
+    with replacing(folder / NAME) as temporary, temporary.open("w") as file:
         file.write(json.dumps(said | {"sha256": _own_digest(said)}, indent=1, sort_keys=True))
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / NAME)
 
 
 def read(folder: Path) -> dict[str, Any]:

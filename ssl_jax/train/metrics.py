@@ -14,8 +14,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from ssl_jax.core.files import write_json, write_text
 from ssl_jax.core.plain import from_json
-from ssl_jax.train.workdir import write_json, write_text
 
 _log = logging.getLogger(__name__)
 FLUSH = 30.0  # seconds between two times that events reach the disk

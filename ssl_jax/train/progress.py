@@ -1,7 +1,7 @@
 """What a person sees while a run goes: a live line in a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from rich.console import Console
@@ -17,36 +17,62 @@ def duration(seconds: float) -> str:
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
-class ProgressLine:
-    """step/total, loss, images per second, share of time spent waiting for data, MFU if known, time
-    to go.
+class Line:
+    """A live line in a terminal, else a plain one every ten seconds. A context manager.
+
+    Args:
+      count: how many are done, of all, in words.
+      done: at the start.
     """
 
-    def __init__(self, console: Console, start: int, total: int):
-        self._console, self._total = console, total
-        self._first: tuple[int, float] | None = None  # after compilation
+    def __init__(self, console: Console, count: Callable[[int], str], total: int, done: int = 0):
+        self._console, self._count = console, count
         self._printed = -PLAIN_SECONDS
         self._live = None
         if console.is_terminal:
             self._live = Progress(
-                TextColumn("step {task.completed:>6.0f}/{task.total:.0f}"),
+                TextColumn("{task.fields[count]}"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.description}"),
                 console=console,
                 transient=True,
                 refresh_per_second=4,
             )
-            self._task = self._live.add_task("compiling ...", total=total, completed=start)
+            self._task = self._live.add_task(
+                "compiling ...", total=total, completed=done, count=count(done)
+            )
+
+    def show(self, done: int, text: str, last: bool = False) -> None:
+        """Show `text`, if there is any; the `last` one is printed in any case."""
+        if self._live is not None:
+            self._live.update(self._task, completed=done, description=text, count=self._count(done))
+        elif text and (last or time.monotonic() - self._printed >= PLAIN_SECONDS):
+            self._printed = time.monotonic()
+            self._console.print(f"{self._count(done)}  {text}")
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
             self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+class ProgressLine(Line):
+    """step/total, loss, images per second, share of time spent waiting for data, MFU if known, time
+    to go.
+    """
+
+    def __init__(self, console: Console, start: int, total: int):
+        super().__init__(console, lambda step: f"step {step:>6}/{total}", total, start)
+        self._total = total
+        self._first: tuple[int, float] | None = None  # after compilation
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show the metrics of `step`."""
-        text = self._text(step, values)
-        if self._live is not None:
-            self._live.update(self._task, completed=step, description=text)
-        elif time.monotonic() - self._printed >= PLAIN_SECONDS or step == self._total:
-            self._printed = time.monotonic()
-            self._console.print(f"step {step:>6}/{self._total}  {text}")
+        self.show(step, self._text(step, values), last=step == self._total)
 
     def _text(self, step: int, values: Mapping[str, float]) -> str:
         parts = [
@@ -64,10 +90,3 @@ class ProgressLine:
             pace = (step - self._first[0]) / (now - self._first[1])
         parts.append(f"ETA {duration((self._total - step) / pace)}")
         return "  ".join(parts)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()

@@ -1,15 +1,13 @@
 """The folder of one run: its lock, its resolved config, and what may change when a run goes on."""
 
 import contextlib
-import fcntl
 import json
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_jax.core import distributed
+from ssl_jax.core import distributed, files
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 
@@ -27,9 +25,6 @@ FREE = (
 )
 
 
-SHARED_SECONDS = 30  # a network file system may show a file so much later
-
-
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} to {"a.b": 1}."""
     flat: dict[str, Any] = {}
@@ -39,18 +34,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write as `write_text` does."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write atomically: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -143,18 +126,8 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: not writable, or a trainer at work in it.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
-    except OSError as e:
-        raise UserError(f"cannot write to --workdir={workdir}: {e.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another trainer is at work in {workdir}; wait for it or give another --workdir"
-            ) from None
+    busy = f"another trainer is at work in {workdir}; wait for it or give another --workdir"
+    with files.locked(workdir, f"cannot write to --workdir={workdir}", busy):
         yield
 
 
@@ -166,7 +139,7 @@ def _prepared(
         if (workdir / "config.json").exists():
             check_resumable(read_config(workdir), config, workdir, defaults, accept)
         try:
-            write_json(workdir / "config.json", config)
+            files.write_json(workdir / "config.json", config)
         except OSError as e:
             raise UserError(f"cannot write to --workdir={workdir}: {e.strerror}") from None
         yield
@@ -174,12 +147,9 @@ def _prepared(
 
 def _check_shared(workdir: Path, config: Mapping[str, Any]) -> None:
     """Whether this process sees the config that the first one wrote."""
-    deadline = time.monotonic() + SHARED_SECONDS
-    while not (workdir / "config.json").exists() or read_config(workdir) != config:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"--workdir={workdir} on {socket.gethostname()} does not hold the config that "
-                "process 0 wrote: it must lie on a file system that all hosts share, and all must "
-                "be given the same flags and data"
-            )
-        time.sleep(0.2)
+    files.await_shared(
+        lambda: (workdir / "config.json").exists() and read_config(workdir) == config,
+        f"--workdir={workdir} on {socket.gethostname()} does not hold the config that process 0 "
+        "wrote: it must lie on a file system that all hosts share, and all must be given the same "
+        "flags and data",
+    )

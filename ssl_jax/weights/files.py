@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import replacing
 from ssl_jax.weights import torch_file
 
 FORMATS = (".safetensors", ".npz")  # that can be written
@@ -75,17 +76,15 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
     """
     if path.suffix not in FORMATS:
         raise UserError(f"{path}: give a file that ends in {' or '.join(FORMATS)}")
-    temporary = path.with_name(f".{path.name}.tmp")
     # safetensors takes the memory as it lies.
     tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
-        if path.suffix == ".safetensors":
-            safetensors.numpy.save_file(tensors, temporary, dict(metadata))
-        else:
-            _write_npz(temporary, tensors, metadata)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            if path.suffix == ".safetensors":
+                safetensors.numpy.save_file(tensors, temporary, dict(metadata))
+            else:
+                _write_npz(temporary, tensors, metadata)
     except (OSError, safetensors.SafetensorError) as e:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {_line(e)}") from None
 
 

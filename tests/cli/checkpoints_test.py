@@ -10,6 +10,7 @@ from absl.testing import absltest
 
 from ssl_jax import cli
 from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.core import files
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import CheckpointConfig, Checkpoints
 
@@ -19,7 +20,7 @@ class CheckpointsTest(absltest.TestCase):
         super().setUp()
         self.folder = Path(self.create_tempdir().full_path)
         config = configured("simclr:digits", [("checkpoint.keep", 3)])
-        workdir.write_json(self.folder / "config.json", Experiment.from_config(config).resolved())
+        files.write_json(self.folder / "config.json", Experiment.from_config(config).resolved())
         self.below = self.folder / "checkpoints"
         scores = {4: 0.5, 8: 0.9, 12: 0.7}
         with Checkpoints(self.below, CheckpointConfig(keep=3)) as checkpoints:

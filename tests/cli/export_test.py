@@ -16,6 +16,7 @@ from ssl_jax.cli.export import Run
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import write_json
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.weights import files, networks
@@ -35,8 +36,8 @@ def saved(folder, method, *overrides):
         )
 
     now = jax.tree.map(draw, made.abstract_state)
-    workdir.write_json(folder / "config.json", made.resolved())
-    workdir.write_json(folder / "summary.json", {"eval/knn_top1": 0.5, "train/loss": 1, "step": 3})
+    write_json(folder / "config.json", made.resolved())
+    write_json(folder / "summary.json", {"eval/knn_top1": 0.5, "train/loss": 1, "step": 3})
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(3, jax.device_put(now), {"data": "abc", "versions": {"jax": "1"}})
     return made, now

@@ -12,9 +12,9 @@ from absl.testing import absltest, parameterized
 from ssl_jax.cli import pretrained
 from ssl_jax.cli.experiment import Experiment, load_config, override
 from ssl_jax.cli.table import terminal
-from ssl_jax.core import tree
+from ssl_jax.core import files, tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.train import state, workdir
+from ssl_jax.train import state
 from ssl_jax.train.checkpoint import Checkpoints
 
 SMALL = (("backbone.width", 4), ("train.batch_size", 16), ("train.steps", 4))
@@ -35,7 +35,7 @@ def saved(folder, method="byol", seed=7):
     moved = jax.tree.map(lambda x: x + 1, start.params)
     start = dataclasses.replace(start, params=moved)
     Path(folder).mkdir(exist_ok=True)
-    workdir.write_json(Path(folder) / "config.json", made.resolved())
+    files.write_json(Path(folder) / "config.json", made.resolved())
     with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
         checkpoints.save(3, start, {})
     return jax.device_get(made.objective.encoder(start.params, start.extra))
@@ -108,7 +108,7 @@ class PretrainedTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "no run in"):
             pretrained.check(experiment("supervised", ("train.init_from", "/nowhere")))
         config = json.loads(json.dumps(experiment("simclr").resolved()))
-        workdir.write_json(Path(self.folder) / "config.json", config)
+        files.write_json(Path(self.folder) / "config.json", config)
         made = experiment("supervised", ("train.init_from", self.folder))
         with self.assertRaisesRegex(UserError, "holds no checkpoint yet"):
             pretrained.load(made, terminal())
