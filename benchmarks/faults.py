@@ -1,7 +1,7 @@
 """Does a run survive what happens to it? Real processes are killed and their files damaged, and
 what they end with is compared, bit by bit, with runs that nothing happened to.
 
-python benchmarks/faults.py [--kills=30] [--writes=20] [--only=kills,writes,damage,soak,tests]
+python benchmarks/faults.py [--kills=30] [--writes=20] [--only=kills,background,writes,...]
 
 Prints one JSON line; with --page docs/faults.md is written as well, from all that was measured so
 far (docs/faults.json). All runs have the same number of threads and share a compile cache.
@@ -35,15 +35,19 @@ KEPT = ROOT / "docs" / "faults.json"
 PAGE = ROOT / "docs" / "faults.md"
 
 
-def kills(method: str, count: int, steps: int = 300, every: int = 10) -> dict:
+def kills(method: str, count: int, wait: bool, steps: int = 300, every: int = 10) -> dict:
     """`count` SIGKILLs at random moments of a run of the recipe `digits`: four of five while it
     trains, the others while it starts; one of them while it evaluates.
+
+    Args:
+      wait: training waits for each save; else they are made in the background.
     """
     flags = (
         f"--config={method}:digits",
         *QUICK,
         f"--config.train.steps={steps}",
         f"--config.checkpoint.every={every}",
+        f"--config.checkpoint.wait={wait}",
         "--config.evals.every=100",
     )
     whole, killed = (Run(WORK / f"{method}_{name}", flags) for name in ("whole", "killed"))
@@ -238,17 +242,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--writes", type=int, default=20)
-    parser.add_argument("--only", default="kills,writes,damage,soak,tests")
+    parser.add_argument("--only", default="kills,background,writes,damage,soak,tests")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--page", action="store_true")
     flags = parser.parse_args()
     WORK.mkdir(exist_ok=True)
     found = {}
     for part in flags.only.split(","):
-        if part == "kills":
+        if part in ("kills", "background"):
             for method in flags.methods.split(","):
-                found[f"kills of {method}"] = kills(method, flags.kills)
-                print(method, found[f"kills of {method}"], file=sys.stderr, flush=True)
+                name = f"kills of {method}" + ", saves in the background" * (part != "kills")
+                found[name] = kills(method, flags.kills, wait=part == "kills")
+                print(name, found[name], file=sys.stderr, flush=True)
+                if flags.page:
+                    keep(found)
         elif part == "writes":
             found["kills while writing"] = writes(flags.writes)
         elif part == "damage":
@@ -308,8 +315,9 @@ that nothing happened to. Real processes, one device each, the recipes `METHOD:d
 of 32, killed by SIGKILL: one of five while it starts, one while it evaluates, the others while it
 trains. What is promised: [checkpoints](checkpoints.md).
 
-Saves are made in the background, so that a kill can cost one interval and what was trained while
-that save was being written; in runs this small a save takes as long as several steps."""
+By default saves are made in the background, so that a kill can cost one interval and what was
+trained while that save was being written; in runs this small a save takes as long as several steps.
+With `checkpoint.wait=True` training waits for each save."""
 
 
 def tests() -> dict:

@@ -7,6 +7,7 @@ ssl-jax checkpoints --workdir=W --prune --keep=1 --best=eval/knn_top1
 Exit code 1 if --verify finds a damaged one.
 """
 
+import dataclasses
 import datetime
 from pathlib import Path
 
@@ -37,11 +38,11 @@ def main(argv: list[str]) -> int:
     kept = Experiment.from_config(config, folder).checkpoint
     if (flags.keep or flags.keep_every or flags.best) and not flags.prune:
         raise UserError("--keep, --keep_every and --best go with --prune")
-    kept = CheckpointConfig(
-        kept.every,
-        command_line.whole("keep", flags.keep, default=kept.keep, least=1),
-        command_line.whole("keep_every", flags.keep_every, default=kept.keep_every),
-        flags.best or kept.best,
+    kept = dataclasses.replace(
+        kept,
+        keep=command_line.whole("keep", flags.keep, default=kept.keep, least=1),
+        keep_every=command_line.whole("keep_every", flags.keep_every, default=kept.keep_every),
+        best=flags.best or kept.best,
     )
     console = terminal()
     if flags.prune:

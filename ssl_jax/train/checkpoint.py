@@ -45,6 +45,8 @@ class CheckpointConfig:
 
     Attributes:
       every: steps between saves; 0 saves at the end only.
+      wait: training waits until each of them is on the disk, so that a run which is killed never
+        loses more than `every` steps; without, what it did meanwhile is lost too.
       keep: how many of the newest checkpoints stay.
       keep_every: those of steps that it divides stay too; 0 is none.
       best: the one with the highest value of this metric stays too, "eval/knn_top1" say; with the
@@ -52,6 +54,7 @@ class CheckpointConfig:
     """
 
     every: int = 100
+    wait: bool = False
     keep: int = 2
     keep_every: int = 0
     best: str = ""
@@ -129,7 +132,8 @@ class Checkpoints:
         metadata: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Copy `state` off the devices and write it in the background, after any earlier save.
+        """Copy `state` off the devices and write it in the background, after any earlier save; with
+        `CheckpointConfig.wait` until that is done.
 
         What fails is told to `warn` and stands in `failed`; the run goes on. A step that this
         process saved, or went on from, is not saved again.
@@ -159,6 +163,8 @@ class Checkpoints:
             self._fail(step, e)
             return
         self._writing = self._pool.submit(self._complete, step, response, dict(metrics or {}))
+        if self._config.wait:
+            self.wait()
 
     def wait(self) -> None:
         """Until nothing is being written."""

@@ -6,6 +6,7 @@ Kills and real runs: tests/faults.
 import dataclasses
 import json
 import shutil
+import threading
 import time
 from pathlib import Path
 from unittest import mock
@@ -101,6 +102,26 @@ class CheckpointTest(parameterized.TestCase):
             checkpoints.save(4, found.state, {})
             checkpoints.finish()
         self.assertEqual((self.folder / "4" / manifest.NAME).stat().st_mtime_ns, written)
+
+    def test_training_waits_for_a_save_if_asked(self):
+        done = threading.Event()
+        threading.Timer(1.0, done.set).start()
+
+        def slow(*args, **kwargs):
+            done.wait()
+            return write(*args, **kwargs)
+
+        write = manifest.write
+        with mock.patch.object(manifest, "write", slow):
+            with self.open(wait=True) as checkpoints:
+                checkpoints.save(4, state(0), {})
+                self.assertEqual(checkpoints.steps, [4])
+            done.clear()
+            with self.open() as checkpoints:
+                checkpoints.save(8, state(0), {})
+                self.assertEqual(checkpoints.steps, [4])
+                done.set()
+        self.assertEqual(self.open(reader=True).steps, [4, 8])
 
     def test_every_file_that_is_cut_flipped_or_gone_is_noticed(self):
         self.save(4)
