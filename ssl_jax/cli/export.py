@@ -111,7 +111,7 @@ def program(run: "Run", output: Path) -> int:
         raise UserError(f"cannot write --output={output}: {e.strerror}") from None
     shape = "x".join(map(str, (encoder.view.size, encoder.view.size, run.channels)))
     terminal().print(
-        f"{output}: {len(data) / 1e6:.1f} MB, for {', '.join(PLATFORMS)}: uint8 images "
+        f"{output}: {len(data) / 1e6:.2f} MB, for {', '.join(PLATFORMS)}: uint8 images "
         f"(any number)x{shape} to features of {encoder.feature_shape[0]}; docs/python.md"
     )
     return 0

@@ -29,7 +29,8 @@ class TrainConfig:
       epochs: passes over the data set, each of `examples // batch_size` steps.
       batch_size: images of a global batch, over all devices.
       seed: of everything random.
-      init_from: folder of another run: the backbone starts as that run's encoder.
+      init_from: folder of another run: the backbone starts as that run's encoder; or a file of
+        weights, ours or a public one: heads and averages that fit start from it too.
       log_every: steps between logged lines.
       nonfinite: what is done where a loss or gradient is not finite, after that update was undone:
         "stop" the run; "skip" up to `nonfinite_limit` such steps in a row; or "rollback", go back

@@ -2,15 +2,18 @@
 
 import contextlib
 import io
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from unittest import mock
 
 import cv2
+import jax
 import numpy as np
 import pyarrow.parquet as pq
 from absl.testing import absltest, parameterized
@@ -82,6 +85,37 @@ class EmbedTest(parameterized.TestCase):
         found = np.array(rows.slice(0, 5).to_pylist()).reshape(5, 4, 4, 8)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
+    @parameterized.parameters(("safetensors", "w.safetensors"), ("npz", "w.npz"), ("orbax", "w"))
+    def test_an_exported_file_is_the_same_encoder(self, form, name):
+        weights = self.folder / name
+        command("export", f"--workdir={self.run_folder}", f"--format={form}", f"--output={weights}")
+        images = open_source("digits", "eval").arrays[:8]
+        of_run, of_file = ssl_jax.load(self.run_folder), ssl_jax.load(weights)
+        np.testing.assert_array_equal(of_file(images), of_run(images))
+        self.assertEqual(of_file.config, of_run.config)
+        with self.assertRaisesRegex(UserError, "holds weights of one step"):
+            ssl_jax.load(weights, step=2)
+        both = [f"--data=npz:{self.folder / 'd.npz'}"]
+        np.savez(self.folder / "d.npz", images=images)
+        self.embed(*both)
+        out = self.folder / "f.npz"
+        self.assertIn(name, command("embed", f"--weights={weights}", f"--output={out}", *both))
+        with np.load(self.folder / "e.npz") as one, np.load(out) as other:
+            np.testing.assert_array_equal(one["features"], other["features"])
+
+    def test_a_program_of_a_run(self):
+        output = self.folder / "encoder.zip"
+        where = (f"--workdir={self.run_folder}", f"--output={output}", "--format=stablehlo")
+        self.assertIn("(any number)x16x16x1 to features of 16", command("export", *where))
+        with zipfile.ZipFile(output) as file:
+            program = jax.export.deserialize(bytearray(file.read("program.bin")))
+            card = json.loads(file.read("card.json"))
+        self.assertEqual(card["config"]["objective"]["name"], "simclr")
+        images = open_source("digits", "eval").arrays[:5]
+        encoder = ssl_jax.load(self.run_folder)
+        found, expected = program.call(encoder.crop(images)), encoder(images)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
     def test_a_folder_with_broken_images(self):
         images = self.folder / "some[1]"  # what looks like markup
         images.mkdir()
@@ -126,6 +160,7 @@ class EmbedTest(parameterized.TestCase):
         (("--step=3",), "no checkpoint of step 3; there are: 2, 4"),
         (("--data=folder:/nowhere",), "folder:/nowhere: no such folder"),
         (("--workdir=/nowhere",), "no run in /nowhere"),
+        (("--weights=w.safetensors",), "name either the folder of a run, --workdir=W, or a file"),
         (("--neighbours=3",), "unknown flag --neighbours; did you mean 'neighbors'"),
     )
     def test_refused_with_one_line(self, flags, message):
