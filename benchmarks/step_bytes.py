@@ -78,7 +78,8 @@ def one_side(args: argparse.Namespace) -> dict[str, Any]:
 def ours(chips: Any, images: int) -> str:
     """The text of SimCLR's compiled step on `images` views of half as many images."""
     from ssl_jax.cli.compile import with_spec
-    from ssl_jax.cli.experiment import Experiment, configured
+    from ssl_jax.cli.configs import configured
+    from ssl_jax.cli.experiment import Experiment
     from ssl_jax.train import aot
 
     changes = [("train.batch_size", images // 2), ("objective.view.recipe", "none")]

@@ -11,7 +11,7 @@ import re
 import statistics
 from pathlib import Path
 
-from ssl_jax.cli.experiment import methods
+from ssl_jax.cli.configs import methods
 from ssl_jax.cli.methods import describe
 
 ROOT = Path(__file__).parent.parent

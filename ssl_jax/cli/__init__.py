@@ -16,6 +16,7 @@ from ssl_jax.core.errors import UserError, suggest
 HELPERS = (
     "auto",
     "compile_worker",
+    "configs",
     "experiment",
     "flags",
     "load",

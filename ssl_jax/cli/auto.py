@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.cli.experiment import Experiment, configs_folder, load_file
+from ssl_jax.cli.configs import configs_folder, load_file
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import Source, open_source

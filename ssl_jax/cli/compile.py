@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.experiment import Experiment, Facts, configured, make_spec
+from ssl_jax.cli.configs import configured
+from ssl_jax.cli.experiment import Experiment, Facts, make_spec
 from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import DataConfig

@@ -33,6 +33,7 @@ def work(config: dict[str, Any], topology: str, slices: int, hlo: str) -> dict[s
     text goes to the file `hlo`, if named.
     """
     experiment = Experiment.from_config(config, devices=devices(topology, slices))
+    experiment.check_batch()
     report, text = aot.compile_step(
         experiment.objective,
         experiment.tx,

@@ -35,7 +35,6 @@ from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.results import Record, ResultsFile, key, named_files
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Encoder, Probe
-from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
@@ -147,7 +146,7 @@ def measure(
     """Measure what is not yet in `file`; yields what was asked of each checkpoint, without the
     answers. The names of data sets that cannot be measured go to `left_out`.
     """
-    experiment = Experiment.from_config(workdir.read_config(folder), folder)
+    experiment = Experiment.of_run(folder)
     checkpoints = Checkpoints(folder / "checkpoints", reader=True)
     with checkpoints, jax.set_mesh(experiment.mesh):
 

@@ -28,7 +28,6 @@ from ssl_jax.core.tree import count
 from ssl_jax.data.decode import EVAL_SHARE
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.embed.stablehlo import PLATFORMS, stablehlo
-from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.weights import files, networks, timm
 from ssl_jax.weights.networks import REST, STUDENT, TEACHER
@@ -131,7 +130,7 @@ class Run:
         Raises:
           UserError: there is no such run or checkpoint.
         """
-        experiment = Experiment.from_config(workdir.read_config(folder), folder)
+        experiment = Experiment.of_run(folder)
         checkpoints = Checkpoints(folder / "checkpoints", reader=True)
         with checkpoints, jax.set_mesh(experiment.mesh):
             number = next(steps_of(folder, checkpoints, step, None))

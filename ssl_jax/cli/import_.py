@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli import orbax
-from ssl_jax.cli.experiment import load_config, override
+from ssl_jax.cli.configs import load_config, override
 from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
 from ssl_jax.weights import files, networks

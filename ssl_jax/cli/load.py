@@ -17,7 +17,7 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.objectives import base as objectives
 from ssl_jax.objectives.base import Probe
-from ssl_jax.train import state, workdir
+from ssl_jax.train import state
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.weights import networks
 
@@ -61,7 +61,7 @@ def load(
 
 def from_run(folder: Path, step: int | None, mesh: jax.sharding.Mesh) -> Encoder:
     """The encoder of a checkpoint, the newest where `step` is None."""
-    experiment = Experiment.from_config(workdir.read_config(folder), folder)
+    experiment = Experiment.of_run(folder)
     placed = state.shardings(experiment.abstract_state, sharding.MeshConfig(), mesh)
     objective, config = experiment.objective, experiment.raw
     with Checkpoints(folder / "checkpoints", reader=True) as checkpoints, jax.set_mesh(mesh):

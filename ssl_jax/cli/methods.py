@@ -6,7 +6,7 @@ import inspect
 from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.experiment import configs_folder, methods
+from ssl_jax.cli.configs import configs_folder, methods
 from ssl_jax.cli.table import terminal
 from ssl_jax.objectives.base import Objective
 

@@ -15,7 +15,7 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Tree
 from ssl_jax.objectives.base import Encoder
-from ssl_jax.train import state, workdir
+from ssl_jax.train import state
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.state import Given
 from ssl_jax.weights import networks
@@ -56,7 +56,7 @@ def load(experiment: Experiment, console: Console) -> Given | None:
         _tell(console, name, weights, found)
         return _placed(experiment, found)
     folder = Path(name)
-    other = _open(folder)
+    other = Experiment.of_run(folder)
     placed = state.shardings(other.abstract_state, experiment.sections["mesh"], experiment.mesh)
     with Checkpoints(folder / "checkpoints", reader=True) as checkpoints:
         step = checkpoints.latest
@@ -79,7 +79,7 @@ def check(experiment: Experiment) -> None:
     """
     name = experiment.train.init_from
     if name and _is_run(Path(name)):
-        other = _open(Path(name))
+        other = Experiment.of_run(Path(name))
         now = other.abstract_state
         encoder = jax.eval_shape(other.objective.encoder, now.params, now.extra)
         fit(_backbone(encoder), own_backbone(experiment), name)
@@ -194,10 +194,6 @@ def fit(given: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[T
 def _is_run(path: Path) -> bool:
     """A folder that is no exported checkpoint is taken for a run's, of which more can be said."""
     return not path.is_file() and not orbax.is_exported(path) and not path.suffix
-
-
-def _open(folder: Path) -> Experiment:
-    return Experiment.from_config(workdir.read_config(folder), folder)
 
 
 def _backbone(encoder: Encoder) -> tuple[Tree, Tree]:

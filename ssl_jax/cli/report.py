@@ -16,8 +16,9 @@ from typing import Any
 import jax
 
 from ssl_jax.cli import flags as command_line
+from ssl_jax.cli.configs import load_method
 from ssl_jax.cli.evaluate import NEWEST, workdirs
-from ssl_jax.cli.experiment import Experiment, load_method
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import NAMES, SCORES, terminal
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
@@ -81,7 +82,7 @@ def examine(run: Run, folder: Path, step: int, count: int, flags: Any) -> None:
       UserError: its data are not there, or no such checkpoint.
     """
     run.facts |= of_config(run, folder)
-    experiment = Experiment.from_config(dict(run.config), folder)
+    experiment = Experiment.of_run(folder)
     run.facts["method"] = about(experiment)
     run.facts["parameters"] = (
         f"{tree.count(experiment.abstract_state.params):,} trained, of which "

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ssl_jax.cli.experiment import Experiment, load_config
+from ssl_jax.cli.configs import load_config
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import config as checked
 from ssl_jax.core.errors import UserError

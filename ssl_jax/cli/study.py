@@ -16,7 +16,7 @@ from typing import Any
 
 from ssl_jax import cli
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.experiment import load_config
+from ssl_jax.cli.configs import load_config
 from ssl_jax.cli.restart import newest
 from ssl_jax.cli.results import FORMATS, Row, ordered, shown, text_of
 from ssl_jax.core.errors import UserError, suggest

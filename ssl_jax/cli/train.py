@@ -13,7 +13,8 @@ from rich.console import Console
 
 from ssl_jax.cli import auto, pretrained, restart
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.experiment import Experiment, configured, override
+from ssl_jax.cli.configs import configured, override
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import final_table, terminal
 from ssl_jax.cli.training import Training
 from ssl_jax.core import distributed, tree
@@ -70,6 +71,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     config.pop("spec", None)  # it follows from the rest
     experiment = Experiment.from_config(config, folder)
     # All that a user can get wrong is checked before a file is written.
+    experiment.check_batch()
     resolved = experiment.resolved()
     if not (folder / "config.json").exists():
         pretrained.check(experiment)

@@ -11,7 +11,8 @@ import numpy as np
 
 from ssl_jax.augment.recipes import augment, pixels
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.cli.configs import configured
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import eval_arrays

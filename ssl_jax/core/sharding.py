@@ -4,6 +4,8 @@ Objectives are written for the whole global batch and never name an axis; the co
 collectives that these shardings imply.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +91,19 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     except ValueError as e:
         raise UserError(f"mesh: {asked} does not fit {slices} slice(s): {e}") from None
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def fitting(config: MeshConfig, devices: Sequence[Any]) -> MeshConfig:
+    """`config` if its mesh fits `devices`, else one for all of them that splits the state over as
+    many as it can of those that `config` asks for.
+    """
+    try:
+        make_mesh(config, devices)
+    except UserError:
+        slices = len({getattr(device, "slice_index", 0) for device in devices})
+        split = math.gcd(len(devices) // slices, max(config.fsdp, 1))
+        return dataclasses.replace(config, replica=slices, data=-1, fsdp=split)
+    return config
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from absl.testing import absltest
 
 from ssl_jax import cli
-from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.cli.configs import configured
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import files
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import CheckpointConfig, Checkpoints

@@ -11,7 +11,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax import cli
 from ssl_jax.cli import compile as command
 from ssl_jax.cli import compile_worker
-from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.cli.configs import configured
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
 
 GIB = 2**30

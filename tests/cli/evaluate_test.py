@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,18 @@ class EvaluateTest(parameterized.TestCase):
 
     def read(self, name):
         return ResultsFile(self.folder / name).read()
+
+    def test_a_run_of_a_mesh_that_is_not_here(self):
+        self.evaluate("--eval=knn", results="here.jsonl")
+        there = self.folder / "there"
+        shutil.copytree(self.folder / "run0", there)
+        config = json.loads((there / "config.json").read_text())
+        config["mesh"] |= {"data": 4, "fsdp": 16}
+        config["train"]["batch_size"] = 17
+        (there / "config.json").write_text(json.dumps(config))
+        self.evaluate("--eval=knn", runs="there", results="there.jsonl")
+        here, there = (self.read(f"{name}.jsonl")[0]["results"] for name in ("here", "there"))
+        self.assertEqual(here, there)
 
     def test_a_sweep_over_steps_and_settings(self):
         sweep = ("--eval=knn", "--step=all", "--sweep=k=1,5", "--sweep=stage=-1,-2")

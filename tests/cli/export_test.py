@@ -11,7 +11,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.cli import parts, pretrained, run
-from ssl_jax.cli.experiment import Experiment, load_config, methods, override
+from ssl_jax.cli.configs import load_config, methods, override
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.export import Run
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import tree

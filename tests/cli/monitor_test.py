@@ -10,7 +10,8 @@ from absl.testing import absltest
 from rich.console import Console
 
 from ssl_jax import cli
-from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.cli.configs import configured
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.train import announce
 from ssl_jax.core.errors import UserError
 from ssl_jax.train import workdir

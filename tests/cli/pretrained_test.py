@@ -10,7 +10,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.cli import pretrained
-from ssl_jax.cli.experiment import Experiment, load_config, override
+from ssl_jax.cli.configs import load_config, override
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import files, tree
 from ssl_jax.core.errors import UserError

@@ -10,7 +10,8 @@ from absl.testing import absltest
 from ssl_jax import cli
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.cli import training
-from ssl_jax.cli.experiment import Experiment, load_config, override
+from ssl_jax.cli.configs import load_config, override
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import sharding
 from ssl_jax.data.pipeline import prefetch_to_device
 from ssl_jax.train import refresh, state

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
 from ssl_jax.cli import study, train
-from ssl_jax.cli.experiment import configured
+from ssl_jax.cli.configs import configured
 from ssl_jax.core.errors import UserError
 from ssl_jax.train.metrics import read_metrics
 

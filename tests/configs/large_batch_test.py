@@ -5,7 +5,8 @@ import math
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.experiment import Experiment, load_config, override
+from ssl_jax.cli.configs import load_config, override
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.optim.factory import make_schedule
 from tests.configs.recipes_test import Data
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.experiment import Experiment, load_config, methods
+from ssl_jax.cli.configs import load_config, methods
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.methods import recipes
 from ssl_jax.data.sources import ArraySource
 

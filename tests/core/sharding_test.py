@@ -60,6 +60,18 @@ class ShardingTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             sharding.make_mesh(config, [Chip(i, i % slices) for i in range(8)])
 
+    @parameterized.parameters(
+        (MeshConfig(fsdp=4), 8, 1, MeshConfig(fsdp=4)),
+        (MeshConfig(data=2, fsdp=8), 8, 1, MeshConfig(data=-1, fsdp=8)),
+        (MeshConfig(data=2, fsdp=8), 4, 1, MeshConfig(data=-1, fsdp=4)),
+        (MeshConfig(replica=4, fsdp=6), 8, 2, MeshConfig(replica=2, fsdp=2)),
+        (MeshConfig(replica=2, fsdp=-1), 3, 1, MeshConfig()),
+    )
+    def test_a_mesh_for_other_devices(self, config, devices, slices, expected):
+        chips = [Chip(i, i % slices) for i in range(devices)]
+        self.assertEqual(sharding.fitting(config, chips), expected)
+        self.assertEqual(sharding.make_mesh(expected, chips).size, devices)
+
     def test_slices_of_unequal_size(self):
         with self.assertRaisesRegex(UserError, "2x-1x1 does not fit 2 slice"):
             sharding.make_mesh(MeshConfig(replica=2), [Chip(i, int(i > 2)) for i in range(8)])

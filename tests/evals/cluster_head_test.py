@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.augment.recipes import prepare
-from ssl_jax.cli.experiment import methods
+from ssl_jax.cli.configs import methods
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View

@@ -26,7 +26,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from ssl_jax.cli import flags
-from ssl_jax.cli.experiment import Experiment, configured, override
+from ssl_jax.cli.configs import configured, override
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import decode, files, reader, records
 from ssl_jax.data.sources import held_out, open_source

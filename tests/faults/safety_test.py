@@ -21,7 +21,8 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from ssl_jax import cli
-from ssl_jax.cli.experiment import Experiment, configured
+from ssl_jax.cli.configs import configured
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import credentials
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import masks
@@ -155,7 +156,7 @@ class CodeTest(parameterized.TestCase):
         if path.is_relative_to(ROOT / "ssl_jax"):
             found += ["any format"] if name == "Image.open" and "formats" not in given else []
             # Configs and methods are Python files that the user names.
-            found += ["code"] if last == "exec_module" and path.name != "experiment.py" else []
+            found += ["code"] if last == "exec_module" and path.name != "configs.py" else []
         return found
 
     def test_the_search_finds_something(self):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.experiment import Experiment, load_config, override
+from ssl_jax.cli.configs import load_config, override
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.sources.digits import WORDS

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.cli.experiment import Experiment, load_config, load_method, methods, override
+from ssl_jax.cli.configs import load_config, load_method, methods, override
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import rng
 from ssl_jax.objectives.base import Objective
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.experiment import methods
+from ssl_jax.cli.configs import methods
 from ssl_jax.core import sharding
 from ssl_jax.train import aot, chips, costs, flops, state
 from ssl_jax.train.step import make_train_step

@@ -1,0 +1,138 @@
+"""Configs and the files that they name: found, read, overridden."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import pkgutil
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+import ssl_jax
+from ssl_jax import objectives
+from ssl_jax.core.errors import UserError, suggest
+
+NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint", "evals")
+
+
+def methods() -> list[str]:
+    """Names of all methods: the modules of `ssl_jax.objectives`."""
+    found = pkgutil.iter_modules(objectives.__path__)
+    return sorted(m.name for m in found if not m.ispkg and m.name != "base")
+
+
+def load_method(name: str, run: Path | None = None) -> types.ModuleType:
+    """The module of a method: one of ours by its name, or the user's own by the path of its file.
+
+    A file within the folder `run` is not executed: a run that somebody was given is data, and
+    must not bring code along.
+
+    Raises:
+      UserError: there is none, it lies in `run`, or it defines no `make`.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UserError(f"no method file {name!r}")
+        if run is not None and Path(name).resolve().is_relative_to(run.resolve()):
+            raise UserError(
+                f"the method file {name} lies in the folder of a run, which holds no code; move "
+                "it out of there and give its path, --config.objective.name=PATH.py"
+            )
+        module = load_file(Path(name), "method")
+        if not hasattr(module, "make"):
+            raise UserError(f"{name} is no method: it defines no make(backbone, spec, **hyper)")
+        return module
+    if name not in methods():
+        raise UserError(f"unknown method {name!r}; {suggest(name, methods())}")
+    return importlib.import_module(f"ssl_jax.objectives.{name}")
+
+
+def load_file(path: Path, kind: str) -> types.ModuleType:
+    """The module in a file; `kind` tells it from others of its name.
+
+    Raises:
+      UserError: it is no Python.
+    """
+    spec = importlib.util.spec_from_file_location(f"ssl_jax_{kind}_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as e:
+        raise UserError(f"{path}, line {e.lineno}: {e.msg}") from None
+    return module
+
+
+def configs_folder() -> Path:
+    """Where the shipped configs lie: beside the package in a checkout, inside it in a wheel."""
+    package = Path(ssl_jax.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def load_config(spec: str) -> dict[str, Any]:
+    """The config that `spec` names, "PATH.py:RECIPE" or "METHOD:RECIPE", as nested plain dicts.
+
+    Raises:
+      UserError: no such file, method or recipe; lists those there are.
+    """
+    name, _, recipe = spec.partition(":")
+    candidates = [Path(name), Path("configs") / f"{name}.py", configs_folder() / f"{name}.py"]
+    path = next((p for p in candidates if p.suffix == ".py" and p.is_file()), None)
+    if path is None:
+        known = [p.stem for p in configs_folder().glob("*.py") if p.stem in methods()]
+        raise UserError(f"no config {name!r}; {suggest(Path(name).stem, known)}")
+    _shipped_configs_importable()
+    module = load_file(path, "config")
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} is no config: it defines no get_config(arg)")
+    made = module.get_config(recipe) if recipe else module.get_config()
+    return made.to_dict() if isinstance(made, ml_collections.ConfigDict) else dict(made)
+
+
+def _shipped_configs_importable() -> None:
+    """Let any config file say `from configs import common`, wherever it lies itself."""
+    if "configs" not in sys.modules:
+        package = types.ModuleType("configs")
+        package.__path__ = [str(configs_folder())]
+        package.__spec__ = importlib.machinery.ModuleSpec("configs", None, is_package=True)
+        sys.modules["configs"] = package
+
+
+def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> None:
+    """Set dotted keys of the nested dicts `config` in place; the types are checked when it is
+    built.
+
+    Raises:
+      UserError: a key whose section does not exist.
+    """
+    for key, value in overrides:
+        *sections, last = key.split(".")
+        at = config
+        for i, section in enumerate(sections):
+            if i == 0 and section not in NAMES:
+                raise UserError(f"unknown config section {section!r}; " + suggest(section, NAMES))
+            at = at.setdefault(section, {})
+            if not isinstance(at, dict):
+                raise UserError(f"config key {key!r}: {section!r} holds a value, not a section")
+        if not sections:
+            raise UserError(
+                f"config key {key!r} names no section; write --config.SECTION.KEY=VALUE"
+            )
+        at[last] = value
+
+
+def configured(
+    spec: str, overrides: Sequence[tuple[str, Any]], data: str = "", eval_data: str = ""
+) -> dict[str, Any]:
+    """The config that `spec` names, with the data of the command line and then the overrides."""
+    config = load_config(spec)
+    given = {"data.train": data, "data.eval": eval_data}
+    override(config, [(key, value) for key, value in given.items() if value])
+    override(config, overrides)
+    return config
