@@ -43,7 +43,7 @@ class DataTest(absltest.TestCase):
     def test_a_file_that_disappears_while_the_run_goes(self):
         place = self.images()
         many = "--config.data.max_bad_fraction=0.05"
-        run = self.run_on(place, "run", "--config.train.steps=2000", many)
+        run = self.run_on(place, "run", "--config.train.steps=600", many)
         process = run.start()
         run.wait(process, lambda: run.reached() >= 12)
         (place / "0005.png").unlink()
@@ -53,7 +53,7 @@ class DataTest(absltest.TestCase):
         self.assertIn("0005.png", err)
         self.assertNotIn("Traceback", err)
         # The rest is another set of images, which is not taken without a word.
-        said = run.end("--config.train.stop_at=1990", code=2)
+        said = run.end("--config.train.stop_at=590", code=2)
         self.assertRegex(said, "holds a run with another config: spec.num_examples .was 128, now 1")
 
     def test_a_folder_that_grew_between_two_parts(self):
