@@ -53,12 +53,12 @@ def campaign(name: str, examples: int, args: argparse.Namespace) -> dict:
         command = [sys.executable, __file__, "--worker", f"--kinds={name}", f"--examples={some}"]
         command += [f"--seed={args.seed * 1000 + number}", f"--keep={keep}"]
         run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        out = watch(run, keep / "now")
+        out, err = watch(run, keep / "now")
         if out is None:
             faults["hang"] += 1
         elif run.returncode:
             faults[f"crash, exit code {run.returncode}"] += 1
-            print(f"{keep}: {(run.stderr.read() if run.stderr else '')[-500:]}", file=sys.stderr)
+            print(f"{keep}: {err[-500:]}", file=sys.stderr)
         else:
             part = json.loads(out.splitlines()[-1])
             counts.update(part["counts"])
@@ -69,16 +69,17 @@ def campaign(name: str, examples: int, args: argparse.Namespace) -> dict:
     return found
 
 
-def watch(run: subprocess.Popen, now: Path) -> str | None:
-    """What a worker printed; None where it was at one example for too long, and was killed."""
+def watch(run: subprocess.Popen, now: Path) -> tuple[str | None, str]:
+    """What a worker printed, and its errors; None where it was at one example for too long, and was
+    killed.
+    """
     while True:
         try:
-            return run.communicate(timeout=HANG)[0]
+            return run.communicate(timeout=HANG)
         except subprocess.TimeoutExpired:
             if not now.exists() or time.time() - now.stat().st_mtime > HANG:
                 run.kill()
-                run.wait()
-                return None
+                return None, run.communicate()[1]
 
 
 def work(name: str, examples: int, number: int, keep: Path) -> dict:

@@ -3,6 +3,9 @@
 `python benchmarks/fuzz.py` does more of the same, in processes of their own.
 """
 
+import struct
+
+import pytest
 from absl.testing import absltest, parameterized
 from hypothesis import HealthCheck, given, settings
 
@@ -29,6 +32,25 @@ class FuzzFilesTest(parameterized.TestCase):
 
         with fuzzing.sandbox():
             examine()
+
+    def test_some_bits_of_a_parquet_footer(self):
+        self.flip_footers(211)
+
+    @pytest.mark.full
+    def test_every_bit_of_a_parquet_footer(self):
+        self.flip_footers(1)
+
+    def flip_footers(self, stride):
+        """Some of them ended the process, when Arrow was asked for a column's size."""
+        check = fuzzing.kinds()["parquet"].check
+        for whole in fuzzing.parquets():
+            (size,) = struct.unpack("<I", whole[-8:-4])
+            begin = len(whole) - 8 - size
+            with fuzzing.sandbox():
+                for bit in range(0, 8 * size, stride):
+                    data = bytearray(whole)
+                    data[begin + bit // 8] ^= 1 << bit % 8
+                    self.assertIn(check(bytes(data)), ("fine", "counted", "refused"), bit)
 
     def test_whole_files_are_fine(self):
         with fuzzing.sandbox():

@@ -6,6 +6,7 @@ makes files that can be read in any order.
 """
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +32,7 @@ LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "cls")
 CAPTION_COLUMNS = ("captions", "caption", "text", "txt")
 NAME_COLUMNS = ("file_name", "filename", "path")
 CACHE_BYTES = 2 << 30
-MAX_GROUP_BYTES = 8 << 30  # of a row group's images
+MAX_GROUP_BYTES = 8 << 30  # of a row group
 _OPENERS = 16  # files whose ends are read side by side
 
 
@@ -93,13 +94,14 @@ class ParquetSource(Source):
         return f"row {row} of row group {number} of {table.path}"
 
     def fingerprint(self) -> str:
-        """Digest of the file names, of where their columns lie in them, and of the labels."""
+        """Digest of the file names, of their footers (where all columns lie, the range of their
+        values), and of the labels.
+        """
         digest = hashlib.blake2b(digest_size=16)
-        for table, g in self._groups:
-            group = table.metadata.row_group(g)
-            chunks = [group.column(c) for c in range(group.num_columns)]
-            places = [(c.path_in_schema, c.file_offset, c.total_compressed_size) for c in chunks]
-            digest.update(f"{Path(table.path).name} {group.num_rows} {places}\n".encode())
+        for table in self._tables:
+            digest.update(f"{Path(table.path).name}\n".encode())
+            table.metadata.write_metadata_file(footer := io.BytesIO())
+            digest.update(footer.getbuffer())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return digest.hexdigest()
@@ -145,24 +147,18 @@ class ParquetSource(Source):
 
     def _check_size(self) -> None:
         """Raises `UserError` for a row group that is too large, warns of slow sets."""
-        sizes = [
-            sum(
-                group.column(c).total_uncompressed_size
-                for c in range(group.num_columns)
-                if group.column(c).path_in_schema.partition(".")[0] == self._image
-            )
-            for group in (table.metadata.row_group(g) for table, g in self._groups)
-        ]
+        # Of all columns: to ask one of a damaged footer ends the process (pyarrow 26.0.1).
+        sizes = [t.metadata.row_group(g).total_byte_size for t, g in self._groups]
         if max(sizes) > MAX_GROUP_BYTES:
             table, number = self._groups[int(np.argmax(sizes))]
             raise UserError(
-                f"{self.name}: row group {number} of {table.path} holds {max(sizes) >> 30} GiB of "
-                f"images and is read whole; write groups of at most {MAX_GROUP_BYTES >> 30} GiB"
+                f"{self.name}: row group {number} of {table.path} holds {max(sizes) >> 30} GiB and "
+                f"is read whole; write groups of at most {MAX_GROUP_BYTES >> 30} GiB"
             )
         size = sum(sizes)
         if size > CACHE_BYTES:
             logging.warning(
-                "%s: %.1f GiB of images, in row groups that are decoded whole; %.1f GiB are kept, "
+                "%s: %.1f GiB in row groups that are decoded whole; %.1f GiB are kept, "
                 "so random order is slow; `ssl-jax prepare` makes files for it",
                 self.name,
                 size / 2**30,
