@@ -5,6 +5,8 @@ where something goes wrong.
 import contextlib
 import dataclasses
 import importlib.metadata
+import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -79,7 +81,7 @@ class Training:
         self._total, self._end = total, min(experiment.train.stop_at or total, total)
         self._fingerprint = distributed.agreed(experiment.source.fingerprint)
         self._checkpoints = Checkpoints(
-            folder / "checkpoints", experiment.checkpoint, warn=self._warn
+            folder / "checkpoints", experiment.checkpoint, warn=self._warn_of_disk
         )
         self.last: dict[str, float] = {}  # of every metric, in the process that writes them
 
@@ -272,6 +274,14 @@ class Training:
 
     def _warn(self, text: str) -> None:
         self._console.print(text, style="bold red", markup=False)
+
+    def _warn_of_disk(self, text: str) -> None:
+        """Each process has its own, so each tells, though only the first has a console."""
+        if distributed.primary():
+            self._warn(text)
+        else:
+            name = f"process {jax.process_index()} ({socket.gethostname()})"
+            print(f"ssl-jax: {name}: {text}", file=sys.stderr, flush=True)
 
 
 def alarmed(

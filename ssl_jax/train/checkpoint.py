@@ -34,8 +34,7 @@ _log = logging.getLogger(__name__)
 SLOW = 30.0  # seconds that training waits for the last save before it says so
 DAMAGED = ".damaged"  # at the end of the name of a folder that was set aside
 ASIDE = 3  # so many of those stay
-# In the background a folder that cannot be made is waited for.
-_OPTIONS = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+PATIENCE = 600  # seconds that processes wait for the one whose part is not written yet
 _HALF = "*.orbax-checkpoint-tmp*"
 
 
@@ -155,7 +154,11 @@ class Checkpoints:
         self._clear()
         self._last, self.failed = step, ""
         try:
-            with ocp.Context(async_options=_OPTIONS):
+            # In the background a folder that cannot be made is waited for.
+            options = ocp.options.AsyncOptions(
+                create_directories_asynchronously=False, timeout_secs=PATIENCE
+            )
+            with ocp.Context(async_options=options):
                 response = ocp.save_async(
                     self._path(step), state, overwrite=True, custom_metadata=dict(metadata)
                 )
@@ -267,7 +270,7 @@ class Checkpoints:
         self.failed = _reason(error)
         if distributed.primary():
             shutil.rmtree(self._path(step), ignore_errors=True)
-            self._warn(f"step {step} could not be saved, training goes on: {self.failed}")
+        self._warn(f"step {step} could not be saved, training goes on: {self.failed}")
 
     def _clear(self) -> None:
         """Remove what saves that came to nothing left; none may be under way."""

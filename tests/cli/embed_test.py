@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from ssl_jax import cli
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import open_source
 from ssl_jax.embed import run
+from tests.faults.runs import meeting
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -180,10 +180,8 @@ class EmbedTest(parameterized.TestCase):
     def test_two_processes_write_one_file(self):
         self.embed("--split=eval", "--batch_size=32")
         env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            meeting = f"--coordinator=127.0.0.1:{s.getsockname()[1]}"
-        places = [(meeting, "--num_processes=2", f"--process_id={i}") for i in range(2)]
+        together = meeting()
+        places = [(together, "--num_processes=2", f"--process_id={i}") for i in range(2)]
         flags = ("--split=eval", "--batch_size=32", "--neighbors=2")
         where = (f"--workdir={self.run_folder}", f"--output={self.folder / 'two.npz'}")
         both = [

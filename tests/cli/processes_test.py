@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from absl.testing import absltest
 from ssl_jax import cli
 from ssl_jax.core.distributed import LOST
 from ssl_jax.train.metrics import read_metrics
+from tests.faults.runs import meeting
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -46,11 +46,9 @@ CLUSTERS = (
 def start(*argv, processes=1, devices=1):
     """`ssl-jax train` in so many processes with so many devices each."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        meeting = f"--coordinator=127.0.0.1:{s.getsockname()[1]}"
+    where = meeting()
     places = [
-        (meeting, f"--num_processes={processes}", f"--process_id={i}") for i in range(processes)
+        (where, f"--num_processes={processes}", f"--process_id={i}") for i in range(processes)
     ]
     return [
         subprocess.Popen(

@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 from absl.testing import absltest
 
-from tests.faults.runs import TINY, Run
+from tests.faults.runs import TINY, Run, ended, two
 
 FLAGS = (*TINY, "--config.train.steps=400", "--config.checkpoint.every=20")
 FLAGS = (*FLAGS, "--config.evals.every=-1")
 
 
+# A method whose processes wait for each other's parts of a checkpoint for ten seconds.
+HASTY = """
+from ssl_jax.objectives.simclr import make
+from ssl_jax.train import checkpoint
+
+checkpoint.PATIENCE = 10
+"""
 HALF = ".orbax-checkpoint-tmp"  # cleared when a save or a run begins
 
 
@@ -25,6 +32,11 @@ def mounted(folder: Path) -> bool:
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True
     )
     return done.returncode == 0
+
+
+def at_most(size: int):
+    """For a process that shall write no larger file."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 @pytest.mark.full
@@ -119,11 +131,7 @@ class DiskTest(absltest.TestCase):
     def test_files_that_may_not_grow(self):
         """As a quota does it; without root."""
         run = Run(self.folder / "small", FLAGS)
-
-        def small():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
-
-        process = run.start(preexec=small)
+        process = run.start(preexec=at_most(30_000))
         out, err = process.communicate(timeout=300)
         self.assertEqual(process.returncode, 2, out + err)
         self.assertRegex(out, "step 20 could not be saved, training goes on")
@@ -132,6 +140,23 @@ class DiskTest(absltest.TestCase):
         shutil.rmtree(run.folder)
         run.end()
         self.assertEqual(run.differences(self.whole), [])
+
+    def test_one_of_two_processes_cannot_write(self):
+        method = self.folder / "hasty.py"
+        method.write_text(HASTY)
+        split = ("--config.mesh.fsdp=2", "--config.mesh.fsdp_min_size=1")
+        flags = (*FLAGS, *split, "--config.train.steps=30", f"--config.objective.name={method}")
+        run = Run(self.folder / "two", flags)
+        processes = two(run, preexecs=(None, at_most(3_000)))
+        (out, _), (_, err) = (process.communicate(timeout=600) for process in processes)
+        self.assertEqual([process.returncode for process in processes], [2, 2], out + err)
+        self.assertRegex(out, "step 20 could not be saved, training goes on: Timeout")
+        self.assertRegex(err, r"process 1 \(.*\): step 20 could not be saved.*File too large")
+        self.assertEqual(run.reached(), 30)
+        self.assertEqual(self.complete(run), [])
+        for process in two(run):
+            ended(process)
+        self.assertEqual(self.complete(run), [20, 30])
 
 
 if __name__ == "__main__":

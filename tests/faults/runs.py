@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,6 +134,22 @@ class Run:
         a, b = self.arrays(), other.arrays()
         found += sorted(a.keys() ^ b.keys())
         return found + [k for k in a.keys() & b.keys() if a[k].tobytes() != b[k].tobytes()]
+
+
+def meeting() -> str:
+    """The flag by which several processes find each other, with a port that is free."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return f"--coordinator=127.0.0.1:{s.getsockname()[1]}"
+
+
+def two(run: Run, *more: str, preexecs: Sequence[Callable[[], None] | None] = (None, None)) -> list:
+    """Both processes of a run in two."""
+    where = meeting()
+    return [
+        run.start(where, "--num_processes=2", f"--process_id={i}", *more, preexec=preexec)
+        for i, preexec in enumerate(preexecs)
+    ]
 
 
 def ended(process, code: int = 0) -> str:

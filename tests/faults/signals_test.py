@@ -1,14 +1,13 @@
 """Asked to end: what is saved, the exit code, and that the next part goes on as if nothing were."""
 
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from absl.testing import absltest
 
-from tests.faults.runs import HANGS, TINY, Run, ended
+from tests.faults.runs import HANGS, TINY, Run, ended, two
 
 FLAGS = (*TINY, "--config.train.steps=300", "--config.checkpoint.every=100")
 
@@ -84,28 +83,20 @@ class SignalsTest(absltest.TestCase):
 
     def test_one_of_two_processes_is_told_and_both_save_the_same_step(self):
         run = self.run_of("two", "--config.train.steps=100000", "--config.evals.every=-1")
-        process = self.two(run)
+        process = two(run)
         run.wait(process[0], lambda: run.reached() >= 3)
         process[1].send_signal(signal.SIGTERM)
         outs = [p.communicate(timeout=300) for p in process]
         self.assertEqual([p.returncode for p in process], [75, 75], outs)
         (at,) = [int(p.name) for p in (run.folder / "checkpoints").iterdir()]
         self.assertIn(f"saved at step {at}", outs[0][0])
-        both = self.two(run, f"--config.train.stop_at={at + 5}")
+        both = two(run, f"--config.train.stop_at={at + 5}")
         outs = [ended(p) for p in both]
         self.assertIn(f"going on from the checkpoint of step {at}", outs[0])
         whole = self.run_of("whole", "--config.train.steps=100000", "--config.evals.every=-1")
-        for process in self.two(whole, f"--config.train.stop_at={at + 5}"):
+        for process in two(whole, f"--config.train.stop_at={at + 5}"):
             ended(process)
         self.assertEqual(run.metrics(), whole.metrics())
-
-    def two(self, run, *more):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            meeting = f"--coordinator=127.0.0.1:{s.getsockname()[1]}"
-        return [
-            run.start(meeting, "--num_processes=2", f"--process_id={i}", *more) for i in range(2)
-        ]
 
 
 if __name__ == "__main__":
