@@ -6,6 +6,8 @@ the last of its files; so what a dying process or a full disk left half done is 
 whole. Older ones go only after that.
 """
 
+import contextlib
+import ctypes
 import logging
 import shutil
 import sys
@@ -262,6 +264,7 @@ class Checkpoints:
             if distributed.primary():
                 manifest.write(self._path(step), metrics=metrics)
                 self.prune()
+            _give_back()
         except Exception as e:  # whatever the storage layer raises: training can go on
             self._fail(step, e)
 
@@ -334,6 +337,14 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._pool.shutdown()
+
+
+def _give_back() -> None:
+    """What the threads of a save freed goes back to the system. Each of them may have got an arena of
+    its own from glibc, which else keeps them: a run grew by 1.5 MB a thousand steps.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _quiet_aftermath() -> None:
