@@ -340,8 +340,8 @@ class Checkpoints:
 
 
 def _give_back() -> None:
-    """What the threads of a save freed goes back to the system. Each of them may have got an arena of
-    its own from glibc, which else keeps them: a run grew by 1.5 MB a thousand steps.
+    """What the threads of a save freed goes back to the system. Each of them may have got an arena
+    of its own from glibc, which else keeps it (docs/faults.md: the soak).
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
