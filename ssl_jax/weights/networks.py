@@ -71,6 +71,7 @@ class Weights:
       channels: of its images.
       metadata: the file's.
       report: what was used.
+      name: of the file, for messages.
     """
 
     networks: Mapping[str, Mapping[str, np.ndarray]]
@@ -80,6 +81,7 @@ class Weights:
     rest: Mapping[str, np.ndarray] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     report: Report = Report(0)
+    name: str = "the file"
 
     @property
     def net(self) -> Net:
@@ -93,7 +95,7 @@ class Weights:
           UserError: the file lacks some of them.
         """
         given = under(self.networks[self.encoder], "backbone/")
-        return fill(given, shapes(self.net), "the file")
+        return fill(given, shapes(self.net), self.name)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -164,7 +166,7 @@ def of_file(
     encoder = TEACHER if TEACHER in networks and _is_kept(found) else STUDENT
     encoder = encoder if encoder in networks else next(iter(networks))
     report = _merged(reports, file.tensors)
-    return Weights(networks, encoder, given, channels, metadata=file.metadata, report=report)
+    return Weights(networks, encoder, given, channels, {}, file.metadata, report, name)
 
 
 def build(backbone: Mapping[str, Any], channels: int) -> Net:
@@ -332,11 +334,15 @@ def _own(
         _float32(rest),
         file.metadata,
         report,
+        name,
     )
     if backbone is None or "name" not in backbone:
         return replace(weights, backbone=said | dict(backbone or {}))
     weights = replace(weights, backbone=backbone, channels=own if channels is None else channels)
-    weights.variables()  # raises where they do not fit
+    try:
+        weights.variables()
+    except UserError as e:
+        raise UserError(f"{e}. {_is(said, own)}") from None
     return weights
 
 
@@ -365,5 +371,9 @@ def _looks_like(found: releases.Found) -> str:
         inferred, channels = FAMILIES[found.family].infer(found.tensors, {})
     except (UserError, KeyError, ValueError):
         return "Give `backbone` the values of the network in the file"
-    said = ", ".join(f"{key}={value!r}" for key, value in inferred.items())
+    return _is(inferred, channels)
+
+
+def _is(backbone: Mapping[str, Any], channels: int) -> str:
+    said = ", ".join(f"{key}={value!r}" for key, value in backbone.items())
     return f"The file's is: {said}, for images of {channels} channels"
