@@ -53,8 +53,9 @@ def run(argv: list[str]) -> int:
     try:
         if not argv or argv[0] in ("--help", "-h", "help"):
             print("usage: ssl-jax SUBCOMMAND [--flag=value ...]\n")
+            width = max(map(len, subcommands()))
             for name in subcommands():
-                print(f"  {name:<10} {_summary(name)}")
+                print(f"  {name:<{width}} {_summary(name)}")
             print("\n`ssl-jax SUBCOMMAND --help` lists the flags of one.")
             return 0 if argv else 2
         if argv[0] not in subcommands():
