@@ -7,6 +7,7 @@ import importlib.util
 import keyword
 import os
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 
@@ -43,7 +44,13 @@ def _module(name: str) -> str:
 
 def main() -> None:
     """The console script. Exit code 2 and one line on stderr for whatever the user can mend."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:

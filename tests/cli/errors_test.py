@@ -2,6 +2,10 @@
 
 import contextlib
 import io
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +14,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
 
+ROOT = Path(__file__).parents[2]
 TINY = (
     "--config.backbone.width=4",
     "--config.train.steps=2",
@@ -136,6 +141,15 @@ class ErrorsTest(parameterized.TestCase):
         (self.workdir / "config.json").write_text('{"objective": {"name": "byol"}}')
         self.train(message="holds a run of 'byol', not of 'simclr'; give another --workdir")
         self.assertEqual(sorted(p.name for p in self.workdir.iterdir()), [".lock", "config.json"])
+
+    def test_a_reader_that_has_seen_enough(self):
+        """`ssl-jax --help | head -1`."""
+        here, there = os.pipe()
+        os.close(here)
+        words = [sys.executable, "-m", "ssl_jax", "--help"]
+        done = subprocess.run(words, stdout=there, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        os.close(there)
+        self.assertEqual((done.returncode, done.stderr), (128 + signal.SIGPIPE, ""))
 
 
 if __name__ == "__main__":
