@@ -12,7 +12,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, grouped
+from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -70,6 +71,8 @@ class Attentive(Protocol):
         if not 0 <= self.holdout < 1:
             raise UserError(f"attentive: holdout = {self.holdout} is not in [0, 1)")
 
+    needs: ClassVar[str] = "a network, and labels of training and evaluation images"
+
     def applies(self, subject: Subject) -> bool:
         return subject.labelled and subject.encoder is not None
 
@@ -103,8 +106,15 @@ def _measured(
         found = {"attentive_top1": accuracy(probes, test, np.arange(len(test.labels)), mesh)}
         if len(held):
             found["attentive_holdout_top1"] = accuracy(probes, train, held, mesh)
+        finite = [
+            all(np.isfinite(p[s]).all() for p in probes.params.values())
+            for s in range(len(group[i : i + some]))
+        ]
         for s, setting in enumerate(group[i : i + some]):
-            yield setting, {name: float(values[s]) for name, values in found.items()}
+            yield (
+                setting,
+                {name: float(v[s]) if finite[s] else np.nan for name, v in found.items()},
+            )
 
 
 def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
@@ -133,7 +143,9 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
             images.batches(part),
             images.mesh,
         )
-        return images.known(part, [found], index)[0]
+        (tokens,) = images.known(part, [found], index)
+        check_varied(tokens.features, "tokens")
+        return tokens
 
     return part(images.train), part(images.test)
 
@@ -183,11 +195,11 @@ def fit(
       UserError: a single class.
     """
     if len(np.unique(train.labels[rows])) < 2:
-        raise UserError("attentive probe: the training data have labels of one class only")
+        raise NotMeasurable("attentive probe: the training data have labels of one class only")
     one = settings[0]
     batch = min(one.batch_size, len(rows))
-    mesh = mesh if mesh and batch >= mesh.size else None  # too few to be split
-    batch -= batch % (mesh.size if mesh else 1)
+    # What cannot be split stays whole: the batch does not depend on the devices.
+    mesh = mesh if mesh and batch % mesh.size == 0 else None
     epoch = len(rows) // batch
     width, (mean, deviation) = train.features.shape[-1], moments(train.features, rows)
     params = _start(one, width, classes, len(settings))

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Part, Subject
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.lists import listed_rows
 
 
@@ -45,6 +46,7 @@ class FewShot(AtLayer):
             raise UserError("fewshot: give shots, fractions or lists")
 
     def check(self, subject: Subject) -> None:
+        super().check(subject)
         for path in self.lists:
             listed_rows(path, subject.images.train.source)
 
@@ -139,7 +141,7 @@ def few_labels(
         else:
             seen, labels = scaled[subset], train.labels[subset]
         if len(np.unique(labels)) < 2:
-            raise UserError(
+            raise NotMeasurable(
                 "few-label linear needs labels of at least two classes in the training data"
             )
         questions = asked

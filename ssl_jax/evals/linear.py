@@ -25,6 +25,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
@@ -129,6 +130,8 @@ class Linear(AtLayer):
                 numbers = accuracies(head.classes(test.features), test.labels, "linear")
                 if len(held.labels):
                     numbers["linear_holdout_top1"] = head.accuracy(held)
+                if not head.finite:  # it diverged, and its answers are no answers
+                    numbers = dict.fromkeys(numbers, float("nan"))
                 yield one, numbers
 
 
@@ -144,6 +147,11 @@ class Head(NamedTuple):
         """The most probable class (N,) of each row."""
         logits = (features - self.mean) / self.deviation @ self.weight + self.bias
         return logits.argmax(1)
+
+    @property
+    def finite(self) -> bool:
+        """Whether it can be asked; the bias of a class without examples is -inf."""
+        return bool(np.isfinite(self.weight).all() and not np.isnan(self.bias).any())
 
     def accuracy(self, data: Labelled) -> float:
         return float(np.mean(self.classes(data.features) == data.labels))
@@ -168,7 +176,7 @@ def fit(
       UserError: a single class.
     """
     if len(np.unique(train.labels)) < 2:
-        raise UserError("linear probe: the training data have labels of one class only")
+        raise NotMeasurable("linear probe: the training data have labels of one class only")
     if settings[0].preset == "lbfgs":
         return [_logistic(train, one.weight_decay, classes) for one in settings]
     recipes = [one.recipe for one in settings]
@@ -243,13 +251,12 @@ def train_heads(
     """One head for each pair of learning rate and weight decay, (S,) and (S,), on the same batches.
 
     An epoch is as many whole batches as there are; each head's training is what it would be alone.
-    On a mesh each device sees its rows of a batch, which is then a multiple of the devices.
+    On a mesh each device sees its rows of a batch, if that is a multiple of the devices.
     """
     count, width = train.features.shape
     batch = min(recipe.batch_size, count)
-    if mesh and batch < mesh.size:
-        mesh = None  # too few to be split
-    batch -= batch % (mesh.size if mesh else 1)
+    if mesh and batch % mesh.size:
+        mesh = None  # not to be split; the batch does not depend on the devices
     epoch = count // batch
     if recipe.per_256:
         rates = rates * batch / 256

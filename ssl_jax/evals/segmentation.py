@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import gather, local_part, place, to_global
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -72,6 +73,8 @@ class Segmentation(Protocol):
         if bool(self.train) != bool(self.test):
             raise UserError("segmentation: name both folders, train and test")
 
+    needs: ClassVar[str] = "folders of images and masks (train, test)"
+
     def applies(self, subject: Subject) -> bool:
         """Whether it has images with masks; raw pixels are measured too."""
         return bool(self.train)
@@ -87,6 +90,8 @@ class Segmentation(Protocol):
         counts = np.zeros((classes, classes), np.int64)
         for batch in self.batches(subject, test, np.arange(len(test.files))):
             counts += gather(_confusion(head, subject.encoder, batch, self.layer(subject)))
+        if not all(np.isfinite(x).all() for x in jax.device_get(head)):
+            raise NotMeasurable("the classifier of patches is not finite: lower its lr")
         return {f"segmentation_{name}": value for name, value in scores(counts).items()}
 
     def fit(self, subject: Subject, train: Scenes, classes: int) -> "Head":
@@ -101,7 +106,7 @@ class Segmentation(Protocol):
         state = jax.device_get(self.optimizer().init(parts[:2]))
         parts, state = place((parts, state), sharding.replicated(mesh))
         head = Head(*parts)
-        count = self.steps * self.whole_batch(mesh)
+        count = self.steps * self.batch_size
         epochs = -(-count // len(train.files))
         order = np.concatenate([rng.permutation(len(train.files)) for _ in range(epochs)])[:count]
         for batch in self.batches(subject, train, order):
@@ -118,21 +123,18 @@ class Segmentation(Protocol):
         )
         return optax.adamw(rate, weight_decay=self.weight_decay)
 
-    def whole_batch(self, mesh: jax.sharding.Mesh) -> int:
-        """`batch_size`, or more up to a multiple of the devices."""
-        return self.batch_size + -self.batch_size % mesh.size
-
     def batches(self, subject: Subject, scenes: Scenes, rows: np.ndarray) -> Iterator["Batch"]:
-        """Images and masks in this order, split over the devices."""
-        mesh = subject.images.mesh
-        count = self.whole_batch(mesh)
-        mine = sharding.local_rows(mesh, count)
+        """Images and masks in this order, split over the devices where these divide a batch."""
+        mesh, count = subject.images.mesh, self.batch_size
+        split = count % mesh.size == 0
+        mine = sharding.local_rows(mesh, count) if split else np.arange(count)
+        where = sharding.batch_sharding(mesh) if split else sharding.replicated(mesh)
         rows = local_part(rows, count, mine).reshape(-1, len(mine))
         with ThreadPoolExecutor(1) as ahead:
             coming = collections.deque(ahead.submit(scenes.read, some) for some in rows[:2])
             for following in [*rows[2:], None, None][: len(rows)]:
                 distributed.tick()
-                batch = to_global(coming.popleft().result(), sharding.batch_sharding(mesh))
+                batch = to_global(coming.popleft().result(), where)
                 if following is not None:
                     coming.append(ahead.submit(scenes.read, following))
                 yield batch

@@ -3,7 +3,7 @@ pixels and beside its own untrained weights, every number made the same way for 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -14,7 +14,8 @@ from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
 from ssl_jax.evals.attention import Attention
 from ssl_jax.evals.attentive import Attentive
-from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject
+from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject, measured
+from ssl_jax.evals.checks import NotMeasurable, not_finite
 from ssl_jax.evals.classifier import Classifier
 from ssl_jax.evals.cluster_head import ClusterHead
 from ssl_jax.evals.clustering import Clustering
@@ -109,7 +110,12 @@ class EvalsConfig:
 
 
 class Quality:
-    """Measures encoders of one objective on one pair of data sets; see `Images` and `Subject`."""
+    """Measures encoders of one objective on one pair of data sets; see `Images` and `Subject`.
+
+    Args:
+      probe: where features are read, by default where the method names it.
+      say: told once, in a line each, what cannot be measured and why.
+    """
 
     def __init__(
         self,
@@ -120,8 +126,11 @@ class Quality:
         mesh: jax.sharding.Mesh,
         probe: Probe | None = None,
         tokenizer: Tokenizer = BYTES,
+        say: Callable[[str], None] = lambda text: None,
     ):
         self._config, self._tokenizer, self._objective = config, tokenizer, objective
+        self._say, self._said = say, set[str]()
+        self._names: dict[str, set[str]] = {}  # of the numbers that each protocol gave
         self._probe = probe or objective.probe
         self.images = Images.of(
             train,
@@ -158,25 +167,61 @@ class Quality:
     ) -> dict[str, float]:
         """All numbers of an encoder, or of raw pixels, as `diag/...` and `eval/...`, by the named
         protocols or the config's.
+
+        What the data or the features do not allow is named and left out; numbers of it from an
+        earlier encoder are then not finite, so that they do not pass for those of this one.
+
+        Raises:
+          UserError: a setting does not fit the data or the network.
         """
         subject = self.subject(encoder)
         found: dict[str, float] = {}
         for name in self._config.protocols if protocols is None else protocols:
             protocol = self._config.protocol(name)
-            if protocol.applies(subject):
-                numbers = protocol.measure(subject)
-                found |= {f"{protocol.prefix}/{k}": float(v) for k, v in numbers.items()}
+            try:
+                if not protocol.applies(subject):
+                    self._missing(protocol, subject)
+                    continue
+                ((_, numbers),) = measured([protocol], subject)
+            except NotMeasurable as e:
+                self._tell(f"{name}: not measured: {e}")
+                numbers = dict.fromkeys(self._names.get(name, ()), float("nan"))
+            else:
+                if broken := not_finite(numbers):
+                    self._tell(f"{name}: not finite, so no score: {', '.join(broken)}")
+                if encoder is not None:
+                    self._names.setdefault(name, set()).update(numbers)
+            found |= numbers
         return found
+
+    def _missing(self, protocol: Protocol, subject: Subject) -> None:
+        """What the data lack; of what the method lacks nothing is said: other methods have it."""
+        if protocol.labels and subject.encoder is not None and not subject.labelled:
+            self._tell("no labels: only the label-free numbers can be measured")
+
+    def _tell(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
 
     def baselines(self, encoder: Encoder) -> dict[str, float]:
         """The same numbers for raw pixels (`pixels/...`) and an untrained encoder
         (`untrained/...`).
 
         The untrained encoder's batch-norm statistics are those of the data; it has no online probe,
-        which would be untrained too.
+        which would be untrained too. Costs nothing where nothing is to be measured.
         """
+        if not self._config.protocols:
+            return {}
+        for note in self.images.notes():
+            self._tell(note)
         bare = dataclasses.replace(encoder, online=None)
-        untrained = self.measure(self.images.with_statistics(bare))
+        try:
+            untrained = self.measure(self.images.with_statistics(bare))
+        except NotMeasurable as e:  # no image to take statistics of
+            self._tell(f"not measured: {e}")
+            return {}
+        self._names.clear()
         pixels = self.measure(None)
         return {f"untrained/{k}": v for k, v in untrained.items()} | {
             f"pixels/{k}": v for k, v in pixels.items()

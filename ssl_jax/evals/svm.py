@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.subset import draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.checks import NotMeasurable
 
 FOLDS = 3
 FEW = 1.0  # C of a class with a single example, which no fold can be kept from
@@ -69,7 +70,7 @@ def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
       UserError: a single class to learn from.
     """
     if len(np.unique(train.labels)) < 2:
-        raise UserError("svm: the training data have labels of one class only")
+        raise NotMeasurable("svm: the training data have labels of one class only")
     seen, asked = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test))
     precisions = []
     # Threads cost more than they bring on problems this small.

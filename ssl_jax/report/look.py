@@ -13,7 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from ssl_jax.augment.recipes import pixels, prepare
 from ssl_jax.evals import features
-from ssl_jax.evals.base import PIXELS, Images, Part, spread
+from ssl_jax.data.copies import sample
+from ssl_jax.evals.base import PIXELS, Images, Part
 from ssl_jax.evals.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
 from ssl_jax.objectives.parts.pictures import prototypes
@@ -89,7 +90,7 @@ class Look:
 def look(objective: Objective, state: TrainState, images: Images, step: int) -> Look:
     """Look at these images with the encoder of this state."""
     encoder = objective.encoder(state.params, state.extra)
-    classes = tuple(images.train.source.class_names)
+    classes = images.class_names
     train, test = (
         examples(encoder, objective, images, part) for part in (images.train, images.test)
     )
@@ -112,7 +113,7 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
         _small(test),
         neighbours(train, test, first),
         {FEATURES: flat_map(test.features, True), RAW: flat_map(test.pixels, False)},
-        clusters(train, len(classes)),
+        clusters(train, images.train.source.num_classes),
         grids,
     )
 
@@ -130,16 +131,16 @@ def examples(encoder: Encoder, objective: Objective, images: Images, part: Part)
         encoder, images.view, [objective.probe], images.batches(part), images.mesh
     )
     raw, _ = images.whole(part, min(images.view.size, PIXELS))
-    labels = part.source.labels
-    known = np.full(len(index), -1) if labels is None else labels[index]
+    known = images.labels(part, index)
     return Examples(shown, found, raw.reshape(len(raw), -1).astype(np.float32) / 255, known)
 
 
 def queries(labels: np.ndarray) -> np.ndarray:
-    """The first example of each of some classes; without labels, examples evenly over all."""
+    """The first example of each of some classes; without labels, some examples."""
     known, first = np.unique(labels, return_index=True)
     first = first[known >= 0]
-    return spread(first if len(first) else np.arange(len(labels)), QUERIES)
+    rows = first if len(first) else np.arange(len(labels))
+    return rows[sample(np.zeros(len(rows)), QUERIES)]
 
 
 def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, Neighbours]:

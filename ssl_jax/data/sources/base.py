@@ -53,6 +53,12 @@ class Source(Protocol):
         """Where example `index` lies, for messages: a path, or "index i of NAME"."""
         return f"index {index} of {self.name}"
 
+    def origin(self, index: int) -> tuple["Source", int]:
+        """The set, and the row there, that example `index` is taken from: of parts and mixtures
+        those that they are made of.
+        """
+        return self, index
+
     def fingerprint(self) -> str:
         """A digest of what the data are, to tell on resume whether they changed."""
         ...

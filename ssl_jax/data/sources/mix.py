@@ -46,6 +46,10 @@ class MixSource(Source):
         source, row = self._place(index)
         return source.describe(row)
 
+    def origin(self, index: int) -> tuple[Source, int]:
+        source, row = self._place(index)
+        return source.origin(row)
+
     def fingerprint(self) -> str:
         """Digest of the sources' own, and of their shares."""
         parts = [source.fingerprint() for source in self._sources]
