@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ssl_jax.cli import pretrained
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.table import evaluation_line
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.stop import Stop
@@ -125,7 +126,7 @@ class Training:
         sets = run.evals_source, run.eval_source
         self._stop = stop
         self._quality = Quality(
-            self._objective, run.evals, *sets, self._mesh, tokenizer=run.tokenizer
+            self._objective, run.evals, *sets, self._mesh, tokenizer=run.tokenizer, say=self._say
         )
         self._step = make_train_step(
             self._objective, run.tx, run.schedule, self._mesh, run.placed, run.train.skips
@@ -246,7 +247,7 @@ class Training:
         if step == 0:  # what fails here would fail always
             return self._quality.baselines(encoder)
         try:
-            return alarmed(self._console, step, self._quality.measure(encoder), last)
+            found = alarmed(self._console, step, self._quality.measure(encoder), last)
         except Exception as e:
             if jax.process_count() > 1:
                 raise  # the others are in the middle of it
@@ -258,6 +259,9 @@ class Training:
                 f"({self._folder / ERRORS} has all of it; `ssl-jax evaluate` makes it up)"
             )
             return {"eval/failed": 1.0}
+        if line := evaluation_line(step, found):
+            self._say(line)
+        return found
 
     def _at(self, what: str, step: int) -> None:
         distributed.at(what, step)
@@ -271,6 +275,9 @@ class Training:
             "data": self._fingerprint,
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)
 
     def _warn(self, text: str) -> None:
         self._console.print(text, style="bold red", markup=False)

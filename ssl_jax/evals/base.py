@@ -17,7 +17,7 @@ from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
-from ssl_jax.evals.checks import NotMeasurable, check_classes, check_varied
+from ssl_jax.evals.checks import DoesNotApply, NotMeasurable, check_classes, check_varied
 from ssl_jax.objectives.base import Encoder, Probe
 
 T = TypeVar("T")
@@ -415,12 +415,13 @@ def measured(
     Every number that is written down passes here; those that are not finite are no scores.
 
     Raises:
-      NotMeasurable: the protocol does not apply, or the data do not allow it.
+      DoesNotApply: there is not what the protocol is about.
+      NotMeasurable: the data, or features of them, do not allow it.
       UserError: a setting does not fit the data or the network.
     """
     first = settings[0]
     if not first.applies(subject):
-        raise NotMeasurable(f"it needs {first.needs}")
+        raise DoesNotApply(f"it needs {first.needs}")
     for one in settings:
         one.check(subject)
     for one, numbers in type(first).measure_all(settings, subject):

@@ -19,6 +19,10 @@ class NotMeasurable(UserError):
     """
 
 
+class DoesNotApply(NotMeasurable):
+    """The method or the data lack what a protocol is about: a text tower, masks, labels."""
+
+
 def check_finite(values: np.ndarray, what: str) -> None:
     """
     Raises:

@@ -13,7 +13,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 
 Record = dict[str, Any]
-ANSWER = ("results", "seconds", "versions")  # the rest of a record says what was asked
+# The rest of a record says what was asked.
+ANSWER = ("results", "not_finite", "baselines", "config", "seconds", "versions")
 
 
 def key(record: Mapping[str, Any]) -> str:

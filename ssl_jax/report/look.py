@@ -12,8 +12,8 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.augment.recipes import pixels, prepare
-from ssl_jax.evals import features
 from ssl_jax.data.copies import sample
+from ssl_jax.evals import features
 from ssl_jax.evals.base import PIXELS, Images, Part
 from ssl_jax.evals.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
