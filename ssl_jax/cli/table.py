@@ -114,7 +114,7 @@ def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
     """
     start = "the untrained network" if before == "untrained" else "the weights it started from"
     rivals = {"pixels/": "raw pixels", "untrained/": start}
-    gaps: dict[str, tuple[float, str]] = {}
+    gaps: dict[str, tuple[float, str, str]] = {}
     for key, value in last.items():
         name = key.removeprefix("eval/")
         if not key.startswith("eval/") or not _judges(name) or not math.isfinite(value):
@@ -123,16 +123,17 @@ def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
         found = [(best, who) for best, who in found if math.isfinite(best)]
         if found:
             best, who = max(found)
-            text = f"{NAMES.get(name, name)}, {value:.3f} against {best:.3f} of {who}"
-            gaps[name] = value - best, text
+            text = f"{NAMES.get(name, name)}, {value:.3f} against {best:.3f}"
+            gaps[name] = value - best, who, text
     if gaps.keys() - {LAST_JUDGE}:
         gaps.pop(LAST_JUDGE, None)
     lost = {name: gap for name, gap in gaps.items() if gap[0] <= 0}
     if not lost:
         return ""
     share = f" in {len(lost)} of {len(gaps)} measures" if len(gaps) > 1 else ""
-    _, text = min(lost.values())
-    return f"Training did not help{share} ({text}); {HELP}"
+    _, who, text = min(lost.values())
+    advice = f"; {HELP}" if 2 * len(lost) >= len(gaps) else ""
+    return f"The trained features do not beat {who}{share} ({text}){advice}"
 
 
 def _judges(name: str) -> bool:

@@ -36,18 +36,23 @@ def check_finite(values: np.ndarray, what: str) -> None:
         raise NotMeasurable(f"{what} of {broken} of {len(values)} images are not finite")
 
 
+def varied(features: np.ndarray) -> bool:
+    """Whether features (N, ...) differ between images, beyond rounding."""
+    first = features[:1].astype(np.float32)
+    for start in range(0, len(features), ROWS):
+        some = features[start : start + ROWS].astype(np.float32)
+        if np.abs(some - first).max(initial=0) > CONSTANT * np.abs(first).max(initial=0):
+            return True
+    return False
+
+
 def check_varied(features: np.ndarray, what: str) -> None:
     """
     Raises:
       NotMeasurable: features (N, ...) that are the same for all of several images.
     """
-    first = features[:1].astype(np.float32)
-    for start in range(0, len(features), ROWS):
-        some = features[start : start + ROWS].astype(np.float32)
-        if np.abs(some - first).max(initial=0) > CONSTANT * np.abs(first).max(initial=0):
-            return
-    if len(features) > 1:
-        kind = "zero" if not first.any() else "the same"
+    if len(features) > 1 and not varied(features):
+        kind = "the same" if features[0].any() else "zero"
         raise NotMeasurable(f"{what} of all {len(features)} images are {kind}")
 
 

@@ -15,6 +15,7 @@ from ssl_jax.augment.recipes import pixels, prepare
 from ssl_jax.data.copies import sample
 from ssl_jax.evals import features
 from ssl_jax.evals.base import PIXELS, Images, Part
+from ssl_jax.evals.checks import varied
 from ssl_jax.evals.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
 from ssl_jax.objectives.parts.pictures import prototypes
@@ -45,7 +46,7 @@ class Examples(NamedTuple):
 class Neighbours(NamedTuple):
     """Rows of the evaluation examples that are asked with, those of the nearest training examples
     (queries, k) of each, and the share of all evaluation examples' neighbours that are of their
-    class, None without labels.
+    class, None without labels and of features that are all the same.
     """
 
     queries: np.ndarray
@@ -154,7 +155,8 @@ def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, N
     ):
         near = nearest(here, there, count)
         right = train.labels[near[asked]] == test.labels[asked, None]
-        found[title] = Neighbours(rows, near[rows], float(right.mean()) if labelled else None)
+        share = float(right.mean()) if labelled and varied(there) else None
+        found[title] = Neighbours(rows, near[rows], share)
     return found
 
 
