@@ -259,6 +259,8 @@ def answer(
         if baselines is None:  # once the protocol is known to work
             baselines = beside.of({m: questions[m] for m in missing}) if beside else {}
         broken = not_finite(found)
+        if zero := [n for n, value in found.items() if n.endswith("_top1") and value == 0]:
+            terminal().print(f"{', '.join(zero)} is 0: not one answer is right", markup=False)
         finite = {name: value for name, value in found.items() if name not in broken}
         record = questions[one] | {"results": finite, "seconds": seconds, "versions": versions}
         record |= {"not_finite": broken} if broken else {}

@@ -101,7 +101,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """As a table shows it; one that is not finite is no score."""
     if value is None:
         return ""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "not finite"
+    return f"{value:.{digits}f}" if math.isfinite(value) else "no score"
 
 
 def verdict(last: Mapping[str, float], before: str = "untrained") -> str:

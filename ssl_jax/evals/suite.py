@@ -188,7 +188,10 @@ class Quality:
                 numbers = dict.fromkeys(self._names.get(name, ()), float("nan"))
             else:
                 if broken := not_finite(numbers):
-                    self._tell(f"{name}: not finite, so no score: {', '.join(broken)}")
+                    text = f"{name}: no score, as not finite or one answer for all images"
+                    self._tell(f"{text}: {', '.join(broken)}")
+                if zero := [k for k, v in numbers.items() if k.endswith("_top1") and v == 0]:
+                    self._tell(f"{name}: {', '.join(zero)} is 0: not one answer is right")
                 if encoder is not None:
                     self._names.setdefault(name, set()).update(numbers)
             found |= numbers

@@ -83,7 +83,7 @@ def _number(value: float | None, best: float | None) -> Markup:
     if value is None:
         return tag("td", "-", class_="number")
     if not math.isfinite(value):
-        return tag("td", "not finite", class_="number")
+        return tag("td", "no score", class_="number")
     text = f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
     return tag("td", tag("strong", text) if value == best else text, class_="number")
 

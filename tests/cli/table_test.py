@@ -46,7 +46,7 @@ class TableTest(absltest.TestCase):
         self.assertEqual(verdict(last), "")
         out = io.StringIO()
         final_table(Console(file=out, width=120), last, "layer")
-        self.assertEqual(out.getvalue().count("not finite"), 2)
+        self.assertEqual(out.getvalue().count("no score"), 2)
 
     def test_a_line_while_a_run_goes(self):
         numbers = {"eval/knn_top1": 0.5, "eval/knn_mean_per_class": 0.4, "diag/rankme": 7.0}
