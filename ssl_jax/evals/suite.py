@@ -218,6 +218,11 @@ class Quality:
             return {}
         for note in self.images.notes():
             self._tell(note)
+        if self._objective.inputs().label and self.images.train.source is self.images.test.source:
+            self._tell(
+                "the held-out images are trained on with their labels, so the numbers of classifier, "
+                "online and a supervised network are not of unseen images; give evaluation data"
+            )
         bare = dataclasses.replace(encoder, online=None)
         try:
             untrained = self.measure(self.images.with_statistics(bare))

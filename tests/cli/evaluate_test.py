@@ -85,7 +85,10 @@ class EvaluateTest(parameterized.TestCase):
 
     def test_a_sweep_over_steps_and_settings(self):
         sweep = ("--eval=knn", "--step=all", "--sweep=k=1,5", "--sweep=stage=-1,-2")
-        out = self.evaluate(*sweep, results="sweep.jsonl")
+        with mock.patch.object(features, "extract", wraps=features.extract) as extract:
+            out = self.evaluate(*sweep, results="sweep.jsonl")
+        # Both sets at each step, and once with the untrained network.
+        self.assertEqual(extract.call_count, 6)
         self.assertIn("eval/knn_top1", out)
         found = self.read("sweep.jsonl")
         cells = {(r["step"], r["settings"]["k"], r["settings"]["stage"]) for r in found}
@@ -94,6 +97,8 @@ class EvaluateTest(parameterized.TestCase):
             self.assertEqual(one["settings"]["pool"], "avg")
             self.assertEqual(one["settings"]["temperature"], 0.07)
             self.assertEqual((one["method"], one["seed"], one["max_train"]), ("simclr", 0, 300))
+            self.assertEqual(set(one["baselines"]), {"untrained", "pixels"})
+            self.assertEqual(set(one["baselines"]["pixels"]), set(one["results"]))
         # Alone, a cell gives the same number; and nothing is measured twice.
         self.evaluate("--eval=knn", "--sweep=k=5", "--sweep=stage=-2", results="one.jsonl")
         (alone,) = self.read("one.jsonl")
@@ -202,6 +207,7 @@ class EvaluateTest(parameterized.TestCase):
         (("--eval=layers", "--sweep=examples=0"), "examples = 0 must be positive"),
         (("--eval=clustering", "--sweep=clusters=0"), "must be positive"),
         (("--eval=knn", "--sweep=stage=9"), "probe: no stage 9"),
+        (("--eval=classifier",), "classifier: not measured: it needs a classifier of the method"),
         (("--eval=attentive", "--sweep=stage=9"), "probe: no stage 9"),
         (("--eval=fewshot", "--sweep=lists=('/no',)"), "list /no: No such file"),
         (("--eval=clustering", "--sweep=superclasses=/no"), "superclasses /no: No such file"),

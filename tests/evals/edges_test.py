@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,9 +14,11 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals.base import Images, Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.patches import Patches
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.objectives.base import Encoder, Heads, Probe
+from ssl_jax.report import look
 
 # What would take long, shorter.
 QUICK = {
@@ -139,6 +142,12 @@ class EdgesTest(parameterized.TestCase):
         images = Images.of(train, test, 1000, 1000, **how)
         found = images.labels(images.test, np.arange(4))
         np.testing.assert_array_equal(found, [1, 3, 1, -1])
+        self.assertEqual(images.class_names, ("ant", "bee", "cow", "dog"))
+        # The report's neighbours, and the patches, too.
+        seen = look.examples(self.encoder, SimpleNamespace(probe=Probe()), images, images.test)
+        np.testing.assert_array_equal(seen.labels, [1, 3, 1, -1])
+        _, of = Patches().of_labels(Subject(None, images, Probe()), images.test)
+        np.testing.assert_array_equal(of, [1, 3, 1])
         test.class_names = ("0", "1")  # numbers stay
         np.testing.assert_array_equal(images.labels(images.test, np.arange(4)), [0, 1, 0, -1])
 
