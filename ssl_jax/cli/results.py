@@ -22,6 +22,7 @@ import tabulate
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.baselines import KINDS, judged, run_config, run_settings
 from ssl_jax.cli.evaluate import workdirs
+from ssl_jax.cli.table import number
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
 from ssl_jax.evals.results import ANSWER, Record, ResultsFile
@@ -365,7 +366,7 @@ def varying(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
 def shown(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return number(value, 4) if isinstance(value, float) else str(value)
 
 
 def text_of(style: str, columns: Sequence[str], cells: list[list[str]]) -> str:

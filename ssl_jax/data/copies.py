@@ -33,7 +33,7 @@ def identities(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
             except (OSError, DecodeError):
                 pass  # a broken image is a copy of none
         whole = content or origin.describe(row).encode(errors="surrogateescape")
-        return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little")
+        return _digest(whole)
 
     if all(origin.arrays is not None for origin, _ in places) or not few:
         return np.fromiter(map(digest, places), np.uint64, len(places))
@@ -42,14 +42,31 @@ def identities(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
 
 
 def examples(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """(first row of each example (E,), in order; example (N,) of each row), by `identities`. Where
-    all rows show the same, each is an example of its own.
+    """`grouped` of all rows of a set."""
+    return grouped(identities(source))
+
+
+def grouped(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(first row of each example (E,), in order; example (N,) of each row) of identities (N,).
+    Where all rows show the same, each is an example of its own.
     """
-    _, first, example = np.unique(identities(source), return_index=True, return_inverse=True)
+    _, first, example = np.unique(shown, return_index=True, return_inverse=True)
     if len(first) < 2:
-        return np.arange(len(source)), np.arange(len(source))
+        return np.arange(len(shown)), np.arange(len(shown))
     order = np.argsort(first)
     return first[order], np.argsort(order)[example]
+
+
+def apart(features: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Which rows (N,) bool are a random share of the examples, even over the labels (N,); rows of
+    equal features (N, ...) are copies of one example.
+    """
+    first, example = grouped(np.array([_digest(row.tobytes()) for row in features], np.uint64))
+    order, count = even_order(labels[first], seed), round(share * len(first))
+    chosen = np.zeros(len(first), bool)
+    # From the middle of equal stretches: neither the first nor the last class gives more.
+    chosen[order[((np.arange(count) + 0.5) * len(order) / max(count, 1)).astype(np.int64)]] = True
+    return chosen[example]
 
 
 def held_out(source: Source, seed: int = 0) -> np.ndarray:
@@ -86,6 +103,10 @@ def sample(labels: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
         return np.arange(len(labels))
     order = even_order(labels, seed)
     return np.sort(order[np.linspace(0, len(order) - 1, limit).astype(np.int64)])
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def _bytes(image: np.ndarray) -> bytes:

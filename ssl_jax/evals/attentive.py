@@ -25,6 +25,7 @@ from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.data.copies import apart
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, grouped
@@ -97,8 +98,10 @@ def _measured(
     train: Labelled, test: Labelled, group: Sequence[Attentive], subject: Subject
 ) -> Iterator[tuple[Any, dict[str, float]]]:
     one, mesh = group[0], subject.images.mesh
-    order = np.random.default_rng(one.seed).permutation(len(train.labels))
-    held, rows = np.split(order, [round(one.holdout * len(order))])
+    out = np.zeros(len(train.labels), bool)
+    if one.holdout:
+        out = apart(*train, one.holdout, one.seed)
+    held, rows = np.flatnonzero(out), np.flatnonzero(~out)
     batch = min(one.batch_size, len(rows))
     some = max(1, POOLED // (batch * one.heads * train.features.shape[-1]))
     for i in range(0, len(group), some):

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.copies import apart
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
 from ssl_jax.evals.checks import NotMeasurable
@@ -158,13 +159,11 @@ class Head(NamedTuple):
 
 
 def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
-    """(what is left, a random share of the examples)."""
+    """(what is left, a random share of the examples, even over the classes, copies together)."""
     if not share:
         return data, Labelled(data.features[:0], data.labels[:0])  # without a copy
-    order = np.random.default_rng(seed).permutation(len(data.labels))
-    count = round(share * len(order))
-    held, kept = np.sort(order[:count]), np.sort(order[count:])
-    return Labelled(*(x[kept] for x in data)), Labelled(*(x[held] for x in data))
+    held = apart(*data, share, seed)
+    return Labelled(*(x[~held] for x in data)), Labelled(*(x[held] for x in data))
 
 
 def fit(

@@ -220,8 +220,8 @@ class Quality:
             self._tell(note)
         if self._objective.inputs().label and self.images.train.source is self.images.test.source:
             self._tell(
-                "the held-out images are trained on with their labels, so the numbers of classifier, "
-                "online and a supervised network are not of unseen images; give evaluation data"
+                "the held-out images are trained on with their labels, so classifier and online "
+                "do not measure unseen images; give evaluation data"
             )
         bare = dataclasses.replace(encoder, online=None)
         try:
