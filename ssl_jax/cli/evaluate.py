@@ -322,11 +322,9 @@ def show(console: Console, title: str, asked: Sequence[Record], records: list[Re
     """The answers to what was asked, each beside its baselines, and where these are not beaten."""
     answers = {key(record): record for record in records}
     table = Table(title=title, title_justify="left")
-    table.add_column("protocol")
-    table.add_column("settings")
-    table.add_column("metric", no_wrap=True)
+    table.add_column("protocol, its settings, and what it measured")
     for column in ("trained", "untrained", "raw pixels"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     verdicts = []
     for question in asked:
         record = answers.get(key(question), {})
@@ -334,10 +332,11 @@ def show(console: Console, title: str, asked: Sequence[Record], records: list[Re
         beside = record.get("baselines", {})
         said = " ".join(f"{k}={v}" for k, v in question["settings"].items())
         said = f"on {question['set']}: {said}" if "set" in question else said
-        for i, (name, value) in enumerate(sorted(found.items())):
-            first = (question["protocol"], escape(said)) if not i else ("", "")
+        if found:
+            table.add_row(f"[bold]{question['protocol']}[/] {escape(said)}")
+        for name, value in sorted(found.items()):
             others = [number(beside.get(who, {}).get(name), 4) for who in KINDS]
-            table.add_row(*first, name, number(value, 4), *others)
+            table.add_row(f"  {name}", number(value, 4), *others)
         verdicts += [f"{question['protocol']}: {line}"] if (line := judged(record)) else []
     if table.row_count:
         console.print(table, soft_wrap=False)
