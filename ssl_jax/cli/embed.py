@@ -77,7 +77,6 @@ def main(argv: list[str]) -> int:
         console.print(
             f"{source.name}: {len(source):,} images, {said(encoder)}, {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s), {job.batch} at once",
-            markup=False,
         )
         there = output.exists()
         with ImagesLine(console, len(source)) as line:
@@ -86,7 +85,7 @@ def main(argv: list[str]) -> int:
         if count:
             near = neighbors.path_of(output)
             neighbors.write(output, near, count, mesh)
-            console.print(neighbors.usage(output, near), markup=False)
+            console.print(neighbors.usage(output, near))
     return 0
 
 
@@ -136,7 +135,7 @@ def tell(console: Console, output: Path, about: dict, done: str) -> None:
         lines.append(f"left out, broken: {len(left_out) - SHOWN:,} more, listed in the file")
     size = output.stat().st_size / 2**20
     lines.append(f"{output}: {about['rows']:,} rows, {size:,.1f} MiB, {done}")
-    console.print("\n".join(lines), markup=False)
+    console.print("\n".join(lines))
 
 
 class ImagesLine(Line):

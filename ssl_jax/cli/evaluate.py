@@ -35,6 +35,7 @@ from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.results import Record, ResultsFile, key, named_files
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Encoder, Probe
+from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
@@ -56,7 +57,7 @@ POLL = 5.0  # seconds between two looks for a new checkpoint
 
 def main(argv: list[str]) -> int:
     flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("follow",), repeated=("sweep",))
-    folders = workdirs(
+    folders = workdir.named(
         command_line.require(flags, "workdir", "name the folder of a run, --workdir=W")
     )
     protocols = flags.eval.split(",") if flags.eval else []
@@ -81,26 +82,6 @@ def main(argv: list[str]) -> int:
     if left_out:
         console.print(f"Not measured: {', '.join(dict.fromkeys(left_out))}, for the reasons above")
     return 2 if left_out else 0
-
-
-def workdirs(text: str) -> list[Path]:
-    """The folders that --workdir names, by comma and by glob.
-
-    Raises:
-      UserError: a pattern that no folder matches.
-    """
-    found: list[Path] = []
-    for pattern in text.split(","):
-        path = Path(pattern)
-        if any(c in pattern for c in "*?["):
-            matched = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-            folders = sorted(match for match in matched if (match / "config.json").is_file())
-            if not folders:
-                raise UserError(f"--workdir={pattern}: no run there")
-            found += folders
-        else:
-            found.append(path)  # what reads it says whether it is there
-    return found
 
 
 def grid(sweeps: Sequence[str]) -> list[Cell]:

@@ -6,8 +6,9 @@ from typing import Any
 
 from absl import flags
 
-from ssl_jax.core import credentials
+from ssl_jax.core import credentials, trust
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.files import home
 from ssl_jax.core.plain import from_literal
 
 Override = tuple[str, Any]
@@ -21,7 +22,8 @@ def parse(
     switches: Collection[str] = (),
     repeated: Collection[str] = (),
 ) -> tuple[flags.FlagValues, list[Override]]:
-    """Parse the flags of a subcommand, each a string, "" where it is not given.
+    """Parse the flags of a subcommand, each a string, "" where it is not given. A ~ is the user's
+    home in all of them. --trust_code belongs to every subcommand, and holds from here on.
 
     Args:
       argv: the subcommand's name and its arguments.
@@ -38,6 +40,8 @@ def parse(
       UserError: an unknown flag, a flag without its value, a stray word, or a password in one.
     """
     values = flags.FlagValues()
+    known = {**known, trust.FLAG: trust.HELP}
+    switches = (*switches, trust.FLAG)
     for name, text in known.items():
         if name in switches:
             flags.DEFINE_boolean(name, False, text, flag_values=values)
@@ -46,7 +50,7 @@ def parse(
         elif "." not in name:  # "config.SECTION.KEY" stands for the overrides
             flags.DEFINE_string(name, "", text, flag_values=values)
     overrides, rest = [], [argv[0]]
-    words = iter(argv[1:])
+    words = map(home, argv[1:])
     for word in words:
         if word in ("--help", "-h"):
             print((doc or "").strip() + "\n\nflags:")
@@ -72,6 +76,8 @@ def parse(
         raise UserError(" ".join(str(e).split())) from None
     if stray:
         raise UserError(f"stray argument {stray[0]!r}: flags are written --name=value")
+    if values[trust.FLAG].value:
+        trust.allow()
     return values, overrides
 
 

@@ -18,10 +18,11 @@ from typing import Any
 import tabulate
 
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.evaluate import workdirs
+from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
 from ssl_jax.evals.results import Record, ResultsFile
+from ssl_jax.train import workdir
 
 FLAGS = {
     "workdir": "folders of runs, with commas or as 'runs/*'",
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
     if flags.output:
         write_text(Path(flags.output), text + "\n")
     else:
-        print(text)
+        terminal().print(text)
     return 0
 
 
@@ -83,7 +84,7 @@ def read(folders: str, file: str) -> list[Record]:
         raise UserError("--workdir is missing: name the folders of runs, --workdir='runs/*'")
     return [
         record
-        for folder in workdirs(folders)
+        for folder in workdir.named(folders)
         for record in ResultsFile(folder / "eval" / "results.jsonl").read()
     ]
 

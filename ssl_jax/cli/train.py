@@ -4,6 +4,7 @@ ssl-jax train --config=simclr:digits --workdir=W
 ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --config.optim.lr=0.2
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from ssl_jax.cli import auto, pretrained, restart
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import configured, override
 from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import final_table, terminal
+from ssl_jax.cli.table import final_table, styled, terminal
 from ssl_jax.cli.training import Training
 from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import UserError
@@ -79,7 +80,8 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     if chosen:
         console.print(auto.estimate(experiment))
     accept = flags.accept_changes
-    with workdir.opened(folder, resolved, experiment.defaults(), accept):
+    check = functools.partial(check_end, experiment, folder)
+    with workdir.opened(folder, resolved, experiment.defaults(), accept, check):
         if distributed.primary():
             experiment.keep_tokenizer(folder)
         training = Training(experiment, resolved, folder, console, profile, accept)
@@ -95,14 +97,35 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     return 0
 
 
+def check_end(experiment: Experiment, folder: Path) -> None:
+    """Before a run goes on.
+
+    Raises:
+      UserError: it is to end before the step that it has reached.
+    """
+    total, stop = experiment.spec.total_steps, experiment.train.stop_at
+    done, end = restart.newest(folder), min(stop or total, total)
+    if done > end:
+        key = "train.stop_at" if stop and stop < total else "train.steps (or epochs)"
+        raise UserError(
+            f"{key}: the run is to end at step {end}, and {folder} is at step {done} already; give "
+            "a larger number, or another --workdir"
+        )
+
+
 def announce(console: Console, experiment: Experiment) -> None:
     """What will run, before it does."""
     spec, mesh = experiment.spec, experiment.mesh
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     params = tree.count(experiment.abstract_state.params)
     console.print(
-        f"[bold]{experiment.raw['objective']['name']}[/]: {params:,} parameters on {mesh.size} "
-        f"{mesh.devices.flat[0].device_kind} device(s), mesh {shape}\n"
+        styled(
+            (experiment.raw["objective"]["name"], "bold"),
+            f": {params:,} parameters on {mesh.size} {mesh.devices.flat[0].device_kind} device(s), "
+            f"mesh {shape}",
+        )
+    )
+    console.print(
         f"{experiment.data.train}: {spec.num_examples:,} images, {spec.total_steps:,} steps of "
         f"{spec.global_batch} ({spec.steps_per_epoch:,} steps an epoch)",
     )

@@ -15,6 +15,7 @@ from ssl_jax.cli.configs import configured
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import replacing
 from ssl_jax.data.pipeline import eval_arrays
 
 FLAGS = {
@@ -36,12 +37,11 @@ def main(argv: list[str]) -> int:
     count = command_line.whole("examples", flags.examples, default=12, least=1)
     overrides.append(("train.batch_size", count))
     experiment = Experiment.from_config(configured(name, overrides, flags.data))
-    try:
-        written = cv2.imwrite(str(output), contact_sheet(experiment)[..., ::-1])
-    except cv2.error:
-        written = False
-    if not written:
-        raise UserError(f"cannot write --output={output}")
+    made, data = cv2.imencode(".png", contact_sheet(experiment)[..., ::-1])
+    if not made:
+        raise UserError("the picture is too large for a PNG; give fewer --examples")
+    with replacing(output) as temporary:  # cv2 takes no name that is no UTF-8
+        temporary.write_bytes(data.tobytes())
     views = sum(view.count for view in experiment.objective.inputs().views)
     terminal().print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
     return 0

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import warnings
 from typing import Any
 
@@ -33,6 +34,22 @@ def from_literal(text: str) -> Any:
     if not _is_plain(value):
         raise ValueError(f"{text[:80]!r} holds more than numbers, texts, lists and dicts")
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float holds; NaN and infinity are."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        math.isnan(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+    return True
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a JSON value is an integer that counts steps, examples and the like."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _is_plain(value: Any) -> bool:

@@ -128,13 +128,17 @@ def from_json(text: str, where: str) -> Tokenizer:
         raise UserError(f"{where}: {pieces} pieces; expected 1 to {MAX_PIECES}")
 
     def split(caption: str) -> list[int]:
-        known = caption.encode("utf-8", "replace").decode()  # JSON has halves of characters
         try:
-            return made.encode(known, add_special_tokens=False).ids
+            return made.encode(_whole(caption), add_special_tokens=False).ids
         except Exception as e:
             raise UserError(f"{where}: cannot split {caption[:80]!r} ({e})") from None
 
     return Tokenizer(pieces, split, text)
+
+
+def _whole(text: str) -> str:
+    """Without halves of characters, which JSON has and UTF-8 has not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def learn(captions: Sequence[Sequence[str]], size: int) -> str:
@@ -156,5 +160,6 @@ def learn(captions: Sequence[Sequence[str]], size: int) -> str:
         show_progress=False,
     )
     few = np.linspace(0, len(captions) - 1, min(len(captions), _LEARN_FROM)).astype(np.int64)
-    made.train_from_iterator((text for i in few for text in captions[int(i)]), trainer)
+    whole = (_whole(text) for i in few for text in captions[int(i)])
+    made.train_from_iterator(whole, trainer)
     return made.to_str()

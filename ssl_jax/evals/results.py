@@ -5,15 +5,27 @@ it, so that nothing is measured twice.
 import fcntl
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.plain import from_json
+from ssl_jax.core.plain import from_json, is_number, is_whole
 
 Record = dict[str, Any]
 ANSWER = ("results", "seconds", "versions")  # the rest of a record says what was asked
+
+FIELDS = {  # of every record
+    "workdir": str,
+    "method": str,
+    "seed": int,
+    "step": int,
+    "protocol": str,
+    "settings": dict,
+    "results": dict,
+}
+_log = logging.getLogger(__name__)
 
 
 def key(record: Mapping[str, Any]) -> str:
@@ -40,25 +52,41 @@ def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def _usable(record: Any) -> bool:
+    """Whether a JSON value has what every record has."""
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(name), kind) for name, kind in FIELDS.items()
+    ):
+        return False
+    return is_whole(record["step"]) and all(map(is_number, record["results"].values()))
+
+
 class ResultsFile:
     """One file that several processes may read and append to at once."""
 
     def __init__(self, path: Path):
         self.path = path
+        self._told = 0  # lines left out
 
     def read(self) -> list[Record]:
-        """All records, each question once, in the order they came; a line torn by a crash is left
-        out.
+        """All records, each question once, in the order they came; a line torn by a crash, or that
+        is no record, is left out, which is said once.
         """
         found: dict[str, Record] = {}
-        text = self.path.read_text(errors="replace") if self.path.exists() else ""
-        for line in text.splitlines():
+        left_out = 0
+        data = self.path.read_bytes() if self.path.exists() else b""
+        for line in data.splitlines(keepends=True):
             try:
                 record = from_json(line)
             except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("results"), dict):
+                record = None
+            if _usable(record):
                 found.setdefault(key(record), record)
+            elif line.endswith(b"\n"):  # else it may be one that is being written
+                left_out += bool(line.strip())
+        if left_out > self._told:
+            _log.warning("%s: %d line(s) that are no results are left out", self.path, left_out)
+            self._told = left_out
         return list(found.values())
 
     def append(self, record: Record) -> None:
