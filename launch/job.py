@@ -97,7 +97,7 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
     """
     argv = ["--dry_run=true" if word == "--dry_run" else word for word in argv]
     flags, overrides = command_line.parse(
-        argv, doc, {**FLAGS, **own}, configurable=True, repeated=("sweep",)
+        argv, doc, {**FLAGS, **own}, configurable=True, repeated=("sweep",), here=False
     )
     values = flags.flag_values_dict()
     name = values["name"] or "ssl-jax"

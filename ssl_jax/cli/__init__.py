@@ -92,6 +92,9 @@ def run(argv: list[str]) -> int:
             raise
         print(f"ssl-jax: {said[0]}", file=sys.stderr)
         return said[1]
+    except UnicodeEncodeError as e:
+        print(f"ssl-jax: no UTF-8: {visible(e.object)[:200]}; rename the file", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("ssl-jax: interrupted", file=sys.stderr)
         return 130

@@ -36,6 +36,8 @@ def load_method(name: str, run: Path | None = None) -> types.ModuleType:
     Raises:
       UserError: there is none, it lies in the folder of a run, or it defines no `make`.
     """
+    if not isinstance(name, str):
+        raise UserError(f"objective.name: expected a method's name, got {name!r}")
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UserError(f"no method file {name!r}")

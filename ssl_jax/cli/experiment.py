@@ -239,7 +239,7 @@ class Experiment:
     @cached_property
     def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
-        method = load_method(str(hyper.pop("name", "")), self.folder)
+        method = load_method(hyper.pop("name", ""), self.folder)
         arch = dict(self.raw.get("backbone", {}))
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
         made = method.make(backbone, self.spec, **hyper)

@@ -21,6 +21,7 @@ def parse(
     configurable: bool = False,
     switches: Collection[str] = (),
     repeated: Collection[str] = (),
+    here: bool = True,
 ) -> tuple[flags.FlagValues, list[Override]]:
     """Parse the flags of a subcommand, each a string, "" where it is not given. A ~ is the user's
     home in all of them. --trust_code belongs to every subcommand, and holds from here on.
@@ -32,6 +33,7 @@ def parse(
       configurable: whether `--config.section.key=value` is allowed.
       switches: those of `known` that take no value; False where they are not given.
       repeated: those that may be given several times: a list of strings.
+      here: whether the paths are of this machine; else each ~ stays.
 
     Returns:
       The flags, and the overrides of the config, (dotted key, value), in order.
@@ -50,7 +52,7 @@ def parse(
         elif "." not in name:  # "config.SECTION.KEY" stands for the overrides
             flags.DEFINE_string(name, "", text, flag_values=values)
     overrides, rest = [], [argv[0]]
-    words = map(home, argv[1:])
+    words = iter([home(word) if here else word for word in argv[1:]])
     for word in words:
         if word in ("--help", "-h"):
             print((doc or "").strip() + "\n\nflags:")

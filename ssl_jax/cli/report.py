@@ -153,7 +153,7 @@ def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
 
 def about(experiment: Experiment) -> str:
     """The method's name and what its file says first."""
-    name = experiment.raw["objective"]["name"]
+    name = str(experiment.raw["objective"]["name"])
     doc = (load_method(name, experiment.folder).__doc__ or "").strip().splitlines()
     return f"{name}: {doc[0].partition(': ')[2] or doc[0]}" if doc else name
 

@@ -17,7 +17,7 @@ from ssl_jax.core.errors import UserError
 
 SHARED_SECONDS = 30  # a network file system may show a file so much later
 _TEMPORARY = ".tmp-"  # between a file's name and what tells writers of it apart
-_HOME = re.compile(r"""(?<![^=,:+*'"(\[ ])~[\w.-]*(?=[/,+'"]|$)""")
+_HOME = re.compile(r"""(?<![^=,:+*'"])~[\w.-]*(?=[/,+'"]|$)""")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import io
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, TextIO
 
 
@@ -63,6 +62,15 @@ class Enduring(io.TextIOBase):
         return getattr(self._stream, name)
 
 
+class _Closed(io.TextIOBase):
+    """Stands for a stream that the process was started without."""
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
 def endure() -> Enduring:
     """Make `sys.stdout` and `sys.stderr` enduring, for the whole process; returns the former.
 
@@ -76,7 +84,7 @@ def endure() -> Enduring:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, _Closed())
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name need not be of the locale's

@@ -42,7 +42,7 @@ def encode(record: Record) -> bytes:
     if record.label is not None:
         features[LABEL_KEYS[0]] = [record.label]
     if record.captions:
-        features[CAPTION_KEYS[0]] = [c.encode() for c in record.captions]
+        features[CAPTION_KEYS[0]] = [c.encode("utf-8", "replace") for c in record.captions]
     if record.name:
         features[NAME_KEYS[0]] = [record.name.encode("utf-8", "surrogateescape")]
     return encode_features(features)

@@ -167,14 +167,16 @@ def _cut(path: Path, step: int) -> list[dict[str, float]]:
     """
     kept, end, size = [], 0, 0
     rest: list[bytes] = []  # what stays, if it must be written anew
-    anew = False
+    beyond = anew = False
     for text in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         size += len(text)
         line = _line(text)
-        if line is not None and line["step"] <= step:
+        if line is not None and line["step"] > step:
+            beyond = True
+        elif line is not None:
             kept.append(line)
             rest.append(text.rstrip(b"\n") + b"\n")
-            anew |= end < size - len(text) or not text.endswith(b"\n")
+            anew |= beyond or not text.endswith(b"\n")
             end = size
     if anew:
         with replacing(path) as temporary:
