@@ -49,6 +49,9 @@ class Stream:
     num_classes: int
 
 
+MOST = 2**31 - 1  # of steps and examples, whose numbers are int32 on the devices
+
+
 @dataclass(frozen=True)
 class Spec:
     """The run that an objective is built for; what its schedules and its state's shapes need."""
@@ -61,6 +64,11 @@ class Spec:
     channels: int = 3
     streams: tuple[Stream, ...] = ()
     vocabulary: int = 259  # token numbers of a caption: its bytes, padding, start and end
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "num_examples"):
+            if getattr(self, name) > MOST:
+                raise UserError(f"{name}: {getattr(self, name):,} is more than {MOST:,}")
 
 
 @dataclass(frozen=True)

@@ -210,8 +210,15 @@ class Checkpoints:
             )
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What the checkpoint of `step` says of itself."""
-        return dict(ocp.metadata(self._stored(step)).custom_metadata or {})
+        """What the checkpoint of `step` says of itself.
+
+        Raises:
+          UserError: the folder is none that the storage layer knows.
+        """
+        try:
+            return dict(ocp.metadata(self._stored(step)).custom_metadata or {})
+        except Exception as e:  # the storage layer has many
+            raise UserError(f"{self._path(step)} is no checkpoint: {_reason(e)}") from None
 
     def restore(self, step: int, abstract: TrainState, placed: TrainState) -> TrainState:
         """The state of `step`, with the shapes of `abstract`, laid out as `placed` says.

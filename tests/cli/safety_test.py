@@ -253,6 +253,12 @@ class PathsTest(Runs):
                     self.fails(command, *words)
                     self.assertFalse((self.folder / "new.npz").exists())
 
+    def test_a_folder_that_looks_like_a_checkpoint(self):
+        (self.folder / "0" / "x").mkdir(parents=True)
+        output = f"--output={self.folder}/e.npz"
+        words = ("embed", f"--weights={self.folder}", "--data=digits", output)
+        self.fails(*words, message="/0 is no checkpoint: ")
+
     @parameterized.parameters("r[1]x", "a,b", "a*b", "back\\slash", "q?x", "{a,b}", "~x", "[bold]")
     def test_a_folder_by_its_own_name(self, name):
         run = self.made(f"runs/{name}")
