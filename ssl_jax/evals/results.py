@@ -25,6 +25,7 @@ FIELDS = {  # of every record
     "settings": dict,
     "results": dict,
 }
+OPTIONAL = {"files": dict, "versions": dict, "config": dict, "baselines": dict, "not_finite": list}
 _log = logging.getLogger(__name__)
 
 
@@ -54,11 +55,15 @@ def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def _usable(record: Any) -> bool:
     """Whether a JSON value has what every record has."""
-    if not isinstance(record, dict) or not all(
-        isinstance(record.get(name), kind) for name, kind in FIELDS.items()
-    ):
+    if not isinstance(record, dict):
         return False
-    return is_whole(record["step"]) and all(map(is_number, record["results"].values()))
+    kinds = FIELDS | {name: kind for name, kind in OPTIONAL.items() if name in record}
+    if not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
+        return False
+    numbers = [record["results"], *record.get("baselines", {}).values()]
+    return is_whole(record["step"]) and all(
+        isinstance(some, dict) and all(map(is_number, some.values())) for some in numbers
+    )
 
 
 class ResultsFile:

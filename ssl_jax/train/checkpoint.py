@@ -196,7 +196,7 @@ class Checkpoints:
         """
         self.wait()
         self._clear()
-        if self._config.best and distributed.primary() and self.steps:
+        if self._config.best and distributed.primary():
             try:
                 self.check_best()
             except UserError as e:
@@ -265,9 +265,9 @@ class Checkpoints:
         Raises:
           UserError: no checkpoint has the metric that `CheckpointConfig.best` names.
         """
-        name = self._config.best.removeprefix("-")
-        known = {metric for metrics in self._measured().values() for metric in metrics}
-        if name and name not in known:
+        name, measured = self._config.best.removeprefix("-"), self._measured()
+        known = {metric for metrics in measured.values() for metric in metrics}
+        if name and measured and name not in known:
             rest = suggest(name, known - {"step"}) if known else "they have no metrics at all"
             raise UserError(f"checkpoint.best: no checkpoint has the metric {name!r}; {rest}")
 

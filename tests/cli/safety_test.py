@@ -348,6 +348,8 @@ class EditedTest(Runs):
         ({"seed": None},),
         ({"results": {"eval/a": None}},),
         ({"results": {"eval/a": "x"}},),
+        ({"baselines": {"pixels": 3}},),
+        ({"config": [1]},),
     )
     def test_results(self, changes):
         bad = {k: v for k, v in {**RECORD, **changes}.items() if v is not ...}
