@@ -6,7 +6,7 @@ collectives that these shardings imply.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,10 @@ class MeshConfig:
     fsdp: int = 1
     rules: tuple[tuple[str, str], ...] = DEFAULT_RULES
     fsdp_min_size: int = 65536
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {"fsdp_min_size": "mesh.fsdp is 1: nothing is split"} if self.fsdp == 1 else {}
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
