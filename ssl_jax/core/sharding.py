@@ -157,6 +157,13 @@ def _split(x: jax.Array, axis: int) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*[None] * axis, AXES))
 
 
+def batches_of(mesh: Mesh, size: int) -> NamedSharding:
+    """For some batches (n, `size`, ...): each split over the devices, or whole on all of them where
+    they do not divide it, so that a batch does not depend on how many they are.
+    """
+    return NamedSharding(mesh, P(None, AXES) if size % mesh.size == 0 else P())
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 

@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
@@ -190,7 +189,6 @@ def fit(
         raise UserError("attentive probe: the training data have labels of one class only")
     one = settings[0]
     batch = one.at_most("batch_size", len(rows), "training examples")
-    mesh = mesh if mesh and batch % mesh.size == 0 else None  # the batch does not depend on it
     epoch = len(rows) // batch
     width, (mean, deviation) = train.features.shape[-1], moments(train.features, rows)
     params = _start(one, width, classes, len(settings))
@@ -199,7 +197,7 @@ def fit(
     alone = SingleDeviceSharding(jax.local_devices()[0])
     run = params, jax.device_get(optax.scale_by_adam().init(params))
     run = place(run, sharding.replicated(mesh) if mesh else alone)
-    apart = NamedSharding(mesh, P(None, sharding.AXES)) if mesh else alone
+    apart = sharding.batches_of(mesh, batch) if mesh else alone
     chunk = max(1, CHUNK_BYTES // (2 * batch * train.features[0].size))
     for number in range(one.epochs):
         order = np.random.default_rng([one.seed, number]).permutation(rows)[: epoch * batch]

@@ -15,8 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, SingleDeviceSharding
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
@@ -270,11 +269,10 @@ def train_heads(
     """One head for each pair of learning rate and weight decay, (S,) and (S,), on the same batches.
 
     An epoch is as many whole batches as there are; each head's training is what it would be alone.
-    On a mesh whose devices divide the batch each sees its rows of it; else one device sees all.
+    On a mesh whose devices divide the batch each sees its rows of it, else all of it.
     """
     count, width = train.features.shape
     batch = min(recipe.batch_size, count)
-    mesh = mesh if mesh and batch % mesh.size == 0 else None  # the batch does not depend on it
     epoch = count // batch
     if recipe.per_256:
         rates = rates * batch / 256
@@ -286,7 +284,7 @@ def train_heads(
     run = Run(weight, bias, 0 * weight, 0 * bias, flat, flat + 1)
     one = SingleDeviceSharding(jax.local_devices()[0])
     run = place(run, sharding.replicated(mesh) if mesh else one)
-    apart = NamedSharding(mesh, P(None, sharding.AXES)) if mesh else one
+    apart = sharding.batches_of(mesh, batch) if mesh else one
     chunk = max(1, CHUNK_BYTES // (4 * batch * width))
     for number in range(recipe.epochs):
         order = np.random.default_rng([seed, number]).permutation(count)[: epoch * batch]

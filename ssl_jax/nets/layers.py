@@ -18,8 +18,8 @@ def compute_dtype(dtype: DType) -> jnp.dtype | None:
     """What layers compute in: None, "as the parameters", also for float32.
 
     Raises:
-      UserError: neither float32 nor bfloat16. float16 and float8 need scaled losses, which there are
-        not, and parameters are never made float64.
+      UserError: neither float32 nor bfloat16. float16 and float8 need scaled losses, which there
+        are not, and parameters are never made float64.
     """
     if dtype is None:
         return None
