@@ -1,7 +1,11 @@
-"""Keys that are given for a new run and that nothing would read."""
+"""Keys of a new run, and flags, that nothing would read."""
+
+import contextlib
+import io
 
 from absl.testing import absltest, parameterized
 
+from ssl_jax import cli
 from ssl_jax.cli.configs import configured
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
@@ -24,6 +28,17 @@ UNUSED = [
     ({"evals.clustering.clusters": 3, "evals.clustering.factor": 2.0}, "factor: 2.0"),
     ({"objective.view.recipe": "flip", "objective.view.strength": 0.5}, "strength: 0.5"),
     ({"objective.view.area": (1, 1), "objective.view.crop": "one_draw"}, "whole image"),
+]
+
+
+FLAGS = [
+    (("results", "--workdir=W", "--against=V", "--mean=seed"), "--mean or --against"),
+    (("results", "--workdir=W", "--value=score"), "--value .* give that too"),
+    (
+        ("compile", "--config=simclr:digits", "--topology=v5e:2x2", "--hlo=f", "--find_batch"),
+        "--hlo",
+    ),
+    (("prepare", "--data=digits", "--output=out", "--quality=80"), "--quality .* give --size"),
 ]
 
 
@@ -58,6 +73,13 @@ class UsedTest(parameterized.TestCase):
     )
     def test_accepted(self, **keys):
         experiment(keys).check_used(keys)
+
+    @parameterized.parameters(*FLAGS)
+    def test_flags(self, words, message):
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err):
+            self.assertEqual(cli.run(list(words)), 2)
+        self.assertRegex(err.getvalue(), message)
 
     def test_what_a_recipe_leaves_is_no_setting_of_the_user(self):
         """Another optimizer may be tried without its predecessor's constants being taken back."""

@@ -43,7 +43,7 @@ BASE = {
     "image_retrieval": {"k": (1,)},
     "retrieval": {"k": 2},
     "corruptions": {"examples": 40},
-    "patches": {"train": "{masks}", "test": "{masks}", "size": 16, "per_image": 4},
+    "patches": {"train": "{masks}", "test": "{masks2}", "size": 16, "per_image": 4},
     "segmentation": {
         "train": "{masks}",
         "test": "{masks}",
@@ -92,7 +92,7 @@ OTHER = {
     "corruptions": {"classifier": "knn", "baseline": "alexnet", "examples": 20, "size": 64},
     "patches": {
         "train": "{masks2}",
-        "test": "{masks2}",
+        "test": "{masks}",
         "size": 32,
         "reduce_zero_label": True,
         "per_image": 8,
