@@ -95,7 +95,7 @@ OTHER = {
         "test": "{masks}",
         "size": 32,
         "reduce_zero_label": True,
-        "per_image": 8,
+        "per_image": 13,
         "max_images": 2,
         "patch": 2,
     },
