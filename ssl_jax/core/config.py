@@ -79,7 +79,8 @@ def check_used(section: Any, where: str, names: Collection[str] | None = None) -
     Raises:
       UserError: there is one.
     """
-    known, unused = defaults(type(section)), getattr(section, "unused", dict)()
+    known = defaults(type(section))
+    unused: Mapping[str, str] = getattr(section, "unused", dict)()
     for name, why in unused.items():
         value = getattr(section, name)
         if (names is None or name in names) and value != known.get(name):

@@ -187,8 +187,8 @@ class ViT(nnx.Module):
             shape = (x.shape[0], *grid, x.shape[-1])
             out |= {f"block{i + 1}": jnp.reshape(p, shape) for i, p in enumerate(patches)}
             if first:
-                tokens = [*every[:-1, :, 0], out["cls"]]
-                out |= {f"cls{i + 1}": x for i, x in enumerate(tokens)}
+                own = [*every[:-1, :, 0], out["cls"]]
+                out |= {f"cls{i + 1}": x for i, x in enumerate(own)}
         if maps is not None:
             out["attention"] = jnp.swapaxes(maps[..., :count, :count], 0, 1)
         return out
