@@ -81,6 +81,11 @@ class Recipe:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
+    @property
+    def scalable(self) -> bool:
+        """Whether there is a distortion that `View.strength` multiplies."""
+        return bool(self.affine or any(self.jitter) or self.noise or self.rand_augment)
+
 
 _UNIT: Mapping[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's code feeds [0, 1] as it is
 _STRONG_HUE = (0.4, 0.4, 0.4, 0.4)

@@ -54,6 +54,8 @@ def main(argv: list[str]) -> int:
     name = command_line.require(flags, "config", "name a method and recipe, simclr:imagenet")
     topology = command_line.require(flags, "topology", "name a slice, --topology=v5e:8x8")
     slices = command_line.whole("slices", flags.slices, default=1, least=1)
+    if flags.hlo and flags.find_batch:
+        raise UserError("--hlo is of one program; leave --find_batch out")
     config = configured(name, overrides, flags.data)
     if slices > 1 and "replica" not in config.get("mesh", {}):
         config.setdefault("mesh", {})["replica"] = slices

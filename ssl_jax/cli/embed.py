@@ -35,7 +35,8 @@ FLAGS = {
     "split": "train or eval, of data that define both; by default train",
     "output": f"the file to write, FILE{' or FILE'.join(formats.FORMATS)}; run again to go on",
     "stage": "the layer, a number (-1 is the last) or its name; by default the method's",
-    "pool": "avg, grid (2 x 2 averages), cls, or none: a vector a place; by default the method's",
+    "pool": "pooled (the network's own output), avg, grid (2 x 2 averages), cls, or none: a vector "
+    "per place; by default the method's",
     "patches": "the same as --pool=none",
     "batch_size": "images at once, over all devices; by default 256",
     "threads": "that decode images; by default one a core",

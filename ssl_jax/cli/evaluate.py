@@ -204,8 +204,9 @@ def asked_with(protocol: Protocol, probe: Probe) -> Record:
 
 def plain(protocol: Protocol, probe: Probe) -> Cell:
     """Its settings as JSON has them, with the layer that it leaves to the method."""
-    given = dataclasses.asdict(protocol)
-    layer = {k: v for k, v in dataclasses.asdict(probe).items() if k in given}
+    given = dataclasses.asdict(protocol.settled())
+    read = dataclasses.asdict(probe.at(given.get("stage"), given.get("pool")))
+    layer = {k: v for k, v in read.items() if k in given}
     given = layer | {k: v for k, v in given.items() if v is not None}
     return json.loads(json.dumps(given))  # type: ignore[no-any-return]
 

@@ -5,7 +5,7 @@ data.
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ssl_jax.cli.configs import NAMES, load_method
 from ssl_jax.core import config as checked
 from ssl_jax.core import credentials, files, sharding
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.inputs import View
 from ssl_jax.data import subset
 from ssl_jax.data.pipeline import (
     Batch,
@@ -275,6 +276,26 @@ class Experiment:
                 f"train.batch_size: {self.train.batch_size} does not divide by the "
                 f"{self.mesh.size} devices"
             )
+
+    def check_used(self, keys: Collection[str]) -> None:
+        """Of the keys "section.key" that are given for a run, whether each changes anything.
+
+        Raises:
+          UserError: one does not.
+        """
+        for key in keys:
+            section, *path = key.split(".")
+            at = self.method if section == "objective" else self.sections.get(section)
+            for name in path[:-1]:
+                at = getattr(at, name, None)
+            where = ".".join((section, *path[:-1]))
+            if path and dataclasses.is_dataclass(at):
+                checked.check_used(at, where, path[-1:])
+            if isinstance(at, View) and path[-1] == "strength" and not recipe(at.recipe).scalable:
+                raise UserError(
+                    f"{where}.strength: {at.strength} would change nothing: the recipe "
+                    f"{at.recipe!r} has no distortion that it multiplies"
+                )
 
     @property
     def _rows(self) -> np.ndarray:

@@ -42,8 +42,9 @@ def load(
       step: of the run's checkpoint; by default the newest.
       stage: the layer to read, a number (-1 is the last) or a name of `Encoder.layers`; by default
         where the method's representation is.
-      pool: "avg", "grid" (averages over 2 x 2), "cls", or "none" for features of every place; by
-        default the method's.
+      pool: "pooled" (the network's own output, of its last layer), "avg", "grid" (averages over 2
+        x 2), "cls" (the layer's class token), or "none" for features of every place; by default the
+        method's, and "avg" of an earlier layer where that is "pooled".
       mesh: devices that hold the weights, each all of them; by default one.
       trust_code: run a method file that lies in the folder of a run (docs/safety.md).
 
@@ -85,8 +86,8 @@ def from_file(path: Path, mesh: jax.sharding.Mesh) -> Encoder:
     """The encoder in a file of weights, ours or a public one, or in an exported Orbax folder.
 
     A file that does not say how its network is fed is fed as most public ones are: 224 pixels, or
-    what its positions are for, with ImageNet's mean and deviation; and read at the last layer, at
-    the class token where it pools so.
+    what its positions are for, with ImageNet's mean and deviation; and read at the network's own
+    output.
     """
     weights = networks.of_file(orbax.read_any(path), str(path))
     params, stats = jax.device_put(weights.variables(), sharding.replicated(mesh))
@@ -98,8 +99,10 @@ def from_file(path: Path, mesh: jax.sharding.Mesh) -> Encoder:
         )
         size = int(fed.get("size") or backbone.get("image_size") or SIZE)
         view = View(size=size, recipe=str(fed.get("recipe", "normalize")))
-        pool = "cls" if backbone.get("name") == "vit" and backbone.get("pool") != "avg" else "avg"
-        probe = Probe(int(read.get("stage", -1)), str(read.get("pool", pool)))
+        stage, pool = read.get("stage"), read.get("pool")
+        probe = Probe(pool="pooled").at(
+            None if stage is None else int(stage), None if pool is None else str(pool)
+        )
         settings = dict(config) or {"backbone": backbone}
     except (ValueError, TypeError, AttributeError) as e:
         raise UserError(f"{path}: what it says of itself cannot be used: {e}") from None

@@ -50,6 +50,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--format={style}: {suggest(style, FORMATS)}")
     if flags.columns and flags.against:
         raise UserError("give --columns or --against, not both")
+    if flags.mean and flags.against:
+        raise UserError("give --mean or --against, not both: pairs of runs are averaged already")
+    if flags.value and not flags.columns:
+        raise UserError("--value is the number in the columns of --columns; give that too")
     rows, metrics = select(read(flags.workdir, flags.results), flags.where)
     if flags.against:
         others, more = select(read(flags.against, ""), flags.where)

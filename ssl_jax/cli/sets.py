@@ -68,10 +68,18 @@ def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Proto
     """The protocol with the settings of each cell.
 
     Raises:
-      UserError: a setting that it has not, or a wrong value.
+      UserError: a setting that it has not or that changes nothing, or a wrong value.
     """
+    for setting in type(protocol).of_pixels:
+        if any(setting in cell for cell in cells):
+            raise UserError(
+                f"{name}.{setting} would change nothing: it is for raw pixels, which training "
+                "measures beside the network"
+            )
     current = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol)}
     made = [checked.build(type(protocol), current | cell, name) for cell in cells]
+    for one, cell in zip(made, cells, strict=True):
+        checked.check_used(one, name, cell)
     return list(dict.fromkeys(made))
 
 

@@ -76,6 +76,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     resolved = experiment.resolved()
     if not (folder / "config.json").exists():
         pretrained.check(experiment)
+        experiment.check_used([key for key, _ in overrides])
     announce(console, experiment)
     if chosen:
         console.print(auto.estimate(experiment))

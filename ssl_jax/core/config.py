@@ -68,6 +68,25 @@ def arguments(
     return {k: _coerce(v, hints.get(k, Any), f"{where}.{k}", None) for k, v in values.items()}
 
 
+def check_used(section: Any, where: str, names: Collection[str] | None = None) -> None:
+    """Refuse settings that change nothing: fields that differ from their default though nothing
+    reads them, as the dataclass's `unused()` says, name -> why.
+
+    Args:
+      where: as of `build`.
+      names: the fields to look at; by default all.
+
+    Raises:
+      UserError: there is one.
+    """
+    known = defaults(type(section))
+    unused: Mapping[str, str] = getattr(section, "unused", dict)()
+    for name, why in unused.items():
+        value = getattr(section, name)
+        if (names is None or name in names) and value != known.get(name):
+            raise UserError(f"{where}.{name}: {value!r} would change nothing: {why}")
+
+
 def defaults(cls: type) -> dict[str, Any]:
     """The fields of a dataclass that have a default, with it."""
     known = {f.name: _default(f) for f in dataclasses.fields(cls)}

@@ -1,5 +1,6 @@
 """What an objective asks of the input pipeline: views, labels, text, frames, further streams."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,10 @@ class View:
     def whole(self) -> bool:
         """Whether the view is of the whole image."""
         return self.area == (1, 1)
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {"crop": "the view is the whole image, area (1, 1)"} if self.whole else {}
 
     def __post_init__(self) -> None:
         low, high = self.area

@@ -6,7 +6,7 @@ collectives that these shardings imply.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,10 @@ class MeshConfig:
     fsdp: int = 1
     rules: tuple[tuple[str, str], ...] = DEFAULT_RULES
     fsdp_min_size: int = 65536
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {"fsdp_min_size": "mesh.fsdp is 1: nothing is split"} if self.fsdp == 1 else {}
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -151,6 +155,13 @@ def _split(x: jax.Array, axis: int) -> jax.Array:
     if set(mesh.axis_names) != set(AXES) or x.shape[axis] % mesh.size:
         return x
     return jax.lax.with_sharding_constraint(x, P(*[None] * axis, AXES))
+
+
+def batches_of(mesh: Mesh, size: int) -> NamedSharding:
+    """For some batches (n, `size`, ...): each split over the devices, or whole on all of them where
+    they do not divide it, so that a batch does not depend on how many they are.
+    """
+    return NamedSharding(mesh, P(None, AXES) if size % mesh.size == 0 else P())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -69,6 +69,10 @@ class DataConfig:
     streams: Mapping[str, str] = field(default_factory=dict)
     tokenizer: str = ""
 
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {} if self.labelled else {"draw": "no labelled part is drawn; give data.labelled"}
+
 
 class Batches(Iterator[Batch]):
     """Iterator over host batches; `batches` makes it."""

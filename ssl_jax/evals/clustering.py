@@ -43,7 +43,13 @@ class Clustering(AtLayer):
                 f"runs = {self.runs} must be positive"
             )
 
+    def unused(self) -> Mapping[str, str]:
+        if self.clusters is None:
+            return {}
+        return {"factor": f"their number is given, clusters = {self.clusters}"}
+
     def check(self, subject: Subject) -> None:
+        super().check(subject)
         if self.superclasses:
             read_superclasses(self.superclasses, subject.class_names)
 

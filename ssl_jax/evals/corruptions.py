@@ -57,7 +57,8 @@ class Corruptions(AtLayer):
       baseline: "pixels" is the same classifier on raw pixels; "alexnet" are the published errors,
         which are of ImageNet's classes.
       examples: test images at the most, evenly over all of them.
-      size: images of a smaller view are corrupted at this side and then shrunk; at least 32.
+      size: images of a smaller view are corrupted at this side and then shrunk; at least 32, those
+        of a larger view at their own.
     """
 
     classifier: Literal["linear", "knn"] = "linear"
@@ -70,6 +71,14 @@ class Corruptions(AtLayer):
             raise UserError(
                 f"corruptions: examples = {self.examples} must be positive, and size = {self.size} "
                 f"{LEAST} or more"
+            )
+
+    def check(self, subject: Subject) -> None:
+        super().check(subject)
+        if LEAST < self.size < (side := subject.images.view.size):
+            raise UserError(
+                f"corruptions.size: {self.size} would change nothing: images of {side} pixels are "
+                "corrupted at their own size"
             )
 
     def measure(self, subject: Subject) -> dict[str, float]:

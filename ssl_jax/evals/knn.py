@@ -29,7 +29,7 @@ class Knn(AtLayer):
     """Accuracy of the weighted vote of the nearest training examples.
 
     Attributes:
-      k: neighbours; all training examples where there are fewer.
+      k: neighbours; all training examples where there are fewer, which a sweep may ask for once.
       temperature: of their votes (0.07: Wu et al. 2018, arXiv 1805.01978).
     """
 
@@ -47,10 +47,17 @@ class Knn(AtLayer):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """All k and temperatures of a layer in one pass."""
+        for one in settings:
+            one.check(subject)
         subject.read(settings)
         for group in grouped(settings, subject.probe_of):
             train, test = subject.train(group[0]), subject.test(group[0])
             near = {one: min(one.k, len(train.labels)) for one in group}
+            if len({(near[one], one.temperature) for one in group}) < len(group):
+                raise UserError(
+                    f"knn: k = {sorted({one.k for one in group})} are the same where there are "
+                    f"{len(train.labels)} training examples"
+                )
             found = knn_classes(
                 *train,
                 test.features,

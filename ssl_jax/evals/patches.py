@@ -3,7 +3,9 @@ the network's output.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,8 @@ class Patches(Protocol):
       patch: side of the patches that raw pixels are measured by.
     """
 
+    of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
+
     train: str = ""
     test: str = ""
     size: int = 224
@@ -55,6 +59,11 @@ class Patches(Protocol):
             raise UserError("patches: size, per_image, max_images and patch must be positive")
         if bool(self.train) != bool(self.test):
             raise UserError("patches: name both folders, train and test")
+
+    def unused(self) -> Mapping[str, str]:
+        if self.train:
+            return {}
+        return dict.fromkeys(("size", "reduce_zero_label"), "there are no masks; give train, test")
 
     def applies(self, subject: Subject) -> bool:
         """Whether there are masks, or labels."""
@@ -114,7 +123,7 @@ class Patches(Protocol):
         """((features (N, P, D), places (N, P) in the row-major grid), index (N,)) of images."""
 
         def some(images: Array, index: Array) -> tuple[Array, Array]:
-            return _some(subject.encoder, self.layer(subject), self.per_image, images, index)
+            return _some(subject.encoder, self.layer(subject), self, images, index)
 
         return features.collect(some, batches, subject.images.mesh)
 
@@ -152,15 +161,16 @@ def accuracy(found: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> floa
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _some(
-    encoder: Encoder | None, layer: tuple[View, int, int], count: int, images: Array, index: Array
+    encoder: Encoder | None, layer: tuple[View, int, int], how: Patches, images: Array, index: Array
 ) -> tuple[Array, Array]:
     x = features.maps(encoder, *layer, images)
     x = x.reshape(len(x), -1, x.shape[-1])
     patches = x.shape[1]
+    count = how.at_most("per_image", patches, "patches of an image")
 
     def draw(row: Array) -> Array:
         key = jax.random.fold_in(jax.random.key(0), row)
-        return jax.random.permutation(key, patches)[: min(count, patches)]
+        return jax.random.permutation(key, patches)[:count]
 
     places = jax.vmap(draw)(index)
     return jnp.take_along_axis(x, places[:, :, None], axis=1), places

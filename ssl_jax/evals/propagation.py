@@ -44,6 +44,7 @@ class Propagation(Protocol):
     """
 
     labels = False
+    of_pixels = ("patch",)
 
     data: str = ""
     size: int = 480

@@ -49,6 +49,7 @@ class Segmentation(Protocol):
     """
 
     labels = False
+    of_pixels = ("patch",)
 
     train: str = ""
     test: str = ""
@@ -101,9 +102,13 @@ class Segmentation(Protocol):
         state = jax.device_get(self.optimizer().init(parts[:2]))
         parts, state = place((parts, state), sharding.replicated(mesh))
         head = Head(*parts)
-        count = self.steps * self.whole_batch(mesh)
+        count = self.steps * self.batch_size
         epochs = -(-count // len(train.files))
         order = np.concatenate([rng.permutation(len(train.files)) for _ in range(epochs)])[:count]
+        filling = (0, self.whole_batch(mesh) - self.batch_size)
+        order = np.pad(
+            order.reshape(-1, self.batch_size), ((0, 0), filling), constant_values=-1
+        ).ravel()
         for batch in self.batches(subject, train, order):
             head, state = _step(head, state, subject.encoder, batch, layer, self)
         return head
@@ -119,7 +124,7 @@ class Segmentation(Protocol):
         return optax.adamw(rate, weight_decay=self.weight_decay)
 
     def whole_batch(self, mesh: jax.sharding.Mesh) -> int:
-        """`batch_size`, or more up to a multiple of the devices."""
+        """`batch_size`, with filling up to a multiple of the devices."""
         return self.batch_size + -self.batch_size % mesh.size
 
     def batches(self, subject: Subject, scenes: Scenes, rows: np.ndarray) -> Iterator["Batch"]:
@@ -177,10 +182,11 @@ def _step(
     layer: Layer,
     how: Segmentation,
 ) -> tuple[Head, optax.OptState]:
-    """One update; features are normalised by the batch's own mean and variance."""
+    """One update; features are normalised by the batch's own mean and variance, filling apart."""
     images, masks = batch
     x = features.maps(encoder, *layer, images)
-    mean, variance = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+    real = (jnp.arange(len(x)) < how.batch_size)[:, None, None, None]
+    mean, variance = (f(x, (0, 1, 2), where=real) for f in (jnp.mean, jnp.var))
     scored = masks != IGNORED
 
     def loss(trained: tuple[Array, Array]) -> Array:

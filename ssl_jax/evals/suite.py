@@ -144,8 +144,8 @@ class Quality:
         """
         out: list[Protocol] = []
         for one in settings:
-            # The class token is that of the last stage.
-            apart = isinstance(one, AtLayer) and one.stage is None and one.pool != "cls"
+            # The network's own output is that of the last stage.
+            apart = isinstance(one, AtLayer) and one.stage is None and one.pool != "pooled"
             if apart and one.every_stage and self._objective.probe_every_stage:
                 count = len(features.names(self._objective.stage_shapes))
                 out += [dataclasses.replace(one, stage=s) for s in range(-count, 0)]  # type: ignore[call-arg]

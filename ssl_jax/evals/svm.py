@@ -1,7 +1,7 @@
 """Low-shot linear SVMs on frozen features, as VOC07 is measured (Goyal et al., 1905.01235)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.subset import draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.fewshot import check_shots
 
 FOLDS = 3
 FEW = 1.0  # C of a class with a single example, which no fold can be kept from
@@ -45,8 +46,12 @@ class Svm(AtLayer):
         if not self.shots and not self.full:
             raise UserError("svm: give shots, or full=True")
 
+    def unused(self) -> Mapping[str, str]:
+        return {} if self.shots else {"draws": "all labels are no draw; give shots"}
+
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
+        check_shots(self, self.shots, train)
         found = {}
         for k in self.shots:
             rows = (draw_labels(train.labels, k, 0, draw) for draw in range(self.draws))

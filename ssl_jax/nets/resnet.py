@@ -228,8 +228,8 @@ def resnet_custom(
       inner_width: multiplies the inner width of bottleneck blocks ("wide" ResNets).
 
     Raises:
-      UserError: unknown block or stem, as many widths as stages not given, selective kernels in
-        basic blocks.
+      UserError: unknown block or stem, as many widths as stages not given, selective kernels or
+        `stride_in_1x1` in basic blocks.
     """
     if block not in ("basic", "bottleneck"):
         raise UserError(f"block is {block!r}; use 'basic' or 'bottleneck'")
@@ -245,6 +245,11 @@ def resnet_custom(
     if sk_ratio < 0 or (sk_ratio and block == "basic"):
         raise UserError(
             f"sk_ratio={sk_ratio} must be >= 0, and > 0 only with bottleneck blocks (depth >= 50)"
+        )
+
+    if stride_in_1x1 and block == "basic":
+        raise UserError(
+            "stride_in_1x1 is of bottleneck blocks (depth >= 50): basic ones have no 1x1 layer"
         )
 
     def make(rngs: nnx.Rngs) -> ResNet:
@@ -265,7 +270,7 @@ def resnet_custom(
         )
 
     compute_dtype(dtype)
-    check_rate(drop_path)
+    check_rate(drop_path, sum(stages))
     return functional(make, name, draws=drop_path > 0)
 
 
@@ -303,7 +308,8 @@ def resnet(
         training, less often those of earlier blocks; the method must draw it.
 
     Raises:
-      UserError: a depth that is not listed, an unknown stem, `sk_ratio` with basic blocks.
+      UserError: a depth that is not listed, an unknown stem, `sk_ratio` or `stride_in_1x1` with
+        basic blocks.
     """
     if depth not in DEPTHS:
         raise UserError(f"no ResNet of depth {depth}; use one of {', '.join(map(str, DEPTHS))}")

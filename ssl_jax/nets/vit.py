@@ -133,13 +133,14 @@ class ViT(nnx.Module):
             grid of patches is a multiple of r x c.
           keys: (B,) random keys, for `drop_path` in training.
           train: whether branches are dropped.
-          stages: also return the patch tokens after every block as maps.
+          stages: also return the patch tokens after every block as maps, and its class token.
           attention: also return what every token attends to.
 
         Returns:
           "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches"
           (B, N, D) of these; "cls" (B, D) if there is one; "pooled" (B, D), float32, as `pool`
-          says. With `stages` "block1", ..: (B, h, w, D); the last one is normed like the tokens.
+          says. With `stages` "block1", ..: (B, h, w, D) and, if there is a class token, "cls1", ..:
+          (B, D); the last ones are normed like the tokens.
           With `attention` "attention" (B, depth, heads, T, T), float32, whose rows sum to 1, or to
           what the registers leave.
 
@@ -185,6 +186,9 @@ class ViT(nnx.Module):
             patches = [*every[:-1, :, first:count], out["patches"]]
             shape = (x.shape[0], *grid, x.shape[-1])
             out |= {f"block{i + 1}": jnp.reshape(p, shape) for i, p in enumerate(patches)}
+            if first:
+                own = [*every[:-1, :, 0], out["cls"]]
+                out |= {f"cls{i + 1}": x for i, x in enumerate(own)}
         if maps is not None:
             out["attention"] = jnp.swapaxes(maps[..., :count, :count], 0, 1)
         return out
@@ -287,6 +291,8 @@ def vit(
         raise UserError(f"registers={registers}: give 0 or more, and none with relative positions")
     if position not in INIT_OF_POSITION:
         raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
+    if interpolate_offset and position == "relative":
+        raise UserError("interpolate_offset is of position tables; relative positions have none")
     scheme = INIT_OF_POSITION[position] if init is None else init
     if scheme not in INIT_OF_POSITION.values():
         raise UserError(f"unknown init {init!r}; {suggest(scheme, INIT_OF_POSITION.values())}")
@@ -294,7 +300,7 @@ def vit(
         raise UserError(
             f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
         )
-    check_rate(drop_path)
+    check_rate(drop_path, depth)
     grid = patch_grid((image_size, image_size), patch)
     if position in FIXED_ORDERS:
         sincos(dim, grid)  # raises for a width that it cannot have

@@ -92,12 +92,23 @@ class Probe:
 
     Attributes:
       stage: index into the backbone's stages; -1 is the last, -2 the one before it.
-      pool: "avg" over all positions, "grid" over a 2x2 grid (4 x channels features), or "cls" for
-        the class token.
+      pool: "pooled" for the network's own output, which only the last stage has; "avg" over all
+        positions of the stage's map, "grid" over a 2x2 grid (4 x channels features), or "cls" for
+        the stage's class token.
     """
 
     stage: int = -1
     pool: str = "avg"
+
+    def at(self, stage: int | None = None, pool: str | None = None) -> "Probe":
+        """The same with another stage, another pooling or both.
+
+        An earlier stage has no output of the network's own: without a `pool` of its own it is
+        averaged.
+        """
+        stage = self.stage if stage is None else stage
+        inherited = "avg" if self.pool == "pooled" and stage != -1 else self.pool
+        return Probe(stage, pool or inherited)
 
 
 class Aux(NamedTuple):
@@ -231,7 +242,8 @@ class Objective:
       spec: the run.
       microbatches: the backbone runs in so many chunks; see `parts.branch.Branch`.
       family, needs: for `ssl-jax methods`.
-      probe: where the representation is read.
+      probe: where the representation is read: by default the backbone's own output, which is what
+        most methods train.
       refresh_groups: parameter groups whose optimizer state restarts with each `refresh`.
     """
 
@@ -243,7 +255,7 @@ class Objective:
         ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, baseline
     )
     needs: ClassVar[str] = "any backbone"
-    probe: ClassVar[Probe] = Probe()
+    probe: ClassVar[Probe] = Probe(pool="pooled")
     refresh_groups: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

@@ -13,7 +13,7 @@ from ssl_jax.core import rng
 from ssl_jax.losses.mae import masked_mse, normalize_patches, patchify, unpatchify
 from ssl_jax.nets.decoders import mae_decoder
 from ssl_jax.nets.functional import Net, init_all
-from ssl_jax.objectives.base import Aux, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
 
@@ -36,6 +36,8 @@ class MAE(Objective):
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT backbone"
+    # The loss trains the patches; a class token, if there is one, only as far as they look at it.
+    probe: ClassVar[Probe] = Probe(pool="avg")
 
     view: View = View(224, area=(0.2, 1.0), recipe="mae")
     mask_ratio: float = 0.75

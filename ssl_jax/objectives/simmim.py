@@ -14,7 +14,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.losses.simmim import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder
 from ssl_jax.nets.functional import Net, init_all
-from ssl_jax.objectives.base import Aux, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
 
@@ -39,6 +39,8 @@ class SimMIM(Objective):
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT or Swin backbone with a mask token"
+    # The loss trains the patches; a class token, if there is one, only as far as they look at it.
+    probe: ClassVar[Probe] = Probe(pool="avg")
 
     view: View = View(192, area=(0.67, 1.0), recipe="mae")
     mask_ratio: float = 0.6

@@ -66,6 +66,10 @@ class SwAV(Objective):
                 f"{self.spec.num_examples} examples; use a tenth of them or fewer"
             )
 
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {} if self.queue_size else {"queue_start": "there is no queue; give queue_size"}
+
     @cached_property
     def branch(self) -> Branch:
         head = mlp_head(self.feature_dim, self.projector, hidden_bias=True, init="torch")

@@ -123,6 +123,27 @@ class OptimConfig:
         if self.milestones and self.schedule != "step":
             raise UserError(f"optim.milestones need schedule='step', not {self.schedule!r}")
 
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        warmup = self.warmup_steps or self.warmup_epochs
+        conditions = [
+            (("momentum", "nesterov"), ("sgd", "lars"), self.name, "name"),
+            (("b1", "b2", "eps"), ("adamw", "lamb"), self.name, "name"),
+            (("lars_variant", "trust_coefficient"), ("lars",), self.name, "name"),
+            (("lr_end", "lr_start", "warmup_inclusive"), ("cosine",), self.schedule, "schedule"),
+            (("decay",), ("step",), self.schedule, "schedule"),
+        ]
+        unused = {
+            key: f"only {' and '.join(users)} reads it, and optim.{setting} is {value!r}"
+            for keys, users, value, setting in conditions
+            if value not in users
+            for key in keys
+        }
+        if not warmup:
+            why = "there is no warmup; give warmup_steps or warmup_epochs"
+            unused |= dict.fromkeys(("lr_start", "warmup_inclusive"), why)
+        return unused
+
     @property
     def excludes(self) -> bool:
         """Whether a decay multiplier of 0 also switches off layer-wise adaptation."""

@@ -69,6 +69,15 @@ class TrainConfig:
         if self.nonfinite_limit < 1 or self.spike < 0:
             raise UserError("train: nonfinite_limit >= 1 and spike >= 0 must hold")
 
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        unused = {}
+        if self.steps:
+            unused["epochs"] = f"train.steps is {self.steps}, and wins; set it to 0"
+        if self.nonfinite == "stop":
+            unused["nonfinite_limit"] = "train.nonfinite is 'stop', at the first such step"
+        return unused
+
     @property
     def skips(self) -> int:
         """Steps in a row that may be skipped."""

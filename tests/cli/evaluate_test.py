@@ -91,7 +91,8 @@ class EvaluateTest(parameterized.TestCase):
         cells = {(r["step"], r["settings"]["k"], r["settings"]["stage"]) for r in found}
         self.assertEqual(cells, {(s, k, at) for s in (2, 4) for k in (1, 5) for at in (-1, -2)})
         for one in found:
-            self.assertEqual(one["settings"]["pool"], "avg")
+            pool = "pooled" if one["settings"]["stage"] == -1 else "avg"
+            self.assertEqual(one["settings"]["pool"], pool)
             self.assertEqual(one["settings"]["temperature"], 0.07)
             self.assertEqual((one["method"], one["seed"], one["max_train"]), ("simclr", 0, 300))
         # Alone, a cell gives the same number; and nothing is measured twice.
@@ -104,7 +105,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual((self.folder / "sweep.jsonl").read_bytes(), before)
 
     def test_linear_probes_of_two_layers_in_one_pass(self):
-        sweep = ("lr=0.1,1", "stage=-1,-2", "preset=simclr", "epochs=2", "holdout=0.2")
+        sweep = ("lr=0.1,1", "stage=-1,-2", "epochs=2", "holdout=0.2")  # of "simclr", then
         flags = [f"--sweep={axis}" for axis in sweep]
         with mock.patch.object(features, "extract", wraps=features.extract) as extract:
             self.evaluate("--eval=linear", *flags, results="linear.jsonl")

@@ -1,6 +1,6 @@
 """What DINO and iBOT share: a head of prototypes, a slow teacher, centred and sharp targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,6 +61,12 @@ class SelfDistillation(Objective):
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.large)
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        if self.warmup_epochs:
+            return {}
+        return {"warmup_temperature": "the temperature is not warmed up; give warmup_epochs"}
 
     def make_head(self, dim: int) -> Net:
         """The head for features of width `dim`."""
