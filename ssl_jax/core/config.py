@@ -122,7 +122,7 @@ def defaults(cls: type) -> dict[str, Any]:
 
 
 @functools.cache
-def _hints(declared: Callable) -> dict[str, Any]:
+def _hints(declared: Any) -> dict[str, Any]:
     return typing.get_type_hints(declared, include_extras=True)
 
 

@@ -25,7 +25,8 @@ class Range:
     def __str__(self) -> str:
         if math.isfinite(self.low) and math.isfinite(self.high):
             left, right = "(["[not self.open_low], ")]"[not self.open_high]
-            return f"in {left}{self.low:g}, {self.high:g}{right}"
+            high = f"{self.high:g}" if self.high < 1e6 else str(self.high)
+            return f"in {left}{self.low:g}, {high}{right}"
         if math.isfinite(self.low):
             return f"above {self.low:g}" if self.open_low else f"of at least {self.low:g}"
         return "that is finite"

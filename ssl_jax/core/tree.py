@@ -4,7 +4,7 @@ names.
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -53,7 +53,7 @@ def match(rules: Sequence[tuple[str, T]], tree: Tree, what: str = "rules") -> Tr
     return map_with_name(first, tree)
 
 
-def check_used(patterns: Sequence[str], tree: Tree, what: str, leaf: str = "parameter") -> None:
+def check_used(patterns: Collection[str], tree: Tree, what: str, leaf: str = "parameter") -> None:
     """Check that each regex is found in the path of some leaf.
 
     Raises:
