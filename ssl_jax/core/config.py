@@ -121,8 +121,12 @@ def defaults(cls: type) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not dataclasses.MISSING}
 
 
-@functools.cache
 def _hints(declared: Any) -> dict[str, Any]:
+    return _read_hints(declared)
+
+
+@functools.cache
+def _read_hints(declared: Any) -> dict[str, Any]:
     return typing.get_type_hints(declared, include_extras=True)
 
 

@@ -46,7 +46,6 @@ class DeepClusterV2(Objective):
 
     family: ClassVar[str] = "clustering"
     needs: ClassVar[str] = "a memory of one vector a large crop and image"
-    least_batch: ClassVar[int] = 2
 
     views: tuple[View, ...] = (
         View(224, 2, (0.14, 1.0), "swav"),
