@@ -25,6 +25,7 @@ from ssl_jax.cli.experiment import Experiment, Facts, make_spec
 from ssl_jax.cli.table import Terminal, styled, terminal
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import Text, literal
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.text import BYTES
 from ssl_jax.train.chips import GIB
@@ -116,7 +117,16 @@ def with_spec(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its `spec`: of its data where it names some, else of ImageNet's sizes."""
     experiment = Experiment.from_config({k: v for k, v in config.items() if k != "spec"})
     facts = experiment.facts if experiment.data.train else stand_in(experiment.data)
-    return {**config, "spec": dataclasses.asdict(make_spec(experiment.train, facts))}
+    # Texts for a method of the user's own are of no type yet, and JSON would take them for strings.
+    objective = {
+        key: literal(value) if isinstance(value, Text) else value
+        for key, value in config.get("objective", {}).items()
+    }
+    return {
+        **config,
+        "objective": objective,
+        "spec": dataclasses.asdict(make_spec(experiment.train, facts)),
+    }
 
 
 def stand_in(data: DataConfig) -> Facts:

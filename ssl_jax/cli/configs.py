@@ -14,6 +14,8 @@ import ml_collections
 
 import ssl_jax
 from ssl_jax import objectives
+from ssl_jax.cli.sections import SECTIONS, settle_backbone, settle_objective
+from ssl_jax.core import config as checked
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import home
@@ -117,11 +119,11 @@ def _shipped_configs_importable() -> None:
 
 
 def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> None:
-    """Set dotted keys of the nested dicts `config` in place; the types are checked when it is
-    built.
+    """Set dotted keys of the nested dicts `config` in place; the texts of a command line become
+    values of the types that their keys declare.
 
     Raises:
-      UserError: a key whose section does not exist.
+      UserError: a key whose section does not exist, or a text that is no value of its key.
     """
     for key, value in overrides:
         *sections, last = key.split(".")
@@ -137,6 +139,19 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
                 f"config key {key!r} names no section; write --config.SECTION.KEY=VALUE"
             )
         at[last] = value
+    for section in {key.partition(".")[0] for key, _ in overrides}:
+        config[section] = _settled(section, config[section])
+
+
+def _settled(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    if section in SECTIONS:
+        return checked.settle(SECTIONS[section], values, section)
+    if section == "backbone":
+        return settle_backbone(values)
+    values = {k: str(v) if k == "name" else v for k, v in values.items()}
+    if values.get("name") not in methods():
+        return values  # a file: no code of it runs before it is built
+    return settle_objective(load_method(values["name"]).make, values)
 
 
 def configured(

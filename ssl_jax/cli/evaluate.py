@@ -95,7 +95,7 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
         name, equals, values = text.partition("=")
         if not name or not equals or not values:
             raise UserError(f"--sweep={text}: expected SETTING=VALUE,VALUE")
-        axes.append([(name, value) for value in command_line.values(values)])
+        axes.append([(name, value) for value in command_line.texts(values)])
     return [dict(cell) for cell in itertools.product(*axes)]
 
 

@@ -18,6 +18,7 @@ from ssl_jax import nets
 from ssl_jax.augment.crop import take_views
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.cli.configs import NAMES, load_method
+from ssl_jax.cli.sections import SECTIONS, settle_objective
 from ssl_jax.core import config as checked
 from ssl_jax.core import credentials, files, sharding
 from ssl_jax.core.errors import UserError, suggest
@@ -41,19 +42,11 @@ from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
 from ssl_jax.evals.online import OnlineProbe
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Objective, Spec, Stream
-from ssl_jax.optim.factory import OptimConfig, make_optimizer
+from ssl_jax.optim.factory import make_optimizer
 from ssl_jax.train import state, workdir
 from ssl_jax.train.checkpoint import CheckpointConfig
 from ssl_jax.train.loop import TrainConfig
 
-SECTIONS = {
-    "data": DataConfig,
-    "optim": OptimConfig,
-    "mesh": sharding.MeshConfig,
-    "train": TrainConfig,
-    "checkpoint": CheckpointConfig,
-    "evals": EvalsConfig,
-}
 TOKENIZER = "tokenizer.json"  # in the folder of a run
 
 
@@ -243,7 +236,7 @@ class Experiment:
         method = load_method(hyper.pop("name", ""), self.folder)
         arch = dict(self.raw.get("backbone", {}))
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
-        made = method.make(backbone, self.spec, **hyper)
+        made = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(made.inputs(), self.data.streams)
         for view in made.inputs().views:
             recipe(view.recipe)  # raises for an unknown one, before anything is compiled
@@ -269,8 +262,15 @@ class Experiment:
         """Before it is trained.
 
         Raises:
-          UserError: the batch does not divide by the devices.
+          UserError: the batch does not divide by the devices, or the method learns nothing from one
+            so small.
         """
+        least = self.method.least_batch
+        if self.train.batch_size < least:
+            raise UserError(
+                f"train.batch_size: {self.raw['objective']['name']} compares the images of a batch "
+                f"and learns nothing from {self.train.batch_size}; give {least} or more"
+            )
         if self.train.batch_size % self.mesh.size:
             raise UserError(
                 f"train.batch_size: {self.train.batch_size} does not divide by the "

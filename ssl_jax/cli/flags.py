@@ -1,6 +1,8 @@
 """Command lines: absl flags, and `--config.section.key=value` overrides of a config."""
 
+import ast
 import sys
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ from absl import flags
 from ssl_jax.core import credentials, trust
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import home
-from ssl_jax.core.plain import from_literal
+from ssl_jax.core.plain import Text, literal
 
 Override = tuple[str, Any]
 
@@ -36,7 +38,7 @@ def parse(
       here: whether the paths are of this machine; else each ~ stays.
 
     Returns:
-      The flags, and the overrides of the config, (dotted key, value), in order.
+      The flags, and the overrides of the config, (dotted key, `Text`), in order.
 
     Raises:
       UserError: an unknown flag, a flag without its value, a stray word, or a password in one.
@@ -63,7 +65,7 @@ def parse(
             text = text if equals else next(words, "")
             if not text:
                 raise UserError(f"--config.{key} has no value; write --config.{key}=VALUE")
-            overrides.append((key, _value(text)))
+            overrides.append((key, Text(text)))
         else:
             rest.append(word)
     for word in argv:
@@ -110,15 +112,20 @@ def whole(name: str, text: str, default: Any = None, least: int = 0) -> Any:
 
 def values(text: str) -> list[Any]:
     """The values that "a,b,..." holds: Python literals, (1, 5),(1, 10) too, or plain words."""
-    try:
-        return list(from_literal(f"[{text}]"))
-    except ValueError:
-        return [_value(part) for part in text.split(",")]
+    return [literal(part) for part in texts(text)]
 
 
-def _value(text: str) -> Any:
-    """A Python literal where it is one ("0.1", "(1, 5)", "True"), else the text itself."""
+def texts(text: str) -> list[Text]:
+    """The parts of "a,b,...", split at commas outside of brackets and quotes; their types are those
+    of the keys that they are for.
+    """
+    listed = f"[{text}]"
     try:
-        return from_literal(text)
-    except ValueError:
-        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd escapes
+            body = ast.parse(listed, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return list(map(Text, text.split(",")))
+    if not isinstance(body, ast.List):
+        return list(map(Text, text.split(",")))
+    return [Text(ast.get_source_segment(listed, part) or "") for part in body.elts]

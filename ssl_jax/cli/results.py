@@ -119,7 +119,8 @@ def select(records: Sequence[Record], where: Sequence[str]) -> tuple[list[Row], 
         known = {column for asked, _ in pairs for column in asked}
         if pairs and name not in known:
             raise UserError(f"--where={text}: no column {name!r}; {suggest(name, known)}")
-        wanted = [str(value) for value in command_line.values(values)]
+        # As a number is written, and as it was typed: "none" is None or the word.
+        wanted = {*map(str, command_line.values(values)), *command_line.texts(values)}
         pairs = [pair for pair in pairs if str(pair[0].get(name)) in wanted]
     metrics = dict.fromkeys(name for _, answers in pairs for name in answers)
     return [asked | answers for asked, answers in pairs], list(metrics)

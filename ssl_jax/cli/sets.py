@@ -12,6 +12,7 @@ from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import config as checked
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Whole
 from ssl_jax.data.sources import held_out, open_source
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.suite import EvalsConfig, Quality
@@ -36,8 +37,8 @@ class DataSet:
     data: str = ""
     eval_data: str = ""
     metric: Literal["top1", "mean_per_class"] = "top1"
-    max_train: int = 0
-    max_eval: int = 0
+    max_train: Whole = 0
+    max_eval: Whole = 0
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

@@ -52,6 +52,20 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
+class Text(str):
+    """A value as it was typed on a command line: the declared type of its key says what it is."""
+
+
+def literal(text: str) -> Any:
+    """What `text` is where no type is known: a Python literal ("0.1", "(1, 5)", "True"); true,
+    false or none, in capitals or not; or else the text itself.
+    """
+    try:
+        return from_literal(text)
+    except ValueError:
+        return {"true": True, "false": False, "none": None}.get(text.lower(), str(text))
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_plain, value))

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
+from ssl_jax.core.ranges import Count, Probability, Seed, Share, Whole
 from ssl_jax.data.assemble import Pool, Steps
 from ssl_jax.data.decode import eval_crop
 from ssl_jax.data.draws import fold
@@ -57,14 +58,14 @@ class DataConfig:
 
     train: str = "digits"
     eval: str | None = None
-    fraction: float = 1.0
+    fraction: Share = 1.0
     fold: str = ""
     labelled: str = ""
-    draw: int = 0
-    threads: int = 0
-    prefetch: int = 2
-    max_bad_fraction: float = 0.01
-    channels: int = 0
+    draw: Seed = 0
+    threads: Whole = 0
+    prefetch: Count = 2
+    max_bad_fraction: Probability = 0.01
+    channels: Whole = 0
     cache: Literal["none", "device"] = "none"
     streams: Mapping[str, str] = field(default_factory=dict)
     tokenizer: str = ""
@@ -109,10 +110,10 @@ def batches(
     stop_step: int,
     start_step: int = 0,
     rows: np.ndarray | None = None,
-    threads: int = 0,
-    prefetch: int = 2,
-    max_bad_fraction: float = 0.01,
-    channels: int = 0,
+    threads: Whole = 0,
+    prefetch: Count = 2,
+    max_bad_fraction: Probability = 0.01,
+    channels: Whole = 0,
     boxes_only: bool = False,
     streams: Mapping[str, Source] | None = None,
     tokenizer: Tokenizer = BYTES,
@@ -192,10 +193,10 @@ def eval_arrays(
     size: int,
     *,
     rows: np.ndarray | None = None,
-    channels: int = 0,
+    channels: Whole = 0,
     batch: int = 256,
-    threads: int = 0,
-    max_bad_fraction: float = 0.01,
+    threads: Whole = 0,
+    max_bad_fraction: Probability = 0.01,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Examples in order, centrally cropped: images (batch, size, size, C) uint8, index (batch,).
 

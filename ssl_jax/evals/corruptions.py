@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count
 from ssl_jax.data.decode import resize
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.knn import Knn, knn_classes
@@ -63,8 +64,8 @@ class Corruptions(AtLayer):
 
     classifier: Literal["linear", "knn"] = "linear"
     baseline: Literal["pixels", "alexnet"] = "pixels"
-    examples: int = 500
-    size: int = LEAST
+    examples: Count = 500
+    size: Count = LEAST
 
     def __post_init__(self) -> None:
         if self.examples < 1 or self.size < LEAST:
@@ -164,7 +165,7 @@ def corrupted(batches: Batches, kind: str, severity: int, size: int = LEAST) -> 
 
 
 def corrupt(
-    image: np.ndarray, kind: str, severity: int, index: int, size: int = LEAST
+    image: np.ndarray, kind: str, severity: Count, index: Count, size: Count = LEAST
 ) -> np.ndarray:
     """A corrupted image, a function of the arguments alone.
 

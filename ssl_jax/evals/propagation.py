@@ -15,6 +15,7 @@ import numpy as np
 
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Integer, Positive
 from ssl_jax.data.masks import nearest, pairs, read_image, read_mask
 from ssl_jax.data.pipeline import gather, to_global
 from ssl_jax.evals import features
@@ -47,13 +48,13 @@ class Propagation(Protocol):
     of_pixels = ("patch",)
 
     data: str = ""
-    size: int = 480
-    stage: int = -1
-    context: int = 7
-    radius: int = 12
-    k: int = 5
-    temperature: float = 0.1
-    patch: int = 8
+    size: Count = 480
+    stage: Integer = -1
+    context: Count = 7
+    radius: Count = 12
+    k: Count = 5
+    temperature: Positive = 0.1
+    patch: Count = 8
 
     def __post_init__(self) -> None:
         if min(self.size, self.context, self.radius, self.k, self.temperature, self.patch) <= 0:
@@ -214,9 +215,9 @@ def propagate(
     features: Array,
     masks: Array,
     valid: Array,
-    radius: int = 12,
-    k: int = 5,
-    temperature: float = 0.1,
+    radius: Count = 12,
+    k: Count = 5,
+    temperature: Positive = 0.1,
 ) -> Array:
     """Soft masks (h, w, C) of a frame: the mean of the masks of the k tokens most similar to each
     of its tokens, by weights exp(cosine / temperature); of equal similarity to the k-th all count.
@@ -261,7 +262,12 @@ def _begin(maps: Array, masks: Array, context: int) -> Memory:
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
 def _advance(
-    memory: Memory, maps: Array, side: tuple[int, int], radius: int, k: int, temperature: float
+    memory: Memory,
+    maps: Array,
+    side: tuple[Count, Count],
+    radius: Count,
+    k: Count,
+    temperature: Positive,
 ) -> tuple[Memory, Array]:
     """The memory with a new frame's features (B, h, w, D), and the frame's masks (B, height, width)
     uint8: 0 or 1 + an object's place.

@@ -28,7 +28,9 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from ssl_jax.core import distributed, tree
+from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.train import manifest
 from ssl_jax.train.state import TrainState
 
@@ -59,15 +61,14 @@ class CheckpointConfig:
         lowest of "-train/loss". Of equal ones the newest. "" is none.
     """
 
-    every: int = 100
+    every: Whole = 100
     wait: bool = False
-    keep: int = 2
-    keep_every: int = 0
+    keep: Count = 2
+    keep_every: Whole = 0
     best: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.every, self.keep_every) < 0 or self.keep < 1:
-            raise UserError("checkpoint: every and keep_every must be >= 0 and keep >= 1")
+        check(self, "checkpoint")
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """What `best` compares, the higher the better; None where it was not measured."""
