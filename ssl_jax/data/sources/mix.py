@@ -9,7 +9,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import sources
 from ssl_jax.data.draws import permute
-from ssl_jax.data.sources.base import Source
+from ssl_jax.data.sources.base import VERSION, Source, numbered
 
 _MAX_EXAMPLES = 2**31 - 1  # indices are int32
 
@@ -46,11 +46,11 @@ class MixSource(Source):
         source, row = self._place(index)
         return source.describe(row)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, version: int = VERSION) -> str:
         """Digest of the sources' own, and of their shares."""
-        parts = [source.fingerprint() for source in self._sources]
+        parts = [source.fingerprint(version) for source in self._sources]
         text = f"{parts} {self._first.tolist()}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return numbered(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), version)
 
     def _place(self, index: int) -> tuple[Source, int]:
         part = int(np.searchsorted(self._first, index, "right")) - 1
