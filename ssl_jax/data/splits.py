@@ -3,6 +3,7 @@ class: which part is trained on, and which are held out.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,6 +77,27 @@ def choose(paths: Sequence[str], part: str, which: str) -> Choice:
     return Choice(np.flatnonzero(trained), left_out, "")
 
 
+def choose_files(paths: Sequence[str], which: str) -> tuple[list[str], dict[str, int], str]:
+    """`choose` for the files of a folder of tables or records, whose names (`train-00000.parquet`)
+    or folders name parts.
+
+    Returns:
+      The files, reason -> number of the others, and the part of what is held out, if it is that.
+    """
+    parts = [_part_of_file(path) for path in paths]
+    held = next((p for p in (VALIDATION, TEST) if p in parts), None)
+    if None in parts or TRAIN not in parts or held is None:
+        return list(paths), {}, ""
+    of = dict(zip(paths, parts, strict=True))
+    if which == "eval":
+        return [p for p in paths if of[p] == held], {}, held
+    trained = [p for p in paths if of[p] in (TRAIN, UNLABELLED)]
+    whys = dict.fromkeys((VALIDATION, TEST), "neither trained nor evaluated on")
+    whys[held] = "held out for evaluation"
+    counts = Counter(f"{part} files, {whys[part]}" for part in parts if part in whys)
+    return trained, dict(counts), ""
+
+
 def top_folders(paths: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Labels and class names: top-level folders, if every path has one and two of them differ.
 
@@ -100,10 +122,16 @@ def top_folders(paths: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...
     if len(names) < 2 or "" in names:
         return None, ()
     number = {n: i for i, n in enumerate(names)}
-    labels = [
-        number[top] if known else -1 for (top, _), known in zip(pairs, labelled, strict=True)
-    ]
+    labels = [number[top] if known else -1 for (top, _), known in zip(pairs, labelled, strict=True)]
     return np.array(labels, np.int32), tuple(names)
+
+
+def _part_of_file(path: str) -> str | None:
+    """The part that a file's name begins with, or the nearest folder that names one."""
+    *folders, name = path.split("/")
+    begin = re.match(r"[A-Za-z]+", name)
+    named = part_of(begin[0]) if begin else None
+    return named or next((part for f in reversed(folders) if (part := part_of(f))), None)
 
 
 def _distinct_tops(paths: Sequence[str]) -> tuple[str, list[str]]:

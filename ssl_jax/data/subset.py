@@ -16,7 +16,7 @@ class Subset(Source):
     def __init__(self, source: Source, rows: np.ndarray, name: str) -> None:
         self.name = name
         self._source, self._rows = source, np.asarray(rows, np.int64)
-        self.class_names = source.class_names
+        self.class_names, self.left_out = source.class_names, source.left_out
         self.labels = None if source.labels is None else source.labels[self._rows]
         self.arrays = None if source.arrays is None else source.arrays[self._rows]
         self.lengths = None if source.lengths is None else source.lengths[self._rows]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
@@ -16,6 +17,7 @@ from ssl_jax.data.decode import DecodeError
 from ssl_jax.data.labels import number_labels
 from ssl_jax.data.records import IMAGE_KEYS, Record, RecordError, decode
 from ssl_jax.data.sources.base import Source
+from ssl_jax.data.splits import choose_files
 
 MANIFEST = "manifest.json"
 _SCAN = 256  # records read at once
@@ -131,7 +133,7 @@ class RecordSource(Source):
             return kept
         labels = np.full(len(self), -1, np.int64)
         captions: list[tuple[str, ...]] = [()] * len(self)
-        names = [""] * len(self)
+        names, odd = [""] * len(self), 0
         for first in range(0, len(self), _SCAN):
             rows = range(first, min(first + _SCAN, len(self)))
             for i, data in zip(rows, self._read_rows(rows), strict=True):
@@ -140,7 +142,10 @@ class RecordSource(Source):
                 except DecodeError:
                     continue
                 labels[i] = -1 if record.label is None else record.label
+                odd += bool(record.odd_label)
                 captions[i], names[i] = record.captions, record.name
+        if odd:
+            logging.warning("%s: %d labels are not one whole number, and left out", self.name, odd)
         found = {"labels": labels}
         if self._first.captions:
             found["captions"] = np.frombuffer(json.dumps(captions).encode(), np.uint8)
@@ -165,6 +170,9 @@ class RecordSource(Source):
 def load(path: str, split: str) -> RecordSource:
     """The records of the shards that `path` (a file, a folder, a glob, a URL) names, in order.
 
+    Of a folder whose files name parts, `train-*` and `test-*`, the training files, and for
+    evaluation the held-out ones: see `splits.choose_files`; `FOLDER#.` is all of them.
+
     A `manifest.json` beside them may name the classes: {"class_names": [...]}.
 
     Raises:
@@ -173,7 +181,12 @@ def load(path: str, split: str) -> RecordSource:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     name = f"array_record:{path}"
-    shards = files.matching("array_record", path, "*.array_record*")
+    pattern = path.removesuffix("#.")
+    shards, part = files.matching("array_record", pattern, "*.array_record*"), ""
+    left_out: dict[str, int] = {}
+    if pattern == path and not files.is_remote(path) and Path(path).expanduser().is_dir():
+        shards, left_out, part = choose_files(shards, split)
+    name += f" ({part} files)" if part else ""
     try:
         records = ArrayRecordDataSource(shards)
     except Exception as e:  # the reader's own, of any type
@@ -182,7 +195,19 @@ def load(path: str, split: str) -> RecordSource:
     stats = [(shard, *files.size_and_time("array_record", shard)) for shard in shards]
     manifest = _manifest(name, shards[0])
     names = _class_names(name, Path(shards[0]).parent / MANIFEST, manifest)
-    return RecordSource(name, records, stats, class_names=names, digests=_digests(shards, manifest))
+    source = RecordSource(
+        name, records, stats, class_names=names, digests=_digests(shards, manifest)
+    )
+    source.left_out = {**left_out, **source.left_out}
+    return source
+
+
+def held_out(path: str) -> RecordSource | None:
+    """The validation files, or the test files, of a folder that also holds training files."""
+    if files.is_remote(path) or not Path(path).expanduser().is_dir():
+        return None
+    held = load(path, "eval")
+    return held if held.name != f"array_record:{path}" else None
 
 
 def _manifest(name: str, shard: str) -> Mapping[str, Any]:

@@ -82,13 +82,13 @@ class Source(Protocol):
         return version in ("1", str(VERSION)) and self.fingerprint(int(version)) == fingerprint
 
     def layout(self) -> str:
-        """Digest of the names and sizes of all that is read."""
-        ...
+        """Digest of the names and sizes of all that is read; of a part, unused."""
+        return self.name
 
     def content(self) -> Iterator[bytes]:
         """What a fingerprint holds beside `layout`; here labels, class names and captions."""
         if self.labels is not None:
-            yield np.ascontiguousarray(self.labels, np.int32).data
+            yield np.ascontiguousarray(self.labels, np.int32).tobytes()
             yield repr(self.class_names).encode("utf-8", "surrogatepass")
         for texts in self.captions or ():
             yield ("\0".join(texts) + "\n").encode("utf-8", "surrogatepass")
