@@ -40,8 +40,8 @@ def image_column(name: str, schema: pa.Schema, features: dict, named: str | None
             f"{name}: column {column} is {kind}, several images a row; write a row for each"
         )
     if is_struct(kind):
-        fields = [f for f in ("bytes", "path") if kind.get_field_index(f) >= 0]
-        kind = kind.field(fields[0]).type if fields else kind
+        kinds = [kind.field(f).type for f in ("bytes", "path") if kind.get_field_index(f) >= 0]
+        kind = next((k for k in kinds if not pa.types.is_null(k)), kind)
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or is_string(kind)):
         raise UserError(
             f"{name}: column {column} is {whole}; expected the bytes of image files, or paths"

@@ -32,8 +32,8 @@ def anchor(key: str, value: str) -> str:
     """The value of one key, with an absolute path if it is one; names stay as they are."""
     if key.startswith((*KEYS[:2], STREAMS)):
         return sources.absolute(value)
-    if key == "objective.name":
-        return files.absolute(value) if value.endswith(".py") else value
+    if key == "objective.name" and not value.endswith(".py"):
+        return value  # of one of ours
     try:
         is_there = bool(value) and Path(value).expanduser().exists()
     except (OSError, RuntimeError, ValueError):
