@@ -24,7 +24,7 @@ class DataLinesTest(absltest.TestCase):
         (self.root / "notes.heic").touch()
         self.config = {
             "data": {"train": f"folder:{self.root}"},
-            "train": {"batch_size": 2},
+            "train": {"batch_size": 2, "steps": 1},
             "evals": {"every": 0},
         }
 
