@@ -144,10 +144,17 @@ class Training:
         said, where = found.metadata, f"the checkpoint of step {found.step}"
         defaults = run.defaults()
         workdir.check_resumable(said["config"], self._resolved, where, defaults, self._accept)
-        if said["data"] != self._fingerprint and not self._accept:
+        if (
+            said["data"] != self._fingerprint
+            and not self._accept
+            and not distributed.agreed(
+                lambda: run.source.matches(said["data"])  # of an older version
+            )
+        ):
             raise UserError(
-                f"the training data {run.data.train} are not those of {where}: files or sizes "
-                "differ; give the old ones, another --workdir, or --accept_changes"
+                f"the training data {run.data.train} are not those of {where}: files, sizes, "
+                "labels, captions or pixels differ; give the old ones, another --workdir, or "
+                "--accept_changes"
             )
         self._console.print(f"going on from {where}")
         evaluated, left_out = said["evaluated"], said["left_out"]

@@ -20,7 +20,7 @@ MAX_PIXELS = (
 MAX_BYTES = 1 << 30  # of an image file
 MAX_SCANS = 100  # of a JPEG: each is a pass over all pixels, for as little as 30 bytes
 # Of Pillow's formats those that need no interpreter: an EPS file would be run by Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 TRIES = 10
 _EXIF_ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # of a JPEG segment that has a length

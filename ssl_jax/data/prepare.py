@@ -78,6 +78,8 @@ def prepare(
             raise UserError(f"{output} holds other files; name an empty folder")
         if before is not None:
             found = _read(before)
+            if source.matches(str(found.get("fingerprint"))):  # of an older version
+                asked["fingerprint"] = found["fingerprint"]
             if any(found.get(key) != value for key, value in asked.items()):
                 raise UserError(f"{output} holds other data or options; name another folder")
         else:

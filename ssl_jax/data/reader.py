@@ -14,6 +14,7 @@ from ssl_jax.data.sources.base import Source
 
 RETRIES = 3
 _FIRST_WAIT = 0.1  # seconds; doubled at each retry
+_logged: set[str] = set()
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -95,7 +96,10 @@ class Reader:
             self.bad[index] = reason
             first = next(iter(self.bad))
             count = len(self.bad)
-        logging.warning("broken image %s: %s", self.source.describe(index), reason)
+        where = self.source.describe(index)
+        if where not in _logged:  # readers of several parts of a run meet the same image
+            _logged.add(where)
+            logging.warning("broken image %s: %s", where, reason)
         if count > self._allowed or count == len(self.source):
             raise UserError(
                 f"{count} of {len(self.source)} images of {self.source.name} cannot be read "

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.sources.base import Source
+from ssl_jax.data.sources.base import VERSION, Source, numbered
 from ssl_jax.data.sources.mix import MixSource
 
 
@@ -16,7 +16,7 @@ class Subset(Source):
     def __init__(self, source: Source, rows: np.ndarray, name: str) -> None:
         self.name = name
         self._source, self._rows = source, np.asarray(rows, np.int64)
-        self.class_names = source.class_names
+        self.class_names, self.left_out = source.class_names, source.left_out
         self.labels = None if source.labels is None else source.labels[self._rows]
         self.arrays = None if source.arrays is None else source.arrays[self._rows]
         self.lengths = None if source.lengths is None else source.lengths[self._rows]
@@ -37,11 +37,11 @@ class Subset(Source):
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._rows[index]))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, version: int = VERSION) -> str:
         """Digest of the source's own, and of the rows."""
-        digest = hashlib.blake2b(self._source.fingerprint().encode(), digest_size=16)
+        digest = hashlib.blake2b(self._source.fingerprint(version).encode(), digest_size=16)
         digest.update(self._rows.tobytes())
-        return digest.hexdigest()
+        return numbered(digest.hexdigest(), version)
 
 
 def fraction(source: Source, share: float) -> Source:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json, is_number, is_whole
+from ssl_jax.data.files import sample
 
 Record = dict[str, Any]
 ANSWER = ("results", "seconds", "versions")  # the rest of a record says what was asked
@@ -38,15 +39,20 @@ def key(record: Mapping[str, Any]) -> str:
 
 def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
     """Path -> digest, of each file or folder that a setting names: of what the file holds, or of
-    the names and sizes in the folder. So one that has changed is another question.
+    the names and sizes in the folder and a sample of the bytes. So one that has changed is another
+    question.
     """
     found = {}
     for value in settings.values():
         for text in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(text, str) and text and (path := Path(text).expanduser()).exists():
                 digest = hashlib.blake2b(digest_size=8)
-                for one in sorted(path.rglob("*")) if path.is_dir() else ():
-                    digest.update(f"{one.relative_to(path)} {one.stat().st_size}\n".encode())
+                inside = sorted(path.rglob("*")) if path.is_dir() else []
+                sizes = [one.stat().st_size for one in inside]
+                for one, size in zip(inside, sizes, strict=True):
+                    digest.update(f"{one.relative_to(path)} {size}\n".encode())
+                if inside:
+                    digest.update(sample(list(map(str, inside)), sizes))
                 if path.is_file():
                     digest.update(path.read_bytes())
                 found[text] = digest.hexdigest()

@@ -11,6 +11,7 @@ from typing import Any
 from ssl_jax.core import distributed, files
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
+from ssl_jax.train import paths
 
 # Where and how often a run computes, logs, evaluates and saves may change between its parts.
 FREE = (
@@ -114,7 +115,7 @@ def check_resumable(
       UserError: names the keys that differ; another method is never accepted.
     """
     name = lambda config: config.get("objective", {}).get("name")  # noqa: E731
-    if name(old) != name(new):
+    if not paths.same("objective.name", name(old), name(new)):
         raise UserError(
             f"{what} holds a run of {name(old)!r}, not of {name(new)!r}; give another --workdir"
         )
@@ -123,7 +124,7 @@ def check_resumable(
     changed = [
         key
         for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not key.startswith(FREE)
+        if not paths.same(key, a.get(key), b.get(key)) and not key.startswith(FREE)
     ]
     if changed and not accept:
         shown = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])

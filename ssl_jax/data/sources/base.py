@@ -1,10 +1,18 @@
 """What every data set offers, and the in-memory kind."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+
+VERSION = 2  # of fingerprints; those of version 1 have no number and hold no pixels
+
+
+def numbered(digest: str, version: int) -> str:
+    """A fingerprint with the number of its version before it; of version 1 none."""
+    return digest if version == 1 else f"{version}:{digest}"
 
 
 class Source(Protocol):
@@ -21,6 +29,7 @@ class Source(Protocol):
       names: of each example, as a list of examples calls it: a path with "/", or a file name; None
         where there are none.
       lengths: (N,) int32, frames of each example, for sets of clips; None for sets of images.
+      left_out: reason -> number of files, members or labels that lie there and are not used.
     """
 
     name: str
@@ -30,6 +39,7 @@ class Source(Protocol):
     captions: Sequence[Sequence[str]] | None = None
     names: Sequence[str] | None = None
     lengths: np.ndarray | None = None
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     @property
     def num_classes(self) -> int:
@@ -53,9 +63,35 @@ class Source(Protocol):
         """Where example `index` lies, for messages: a path, or "index i of NAME"."""
         return f"index {index} of {self.name}"
 
-    def fingerprint(self) -> str:
-        """A digest of what the data are, to tell on resume whether they changed."""
-        ...
+    def fingerprint(self, version: int = VERSION) -> str:
+        """Digest of what the data are: the same for a copy on another machine, another one as soon
+        as names, sizes, labels, class names, captions or a sample of the bytes differ.
+
+        Version 1, which runs of before version 2 hold, is `layout` alone.
+        """
+        if version == 1:
+            return self.layout()
+        digest = hashlib.blake2b(self.layout().encode(), digest_size=16)
+        for part in self.content():
+            digest.update(part)
+        return numbered(digest.hexdigest(), version)
+
+    def matches(self, fingerprint: str) -> bool:
+        """Whether the data have this fingerprint, of whichever version."""
+        version = fingerprint.partition(":")[0] if ":" in fingerprint else "1"
+        return version in ("1", str(VERSION)) and self.fingerprint(int(version)) == fingerprint
+
+    def layout(self) -> str:
+        """Digest of the names and sizes of all that is read; of a part, unused."""
+        return self.name
+
+    def content(self) -> Iterator[bytes]:
+        """What a fingerprint holds beside `layout`; here labels, class names and captions."""
+        if self.labels is not None:
+            yield np.ascontiguousarray(self.labels, np.int32).tobytes()
+            yield repr(self.class_names).encode("utf-8", "surrogatepass")
+        for texts in self.captions or ():
+            yield ("\0".join(texts) + "\n").encode("utf-8", "surrogatepass")
 
 
 class ArraySource(Source):
@@ -92,7 +128,8 @@ class ArraySource(Source):
     def read(self, index: int) -> np.ndarray:
         return self._pixels[index]
 
-    def fingerprint(self) -> str:
+    def layout(self) -> str:
+        """Digest of the pixels and the labels."""
         digest = hashlib.blake2b(repr(self._pixels.shape).encode(), digest_size=16)
         digest.update(self._pixels.data)
         if self.labels is not None:

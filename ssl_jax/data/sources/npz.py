@@ -74,6 +74,8 @@ def _check_labels(labels: np.ndarray, length: int, path: str) -> np.ndarray:
         labels = labels[:, 0]
     if labels.shape != (length,):
         raise UserError(f"npz:{path}: labels of shape {labels.shape} for {length} images")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"npz:{path}: labels are {labels.dtype}; expected integers")
+    if labels.dtype.kind not in "iubf":
+        raise UserError(
+            f"npz:{path}: labels are {labels.dtype}; expected whole numbers, NaN or -1 for none"
+        )
     return labels
