@@ -10,6 +10,7 @@ from absl import logging
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.decode import DecodeError, Room, decode, to_channels
 from ssl_jax.data.draws import fold
+from ssl_jax.data.levels import to_uint8
 from ssl_jax.data.sources.base import Source
 
 RETRIES = 3
@@ -17,14 +18,19 @@ _FIRST_WAIT = 0.1  # seconds; doubled at each retry
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-def num_channels(source: Source, channels: int) -> int:
+def num_channels(source: Source, channels: int, bands: int = 3) -> int:
     """Channels of the images that `source` yields when asked for `channels` (0: as they are).
+
+    Encoded images are as they are with `bands` channels, and may have any number: which they have
+    is seen when they are decoded.
 
     Raises:
       UserError: a number that the images cannot be turned into.
     """
-    have = 3 if source.arrays is None else source.arrays.shape[-1]
-    possible = (1, 3) if source.arrays is None or have in (1, 3) else (have,)
+    if source.arrays is None:
+        return channels or bands
+    have = source.arrays.shape[-1]
+    possible = (1, 3) if have in (1, 3) else (have,)
     if channels and channels not in possible:
         raise UserError(
             f"data.channels={channels}: {source.name} can be read with "
@@ -72,9 +78,9 @@ class Reader:
         try:
             data = self._read(index)
             if isinstance(data, np.ndarray):
-                return to_channels(data, self.channels)
-            return decode(data, self.channels, room)
-        except (DecodeError, OSError) as e:
+                return to_channels(to_uint8(data, self.source.value_range), self.channels)
+            return decode(data, self.channels, room, self.source.value_range)
+        except (DecodeError, OSError, MemoryError) as e:
             self._report(index, str(e))
             return None
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labels import number_labels
@@ -11,11 +12,12 @@ from ssl_jax.data.sources.base import ArraySource
 
 IMAGE_KEYS = ("image", "images", "x")
 LABEL_KEYS = ("label", "labels", "y")
+_MANY = 16  # channels that images may have, rather than columns
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # of this machine, in bytes
 
 
 def load(path: str, split: str) -> ArraySource:
-    """Images (N, H, W) or (N, H, W, C) uint8 under `IMAGE_KEYS`, labels (N,) under `LABEL_KEYS`.
+    """Images (N, H, W) or (N, H, W, C) numbers under `IMAGE_KEYS`, labels (N,) under `LABEL_KEYS`.
 
     Raises:
       UserError: no such file, not an npz file, or arrays of the wrong name, dtype or shape.
@@ -53,20 +55,40 @@ def _first(content: np.lib.npyio.NpzFile, keys: tuple[str, ...]) -> np.ndarray |
 
 
 def _check_images(images: np.ndarray, path: str) -> np.ndarray:
-    if images.dtype != np.uint8:
-        raise UserError(f"npz:{path}: images are {images.dtype}; expected uint8, 0 to 255")
+    """(N, H, W, C) of uint8, or of numbers of another type."""
+    if images.dtype == np.bool_:
+        images = images.astype(np.uint8) * np.uint8(255)
+    if images.dtype.kind not in "uif":
+        raise UserError(f"npz:{path}: images are {images.dtype}; expected numbers, best uint8")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(
             f"npz:{path}: images have shape {images.shape}; expected (N, H, W) or (N, H, W, C)"
         )
-    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+    return _channels_last(images, path)
+
+
+def _channels_last(images: np.ndarray, path: str) -> np.ndarray:
+    """(N, H, W, C) of images that may be (N, C, H, W): their first side is by far the smallest.
+
+    Raises:
+      UserError: either may be meant.
+    """
+    _, first, second, last = images.shape
+    if first >= min(second, last) or last <= 4:
+        return images
+    if last <= _MANY and first > 4:
         raise UserError(
-            f"npz:{path}: images of shape {images.shape} look channels-first; "
-            "expected (N, H, W, C): use images.transpose(0, 2, 3, 1)"
+            f"npz:{path}: images of shape {images.shape} may be (N, H, W, C), H {first}, W "
+            f"{second}, C {last}, or (N, C, H, W), C {first}, H {second}, W {last}: write them as "
+            "(N, H, W, C) with H and W larger than C"
         )
-    return images
+    logging.warning(
+        "npz:%s: images of shape %s are read channels-first: H %d, W %d, C %d",
+        *(path, images.shape, second, last, first),
+    )
+    return images.transpose(0, 2, 3, 1)
 
 
 def _check_labels(labels: np.ndarray, length: int, path: str) -> np.ndarray:
