@@ -107,9 +107,8 @@ def native(data: bytes, channels: int = 0, room: Room | None = None) -> np.ndarr
         depth = _depth(file, data)
         if depth > 8 and file.mode in ("RGB", "RGBA", "LA"):
             return _decode_wide(file, data, channels)
-        if file.format == "JPEG2000":
-            file.reduce = _reduction(file, data, room)
-        return _from_pillow(file, channels, 0 if _in_one_scan(data) else 8)
+        halved = _halvings(file, data, room) if file.format == "JPEG2000" else 0
+        return _from_pillow(file, channels, 0 if _in_one_scan(data) else 8, halved)
 
 
 @contextlib.contextmanager
@@ -296,7 +295,7 @@ def _decode_tiff(data: bytes, channels: int) -> np.ndarray | None:
     return upright(image, orientation)
 
 
-def _reduction(file: Image.Image, data: bytes, room: Room | None) -> int:
+def _halvings(file: Image.Image, data: bytes, room: Room | None) -> int:
     """How often a JPEG 2000 file is halved, of as many times as it can be: for `room`, or as it
     otherwise would take more than `MAX_MEMORY`.
     """
@@ -334,8 +333,13 @@ def _decode_wide(file: Image.Image, data: bytes, channels: int) -> np.ndarray:
     return upright(image, _orientation(file))
 
 
-def _from_pillow(file: Image.Image, channels: int, beside: int) -> np.ndarray:
-    """What Pillow reads; `beside` its pixels a decoder holds so many bytes for each."""
+def _from_pillow(file: Image.Image, channels: int, beside: int, halved: int) -> np.ndarray:
+    """What Pillow reads.
+
+    Args:
+      beside: bytes a pixel that a decoder holds beside the pixels.
+      halved: how often the image is halved, of those that the decoder can halve.
+    """
     height, width = file.height, file.width
     wide = file.mode == "F" or file.mode.startswith("I")
     mode = {1: "L", 2: "LA", 4: "RGBA"}.get(channels, "RGB")
@@ -346,8 +350,9 @@ def _from_pillow(file: Image.Image, channels: int, beside: int) -> np.ndarray:
     turned = (file.format != "PNG" or "exif" in file.info) and _orientation(file) != 1
     beside += _BESIDE.get(str(file.format), 0)
     need = held + beside + out * (2 if turned or wide else 1) + (4 if wide else 0)
-    need *= height * width / 4 ** getattr(file, "reduce", 0)
-    with _bounded(height, width, need):
+    if halved:
+        file.reduce = halved  # type: ignore[assignment,method-assign]
+    with _bounded(height, width, need * height * width / 4**halved):
         file.load()
         if wide:
             image = np.concatenate([np.asarray(part) for part in _slabs(file)])[..., None]
@@ -525,6 +530,18 @@ def crop_resize(
     fine = cv2.resize(part, (columns * size, rows * size), interpolation=cv2.INTER_LINEAR)
     cv2.resize(fine, (size, size), dst=out, interpolation=cv2.INTER_AREA)
     return out
+
+
+def averaged(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An (H, W, C) image as (height, width, C), each pixel the mean of those that it covers.
+
+    OpenCV averages images of at most four channels.
+    """
+    bands = [
+        cv2.resize(image[..., at : at + 4], (width, height), interpolation=cv2.INTER_AREA)
+        for at in range(0, image.shape[-1], 4)
+    ]
+    return np.concatenate([band.reshape(height, width, -1) for band in bands], axis=-1)
 
 
 def samples(height: int, width: int, size: int) -> tuple[int, int]:

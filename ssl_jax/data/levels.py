@@ -5,6 +5,7 @@ values it takes. So the range is measured over a sample of a set, once, or named
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,16 +50,15 @@ def to_uint8(pixels: np.ndarray, value_range: Range = ()) -> np.ndarray:
     if len(value_range) not in (2, 2 * bands):
         value_range = (min(value_range[::2]), max(value_range[1::2]))
     low, high = np.array(value_range, np.float64).reshape(-1, 2).T
-    precise = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
+    precise: Any = (
+        np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
+    )
     low, scale = low.astype(precise), (255 / (high - low)).astype(precise)
     out = np.empty(pixels.shape, np.uint8)
     step = max(1, _CHUNK // max(1, pixels[:1].size))
     with np.errstate(invalid="ignore", over="ignore"):
         for first in range(0, len(pixels), step):
-            some = pixels[first : first + step].astype(precise)
-            some -= low
-            some *= scale
-            some += 0.5
+            some = (pixels[first : first + step].astype(precise) - low) * scale + 0.5
             np.clip(np.nan_to_num(some, copy=False), 0, 255, out=some)
             out[first : first + step] = some
     return out

@@ -45,7 +45,11 @@ class DataConfig:
       threads: host threads that decode and crop; 0 is one a core.
       prefetch: batches made ahead.
       max_bad_fraction: the run stops at more broken images than this share, rounded up.
-      channels: 1 or 3; 0 is as the data are (3 for encoded images).
+      channels: 1 for grey, 3 for RGB, or as many bands; 0 is as the data are: 3 for encoded images,
+        or their number of bands where all have another, neither 1 nor 3.
+      range: of pixels that are not 8-bit, the values that become 0 to 255: (low, high), or a low
+        and a high for each band. By default it is measured over a sample of the images; the run's
+        config holds it, and all data that are evaluated with the run are read in it.
       streams: further sets of images for methods that learn from several, name -> data; each has a
         shuffled order of its own, and as many images in a batch.
       cache: "device" keeps a set in memory on every device, whole, and cuts the views there: the
@@ -65,6 +69,7 @@ class DataConfig:
     prefetch: int = 2
     max_bad_fraction: float = 0.01
     channels: int = 0
+    range: tuple[float, ...] = ()
     cache: Literal["none", "device"] = "none"
     streams: Mapping[str, str] = field(default_factory=dict)
     tokenizer: str = ""

@@ -60,6 +60,12 @@ def survey(source: Source, channels: int = 0, value_range: Range = ()) -> Survey
     return Survey(measured, many, tuple(lines))
 
 
+def read_alike(source: Source, value_range: Range) -> Source:
+    """`source`, with `value_range` for its pixels that are not 8-bit; by default its own."""
+    source.read_in(value_range or survey(source).value_range)
+    return source
+
+
 def _sample(source: Source, channels: int) -> list[np.ndarray]:
     """Images (H, W, bands) in their own numbers; those that cannot be read are left out."""
     rows = np.random.default_rng(0).permutation(len(source))[:SAMPLE]

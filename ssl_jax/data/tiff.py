@@ -118,7 +118,8 @@ def read(data: bytes, page: Page) -> np.ndarray:
 
 def _directories(data: bytes) -> Iterator[Any]:
     head = data[:16] if data[2:3] == b"+" or data[3:4] == b"+" else data[:8]
-    directory, file, seen = TiffImagePlugin.ImageFileDirectory_v2(head), io.BytesIO(data), set()
+    directory, file = TiffImagePlugin.ImageFileDirectory_v2(head), io.BytesIO(data)
+    seen: set[int] = set()
     while directory.next and directory.next not in seen and len(seen) < _MOST_PAGES:
         at = directory.next
         seen.add(at)
