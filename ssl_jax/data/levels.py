@@ -77,7 +77,8 @@ def measure(images: Sequence[np.ndarray]) -> Range:
     if bands in (1, 3) or any(row.shape[-1] != bands for row in rows):
         return _measure(np.concatenate([row.reshape(-1) for row in rows]))
     values = np.concatenate(rows)
-    return tuple(end for band in range(bands) for end in _measure(values[:, band]))
+    each = [_measure(values[:, band]) for band in range(bands)]
+    return each[0] if len(set(each)) == 1 else tuple(end for pair in each for end in pair)
 
 
 def span(image: np.ndarray) -> int:
@@ -86,7 +87,7 @@ def span(image: np.ndarray) -> int:
     """
     rows = image.reshape(-1, image.shape[-1])
     low, high = np.quantile(rows, SHARES, axis=0)
-    return int(np.max(high - low)) + 1
+    return round(float(np.max(high - low))) + 1
 
 
 def _measure(values: np.ndarray) -> Range:

@@ -15,7 +15,7 @@ import simplejpeg
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
 from ssl_jax.core.plain import from_json
-from ssl_jax.data.decode import DecodeError, averaged, decode, native
+from ssl_jax.data.decode import DecodeError, averaged, native
 from ssl_jax.data.records import Record, encode
 from ssl_jax.data.sources.base import Source
 
@@ -175,7 +175,7 @@ def encoded(image: bytes | np.ndarray, size: int, quality: int) -> bytes:
       DecodeError: the bytes are no image.
     """
     if isinstance(image, bytes) and not size:
-        decode(image, 1)  # raises
+        native(image)  # raises
         return image
     pixels = image if isinstance(image, np.ndarray) else native(image)
     short = min(pixels.shape[:2])

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.labels import number_labels
@@ -12,7 +11,6 @@ from ssl_jax.data.sources.base import ArraySource
 
 IMAGE_KEYS = ("image", "images", "x")
 LABEL_KEYS = ("label", "labels", "y")
-_MANY = 16  # channels that images may have, rather than columns
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # of this machine, in bytes
 
 
@@ -66,29 +64,13 @@ def _check_images(images: np.ndarray, path: str) -> np.ndarray:
         raise UserError(
             f"npz:{path}: images have shape {images.shape}; expected (N, H, W) or (N, H, W, C)"
         )
-    return _channels_last(images, path)
-
-
-def _channels_last(images: np.ndarray, path: str) -> np.ndarray:
-    """(N, H, W, C) of images that may be (N, C, H, W): their first side is by far the smallest.
-
-    Raises:
-      UserError: either may be meant.
-    """
     _, first, second, last = images.shape
-    if first >= min(second, last) or last <= 4:
-        return images
-    if last <= _MANY and first > 4:
+    if first < min(second, last) and last > 4:
         raise UserError(
-            f"npz:{path}: images of shape {images.shape} may be (N, H, W, C), H {first}, W "
-            f"{second}, C {last}, or (N, C, H, W), C {first}, H {second}, W {last}: write them as "
-            "(N, H, W, C) with H and W larger than C"
+            f"npz:{path}: images of shape {images.shape} look channels-first (C {first}, "
+            f"H {second}, W {last}); expected (N, H, W, C): use images.transpose(0, 2, 3, 1)"
         )
-    logging.warning(
-        "npz:%s: images of shape %s are read channels-first: H %d, W %d, C %d",
-        *(path, images.shape, second, last, first),
-    )
-    return images.transpose(0, 2, 3, 1)
+    return images
 
 
 def _check_labels(labels: np.ndarray, length: int, path: str) -> np.ndarray:
