@@ -5,15 +5,20 @@ import io
 import json
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
+from ssl_jax.cli.configs import configured
+from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import write_json
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import open_source
 from ssl_jax.evals import corruptions
+from ssl_jax.train.workdir import check_resumable
 from tests.data.pictures import tiff
 
 COUNT, SIDE = 24, 20
@@ -68,7 +73,8 @@ class BandsTest(parameterized.TestCase):
         self.command("report", f"--workdir={run}", "--examples=12")
         self.assertIn("<img", (run / "report.html").read_text())
         if has_corruptions():
-            self.command("evaluate", f"--workdir={run}", "--eval=corruptions")
+            with mock.patch.object(corruptions, "SEVERITIES", (3,)):
+                self.command("evaluate", f"--workdir={run}", "--eval=corruptions")
         # Half as bright: the run's range holds for other data too.
         np.savez(self.folder / "dark.npz", images=self.images[13] // 2)
         dark = f"--data=npz:{self.folder / 'dark.npz'}"
@@ -101,6 +107,53 @@ class BandsTest(parameterized.TestCase):
         self.assertEqual(image.shape, (size or SIDE, size or SIDE, bands))
         if not size:
             np.testing.assert_allclose(image, want, atol=1)
+
+
+class RangeOfARunTest(absltest.TestCase):
+    """A run that exists keeps its range, whatever a look at the data would show now."""
+
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+        self.data = self.folder / "images"
+        self.data.mkdir()
+        for i, image in enumerate(pictures(1, 4095, np.uint16)):
+            (self.data / f"{i}.tif").write_bytes(tiff([image]))
+
+    def experiment(self, *overrides) -> Experiment:
+        keys = [("train.batch_size", 8), *overrides]
+        return Experiment.from_config(
+            configured("rotnet:digits", keys, f"folder:{self.data}"), self.folder
+        )
+
+    def test_it_is_measured_once_and_kept(self):
+        first = self.experiment()
+        self.assertEqual(first.evals_source.value_range, (0, 4095))
+        resolved = first.resolved()
+        self.assertEqual(resolved["data"]["range"], [0, 4095])
+        write_json(self.folder / "config.json", resolved)
+        (self.data / "0.tif").write_bytes(tiff([pictures(1, 60000, np.uint16)[0]]))
+        (self.data / "1.tif").write_bytes(tiff([pictures(1, 60000, np.uint16)[1]]))
+        self.assertEqual(self.experiment().survey.value_range, (0, 4095))
+        self.assertEqual(Experiment.of_run(self.folder).survey.value_range, (0, 4095))
+        other = Experiment.of_run(self.folder).opened(f"folder:{self.data}", "eval")
+        self.assertEqual(other.value_range, (0, 4095))
+        named = self.experiment(("data.range", (0, 1000)))
+        self.assertEqual(named.source.value_range, (0, 1000))
+        self.assertEqual(named.resolved()["data"]["range"], [0, 1000])
+
+    def test_a_run_of_before_has_the_range_of_its_files(self):
+        old = self.experiment().resolved()
+        del old["data"]["range"]
+        write_json(self.folder / "config.json", old)
+        again = self.experiment()
+        self.assertEqual(again.survey.value_range, (0, 65535))
+        check_resumable(old, again.resolved(), "the run", again.defaults())
+
+    def test_no_range(self):
+        for values in ((5, 1), (1,), (0, 1, 0, 1)):
+            with self.assertRaisesRegex(UserError, "data.range: expected LOW,HIGH"):
+                self.experiment(("data.range", values)).survey  # noqa: B018
 
 
 def has_corruptions() -> bool:
