@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -15,7 +14,9 @@ from absl import logging
 from PIL import Image
 
 from ssl_jax.data import tiff
+from ssl_jax.data.jpeg import in_one_scan, is_turned, scans
 from ssl_jax.data.levels import Range, to_uint8
+from ssl_jax.data.pillow import ORIENTATION, converted, on_white, orientation, slabs, upright
 
 cv2.setNumThreads(1)  # the pipeline's threads are the parallelism
 
@@ -32,12 +33,6 @@ _NUMPY = b"\x93NUMPY"  # arrays, as `prepare` writes what no picture file holds
 _LARGE = 1 << 27  # bytes; decodes that take more go one after another
 _one_at_a_time = threading.Lock()
 _logged: set[tuple[str, str]] = set()
-_ROWS = 1 << 18  # pixels that are converted at once
-_EXIF_ORIENTATION = 0x0112
-_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # of a JPEG segment that has a length
-_WITH_LENGTH = frozenset(range(2, 0xFF)) - frozenset(range(0xD0, 0xD9))
-_PROGRESSIVE, _SCAN, _END = (0xC2, 0xC6, 0xCA, 0xCE), 0xDA, 0xD9
-_FRAME = tuple(n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC))
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 # Bytes a pixel that Pillow holds, by its mode, and beside them its decoder, by the format: measured
 # in tests/data/decode_test.py.
@@ -108,7 +103,7 @@ def native(data: bytes, channels: int = 0, room: Room | None = None) -> np.ndarr
         if depth > 8 and file.mode in ("RGB", "RGBA", "LA"):
             return _decode_wide(file, data, channels)
         halved = _halvings(file, data, room) if file.format == "JPEG2000" else 0
-        return _from_pillow(file, channels, 0 if _in_one_scan(data) else 8, halved)
+        return _from_pillow(file, channels, 0 if in_one_scan(data) else 8, halved)
 
 
 @contextlib.contextmanager
@@ -163,7 +158,7 @@ def check_size(size: int) -> None:
 
 def _check(data: bytes) -> None:
     check_size(len(data))
-    if data[:2] == b"\xff\xd8" and _scans(data) > MAX_SCANS:
+    if data[:2] == b"\xff\xd8" and scans(data) > MAX_SCANS:
         raise DecodeError(f"a JPEG of more than {MAX_SCANS} scans")
 
 
@@ -171,11 +166,11 @@ def _decode_jpeg(data: bytes, channels: int, room: Room | None) -> np.ndarray | 
     """None where Pillow knows better: CMYK, a rotated picture, or data that are not quite right."""
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-        if colour == "CMYK" or height * width > MAX_PIXELS or _is_turned(data):
+        if colour == "CMYK" or height * width > MAX_PIXELS or is_turned(data):
             return None
         shrink = 1 if room is None else _power_of_two(room(height, width))
         depth = 1 if channels == 1 else 3
-        coefficients = 2 * (1 if colour == "Gray" else 3) * (not _in_one_scan(data))
+        coefficients = 2 * (1 if colour == "Gray" else 3) * (not in_one_scan(data))
         need = height * width * (coefficients + depth / shrink**2)
         with _bounded(height, width, need):
             return simplejpeg.decode_jpeg(
@@ -196,67 +191,6 @@ def _decode_jpeg(data: bytes, channels: int, room: Room | None) -> np.ndarray | 
 def _power_of_two(room: float) -> int:
     """The largest of 1, 2, 4, 8 within `room`: the scales that have vectorised transforms."""
     return next((n for n in (8, 4, 2) if n <= room), 1)
-
-
-def _is_turned(data: bytes) -> bool:
-    if not _has_exif(data):
-        return False
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-            return file.getexif().get(_EXIF_ORIENTATION, 1) != 1
-    except Exception:  # a broken tag must not cost the picture
-        return False
-
-
-def _has_exif(data: bytes) -> bool:
-    """Whether one of the segments that open a JPEG file is EXIF's."""
-    for marker, at in _segments(data):
-        if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
-            return False
-        if data[at : at + 6] == b"Exif\0\0":
-            return True
-    return False
-
-
-def _scans(data: bytes) -> int:
-    """Scans of a JPEG file; 1 where the decoder stops after the first, which holds all."""
-    frame, count = 0, 0
-    for marker, at in _segments(data):
-        if marker in _FRAME and not frame:
-            frame = -1 if marker in _PROGRESSIVE else int.from_bytes(data[at + 5 : at + 6], "big")
-        elif marker == _SCAN:
-            count += 1
-            if frame == int.from_bytes(data[at : at + 1], "big"):
-                break
-    return count
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """(marker, place of what it holds) of the segments of a JPEG file, as decoders find them."""
-    at, last = 2, len(data) - 4
-    while at <= last:
-        if data[at] != 0xFF or data[at + 1] not in _WITH_LENGTH:  # filling, or damage
-            found = _MARKER.search(data, at)
-            at = found.start() if found else last + 1
-            continue
-        marker = data[at + 1]
-        if marker == _END:
-            return
-        yield marker, at + 4
-        at += 2 + max(2, data[at + 2] << 8 | data[at + 3])
-
-
-def _in_one_scan(data: bytes) -> bool:
-    """Whether no coefficients of all pixels are held: they are of a JPEG of several scans."""
-    frame, components = 0, 1
-    if data[:2] != b"\xff\xd8":
-        return True
-    for marker, at in _segments(data):
-        if marker in _FRAME:
-            frame, components = marker, data[at + 5] if at + 5 < len(data) else 1
-        elif marker == _SCAN:
-            return frame not in _PROGRESSIVE and data[at : at + 1] == bytes([components])
-    return True
 
 
 def _array(data: bytes) -> np.ndarray:
@@ -291,8 +225,7 @@ def _decode_tiff(data: bytes, channels: int) -> np.ndarray | None:
     with _bounded(page.height, page.width, need):
         parts = [tiff.read(data, p) for p in alike[:count]]
         image = parts[0] if count == 1 else np.concatenate(parts, axis=-1)
-    orientation = page.tags.get(_EXIF_ORIENTATION, 1)
-    return upright(image, orientation)
+    return upright(image, page.tags.get(ORIENTATION, 1))
 
 
 def _halvings(file: Image.Image, data: bytes, room: Room | None) -> int:
@@ -329,8 +262,8 @@ def _decode_wide(file: Image.Image, data: bytes, channels: int) -> np.ndarray:
             raise DecodeError(f"a {file.format} file of wide pixels that OpenCV does not read")
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB if bands == 3 else cv2.COLOR_BGRA2RGBA, dst=image)
         if file.mode != "RGB" and channels != 4:
-            image = _on_white(image)
-    return upright(image, _orientation(file))
+            image = on_white(image)
+    return upright(image, orientation(file))
 
 
 def _from_pillow(file: Image.Image, channels: int, beside: int, halved: int) -> np.ndarray:
@@ -347,7 +280,7 @@ def _from_pillow(file: Image.Image, channels: int, beside: int, halved: int) -> 
         mode = "RGB"
     held = _HELD.get(file.mode, 4)
     out = held if wide else len(mode)
-    turned = (file.format != "PNG" or "exif" in file.info) and _orientation(file) != 1
+    turned = (file.format != "PNG" or "exif" in file.info) and orientation(file) != 1
     beside += _BESIDE.get(str(file.format), 0)
     need = held + beside + out * (2 if turned or wide else 1) + (4 if wide else 0)
     if halved:
@@ -355,62 +288,13 @@ def _from_pillow(file: Image.Image, channels: int, beside: int, halved: int) -> 
     with _bounded(height, width, need * height * width / 4**halved):
         file.load()
         if wide:
-            image = np.concatenate([np.asarray(part) for part in _slabs(file)])[..., None]
+            image = np.concatenate([np.asarray(part) for part in slabs(file)])[..., None]
         else:
-            image = _converted(file, mode)
+            image = converted(file, mode)
     with contextlib.suppress(Exception):  # what is broken there does no harm
         if file.format in ("GIF", "WEBP", "PNG", "AVIF"):
             _left_out(getattr(file, "n_frames", 1) - 1, "frame", f"{file.format} file")
-    return upright(image, _orientation(file))
-
-
-def _converted(file: Image.Image, mode: str) -> np.ndarray:
-    """A loaded picture as "L", "RGB", "LA" or "RGBA", by rows, so that it is held but once."""
-    out = np.empty((file.height, file.width, len(mode)), np.uint8)
-    composite = "A" not in mode and file.format != "TIFF" and file.has_transparency_data
-    top = 0
-    for part in _slabs(file):
-        if composite:
-            part = part.convert("RGBA")
-            part = Image.alpha_composite(Image.new("RGBA", part.size, "white"), part)
-        rows = np.asarray(part if part.mode == mode else part.convert(mode))
-        out[top : top + len(rows)] = rows.reshape(len(rows), file.width, -1)
-        top += len(rows)
-    return out
-
-
-def _slabs(file: Image.Image) -> Iterator[Image.Image]:
-    """A loaded picture by some rows at once."""
-    step = max(1, _ROWS // file.width)
-    for top in range(0, file.height, step):
-        whole = step >= file.height
-        yield file if whole else file.crop((0, top, file.width, min(top + step, file.height)))
-
-
-def _on_white(image: np.ndarray) -> np.ndarray:
-    """The colours of an (H, W, 4) wide image, its transparent parts as bright as its brightest."""
-    out = np.empty((*image.shape[:2], 3), image.dtype)
-    white = image[..., :3].max()
-    for row, mixed in zip(image, out, strict=True):
-        share = row[:, 3:].astype(np.float32) / np.iinfo(image.dtype).max
-        mixed[:] = np.round(row[:, :3] * share + white * (1 - share))
-    return out
-
-
-def _orientation(file: Image.Image) -> int:
-    try:
-        return int(file.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # a broken tag must not cost the picture
-        return 1
-
-
-def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """An (H, W, C) image turned and mirrored as its EXIF orientation, 1 to 8, asks for."""
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    down = -1 if orientation in (3, 4, 7, 8) else 1
-    across = -1 if orientation in (2, 3, 6, 7) else 1
-    return np.ascontiguousarray(image[::down, ::across])
+    return upright(image, orientation(file))
 
 
 def _left_out(count: int, what: str, of: str) -> None:
