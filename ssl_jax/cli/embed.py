@@ -15,13 +15,14 @@ from pathlib import Path
 from rich.console import Console
 
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.experiment import Experiment, range_of
 from ssl_jax.cli.load import load
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.sources import open_source
+from ssl_jax.data.survey import read_alike
 from ssl_jax.embed import formats, neighbors, run
 from ssl_jax.embed.encoder import UNPOOLED, Encoder
 from ssl_jax.train import workdir
@@ -72,7 +73,8 @@ def main(argv: list[str]) -> int:
         console = terminal()
         mesh = sharding.make_mesh(sharding.MeshConfig())
         encoder = load(where, step=step, stage=layer(flags.stage), pool=pool, mesh=mesh)
-        source = open_source(data, flags.split or "train")
+        known = range_of(encoder.config) if encoder.config else ()
+        source = read_alike(open_source(data, flags.split or "train"), known)
         most = fraction(flags.max_bad_fraction)
         job = run.Job(encoder, source, output, mesh, batch_size, threads, most)
         console.print(

@@ -23,7 +23,6 @@ from ssl_jax.cli.table import NAMES, SCORES, terminal
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
-from ssl_jax.data.sources import open_source
 from ssl_jax.evals.base import Images
 from ssl_jax.report.look import look
 from ssl_jax.report.page import render
@@ -101,9 +100,9 @@ def examine(run: Run, folder: Path, step: int, count: int, flags: Any) -> None:
         run.facts["checkpoint"] = f"step {number:,}"
         versions = checkpoints.metadata(number).get("versions", {})
         run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in versions.items())
-        source = open_source(flags.data, "train") if flags.data else experiment.source
+        source = experiment.opened(flags.data, "train") if flags.data else experiment.source
         test = None if flags.data else experiment.eval_source
-        test = open_source(flags.eval_data, "eval") if flags.eval_data else test
+        test = experiment.opened(flags.eval_data, "eval") if flags.eval_data else test
         images = Images.of(
             source,
             test,

@@ -86,6 +86,7 @@ class _Frames(Source):
         assert clips.lengths is not None
         self.name, self.class_names, self.labels = clips.name, (), None
         self._clips, self._first = clips, first
+        self.value_range = clips.value_range
         self._size = int(clips.lengths.sum())
 
     def __len__(self) -> int:

@@ -86,6 +86,7 @@ class Job:
             "batch": self.batch,
             "part": self.part,
             "device": self.mesh.devices.flat[0].device_kind,
+            **({"range": list(self.source.value_range)} if self.source.value_range else {}),
             "versions": {n: importlib.metadata.version(n) for n in ("ssl-jax", "jax")},
         }
 

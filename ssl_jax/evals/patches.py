@@ -99,7 +99,8 @@ class Patches(Protocol):
         one.
         """
         images = subject.images
-        scenes = Scenes.of(folder, self.size, images.channels, self.reduce_zero_label)
+        how = images.channels, self.reduce_zero_label, images.train.source.value_range
+        scenes = Scenes.of(folder, self.size, *how)
         rows = spread(np.arange(len(scenes.files)), self.max_images)
         batch = min(images.batch_size, len(rows))
         batch += -batch % images.mesh.size

@@ -16,6 +16,7 @@ import numpy as np
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Integer, Positive
+from ssl_jax.data.levels import Range
 from ssl_jax.data.masks import nearest, pairs, read_image, read_mask
 from ssl_jax.data.pipeline import gather, to_global
 from ssl_jax.evals import features
@@ -93,7 +94,8 @@ class Propagation(Protocol):
         side = resized(videos[0].shape, self.size)
 
         def maps(number: int) -> Array:
-            frames = np.stack([video.frame(number, images.channels, side) for video in mine])
+            how = side, images.channels, images.train.source.value_range
+            frames = np.stack([video.frame(number, *how) for video in mine])
             frames = to_global(frames, placed)
             return features.maps(subject.encoder, images.view, self.stage, self.patch, frames)
 
@@ -129,10 +131,12 @@ class Video(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.first.shape  # type: ignore[return-value]
 
-    def frame(self, number: int, channels: int, side: tuple[int, int]) -> np.ndarray:
+    def frame(
+        self, number: int, side: tuple[int, int], channels: int, value_range: Range = ()
+    ) -> np.ndarray:
         """This frame, or the last one, at (height, width): (height, width, channels) uint8."""
         path = self.files[min(number, len(self.files) - 1)][0]
-        image = read_image(path, channels)
+        image = read_image(path, channels, value_range)
         if image.shape[:2] != self.shape:
             raise UserError(f"{path}: {image.shape[:2]} pixels, the first mask {self.shape}")
         return cv2.resize(image, side[::-1], interpolation=cv2.INTER_LINEAR).reshape(*side, -1)

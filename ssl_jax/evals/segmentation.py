@@ -80,10 +80,8 @@ class Segmentation(Protocol):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        train, test = (
-            Scenes.of(folder, self.size, images.channels, self.reduce_zero_label)
-            for folder in (self.train, self.test)
-        )
+        how = images.channels, self.reduce_zero_label, images.train.source.value_range
+        train, test = (Scenes.of(folder, self.size, *how) for folder in (self.train, self.test))
         classes = max(train.num_classes(), test.num_classes())
         head = self.fit(subject, train, classes)
         counts = np.zeros((classes, classes), np.int64)

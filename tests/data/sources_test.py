@@ -93,6 +93,13 @@ class NpzTest(parameterized.TestCase):
         np.testing.assert_array_equal(source.read(1), x[1])
         self.assertIn("index 1", source.describe(1))
 
+    def test_numbers_of_other_types(self):
+        for dtype, top in ((np.uint16, 4095), (np.float32, 1), (np.int64, 255), (bool, 1)):
+            x = np.broadcast_to(np.linspace(0, top, 16).astype(dtype)[:, None], (2, 16, 16))
+            images = open_source(self.save(x=x)).arrays
+            self.assertEqual((images.dtype, images.shape), (np.uint8, (2, 16, 16, 1)))
+            self.assertEqual((images.min(), images.max()), (0, 255))
+
     def test_grey_without_labels(self):
         source = open_source(self.save(x=np.zeros((3, 4, 4), np.uint8)))
         self.assertEqual(source.arrays.shape, (3, 4, 4, 1))
@@ -100,10 +107,15 @@ class NpzTest(parameterized.TestCase):
         self.assertEqual(source.num_classes, 0)
 
     @parameterized.named_parameters(
-        ("float", {"x": np.zeros((2, 4, 4, 3), np.float32)}, "float32; expected uint8"),
+        ("complex", {"x": np.zeros((2, 4, 4, 3), complex)}, "complex128; expected numbers"),
         ("shape", {"x": np.zeros((2, 4), np.uint8)}, r"shape \(2, 4\)"),
         ("empty", {"x": np.zeros((0, 4, 4, 3), np.uint8)}, r"shape \(0, 4, 4, 3\)"),
         ("channels_first", {"x": np.zeros((2, 3, 8, 8), np.uint8)}, "channels-first"),
+        (
+            "bands_first",
+            {"x": np.zeros((2, 13, 16, 17), np.uint16)},
+            r"channels-first \(C 13, H 16, W 17\)",
+        ),
         ("no_images", {"z": np.zeros(3)}, "expected one named image or images or x, found z"),
         ("pickle", {"x": np.array([None, {}])}, "not a readable"),
         (

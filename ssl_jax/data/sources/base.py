@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+
+from ssl_jax.data.levels import Range, measure, to_uint8
 
 VERSION = 2  # of fingerprints; those of version 1 have no number and hold no pixels
 
@@ -30,6 +33,7 @@ class Source(Protocol):
         where there are none.
       lengths: (N,) int32, frames of each example, for sets of clips; None for sets of images.
       left_out: reason -> number of files, members or labels that lie there and are not used.
+      value_range: which values become 0 to 255, of pixels that are not 8-bit: see `read_in`.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Source(Protocol):
     names: Sequence[str] | None = None
     lengths: np.ndarray | None = None
     left_out: Mapping[str, int] = MappingProxyType({})
+    value_range: Range = ()
 
     @property
     def num_classes(self) -> int:
@@ -49,7 +54,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes | np.ndarray:
-        """The encoded image (of a clip, its middle frame), or (H, W, C) uint8.
+        """The encoded image (of a clip, its middle frame), or (H, W, C) numbers, mostly uint8.
 
         May raise OSError, for what may pass, and DecodeError, for what will not.
         """
@@ -58,6 +63,12 @@ class Source(Protocol):
     def read_frame(self, index: int, frame: int) -> bytes | np.ndarray:
         """Frame `frame`, 0 to lengths[index] - 1, of a clip, as `read` would give it."""
         raise TypeError(f"{self.name} holds images, not clips")
+
+    def read_in(self, value_range: Range) -> None:
+        """From now on, `value_range` becomes 0 to 255 wherever pixels are not 8-bit. Without one,
+        it is the range of each image by itself.
+        """
+        self.value_range = value_range
 
     def describe(self, index: int) -> str:
         """Where example `index` lies, for messages: a path, or "index i of NAME"."""
@@ -99,7 +110,7 @@ class ArraySource(Source):
 
     Args:
       name: what the user called it.
-      arrays: (N, H, W, C) uint8.
+      arrays: (N, H, W, C), uint8 or other numbers.
       labels: (N,) integers, or None.
       class_names: by default the numbers 0 to max(labels).
       captions: of each example, or None.
@@ -115,12 +126,22 @@ class ArraySource(Source):
     ) -> None:
         self.name = name
         self._pixels = np.ascontiguousarray(arrays)
-        self.arrays = self._pixels
+        self.read_in(
+            () if arrays.dtype == np.uint8 else measure(list(self._pixels[:: len(self) // 256 + 1]))
+        )
         self.labels = None if labels is None else labels.astype(np.int32)
         if self.labels is not None and not class_names:
             class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
         self.class_names = tuple(class_names)
         self.captions = captions
+
+    @cached_property
+    def arrays(self) -> np.ndarray:  # type: ignore[override]
+        return to_uint8(self._pixels, self.value_range)
+
+    def read_in(self, value_range: Range) -> None:
+        self.value_range = value_range
+        self.__dict__.pop("arrays", None)
 
     def __len__(self) -> int:
         return len(self._pixels)

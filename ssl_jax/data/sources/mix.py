@@ -10,6 +10,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import sources
 from ssl_jax.data.draws import permute
+from ssl_jax.data.levels import Range
 from ssl_jax.data.sources.base import VERSION, Source, numbered
 
 _MAX_EXAMPLES = 2**31 - 1  # indices are int32
@@ -46,6 +47,11 @@ class MixSource(Source):
     def read(self, index: int) -> bytes | np.ndarray:
         source, row = self._place(index)
         return source.read(row)
+
+    def read_in(self, value_range: Range) -> None:
+        for source in self._sources:
+            source.read_in(value_range)
+        self.value_range = value_range
 
     def describe(self, index: int) -> str:
         source, row = self._place(index)
