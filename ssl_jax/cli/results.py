@@ -21,11 +21,11 @@ import tabulate
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.baselines import KINDS, judged, run_config, run_settings
-from ssl_jax.cli.evaluate import workdirs
-from ssl_jax.cli.table import number
+from ssl_jax.cli.table import number, terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
 from ssl_jax.evals.results import ANSWER, Record, ResultsFile
+from ssl_jax.train import workdir
 
 FLAGS = {
     "workdir": "folders of runs, with commas or as 'runs/*'",
@@ -56,6 +56,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--format={style}: {suggest(style, FORMATS)}")
     if flags.columns and flags.against:
         raise UserError("give --columns or --against, not both")
+    if flags.mean and flags.against:
+        raise UserError("give --mean or --against, not both: pairs of runs are averaged already")
+    if flags.value and not flags.columns:
+        raise UserError("--value is the number in the columns of --columns; give that too")
     records = read(flags.workdir, flags.results)
     rows, metrics = select(records, flags.where)
     if flags.against:
@@ -74,9 +78,9 @@ def main(argv: list[str]) -> int:
     if flags.output:
         write_text(Path(flags.output), text + "\n")
     else:
-        print(text)
+        terminal().print(text)
     if style == "table" and not flags.output and (line := verdicts(records)):
-        print(line)
+        terminal().print(line)
     return 0
 
 
@@ -104,7 +108,7 @@ def read(folders: str, file: str) -> list[Record]:
         raise UserError("--workdir is missing: name the folders of runs, --workdir='runs/*'")
     return [
         record
-        for folder in workdirs(folders)
+        for folder in workdir.named(folders)
         for record in ResultsFile(folder / "eval" / "results.jsonl").read()
     ]
 
@@ -141,7 +145,8 @@ def select(records: Sequence[Record], where: Sequence[str]) -> tuple[list[Row], 
         known = {column for asked, _ in pairs for column in asked}
         if pairs and name not in known:
             raise UserError(f"--where={text}: no column {name!r}; {suggest(name, known)}")
-        wanted = [str(value) for value in command_line.values(values)]
+        # As a number is written, and as it was typed: "none" is None or the word.
+        wanted = {*map(str, command_line.values(values)), *command_line.texts(values)}
         pairs = [pair for pair in pairs if str(pair[0].get(name)) in wanted]
     metrics = dict.fromkeys(name for _, answers in pairs for name in answers)
     return [asked | answers for asked, answers in pairs], list(metrics)
