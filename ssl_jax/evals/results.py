@@ -27,7 +27,7 @@ FIELDS = {  # of every record
     "settings": dict,
     "results": dict,
 }
-OPTIONAL = {"files": dict, "versions": dict, "config": dict, "baselines": dict, "not_finite": list}
+OPTIONAL = {"files": dict, "versions": dict, "config": str, "baselines": dict, "not_finite": list}
 _log = logging.getLogger(__name__)
 
 
