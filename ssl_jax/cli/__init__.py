@@ -28,6 +28,7 @@ HELPERS = (
     "parts",
     "pretrained",
     "restart",
+    "sections",
     "sets",
     "table",
     "training",

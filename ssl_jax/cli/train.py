@@ -157,7 +157,7 @@ def announce(console: Console, experiment: Experiment) -> None:
         f"{spec.global_batch} ({spec.steps_per_epoch:,} steps an epoch)",
     )
     for line in (*data_lines(experiment), *experiment.survey.lines):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
     if experiment.train.online_probe is not None and not experiment.probed:
         console.print("train.online_probe: these images have no labels, so none is trained along")
 

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         temporary.write_bytes(data.tobytes())
     views = sum(view.count for view in experiment.objective.inputs().views)
     for line in experiment.survey.lines:
-        terminal().print(line, markup=False)
+        terminal().print(line)
     terminal().print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
     return 0
 
