@@ -19,6 +19,7 @@ from ssl_jax.core.errors import UserError, of_system, suggest, visible
 # Modules here that are no subcommand.
 HELPERS = (
     "auto",
+    "baselines",
     "compile_worker",
     "configs",
     "experiment",
