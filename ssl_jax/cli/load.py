@@ -10,7 +10,7 @@ from ssl_jax.augment.recipes import recipe
 from ssl_jax.cli import orbax
 from ssl_jax.cli.evaluate import NEWEST, steps_of
 from ssl_jax.cli.experiment import Experiment
-from ssl_jax.core import sharding
+from ssl_jax.core import sharding, trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.plain import from_json
@@ -31,6 +31,7 @@ def load(
     stage: int | str | None = None,
     pool: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    trust_code: bool = False,
 ) -> Encoder:
     """The encoder of a run, its trained backbone (teacher or student, as the method says), or of a
     file of weights, with what it needs to be called on images.
@@ -45,6 +46,7 @@ def load(
         x 2), "cls" (the layer's class token), or "none" for features of every place; by default the
         method's, and "avg" of an earlier layer where that is "pooled".
       mesh: devices that hold the weights, each all of them; by default one.
+      trust_code: run a method file that lies in the folder of a run (docs/safety.md).
 
     Raises:
       UserError: no such run, checkpoint, file or layer.
@@ -56,7 +58,8 @@ def load(
             raise UserError(f"{where} holds weights of one step; leave the step out")
         made = from_file(where, devices)
     else:
-        made = from_run(where, step, devices)
+        with trust.scope(trust_code):
+            made = from_run(where, step, devices)
     return made if stage is None and pool is None else made.at(stage, pool)
 
 

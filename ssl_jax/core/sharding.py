@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import OrAll, Whole
 
 AXES = ("replica", "data", "fsdp")
 Rule = tuple[str, str]
@@ -47,11 +48,11 @@ class MeshConfig:
       fsdp_min_size: arrays of fewer elements are not worth splitting and stay replicated.
     """
 
-    replica: int = 1
-    data: int = -1
-    fsdp: int = 1
+    replica: OrAll = 1
+    data: OrAll = -1
+    fsdp: OrAll = 1
     rules: tuple[tuple[str, str], ...] = DEFAULT_RULES
-    fsdp_min_size: int = 65536
+    fsdp_min_size: Whole = 65536
 
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
@@ -173,9 +174,11 @@ def tree_shardings(abstract: tree.Tree, config: MeshConfig, mesh: Mesh) -> tree.
     rules.
 
     Raises:
-      UserError: a leaf that no rule covers, or an unknown kind of rule.
+      UserError: a leaf that no rule covers, a rule that matches none, or an unknown kind of rule.
     """
     kinds = tree.match(config.rules, abstract, "mesh.rules")
+    own = [pattern for pattern, kind in config.rules if (pattern, kind) not in DEFAULT_RULES]
+    tree.check_used(own, abstract, "mesh.rules", "array of the state")
 
     def place(name: str, leaf: Any, kind: str) -> NamedSharding:
         if kind == "replicate":

@@ -24,6 +24,7 @@ from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, grouped
@@ -51,14 +52,14 @@ class Attentive(Protocol):
       seed: of the order of the examples and of the first weights.
     """
 
-    stage: int | None = None
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    epochs: int = 20
-    batch_size: int = 256
-    heads: int = 8
-    holdout: float = 0.0
-    seed: int = 0
+    stage: Integer | None = None
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    epochs: Count = 20
+    batch_size: Count = 256
+    heads: Count = 8
+    holdout: BelowOne = 0.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if min(self.lr, self.epochs, self.batch_size, self.heads) <= 0 or self.weight_decay < 0:

@@ -13,6 +13,7 @@ import numpy as np
 from ssl_jax.core import config, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Integer
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
@@ -103,7 +104,7 @@ class AtLayer(Protocol):
       stage, pool: see `Probe`; by default where the method names it.
     """
 
-    stage: int | None = None
+    stage: Integer | None = None
     pool: str | None = None
 
     @classmethod

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Share
 from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Part, Subject
 from ssl_jax.evals.lists import listed_rows
@@ -35,10 +36,10 @@ class FewShot(AtLayer):
         which take longer and vary less, 400 / classes, at least 2. A list is no draw.
     """
 
-    shots: tuple[int, ...] = (1, 5, 10)
-    fractions: tuple[float, ...] = ()
+    shots: tuple[Count, ...] = (1, 5, 10)
+    fractions: tuple[Share, ...] = ()
     lists: tuple[str, ...] = ()
-    draws: int | None = None
+    draws: Count | None = None
 
     def __post_init__(self) -> None:
         _check(self.shots or (1,), 1 if self.draws is None else self.draws)
@@ -100,7 +101,7 @@ def fewshot_linear(
     test: np.ndarray,
     test_labels: np.ndarray,
     shots: Sequence[int] = (1, 5, 10),
-    draws: int = 20,
+    draws: Count = 20,
     seed: int = 0,
 ) -> dict[int, Accuracy]:
     """Labels a class -> accuracy of `few_labels` over random draws of so many.

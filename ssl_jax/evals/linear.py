@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
 from ssl_jax.evals.scores import accuracies
@@ -90,12 +91,12 @@ class Linear(AtLayer):
     every_stage: ClassVar[bool] = True
 
     preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    holdout: float = 0.0
-    seed: int = 0
+    lr: Positive | None = None
+    weight_decay: NonNegative | None = None
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    holdout: BelowOne = 0.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         numbers = (self.lr, self.epochs, self.batch_size)
@@ -263,7 +264,7 @@ def train_heads(
     recipe: Recipe,
     rates: np.ndarray,
     decays: np.ndarray,
-    seed: int = 0,
+    seed: Seed = 0,
     mesh: Mesh | None = None,
 ) -> list[Head]:
     """One head for each pair of learning rate and weight decay, (S,) and (S,), on the same batches.

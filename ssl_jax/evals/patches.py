@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Count, Integer
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
@@ -47,12 +48,12 @@ class Patches(Protocol):
 
     train: str = ""
     test: str = ""
-    size: int = 224
-    stage: int = -1
+    size: Count = 224
+    stage: Integer = -1
     reduce_zero_label: bool = False
-    per_image: int = 16
-    max_images: int = 2000
-    patch: int = 8
+    per_image: Count = 16
+    max_images: Count = 2000
+    patch: Count = 8
 
     def __post_init__(self) -> None:
         if min(self.size, self.per_image, self.max_images, self.patch) < 1:
@@ -98,7 +99,8 @@ class Patches(Protocol):
         one.
         """
         images = subject.images
-        scenes = Scenes.of(folder, self.size, images.channels, self.reduce_zero_label)
+        how = images.channels, self.reduce_zero_label, images.train.source.value_range
+        scenes = Scenes.of(folder, self.size, *how)
         rows = spread(np.arange(len(scenes.files)), self.max_images)
         batch = min(images.batch_size, len(rows))
         batch += -batch % images.mesh.size

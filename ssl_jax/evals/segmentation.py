@@ -17,6 +17,7 @@ import optax
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import gather, local_part, place, to_global
 from ssl_jax.evals import features
@@ -53,15 +54,15 @@ class Segmentation(Protocol):
 
     train: str = ""
     test: str = ""
-    size: int = 512
-    stage: int = -1
+    size: Count = 512
+    stage: Integer = -1
     reduce_zero_label: bool = False
-    steps: int = 40_000
-    batch_size: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 1e-3
-    seed: int = 0
-    patch: int = 8
+    steps: Count = 40_000
+    batch_size: Count = 16
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 1e-3
+    seed: Seed = 0
+    patch: Count = 8
 
     def __post_init__(self) -> None:
         numbers = (self.size, self.steps, self.batch_size, self.lr, self.patch)
@@ -79,10 +80,8 @@ class Segmentation(Protocol):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        train, test = (
-            Scenes.of(folder, self.size, images.channels, self.reduce_zero_label)
-            for folder in (self.train, self.test)
-        )
+        how = images.channels, self.reduce_zero_label, images.train.source.value_range
+        train, test = (Scenes.of(folder, self.size, *how) for folder in (self.train, self.test))
         classes = max(train.num_classes(), test.num_classes())
         head = self.fit(subject, train, classes)
         counts = np.zeros((classes, classes), np.int64)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import Count, OrAll
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
@@ -51,7 +52,7 @@ class EvalsConfig:
     All further fields are the protocols that there are, each with its settings.
     """
 
-    every: int = 0
+    every: OrAll = 0
     protocols: tuple[str, ...] = (
         "diagnostics",
         "classifier",
@@ -61,9 +62,9 @@ class EvalsConfig:
         "clustering",
         "retrieval",
     )
-    max_train: int = 10000
-    max_eval: int = 10000
-    batch_size: int = 256
+    max_train: Count = 10000
+    max_eval: Count = 10000
+    batch_size: Count = 256
     diagnostics: Diagnostics = Diagnostics()
     lidar: Lidar = Lidar()
     layers: Layers = Layers()

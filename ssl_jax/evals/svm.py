@@ -12,6 +12,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.data.subset import draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
 from ssl_jax.evals.fewshot import check_shots
@@ -31,11 +32,11 @@ class Svm(AtLayer):
       costs: values of C to choose from.
     """
 
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
-    draws: int = 5
+    shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
+    draws: Count = 5
     full: bool = True
     # Those of the vissl library.
-    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
+    costs: tuple[Positive, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
 
     def __post_init__(self) -> None:
         if self.draws < 1 or min(self.shots, default=1) < 1 or min(self.costs, default=0) <= 0:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import BelowOne, Count, Probability
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.functional import Net, functional
@@ -275,17 +276,17 @@ def resnet_custom(
 
 
 def resnet(
-    depth: int = 50,
-    width: int = 1,
+    depth: Count = 50,
+    width: Count = 1,
     stem: Stem = "imagenet",
     *,
-    num_filters: int = 64,
+    num_filters: Count = 64,
     channels: int = 3,
     dtype: DType = None,
     zero_init_residual: bool = True,
     stride_in_1x1: bool = False,
-    sk_ratio: float = 0.0,
-    drop_path: float = 0.0,
+    sk_ratio: Probability = 0.0,
+    drop_path: BelowOne = 0.0,
 ) -> Net:
     """ResNet of a published depth. Outputs: `ResNet.__call__`.
 
@@ -332,7 +333,7 @@ def resnet(
 
 
 def resnet_small(
-    width: int = 16, *, channels: int = 3, stem: Stem = "small", dtype: DType = None
+    width: Count = 16, *, channels: int = 3, stem: Stem = "small", dtype: DType = None
 ) -> Net:
     """Three basic blocks of `width`, 2 and 4 times `width`: 77,000 parameters at 16, for 16 px.
 

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import Count
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.blocks import Block, Remat, check_options, hide, linear, run_stack, token
 from ssl_jax.nets.functional import Net, functional
@@ -184,13 +185,13 @@ class Swin(nnx.Module):
 
 def swin(
     size: str | None = "tiny",
-    window: int = 7,
-    image_size: int = 224,
+    window: Count = 7,
+    image_size: Count = 224,
     *,
-    patch: int = 4,
-    dim: int | None = None,
-    depths: tuple[int, ...] | None = None,
-    heads: tuple[int, ...] | None = None,
+    patch: Count = 4,
+    dim: Count | None = None,
+    depths: tuple[Count, ...] | None = None,
+    heads: tuple[Count, ...] | None = None,
     channels: int = 3,
     mask_token: bool = False,
     remat: Remat = "none",

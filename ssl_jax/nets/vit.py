@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Whole
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.blocks import (
     Perceptron,
@@ -210,27 +211,27 @@ class ViT(nnx.Module):
 
 def vit(
     size: str | None = "small",
-    patch: int = 16,
-    image_size: int = 224,
+    patch: Count = 16,
+    image_size: Count = 224,
     *,
-    dim: int | None = None,
-    depth: int | None = None,
-    heads: int | None = None,
-    mlp_ratio: float | None = None,
+    dim: Count | None = None,
+    depth: Count | None = None,
+    heads: Count | None = None,
+    mlp_ratio: Positive | None = None,
     channels: int = 3,
     position: Position = "learned",
     cls_token: bool = True,
     mask_token: bool = False,
     pool: Literal["cls", "avg"] = "cls",
     norm_after_pool: bool = False,
-    interpolate_offset: float = 0.0,
-    drop_path: float = 0.0,
-    layer_scale: float | None = None,
+    interpolate_offset: NonNegative = 0.0,
+    drop_path: BelowOne = 0.0,
+    layer_scale: Positive | None = None,
     qkv_bias: bool = True,
     mlp: Perceptron = "gelu",
-    registers: int = 0,
+    registers: Whole = 0,
     pre_norm: bool = False,
-    norm_eps: float = 1e-6,
+    norm_eps: Positive = 1e-6,
     init: Scheme | None = None,
     remat: Remat = "none",
     dtype: DType = None,

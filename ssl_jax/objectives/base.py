@@ -17,6 +17,7 @@ import jax
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.parts.branch import Branch
 
@@ -45,22 +46,30 @@ class Stream:
     """A further set of images that a method learns from; see `Inputs.streams`."""
 
     name: str
-    num_examples: int
-    num_classes: int
+    num_examples: Whole
+    num_classes: Whole
+
+
+MOST = 2**31 - 1  # of steps and examples, whose numbers are int32 on the devices
 
 
 @dataclass(frozen=True)
 class Spec:
     """The run that an objective is built for; what its schedules and its state's shapes need."""
 
-    global_batch: int
-    num_examples: int
-    num_classes: int
-    steps_per_epoch: int
-    total_steps: int
-    channels: int = 3
+    global_batch: Count
+    num_examples: Whole
+    num_classes: Whole
+    steps_per_epoch: Count
+    total_steps: Count
+    channels: Count = 3
     streams: tuple[Stream, ...] = ()
-    vocabulary: int = 259  # token numbers of a caption: its bytes, padding, start and end
+    vocabulary: Count = 259  # token numbers of a caption: its bytes, padding, start and end
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "num_examples"):
+            if getattr(self, name) > MOST:
+                raise UserError(f"{name}: {getattr(self, name):,} is more than {MOST:,}")
 
 
 @dataclass(frozen=True)
@@ -237,11 +246,13 @@ class Objective:
       probe: where the representation is read: by default the backbone's own output, which is what
         most methods train.
       refresh_groups: parameter groups whose optimizer state restarts with each `refresh`.
+      least_batch: images of the smallest batch that teaches something: 2 where the images of a
+        batch are each other's negatives, or where their variance is part of the loss or of a head.
     """
 
     backbone: Net
     spec: Spec
-    microbatches: int = field(default=1, kw_only=True)
+    microbatches: Count = field(default=1, kw_only=True)
 
     family: ClassVar[str] = (
         ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, baseline
@@ -249,6 +260,7 @@ class Objective:
     needs: ClassVar[str] = "any backbone"
     probe: ClassVar[Probe] = Probe(pool="pooled")
     refresh_groups: ClassVar[tuple[str, ...]] = ()
+    least_batch: ClassVar[int] = 1
 
     @classmethod
     def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:

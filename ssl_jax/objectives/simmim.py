@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.masks import simmim_mask
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Share
 from ssl_jax.losses.simmim import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder
 from ssl_jax.nets.functional import Net, init_all
@@ -43,17 +44,15 @@ class SimMIM(Objective):
     probe: ClassVar[Probe] = Probe(pool="avg")
 
     view: View = View(192, area=(0.67, 1.0), recipe="mae")
-    mask_ratio: float = 0.6
-    cell: int = 32
+    mask_ratio: Share = 0.6
+    cell: Count = 32
 
     def __post_init__(self) -> None:
-        if self.cell < 1 or self.view.size % self.cell:
+        if self.view.size % self.cell:
             raise UserError(
                 f"objective.cell: {self.cell} px do not tile a view of {self.view.size} px; use a "
                 "divisor"
             )
-        if not 0 < self.mask_ratio <= 1:
-            raise UserError(f"objective.mask_ratio: {self.mask_ratio} is not in (0, 1]")
 
     @cached_property
     def decoder(self) -> Net:

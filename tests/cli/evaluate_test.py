@@ -40,10 +40,10 @@ class GridTest(absltest.TestCase):
         self.assertEqual(evaluate.grid([]), [{}])
         self.assertEqual(
             evaluate.grid(["k=1,5", "pool=avg,grid"]),
-            [{"k": k, "pool": pool} for k in (1, 5) for pool in ("avg", "grid")],
+            [{"k": k, "pool": pool} for k in ("1", "5") for pool in ("avg", "grid")],
         )
         self.assertEqual(
-            evaluate.grid(["shots=(1,),(5,10)"]), [{"shots": (1,)}, {"shots": (5, 10)}]
+            evaluate.grid(["shots=(1,),(5,10)"]), [{"shots": "(1,)"}, {"shots": "(5,10)"}]
         )
 
 
@@ -199,9 +199,12 @@ class EvaluateTest(parameterized.TestCase):
         (("--eval=knn", "--sweep=kk=3"), "knn: unknown key 'kk'"),
         (("--eval=knn", "--sweep=k=big"), "knn.k: expected int, got 'big'"),
         (("--eval=knn", "--sweep=k"), "--sweep=k: expected SETTING=VALUE,VALUE"),
-        (("--eval=knn", "--sweep=k=0"), "must be positive"),
-        (("--eval=layers", "--sweep=examples=0"), "examples = 0 must be positive"),
-        (("--eval=clustering", "--sweep=clusters=0"), "must be positive"),
+        (("--eval=knn", "--sweep=k=0"), "knn.k: expected .* of at least 1, got 0"),
+        (
+            ("--eval=layers", "--sweep=examples=0"),
+            "layers.examples: expected .* of at least 2, got 0",
+        ),
+        (("--eval=clustering", "--sweep=clusters=0"), "clustering.clusters: expected"),
         (("--eval=knn", "--sweep=stage=9"), "probe: no stage 9"),
         (("--eval=attentive", "--sweep=stage=9"), "probe: no stage 9"),
         (("--eval=fewshot", "--sweep=lists=('/no',)"), "list /no: No such file"),
