@@ -361,6 +361,7 @@ class Experiment:
             batch_size=self.spec.global_batch,
             total_steps=self.spec.total_steps,
             steps_per_epoch=self.spec.steps_per_epoch,
+            decays=self.method.decays,
         )
 
     @property

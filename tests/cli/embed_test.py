@@ -62,7 +62,7 @@ class EmbedTest(parameterized.TestCase):
 
     def test_features_with_neighbours(self):
         out = self.embed("--neighbors=3", "--split=eval")
-        self.assertIn("digits: 360 images, 16 features of stage3 (pool avg), step 4 of", out)
+        self.assertIn("digits: 360 images, 16 features of stage3 (pool pooled), step 4 of", out)
         self.assertRegex(out, r"e\.npz: 360 rows, 0\.\d MiB, 360 images in 0:")
         self.assertIn("near['row'][i]", out)
         digits = open_source("digits", "eval")
