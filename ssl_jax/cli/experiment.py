@@ -15,12 +15,13 @@ import numpy as np
 import optax
 
 from ssl_jax import nets
+from ssl_jax.augment import recipes
 from ssl_jax.augment.crop import take_views
-from ssl_jax.augment.recipes import recipe
 from ssl_jax.cli.configs import NAMES, load_method
 from ssl_jax.core import config as checked
 from ssl_jax.core import credentials, files, sharding
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.inputs import View
 from ssl_jax.data import subset
 from ssl_jax.data.pipeline import (
     Batch,
@@ -244,8 +245,7 @@ class Experiment:
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
         made = method.make(backbone, self.spec, **hyper)
         check_streams(made.inputs(), self.data.streams)
-        for view in made.inputs().views:
-            recipe(view.recipe)  # raises for an unknown one, before anything is compiled
+        recipes.check(made.inputs())
         return made
 
     @property
@@ -382,6 +382,8 @@ class Experiment:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, View):
+        value = recipes.portable(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -10,6 +10,7 @@ from ssl_jax.augment.recipes import recipe
 from ssl_jax.cli import orbax
 from ssl_jax.cli.evaluate import NEWEST, steps_of
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
@@ -94,7 +95,8 @@ def from_file(path: Path, mesh: jax.sharding.Mesh) -> Encoder:
             for name in ("preprocessing", "probe", "config")
         )
         size = int(fed.get("size") or backbone.get("image_size") or SIZE)
-        view = View(size=size, recipe=str(fed.get("recipe", "normalize")))
+        own = {"size": size, "recipe": fed.get("recipe", "normalize")}
+        view = checked.build(View, own, "preprocessing")
         pool = "cls" if backbone.get("name") == "vit" and backbone.get("pool") != "avg" else "avg"
         probe = Probe(int(read.get("stage", -1)), str(read.get("pool", pool)))
         settings = dict(config) or {"backbone": backbone}

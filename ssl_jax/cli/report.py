@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from ssl_jax.augment.recipes import title
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import load_method
 from ssl_jax.cli.evaluate import NEWEST, workdirs
@@ -123,7 +124,11 @@ def of_config(run: Run, folder: Path) -> dict[str, str]:
     config, spec = run.config, run.config.get("spec", {})
     backbone, optim = dict(config["backbone"]), config["optim"]
     views = config["objective"].get("views") or [config["objective"].get("view") or {}]
-    crops = [f"{v.get('count', 1)} of {v['size']} px ({v['recipe']})" for v in views if "size" in v]
+    crops = [
+        f"{v.get('count', 1)} of {v['size']} px ({title(v['recipe'])})"
+        for v in views
+        if "size" in v
+    ]
     arch = " ".join([backbone.pop("name"), *(f"{k}={v}" for k, v in backbone.items())])
     examples, classes = spec.get("num_examples", 0), spec.get("num_classes", 0)
     evaluation = config["data"].get("eval") or "held out of it"

@@ -6,6 +6,7 @@ No key of a config is read that no dataclass declares: a misspelt key is an erro
 
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -87,6 +88,9 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
+        sections = [arg for arg in args if dataclasses.is_dataclass(arg)]
+        if isinstance(value, Mapping) and len(sections) == 1:  # its own message names the key
+            return _coerce(value, sections[0], where, default)
         for arg in (a for a in args if a is not type(None)):
             try:
                 return _coerce(value, arg, where, default)
@@ -140,5 +144,8 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
 
 
 def _wrong(value: Any, hint: Any, where: str) -> UserError:
-    kind = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+    plain = typing.get_origin(hint) is None
+    kind = (
+        getattr(hint, "__name__", str(hint)) if plain else re.sub(r"ssl_jax[\w.]*\.", "", str(hint))
+    )
     return UserError(f"{where}: expected {kind}, got {value!r}")

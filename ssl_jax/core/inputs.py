@@ -3,18 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ssl_jax.core.chain import Recipe
 from ssl_jax.core.errors import UserError
 
 
 @dataclass(frozen=True)
 class View:
-    """`count` random crops of one size of each image, augmented on the device by a named recipe.
+    """`count` random crops of one size of each image, augmented on the device by a chain.
 
     Attributes:
       size: side of the square crop in pixels.
       count: crops an image.
       area: range of the crop's share of the image area; (1, 1) is the whole image, resized.
-      recipe: a name in `augment.recipes`.
+      recipe: the chain: a name in `augment.recipes`, or a chain in full. What a config's mapping
+        leaves out has the default of `core.chain.Recipe`: that operation is not done.
       strength: multiplies the recipe's random distortions; 1 is as published.
       interpolation: between pixels, where a crop is resized.
       crop: how a box is drawn: "torchvision" tries ten times and then takes the centre, "one_draw"
@@ -24,7 +26,7 @@ class View:
     size: int
     count: int = 1
     area: tuple[float, float] = (0.2, 1.0)
-    recipe: str = "simclr"
+    recipe: str | Recipe = "simclr"
     strength: float = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Literal["torchvision", "one_draw"] = "torchvision"

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from ssl_jax.augment.recipes import plain
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import eval_arrays, local_part, to_global
@@ -81,7 +82,7 @@ class Job:
             "pool": encoder.probe.pool,
             "shape": list(encoder.feature_shape),
             "size": encoder.view.size,
-            "recipe": encoder.view.recipe,
+            "recipe": plain(encoder.view.recipe),
             "batch": self.batch,
             "part": self.part,
             "device": self.mesh.devices.flat[0].device_kind,
