@@ -154,7 +154,7 @@ def _enter(at: Any, name: str, key: str, depth: int) -> Any:
         inside = dict(inside or {})
     else:
         raise UserError(f"config key {key!r}: {name!r} holds a value, not a section")
-    if isinstance(at, list) and key.startswith("objective.views."):
+    if isinstance(inside, dict) and isinstance(at, list) and key.startswith("objective.views."):
         inside = _VIEW | inside  # an entry has `View`'s defaults, not those of the method's entry
     at[place] = inside
     return inside

@@ -154,7 +154,7 @@ class ImagesLine(Line):
         if new:
             self.show(done, self._text(new, done))
         elif done:
-            self._console.print(f"{done:,} of {self._total:,} images are done already")
+            self.console.print(f"{done:,} of {self._total:,} images are done already")
 
     @property
     def summary(self) -> str:

@@ -76,9 +76,10 @@ def make_spec(train: TrainConfig, facts: Facts) -> Spec:
       UserError: they are fewer than a batch.
     """
     if facts.examples < train.batch_size:
+        most = 2 ** max(facts.examples.bit_length() - 1, 0)
         raise UserError(
             f"train.batch_size: {train.batch_size} is more than the {facts.examples} examples of "
-            f"{facts.name}"
+            f"{facts.name}; set --config.train.batch_size={most}, or less"
         )
     epoch = facts.examples // train.batch_size
     return Spec(
@@ -206,14 +207,15 @@ class Experiment:
     def tokenizer(self) -> Tokenizer:
         """Of the captions: the one kept in the run's folder, else the one that the config names."""
         kept = self.folder / TOKENIZER if self.folder else None
-        if self.data.tokenizer and kept and kept.is_file():
+        if self.data.tokenizer and kept and kept.is_file() and workdir.started(kept.parent):
             return from_json(kept.read_text(), str(kept))
         captions = self.source.captions if self.data.tokenizer.startswith("train:") else None
         return open_tokenizer(self.data.tokenizer, captions)
 
     def keep_tokenizer(self, folder: Path) -> None:
         """Write it there once, unless it is that of bytes, so that its file may move or change."""
-        if self.tokenizer is not BYTES and not (folder / TOKENIZER).is_file():
+        there = (folder / TOKENIZER).is_file() and workdir.started(folder)
+        if self.tokenizer is not BYTES and not there:
             files.write_text(folder / TOKENIZER, self.tokenizer.json)
 
     @cached_property

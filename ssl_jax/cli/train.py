@@ -16,11 +16,13 @@ from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import configured, override
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import final_table, terminal
-from ssl_jax.cli.training import Training
+from ssl_jax.cli.training import UNTOUCHED, Training
 from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.train import workdir
 from ssl_jax.train.profile import Profile
+from ssl_jax.train.progress import ProgressLine
 
 FLAGS = {
     "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE",
@@ -48,7 +50,34 @@ def main(argv: list[str]) -> int:
 def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) -> int:
     """Resolve the run, check it, train it, and show what was learned; the exit code."""
     profile = Profile(flags.profile, folder / "profile", distributed.primary())
-    console, chosen = terminal(), False
+    with Stop() as stop, ProgressLine(terminal()) as line:
+        try:
+            with stop.region(UNTOUCHED):
+                line.phase("reading the data")
+                experiment = resolve(flags, overrides, folder, line.console)
+                resolved = experiment.resolved()
+                if not (folder / "config.json").exists():
+                    pretrained.check(experiment)
+                announce(line.console, experiment)
+            accept = flags.accept_changes
+            with workdir.opened(folder, resolved, experiment.defaults(), accept):
+                if distributed.primary():
+                    experiment.keep_tokenizer(folder)
+                with stop.region(UNTOUCHED):
+                    training = Training(experiment, resolved, folder, line, stop, profile, accept)
+                if code := training.run():
+                    return code
+        except Interrupted:
+            return stop.code
+    show(training, experiment, folder, line.console)
+    return 0
+
+
+def resolve(
+    flags: Any, overrides: Sequence[command_line.Override], folder: Path, console: Console
+) -> Experiment:
+    """The run that the command line names, or goes on with, checked before a file is written."""
+    chosen: list[str] = []
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)
     elif (folder / "config.json").exists():
@@ -57,10 +86,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
         override(config, [(key, value) for key, value in given.items() if value])
         override(config, overrides)
     elif flags.data:
-        chosen = True
-        config, reasons = auto.choose(flags.data)
-        console.print("no --config: chosen for these images and this machine")
-        console.print("\n".join(f"  {reason}" for reason in reasons))
+        config, chosen = auto.choose(flags.data)
         override(config, [("data.eval", flags.eval_data)] if flags.eval_data else [])
         override(config, overrides)
     else:
@@ -70,21 +96,17 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
         )
     config.pop("spec", None)  # it follows from the rest
     experiment = Experiment.from_config(config, folder)
-    # All that a user can get wrong is checked before a file is written.
     experiment.check_batch()
-    resolved = experiment.resolved()
-    if not (folder / "config.json").exists():
-        pretrained.check(experiment)
-    announce(console, experiment)
     if chosen:
-        console.print(auto.estimate(experiment))
-    accept = flags.accept_changes
-    with workdir.opened(folder, resolved, experiment.defaults(), accept):
-        if distributed.primary():
-            experiment.keep_tokenizer(folder)
-        training = Training(experiment, resolved, folder, console, profile, accept)
-        if code := training.run():
-            return code
+        console.print("no --config: chosen for these images and this machine")
+        console.print("\n".join(f"  {reason}" for reason in chosen), markup=False)
+    return experiment
+
+
+def show(training: Training, experiment: Experiment, folder: Path, console: Console) -> None:
+    """What a run that has come to its end learned, and what may be done with it."""
+    if training.finished:
+        console.print(f"already finished: all {experiment.spec.total_steps:,} steps are made")
     probe = experiment.objective.probe
     before = "at the start" if experiment.train.init_from else "untrained"
     final_table(console, training.last, f"stage {probe.stage}, pooling {probe.pool}", before)
@@ -92,7 +114,6 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     console.print(f"written to {folder}/: {files}")
     console.print(f"next: ssl-jax report --workdir={folder} (one page to look at)")
     console.print(f"next: ssl-jax evaluate --workdir={folder}")
-    return 0
 
 
 def announce(console: Console, experiment: Experiment) -> None:

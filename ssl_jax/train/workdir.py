@@ -56,6 +56,13 @@ def read_config(workdir: Path) -> dict[str, Any]:
     return found
 
 
+def started(workdir: Path) -> bool:
+    """Whether the run has a checkpoint, whole or damaged: one without can start anew, with another
+    config.
+    """
+    return any((workdir / "checkpoints").glob("[0-9]*/manifest.json"))
+
+
 def check_resumable(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
@@ -136,7 +143,7 @@ def _prepared(
     workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None, accept: bool
 ) -> Iterator[None]:
     with locked(workdir):
-        if (workdir / "config.json").exists():
+        if (workdir / "config.json").exists() and started(workdir):
             check_resumable(read_config(workdir), config, workdir, defaults, accept)
         try:
             files.write_json(workdir / "config.json", config)

@@ -65,6 +65,10 @@ class AutoTest(parameterized.TestCase):
         )
         self.assertEqual(code, 0, err)
         self.assertIn("chosen for these images", out)
+        phases = ("reading the data", "measuring the untrained network and raw pixels")
+        for phase in (*phases, "compiling the training step"):
+            self.assertIn(f"\n{phase} ...\n", f"\n{out}")
+        self.assertRegex(out, r"\ntime: .* for 2 steps on this machine")
         self.assertIn(f"next: ssl-jax evaluate --workdir={workdir}", out)
         self.assertEqual(read_metrics(workdir)[-1]["step"], 2)
         code, out, err = self.run_cli("train", f"--workdir={workdir}", "--config.train.stop_at=0")
@@ -73,6 +77,13 @@ class AutoTest(parameterized.TestCase):
         last = read_metrics(workdir)[-1]
         self.assertEqual(last["step"], 4)
         self.assertIn("diag/rankme", last)  # without labels there is still something to see
+        self.assertIn("time: a few seconds for 2 steps", out)
+
+        code, out, err = self.run_cli("train", f"--workdir={workdir}")
+        self.assertEqual(code, 0, err)
+        self.assertIn("already finished: all 4 steps are made", out)
+        self.assertIn(f"written to {workdir}/: config.json, metrics.jsonl, summary.json", out)
+        self.assertNotIn("time: ", out)
 
     def test_a_picture_of_the_views(self):
         picture = self.folder / "views.png"
