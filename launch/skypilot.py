@@ -10,7 +10,7 @@ from . import job as jobs
 PORT = 8476
 FLAGS = {
     "accelerators": "of a host; by default H100:8",
-    "setup": "shell commands that install ssl_jax; by default those for the clone in the current folder",
+    "setup": "shell commands that install ssl_jax; by default from a clone at hand",
     "spot": "true for machines that may be taken away",
 }
 

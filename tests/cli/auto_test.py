@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import types
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,9 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
 from ssl_jax.cli import auto
+from ssl_jax.cli.training import Training
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.train.metrics import read_metrics
 
 
@@ -84,6 +87,19 @@ class AutoTest(parameterized.TestCase):
         self.assertIn("already finished: all 4 steps are made", out)
         self.assertIn(f"written to {workdir}/: config.json, metrics.jsonl, summary.json", out)
         self.assertNotIn("time: ", out)
+
+    def test_nothing_is_measured_where_nothing_is_evaluated(self):
+        for evals, due in (
+            ({}, [0, 4]),
+            ({"every": 2}, [0, 2, 4]),
+            ({"every": -1}, []),
+            ({"protocols": ()}, []),
+        ):
+            run = types.SimpleNamespace(
+                _total=4, _experiment=types.SimpleNamespace(evals=EvalsConfig(**evals))
+            )
+            steps = [step for step in range(5) if Training._evaluate_at(run, step)]
+            self.assertEqual(steps, due)
 
     def test_a_picture_of_the_views(self):
         picture = self.folder / "views.png"
