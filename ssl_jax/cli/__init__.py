@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.errors import AtOnce, UserError, suggest
 
 # Modules here that are no subcommand.
 HELPERS = (
@@ -47,6 +47,8 @@ def main() -> None:
     try:
         code = run(sys.argv[1:])
         sys.stdout.flush()
+        if isinstance(code, AtOnce):
+            os._exit(code)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE

@@ -81,6 +81,7 @@ def main(argv: list[str]) -> int:
         )
         there = output.exists()
         with ImagesLine(console, len(source)) as line:
+            line.phase("compiling", brief=True)
             about = run.embed(job, line.update)
         tell(console, output, about, "was there already" if there else line.summary)
         if count:

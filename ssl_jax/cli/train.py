@@ -18,7 +18,7 @@ from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import final_table, terminal
 from ssl_jax.cli.training import UNTOUCHED, Training
 from ssl_jax.core import distributed, tree
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.train import workdir
 from ssl_jax.train.profile import Profile
@@ -68,7 +68,8 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
                 if code := training.run():
                     return code
         except Interrupted:
-            return stop.code
+            line.stop()
+            return AtOnce(stop.code)
     show(training, experiment, folder, line.console)
     return 0
 

@@ -23,7 +23,7 @@ from ssl_jax.cli import pretrained
 from ssl_jax.cli.auto import estimate
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import distributed
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
 from ssl_jax.evals.collapse import diagnose
 from ssl_jax.evals.suite import Quality
@@ -132,7 +132,8 @@ class Training:
                         f"loss or gradient not finite at step {e.step}: back to step {begin.step}, "
                         f"without the {led} batch(es) that led there"
                     )
-            self._line.phase("saving", brief=True)
+            if reached > begin.step:
+                self._line.phase("saving", brief=True)
             self._checkpoints.finish()
         self._line.stop()
         if reached == self._end and not (self._owing and self._stop.code):
@@ -142,7 +143,7 @@ class Training:
             if reached
             else "ended before the first step; the same command starts again"
         )
-        return self._stop.code
+        return AtOnce(self._stop.code) if self._stop.cut else self._stop.code
 
     def _estimate(self, step: int) -> None:
         """Tell how long the steps from here on take, where that is known before."""
@@ -201,6 +202,7 @@ class Training:
         )
         written = MetricsWriter(self._folder, begin.measured, self._warn) if primary else None
         self._line.begin(begin.step, self._end)
+        self._line.phase("starting", brief=True)
         spikes = Spikes(run.train.spike)
         for line in written.lines if written else ():
             if "train/loss" in line:

@@ -4,6 +4,12 @@ import difflib
 from collections.abc import Iterable
 
 
+class AtOnce(int):
+    """Exit code of a process that was interrupted: it ends without waiting for what its threads and
+    devices still compute.
+    """
+
+
 class UserError(ValueError):
     """What the user asked for cannot be done. The message is one line: what is wrong, and what
     would be right. Characters that would break the line, or steer a terminal, are written out.

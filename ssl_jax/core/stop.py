@@ -58,6 +58,11 @@ class Stop:
         self._cut: Region | None = None  # the one that was cut short
         self._lock = threading.RLock()
 
+    @property
+    def cut(self) -> bool:
+        """Whether a region was cut short."""
+        return self._cut is not None
+
     def due(self, step: int) -> bool:
         """Whether to end at `step`, the same in every process; to be asked once before each."""
         if not self._several:

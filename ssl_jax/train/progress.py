@@ -49,7 +49,7 @@ class Line:
     ):
         self.console, self._count = console, count
         self._printed = self._named = -PLAIN_SECONDS
-        self._phase = "compiling"
+        self._phase = ""
         self._live = None
         if console.is_terminal:
             self._live = Progress(
@@ -62,7 +62,7 @@ class Line:
                 refresh_per_second=4,
             )
             self._task = self._live.add_task(
-                "compiling ...", total=total, completed=done, count=count(done), since=None
+                "starting ...", total=total, completed=done, count=count(done), since=None
             )
 
     def phase(self, text: str, detail: str = "", brief: bool = False) -> None:
@@ -76,7 +76,7 @@ class Line:
         shown = f"{text}: {detail} ..." if detail else f"{text} ..."
         if self._live is not None:
             since = {"since": now} if entered else {}
-            self._live.update(self._task, description=shown, **since)  # type: ignore[arg-type]
+            self._live.update(self._task, refresh=True, description=shown, **since)  # type: ignore[arg-type]
         elif (entered and not brief) or (detail and now - self._named >= PLAIN_SECONDS):
             self._named = now
             self.console.print(f"{text} ..." if entered else shown, markup=False)

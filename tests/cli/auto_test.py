@@ -2,8 +2,12 @@
 
 import contextlib
 import io
+import os
+import signal
+import time
 import types
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -13,7 +17,7 @@ from ssl_jax import cli
 from ssl_jax.cli import auto
 from ssl_jax.cli.training import Training
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.suite import EvalsConfig
+from ssl_jax.evals.suite import EvalsConfig, Quality
 from ssl_jax.train.metrics import read_metrics
 
 
@@ -54,9 +58,22 @@ class AutoTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "5 images are too few to learn from: at least 16"):
             auto.choose(f"folder:{folder}")
 
+    def interrupted(self, *_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
     def test_a_run_on_a_folder_and_again_without_a_word(self):
         data = pictures(self.folder / "p", 40, 33, 47)
         workdir = self.folder / "run"
+        first = ("train", f"--data=folder:{data}", f"--workdir={workdir}")
+        with mock.patch.object(Quality, "baselines", self.interrupted):
+            code, out, err = self.run_cli(*first, "--config.train.steps=9")
+        self.assertEqual(code, 130, err)
+        self.assertIn("ended before the first step; the same command starts again", out)
+        self.assertIn("interrupted; nothing was trained yet, so nothing is saved", err)
+        self.assertTrue((workdir / "config.json").exists())
+        self.assertEqual(list(workdir.glob("checkpoints/*")), [])
+        # Other settings are fine: nothing was trained with the first ones.
         code, out, err = self.run_cli(
             "train",
             f"--data=folder:{data}",
@@ -67,7 +84,7 @@ class AutoTest(parameterized.TestCase):
             "--config.backbone.width=4",
         )
         self.assertEqual(code, 0, err)
-        self.assertIn("chosen for these images", out)
+        self.assertNotIn("holds a run", err)
         phases = ("reading the data", "measuring the untrained network and raw pixels")
         for phase in (*phases, "compiling the training step"):
             self.assertIn(f"\n{phase} ...\n", f"\n{out}")
