@@ -90,7 +90,7 @@ def _convolution_rate() -> float:
     """FLOP/s of a device in the forward and backward pass of a 3x3 convolution."""
     dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
     kernel = jnp.ones((3, 3, 64, 64), dtype)
-    images = jnp.ones((64, 32, 32, 64), dtype)
+    images = jnp.ones((16, 32, 32, 64), dtype)
 
     @jax.jit
     def gradients(kernel: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
