@@ -146,7 +146,7 @@ def _enter(at: Any, name: str, key: str, depth: int) -> Any:
     elif name == "recipe" and inside is None and depth > 1:
         raise UserError(
             f"config key {key!r}: the config names no chain to change; give one before, "
-            f"--config.{key.rpartition('.')[0]}=simclr"
+            f"--config.{key.partition('.recipe')[0]}.recipe=NAME"
         )
     elif isinstance(inside, (list, tuple)):
         inside = list(inside)
