@@ -340,6 +340,8 @@ class Training:
         elif what == "step" and not self._moving:
             self._line.phase("compiling the training step")
             self._moving = True
+        elif what == "step":
+            self._line.back("training")
         self._profile.at(what, step)
 
     def _metadata(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Line:
     ):
         self.console, self._count = console, count
         self._printed = self._named = -PLAIN_SECONDS
-        self._phase = ""
+        self._phase = self._shown = ""
         self._live = None
         if console.is_terminal:
             self._live = Progress(
@@ -81,9 +81,15 @@ class Line:
             self._named = now
             self.console.print(f"{text} ..." if entered else shown, markup=False)
 
+    def back(self, text: str) -> None:
+        """From a phase back to the numbers that were shown last, or to `text` without any."""
+        if self._live is not None and self._phase:
+            self._live.update(self._task, description=self._shown or f"{text} ...", since=None)
+        self._phase = ""
+
     def show(self, done: int, text: str, last: bool = False) -> None:
         """Show `text`, if there is any; the `last` one is printed in any case."""
-        self._phase = ""
+        self._phase, self._shown = "", text
         if self._live is not None:
             self._live.update(
                 self._task,

@@ -198,6 +198,12 @@ class ProgressTest(absltest.TestCase):
             progress.begin(0, 10)
             progress.update(4, self.VALUES)
             progress._live.refresh()
+            progress.phase("saving", brief=True)
+            progress._live.refresh()
+            self.assertIn("saving ...", out.getvalue())
+            out.truncate(0)
+            progress.back("training")
+            progress._live.refresh()
         self.assertIn("loss 1.5000", out.getvalue())
 
     def test_durations(self):
