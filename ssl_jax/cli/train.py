@@ -106,8 +106,11 @@ def resolve(
 
 def show(training: Training, experiment: Experiment, folder: Path, console: Console) -> None:
     """What a run that has come to its end learned, and what may be done with it."""
-    if training.finished:
-        console.print(f"already finished: all {experiment.spec.total_steps:,} steps are made")
+    total, stop_at = experiment.spec.total_steps, experiment.train.stop_at
+    if training.finished and 0 < stop_at < total:
+        console.print(f"nothing to do: the run is at step {stop_at:,}, where train.stop_at ends it")
+    elif training.finished:
+        console.print(f"already finished: all {total:,} steps are made")
     probe = experiment.objective.probe
     before = "at the start" if experiment.train.init_from else "untrained"
     final_table(console, training.last, f"stage {probe.stage}, pooling {probe.pool}", before)

@@ -113,7 +113,7 @@ class Training:
                 self._line.phase("building the network and its optimizer")
                 self._prepare()
                 begin = self._begin()
-                self.finished = begin.step == self._total and begin.evaluated
+                self.finished = self._is_over(begin.step, begin.evaluated)
                 self._estimate(begin.step)
             while True:
                 try:
@@ -190,9 +190,13 @@ class Training:
                 f"the training data {run.data.train} are not those of {where}: files or sizes "
                 "differ; give the old ones, another --workdir, or --accept_changes"
             )
-        self._console.print(f"going on from {where}")
         evaluated, left_out = said["evaluated"], said["left_out"]
+        if not self._is_over(found.step, evaluated):
+            self._console.print(f"going on from {where}")
         return Begin(found.step, found.state, evaluated, left_out, measured=found.step)
+
+    def _is_over(self, step: int, evaluated: bool) -> bool:
+        return step == self._end and (evaluated or not self._evaluate_at(step))
 
     def _part(self, begin: Begin) -> int:
         """From there to the end; the step that was reached."""
