@@ -11,7 +11,7 @@ from ssl_jax.cli import orbax
 from ssl_jax.cli.evaluate import NEWEST, steps_of
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import config as checked
-from ssl_jax.core import sharding
+from ssl_jax.core import sharding, trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.plain import from_json
@@ -32,6 +32,7 @@ def load(
     stage: int | str | None = None,
     pool: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    trust_code: bool = False,
 ) -> Encoder:
     """The encoder of a run, its trained backbone (teacher or student, as the method says), or of a
     file of weights, with what it needs to be called on images.
@@ -42,9 +43,11 @@ def load(
       step: of the run's checkpoint; by default the newest.
       stage: the layer to read, a number (-1 is the last) or a name of `Encoder.layers`; by default
         where the method's representation is.
-      pool: "avg", "grid" (averages over 2 x 2), "cls", or "none" for features of every place; by
-        default the method's.
+      pool: "pooled" (the network's own output, of its last layer), "avg", "grid" (averages over 2
+        x 2), "cls" (the layer's class token), or "none" for features of every place; by default the
+        method's, and "avg" of an earlier layer where that is "pooled".
       mesh: devices that hold the weights, each all of them; by default one.
+      trust_code: run a method file that lies in the folder of a run (docs/safety.md).
 
     Raises:
       UserError: no such run, checkpoint, file or layer.
@@ -56,7 +59,8 @@ def load(
             raise UserError(f"{where} holds weights of one step; leave the step out")
         made = from_file(where, devices)
     else:
-        made = from_run(where, step, devices)
+        with trust.scope(trust_code):
+            made = from_run(where, step, devices)
     return made if stage is None and pool is None else made.at(stage, pool)
 
 
@@ -83,8 +87,8 @@ def from_file(path: Path, mesh: jax.sharding.Mesh) -> Encoder:
     """The encoder in a file of weights, ours or a public one, or in an exported Orbax folder.
 
     A file that does not say how its network is fed is fed as most public ones are: 224 pixels, or
-    what its positions are for, with ImageNet's mean and deviation; and read at the last layer, at
-    the class token where it pools so.
+    what its positions are for, with ImageNet's mean and deviation; and read at the network's own
+    output.
     """
     weights = networks.of_file(orbax.read_any(path), str(path))
     params, stats = jax.device_put(weights.variables(), sharding.replicated(mesh))
@@ -97,8 +101,10 @@ def from_file(path: Path, mesh: jax.sharding.Mesh) -> Encoder:
         size = int(fed.get("size") or backbone.get("image_size") or SIZE)
         own = {"size": size, "recipe": fed.get("recipe", "normalize")}
         view = checked.build(View, own, "preprocessing")
-        pool = "cls" if backbone.get("name") == "vit" and backbone.get("pool") != "avg" else "avg"
-        probe = Probe(int(read.get("stage", -1)), str(read.get("pool", pool)))
+        stage, pool = read.get("stage"), read.get("pool")
+        probe = Probe(pool="pooled").at(
+            None if stage is None else int(stage), None if pool is None else str(pool)
+        )
         settings = dict(config) or {"backbone": backbone}
     except (ValueError, TypeError, AttributeError) as e:
         raise UserError(f"{path}: what it says of itself cannot be used: {e}") from None

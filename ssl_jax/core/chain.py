@@ -1,14 +1,15 @@
 """A chain of augmentation as plain values, so that a config can hold one and a run can keep it."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Finite, NonNegative, Positive, Probability
 
 Kind = Literal["torchvision", "simclr", "byol"]  # whose colour jitter
 Padding = Literal["zero", "edge"]
-Strengths = tuple[float, float, float, float]
+Strengths = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,14 +27,14 @@ class Affine:
       padding: what lies outside of the image.
     """
 
-    rotation: float = 0.0
-    log_scale: float = 0.0
-    shear: float = 0.0
-    shift: float = 0.0
+    rotation: NonNegative = 0.0
+    log_scale: NonNegative = 0.0
+    shear: NonNegative = 0.0
+    shift: NonNegative = 0.0
     padding: Padding = "zero"
 
     def __post_init__(self) -> None:
-        _not_negative(self, "rotation", "log_scale", "shear", "shift")
+        check(self, "recipe.affine")
 
 
 @dataclass(frozen=True)
@@ -52,29 +53,22 @@ class Recipe:
       mean, std: of each channel of images in [0, 1], or one number for all of them.
     """
 
-    flip: float = 0.0
+    flip: Probability = 0.0
     affine: Affine | None = None
     jitter: Strengths = (0.0, 0.0, 0.0, 0.0)
-    jitter_p: float = 0.8
+    jitter_p: Probability = 0.8
     jitter_kind: Kind = "torchvision"
-    gray_p: float = 0.0
-    blur_p: float = 0.0
-    solarize_p: float = 0.0
+    gray_p: Probability = 0.0
+    blur_p: Probability = 0.0
+    solarize_p: Probability = 0.0
     gray_first: bool = False
-    noise: float = 0.0
-    rand_augment: float = 0.0
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    noise: NonNegative = 0.0
+    rand_augment: NonNegative = 0.0
+    mean: tuple[Finite, ...] = IMAGENET_MEAN
+    std: tuple[Positive, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter_p", "gray_p", "blur_p", "solarize_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(
-                    f"recipe.{name}: {getattr(self, name)} is no probability, a number from 0 to 1"
-                )
-        _not_negative(self, "noise", "rand_augment")
-        if not all(0 <= x < math.inf for x in self.jitter):
-            raise UserError(f"recipe.jitter: {self.jitter} must not be negative")
+        check(self, "recipe")
         if self.jitter[3] > 0.5:
             raise UserError(f"recipe.jitter: a hue of {self.jitter[3]} is beyond 0.5, all colours")
         if len(self.mean) != len(self.std) or not self.mean:
@@ -82,12 +76,14 @@ class Recipe:
                 f"recipe: mean has {len(self.mean)} values and std {len(self.std)}; give each one "
                 "value per channel, or one for all"
             )
-        finite = all(map(math.isfinite, (*self.mean, *self.std)))
-        if not finite or min(self.std) <= 0:
-            raise UserError(f"recipe.std: {self.std} must be positive, and mean and std finite")
 
+    def unused(self) -> dict[str, str]:
+        """Fields that nothing reads, and why."""
+        no_jitter, no_grey = "jitter is (0, 0, 0, 0)", "gray_p is 0"
+        found = {} if any(self.jitter) else {"jitter_p": no_jitter, "jitter_kind": no_jitter}
+        return found | ({} if self.gray_p else {"gray_first": no_grey})
 
-def _not_negative(section: Affine | Recipe, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(section, name) < math.inf:
-            raise UserError(f"recipe: {name} = {getattr(section, name)} must not be negative")
+    @property
+    def scalable(self) -> bool:
+        """Whether there is a distortion that `View.strength` multiplies."""
+        return bool(self.affine or any(self.jitter) or self.noise or self.rand_augment)

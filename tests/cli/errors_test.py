@@ -67,7 +67,9 @@ class ErrorsTest(parameterized.TestCase):
         ((), "lr=3", "names no section; write --config.SECTION.KEY=VALUE"),
         ((), "optim.lr=big", "optim.lr: expected float, got 'big'"),
         ((), "train.steps=1.5", "train.steps: expected int, got 1.5"),
-        ((), "train.batch_size=-4", "train.batch_size: -4 is not positive"),
+        ((), "train.steps=1099511627776", "total_steps: 1,099,511,627,776 is more than 2,147,483,"),
+        ((), "train.batch_size=-4", "train.batch_size: expected .* of at least 1, got -4"),
+        ((), "train.batch_size=1", "train.batch_size: simclr .* learns nothing from 1; give 2 or"),
         ((), "train.batch_size=12", "train.batch_size: 12 does not divide by the 8 devices"),
         (
             (),
