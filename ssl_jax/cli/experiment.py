@@ -333,7 +333,7 @@ class Experiment:
         """
         for key in keys:
             section, *path = key.split(".")
-            at = self.method if section == "objective" else self.sections.get(section)
+            at: Any = self.method if section == "objective" else self.sections.get(section)
             for name in path[:-1]:
                 entry = isinstance(at, tuple) and name.isdecimal()
                 at = at[int(name)] if entry else getattr(at, name, None)
