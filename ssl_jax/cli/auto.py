@@ -1,5 +1,6 @@
 """The recipe for somebody's own images, chosen from the images and the machine."""
 
+import functools
 import time
 from typing import Any
 
@@ -52,9 +53,9 @@ def choose(data: str) -> tuple[dict[str, Any], list[str]]:
     return config.to_dict(), reasons
 
 
-def estimate(experiment: Experiment) -> str:
-    """About how long the run takes, from two short measurements: a batch made on the host, and a
-    convolution on the device, to whose rate the step's counted FLOPs are set.
+def estimate(experiment: Experiment, steps: int) -> str:
+    """About how long so many steps take, from two short measurements: a batch made on the host, and
+    a convolution on the device, to whose rate the step's counted FLOPs are set.
     """
     batches = experiment.batches(0, 2)
     next(batches)  # starts the threads
@@ -65,16 +66,31 @@ def estimate(experiment: Experiment) -> str:
     kernel = make_kernel(experiment.objective, experiment.tx, experiment.schedule)
     work = flops.count(kernel, experiment.abstract_state, batch)
     device = work / (_convolution_rate() * experiment.mesh.size)
-    minutes = max(1, round(experiment.spec.total_steps * max(host, device) / 60))
-    length = f"{minutes} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
-    return f"time      about {length}, compilation and evaluations apart"
+    return (
+        f"time: {length(steps * max(host, device))} for {steps:,} steps on this machine, "
+        "compilation and evaluations apart"
+    )
 
 
+def length(seconds: float) -> str:
+    """40 -> "about half a minute": for an estimate."""
+    for most, text in (
+        (10, "a few seconds"),
+        (45, "about half a minute"),
+        (90, "about a minute"),
+    ):
+        if seconds < most:
+            return text
+    minutes = round(seconds / 60)
+    return f"about {minutes} min" if minutes < 120 else f"about {minutes / 60:.0f} hours"
+
+
+@functools.cache
 def _convolution_rate() -> float:
     """FLOP/s of a device in the forward and backward pass of a 3x3 convolution."""
     dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
     kernel = jnp.ones((3, 3, 64, 64), dtype)
-    images = jnp.ones((64, 32, 32, 64), dtype)
+    images = jnp.ones((16, 32, 32, 64), dtype)
 
     @jax.jit
     def gradients(kernel: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -83,6 +83,7 @@ def main(argv: list[str]) -> int:
         )
         there = output.exists()
         with ImagesLine(console, len(source)) as line:
+            line.phase("compiling", brief=True)
             about = run.embed(job, line.update)
         tell(console, output, about, "was there already" if there else line.summary)
         if count:
@@ -156,7 +157,7 @@ class ImagesLine(Line):
         if new:
             self.show(done, self._text(new, done))
         elif done:
-            self._console.print(f"{done:,} of {self._total:,} images are done already")
+            self.console.print(f"{done:,} of {self._total:,} images are done already")
 
     @property
     def summary(self) -> str:

@@ -10,6 +10,7 @@ from ssl_jax.augment.recipes import recipe
 from ssl_jax.cli import orbax
 from ssl_jax.cli.evaluate import NEWEST, steps_of
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.core import config as checked
 from ssl_jax.core import sharding, trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
@@ -98,7 +99,8 @@ def from_file(path: Path, mesh: jax.sharding.Mesh) -> Encoder:
             for name in ("preprocessing", "probe", "config")
         )
         size = int(fed.get("size") or backbone.get("image_size") or SIZE)
-        view = View(size=size, recipe=str(fed.get("recipe", "normalize")))
+        own = {"size": size, "recipe": fed.get("recipe", "normalize")}
+        view = checked.build(View, own, "preprocessing")
         stage, pool = read.get("stage"), read.get("pool")
         probe = Probe(pool="pooled").at(
             None if stage is None else int(stage), None if pool is None else str(pool)

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from ssl_jax.augment.recipes import title
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import load_method
 from ssl_jax.cli.evaluate import NEWEST
@@ -125,7 +126,7 @@ def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
     backbone = {"name": "resnet"} | run.config.get("backbone", {})
     views = hyper.get("views") or [hyper.get("view")]
     crops = [
-        f"{v.get('count', 1)} of {v['size']} px ({v.get('recipe')})"
+        f"{v.get('count', 1)} of {v['size']} px ({title(v.get('recipe', ''))})"
         for v in (views if isinstance(views, list) else ())
         if isinstance(v, dict) and "size" in v
     ]

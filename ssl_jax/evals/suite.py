@@ -3,7 +3,7 @@ pixels and beside its own untrained weights, every number made the same way for 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -110,7 +110,11 @@ class EvalsConfig:
 
 
 class Quality:
-    """Measures encoders of one objective on one pair of data sets; see `Images` and `Subject`."""
+    """Measures encoders of one objective on one pair of data sets; see `Images` and `Subject`.
+
+    Args:
+      progress: told which protocol is at work, in a few words.
+    """
 
     def __init__(
         self,
@@ -121,8 +125,10 @@ class Quality:
         mesh: jax.sharding.Mesh,
         probe: Probe | None = None,
         tokenizer: Tokenizer = BYTES,
+        progress: Callable[[str], None] = lambda text: None,
     ):
         self._config, self._tokenizer, self._objective = config, tokenizer, objective
+        self._progress = progress
         self._probe = probe or objective.probe
         self.images = Images.of(
             train,
@@ -162,7 +168,10 @@ class Quality:
         """
         subject = self.subject(encoder)
         found: dict[str, float] = {}
-        for name in self._config.protocols if protocols is None else protocols:
+        names = self._config.protocols if protocols is None else protocols
+        what = "" if encoder is not None else "raw pixels, "
+        for number, name in enumerate(names, 1):
+            self._progress(f"{what}{name} ({number} of {len(names)})")
             protocol = self._config.protocol(name)
             if protocol.applies(subject):
                 numbers = protocol.measure(subject)
