@@ -192,7 +192,7 @@ class Experiment:
         the same in all processes.
         """
         old = self._existing
-        if old is not None and not self.data.range:
+        if old is not None and self.data.range in ((), range_of(old)):
             return Survey(range_of(old), int(old["spec"].get("channels", 3)))
         look = functools.partial(survey, self._opened, self.data.channels, self.data.range)
         found = distributed.agreed(lambda: dataclasses.asdict(look()))
