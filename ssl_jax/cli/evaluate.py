@@ -6,6 +6,9 @@ ssl-jax evaluate --workdir='runs/*' --step=all --eval=knn --sweep=k=10,20 --swee
 ssl-jax evaluate --workdir=W --eval=logistic,knn --suite=suites:kornblith
 ssl-jax evaluate --workdir=W --follow
 
+Each number stands beside that of the untrained network and of raw pixels, which are measured once
+per data set and settings.
+
 Every result is a line of eval/results.jsonl in its run's folder, or of --results, with all settings
 that made it; what is there is not measured again. `ssl-jax results` shows them.
 """
@@ -16,6 +19,7 @@ import functools
 import importlib.metadata
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,15 +27,18 @@ from pathlib import Path
 import jax
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ssl_jax.cli import flags as command_line
+from ssl_jax.cli.baselines import KINDS, Baselines, Numbers, judged, run_config, untrained
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.sets import Cell, DataSet, Task, suite
-from ssl_jax.cli.table import terminal
+from ssl_jax.cli.table import number, terminal
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.plain import from_json
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject, measured
+from ssl_jax.evals.checks import DoesNotApply, NotMeasurable, not_finite
 from ssl_jax.evals.results import Record, ResultsFile, key, named_files
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Encoder, Probe
@@ -49,6 +56,7 @@ FLAGS = {
     "suite": "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME",
     "data": "labelled training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
+    "no_baselines": "leave out the untrained network and raw pixels, which take as long again each",
     **distributed.FLAGS,
 }
 NEWEST = -1  # step
@@ -56,7 +64,8 @@ POLL = 5.0  # seconds between two looks for a new checkpoint
 
 
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("follow",), repeated=("sweep",))
+    switches = ("follow", "no_baselines")
+    flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=switches, repeated=("sweep",))
     folders = workdir.named(
         command_line.require(flags, "workdir", "name the folder of a run, --workdir=W")
     )
@@ -75,9 +84,12 @@ def main(argv: list[str]) -> int:
     with distributed.session(flags.flag_values_dict()):
         for folder in folders:
             file = ResultsFile(Path(flags.results or folder / "eval" / "results.jsonl"))
-            asked_of = measure(folder, sets, protocols, cells, step, flags.follow, file, left_out)
-            for number, asked in asked_of:
-                show(console, f"{folder}, step {number}", asked, file.read())
+            asked_of = measure(
+                *(folder, sets, protocols, cells, step, flags.follow, file, left_out),
+                baselines=not flags.no_baselines,
+            )
+            for at, asked in asked_of:
+                show(console, f"{folder}, step {at}", asked, file.read())
             console.print(f"Written with their protocol to {file.path}")
     if left_out:
         console.print(f"Not measured: {', '.join(dict.fromkeys(left_out))}, for the reasons above")
@@ -123,9 +135,11 @@ def measure(
     follow: bool,
     file: ResultsFile,
     left_out: list[str],
+    baselines: bool = True,
 ) -> Iterator[tuple[int, list[Record]]]:
     """Measure what is not yet in `file`; yields what was asked of each checkpoint, without the
-    answers. The names of data sets that cannot be measured go to `left_out`.
+    answers. The names of data sets that cannot be measured go to `left_out`, and those of the
+    `protocols`, which were asked for by name, that cannot be.
     """
     experiment = Experiment.of_run(folder)
     checkpoints = Checkpoints(folder / "checkpoints", reader=True)
@@ -139,26 +153,34 @@ def measure(
         for name, data in sets.items():
             with told(name, left_out):
                 tasks.append(Task.of(experiment, name, data, protocols, cells))
+        for note in dict.fromkeys(n for task in tasks for n in task.quality.images.notes()):
+            terminal().print(note, markup=False)
+        start = functools.cache(functools.partial(untrained, experiment))
+        config = run_config(folder)
         last = experiment.spec.total_steps if follow else None
-        for number in steps_of(folder, checkpoints, step, last):
-            encoder = functools.cache(functools.partial(restored, number))
+        for at in steps_of(folder, checkpoints, step, last):
+            encoder = functools.cache(functools.partial(restored, at))
             run = {
                 "workdir": str(folder.resolve()),
                 "method": experiment.raw["objective"]["name"],
                 "seed": experiment.train.seed,
-                "step": number,
+                "step": at,
             }
             probe = experiment.objective.probe
             questions: list[Record] = []
             for task in tasks:
                 subject = functools.cache(functools.partial(task.subject, encoder))
+                beside = Baselines(task, start, file) if baselines else None
                 with told(task.name, left_out):
                     for name, wanted in task.asked.items():
                         about = run | {"protocol": name} | task.about
                         new = {one: about | asked_with(one, probe) for one in wanted}
-                        answer(new, subject, file)
+                        try:
+                            answer(new, subject, file, beside, config)
+                        except NotMeasurable as e:
+                            refuse(name, protocols, task.name, e, left_out)
                         questions += new.values()
-            yield number, questions
+            yield at, questions
 
 
 @contextlib.contextmanager
@@ -173,23 +195,58 @@ def told(name: str, left_out: list[str]) -> Iterator[None]:
         left_out.append(name)
 
 
-def answer(
-    questions: Mapping[Protocol, Record], subject: Callable[[], Subject], file: ResultsFile
+def refuse(
+    name: str, protocols: Sequence[str], data: str, reason: NotMeasurable, left_out: list[str]
 ) -> None:
-    """Measure those of the settings, all of one protocol, whose question `file` does not answer."""
+    """Say why a protocol is not measured; the command fails where it was asked for by name.
+
+    Raises:
+      UserError: it was the only one.
+    """
+    said = f"{name}: not measured: {reason}"
+    if list(protocols) == [name] and not data:
+        raise UserError(said) from None
+    if protocols:
+        left_out.append(f"{data}: {name}" if data else name)
+    elif isinstance(reason, DoesNotApply):
+        return  # other methods have what this one lacks
+    terminal().print(f"{data}: {said}" if data else said, markup=False)
+
+
+def answer(
+    questions: Mapping[Protocol, Record],
+    subject: Callable[[], Subject],
+    file: ResultsFile,
+    beside: Baselines | None = None,
+    config: str | None = None,
+) -> None:
+    """Measure those of the settings, all of one protocol, whose question `file` does not answer.
+
+    Raises:
+      NotMeasurable: the method or the data do not allow it.
+    """
     done = {key(record) for record in file.read()}
     missing = [one for one, question in questions.items() if key(question) not in done]
-    if not missing or not missing[0].applies(subject()):
+    if not missing:
         return
     versions = {name: importlib.metadata.version(name) for name in ("ssl-jax", "jax")}
     started = time.monotonic()
-    for one, numbers in type(missing[0]).measure_all(missing, subject()):
-        found = {f"{one.prefix}/{name}": float(value) for name, value in numbers.items()}
+    baselines: dict[Protocol, Numbers] | None = None
+    for one, found in measured(missing, subject()):
         score = f"{one.prefix}/{questions[one]['protocol']}_{questions[one].get('metric')}"
         if score in found:  # the number that the standard of a suite's set asks for
             found[f"{one.prefix}/score"] = found[score]
         seconds = round(time.monotonic() - started, 3)
-        record = questions[one] | {"results": found, "seconds": seconds, "versions": versions}
+        if baselines is None:  # once the protocol is known to work
+            baselines = beside.of({m: questions[m] for m in missing}) if beside else {}
+        broken = not_finite(found)
+        if zero := [n for n, value in found.items() if n.endswith("_top1") and value == 0]:
+            terminal().print(f"{', '.join(zero)} is 0: not one answer is right", markup=False)
+        finite = {name: value for name, value in found.items() if name not in broken}
+        record = questions[one] | {"results": finite, "seconds": seconds, "versions": versions}
+        record |= {"not_finite": broken} if broken else {}
+        record |= {"baselines": baselines[one]} if baselines.get(one) else {}
+        record |= {"config": config} if config else {}
         if distributed.primary():
             file.append(record)
         started = time.monotonic()
@@ -244,21 +301,29 @@ def steps_of(
 
 
 def show(console: Console, title: str, asked: Sequence[Record], records: list[Record]) -> None:
-    """The answers to what was asked."""
+    """The answers to what was asked, each beside its baselines, and where these are not beaten."""
     answers = {key(record): record for record in records}
     table = Table(title=title, title_justify="left")
-    table.add_column("protocol")
-    table.add_column("settings")
-    table.add_column("metric", no_wrap=True)
-    table.add_column("value", justify="right")
+    table.add_column("protocol, its settings, and what it measured")
+    for column in ("trained", "untrained", "raw pixels"):
+        table.add_column(column, justify="right", no_wrap=True)
+    verdicts = []
     for question in asked:
-        found = answers.get(key(question), {}).get("results", {})
+        record = answers.get(key(question), {})
+        found = record.get("results", {}) | dict.fromkeys(record.get("not_finite", ()), math.nan)
+        beside = record.get("baselines", {})
         said = " ".join(f"{k}={v}" for k, v in question["settings"].items())
         said = f"on {question['set']}: {said}" if "set" in question else said
-        for i, (name, value) in enumerate(sorted(found.items())):
-            first = (question["protocol"], said) if not i else ("", "")
-            table.add_row(*first, name, f"{value:.4f}")
+        if found:
+            table.add_row(Text.assemble((question["protocol"], "bold"), f" {said}"))
+        for name, value in sorted(found.items()):
+            others = [number(beside.get(who, {}).get(name), 4) for who in KINDS]
+            table.add_row(f"  {name}", number(value, 4), *others)
+        verdicts += [f"{question['protocol']}: {line}"] if (line := judged(record)) else []
     if table.row_count:
         console.print(table, soft_wrap=False)
     else:
         console.print(f"{title}: nothing was measured")
+    for line in verdicts[:1]:
+        more = f" (and {len(verdicts) - 1} more like it)" if verdicts[1:] else ""
+        console.print(f"{line}{more}", style="bold", markup=False)

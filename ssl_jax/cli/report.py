@@ -20,11 +20,12 @@ from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import load_method
 from ssl_jax.cli.evaluate import NEWEST
 from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import NAMES, SCORES, terminal
+from ssl_jax.cli.table import NAMES, SCORES, terminal, verdict
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
 from ssl_jax.evals.base import Images
+from ssl_jax.evals.checks import varied
 from ssl_jax.report.look import look
 from ssl_jax.report.page import render
 from ssl_jax.report.run import Run, names
@@ -59,6 +60,8 @@ def main(argv: list[str]) -> int:
             if len(folders) == 1 and (flags.step or flags.data or flags.eval_data):
                 raise  # it is what was asked that is wrong
             run.notes.append(f"No pictures: {e}.")
+        before = "at the start" if run.config.get("train", {}).get("init_from") else "untrained"
+        run.notes += [f"{said}." for said in [verdict(run.last, before)] if said]
         for note in run.notes:
             terminal().print(f"{folder}: {note}")
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
@@ -116,7 +119,13 @@ def examine(run: Run, folder: Path, step: int, count: int, flags: Any) -> None:
         )
         state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
         terminal().print(f"{folder}, step {number}: looking at some images")
+        run.notes += [f"{note}." for note in images.notes()]
         run.look = look(experiment.objective, state, images, number)
+        if not varied(run.look.train.features):
+            run.notes.append(
+                "The features of all training images are the same: neighbours, map and clusters of "
+                "the features say nothing."
+            )
 
 
 def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:

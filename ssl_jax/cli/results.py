@@ -5,12 +5,14 @@ ssl-jax results --workdir='runs/*' --mean=seed --format=latex --output=table.tex
 ssl-jax results --workdir='runs/simclr-*' --against='runs/byol-*'
 ssl-jax results --workdir='runs/*' --where=protocol=logistic --columns=set
 
-A row is one measurement; of the settings those are shown in which the rows differ.
+A row is one measurement, each number beside that of the untrained network and of raw pixels; of the
+settings those are shown in which the rows differ. Means are over runs that differ in nothing else.
 """
 
 import csv
 import io
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from typing import Any
 import tabulate
 
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.table import terminal
+from ssl_jax.cli.baselines import KINDS, judged, run_config, run_settings
+from ssl_jax.cli.table import number, terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
-from ssl_jax.evals.results import Record, ResultsFile
+from ssl_jax.evals.results import ANSWER, Record, ResultsFile
 from ssl_jax.train import workdir
 
 FLAGS = {
@@ -41,6 +44,9 @@ Row = dict[str, Any]
 # Columns that tell a row from others, in reading order; settings come after them.
 NAMES = ("workdir", "method", "seed", "step", "protocol")
 RUN = ("workdir", "method", "seed", "step")  # what results that are compared may differ in
+# Of a row, but not of what was asked: how long it took; what the run was made by, and where it is.
+ASIDE = ("seconds", "config", "folder", "n")
+BESIDE = tuple(f"{kind}/" for kind in KINDS)
 
 
 def main(argv: list[str]) -> int:
@@ -54,10 +60,12 @@ def main(argv: list[str]) -> int:
         raise UserError("give --mean or --against, not both: pairs of runs are averaged already")
     if flags.value and not flags.columns:
         raise UserError("--value is the number in the columns of --columns; give that too")
-    rows, metrics = select(read(flags.workdir, flags.results), flags.where)
+    records = read(flags.workdir, flags.results)
+    rows, metrics = select(records, flags.where)
     if flags.against:
         others, more = select(read(flags.against, ""), flags.where)
-        rows, metrics = paired(rows, others, [name for name in metrics if name in more])
+        own = [m for m in metrics if m in more and not m.startswith(BESIDE)]
+        rows, metrics = paired(rows, others, own)
     elif flags.mean:
         rows = averaged(rows, metrics, flags.mean.split(","))
     if not rows:
@@ -71,7 +79,19 @@ def main(argv: list[str]) -> int:
         write_text(Path(flags.output), text + "\n")
     else:
         terminal().print(text)
+    if style == "table" and not flags.output and (line := verdicts(records)):
+        terminal().print(line)
     return 0
+
+
+def verdicts(records: Sequence[Record]) -> str:
+    """One line where trained features do not beat their baselines, "" where they do."""
+    lines = [(record, line) for record in records if (line := judged(record))]
+    if not lines:
+        return ""
+    record, line = lines[0]
+    count = sum("baselines" in record for record in records)
+    return f"{len(lines)} of {count}: {Path(record['workdir']).name}, {record['protocol']}: {line}"
 
 
 def read(folders: str, file: str) -> list[Record]:
@@ -95,12 +115,18 @@ def read(folders: str, file: str) -> list[Record]:
 
 def flat(record: Record) -> tuple[Row, Row]:
     """(what was asked, column -> value; the answers, column -> number)."""
-    asked = {k: v for k, v in record.items() if k not in ("settings", "results", "versions")}
-    asked["workdir"] = Path(asked["workdir"]).name
+    asked = {k: v for k, v in record.items() if k not in ("settings", *ANSWER)}
+    folder = Path(asked["workdir"])
+    asked |= {"folder": str(folder), "config": record.get("config") or run_config(folder)}
+    asked["workdir"] = folder.name
     settings = {k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items()}
     # A setting's name may be that of another column: the seed of a probe is not that of the run.
     settings = {f"{asked['protocol']}.{k}" if k in asked else k: v for k, v in settings.items()}
-    answers = {name.rpartition("/")[2]: value for name, value in record["results"].items()}
+    answers, beside = {}, record.get("baselines", {})
+    for name, value in record["results"].items():
+        short = name.rpartition("/")[2]
+        answers[short] = value
+        answers |= {f"{k}/{short}": beside[k][name] for k in KINDS if name in beside.get(k, {})}
     return asked | settings, answers
 
 
@@ -128,12 +154,13 @@ def select(records: Sequence[Record], where: Sequence[str]) -> tuple[list[Row], 
 
 def asked_of(row: Row, metrics: Sequence[str], without: Sequence[str]) -> tuple:
     """What tells a row from others, but for some columns; hashable."""
-    left_out = (*metrics, "seconds", *without)
+    left_out = (*metrics, *ASIDE, *without)
     return tuple(sorted((k, str(v)) for k, v in row.items() if k not in left_out))
 
 
 def averaged(rows: Sequence[Row], metrics: Sequence[str], over: Sequence[str]) -> list[Row]:
-    """One row for those that differ in the columns `over` (and the folder) only.
+    """One row for those that differ in the columns `over` only, of runs whose configs do not differ
+    in more; a run that is there twice counts once. Keys in which other runs differ are columns.
 
     Raises:
       UserError: no row has such a column.
@@ -141,15 +168,39 @@ def averaged(rows: Sequence[Row], metrics: Sequence[str], over: Sequence[str]) -
     for name in over:
         if not any(name in row for row in rows):
             raise UserError(f"--mean={name}: no such column")
-    groups: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, dict[tuple, Row]] = {}
     for row in rows:
-        groups.setdefault(asked_of(row, metrics, ("workdir", *over)), []).append(row)
-    out = []
-    for group in groups.values():
-        first = {k: v for k, v in group[0].items() if k not in ("workdir", "seconds", *over)}
+        asked = (*asked_of(row, metrics, ("workdir", *over)), row["config"])
+        same, place = groups.setdefault(asked, {}), tuple(str(row.get(name)) for name in over)
+        if place in same and same[place]["folder"] != row["folder"]:
+            folders = f"{same[place]['folder']} and {row['folder']}"
+            note(f"{folders} differ in nothing but their folder: the second one counts")
+        same[place] = row
+    out, configs = [], differing(rows)
+    for group in (list(same.values()) for same in groups.values()):
+        first = {k: v for k, v in group[0].items() if k not in ("workdir", *ASIDE, *over)}
+        first |= configs.get(group[0]["folder"], {})
         values = {m: [row[m] for row in group if m in row] for m in metrics}
         out.append(first | {m: Mean(v) for m, v in values.items() if v} | {"n": len(group)})
     return out
+
+
+def differing(rows: Sequence[Row]) -> dict[str, Row]:
+    """Folder of a run -> its values of the config's keys in which the runs differ, but the seed."""
+    known = {row["folder"]: run_settings(Path(row["folder"])) for row in rows}
+    lost = [row["folder"] for row in rows if not row["config"]]
+    if len(known) > 1 and lost:
+        folders = ", ".join(dict.fromkeys(lost))
+        note(f"no config.json in {folders}: taken for runs that differ in the seed only")
+    flat = {folder: settings for folder, settings in known.items() if settings}
+    keys = dict.fromkeys(key for settings in flat.values() for key in settings)
+    apart = [k for k in keys if len({str(settings.get(k)) for settings in flat.values()}) > 1]
+    return {f: {k: str(settings.get(k)) for k in apart} for f, settings in flat.items()}
+
+
+def note(text: str) -> None:
+    """Beside the table, not in it."""
+    print(f"ssl-jax results: {text}", file=sys.stderr)
 
 
 class Mean:
@@ -182,7 +233,7 @@ def across(
     named = [name for name in NAMES if name != field]
     # Of the other columns those tell rows apart in which two of one field value differ.
     known = dict.fromkeys(c for row in rows for c in row)
-    others = [c for c in known if c not in (*NAMES, *metrics, field, "seconds", "n")]
+    others = [c for c in known if c not in (*NAMES, *metrics, field, *ASIDE)]
     kinds = lambda *names: len({tuple(str(row.get(c)) for c in names) for row in rows})  # noqa: E731
     apart = [c for c in others if kinds(field, *named, c) > kinds(field, *named)]
     tables: dict[tuple, dict[str, Row]] = {}
@@ -207,8 +258,10 @@ def paired(
     pairs, which are of the same seed, protocol, settings and data, each at its last step.
 
     Raises:
-      UserError: there is no pair.
+      UserError: there is no pair, or several runs of one side have the same seed, or other configs.
     """
+    for name, side in (("workdir", rows), ("against", others)):
+        alone(name, newest(side, metrics), metrics)
     partners = {pair_of(row, metrics): row for row in newest(others, metrics)}
     groups: dict[tuple, list[tuple[Row, Row]]] = {}
     for row in newest(rows, metrics):
@@ -222,7 +275,9 @@ def paired(
             if values:
                 gains = [a - b for a, b in values]
                 error = statistics.stdev(gains) / len(gains) ** 0.5 if gains[1:] else None
-                asked = {k: v for k, v in group[0][0].items() if k not in (*metrics, *RUN)}
+                left_out = (*metrics, *RUN, *ASIDE)
+                asked = {k: v for k, v in group[0][0].items() if k not in left_out}
+                asked = {k: v for k, v in asked.items() if not k.startswith(BESIDE)}
                 out.append(
                     asked
                     | {
@@ -239,6 +294,29 @@ def paired(
     return out, ["metric", "this", "other", "difference", "standard error", "pairs"]
 
 
+def alone(flag: str, rows: Sequence[Row], metrics: Sequence[str]) -> None:
+    """
+    Raises:
+      UserError: the runs of a side differ in more than their seed.
+    """
+    seeds: dict[tuple, Row] = {}
+    sides: dict[tuple, Row] = {}
+    for row in rows:
+        same = seeds.setdefault(pair_of(row, metrics), row)
+        first = sides.setdefault(asked_of(row, metrics, RUN), row)
+        if first["config"] != row["config"]:
+            keys = differing([first, row]).get(row["folder"], {})
+            raise UserError(
+                f"--{flag}: {first['folder']} and {row['folder']} differ in more than the seed: "
+                f"{', '.join(keys) or 'their configs'}"
+            )
+        if same["folder"] != row["folder"]:
+            raise UserError(
+                f"--{flag}: {same['folder']} and {row['folder']} have the same seed; name one run "
+                "per seed"
+            )
+
+
 def pair_of(row: Row, metrics: Sequence[str]) -> tuple:
     return asked_of(row, metrics, [name for name in RUN if name != "seed"])
 
@@ -247,7 +325,7 @@ def newest(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
     """Of the results of a run that differ in the step alone the one of the last step."""
     last: dict[tuple, Row] = {}
     for row in sorted(rows, key=lambda row: row["step"]):
-        last[asked_of(row, metrics, ("step",))] = row
+        last[(*asked_of(row, metrics, ("step",)), row["folder"])] = row
     return list(last.values())
 
 
@@ -278,7 +356,7 @@ def varying(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     settings = [
         c
         for c in found
-        if c not in (*NAMES, *metrics, "seconds", "n")
+        if c not in (*NAMES, *metrics, *ASIDE)
         and len({str(row[c]) for row in rows if c in row}) > 1
     ]
     names = [c for c in NAMES if c in found]
@@ -293,7 +371,7 @@ def varying(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
 def shown(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return number(value, 4) if isinstance(value, float) else str(value)
 
 
 def text_of(style: str, columns: Sequence[str], cells: list[list[str]]) -> str:

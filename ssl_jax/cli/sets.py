@@ -28,7 +28,7 @@ class DataSet:
 
     Attributes:
       data: labelled training images, as --data takes them; "" is the run's own.
-      eval_data: evaluation images; "" is what `data` itself holds out, else every fifth example.
+      eval_data: evaluation images; "" is what `data` itself holds out, else a fifth of it.
       metric: what its standard reports: "top1", or "mean_per_class", the mean over the classes.
         The number `PROTOCOL_METRIC` is also written as `score`.
       max_train, max_eval: examples of each set at the most; 0 is the run's `evals.max_train`.
@@ -139,9 +139,11 @@ class Task:
         about = most | {
             "data": source.name,
             "data_fingerprint": source.fingerprint(),
-            "eval_data": test.name if test else "every fifth example of data",
+            "eval_data": test.name if test else "a fifth of data, even over the labels",
             "eval_fingerprint": test.fingerprint() if test else None,
         }
+        if len(source) > most["max_train"] or len(test or ()) > most["max_eval"]:
+            about["sample"] = "even over the labels"  # not as versions before drew it
         return cls(
             name, quality, asked, about | ({"set": name, "metric": data.metric} if name else {})
         )

@@ -1,5 +1,6 @@
 """The tables that a run ends with, for a reader who has not seen one before."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,17 @@ SCORES = (  # how those metrics start of which more is better, and 1 is all
     "propagation",
 )
 
+# Of those the ones that a verdict goes by, and the one that it goes by where there is no other.
+JUDGES = (
+    *("knn", "linear", "logistic", "attentive", "svm", "fewshot", "online"),
+    *("image_retrieval_map", "patches", "segmentation_miou"),
+)
+LAST_JUDGE = "kmeans_acc"
+HELP = (
+    "what usually helps: a longer run (train.steps), another method (ssl-jax methods), milder "
+    "crops (a larger area of the views), or weights to start from (train.init_from)"
+)
+
 
 class Terminal(Console):
     """Prints names as they are, a path or a class from who knows where: nothing in a text is markup
@@ -93,7 +105,7 @@ def final_table(
         table.add_column(column, justify="right")
     for key, name in _rows(last):
         cells = [last.get(k) for k in (key, f"untrained/{key}", f"pixels/{key}")]
-        texts = [Text("" if v is None else f"{v:.3f}") for v in cells]
+        texts = [Text(number(v)) for v in cells]
         scored = key.removeprefix("eval/").startswith(SCORES) and all(v is not None for v in cells)
         if scored and cells[0] == max(cells):  # type: ignore[type-var]
             texts[0].stylize("bold green")
@@ -102,6 +114,64 @@ def final_table(
         console.print(table, soft_wrap=False)
     if kind := kind_of(last.get("diag/collapse", 0)):
         console.print(SAYS[kind], style="bold red")
+    if said := verdict(last, before):
+        console.print(said, style="bold")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """As a table shows it; one that is not finite is no score."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "no score"
+
+
+def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
+    """One line where the trained features do not beat raw pixels or the network before training,
+    with what usually helps; "" where they do, or where nothing is known.
+
+    Args:
+      last: `eval/...`, with `untrained/eval/...` and `pixels/eval/...`.
+      before: what the weights of step 0 are called.
+    """
+    start = "the untrained network" if before == "untrained" else "the weights it started from"
+    rivals = {"pixels/": "raw pixels", "untrained/": start}
+    gaps: dict[str, tuple[float, str, str]] = {}
+    for key, value in last.items():
+        name = key.removeprefix("eval/")
+        if not key.startswith("eval/") or not _judges(name) or not math.isfinite(value):
+            continue
+        found = [(last[p + key], who) for p, who in rivals.items() if p + key in last]
+        found = [(best, who) for best, who in found if math.isfinite(best)]
+        if found:
+            best, who = max(found)
+            text = f"{NAMES.get(name, name)}, {value:.3f} against {best:.3f}"
+            gaps[name] = value - best, who, text
+    if gaps.keys() - {LAST_JUDGE}:
+        gaps.pop(LAST_JUDGE, None)
+    lost = {name: gap for name, gap in gaps.items() if gap[0] <= 0}
+    if not lost:
+        return ""
+    share = f" in {len(lost)} of {len(gaps)} measures" if len(gaps) > 1 else ""
+    _, who, text = min(lost.values())
+    advice = f"; {HELP}" if 2 * len(lost) >= len(gaps) else ""
+    return f"The trained features do not beat {who}{share} ({text}){advice}"
+
+
+def _judges(name: str) -> bool:
+    whole = name.endswith(("_top1", "_map", "_miou", "_acc")) and "holdout" not in name
+    return whole and (name.startswith(JUDGES) or name == LAST_JUDGE)
+
+
+def evaluation_line(step: int, numbers: Mapping[str, float]) -> str:
+    """The scores of an evaluation while a run goes, in one line; "" without any."""
+    scores = [
+        f"{name.removeprefix('eval/')} {number(value)}"
+        for name, value in numbers.items()
+        if name.startswith("eval/") and (_judges(name[5:]) or name[5:] in NAMES)
+    ]
+    if "diag/rankme" in numbers:
+        scores.append(f"rankme {number(numbers['diag/rankme'])}")
+    return f"step {step}: {', '.join(scores)}" if scores else ""
 
 
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from rich.console import Console
 from ssl_jax.cli import pretrained
 from ssl_jax.cli.auto import estimate
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.table import evaluation_line
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
@@ -164,6 +165,7 @@ class Training:
             self._mesh,
             tokenizer=run.tokenizer,
             progress=lambda protocol: self._line.phase(self._measuring, protocol),
+            say=self._say,
         )
         self._measuring = "measuring"
         self._step = make_train_step(
@@ -329,7 +331,7 @@ class Training:
             return self._quality.baselines(encoder)
         self._measuring = f"evaluating step {step}"
         try:
-            return alarmed(self._console, step, self._quality.measure(encoder), last)
+            found = alarmed(self._console, step, self._quality.measure(encoder), last)
         except Exception as e:
             if jax.process_count() > 1:
                 raise  # the others are in the middle of it
@@ -341,6 +343,9 @@ class Training:
                 f"({self._folder / ERRORS} has all of it; `ssl-jax evaluate` makes it up)"
             )
             return {"eval/failed": 1.0}
+        if line := evaluation_line(step, found):
+            self._say(line)
+        return found
 
     def _at(self, what: str, step: int) -> None:
         distributed.at(what, step)
@@ -363,6 +368,9 @@ class Training:
             "data": self._fingerprint,
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         }
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)
 
     def _warn(self, text: str) -> None:
         self._console.print(text, style="bold red")

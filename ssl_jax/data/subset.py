@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.copies import examples
 from ssl_jax.data.levels import Range
 from ssl_jax.data.sources.base import VERSION, Source, numbered
 from ssl_jax.data.sources.mix import MixSource
@@ -48,6 +49,9 @@ class Subset(Source):
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._rows[index]))
 
+    def origin(self, index: int) -> tuple[Source, int]:
+        return self._source.origin(int(self._rows[index]))
+
     def fingerprint(self, version: int = VERSION) -> str:
         """Digest of the source's own, and of the rows."""
         digest = hashlib.blake2b(self._source.fingerprint(version).encode(), digest_size=16)
@@ -77,8 +81,8 @@ def fraction(source: Source, share: float) -> Source:
 def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source]:
     """Fold "i/n", 1 <= i <= n: both sets joined and split anew, an n-th for evaluation.
 
-    Each example is evaluated in one of the n folds. The split is the same every time, and even over
-    the classes where there are labels.
+    Each example is evaluated in one of the n folds, together with all of its copies. The split is
+    the same every time, and even over the classes where there are labels.
 
     Returns:
       The training and the evaluation set.
@@ -92,16 +96,22 @@ def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source
     whole = MixSource("+".join(source.name for source, _ in parts), parts)
     found = re.fullmatch(r"(\d+)/(\d+)", which)
     i, n = map(int, found.groups()) if found else (0, 0)
-    if not (1 <= i <= n and 2 <= n <= len(whole)):
+    first, example = examples(whole)
+    if not (1 <= i <= n and 2 <= n <= len(first)):
         raise UserError(
-            f"data.fold: {which!r} is not one of n parts of {len(whole)} examples; write '2/5'"
+            f"data.fold: {which!r} is not one of n parts of {len(first)} examples; write '2/5'"
         )
-    labels = np.zeros(len(whole)) if whole.labels is None else whole.labels
+    labels = np.zeros(len(first)) if whole.labels is None else whole.labels[first]
     even = whole.labels is not None and np.unique(labels, return_counts=True)[1].max() >= n
     folds = (StratifiedKFold if even else KFold)(n, shuffle=True, random_state=0)
-    rows, held = list(folds.split(labels, labels))[i - 1]
+    chosen = np.zeros(len(first), bool)
+    chosen[list(folds.split(labels, labels))[i - 1][1]] = True
+    held = chosen[example]
     name = f"{whole.name}, fold {which}"
-    return Subset(whole, rows, name), Subset(whole, held, f"{name}, held out")
+    return (
+        Subset(whole, np.flatnonzero(~held), name),
+        Subset(whole, np.flatnonzero(held), f"{name}, held out"),
+    )
 
 
 def labelled(source: Source, amount: str, draw: int = 0) -> Subset:

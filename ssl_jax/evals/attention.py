@@ -37,6 +37,8 @@ class Attention(Protocol):
     prefix: ClassVar[str] = "diag"
     labels: ClassVar[bool] = False
 
+    needs: ClassVar[str] = "a vision transformer"
+
     def applies(self, subject: Subject) -> bool:
         return subject.encoder is not None and subject.encoder.net.attention
 

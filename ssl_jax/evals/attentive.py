@@ -12,7 +12,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,11 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
+from ssl_jax.data.copies import apart
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, grouped
+from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -70,6 +72,8 @@ class Attentive(Protocol):
         if not 0 <= self.holdout < 1:
             raise UserError(f"attentive: holdout = {self.holdout} is not in [0, 1)")
 
+    needs: ClassVar[str] = "a network, and labels of training and evaluation images"
+
     def applies(self, subject: Subject) -> bool:
         return subject.labelled and subject.encoder is not None
 
@@ -96,10 +100,12 @@ def _measured(
     train: Labelled, test: Labelled, group: Sequence[Attentive], subject: Subject
 ) -> Iterator[tuple[Any, dict[str, float]]]:
     one, mesh = group[0], subject.images.mesh
-    order = np.random.default_rng(one.seed).permutation(len(train.labels))
-    held, rows = np.split(order, [round(one.holdout * len(order))])
+    out = np.zeros(len(train.labels), bool)
+    if one.holdout:
+        out = apart(*train, one.holdout, one.seed)
+    held, rows = np.flatnonzero(out), np.flatnonzero(~out)
     if one.holdout and not len(held):
-        raise UserError(f"attentive: holdout = {one.holdout} of {len(order)} examples leaves none")
+        raise UserError(f"attentive: holdout = {one.holdout} of {len(out)} examples leaves none")
     batch = one.at_most("batch_size", len(rows), "training examples")
     some = max(1, POOLED // (batch * one.heads * train.features.shape[-1]))
     for i in range(0, len(group), some):
@@ -107,8 +113,15 @@ def _measured(
         found = {"attentive_top1": accuracy(probes, test, np.arange(len(test.labels)), mesh)}
         if len(held):
             found["attentive_holdout_top1"] = accuracy(probes, train, held, mesh)
+        finite = [
+            all(np.isfinite(p[s]).all() for p in probes.params.values())
+            for s in range(len(group[i : i + some]))
+        ]
         for s, setting in enumerate(group[i : i + some]):
-            yield setting, {name: float(values[s]) for name, values in found.items()}
+            yield (
+                setting,
+                {name: float(v[s]) if finite[s] else np.nan for name, v in found.items()},
+            )
 
 
 def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
@@ -137,7 +150,9 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
             images.batches(part),
             images.mesh,
         )
-        return images.known(part, [found], index)[0]
+        (tokens,) = images.known(part, [found], index)
+        check_varied(tokens.features, "tokens")
+        return tokens
 
     return part(images.train), part(images.test)
 
@@ -187,7 +202,7 @@ def fit(
       UserError: a single class.
     """
     if len(np.unique(train.labels[rows])) < 2:
-        raise UserError("attentive probe: the training data have labels of one class only")
+        raise NotMeasurable("attentive probe: the training data have labels of one class only")
     one = settings[0]
     batch = one.at_most("batch_size", len(rows), "training examples")
     epoch = len(rows) // batch

@@ -2,7 +2,6 @@
 and a test set.
 """
 
-import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self, TypeVar
@@ -14,15 +13,17 @@ from ssl_jax.core import config, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Integer
+from ssl_jax.data.copies import held_out, identities, sample
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
+from ssl_jax.evals.checks import DoesNotApply, NotMeasurable, check_classes, check_varied
 from ssl_jax.objectives.base import Encoder, Probe
 
 T = TypeVar("T")
 PIXELS = 32  # raw pixels of larger views are compared at this side
-STATISTICS_BATCHES = 30  # a running average of momentum 0.9 has then forgotten 96 % of its start
+STATISTICS = 1024  # images that batch statistics of an untrained network are made of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Protocol:
     Attributes:
       prefix: of the names of its numbers.
       labels: whether it needs labels.
+      needs: what it needs to apply, for a message.
       every_stage: whether, where no stage is named, it is asked of all stages of the methods that
         want that (`Objective.probe_every_stage`).
       of_pixels: settings that only raw pixels are measured by, which `evaluate` does not sweep.
@@ -40,6 +42,7 @@ class Protocol:
 
     prefix: ClassVar[str] = "eval"
     labels: ClassVar[bool] = True
+    needs: ClassVar[str] = "labels of training and evaluation images"
     every_stage: ClassVar[bool] = False
     of_pixels: ClassVar[tuple[str, ...]] = ()
 
@@ -55,10 +58,13 @@ class Protocol:
         """What can be told before an image is read.
 
         Raises:
+          NotMeasurable: labels that allow no score.
           UserError: a setting changes nothing, names a file that is not there, or does not fit the
             data.
         """
         config.check_used(self, type(self).__name__.lower())
+        if self.labels:
+            subject.images.check_classes()
 
     def at_most(self, name: str, most: int, what: str) -> int:
         """The setting `name`, whose default is lowered to `most` where there is no more of `what`.
@@ -125,6 +131,12 @@ class Part(NamedTuple):
     source: Source
     rows: np.ndarray
 
+    def some(self, count: int) -> "Part":
+        """At most so many of them, drawn evenly over the labels."""
+        labels = self.source.labels
+        known = np.zeros(len(self.rows)) if labels is None else labels[self.rows]
+        return Part(self.source, self.rows[sample(known, count)])
+
 
 class Labelled(NamedTuple):
     """Features (N, D) float32 and labels (N,) of the examples that have one."""
@@ -137,8 +149,8 @@ class Labelled(NamedTuple):
 class Images:
     """The two sets, as an encoder is shown them: centrally cropped to its view.
 
-    Without a test set, every fifth training example is held out of what learns from labels (the
-    encoder saw its pixels, never its label).
+    Without a test set, a fifth of the training examples is held out of what learns from labels (the
+    encoder saw its pixels): a random one, even over the labels, copies of one example on one side.
     """
 
     view: View
@@ -152,16 +164,16 @@ class Images:
     def of(
         cls, train: Source, test: Source | None, max_train: int, max_eval: int, **how: object
     ) -> "Images":
-        """At most so many examples of each set, evenly over all of them."""
-        rows = np.arange(len(train))
-        held_out = rows % 5 == 4
-        train_rows = rows if test is not None else rows[~held_out]
-        test_rows = np.arange(len(test)) if test is not None else rows[held_out]
-        return cls(
-            train=Part(train, spread(train_rows, max_train)),
-            test=Part(test if test is not None else train, spread(test_rows, max_eval)),
-            **how,  # type: ignore[arg-type]
+        """At most so many examples of each set, drawn evenly over its labels."""
+        if test is None:
+            held = held_out(train)
+            parts = Part(train, np.flatnonzero(~held)), Part(train, np.flatnonzero(held))
+        else:
+            parts = Part(train, np.arange(len(train))), Part(test, np.arange(len(test)))
+        train_part, test_part = (
+            p.some(n) for p, n in zip(parts, (max_train, max_eval), strict=True)
         )
+        return cls(train=train_part, test=test_part, **how)  # type: ignore[arg-type]
 
     @property
     def labelled(self) -> bool:
@@ -173,6 +185,61 @@ class Images:
         parts = self.train, self.test
         there = [np.any(self.labels(part, some_rows(part)) >= 0) for part in parts]
         return all(there)
+
+    def check_classes(self) -> None:
+        """
+        Raises:
+          NotMeasurable: no two classes to learn from, or none of them in the test set.
+        """
+        train, test = (self.labels(p, some_rows(p)) for p in (self.train, self.test))
+        check_classes(train, test)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by the numbers that `labels` gives."""
+        known, names = self.train.source.class_names, self.test.source.class_names
+        if set(names) & set(known):
+            return tuple(dict.fromkeys((*known, *names)))
+        return (*known, *names[len(known) :])
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know of the two sets, a line each."""
+        return [*self._class_notes(), *self._copy_notes()]
+
+    def _class_notes(self) -> list[str]:
+        train, test = (self.labels(part, part.rows) for part in (self.train, self.test))
+        learned, asked = np.unique(train[train >= 0]), np.unique(test[test >= 0])
+        if not len(learned) or not len(asked):
+            return []
+        known, names, notes = self.train.source.class_names, self.test.source.class_names, []
+        if names != known and not set(names) & set(known):
+            notes.append(
+                f"{self.train.source.name} and {self.test.source.name} share no name of a class: "
+                "classes are matched by their numbers"
+            )
+        lacking = asked[~np.isin(asked, learned)]
+        if len(lacking):
+            count, called = int(np.isin(test, lacking).sum()), self.class_names
+            some = ", ".join(called[c] if c < len(called) else str(c) for c in lacking[:5])
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            notes.append(
+                f"{count} of {np.sum(test >= 0)} evaluation examples are of classes that the "
+                f"training part lacks ({some}{more}): every answer to them counts as wrong"
+            )
+        return notes
+
+    def _copy_notes(self) -> list[str]:
+        """Where both are one set, its held-out part has no copies in the other part."""
+        if self.train.source is self.test.source or not len(self.test.rows):
+            return []
+        train, test = (identities(p.source, p.rows) for p in (self.train, self.test))
+        copies = int(np.isin(test, train).sum())
+        if not copies:
+            return []
+        return [
+            f"{copies} of {len(test)} evaluation images are training images too: numbers on them "
+            "say what was seen, not what was learned"
+        ]
 
     def labels(self, part: Part, index: np.ndarray) -> np.ndarray:
         """Labels (N,) of these examples of a part, in the numbers of the training set's classes, -1
@@ -194,25 +261,23 @@ class Images:
         """Of what was `found` (N, ...) of the examples `index`, the rows that have a label.
 
         Raises:
-          UserError: none has.
+          NotMeasurable: none has.
         """
         labels = self.labels(part, index)
         kept = labels >= 0
         if not kept.any():
-            raise UserError(f"{part.source.name}: none of {len(index)} examples has a label")
+            raise NotMeasurable(f"{part.source.name}: none of {len(index)} examples has a label")
         if kept.all():  # without a copy
             return [Labelled(rows, labels) for rows in found]
         return [Labelled(rows[kept], labels[kept]) for rows in found]
 
-    def batches(self, part: Part, size: int | None = None, few: bool = False) -> features.Batches:
-        """(images, index) of this process's rows of a part, at this side or the view's; `few`: no
-        more than batch statistics need.
+    def batches(self, part: Part, size: int | None = None) -> features.Batches:
+        """(images, index) of this process's rows of a part, at this side or the view's.
 
         Raises:
-          UserError: the part is empty.
+          NotMeasurable: the part is empty.
         """
         batch, rows = self.batch_size + -self.batch_size % self.mesh.size, some_rows(part)
-        rows = spread(rows, STATISTICS_BATCHES * batch) if few else rows
         batch = min(batch, max(len(rows) // self.mesh.size * self.mesh.size, self.mesh.size))
         mine = sharding.local_rows(self.mesh, batch)
         return eval_arrays(
@@ -224,24 +289,36 @@ class Images:
         )
 
     def some(self, count: int) -> Part:
-        """At most so many test examples, evenly over all of them.
+        """At most so many test examples, drawn evenly over their labels.
 
         Raises:
           UserError: fewer than one.
         """
         if count < 1:
             raise UserError(f"examples = {count} must be positive")
-        return Part(self.test.source, spread(self.test.rows, count))
+        return self.test.some(count)
 
     def whole(self, part: Part, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """All images (N, H, W, C) uint8 of a part and their index, in every process."""
         return features.collect(lambda images, _: images, self.batches(part, size), self.mesh)
 
     def with_statistics(self, encoder: Encoder) -> Encoder:
-        """The encoder with batch-norm statistics of the training images."""
-        batches = itertools.cycle(list(self.batches(self.train, few=True)))
-        some = itertools.islice(batches, STATISTICS_BATCHES)
-        return features.recompute_statistics(encoder, self.view, some, self.mesh)
+        """The encoder with batch-norm statistics of at most `STATISTICS` training images; see
+        `features.recompute_statistics`.
+
+        Raises:
+          NotMeasurable: none of them can be read.
+        """
+        if not jax.tree.leaves(encoder.stats):
+            return encoder
+        part = self.train.some(STATISTICS)
+        batches = eval_arrays(
+            part.source, self.view.size, rows=some_rows(part), channels=self.channels
+        )
+        images = np.concatenate([images[index >= 0] for images, index in batches])
+        if not len(images):
+            raise NotMeasurable(f"{part.source.name}: none of {len(part.rows)} images can be read")
+        return features.recompute_statistics(encoder, self.view, images, self.mesh)
 
 
 class Subject:
@@ -297,15 +374,25 @@ class Subject:
             part = self.images.train if train else self.images.test
             for probe, found in zip(probes, self.known(part, probes), strict=True):
                 self._read[train, probe] = found
+            if not train:
+                check_classes(*(self._read[t, probes[0]].labels for t in (True, False)))
 
     def known(self, part: Part, probes: Sequence[Probe]) -> list[Labelled]:
         """Of the examples of a part that have a label, read at each of `probes` in one pass.
 
         Raises:
-          UserError: none has.
+          NotMeasurable: none has, or all features of a probe are the same.
         """
         batches = self.images.batches(part, self.side)
-        return self.images.known(part, *self.features_of(batches, probes))
+        found = self.images.known(part, *self.features_of(batches, probes))
+        for each in found:
+            check_varied(each.features, self.what)
+        return found
+
+    @property
+    def what(self) -> str:
+        """Of what its features are, for a message."""
+        return "features" if self.encoder is not None else "raw pixels"
 
     @property
     def side(self) -> int:
@@ -338,18 +425,32 @@ def some_rows(part: Part) -> np.ndarray:
     """The rows of a part.
 
     Raises:
-      UserError: there are none.
+      NotMeasurable: there are none.
     """
     if not len(part.rows):
-        raise UserError(
-            f"{part.source.name}: no example to evaluate on; give evaluation data, or at least "
-            "five training examples, of which every fifth is held out"
+        raise NotMeasurable(
+            f"{part.source.name}: no example to evaluate on; give evaluation data, or at least two "
+            "different training examples, of which a fifth is held out"
         )
     return part.rows
 
 
-def spread(rows: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` rows, evenly over all of them: a folder's classes lie one after another."""
-    if len(rows) <= limit:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
+def measured(
+    settings: Sequence[Protocol], subject: Subject
+) -> Iterator[tuple[Protocol, dict[str, float]]]:
+    """The numbers of each of `settings`, all of one protocol, under their full names.
+
+    Every number that is written down passes here; those that are not finite are no scores.
+
+    Raises:
+      DoesNotApply: there is not what the protocol is about.
+      NotMeasurable: the data, or features of them, do not allow it.
+      UserError: a setting does not fit the data or the network.
+    """
+    first = settings[0]
+    if not first.applies(subject):
+        raise DoesNotApply(f"it needs {first.needs}")
+    for one in settings:
+        one.check(subject)
+    for one, numbers in type(first).measure_all(settings, subject):
+        yield one, {f"{one.prefix}/{name}": float(value) for name, value in numbers.items()}

@@ -1,6 +1,7 @@
 """The accuracy of a network's own classifier, for methods that learn the labels."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core.inputs import View
 from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.checks import check_varied
 from ssl_jax.evals.features import collect
 from ssl_jax.evals.scores import accuracies, guesses_of
 from ssl_jax.objectives.base import Encoder
@@ -22,27 +24,33 @@ class Classifier(Protocol):
     classes, how often it is among the first five.
     """
 
+    needs: ClassVar[str] = "a classifier of the method's own, and labels"
+
     def applies(self, subject: Subject) -> bool:
         encoder = subject.encoder
         return encoder is not None and encoder.classifier is not None and subject.labelled
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        found, index = collect(
+        (found, logits), index = collect(  # the logits for `collect` to check
             lambda batch, _: _guesses(subject.encoder, images.view, batch),
             images.batches(images.test),
             images.mesh,
         )
+        check_varied(logits, "logits")
         ((guesses, labels),) = images.known(images.test, [found], index)
         return accuracies(guesses, labels, "classifier")
 
 
-def _likeliest(encoder: Encoder, view: View, images: Array) -> Array:
-    """Classes (B, guesses) int32 of uint8 images (B, H, W, C), the likeliest first."""
+def _likeliest(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
+    """Classes (B, guesses) int32 of uint8 images (B, H, W, C), the likeliest first, and the logits
+    of these and of the first class.
+    """
     assert encoder.classifier is not None
     pooled = encoder.features(prepare(view, images))["pooled"]
     (logits,) = encoder.classifier.logits(pooled)
-    return jax.lax.top_k(logits, guesses_of(logits.shape[-1]))[1].astype(jnp.int32)
+    best, guesses = jax.lax.top_k(logits, guesses_of(logits.shape[-1]))
+    return guesses.astype(jnp.int32), jnp.concatenate([best, logits[:, :1]], -1).astype(jnp.float32)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

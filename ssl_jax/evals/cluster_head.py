@@ -4,7 +4,7 @@ Self-Classifier (2103.10994) is measured so; for methods without clusters there 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Whole
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.checks import check_varied
 from ssl_jax.evals.clustering import agreements
 from ssl_jax.evals.superclasses import read_superclasses
 from ssl_jax.objectives.base import Encoder
@@ -41,6 +42,8 @@ class ClusterHead(Protocol):
     part: Literal["train", "test"] = "test"
     superclasses: str | None = None
 
+    needs: ClassVar[str] = "clusters of the method's own, and labels"
+
     def applies(self, subject: Subject) -> bool:
         encoder = subject.encoder
         return subject.labelled and encoder is not None and encoder.clusters is not None
@@ -49,11 +52,12 @@ class ClusterHead(Protocol):
         images, path = subject.images, self.superclasses
         above = read_superclasses(path, subject.class_names) if path else None
         part = images.train if self.part == "train" else images.test
-        found, index = features.collect(
+        (found, logits), index = features.collect(  # the logits for `collect` to check
             lambda batch, _: _clusters(subject.encoder, images.view, self.head, batch),
             images.batches(part),
             images.mesh,
         )
+        check_varied(logits, "logits")
         ((clusters, labels),) = images.known(part, [found], index)
         if above:
             kept = above.known(labels)
@@ -62,13 +66,15 @@ class ClusterHead(Protocol):
         return {f"cluster_head_{name}": value for name, value in numbers.items()}
 
 
-def _argmax(encoder: Encoder, view: View, head: int, images: Array) -> Array:
-    """Clusters (B,) int32 of uint8 images (B, H, W, C)."""
+def _argmax(encoder: Encoder, view: View, head: int, images: Array) -> tuple[Array, Array]:
+    """Clusters (B,) int32 of uint8 images (B, H, W, C), and their largest and first logits."""
     assert encoder.clusters is not None
     heads = encoder.clusters.logits(encoder.features(prepare(view, images))["pooled"])
     if not 0 <= head < len(heads):
         raise UserError(f"cluster_head: no head {head}; the method has {len(heads)}, from 0")
-    return jnp.argmax(heads[head], axis=-1).astype(jnp.int32)
+    logits = heads[head].astype(jnp.float32)
+    most = jnp.stack([logits.max(-1), logits[:, 0]], axis=-1)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32), most
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

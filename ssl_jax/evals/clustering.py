@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.superclasses import Superclasses, read_superclasses
 
 
@@ -25,7 +26,7 @@ class Clustering(AtLayer):
     """How well k-means clusters of the standardised training features agree with the classes.
 
     Attributes:
-      clusters: their number; by default `factor` times that of the classes.
+      clusters: their number; by default `factor` times that of the classes that occur.
       factor: above 1 for over-clustering, below for under-clustering.
       runs: from different starts, averaged.
       superclasses: a file of them (`superclasses.read_superclasses`); classes that are not in it
@@ -56,11 +57,12 @@ class Clustering(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         features, labels = subject.train(self)
-        classes, above = subject.classes, None
+        above = None
         if self.superclasses:
             above = read_superclasses(self.superclasses, subject.class_names)
             kept = above.known(labels)
-            features, labels, classes = features[kept], labels[kept], int(np.sum(above.of >= 0))
+            features, labels = features[kept], labels[kept]
+        classes = len(np.unique(labels))  # that occur: of others there is nothing to cluster
         clusters = self.clusters or max(round(self.factor * classes), 1)
         found = [
             agreements(kmeans(features, clusters, seed, 1, True), labels, above)
@@ -105,7 +107,7 @@ def kmeans(
       UserError: fewer rows than clusters.
     """
     if not 1 <= clusters <= len(features):
-        raise UserError(f"k-means: {clusters} clusters of {len(features)} examples")
+        raise NotMeasurable(f"k-means: {clusters} clusters of {len(features)} examples")
     if standardize:
         features = StandardScaler().fit_transform(features)
     return KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features)

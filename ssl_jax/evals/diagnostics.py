@@ -14,6 +14,7 @@ from ssl_jax.core.ranges import Several
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.checks import check_count
 from ssl_jax.evals.collapse import cluster_entropy
 from ssl_jax.objectives.base import Encoder, Probe
 
@@ -38,7 +39,9 @@ class Diagnostics(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        seen = place(images.whole(images.some(self.examples)), sharding.replicated(images.mesh))
+        shown, index = images.whole(images.some(self.examples))
+        check_count(len(index), 2)
+        seen = place((shown, index), sharding.replicated(images.mesh))
         found = _numbers(subject.encoder, images.view, subject.probe_of(self), *seen)
         return {name: float(value) for name, value in jax.device_get(found).items()}
 

@@ -15,12 +15,14 @@ from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
-from ssl_jax.data.pipeline import gather, to_global
+from ssl_jax.data.pipeline import gather, place, to_global
+from ssl_jax.evals.checks import check_finite
 from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+CHUNK = 128  # images of a forward pass for batch statistics
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4  # of what is collected
 
 
@@ -146,6 +148,9 @@ def collect(
     """`fn` of all images and their index, an array or a tree of them, jitted over the mesh, and the
     index; see `extract`.
 
+    Raises:
+      NotMeasurable: floats of an image that are not finite.
+
     What would fill more than `MEMORY` bytes lies in a temporary file, mapped into memory.
     """
     placed, kept = sharding.batch_sharding(mesh), []
@@ -156,6 +161,8 @@ def collect(
         images, index = to_global((images, index), placed)
         found, index = gather((fn(images, index), index))
         leaves, tree = jax.tree.flatten(found)
+        for x in leaves:
+            check_finite(x[index >= 0], "features")
         columns = columns or [Column(MEMORY // len(leaves)) for _ in leaves]
         for column, x in zip(columns, leaves, strict=True):
             column.append(x[index >= 0])
@@ -199,22 +206,55 @@ class Column:
 
 
 def recompute_statistics(
-    encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
+    encoder: Encoder, view: View, images: np.ndarray, mesh: jax.sharding.Mesh
 ) -> Encoder:
-    """The encoder with batch-norm statistics of the data, for a fair look at untrained weights.
+    """The encoder with batch-norm statistics of uint8 images (N, H, W, C), which every process
+    holds whole, for a fair look at untrained weights.
 
-    The statistics are a running average over `batches`, without those that have filling.
+    The images pass once, in equal chunks of at most `CHUNK` (the last one is filled up from the
+    first); mean and variance are those over all chunks, so one chunk has its own exactly. Neither
+    the devices nor the batch size of evaluations count.
     """
-    placed, stats = sharding.batch_sharding(mesh), encoder.stats
-    for images, index in batches:
-        stats = _train_statistics(encoder, stats, view, *to_global((images, index), placed))
-    return dataclasses.replace(encoder, stats=stats)
+    count = -(-len(images) // CHUNK)
+    size = -(-len(images) // count)
+    chunks = np.resize(np.arange(len(images)), (count, size))
+    whole = sharding.replicated(mesh)
+    placed = sharding.batch_sharding(mesh) if size % mesh.size == 0 else whole
+    step = functools.partial(_train_statistics, encoder)
+    # A step gives `momentum * old + (1 - momentum) * those of the batch`: linear in old.
+    first = place(images[chunks[0]], placed)
+    part = step(jax.tree.map(jnp.zeros_like, encoder.stats), view, first)
+    momentum = jax.tree.map(
+        _momentum, jax.device_get(step(part, view, first)), jax.device_get(part)
+    )
+    old = jax.tree.map(lambda p, m: p / (1 - m), part, momentum)  # near all that come
+    found = []
+    for rows in chunks:
+        new = jax.device_get(step(old, view, place(images[rows], placed)))
+        found.append(
+            jax.tree.map(lambda n, o, m: (n - m * o) / (1 - m), new, jax.device_get(old), momentum)
+        )
+    return dataclasses.replace(encoder, stats=place(_over_chunks(found), whole))
 
 
-def _statistics(encoder: Encoder, stats: dict, view: View, images: Array, index: Array) -> dict:
-    new = encoder.net.apply(encoder.params, stats, prepare(view, images), train=True)[1]
-    whole = jnp.all(index >= 0)  # over all processes
-    return jax.tree.map(lambda n, o: jnp.where(whole, n, o), new, stats)
+def _momentum(new: np.ndarray, old: np.ndarray) -> float:
+    """From `new = momentum * old + old`; 0 where that does not tell."""
+    size = float(np.abs(old).sum())
+    return round(float(np.abs(new - old).sum()) / size, 4) if size else 0.0
 
 
-_train_statistics = jax.jit(_statistics, static_argnums=2)
+def _over_chunks(stats: Sequence[Any]) -> Any:
+    """Batch statistics of equal chunks to those of all: a `var` beside a `mean` is the mean of the
+    variances and the variance of the means.
+    """
+    if not isinstance(stats[0], dict):
+        return np.mean(stats, axis=0, dtype=np.float64).astype(np.float32)
+    made = {name: _over_chunks([each[name] for each in stats]) for name in stats[0]}
+    if set(made) == {"mean", "var"} and not isinstance(stats[0]["mean"], dict):
+        made["var"] = made["var"] + np.var([each["mean"] for each in stats], axis=0)
+    return made
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _train_statistics(encoder: Encoder, stats: dict, view: View, images: Array) -> dict:
+    return encoder.net.apply(encoder.params, stats, prepare(view, images), train=True)[1]

@@ -18,6 +18,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Share
 from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Part, Subject
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.lists import listed_rows
 
 DRAWS = 20
@@ -149,7 +150,7 @@ def few_labels(
         else:
             seen, labels = scaled[subset], train.labels[subset]
         if len(np.unique(labels)) < 2:
-            raise UserError(
+            raise NotMeasurable(
                 "few-label linear needs labels of at least two classes in the training data"
             )
         questions = asked

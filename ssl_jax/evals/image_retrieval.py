@@ -10,6 +10,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count
 from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.checks import NotMeasurable
 
 Array = jax.Array
 TILE_ELEMENTS = 2**24  # similarities ranked at once
@@ -58,7 +59,7 @@ def retrieve(
     """
     known = np.isin(query_labels, gallery_labels)
     if not known.any():
-        raise UserError("image retrieval: no test image has a training image of its class")
+        raise NotMeasurable("image retrieval: no test image has a training image of its class")
     queries, query_labels = queries[known], np.asarray(query_labels)[known]
     size = max(1, TILE_ELEMENTS // len(gallery))
     tiles = [

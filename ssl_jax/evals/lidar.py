@@ -15,6 +15,7 @@ from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.ranges import Positive, Several
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.checks import check_count
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -51,6 +52,7 @@ class Lidar(AtLayer):
             images.batches(images.some(self.examples)),
             images.mesh,
         )
+        check_count(len(seen), 2)
         return {"lidar": lidar(seen, self.delta)}
 
 

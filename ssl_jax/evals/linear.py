@@ -23,8 +23,10 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
+from ssl_jax.data.copies import apart
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
@@ -154,6 +156,8 @@ class Linear(AtLayer):
                 numbers = accuracies(head.classes(test.features), test.labels, "linear")
                 if len(held.labels):
                     numbers["linear_holdout_top1"] = head.accuracy(held)
+                if not head.finite:  # it diverged, and its answers are no answers
+                    numbers = dict.fromkeys(numbers, float("nan"))
                 yield one, numbers
 
 
@@ -170,18 +174,21 @@ class Head(NamedTuple):
         logits = (features - self.mean) / self.deviation @ self.weight + self.bias
         return logits.argmax(1)
 
+    @property
+    def finite(self) -> bool:
+        """Whether it can be asked; the bias of a class without examples is -inf."""
+        return bool(np.isfinite(self.weight).all() and not np.isnan(self.bias).any())
+
     def accuracy(self, data: Labelled) -> float:
         return float(np.mean(self.classes(data.features) == data.labels))
 
 
 def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
-    """(what is left, a random share of the examples)."""
+    """(what is left, a random share of the examples, even over the classes, copies together)."""
     if not share:
         return data, Labelled(data.features[:0], data.labels[:0])  # without a copy
-    order = np.random.default_rng(seed).permutation(len(data.labels))
-    count = round(share * len(order))
-    held, kept = np.sort(order[:count]), np.sort(order[count:])
-    return Labelled(*(x[kept] for x in data)), Labelled(*(x[held] for x in data))
+    held = apart(*data, share, seed)
+    return Labelled(*(x[~held] for x in data)), Labelled(*(x[held] for x in data))
 
 
 def fit(
@@ -193,7 +200,7 @@ def fit(
       UserError: a single class.
     """
     if len(np.unique(train.labels)) < 2:
-        raise UserError("linear probe: the training data have labels of one class only")
+        raise NotMeasurable("linear probe: the training data have labels of one class only")
     if settings[0].settled().preset == "lbfgs":
         return [_logistic(train, one.weight_decay, classes) for one in settings]
     if settings[0].batch_size is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Part, Seed
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.linear import regularisation_path, split
 from ssl_jax.evals.scores import accuracies
 
@@ -45,10 +46,10 @@ class Logistic(AtLayer):
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
         if len(np.unique(train.labels)) < 2:
-            raise UserError("logistic: the training data have labels of one class only")
+            raise NotMeasurable("logistic: the training data have labels of one class only")
         kept, held = split(train, self.holdout, self.seed)
         if not len(held.labels) or len(np.unique(kept.labels)) < 2:
-            raise UserError(
+            raise NotMeasurable(
                 f"logistic: {len(train.labels)} training examples are too few to choose the "
                 "penalty on a part of them"
             )

@@ -3,16 +3,18 @@
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Protocol, Subject
+from ssl_jax.evals.checks import check_finite
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Objective, Picture, Probe
@@ -188,6 +190,8 @@ def logits(weights: Tree, features: Array) -> Array:
 class Online(Protocol):
     """Accuracy of the online probe, where one was trained along, on the test images."""
 
+    needs: ClassVar[str] = "a probe trained along (train.online_probe), and labels"
+
     def applies(self, subject: Subject) -> bool:
         encoder = subject.encoder
         return subject.labelled and encoder is not None and encoder.online is not None
@@ -200,8 +204,10 @@ class Online(Protocol):
                 f"online: the probe was trained on {width} classes, and these data have "
                 f"{subject.classes}; leave online out of --eval"
             )
-        found = jnp.argmax(logits(weights, jnp.asarray(seen.features)), -1)
-        return {"online_top1": float(jnp.mean(found == seen.labels))}
+        answers = np.asarray(logits(weights, jnp.asarray(seen.features)))
+        check_finite(answers, "logits")
+        found = answers.argmax(-1)
+        return {"online_top1": float(np.mean(found == seen.labels))}
 
 
 def _own(extra: Tree) -> Tree:

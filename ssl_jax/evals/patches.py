@@ -18,10 +18,12 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Count, Integer
+from ssl_jax.data.copies import sample
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Part, Protocol, Subject, spread
+from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -70,6 +72,10 @@ class Patches(Protocol):
         """Whether there are masks, or labels."""
         return bool(self.train) or subject.labelled
 
+    def check(self, subject: Subject) -> None:
+        if not self.train:  # masks have classes of their own
+            super().check(subject)
+
     def measure(self, subject: Subject) -> dict[str, float]:
         if self.train:
             x, labels = self.of_masks(subject, self.train)
@@ -88,11 +94,10 @@ class Patches(Protocol):
 
     def of_labels(self, subject: Subject, part: Part) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, P, D) and labels (N,) of images that have one."""
-        part = Part(part.source, spread(part.rows, self.max_images))
-        (x, _), index = self.drawn(subject, subject.images.batches(part))
-        assert part.source.labels is not None
-        labels = part.source.labels[index]
-        return x[labels >= 0], labels[labels >= 0]
+        (x, _), index = self.drawn(subject, subject.images.batches(part.some(self.max_images)))
+        ((features, labels),) = subject.images.known(part, [x], index)
+        check_varied(features, subject.what)
+        return features, labels
 
     def of_masks(self, subject: Subject, folder: str) -> tuple[np.ndarray, np.ndarray]:
         """Features (M, D) of patches and the class of most of each one's pixels, where most have
@@ -101,7 +106,7 @@ class Patches(Protocol):
         images = subject.images
         how = images.channels, self.reduce_zero_label, images.train.source.value_range
         scenes = Scenes.of(folder, self.size, *how)
-        rows = spread(np.arange(len(scenes.files)), self.max_images)
+        rows = sample(np.zeros(len(scenes.files)), self.max_images)
         batch = min(images.batch_size, len(rows))
         batch += -batch % images.mesh.size
         mine = sharding.local_rows(images.mesh, batch)
@@ -151,7 +156,7 @@ def probabilities(
       UserError: labels of fewer than two classes.
     """
     if len(np.unique(labels)) < 2:
-        raise UserError("patches: the training patches need two classes or more")
+        raise NotMeasurable("patches: the training patches need two classes or more")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     return model.fit(train, labels).predict_proba(test), model.classes_
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import cv2
 import jax
@@ -60,6 +60,8 @@ class Propagation(Protocol):
     def __post_init__(self) -> None:
         if min(self.size, self.context, self.radius, self.k, self.temperature, self.patch) <= 0:
             raise UserError("propagation: all numbers but stage must be positive")
+
+    needs: ClassVar[str] = "a folder of videos (data)"
 
     def applies(self, subject: Subject) -> bool:
         """Whether it has videos; raw pixels are measured too."""

@@ -15,7 +15,8 @@ from ssl_jax.core.plain import from_json, is_number, is_whole
 from ssl_jax.data.files import sample
 
 Record = dict[str, Any]
-ANSWER = ("results", "seconds", "versions")  # the rest of a record says what was asked
+# The rest of a record says what was asked.
+ANSWER = ("results", "not_finite", "baselines", "config", "seconds", "versions")
 
 FIELDS = {  # of every record
     "workdir": str,

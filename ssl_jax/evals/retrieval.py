@@ -15,6 +15,7 @@ from ssl_jax.core.ranges import Count
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.data.text import Tokenizer
 from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.checks import check_finite, check_varied
 from ssl_jax.evals.features import Batches, collect
 from ssl_jax.objectives.base import Encoder
 
@@ -38,6 +39,8 @@ class Retrieval(Protocol):
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(f"retrieval: k = {self.k} must be positive")
+
+    needs: ClassVar[str] = "a method with a text tower, and captions of evaluation images"
 
     def applies(self, subject: Subject) -> bool:
         encoder = subject.encoder
@@ -105,7 +108,9 @@ def embed_images(
     encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
     """Joint embeddings (N, d) and index (N,) of the images in `batches`; see `features.extract`."""
-    return collect(lambda images, _: _image(encoder, view, images), batches, mesh)
+    found, index = collect(lambda images, _: _image(encoder, view, images), batches, mesh)
+    check_varied(found, "embeddings")
+    return found, index
 
 
 def embed_texts(
@@ -121,7 +126,9 @@ def embed_texts(
         gather(_text(encoder, place(part, placed)))
         for part in np.split(tokens, len(tokens) // batch)
     ]
-    return np.concatenate(found)[: len(texts)]
+    embedded = np.concatenate(found)[: len(texts)]
+    check_finite(embedded, "embeddings of texts")
+    return embedded
 
 
 def _read_image(encoder: Encoder, view: View, images: Array) -> Array:

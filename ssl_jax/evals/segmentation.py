@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import gather, local_part, place, to_global
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -74,6 +75,8 @@ class Segmentation(Protocol):
         if bool(self.train) != bool(self.test):
             raise UserError("segmentation: name both folders, train and test")
 
+    needs: ClassVar[str] = "folders of images and masks (train, test)"
+
     def applies(self, subject: Subject) -> bool:
         """Whether it has images with masks; raw pixels are measured too."""
         return bool(self.train)
@@ -87,6 +90,8 @@ class Segmentation(Protocol):
         counts = np.zeros((classes, classes), np.int64)
         for batch in self.batches(subject, test, np.arange(len(test.files))):
             counts += gather(_confusion(head, subject.encoder, batch, self.layer(subject)))
+        if not all(np.isfinite(x).all() for x in jax.device_get(head)):
+            raise NotMeasurable("the classifier of patches is not finite: lower its lr")
         return {f"segmentation_{name}": value for name, value in scores(counts).items()}
 
     def fit(self, subject: Subject, train: Scenes, classes: int) -> "Head":

@@ -15,7 +15,8 @@ from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
 from ssl_jax.evals.attention import Attention
 from ssl_jax.evals.attentive import Attentive
-from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject
+from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject, measured
+from ssl_jax.evals.checks import NotMeasurable, not_finite
 from ssl_jax.evals.classifier import Classifier
 from ssl_jax.evals.cluster_head import ClusterHead
 from ssl_jax.evals.clustering import Clustering
@@ -113,6 +114,8 @@ class Quality:
     """Measures encoders of one objective on one pair of data sets; see `Images` and `Subject`.
 
     Args:
+      probe: where features are read, by default where the method names it.
+      say: told once, in a line each, what cannot be measured and why.
       progress: told which protocol is at work, in a few words.
     """
 
@@ -126,9 +129,12 @@ class Quality:
         probe: Probe | None = None,
         tokenizer: Tokenizer = BYTES,
         progress: Callable[[str], None] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None,
     ):
         self._config, self._tokenizer, self._objective = config, tokenizer, objective
         self._progress = progress
+        self._say, self._said = say, set[str]()
+        self._names: dict[str, set[str]] = {}  # of the numbers that each protocol gave
         self._probe = probe or objective.probe
         self.images = Images.of(
             train,
@@ -165,6 +171,12 @@ class Quality:
     ) -> dict[str, float]:
         """All numbers of an encoder, or of raw pixels, as `diag/...` and `eval/...`, by the named
         protocols or the config's.
+
+        What the data or the features do not allow is named and left out; numbers of it from an
+        earlier encoder are then not finite, so that they do not pass for those of this one.
+
+        Raises:
+          UserError: a setting does not fit the data or the network.
         """
         subject = self.subject(encoder)
         found: dict[str, float] = {}
@@ -173,20 +185,58 @@ class Quality:
         for number, name in enumerate(names, 1):
             self._progress(f"{what}{name} ({number} of {len(names)})")
             protocol = self._config.protocol(name)
-            if protocol.applies(subject):
-                numbers = protocol.measure(subject)
-                found |= {f"{protocol.prefix}/{k}": float(v) for k, v in numbers.items()}
+            try:
+                if not protocol.applies(subject):
+                    self._missing(protocol, subject)
+                    continue
+                ((_, numbers),) = measured([protocol], subject)
+            except NotMeasurable as e:
+                self._tell(f"{name}: not measured: {e}")
+                numbers = dict.fromkeys(self._names.get(name, ()), float("nan"))
+            else:
+                if broken := not_finite(numbers):
+                    text = f"{name}: no score, as not finite or one answer for all images"
+                    self._tell(f"{text}: {', '.join(broken)}")
+                if zero := [k for k, v in numbers.items() if k.endswith("_top1") and v == 0]:
+                    self._tell(f"{name}: {', '.join(zero)} is 0: not one answer is right")
+                if encoder is not None:
+                    self._names.setdefault(name, set()).update(numbers)
+            found |= numbers
         return found
+
+    def _missing(self, protocol: Protocol, subject: Subject) -> None:
+        """What the data lack; of what the method lacks nothing is said: other methods have it."""
+        if protocol.labels and subject.encoder is not None and not subject.labelled:
+            self._tell("no labels: only the label-free numbers can be measured")
+
+    def _tell(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
 
     def baselines(self, encoder: Encoder) -> dict[str, float]:
         """The same numbers for raw pixels (`pixels/...`) and an untrained encoder
         (`untrained/...`).
 
         The untrained encoder's batch-norm statistics are those of the data; it has no online probe,
-        which would be untrained too.
+        which would be untrained too. Costs nothing where nothing is to be measured.
         """
+        if not self._config.protocols:
+            return {}
+        for note in self.images.notes():
+            self._tell(note)
+        if self._objective.inputs().label and self.images.train.source is self.images.test.source:
+            self._tell(
+                "the held-out images are trained on with their labels, so classifier and online "
+                "do not measure unseen images; give evaluation data"
+            )
         bare = dataclasses.replace(encoder, online=None)
-        untrained = self.measure(self.images.with_statistics(bare))
+        try:
+            untrained = self.measure(self.images.with_statistics(bare))
+        except NotMeasurable as e:  # no image to take statistics of
+            self._tell(f"not measured: {e}")
+            return {}
+        self._names.clear()
         pixels = self.measure(None)
         return {f"untrained/{k}": v for k, v in untrained.items()} | {
             f"pixels/{k}": v for k, v in pixels.items()

@@ -15,6 +15,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.data.subset import draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.fewshot import check_shots
 
 FOLDS = 3
@@ -75,7 +76,7 @@ def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
       UserError: a single class to learn from.
     """
     if len(np.unique(train.labels)) < 2:
-        raise UserError("svm: the training data have labels of one class only")
+        raise NotMeasurable("svm: the training data have labels of one class only")
     seen, asked = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test))
     precisions = []
     # Threads cost more than they bring on problems this small.

@@ -10,6 +10,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.retrieval import embed_images, embed_texts
 from ssl_jax.evals.scores import accuracies, guesses_of
 
@@ -40,6 +41,10 @@ class ZeroShot(Protocol):
     names: str = ""
 
     labels: ClassVar[bool] = False
+
+    needs: ClassVar[str] = (
+        "a method with a text tower, and evaluation labels whose classes have names"
+    )
 
     def applies(self, subject: Subject) -> bool:
         """Not where the classes have numbers only: those say nothing."""
@@ -108,7 +113,7 @@ def zero_shot_accuracies(
       UserError: no image.
     """
     if not len(labels):
-        raise UserError("zero_shot: no test image has a label")
+        raise NotMeasurable("zero_shot: no test image has a label")
     nearest = np.argsort(-_unit(images) @ _unit(classes).T, axis=1, kind="stable")
     return accuracies(nearest[:, : guesses_of(len(classes))], labels, "zero_shot")
 

@@ -11,9 +11,11 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.augment.recipes import pixels, prepare
+from ssl_jax.data.copies import sample
 from ssl_jax.data.decode import averaged
 from ssl_jax.evals import features
-from ssl_jax.evals.base import PIXELS, Images, Part, spread
+from ssl_jax.evals.base import PIXELS, Images, Part
+from ssl_jax.evals.checks import varied
 from ssl_jax.evals.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
 from ssl_jax.objectives.parts.pictures import prototypes
@@ -44,7 +46,7 @@ class Examples(NamedTuple):
 class Neighbours(NamedTuple):
     """Rows of the evaluation examples that are asked with, those of the nearest training examples
     (queries, k) of each, and the share of all evaluation examples' neighbours that are of their
-    class, None without labels.
+    class, None without labels and of features that are all the same.
     """
 
     queries: np.ndarray
@@ -89,7 +91,7 @@ class Look:
 def look(objective: Objective, state: TrainState, images: Images, step: int) -> Look:
     """Look at these images with the encoder of this state."""
     encoder = objective.encoder(state.params, state.extra)
-    classes = tuple(images.train.source.class_names)
+    classes = images.class_names
     train, test = (
         examples(encoder, objective, images, part) for part in (images.train, images.test)
     )
@@ -112,7 +114,7 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
         _small(test),
         neighbours(train, test, first),
         {FEATURES: flat_map(test.features, True), RAW: flat_map(test.pixels, False)},
-        clusters(train, len(classes)),
+        clusters(train, images.train.source.num_classes),
         grids,
     )
 
@@ -130,16 +132,16 @@ def examples(encoder: Encoder, objective: Objective, images: Images, part: Part)
         encoder, images.view, [objective.probe], images.batches(part), images.mesh
     )
     raw, _ = images.whole(part, min(images.view.size, PIXELS))
-    labels = part.source.labels
-    known = np.full(len(index), -1) if labels is None else labels[index]
+    known = images.labels(part, index)
     return Examples(shown, found, raw.reshape(len(raw), -1).astype(np.float32) / 255, known)
 
 
 def queries(labels: np.ndarray) -> np.ndarray:
-    """The first example of each of some classes; without labels, examples evenly over all."""
+    """The first example of each of some classes; without labels, some examples."""
     known, first = np.unique(labels, return_index=True)
     first = first[known >= 0]
-    return spread(first if len(first) else np.arange(len(labels)), QUERIES)
+    rows = first if len(first) else np.arange(len(labels))
+    return rows[sample(np.zeros(len(rows)), QUERIES)]
 
 
 def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, Neighbours]:
@@ -153,7 +155,8 @@ def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, N
     ):
         near = nearest(here, there, count)
         right = train.labels[near[asked]] == test.labels[asked, None]
-        found[title] = Neighbours(rows, near[rows], float(right.mean()) if labelled else None)
+        share = float(right.mean()) if labelled and varied(there) else None
+        found[title] = Neighbours(rows, near[rows], share)
     return found
 
 

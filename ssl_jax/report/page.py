@@ -1,6 +1,7 @@
 """The page: its sections in order, each with one sentence that says what is seen and how."""
 
 import functools
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import resources
@@ -128,7 +129,7 @@ def _curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Markup]:
             (i, prefix): run.last[f"{prefix}/{metric}"]
             for i, run in enumerate(runs)
             for prefix in BASELINES
-            if f"{prefix}/{metric}" in run.last
+            if math.isfinite(run.last.get(f"{prefix}/{metric}", math.nan))
         }
         levels |= {prefix for _, prefix in baselines}
         charts.append(curves.chart(title, lines, baselines))

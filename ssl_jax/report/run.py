@@ -81,8 +81,14 @@ class Run:
 
     @property
     def last(self) -> dict[str, float]:
-        """The last value of every metric."""
-        return {name: points[-1][1] for name, points in self.series.items()}
+        """The last value of every metric, also where that is not finite: an older one is no last
+        one.
+        """
+        found: dict[str, float] = {}
+        for line in self.metrics:
+            found |= {k: float(v) for k, v in line.items() if isinstance(v, (int, float))}
+        found.pop("step", None)
+        return found
 
 
 def lines(path: Path) -> int:

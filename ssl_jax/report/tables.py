@@ -1,5 +1,6 @@
 """The tables of the page: what was run, what was measured, what `ssl-jax evaluate` added."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ssl_jax.report.markup import Markup, join, table, tag
@@ -56,8 +57,8 @@ def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]
     rows = []
     for metric in sorted(measures(runs), key=lambda m: order(m.split("/")[-1])):
         groups = [[run.last.get(prefix + metric) for run in runs] for prefix, _ in kinds]
-        known = [value for group in groups for value in group if value is not None]
-        best = max(known) if scored(metric, scores) else None
+        known = [v for group in groups for v in group if v is not None and math.isfinite(v)]
+        best = max(known) if known and scored(metric, scores) else None
         cells = [_number(value, best) for group in groups for value in group]
         strip = _strip(groups) if best is not None else tag("td", class_="strip-column")
         rows.append([names.get(metric.split("/")[-1], metric), *cells, strip])
@@ -81,6 +82,8 @@ def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]
 def _number(value: float | None, best: float | None) -> Markup:
     if value is None:
         return tag("td", "-", class_="number")
+    if not math.isfinite(value):
+        return tag("td", "no score", class_="number")
     text = f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
     return tag("td", tag("strong", text) if value == best else text, class_="number")
 
@@ -88,7 +91,9 @@ def _number(value: float | None, best: float | None) -> Markup:
 def _strip(groups: Sequence[Sequence[float | None]]) -> Markup:
     """A line from 0 to 1: a disc for trained, a ring for untrained, a bar for raw pixels."""
     parts = [tag("line", x1=4, x2=116, y1=9, y2=9, class_="axis")]
-    trained, untrained, pixels = groups
+    trained, untrained, pixels = (
+        [v if v is not None and math.isfinite(v) else None for v in group] for group in groups
+    )
     at = lambda value: f"{4 + 112 * min(max(value, 0), 1):.1f}"  # noqa: E731
     for run, value in enumerate(pixels):
         if value is not None:
@@ -103,23 +108,31 @@ def _strip(groups: Sequence[Sequence[float | None]]) -> Markup:
 
 
 def results(runs: Sequence[Run]) -> Markup:
-    """`eval/results.jsonl`: a row a question and number, each with its protocol."""
-    found: dict[tuple[str, ...], dict[str, float]] = {}
+    """`eval/results.jsonl`: a row a question and number, each with its protocol and baselines."""
+    found: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
     for run in runs:
         for record in sorted(run.results, key=lambda record: record.get("step", 0)):
             said = " ".join(f"{k}={v}" for k, v in record.get("settings", {}).items())
             data = f"{record.get('data', '')} / {record.get('eval_data', '')}"
-            for metric, value in record["results"].items():
-                if isinstance(value, (int, float)):
-                    asked = metric, record.get("protocol", ""), said, str(record.get("step")), data
-                    found.setdefault(asked, {})[run.name] = value
+            sides = {"": record["results"], **record.get("baselines", {})}
+            for metric in record["results"]:
+                asked = metric, record.get("protocol", ""), said, str(record.get("step")), data
+                measured = found.setdefault(asked, {})
+                for kind, numbers in sides.items():
+                    if isinstance(numbers.get(metric), (int, float)):
+                        measured[kind, run.name] = numbers[metric]
+    beside = [
+        k for k in ("", *BASELINES) if any(k == kind for v in found.values() for kind, _ in v)
+    ]
+    columns = [(kind, run.name) for kind in beside for run in runs]
     rows = []
     for (metric, protocol, said, step, data), values in list(found.items())[:MOST]:
-        numbers = [_number(values.get(run.name), None) for run in runs]
+        numbers = [_number(values.get(column), None) for column in columns]
         how = join([tag("b", protocol), f" {said}"])
         cells = [*numbers, tag("td", how, class_="long"), tag("td", step, class_="number"), data]
         rows.append([metric, *cells])
-    heads = ["metric", *(run.name for run in runs), "protocol and its settings", "step", "data"]
+    called = [" ".join(filter(None, (name, BASELINES.get(kind, "")))) for kind, name in columns]
+    heads = ["metric", *called, "protocol and its settings", "step", "data"]
     more = f", the first {MOST} of {len(found)}" if len(found) > MOST else f" ({len(rows)})"
     title = f"Numbers and their protocols{more}"
     inner = table(heads, rows, aria_label="Results of ssl-jax evaluate")

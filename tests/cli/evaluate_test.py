@@ -85,7 +85,10 @@ class EvaluateTest(parameterized.TestCase):
 
     def test_a_sweep_over_steps_and_settings(self):
         sweep = ("--eval=knn", "--step=all", "--sweep=k=1,5", "--sweep=stage=-1,-2")
-        out = self.evaluate(*sweep, results="sweep.jsonl")
+        with mock.patch.object(features, "extract", wraps=features.extract) as extract:
+            out = self.evaluate(*sweep, results="sweep.jsonl")
+        # Both sets at each step, and once with the untrained network.
+        self.assertEqual(extract.call_count, 6)
         self.assertIn("eval/knn_top1", out)
         found = self.read("sweep.jsonl")
         cells = {(r["step"], r["settings"]["k"], r["settings"]["stage"]) for r in found}
@@ -95,6 +98,8 @@ class EvaluateTest(parameterized.TestCase):
             self.assertEqual(one["settings"]["pool"], pool)
             self.assertEqual(one["settings"]["temperature"], 0.07)
             self.assertEqual((one["method"], one["seed"], one["max_train"]), ("simclr", 0, 300))
+            self.assertEqual(set(one["baselines"]), {"untrained", "pixels"})
+            self.assertEqual(set(one["baselines"]["pixels"]), set(one["results"]))
         # Alone, a cell gives the same number; and nothing is measured twice.
         self.evaluate("--eval=knn", "--sweep=k=5", "--sweep=stage=-2", results="one.jsonl")
         (alone,) = self.read("one.jsonl")
@@ -108,7 +113,7 @@ class EvaluateTest(parameterized.TestCase):
         sweep = ("lr=0.1,1", "stage=-1,-2", "epochs=2", "holdout=0.2")  # of "simclr", then
         flags = [f"--sweep={axis}" for axis in sweep]
         with mock.patch.object(features, "extract", wraps=features.extract) as extract:
-            self.evaluate("--eval=linear", *flags, results="linear.jsonl")
+            self.evaluate("--eval=linear", *flags, "--no_baselines", results="linear.jsonl")
         self.assertEqual(extract.call_count, 2)  # the training set and the test set
         found = self.read("linear.jsonl")
         self.assertLen(found, 4)
@@ -124,7 +129,7 @@ class EvaluateTest(parameterized.TestCase):
         where = f"--workdir={self.folder / 'rotnet'}"
         self.command("train", where, "--config=rotnet:digits", *tiny)
         with mock.patch.object(features, "extract", wraps=features.extract) as extract:
-            self.evaluate("--eval=linear", runs="rotnet", results="all.jsonl")
+            self.evaluate("--eval=linear", "--no_baselines", runs="rotnet", results="all.jsonl")
         self.assertEqual(extract.call_count, 2)  # the training set and the test set
         self.evaluate("--eval=knn", runs="rotnet", results="all.jsonl")
         self.evaluate("--eval=linear", "--sweep=stage=-1", runs="rotnet", results="all.jsonl")
@@ -206,6 +211,7 @@ class EvaluateTest(parameterized.TestCase):
         ),
         (("--eval=clustering", "--sweep=clusters=0"), "clustering.clusters: expected"),
         (("--eval=knn", "--sweep=stage=9"), "probe: no stage 9"),
+        (("--eval=classifier",), "classifier: not measured: it needs a classifier of the method"),
         (("--eval=attentive", "--sweep=stage=9"), "probe: no stage 9"),
         (("--eval=fewshot", "--sweep=lists=('/no',)"), "list /no: No such file"),
         (("--eval=clustering", "--sweep=superclasses=/no"), "superclasses /no: No such file"),
@@ -223,17 +229,23 @@ class EvaluateTest(parameterized.TestCase):
         self.evaluate("--eval=knn", "--sweep=k=1,5", runs="run?", results="two.jsonl")
         results = f"--results={self.folder / 'two.jsonl'}"
         rows = self.command("results", results, "--sort=-k", "--format=csv").splitlines()
-        self.assertEqual(rows[0], "workdir,method,seed,step,protocol,k,knn_mean_per_class,knn_top1")
+        numbers = "knn_mean_per_class,untrained/knn_mean_per_class,pixels/knn_mean_per_class"
+        numbers = f"{numbers},{numbers.replace('mean_per_class', 'top1')}"
+        self.assertEqual(rows[0], f"workdir,method,seed,step,protocol,k,{numbers}")
         self.assertLen(rows, 5)
         self.assertEqual([row.split(",")[5] for row in rows[1:]], ["1", "1", "5", "5"])
         rows = self.command("results", results, "--where=k=5", "--mean=seed", "--format=csv")
         expected = "simclr,4,knn"
-        for name in ("knn_mean_per_class", "knn_top1"):
-            values = [r["results"][f"eval/{name}"] for r in self.read("two.jsonl")]
+        for column in numbers.split(","):
+            kind, _, name = column.rpartition("/")
+            records = self.read("two.jsonl")
+            values = [
+                (r["baselines"][kind] if kind else r["results"])[f"eval/{name}"] for r in records
+            ]
             five = [values[1], values[3]]  # run by run
             deviation = abs(five[0] - five[1]) / 2**0.5
             expected += f",{sum(five) / 2:.4f} ± {deviation:.4f}"
-        head = "method,step,protocol,knn_mean_per_class,knn_top1,n"
+        head = f"method,step,protocol,{numbers},n"
         self.assertEqual(rows.splitlines(), [head, f"{expected},2"])
         self.assertRegex(self.command("results", results, "--format=markdown"), r"^\| workdir")
         path = self.folder / "table.tex"

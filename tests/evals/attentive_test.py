@@ -93,8 +93,10 @@ class AttentiveTest(parameterized.TestCase):
             np.testing.assert_array_equal(
                 accuracy(whole, train, some), accuracy(whole, train, some, mesh)
             )
-        few = dataclasses.replace(one, batch_size=2)  # than devices
-        fit(train, [few], 2, rows[:4], mesh)
+        for size in (2, 15):  # fewer than devices, and what they do not divide
+            odd = dataclasses.replace(one, batch_size=size)
+            whole, split = (fit(train, [odd], 2, rows[:30], m).params for m in (None, mesh))
+            np.testing.assert_allclose(split["weight"], whole["weight"], rtol=1e-5)
 
     def test_one_class(self):
         train = hidden(20, 0)

@@ -87,7 +87,8 @@ class KMeansTest(parameterized.TestCase):
     )
     def test_over_and_under_clustering(self, settings, clusters):
         labels = np.arange(30) % 3
-        source = ArraySource("x", np.zeros((30, 2, 2, 1), np.uint8), labels)
+        images = np.arange(120, dtype=np.uint8).reshape(30, 2, 2, 1)
+        source = ArraySource("x", images, labels)
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
         how = {"view": View(2), "channels": 1, "batch_size": 8, "mesh": mesh}
         subject = Subject(None, Images.of(source, source, 100, 100, **how), Probe())

@@ -122,7 +122,7 @@ class FewShotTest(parameterized.TestCase):
 
 
 class ProtocolTest(parameterized.TestCase):
-    """On raw pixels, 60 for training and 30 for evaluation, or every fifth of the 60."""
+    """On raw pixels, 60 for training and 30 for evaluation, or a fifth of the 60."""
 
     def subject(self, evaluation=True, max_train=1000):
         draw = np.random.default_rng(0)
@@ -164,7 +164,7 @@ class ProtocolTest(parameterized.TestCase):
         subject = self.subject(evaluation=False)
         listed = FewShot(lists=(str(path),))._listed(subject, str(path))
         self.assertLen(listed.labels, 48)
-        path.write_text("4.png\n9.png\n")
+        path.write_text("".join(f"{i}.png\n" for i in subject.images.test.rows[:2]))
         with self.assertRaisesRegex(UserError, "no example"):
             FewShot(lists=(str(path),)).measure(subject)
 

@@ -97,8 +97,9 @@ class LinearTest(parameterized.TestCase):
             for a, b in zip(one, many, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
-    def test_fewer_examples_than_devices(self):
-        train, recipe = blobs(5), Recipe(0.0, 64, 5)
+    @parameterized.parameters(5, 61)
+    def test_a_batch_that_the_devices_do_not_divide_is_whole(self, count):
+        train, recipe = blobs(count), Recipe(0.0, 64, 5)
         mesh = sharding.make_mesh(sharding.MeshConfig(data=8), jax.devices())
         numbers = (train, 3, recipe, np.float32([0.1]), np.float32([0]))
         (one,), (many,) = train_heads(*numbers), train_heads(*numbers, mesh=mesh)
@@ -149,6 +150,12 @@ class LinearTest(parameterized.TestCase):
         train = blobs(50)
         kept, held = split(train, 0.2, seed=0)
         self.assertLen(held.labels, 10)
+        apart = np.bincount(held.labels) - np.bincount(train.labels) / 5
+        self.assertLessEqual(np.abs(apart).max(), 1)
+        twice = Labelled(*(np.tile(x, (2,) + (1,) * (x.ndim - 1)) for x in train))
+        for part, other in (split(twice, 0.2, 0), split(twice, 0.2, 0)[::-1]):
+            seen = {row.tobytes() for row in part.features}
+            self.assertFalse(any(row.tobytes() in seen for row in other.features))
         rows = np.concatenate([kept.features, held.features])
         np.testing.assert_array_equal(np.sort(rows, 0), np.sort(train.features, 0))
 

@@ -57,7 +57,8 @@ class LogisticTest(parameterized.TestCase):
             Logistic(count=0)
         with self.assertRaisesRegex(UserError, "holdout = 0 between 0 and 1"):
             Logistic(holdout=0)
-        few = ArraySource("few", np.zeros((5, 8, 8, 1), np.uint8), np.arange(5) % 2)
+        images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+        few = ArraySource("few", images, np.arange(5) % 2)
         with self.assertRaisesRegex(UserError, "4 training examples are too few"):
             Logistic().measure(subject(few))
 

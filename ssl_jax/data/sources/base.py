@@ -74,6 +74,12 @@ class Source(Protocol):
         """Where example `index` lies, for messages: a path, or "index i of NAME"."""
         return f"index {index} of {self.name}"
 
+    def origin(self, index: int) -> tuple["Source", int]:
+        """The set, and the row there, that example `index` is taken from: of parts and mixtures
+        those that they are made of.
+        """
+        return self, index
+
     def fingerprint(self, version: int = VERSION) -> str:
         """Digest of what the data are: the same for a copy on another machine, another one as soon
         as names, sizes, labels, class names, captions or a sample of the bytes differ.

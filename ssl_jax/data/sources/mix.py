@@ -57,6 +57,10 @@ class MixSource(Source):
         source, row = self._place(index)
         return source.describe(row)
 
+    def origin(self, index: int) -> tuple[Source, int]:
+        source, row = self._place(index)
+        return source.origin(row)
+
     def fingerprint(self, version: int = VERSION) -> str:
         """Digest of the sources' own, and of their shares."""
         parts = [source.fingerprint(version) for source in self._sources]

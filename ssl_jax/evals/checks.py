@@ -1,0 +1,83 @@
+"""What is no measurement: labels, features and numbers that say nothing."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+
+CONSTANT = 1e-5  # of the largest feature: rounding, not a difference between images
+ROWS = 1024  # compared at once
+
+
+class NotMeasurable(UserError):
+    """The data, or what the network makes of them, do not allow a measurement; no setting is wrong.
+
+    In training the protocol is left out, with this reason; where it was asked for by name the
+    command ends with it.
+    """
+
+
+class DoesNotApply(NotMeasurable):
+    """The method or the data lack what a protocol is about: a text tower, masks, labels."""
+
+
+def check_finite(values: np.ndarray, what: str) -> None:
+    """
+    Raises:
+      NotMeasurable: a row of floats that is not finite.
+    """
+    if not np.issubdtype(values.dtype, np.floating) and values.dtype.name != "bfloat16":
+        return
+    axes = tuple(range(1, values.ndim))
+    broken = int(np.sum(~np.isfinite(values.astype(np.float32)).all(axis=axes)))
+    if broken:
+        raise NotMeasurable(f"{what} of {broken} of {len(values)} images are not finite")
+
+
+def varied(features: np.ndarray) -> bool:
+    """Whether features (N, ...) differ between images, beyond rounding."""
+    first = features[:1].astype(np.float32)
+    for start in range(0, len(features), ROWS):
+        some = features[start : start + ROWS].astype(np.float32)
+        if np.abs(some - first).max(initial=0) > CONSTANT * np.abs(first).max(initial=0):
+            return True
+    return False
+
+
+def check_varied(features: np.ndarray, what: str) -> None:
+    """
+    Raises:
+      NotMeasurable: features (N, ...) that are the same for all of several images.
+    """
+    if len(features) > 1 and not varied(features):
+        kind = "the same" if features[0].any() else "zero"
+        raise NotMeasurable(f"{what} of all {len(features)} images are {kind}")
+
+
+def check_count(count: int, least: int) -> None:
+    """
+    Raises:
+      NotMeasurable: fewer images than it takes.
+    """
+    if count < least:
+        raise NotMeasurable(f"{count} evaluation image(s) that can be read; {least} are the least")
+
+
+def check_classes(train: np.ndarray, test: np.ndarray) -> None:
+    """Whether labels (N,) and (M,), -1 for none, allow a score.
+
+    Raises:
+      NotMeasurable: fewer than two classes to learn from, or none of them in the test set.
+    """
+    learned = np.unique(train[train >= 0])
+    if len(learned) < 2:
+        raise NotMeasurable("the training data have labels of one class only; two are the least")
+    if not np.isin(test[test >= 0], learned).any():
+        raise NotMeasurable("no evaluation example is of a class that the training data have")
+
+
+def not_finite(numbers: Mapping[str, float]) -> list[str]:
+    """Names of the numbers that are none."""
+    return [name for name, value in numbers.items() if not math.isfinite(value)]
