@@ -28,6 +28,7 @@ HELPERS = (
     "sets",
     "table",
     "training",
+    "weights_file",
 )
 
 

@@ -5,9 +5,11 @@ ssl-jax evaluate --workdir=W --step=1000 --eval=knn --data=folder:/train --eval_
 ssl-jax evaluate --workdir='runs/*' --step=all --eval=knn --sweep=k=10,20 --sweep=stage=-1,-2
 ssl-jax evaluate --workdir=W --eval=logistic,knn --suite=suites:kornblith
 ssl-jax evaluate --workdir=W --follow
+ssl-jax evaluate --weights=dino.pth --data=folder:/train --eval=knn
 
 Every result is a line of eval/results.jsonl in its run's folder, or of --results, with all settings
-that made it; what is there is not measured again. `ssl-jax results` shows them.
+that made it; what is there is not measured again. `ssl-jax results` shows them. Those of a file of
+weights are in FILE.results.jsonl, or in --results, with the file's digest.
 """
 
 import contextlib
@@ -19,12 +21,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
+from ssl_jax.cli import weights_file
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.sets import Cell, DataSet, Task, suite
 from ssl_jax.cli.table import terminal
@@ -39,6 +43,7 @@ from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
     "workdir": "folder of the run to measure; several with commas or as 'runs/*'",
+    "weights": weights_file.HELP,
     "eval": f"protocols, some of {','.join(EvalsConfig.known())}; by default those of the run",
     "step": "which checkpoint, or all; by default the newest",
     "follow": "measure each checkpoint of a run that goes on, until its last",
@@ -48,6 +53,7 @@ FLAGS = {
     "suite": "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME",
     "data": "labelled training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
+    "config.backbone.KEY": weights_file.BACKBONE_HELP,
     **distributed.FLAGS,
 }
 NEWEST = -1  # step
@@ -55,10 +61,12 @@ POLL = 5.0  # seconds between two looks for a new checkpoint
 
 
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("follow",), repeated=("sweep",))
-    folders = workdirs(
-        command_line.require(flags, "workdir", "name the folder of a run, --workdir=W")
+    flags, overrides = command_line.parse(
+        argv, __doc__, FLAGS, configurable=True, switches=("follow",), repeated=("sweep",)
     )
+    why = "name the folder of a run, --workdir=W, or a file, --weights=F"
+    text = "" if flags.weights else command_line.require(flags, "workdir", why)
+    folders = workdirs(text) if text else []
     protocols = flags.eval.split(",") if flags.eval else []
     for name in protocols:
         if name not in EvalsConfig.known():
@@ -72,9 +80,17 @@ def main(argv: list[str]) -> int:
     sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
     console, left_out = terminal(), []  # type: tuple[Console, list[str]]
     with distributed.session(flags.flag_values_dict()):
+        weights = weights_file.requested(flags, overrides)
+        if weights:
+            console.print(weights.weights.taken, markup=False)
+            folders = [weights.path]
+            sets = sets if flags.suite else {"": DataSet()}  # the data are the experiment's
         for folder in folders:
-            file = ResultsFile(Path(flags.results or folder / "eval" / "results.jsonl"))
-            asked_of = measure(folder, sets, protocols, cells, step, flags.follow, file, left_out)
+            beside = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
+            file = ResultsFile(Path(flags.results or beside))
+            asked_of = measure(
+                *(folder, sets, protocols, cells, step, flags.follow, file, left_out, weights),
+            )
             for number, asked in asked_of:
                 show(console, f"{folder}, step {number}", asked, file.read())
             console.print(f"Written with their protocol to {file.path}")
@@ -142,12 +158,14 @@ def measure(
     follow: bool,
     file: ResultsFile,
     left_out: list[str],
+    weights: weights_file.FileExperiment | None = None,
 ) -> Iterator[tuple[int, list[Record]]]:
     """Measure what is not yet in `file`; yields what was asked of each checkpoint, without the
     answers. The names of data sets that cannot be measured go to `left_out`.
     """
-    experiment = Experiment.of_run(folder)
-    checkpoints = Checkpoints(folder / "checkpoints", reader=True)
+    experiment = weights or Experiment.of_run(folder)
+    run_of = functools.partial(Checkpoints, folder / "checkpoints", reader=True)
+    checkpoints: Any = weights.checkpoints() if weights else run_of()
     with checkpoints, jax.set_mesh(experiment.mesh):
 
         def restored(number: int) -> Encoder:
@@ -166,7 +184,7 @@ def measure(
                 "method": experiment.raw["objective"]["name"],
                 "seed": experiment.train.seed,
                 "step": number,
-            }
+            } | (weights.about if weights else {})
             probe = experiment.objective.probe
             questions: list[Record] = []
             for task in tasks:

@@ -72,6 +72,8 @@ def _lead(runs: Sequence[Run]) -> str:
         return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs)}."
     total = runs[0].config.get("spec", {}).get("total_steps", 0)
     done = runs[0].step
+    if not runs[0].metrics and "optim" not in runs[0].config:
+        return "Weights of a file, without the training that made them."
     state = "finished" if total and done >= total else "not finished, or still going on"
     return f"Self-supervised training, {done:,} of {total:,} steps ({state})."
 

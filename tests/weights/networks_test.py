@@ -31,7 +31,8 @@ class InferenceTest(parameterized.TestCase):
         SWIN,
     )
     def test_same_variables(self, **backbone):
-        weights = of(plain(backbone), {"heads": 2} if backbone["name"] == "vit" else None)
+        asked = {"heads": 2} | ({"mlp": "gelu"} if "pre_norm" in backbone else {})
+        weights = of(plain(backbone), asked if backbone["name"] == "vit" else None)
         like = networks.flat(*networks.shapes(networks.build(backbone, 3)))
         found = networks.flat(*networks.shapes(weights.net))
         shapes = lambda tree: {path: leaf.shape for path, leaf in tree.items()}  # noqa: E731
@@ -135,7 +136,7 @@ class FitTest(parameterized.TestCase):
             r".*The file's is: name='resnet', depth=18.*num_filters=4",
         ):
             of(plain(RESNET), RESNET | {"num_filters": 8}, 3)
-        with self.assertRaisesRegex(UserError, "F holds a vit, and backbone.name is 'resnet'"):
+        with self.assertRaisesRegex(UserError, "F: it holds a vit, and backbone.name is 'resnet'"):
             of(plain(VIT), RESNET, 3)
         with self.assertRaisesRegex(UserError, r"missing mask_token \(mask_token\)"):
             of(plain(VIT), VIT | {"mask_token": True}, 3)
