@@ -58,7 +58,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
         override(config, overrides)
     elif flags.data:
         chosen = True
-        config, reasons = auto.choose(flags.data)
+        config, reasons = auto.choose(flags.data, *auto.start_of(overrides))
         console.print("no --config: chosen for these images and this machine")
         console.print("\n".join(f"  {reason}" for reason in reasons))
         override(config, [("data.eval", flags.eval_data)] if flags.eval_data else [])

@@ -1,4 +1,4 @@
-"""A file of weights in the place of a run: its encoder, and what measures and shows runs asks for."""
+"""A file of weights in the place of a run: its encoder, and what `evaluate` and `report` ask for."""
 
 import dataclasses
 import hashlib
@@ -93,7 +93,9 @@ def normalisation(file: files.TensorFile, path: Path) -> str:
         return "normalize_clip" if clip else "normalize"
     for name in sorted(RECIPES, key=lambda name: not name.startswith("normalize")):
         ours = RECIPES[name].mean, RECIPES[name].std
-        both = ((np.broadcast_to(x, 3) for x in pair) for pair in zip(statistics, ours, strict=True))
+        both = (
+            (np.broadcast_to(x, 3) for x in pair) for pair in zip(statistics, ours, strict=True)
+        )
         if all(np.allclose(*pair, atol=1e-3) for pair in both):
             return name
     raise UserError(
@@ -198,6 +200,7 @@ class FileExperiment(Experiment):
             "objective": {"name": NAME},
             "backbone": dict(weights.backbone),
             "data": {"train": data, "eval": eval_data},
+            "train": {"steps": 1},
             "spec": {k: v for k, v in dataclasses.asdict(spec).items() if k != "streams"},
         }
         plain = Experiment.from_config(config)

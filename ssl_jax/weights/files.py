@@ -181,7 +181,8 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
             raise UserError(f"{path} holds more than plain arrays: {name} are Python objects")
         if needed != there:
             raise UserError(
-                f"{path} is broken: {name} of shape {shape} needs {needed:,} bytes and has {there:,}"
+                f"{path} is broken: {name} of shape {shape} needs {needed:,} bytes, "
+                f"and {there:,} are there"
             )
         total += needed
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

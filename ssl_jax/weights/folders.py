@@ -46,9 +46,10 @@ def weights_in(path: Path) -> Path:
     if len(found) > 1:
         raise UserError(f"{path} is a folder of several files of weights: name one, {found[0]}")
     if not found:
+        endings = ", *".join(ENDINGS)
         raise UserError(
             f"{path} is a folder that holds neither a run (config.json, checkpoints/), nor an "
-            f"export of --format=orbax, nor weights ({', '.join(USUAL[:2])}, *{', *'.join(ENDINGS)})"
+            f"export of --format=orbax, nor weights ({', '.join(USUAL[:2])}, *{endings})"
         )
     return path / found[0]
 

@@ -63,12 +63,13 @@ MMPRETRAIN_BLOCK: Swaps = {
     "attn.gamma1.weight": "ls1.gamma",
     "ffn.gamma2.weight": "ls2.gamma",
 }
+PARTS = {"convolution": "conv", "normalization": "bn"}
 RESNET = (  # pattern -> name
     (r"embedder\.embedder\.convolution\.", r"conv1."),
     (r"embedder\.embedder\.normalization\.", r"bn1."),
     (
         r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.",
-        lambda m: f"layer{int(m[1]) + 1}.{m[2]}.{'conv' if m[4][0] == 'c' else 'bn'}{int(m[3]) + 1}.",
+        lambda m: f"layer{int(m[1]) + 1}.{m[2]}.{PARTS[m[4]]}{int(m[3]) + 1}.",
     ),
     (
         r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.",
@@ -235,7 +236,7 @@ def statistics(beside: Mapping[str, Mapping[str, Any]]) -> tuple[list[float], li
                 fit = isinstance(numbers, list) and len(numbers) in (1, 3)
                 if not fit or not all(isinstance(x, (int, float)) for x in numbers):
                     raise UserError(
-                        f"{mean} and {std} beside it are {found!r:.200}; expected three numbers each"
+                        f"{mean} and {std} beside it are {found!r:.200}; expected 3 numbers each"
                     )
             return found[0], found[1]
     return None

@@ -5,7 +5,6 @@
 """
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -110,6 +109,7 @@ class Weights:
         given = under(self.networks[self.encoder], "backbone/")
         return fill(given, shapes(self.net), self.name)
 
+    @property
     def taken(self) -> str:
         """What was taken from the file and what was not, in one line."""
         backbone = ", ".join(f"{key}={value!r}" for key, value in self.backbone.items())
@@ -283,11 +283,14 @@ def fill(given: Arrays, like: tuple[Tree, Tree], name: str) -> tuple[Tree, Tree]
     """Trees as `like` of variables by path.
 
     Raises:
-      UserError: one is missing or of another shape.
+      UserError: one is missing or of another shape, or there is one more than a mask token, which
+        no feature depends on.
     """
     missing, wrong = compare(given, like)
-    if missing or wrong:
-        complaint = Report(0, missing=missing, wrong=wrong).complaint()
+    wanted = flat(*like)
+    more = tuple(path for path in given if path not in wanted and path != "mask_token")
+    if missing or wrong or more:
+        complaint = Report(0, missing=missing, wrong=wrong, inside=more).complaint()
         raise UserError(f"{name}: another network than `backbone`: {complaint}")
     params, stats = (tree.map_with_name(lambda path, _: given[path], part) for part in like)
     return params, stats

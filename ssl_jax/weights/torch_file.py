@@ -134,7 +134,7 @@ def _asked(path: Path) -> Iterator[str]:
                     yield ".".join(strings[-2:])
                 elif isinstance(argument, str):
                     strings.append(argument)
-        except Exception:  # noqa: S112 (of whatever kind)
+        except Exception:
             continue  # the rest of an old file are plain numbers; torch will say what is broken
 
 
