@@ -1,4 +1,4 @@
-"""A file of weights in the place of a run: its encoder, and what `evaluate` and `report` ask for."""
+"""A file of weights in the place of a run: its encoder, and what `evaluate` and `report` ask."""
 
 import dataclasses
 import hashlib
