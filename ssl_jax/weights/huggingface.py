@@ -143,12 +143,18 @@ def _fused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 # --- settings beside a file ---
 
-PERCEPTRONS = {"gelu": "gelu", "quick_gelu": "quick_gelu"}
+# Of a family, nonlinearity in config.json -> our name.
+NONLINEARITIES: Mapping[str, Mapping[str, str]] = {
+    "vit": {"gelu": "gelu", "quick_gelu": "quick_gelu"},
+    "resnet": {"relu": "relu"},
+}
 
 
-def settings(beside: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, int]]:
+def settings(
+    beside: Mapping[str, Mapping[str, Any]], family: str
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Keys of the section `backbone` that config.json or open_clip_config.json tells and shapes do
-    not; and what it says of shapes: "dim", "depth".
+    not; and what it says of shapes: "dim", "depth", "patch".
 
     Raises:
       UserError: a nonlinearity that ours has not, or a value of another kind than expected.
@@ -166,10 +172,10 @@ def settings(beside: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], d
     if config.get("use_swiglu_ffn"):
         told["mlp"] = "swiglu"
     elif "hidden_act" in config:
-        act = config["hidden_act"]
-        if not isinstance(act, str) or act not in {*PERCEPTRONS, "relu"}:
-            raise UserError(f"its config.json says hidden_act={act!r}; ours has gelu, quick_gelu")
-        told |= {"mlp": PERCEPTRONS[act]} if act in PERCEPTRONS else {}
+        act, known = config["hidden_act"], NONLINEARITIES.get(family, {"gelu": "gelu"})
+        if not isinstance(act, str) or act not in known:
+            raise UserError(f"its config.json says hidden_act={act!r}; ours has {', '.join(known)}")
+        told["mlp"] = known[act]
     if "layer_norm_eps" in config:
         eps = config["layer_norm_eps"]
         if not isinstance(eps, (int, float)) or not 0 < eps < 1:

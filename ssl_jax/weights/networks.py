@@ -391,7 +391,7 @@ def _told(found: releases.Found, file: files.TensorFile) -> dict[str, Any]:
         backbone = from_json(file.metadata["backbone"])
         checked(backbone, from_json(file.metadata.get("channels", "3")))
         return dict(backbone)
-    told, sizes = huggingface.settings(file.beside)
+    told, sizes = huggingface.settings(file.beside, found.family)
     if found.family == "vit":
         weight = found.tensors["patch_embed.proj.weight"]
         own = dict(dim=weight.shape[0], patch=weight.shape[2])

@@ -64,7 +64,7 @@ BESIDE = re.compile(
     r"|prototypes?|decoder|queue|pooler|probe|linear|logits?|lm|mask|masked|neck|center|centers"
     r"|memory|bank|loss|criterion|aux|mlp|last|contrastive|text|optimizer)(_|\d|$)"
 )
-INSIDE = re.compile(r"norm|pos|pool$|dist(_|$)")  # but not of those
+INSIDE = re.compile(r"^(?!decoder).*(norm|pos|pool$|dist(_|$))")  # but not of those
 AVERAGE = re.compile(r"teacher|target|momentum|(^|_)ema(_|$)|(^|_)k$|average")
 COUNTERS = ("num_batches_tracked", "relative_position_index", "attn_mask", "position_ids")
 Head = Callable[[Arrays], dict[str, np.ndarray]]

@@ -5,6 +5,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -30,21 +31,24 @@ PLAIN = (
 PICKLES = 4  # at the start of a file of the old format
 
 
-class _Inert(dict):
-    """What stands for an object that is no tensor. It does nothing but hold what a dictionary of
-    that kind is filled with.
-    """
+class _Inert:
+    """What stands for an object that is no tensor: whatever it is made of, it does nothing."""
 
     def __new__(cls, *args: Any, **options: Any) -> "_Inert":
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **options: Any):
-        super().__init__()
+        pass
 
     def __setstate__(self, state: Any) -> None:
         """Drop the state."""
 
-    __hash__ = object.__hash__  # type: ignore[assignment]
+
+class _Dictionary:
+    """What stands for `collections.defaultdict`: a dictionary, which may hold tensors."""
+
+    def __new__(cls, *args: Any) -> OrderedDict:  # type: ignore[misc]
+        return OrderedDict()
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -111,15 +115,10 @@ def _is_harmless(name: str) -> bool:
 
 
 def _inert(names: Iterable[str]) -> list[tuple[type, str]]:
-    """For torch: an `_Inert` for each name whose module is none of torch's own affairs."""
-    out: list[tuple[type, str]] = []
-    for name in names:
-        module, _, kind = name.rpartition(".")
-        if module in BUILTINS:
-            out += [(_Inert, f"{other}.{kind}") for other in BUILTINS]
-        elif module.split(".")[0] in SETTINGS or name == "collections.defaultdict":
-            out.append((_Inert, name))
-    return out
+    """For torch: what stands for each name whose module is none of torch's own affairs."""
+    out: list[tuple[type, str]] = [(_Inert, f"{BUILTINS[0]}.{kind}") for kind in PLAIN]
+    out.append((_Dictionary, "collections.defaultdict"))
+    return out + [(_Inert, name) for name in names if name.split(".")[0] in SETTINGS]
 
 
 def _asked(path: Path) -> Iterator[str]:
