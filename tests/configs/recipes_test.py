@@ -1,12 +1,17 @@
-"""Every recipe resolves, and to the text that is stored here: a changed default shows in the diff.
+"""Every recipe resolves to the values stored here, so that a changed default shows in the diff.
 
-After a change that is meant: `python tests/configs/recipes_test.py --update`.
+`defaults.json` holds the default of every key that all methods share, one line per key.
+`resolved/METHOD.json` holds the defaults of the method's own fields, and per recipe the keys whose
+values differ. After an intended change: `python tests/configs/recipes_test.py --update`.
 """
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -15,6 +20,7 @@ from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.methods import recipes
 from ssl_jax.data.sources import ArraySource
 
+DEFAULTS = Path(__file__).parent / "defaults.json"
 STORED = Path(__file__).parent / "resolved"
 RECIPES = [(f"_{m}_{r}", m, r) for m in methods() for r in recipes(m)]
 SIZES = {"cifar10": (50_000, 10), "imagenet": (1_281_167, 1000), "flickr": (900, 0)}
@@ -41,6 +47,35 @@ def resolve(method: str, recipe: str) -> Experiment:
     return made
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value; an empty mapping is a value."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
+def shared(made: Experiment) -> dict[str, Any]:
+    """The defaults of all sections but the method's own."""
+    return flat({name: keys for name, keys in made.defaults().items() if name != "objective"})
+
+
+def own(made: Experiment) -> dict[str, Any]:
+    """The defaults of the method's fields."""
+    return flat({"objective": made.defaults()["objective"]})
+
+
+def changed(made: Experiment) -> dict[str, Any]:
+    """The keys whose resolved value is not the default."""
+    defaults, resolved = shared(made) | own(made), flat(made.resolved())
+    absent = {key: "(absent)" for key in defaults if key not in resolved}
+    missing = object()
+    return {k: v for k, v in resolved.items() if defaults.get(k, missing) != v} | absent
+
+
 class RecipesTest(parameterized.TestCase):
     def test_every_method_has_the_three_recipes(self):
         for method in methods():
@@ -48,22 +83,34 @@ class RecipesTest(parameterized.TestCase):
 
     @parameterized.named_parameters(*RECIPES)
     def test_resolved(self, method, recipe):
-        stored = json.loads((STORED / f"{method}_{recipe}.json").read_text())
-        self.assertEqual(resolve(method, recipe).resolved(), stored)
+        made, stored = resolve(method, recipe), json.loads((STORED / f"{method}.json").read_text())
+        self.assertEqual(shared(made), json.loads(DEFAULTS.read_text()))
+        self.assertEqual(own(made), stored["defaults"])
+        self.assertEqual(changed(made), stored["recipes"][recipe])
+
+    def test_nothing_is_stored_that_is_not_there(self):
+        self.assertEqual({path.stem for path in STORED.iterdir()}, set(methods()))
+        for method in methods():
+            stored = json.loads((STORED / f"{method}.json").read_text())
+            self.assertEqual(set(stored["recipes"]), set(recipes(method)), method)
 
     @parameterized.named_parameters(*RECIPES)
     def test_the_state_has_a_shape_and_a_resolved_config_is_a_config(self, method, recipe):
         made = resolve(method, recipe)
-        again = Experiment.from_config(made.resolved())
-        self.assertEqual(str(again.abstract_state), str(made.abstract_state))
-        self.assertEqual(again.resolved(), made.resolved())
+        self.assertTrue(jax.tree.leaves(made.abstract_state.params))
+        # The state follows from the resolved config, so equal configs have equal states.
+        self.assertEqual(Experiment.from_config(made.resolved()).resolved(), made.resolved())
 
 
 if __name__ == "__main__":
     if "--update" in sys.argv:
         STORED.mkdir(exist_ok=True)
-        for _, method, recipe in RECIPES:
-            text = json.dumps(resolve(method, recipe).resolved(), indent=1, sort_keys=True)
-            (STORED / f"{method}_{recipe}.json").write_text(text + "\n")
+        for name in methods():
+            made = {recipe: resolve(name, recipe) for recipe in recipes(name)}
+            any_of_them = next(iter(made.values()))
+            DEFAULTS.write_text(json.dumps(shared(any_of_them), indent=1, sort_keys=True) + "\n")
+            values = {recipe: changed(one) for recipe, one in made.items()}
+            text = json.dumps({"defaults": own(any_of_them), "recipes": values}, indent=1)
+            (STORED / f"{name}.json").write_text(text + "\n")
     else:
         absltest.main()

@@ -4,6 +4,7 @@ here.
 
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,25 @@ FLOOR = 1e-3
 MESHES = ({"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 4})
 
 
+@cache
+def initial(method: str) -> tuple[Any, Any]:
+    """The params and extra that a run starts with, on the host."""
+    return jax.device_get(jax.jit(harness.experiment(method).objective.init)(jax.random.key(3)))
+
+
+@cache
 def observed(
-    method: str, dtype: np.dtype, seed: int = 0, steps: int = 1, **mesh: int
+    method: str, dtype: type[np.floating], seed: int = 0, steps: int = 1, **mesh: int
 ) -> dict[str, Any]:
-    """What the last of some steps makes on a mesh of as many devices as it asks for."""
+    """What the last of some steps makes on a mesh of as many devices as it asks for. The tests of a
+    method share it, so nothing may be changed in it.
+    """
     made = harness.experiment(method, **mesh)
     devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]
     grid = sharding.make_mesh(made.sections["mesh"], devices)
     placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
-    params, extra = jax.jit(made.objective.init)(jax.random.key(3))
     cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    out = dict(zip(("params", "extra"), jax.tree.map(cast, (params, extra)), strict=True))
+    out = dict(zip(("params", "extra"), jax.tree.map(cast, initial(method)), strict=True))
     whole = NamedSharding(grid, P())
     run = jax.jit(
         harness.observe(made),
@@ -61,9 +70,8 @@ def refreshed(method: str, step: int, **mesh: int) -> dict:
     devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]
     grid = sharding.make_mesh(made.sections["mesh"], devices)
     placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
-    params, extra = jax.jit(objective.init)(jax.random.key(3))
     widen = lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    params, extra = jax.device_get(jax.tree.map(widen, (params, extra)))
+    params, extra = jax.tree.map(widen, initial(method))
     features = None
     if step in objective.pass_steps():
         features = jax.eval_shape(
@@ -136,7 +144,8 @@ class ContractTest(parameterized.TestCase):
 
     @parameterized.named_parameters(*harness.METHODS)
     def test_every_network_gets_a_finite_gradient(self, method):
-        grads = observed(method, np.float32)["grads"]
+        with jax.enable_x64(True):
+            grads = observed(method, np.float64, steps=3)["grads"]
         for name, leaf in tree.named_leaves(grads).items():
             self.assertTrue(np.isfinite(leaf).all(), name)
         for network, part in grads.items():
@@ -196,8 +205,9 @@ class ContractTest(parameterized.TestCase):
         mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
         placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
         run = keep_running(made, mesh)
-        whole, metrics = run(state.create(made.objective, made.tx, 5, placed), 0, 4)
-        half, _ = run(state.create(made.objective, made.tx, 5, placed), 0, 2)
+        fresh = jax.device_get(state.create(made.objective, made.tx, 5, placed))
+        whole, metrics = run(jax.device_put(fresh, placed), 0, 4)
+        half, _ = run(jax.device_put(fresh, placed), 0, 2)
         with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
             checkpoints.save(2, half, {})
             restored = checkpoints.restore(2, made.abstract_state, placed)
