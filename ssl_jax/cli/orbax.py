@@ -67,6 +67,10 @@ def read_any(path: Path) -> TensorFile:
       UserError: it cannot be read, or the folder holds something else.
     """
     if not is_exported(path):
+        if path.is_dir() and not is_weights(path):
+            raise UserError(
+                f"{path} is the folder of a run; ssl-jax export --workdir={path} writes its weights"
+            )
         return files.read(path)
     with Checkpoints(path, reader=True) as checkpoints:
         try:
