@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     with distributed.session(flags.flag_values_dict()):
         weights = weights_file.requested(flags, overrides)
         if weights:
-            console.print(weights.weights.taken, markup=False)
+            console.print(weights.taken, markup=False)
             folders = [weights.path]
             sets = sets if flags.suite else {"": DataSet()}  # the data are the experiment's
         for folder in folders:

@@ -95,11 +95,9 @@ def same(experiment: Experiment, other: Experiment) -> None:
     Raises:
       UserError: they differ.
     """
-    sections = [
-        {"name": "resnet"} | dict(run.raw.get("backbone", {})) for run in (experiment, other)
-    ]
+    ours, theirs = (run.raw.get("backbone", {}) for run in (experiment, other))
     try:
-        networks.agree(*sections)
+        networks.agree(ours, theirs)
     except UserError as e:
         raise UserError(f"train.init_from: {experiment.train.init_from}: {e}") from None
 

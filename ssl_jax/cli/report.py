@@ -102,7 +102,7 @@ def examine(
     checkpoints: Any
     if weights:
         experiment, checkpoints = weights, weights.checkpoints()
-        run.facts |= weights.facts
+        run.facts |= weights.described
     else:
         run.facts |= of_config(run, folder)
         experiment = Experiment.of_run(folder)

@@ -92,11 +92,8 @@ def normalisation(file: files.TensorFile, path: Path) -> str:
         clip = any(name.endswith(("ln_pre.weight", "pre_layrnorm.weight")) for name in file.tensors)
         return "normalize_clip" if clip else "normalize"
     for name in sorted(RECIPES, key=lambda name: not name.startswith("normalize")):
-        ours = RECIPES[name].mean, RECIPES[name].std
-        both = (
-            (np.broadcast_to(x, 3) for x in pair) for pair in zip(statistics, ours, strict=True)
-        )
-        if all(np.allclose(*pair, atol=1e-3) for pair in both):
+        pairs = zip(statistics, (RECIPES[name].mean, RECIPES[name].std), strict=True)
+        if all(np.allclose(np.broadcast_to(a, 3), b, atol=1e-3) for a, b in pairs):
             return name
     raise UserError(
         f"{path} is fed with mean and deviation {statistics}, which no recipe of ours has"
@@ -217,7 +214,7 @@ class FileExperiment(Experiment):
         return {"weights": str(self.path.resolve()), "digest": digest(self.path)}
 
     @property
-    def facts(self) -> dict[str, str]:
+    def described(self) -> dict[str, str]:
         """Heading -> text, for the report."""
         assert self.weights is not None
         backbone = dict(self.weights.backbone)
@@ -234,6 +231,12 @@ class FileExperiment(Experiment):
             "data": f"{self.data.train}; evaluation: {self.data.eval or 'held out of it'}",
             "parameters": f"{tree.count(self.abstract_state.params):,}",
         }
+
+    @property
+    def taken(self) -> str:
+        """What was taken from the file and what was not, in one line."""
+        assert self.weights is not None
+        return self.weights.taken
 
     def checkpoints(self) -> "FileCheckpoints":
         """The one state of the file."""

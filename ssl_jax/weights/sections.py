@@ -72,7 +72,8 @@ def _settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
         return options
     known = inspect.signature(make).parameters
     out = {name: p.default for name, p in known.items()} | options
-    size = {"vit": vit.SIZES, "swin": swin.SIZES}.get(make.__name__, {}).get(out.get("size"))
+    sizes: Mapping[str, Mapping[Any, Any]] = {"vit": vit.SIZES, "swin": swin.SIZES}
+    size = sizes.get(make.__name__, {}).get(out.get("size"))
     if out.get("heads") is None and size is not None:
         out["heads"] = size[2]
     if "norm_eps" in out:

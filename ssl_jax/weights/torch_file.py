@@ -6,7 +6,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -114,9 +114,11 @@ def _is_harmless(name: str) -> bool:
     return module.split(".")[0] in USUAL | SETTINGS
 
 
-def _inert(names: Iterable[str]) -> list[tuple[type, str]]:
+def _inert(names: Iterable[str]) -> list[Callable | tuple[Callable, str]]:
     """For torch: what stands for each name whose module is none of torch's own affairs."""
-    out: list[tuple[type, str]] = [(_Inert, f"{BUILTINS[0]}.{kind}") for kind in PLAIN]
+    out: list[Callable | tuple[Callable, str]] = [
+        (_Inert, f"{BUILTINS[0]}.{kind}") for kind in PLAIN
+    ]
     out.append((_Dictionary, "collections.defaultdict"))
     return out + [(_Inert, name) for name in names if name.split(".")[0] in SETTINGS]
 
