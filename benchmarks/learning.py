@@ -141,7 +141,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
         image = jax.ShapeDtypeStruct((1, size, size, experiment.spec.channels), "float32")
         stages = jax.eval_shape(encoder.features, image)
         depth = len(features.names(stages))
-        pools = sorted({"avg", objective.probe.pool} - {"cls"})
+        pools = sorted({"avg", objective.probe.pool} - {"cls", "pooled"})
         layers = [
             FewShot(stage=stage, pool=pool, shots=(5,)) for stage in range(depth) for pool in pools
         ]

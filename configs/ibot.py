@@ -79,4 +79,5 @@ def _optim() -> dict:
         "warmup_epochs": 10.0,
         "warmup_inclusive": True,
         "clip_per_parameter": 3.0,
+        "decay_rules": common.DECAY_TOKENS,
     }

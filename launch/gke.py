@@ -5,6 +5,7 @@ python -m launch.gke --accelerator=tpu-v5-lite-podslice --topology=8x8 --num_sli
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ FLAGS = {
     "image": "container image with ssl_jax",
     "volume": "CLAIM:PATH: a volume claim that all pods mount, for data and workdir",
 }
+_CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 FINAL = [2, 130]  # exit codes that a restart cannot mend
 
 
@@ -86,7 +88,7 @@ def pod(job: jobs.Job, topology: str, chips: int) -> dict[str, Any]:
     """One host of a slice. GKE tells it of the others, and JAX asks GKE."""
     container: dict[str, Any] = {
         "name": "ssl-jax",
-        "image": job.option("image"),
+        "image": job.word("image"),
         "command": ["bash", "-c", f"set -eu\n{job.shell('JOB_COMPLETION_INDEX')}\n"],
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}, {"containerPort": 8482}],
         "securityContext": {"privileged": True},
@@ -97,16 +99,14 @@ def pod(job: jobs.Job, topology: str, chips: int) -> dict[str, Any]:
         "hostNetwork": True,
         "dnsPolicy": "ClusterFirstWithHostNet",
         "nodeSelector": {
-            "cloud.google.com/gke-tpu-accelerator": job.option(
-                "accelerator", "tpu-v5-lite-podslice"
-            ),
+            "cloud.google.com/gke-tpu-accelerator": job.word("accelerator", "tpu-v5-lite-podslice"),
             "cloud.google.com/gke-tpu-topology": topology,
         },
         "containers": [container],
     }
     if job.option("volume"):
         claim, _, path = job.option("volume").partition(":")
-        if not path.startswith("/"):
+        if not _CLAIM.fullmatch(claim) or not path.startswith("/"):
             raise UserError(f"--volume={job.option('volume')}: expected CLAIM:/PATH")
         container["volumeMounts"] = [{"name": "shared", "mountPath": path}]
         spec["volumes"] = [{"name": "shared", "persistentVolumeClaim": {"claimName": claim}}]

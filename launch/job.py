@@ -1,5 +1,6 @@
 """What all launchers share: their flags, and the commands that they are about."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 import yaml
 
 from ssl_jax.cli import flags as command_line
-from ssl_jax.core.errors import UserError
+from ssl_jax.core import trust
+from ssl_jax.core.errors import UserError, of_system
 
 FLAGS = {
     "config": "of the run, METHOD:RECIPE or PATH.py:RECIPE",
@@ -26,11 +28,14 @@ FLAGS = {
     "sweep": "settings of the protocols to vary, as for `ssl-jax evaluate`; several times",
     "suite": "data sets of the sweep, as for `ssl-jax evaluate`",
     "num_hosts": "machines, or processes of launch.local; by default 1",
-    "name": "of the job; by default ssl-jax",
+    "name": "of the job, lower-case letters, digits and hyphens; by default ssl-jax",
     "dry_run": "only show what would be written and run",
     "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
 }
 Commands = tuple[tuple[str, ...], ...]
+# A label of DNS, which Kubernetes asks for; it adds some 20 characters to make names of pods.
+_NAME = re.compile("[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+_WORD = re.compile(r"[A-Za-z0-9_./][\w.,:@/+=-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,17 @@ class Job:
 
     def option(self, name: str, default: str = "") -> str:
         return self.options[name] or default
+
+    def word(self, name: str, default: str = "") -> str:
+        """A flag that becomes a word of a script or of another program's command.
+
+        Raises:
+          UserError: it holds a space, a line break, or anything else that no such word has.
+        """
+        text = self.option(name, default)
+        if text and not _WORD.fullmatch(text):
+            raise UserError(f"--{name}={text}: expected letters, digits and any of _.,:@/+=-")
+        return text
 
     def number(self, name: str, default: int) -> int:
         """A flag as a positive number.
@@ -81,15 +97,21 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
     """
     argv = ["--dry_run=true" if word == "--dry_run" else word for word in argv]
     flags, overrides = command_line.parse(
-        argv, doc, {**FLAGS, **own}, configurable=True, repeated=("sweep",)
+        argv, doc, {**FLAGS, **own}, configurable=True, repeated=("sweep",), here=False
     )
     values = flags.flag_values_dict()
+    name = values["name"] or "ssl-jax"
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"--name={name}: expected at most 40 lower-case letters, digits and hyphens, a letter "
+            "first, such as simclr-imagenet"
+        )
     if bool(values["workdir"]) == bool(values["evaluate"]):
         raise UserError("give --workdir=W of a run, or --evaluate=W1,W2@STEP,... of a sweep")
     if values["evaluate"]:
         commands = tuple(
             _evaluation(item, values["eval"], values["suite"], values["sweep"])
-            for item in values["evaluate"].split(",")
+            for item in _items(values["evaluate"])
         )
     else:
         restarts = command_line.whole("restarts", values["restarts"], 5)
@@ -97,8 +119,10 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
             ("ssl-jax", "train", *words, f"--restarts={restarts}")
             for words in _runs(values, overrides)
         )
+    if values[trust.FLAG]:
+        commands = tuple((*command, f"--{trust.FLAG}") for command in commands)
     return Job(
-        values["name"] or "ssl-jax",
+        name,
         commands,
         bool(values["evaluate"] or values["study"]),
         command_line.whole("num_hosts", values["num_hosts"], 1, least=1),
@@ -124,8 +148,17 @@ def _runs(
     return [run.words(folder, **data) for run in study.read(values["study"], overrides)]
 
 
+def _items(text: str) -> list[str]:
+    """The WORKDIR or WORKDIR@STEP of a list, in which the name of an existing folder is one."""
+    return [text] if Path(text).is_dir() else text.split(",")
+
+
 def _evaluation(item: str, protocols: str, suite: str, sweeps: Sequence[str]) -> tuple[str, ...]:
-    workdir, _, step = item.partition("@")
+    workdir, at, step = item.rpartition("@")
+    if not at or "/" in step or Path(item).is_dir():  # an @ of the folder's name
+        workdir, step = item, ""
+    elif not step.isdecimal() and step != "all":
+        raise UserError(f"--evaluate={item}: expected WORKDIR or WORKDIR@STEP, a number or all")
     words = [f"--workdir={workdir}"]
     words += [f"--step={step}"] if step else []
     words += [f"--eval={protocols}"] if protocols else []
@@ -186,3 +219,8 @@ def main(run: Callable[[Sequence[str]], int]) -> None:
     except UserError as e:
         print(f"{Path(sys.argv[0]).name}: {e}", file=sys.stderr)
         sys.exit(2)
+    except OSError as e:
+        if (said := of_system(e)) is None:
+            raise
+        print(f"{Path(sys.argv[0]).name}: {said[0]}", file=sys.stderr)
+        sys.exit(said[1])

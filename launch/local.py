@@ -4,12 +4,12 @@ python -m launch.local --config=simclr:digits --workdir=W --num_hosts=2
 python -m launch.local --evaluate=W1,W2@1000
 """
 
-import os
 import shlex
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
+
+from ssl_jax.core import trust
 
 from . import job as jobs
 
@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
 
 def run(together: Sequence[tuple[Sequence[str], dict[str, str]]]) -> int:
     """Run commands side by side; the worst of their exit codes."""
+    words, base = trust.python("ssl_jax")
     started = [
-        subprocess.Popen([sys.executable, "-m", "ssl_jax", *command[1:]], env=os.environ | env)
-        for command, env in together
+        subprocess.Popen([*words, *command[1:]], env={**base, **env}) for command, env in together
     ]
     try:
         return max(abs(process.wait()) for process in started)

@@ -36,7 +36,7 @@ def render(job: jobs.Job) -> str:
         "name": job.name,
         "num_nodes": job.num_hosts,
         "resources": {
-            "accelerators": job.option("accelerators", "H100:8"),
+            "accelerators": job.word("accelerators", "H100:8"),
             "use_spot": job.option("spot", "false").lower() == "true",
         },
         "setup": job.option("setup", "pip install 'ssl-jax[gpu]'"),

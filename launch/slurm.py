@@ -32,8 +32,8 @@ def render(job: jobs.Job) -> str:
         "ntasks-per-node": gpus,
         "gpus-per-node": gpus,
         "cpus-per-task": job.number("cpus", 8),
-        "time": job.option("time", "24:00:00"),
-        "partition": job.option("partition"),
+        "time": job.word("time", "24:00:00"),
+        "partition": job.word("partition"),
         "array": f"0-{len(job.commands) - 1}" if job.sweep else "",
         "output": f"{job.name}-%A_%a.log" if job.sweep else f"{job.name}-%j.log",
     }

@@ -36,13 +36,13 @@ def main(argv: Sequence[str]) -> int:
 
 def render(job: jobs.Job) -> list[list[str]]:
     """The gcloud commands: create the TPU if asked, and then run on all of its hosts."""
-    where = [job.option("tpu"), f"--zone={job.option('zone')}"]
-    where += [f"--project={job.option('project')}"] if job.option("project") else []
+    where = [job.word("tpu"), f"--zone={job.word('zone')}"]
+    where += [f"--project={job.word('project')}"] if job.option("project") else []
     gcloud = ["gcloud", "compute", "tpus", "tpu-vm"]
     commands = []
     if job.option("accelerator"):
-        version = job.option("version", "v2-alpha-tpuv5-lite")
-        made = [f"--accelerator-type={job.option('accelerator')}", f"--version={version}"]
+        version = job.word("version", "v2-alpha-tpuv5-lite")
+        made = [f"--accelerator-type={job.word('accelerator')}", f"--version={version}"]
         commands.append([*gcloud, "create", *where, *made])
     before = [job.option("before")] if job.option("before") else []
     for command in job.commands:

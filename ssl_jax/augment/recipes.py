@@ -22,6 +22,7 @@ from ssl_jax.augment.rand_augment import rand_augment
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.ranges import Finite, NonNegative, Positive, Probability
 
 Array = jax.Array
 Strengths = tuple[float, float, float, float]
@@ -44,10 +45,10 @@ class Affine:
       padding: what lies outside of the image.
     """
 
-    rotation: float = 0.0
-    log_scale: float = 0.0
-    shear: float = 0.0
-    shift: float = 0.0
+    rotation: NonNegative = 0.0
+    log_scale: NonNegative = 0.0
+    shear: NonNegative = 0.0
+    shift: NonNegative = 0.0
     padding: geometric.Padding = "zero"
 
 
@@ -67,19 +68,24 @@ class Recipe:
       mean, std: of the normalisation, for images in [0, 1].
     """
 
-    flip: float = 0.0
+    flip: Probability = 0.0
     affine: Affine | None = None
     jitter: Strengths = (0.0, 0.0, 0.0, 0.0)
-    jitter_p: float = 0.8
+    jitter_p: Probability = 0.8
     jitter_kind: Kind = "torchvision"
-    gray_p: float = 0.0
-    blur_p: float = 0.0
-    solarize_p: float = 0.0
+    gray_p: Probability = 0.0
+    blur_p: Probability = 0.0
+    solarize_p: Probability = 0.0
     gray_first: bool = False
-    noise: float = 0.0
-    rand_augment: float = 0.0
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    noise: NonNegative = 0.0
+    rand_augment: NonNegative = 0.0
+    mean: tuple[Finite, ...] = IMAGENET_MEAN
+    std: tuple[Positive, ...] = IMAGENET_STD
+
+    @property
+    def scalable(self) -> bool:
+        """Whether there is a distortion that `View.strength` multiplies."""
+        return bool(self.affine or any(self.jitter) or self.noise or self.rand_augment)
 
 
 _UNIT: Mapping[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's code feeds [0, 1] as it is

@@ -16,10 +16,10 @@ from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import terminal
+from ssl_jax.cli.table import styled, terminal
 from ssl_jax.core.errors import UserError
 from ssl_jax.train import manifest, workdir
-from ssl_jax.train.checkpoint import DAMAGED, CheckpointConfig, Checkpoints
+from ssl_jax.train.checkpoint import DAMAGED, REMOVED, CheckpointConfig, Checkpoints
 
 FLAGS = {
     "workdir": "folder of the run",
@@ -27,7 +27,8 @@ FLAGS = {
     "prune": "remove what is not to be kept, what is damaged, and what was never finished",
     "keep": "with --prune: how many of the newest stay; else as the run's config says",
     "keep_every": "with --prune: those of steps that this divides stay too",
-    "best": "with --prune: the one with the highest of this metric stays too, lowest with a '-'",
+    "best": "with --prune: the one with the highest of this metric stays too, lowest with a '-'; "
+    "none for no such one",
 }
 
 
@@ -42,11 +43,12 @@ def main(argv: list[str]) -> int:
         kept,
         keep=command_line.whole("keep", flags.keep, default=kept.keep, least=1),
         keep_every=command_line.whole("keep_every", flags.keep_every, default=kept.keep_every),
-        best=flags.best or kept.best,
+        best="" if flags.best == "none" else flags.best or kept.best,
     )
     console = terminal()
     if flags.prune:
         with workdir.locked(folder), Checkpoints(folder / "checkpoints", kept) as checkpoints:
+            checkpoints.check_best()
             checkpoints.set_damaged_aside()  # or a damaged one might stay for a whole one
             gone = checkpoints.prune(damaged=True)
         console.print(f"removed: {', '.join(gone) or 'nothing'}")
@@ -73,14 +75,14 @@ def show(console: Console, folder: Path, config: CheckpointConfig, verify: bool)
             saved if said else "",
             f"{manifest.size(said) / 1e6:,.1f}",
             "yes" if step in stay else "no",
-            f"[red]damaged: {bad}[/]" if bad else ("whole" if verify else "not verified"),
+            styled((f"damaged: {bad}", "red")) if bad else ("whole" if verify else "not verified"),
             *([] if not config.best else ["" if value is None else f"{value:.4f}"]),
         )
     others = [p.name for p in sorted(folder.glob("*")) if p.name not in map(str, complete)]
     console.print(table if complete else f"{folder}: no complete checkpoint", soft_wrap=False)
     for name in others:
-        why = (
-            "set aside as damaged" if name.endswith(DAMAGED) else "being written, or never finished"
-        )
+        why = "being written, or never finished"
+        why = "set aside as damaged" if name.endswith(DAMAGED) else why
+        why = "not wholly removed" if name.endswith(REMOVED) else why
         console.print(f"  {name}: {why}")
     return 1 if damaged else 0

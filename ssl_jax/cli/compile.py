@@ -12,9 +12,7 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,8 +22,10 @@ from rich.table import Table
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import configured
 from ssl_jax.cli.experiment import Experiment, Facts, make_spec
-from ssl_jax.cli.table import terminal
+from ssl_jax.cli.table import Terminal, styled, terminal
+from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import Text, literal
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.text import BYTES
 from ssl_jax.train.chips import GIB
@@ -55,14 +55,16 @@ def main(argv: list[str]) -> int:
     name = command_line.require(flags, "config", "name a method and recipe, simclr:imagenet")
     topology = command_line.require(flags, "topology", "name a slice, --topology=v5e:8x8")
     slices = command_line.whole("slices", flags.slices, default=1, least=1)
+    if flags.hlo and flags.find_batch:
+        raise UserError("--hlo is of one program; leave --find_batch out")
     config = configured(name, overrides, flags.data)
     if slices > 1 and "replica" not in config.get("mesh", {}):
         config.setdefault("mesh", {})["replica"] = slices
-    console = Console(stderr=True) if flags.json else terminal()
+    console = Terminal(stderr=True) if flags.json else terminal()
     if flags.find_batch:
         report = find_batch(config, topology, slices, console)
     else:
-        with console.status(f"compiling {name} for {slices} x {topology}: a few minutes"):
+        with console.status(styled(f"compiling {name} for {slices} x {topology}: a few minutes")):
             report = compile_step(config, topology, slices, flags.hlo)
     if flags.json:
         print(json.dumps(report))
@@ -85,6 +87,7 @@ def compile_step(
             "libtpu, the TPU compiler, is not installed: pip install 'ssl-jax[tpu]' (no TPU needed)"
         )
     asked = {"config": with_spec(config), "topology": topology, "slices": slices, "hlo": hlo}
+    asked["trust_code"] = trust.trusted()
     # It compiles only: it asks no metadata server for a TPU and claims none, so that several may
     # run at once.
     env = {
@@ -93,10 +96,11 @@ def compile_step(
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
+    command, base = trust.python("ssl_jax.cli.compile_worker")
     run = subprocess.run(
-        [sys.executable, "-m", "ssl_jax.cli.compile_worker"],
+        command,
         input=json.dumps(asked),
-        env=os.environ | env,
+        env={**base, **env},
         capture_output=True,
         text=True,
     )
@@ -113,7 +117,16 @@ def with_spec(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its `spec`: of its data where it names some, else of ImageNet's sizes."""
     experiment = Experiment.from_config({k: v for k, v in config.items() if k != "spec"})
     facts = experiment.facts if experiment.data.train else stand_in(experiment.data)
-    return {**config, "spec": dataclasses.asdict(make_spec(experiment.train, facts))}
+    # Texts for a method of the user's own are of no type yet, and JSON would take them for strings.
+    objective = {
+        key: literal(value) if isinstance(value, Text) else value
+        for key, value in config.get("objective", {}).items()
+    }
+    return {
+        **config,
+        "objective": objective,
+        "spec": dataclasses.asdict(make_spec(experiment.train, facts)),
+    }
 
 
 def stand_in(data: DataConfig) -> Facts:
@@ -175,8 +188,11 @@ def show(console: Console, title: str, report: Report) -> None:
     """The tables."""
     shape = " x ".join(f"{axis} {size}" for axis, size in report["mesh"].items())
     console.print(
-        f"[bold]{title}[/]: {math.prod(report['mesh'].values())} {report['device']} chips, mesh "
-        f"{shape}, batch {report['global_batch']:,}; compiled in {report['compile_seconds']:.0f} s"
+        styled(
+            (title, "bold"),
+            f": {math.prod(report['mesh'].values())} {report['device']} chips, mesh {shape}, batch "
+            f"{report['global_batch']:,}; compiled in {report['compile_seconds']:.0f} s",
+        )
     )
     console.print(_memory_table(report["memory"]), soft_wrap=False)
     if report["links"]:
@@ -190,13 +206,16 @@ def show(console: Console, title: str, report: Report) -> None:
         )
     if report["unknown"]:
         console.print(
-            f"[yellow]not counted in full:[/] {', '.join(report['unknown'])} (a loop without a "
-            "known number of turns counts once, a kernel without a cost estimate has no FLOPs)"
+            styled(
+                ("not counted in full:", "yellow"),
+                f" {', '.join(report['unknown'])} (a loop without a known number of turns counts "
+                "once, a kernel without a cost estimate has no FLOPs)",
+            )
         )
     if report["bound"]:
         console.print(_bound_line(report["bound"], report["links"]))
-    verdict = "[bold green]fits[/]" if report["fits"] else "[bold red]does not fit[/]"
-    console.print(f"{verdict} {report['message']}".rstrip())
+    verdict = ("fits", "bold green") if report["fits"] else ("does not fit", "bold red")
+    console.print(styled(verdict, f" {report['message']}".rstrip()))
 
 
 def _memory_table(memory: Mapping[str, Any]) -> Table:

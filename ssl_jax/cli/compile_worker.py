@@ -1,6 +1,7 @@
 """The process of `ssl-jax compile` that loads libtpu, which writes to the terminal as it likes.
 
-Reads one JSON object from standard input, {"config", "topology", "slices", "hlo"}, and writes one
+Reads one JSON object from standard input, {"config", "topology", "slices", "hlo",
+"trust_code"}, and writes one
 on the last line of standard output: the report, or {"error": the line for the user}.
 """
 
@@ -14,6 +15,7 @@ import jax
 from jax.experimental import topologies
 
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.train import aot
 from ssl_jax.train.chips import TPUS
@@ -24,14 +26,18 @@ FLAT = ("v5e", "v6e")  # a torus of two dimensions, at most 16 x 16
 def main() -> None:
     try:
         print(json.dumps(work(**json.load(sys.stdin))))
-    except UserError as e:
+    except (UserError, OSError) as e:
         print(json.dumps({"error": str(e)}))
 
 
-def work(config: dict[str, Any], topology: str, slices: int, hlo: str) -> dict[str, Any]:
+def work(
+    config: dict[str, Any], topology: str, slices: int, hlo: str, trust_code: bool
+) -> dict[str, Any]:
     """The report on a resolved config, which has its `spec`, for a slice or several. The program's
     text goes to the file `hlo`, if named.
     """
+    if trust_code:
+        trust.allow()
     experiment = Experiment.from_config(config, devices=devices(topology, slices))
     experiment.check_batch()
     report, text = aot.compile_step(

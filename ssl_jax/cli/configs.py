@@ -14,7 +14,11 @@ import ml_collections
 
 import ssl_jax
 from ssl_jax import objectives
+from ssl_jax.cli.sections import SECTIONS, settle_backbone, settle_objective
+from ssl_jax.core import config as checked
+from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.files import home
 
 NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint", "evals")
 
@@ -28,20 +32,18 @@ def methods() -> list[str]:
 def load_method(name: str, run: Path | None = None) -> types.ModuleType:
     """The module of a method: one of ours by its name, or the user's own by the path of its file.
 
-    A file within the folder `run` is not executed: a run that somebody was given is data, and
-    must not bring code along.
+    A file in the folder of a run, of `run` or any other, is executed only for who trusts it
+    (`core.trust`).
 
     Raises:
-      UserError: there is none, it lies in `run`, or it defines no `make`.
+      UserError: there is none, it lies in the folder of a run, or it defines no `make`.
     """
+    if not isinstance(name, str):
+        raise UserError(f"objective.name: expected a method's name, got {name!r}")
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UserError(f"no method file {name!r}")
-        if run is not None and Path(name).resolve().is_relative_to(run.resolve()):
-            raise UserError(
-                f"the method file {name} lies in the folder of a run, which holds no code; move "
-                "it out of there and give its path, --config.objective.name=PATH.py"
-            )
+        trust.check(Path(name), run)
         module = load_file(Path(name), "method")
         if not hasattr(module, "make"):
             raise UserError(f"{name} is no method: it defines no make(backbone, spec, **hyper)")
@@ -52,7 +54,7 @@ def load_method(name: str, run: Path | None = None) -> types.ModuleType:
 
 
 def load_file(path: Path, kind: str) -> types.ModuleType:
-    """The module in a file; `kind` tells it from others of its name.
+    """The module in a file, of which `trust.check` holds; `kind` tells it from others of its name.
 
     Raises:
       UserError: it is no Python.
@@ -87,12 +89,24 @@ def load_config(spec: str) -> dict[str, Any]:
     if path is None:
         known = [p.stem for p in configs_folder().glob("*.py") if p.stem in methods()]
         raise UserError(f"no config {name!r}; {suggest(Path(name).stem, known)}")
+    if not path.resolve().is_relative_to(configs_folder().resolve()):
+        trust.check(path)
     _shipped_configs_importable()
     module = load_file(path, "config")
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} is no config: it defines no get_config(arg)")
     made = module.get_config(recipe) if recipe else module.get_config()
-    return made.to_dict() if isinstance(made, ml_collections.ConfigDict) else dict(made)
+    plain = made.to_dict() if isinstance(made, ml_collections.ConfigDict) else dict(made)
+    return {key: _homes(value) for key, value in plain.items()}
+
+
+def _homes(value: Any) -> Any:
+    """`value` with each ~ in its texts as the user's home."""
+    if isinstance(value, dict):
+        return {key: _homes(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_homes, value))
+    return home(value) if isinstance(value, str) else value
 
 
 def _shipped_configs_importable() -> None:
@@ -105,11 +119,11 @@ def _shipped_configs_importable() -> None:
 
 
 def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> None:
-    """Set dotted keys of the nested dicts `config` in place; the types are checked when it is
-    built.
+    """Set dotted keys of the nested dicts `config` in place; the texts of a command line become
+    values of the types that their keys declare.
 
     Raises:
-      UserError: a key whose section does not exist.
+      UserError: a key whose section does not exist, or a text that is no value of its key.
     """
     for key, value in overrides:
         *sections, last = key.split(".")
@@ -125,6 +139,19 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
                 f"config key {key!r} names no section; write --config.SECTION.KEY=VALUE"
             )
         at[last] = value
+    for section in {key.partition(".")[0] for key, _ in overrides}:
+        config[section] = _settled(section, config[section])
+
+
+def _settled(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    if section in SECTIONS:
+        return checked.settle(SECTIONS[section], values, section)
+    if section == "backbone":
+        return settle_backbone(values)
+    values = {k: str(v) if k == "name" else v for k, v in values.items()}
+    if values.get("name") not in methods():
+        return values  # a file: no code of it runs before it is built
+    return settle_objective(load_method(values["name"]).make, values)
 
 
 def configured(

@@ -16,13 +16,14 @@ from rich.console import Console
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli import weights_file
-from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.experiment import Experiment, range_of
 from ssl_jax.cli.load import load
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.sources import open_source
+from ssl_jax.data.survey import read_alike
 from ssl_jax.embed import formats, neighbors, run
 from ssl_jax.embed.encoder import UNPOOLED, Encoder
 from ssl_jax.train import workdir
@@ -36,7 +37,8 @@ FLAGS = {
     "split": "train or eval, of data that define both; by default train",
     "output": f"the file to write, FILE{' or FILE'.join(formats.FORMATS)}; run again to go on",
     "stage": "the layer, a number (-1 is the last) or its name; by default the method's",
-    "pool": "avg, grid (2 x 2 averages), cls, or none: a vector a place; by default the method's",
+    "pool": "pooled (the network's own output), avg, grid (2 x 2 averages), cls, or none: a vector "
+    "per place; by default the method's",
     "patches": "the same as --pool=none",
     "batch_size": "images at once, over all devices; by default 256",
     "threads": "that decode images; by default one a core",
@@ -83,13 +85,13 @@ def main(argv: list[str]) -> int:
             mesh=mesh,
             backbone=backbone or None,
         )
-        source = open_source(data, flags.split or "train")
+        known = range_of(encoder.config) if encoder.config else ()
+        source = read_alike(open_source(data, flags.split or "train"), known)
         most = fraction(flags.max_bad_fraction)
         job = run.Job(encoder, source, output, mesh, batch_size, threads, most)
         console.print(
             f"{source.name}: {len(source):,} images, {said(encoder)}, {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s), {job.batch} at once",
-            markup=False,
         )
         there = output.exists()
         with ImagesLine(console, len(source)) as line:
@@ -98,7 +100,7 @@ def main(argv: list[str]) -> int:
         if count:
             near = neighbors.path_of(output)
             neighbors.write(output, near, count, mesh)
-            console.print(neighbors.usage(output, near), markup=False)
+            console.print(neighbors.usage(output, near))
     return 0
 
 
@@ -148,7 +150,7 @@ def tell(console: Console, output: Path, about: dict, done: str) -> None:
         lines.append(f"left out, broken: {len(left_out) - SHOWN:,} more, listed in the file")
     size = output.stat().st_size / 2**20
     lines.append(f"{output}: {about['rows']:,} rows, {size:,.1f} MiB, {done}")
-    console.print("\n".join(lines), markup=False)
+    console.print("\n".join(lines))
 
 
 class ImagesLine(Line):

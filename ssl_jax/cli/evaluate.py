@@ -39,6 +39,7 @@ from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.results import Record, ResultsFile, key, named_files
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Encoder, Probe
+from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     )
     why = "name the folder of a run, --workdir=W, or a file, --weights=F"
     text = "" if flags.weights else command_line.require(flags, "workdir", why)
-    folders = workdirs(text) if text else []
+    folders = workdir.named(text) if text else []
     protocols = flags.eval.split(",") if flags.eval else []
     for name in protocols:
         if name not in EvalsConfig.known():
@@ -99,26 +100,6 @@ def main(argv: list[str]) -> int:
     return 2 if left_out else 0
 
 
-def workdirs(text: str) -> list[Path]:
-    """The folders that --workdir names, by comma and by glob.
-
-    Raises:
-      UserError: a pattern that no folder matches.
-    """
-    found: list[Path] = []
-    for pattern in text.split(","):
-        path = Path(pattern)
-        if any(c in pattern for c in "*?["):
-            matched = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-            folders = sorted(match for match in matched if (match / "config.json").is_file())
-            if not folders:
-                raise UserError(f"--workdir={pattern}: no run there")
-            found += folders
-        else:
-            found.append(path)  # what reads it says whether it is there
-    return found
-
-
 def grid(sweeps: Sequence[str]) -> list[Cell]:
     """Every combination of the values of "name=value,value" texts.
 
@@ -130,7 +111,7 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
         name, equals, values = text.partition("=")
         if not name or not equals or not values:
             raise UserError(f"--sweep={text}: expected SETTING=VALUE,VALUE")
-        axes.append([(name, value) for value in command_line.values(values)])
+        axes.append([(name, value) for value in command_line.texts(values)])
     return [dict(cell) for cell in itertools.product(*axes)]
 
 
@@ -241,8 +222,9 @@ def asked_with(protocol: Protocol, probe: Probe) -> Record:
 
 def plain(protocol: Protocol, probe: Probe) -> Cell:
     """Its settings as JSON has them, with the layer that it leaves to the method."""
-    given = dataclasses.asdict(protocol)
-    layer = {k: v for k, v in dataclasses.asdict(probe).items() if k in given}
+    given = dataclasses.asdict(protocol.settled())
+    read = dataclasses.asdict(probe.at(given.get("stage"), given.get("pool")))
+    layer = {k: v for k, v in read.items() if k in given}
     given = layer | {k: v for k, v in given.items() if v is not None}
     return json.loads(json.dumps(given))  # type: ignore[no-any-return]
 

@@ -5,10 +5,10 @@ data.
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -18,9 +18,11 @@ from ssl_jax import nets
 from ssl_jax.augment.crop import take_views
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.cli.configs import NAMES, load_method
+from ssl_jax.cli.sections import SECTIONS, settle_objective
 from ssl_jax.core import config as checked
-from ssl_jax.core import credentials, files, sharding
+from ssl_jax.core import credentials, distributed, files, sharding
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.inputs import View
 from ssl_jax.data import subset
 from ssl_jax.data.pipeline import (
     Batch,
@@ -36,24 +38,23 @@ from ssl_jax.data.pipeline import (
 )
 from ssl_jax.data.reader import num_channels
 from ssl_jax.data.sources import Source, held_out, open_source
+from ssl_jax.data.survey import Survey, read_alike, survey
 from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
 from ssl_jax.evals.online import OnlineProbe
 from ssl_jax.evals.suite import EvalsConfig
 from ssl_jax.objectives.base import Objective, Spec, Stream
-from ssl_jax.optim.factory import OptimConfig, make_optimizer
+from ssl_jax.optim.factory import make_optimizer
 from ssl_jax.train import state, workdir
 from ssl_jax.train.checkpoint import CheckpointConfig
 from ssl_jax.train.loop import TrainConfig
 
-SECTIONS = {
-    "data": DataConfig,
-    "optim": OptimConfig,
-    "mesh": sharding.MeshConfig,
-    "train": TrainConfig,
-    "checkpoint": CheckpointConfig,
-    "evals": EvalsConfig,
-}
+RANGE_BEFORE = (0.0, 65535.0)  # of wide pixels in runs of versions without `data.range`
 TOKENIZER = "tokenizer.json"  # in the folder of a run
+
+
+def range_of(config: Mapping[str, Any]) -> tuple[float, ...]:
+    """The range of pixels that are not 8-bit, of a run's resolved config."""
+    return tuple(config.get("data", {}).get("range", RANGE_BEFORE))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +166,16 @@ class Experiment:
     @cached_property
     def evals_source(self) -> Source:
         """What evaluations learn from."""
+        source = self._opened
+        if self.survey.value_range:
+            source.read_in(self.survey.value_range)
+        if self.data.cache == "device":
+            check_in_memory(source)
+        return source
+
+    @cached_property
+    def _opened(self) -> Source:
+        """What evaluations learn from, before it is known how its pixels are read."""
         if not self.data.train:
             raise UserError(
                 "no training data: name it, --data=folder:/path (docs/data.md lists what is read)"
@@ -172,9 +183,36 @@ class Experiment:
         source = self._folds[0] if self.data.fold else open_source(self.data.train, "train")
         if self.data.labelled:
             source = subset.labelled(source, self.data.labelled, self.data.draw)
-        if self.data.cache == "device":
-            check_in_memory(source)
         return source
+
+    @cached_property
+    def survey(self) -> Survey:
+        """How pixels are read: as the run that exists reads them, else by a look at some images,
+        the same in all processes.
+        """
+        old = self._existing
+        if old is not None and not self.data.range:
+            return Survey(range_of(old), int(old["spec"].get("channels", 3)))
+        look = functools.partial(survey, self._opened, self.data.channels, self.data.range)
+        found = distributed.agreed(lambda: dataclasses.asdict(look()))
+        return Survey(tuple(found["value_range"]), found["bands"], tuple(found["lines"]))
+
+    @cached_property
+    def _existing(self) -> Mapping[str, Any] | None:
+        """The resolved config of the run that this is, or goes on with."""
+        if "spec" in self.raw:
+            return self.raw
+        if self.folder is None or not (self.folder / "config.json").is_file():
+            return None
+        old = workdir.read_config(self.folder)
+        same = old.get("data", {}).get("train") == self.data.train
+        return old if same and "spec" in old else None
+
+    def opened(self, data: str, split: Literal["train", "eval"]) -> Source:
+        """Another data set, whose pixels are read as those of the run; if these are 8-bit, in its
+        own range.
+        """
+        return read_alike(open_source(data, split), self.survey.value_range)
 
     @cached_property
     def _folds(self) -> tuple[Source, Source]:
@@ -186,14 +224,17 @@ class Experiment:
         """The further training sets, by name."""
         if self.data.streams and self.data.cache == "device":
             raise UserError("data.cache=device does not go with data.streams; use data.cache=none")
-        return {name: open_source(data, "train") for name, data in self.data.streams.items()}
+        return {name: self.opened(data, "train") for name, data in self.data.streams.items()}
 
     @cached_property
     def eval_source(self) -> Source | None:
         """The evaluation set: the one named, or what the training data themselves hold out; of both
         sets a part with `data.fold`.
         """
-        return self._folds[1] if self.data.fold else self._named_eval_source
+        source = self._folds[1] if self.data.fold else self._named_eval_source
+        if source is not None and self.survey.value_range:
+            source.read_in(self.survey.value_range)
+        return source
 
     @property
     def _named_eval_source(self) -> Source | None:
@@ -228,7 +269,7 @@ class Experiment:
             self.source.name,
             len(self.source),
             self.source.num_classes,
-            num_channels(self.source, self.data.channels),
+            num_channels(self.source, self.data.channels, self.survey.bands),
             tuple(
                 Stream(name, len(stream), stream.num_classes)
                 for name, stream in self.streams.items()
@@ -239,10 +280,10 @@ class Experiment:
     @cached_property
     def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
-        method = load_method(str(hyper.pop("name", "")), self.folder)
+        method = load_method(hyper.pop("name", ""), self.folder)
         arch = dict(self.raw.get("backbone", {}))
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
-        made = method.make(backbone, self.spec, **hyper)
+        made = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(made.inputs(), self.data.streams)
         for view in made.inputs().views:
             recipe(view.recipe)  # raises for an unknown one, before anything is compiled
@@ -268,13 +309,40 @@ class Experiment:
         """Before it is trained.
 
         Raises:
-          UserError: the batch does not divide by the devices.
+          UserError: the batch does not divide by the devices, or the method learns nothing from one
+            so small.
         """
+        least = self.method.least_batch
+        if self.train.batch_size < least:
+            raise UserError(
+                f"train.batch_size: {self.raw['objective']['name']} compares the images of a batch "
+                f"and learns nothing from {self.train.batch_size}; give {least} or more"
+            )
         if self.train.batch_size % self.mesh.size:
             raise UserError(
                 f"train.batch_size: {self.train.batch_size} does not divide by the "
                 f"{self.mesh.size} devices"
             )
+
+    def check_used(self, keys: Collection[str]) -> None:
+        """Of the keys "section.key" that are given for a run, whether each changes anything.
+
+        Raises:
+          UserError: one does not.
+        """
+        for key in keys:
+            section, *path = key.split(".")
+            at = self.method if section == "objective" else self.sections.get(section)
+            for name in path[:-1]:
+                at = getattr(at, name, None)
+            where = ".".join((section, *path[:-1]))
+            if path and dataclasses.is_dataclass(at):
+                checked.check_used(at, where, path[-1:])
+            if isinstance(at, View) and path[-1] == "strength" and not recipe(at.recipe).scalable:
+                raise UserError(
+                    f"{where}.strength: {at.strength} would change nothing: the recipe "
+                    f"{at.recipe!r} has no distortion that it multiplies"
+                )
 
     @property
     def _rows(self) -> np.ndarray:
@@ -372,12 +440,16 @@ class Experiment:
         out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
         out["backbone"] = {"name": "resnet"} | dict(self.raw.get("backbone", {}))
         out["spec"] = dataclasses.asdict(self.spec)
+        if "spec" not in self.raw:
+            out["data"]["range"] = self.survey.value_range
         return json.loads(json.dumps(out))
 
     def defaults(self) -> dict[str, Any]:
         """What keys of `resolved` are where nothing is said, likewise."""
         out = {name: checked.defaults(type(section)) for name, section in self.sections.items()}
         out["objective"] = checked.defaults(type(self.method))
+        if self._existing is not None and "range" not in self._existing.get("data", {}):
+            out["data"]["range"] = self.survey.value_range
         return json.loads(json.dumps(out, default=dataclasses.asdict))
 
 

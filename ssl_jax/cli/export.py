@@ -29,6 +29,7 @@ from ssl_jax.data.decode import EVAL_SHARE
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.embed.stablehlo import PLATFORMS, stablehlo
 from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.train.metrics import read_summary
 from ssl_jax.weights import files, networks, timm
 from ssl_jax.weights.networks import REST, STUDENT, TEACHER
 from ssl_jax.weights.places import under
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
         f"{size / 1e6:.1f} MB; {about['method']}, step {about['step']}, {about['encoder']}"
     )
     if lines:
-        console.print("\n".join(lines), markup=False)
+        console.print("\n".join(lines))
         console.print(f"model.load_state_dict(safetensors.torch.load_file({output.name!r}))")
     return 0
 
@@ -181,8 +182,7 @@ class Run:
             "mean": np.broadcast_to(mean, self.channels).astype(float).round(6).tolist(),
             "std": np.broadcast_to(std, self.channels).astype(float).round(6).tolist(),
         }
-        summary = self.folder / "summary.json"
-        results = json.loads(summary.read_text()) if summary.is_file() else {}
+        results = read_summary(self.folder)
         measured = ("eval/", "diag/", "untrained/", "pixels/", "step")
         versions = ("ssl-jax", "jax", "flax", "numpy")
         now = {name: importlib.metadata.version(name) for name in versions}

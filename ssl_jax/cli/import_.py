@@ -97,7 +97,7 @@ def completed(weights: Weights) -> list[str]:
 def show(weights: Weights, drawn: list[str]) -> None:
     """What was loaded, skipped and missing."""
     console, report = terminal(), weights.report
-    console.print(f"found: {', '.join(report.found)}", markup=False)
+    console.print(f"found: {', '.join(report.found)}")
     table = Table()
     for column in ("network", "part", "variables", "numbers"):
         table.add_column(column, justify="right" if column in ("variables", "numbers") else "left")
@@ -121,4 +121,4 @@ def show(weights: Weights, drawn: list[str]) -> None:
     ):
         if names:
             more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-            console.print(f"{name} ({len(names)}): {', '.join(names[:LISTED])}{more}", markup=False)
+            console.print(f"{name} ({len(names)}): {', '.join(names[:LISTED])}{more}")

@@ -11,7 +11,7 @@ import jax
 from ssl_jax.cli import orbax, weights_file
 from ssl_jax.cli.evaluate import NEWEST, steps_of
 from ssl_jax.cli.experiment import Experiment
-from ssl_jax.core import sharding
+from ssl_jax.core import sharding, trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.train.checkpoint import Checkpoints
@@ -25,6 +25,7 @@ def load(
     pool: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
     backbone: Mapping[str, Any] | None = None,
+    trust_code: bool = False,
 ) -> Encoder:
     """The encoder of a run, its trained backbone (teacher or student, as the method says), or of a
     file of weights, with what it needs to be called on images.
@@ -35,10 +36,12 @@ def load(
       step: of the run's checkpoint; by default the newest.
       stage: the layer to read, a number (-1 is the last) or a name of `Encoder.layers`; by default
         where the method's representation is.
-      pool: "avg", "grid" (averages over 2 x 2), "cls", or "none" for features of every place; by
-        default the method's.
+      pool: "pooled" (the network's own output, of its last layer), "avg", "grid" (averages over 2
+        x 2), "cls" (the layer's class token), or "none" for features of every place; by default the
+        method's, and "avg" of an earlier layer where that is "pooled".
       mesh: devices that hold the weights, each all of them; any mesh; by default one device.
       backbone: of a public file, what its names and shapes do not tell, {"heads": 12}.
+      trust_code: run a method file that lies in the folder of a run (docs/safety.md).
 
     Raises:
       UserError: no such run, checkpoint, file or layer; a network that ours cannot compute whole.
@@ -52,7 +55,8 @@ def load(
     elif backbone:
         raise UserError(f"{where} is a run, which says what its backbone is; leave backbone out")
     else:
-        made = from_run(where, step, devices)
+        with trust.scope(trust_code):
+            made = from_run(where, step, devices)
     return made if stage is None and pool is None else made.at(stage, pool)
 
 

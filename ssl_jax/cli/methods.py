@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import configs_folder, methods
-from ssl_jax.cli.table import terminal
+from ssl_jax.cli.table import styled, terminal
 from ssl_jax.objectives.base import Objective
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
             families[family] = Table.grid(padding=(0, 2, 0, 0))
             families[family].add_column(no_wrap=True)
         more = f"needs {needs}; recipes {', '.join(recipes(name))}"
-        families[family].add_row(f"  [bold]{name}[/]", f"{paper}\n[dim]{more}[/]")
+        families[family].add_row(styled("  ", (name, "bold")), styled(f"{paper}\n", (more, "dim")))
     console = terminal()
     for family, table in sorted(families.items()):
         console.print(family)

@@ -1,7 +1,6 @@
 """Weights as an Orbax checkpoint in a folder of its own, beside files of them."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,10 @@ def write(folder: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str
         raise UserError(f"--output={folder} exists; name a new folder")
     about = {name: [array.dtype.name, list(array.shape)] for name, array in tensors.items()}
     try:
-        with replacing(folder) as temporary:
-            shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
-            with Checkpoints(temporary) as checkpoints:
-                state: Any = _nested(tensors)
-                checkpoints.save(0, state, dict(metadata) | {ARRAYS: json.dumps(about)})
-                checkpoints.finish()
+        with replacing(folder) as temporary, Checkpoints(temporary) as checkpoints:
+            state: Any = _nested(tensors)
+            checkpoints.save(0, state, dict(metadata) | {ARRAYS: json.dumps(about)})
+            checkpoints.finish()
     except (OSError, UserError) as e:
         raise UserError(f"cannot write --output={folder}: {e}") from None
 

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.table import terminal
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.prepare import Shards, prepare
 from ssl_jax.data.sources import open_source
 
@@ -31,6 +32,8 @@ def main(argv: list[str]) -> int:
         for name in ("size", "quality", "per_shard")
         if (text := flags[name].value)
     }
+    if "quality" in numbers and "size" not in numbers:
+        raise UserError("--quality is of images that are resized; give --size, or leave it out")
     shards, source, console = Shards(**numbers), open_source(data), terminal()
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("preparing", total=len(source))

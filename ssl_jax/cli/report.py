@@ -19,17 +19,17 @@ import jax
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli import weights_file
 from ssl_jax.cli.configs import load_method
-from ssl_jax.cli.evaluate import NEWEST, workdirs
+from ssl_jax.cli.evaluate import NEWEST
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import NAMES, SCORES, terminal
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
-from ssl_jax.data.sources import open_source
 from ssl_jax.evals.base import Images
 from ssl_jax.report.look import look
 from ssl_jax.report.page import render
 from ssl_jax.report.run import Run, names
+from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     weights = weights_file.requested(flags, overrides)
     why = "name the folder of a run, --workdir=W, or a file, --weights=F"
     text = "" if weights else command_line.require(flags, "workdir", why)
-    folders = [weights.path] if weights else workdirs(text)
+    folders = [weights.path] if weights else workdir.named(text)
     count = command_line.whole("examples", flags.examples, default=1000, least=8)
     step = command_line.whole("step", flags.step, default=NEWEST)
     if weights:
@@ -104,8 +104,8 @@ def examine(
         experiment, checkpoints = weights, weights.checkpoints()
         run.facts |= weights.described
     else:
-        run.facts |= of_config(run, folder)
         experiment = Experiment.of_run(folder)
+        run.facts |= of_config(run, experiment, folder)
         run.facts["method"] = about(experiment)
         run.facts["parameters"] = (
             f"{tree.count(experiment.abstract_state.params):,} trained, of which "
@@ -125,9 +125,9 @@ def examine(
             versions = checkpoints.metadata(number).get("versions", {})
             run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in versions.items())
         other = flags.data and not weights  # than the experiment's
-        source = open_source(flags.data, "train") if other else experiment.source
+        source = experiment.opened(flags.data, "train") if other else experiment.source
         test = None if other else experiment.eval_source
-        test = open_source(flags.eval_data, "eval") if flags.eval_data else test
+        test = experiment.opened(flags.eval_data, "eval") if flags.eval_data else test
         images = Images.of(
             source,
             test,
@@ -143,27 +143,31 @@ def examine(
         run.look = look(experiment.objective, state, images, number)
 
 
-def of_config(run: Run, folder: Path) -> dict[str, str]:
+def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
     """Facts that the config alone tells."""
-    config, spec = run.config, run.config.get("spec", {})
-    backbone, optim = dict(config["backbone"]), config["optim"]
-    views = config["objective"].get("views") or [config["objective"].get("view") or {}]
-    crops = [f"{v.get('count', 1)} of {v['size']} px ({v['recipe']})" for v in views if "size" in v]
-    arch = " ".join([backbone.pop("name"), *(f"{k}={v}" for k, v in backbone.items())])
-    examples, classes = spec.get("num_examples", 0), spec.get("num_classes", 0)
-    evaluation = config["data"].get("eval") or "held out of it"
+    spec, optim = experiment.spec, experiment.sections["optim"]
+    hyper = run.config.get("objective", {})
+    backbone = {"name": "resnet"} | run.config.get("backbone", {})
+    views = hyper.get("views") or [hyper.get("view")]
+    crops = [
+        f"{v.get('count', 1)} of {v['size']} px ({v.get('recipe')})"
+        for v in (views if isinstance(views, list) else ())
+        if isinstance(v, dict) and "size" in v
+    ]
+    arch = " ".join([str(backbone.pop("name")), *(f"{k}={v}" for k, v in backbone.items())])
+    evaluation = experiment.data.eval or "held out of it"
     facts = {
         "folder": str(folder),
-        "method": config["objective"]["name"],
-        "data": f"{config['data']['train']}: {examples:,} images, {classes} classes; "
-        f"evaluation: {evaluation}",
+        "method": str(hyper.get("name", "")),
+        "data": f"{experiment.data.train}: {spec.num_examples:,} images, {spec.num_classes} "
+        f"classes; evaluation: {evaluation}",
         "views of an image": ", ".join(crops),
         "backbone": arch,
-        "optimizer": f"{optim['name']}, learning rate {optim['lr']:g}, {optim['schedule']}, weight "
-        f"decay {optim['weight_decay']:g}",
-        "steps": f"{run.step:,} of {spec.get('total_steps', 0):,}, batches of "
-        f"{spec.get('global_batch', 0):,}, {spec.get('steps_per_epoch', 0):,} steps an epoch",
-        "seed": str(config["train"]["seed"]),
+        "optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}, weight "
+        f"decay {optim.weight_decay:g}",
+        "steps": f"{run.step:,} of {spec.total_steps:,}, batches of {spec.global_batch:,}, "
+        f"{spec.steps_per_epoch:,} steps an epoch",
+        "seed": str(experiment.train.seed),
     }
     pace = run.last.get("perf/images_per_second")
     if pace:
@@ -173,8 +177,8 @@ def of_config(run: Run, folder: Path) -> dict[str, str]:
 
 def about(experiment: Experiment) -> str:
     """The method's name and what its file says first."""
-    name = experiment.raw["objective"]["name"]
-    doc = (load_method(name).__doc__ or "").strip().splitlines()
+    name = str(experiment.raw["objective"]["name"])
+    doc = (load_method(name, experiment.folder).__doc__ or "").strip().splitlines()
     return f"{name}: {doc[0].partition(': ')[2] or doc[0]}" if doc else name
 
 

@@ -1,15 +1,16 @@
 """Run a training command again until it is done: a run goes on where its newest checkpoint lies."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_jax.core import trust
 from ssl_jax.core.watch import FINAL, INTERRUPTED, LOST
+from ssl_jax.train.manifest import steps
 
 CHILD = "SSL_JAX_RESTARTED"  # in the environment of the process that does the work
 PAUSE = 5.0  # seconds before a restart, so that all processes of a run have ended
@@ -32,10 +33,10 @@ def until_done(argv: Sequence[str], folder: Path, times: int) -> int:
     Returns:
       The exit code of the last attempt.
     """
-    command = [sys.executable, "-m", "ssl_jax", *argv]
+    command, env = trust.python("ssl_jax")
     left, reached = times, newest(folder)
     while True:
-        code, told = _child(command)
+        code, told = _child([*command, *argv], env)
         if told or code in (0, FINAL, INTERRUPTED):
             return code if code >= 0 else 128 - code
         before, reached = reached, newest(folder)
@@ -51,16 +52,15 @@ def until_done(argv: Sequence[str], folder: Path, times: int) -> int:
 
 def newest(folder: Path) -> int:
     """Step of the newest checkpoint in `folder`, -1 if there is none."""
-    saved = (folder / "checkpoints").glob("[0-9]*/manifest.json")
-    return max((int(p.parent.name) for p in saved if p.parent.name.isdigit()), default=-1)
+    return max(steps(folder / "checkpoints"), default=-1)
 
 
-def _child(command: Sequence[str]) -> tuple[int, bool]:
+def _child(command: Sequence[str], env: Mapping[str, str]) -> tuple[int, bool]:
     """Run it: its exit code, and whether SIGTERM came for this process, which is passed on. Ctrl-C
     reaches both; it is the child that decides what it does.
     """
     told = False
-    process = subprocess.Popen(command, env=os.environ | {CHILD: "1"})
+    process = subprocess.Popen(command, env={**env, CHILD: "1"})
 
     def end(*_: Any) -> None:
         nonlocal told

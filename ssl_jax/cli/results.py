@@ -18,10 +18,11 @@ from typing import Any
 import tabulate
 
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.evaluate import workdirs
+from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
 from ssl_jax.evals.results import Record, ResultsFile
+from ssl_jax.train import workdir
 
 FLAGS = {
     "workdir": "folders of runs, with commas or as 'runs/*'",
@@ -49,6 +50,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--format={style}: {suggest(style, FORMATS)}")
     if flags.columns and flags.against:
         raise UserError("give --columns or --against, not both")
+    if flags.mean and flags.against:
+        raise UserError("give --mean or --against, not both: pairs of runs are averaged already")
+    if flags.value and not flags.columns:
+        raise UserError("--value is the number in the columns of --columns; give that too")
     rows, metrics = select(read(flags.workdir, flags.results), flags.where)
     if flags.against:
         others, more = select(read(flags.against, ""), flags.where)
@@ -65,7 +70,7 @@ def main(argv: list[str]) -> int:
     if flags.output:
         write_text(Path(flags.output), text + "\n")
     else:
-        print(text)
+        terminal().print(text)
     return 0
 
 
@@ -83,7 +88,7 @@ def read(folders: str, file: str) -> list[Record]:
         raise UserError("--workdir is missing: name the folders of runs, --workdir='runs/*'")
     return [
         record
-        for folder in workdirs(folders)
+        for folder in workdir.named(folders)
         for record in ResultsFile(folder / "eval" / "results.jsonl").read()
     ]
 
@@ -114,7 +119,8 @@ def select(records: Sequence[Record], where: Sequence[str]) -> tuple[list[Row], 
         known = {column for asked, _ in pairs for column in asked}
         if pairs and name not in known:
             raise UserError(f"--where={text}: no column {name!r}; {suggest(name, known)}")
-        wanted = [str(value) for value in command_line.values(values)]
+        # As a number is written, and as it was typed: "none" is None or the word.
+        wanted = {*map(str, command_line.values(values)), *command_line.texts(values)}
         pairs = [pair for pair in pairs if str(pair[0].get(name)) in wanted]
     metrics = dict.fromkeys(name for _, answers in pairs for name in answers)
     return [asked | answers for asked, answers in pairs], list(metrics)

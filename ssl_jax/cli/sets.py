@@ -12,7 +12,9 @@ from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core import config as checked
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.sources import held_out, open_source
+from ssl_jax.core.ranges import Whole
+from ssl_jax.data.sources import held_out
+from ssl_jax.data.survey import read_alike
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.suite import EvalsConfig, Quality
 from ssl_jax.objectives.base import Encoder
@@ -36,8 +38,8 @@ class DataSet:
     data: str = ""
     eval_data: str = ""
     metric: Literal["top1", "mean_per_class"] = "top1"
-    max_train: int = 0
-    max_eval: int = 0
+    max_train: Whole = 0
+    max_eval: Whole = 0
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -68,10 +70,18 @@ def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Proto
     """The protocol with the settings of each cell.
 
     Raises:
-      UserError: a setting that it has not, or a wrong value.
+      UserError: a setting that it has not or that changes nothing, or a wrong value.
     """
+    for setting in type(protocol).of_pixels:
+        if any(setting in cell for cell in cells):
+            raise UserError(
+                f"{name}.{setting} would change nothing: it is for raw pixels, which training "
+                "measures beside the network"
+            )
     current = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol)}
     made = [checked.build(type(protocol), current | cell, name) for cell in cells]
+    for one, cell in zip(made, cells, strict=True):
+        checked.check_used(one, name, cell)
     return list(dict.fromkeys(made))
 
 
@@ -106,12 +116,13 @@ class Task:
                 evals.protocol(protocol), protocol, [dict(data.settings.get(protocol, {}))]
             )
             asked[protocol] = settings(one, protocol, cells)
-        source = open_source(data.data, "train") if data.data else experiment.evals_source
-        test = open_source(data.eval_data, "eval") if data.eval_data else None
+        source = experiment.opened(data.data, "train") if data.data else experiment.evals_source
+        test = experiment.opened(data.eval_data, "eval") if data.eval_data else None
         if test is None and not data.data:
             test = experiment.eval_source
         elif test is None and name:
             test = held_out(data.data)
+            test = test and read_alike(test, experiment.survey.value_range)
         quality = Quality(
             experiment.objective,
             dataclasses.replace(evals, **most),

@@ -19,8 +19,10 @@ from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import load_config
 from ssl_jax.cli.restart import newest
 from ssl_jax.cli.results import FORMATS, Row, ordered, shown, text_of
+from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
+from ssl_jax.core.plain import is_whole
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.train.metrics import read_metrics
 from ssl_jax.train.workdir import read_config
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> int:
     if flags.output:
         write_text(Path(flags.output), text + "\n")
     else:
-        print(text)
+        terminal().print(text)
     if failed:
         raise UserError(f"not trained: {', '.join(failed)}, for the reasons above")
     return 0
@@ -115,7 +117,8 @@ def finished(folder: Path) -> bool:
     """Whether the run there has its last checkpoint, before which it was evaluated."""
     if not (folder / "config.json").exists():
         return False
-    return newest(folder) >= int(read_config(folder)["spec"]["total_steps"])
+    total = read_config(folder).get("spec", {}).get("total_steps")
+    return is_whole(total) and newest(folder) >= total
 
 
 def table(runs: Sequence[Planned], folder: Path, metrics: str = "") -> list[Row]:

@@ -1,12 +1,15 @@
 """The tables that a run ends with, for a reader who has not seen one before."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ssl_jax.core import distributed
-from ssl_jax.evals.collapse import SAYS, Kind
+from ssl_jax.core.errors import visible
+from ssl_jax.evals.collapse import SAYS, kind_of
 
 # metric -> (name for people, is larger better or None where it is no score)
 NAMES = {
@@ -52,11 +55,29 @@ SCORES = (  # how those metrics start of which more is better, and 1 is all
 )
 
 
+class Terminal(Console):
+    """Prints names as they are, a path or a class from who knows where: nothing in a text is markup
+    or steers the terminal. What is styled is given as `rich.text.Text`, or by `style`.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text, plain="\n\t"), **options)
+
+
 def terminal() -> Console:
     """Where a command prints: lines are left whole, so that a path can be copied. Of several
     processes only the first one prints.
     """
-    return Console(soft_wrap=True, highlight=False, quiet=not distributed.primary())
+    return Terminal(soft_wrap=True, highlight=False, quiet=not distributed.primary())
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """One line of texts, each plain or (text, style)."""
+    shown = [visible(p, "\n") if isinstance(p, str) else (visible(p[0], "\n"), p[1]) for p in parts]
+    return Text.assemble(*shown)
 
 
 def final_table(
@@ -72,15 +93,15 @@ def final_table(
         table.add_column(column, justify="right")
     for key, name in _rows(last):
         cells = [last.get(k) for k in (key, f"untrained/{key}", f"pixels/{key}")]
-        texts = ["" if v is None else f"{v:.3f}" for v in cells]
+        texts = [Text("" if v is None else f"{v:.3f}") for v in cells]
         scored = key.removeprefix("eval/").startswith(SCORES) and all(v is not None for v in cells)
         if scored and cells[0] == max(cells):  # type: ignore[type-var]
-            texts[0] = f"[bold green]{texts[0]}[/]"
+            texts[0].stylize("bold green")
         table.add_row(name, *texts)
     if table.row_count:
         console.print(table, soft_wrap=False)
-    if kind := last.get("diag/collapse"):
-        console.print(f"[bold red]{SAYS[Kind(int(kind))]}[/]")
+    if kind := kind_of(last.get("diag/collapse", 0)):
+        console.print(SAYS[kind], style="bold red")
 
 
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:

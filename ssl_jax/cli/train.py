@@ -4,8 +4,9 @@ ssl-jax train --config=simclr:digits --workdir=W
 ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --config.optim.lr=0.2
 """
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from ssl_jax.cli import auto, pretrained, restart
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import configured, override
 from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import final_table, terminal
+from ssl_jax.cli.table import final_table, styled, terminal
 from ssl_jax.cli.training import Training
 from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.train import workdir
+from ssl_jax.data.sources import Source, held_out
+from ssl_jax.train import paths, workdir
 from ssl_jax.train.profile import Profile
 
 FLAGS = {
@@ -33,6 +35,8 @@ FLAGS = {
     "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
     **distributed.FLAGS,
 }
+
+CLASSES_SHOWN = 5  # names, at the start
 
 
 def main(argv: list[str]) -> int:
@@ -69,17 +73,22 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
             "images, --data=folder:/path"
         )
     config.pop("spec", None)  # it follows from the rest
+    config = paths.anchored(config)
+    if (folder / "config.json").exists():
+        config = as_begun(config, workdir.read_config(folder), console)
     experiment = Experiment.from_config(config, folder)
     # All that a user can get wrong is checked before a file is written.
     experiment.check_batch()
     resolved = experiment.resolved()
     if not (folder / "config.json").exists():
         pretrained.check(experiment)
+        experiment.check_used([key for key, _ in overrides])
     announce(console, experiment)
     if chosen:
         console.print(auto.estimate(experiment))
     accept = flags.accept_changes
-    with workdir.opened(folder, resolved, experiment.defaults(), accept):
+    check = functools.partial(check_end, experiment, folder)
+    with workdir.opened(folder, resolved, experiment.defaults(), accept, check):
         if distributed.primary():
             experiment.keep_tokenizer(folder)
         training = Training(experiment, resolved, folder, console, profile, accept)
@@ -95,16 +104,92 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     return 0
 
 
+def check_end(experiment: Experiment, folder: Path) -> None:
+    """Before a run goes on.
+
+    Raises:
+      UserError: it is to end before the step that it has reached.
+    """
+    total, stop = experiment.spec.total_steps, experiment.train.stop_at
+    done, end = restart.newest(folder), min(stop or total, total)
+    if done > end:
+        key = "train.stop_at" if stop and stop < total else "train.steps (or epochs)"
+        raise UserError(
+            f"{key}: the run is to end at step {end}, and {folder} is at step {done} already; give "
+            "a larger number, or another --workdir"
+        )
+
+
+def as_begun(config: dict[str, Any], before: Mapping[str, Any], console: Console) -> dict[str, Any]:
+    """The config of a run that goes on; of one that began when held-out folders (`val/`) were
+    trained on too, with all of the folder, "#.".
+    """
+    data = config.get("data", {})
+    train, old = data.get("train"), before.get("data", {}).get("train")
+    if not train or "#" in train or not paths.same("data.train", old, train):
+        return config
+    whole = {**config, "data": {**data, "train": f"{train}#."}}
+    if old.endswith("#."):
+        return whole
+    began_with = before.get("spec", {}).get("num_examples")
+    if held_out(train) is None or Experiment.from_config(config).facts.examples == began_with:
+        return config
+    if Experiment.from_config(whole).facts.examples != began_with:
+        return config
+    console.print("this run began with held-out folders among its training data, and goes on so")
+    return whole
+
+
 def announce(console: Console, experiment: Experiment) -> None:
     """What will run, before it does."""
     spec, mesh = experiment.spec, experiment.mesh
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     params = tree.count(experiment.abstract_state.params)
     console.print(
-        f"[bold]{experiment.raw['objective']['name']}[/]: {params:,} parameters on {mesh.size} "
-        f"{mesh.devices.flat[0].device_kind} device(s), mesh {shape}\n"
+        styled(
+            (experiment.raw["objective"]["name"], "bold"),
+            f": {params:,} parameters on {mesh.size} {mesh.devices.flat[0].device_kind} device(s), "
+            f"mesh {shape}",
+        )
+    )
+    console.print(
         f"{experiment.data.train}: {spec.num_examples:,} images, {spec.total_steps:,} steps of "
         f"{spec.global_batch} ({spec.steps_per_epoch:,} steps an epoch)",
     )
+    for line in (*data_lines(experiment), *experiment.survey.lines):
+        console.print(line, markup=False, highlight=False)
     if experiment.train.online_probe is not None and not experiment.probed:
         console.print("train.online_probe: these images have no labels, so none is trained along")
+
+
+def data_lines(experiment: Experiment) -> list[str]:
+    """What the data are: classes, what lies there and is left out, what evaluations measure on."""
+    source, evals = experiment.source, experiment.evals
+    lines = [f"  {classes(source, count=evals.every >= 0)}"]
+    lines += [f"  left out: {count:,} {_printable(why)}" for why, count in source.left_out.items()]
+    for name, stream in experiment.streams.items():
+        lines.append(f"  stream {name}: {len(stream):,} images of {_printable(stream.name)}")
+    if evals.every < 0:
+        return [*lines, "  evaluated on: nothing while it trains (evals.every=-1)"]
+    test = experiment.eval_source
+    if test is None:
+        return [*lines, "  evaluated on: a fifth of the training images; --eval_data names others"]
+    shown = f"{len(test):,} images, {classes(test, count=True)}"
+    return [*lines, f"  evaluated on: {_printable(test.name)}: {shown}"]
+
+
+def classes(source: Source, count: bool) -> str:
+    """Number of classes and first names; with `count` also the examples without a label."""
+    names = source.class_names
+    if not names:
+        return "no labels"
+    shown = ", ".join(map(_printable, names[:CLASSES_SHOWN]))
+    shown += ", ..." if len(names) > CLASSES_SHOWN else ""
+    line = f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({shown})"
+    if count and source.labels is not None and (missing := int((source.labels < 0).sum())):
+        line += f", {missing:,} images without a label"
+    return line
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -144,10 +144,17 @@ class Training:
         said, where = found.metadata, f"the checkpoint of step {found.step}"
         defaults = run.defaults()
         workdir.check_resumable(said["config"], self._resolved, where, defaults, self._accept)
-        if said["data"] != self._fingerprint and not self._accept:
+        if (
+            said["data"] != self._fingerprint
+            and not self._accept
+            and not distributed.agreed(
+                lambda: run.source.matches(said["data"])  # of an older version
+            )
+        ):
             raise UserError(
-                f"the training data {run.data.train} are not those of {where}: files or sizes "
-                "differ; give the old ones, another --workdir, or --accept_changes"
+                f"the training data {run.data.train} are not those of {where}: files, sizes, "
+                "labels, captions or pixels differ; give the old ones, another --workdir, or "
+                "--accept_changes"
             )
         self._console.print(f"going on from {where}")
         evaluated, left_out = said["evaluated"], said["left_out"]
@@ -250,7 +257,7 @@ class Training:
         except Exception as e:
             if jax.process_count() > 1:
                 raise  # the others are in the middle of it
-            with (self._folder / ERRORS).open("a") as file:
+            with contextlib.suppress(OSError), (self._folder / ERRORS).open("a") as file:
                 file.write(f"evaluation at step {step}\n{traceback.format_exc()}\n")
             said = (str(e).splitlines() or [""])[0]
             self._warn(
@@ -273,7 +280,7 @@ class Training:
         }
 
     def _warn(self, text: str) -> None:
-        self._console.print(text, style="bold red", markup=False)
+        self._console.print(text, style="bold red")
 
     def _warn_of_disk(self, text: str) -> None:
         """Each process has its own, so each tells, though only the first has a console."""
@@ -298,7 +305,7 @@ def alarmed(
         return dict(found)
     finding = diagnose(numbers, before)
     if finding.kind and finding.kind != last.get("diag/collapse"):
-        console.print(f"[bold red]step {step}: {finding}[/]")
+        console.print(f"step {step}: {finding}", style="bold red")
     return {**found, "diag/collapse": float(finding.kind)}
 
 

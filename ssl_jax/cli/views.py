@@ -19,6 +19,8 @@ from ssl_jax.cli.configs import configured, override
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import replacing
+from ssl_jax.data.decode import to_channels, viewable
 from ssl_jax.data.pipeline import eval_arrays
 
 FLAGS = {
@@ -48,18 +50,18 @@ def main(argv: list[str]) -> int:
         config = configured(flags.config, overrides, flags.data)
     else:
         config, reasons = auto.choose(flags.data, *auto.start_of(overrides))
-        console.print(
-            "no --config: the views that train chooses for these images", *reasons[:2], sep="\n  "
-        )
+        console.print("no --config: the views that train chooses for these images")
+        console.print("\n".join(f"  {reason}" for reason in reasons[:2]), markup=False)
         override(config, overrides)
     experiment = Experiment.from_config(config)
-    try:
-        written = cv2.imwrite(str(output), contact_sheet(experiment)[..., ::-1])
-    except cv2.error:
-        written = False
-    if not written:
-        raise UserError(f"cannot write --output={output}")
+    made, data = cv2.imencode(".png", contact_sheet(experiment)[..., ::-1])
+    if not made:
+        raise UserError("the picture is too large for a PNG; give fewer --examples")
+    with replacing(output) as temporary:  # cv2 takes no name that is no UTF-8
+        temporary.write_bytes(data.tobytes())
     views = sum(view.count for view in experiment.objective.inputs().views)
+    for line in experiment.survey.lines:
+        console.print(line, markup=False)
     console.print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
     return 0
 
@@ -86,9 +88,8 @@ def contact_sheet(experiment: Experiment) -> np.ndarray:
 
 
 def _tile(image: np.ndarray) -> np.ndarray:
-    """One (h, w, 1 or 3) image at SIDE pixels with a white edge, (SIDE + GAP, SIDE + GAP, 3)."""
+    """One (h, w, C) image at SIDE pixels with a white edge, (SIDE + GAP, SIDE + GAP, 3)."""
+    image = np.ascontiguousarray(viewable(image))
     image = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
-    image = image.reshape(SIDE, SIDE, -1)
-    if image.shape[-1] != 3:
-        image = np.repeat(image[..., :1], 3, axis=-1)
+    image = to_channels(image.reshape(SIDE, SIDE, -1), 3)
     return np.pad(image, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)

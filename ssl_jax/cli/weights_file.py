@@ -40,7 +40,7 @@ def encoder(path: Path, mesh: jax.sharding.Mesh, backbone: Mapping[str, Any] | N
 
     A file that does not say how its network is fed is fed as most public ones are: 224 pixels, or
     what its positions are for, with ImageNet's mean and deviation, CLIP's for CLIP; and read at the
-    last layer, at the class token where it pools so.
+    network's own output.
     """
     file = orbax.read_any(path)
     weights = networks.of_file(file, str(path), backbone)
@@ -69,8 +69,10 @@ def fed(weights: Weights, usual: str) -> tuple[View, Probe, dict[str, Any]]:
         if not 1 <= size <= LARGEST:
             raise ValueError(f"images of {size} pixels; expected 1 to {LARGEST}")
         view = View(size=size, recipe=str(fed.get("recipe", usual)))
-        pool = "cls" if backbone.get("name") == "vit" and backbone.get("pool") != "avg" else "avg"
-        probe = Probe(int(read.get("stage", -1)), str(read.get("pool", pool)))
+        stage, pool = read.get("stage"), read.get("pool")
+        probe = Probe(pool="pooled").at(
+            None if stage is None else int(stage), None if pool is None else str(pool)
+        )
         settings = dict(config) or {"backbone": backbone}
     except (ValueError, TypeError, AttributeError, OverflowError) as e:
         raise UserError(f"{weights.name}: what it says of itself cannot be used: {e}") from None

@@ -1,17 +1,23 @@
-"""From plain mappings (a section of a config) to frozen dataclasses, every key and type checked.
+"""From plain mappings (a section of a config) to frozen dataclasses, every key, type and range
+checked.
 
 No key of a config is read that no dataclass declares: a misspelt key is an error that names its
-  neighbours.
+neighbours. A number lies in the range that is declared beside its type (`core.ranges`). A `Text`
+of a command line becomes what the declared type makes of it.
 """
 
 import dataclasses
+import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.plain import Text, literal
+from ssl_jax.core.ranges import Range
 
 T = TypeVar("T")
 _LARGEST = 2**63 - 1  # arrays hold no more
@@ -28,10 +34,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> 
 
     Raises:
       UserError: an unknown key (with the nearest known ones), a missing key or a value of the wrong
-        type.
+        type or out of its range.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in given}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     out = dict(given)
     for key, value in values.items():
         if key not in fields:
@@ -58,9 +64,10 @@ def arguments(
       given: parameters that the caller supplies and a config may not set.
 
     Raises:
-      UserError: an unknown key (with the nearest known ones) or a value of the wrong type.
+      UserError: an unknown key (with the nearest known ones) or a value of the wrong type or out
+        of its range.
     """
-    hints = typing.get_type_hints(function)
+    hints = _hints(function)
     known = inspect.signature(function).parameters.keys() - set(given)
     for key in values:
         if key not in known:
@@ -68,10 +75,78 @@ def arguments(
     return {k: _coerce(v, hints.get(k, Any), f"{where}.{k}", None) for k, v in values.items()}
 
 
+def check_used(section: Any, where: str, names: Collection[str] | None = None) -> None:
+    """Refuse settings that change nothing: fields that differ from their default though nothing
+    reads them, as the dataclass's `unused()` says, name -> why.
+
+    Args:
+      where: as of `build`.
+      names: the fields to look at; by default all.
+
+    Raises:
+      UserError: there is one.
+    """
+    known = defaults(type(section))
+    unused: Mapping[str, str] = getattr(section, "unused", dict)()
+    for name, why in unused.items():
+        value = getattr(section, name)
+        if (names is None or name in names) and value != known.get(name):
+            raise UserError(f"{where}.{name}: {value!r} would change nothing: {why}")
+
+
+def check(made: Any, where: str) -> None:
+    """Check the ranges of a dataclass that was not made by `build`; for its `__post_init__`.
+
+    Raises:
+      UserError: a number out of its range.
+    """
+    for name, hint in _hints(type(made)).items():
+        _check_ranges(getattr(made, name, None), hint, f"{where}.{name}")
+
+
+def settle(declared: Callable, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` with every `Text` as the plain value that its key takes; all else is left alone.
+
+    Args:
+      declared: a dataclass or a function, whose fields or parameters are the keys.
+      values: a section of a config, with nested ones.
+      where: the section's name, for messages.
+
+    Raises:
+      UserError: a text that is no value of its key's type, or out of its range.
+    """
+    hints = _hints(declared)
+    return {k: _settled(v, hints.get(k, Any), f"{where}.{k}") for k, v in values.items()}
+
+
+def _settled(value: Any, hint: Any, where: str) -> Any:
+    if isinstance(value, Text):
+        plain = _chosen(value, hint)
+        _coerce(plain, hint, where, None)
+        return plain
+    if isinstance(value, Mapping):
+        inside = next((h for h in _options(hint) if dataclasses.is_dataclass(h)), None)
+        if inside is not None:
+            return settle(inside, value, where)  # type: ignore[arg-type]
+        args = typing.get_args(next(iter(_options(hint)), None))
+        hint = args[1] if len(args) == 2 else Any
+        return {k: _settled(v, hint, f"{where}.{k}") for k, v in value.items()}
+    return value
+
+
 def defaults(cls: type) -> dict[str, Any]:
     """The fields of a dataclass that have a default, with it."""
     known = {f.name: _default(f) for f in dataclasses.fields(cls)}
     return {name: value for name, value in known.items() if value is not dataclasses.MISSING}
+
+
+def _hints(declared: Any) -> dict[str, Any]:
+    return _read_hints(declared)
+
+
+@functools.cache
+def _read_hints(declared: Any) -> dict[str, Any]:
+    return typing.get_type_hints(declared, include_extras=True)
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -82,17 +157,61 @@ def _default(field: dataclasses.Field) -> Any:
     )
 
 
-def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
+def _options(hint: Any) -> list[Any]:
+    """The types of a union, or the one type, each without its range."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _options(args[0])
+    if origin in (types.UnionType, typing.Union):
+        return [option for arg in args for option in _options(arg)]
+    return [hint]
+
+
+def _chosen(text: Text, hint: Any) -> Any:
+    """The plain value that `text` stands for where the type `hint` is declared."""
+    options, value = _options(hint), literal(text)
+    names = [name for o in options if typing.get_origin(o) is typing.Literal for name in o.__args__]
+    for name in names:
+        if str(text) == name or (value == name and isinstance(value, type(name))):
+            return name
+    if type(None) in options and (value is None or text.lower() == "none"):
+        return None
+    takes_text = str in options
+    if takes_text and not isinstance(value, str):
+        # "5" and "none" are text too, unless another type of a union takes them.
+        others = [o for o in options if o not in (str, type(None))]
+        if not any(_fits(value, other) for other in others):
+            return str(text)
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        _coerce(value, hint, "", None)
+    except UserError:
+        return False
+    return True
+
+
+def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
+    if isinstance(value, Text):
+        value = _chosen(value, hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        made = _coerce(value, args[0], where, default)
+        _check_ranges(made, hint, where)
+        return made
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
+        errors = []
         for arg in (a for a in args if a is not type(None)):
             try:
                 return _coerce(value, arg, where, default)
-            except UserError:
-                continue
-        raise _wrong(value, hint, where)
+            except UserError as e:
+                if str(e) != str(_wrong(value, arg, where)):
+                    errors.append(e)  # the type fits, what it holds does not
+        raise errors[0] if len(errors) == 1 else _wrong(value, hint, where)
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value
@@ -127,10 +246,13 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
     ):
         if not isinstance(value, Mapping):
             raise _wrong(value, hint, where)
-        return dict(value)
+        kind = args[1] if len(args) == 2 else Any
+        return {k: _coerce(v, kind, f"{where}.{k}", None) for k, v in value.items()}
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and _is_number(value):
+        if not math.isfinite(value):
+            raise _wrong(value, hint, where)
         return float(value)
     if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
         raise _wrong(value, hint, where)
@@ -139,6 +261,42 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
     return value
 
 
+def _check_ranges(value: Any, hint: Any, where: str) -> None:
+    """Check numbers, those of tuples too; what is of another type is left to `_coerce`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for arg in args:
+            _check_ranges(value, arg, where)
+    elif origin is tuple and isinstance(value, tuple):
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        for i, (part, kind) in enumerate(zip(value, kinds, strict=False)):
+            _check_ranges(part, kind, f"{where}[{i}]")
+    elif origin is typing.Annotated and _is_number(value):
+        kind = {int: "a whole number"}.get(args[0], "a number")
+        for limits in (a for a in args[1:] if isinstance(a, Range)):
+            if value not in limits:
+                raise UserError(f"{where}: expected {kind} {limits}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _name(hint: Any) -> str:
+    """The type as a user would write it, without ranges."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _name(args[0])
+    if origin in (types.UnionType, typing.Union):
+        return " | ".join(map(_name, args))
+    if hint in (type(None), Ellipsis):
+        return "None" if hint is not Ellipsis else "..."
+    if origin is None or origin is typing.Literal:
+        return str(hint).removeprefix("typing.") if origin else getattr(hint, "__name__", str(hint))
+    return f"{getattr(origin, '__name__', origin)}[{', '.join(map(_name, args))}]"
+
+
 def _wrong(value: Any, hint: Any, where: str) -> UserError:
-    kind = getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
-    return UserError(f"{where}: expected {kind}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value) and hint is float:
+        return UserError(f"{where}: expected a finite number, got {value!r}")
+    return UserError(f"{where}: expected {_name(hint)}, got {value!r}")

@@ -1,7 +1,17 @@
-"""The one error type that a command line shows as a single line, without a traceback."""
+"""Errors that a command line shows as a single line, without a traceback: the user's, and those of
+the system.
+"""
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+# Errors of the system that last until a person does something: a name, a disk, a permission.
+MENDABLE = (
+    "E2BIG EACCES EBUSY EDQUOT EEXIST EFBIG EILSEQ EINVAL EISDIR ELOOP EMFILE ENAMETOOLONG ENFILE "
+    "ENODEV ENOENT ENOLCK ENOSPC ENOTDIR ENOTEMPTY ENOTSUP ENXIO EPERM EROFS ETXTBSY EXDEV"
+)
+_LONG = 100  # characters of a file's name in a message
 
 
 class UserError(ValueError):
@@ -10,8 +20,27 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str):
-        line = " ".join(message.split("\n")).rstrip()
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+        super().__init__(visible(" ".join(message.split("\n")).rstrip()))
+
+
+def visible(text: str, plain: str = "") -> str:
+    """`text` with the characters written out that no terminal prints, but for those in `plain`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in plain else repr(c)[1:-1] for c in text)
+
+
+def of_system(error: OSError) -> tuple[str, int] | None:
+    """The line for an error of the system and the exit code: 2 where the user can mend it, 1 where
+    the same command may succeed later. None for an error that a library raises under that name.
+    """
+    if error.errno is None:
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    short = [n if len(n) <= _LONG else f"{n[: _LONG // 2]}...{n[-_LONG // 2 :]}" for n in names]
+    line = f"{' -> '.join(short)}: " if short else ""
+    code = 2 if errno.errorcode.get(error.errno, "?") in MENDABLE.split() else 1
+    return visible(f"{line}{error.strerror or type(error).__name__}"), code
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -1,10 +1,14 @@
 """Files that others look at while they are written: whole or not there, one writer at a time."""
 
 import contextlib
+import errno
 import fcntl
 import json
+import os
+import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +16,23 @@ from typing import Any
 from ssl_jax.core.errors import UserError
 
 SHARED_SECONDS = 30  # a network file system may show a file so much later
+_TEMPORARY = ".tmp-"  # between a file's name and what tells writers of it apart
+_HOME = re.compile(r"""(?<![^=,:+*'"])~[\w.-]*(?=[/,+'"]|$)""")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or folder to, which takes its place once all is written:
-    a reader sees the old one or the new one, never a part. What is half done is removed.
+    a reader sees the old one or the new one, never a part, after a power cut too. What is half done
+    is removed. Each writer has a path of its own; the last one to finish wins.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name[:48]}{_TEMPORARY}{uuid.uuid4().hex[:8]}")
     try:
         yield temporary
+        if not temporary.is_dir():
+            sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -33,12 +43,39 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write as `replacing` does."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write as `replacing` does."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that `replacing` gives to write to."""
+    return name.startswith(".") and _TEMPORARY in name
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk.
+
+    Raises:
+      OSError: the disk does not take it.
+    """
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # of some file systems
+            raise
+    finally:
+        os.close(number)
+
+
+def home(text: str) -> str:
+    """`text` with each ~ that begins a path in it as the folder that it stands for."""
+    # Path.expanduser raises where there is no such user.
+    return _HOME.sub(lambda found: os.path.expanduser(found[0]), text)  # noqa: PTH111
 
 
 @contextlib.contextmanager
@@ -57,8 +94,10 @@ def locked(folder: Path, unwritable: str, held: str) -> Iterator[None]:
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(held) from None
+        except OSError as e:
+            raise UserError(f"{unwritable}: {e.strerror}") from None
         yield
 
 

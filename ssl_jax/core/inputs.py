@@ -1,9 +1,12 @@
 """What an objective asks of the input pipeline: views, labels, text, frames, further streams."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, NonNegative, Share
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,11 @@ class View:
         (BYOL's) cuts the only draw down to the image.
     """
 
-    size: int
-    count: int = 1
-    area: tuple[float, float] = (0.2, 1.0)
+    size: Count
+    count: Count = 1
+    area: tuple[Share, Share] = (0.2, 1.0)
     recipe: str = "simclr"
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Literal["torchvision", "one_draw"] = "torchvision"
 
@@ -34,13 +37,14 @@ class View:
         """Whether the view is of the whole image."""
         return self.area == (1, 1)
 
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {"crop": "the view is the whole image, area (1, 1)"} if self.whole else {}
+
     def __post_init__(self) -> None:
-        low, high = self.area
-        if self.size < 1 or self.count < 1 or not 0 < low <= high <= 1 or self.strength < 0:
-            raise UserError(
-                f"view: size {self.size} and count {self.count} must be positive, strength "
-                f"{self.strength} not negative, area {self.area} a range in (0, 1]"
-            )
+        check(self, "view")
+        if self.area[0] > self.area[1]:
+            raise UserError(f"view.area: {self.area} is reversed; give the smaller share first")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ collectives that these shardings imply.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import OrAll, Whole
 
 AXES = ("replica", "data", "fsdp")
 Rule = tuple[str, str]
@@ -47,11 +48,15 @@ class MeshConfig:
       fsdp_min_size: arrays of fewer elements are not worth splitting and stay replicated.
     """
 
-    replica: int = 1
-    data: int = -1
-    fsdp: int = 1
+    replica: OrAll = 1
+    data: OrAll = -1
+    fsdp: OrAll = 1
     rules: tuple[tuple[str, str], ...] = DEFAULT_RULES
-    fsdp_min_size: int = 65536
+    fsdp_min_size: Whole = 65536
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {"fsdp_min_size": "mesh.fsdp is 1: nothing is split"} if self.fsdp == 1 else {}
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
@@ -153,6 +158,13 @@ def _split(x: jax.Array, axis: int) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*[None] * axis, AXES))
 
 
+def batches_of(mesh: Mesh, size: int) -> NamedSharding:
+    """For some batches (n, `size`, ...): each split over the devices, or whole on all of them where
+    they do not divide it, so that a batch does not depend on how many they are.
+    """
+    return NamedSharding(mesh, P(None, AXES) if size % mesh.size == 0 else P())
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
@@ -162,9 +174,11 @@ def tree_shardings(abstract: tree.Tree, config: MeshConfig, mesh: Mesh) -> tree.
     rules.
 
     Raises:
-      UserError: a leaf that no rule covers, or an unknown kind of rule.
+      UserError: a leaf that no rule covers, a rule that matches none, or an unknown kind of rule.
     """
     kinds = tree.match(config.rules, abstract, "mesh.rules")
+    own = [pattern for pattern, kind in config.rules if (pattern, kind) not in DEFAULT_RULES]
+    tree.check_used(own, abstract, "mesh.rules", "array of the state")
 
     def place(name: str, leaf: Any, kind: str) -> NamedSharding:
         if kind == "replicate":

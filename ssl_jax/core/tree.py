@@ -2,8 +2,9 @@
 names.
 """
 
+import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -50,6 +51,34 @@ def match(rules: Sequence[tuple[str, T]], tree: Tree, what: str = "rules") -> Tr
         raise UserError(f"{what}: no rule covers {name!r}; end the list with a rule for '.*'")
 
     return map_with_name(first, tree)
+
+
+def check_used(patterns: Collection[str], tree: Tree, what: str, leaf: str = "parameter") -> None:
+    """Check that each regex is found in the path of some leaf.
+
+    Raises:
+      UserError: one is found in none; names the paths that are like it.
+    """
+    names = list(named_leaves(tree))
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise UserError(f"{what}: {pattern!r} fits no {leaf}; {_nearest(pattern, names)}")
+
+
+def _nearest(pattern: str, names: Sequence[str]) -> str:
+    """Which paths, or parts of paths, a mistyped pattern may mean."""
+    plain = re.sub(r"\\[dwsbDWSB]|\(\?[:!=<]*|[\\^$.*+?(){}|\[\]]", "", pattern).strip("/")
+    words = [name.split("/") for name in names]
+    runs = {
+        "/".join(parts[i:j])
+        for parts in words
+        for i in range(len(parts))
+        for j in range(i + 1, len(parts) + 1)
+    }
+    near = difflib.get_close_matches(plain, sorted(runs), n=3, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(map(repr, near)) + "?"
+    return "there are " + ", ".join(names[:3]) + ", ..."
 
 
 def ema(average: Tree, new: Tree, momentum: Array | float) -> Tree:

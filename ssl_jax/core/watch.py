@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import UserError, of_system
 
 LOST = 75  # exit code: another process is gone; the same command may well succeed (EX_TEMPFAIL)
 PREEMPTED = 75  # asked to end, and saved: likewise
@@ -122,6 +122,8 @@ class Watch(threading.Thread):
         code, message = FAILED, f"{type(error).__name__}: {error}".splitlines()[0]
         if isinstance(error, UserError):
             code, message = FINAL, str(error)
+        elif isinstance(error, OSError) and (said := of_system(error)) is not None:
+            message, code = said
         elif isinstance(error, KeyboardInterrupt):
             code, message = INTERRUPTED, "interrupted"
         elif isinstance(error, SystemExit):

@@ -16,7 +16,18 @@ import numpy as np
 
 
 def folder() -> Path:
-    """Where entries are kept."""
+    """Where entries are kept.
+
+    Raises:
+      OSError: nowhere, as of a container's user without a name and without HOME.
+    """
+    try:
+        return _folder()
+    except RuntimeError as e:  # of `expanduser`
+        raise OSError(str(e)) from None
+
+
+def _folder() -> Path:
     if named := os.environ.get("SSL_JAX_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ssl_jax"
@@ -33,8 +44,8 @@ def load(kind: str, key: str) -> dict[str, np.ndarray] | None:
 
 def save(kind: str, key: str, **arrays: np.ndarray) -> None:
     """Keep `arrays`, in the place of what was there; a reader sees the old or the new, whole."""
-    file = _file(kind, key)
     with contextlib.suppress(OSError):
+        file = _file(kind, key)
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
         try:

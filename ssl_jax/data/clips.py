@@ -9,7 +9,7 @@ from ssl_jax.core.inputs import Inputs
 from ssl_jax.data.decode import TRIES, crop_resize, random_box
 from ssl_jax.data.draws import fold, uniform
 from ssl_jax.data.reader import Reader
-from ssl_jax.data.sources.base import Source
+from ssl_jax.data.sources.base import VERSION, Source
 
 Run = Callable[[Callable[[int], None], int], None]  # calls a function on 0..n-1
 
@@ -86,6 +86,7 @@ class _Frames(Source):
         assert clips.lengths is not None
         self.name, self.class_names, self.labels = clips.name, (), None
         self._clips, self._first = clips, first
+        self.value_range = clips.value_range
         self._size = int(clips.lengths.sum())
 
     def __len__(self) -> int:
@@ -98,8 +99,8 @@ class _Frames(Source):
         clip, frame = self._place(index)
         return f"frame {frame} of {self._clips.describe(clip)}"
 
-    def fingerprint(self) -> str:
-        return self._clips.fingerprint()
+    def fingerprint(self, version: int = VERSION) -> str:
+        return self._clips.fingerprint(version)
 
     def _place(self, index: int) -> tuple[int, int]:
         clip = int(np.searchsorted(self._first, index, "right")) - 1

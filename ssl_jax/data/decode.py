@@ -3,14 +3,20 @@
 import contextlib
 import io
 import math
-import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from absl import logging
+from PIL import Image
+
+from ssl_jax.data import tiff
+from ssl_jax.data.jpeg import in_one_scan, is_turned, scans
+from ssl_jax.data.levels import Range, to_uint8
+from ssl_jax.data.pillow import ORIENTATION, converted, on_white, orientation, slabs, upright
 
 cv2.setNumThreads(1)  # the pipeline's threads are the parallelism
 
@@ -18,16 +24,20 @@ MAX_PIXELS = (
     2 * 89_478_485
 )  # Pillow's own limit; the same for JPEG files, which do not go through it
 MAX_BYTES = 1 << 30  # of an image file
+MAX_MEMORY = 900_000_000  # bytes that a decode takes, pixels included, as the header tells
 MAX_SCANS = 100  # of a JPEG: each is a pass over all pixels, for as little as 30 bytes
 # Of Pillow's formats those that need no interpreter: an EPS file would be run by Ghostscript.
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 TRIES = 10
-_EXIF_ORIENTATION = 0x0112
-_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # of a JPEG segment that has a length
-_WITH_LENGTH = frozenset(range(2, 0xFF)) - frozenset(range(0xD0, 0xD9))
-_PROGRESSIVE, _SCAN, _END = (0xC2, 0xC6, 0xCA, 0xCE), 0xDA, 0xD9
-_FRAME = tuple(n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC))
+_NUMPY = b"\x93NUMPY"  # arrays, as `prepare` writes what no picture file holds
+_LARGE = 1 << 27  # bytes; decodes that take more go one after another
+_one_at_a_time = threading.Lock()
+_logged: set[tuple[str, str]] = set()
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+# Bytes a pixel that Pillow holds, by its mode, and beside them its decoder, by the format: measured
+# in tests/data/decode_test.py.
+_HELD = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+_BESIDE = {"WEBP": 14, "AVIF": 14, "JPEG2000": 18, "TIFF": 4}
 
 EVAL_SHARE = 0.875  # of an evaluation image's shorter side
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -38,29 +48,62 @@ class DecodeError(ValueError):
     """The bytes are no image that can be read."""
 
 
-def decode(data: bytes, channels: int = 3, room: Room | None = None) -> np.ndarray:
-    """Decode an image file to (H, W, channels) uint8, RGB or grey, upright as its EXIF tag says.
+def decode(
+    data: bytes, channels: int = 3, room: Room | None = None, value_range: Range = ()
+) -> np.ndarray:
+    """Decode an image file to (H, W, channels) uint8, upright as its EXIF tag says.
 
-    JPEG goes through simplejpeg (twice Pillow's speed), everything else through Pillow. Transparent
-    parts become white, 16-bit values are rounded to 8 bits, of an animation the first frame is
-    taken, CMYK and palettes become RGB.
+    JPEG goes through simplejpeg (twice Pillow's speed), TIFF files of several bands or wide pixels
+    through `data.tiff`, everything else through Pillow. Transparent parts become white, CMYK and
+    palettes become RGB. The fourth band of a TIFF is a band. Bands beyond `channels`, further pages
+    and the frames of an animation after the first are left out, which is logged once.
 
     Args:
+      channels: 1 or 3: grey or RGB, of the first three bands or the only one. Any other number is
+        that of the first bands; where a TIFF has fewer, those of further pages of one size follow.
       room: for training: how many times smaller, given (height, width), the image may be. A JPEG
-        file is then decoded to 1/2, 1/4 or 1/8 of its size where that still is enough, and in any
-        case by libjpeg-turbo's fast transform and colour upsampling: off by 0.8 grey levels in the
-        mean, a tenth of the time saved. Without, a decode is exact and of full size.
+        or JPEG 2000 file is then decoded to 1/2, 1/4 or 1/8 of its size where that still is enough,
+        and JPEG in any case by libjpeg-turbo's fast transform and colour upsampling: off by 0.8
+        grey levels in the mean, a tenth of the time saved. Without, a decode is exact and of full
+        size.
+      value_range: what becomes 0 to 255, of pixels that are not 8-bit; by default the range of the
+        values of this image alone. See `levels.to_uint8`.
 
     Raises:
-      DecodeError: no image, a broken one, or one beyond `MAX_PIXELS`, `MAX_BYTES` or `MAX_SCANS`.
+      DecodeError: no image, a broken one, one without so many bands, or one beyond `MAX_PIXELS`,
+        `MAX_BYTES`, `MAX_SCANS` or `MAX_MEMORY`.
+    """
+    pixels = native(data, channels, room)
+    return take_bands(to_uint8(pixels, value_range), channels)
+
+
+def native(data: bytes, channels: int = 0, room: Room | None = None) -> np.ndarray:
+    """(H, W, bands) in the file's own numbers, for `decode`, whose arguments these are.
+
+    RGB or grey of pictures that are no more than that; else all bands of the file (0), or at least
+    as many as `channels`, where it has them.
+
+    Raises:
+      DecodeError: as `decode`.
     """
     _check(data)
-    if data[:2] == b"\xff\xd8":
+    if data[:2] == b"\xff\xd8" and channels in (0, 1, 3):
         image = _decode_jpeg(data, channels, room)
         if image is not None:
             return image
+    with _readable(data):
+        if data.startswith(_NUMPY):
+            return _array(data)
+        if tiff.is_tiff(data):
+            image = _decode_tiff(data, channels)
+            if image is not None:
+                return image
     with opened(data) as file:
-        return _from_pillow(file, channels)
+        depth = _depth(file, data)
+        if depth > 8 and file.mode in ("RGB", "RGBA", "LA"):
+            return _decode_wide(file, data, channels)
+        halved = _halvings(file, data, room) if file.format == "JPEG2000" else 0
+        return _from_pillow(file, channels, 0 if in_one_scan(data) else 8, halved)
 
 
 @contextlib.contextmanager
@@ -71,15 +114,40 @@ def opened(data: bytes) -> Iterator[Image.Image]:
       DecodeError: as `decode`, or anything else that is raised while it is open.
     """
     _check(data)
+    with _readable(data), Image.open(io.BytesIO(data), formats=FORMATS) as file:
+        if file.width * file.height > MAX_PIXELS:
+            raise DecodeError(f"{file.width} x {file.height} is more than {MAX_PIXELS} pixels")
+        yield file
+
+
+@contextlib.contextmanager
+def _readable(data: bytes) -> Iterator[None]:
+    """Raises `DecodeError` for whatever is raised inside."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise DecodeError(f"{file.width} x {file.height} is more than {MAX_PIXELS} pixels")
-            yield file
+        yield
     except DecodeError:
         raise
+    except Image.UnidentifiedImageError:
+        known = "damaged, or of a format other than " + ", ".join(FORMATS)
+        raise DecodeError(known if data else "the file is empty") from None
     except Exception as e:  # plugins raise nearly any type on broken bytes
         raise DecodeError(f"{type(e).__name__}: {e}" if data else "the file is empty") from None
+
+
+@contextlib.contextmanager
+def _bounded(height: int, width: int, need: float) -> Iterator[None]:
+    """To decode in, where that takes `need` bytes: large images one after another.
+
+    Raises:
+      DecodeError: it is more than `MAX_MEMORY`.
+    """
+    if need > MAX_MEMORY:
+        raise DecodeError(
+            f"{width} x {height} pixels of this kind take {need / 1e6:,.0f} MB to decode; the "
+            f"limit is {MAX_MEMORY / 1e6:,.0f} MB"
+        )
+    with _one_at_a_time if need > _LARGE else contextlib.nullcontext():
+        yield
 
 
 def check_size(size: int) -> None:
@@ -90,7 +158,7 @@ def check_size(size: int) -> None:
 
 def _check(data: bytes) -> None:
     check_size(len(data))
-    if data[:2] == b"\xff\xd8" and _scans(data) > MAX_SCANS:
+    if data[:2] == b"\xff\xd8" and scans(data) > MAX_SCANS:
         raise DecodeError(f"a JPEG of more than {MAX_SCANS} scans")
 
 
@@ -98,18 +166,24 @@ def _decode_jpeg(data: bytes, channels: int, room: Room | None) -> np.ndarray | 
     """None where Pillow knows better: CMYK, a rotated picture, or data that are not quite right."""
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-        if colour == "CMYK" or height * width > MAX_PIXELS or _is_turned(data):
+        if colour == "CMYK" or height * width > MAX_PIXELS or is_turned(data):
             return None
         shrink = 1 if room is None else _power_of_two(room(height, width))
-        return simplejpeg.decode_jpeg(
-            data,
-            "RGB" if channels == 3 else "GRAY",
-            fastdct=room is not None,
-            fastupsample=room is not None,
-            min_height=-(-height // shrink),
-            min_width=-(-width // shrink),
-            min_factor=shrink,
-        )
+        depth = 1 if channels == 1 else 3
+        coefficients = 2 * (1 if colour == "Gray" else 3) * (not in_one_scan(data))
+        need = height * width * (coefficients + depth / shrink**2)
+        with _bounded(height, width, need):
+            return simplejpeg.decode_jpeg(
+                data,
+                "GRAY" if channels == 1 else "RGB",
+                fastdct=room is not None,
+                fastupsample=room is not None,
+                min_height=-(-height // shrink),
+                min_width=-(-width // shrink),
+                min_factor=shrink,
+            )
+    except DecodeError:
+        raise
     except ValueError:
         return None
 
@@ -119,67 +193,118 @@ def _power_of_two(room: float) -> int:
     return next((n for n in (8, 4, 2) if n <= room), 1)
 
 
-def _is_turned(data: bytes) -> bool:
-    if not _has_exif(data):
-        return False
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-            return file.getexif().get(_EXIF_ORIENTATION, 1) != 1
-    except Exception:  # a broken tag must not cost the picture
-        return False
+def _array(data: bytes) -> np.ndarray:
+    """The array of a .npy file, (H, W, bands)."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
+    if read is None:
+        raise DecodeError(f"an array in version {version} of NumPy's format")
+    shape, turned, dtype = read(file)
+    if len(shape) != 3 or dtype.kind not in "uif" or turned or 0 in shape:
+        raise DecodeError(f"an array of {dtype}, {shape}; expected numbers (H, W, bands)")
+    flat = np.frombuffer(data, dtype, math.prod(shape), file.tell())
+    return flat.reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _has_exif(data: bytes) -> bool:
-    """Whether one of the segments that open a JPEG file is EXIF's."""
-    for marker, at in _segments(data):
-        if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
-            return False
-        if data[at : at + 6] == b"Exif\0\0":
-            return True
-    return False
+def _decode_tiff(data: bytes, channels: int) -> np.ndarray | None:
+    """None where Pillow reads it: 8-bit grey, RGB, palettes, what is packed as JPEG."""
+    pages = tiff.pages(data, max(channels, 1) + 1)
+    page = pages[0] if pages else None
+    if page is None or page.dtype is None:
+        return None
+    alike = [p for p in pages if p[1:5] == page[1:5] and p.dtype is not None]
+    count = max(1, min(len(alike), -(-channels // page.bands)))
+    _left_out(len(pages) - count, "page", "TIFF file")
+    if count == 1 and page.dtype.itemsize == 1 and page.bands in (1, 3) and page.dtype.kind == "u":
+        return None
+    if page.height * page.width > MAX_PIXELS:
+        raise DecodeError(f"{page.width} x {page.height} is more than {MAX_PIXELS} pixels")
+    held = page.height * page.width * page.bands * page.dtype.itemsize
+    need = page.peak + held * 2 * (count - 1) + page.height * page.width * max(channels, 1)
+    with _bounded(page.height, page.width, need):
+        parts = [tiff.read(data, p) for p in alike[:count]]
+        image = parts[0] if count == 1 else np.concatenate(parts, axis=-1)
+    return upright(image, page.tags.get(ORIENTATION, 1))
 
 
-def _scans(data: bytes) -> int:
-    """Scans of a JPEG file; 1 where the decoder stops after the first, which holds all."""
-    frame, count = 0, 0
-    for marker, at in _segments(data):
-        if marker in _FRAME and not frame:
-            frame = -1 if marker in _PROGRESSIVE else int.from_bytes(data[at + 5 : at + 6], "big")
-        elif marker == _SCAN:
-            count += 1
-            if frame == int.from_bytes(data[at : at + 1], "big"):
-                break
-    return count
+def _halvings(file: Image.Image, data: bytes, room: Room | None) -> int:
+    """How often a JPEG 2000 file is halved, of as many times as it can be: for `room`, or as it
+    otherwise would take more than `MAX_MEMORY`.
+    """
+    at = data.find(b"\xff\x52")  # coding style
+    most = min(3, data[at + 9] if 0 <= at < len(data) - 9 else 0)
+    halved = 0 if room is None else _power_of_two(room(file.height, file.width)).bit_length() - 1
+    need = file.height * file.width * (8 + _BESIDE["JPEG2000"])
+    while halved < most and need / 4**halved > MAX_MEMORY:
+        halved += 1
+    return min(halved, most)
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """(marker, place of what it holds) of the segments of a JPEG file, as decoders find them."""
-    at, last = 2, len(data) - 4
-    while at <= last:
-        if data[at] != 0xFF or data[at + 1] not in _WITH_LENGTH:  # filling, or damage
-            found = _MARKER.search(data, at)
-            at = found.start() if found else last + 1
-            continue
-        marker = data[at + 1]
-        if marker == _END:
-            return
-        yield marker, at + 4
-        at += 2 + max(2, data[at + 2] << 8 | data[at + 3])
+def _depth(file: Image.Image, data: bytes) -> int:
+    """Bits of a sample of a PNG or JPEG 2000 file; 8 of any other."""
+    if file.format == "PNG":
+        return data[24]
+    if file.format == "JPEG2000":
+        at = data.find(b"\xff\x4f\xff\x51")  # start of the code stream, its size segment
+        return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 8
+    return 8
 
 
-def _from_pillow(file: Image.Image, channels: int) -> np.ndarray:
-    image = ImageOps.exif_transpose(file)
-    if image.mode == "F":
-        raise DecodeError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):  # 16-bit grey, in Pillow's "I;16" or "I"
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    return pixels.reshape(*pixels.shape[:2], channels)
+def _decode_wide(file: Image.Image, data: bytes, channels: int) -> np.ndarray:
+    """Colours of more than 8 bits, of which Pillow keeps the highest 8."""
+    bands = 3 if file.mode == "RGB" else 4
+    beside = _BESIDE.get(str(file.format), 0)
+    need = file.width * file.height * (4 * bands + beside + max(channels, 3))
+    with _bounded(file.height, file.width, need):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None or image.shape[2:] != (bands,):
+            raise DecodeError(f"a {file.format} file of wide pixels that OpenCV does not read")
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB if bands == 3 else cv2.COLOR_BGRA2RGBA, dst=image)
+        if file.mode != "RGB" and channels != 4:
+            image = on_white(image)
+    return upright(image, orientation(file))
+
+
+def _from_pillow(file: Image.Image, channels: int, beside: int, halved: int) -> np.ndarray:
+    """What Pillow reads.
+
+    Args:
+      beside: bytes a pixel that a decoder holds beside the pixels.
+      halved: how often the image is halved, of those that the decoder can halve.
+    """
+    height, width = file.height, file.width
+    wide = file.mode == "F" or file.mode.startswith("I")
+    mode = {1: "L", 2: "LA", 4: "RGBA"}.get(channels, "RGB")
+    if mode in ("LA", "RGBA") and (file.mode != mode or file.format not in ("PNG", "WEBP")):
+        mode = "RGB"
+    held = _HELD.get(file.mode, 4)
+    out = held if wide else len(mode)
+    turned = (file.format != "PNG" or "exif" in file.info) and orientation(file) != 1
+    beside += _BESIDE.get(str(file.format), 0)
+    need = held + beside + out * (2 if turned or wide else 1) + (4 if wide else 0)
+    if halved:
+        file.reduce = halved  # type: ignore[assignment,method-assign]
+    with _bounded(height, width, need * height * width / 4**halved):
+        file.load()
+        if wide:
+            image = np.concatenate([np.asarray(part) for part in slabs(file)])[..., None]
+        else:
+            image = converted(file, mode)
+    with contextlib.suppress(Exception):  # what is broken there does no harm
+        if file.format in ("GIF", "WEBP", "PNG", "AVIF"):
+            _left_out(getattr(file, "n_frames", 1) - 1, "frame", f"{file.format} file")
+    return upright(image, orientation(file))
+
+
+def _left_out(count: int, what: str, of: str) -> None:
+    """Log, once a process, that a part of an image is left out."""
+    if count > 0 and (what, of) not in _logged:
+        _logged.add((what, of))
+        more = "" if what == "frame" else "; --config.data.channels=N reads N bands"
+        logging.warning(
+            "%d %s(s) of a %s are left out, as of others like it%s", count, what, of, more
+        )
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
@@ -197,6 +322,35 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
         grey = images @ np.array([0.299, 0.587, 0.114], np.float32)
         return np.round(grey).astype(np.uint8)[..., None]
     raise ValueError(f"images of {have} channels cannot become images of {channels}")
+
+
+def take_bands(image: np.ndarray, channels: int) -> np.ndarray:
+    """(H, W, channels) of (H, W, bands) uint8: grey or RGB of the first one or three bands, else
+    the first bands.
+
+    Raises:
+      DecodeError: there are fewer.
+    """
+    bands = image.shape[-1]
+    if bands == channels:
+        return image
+    if channels in (1, 3):
+        used = 3 if bands >= 3 else 1
+        _left_out(bands - used, "band", f"image of {bands} bands")
+        image = np.ascontiguousarray(image[..., :used])
+        return to_channels(image, channels)
+    if channels > bands:
+        raise DecodeError(f"an image of {bands} band(s), not {channels}")
+    _left_out(bands - channels, "band", f"image of {bands} bands")
+    return np.ascontiguousarray(image[..., :channels])
+
+
+def viewable(images: np.ndarray) -> np.ndarray:
+    """(..., C) with as many channels as a picture can show: of two the first one, of more than
+    three the first three.
+    """
+    bands = images.shape[-1]
+    return images[..., : 3 if bands >= 3 else 1]
 
 
 def random_box(
@@ -260,6 +414,18 @@ def crop_resize(
     fine = cv2.resize(part, (columns * size, rows * size), interpolation=cv2.INTER_LINEAR)
     cv2.resize(fine, (size, size), dst=out, interpolation=cv2.INTER_AREA)
     return out
+
+
+def averaged(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An (H, W, C) image as (height, width, C), each pixel the mean of those that it covers.
+
+    OpenCV averages images of at most four channels.
+    """
+    bands = [
+        cv2.resize(image[..., at : at + 4], (width, height), interpolation=cv2.INTER_AREA)
+        for at in range(0, image.shape[-1], 4)
+    ]
+    return np.concatenate([band.reshape(height, width, -1) for band in bands], axis=-1)
 
 
 def samples(height: int, width: int, size: int) -> tuple[int, int]:

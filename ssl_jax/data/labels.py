@@ -16,7 +16,8 @@ def number_labels(
     """Labels (N,) int32, -1 where there is none, and the class names; (None, ()) without any label.
 
     Args:
-      values: class numbers or class names; None or -1 for an example without a label.
+      values: class numbers (also bools, or floats that are whole) or class names; None, NaN or -1
+        for an example without a label.
       name: of the data set, for messages.
       class_names: by default the numbers 0 to max, or the names that occur, sorted.
 
@@ -25,17 +26,21 @@ def number_labels(
         mixed.
     """
     if isinstance(values, np.ndarray):
-        numbers = values.astype(np.int64)
+        numbers = _whole(values, name)
     else:
-        given = {type(v) for v in values if v is not None}
-        if given == {str}:
+        kinds = {type(v) for v in values if v is not None}
+        if kinds == {str}:
             return _number_names(values, name, class_names)
-        if not given <= {int}:
-            kinds = " and ".join(sorted(t.__name__ for t in given))
-            raise UserError(f"{name}: labels are {kinds}; expected all numbers or all names")
-        numbers = np.array(
-            [-1 if v is None else min(max(int(v), -_LARGE), _LARGE) for v in values], np.int64
-        )
+        if not kinds <= {int, bool, float}:
+            listed = " and ".join(sorted(t.__name__ for t in kinds))
+            raise UserError(f"{name}: labels are {listed}; expected all numbers or all names")
+        if float in kinds:
+            floats = [np.nan if v is None else v for v in values]
+            numbers = _whole(np.array(floats, np.float64), name)
+        else:
+            numbers = np.array(
+                [-1 if v is None else min(max(int(v), -_LARGE), _LARGE) for v in values], np.int64
+            )
     high = int(numbers.max(initial=-1))
     if high < 0 and numbers.min(initial=-1) == -1 and not class_names:
         return None, ()
@@ -57,6 +62,20 @@ def number_texts(
     if all(_is_number(t) for t in texts if t):
         values = [(int(t) if len(t) < 20 else _LARGE) if t else None for t in texts]
     return number_labels(values, name, class_names)
+
+
+def _whole(values: np.ndarray, name: str) -> np.ndarray:
+    """(N,) int64 of integers, bools or floats, -1 for NaN."""
+    if values.dtype.kind != "f":
+        return values.astype(np.int64)
+    clipped = np.where(np.isnan(values), -1, np.clip(values, -_LARGE, _LARGE))
+    wrong = np.flatnonzero(clipped != np.floor(clipped))
+    if wrong.size:
+        raise UserError(
+            f"{name}: label {values[wrong[0]]:g} of index {wrong[0]} is no class; expected whole "
+            "numbers, and NaN for none"
+        )
+    return clipped.astype(np.int64)
 
 
 def _number_names(

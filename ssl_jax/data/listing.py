@@ -1,20 +1,43 @@
 """The image files below a folder, found fast and remembered."""
 
+import json
 import os
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, features
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import cache
+from ssl_jax.data.decode import FORMATS
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 CACHED_FROM = 2000  # images; fewer are listed faster than anyone notices
 _SETTLED_NS = 2 * 10**9  # a folder that changed later than this may change again at the same time
+_OPTIONAL = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}  # Pillow may lack them
+_SHOWN = 8  # endings that are named
 
 
-def image_paths(root: str, name: str) -> list[str]:
-    """Sorted paths of the images below `root`, relative to it, with "/".
+def _extensions() -> tuple[str, ...]:
+    """File endings of `FORMATS` that the installed Pillow reads."""
+    here = {f for f in FORMATS if f not in _OPTIONAL or features.check(_OPTIONAL[f])}
+    return tuple(sorted(e for e, form in Image.registered_extensions().items() if form in here))
+
+
+EXTENSIONS = _extensions()
+
+
+class Listing(NamedTuple):
+    """Sorted paths of images, and the number of other files by ending."""
+
+    paths: list[str]
+    others: Mapping[str, int]
+
+
+def image_files(root: str, name: str) -> Listing:
+    """The images below `root`, as paths relative to it, with "/", and a count of other files.
 
     Links are followed, but not to a folder that they lie in; hidden files and folders are left out.
     The list of a large tree is cached with the modification time of each folder in it, which
@@ -24,34 +47,66 @@ def image_paths(root: str, name: str) -> list[str]:
       UserError: a folder that cannot be listed, or no image in any.
     """
     root = os.path.abspath(root)  # noqa: PTH100 (Path.resolve would follow links)
-    kept = cache.load("folder", root)
-    if kept is not None and _unchanged(root, kept):
-        return cache.unpack(kept["paths"])
+    key = f"{root}\n{EXTENSIONS}"
+    stored = cache.load("folder", key)
+    if stored is not None and _unchanged(root, stored):
+        return Listing(cache.unpack(stored["paths"]), json.loads(stored["others"].tobytes()))
     started = time.time_ns()
-    paths, folders = _walk(root, name)
+    paths, folders, others = _walk(root, name)
     if not paths:
-        kinds = ", ".join(e[1:] for e in EXTENSIONS)
-        raise UserError(f"{name}: no image in it or below it; looked for {kinds}")
+        more = f"; it holds {endings(others)}" if others else ""
+        raise UserError(f"{name}: no image in it or below it; looked for {looked_for()}{more}")
     paths.sort()
     if len(paths) >= CACHED_FROM and max(folders.values()) < started - _SETTLED_NS:
         times = np.fromiter(folders.values(), np.int64)
         packed = cache.pack([f"/{f}" for f in folders])
-        cache.save("folder", root, paths=cache.pack(paths), folders=packed, times=times)
-    return paths
+        counts = np.frombuffer(json.dumps(others).encode(), np.uint8)
+        cache.save(
+            "folder", key, paths=cache.pack(paths), folders=packed, times=times, others=counts
+        )
+    return Listing(paths, others)
 
 
-def _unchanged(root: str, kept: dict[str, np.ndarray]) -> bool:
+def ending(file: str) -> str:
+    """Of a file's name, in lower case: ".heic"; of one without any, "no ending"."""
+    return os.path.splitext(file)[1].lower() or "no ending"  # noqa: PTH122 (a third of Path's cost)
+
+
+def endings(counts: Mapping[str, int]) -> str:
+    """`10 .heic, 2 .txt`: the most frequent first."""
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count:,} {name}" for name, count in most[:_SHOWN]]
+    rest = sum(count for _, count in most[_SHOWN:])
+    return ", ".join([*shown, f"{rest:,} of other endings"] if rest else shown)
+
+
+def looked_for() -> str:
+    """The endings of images, for messages; the usual ones first."""
+    usual = (".jpg", ".jpeg", ".png")
+    return ", ".join(e[1:] for e in (*usual, *(e for e in EXTENSIONS if e not in usual)))
+
+
+def passed_over(others: Mapping[str, int], known: Iterable[str] = ()) -> dict[str, int]:
+    """`Source.left_out` of files that are no image; `known` are endings that say nothing."""
+    rest = {e: n for e, n in others.items() if e not in set(known)}
+    return {f"files of other endings ({endings(rest)})": sum(rest.values())} if rest else {}
+
+
+def _unchanged(root: str, stored: dict[str, np.ndarray]) -> bool:
     try:
-        times = [os.stat(root + f).st_mtime_ns for f in cache.unpack(kept["folders"])]  # noqa: PTH116
-        return np.array_equal(times, kept["times"])
+        times = [os.stat(root + f).st_mtime_ns for f in cache.unpack(stored["folders"])]  # noqa: PTH116
+        return np.array_equal(times, stored["times"]) and "others" in stored
     except (OSError, KeyError):
         return False
 
 
-def _walk(root: str, name: str) -> tuple[list[str], dict[str, int]]:
-    """Paths of the images, in no order, and the modification time of each folder, in ns."""
+def _walk(root: str, name: str) -> tuple[list[str], dict[str, int], Counter[str]]:
+    """Paths of the images, in no order, the modification time of each folder, in ns, and the
+    number of other files by ending.
+    """
     paths: list[str] = []
     folders: dict[str, int] = {}
+    others: Counter[str] = Counter()
     todo: list[tuple[str, frozenset]] = [("", frozenset())]  # folder, and what it lies in
     while todo:
         prefix, above = todo.pop()
@@ -69,6 +124,8 @@ def _walk(root: str, name: str) -> tuple[list[str], dict[str, int]]:
                         paths.append(prefix + entry.name)
                     elif entry.is_dir():
                         todo.append((f"{prefix}{entry.name}/", above | {here}))
+                    else:
+                        others[ending(entry.name) if entry.is_file() else "broken links"] += 1
         except OSError as e:
             raise UserError(f"{name}: {prefix or root} cannot be listed ({e.strerror})") from None
-    return paths, folders
+    return paths, folders, others

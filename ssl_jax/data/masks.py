@@ -4,12 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.decode import DecodeError, check_size, decode, opened
+from ssl_jax.data.decode import DecodeError, averaged, check_size, decode, opened
+from ssl_jax.data.levels import Range
 
 IGNORED = 255  # a pixel without a class
 
@@ -22,22 +22,33 @@ class Scenes(NamedTuple):
       size: side of the square.
       channels: of the images.
       reduce_zero_label: 0 is no class, and the classes are counted from 1 (ADE20K).
+      value_range: of the images, see `decode`.
     """
 
     files: list[tuple[Path, Path]]
     size: int
     channels: int
     reduce_zero_label: bool
+    value_range: Range = ()
 
     @classmethod
-    def of(cls, folder: str, size: int, channels: int, reduce_zero_label: bool) -> "Scenes":
+    def of(
+        cls,
+        folder: str,
+        size: int,
+        channels: int,
+        reduce_zero_label: bool,
+        value_range: Range = (),
+    ) -> "Scenes":
         """Those of folder/images and folder/masks, paired by name.
 
         Raises:
           UserError: see `pairs`.
         """
         path = Path(folder).expanduser()
-        return cls(pairs(path / "images", path / "masks"), size, channels, reduce_zero_label)
+        return cls(
+            pairs(path / "images", path / "masks"), size, channels, reduce_zero_label, value_range
+        )
 
     def mask(self, row: int) -> np.ndarray:
         """Classes (size, size) uint8 of one of them, `IGNORED` where there is none."""
@@ -48,9 +59,8 @@ class Scenes(NamedTuple):
 
     def image(self, row: int) -> np.ndarray:
         """(size, size, channels) uint8."""
-        image = read_image(self.files[row][0], self.channels)
-        small = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return small.reshape(self.size, self.size, self.channels)
+        image = read_image(self.files[row][0], self.channels, self.value_range)
+        return averaged(image, self.size, self.size)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images and masks of these rows; of row -1 zeros and nothing but `IGNORED`."""
@@ -94,14 +104,14 @@ def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     return found
 
 
-def read_image(path: Path, channels: int = 3) -> np.ndarray:
-    """(H, W, channels) uint8.
+def read_image(path: Path, channels: int = 3, value_range: Range = ()) -> np.ndarray:
+    """(H, W, channels) uint8; `value_range` as for `decode`.
 
     Raises:
       UserError: no image.
     """
     try:
-        return decode(_bytes(path), channels)
+        return decode(_bytes(path), channels, None, value_range)
     except (OSError, DecodeError) as e:
         raise UserError(f"{path}: {e}") from None
 

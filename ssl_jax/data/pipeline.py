@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
+from ssl_jax.core.ranges import Count, Finite, Probability, Seed, Share, Whole
 from ssl_jax.data.assemble import Pool, Steps
 from ssl_jax.data.decode import eval_crop
 from ssl_jax.data.draws import fold
@@ -45,7 +46,11 @@ class DataConfig:
       threads: host threads that decode and crop; 0 is one a core.
       prefetch: batches made ahead.
       max_bad_fraction: the run stops at more broken images than this share, rounded up.
-      channels: 1 or 3; 0 is as the data are (3 for encoded images).
+      channels: 1 for grey, 3 for RGB, or as many bands; 0 is as the data are: 3 for encoded images,
+        or their number of bands where all have another, neither 1 nor 3.
+      range: of pixels that are not 8-bit, the values that become 0 to 255: (low, high), or a low
+        and a high for each band. By default it is measured over a sample of the images; the run's
+        config holds it, and all data that are evaluated with the run are read in it.
       streams: further sets of images for methods that learn from several, name -> data; each has a
         shuffled order of its own, and as many images in a batch.
       cache: "device" keeps a set in memory on every device, whole, and cuts the views there: the
@@ -57,17 +62,22 @@ class DataConfig:
 
     train: str = "digits"
     eval: str | None = None
-    fraction: float = 1.0
+    fraction: Share = 1.0
     fold: str = ""
     labelled: str = ""
-    draw: int = 0
-    threads: int = 0
-    prefetch: int = 2
-    max_bad_fraction: float = 0.01
-    channels: int = 0
+    draw: Seed = 0
+    threads: Whole = 0
+    prefetch: Count = 2
+    max_bad_fraction: Probability = 0.01
+    channels: Whole = 0
+    range: tuple[Finite, ...] = ()
     cache: Literal["none", "device"] = "none"
     streams: Mapping[str, str] = field(default_factory=dict)
     tokenizer: str = ""
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {} if self.labelled else {"draw": "no labelled part is drawn; give data.labelled"}
 
 
 class Batches(Iterator[Batch]):
@@ -105,10 +115,10 @@ def batches(
     stop_step: int,
     start_step: int = 0,
     rows: np.ndarray | None = None,
-    threads: int = 0,
-    prefetch: int = 2,
-    max_bad_fraction: float = 0.01,
-    channels: int = 0,
+    threads: Whole = 0,
+    prefetch: Count = 2,
+    max_bad_fraction: Probability = 0.01,
+    channels: Whole = 0,
     boxes_only: bool = False,
     streams: Mapping[str, Source] | None = None,
     tokenizer: Tokenizer = BYTES,
@@ -188,10 +198,10 @@ def eval_arrays(
     size: int,
     *,
     rows: np.ndarray | None = None,
-    channels: int = 0,
+    channels: Whole = 0,
     batch: int = 256,
-    threads: int = 0,
-    max_bad_fraction: float = 0.01,
+    threads: Whole = 0,
+    max_bad_fraction: Probability = 0.01,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Examples in order, centrally cropped: images (batch, size, size, C) uint8, index (batch,).
 

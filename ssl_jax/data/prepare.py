@@ -1,6 +1,7 @@
 """Any data set to sharded ArrayRecord files, in parts that a killed run need not make again."""
 
 import hashlib
+import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import simplejpeg
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
 from ssl_jax.core.plain import from_json
-from ssl_jax.data.decode import DecodeError, decode
+from ssl_jax.data.decode import DecodeError, averaged, native
 from ssl_jax.data.records import Record, encode
 from ssl_jax.data.sources.base import Source
 
@@ -78,6 +79,8 @@ def prepare(
             raise UserError(f"{output} holds other files; name an empty folder")
         if before is not None:
             found = _read(before)
+            if source.matches(str(found.get("fingerprint"))):  # of an older version
+                asked["fingerprint"] = found["fingerprint"]
             if any(found.get(key) != value for key, value in asked.items()):
                 raise UserError(f"{output} holds other data or options; name another folder")
         else:
@@ -165,22 +168,44 @@ def _shard(
 
 
 def encoded(image: bytes | np.ndarray, size: int, quality: int) -> bytes:
-    """An image file: as it came, PNG for pixels, or JPEG with its short side brought to `size`.
+    """An image file: as it came, or with its short side brought to `size`.
+
+    Pixels of 8 bits become a JPEG if they were resized and a PNG if not; wide ones a PNG of 16 bits
+    where they fit; what no PNG holds, as four bands or signed numbers, an array of NumPy's format.
 
     Raises:
       DecodeError: the bytes are no image.
     """
-    pixels = image if isinstance(image, np.ndarray) else decode(image, 3)
-    short = min(pixels.shape[:2])
-    if size and short > size:
-        height, width = (max(round(n * size / short), size) for n in pixels.shape[:2])
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-        pixels = np.ascontiguousarray(pixels.reshape(height, width, -1))
-        space = "GRAY" if pixels.shape[-1] == 1 else "RGB"
-        return simplejpeg.encode_jpeg(pixels, quality, space, "444" if space == "RGB" else "Gray")
-    if isinstance(image, bytes):
+    if isinstance(image, bytes) and not size:
+        native(image)  # raises
         return image
-    return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+    pixels = image if isinstance(image, np.ndarray) else native(image)
+    short = min(pixels.shape[:2])
+    if not size or short <= size:
+        return image if isinstance(image, bytes) else _lossless(pixels)
+    height, width = (max(round(n * size / short), size) for n in pixels.shape[:2])
+    pixels = resized(pixels, height, width)
+    if pixels.dtype != np.uint8 or pixels.shape[-1] not in (1, 3):
+        return _lossless(pixels)
+    space = "GRAY" if pixels.shape[-1] == 1 else "RGB"
+    return simplejpeg.encode_jpeg(pixels, quality, space, "444" if space == "RGB" else "Gray")
+
+
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height, width, C) of an image of any number type, which it keeps if OpenCV has it."""
+    kind = pixels.dtype
+    if kind not in (np.uint8, np.uint16, np.int16, np.float32, np.float64):
+        kind = np.dtype(np.float32 if kind.itemsize <= 2 else np.float64)
+    return averaged(pixels.astype(kind), height, width)
+
+
+def _lossless(pixels: np.ndarray) -> bytes:
+    """A PNG where it can hold these pixels (H, W, C), else a .npy file."""
+    if pixels.dtype in (np.uint8, np.uint16) and pixels.shape[-1] in (1, 3):
+        return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.ascontiguousarray(pixels), (1, 0), allow_pickle=False)
+    return file.getvalue()
 
 
 def _note(output: Path, name: str) -> Path:

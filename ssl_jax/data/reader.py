@@ -1,5 +1,6 @@
 """Pixels of an example whatever happens: retried, replaced, counted."""
 
+import contextlib
 import math
 import threading
 import time
@@ -8,29 +9,45 @@ import numpy as np
 from absl import logging
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.decode import DecodeError, Room, decode, to_channels
+from ssl_jax.data.decode import TRIES, DecodeError, Room, decode, native, to_channels
 from ssl_jax.data.draws import fold
+from ssl_jax.data.levels import to_uint8
 from ssl_jax.data.sources.base import Source
 
 RETRIES = 3
 _FIRST_WAIT = 0.1  # seconds; doubled at each retry
+_logged: set[str] = set()
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-def num_channels(source: Source, channels: int) -> int:
+def num_channels(source: Source, channels: int, bands: int = 0) -> int:
     """Channels of the images that `source` yields when asked for `channels` (0: as they are).
+
+    Encoded images are as they are with `bands` channels, by default those of the first one, or with
+    three where it has only one. They may have any number: it is seen when they are decoded.
 
     Raises:
       UserError: a number that the images cannot be turned into.
     """
-    have = 3 if source.arrays is None else source.arrays.shape[-1]
-    possible = (1, 3) if source.arrays is None or have in (1, 3) else (have,)
+    if source.arrays is None:
+        return channels or bands or _bands(source)
+    have = source.arrays.shape[-1]
+    possible = (1, 3) if have in (1, 3) else (have,)
     if channels and channels not in possible:
         raise UserError(
             f"data.channels={channels}: {source.name} can be read with "
             f"{' or '.join(map(str, possible))} channels"
         )
     return channels or have
+
+
+def _bands(source: Source) -> int:
+    for row in range(min(len(source), TRIES)):
+        with contextlib.suppress(DecodeError, OSError):
+            data = source.read(row)
+            image = data if isinstance(data, np.ndarray) else native(data, 0, lambda *_: 8)
+            return 3 if image.shape[-1] == 1 else image.shape[-1]
+    return 3
 
 
 class Reader:
@@ -72,9 +89,9 @@ class Reader:
         try:
             data = self._read(index)
             if isinstance(data, np.ndarray):
-                return to_channels(data, self.channels)
-            return decode(data, self.channels, room)
-        except (DecodeError, OSError) as e:
+                return to_channels(to_uint8(data, self.source.value_range), self.channels)
+            return decode(data, self.channels, room, self.source.value_range)
+        except (DecodeError, OSError, MemoryError) as e:
             self._report(index, str(e))
             return None
 
@@ -95,7 +112,10 @@ class Reader:
             self.bad[index] = reason
             first = next(iter(self.bad))
             count = len(self.bad)
-        logging.warning("broken image %s: %s", self.source.describe(index), reason)
+        where = self.source.describe(index)
+        if where not in _logged:  # readers of several parts of a run meet the same image
+            _logged.add(where)
+            logging.warning("broken image %s: %s", where, reason)
         if count > self._allowed or count == len(self.source):
             raise UserError(
                 f"{count} of {len(self.source)} images of {self.source.name} cannot be read "

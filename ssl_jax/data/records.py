@@ -28,12 +28,15 @@ class RecordError(ValueError):
 
 
 class Record(NamedTuple):
-    """One example: encoded image, class number or None, captions, file name or ""."""
+    """One example: encoded image, class number or None, captions, file name or "", and what stands
+    where a label does but is none.
+    """
 
     image: bytes
     label: int | None = None
     captions: tuple[str, ...] = ()
     name: str = ""
+    odd_label: str = ""
 
 
 def encode(record: Record) -> bytes:
@@ -42,7 +45,7 @@ def encode(record: Record) -> bytes:
     if record.label is not None:
         features[LABEL_KEYS[0]] = [record.label]
     if record.captions:
-        features[CAPTION_KEYS[0]] = [c.encode() for c in record.captions]
+        features[CAPTION_KEYS[0]] = [c.encode(errors="replace") for c in record.captions]
     if record.name:
         features[NAME_KEYS[0]] = [record.name.encode("utf-8", "surrogateescape")]
     return encode_features(features)
@@ -62,12 +65,29 @@ def decode(data: bytes, image_keys: Sequence[str] = IMAGE_KEYS) -> Record:
     label, captions = _first(features, LABEL_KEYS), _first(features, CAPTION_KEYS)
     texts = captions if isinstance(captions, list) else []
     names = _first(features, NAME_KEYS)
+    number, odd = _label(label)
     return Record(
         image[0],
-        int(label[0]) if isinstance(label, np.ndarray) and label.size == 1 else None,
+        number,
         tuple(t.decode(errors="replace") for t in texts),
         names[0].decode("utf-8", "surrogateescape") if isinstance(names, list) and names else "",
+        odd,
     )
+
+
+def _label(values: Values | None) -> tuple[int | None, str]:
+    """The class number, -1 for NaN, or None and what is there in its place."""
+    if values is None or not len(values):
+        return None, ""
+    if isinstance(values, list):
+        return None, "text"
+    if values.size > 1:
+        return None, f"{values.size} numbers"
+    value = values[0].item()
+    if value != value:
+        return -1, ""
+    whole = np.isfinite(value) and value == int(value)
+    return (int(value), "") if whole else (None, f"{value:g}")
 
 
 def encode_features(features: Mapping[str, Sequence[bytes] | Sequence[int] | np.ndarray]) -> bytes:

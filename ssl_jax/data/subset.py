@@ -2,11 +2,13 @@
 
 import hashlib
 import re
+from functools import cached_property
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.sources.base import Source
+from ssl_jax.data.levels import Range
+from ssl_jax.data.sources.base import VERSION, Source, numbered
 from ssl_jax.data.sources.mix import MixSource
 
 
@@ -16,14 +18,23 @@ class Subset(Source):
     def __init__(self, source: Source, rows: np.ndarray, name: str) -> None:
         self.name = name
         self._source, self._rows = source, np.asarray(rows, np.int64)
-        self.class_names = source.class_names
+        self.class_names, self.left_out = source.class_names, source.left_out
         self.labels = None if source.labels is None else source.labels[self._rows]
-        self.arrays = None if source.arrays is None else source.arrays[self._rows]
+        self.value_range = source.value_range
         self.lengths = None if source.lengths is None else source.lengths[self._rows]
         if source.captions is not None:
             self.captions = [source.captions[int(row)] for row in self._rows]
         if source.names is not None:
             self.names = [source.names[int(row)] for row in self._rows]
+
+    @cached_property
+    def arrays(self) -> np.ndarray | None:  # type: ignore[override]
+        return None if self._source.arrays is None else self._source.arrays[self._rows]
+
+    def read_in(self, value_range: Range) -> None:
+        self._source.read_in(value_range)
+        self.value_range = value_range
+        self.__dict__.pop("arrays", None)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -37,11 +48,11 @@ class Subset(Source):
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._rows[index]))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, version: int = VERSION) -> str:
         """Digest of the source's own, and of the rows."""
-        digest = hashlib.blake2b(self._source.fingerprint().encode(), digest_size=16)
+        digest = hashlib.blake2b(self._source.fingerprint(version).encode(), digest_size=16)
         digest.update(self._rows.tobytes())
-        return digest.hexdigest()
+        return numbered(digest.hexdigest(), version)
 
 
 def fraction(source: Source, share: float) -> Source:

@@ -73,6 +73,11 @@ class Tokenizer:
         return np.stack(chosen)
 
 
+def without_halves(text: str) -> str:
+    """`text` with "?" for halves of UTF-16 characters, which JSON may hold and UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode()
+
+
 BYTES = Tokenizer(_BYTES, lambda text: np.frombuffer(text.encode("utf-8", "replace"), np.uint8))
 
 
@@ -128,9 +133,8 @@ def from_json(text: str, where: str) -> Tokenizer:
         raise UserError(f"{where}: {pieces} pieces; expected 1 to {MAX_PIECES}")
 
     def split(caption: str) -> list[int]:
-        known = caption.encode("utf-8", "replace").decode()  # JSON has halves of characters
         try:
-            return made.encode(known, add_special_tokens=False).ids
+            return made.encode(without_halves(caption), add_special_tokens=False).ids
         except Exception as e:
             raise UserError(f"{where}: cannot split {caption[:80]!r} ({e})") from None
 
@@ -156,5 +160,6 @@ def learn(captions: Sequence[Sequence[str]], size: int) -> str:
         show_progress=False,
     )
     few = np.linspace(0, len(captions) - 1, min(len(captions), _LEARN_FROM)).astype(np.int64)
-    made.train_from_iterator((text for i in few for text in captions[int(i)]), trainer)
+    texts = (without_halves(text) for i in few for text in captions[int(i)])
+    made.train_from_iterator(texts, trainer)
     return made.to_str()

@@ -89,8 +89,7 @@ class Encoder(base.Encoder):
         if isinstance(stage, str) and stage not in known:
             raise UserError(f"no layer {stage!r} in this network; it has {', '.join(known)}")
         number = known.index(stage) - len(known) if isinstance(stage, str) else stage
-        number = self.probe.stage if number is None else number
-        made = dataclasses.replace(self, probe=Probe(number, pool or self.probe.pool))
+        made = dataclasses.replace(self, probe=self.probe.at(number, pool))
         made.feature_shape  # noqa: B018 (raises)
         return made
 

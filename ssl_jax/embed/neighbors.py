@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import replacing
 from ssl_jax.embed import formats
 from ssl_jax.embed.formats import Pieces
 from ssl_jax.evals.features import MEMORY, Column
@@ -51,12 +52,10 @@ def write(output: Path, path: Path, k: int, mesh: Mesh | None = None) -> None:
         "cosine": Pieces("<f4", (len(features), k), [cosines.whole()]),
         "about": Pieces(about.dtype, (), [about]),
     }
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        formats.write_npz(temporary, arrays)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            formats.write_npz(temporary, arrays)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {e.strerror or e}") from None
 
 

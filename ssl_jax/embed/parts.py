@@ -143,6 +143,25 @@ def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
         files.write_json(path, settings)
 
 
+def as_before(
+    found: Mapping[str, Any] | None,
+    wanted: Mapping[str, Any],
+    matches: Callable[[str], bool],
+) -> Mapping[str, Any]:
+    """`wanted`, with the fingerprint of the data in the form in which `found` has it."""
+    before = str((found or {}).get("fingerprint", ""))
+    return {**wanted, "fingerprint": before} if matches(before) else wanted
+
+
+def outdated(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], matches: Callable[[str], bool]
+) -> bool:
+    """Whether nothing but the content of as many examples has changed."""
+    wanted = as_before(found, wanted, matches)
+    keys = {key for key in wanted if found.get(key) != json.loads(json.dumps(wanted[key]))}
+    return keys == {"fingerprint"}
+
+
 def check_same(
     found: Mapping[str, Any] | None, wanted: Mapping[str, Any], where: str, remedy: str
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -85,6 +86,7 @@ class Job:
             "batch": self.batch,
             "part": self.part,
             "device": self.mesh.devices.flat[0].device_kind,
+            **({"range": list(self.source.value_range)} if self.source.value_range else {}),
             "versions": {n: importlib.metadata.version(n) for n in ("ssl-jax", "jax")},
         }
 
@@ -94,7 +96,8 @@ def embed(job: Job, progress: Progress = lambda done, new: None) -> dict[str, An
 
     Every process of a run calls it; each computes and writes its rows, the first one puts them
     together. The file is the same to the last byte however often the run was killed. An image that
-    is broken has no row; it is listed in `left_out`. At most three parts and `LATE` + 2 batches are
+    is broken has no row; it is listed in `left_out`. A file of the same data before they changed is
+    replaced. At most three parts and `LATE` + 2 batches are
     in memory.
 
     Args:
@@ -112,10 +115,13 @@ def embed(job: Job, progress: Progress = lambda done, new: None) -> dict[str, An
         raise UserError(f"{job.source.name} holds no image")
     if _everywhere(job.output.exists()):
         found = formats.read_about(job.output)
-        parts.check_same(found, job.settings, str(job.output), "remove it")
-        if distributed.primary():
-            parts.remove(job.output)
-        return found or {}
+        if found is None or not parts.outdated(found, job.settings, job.source.matches):
+            wanted = parts.as_before(found, job.settings, job.source.matches)
+            parts.check_same(found, wanted, str(job.output), "remove it")
+            if distributed.primary():
+                parts.remove(job.output)
+            return found or {}
+        logging.warning("%s: %s has changed since; made anew", job.output, job.source.name)
     with parts.opened(job.output, job.settings) as folder:
         try:
             _compute(job, folder, progress)

@@ -12,6 +12,7 @@ import numpy as np
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Count
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.objectives.base import Encoder
@@ -31,7 +32,7 @@ class Attention(Protocol):
       examples: test images (128 in the paper, 2010.11929).
     """
 
-    examples: int = 128
+    examples: Count = 128
 
     prefix: ClassVar[str] = "diag"
     labels: ClassVar[bool] = False

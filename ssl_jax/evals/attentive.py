@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, SingleDeviceSharding
 
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, grouped
@@ -45,21 +45,21 @@ class Attentive(Protocol):
       stage: whose patch tokens, or positions of its map; by default where the method names it.
       lr, weight_decay: of AdamW; the rate falls to 0 along half a cosine. Several of them are
         trained at once.
-      epochs, batch_size: a batch is at most the training set.
+      epochs, batch_size: by default a batch is at most the training set.
       heads: of the attention.
       holdout: share of the training examples that are kept from the probe; its accuracy on them,
         `attentive_holdout_top1`, is what settings should be chosen by.
       seed: of the order of the examples and of the first weights.
     """
 
-    stage: int | None = None
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    epochs: int = 20
-    batch_size: int = 256
-    heads: int = 8
-    holdout: float = 0.0
-    seed: int = 0
+    stage: Integer | None = None
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    epochs: Count = 20
+    batch_size: Count = 256
+    heads: Count = 8
+    holdout: BelowOne = 0.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if min(self.lr, self.epochs, self.batch_size, self.heads) <= 0 or self.weight_decay < 0:
@@ -78,6 +78,8 @@ class Attentive(Protocol):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """Those that differ in rate and decay only are trained together."""
+        for one in settings:
+            one.check(subject)
 
         def stage(one: Self) -> int:
             return subject.probe.stage if one.stage is None else one.stage
@@ -96,7 +98,9 @@ def _measured(
     one, mesh = group[0], subject.images.mesh
     order = np.random.default_rng(one.seed).permutation(len(train.labels))
     held, rows = np.split(order, [round(one.holdout * len(order))])
-    batch = min(one.batch_size, len(rows))
+    if one.holdout and not len(held):
+        raise UserError(f"attentive: holdout = {one.holdout} of {len(order)} examples leaves none")
+    batch = one.at_most("batch_size", len(rows), "training examples")
     some = max(1, POOLED // (batch * one.heads * train.features.shape[-1]))
     for i in range(0, len(group), some):
         probes = fit(train, group[i : i + some], subject.classes, np.sort(rows), mesh)
@@ -185,9 +189,7 @@ def fit(
     if len(np.unique(train.labels[rows])) < 2:
         raise UserError("attentive probe: the training data have labels of one class only")
     one = settings[0]
-    batch = min(one.batch_size, len(rows))
-    mesh = mesh if mesh and batch >= mesh.size else None  # too few to be split
-    batch -= batch % (mesh.size if mesh else 1)
+    batch = one.at_most("batch_size", len(rows), "training examples")
     epoch = len(rows) // batch
     width, (mean, deviation) = train.features.shape[-1], moments(train.features, rows)
     params = _start(one, width, classes, len(settings))
@@ -196,7 +198,7 @@ def fit(
     alone = SingleDeviceSharding(jax.local_devices()[0])
     run = params, jax.device_get(optax.scale_by_adam().init(params))
     run = place(run, sharding.replicated(mesh) if mesh else alone)
-    apart = NamedSharding(mesh, P(None, sharding.AXES)) if mesh else alone
+    apart = sharding.batches_of(mesh, batch) if mesh else alone
     chunk = max(1, CHUNK_BYTES // (2 * batch * train.features[0].size))
     for number in range(one.epochs):
         order = np.random.default_rng([one.seed, number]).permutation(rows)[: epoch * batch]

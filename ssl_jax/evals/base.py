@@ -3,16 +3,17 @@ and a test set.
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
 
-from ssl_jax.core import sharding
+from ssl_jax.core import config, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Integer
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
@@ -34,22 +35,47 @@ class Protocol:
       labels: whether it needs labels.
       every_stage: whether, where no stage is named, it is asked of all stages of the methods that
         want that (`Objective.probe_every_stage`).
+      of_pixels: settings that only raw pixels are measured by, which `evaluate` does not sweep.
     """
 
     prefix: ClassVar[str] = "eval"
     labels: ClassVar[bool] = True
     every_stage: ClassVar[bool] = False
+    of_pixels: ClassVar[tuple[str, ...]] = ()
 
     def applies(self, subject: "Subject") -> bool:
         """Whether there is what it needs: by default labels, or an encoder."""
         return subject.labelled if self.labels else subject.encoder is not None
 
+    def unused(self) -> Mapping[str, str]:
+        """Settings that change nothing beside the others, and why: name -> reason."""
+        return {}
+
     def check(self, subject: "Subject") -> None:
         """What can be told before an image is read.
 
         Raises:
-          UserError: a setting names a file that is not there, or does not fit the data.
+          UserError: a setting changes nothing, names a file that is not there, or does not fit the
+            data.
         """
+        config.check_used(self, type(self).__name__.lower())
+
+    def at_most(self, name: str, most: int, what: str) -> int:
+        """The setting `name`, whose default is lowered to `most` where there is no more of `what`.
+
+        Raises:
+          UserError: a value of its own that is larger: it would be recorded and not applied.
+        """
+        value = getattr(self, name)
+        if value > most and value != config.defaults(type(self))[name]:
+            raise UserError(
+                f"{type(self).__name__.lower()}: {name} = {value} is more than the {most} {what}"
+            )
+        return min(value, most)
+
+    def settled(self) -> Self:
+        """The same with the settings filled in that it leaves to the others."""
+        return self
 
     def measure(self, subject: "Subject") -> dict[str, float]:
         """Name -> number.
@@ -65,6 +91,8 @@ class Protocol:
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """The numbers of each of `settings`, as they come."""
         for one in settings:
+            one.check(subject)
+        for one in settings:
             yield one, one.measure(subject)
 
 
@@ -76,7 +104,7 @@ class AtLayer(Protocol):
       stage, pool: see `Probe`; by default where the method names it.
     """
 
-    stage: int | None = None
+    stage: Integer | None = None
     pool: str | None = None
 
     @classmethod
@@ -87,7 +115,8 @@ class AtLayer(Protocol):
             one.check(subject)
         if cls.labels:
             subject.read(settings)
-        yield from super().measure_all(settings, subject)
+        for one in settings:
+            yield one, one.measure(subject)
 
 
 class Part(NamedTuple):
@@ -248,8 +277,7 @@ class Subject:
 
     def probe_of(self, protocol: AtLayer) -> Probe:
         """Where the protocol reads features."""
-        stage = self.probe.stage if protocol.stage is None else protocol.stage
-        return Probe(stage, protocol.pool or self.probe.pool)
+        return self.probe.at(protocol.stage, protocol.pool)
 
     def train(self, protocol: AtLayer) -> Labelled:
         """Of the training set, where the protocol reads them."""

@@ -13,6 +13,7 @@ import numpy as np
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Whole
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.clustering import agreements
@@ -36,7 +37,7 @@ class ClusterHead(Protocol):
         are left out.
     """
 
-    head: int = 0
+    head: Whole = 0
     part: Literal["train", "test"] = "test"
     superclasses: str | None = None
 

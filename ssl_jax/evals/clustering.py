@@ -15,6 +15,7 @@ from sklearn.metrics import (
 from sklearn.preprocessing import StandardScaler
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.superclasses import Superclasses, read_superclasses
 
@@ -31,9 +32,9 @@ class Clustering(AtLayer):
         are left out.
     """
 
-    clusters: int | None = None
-    factor: float = 1.0
-    runs: int = 3
+    clusters: Count | None = None
+    factor: Positive = 1.0
+    runs: Count = 3
     superclasses: str | None = None
 
     def __post_init__(self) -> None:
@@ -43,7 +44,13 @@ class Clustering(AtLayer):
                 f"runs = {self.runs} must be positive"
             )
 
+    def unused(self) -> Mapping[str, str]:
+        if self.clusters is None:
+            return {}
+        return {"factor": f"their number is given, clusters = {self.clusters}"}
+
     def check(self, subject: Subject) -> None:
+        super().check(subject)
         if self.superclasses:
             read_superclasses(self.superclasses, subject.class_names)
 
@@ -79,7 +86,11 @@ class Agreement(NamedTuple):
 
 
 def kmeans(
-    features: np.ndarray, clusters: int, seed: int = 0, restarts: int = 3, standardize: bool = False
+    features: np.ndarray,
+    clusters: Count,
+    seed: int = 0,
+    restarts: int = 3,
+    standardize: bool = False,
 ) -> np.ndarray:
     """Cluster of each row, (N,) int32 in [0, clusters), by k-means++ and the best of `restarts`.
 

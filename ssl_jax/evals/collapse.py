@@ -48,6 +48,11 @@ SAYS = {
 }
 
 
+def kind_of(value: float) -> Kind:
+    """The kind that a logged value of `diag/collapse` stands for; of one that is none, NONE."""
+    return Kind(int(value)) if value in list(Kind) else Kind.NONE
+
+
 def diagnose(found: Mapping[str, float], untrained: Mapping[str, float] | None = None) -> Finding:
     """What the numbers of `diagnostics` say, looked at in this order.
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count
 from ssl_jax.data.decode import resize
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.knn import Knn, knn_classes
@@ -57,19 +58,28 @@ class Corruptions(AtLayer):
       baseline: "pixels" is the same classifier on raw pixels; "alexnet" are the published errors,
         which are of ImageNet's classes.
       examples: test images at the most, evenly over all of them.
-      size: images of a smaller view are corrupted at this side and then shrunk; at least 32.
+      size: images of a smaller view are corrupted at this side and then shrunk; at least 32, those
+        of a larger view at their own.
     """
 
     classifier: Literal["linear", "knn"] = "linear"
     baseline: Literal["pixels", "alexnet"] = "pixels"
-    examples: int = 500
-    size: int = LEAST
+    examples: Count = 500
+    size: Count = LEAST
 
     def __post_init__(self) -> None:
         if self.examples < 1 or self.size < LEAST:
             raise UserError(
                 f"corruptions: examples = {self.examples} must be positive, and size = {self.size} "
                 f"{LEAST} or more"
+            )
+
+    def check(self, subject: Subject) -> None:
+        super().check(subject)
+        if LEAST < self.size < (side := subject.images.view.size):
+            raise UserError(
+                f"corruptions.size: {self.size} would change nothing: images of {side} pixels are "
+                "corrupted at their own size"
             )
 
     def measure(self, subject: Subject) -> dict[str, float]:
@@ -155,12 +165,15 @@ def corrupted(batches: Batches, kind: str, severity: int, size: int = LEAST) -> 
 
 
 def corrupt(
-    image: np.ndarray, kind: str, severity: int, index: int, size: int = LEAST
+    image: np.ndarray, kind: str, severity: Count, index: Count, size: Count = LEAST
 ) -> np.ndarray:
     """A corrupted image, a function of the arguments alone.
 
+    The corruptions are of pictures. So an image of another number of channels than one or three is
+    taken for several pictures, of three channels each, which are corrupted by the same draws.
+
     Args:
-      image: (S, S, C) uint8, C 1 or 3.
+      image: (S, S, C) uint8.
       kind: one of `CORRUPTIONS`.
       severity: 1 to 5.
       index: of the example.
@@ -171,15 +184,21 @@ def corrupt(
     """
     words = [int(index) % 2**32, CORRUPTIONS.index(kind), severity]
     seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-    own = {"seed": seed} if kind in _SEEDED else {}
-    before = np.random.get_state()
+    how = {"severity": severity, "corruption_name": kind}
+    how |= {"seed": seed} if kind in _SEEDED else {}
+    large, bands = resize(image, max(size, len(image))), image.shape[-1]
+    pictures = [large[..., at : at + 3] for at in range(0, bands, 3)]
+    if pictures[-1].shape[-1] == 2:  # no picture has two channels
+        pictures[-1:] = [pictures[-1][..., :1], pictures[-1][..., 1:]]
+    before, found = np.random.get_state(), []
     try:
-        np.random.seed(seed)
-        large = resize(image, max(size, len(image)))
-        found = library().corrupt(large, severity=severity, corruption_name=kind, **own)
+        for picture in pictures:
+            np.random.seed(seed)
+            made = library().corrupt(np.ascontiguousarray(picture), **how)
+            found.append(made[..., : picture.shape[-1]])
     finally:
         np.random.set_state(before)
-    return resize(found[..., : image.shape[-1]], len(image))
+    return resize(np.concatenate(found, axis=-1), len(image))
 
 
 def _at(side: int, images: np.ndarray) -> np.ndarray:

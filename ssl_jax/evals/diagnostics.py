@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.recipes import augment, prepare
 from ssl_jax.core import sharding
 from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.ranges import Several
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
@@ -30,7 +31,7 @@ class Diagnostics(AtLayer):
       examples: at most so many, as some numbers hold all pairs.
     """
 
-    examples: int = 2048
+    examples: Several = 2048
 
     prefix: ClassVar[str] = "diag"
     labels: ClassVar[bool] = False

@@ -33,13 +33,22 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
     """The (B, D) features of `probe`, float32 at least, among a backbone's outputs.
 
     Raises:
-      UserError: the backbone has no such stage or no class token.
+      UserError: the backbone has no such stage, no class token, or no output of its own there.
     """
+    name = stage_name(stages, probe.stage)
+    if probe.pool == "pooled":
+        if name != names(stages)[-1]:
+            raise UserError(
+                f"probe: pool 'pooled' is the network's own output, after its last stage; stage "
+                f"{probe.stage} has avg, grid and cls"
+            )
+        return at_least_float32(stages["pooled"])
     if probe.pool == "cls":
-        if "cls" not in stages:
+        token = name.replace("block", "cls")
+        if token == name or token not in stages:
             raise UserError("probe: pool 'cls' needs a backbone with a class token")
-        return at_least_float32(stages["cls"])
-    return at_least_float32(pool(stage_map(stages, probe.stage), probe.pool))
+        return at_least_float32(stages[token])
+    return at_least_float32(pool(stages[name], probe.pool))
 
 
 def stage_map(stages: dict[str, Array], stage: int) -> Array:
@@ -48,10 +57,19 @@ def stage_map(stages: dict[str, Array], stage: int) -> Array:
     Raises:
       UserError: there is no such stage.
     """
+    return stages[stage_name(stages, stage)]
+
+
+def stage_name(stages: Iterable[str], stage: int) -> str:
+    """The name of a stage among a backbone's outputs; -1 is the last.
+
+    Raises:
+      UserError: there is no such stage.
+    """
     known = names(stages)
     if not -len(known) <= stage < len(known):
         raise UserError(f"probe: no stage {stage} among the backbone's {len(known)}")
-    return stages[known[stage]]
+    return known[stage]
 
 
 def names(stages: Iterable[str]) -> list[str]:
@@ -73,7 +91,7 @@ def pool(x: Array, how: str) -> Array:
         if h < 2 or w < 2:
             return jnp.broadcast_to(x.mean((1, 2))[:, None], (b, 4, c)).reshape(b, -1)
         return x.reshape(b, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(b, -1)
-    raise UserError(f"probe: unknown pooling {how!r}; known: avg, cls, grid")
+    raise UserError(f"probe: unknown pooling {how!r}; known: pooled, avg, grid, cls")
 
 
 def _read_all(

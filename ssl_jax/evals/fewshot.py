@@ -3,7 +3,7 @@ share of all, or those of a fixed list.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Share
 from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Part, Subject
 from ssl_jax.evals.lists import listed_rows
+
+DRAWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,29 +32,35 @@ class FewShot(AtLayer):
       fractions: shares of the training examples, drawn evenly over the classes (`draw_fraction`).
       lists: files that name the labelled examples (`lists.listed_rows`), which are read whatever
         `max_train` is. Without an evaluation set those that are held out for it are left out.
-      draws: random draws of the labels, averaged; fewer with more than 20 classes, which take
-        longer and vary less: 400 / classes, at least 2. A list is no draw.
+      draws: random draws of the labels, averaged; by default 20, and with more than 20 classes,
+        which take longer and vary less, 400 / classes, at least 2. A list is no draw.
     """
 
-    shots: tuple[int, ...] = (1, 5, 10)
-    fractions: tuple[float, ...] = ()
+    shots: tuple[Count, ...] = (1, 5, 10)
+    fractions: tuple[Share, ...] = ()
     lists: tuple[str, ...] = ()
-    draws: int = 20
+    draws: Count | None = None
 
     def __post_init__(self) -> None:
-        _check(self.shots or (1,), self.draws)
+        _check(self.shots or (1,), 1 if self.draws is None else self.draws)
         if not all(0 < share <= 1 for share in self.fractions):
             raise UserError(f"fewshot: fractions {list(self.fractions)} are not all in (0, 1]")
         if not self.shots + self.fractions + self.lists:
             raise UserError("fewshot: give shots, fractions or lists")
 
+    def unused(self) -> Mapping[str, str]:
+        drawn = self.shots or self.fractions
+        return {} if drawn else {"draws": "lists are not drawn; give shots or fractions"}
+
     def check(self, subject: Subject) -> None:
+        super().check(subject)
         for path in self.lists:
             listed_rows(path, subject.images.train.source)
 
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
-        draws = range(min(self.draws, max(2, 400 // subject.classes)))
+        draws = range(self.draws or min(DRAWS, max(2, 400 // subject.classes)))
+        check_shots(self, self.shots, train)
         found = {}
         for n in self.shots:
             rows = (draw_labels(train.labels, n, 0, draw) for draw in draws)
@@ -91,7 +101,7 @@ def fewshot_linear(
     test: np.ndarray,
     test_labels: np.ndarray,
     shots: Sequence[int] = (1, 5, 10),
-    draws: int = 20,
+    draws: Count | None = None,
     seed: int = 0,
 ) -> dict[int, Accuracy]:
     """Labels a class -> accuracy of `few_labels` over random draws of so many.
@@ -157,6 +167,19 @@ def few_labels(
         values = np.array([accuracy(subset) for subset in subsets])
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     return Accuracy(float(values.mean()), float(error), values)
+
+
+def check_shots(protocol: AtLayer, shots: tuple[int, ...], train: Labelled) -> None:
+    """
+    Raises:
+      UserError: more labels a class than any class has, unless that is by default.
+    """
+    most, default = int(np.bincount(train.labels).max()), config.defaults(type(protocol))["shots"]
+    if shots != default and max(shots, default=0) > most:
+        raise UserError(
+            f"{type(protocol).__name__.lower()}: shots {list(shots)}: no class has more "
+            f"than {most} labelled training examples"
+        )
 
 
 def _check(shots: Sequence[int], draws: int) -> None:

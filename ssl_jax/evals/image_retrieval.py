@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count
 from ssl_jax.evals.base import AtLayer, Subject
 
 Array = jax.Array
@@ -22,7 +23,7 @@ class ImageRetrieval(AtLayer):
       k: numbers of nearest images among which one of the query's class counts as found.
     """
 
-    k: tuple[int, ...] = (1, 5, 10)
+    k: tuple[Count, ...] = (1, 5, 10)
 
     def __post_init__(self) -> None:
         if min(self.k, default=1) < 1:

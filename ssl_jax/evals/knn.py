@@ -12,6 +12,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.evals.base import AtLayer, Subject, grouped
 from ssl_jax.evals.scores import accuracies
@@ -29,12 +30,12 @@ class Knn(AtLayer):
     """Accuracy of the weighted vote of the nearest training examples.
 
     Attributes:
-      k: neighbours; all training examples where there are fewer.
+      k: neighbours; all training examples where there are fewer, which a sweep may ask for once.
       temperature: of their votes (0.07: Wu et al. 2018, arXiv 1805.01978).
     """
 
-    k: int = 20
-    temperature: float = 0.07
+    k: Count = 20
+    temperature: Positive = 0.07
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.temperature <= 0:
@@ -47,10 +48,17 @@ class Knn(AtLayer):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """All k and temperatures of a layer in one pass."""
+        for one in settings:
+            one.check(subject)
         subject.read(settings)
         for group in grouped(settings, subject.probe_of):
             train, test = subject.train(group[0]), subject.test(group[0])
             near = {one: min(one.k, len(train.labels)) for one in group}
+            if len({(near[one], one.temperature) for one in group}) < len(group):
+                raise UserError(
+                    f"knn: k = {sorted({one.k for one in group})} are the same where there are "
+                    f"{len(train.labels)} training examples"
+                )
             found = knn_classes(
                 *train,
                 test.features,
@@ -153,7 +161,7 @@ def _tiles(
 
 
 def nearest(
-    train: np.ndarray, test: np.ndarray, k: int, mesh: Mesh | None = None
+    train: np.ndarray, test: np.ndarray, k: Count, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cosines (M, k) float32 of the k nearest training rows, greatest first, and their numbers
     (M, k) int32; of equally near ones the earlier come first.
@@ -172,7 +180,7 @@ def nearest(
 
 
 def _nearest_tiles(
-    train: np.ndarray, test: np.ndarray, k: int, mesh: Mesh | None
+    train: np.ndarray, test: np.ndarray, k: Count, mesh: Mesh | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """What `nearest` finds, and of how many rows: tiles of one shape, the last one filled up."""
     one = SingleDeviceSharding(jax.devices()[0])
@@ -243,7 +251,7 @@ def _top(x: Array, k: int) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes"))
 def _vote(
-    nearest: Array, labels: Array, temperature: Array, k: tuple[int, ...], num_classes: int
+    nearest: Array, labels: Array, temperature: Array, k: tuple[Count, ...], num_classes: int
 ) -> Array:
     """Shares (len(k), temperatures, T, C) from the greatest cosines (T, max k) and their labels."""
     # Relative to the nearest neighbour: the same shares, and exp cannot overflow.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Several
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.diagnostics import rankme
@@ -27,7 +28,7 @@ class Layers(Protocol):
       examples: test images.
     """
 
-    examples: int = 2048
+    examples: Several = 2048
 
     prefix: ClassVar[str] = "diag"
     labels: ClassVar[bool] = False

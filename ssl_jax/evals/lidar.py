@@ -12,6 +12,7 @@ from scipy.linalg import eigh
 from ssl_jax.augment.recipes import augment
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.ranges import Positive, Several
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.objectives.base import Encoder, Probe
@@ -30,9 +31,9 @@ class Lidar(AtLayer):
       delta: added to the diagonal of the scatter within images.
     """
 
-    examples: int = 1000
-    views: int = 50
-    delta: float = 1e-4
+    examples: Several = 1000
+    views: Several = 50
+    delta: Positive = 1e-4
 
     prefix: ClassVar[str] = "diag"
     labels: ClassVar[bool] = False

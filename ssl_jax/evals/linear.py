@@ -8,21 +8,21 @@ features are those of clean central crops, read once.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, SingleDeviceSharding
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
 from ssl_jax.data.pipeline import place
 from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
 from ssl_jax.evals.scores import accuracies
@@ -78,10 +78,11 @@ class Linear(AtLayer):
     """Accuracy of a linear classifier that saw all labels.
 
     Attributes:
-      preset: one of `PRESETS`, or "lbfgs": logistic regression to its optimum.
-      lr, weight_decay, epochs, batch_size: in place of the preset's; a batch is at most the
+      preset: one of `PRESETS`, or "lbfgs": logistic regression to its optimum. By default "lbfgs",
+        and "simclr" where lr, epochs or batch_size is set, which "lbfgs" has not.
+      lr, weight_decay, epochs, batch_size: in place of the preset's, whose batch is at most the
         training set. For "lbfgs", `weight_decay` is the penalty lambda of `mean cross-entropy +
-        lambda / 2 |W|^2`, by default 1e-4, and the others mean nothing.
+        lambda / 2 |W|^2`, by default 1e-4.
       holdout: share of the training examples that are kept from the classifier; its accuracy on
         them, `linear_holdout_top1`, is what settings should be chosen by.
       seed: of the order of the examples and of the first weights.
@@ -89,13 +90,13 @@ class Linear(AtLayer):
 
     every_stage: ClassVar[bool] = True
 
-    preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] = "lbfgs"
-    lr: float | None = None
-    weight_decay: float | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    holdout: float = 0.0
-    seed: int = 0
+    preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] | None = None
+    lr: Positive | None = None
+    weight_decay: NonNegative | None = None
+    epochs: Count | None = None
+    batch_size: Count | None = None
+    holdout: BelowOne = 0.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         numbers = (self.lr, self.epochs, self.batch_size)
@@ -106,23 +107,47 @@ class Linear(AtLayer):
         if not 0 <= self.holdout < 1:
             raise UserError(f"linear: holdout = {self.holdout} is not in [0, 1)")
 
+    def settled(self) -> Self:
+        """With the preset that is trained by."""
+        trained = any(n is not None for n in (self.lr, self.epochs, self.batch_size))
+        preset = self.preset or ("simclr" if trained else "lbfgs")
+        return dataclasses.replace(self, preset=preset)
+
+    def unused(self) -> Mapping[str, str]:
+        if self.settled().preset != "lbfgs":
+            return {}
+        others = ", ".join(PRESETS)
+        why = f"preset 'lbfgs' goes to the optimum; give one that takes steps, preset={others}"
+        unused = dict.fromkeys(("lr", "epochs", "batch_size"), why)
+        if not self.holdout:
+            unused["seed"] = "preset 'lbfgs' draws nothing without a holdout"
+        return unused
+
     @property
     def recipe(self) -> Recipe:
         """The preset with what is set here."""
         own = {name: getattr(self, name) for name in ("lr", "weight_decay", "epochs", "batch_size")}
         given = {name: value for name, value in own.items() if value is not None}
-        return dataclasses.replace(PRESETS[self.preset], **given)
+        return dataclasses.replace(PRESETS[str(self.settled().preset)], **given)
 
     @classmethod
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """Those that differ in rate and decay only are trained together."""
+        for one in settings:
+            one.check(subject)
         subject.read(settings)
         for group in grouped(
-            settings, lambda s: dataclasses.replace(s, lr=None, weight_decay=None)
+            settings, lambda s: dataclasses.replace(s.settled(), lr=None, weight_decay=None)
         ):
-            train, held = split(subject.train(group[0]), group[0].holdout, group[0].seed)
+            whole = subject.train(group[0])
+            train, held = split(whole, group[0].holdout, group[0].seed)
+            if group[0].holdout and not len(held.labels):
+                raise UserError(
+                    f"linear: holdout = {group[0].holdout} of {len(whole.labels)} examples leaves "
+                    "none"
+                )
             heads = fit(train, group, subject.classes, subject.images.mesh)
             for one, head in zip(group, heads, strict=True):
                 test = subject.test(one)
@@ -169,8 +194,10 @@ def fit(
     """
     if len(np.unique(train.labels)) < 2:
         raise UserError("linear probe: the training data have labels of one class only")
-    if settings[0].preset == "lbfgs":
+    if settings[0].settled().preset == "lbfgs":
         return [_logistic(train, one.weight_decay, classes) for one in settings]
+    if settings[0].batch_size is not None:
+        settings[0].at_most("batch_size", len(train.labels), "training examples")
     recipes = [one.recipe for one in settings]
     rates = np.array([r.lr for r in recipes], np.float32)
     decays = np.array([r.weight_decay for r in recipes], np.float32)
@@ -237,19 +264,16 @@ def train_heads(
     recipe: Recipe,
     rates: np.ndarray,
     decays: np.ndarray,
-    seed: int = 0,
+    seed: Seed = 0,
     mesh: Mesh | None = None,
 ) -> list[Head]:
     """One head for each pair of learning rate and weight decay, (S,) and (S,), on the same batches.
 
     An epoch is as many whole batches as there are; each head's training is what it would be alone.
-    On a mesh each device sees its rows of a batch, which is then a multiple of the devices.
+    On a mesh whose devices divide the batch each sees its rows of it, else all of it.
     """
     count, width = train.features.shape
     batch = min(recipe.batch_size, count)
-    if mesh and batch < mesh.size:
-        mesh = None  # too few to be split
-    batch -= batch % (mesh.size if mesh else 1)
     epoch = count // batch
     if recipe.per_256:
         rates = rates * batch / 256
@@ -259,9 +283,9 @@ def train_heads(
     bias = np.zeros((len(rates), classes), np.float32)
     flat = np.zeros(width, np.float32)
     run = Run(weight, bias, 0 * weight, 0 * bias, flat, flat + 1)
-    one = SingleDeviceSharding(jax.devices()[0])
+    one = SingleDeviceSharding(jax.local_devices()[0])
     run = place(run, sharding.replicated(mesh) if mesh else one)
-    apart = NamedSharding(mesh, P(None, sharding.AXES)) if mesh else one
+    apart = sharding.batches_of(mesh, batch) if mesh else one
     chunk = max(1, CHUNK_BYTES // (4 * batch * width))
     for number in range(recipe.epochs):
         order = np.random.default_rng([seed, number]).permutation(count)[: epoch * batch]

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Part, Seed
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
 from ssl_jax.evals.linear import regularisation_path, split
 from ssl_jax.evals.scores import accuracies
@@ -30,9 +31,9 @@ class Logistic(AtLayer):
     """
 
     preset: Literal["kornblith", "dinov2"] = "kornblith"
-    count: int = 45
-    holdout: float = 0.1
-    seed: int = 0
+    count: Count = 45
+    holdout: Part = 0.1
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 < self.holdout < 1:

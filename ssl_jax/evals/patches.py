@@ -3,7 +3,9 @@ the network's output.
 """
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Count, Integer
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
@@ -41,20 +44,27 @@ class Patches(Protocol):
       patch: side of the patches that raw pixels are measured by.
     """
 
+    of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
+
     train: str = ""
     test: str = ""
-    size: int = 224
-    stage: int = -1
+    size: Count = 224
+    stage: Integer = -1
     reduce_zero_label: bool = False
-    per_image: int = 16
-    max_images: int = 2000
-    patch: int = 8
+    per_image: Count = 16
+    max_images: Count = 2000
+    patch: Count = 8
 
     def __post_init__(self) -> None:
         if min(self.size, self.per_image, self.max_images, self.patch) < 1:
             raise UserError("patches: size, per_image, max_images and patch must be positive")
         if bool(self.train) != bool(self.test):
             raise UserError("patches: name both folders, train and test")
+
+    def unused(self) -> Mapping[str, str]:
+        if self.train:
+            return {}
+        return dict.fromkeys(("size", "reduce_zero_label"), "there are no masks; give train, test")
 
     def applies(self, subject: Subject) -> bool:
         """Whether there are masks, or labels."""
@@ -89,7 +99,8 @@ class Patches(Protocol):
         one.
         """
         images = subject.images
-        scenes = Scenes.of(folder, self.size, images.channels, self.reduce_zero_label)
+        how = images.channels, self.reduce_zero_label, images.train.source.value_range
+        scenes = Scenes.of(folder, self.size, *how)
         rows = spread(np.arange(len(scenes.files)), self.max_images)
         batch = min(images.batch_size, len(rows))
         batch += -batch % images.mesh.size
@@ -114,7 +125,7 @@ class Patches(Protocol):
         """((features (N, P, D), places (N, P) in the row-major grid), index (N,)) of images."""
 
         def some(images: Array, index: Array) -> tuple[Array, Array]:
-            return _some(subject.encoder, self.layer(subject), self.per_image, images, index)
+            return _some(subject.encoder, self.layer(subject), self, images, index)
 
         return features.collect(some, batches, subject.images.mesh)
 
@@ -152,15 +163,16 @@ def accuracy(found: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> floa
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _some(
-    encoder: Encoder | None, layer: tuple[View, int, int], count: int, images: Array, index: Array
+    encoder: Encoder | None, layer: tuple[View, int, int], how: Patches, images: Array, index: Array
 ) -> tuple[Array, Array]:
     x = features.maps(encoder, *layer, images)
     x = x.reshape(len(x), -1, x.shape[-1])
     patches = x.shape[1]
+    count = how.at_most("per_image", patches, "patches of an image")
 
     def draw(row: Array) -> Array:
         key = jax.random.fold_in(jax.random.key(0), row)
-        return jax.random.permutation(key, patches)[: min(count, patches)]
+        return jax.random.permutation(key, patches)[:count]
 
     places = jax.vmap(draw)(index)
     return jnp.take_along_axis(x, places[:, :, None], axis=1), places

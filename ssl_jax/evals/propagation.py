@@ -15,6 +15,8 @@ import numpy as np
 
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Integer, Positive
+from ssl_jax.data.levels import Range
 from ssl_jax.data.masks import nearest, pairs, read_image, read_mask
 from ssl_jax.data.pipeline import gather, to_global
 from ssl_jax.evals import features
@@ -44,15 +46,16 @@ class Propagation(Protocol):
     """
 
     labels = False
+    of_pixels = ("patch",)
 
     data: str = ""
-    size: int = 480
-    stage: int = -1
-    context: int = 7
-    radius: int = 12
-    k: int = 5
-    temperature: float = 0.1
-    patch: int = 8
+    size: Count = 480
+    stage: Integer = -1
+    context: Count = 7
+    radius: Count = 12
+    k: Count = 5
+    temperature: Positive = 0.1
+    patch: Count = 8
 
     def __post_init__(self) -> None:
         if min(self.size, self.context, self.radius, self.k, self.temperature, self.patch) <= 0:
@@ -91,7 +94,8 @@ class Propagation(Protocol):
         side = resized(videos[0].shape, self.size)
 
         def maps(number: int) -> Array:
-            frames = np.stack([video.frame(number, images.channels, side) for video in mine])
+            how = side, images.channels, images.train.source.value_range
+            frames = np.stack([video.frame(number, *how) for video in mine])
             frames = to_global(frames, placed)
             return features.maps(subject.encoder, images.view, self.stage, self.patch, frames)
 
@@ -127,10 +131,12 @@ class Video(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.first.shape  # type: ignore[return-value]
 
-    def frame(self, number: int, channels: int, side: tuple[int, int]) -> np.ndarray:
+    def frame(
+        self, number: int, side: tuple[int, int], channels: int, value_range: Range = ()
+    ) -> np.ndarray:
         """This frame, or the last one, at (height, width): (height, width, channels) uint8."""
         path = self.files[min(number, len(self.files) - 1)][0]
-        image = read_image(path, channels)
+        image = read_image(path, channels, value_range)
         if image.shape[:2] != self.shape:
             raise UserError(f"{path}: {image.shape[:2]} pixels, the first mask {self.shape}")
         return cv2.resize(image, side[::-1], interpolation=cv2.INTER_LINEAR).reshape(*side, -1)
@@ -213,9 +219,9 @@ def propagate(
     features: Array,
     masks: Array,
     valid: Array,
-    radius: int = 12,
-    k: int = 5,
-    temperature: float = 0.1,
+    radius: Count = 12,
+    k: Count = 5,
+    temperature: Positive = 0.1,
 ) -> Array:
     """Soft masks (h, w, C) of a frame: the mean of the masks of the k tokens most similar to each
     of its tokens, by weights exp(cosine / temperature); of equal similarity to the k-th all count.
@@ -260,7 +266,12 @@ def _begin(maps: Array, masks: Array, context: int) -> Memory:
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
 def _advance(
-    memory: Memory, maps: Array, side: tuple[int, int], radius: int, k: int, temperature: float
+    memory: Memory,
+    maps: Array,
+    side: tuple[Count, Count],
+    radius: Count,
+    k: Count,
+    temperature: Positive,
 ) -> tuple[Memory, Array]:
     """The memory with a new frame's features (B, h, w, D), and the frame's masks (B, height, width)
     uint8: 0 or 1 + an object's place.

@@ -11,6 +11,7 @@ from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Count
 from ssl_jax.data.pipeline import gather, place
 from ssl_jax.data.text import Tokenizer
 from ssl_jax.evals.base import Part, Protocol, Subject
@@ -30,7 +31,7 @@ class Retrieval(Protocol):
       k: captions that an image may name, or images that a caption may.
     """
 
-    k: int = 10
+    k: Count = 10
 
     labels: ClassVar[bool] = False
 
@@ -65,7 +66,7 @@ def _captioned(subject: Subject) -> np.ndarray:
 
 
 def recall(
-    images: np.ndarray, texts: np.ndarray, own: Sequence[Sequence[int]], k: int = 10
+    images: np.ndarray, texts: np.ndarray, own: Sequence[Sequence[Count]], k: Count = 10
 ) -> float:
     """Image-to-text recall at k: the share of images with a caption of theirs among the k nearest.
 

@@ -17,6 +17,7 @@ import optax
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import gather, local_part, place, to_global
 from ssl_jax.evals import features
@@ -49,18 +50,19 @@ class Segmentation(Protocol):
     """
 
     labels = False
+    of_pixels = ("patch",)
 
     train: str = ""
     test: str = ""
-    size: int = 512
-    stage: int = -1
+    size: Count = 512
+    stage: Integer = -1
     reduce_zero_label: bool = False
-    steps: int = 40_000
-    batch_size: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 1e-3
-    seed: int = 0
-    patch: int = 8
+    steps: Count = 40_000
+    batch_size: Count = 16
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 1e-3
+    seed: Seed = 0
+    patch: Count = 8
 
     def __post_init__(self) -> None:
         numbers = (self.size, self.steps, self.batch_size, self.lr, self.patch)
@@ -78,10 +80,8 @@ class Segmentation(Protocol):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        train, test = (
-            Scenes.of(folder, self.size, images.channels, self.reduce_zero_label)
-            for folder in (self.train, self.test)
-        )
+        how = images.channels, self.reduce_zero_label, images.train.source.value_range
+        train, test = (Scenes.of(folder, self.size, *how) for folder in (self.train, self.test))
         classes = max(train.num_classes(), test.num_classes())
         head = self.fit(subject, train, classes)
         counts = np.zeros((classes, classes), np.int64)
@@ -101,9 +101,13 @@ class Segmentation(Protocol):
         state = jax.device_get(self.optimizer().init(parts[:2]))
         parts, state = place((parts, state), sharding.replicated(mesh))
         head = Head(*parts)
-        count = self.steps * self.whole_batch(mesh)
+        count = self.steps * self.batch_size
         epochs = -(-count // len(train.files))
         order = np.concatenate([rng.permutation(len(train.files)) for _ in range(epochs)])[:count]
+        filling = (0, self.whole_batch(mesh) - self.batch_size)
+        order = np.pad(
+            order.reshape(-1, self.batch_size), ((0, 0), filling), constant_values=-1
+        ).ravel()
         for batch in self.batches(subject, train, order):
             head, state = _step(head, state, subject.encoder, batch, layer, self)
         return head
@@ -119,7 +123,7 @@ class Segmentation(Protocol):
         return optax.adamw(rate, weight_decay=self.weight_decay)
 
     def whole_batch(self, mesh: jax.sharding.Mesh) -> int:
-        """`batch_size`, or more up to a multiple of the devices."""
+        """`batch_size`, with filling up to a multiple of the devices."""
         return self.batch_size + -self.batch_size % mesh.size
 
     def batches(self, subject: Subject, scenes: Scenes, rows: np.ndarray) -> Iterator["Batch"]:
@@ -177,10 +181,11 @@ def _step(
     layer: Layer,
     how: Segmentation,
 ) -> tuple[Head, optax.OptState]:
-    """One update; features are normalised by the batch's own mean and variance."""
+    """One update; features are normalised by the batch's own mean and variance, filling apart."""
     images, masks = batch
     x = features.maps(encoder, *layer, images)
-    mean, variance = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+    real = (jnp.arange(len(x)) < how.batch_size)[:, None, None, None]
+    mean, variance = (f(x, (0, 1, 2), where=real) for f in (jnp.mean, jnp.var))
     scored = masks != IGNORED
 
     def loss(trained: tuple[Array, Array]) -> Array:

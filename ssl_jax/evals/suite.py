@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import Count, OrAll
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
@@ -51,7 +52,7 @@ class EvalsConfig:
     All further fields are the protocols that there are, each with its settings.
     """
 
-    every: int = 0
+    every: OrAll = 0
     protocols: tuple[str, ...] = (
         "diagnostics",
         "classifier",
@@ -61,9 +62,9 @@ class EvalsConfig:
         "clustering",
         "retrieval",
     )
-    max_train: int = 10000
-    max_eval: int = 10000
-    batch_size: int = 256
+    max_train: Count = 10000
+    max_eval: Count = 10000
+    batch_size: Count = 256
     diagnostics: Diagnostics = Diagnostics()
     lidar: Lidar = Lidar()
     layers: Layers = Layers()
@@ -144,8 +145,8 @@ class Quality:
         """
         out: list[Protocol] = []
         for one in settings:
-            # The class token is that of the last stage.
-            apart = isinstance(one, AtLayer) and one.stage is None and one.pool != "cls"
+            # The network's own output is that of the last stage.
+            apart = isinstance(one, AtLayer) and one.stage is None and one.pool != "pooled"
             if apart and one.every_stage and self._objective.probe_every_stage:
                 count = len(features.names(self._objective.stage_shapes))
                 out += [dataclasses.replace(one, stage=s) for s in range(-count, 0)]  # type: ignore[call-arg]

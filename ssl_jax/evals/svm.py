@@ -1,7 +1,7 @@
 """Low-shot linear SVMs on frozen features, as VOC07 is measured (Goyal et al., 1905.01235)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,10 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.data.subset import draw_labels
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.fewshot import check_shots
 
 FOLDS = 3
 FEW = 1.0  # C of a class with a single example, which no fold can be kept from
@@ -30,11 +32,11 @@ class Svm(AtLayer):
       costs: values of C to choose from.
     """
 
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
-    draws: int = 5
+    shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
+    draws: Count = 5
     full: bool = True
     # Those of the vissl library.
-    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
+    costs: tuple[Positive, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
 
     def __post_init__(self) -> None:
         if self.draws < 1 or min(self.shots, default=1) < 1 or min(self.costs, default=0) <= 0:
@@ -45,8 +47,12 @@ class Svm(AtLayer):
         if not self.shots and not self.full:
             raise UserError("svm: give shots, or full=True")
 
+    def unused(self) -> Mapping[str, str]:
+        return {} if self.shots else {"draws": "all labels are no draw; give shots"}
+
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
+        check_shots(self, self.shots, train)
         found = {}
         for k in self.shots:
             rows = (draw_labels(train.labels, k, 0, draw) for draw in range(self.draws))

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes()
 def cross_correlation(z1: Array, z2: Array, eps: float = 1e-5) -> Array:
     """C_ij = mean over the batch of feature i of one view times feature j of the other, (d, d).
 
@@ -22,6 +24,7 @@ def cross_correlation(z1: Array, z2: Array, eps: float = 1e-5) -> Array:
     return jnp.matmul(z1.T, z2, precision="highest") / z1.shape[0]
 
 
+@any_axes()
 def barlow_twins(z1: Array, z2: Array, redundancy: float = 0.0051) -> Array:
     """`sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2`; a scalar (equation 1).
 

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes(...)
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """`-log softmax(logits)[label]` for each row, in at least float32.
 
@@ -26,6 +28,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
     return (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_probs, axis=-1)
 
 
+@any_axes(...)
 def soft_cross_entropy(logits: Array, targets: Array) -> Array:
     """`-sum_c targets_c log softmax(logits)_c` for each row, in at least float32.
 

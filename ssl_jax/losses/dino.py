@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes(...)
 def teacher_probabilities(logits: Array, center: Array, temperature: float | Array) -> Array:
     """`softmax((logits - center) / temperature)`: targets, without gradient.
 

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes()
 def masked_patch_loss(targets: Array, logits: Array, mask: Array) -> Array:
     """Cross-entropy at the patches that were hidden, the mean within and then over the images.
 

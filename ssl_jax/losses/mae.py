@@ -5,11 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes(1)
 def patchify(images: Array, patch: int) -> Array:
     """(B, H, W, C) -> (B, L, patch * patch * C), L patches row by row, each (row, column, channel).
 
@@ -24,6 +26,7 @@ def patchify(images: Array, patch: int) -> Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch * patch * c)
 
 
+@any_axes(1)
 def unpatchify(patches: Array, patch: int, grid: tuple[int, int] | None = None) -> Array:
     """The inverse of `patchify`: (B, L, patch * patch * C) -> (B, H, W, C).
 
@@ -45,6 +48,7 @@ def unpatchify(patches: Array, patch: int, grid: tuple[int, int] | None = None) 
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * patch, columns * patch, -1)
 
 
+@any_axes(...)
 def normalize_patches(patches: Array, eps: float = 1e-6) -> Array:
     """Each patch less its mean, over its standard deviation; (..., n), float32 or wider.
 
@@ -55,6 +59,7 @@ def normalize_patches(patches: Array, eps: float = 1e-6) -> Array:
     return (x - mean) / jnp.sqrt(jnp.var(x, axis=-1, keepdims=True, ddof=1) + eps)
 
 
+@any_axes()
 def masked_mse(prediction: Array, target: Array, mask: Array) -> Array:
     """Mean squared error over the masked patches of the whole batch; a scalar, float32 or wider.
 

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes()
 def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
     """Binary NCE with m negatives an example; a scalar, the mean over the examples.
 
@@ -34,6 +36,7 @@ def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
     return jnp.mean(right + wrong)
 
 
+@any_axes()
 def estimate_partition(scores: Array, count: int) -> Array:
     """The constant Z = N mean(exp(score)) that makes scores of N candidates log-probabilities, from
     some of them; no gradient flows through it (1805.01978, equation 8). Scalar.

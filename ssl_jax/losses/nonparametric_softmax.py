@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes()
 def nonparametric_softmax(
     features: Array,
     memory: Array,

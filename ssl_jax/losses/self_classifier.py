@@ -5,11 +5,13 @@ uniform prior over classes in place of negatives or a teacher.
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes()
 def self_classifier(
     logits: Array,
     large: int,

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 
 from ssl_jax.losses import ring, tiles
+from ssl_jax.losses.axes import any_axes
 
 Array = jax.Array
 Similarity = Literal["auto", "dense", "tiled", "ring"]
@@ -31,6 +32,7 @@ Similarity = Literal["auto", "dense", "tiled", "ring"]
 DENSE_BYTES = 16 * 2**20
 
 
+@any_axes(1)
 def log_sum_exp(
     x: Array, y: Array | None = None, *, columns: bool = False, similarity: Similarity = "auto"
 ) -> Any:
@@ -53,6 +55,7 @@ def log_sum_exp(
     return _sums(tiles.LOG_SUM_EXP, x, y, columns, similarity)
 
 
+@any_axes(1)
 def sum_softplus(x: Array, y: Array, *, similarity: Similarity = "auto") -> Array:
     """(n,) sums of `log(1 + exp(s))` over each row of s = `x @ y.T`; as `log_sum_exp`."""
     return _sums(tiles.SUM_SOFTPLUS, x, y, False, similarity)

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes()
 def masked_l1(prediction: Array, target: Array, mask: Array, eps: float = 1e-5) -> Array:
     """Mean absolute error over the values of the masked pixels of the batch; a scalar.
 

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.losses import sinkhorn_kernel as kernel
 from ssl_jax.losses import sinkhorn_sweeps as sweeps
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.sinkhorn_sweeps import Source, Sums
 
 Array = jax.Array
@@ -20,6 +21,7 @@ KEPT = 4  # readings from which on the matrix of a round is kept
 GPU_BLOCK = 2**23  # elements: few and long loops; the L2 cache of an H100 holds it
 
 
+@any_axes(...)
 def sinkhorn(
     scores: Array,
     epsilon: float | Array,

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
 
 
+@any_axes()
 def invariance(z1: Array, z2: Array) -> Array:
     """Mean squared difference over rows and features; a scalar (the released code's equation 5).
 
@@ -16,6 +18,7 @@ def invariance(z1: Array, z2: Array) -> Array:
     return jnp.mean(jnp.square(as_float(z1) - as_float(z2)))
 
 
+@any_axes()
 def variance(z: Array, target: float = 1.0, eps: float = 1e-4) -> Array:
     """Mean over the features of `max(0, target - sqrt(var + eps))`; a scalar (equations 1 and 2).
 
@@ -28,6 +31,7 @@ def variance(z: Array, target: float = 1.0, eps: float = 1e-4) -> Array:
     return jnp.mean(jax.nn.relu(target - deviation))
 
 
+@any_axes()
 def covariance(z: Array) -> Array:
     """Sum of the squared off-diagonal entries of the covariance (d, d), over d; a scalar (eqs. 3
     and 4).
@@ -39,6 +43,7 @@ def covariance(z: Array) -> Array:
     return jnp.sum(jnp.square(jnp.where(jnp.eye(features, dtype=bool), 0, c))) / features
 
 
+@any_axes()
 def vicreg(
     z1: Array,
     z2: Array,

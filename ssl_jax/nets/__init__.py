@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.nets.functional import Net
+from ssl_jax.nets.layers import compute_dtype
 from ssl_jax.nets.resnet import resnet, resnet_small
 from ssl_jax.nets.swin import swin
 from ssl_jax.nets.vit import vit
@@ -24,13 +23,9 @@ def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:
     """
     if not isinstance(name, str) or name not in BACKBONES:
         raise UserError(f"unknown backbone {name!r}; {suggest(str(name), BACKBONES)}")
-    options = dict(options)
-    if options.get("dtype") is not None:
-        try:
-            options["dtype"] = jnp.dtype(options["dtype"])
-        except TypeError:
-            raise UserError(
-                f"backbone.dtype: {options['dtype']!r} is no dtype; give 'bfloat16' or 'float32'"
-            ) from None
+    try:
+        compute_dtype(options.get("dtype"))
+    except UserError as e:
+        raise UserError(f"backbone.{e}") from None
     made = config.arguments(BACKBONES[name], options, "backbone", given=("channels",))
     return BACKBONES[name](channels=channels, **made)

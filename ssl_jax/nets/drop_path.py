@@ -8,10 +8,12 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
 
 
-def check_rate(rate: float) -> None:
-    """Raises UserError for a rate that is no probability below 1."""
+def check_rate(rate: float, depth: int) -> None:
+    """Raises UserError for a rate that is no probability below 1, or that no block has."""
     if not 0 <= rate < 1:
         raise UserError(f"backbone.drop_path: {rate} is not in [0, 1)")
+    if rate and depth < 2:
+        raise UserError(f"backbone.drop_path: {rate} of {depth} block, and the first never drops")
 
 
 def rates(rate: float, depth: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import BelowOne, Count, Probability
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.functional import Net, functional
@@ -228,8 +229,8 @@ def resnet_custom(
       inner_width: multiplies the inner width of bottleneck blocks ("wide" ResNets).
 
     Raises:
-      UserError: unknown block or stem, as many widths as stages not given, selective kernels in
-        basic blocks.
+      UserError: unknown block or stem, as many widths as stages not given, selective kernels or
+        `stride_in_1x1` in basic blocks.
     """
     if block not in ("basic", "bottleneck"):
         raise UserError(f"block is {block!r}; use 'basic' or 'bottleneck'")
@@ -245,6 +246,11 @@ def resnet_custom(
     if sk_ratio < 0 or (sk_ratio and block == "basic"):
         raise UserError(
             f"sk_ratio={sk_ratio} must be >= 0, and > 0 only with bottleneck blocks (depth >= 50)"
+        )
+
+    if stride_in_1x1 and block == "basic":
+        raise UserError(
+            "stride_in_1x1 is of bottleneck blocks (depth >= 50): basic ones have no 1x1 layer"
         )
 
     def make(rngs: nnx.Rngs) -> ResNet:
@@ -265,22 +271,22 @@ def resnet_custom(
         )
 
     compute_dtype(dtype)
-    check_rate(drop_path)
+    check_rate(drop_path, sum(stages))
     return functional(make, name, draws=drop_path > 0)
 
 
 def resnet(
-    depth: int = 50,
-    width: int = 1,
+    depth: Count = 50,
+    width: Count = 1,
     stem: Stem = "imagenet",
     *,
-    num_filters: int = 64,
+    num_filters: Count = 64,
     channels: int = 3,
     dtype: DType = None,
     zero_init_residual: bool = True,
     stride_in_1x1: bool = False,
-    sk_ratio: float = 0.0,
-    drop_path: float = 0.0,
+    sk_ratio: Probability = 0.0,
+    drop_path: BelowOne = 0.0,
 ) -> Net:
     """ResNet of a published depth. Outputs: `ResNet.__call__`.
 
@@ -303,7 +309,8 @@ def resnet(
         training, less often those of earlier blocks; the method must draw it.
 
     Raises:
-      UserError: a depth that is not listed, an unknown stem, `sk_ratio` with basic blocks.
+      UserError: a depth that is not listed, an unknown stem, `sk_ratio` or `stride_in_1x1` with
+        basic blocks.
     """
     if depth not in DEPTHS:
         raise UserError(f"no ResNet of depth {depth}; use one of {', '.join(map(str, DEPTHS))}")
@@ -326,7 +333,7 @@ def resnet(
 
 
 def resnet_small(
-    width: int = 16, *, channels: int = 3, stem: Stem = "small", dtype: DType = None
+    width: Count = 16, *, channels: int = 3, stem: Stem = "small", dtype: DType = None
 ) -> Net:
     """Three basic blocks of `width`, 2 and 4 times `width`: 77,000 parameters at 16, for 16 px.
 

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import Count
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.blocks import Block, Remat, check_options, hide, linear, run_stack, token
 from ssl_jax.nets.functional import Net, functional
@@ -184,13 +185,13 @@ class Swin(nnx.Module):
 
 def swin(
     size: str | None = "tiny",
-    window: int = 7,
-    image_size: int = 224,
+    window: Count = 7,
+    image_size: Count = 224,
     *,
-    patch: int = 4,
-    dim: int | None = None,
-    depths: tuple[int, ...] | None = None,
-    heads: tuple[int, ...] | None = None,
+    patch: Count = 4,
+    dim: Count | None = None,
+    depths: tuple[Count, ...] | None = None,
+    heads: tuple[Count, ...] | None = None,
     channels: int = 3,
     mask_token: bool = False,
     remat: Remat = "none",
@@ -200,7 +201,8 @@ def swin(
 
     Args:
       size: "tiny", "small", "base", "large", or None: then dim, depths and heads are needed.
-      window: side of a window in patches; of a stage whose map is smaller, the map's side.
+      window: side of a window in patches, at most that of the first stage's map; of a later stage
+        whose map is smaller, the map's side.
       image_size: side of the images that it is made for.
       patch: side of a patch in pixels.
       dim: width of the first stage; each later one doubles it and halves the map.
@@ -232,7 +234,8 @@ def swin(
         check_options(dim * 2**s, count, remat)
     sides = [patch_grid((image_size, image_size), patch)[0] // 2**s for s in range(len(depths))]
     for s, side in enumerate(sides):
-        if side * 2**s * patch != image_size or window < 1 or side % min(window, side):
+        tiled = 1 <= window <= sides[0] and side % min(window, side) == 0
+        if side * 2**s * patch != image_size or not tiled:
             raise UserError(
                 f"windows of {window} patches do not tile the {side} x {side} map of stage {s + 1} "
                 f"of an image of {image_size} px; change backbone.window or the image"

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Whole
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.blocks import (
     Perceptron,
@@ -133,13 +134,14 @@ class ViT(nnx.Module):
             grid of patches is a multiple of r x c.
           keys: (B,) random keys, for `drop_path` in training.
           train: whether branches are dropped.
-          stages: also return the patch tokens after every block as maps.
+          stages: also return the patch tokens after every block as maps, and its class token.
           attention: also return what every token attends to.
 
         Returns:
           "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches"
           (B, N, D) of these; "cls" (B, D) if there is one; "pooled" (B, D), float32, as `pool`
-          says. With `stages` "block1", ..: (B, h, w, D); the last one is normed like the tokens.
+          says. With `stages` "block1", ..: (B, h, w, D) and, if there is a class token, "cls1", ..:
+          (B, D); the last ones are normed like the tokens.
           With `attention` "attention" (B, depth, heads, T, T), float32, whose rows sum to 1, or to
           what the registers leave.
 
@@ -185,6 +187,9 @@ class ViT(nnx.Module):
             patches = [*every[:-1, :, first:count], out["patches"]]
             shape = (x.shape[0], *grid, x.shape[-1])
             out |= {f"block{i + 1}": jnp.reshape(p, shape) for i, p in enumerate(patches)}
+            if first:
+                own = [*every[:-1, :, 0], out["cls"]]
+                out |= {f"cls{i + 1}": x for i, x in enumerate(own)}
         if maps is not None:
             out["attention"] = jnp.swapaxes(maps[..., :count, :count], 0, 1)
         return out
@@ -206,27 +211,27 @@ class ViT(nnx.Module):
 
 def vit(
     size: str | None = "small",
-    patch: int = 16,
-    image_size: int = 224,
+    patch: Count = 16,
+    image_size: Count = 224,
     *,
-    dim: int | None = None,
-    depth: int | None = None,
-    heads: int | None = None,
-    mlp_ratio: float | None = None,
+    dim: Count | None = None,
+    depth: Count | None = None,
+    heads: Count | None = None,
+    mlp_ratio: Positive | None = None,
     channels: int = 3,
     position: Position = "learned",
     cls_token: bool = True,
     mask_token: bool = False,
     pool: Literal["cls", "avg"] = "cls",
     norm_after_pool: bool = False,
-    interpolate_offset: float = 0.0,
-    drop_path: float = 0.0,
-    layer_scale: float | None = None,
+    interpolate_offset: NonNegative = 0.0,
+    drop_path: BelowOne = 0.0,
+    layer_scale: Positive | None = None,
     qkv_bias: bool = True,
     mlp: Perceptron = "gelu",
-    registers: int = 0,
+    registers: Whole = 0,
     pre_norm: bool = False,
-    norm_eps: float = 1e-6,
+    norm_eps: Positive = 1e-6,
     init: Scheme | None = None,
     remat: Remat = "none",
     dtype: DType = None,
@@ -287,6 +292,8 @@ def vit(
         raise UserError(f"registers={registers}: give 0 or more, and none with relative positions")
     if position not in INIT_OF_POSITION:
         raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
+    if interpolate_offset and position == "relative":
+        raise UserError("interpolate_offset is of position tables; relative positions have none")
     scheme = INIT_OF_POSITION[position] if init is None else init
     if scheme not in INIT_OF_POSITION.values():
         raise UserError(f"unknown init {init!r}; {suggest(scheme, INIT_OF_POSITION.values())}")
@@ -294,7 +301,7 @@ def vit(
         raise UserError(
             f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
         )
-    check_rate(drop_path)
+    check_rate(drop_path, depth)
     grid = patch_grid((image_size, image_size), patch)
     if position in FIXED_ORDERS:
         sincos(dim, grid)  # raises for a width that it cannot have

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from ssl_jax.core.ranges import Count, NonNegative, Positive
 from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
@@ -29,14 +30,15 @@ class BarlowTwins(Objective):
     """
 
     family: ClassVar[str] = "siamese"
+    least_batch: ClassVar[int] = 2
 
     views: tuple[View, View] = (
         View(224, area=(0.08, 1.0), recipe="dino_1", interpolation="bicubic"),
         View(224, area=(0.08, 1.0), recipe="dino_2", interpolation="bicubic"),
     )
-    projector: tuple[int, ...] = (8192, 8192, 8192)
-    redundancy: float = 0.0051
-    scale: float = 1.0
+    projector: tuple[Count, ...] = (8192, 8192, 8192)
+    redundancy: NonNegative = 0.0051
+    scale: Positive = 1.0
 
     @cached_property
     def branch(self) -> Branch:

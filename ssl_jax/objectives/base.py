@@ -17,6 +17,7 @@ import jax
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.parts.branch import Branch
 
@@ -45,22 +46,30 @@ class Stream:
     """A further set of images that a method learns from; see `Inputs.streams`."""
 
     name: str
-    num_examples: int
-    num_classes: int
+    num_examples: Whole
+    num_classes: Whole
+
+
+MOST = 2**31 - 1  # of steps and examples, whose numbers are int32 on the devices
 
 
 @dataclass(frozen=True)
 class Spec:
     """The run that an objective is built for; what its schedules and its state's shapes need."""
 
-    global_batch: int
-    num_examples: int
-    num_classes: int
-    steps_per_epoch: int
-    total_steps: int
-    channels: int = 3
+    global_batch: Count
+    num_examples: Whole
+    num_classes: Whole
+    steps_per_epoch: Count
+    total_steps: Count
+    channels: Count = 3
     streams: tuple[Stream, ...] = ()
-    vocabulary: int = 259  # token numbers of a caption: its bytes, padding, start and end
+    vocabulary: Count = 259  # token numbers of a caption: its bytes, padding, start and end
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "num_examples"):
+            if getattr(self, name) > MOST:
+                raise UserError(f"{name}: {getattr(self, name):,} is more than {MOST:,}")
 
 
 @dataclass(frozen=True)
@@ -84,12 +93,23 @@ class Probe:
 
     Attributes:
       stage: index into the backbone's stages; -1 is the last, -2 the one before it.
-      pool: "avg" over all positions, "grid" over a 2x2 grid (4 x channels features), or "cls" for
-        the class token.
+      pool: "pooled" for the network's own output, which only the last stage has; "avg" over all
+        positions of the stage's map, "grid" over a 2x2 grid (4 x channels features), or "cls" for
+        the stage's class token.
     """
 
     stage: int = -1
     pool: str = "avg"
+
+    def at(self, stage: int | None = None, pool: str | None = None) -> "Probe":
+        """The same with another stage, another pooling or both.
+
+        An earlier stage has no output of the network's own: without a `pool` of its own it is
+        averaged.
+        """
+        stage = self.stage if stage is None else stage
+        inherited = "avg" if self.pool == "pooled" and stage != -1 else self.pool
+        return Probe(stage, pool or inherited)
 
 
 class Aux(NamedTuple):
@@ -223,20 +243,24 @@ class Objective:
       spec: the run.
       microbatches: the backbone runs in so many chunks; see `parts.branch.Branch`.
       family, needs: for `ssl-jax methods`.
-      probe: where the representation is read.
+      probe: where the representation is read: by default the backbone's own output, which is what
+        most methods train.
       refresh_groups: parameter groups whose optimizer state restarts with each `refresh`.
+      least_batch: images of the smallest batch that teaches something: 2 where the images of a
+        batch are each other's negatives, or where their variance is part of the loss or of a head.
     """
 
     backbone: Net
     spec: Spec
-    microbatches: int = field(default=1, kw_only=True)
+    microbatches: Count = field(default=1, kw_only=True)
 
     family: ClassVar[str] = (
         ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, baseline
     )
     needs: ClassVar[str] = "any backbone"
-    probe: ClassVar[Probe] = Probe()
+    probe: ClassVar[Probe] = Probe(pool="pooled")
     refresh_groups: ClassVar[tuple[str, ...]] = ()
+    least_batch: ClassVar[int] = 1
 
     @classmethod
     def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:

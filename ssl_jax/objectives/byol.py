@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import rng, tree
+from ssl_jax.core.ranges import Count, Probability
 from ssl_jax.losses.negative_cosine import regression_loss
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
@@ -30,13 +31,14 @@ class BYOL(Objective):
     """
 
     family: ClassVar[str] = "siamese"
+    least_batch: ClassVar[int] = 2
 
     views: tuple[View, View] = (
         View(224, area=(0.08, 1.0), recipe="byol_1"),
         View(224, area=(0.08, 1.0), recipe="byol_2"),
     )
-    projector: tuple[int, ...] = (4096, 256)
-    momentum: float = 0.996
+    projector: tuple[Count, ...] = (4096, 256)
+    momentum: Probability = 0.996
 
     @cached_property
     def target(self) -> Branch:

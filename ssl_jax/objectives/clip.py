@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.clip import clip_loss
 from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.blocks import Remat
@@ -46,16 +47,17 @@ class CLIP(Objective):
 
     family: ClassVar[str] = "multi-modal"
     needs: ClassVar[str] = "captions, a large global batch"
+    least_batch: ClassVar[int] = 2
 
     view: View = View(224, area=(0.9, 1.0), recipe="normalize")
-    context: int = 77
-    dim: int = 512
-    text_dim: int = 512
-    text_depth: int = 12
-    text_heads: int = 8
+    context: Count = 77
+    dim: Count = 512
+    text_dim: Count = 512
+    text_depth: Count = 12
+    text_heads: Count = 8
     text_remat: Remat = "none"
-    temperature: float = 0.07
-    max_scale: float = 100.0
+    temperature: Positive = 0.07
+    max_scale: Positive = 100.0
     similarity: Similarity = "auto"
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from ssl_jax.augment.color import drop_channels, project_colors
 from ssl_jax.augment.patches import context_patches, standardize
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Several, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.pictures import ROWS, board
@@ -72,27 +73,27 @@ class ContextPrediction(Objective):
     family: ClassVar[str] = "pretext"
 
     view: View = View(255, area=(0.7, 1.0), recipe="patches")
-    rows: int = 3
-    patch: int = 64
-    gap: int = 21
-    jitter: int = 10
+    rows: Several = 3
+    patch: Count = 64
+    gap: Whole = 21
+    jitter: Whole = 10
     pairs: Literal["centre", "all"] = "centre"
     colors: Literal["keep", "drop", "project"] = "keep"
     standardize: bool = True
-    embedding: int = 1000
-    hidden: tuple[int, ...] = (4096,)
+    embedding: Count = 1000
+    hidden: tuple[Count, ...] = (4096,)
 
     # The last stage turns to positions; what transfers is one stage earlier.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     def __post_init__(self) -> None:
         span = self.rows * self.patch + (self.rows - 1) * self.gap
-        if min(self.patch, self.gap + 1, self.jitter + 1) < 1 or span > self.view.size:
+        if span > self.view.size:
             raise UserError(
                 f"objective: {self.rows} patches of {self.patch} px with gaps of {self.gap} px do "
                 f"not fit a view of {self.view.size} px; make them smaller"
             )
-        if self.rows < 2 or (self.pairs == "centre" and self.rows % 2 == 0):
+        if self.pairs == "centre" and self.rows % 2 == 0:
             raise UserError(
                 f"objective.rows: a grid of {self.rows} has no middle patch; use 3, or pairs='all'"
             )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Positive, Several
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
@@ -46,10 +47,10 @@ class DeepCluster(Objective):
     refresh_groups: ClassVar[tuple[str, ...]] = ("classifier",)
 
     view: View = View(224, area=(0.08, 1.0), recipe="mae")
-    clusters: int = 10000
-    whitened: int = 256
-    iterations: int = 20
-    epochs: float = 1.0
+    clusters: Several = 10000
+    whitened: Count = 256
+    iterations: Count = 20
+    epochs: Positive = 1.0
 
     def __post_init__(self) -> None:
         memory.check_clusters("deepcluster", self.clusters, self.spec.num_examples)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import rng
+from ssl_jax.core.ranges import Count, Positive, Several
 from ssl_jax.core.sharding import padded_rows
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
@@ -50,13 +51,13 @@ class DeepClusterV2(Objective):
         View(224, 2, (0.14, 1.0), "swav"),
         View(96, 6, (0.05, 0.14), "swav"),
     )
-    remembered: int = 2
-    projector: tuple[int, ...] = (2048, 128)
-    clusters: int = 3000
-    heads: int = 3
-    temperature: float = 0.1
-    iterations: int = 10
-    epochs: float = 1.0
+    remembered: Count = 2
+    projector: tuple[Count, ...] = (2048, 128)
+    clusters: Several = 3000
+    heads: Count = 3
+    temperature: Positive = 0.1
+    iterations: Count = 10
+    epochs: Positive = 1.0
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.remembered)

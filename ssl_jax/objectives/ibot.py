@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.masks import ibot_mask
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import NonNegative, Positive, Probability, Several, Whole
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.ibot import masked_patch_loss
 from ssl_jax.nets.functional import Net, init_all
@@ -47,16 +48,16 @@ class IBOT(SelfDistillation):
         View(224, area=(0.25, 1.0), recipe="dino_2"),
         View(96, 10, (0.05, 0.25), "dino_local"),
     )
-    prototypes: int = 8192
-    temperature: float = 0.07
-    warmup_epochs: int = 30
-    mask_ratios: tuple[float, ...] = (0.0, 0.3)
-    mask_spreads: tuple[float, ...] = (0.0, 0.2)
+    prototypes: Several = 8192
+    temperature: Positive = 0.07
+    warmup_epochs: Whole = 30
+    mask_ratios: tuple[Probability, ...] = (0.0, 0.3)
+    mask_spreads: tuple[Probability, ...] = (0.0, 0.2)
     mask_blocks: bool = True
     shared_head: bool = True
-    patch_temperature: float = 0.07
-    image_weight: float = 1.0
-    patch_weight: float = 1.0
+    patch_temperature: Positive = 0.07
+    image_weight: NonNegative = 1.0
+    patch_weight: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,6 +66,16 @@ class IBOT(SelfDistillation):
                 f"objective: {len(self.mask_ratios)} mask_ratios with {len(self.mask_spreads)} "
                 "mask_spreads; give one spread for each ratio"
             )
+        for ratio, spread in zip(self.mask_ratios, self.mask_spreads, strict=True):
+            if spread > min(ratio, 1 - ratio):
+                raise UserError(
+                    f"objective.mask_spreads: {ratio} -+ {spread} leaves [0, 1]; give a spread of "
+                    f"at most {min(ratio, 1 - ratio):g}"
+                )
+        if not self.mask_ratios:
+            raise UserError("objective.mask_ratios: give at least one share of patches to hide")
+        if not self.image_weight + self.patch_weight:
+            raise UserError("objective: image_weight and patch_weight are both 0; one must weigh")
 
     @cached_property
     def heads(self) -> dict[str, Net]:

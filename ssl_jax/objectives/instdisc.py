@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import BelowOne, Count, Positive, Whole
 from ssl_jax.core.sharding import split_columns
 from ssl_jax.losses.nce import estimate_partition, nce
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
@@ -40,14 +41,14 @@ class InstDisc(Objective):
     needs: ClassVar[str] = "a memory of one vector an image"
 
     view: View = View(224, area=(0.2, 1.0), recipe="instdisc")
-    projector: tuple[int, ...] = (128,)
-    negatives: int = 4096
-    temperature: float = 0.07
-    momentum: float = 0.5
+    projector: tuple[Count, ...] = (128,)
+    negatives: Whole = 4096
+    temperature: Positive = 0.07
+    momentum: BelowOne = 0.5
 
     def __post_init__(self) -> None:
-        if self.negatives < 0 or self.view.count != 1:
-            raise UserError("objective: instdisc wants negatives >= 0 and one view an image")
+        if self.view.count != 1:
+            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 
     @cached_property
     def branch(self) -> Branch:

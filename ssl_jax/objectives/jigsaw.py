@@ -13,6 +13,7 @@ from ssl_jax.augment.patches import jigsaw_tiles, standardize
 from ssl_jax.augment.permutations import check_count, distant_permutations
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Several, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.pictures import ROWS, board
@@ -48,15 +49,15 @@ class Jigsaw(Objective):
     family: ClassVar[str] = "pretext"
 
     view: View = View(255, area=(0.7, 1.0), recipe="patches")
-    rows: int = 3
-    tile: int = 64
-    channel_jitter: int = 0
-    permutations: int = 2000
+    rows: Several = 3
+    tile: Count = 64
+    channel_jitter: Whole = 0
+    permutations: Several = 2000
     criterion: Literal["mean", "min"] = "mean"
-    puzzles: int = 1
+    puzzles: Count = 1
     standardize: bool = True
-    embedding: int = 1000
-    hidden: tuple[int, ...] = ()
+    embedding: Count = 1000
+    hidden: tuple[Count, ...] = ()
 
     # The last stage turns to positions; what transfers is one stage earlier.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")

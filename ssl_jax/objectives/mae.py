@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from ssl_jax.augment.masks import random_masking
 from ssl_jax.core import rng
+from ssl_jax.core.ranges import Count, Part
 from ssl_jax.losses.mae import masked_mse, normalize_patches, patchify, unpatchify
 from ssl_jax.nets.decoders import mae_decoder
 from ssl_jax.nets.functional import Net, init_all
-from ssl_jax.objectives.base import Aux, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
 
@@ -36,13 +37,15 @@ class MAE(Objective):
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT backbone"
+    # The loss trains the patches; a class token, if there is one, only as far as they look at it.
+    probe: ClassVar[Probe] = Probe(pool="avg")
 
     view: View = View(224, area=(0.2, 1.0), recipe="mae")
-    mask_ratio: float = 0.75
+    mask_ratio: Part = 0.75
     norm_pixels: bool = True
-    decoder_dim: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
+    decoder_dim: Count = 512
+    decoder_depth: Count = 8
+    decoder_heads: Count = 16
 
     @cached_property
     def patch(self) -> int:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import rng, sharding, tree
+from ssl_jax.core.ranges import Count, Positive, Probability
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.similarity import Similarity
@@ -43,11 +44,11 @@ class MoCoV1(Objective):
     family: ClassVar[str] = "contrastive"
 
     view: View = View(224, count=2, area=(0.2, 1.0), recipe="moco_v1")
-    projector: tuple[int, ...] = (128,)
-    temperature: float = 0.07
-    queue_size: int = 65536
-    momentum: float = 0.999
-    bn_groups: int = 1
+    projector: tuple[Count, ...] = (128,)
+    temperature: Positive = 0.07
+    queue_size: Count = 65536
+    momentum: Probability = 0.999
+    bn_groups: Count = 1
     similarity: Similarity = "auto"
 
     @cached_property

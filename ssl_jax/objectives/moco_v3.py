@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import tree
+from ssl_jax.core.ranges import Count, Positive, Probability
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
@@ -44,16 +45,17 @@ class MoCoV3(Objective):
 
     family: ClassVar[str] = "contrastive"
     needs: ClassVar[str] = "a large global batch"
+    least_batch: ClassVar[int] = 2
 
     views: tuple[View, View] = (
         View(224, area=(0.2, 1.0), recipe="dino_1"),
         View(224, area=(0.2, 1.0), recipe="dino_2"),
     )
-    projector: tuple[int, ...] = (4096, 256)
-    predictor: tuple[int, ...] = (4096, 256)
+    projector: tuple[Count, ...] = (4096, 256)
+    predictor: tuple[Count, ...] = (4096, 256)
     predictor_norm: bool = False
-    temperature: float = 1.0
-    momentum: float = 0.99
+    temperature: Positive = 1.0
+    momentum: Probability = 0.99
     freeze_patches: bool = True
     similarity: Similarity = "auto"
 

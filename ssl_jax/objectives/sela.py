@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, NonNegative, Positive, Several
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.functional import Net
@@ -49,21 +50,19 @@ class SeLa(Objective):
     needs: ClassVar[str] = "passes over the data set"
 
     view: View = View(224, area=(0.08, 1.0), recipe="instdisc")
-    clusters: int = 3000
-    heads: int = 10
-    power: float = 25.0
-    tolerance: float = 0.1
-    iterations: int = 2000
-    labellings: int = 100
-    spacing: float = 2.0
+    clusters: Several = 3000
+    heads: Count = 10
+    power: Positive = 25.0
+    tolerance: NonNegative = 0.1
+    iterations: Count = 2000
+    labellings: Count = 100
+    spacing: Positive = 2.0
     rotations: bool = False
 
     def __post_init__(self) -> None:
         memory.check_clusters("sela", self.clusters, self.spec.num_examples)
-        if min(self.heads, self.labellings, self.iterations) < 1 or self.view.count != 1:
-            raise UserError(
-                "objective: sela wants at least one head, labelling and iteration, and one view"
-            )
+        if self.view.count != 1:
+            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 
     @cached_property
     def classifiers(self) -> Net:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Positive, Several, Whole
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.nets.functional import Net, init_all
@@ -40,18 +41,19 @@ class SelfClassifier(Objective):
 
     family: ClassVar[str] = "clustering"
     needs: ClassVar[str] = "a global batch about as large as the classes"
+    least_batch: ClassVar[int] = 2
 
     views: tuple[View, ...] = (
         View(224, area=(0.4, 1.0), recipe="self_classifier_1"),
         View(224, area=(0.4, 1.0), recipe="self_classifier_2"),
         View(96, 6, (0.05, 0.4), "dino_local"),
     )
-    large: int = 2
-    projector: tuple[int, ...] = (4096, 128)
-    classes: tuple[int, ...] = (1000, 2000, 4000, 8000)
-    row_temperature: float = 0.1
-    column_temperature: float = 0.05
-    queue_size: int = 0
+    large: Count = 2
+    projector: tuple[Count, ...] = (4096, 128)
+    classes: tuple[Several, ...] = (1000, 2000, 4000, 8000)
+    row_temperature: Positive = 0.1
+    column_temperature: Positive = 0.05
+    queue_size: Whole = 0
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.large)

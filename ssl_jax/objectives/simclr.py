@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
@@ -32,10 +33,11 @@ class SimCLR(Objective):
 
     family: ClassVar[str] = "contrastive"
     needs: ClassVar[str] = "a large global batch"
+    least_batch: ClassVar[int] = 2
 
     view: View = View(224, count=2, area=(0.08, 1.0), recipe="simclr")
-    projector: tuple[int, ...] = (2048, 128)
-    temperature: float = 0.1
+    projector: tuple[Count, ...] = (2048, 128)
+    temperature: Positive = 0.1
     similarity: Similarity = "auto"
 
     @cached_property

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from ssl_jax.augment.masks import simmim_mask
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Share
 from ssl_jax.losses.simmim import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder
 from ssl_jax.nets.functional import Net, init_all
-from ssl_jax.objectives.base import Aux, Objective, Picture, View
+from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
 
@@ -39,19 +40,19 @@ class SimMIM(Objective):
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT or Swin backbone with a mask token"
+    # The loss trains the patches; a class token, if there is one, only as far as they look at it.
+    probe: ClassVar[Probe] = Probe(pool="avg")
 
     view: View = View(192, area=(0.67, 1.0), recipe="mae")
-    mask_ratio: float = 0.6
-    cell: int = 32
+    mask_ratio: Share = 0.6
+    cell: Count = 32
 
     def __post_init__(self) -> None:
-        if self.cell < 1 or self.view.size % self.cell:
+        if self.view.size % self.cell:
             raise UserError(
                 f"objective.cell: {self.cell} px do not tile a view of {self.view.size} px; use a "
                 "divisor"
             )
-        if not 0 < self.mask_ratio <= 1:
-            raise UserError(f"objective.mask_ratio: {self.mask_ratio} is not in (0, 1]")
 
     @cached_property
     def decoder(self) -> Net:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment import erasing, mixing
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import BelowOne, NonNegative, Probability
 from ssl_jax.losses.cross_entropy import soft_cross_entropy
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import HeadInit, mlp_head
@@ -45,23 +46,18 @@ class Supervised(Objective):
     needs: ClassVar[str] = "labels"
 
     view: View = View(224, area=(0.08, 1.0), recipe="mae")
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    erase: float = 0.0
+    label_smoothing: BelowOne = 0.0
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    erase: Probability = 0.0
     head_init: HeadInit = "normal0.01"
-    average: float = 0.0
+    average: BelowOne = 0.0
 
     def __post_init__(self) -> None:
         if self.spec.num_classes < 2:
             raise UserError("objective: supervised learning needs labels of at least two classes")
-        for name in ("label_smoothing", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"objective.{name}: {getattr(self, name)} is not in [0, 1)")
-        if min(self.mixup, self.cutmix) < 0 or not 0 <= self.erase <= 1 or self.view.count != 1:
-            raise UserError(
-                "objective: mixup and cutmix are 0 or more, erase is in [0, 1], view.count is 1"
-            )
+        if self.view.count != 1:
+            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 
     @cached_property
     def head(self) -> Net:

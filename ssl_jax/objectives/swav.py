@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, NonNegative, Positive, Several, Whole
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.sinkhorn import sinkhorn
@@ -43,20 +44,21 @@ class SwAV(Objective):
 
     family: ClassVar[str] = "clustering"
     needs: ClassVar[str] = "a large global batch, or its queue"
+    least_batch: ClassVar[int] = 2
 
     views: tuple[View, ...] = (
         View(224, 2, (0.14, 1.0), "swav"),
         View(96, 6, (0.05, 0.14), "swav"),
     )
-    assigned: int = 2
-    projector: tuple[int, ...] = (2048, 128)
-    prototypes: int = 3000
-    temperature: float = 0.1
-    epsilon: float = 0.05
-    iterations: int = 3
-    queue_size: int = 0
-    queue_start: float = 15.0
-    freeze_epochs: float = 1.0
+    assigned: Count = 2
+    projector: tuple[Count, ...] = (2048, 128)
+    prototypes: Several = 3000
+    temperature: Positive = 0.1
+    epsilon: Positive = 0.05
+    iterations: Count = 3
+    queue_size: Whole = 0
+    queue_start: NonNegative = 15.0
+    freeze_epochs: NonNegative = 1.0
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.assigned)
@@ -65,6 +67,10 @@ class SwAV(Objective):
                 f"objective.prototypes: {self.prototypes} are more than the "
                 f"{self.spec.num_examples} examples; use a tenth of them or fewer"
             )
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {} if self.queue_size else {"queue_start": "there is no queue; give queue_size"}
 
     @cached_property
     def branch(self) -> Branch:

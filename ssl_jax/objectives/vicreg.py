@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from ssl_jax.core.ranges import Count, NonNegative
 from ssl_jax.losses.vicreg import vicreg
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
@@ -28,15 +29,16 @@ class VICReg(Objective):
     """
 
     family: ClassVar[str] = "siamese"
+    least_batch: ClassVar[int] = 2
 
     views: tuple[View, View] = (
         View(224, area=(0.08, 1.0), recipe="dino_1", interpolation="bicubic"),
         View(224, area=(0.08, 1.0), recipe="dino_2", interpolation="bicubic"),
     )
-    projector: tuple[int, ...] = (8192, 8192, 8192)
-    invariance_weight: float = 25.0
-    variance_weight: float = 25.0
-    covariance_weight: float = 1.0
+    projector: tuple[Count, ...] = (8192, 8192, 8192)
+    invariance_weight: NonNegative = 25.0
+    variance_weight: NonNegative = 25.0
+    covariance_weight: NonNegative = 1.0
 
     @cached_property
     def branch(self) -> Branch:

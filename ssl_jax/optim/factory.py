@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from ssl_jax.core import tree
+from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import BelowOne, NonNegative, Positive, Probability, Share, Whole
 from ssl_jax.optim import schedules
 from ssl_jax.optim.lars import Variant, lars, norm, trust_ratio
 from ssl_jax.optim.layers import multipliers
@@ -65,8 +67,9 @@ class OptimConfig:
       clip_norm: largest norm of all gradients together, over all groups.
       clip_per_parameter: largest norm of the gradient of one parameter (DINO).
       decay_rules: (path regex, multiplier of the weight decay); the first match wins and every
-        parameter must have one. None is 0 for biases and norm scales, 1 for the rest, except for
-        lars' apex forms, which exclude nothing. Multiplier 0 in lars and lamb means no layer-wise
+        parameter must have one. None is 0 for biases, norm scales and whatever else is one vector
+        or number (LayerScale, a token, a temperature), 1 for the rest, except for lars' apex
+        forms, which exclude nothing. Multiplier 0 in lars and lamb means no layer-wise
         adaptation either (again not in the apex forms).
       lr_rules: (path regex, multiplier of the learning rate), likewise.
       layer_decay: each layer of the backbone has so many times the learning rate of the next one,
@@ -77,51 +80,62 @@ class OptimConfig:
     """
 
     name: Literal["adamw", "sgd", "lars", "lamb"] = "adamw"
-    lr: float = 1e-3
+    lr: NonNegative = 1e-3
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    warmup_steps: int = 0
-    warmup_epochs: float = 0.0
+    warmup_steps: Whole = 0
+    warmup_epochs: NonNegative = 0.0
     warmup_inclusive: bool = False
-    lr_start: float = 0.0
-    lr_end: float = 0.0
-    milestones: tuple[float, ...] = ()
-    decay: float = 0.1
-    weight_decay: float = 0.0
-    weight_decay_end: float | None = None
-    momentum: float = 0.9
+    lr_start: Probability = 0.0
+    lr_end: Probability = 0.0
+    milestones: tuple[NonNegative, ...] = ()
+    decay: Share = 0.1
+    weight_decay: NonNegative = 0.0
+    weight_decay_end: NonNegative | None = None
+    momentum: BelowOne = 0.9
     nesterov: bool = False
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    b1: BelowOne = 0.9
+    b2: BelowOne = 0.999
+    eps: Positive = 1e-8
     lars_variant: Variant = "byol"
-    trust_coefficient: float = 0.001
-    clip_norm: float | None = None
-    clip_per_parameter: float | None = None
-    decay_rules: tuple[tuple[str, float], ...] | None = None
-    lr_rules: tuple[tuple[str, float], ...] = EVERYTHING
-    layer_decay: float = 1.0
+    trust_coefficient: Positive = 0.001
+    clip_norm: Positive | None = None
+    clip_per_parameter: Positive | None = None
+    decay_rules: tuple[tuple[str, NonNegative], ...] | None = None
+    lr_rules: tuple[tuple[str, NonNegative], ...] = EVERYTHING
+    layer_decay: Share = 1.0
     frozen: tuple[str, ...] = ()
     stacked: tuple[str, ...] = (r"(^|/)blocks/(?!\d)",)
 
     def __post_init__(self) -> None:
-        for key in ("lr", "weight_decay", "warmup_steps", "warmup_epochs"):
-            if not getattr(self, key) >= 0:
-                raise UserError(f"optim.{key}: {getattr(self, key)} is negative; give 0 or more")
-        for key in ("clip_norm", "clip_per_parameter"):
-            if getattr(self, key) is not None and not getattr(self, key) > 0:
-                raise UserError(
-                    f"optim.{key}: {getattr(self, key)} would stop learning; give None or > 0"
-                )
-        for key in ("momentum", "b1", "b2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"optim.{key}: {getattr(self, key)} is not in [0, 1)")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"optim.layer_decay: {self.layer_decay} is not in (0, 1]")
+        check(self, "optim")
         if self.warmup_steps and self.warmup_epochs:
             raise UserError("optim: give warmup_steps or warmup_epochs, not both")
         if self.milestones and self.schedule != "step":
             raise UserError(f"optim.milestones need schedule='step', not {self.schedule!r}")
+        if list(self.milestones) != sorted(self.milestones):
+            raise UserError(f"optim.milestones: expected ascending epochs, got {self.milestones}")
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        warmup = self.warmup_steps or self.warmup_epochs
+        conditions = [
+            (("momentum", "nesterov"), ("sgd", "lars"), self.name, "name"),
+            (("b1", "b2", "eps"), ("adamw", "lamb"), self.name, "name"),
+            (("lars_variant", "trust_coefficient"), ("lars",), self.name, "name"),
+            (("lr_end", "lr_start", "warmup_inclusive"), ("cosine",), self.schedule, "schedule"),
+            (("decay",), ("step",), self.schedule, "schedule"),
+        ]
+        unused = {
+            key: f"only {' and '.join(users)} reads it, and optim.{setting} is {value!r}"
+            for keys, users, value, setting in conditions
+            if value not in users
+            for key in keys
+        }
+        if not warmup:
+            why = "there is no warmup; give warmup_steps or warmup_epochs"
+            unused |= dict.fromkeys(("lr_start", "warmup_inclusive"), why)
+        return unused
 
     @property
     def excludes(self) -> bool:
@@ -179,18 +193,31 @@ def make_optimizer(
       steps_per_epoch: for settings given in epochs.
 
     Raises:
-      UserError: a parameter that no rule covers; a pattern of `frozen` or `groups` that fits none.
+      UserError: a parameter that no rule covers; a pattern that fits no parameter.
     """
     schedule = make_schedule(config, batch_size, total_steps, steps_per_epoch)
-    if (decay_rules := config.decay_rules) is None:
-        decay_rules = NO_BIAS_NO_NORM if config.excludes else EVERYTHING
-    decay = tree.named_leaves(tree.match(decay_rules, params_shapes, "optim.decay_rules"))
+    stacked_rules = [*((pattern, True) for pattern in config.stacked), (".*", False)]
+    stacked = tree.named_leaves(tree.match(stacked_rules, params_shapes, "optim.stacked"))
+    if config.decay_rules is None:
+        decay = {
+            path: float(not (config.excludes and _is_vector(path, leaf.shape, stacked[path])))
+            for path, leaf in tree.named_leaves(params_shapes).items()
+        }
+    else:
+        matched = tree.match(config.decay_rules, params_shapes, "optim.decay_rules")
+        decay = tree.named_leaves(matched)
     lr_scale = tree.named_leaves(tree.match(config.lr_rules, params_shapes, "optim.lr_rules"))
+    used = {
+        "decay_rules": [pattern for pattern, _ in config.decay_rules or ()],
+        "lr_rules": [pattern for pattern, _ in config.lr_rules],
+        # The default is for blocks, which not every network has.
+        "stacked": [p for p in config.stacked if p not in OptimConfig.stacked],
+    }
+    for key, patterns in used.items():
+        tree.check_used(patterns, params_shapes, f"optim.{key}")
     if config.layer_decay != 1:
         layers = multipliers(params_shapes, config.layer_decay)
         lr_scale = {path: scale * layers[path] for path, scale in lr_scale.items()}
-    stacked_rules = [*((pattern, True) for pattern in config.stacked), (".*", False)]
-    stacked = tree.named_leaves(tree.match(stacked_rules, params_shapes, "optim.stacked"))
     members = _members(config.frozen, groups, params_shapes)
     trained = {path for paths in members.values() for path in paths}
     peak = peak_lr(config, batch_size)
@@ -304,8 +331,8 @@ def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTran
 
 def _clip(
     grads: dict[str, Array],
-    clip_norm: float | None,
-    clip_per_parameter: float | None,
+    clip_norm: Positive | None,
+    clip_per_parameter: Positive | None,
     stacked: Mapping[str, bool],
 ) -> dict[str, Array]:
     """As `torch.nn.utils.clip_grad_norm_`, and as DINO's `clip_gradients`."""
@@ -320,6 +347,16 @@ def _clip(
     return grads
 
 
+def _is_vector(path: str, shape: tuple[int, ...], stacked: bool) -> bool:
+    """Whether a parameter, or that of one layer of a stack, is a bias, a norm's scale, or one
+    number or vector: (), (D,), or the (1, 1, D) of a token. A kernel of one input is none.
+    """
+    own = shape[1:] if stacked else shape
+    if re.search(NO_BIAS_NO_NORM[0][0], path) or len(own) <= 1:
+        return True
+    return not path.endswith("kernel") and all(size == 1 for size in own[:-1])
+
+
 def _members(
     frozen: Collection[str], groups: Mapping[str, Group], shapes: Tree
 ) -> dict[str, list[str]]:
@@ -332,10 +369,8 @@ def _members(
         tree.match([*rules, (".*", REST)], shapes, "optim.frozen and groups")
     )
     paths = list(tree.named_leaves(shapes))
-    for pattern, _ in rules:
-        if not any(re.search(pattern, path) for path in paths):
-            shown = ", ".join(paths[:3])
-            raise UserError(f"optim: {pattern!r} fits no parameter; there are {shown}, ...")
+    tree.check_used(frozen, shapes, "optim.frozen")
+    tree.check_used([g.pattern for g in groups.values()], shapes, "parameter groups")
     return {name: [p for p in paths if owners.get(p) == name] for name in (*groups, REST)}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from ssl_jax.data.decode import viewable
 from ssl_jax.report.look import Cluster, Examples, Neighbours, labels_of, reduced
 from ssl_jax.report.markup import Markup, tag
 from ssl_jax.report.patches import Grid
@@ -17,7 +18,10 @@ RIGHT, WRONG = "✓", "✗"
 
 
 def data_uri(image: np.ndarray) -> str:
-    """An image (h, w, 1 or 3) uint8: small ones as PNG, exactly, others as WebP."""
+    """An image (h, w, C) uint8: small ones as PNG, exactly, others as WebP; of more channels than a
+    picture can show the first ones.
+    """
+    image = viewable(image)
     if image.shape[-1] == 3:
         image = image[..., ::-1]
     kind, options = (

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cv2
 import jax
 import numpy as np
 from sklearn.decomposition import PCA
@@ -12,6 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.augment.recipes import pixels, prepare
+from ssl_jax.data.decode import averaged
 from ssl_jax.evals import features
 from ssl_jax.evals.base import PIXELS, Images, Part, spread
 from ssl_jax.evals.clustering import kmeans
@@ -222,10 +222,7 @@ def _small(examples: Examples) -> Examples:
 
 def reduced(image: np.ndarray, side: int) -> np.ndarray:
     """A square image (h, w, c), not larger than `side`."""
-    if len(image) <= side:
-        return image
-    small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    return small.reshape(side, side, -1)
+    return image if len(image) <= side else averaged(image, side, side)
 
 
 def labels_of(names: Sequence[str], label: int) -> str:

@@ -59,21 +59,24 @@ def render(
 
 
 def _title(runs: Sequence[Run]) -> str:
-    told = list(dict.fromkeys(f"{_method(run)} on {run.config['data']['train']}" for run in runs))
+    told = list(dict.fromkeys(f"{_method(run)} on {_data(run)}" for run in runs))
     return told[0] if len(told) == 1 else ", ".join(told)
 
 
 def _method(run: Run) -> str:
-    return str(run.config["objective"]["name"])
+    return str(run.config.get("objective", {}).get("name", ""))
+
+
+def _data(run: Run) -> str:
+    return str(run.config.get("data", {}).get("train", ""))
 
 
 def _lead(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs)}."
-    total = runs[0].config.get("spec", {}).get("total_steps", 0)
-    done = runs[0].step
     if not runs[0].metrics and "optim" not in runs[0].config:
         return "Weights of a file, without the training that made them."
+    done, total = runs[0].step, runs[0].total
     state = "finished" if total and done >= total else "not finished, or still going on"
     return f"Self-supervised training, {done:,} of {total:,} steps ({state})."
 

@@ -18,7 +18,7 @@ HEADS = 6  # that are shown
 
 
 class Grid(NamedTuple):
-    """A picture as it is shown: rows of images (h, w, 1 or 3) uint8, of any size each.
+    """A picture as it is shown: rows of images (h, w, C) uint8, of any size each.
 
     `said` and `truth` are as in `Picture`, or None.
     """

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ssl_jax.evals.collapse import SAYS, Kind
+from ssl_jax.core.plain import is_whole
+from ssl_jax.evals.collapse import SAYS, kind_of
 from ssl_jax.evals.results import Record, ResultsFile
 from ssl_jax.report.look import Look
 from ssl_jax.train.metrics import read_metrics
@@ -52,9 +53,15 @@ class Run:
         damaged = lines(folder / "metrics.jsonl") - len(metrics)
         if damaged:
             run.notes.append(f"{damaged} damaged line(s) of metrics.jsonl are left out.")
-        if kind := Kind(int(run.last.get("diag/collapse", 0))):
+        if kind := kind_of(run.last.get("diag/collapse", 0)):
             run.notes.append(f"Last seen, it had collapsed. {SAYS[kind].capitalize()}.")
         return run
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run; 0 where its config does not say."""
+        total = self.config.get("spec", {}).get("total_steps")
+        return total if is_whole(total) else 0
 
     @property
     def step(self) -> int:

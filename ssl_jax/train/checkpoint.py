@@ -2,15 +2,18 @@
 restored onto any mesh.
 
 The only place that imports orbax. A checkpoint counts from the moment when its manifest lies there,
-the last of its files; so what a dying process or a full disk left half done is never taken for
-whole. Older ones go only after that.
+the last of its files: that is written when the storage layer has read back which arrays it holds,
+and all its files are on the disk. So what a dying process or a full disk left half done is never
+taken for whole. Older ones go only after that.
 """
 
 import contextlib
 import ctypes
 import logging
+import re
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +28,9 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from ssl_jax.core import distributed, tree
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.config import check
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.train import manifest
 from ssl_jax.train.state import TrainState
 
@@ -37,7 +42,9 @@ SLOW = 30.0  # seconds that training waits for the last save before it says so
 DAMAGED = ".damaged"  # at the end of the name of a folder that was set aside
 ASIDE = 3  # so many of those stay
 PATIENCE = 600  # seconds that processes wait for the one whose part is not written yet
-_HALF = "*.orbax-checkpoint-tmp*"
+REMOVED = ".removed"  # at the end of the name of a folder that is on its way out
+_HALF = ("*.orbax-checkpoint-tmp*", f"*{REMOVED}")
+_ODD = re.compile(r"[\[\]*?{}\\\ud800-\udfff]")  # the storage layer reads other names into these
 
 
 @dataclass(frozen=True)
@@ -54,15 +61,14 @@ class CheckpointConfig:
         lowest of "-train/loss". Of equal ones the newest. "" is none.
     """
 
-    every: int = 100
+    every: Whole = 100
     wait: bool = False
-    keep: int = 2
-    keep_every: int = 0
+    keep: Count = 2
+    keep_every: Whole = 0
     best: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.every, self.keep_every) < 0 or self.keep < 1:
-            raise UserError("checkpoint: every and keep_every must be >= 0 and keep >= 1")
+        check(self, "checkpoint")
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """What `best` compares, the higher the better; None where it was not measured."""
@@ -108,6 +114,8 @@ class Checkpoints:
         warn: Callable[[str], None] = _log.warning,
     ):
         self._folder, self._config, self._warn = folder.absolute(), config, warn
+        self._alias: tempfile.TemporaryDirectory | None = None
+        self._best_missed = False  # whether that was said
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._last: int | None = None  # the newest step that this process saved or went on from
@@ -124,7 +132,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, ascending; whether they are whole is not asked."""
-        return [step for step in self._numbered() if (self._path(step) / manifest.NAME).exists()]
+        return manifest.steps(self._folder)
 
     def save(
         self,
@@ -155,19 +163,23 @@ class Checkpoints:
             )
         self._clear()
         self._last, self.failed = step, ""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             # In the background a folder that cannot be made is waited for.
             options = ocp.options.AsyncOptions(
                 create_directories_asynchronously=False, timeout_secs=PATIENCE
             )
             with ocp.Context(async_options=options):
                 response = ocp.save_async(
-                    self._path(step), state, overwrite=True, custom_metadata=dict(metadata)
+                    self._stored(step), state, overwrite=True, custom_metadata=dict(metadata)
                 )
         except Exception as e:
             self._fail(step, e)
             return
-        self._writing = self._pool.submit(self._complete, step, response, dict(metrics or {}))
+        self._writing = self._pool.submit(
+            self._complete, step, response, shapes, dict(metrics or {})
+        )
         if self._config.wait:
             self.wait()
 
@@ -177,13 +189,19 @@ class Checkpoints:
             self._writing.result()
 
     def finish(self) -> None:
-        """Wait for the last save.
+        """Wait for the last save. `warn` is told if no checkpoint has the metric that
+        `CheckpointConfig.best` names.
 
         Raises:
           UserError: it failed; names the step that is left to go on from.
         """
         self.wait()
         self._clear()
+        if self._config.best and distributed.primary():
+            try:
+                self.check_best()
+            except UserError as e:
+                self._warn(str(e))
         if self.failed:
             left = self.latest
             rest = "from the start" if left is None else f"from step {left}"
@@ -193,8 +211,15 @@ class Checkpoints:
             )
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What the checkpoint of `step` says of itself."""
-        return dict(ocp.metadata(self._path(step)).custom_metadata or {})
+        """What the checkpoint of `step` says of itself.
+
+        Raises:
+          UserError: the folder is none that the storage layer knows.
+        """
+        try:
+            return dict(ocp.metadata(self._stored(step)).custom_metadata or {})
+        except Exception as e:  # the storage layer has many
+            raise UserError(f"{self._path(step)} is no checkpoint: {_reason(e)}") from None
 
     def restore(self, step: int, abstract: TrainState, placed: TrainState) -> TrainState:
         """The state of `step`, with the shapes of `abstract`, laid out as `placed` says.
@@ -233,23 +258,38 @@ class Checkpoints:
 
     def stay(self) -> set[int]:
         """The steps of the complete checkpoints that `config` keeps."""
-        found = {step: manifest.read(self._path(step)).get("metrics", {}) for step in self.steps}
-        return self._config.stay({step: self._config.value(m) for step, m in found.items()})
+        measured = self._measured()
+        return self._config.stay({step: self._config.value(m) for step, m in measured.items()})
+
+    def check_best(self) -> None:
+        """
+        Raises:
+          UserError: no checkpoint has the metric that `CheckpointConfig.best` names.
+        """
+        name, measured = self._config.best.removeprefix("-"), self._measured()
+        known = {metric for metrics in measured.values() for metric in metrics}
+        if name and measured and name not in known:
+            rest = suggest(name, known - {"step"}) if known else "they have no metrics at all"
+            raise UserError(f"checkpoint.best: no checkpoint has the metric {name!r}; {rest}")
+
+    def _measured(self) -> dict[int, dict[str, float]]:
+        """Complete checkpoint -> what was measured at its step."""
+        return {step: manifest.read(self._path(step)).get("metrics", {}) for step in self.steps}
 
     def prune(self, damaged: bool = False) -> list[str]:
-        """Remove all that `config` does not keep, and with `damaged` what was set aside or never
-        finished; no trainer may be at work there. The names of the folders that went.
+        """Remove all that `config` does not keep and what older ones left that were never finished,
+        with `damaged` also what was set aside and all that was never finished; no trainer may be at
+        work there. The names of the folders that went.
         """
         complete = self.steps
         stay = self.stay()
         gone = [self._path(step) for step in complete if step not in stay]
+        newest = max(complete, default=-1)
+        half = [step for step in manifest.numbered(self._folder) if step not in complete]
+        gone += [self._path(step) for step in half if damaged or step < newest]
         if damaged:
-            gone += [path for path in self._folder.glob("*") if path.name.endswith(DAMAGED)]
-            gone += [self._path(step) for step in self._numbered() if step not in complete]
-            gone += self._folder.glob(_HALF)
-        for path in gone:
-            shutil.rmtree(path, ignore_errors=True)
-        return [path.name for path in gone]
+            gone += self._named(f"*{DAMAGED}", *_HALF)
+        return [path.name for path in gone if _remove(path)]
 
     def set_damaged_aside(self) -> None:
         """Verify all that are complete; `warn` is told of those that are not whole."""
@@ -257,12 +297,17 @@ class Checkpoints:
             if damage := manifest.damage(self._path(step)):
                 self._set_aside(step, damage)
 
-    def _complete(self, step: int, response: Any, metrics: Mapping[str, float]) -> None:
+    def _complete(
+        self, step: int, response: Any, shapes: TrainState, metrics: Mapping[str, float]
+    ) -> None:
         """In the background: what comes after the last byte of a checkpoint."""
         try:
             response.result()
             if distributed.primary():
+                if wrong := _difference(ocp.metadata(self._stored(step)).metadata, shapes):
+                    raise OSError(f"it cannot be read back: {wrong}")
                 manifest.write(self._path(step), metrics=metrics)
+                self._look_for_best(step, metrics)
                 self.prune()
             _give_back()
         except Exception as e:  # whatever the storage layer raises: training can go on
@@ -272,19 +317,31 @@ class Checkpoints:
         """A save that failed leaves nothing behind that looks whole; `_clear` does the rest."""
         self.failed = _reason(error)
         if distributed.primary():
-            shutil.rmtree(self._path(step), ignore_errors=True)
+            _remove(self._path(step))
         self._warn(f"step {step} could not be saved, training goes on: {self.failed}")
 
     def _clear(self) -> None:
         """Remove what saves that came to nothing left; none may be under way."""
         if distributed.primary():
-            for half in self._folder.glob(_HALF):
+            for half in self._named(*_HALF):
                 shutil.rmtree(half, ignore_errors=True)
+
+    def _look_for_best(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell once of a checkpoint that cannot be the best one."""
+        name = self._config.best.removeprefix("-")
+        if not name or name in metrics or self._best_missed:
+            return
+        self._best_missed = True
+        known = set(metrics) - {"step"}
+        self._warn(
+            f"checkpoint.best: {name!r} was not measured at step {step}, so that this checkpoint "
+            f"cannot be the best; {suggest(name, known) if known else 'nothing was'}"
+        )
 
     def _newest_whole(self) -> int | None:
         """In the first process: the newest step whose files are what was written."""
         finished = 0
-        for step in reversed(self._numbered()):
+        for step in reversed(manifest.numbered(self._folder)):
             finished += (self._path(step) / manifest.NAME).exists()
             damage = manifest.damage(self._path(step))
             if not damage:
@@ -299,7 +356,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int, reason: str) -> None:
         """Out of the way, for a person to look at; of many only the last few."""
-        asides = self._folder.glob(f"*{DAMAGED}")
+        asides = self._named(f"*{DAMAGED}")
         for old in sorted(asides, key=lambda path: path.stat().st_mtime)[: 1 - ASIDE]:
             shutil.rmtree(old, ignore_errors=True)
         aside = self._path(step).with_name(f"{step}{DAMAGED}")
@@ -313,17 +370,12 @@ class Checkpoints:
         )
         try:
             # Orbax itself would convert types without a word.
-            wrong = _difference(ocp.metadata(self._path(step)).metadata, abstract)
+            wrong = _difference(ocp.metadata(self._stored(step)).metadata, abstract)
             if not wrong:
-                return ocp.load(self._path(step), target)
+                return ocp.load(self._stored(step), target)
         except (ValueError, KeyError, TypeError, OSError) as e:
             wrong = _reason(e)
         raise UserError(f"checkpoint {step} does not fit this run: {wrong}")
-
-    def _numbered(self) -> list[int]:
-        if not self._folder.is_dir():
-            return []
-        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
 
     def _exists(self, step: int) -> bool:
         return self._path(step).is_dir()
@@ -331,12 +383,38 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self._folder / str(step)
 
+    def _named(self, *patterns: str) -> list[Path]:
+        return [path for pattern in patterns for path in self._folder.glob(pattern)]
+
+    def _stored(self, step: int) -> Path:
+        """The same folder by a name that the storage layer does not read anything into."""
+        if not _ODD.search(str(self._folder)):
+            return self._path(step)
+        if self._alias is None:
+            self._alias = tempfile.TemporaryDirectory(prefix="ssl_jax_")
+            Path(self._alias.name, "checkpoints").symlink_to(self._folder)
+        return Path(self._alias.name, "checkpoints", str(step))
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._pool.shutdown()
+        if self._alias is not None:
+            self._alias.cleanup()
+            self._alias = None
+
+
+def _remove(path: Path) -> bool:
+    """Remove a folder so that a part of it is never taken for a checkpoint; whether it is gone."""
+    aside = path if path.name.endswith(REMOVED) else path.with_name(f"{path.name}{REMOVED}")
+    with contextlib.suppress(OSError):
+        if aside != path:
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+        shutil.rmtree(aside)
+    return not path.exists()
 
 
 def _give_back() -> None:

@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 import jax
 
+from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, NonNegative, Positive, Seed, Whole
 from ssl_jax.train.state import TrainState
 
 Evaluation = Callable[[TrainState, int], Mapping[str, float]]
@@ -45,29 +47,33 @@ class TrainConfig:
         and leaves no trace in the method; see `evals.online`. None: there is none.
     """
 
-    steps: int = 0
-    epochs: float = 0.0
-    batch_size: int = 256
-    seed: int = 0
+    steps: Whole = 0
+    epochs: NonNegative = 0.0
+    batch_size: Count = 256
+    seed: Seed = 0
     init_from: str = ""
-    log_every: int = 10
+    log_every: Count = 10
     nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    nonfinite_limit: int = 10
-    spike: float = 10.0
-    stop_at: int = 0
-    online_probe: float | None = None
+    nonfinite_limit: Count = 10
+    spike: NonNegative = 10.0
+    stop_at: Whole = 0
+    online_probe: Positive | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"train.batch_size: {self.batch_size} is not positive")
-        if min(self.steps, self.epochs) < 0 or max(self.steps, self.epochs) == 0:
+        check(self, "train")
+        if max(self.steps, self.epochs) == 0:
             raise UserError(
                 "train: give steps or epochs, a positive number (steps wins over epochs)"
             )
-        if self.log_every < 1 or self.stop_at < 0 or not 0 <= self.seed < 2**32:
-            raise UserError("train: log_every >= 1, stop_at >= 0 and 0 <= seed < 2**32 must hold")
-        if self.nonfinite_limit < 1 or self.spike < 0:
-            raise UserError("train: nonfinite_limit >= 1 and spike >= 0 must hold")
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        unused = {}
+        if self.steps:
+            unused["epochs"] = f"train.steps is {self.steps}, and wins; set it to 0"
+        if self.nonfinite == "stop":
+            unused["nonfinite_limit"] = "train.nonfinite is 'stop', at the first such step"
+        return unused
 
     @property
     def skips(self) -> int:
@@ -119,8 +125,8 @@ def run(
     *,
     start: int,
     stop: int,
-    batch_size: int,
-    log_every: int,
+    batch_size: Count,
+    log_every: Count,
     evaluated: bool = True,
     mfu: Callable[[Any, float], Mapping[str, float]] = lambda batch, steps_per_second: {},
 ) -> tuple[TrainState, int]:

@@ -5,30 +5,49 @@ The storage layer's own checks do not see every flipped bit, nor that a file is 
 
 import hashlib
 import json
-import os
+import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ssl_jax.core.files import replacing
+from ssl_jax.core.files import is_temporary, replacing, sync
 from ssl_jax.core.plain import from_json
 
 NAME = "manifest.json"
+_STEP = re.compile("0|[1-9][0-9]{0,17}")  # the name of a checkpoint's folder
+
+
+def numbered(folder: Path) -> list[int]:
+    """The steps that folders below `folder` are named after, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if _STEP.fullmatch(p.name) and p.is_dir())
+
+
+def steps(folder: Path) -> list[int]:
+    """Those of them that have a manifest; whether they are whole is not asked."""
+    return [step for step in numbered(folder) if (folder / str(step) / NAME).exists()]
 
 
 def write(folder: Path, **facts: Any) -> None:
-    """Digest every file below `folder` and write the manifest, with `facts` in it, atomically.
+    """Digest every file below `folder` and write the manifest, with `facts` in it, atomically, when
+    all of them are on the disk.
 
     Raises:
       OSError: a file cannot be read, or the manifest not be written.
     """
-    said = {"time": time.time(), "files": _digests(folder, _names(folder)), **facts}
-    with replacing(folder / NAME) as temporary, temporary.open("w") as file:
-        file.write(json.dumps(said | {"sha256": _own_digest(said)}, indent=1, sort_keys=True))
-        file.flush()
-        os.fsync(file.fileno())
+    names = _names(folder)
+    for path in {folder / name for name in names}:
+        sync(path)
+    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        sync(path)
+    said = {"time": time.time(), "files": _digests(folder, names), **facts}
+    with replacing(folder / NAME) as temporary:
+        text = json.dumps(said | {"sha256": _own_digest(said)}, indent=1, sort_keys=True)
+        temporary.write_text(text)
+    sync(folder.parent)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -73,9 +92,9 @@ def _own_digest(said: Mapping[str, Any]) -> str:
 
 
 def _names(folder: Path) -> set[str]:
-    own = {NAME, f".{NAME}.tmp"}
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix() for path in files} - own
+    names = {path.relative_to(folder).as_posix() for path in files}
+    return {n for n in names if n not in (NAME, f".{NAME}.tmp") and not is_temporary(n)}
 
 
 def _digests(folder: Path, names: set[str]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 number of restarts, and written late rather than not where the disk is full for a while.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -14,8 +15,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from ssl_jax.core.files import write_json, write_text
-from ssl_jax.core.plain import from_json
+from ssl_jax.core.files import replacing, write_json
+from ssl_jax.core.plain import from_json, is_number, is_whole
 
 _log = logging.getLogger(__name__)
 FLUSH = 30.0  # seconds between two times that events reach the disk
@@ -34,15 +35,18 @@ class MetricsWriter:
     def __init__(self, workdir: Path, step: int, warn: Callable[[str], None] = _log.warning):
         self._path, self._warn = workdir / "metrics.jsonl", warn
         self._summary = workdir / "summary.json"
-        self.lines = [line for line in read_metrics(workdir) if line["step"] <= step]
-        write_text(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        self.lines = _cut(self._path, step)
         self._file = self._path.open("ab", buffering=0)
         self._size = self._file.tell()
         self._waiting: list[bytes] = []
         self.last: dict[str, float] = {}
         for line in self.lines:
             self.last |= line
-        self._events: _Events | None = _Events(workdir / "events", step + 1)
+        self._events: _Events | None = None
+        try:
+            self._events = _Events(workdir / "events", step + 1)
+        except OSError as e:
+            self._warn(f"no TensorBoard events are written: {workdir / 'events'}: {e.strerror}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line for `step`, the number of updates made."""
@@ -60,7 +64,10 @@ class MetricsWriter:
     def sync(self) -> None:
         """Have all lines on the disk, as they must be before a checkpoint that follows them."""
         self._flush()
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as e:
+            self._warn(f"metrics may be lost in a power cut: {e.strerror}")
 
     def _flush(self) -> None:
         text, waited = b"".join(self._waiting), len(self._waiting) > 1
@@ -69,7 +76,8 @@ class MetricsWriter:
             if done < len(text):  # a full disk takes a part and does not complain
                 self._file.write(text[done:])
         except OSError as e:
-            self._file.truncate(self._size)  # no torn line in the middle of the file
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)  # no torn line in the middle of the file
             if not waited:
                 self._warn(f"metrics cannot be written, training goes on: {e.strerror}")
             return
@@ -118,15 +126,61 @@ class _Events:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl` in order; a line torn by a crash is left out."""
+    """The lines of `metrics.jsonl` in order; a line that was torn by a crash, or that holds
+    anything but numbers, is left out.
+    """
     path = workdir / "metrics.jsonl"
-    lines: list[dict[str, float]] = []
-    if path.exists():
-        for text in path.read_text(errors="replace").splitlines():
-            try:
-                line = from_json(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
-                lines.append(line)
-    return lines
+    if not path.exists():
+        return []
+    return [line for text in path.read_bytes().splitlines() if (line := _line(text)) is not None]
+
+
+def read_summary(workdir: Path) -> dict[str, float]:
+    """The last value of every metric: of `summary.json`, or where that cannot be used of
+    `metrics.jsonl`.
+    """
+    try:
+        found = from_json((workdir / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if isinstance(found, dict) and all(map(is_number, found.values())):
+        return found
+    last: dict[str, float] = {}
+    for line in read_metrics(workdir):
+        last |= line
+    return last
+
+
+def _line(text: bytes) -> dict[str, float] | None:
+    """A line of `metrics.jsonl`; None if it is none."""
+    try:
+        line = from_json(text)
+    except ValueError:
+        return None
+    usable = isinstance(line, dict) and is_whole(line.get("step"))
+    return line if usable and all(map(is_number, line.values())) else None
+
+
+def _cut(path: Path, step: int) -> list[dict[str, float]]:
+    """The lines of a file up to `step`, the others being removed from it: at its end, where a run
+    that goes on has them, without needing room for a second copy.
+    """
+    kept, end, size = [], 0, 0
+    rest: list[bytes] = []  # what stays, if it must be written anew
+    beyond = anew = False
+    for text in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        size += len(text)
+        line = _line(text)
+        if line is not None and line["step"] > step:
+            beyond = True
+        elif line is not None:
+            kept.append(line)
+            rest.append(text.rstrip(b"\n") + b"\n")
+            anew |= beyond or not text.endswith(b"\n")
+            end = size
+    if anew:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(rest))
+    elif end < size:
+        os.truncate(path, end)
+    return kept

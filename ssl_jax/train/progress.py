@@ -31,9 +31,9 @@ class Line:
         self._live = None
         if console.is_terminal:
             self._live = Progress(
-                TextColumn("{task.fields[count]}"),
+                TextColumn("{task.fields[count]}", markup=False),
                 BarColumn(bar_width=24),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 console=console,
                 transient=True,
                 refresh_per_second=4,

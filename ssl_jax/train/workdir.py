@@ -2,14 +2,16 @@
 
 import contextlib
 import json
+import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ssl_jax.core import distributed, files
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
+from ssl_jax.train import paths
 
 # Where and how often a run computes, logs, evaluates and saves may change between its parts.
 FREE = (
@@ -53,6 +55,45 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {e}") from None
     if not isinstance(found, dict):
         raise UserError(f"cannot read {path}: it holds no JSON object")
+    for section, values in found.items():
+        if not isinstance(values, dict):
+            raise UserError(f"cannot read {path}: {section} holds {values!r:.80}, not keys")
+    return found
+
+
+def named(text: str) -> list[Path]:
+    """The folders that --workdir names: of existing ones the name is enough, whatever is in it;
+    else several, by comma and by glob.
+
+    Raises:
+      UserError: a pattern that no run matches.
+    """
+    parts, folders = text.split(","), []  # type: tuple[list[str], list[Path]]
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        there = (n for n in lengths if _is_folder(",".join(parts[:n])))
+        count = next(there, 1)
+        name, parts = ",".join(parts[:count]), parts[count:]
+        if _is_folder(name) or not any(c in name for c in "*?["):
+            folders.append(Path(name))  # what reads it says whether it is there
+            continue
+        matches = sorted(m for m in _matching(Path(name)) if (m / "config.json").is_file())
+        if not matches:
+            raise UserError(f"--workdir={name}: no run there")
+        folders += matches
+    return folders
+
+
+def _is_folder(name: str) -> bool:
+    return os.path.isdir(name)  # noqa: PTH112  Path's raises for a name that is too long
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The paths of a pattern, in which the name of an existing folder stands for itself."""
+    found = [Path(pattern.anchor)]
+    for part in pattern.relative_to(pattern.anchor).parts:
+        every = [[at / part] if (at / part).exists() else at.glob(part) for at in found]
+        found = [path for paths in every for path in paths]
     return found
 
 
@@ -74,7 +115,7 @@ def check_resumable(
       UserError: names the keys that differ; another method is never accepted.
     """
     name = lambda config: config.get("objective", {}).get("name")  # noqa: E731
-    if name(old) != name(new):
+    if not paths.same("objective.name", name(old), name(new)):
         raise UserError(
             f"{what} holds a run of {name(old)!r}, not of {name(new)!r}; give another --workdir"
         )
@@ -83,7 +124,7 @@ def check_resumable(
     changed = [
         key
         for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key) and not key.startswith(FREE)
+        if not paths.same(key, a.get(key), b.get(key)) and not key.startswith(FREE)
     ]
     if changed and not accept:
         shown = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])
@@ -100,9 +141,10 @@ def opened(
     config: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
     accept: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Hold the lock on `workdir`, made if need be, with `config` written into it; see
-    `check_resumable` for `defaults` and `accept`.
+    `check_resumable` for `defaults` and `accept`. `check` is called before it is written.
 
     The lock belongs to the process, the first of several: it goes when the process ends, however it
     ends.
@@ -112,7 +154,8 @@ def opened(
         process than the first, it does not see what the first one wrote.
     """
     first = distributed.primary()
-    with _prepared(workdir, config, defaults, accept) if first else contextlib.nullcontext():
+    prepared = _prepared(workdir, config, defaults, accept, check)
+    with prepared if first else contextlib.nullcontext():
         distributed.barrier("workdir")
         if not distributed.primary():
             _check_shared(workdir, config)
@@ -133,13 +176,20 @@ def locked(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _prepared(
-    workdir: Path, config: Mapping[str, Any], defaults: Mapping[str, Any] | None, accept: bool
+    workdir: Path,
+    config: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None,
+    accept: bool,
+    check: Callable[[], None],
 ) -> Iterator[None]:
     with locked(workdir):
-        if (workdir / "config.json").exists():
-            check_resumable(read_config(workdir), config, workdir, defaults, accept)
+        old = read_config(workdir) if (workdir / "config.json").exists() else None
+        if old is not None:
+            check_resumable(old, config, workdir, defaults, accept)
+        check()
         try:
-            files.write_json(workdir / "config.json", config)
+            if old != config:
+                files.write_json(workdir / "config.json", config)
         except OSError as e:
             raise UserError(f"cannot write to --workdir={workdir}: {e.strerror}") from None
         yield

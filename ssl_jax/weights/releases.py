@@ -145,6 +145,8 @@ def find(tensors: Arrays, layout: str = "", prefix: str | None = None) -> list[F
         raise UserError(f"--layout={layout}: {suggest(layout, SIGNATURES)}")
     roots = _roots(tensors, layout)
     if prefix is not None:
+        if roots and prefix not in roots:
+            raise UserError(f"--prefix={prefix}: no network starts so; {suggest(prefix, roots)}")
         roots = {root: kind for root, kind in roots.items() if root == prefix}
     if not roots:
         shown = ", ".join(list(tensors)[:3]) or "none"

@@ -59,6 +59,14 @@ class CheckpointsTest(absltest.TestCase):
         self.assertIn("0.9000", said)
         self.assertCountEqual([p.name for p in self.below.iterdir()], ["8", "12"])
 
+    def test_a_metric_that_no_checkpoint_has(self):
+        code, said = self.run_with("--prune", "--keep=1", "--best=-eval/knn_top")
+        self.assertEqual(code, 2)
+        self.assertRegex(said, "^ssl-jax: checkpoint.best: no .*; did you mean 'eval/knn_top1'")
+        self.assertCountEqual([p.name for p in self.below.iterdir()], ["4", "8", "12"])
+        self.assertEqual(self.run_with("--prune", "--keep=1", "--best=none")[0], 0)
+        self.assertEqual([p.name for p in self.below.iterdir()], ["12"])
+
     def test_a_damaged_one_does_not_stay_for_a_whole_one(self):
         self.harm(12)
         self.assertEqual(self.run_with("--prune", "--keep=1")[0], 0)

@@ -40,10 +40,10 @@ class GridTest(absltest.TestCase):
         self.assertEqual(evaluate.grid([]), [{}])
         self.assertEqual(
             evaluate.grid(["k=1,5", "pool=avg,grid"]),
-            [{"k": k, "pool": pool} for k in (1, 5) for pool in ("avg", "grid")],
+            [{"k": k, "pool": pool} for k in ("1", "5") for pool in ("avg", "grid")],
         )
         self.assertEqual(
-            evaluate.grid(["shots=(1,),(5,10)"]), [{"shots": (1,)}, {"shots": (5, 10)}]
+            evaluate.grid(["shots=(1,),(5,10)"]), [{"shots": "(1,)"}, {"shots": "(5,10)"}]
         )
 
 
@@ -91,7 +91,8 @@ class EvaluateTest(parameterized.TestCase):
         cells = {(r["step"], r["settings"]["k"], r["settings"]["stage"]) for r in found}
         self.assertEqual(cells, {(s, k, at) for s in (2, 4) for k in (1, 5) for at in (-1, -2)})
         for one in found:
-            self.assertEqual(one["settings"]["pool"], "avg")
+            pool = "pooled" if one["settings"]["stage"] == -1 else "avg"
+            self.assertEqual(one["settings"]["pool"], pool)
             self.assertEqual(one["settings"]["temperature"], 0.07)
             self.assertEqual((one["method"], one["seed"], one["max_train"]), ("simclr", 0, 300))
         # Alone, a cell gives the same number; and nothing is measured twice.
@@ -104,7 +105,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual((self.folder / "sweep.jsonl").read_bytes(), before)
 
     def test_linear_probes_of_two_layers_in_one_pass(self):
-        sweep = ("lr=0.1,1", "stage=-1,-2", "preset=simclr", "epochs=2", "holdout=0.2")
+        sweep = ("lr=0.1,1", "stage=-1,-2", "epochs=2", "holdout=0.2")  # of "simclr", then
         flags = [f"--sweep={axis}" for axis in sweep]
         with mock.patch.object(features, "extract", wraps=features.extract) as extract:
             self.evaluate("--eval=linear", *flags, results="linear.jsonl")
@@ -198,9 +199,12 @@ class EvaluateTest(parameterized.TestCase):
         (("--eval=knn", "--sweep=kk=3"), "knn: unknown key 'kk'"),
         (("--eval=knn", "--sweep=k=big"), "knn.k: expected int, got 'big'"),
         (("--eval=knn", "--sweep=k"), "--sweep=k: expected SETTING=VALUE,VALUE"),
-        (("--eval=knn", "--sweep=k=0"), "must be positive"),
-        (("--eval=layers", "--sweep=examples=0"), "examples = 0 must be positive"),
-        (("--eval=clustering", "--sweep=clusters=0"), "must be positive"),
+        (("--eval=knn", "--sweep=k=0"), "knn.k: expected .* of at least 1, got 0"),
+        (
+            ("--eval=layers", "--sweep=examples=0"),
+            "layers.examples: expected .* of at least 2, got 0",
+        ),
+        (("--eval=clustering", "--sweep=clusters=0"), "clustering.clusters: expected"),
         (("--eval=knn", "--sweep=stage=9"), "probe: no stage 9"),
         (("--eval=attentive", "--sweep=stage=9"), "probe: no stage 9"),
         (("--eval=fewshot", "--sweep=lists=('/no',)"), "list /no: No such file"),

@@ -20,7 +20,8 @@ class RestartTest(parameterized.TestCase):
         folder = Path(self.create_tempdir().full_path)
         attempts = []
 
-        def child(command):
+        def child(command, env):
+            self.assertEqual(command[-3:], ["train", "--workdir=W", "--restarts=2"])
             attempts.append(command)
             if len(attempts) in saves:
                 path = folder / "checkpoints" / str(len(attempts)) / "manifest.json"

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -6,6 +7,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.core.plain import Text
+from ssl_jax.core.ranges import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,83 @@ class ConfigTest(parameterized.TestCase):
         self.assertEqual(config.build(Section, {}, "s", lr=3.0).lr, 3.0)
         with self.assertRaisesRegex(UserError, "unknown key 'lr'"):
             config.build(Section, {"lr": 1.0}, "s", lr=3.0)
+
+
+@dataclass(frozen=True)
+class Typed:
+    text: str = ""
+    maybe: str | None = "x"
+    choice: Literal["none", "device"] = "device"
+    norm: Literal["batch"] | None = "batch"
+    number: Positive = 1.0
+    count: Count = 1
+    clip: Positive | None = 1.0
+    flag: bool = False
+    shots: tuple[int, ...] = ()
+    rules: tuple[tuple[str, float], ...] | None = None
+    recipe: str | Mapping[str, float] = "a"
+    streams: Mapping[str, str] = field(default_factory=dict)
+    view: View = View(224)
+
+
+class TextTest(parameterized.TestCase):
+    """Values of a command line, `Text`."""
+
+    @parameterized.parameters(
+        ("text", "5", "5"),
+        ("text", "none", "none"),
+        ("text", "True", "True"),
+        ("text", "1e-3", "1e-3"),
+        ("text", "(1, 2)", "(1, 2)"),
+        ("text", "'7'", "7"),  # in quotes of its own
+        ("maybe", "none", None),
+        ("maybe", "None", None),
+        ("maybe", "7", "7"),
+        ("choice", "none", "none"),
+        ("norm", "none", None),
+        ("norm", "batch", "batch"),
+        ("number", "3", 3.0),
+        ("number", "1e-3", 1e-3),
+        ("count", "12", 12),
+        ("clip", "none", None),
+        ("clip", "3", 3.0),
+        ("flag", "true", True),
+        ("flag", "False", False),
+        ("shots", "1,5", (1, 5)),
+        ("shots", "(7,)", (7,)),
+        ("rules", "(('a', 1), ('.*', 0.5))", (("a", 1.0), (".*", 0.5))),
+        ("rules", "none", None),
+        ("recipe", "none", "none"),
+        ("recipe", "{'flip': 0.5}", {"flip": 0.5}),
+    )
+    def test_the_declared_type_decides(self, key, text, expected):
+        made = getattr(config.build(Typed, {key: Text(text)}, "s"), key)
+        self.assertEqual((made, type(made)), (expected, type(expected)))
+        plain = config.settle(Typed, {key: Text(text)}, "s")[key]
+        self.assertNotIsInstance(plain, Text)
+        self.assertEqual(getattr(config.build(Typed, {key: plain}, "s"), key), expected)
+
+    def test_nested_keys(self):
+        values = {"streams": {"a": Text("5")}, "view": {"size": Text("32"), "recipe": Text("none")}}
+        plain = {"streams": {"a": "5"}, "view": {"size": 32, "recipe": "none"}}
+        self.assertEqual(config.settle(Typed, values, "s"), plain)
+        self.assertEqual(config.build(Typed, values, "s").view, View(32, recipe="none"))
+
+    @parameterized.parameters(
+        ("number", "fast", "s.number: expected float, got 'fast'"),
+        ("number", "nan", "s.number: expected float, got 'nan'"),
+        ("number", "0", "s.number: expected a number above 0, got 0"),
+        ("count", "1.5", "s.count: expected int, got 1.5"),
+        ("count", "none", "s.count: expected int, got None"),
+        ("clip", "-1", "s.clip: expected a number above 0, got -1"),
+        ("flag", "1", "s.flag: expected bool, got 1"),
+        ("choice", "gpu", "s.choice: 'gpu' is not one of 'none', 'device'"),
+        ("shots", "5", r"s.shots: expected tuple\[int, ...\], got 5"),
+    )
+    def test_errors_name_the_key_and_its_type(self, key, text, message):
+        for run in (config.build, config.settle):
+            with self.assertRaisesRegex(UserError, f"^{message}"):
+                run(Typed, {key: Text(text)}, "s")
 
 
 if __name__ == "__main__":

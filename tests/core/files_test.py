@@ -1,6 +1,7 @@
 """Files that others look at while they are written."""
 
 from pathlib import Path
+from unittest import mock
 
 from absl.testing import absltest
 
@@ -34,6 +35,26 @@ class FilesTest(absltest.TestCase):
             raise ValueError
         self.assertEqual(path.read_text(), "old")
         self.assertEqual([p.name for p in self.folder.iterdir()], ["a.txt"])
+
+    def test_two_writers_do_not_mix(self):
+        path = self.folder / ("x" * 250)
+        with files.replacing(path) as one, files.replacing(path) as other:
+            self.assertNotEqual(one, other)
+            one.write_text("one")
+            other.write_text("other")
+        self.assertEqual(path.read_text(), "one")  # the last to finish
+        self.assertLen(list(self.folder.iterdir()), 1)
+
+    def test_what_is_written_is_on_the_disk_before_it_takes_its_place(self):
+        with mock.patch("os.fsync") as synced:
+            with files.replacing(self.folder / "a") as temporary:
+                temporary.write_text("x")
+                synced.assert_not_called()
+            self.assertEqual(synced.call_count, 2)  # the file, and its folder
+
+    def test_a_text_that_is_no_utf8(self):
+        files.write_text(self.folder / "a", "\udcff")
+        self.assertEqual((self.folder / "a").read_text(), "\\udcff")
 
     def test_a_folder_is_held_by_one(self):
         def held(name):

@@ -109,6 +109,13 @@ class ShardingTest(parameterized.TestCase):
             },
         )
 
+    def test_a_rule_that_matches_nothing(self):
+        rules = (("params/hed", "replicate"), *sharding.DEFAULT_RULES)
+        mesh = sharding.make_mesh(sharding.MeshConfig())
+        shapes = {"params": {"head": jax.ShapeDtypeStruct((4, 4), "float32")}}
+        with self.assertRaisesRegex(UserError, "mesh.rules: .*did you mean 'params/head'"):
+            sharding.tree_shardings(shapes, sharding.MeshConfig(rules=rules), mesh)
+
     def test_an_unknown_rule(self):
         config = MeshConfig(rules=((".*", "split"),))
         mesh = sharding.make_mesh(config)

@@ -24,6 +24,15 @@ class CacheTest(parameterized.TestCase):
         self.assertIsNone(cache.load("other", "key"))
         self.assertLen(list(self.root.rglob("*.*")), 1)  # nothing temporary is left
 
+    def test_a_user_without_a_home_has_no_cache(self):
+        error = RuntimeError("Could not determine home directory.")
+        with (
+            mock.patch.dict(os.environ, {"SSL_JAX_CACHE": "", "XDG_CACHE_HOME": ""}),
+            mock.patch.object(Path, "expanduser", side_effect=error),
+        ):
+            cache.save("kind", "key", x=np.arange(3))
+            self.assertIsNone(cache.load("kind", "key"))
+
     def test_a_broken_entry_is_none_and_an_unwritable_place_is_no_error(self):
         cache.save("kind", "key", x=np.arange(3))
         (file,) = self.root.rglob("*.npz")

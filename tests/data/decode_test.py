@@ -1,11 +1,17 @@
 import io
+import struct
+import zlib
+from pathlib import Path
+from unittest import mock
 
+import cv2
 import numpy as np
 import scipy.stats
 from absl.testing import absltest, parameterized
 from PIL import Image
 
 from ssl_jax.data import decode as d
+from tests.data import pictures
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
@@ -60,6 +66,49 @@ class DecodeTest(parameterized.TestCase):
         wide = np.array([[0, 257, 65535, 32896, 300]], np.uint16)
         got = d.decode(encode(Image.fromarray(wide), "PNG"), channels=1)
         np.testing.assert_array_equal(got[..., 0], [[0, 1, 255, 128, 1]])
+
+    @parameterized.parameters(((24, 40, 3),), ((24, 40, 4),))
+    def test_sixteen_bits_of_colour(self, shape):
+        wide = np.random.default_rng(0).integers(0, 4096, shape).astype(np.uint16)
+        wide[..., 3:] = 65535
+        swapped = wide[..., [2, 1, 0, 3][: shape[-1]]]
+        for kind in ("png", "jp2")[: 5 - shape[-1]]:
+            options = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000] if kind == "jp2" else []
+            data = cv2.imencode(f".{kind}", np.tile(swapped, (4, 4, 1)), options)[1].tobytes()
+            got = d.decode(data, 3, None, (0, 4095))[:24, :40]
+            want = np.round(wide[..., :3] / 4095 * 255)
+            np.testing.assert_allclose(got, want, atol=1, err_msg=kind)
+
+    def test_a_range_of_one_image(self):
+        wide = np.linspace(100, 4000, 64 * 64).reshape(64, 64)
+        for image in (wide.astype(np.uint16), wide.astype(np.float32), wide.astype(np.int32)):
+            got = d.decode(encode(Image.fromarray(image), "TIFF"), 1)
+            self.assertGreater(len(np.unique(got)), 200)
+
+    def test_arrays_as_prepare_writes_them(self):
+        for image in (np.arange(60, dtype=np.uint8).reshape(3, 4, 5), np.zeros((2, 2, 2), "<i2")):
+            out = io.BytesIO()
+            np.save(out, image)
+            np.testing.assert_array_equal(d.native(out.getvalue()), image)
+        for bad in (np.zeros((2, 2)), np.zeros((2, 2, 1), complex)):
+            out = io.BytesIO()
+            np.save(out, bad)
+            with self.assertRaisesRegex(d.DecodeError, "expected numbers"):
+                d.decode(out.getvalue())
+        with self.assertRaises(d.DecodeError):
+            d.decode(out.getvalue()[:20])
+
+    def test_a_band_of_a_png_is_read_where_it_is_asked_for(self):
+        image = np.random.default_rng(0).integers(0, 255, (8, 9, 4), dtype=np.uint8)
+        np.testing.assert_array_equal(d.decode(encode(Image.fromarray(image), "PNG"), 4), image)
+        for kind in ("PNG", "JPEG"):
+            with self.assertRaisesRegex(d.DecodeError, "3 band.* not 4"):
+                d.decode(encode(picture(), kind), 4)
+
+    def test_jpeg_2000_is_halved_for_room(self):
+        data = encode(picture(size=(80, 64)), "JPEG2000", num_resolutions=3)
+        sizes = [d.decode(data, 3, lambda *_, n=n: n).shape[:2] for n in (1, 2, 4, 8)]
+        self.assertEqual(sizes, [(64, 80), (32, 40), (16, 20), (16, 20)])
 
     @parameterized.product(kind=["JPEG", "PNG"], orientation=[3, 6, 8, 5])
     def test_exif_orientation(self, kind, orientation):
@@ -121,6 +170,70 @@ class DecodeTest(parameterized.TestCase):
             d.decode(bytes(jpeg))
 
 
+def memory(what: str) -> int:
+    """Bytes of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))
+
+
+class MemoryTest(parameterized.TestCase):
+    """A decode takes no more memory than its header tells, and no more than `MAX_MEMORY`."""
+
+    @parameterized.parameters((1, 0), (8, 2), (8, 6), (16, 0), (16, 2), (16, 6))
+    def test_small_files_of_many_pixels(self, bits, kind):
+        side = 13370  # just within the limit of pixels
+        row = -(-side * bits * {0: 1, 2: 3, 6: 4}[kind] // 8)
+        data = pictures.png(side, 1, bits, kind, bytes(row))
+        data = data[:20] + side.to_bytes(4, "big") + data[24:]
+        head = zlib.crc32(data[12:29]).to_bytes(4, "big")
+        data = data[:29] + head + data[33:]
+        needs = []
+        spy = lambda h, w, need: needs.append(need) or 1 / 0  # noqa: E731
+        with mock.patch.object(d, "_bounded", spy), self.assertRaises(d.DecodeError):
+            d.decode(data)
+        self.assertGreaterEqual(needs[0], side * side * 4)
+        if needs[0] > d.MAX_MEMORY:
+            with self.assertRaisesRegex(d.DecodeError, "MB to decode; the limit is 900 MB"):
+                d.decode(data)
+
+    @absltest.skipUnless(Path("/proc/self/clear_refs").exists(), "of Linux")
+    def test_every_format_holds_what_it_is_said_to(self):
+        side = 1000
+        image = Image.new("RGB", (side, side), "red")
+        files = {
+            kind: encode(image, kind, **options)
+            for kind, options in {
+                "PNG": {},
+                "JPEG": {"progressive": True, "subsampling": 0},
+                "WEBP": {"lossless": True, "method": 0},
+                "AVIF": {"speed": 10},
+                "JPEG2000": {},
+                "GIF": {},
+                "BMP": {},
+                "TIFF": {"compression": "tiff_lzw"},
+            }.items()
+        }
+        for alpha in ("PNG", "WEBP"):
+            files[f"{alpha} alpha"] = encode(image.convert("RGBA"), alpha)
+        for kind, data in files.items():
+            needs, bounded = [], d._bounded
+            spy = lambda h, w, need: needs.append(need) or bounded(h, w, need)  # noqa: B023, E731
+            with mock.patch.object(d, "_bounded", spy):
+                Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+                before = memory("VmHWM")
+                d.decode(data)
+            self.assertLess(memory("VmHWM") - before, 1.2 * needs[-1] + 10e6, kind)
+            self.assertLess(needs[-1], 30 * side**2, kind)
+
+    def test_a_tiff_that_says_it_is_large(self):
+        data = bytearray(pictures.tiff([np.zeros((4, 4, 5), np.uint16)]))
+        for tag in (256, 257):
+            at = data.index(struct.pack("<HHI", tag, 4, 1)) + 8
+            data[at : at + 4] = struct.pack("<I", 12_000)
+        with self.assertRaisesRegex(d.DecodeError, "MB to decode"):
+            d.decode(bytes(data))
+
+
 class ChannelsTest(absltest.TestCase):
     def test_to_channels(self):
         rgb = np.asarray(picture())
@@ -131,6 +244,17 @@ class ChannelsTest(absltest.TestCase):
         np.testing.assert_array_equal(d.to_channels(grey, 3)[..., 2], grey[..., 0])
         with self.assertRaises(ValueError):
             d.to_channels(rgb, 2)
+
+    def test_viewable(self):
+        for bands, shown in ((1, 1), (2, 1), (3, 3), (4, 3), (13, 3)):
+            image = np.zeros((2, 2, bands), np.uint8)
+            self.assertEqual(d.viewable(image).shape[-1], shown)
+
+    def test_averaged(self):
+        image = np.random.default_rng(0).integers(0, 255, (9, 12, 13), dtype=np.uint8)
+        want = image.reshape(3, 3, 4, 3, 13).mean((1, 3))
+        np.testing.assert_allclose(d.averaged(image, 3, 4), want, atol=0.51)
+        self.assertEqual(d.averaged(image, 4, 5).shape, (4, 5, 13))  # by no whole number
 
 
 class BoxTest(absltest.TestCase):

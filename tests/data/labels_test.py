@@ -24,13 +24,24 @@ class LabelsTest(parameterized.TestCase):
         self.assertEqual(number_labels(values, "set"), (None, ()))
 
     @parameterized.parameters(
+        ([0.0, float("nan"), 2.0, None], [0, -1, 2, -1], ("0", "1", "2")),
+        ([True, False, None], [1, 0, -1], ("0", "1")),
+        (np.array([1.0, np.nan]), [1, -1], ("0", "1")),
+        (np.array([False, True]), [0, 1], ("0", "1")),
+    )
+    def test_floats_with_gaps_and_bools(self, values, labels, names):
+        got, classes = number_labels(values, "set")
+        self.assertEqual((got.tolist(), classes), (labels, names))
+
+    @parameterized.parameters(
         ([0, 3], ("a", "b", "c"), "set: label 3 of index 1 is out of range; expected 0 to 2"),
         ([0, -2], (), "label -2 of index 1 is out of range"),
         ([-2, -2], (), "label -2 of index 0"),
         ([7, 3_000_000_000], (), "label 3000000000 of index 1"),
         (["a", "d"], ("a", "b"), "label 'd' is none of its 2 classes"),
         (["a", 1], (), "labels are int and str; expected all"),
-        ([1.5], (), "labels are float"),
+        ([0.0, 1.5], (), "label 1.5 of index 1 is no class; expected whole numbers, and NaN"),
+        ([b"a"], (), "labels are bytes"),
     )
     def test_bad(self, values, given, message):
         with self.assertRaisesRegex(UserError, message):

@@ -31,7 +31,7 @@ class ListingTest(absltest.TestCase):
             os.utime(folder, (OLD, OLD))
 
     def paths(self):
-        return listing.image_paths(str(self.root), "set")
+        return listing.image_files(str(self.root), "set").paths
 
     def walks(self):
         return mock.patch.object(listing, "_walk", wraps=listing._walk)
@@ -76,6 +76,24 @@ class ListingTest(absltest.TestCase):
         self.assertIn("link/x.png", self.paths())
         (other / "y.png").write_bytes(b"x")
         self.assertIn("link/y.png", self.paths())
+
+    def test_other_files_are_counted_by_their_ending(self):
+        for name in ("a/x.heic", "a/y.HEIC", "b/z.jfif", "b/plain"):
+            self.add(name)
+        (self.root / "gone.png").symlink_to("/nowhere/gone.png")
+        self.age()
+        for _ in range(2):  # walked, and remembered
+            paths, others = listing.image_files(str(self.root), "set")
+            self.assertEqual(paths, ["a/deep/2.JPG", "b/1.png", "b/z.jfif"])
+            want = {".heic": 2, ".txt": 1, "no ending": 1, "broken links": 1}
+            self.assertEqual(dict(others), want)
+        (why,) = listing.passed_over(others, (".txt",))
+        self.assertEqual(why, "files of other endings (2 .heic, 1 broken links, 1 no ending)")
+
+    def test_endings_that_pillow_reads_are_taken(self):
+        for end in (".jfif", ".jpe", ".avif", ".jp2", ".pgm", ".dib", ".webp"):
+            self.assertIn(end, listing.EXTENSIONS)
+        self.assertNotIn(".eps", listing.EXTENSIONS)  # it would be run
 
     def test_few_images_are_not_cached(self):
         with mock.patch.object(listing, "CACHED_FROM", 3):

@@ -81,7 +81,7 @@ class BatchesTest(parameterized.TestCase):
         inputs = Inputs((View(16, 2, (0.2, 1.0)), View(8, 1, (0.1, 0.3), crop="one_draw")))
         sizes = []
 
-        def spy(data, channels, room=None):
+        def spy(data, channels, room=None, value_range=()):
             sizes.append((decode(data, channels, room).shape[0], room is None))
             return decode(data, channels, None if whole else room)
 

@@ -57,6 +57,7 @@ class ReaderTest(parameterized.TestCase):
         self.assertIn("003.png", logs.output[0])
         with self.assertNoLogs("absl", "WARNING"):  # named once
             self.assertEqual(reader.pixels(3)[1], index)
+            Reader(source, max_bad_fraction=0.05).try_pixels(3)  # by whatever reader
 
     def test_the_replacement_depends_on_seed_and_index_alone(self):
         source = self.folder(i3=b"", i4=b"")

@@ -53,7 +53,17 @@ class RecordTest(parameterized.TestCase):
     def test_other_names(self):
         data = message(image=[b"i"], label=[4], text=[b"hi"], file_name=[b"x"])
         self.assertEqual(r.decode(data), r.Record(b"i", 4, ("hi",), "x"))
-        self.assertEqual(r.decode(message(left=[b"i"], label=[4, 5]), ("left",)), r.Record(b"i"))
+
+    def test_labels_that_are_none(self):
+        for label, odd in (([4, 5], "2 numbers"), ([b"cat"], "text"), ([1.5], "1.5")):
+            record = r.decode(message(left=[b"i"], label=label), ("left",))
+            self.assertEqual(record, r.Record(b"i", odd_label=odd))
+        floats = [r.decode(message(image=[b"i"], label=[x])).label for x in (2.0, float("nan"))]
+        self.assertEqual(floats, [2, -1])
+
+    def test_a_caption_that_is_no_utf8(self):
+        data = r.encode(r.Record(b"i", captions=("bad \ud800 x",)))
+        self.assertEqual(r.decode(data).captions, ("bad ? x",))
 
     @parameterized.parameters(
         (b"\xff\xd8 a JPEG", "no tf.train.Example"),

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.sources import held_out, open_source
+from ssl_jax.data.sources import ArraySource, absolute, held_out, open_source
 from ssl_jax.data.sources.folder import top_folders
 
 TRAIN_FINGERPRINT = "9c1006658e6f0b5423ef5470deda752b"
@@ -19,7 +20,10 @@ class DigitsTest(absltest.TestCase):
         self.assertEqual((len(train), len(held)), (1437, 360))
         self.assertEqual((train.arrays.shape[1:], train.arrays.dtype), ((8, 8, 1), np.uint8))
         self.assertEqual((train.num_classes, train.labels.dtype), (10, np.int32))
-        self.assertEqual(train.fingerprint(), TRAIN_FINGERPRINT)  # the split never changes
+        self.assertEqual(train.layout(), TRAIN_FINGERPRINT)  # the split never changes
+        self.assertTrue(train.matches(TRAIN_FINGERPRINT))  # that of runs of before version 2
+        self.assertTrue(train.matches(train.fingerprint()))
+        self.assertFalse(train.matches("3:0"))
 
         def rows(pixels):
             return sorted(bytes(p) for p in np.ascontiguousarray(pixels))
@@ -39,11 +43,35 @@ class DigitsTest(absltest.TestCase):
 
 
 class SchemeTest(parameterized.TestCase):
-    @parameterized.parameters("", "digit", "zip:/x", "/a/path", "base:/x")
+    @parameterized.parameters("", "digit", "zip:/x", "/no/path", "base:/x")
     def test_unknown(self, spec):
         known = "array_record:PATH, digits, folder:PATH, frames:PATH, mix:PATH, npz:PATH, parquet"
         with self.assertRaisesRegex(UserError, f"expected one of {known}"):
             open_source(spec)
+
+    def test_a_path_that_exists_needs_no_scheme(self):
+        root = Path(self.create_tempdir().full_path)
+        Image.new("RGB", (8, 8)).save(root / "1.png")
+        np.savez(root / "x.npz", x=np.zeros((2, 4, 4, 3), np.uint8))
+        (root / "list.txt").write_text("1.png\n")
+        for path, scheme in (("", "folder"), ("/x.npz", "npz"), ("/list.txt", "folder")):
+            self.assertEqual(open_source(f"{root}{path}").name, f"{scheme}:{root}{path}")
+            self.assertEqual(absolute(f"{root}{path}"), f"{scheme}:{root}{path}")
+        with self.assertRaisesRegex(UserError, "no such file or folder; expected one of"):
+            open_source("/nowhere/images")
+
+    def test_absolute(self):
+        here = Path.cwd()
+        for spec, want in (
+            ("folder:a/b", f"folder:{here}/a/b"),
+            ("mix:0.5*folder:a+npz:b.npz", f"mix:0.5*folder:{here}/a+npz:{here}/b.npz"),
+            ("parquet:x/*.parquet#image=a", f"parquet:{here}/x/*.parquet#image=a"),
+            ("tfds:./x/1.0.0:train", f"tfds:{here}/x/1.0.0:train"),
+        ):
+            self.assertEqual(absolute(spec), want)
+            self.assertEqual(absolute(want), want)
+        for spec in ("digits", "tfds:mnist:train", "parquet:gs://b/*", "nothing", "mix:digits"):
+            self.assertEqual(absolute(spec), spec)
 
     def test_names_the_nearest(self):
         with self.assertRaisesRegex(UserError, "did you mean 'folder'"):
@@ -65,6 +93,13 @@ class NpzTest(parameterized.TestCase):
         np.testing.assert_array_equal(source.read(1), x[1])
         self.assertIn("index 1", source.describe(1))
 
+    def test_numbers_of_other_types(self):
+        for dtype, top in ((np.uint16, 4095), (np.float32, 1), (np.int64, 255), (bool, 1)):
+            x = np.broadcast_to(np.linspace(0, top, 16).astype(dtype)[:, None], (2, 16, 16))
+            images = open_source(self.save(x=x)).arrays
+            self.assertEqual((images.dtype, images.shape), (np.uint8, (2, 16, 16, 1)))
+            self.assertEqual((images.min(), images.max()), (0, 255))
+
     def test_grey_without_labels(self):
         source = open_source(self.save(x=np.zeros((3, 4, 4), np.uint8)))
         self.assertEqual(source.arrays.shape, (3, 4, 4, 1))
@@ -72,10 +107,15 @@ class NpzTest(parameterized.TestCase):
         self.assertEqual(source.num_classes, 0)
 
     @parameterized.named_parameters(
-        ("float", {"x": np.zeros((2, 4, 4, 3), np.float32)}, "float32; expected uint8"),
+        ("complex", {"x": np.zeros((2, 4, 4, 3), complex)}, "complex128; expected numbers"),
         ("shape", {"x": np.zeros((2, 4), np.uint8)}, r"shape \(2, 4\)"),
         ("empty", {"x": np.zeros((0, 4, 4, 3), np.uint8)}, r"shape \(0, 4, 4, 3\)"),
         ("channels_first", {"x": np.zeros((2, 3, 8, 8), np.uint8)}, "channels-first"),
+        (
+            "bands_first",
+            {"x": np.zeros((2, 13, 16, 17), np.uint16)},
+            r"channels-first \(C 13, H 16, W 17\)",
+        ),
         ("no_images", {"z": np.zeros(3)}, "expected one named image or images or x, found z"),
         ("pickle", {"x": np.array([None, {}])}, "not a readable"),
         (
@@ -85,8 +125,8 @@ class NpzTest(parameterized.TestCase):
         ),
         (
             "label_type",
-            {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(2)},
-            "float64; expected integers",
+            {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.array(["a", "b"])},
+            "<U1; expected whole numbers",
         ),
     )
     def test_bad(self, arrays, message):
@@ -128,7 +168,7 @@ class FolderTest(absltest.TestCase):
         ):
             labels, names = top_folders(paths)
             self.assertEqual((labels.tolist(), names), ([1, 0, 0], ("a", "b")))
-        self.assertEqual(top_folders(["train/1.png", "test/1.png"])[1], ("test", "train"))
+        self.assertEqual(top_folders(["train/1.png", "test/1.png"]), (None, ()))
 
     def test_no_labels_with_an_image_at_the_top_or_one_folder(self):
         for paths in (("cat/a.png", "dog/a.png", "b.png"), ("all/a.png", "all/b.png")):
@@ -144,6 +184,60 @@ class FolderTest(absltest.TestCase):
         source = open_source(f"folder:{root}")
         names = [str(Path(source.describe(i)).relative_to(root)) for i in range(len(source))]
         self.assertEqual(names, ["a/b.png", "linked/x.png"])
+
+    def test_train_and_val(self):
+        paths = [f"{top}/{c}/{i}.png" for top in ("train", "val") for c in "ab" for i in range(2)]
+        spec = f"folder:{self.tree(*paths, 'train/a/x.heic')}"
+        train, held, whole = open_source(spec), held_out(spec), open_source(f"{spec}#.")
+        self.assertEqual((len(train), len(held), len(whole)), (4, 4, 8))
+        self.assertEqual(train.names, paths[:4])
+        self.assertEqual((held.names, held.name), (paths[4:], f"{spec}#val"))
+        self.assertEqual(open_source(held.name).fingerprint(), held.fingerprint())
+        self.assertEqual(train.class_names, ("a", "b"))
+        why = ("images in val/, held out for evaluation", "files of other endings (1 .heic)")
+        self.assertEqual(train.left_out, {why[0]: 4, why[1]: 1})
+        self.assertIsNone(held_out(f"{spec}#."))
+        with self.assertRaisesRegex(UserError, "no image in .*/other"):
+            open_source(f"{spec}#other")
+
+    def test_what_is_left_out_is_logged_once(self):
+        root = self.tree("a.png", "b.png", "c.heic")
+        with self.assertLogs("absl") as logs:
+            open_source(f"folder:{root}")
+        self.assertIn("left out 1 files of other endings (1 .heic)", logs.output[0])
+        with self.assertNoLogs("absl"):
+            open_source(f"folder:{root}")
+
+    def test_fingerprint_sees_pixels_labels_and_captions_and_no_times(self):
+        root = self.tree("a.png", "b.png")
+        before = open_source(f"folder:{root}")
+        copy = Path(self.create_tempdir().full_path) / "copy"
+        shutil.copytree(root, copy, copy_function=shutil.copyfile)
+        fingerprint, layout = before.fingerprint(), before.layout()
+        self.assertTrue(open_source(f"folder:{copy}").matches(fingerprint))
+        data = bytearray((root / "a.png").read_bytes())
+        data[len(data) // 2] ^= 1
+        (root / "a.png").write_bytes(data)
+        after = open_source(f"folder:{root}")
+        self.assertFalse(after.matches(fingerprint))
+        self.assertTrue(after.matches(layout))  # as runs of before have it
+        prints = [after.fingerprint()]
+        for text in ("one", "two"):
+            (root / "captions.jsonl").write_text(f'{{"file_name": "a.png", "text": "{text}"}}')
+            prints.append(open_source(f"folder:{root}").fingerprint())
+        for label in "xy":
+            (root / "list.txt").write_text(f"a.png {label}\nb.png z\n")
+            prints.append(open_source(f"folder:{root}/list.txt").fingerprint())
+        self.assertLen(set(prints), 5)
+
+    def test_fingerprint_of_arrays_sees_class_names_and_captions(self):
+        pixels, labels = np.zeros((2, 4, 4, 1), np.uint8), np.array([0, 1])
+        made = [
+            ArraySource("x", pixels, labels, names, captions).fingerprint()
+            for names in (("a", "b"), ("b", "a"))
+            for captions in (None, [["x"], []], [[], ["x"]])
+        ]
+        self.assertLen(set(made), 6)
 
     def test_fingerprint_sees_names_and_sizes(self):
         root = self.tree("a.png", "b.png")

@@ -57,6 +57,10 @@ class LearnedTest(parameterized.TestCase):
         self.assertLess(len(made.split("the dog and the children")), 12)
         self.assertEqual(list(made.split("The DOG")), list(made.split("the dog")))
 
+    def test_halves_of_characters(self):
+        learned = open_tokenizer("train:300", [["bad \ud800 x"]] * 20)
+        np.testing.assert_array_equal(learned.split("a \ud800"), learned.split("a ?"))
+
     def test_the_same_captions_give_the_same_file(self):
         made = open_tokenizer("train:290", CAPTIONS)
         self.assertEqual(made.json, open_tokenizer("train:290", CAPTIONS).json)

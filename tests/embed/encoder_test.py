@@ -76,10 +76,33 @@ class EncoderTest(parameterized.TestCase):
         np.testing.assert_allclose(every.mean((1, 2)), encoder(pixels), rtol=1e-4, atol=1e-5)
 
     def test_class_token(self):
-        encoder = small("vit").at(pool="cls")
+        """Of every block its own: that of a network which ends there, without the last norm."""
+        encoder = small("vit", depth=3).at(pool="cls")
         pixels = images(2, SIZE, SIZE, 3)
         expected = encoder.features(encoder.preprocess(pixels))["cls"]
         np.testing.assert_allclose(encoder(pixels), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(encoder(pixels), encoder.at("block3")(pixels))
+        for count in (1, 2):
+            short = small("vit", depth=count, norm_after_pool=True)
+            blocks = jax.tree.map(lambda x, n=count: x[:n], encoder.params["blocks"])
+            short = dataclasses.replace(short, params=encoder.params | {"blocks": blocks})
+            expected = short.features(short.preprocess(pixels))["cls"]
+            found = encoder.at(f"block{count}")(pixels)
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_the_network_s_own_output(self):
+        """With the norm after the pooling, which no pooling of a map has."""
+        options = {"cls_token": False, "pool": "avg", "norm_after_pool": True}
+        encoder, pixels = small("vit", **options).at(pool="pooled"), images(2, SIZE, SIZE, 3)
+        expected = encoder.features(encoder.preprocess(pixels))["pooled"]
+        np.testing.assert_allclose(encoder(pixels), expected, rtol=1e-4, atol=1e-5)
+        self.assertGreater(np.abs(encoder(pixels) - encoder.at(pool="avg")(pixels)).max(), 0.1)
+        self.assertEqual(encoder.at("block1").probe, Probe(-2, "avg"))  # which has none
+        self.assertEqual(encoder.at("block1", "grid").probe, Probe(-2, "grid"))
+        with self.assertRaisesRegex(UserError, "own output, after its last stage; stage -2 has"):
+            encoder.at(-2, "pooled")
+        resnet = small().at(pool="pooled")
+        np.testing.assert_array_equal(resnet(pixels), resnet.at(pool="avg")(pixels))
 
     @parameterized.parameters(
         (lambda e: e(images(16, 16, 3)), r"shape \(16, 16, 3\)"),
@@ -89,6 +112,7 @@ class EncoderTest(parameterized.TestCase):
         (lambda e: e.at("stage9"), "no layer .stage9.*has stage1, "),
         (lambda e: e.at(7), "no stage 7"),
         (lambda e: e.at(pool="cls"), "class token"),
+        (lambda e: e.at(-2, "cls"), "class token"),
         (lambda e: e.at(pool="max"), "unknown pooling"),
     )
     def test_what_cannot_be(self, call, message):

@@ -18,7 +18,7 @@ from ssl_jax.objectives.base import Encoder, Heads, Probe
 
 # What would take long, shorter.
 QUICK = {
-    "attentive": {"epochs": 2, "batch_size": 16, "heads": 2},
+    "attentive": {"epochs": 2, "batch_size": 4, "heads": 2},
     "fewshot": {"draws": 2, "fractions": (0.1,)},
     "svm": {"shots": (1, 4), "draws": 1, "costs": (0.1, 1.0)},
     "clustering": {"runs": 1},

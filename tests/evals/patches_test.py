@@ -55,7 +55,7 @@ class PatchesTest(absltest.TestCase):
                 classes[0, 0] = 2 - classes[0, 0]  # one pixel of sixteen
                 classes[4:8, 4:8] = 255
                 Image.fromarray(classes).save(f"{folder}/masks/{i}.png")
-        protocol = Patches(train=folders[0], test=folders[1], size=16, patch=4, per_image=99)
+        protocol = Patches(train=folders[0], test=folders[1], size=16, patch=4, per_image=16)
         self.assertTrue(protocol.applies(subject(labelled=False)))
         x, labels = protocol.of_masks(subject(), folders[0])
         self.assertEqual(x.shape, (6 * 15, 48))  # the ignored one is left out

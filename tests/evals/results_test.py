@@ -8,7 +8,8 @@ from ssl_jax.evals.results import ResultsFile, key, named_files
 
 
 def record(k, top1=0.5, **more):
-    return {"protocol": "knn", "settings": {"k": k}, "results": {"eval/knn_top1": top1}} | more
+    run = {"workdir": "W", "method": "m", "seed": 0, "step": 1, "protocol": "knn"}
+    return {**run, "settings": {"k": k}, "results": {"eval/knn_top1": top1}} | more
 
 
 def write_many(path, start):

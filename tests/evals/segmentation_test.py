@@ -25,9 +25,9 @@ COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
 def subject(encoder=None, devices=1):
     mesh = sharding.make_mesh(sharding.MeshConfig(data=devices), jax.devices()[:devices])
     view = View(32, recipe="normalize")
-    return SimpleNamespace(
-        encoder=encoder, images=SimpleNamespace(mesh=mesh, channels=3, view=view)
-    )
+    train = SimpleNamespace(source=SimpleNamespace(value_range=()))
+    images = SimpleNamespace(mesh=mesh, channels=3, view=view, train=train)
+    return SimpleNamespace(encoder=encoder, images=images)
 
 
 def save(folder, name, image, mask):

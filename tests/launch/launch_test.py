@@ -77,6 +77,42 @@ def bash(launcher, *argv) -> str:
 
 
 class LaunchTest(parameterized.TestCase):
+    @parameterized.parameters(*OWN)
+    def test_names_that_are_none(self, launcher):
+        names = ("x\ntouch WRITTEN", "../../x", "My run", "-x", "x-", "a" * 41, "ü", "x_y", "1st")
+        for name in names:
+            with self.assertRaisesRegex(UserError, "--name=.*: expected at most 40 lower-case"):
+                dry(launcher, *RUN, f"--name={name}")
+
+    @parameterized.parameters(
+        (slurm, "partition"),
+        (slurm, "time"),
+        (tpu_vm, "tpu"),
+        (tpu_vm, "zone"),
+        (tpu_vm, "project"),
+        (tpu_vm, "accelerator"),
+        (gke, "image"),
+        (gke, "accelerator"),
+        (gke, "volume"),
+        (skypilot, "accelerators"),
+    )
+    def test_words_of_a_script(self, launcher, flag):
+        for text in ("x\n#SBATCH --exclusive", "-x", "a b", "$(x)"):
+            with self.assertRaisesRegex(UserError, f"--{flag}="):
+                dry(launcher, *RUN, f"--{flag}={text}")
+
+    def test_code_of_a_run_is_trusted_by_the_job(self):
+        self.assertIn("--restarts=5 --trust_code", dry(slurm, *RUN, "--trust_code"))
+
+    def test_homes_are_those_of_the_machines(self):
+        self.assertIn("'--workdir=~/W'", dry(slurm, RUN[0], "--workdir=~/W"))
+
+    def test_folders_with_an_at_or_a_comma(self):
+        with contextlib.chdir(self.create_tempdir().full_path):
+            Path("a,b@7").mkdir()
+            self.assertIn("--workdir=a,b@7", dry(slurm, "--evaluate=a,b@7"))
+        self.assertIn("--workdir=/a@b/w ", dry(slurm, "--evaluate=/a@b/w", "--eval=knn"))
+
     def setUp(self):
         super().setUp()
         self.folder = Path(self.create_tempdir().full_path)

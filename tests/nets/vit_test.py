@@ -206,7 +206,8 @@ class ViTTest(parameterized.TestCase):
         net = tiny(**options)
         params, images = started(net)
         plain, staged = run(params, (net, images, {}), (net, images, dict(stages=True)))
-        self.assertEqual(sorted(set(staged) - set(plain)), ["block1", "block2", "block3"])
+        maps, tokens = (sorted(f"{name}{i}" for i in (1, 2, 3)) for name in ("block", "cls"))
+        self.assertEqual(sorted(set(staged) - set(plain)), maps if options else maps + tokens)
         for key, value in plain.items():
             np.testing.assert_allclose(staged[key], value, rtol=1e-5, atol=1e-6)
         self.assertEqual(staged["block1"].shape, (2, 4, 4, 8))
@@ -217,6 +218,8 @@ class ViTTest(parameterized.TestCase):
             np.testing.assert_allclose(staged["pooled"], mean, rtol=1e-6, atol=1e-6)
         else:
             np.testing.assert_array_equal(staged["pooled"], staged["tokens"][:, 0])
+            np.testing.assert_array_equal(staged["cls3"], staged["cls"])
+            self.assertGreater(float(jnp.abs(staged["cls1"] - staged["cls2"]).max()), 0.0)
 
     def test_keep(self):
         net = tiny(position="sincos")
@@ -292,7 +295,7 @@ class ViTTest(parameterized.TestCase):
         (lambda: tiny(cls_token=False), "cls_token=False"),
         (lambda: tiny(remat="some"), "'some'"),
         (lambda: tiny(dim=6, heads=2, position="sincos"), "6"),
-        (lambda: tiny(dtype="int32"), "floating"),
+        (lambda: tiny(dtype="int32"), "give 'float32' or 'bfloat16'"),
         (lambda: output_shapes(tiny(), (16, 18, 3)), "patch of 4 .* 16 x 18"),
         (
             lambda: output_shapes(tiny(), (16, 16, 3), stages=True, keep=np.zeros((1, 2), int)),

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
+from ssl_jax import nets
 from ssl_jax.core import config as config_lib
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
@@ -130,6 +131,27 @@ class RulesTest(parameterized.TestCase):
             updates["head"]["kernel"], -0.1 * params["head"]["kernel"], rtol=1e-6
         )
 
+    @parameterized.parameters("adamw", "lars")
+    def test_vectors_do_not_decay_whatever_their_name(self, name):
+        vit = nets.make_backbone(
+            "vit",
+            3,
+            {"size": None, "dim": 8, "depth": 2, "heads": 2, "patch": 4, "image_size": 8}
+            | {"layer_scale": 0.1, "registers": 2, "mask_token": True},
+        )
+        shapes = jax.eval_shape(vit.init, jax.random.key(0))[0]
+        params = {"backbone": jax.tree.map(lambda x: jnp.ones(x.shape), shapes)}
+        params |= {"temperature": {"log": jnp.ones(())}, "probe": {"kernel": jnp.ones((1, 3))}}
+        tx, _ = build(params, name=name, lr=0.1, weight_decay=0.5)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates = tree.named_leaves(first(tx, params, zeros))
+        decayed = {path for path, u in updates.items() if float(jnp.abs(u).max()) > 0}
+        matrices = {path for path in updates if path.endswith("kernel")}
+        self.assertEqual(decayed, matrices | {"backbone/pos_embed", "backbone/registers"})
+        self.assertContainsSubset(
+            ["backbone/blocks/gamma1", "backbone/cls_token", "temperature/log"], updates
+        )
+
     @parameterized.parameters("adamw", "sgd", "lars", "lamb")
     def test_lr_rules_multiply_the_update(self, name):
         params, grads = net(), net(1)
@@ -155,6 +177,10 @@ class RulesTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"frozen": ("encoder",)}, "'encoder' fits no parameter"),
         ({"groups": {"last": Group("last_layer")}}, "'last_layer' fits no parameter"),
+        ({"frozen": ("^hed/",)}, r"'\^hed/' fits no parameter; did you mean 'head'"),
+        ({"decay_rules": (("bakbone", 0.0), *ALL)}, "optim.decay_rules: 'bakbone' fits no param"),
+        ({"lr_rules": (("head/kernal", 0.0), *ALL)}, "lr_rules: .*did you mean 'head/kernel'"),
+        ({"stacked": ("layers/",)}, "optim.stacked: 'layers/' fits no parameter"),
         ({"groups": {"rest": Group("head")}}, "'rest'"),
         ({"frozen": ("(",)}, "not a regular expression"),
     )

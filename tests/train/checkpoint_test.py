@@ -201,6 +201,72 @@ class CheckpointTest(parameterized.TestCase):
         self.assertFalse(half.exists())
         self.assertRegex(self.told[0], "8 is not used: it has no manifest.json")
 
+    @parameterized.parameters("r[1]x", "back\\slash", "a*b", "\udcff")
+    def test_a_path_that_storage_layers_read_something_into(self, name):
+        self.folder = self.folder / name / "checkpoints"
+        self.assertEqual(self.save(4), [4])
+        self.assertEqual(self.told, [])
+        self.assertEqual(self.resumed().metadata, {"step": 4})
+
+    def test_one_that_cannot_be_read_back_does_not_count(self):
+        self.save(4)
+        nothing = mock.Mock(metadata={})
+        with (
+            self.open() as checkpoints,
+            mock.patch.object(checkpoint.ocp, "metadata", return_value=nothing),
+        ):
+            checkpoints.save(8, state(8), {})
+            checkpoints.wait()
+            self.assertEqual(checkpoints.steps, [4])
+        self.assertRegex(self.told[0], "step 8 could not be saved, .* it cannot be read back: ")
+
+    def test_files_are_on_the_disk_before_the_manifest(self):
+        there = []
+
+        def sync(path):
+            there.append((path.name, (self.folder / "4" / manifest.NAME).exists()))
+
+        with mock.patch.object(manifest, "sync", sync):
+            self.save(4)
+        *before, last = there
+        names = {name for name, _ in before}
+        self.assertTrue({"_METADATA", "manifest.ocdbt", "state", "4"} <= names, names)
+        self.assertFalse(any(complete for _, complete in before))
+        self.assertEqual(last, (self.folder.name, True))
+
+    def test_what_was_half_removed_is_cleaned(self):
+        self.save(4, 8, keep=3)
+        (self.folder / "4" / manifest.NAME).unlink()
+        (self.folder / "4" / "state" / "_METADATA").unlink()
+        (self.folder / "2.removed" / "state").mkdir(parents=True)
+        self.save(12, keep=3)
+        self.assertCountEqual([p.name for p in self.folder.iterdir()], ["8", "12"])
+
+    def test_a_removal_that_is_killed_leaves_no_checkpoint(self):
+        self.save(4)
+        killed = mock.patch.object(shutil, "rmtree", side_effect=[None, KeyboardInterrupt])
+        with killed, self.assertRaises(KeyboardInterrupt):
+            checkpoint._remove(self.folder / "4")
+        self.assertEqual([p.name for p in self.folder.iterdir()], ["4.removed"])
+
+    def test_names_that_are_no_steps(self):
+        self.save(4)
+        for name in ("²", "007", "-1", "4.5", "٣", "1" * 30):
+            (self.folder / name).mkdir()
+            (self.folder / name / manifest.NAME).touch()
+        (self.folder / "9").touch()
+        self.assertEqual(manifest.numbered(self.folder), [4])
+        self.assertEqual(self.resumed().step, 4)
+
+    def test_the_metric_of_the_best_is_misspelt(self):
+        self.save(4, 8, metrics={4: 0.5, 8: 0.6}, best="-eval/y")
+        first, end = self.told
+        self.assertRegex(first, "'eval/y' was not measured at step 4, .*did you mean 'eval/x'")
+        self.assertRegex(end, "no checkpoint has the metric 'eval/y'; did you mean 'eval/x'")
+        self.told.clear()
+        self.save(12, metrics={12: 0.1}, best="eval/x")
+        self.assertEqual(self.told, [])
+
     def test_a_save_that_fails_is_told_and_leaves_nothing(self):
         self.save(4)
         with self.open() as checkpoints:

@@ -106,10 +106,10 @@ class LoopTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({}, "give steps or epochs, a positive number"),
-        ({"steps": -3}, "give steps or epochs, a positive number"),
-        ({"steps": 3, "batch_size": -1}, "batch_size: -1 is not positive"),
-        ({"steps": 3, "seed": -1}, "0 <= seed"),
-        ({"steps": 3, "nonfinite_limit": 0}, "nonfinite_limit >= 1"),
+        ({"steps": -3}, "train.steps: expected a whole number of at least 0, got -3"),
+        ({"steps": 3, "batch_size": -1}, "train.batch_size: expected .* of at least 1, got -1"),
+        ({"steps": 3, "seed": -1}, r"train.seed: expected a whole number in \[0, 4294967295\]"),
+        ({"steps": 3, "nonfinite_limit": 0}, "train.nonfinite_limit: expected .* at least 1"),
     )
     def test_bad_configs(self, keys, message):
         with self.assertRaisesRegex(UserError, message):

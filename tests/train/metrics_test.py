@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
+from unittest import mock
 
 from absl.testing import absltest
 from tensorboardX.proto.event_pb2 import Event
 
-from ssl_jax.train.metrics import MetricsWriter, read_metrics
+from ssl_jax.train import metrics
+from ssl_jax.train.metrics import MetricsWriter, read_metrics, read_summary
 
 
 class MetricsTest(absltest.TestCase):
@@ -39,6 +41,47 @@ class MetricsTest(absltest.TestCase):
         with MetricsWriter(self.folder, 0) as writer:
             writer.write(0, {"pixels/eval/knn_top1": 0.9})
         self.assertEqual(self.write(0, (1,)).last["pixels/eval/knn_top1"], 0.9)
+
+    def test_going_on_needs_no_room(self):
+        self.write(0, (1, 2, 3))
+        path = self.folder / "metrics.jsonl"
+        first, *rest = path.read_text().splitlines(keepends=True)
+        path.write_text(first + '{"step": 2, "train/loss": null}\n' + "".join(rest))
+        with mock.patch.object(metrics, "replacing", side_effect=OSError(28, "No space left")):
+            self.write(2, (3,))
+        self.assertEqual([line["step"] for line in read_metrics(self.folder)], [1, 2, 3])
+
+    def test_lines_out_of_order(self):
+        (self.folder / "metrics.jsonl").write_text('{"step": 3}\n{"step": 1}\n{"step": 2}')
+        self.write(2, ())
+        text = (self.folder / "metrics.jsonl").read_text()
+        self.assertEqual(text, '{"step": 1}\n{"step": 2}\n')
+
+    def test_events_that_cannot_be_written(self):
+        (self.folder / "events").touch()
+        warned = []
+        with MetricsWriter(self.folder, 0, warned.append) as writer:
+            writer.write(1, {"train/loss": 1.0})
+        self.assertLen(read_metrics(self.folder), 1)
+        self.assertRegex("".join(warned), "^no TensorBoard events are written: .*: File exists$")
+
+    def test_a_disk_that_does_not_take_the_lines(self):
+        warned = []
+        broken = OSError(5, "Input/output error")
+        writer = MetricsWriter(self.folder, 0, warned.append)
+        with mock.patch("os.fsync", side_effect=broken):
+            writer.sync()
+        with writer:
+            pass
+        self.assertEqual(warned, ["metrics may be lost in a power cut: Input/output error"])
+
+    def test_a_summary_that_was_edited(self):
+        self.write(0, (1, 2))
+        for text in ('{"a": 1', "[1]", '{"train/loss": "x"}', ""):
+            (self.folder / "summary.json").write_text(text)
+            self.assertEqual(read_summary(self.folder), {"step": 2, "train/loss": 0.2})
+        (self.folder / "summary.json").write_text('{"step": 2, "train/loss": 0.5}')
+        self.assertEqual(read_summary(self.folder)["train/loss"], 0.5)
 
     def test_tensorboard_events(self):
         self.write(0, (1, 2))

@@ -1,9 +1,12 @@
-"""`folder:/path`: any tree of image files; `folder:/path/list.txt`: those that a list names."""
+"""`folder:/path`: any tree of image files; `folder:/path/list.txt`: those that a list names.
+
+`folder:/path#PART` is the part in one of its folders, `folder:/path#.` all of it.
+"""
 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,12 +14,14 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
+from ssl_jax.data import files
 from ssl_jax.data.decode import check_size
 from ssl_jax.data.labels import number_texts
-from ssl_jax.data.listing import EXTENSIONS, image_paths
+from ssl_jax.data.listing import EXTENSIONS, image_files, passed_over
 from ssl_jax.data.sources.base import Source
+from ssl_jax.data.splits import choose, top_folders
+from ssl_jax.data.text import without_halves
 
-SPLITS = {"train", "test", "val", "valid", "validation", "eval"}
 CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 CAPTION_KEYS = ("text", "caption", "captions")
 _LINE = re.compile(rf"(.+(?:{'|'.join(map(re.escape, EXTENSIONS))}))(?:[\s,]+(.+))?", re.IGNORECASE)
@@ -37,15 +42,16 @@ class FolderSource(Source):
         paths: list[str],
         labels: np.ndarray | None = None,
         class_names: tuple[str, ...] = (),
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
         self.name, self.labels, self.class_names = name, labels, class_names
+        self.left_out = left_out or {}
         self._root = str(root)
         self.names = self._paths = paths  # relative, with "/"
 
     @cached_property
     def captions(self) -> Sequence[Sequence[str]] | None:  # type: ignore[override]
-        files = [Path(self._root, f) for f in CAPTION_FILES]
-        file = next((f for f in files if f.is_file()), None)
+        file = _caption_file(Path(self._root))
         return None if file is None else _captions(file, self._paths)
 
     def __len__(self) -> int:
@@ -59,12 +65,25 @@ class FolderSource(Source):
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self._paths[index])  # noqa: PTH118
 
-    def fingerprint(self) -> str:
+    def layout(self) -> str:
         """Digest of the relative paths and file sizes."""
         digest = hashlib.blake2b(digest_size=16)
-        for i, path in enumerate(self._paths):
-            digest.update(f"{path}\0{_size(self.describe(i))}\n".encode("utf-8", "surrogateescape"))
+        for path, size in zip(self._paths, self._sizes, strict=True):
+            digest.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+    def content(self) -> Iterator[bytes]:
+        """Labels, class names, the file of captions, and a sample of the images' bytes."""
+        if self.labels is not None:
+            yield self.labels.tobytes()
+            yield repr(self.class_names).encode("utf-8", "surrogatepass")
+        if (file := _caption_file(Path(self._root))) is not None:
+            yield files.sample([str(file)], [file.stat().st_size])
+        yield files.sample([self.describe(i) for i in range(len(self))], self._sizes)
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [_size(self.describe(i)) for i in range(len(self))]
 
 
 def load(path: str, split: str) -> FolderSource:
@@ -73,42 +92,50 @@ def load(path: str, split: str) -> FolderSource:
     Below a folder links are followed, and hidden files and folders left out. An example's label is
     the name of the top-level sub-folder that it lies in, when every image lies in one and there are
     at least two of them; otherwise the set has no labels. (`train/cat/1.jpg` is a cat: see
-    `top_folders`.)
+    `splits.top_folders`.)
+
+    A folder that holds training and held-out images, `train/` and `val/`, is the training images,
+    and for evaluation the held-out ones: see `splits.choose`.
 
     A list holds a path a line, relative to the folder of the list, which it may not lead out of,
     and a label after it or not: a number or a name.
 
     Raises:
-      UserError: no such folder or list, no image in it, a line that is not as above.
+      UserError: no such folder, part or list, no image in it, a line that is not as above.
     """
-    root = Path(path).expanduser()
+    root, part = root_and_part(path)
     if path and root.is_file():
         return _from_list(path, root)
     if not path or not root.is_dir():
         raise UserError(f"folder:{path}: no such folder")
-    paths = image_paths(str(root), f"folder:{path}")
-    labels, names = top_folders(paths)
-    return FolderSource(f"folder:{path}", root, paths, labels, names)
+    paths, others = image_files(str(root), f"folder:{path}")
+    chosen = choose(paths, part, split)
+    if not len(chosen.rows):
+        raise UserError(f"folder:{path}: no image in {root}/{part}")
+    paths = [paths[i] for i in chosen.rows]
+    name = f"folder:{path}" + (f"#{chosen.part}" if chosen.part else "")
+    known = (".jsonl",) if _caption_file(root) else ()
+    left_out = {f"images {why}": n for why, n in chosen.left_out.items()}
+    left_out |= passed_over(others, known)
+    return FolderSource(name, root, paths, *top_folders(paths), left_out)
 
 
-def top_folders(paths: list[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels and class names: top-level folders, if every path has one and two of them differ.
-
-    A level that says nothing of the class is passed over: one folder that holds all, or `SPLITS`.
-    """
-    tops, below = _split_top(paths)
-    while (len(set(tops)) == 1 or set(tops) <= SPLITS) and all("/" in p for p in below):
-        tops, below = _split_top(below)
-    names = sorted(set(tops))
-    if len(names) < 2 or "" in names:
-        return None, ()
-    number = {n: i for i, n in enumerate(names)}
-    return np.array([number[t] for t in tops], np.int32), tuple(names)
+def held_out(path: str) -> FolderSource | None:
+    """The validation images, or the test images, of a folder that also holds training images."""
+    root, part = root_and_part(path)
+    if part or not root.is_dir():
+        return None
+    held = load(path, "eval")
+    return held if held.name != f"folder:{path}" else None
 
 
-def _split_top(paths: list[str]) -> tuple[list[str], list[str]]:
-    parts = [p.partition("/") if "/" in p else ("", "", p) for p in paths]
-    return [top for top, _, _ in parts], [rest for _, _, rest in parts]
+def root_and_part(path: str) -> tuple[Path, str]:
+    """ROOT and PART of `ROOT#PART`; a "#" in the name of a folder that is there is none such."""
+    root = Path(path).expanduser()
+    if "#" in path and not root.exists():
+        text, _, part = path.rpartition("#")
+        return Path(text).expanduser(), part
+    return root, ""
 
 
 def _from_list(path: str, file: Path) -> FolderSource:
@@ -146,6 +173,10 @@ def _lies_in(path: str, folder: str) -> bool:
     return whole.startswith(os.path.join(folder, ""))  # noqa: PTH118
 
 
+def _caption_file(root: Path) -> Path | None:
+    return next((root / f for f in CAPTION_FILES if (root / f).is_file()), None)
+
+
 def _captions(file: Path, paths: list[str]) -> list[list[str]]:
     place = {p: i for i, p in enumerate(paths)}
     captions: list[list[str]] = [[] for _ in paths]
@@ -159,6 +190,7 @@ def _captions(file: Path, paths: list[str]) -> list[list[str]]:
             index = place.get(entry.get("file_name", ""))
             found = next((entry[k] for k in CAPTION_KEYS if k in entry), ())
             texts = [found] if isinstance(found, str) else list(map(str, found))
+            texts = [without_halves(text) for text in texts]
         except (ValueError, AttributeError, TypeError):
             raise UserError(
                 f'{file}: line {number} is no JSON object {{"file_name": ..., "text": ...}}'

@@ -1,24 +1,31 @@
-"""`frames:/path`: clips, each a folder of image files."""
+"""`frames:/path`: clips, each a folder of image files; `frames:/path#PART` those in one folder."""
 
 import re
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.listing import image_paths
+from ssl_jax.data.listing import image_files, passed_over
 from ssl_jax.data.sources.base import Source
-from ssl_jax.data.sources.folder import FolderSource, top_folders
+from ssl_jax.data.sources.folder import FolderSource, root_and_part
+from ssl_jax.data.splits import choose, top_folders
 
 
 class FramesSource(Source):
     """Clips: consecutive rows of `files`, `lengths` of them each."""
 
     def __init__(
-        self, name: str, files: FolderSource, clips: list[str], lengths: np.ndarray
+        self,
+        name: str,
+        files: FolderSource,
+        clips: list[str],
+        lengths: np.ndarray,
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
-        self.name, self.lengths = name, lengths
+        self.name, self.lengths, self.left_out = name, lengths, left_out or {}
         self.labels, self.class_names = top_folders(clips)
         self._files, self._clips = files, clips
         self._first = np.cumsum(lengths) - lengths
@@ -36,28 +43,49 @@ class FramesSource(Source):
     def describe(self, index: int) -> str:
         return str(Path(self._files.describe(int(self._first[index]))).parent)
 
-    def fingerprint(self) -> str:
+    def layout(self) -> str:
         """Digest of the relative paths and file sizes."""
-        return self._files.fingerprint()
+        return self._files.layout()
+
+    def content(self) -> Iterator[bytes]:
+        yield from super().content()
+        yield from self._files.content()
 
 
 def load(path: str, split: str) -> FramesSource:
     """Each folder at or below `path` that holds images is a clip, its frames in order of their
     names, whose numbers count as numbers (9.jpg before 10.jpg).
 
-    A clip's label is the name of the top-level folder that it lies in, as of an image in `folder:`.
+    A clip's label is the name of the top-level folder that it lies in, as of an image in `folder:`,
+    and what is held out in `val/` is no training data, likewise.
 
     Raises:
-      UserError: no such folder, or no image in it.
+      UserError: no such folder or part, or no image in it.
     """
-    root = Path(path).expanduser()
+    root, part = root_and_part(path)
     if not path or not root.is_dir():
         raise UserError(f"frames:{path}: no such folder")
-    paths = sorted(image_paths(str(root), f"frames:{path}"), key=_order)
-    clips = [(clip, len(list(frames))) for clip, frames in groupby(paths, _folder)]
-    lengths = np.array([n for _, n in clips], np.int32)
-    files = FolderSource(f"frames:{path}", root, paths)
-    return FramesSource(files.name, files, [clip for clip, _ in clips], lengths)
+    listing = image_files(str(root), f"frames:{path}")
+    groups = [(c, list(g)) for c, g in groupby(sorted(listing.paths, key=_order), _folder)]
+    chosen = choose([clip for clip, _ in groups], part, split)
+    groups = [groups[i] for i in chosen.rows]
+    if not groups:
+        raise UserError(f"frames:{path}: no image in {root}/{part}")
+    lengths = np.array([len(frames) for _, frames in groups], np.int32)
+    name = f"frames:{path}" + (f"#{chosen.part}" if chosen.part else "")
+    files = FolderSource(name, root, [frame for _, frames in groups for frame in frames])
+    left_out = {f"clips {why}": n for why, n in chosen.left_out.items()}
+    left_out |= passed_over(listing.others)
+    return FramesSource(name, files, [clip for clip, _ in groups], lengths, left_out)
+
+
+def held_out(path: str) -> FramesSource | None:
+    """The clips of the validation or test folder beside training folders."""
+    root, part = root_and_part(path)
+    if part or not root.is_dir():
+        return None
+    held = load(path, "eval")
+    return held if held.name != f"frames:{path}" else None
 
 
 def _folder(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import sources
 from ssl_jax.data.draws import permute
-from ssl_jax.data.sources.base import Source
+from ssl_jax.data.levels import Range
+from ssl_jax.data.sources.base import VERSION, Source, numbered
 
 _MAX_EXAMPLES = 2**31 - 1  # indices are int32
 
@@ -31,6 +33,10 @@ class MixSource(Source):
         every = [_rows(len(source), rows) for source, rows in parts]
         self._rows = np.concatenate(every).astype(np.int32)
         self.labels, self.class_names = _merge_labels(self._sources, every)
+        counts: Counter[str] = Counter()
+        for source in self._sources:
+            counts.update(source.left_out)
+        self.left_out = counts
         if all(source.captions is not None for source in self._sources):
             places = map(self._place, range(len(self)))
             self.captions = [source.captions[i] for source, i in places if source.captions]
@@ -42,15 +48,20 @@ class MixSource(Source):
         source, row = self._place(index)
         return source.read(row)
 
+    def read_in(self, value_range: Range) -> None:
+        for source in self._sources:
+            source.read_in(value_range)
+        self.value_range = value_range
+
     def describe(self, index: int) -> str:
         source, row = self._place(index)
         return source.describe(row)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, version: int = VERSION) -> str:
         """Digest of the sources' own, and of their shares."""
-        parts = [source.fingerprint() for source in self._sources]
+        parts = [source.fingerprint(version) for source in self._sources]
         text = f"{parts} {self._first.tolist()}"
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return numbered(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), version)
 
     def _place(self, index: int) -> tuple[Source, int]:
         part = int(np.searchsorted(self._first, index, "right")) - 1
@@ -68,16 +79,12 @@ def load(path: str, split: str) -> MixSource:
       UserError: weights for some only, not positive, or that repeat a set beyond reason.
     """
     name = f"mix:{path}"
-    schemes = "|".join(s for s in sources.schemes() if s != "mix")
     if "mix:" in path:
         raise UserError(f"{name}: a mixture of mixtures; write all in one")
-    terms = re.split(rf"\+(?=(?:[^*+:/]*\*)?(?:{schemes})(?:[:+]|$))", path)
     weights, opened = [], []
-    for term in terms:
-        match = re.fullmatch(r"(?:([^*:/]*)\*)?(.*)", term, re.DOTALL)
-        assert match is not None  # it matches anything
-        weights.append(_weight(name, match[1]))
-        opened.append(sources.open_source(match[2], split))  # type: ignore[arg-type]
+    for weight, spec in _terms(path):
+        weights.append(_weight(name, weight))
+        opened.append(sources.open_source(spec, split))  # type: ignore[arg-type]
     given = [w for w in weights if w is not None]
     sizes = np.array([len(source) for source in opened])
     if given and len(given) < len(weights):
@@ -91,6 +98,23 @@ def load(path: str, split: str) -> MixSource:
         )
     rows = np.maximum(sizes, np.round(share * total).astype(np.int64))
     return MixSource(name, list(zip(opened, rows.tolist(), strict=True)))
+
+
+def absolute(path: str) -> str:
+    """The same sets with absolute paths."""
+    terms = [(weight, sources.absolute(spec)) for weight, spec in _terms(path)]
+    return "+".join(spec if weight is None else f"{weight}*{spec}" for weight, spec in terms)
+
+
+def _terms(path: str) -> list[tuple[str | None, str]]:
+    """Weight, or None, and data of each term."""
+    schemes = "|".join(s for s in sources.schemes() if s != "mix")
+    found = []
+    for term in re.split(rf"\+(?=(?:[^*+:/]*\*)?(?:{schemes})(?:[:+]|$))", path):
+        match = re.fullmatch(r"(?:([^*:/]*)\*)?(.*)", term, re.DOTALL)
+        assert match is not None  # it matches anything
+        found.append((match[1], match[2]))
+    return found
 
 
 def _weight(name: str, text: str | None) -> float | None:

@@ -15,7 +15,7 @@ _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # of this ma
 
 
 def load(path: str, split: str) -> ArraySource:
-    """Images (N, H, W) or (N, H, W, C) uint8 under `IMAGE_KEYS`, labels (N,) under `LABEL_KEYS`.
+    """Images (N, H, W) or (N, H, W, C) numbers under `IMAGE_KEYS`, labels (N,) under `LABEL_KEYS`.
 
     Raises:
       UserError: no such file, not an npz file, or arrays of the wrong name, dtype or shape.
@@ -53,18 +53,22 @@ def _first(content: np.lib.npyio.NpzFile, keys: tuple[str, ...]) -> np.ndarray |
 
 
 def _check_images(images: np.ndarray, path: str) -> np.ndarray:
-    if images.dtype != np.uint8:
-        raise UserError(f"npz:{path}: images are {images.dtype}; expected uint8, 0 to 255")
+    """(N, H, W, C) of uint8, or of numbers of another type."""
+    if images.dtype == np.bool_:
+        images = images.astype(np.uint8) * np.uint8(255)
+    if images.dtype.kind not in "uif":
+        raise UserError(f"npz:{path}: images are {images.dtype}; expected numbers, best uint8")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(
             f"npz:{path}: images have shape {images.shape}; expected (N, H, W) or (N, H, W, C)"
         )
-    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+    _, first, second, last = images.shape
+    if first < min(second, last) and last > 4:
         raise UserError(
-            f"npz:{path}: images of shape {images.shape} look channels-first; "
-            "expected (N, H, W, C): use images.transpose(0, 2, 3, 1)"
+            f"npz:{path}: images of shape {images.shape} look channels-first (C {first}, "
+            f"H {second}, W {last}); expected (N, H, W, C): use images.transpose(0, 2, 3, 1)"
         )
     return images
 
@@ -74,6 +78,8 @@ def _check_labels(labels: np.ndarray, length: int, path: str) -> np.ndarray:
         labels = labels[:, 0]
     if labels.shape != (length,):
         raise UserError(f"npz:{path}: labels of shape {labels.shape} for {length} images")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"npz:{path}: labels are {labels.dtype}; expected integers")
+    if labels.dtype.kind not in "iubf":
+        raise UserError(
+            f"npz:{path}: labels are {labels.dtype}; expected whole numbers, NaN or -1 for none"
+        )
     return labels

@@ -1,5 +1,8 @@
 """`parquet:GLOB`: tables of encoded images, as the Hugging Face hub stores them.
 
+`parquet:GLOB#image=COLUMN&label=COLUMN&caption=COLUMN&name=COLUMN` names columns; `label=` takes
+none. `parquet:FOLDER#.` is all files of a folder whose names tell training and held-out ones apart.
+
 A Parquet file cannot give one row: a row group is decoded whole. The row groups last used are kept,
 `CACHE_BYTES` of them, so that a set that fits is decoded once; for a larger one `ssl-jax prepare`
 makes files that can be read in any order.
@@ -7,44 +10,67 @@ makes files that can be read in any order.
 
 import hashlib
 import io
+import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from absl import logging
 
-from ssl_jax.core.errors import UserError
-from ssl_jax.core.plain import from_json
+from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data import files
-from ssl_jax.data.decode import DecodeError
+from ssl_jax.data.columns import (
+    CAPTION_COLUMNS,
+    COLUMNS,
+    LABEL_COLUMNS,
+    NAME_COLUMNS,
+    Columns,
+    features_of,
+    image_column,
+    is_label,
+    is_string,
+    is_struct,
+    is_text,
+)
+from ssl_jax.data.decode import DecodeError, check_size
 from ssl_jax.data.labels import number_labels
 from ssl_jax.data.sources.base import Source
+from ssl_jax.data.splits import choose_files
+from ssl_jax.data.text import without_halves
 
-IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
-LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "cls")
-CAPTION_COLUMNS = ("captions", "caption", "text", "txt")
-NAME_COLUMNS = ("file_name", "filename", "path")
+LONG_LOOK = 16 << 30  # bytes; captions of more are not in a fingerprint
 CACHE_BYTES = 2 << 30
 MAX_GROUP_BYTES = 8 << 30  # of a row group
 _OPENERS = 16  # files whose ends are read side by side
 
 
 class ParquetSource(Source):
-    """Rows of the files `tables`, in order."""
+    """Rows of the files `tables`, in order.
 
-    def __init__(self, name: str, tables: list["Table"]) -> None:
-        self.name = name
-        self._tables = tables
+    Args:
+      name: what the user called it.
+      columns: of `COLUMNS`, the column that the user names; "" is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tables: list["Table"],
+        columns: Mapping[str, str] | None = None,
+        left_out: Mapping[str, int] | None = None,
+    ) -> None:
+        self.name, self.left_out = name, left_out or {}
+        self._tables, columns = tables, columns or {}
         schema = tables[0].metadata.schema.to_arrow_schema()
-        features = _features(schema)
-        self._image = _image_column(name, schema, features)
+        features = features_of(schema)
+        self._image = image_column(name, schema, features, columns.get("image"))
         for table in tables[1:]:
             other = table.metadata.schema.to_arrow_schema()
             if self._image not in other.names:
@@ -57,9 +83,12 @@ class ParquetSource(Source):
         self._groups = groups
         self._first = np.concatenate([[0], np.cumsum(rows)])
         self._cache = RecentGroups(self._read_group, CACHE_BYTES)
-        self._captions = _column(schema, CAPTION_COLUMNS, _is_text)
-        self._name = _column(schema, NAME_COLUMNS, _is_string)
-        self.labels, self.class_names = self._read_labels(schema, features)
+        column = Columns(name, schema, columns)
+        self._captions = column.find("caption", CAPTION_COLUMNS, is_text, "texts, or lists of them")
+        self._name = column.find("name", NAME_COLUMNS, is_string, "texts")
+        label = column.find("label", LABEL_COLUMNS, is_label, "numbers or texts", strict=True)
+        self.labels, self.class_names = self._read_labels(label, features)
+        self._check_paths()
         self._check_size()
 
     @cached_property
@@ -83,17 +112,21 @@ class ParquetSource(Source):
         column = self._cache[group]
         if row >= len(column):
             raise DecodeError("the row group holds fewer rows than the file says")
-        data = column[row].as_py()
-        if data is None:
+        value: Any = column[row].as_py()
+        if isinstance(value, dict):
+            value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+        if isinstance(value, str) and value:
+            return _read_file(value, self._groups[group][0].path)
+        if not value and value != b"":
             raise DecodeError("the row holds no image bytes")
-        return data
+        return value
 
     def describe(self, index: int) -> str:
         group, row = self._place(index)
         table, number = self._groups[group]
         return f"row {row} of row group {number} of {table.path}"
 
-    def fingerprint(self) -> str:
+    def layout(self) -> str:
         """Digest of the file names, of their footers (where all columns lie, the range of their
         values), and of the labels.
         """
@@ -106,6 +139,17 @@ class ParquetSource(Source):
             digest.update(self.labels.tobytes())
         return digest.hexdigest()
 
+    def content(self) -> Iterator[bytes]:
+        """Labels, class names, captions (of sets up to `LONG_LOOK`), the columns that were chosen
+        and a sample of the bytes of the files.
+        """
+        paths = [table.path for table in self._tables]
+        sizes = [files.size_and_time("parquet", path)[0] for path in paths]
+        yield repr((self._image, self._captions, self.class_names)).encode("utf-8", "surrogatepass")
+        if self._captions and sum(sizes) <= LONG_LOOK:
+            yield from super().content()
+        yield files.sample(paths, sizes, "parquet")
+
     def _place(self, index: int) -> tuple[int, int]:
         group = int(np.searchsorted(self._first, index, "right")) - 1
         return group, int(index - self._first[group])
@@ -116,8 +160,7 @@ class ParquetSource(Source):
             found = table.open().read_row_group(number, columns=[self._image], use_threads=False)
         except pa.ArrowException as e:
             raise DecodeError(f"{_line(e)} in {table.path}") from None
-        column = found.column(0)
-        return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+        return found.column(0)
 
     def _read_column(self, column: str) -> list:
         def read(table: Table) -> list:
@@ -134,16 +177,27 @@ class ParquetSource(Source):
         return values
 
     def _read_labels(
-        self, schema: pa.Schema, features: dict
+        self, column: str | None, features: dict
     ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-        column = _column(schema, LABEL_COLUMNS, _is_label)
         if column is None:
             return None, ()
         feature = features.get(column)
         names = feature.get("names") if isinstance(feature, dict) else None
         named = isinstance(names, list) and all(isinstance(n, str) for n in names)
-        classes = tuple(names or ()) if named else ()
+        classes = tuple(map(without_halves, names or ())) if named else ()
         return number_labels(self._read_column(column), self.name, classes)
+
+    def _check_paths(self) -> None:
+        """Raises `UserError` where images are files by themselves and the first cannot be read."""
+        kind = self._tables[0].metadata.schema.to_arrow_schema().field(self._image).type
+        if not is_string(kind) and not (is_struct(kind) and kind.get_field_index("bytes") < 0):
+            return
+        try:
+            self.read(0)
+        except (DecodeError, OSError) as e:
+            where = f"{self.name}: column {self._image}, row 0: "
+            reason = f"{e.filename}: {e.strerror}" if isinstance(e, OSError) else str(e)
+            raise UserError(where + reason) from None
 
     def _check_size(self) -> None:
         """Raises `UserError` for a row group that is too large, warns of slow sets."""
@@ -225,63 +279,78 @@ def load(path: str, split: str) -> ParquetSource:
     """The rows of the files that `path` (a file, a folder, a glob, a URL) names.
 
     The image is in the first of `IMAGE_COLUMNS`, or in the first that the Hugging Face metadata
-    call an image, as bytes or as a struct with a field `bytes`; the label in the first of
-    `LABEL_COLUMNS` that holds integers (names from the metadata, if any) or strings; captions in
-    the first of `CAPTION_COLUMNS` that holds strings or lists of them; the name in the first of
-    `NAME_COLUMNS` that holds strings.
+    call an image, as bytes, as the path of a file in the folder of the table, or as a struct with
+    fields `bytes` or `path`; the label in the first of `LABEL_COLUMNS`, numbers (names from the
+    metadata, if any) or strings; captions in the first of `CAPTION_COLUMNS` that holds strings or
+    lists of them; the name in the first of `NAME_COLUMNS` that holds strings. `#image=...` names
+    others.
+
+    Of a folder whose files name parts, `train-*` and `validation-*`, the training files, and for
+    evaluation the held-out ones: see `splits.choose_files`.
 
     Raises:
-      UserError: no such file, a damaged one, no column of images, no row, labels out of range.
+      UserError: no such file, a damaged one, no column of images, no row, labels that are none, a
+        column that is not there or holds something else.
     """
+    pattern, columns, whole = _parse(path)
     name = f"parquet:{path}"
-    found = files.matching("parquet", path, "*.parquet")
-    return ParquetSource(name, list(_map(lambda p: Table(name, p), found)))
+    found, part = files.matching("parquet", pattern, "*.parquet"), ""
+    left_out: dict[str, int] = {}
+    if not whole and not files.is_remote(pattern) and Path(pattern).expanduser().is_dir():
+        found, left_out, part = choose_files(found, split)
+    name += f" ({part} files)" if part else ""
+    return ParquetSource(name, list(_map(lambda p: Table(name, p), found)), columns, left_out)
 
 
-def _features(schema: pa.Schema) -> dict:
-    """The columns' types as the Hugging Face `datasets` package notes them, {} without."""
-    try:
-        info = from_json((schema.metadata or {}).get(b"huggingface", b"{}"))
-        return dict(info["info"]["features"])
-    except (ValueError, KeyError, TypeError):
-        return {}
+def held_out(path: str) -> ParquetSource | None:
+    """The validation files, or the test files, of a folder that also holds training files."""
+    pattern, _, whole = _parse(path)
+    if whole or files.is_remote(pattern) or not Path(pattern).expanduser().is_dir():
+        return None
+    held = load(path, "eval")
+    return held if held.name != f"parquet:{path}" else None
 
 
-def _image_column(name: str, schema: pa.Schema, features: dict) -> str:
-    noted = [k for k, f in features.items() if isinstance(f, dict) and f.get("_type") == "Image"]
-    candidates = [c for c in (*IMAGE_COLUMNS, *noted) if c in schema.names]
-    if not candidates:
-        raise UserError(
-            f"{name}: no column {' or '.join(IMAGE_COLUMNS)}; it has {', '.join(schema.names)}"
+def _parse(path: str) -> tuple[str, dict[str, str], bool]:
+    """Files, columns by what they hold, and whether all files are meant, of FILES#COLUMNS."""
+    pattern, mark, fragment = path.rpartition("#")
+    if not mark or Path(path).expanduser().exists():
+        return path, {}, False
+    columns: dict[str, str] = {}
+    whole = False
+    for term in fragment.split("&"):
+        key, given, column = term.partition("=")
+        if given and key in COLUMNS:
+            columns[key] = column
+        elif term == ".":
+            whole = True
+        else:
+            raise UserError(f"parquet:{path}: unknown {term!r} after '#'; {suggest(key, COLUMNS)}")
+    return pattern, columns, whole
+
+
+def _read_file(path: str, table: str) -> bytes:
+    """The image file that a row names, by its path from the folder of the table, or a file:// URL.
+
+    Raises:
+      DecodeError: a path out of that folder, or a URL of another machine.
+    """
+    local = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
+    if files.is_remote(local) or files.is_remote(table):
+        raise DecodeError(
+            f"{path[:80]!r}: images are not fetched from URLs; expected their bytes, or paths of "
+            "files beside a table on this machine"
         )
-    kind = schema.field(candidates[0]).type
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise UserError(
-            f"{name}: column {candidates[0]} is {kind}; expected the bytes of image files"
+    inside = os.path.join(os.path.dirname(os.path.abspath(table)), "")  # noqa: PTH100, PTH118, PTH120
+    whole = os.path.normpath(os.path.join(inside, local))  # noqa: PTH118
+    if not whole.startswith(inside):
+        raise DecodeError(
+            f"{path[:80]!r} leads out of {inside}, the folder of the table; move the table to a "
+            "folder that holds all images"
         )
-    return candidates[0]
-
-
-def _column(
-    schema: pa.Schema, names: Iterable[str], fits: Callable[[pa.DataType], bool]
-) -> str | None:
-    return next((n for n in names if n in schema.names and fits(schema.field(n).type)), None)
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or _is_string(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return _is_string(kind.value_type if is_list else kind)
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    with open(whole, "rb") as file:  # noqa: PTH123
+        check_size(os.fstat(file.fileno()).st_size)
+        return file.read()
 
 
 def _map(fn: Callable, items: list) -> Iterable:

@@ -1,6 +1,6 @@
 """`tar:GLOB`: images in tar files, WebDataset shards among them; nothing is ever extracted.
 
-`tar:GLOB#FOLDER` is the part below a folder of the archives.
+`tar:GLOB#FOLDER` is the part below a folder of the archives, `tar:GLOB#.` all of them.
 """
 
 import gzip
@@ -9,9 +9,11 @@ import json
 import os
 import tarfile
 import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -20,14 +22,18 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.data import cache, files
 from ssl_jax.data.decode import check_size
 from ssl_jax.data.labels import number_texts
-from ssl_jax.data.listing import EXTENSIONS
+from ssl_jax.data.listing import EXTENSIONS, ending, looked_for, passed_over
 from ssl_jax.data.sources.base import Source
-from ssl_jax.data.sources.folder import CAPTION_KEYS, top_folders
+from ssl_jax.data.sources.folder import CAPTION_KEYS
+from ssl_jax.data.splits import choose, top_folders
+from ssl_jax.data.text import without_halves
 
 MEMORY_LIMIT = 1 << 30  # of an archive that is compressed, hence unpacked in memory
 TEXT_LIMIT = 1 << 20  # of a .cls, .txt or .json member
 _BLOCK = 512
 _GZIP = b"\x1f\x8b"
+_FORM = 2  # of the index in the cache
+_TEXTS = (".cls", ".txt", ".json")
 
 
 class TarSource(Source):
@@ -36,11 +42,17 @@ class TarSource(Source):
     Args:
       name: what the user called it.
       shards: paths, or the bytes of archives in memory.
-      entries: one a sample: shard number, offset, size, name, label text or "", captions.
+      entries: one an image: shard number, offset, size, name, label text or "", captions.
     """
 
-    def __init__(self, name: str, shards: list["Shard"], entries: list[tuple]) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        shards: list["Shard"],
+        entries: list[tuple],
+        left_out: Mapping[str, int] | None = None,
+    ) -> None:
+        self.name, self.left_out = name, left_out or {}
         self._shards = shards
         shard, offsets, sizes, names, labels, captions = zip(*entries, strict=True)
         self._places = np.array([shard, offsets, sizes], np.int64).T
@@ -62,13 +74,19 @@ class TarSource(Source):
     def describe(self, index: int) -> str:
         return f"{self._names[index]} in {self._shards[self._places[index, 0]].path}"
 
-    def fingerprint(self) -> str:
+    def layout(self) -> str:
         """Digest of the names, offsets and sizes of the images, and of the labels."""
         digest = hashlib.blake2b(self._places.tobytes(), digest_size=16)
         digest.update("\0".join(self._names).encode("utf-8", "surrogateescape"))
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return digest.hexdigest()
+
+    def content(self) -> Iterator[bytes]:
+        """Labels, class names, captions and a sample of the bytes of the archives."""
+        yield from super().content()
+        paths = [shard.path for shard in self._shards]
+        yield files.sample(paths, [Path(path).stat().st_size for path in paths])
 
 
 class Shard:
@@ -97,13 +115,26 @@ class Shard:
         return data
 
 
+class Index(NamedTuple):
+    """What a shard holds: [offset, size, name, label text, captions] of each image, in the order of
+    the archive, reason -> number of what is left out, and ending -> number of other members.
+    """
+
+    images: list[list]
+    left_out: dict[str, int]
+    others: dict[str, int]
+
+
 def load(path: str, split: str) -> TarSource:
     """The images of the archives that `path` (a file, a folder, a glob) names, in their order.
 
-    Members that share their name up to the first dot of its last part are one sample: an image
-    (the first, if several), `.cls` its label (number or name), `.txt` its caption, `.json` an
-    object with `label` and `text`, `caption` or `captions`. Where no sample has a label, labels are
-    the top-level folders, as in `folder:`. An archive is indexed once; the index is cached with the
+    Members that share their name up to the first dot of its last part are one sample, as of
+    WebDataset: `.cls` is its label (number or name), `.txt` its caption, `.json` an object with
+    `label` and `text`, `caption` or `captions`. Its image is NAME.ENDING, and then others of the
+    sample (NAME.mask.png) are left out; without one, each of its images is an example
+    (`walk.0001.png`, `walk.0002.png`), with the texts of the longest name that they share. Where no
+    image has a label, labels are the top-level folders, as in `folder:`, and what is held out in
+    `val/` is no training data, likewise. An archive is indexed once; the index is cached with the
     archive's size and time.
 
     A gzipped archive of up to `MEMORY_LIMIT` is unpacked in memory.
@@ -111,40 +142,64 @@ def load(path: str, split: str) -> TarSource:
     Raises:
       UserError: no such file, a damaged or too large compressed one, no image.
     """
-    pattern, _, part = path.partition("#")
+    pattern, part = _pattern_and_part(path)
     name = f"tar:{path}"
     if files.is_remote(pattern):
         raise UserError(f"{name}: tar files are read from this machine's disks only")
     shards = [Shard(name, p) for p in files.matching("tar", pattern, "*.tar")]
-    prefix = f"{part.strip('/')}/" if part else ""
+    indices = [_index(name, shard) for shard in shards]
+    every = [(number, *image) for number, index in enumerate(indices) for image in index.images]
+    chosen = choose([image[3] for image in every], part, split)
+    prefix = f"{part.strip('/')}/" if part not in ("", ".") else ""
     entries = [
-        (number, offset, size, member.removeprefix(prefix), label, captions)
-        for number, shard in enumerate(shards)
-        for offset, size, member, label, captions in _index(name, shard)
-        if member.startswith(prefix)
+        (*place, member.removeprefix(prefix), label, captions)
+        for *place, member, label, captions in (every[i] for i in chosen.rows)
     ]
+    counts: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    for index in indices:
+        counts.update(index.left_out)
+        others.update(index.others)
+    left_out = dict(counts) | passed_over(others)
     if not entries:
-        kinds = ", ".join(e[1:] for e in EXTENSIONS)
-        raise UserError(f"{name}: no image in it; looked for {kinds}")
-    return TarSource(name, shards, entries)
+        more = f"; left out: {', '.join(left_out)}" if left_out else ""
+        raise UserError(f"{name}: no image in it; looked for {looked_for()}{more}")
+    if chosen.part:
+        name += f"#{chosen.part}"
+    held = {f"images {why}": n for why, n in chosen.left_out.items()}
+    return TarSource(name, shards, entries, held | left_out)
 
 
-def _index(name: str, shard: Shard) -> list[list]:
-    """[offset, size, name, label text, captions] of each sample of a shard."""
+def held_out(path: str) -> TarSource | None:
+    """The images of the validation or test folder beside training folders of the archives."""
+    if _pattern_and_part(path)[1]:
+        return None
+    held = load(path, "eval")
+    return held if held.name != f"tar:{path}" else None
+
+
+def _pattern_and_part(path: str) -> tuple[str, str]:
+    if "#" in path and not Path(path).expanduser().exists():
+        pattern, _, part = path.rpartition("#")
+        return pattern, part
+    return path, ""
+
+
+def _index(name: str, shard: Shard) -> Index:
     stat = Path(shard.path).stat()
-    stamp = np.array([stat.st_size, stat.st_mtime_ns])
+    stamp = np.array([stat.st_size, stat.st_mtime_ns, _FORM, len(EXTENSIONS)])
     key = os.path.abspath(shard.path)  # noqa: PTH100
-    kept = cache.load("tar", key)
-    if kept is not None and np.array_equal(kept.get("stamp", ()), stamp):
-        return json.loads(kept["samples"].tobytes())
-    samples = _scan(name, shard)
-    packed = np.frombuffer(json.dumps(samples).encode(), np.uint8)
+    stored = cache.load("tar", key)
+    if stored is not None and np.array_equal(stored.get("stamp", ()), stamp):
+        return Index(*json.loads(stored["samples"].tobytes()))
+    index = _scan(name, shard)
+    packed = np.frombuffer(json.dumps(index).encode(), np.uint8)
     cache.save("tar", key, stamp=stamp, samples=packed)
-    return samples
+    return index
 
 
-def _scan(name: str, shard: Shard) -> list[list]:
-    samples: dict[str, list] = {}
+def _scan(name: str, shard: Shard) -> Index:
+    members = _Members()
     with shard.open() as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
@@ -153,8 +208,7 @@ def _scan(name: str, shard: Shard) -> list[list]:
                     if archive.offset <= end:  # a negative size: it would read in circles
                         raise tarfile.ReadError(f"damaged at byte {end}")
                     end = archive.offset
-                    if member.isreg() and not member.issparse():
-                        _add(samples, member, file)
+                    members.add(member, file)
                     archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 end = archive.offset
         except (tarfile.TarError, EOFError, OSError) as e:
@@ -162,43 +216,107 @@ def _scan(name: str, shard: Shard) -> list[list]:
         file.seek(end)
         if file.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
             raise UserError(f"{name}: {shard.path} is damaged at byte {end}")
-    return [s for s in samples.values() if s[1] >= 0]
+    return members.index()
 
 
-def _add(samples: dict[str, list], member: tarfile.TarInfo, file: IO[bytes]) -> None:
-    """File `member` into the sample of its name."""
-    path = member.name.removeprefix("./")
-    folder, _, last = path.rpartition("/")
-    stem, _, extension = last.lower().partition(".")
-    if last.startswith("."):
-        return
-    sample = samples.setdefault(f"{folder}/{last[: len(stem)]}", [-1, -1, "", "", []])
-    if f".{extension}".endswith(EXTENSIONS):
-        if sample[1] < 0:
-            sample[:3] = member.offset_data, member.size, path
-    elif extension in ("cls", "txt", "json") and member.size <= TEXT_LIMIT:
-        file.seek(member.offset_data)
-        text = file.read(member.size).decode(errors="replace").strip()
-        if extension == "cls":
-            sample[3] = text
-        elif extension == "txt":
-            sample[4].append(text)
+class _Members:
+    """The members of one archive: its images, and the texts by the name that they belong to."""
+
+    def __init__(self) -> None:
+        self._images: list[tuple[int, int, str]] = []  # offset, size, path
+        self._texts: dict[str, tuple[str, list[str]]] = {}  # label, captions
+        self._others: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
+
+    def add(self, member: tarfile.TarInfo, file: IO[bytes]) -> None:
+        """Note one member; of a text read it."""
+        path = member.name.removeprefix("./")
+        last = path.rpartition("/")[2]
+        if member.isdir() or last.startswith("."):
+            return
+        if not member.isreg() or member.issparse():
+            self._left_out["links and sparse files"] += 1
+        elif last.lower().endswith(EXTENSIONS):
+            self._images.append((member.offset_data, member.size, path))
+        elif (kind := ending(last)) not in _TEXTS:
+            self._others[kind] += 1
+        elif member.size > TEXT_LIMIT:
+            self._left_out[f"{kind} of more than {TEXT_LIMIT >> 20} MiB"] += 1
         else:
-            _add_json(sample, text)
+            file.seek(member.offset_data)
+            text = without_halves(file.read(member.size).decode(errors="replace").strip())
+            self._add_text(path[: -len(kind)], kind, text)
+
+    def index(self) -> Index:
+        """Images, each with its texts; of a sample with a NAME.ENDING only that one."""
+        plain: set[str] = set()
+        images = []
+        for offset, size, path in self._images:
+            stem = os.path.splitext(path)[0]  # noqa: PTH122
+            key = _keys(stem)[-1]
+            if stem == key and key not in plain:
+                plain.add(key)
+                images.append((offset, size, path, stem))
+        chosen = {path for _, _, path, _ in images}
+        for offset, size, path in self._images:
+            stem = os.path.splitext(path)[0]  # noqa: PTH122
+            if _keys(stem)[-1] not in plain:
+                images.append((offset, size, path, stem))
+            elif path not in chosen:
+                self._left_out["further images of samples that have NAME.ENDING"] += 1
+        rows = []
+        for offset, size, path, stem in sorted(images):
+            texts = [self._texts[key] for key in _keys(stem) if key in self._texts]
+            label = next((label for label, _ in texts if label), "")
+            captions = next((captions for _, captions in texts if captions), [])
+            rows.append([offset, size, path, label, captions])
+        return Index(rows, dict(self._left_out), dict(self._others))
+
+    def _add_text(self, stem: str, kind: str, text: str) -> None:
+        label, captions = self._texts.get(stem, ("", []))
+        if kind == ".cls":
+            label = text
+        elif kind == ".txt":
+            captions = [*captions, text]
+        else:
+            found, more = self._from_json(text)
+            label, captions = label or found, captions + more
+        self._texts[stem] = label, captions
+
+    def _from_json(self, text: str) -> tuple[str, list[str]]:
+        """Label and captions of a .json member."""
+        try:
+            content = from_json(text)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            self._left_out[".json that hold no object"] += 1
+            return "", []
+        label = _label_text(content.get("label"))
+        if label is None:
+            self._left_out["labels of .json that are neither whole number nor text"] += 1
+        found: Any = next((content[k] for k in CAPTION_KEYS if k in content), [])
+        texts = found if isinstance(found, list) else [found]
+        captions = [without_halves(text) for text in texts if isinstance(text, str) and text]
+        return label or "", captions
 
 
-def _add_json(sample: list, text: str) -> None:
-    try:
-        content = from_json(text)
-    except ValueError:
-        return
-    if not isinstance(content, dict):
-        return
-    if isinstance(content.get("label"), int | str):
-        sample[3] = sample[3] or str(content["label"])
-    found: Any = next((content[k] for k in CAPTION_KEYS if k in content), [])
-    texts = found if isinstance(found, list) else [found]
-    sample[4].extend(text for text in texts if isinstance(text, str) and text)
+def _label_text(value: Any) -> str | None:
+    """A label of JSON as text, "" for none; None for what is no label."""
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, str):
+        return without_halves(value)
+    if isinstance(value, (int, float)):  # a bool is 0 or 1
+        return str(int(value)) if value == value // 1 else None
+    return None
+
+
+def _keys(stem: str) -> Sequence[str]:
+    """Names that the texts of an image may have, the longest first: a/b.c.d, a/b.c, a/b."""
+    folder, slash, last = stem.rpartition("/")
+    parts = last.split(".")
+    return [f"{folder}{slash}{'.'.join(parts[:n])}" for n in range(len(parts), 0, -1)]
 
 
 def _unpack(name: str, path: str) -> bytes:

@@ -49,6 +49,13 @@ def held_out(path: str) -> RecordSource | None:
     return load(f"{name}:{held}", "eval")
 
 
+def absolute(path: str) -> str:
+    """The folder of a version as an absolute path; a name stays one."""
+    name, wanted = _parse(path)
+    here = name.startswith(("/", "~", ".")) or (Path(name) / "dataset_info.json").is_file()
+    return files.absolute(name) + (f":{wanted}" if wanted else "") if here else path
+
+
 def _parse(path: str) -> tuple[str, str]:
     match = _PATH.fullmatch(path)
     assert match is not None  # it matches anything

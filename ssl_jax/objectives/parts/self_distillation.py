@@ -1,6 +1,6 @@
 """What DINO and iBOT share: a head of prototypes, a slow teacher, centred and sharp targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import tree
+from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability, Several, Whole
 from ssl_jax.losses.dino import teacher_probabilities, teacher_temperature
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import dino_head
@@ -45,22 +46,28 @@ class SelfDistillation(Objective):
         View(224, area=(0.4, 1.0), recipe="dino_2"),
         View(96, 8, (0.05, 0.4), "dino_local"),
     )
-    large: int = 2
-    prototypes: int = 65536
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
+    large: Count = 2
+    prototypes: Several = 65536
+    hidden_dim: Count = 2048
+    bottleneck_dim: Count = 256
     head_norm: Literal["batch"] | None = None
     norm_last_layer: bool = True
-    freeze_epochs: float = 1.0
-    student_temperature: float = 0.1
-    temperature: float = 0.04
-    warmup_temperature: float = 0.04
-    warmup_epochs: int = 0
-    center_momentum: float = 0.9
-    momentum: float = 0.996
+    freeze_epochs: NonNegative = 1.0
+    student_temperature: Positive = 0.1
+    temperature: Positive = 0.04
+    warmup_temperature: Positive = 0.04
+    warmup_epochs: Whole = 0
+    center_momentum: Probability = 0.9
+    momentum: Probability = 0.996
 
     def __post_init__(self) -> None:
         leading_groups(self.views, self.large)
+
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        if self.warmup_epochs:
+            return {}
+        return {"warmup_temperature": "the temperature is not warmed up; give warmup_epochs"}
 
     def make_head(self, dim: int) -> Net:
         """The head for features of width `dim`."""

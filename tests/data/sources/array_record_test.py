@@ -44,6 +44,37 @@ class ArrayRecordTest(parameterized.TestCase):
         glob = open_source(f"array_record:{self.root}/x.array_record-*")
         self.assertEqual(glob.fingerprint(), source.fingerprint())
 
+    def test_fingerprint_sees_labels_and_pixels(self):
+        rows = [records.Record(b"i%d" % i, i % 3) for i in range(7)]
+        made = [
+            self.open(*changed).fingerprint()
+            for changed in (
+                rows,
+                [*rows[:3], rows[3]._replace(label=1), *rows[4:]],
+                [*rows[:3], rows[3]._replace(image=b"j3"), *rows[4:]],
+            )
+        ]
+        self.assertLen(set(made), 3)
+
+    def test_a_manifest_spares_the_pass_over_the_data(self):
+        self.open(*[records.Record(b"image", 0)] * 3)
+        (shard,) = self.root.iterdir()
+        made = []
+        for digest in "ab":
+            manifest = {"class_names": ["x"], "shards": [{"name": shard.name, "blake2b": digest}]}
+            (self.root / "manifest.json").write_text(json.dumps(manifest))
+            source = open_source(f"array_record:{self.root}")
+            made.append(source.fingerprint())
+            self.assertNotIn("_scan", vars(source))
+        self.assertNotEqual(*made)
+
+    def test_a_label_that_is_none_is_said(self):
+        data = records.encode_features({"image": [b"i"], "label": [b"cat"]})
+        source = self.open(data, data)
+        self.assertIsNone(source.labels)
+        why = "labels: the first is text, not one whole number"
+        self.assertEqual(source.left_out, {why: 2})
+
     def test_names(self):
         rows = [records.Record(b"image", name=f"{i}.png") for i in range(3)]
         rows[1] = b"broken"

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.decode import DecodeError
-from ssl_jax.data.sources import open_source, parquet
+from ssl_jax.data.sources import held_out, open_source, parquet
 
 IMAGES = [b"image %d" % i for i in range(10)]
 STRUCTS = [{"bytes": b, "path": None} for b in IMAGES]
@@ -79,9 +79,64 @@ class ParquetTest(parameterized.TestCase):
         np.testing.assert_array_equal(source.labels, want)
         self.assertEqual((source.labels.dtype, source.class_names), (np.int32, classes))
 
+    def test_labels_with_gaps_and_of_bools(self):
+        nan = float("nan")
+        for values, want in (
+            (pa.array([0.0, nan, 2.0, None]), [0, -1, 2, -1]),
+            (pa.array([True, False, None, True]), [1, 0, -1, 1]),
+        ):
+            source = open_source(self.write(image=IMAGES[:4], label=values))
+            self.assertEqual(source.labels.tolist(), want)
+
     def test_columns_that_are_no_labels(self):
-        source = open_source(self.write(image=IMAGES[:2], label=[[1, 2], [3]], cls=[0.5, 1.0]))
-        self.assertIsNone(source.labels)
+        spec = self.write(image=IMAGES[:2], label=[[1, 2], [3]], cls=[1, 0], half=[0.5, 1.0])
+        with self.assertRaisesRegex(UserError, "column label is list<.*expected numbers or texts"):
+            open_source(spec)
+        with self.assertRaisesRegex(UserError, "label 0.5 of index 0 is no class"):
+            open_source(f"{spec}#label=half")
+        self.assertIsNone(open_source(f"{spec}#label=").labels)
+        self.assertEqual(open_source(f"{spec}#label=cls").labels.tolist(), [1, 0])
+
+    def test_named_columns(self):
+        columns = dict(photo=IMAGES, image=["no"] * 10, species=["a", "b"] * 5, say=["x"] * 10)
+        spec = f"{self.write(**columns)}#image=photo&label=species&caption=say&name=say"
+        source = open_source(spec)
+        self.assertEqual((source.read(3), source.class_names), (IMAGES[3], ("a", "b")))
+        self.assertEqual((source.captions[0], source.names[0]), (["x"], "x"))
+        for fragment, message in (
+            ("image=foto", "no column 'foto'; did you mean 'photo'"),
+            ("image=photo&label=speces", "no column 'speces'; did you mean 'species'"),
+            ("images=photo", "unknown 'images=photo' after '#'; did you mean 'image'"),
+            ("image=species", "column species, row 0: .*No such file"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                open_source(f"{self.write(**columns)}#{fragment}")
+
+    def test_paths_of_files(self):
+        (self.root / "a b.png").write_bytes(IMAGES[0])
+        root = str(self.root)
+        for path in ("a b.png", f"{root}/a b.png", f"file://{root}/a%20b.png"):
+            for value in (path, {"path": path}, {"bytes": None, "path": path}):
+                self.assertEqual(open_source(self.write(image=[value])).read(0), IMAGES[0])
+        for path, message in (
+            ("https://x.org/1.png", "images are not fetched from URLs"),
+            ("../1.png", "leads out of .*, the folder of the table; move"),
+            ("/etc/passwd", "leads out of"),
+            ("none.png", "none.png: No such file"),
+        ):
+            with self.assertRaisesRegex(UserError, f"column image, row 0: .*{message}"):
+                open_source(self.write(image=[path]))
+
+    def test_the_held_out_files_of_a_folder(self):
+        for i, part in enumerate(("train", "validation", "test")):
+            self.write(f"{part}-00000-of-00001.parquet", image=[IMAGES[i]])
+        spec = f"parquet:{self.root}"
+        train, held = open_source(spec), held_out(spec)
+        self.assertEqual((len(train), train.read(0)), (1, IMAGES[0]))
+        self.assertEqual((len(held), held.read(0)), (1, IMAGES[1]))
+        self.assertLen(train.left_out, 2)
+        self.assertLen(open_source(f"{spec}#."), 3)
+        self.assertLen(open_source(f"{spec}/*.parquet"), 3)
 
     def test_the_image_column_of_the_metadata(self):
         noted = hub(photo={"_type": "Image"}, label={"names": ["a"], "_type": "ClassLabel"})
@@ -113,6 +168,12 @@ class ParquetTest(parameterized.TestCase):
             open_source(self.write(image=IMAGES[:9])).fingerprint(),
         ]
         self.assertLen(same.union(changed), 4)
+        captions = [
+            open_source(self.write(image=images, text=[text] * 10)).fingerprint()
+            for images in (IMAGES, IMAGES[::-1])
+            for text in "xy"
+        ]
+        self.assertLen(set(captions), 4)
 
     def test_a_file_cut_short_or_damaged_within(self):
         spec = self.write(image=IMAGES, label=[0] * 10)
@@ -137,7 +198,8 @@ class ParquetTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("column", {"z": IMAGES}, "no column image or img or .*; it has z"),
         ("kind", {"image": [1, 2]}, "column image is int64; expected the bytes"),
-        ("struct", {"image": [{"path": "x"}]}, "column image is struct"),
+        ("struct", {"image": [{"url": "x"}]}, "column image is struct"),
+        ("list", {"image": [[b"x"]]}, "column image is list.*several images a row"),
         ("empty", {"image": pa.array([], pa.binary())}, "no row in it"),
         ("label", {"image": IMAGES[:1], "label": [-2]}, "label -2 of index 0"),
     )

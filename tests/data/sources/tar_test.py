@@ -10,7 +10,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.sources import open_source, tar
+from ssl_jax.data.sources import held_out, open_source, tar
 
 
 def archive(members: dict[str, str | bytes], **options) -> bytes:
@@ -59,6 +59,62 @@ class TarTest(parameterized.TestCase):
         self.assertEqual(source.captions, [[], ["a dog"], ["x", "y"], []])
         self.assertEqual(source.describe(1), f"a/2.PNG in {self.root}/a.tar")
         self.assertEqual((len(source), source.arrays), (4, None))
+
+    def test_no_image_is_left_out_in_silence(self):
+        frames = {f"shots.v2/{s}.{k:04}.png": f"{s}{k}" for s in ("run", "walk") for k in range(3)}
+        frames["shots.v2/run.0001.txt"] = "it runs"
+        frames["shots.v2/walk.cls"] = "7"
+        source = open_source(self.write(members=frames))
+        self.assertEqual([source.read(i) for i in (0, 5)], [b"run0", b"walk2"])
+        self.assertEqual(source.captions, [[], ["it runs"], [], [], [], []])
+        self.assertEqual(source.labels.tolist(), [-1, -1, -1, 7, 7, 7])
+        self.assertEqual(dict(source.left_out), {})
+        stereo = {f"{k}.{s}.png": f"{k}{s}" for k in range(2) for s in ("left", "right")}
+        stereo |= {"0.cls": "3", "1.cls": "4"}
+        source = open_source(self.write("b.tar", members=stereo))
+        self.assertEqual((len(source), source.labels.tolist()), (4, [3, 3, 4, 4]))
+        masks = {"1.mask.png": b"m", "1.png": b"i", "1.npy": b"n", "2.jpg": b"j", "2.png": b"k"}
+        for _ in range(2):  # scanned, and remembered
+            source = open_source(self.write("c.tar", members=masks))
+            self.assertEqual([source.read(i) for i in range(2)], [b"i", b"j"])
+            more = "further images of samples that have NAME.ENDING"
+            want = {more: 2, "files of other endings (1 .npy)": 1}
+            self.assertEqual(dict(source.left_out), want)
+
+    def test_labels_of_json(self):
+        labels = (1.0, float("nan"), True, None, 0)
+        members = {f"{i}.json": json.dumps({"label": x}) for i, x in enumerate(labels)}
+        source = open_source(self.write(members=members | {f"{i}.jpg": b"" for i in range(5)}))
+        self.assertEqual(source.labels.tolist(), [1, -1, 1, -1, 0])
+        members = {"0.json": '{"label": [1, 2]}', "1.json": "[", "0.jpg": b"", "1.jpg": b""}
+        source = open_source(self.write(members=members))
+        self.assertIsNone(source.labels)
+        why = "labels of .json that are neither whole number nor text"
+        self.assertEqual(source.left_out, {why: 1, ".json that hold no object": 1})
+
+    def test_texts_with_halves_of_characters(self):
+        members = {"0.json": '{"label": "\\ud800", "text": "a \\udfff"}', "0.jpg": b""}
+        source = open_source(self.write(members=members))
+        self.assertEqual((source.class_names, source.captions), (("?",), [["a ?"]]))
+        source.fingerprint()
+
+    def test_val_is_held_out(self):
+        members = {f"{t}/{c}/1.jpg": f"{t}{c}" for t in ("Training", "Testing") for c in "pq"}
+        spec = self.write(members=members)
+        train, held = open_source(spec), held_out(spec)
+        self.assertEqual([train.read(i) for i in range(2)], [b"Trainingp", b"Trainingq"])
+        self.assertEqual(held.name, f"{spec}#Testing")
+        self.assertEqual(list(held.names), ["Testing/p/1.jpg", "Testing/q/1.jpg"])
+        self.assertLen(open_source(f"{spec}#."), 4)
+
+    def test_fingerprint_sees_pixels_and_captions(self):
+        made = []
+        for pixels, text in (("x", "a"), ("y", "a"), ("y", "b")):
+            spec = self.write(members={"1.jpg": pixels * 700, "1.txt": text})
+            os.utime(self.root / "a.tar", (len(made) + 1, 1))  # within a tick of the clock else
+            source = open_source(spec)
+            made.append((source.fingerprint(), source.layout()))
+        self.assertEqual([len(set(prints)) for prints in zip(*made, strict=True)], [3, 1])
 
     def test_labels_of_folders_and_a_part(self):
         members = {f"{s}/{c}/{i}.jpg": f"{s}{c}{i}" for s in "xy" for c in "pq" for i in range(2)}

@@ -1,0 +1,56 @@
+"""Paths in a config: absolute, so that a run means the same from any working directory."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.data import files, sources
+
+# Keys whose values name files or data; below `data.streams.` there are more.
+KEYS = ("data.train", "data.eval", "data.tokenizer", "objective.name", "train.init_from")
+STREAMS = "data.streams."
+
+
+def anchored(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the data, files and runs that it names as absolute paths."""
+    made = copy.deepcopy(dict(config))
+    for key in KEYS:
+        section, _, name = key.partition(".")
+        value = made.get(section, {}).get(name) if isinstance(made.get(section), dict) else None
+        if isinstance(value, str):
+            made[section][name] = anchor(key, value)
+    streams = made["data"].get("streams") if isinstance(made.get("data"), dict) else None
+    if isinstance(streams, dict):
+        for name, value in streams.items():
+            if isinstance(value, str):
+                streams[name] = anchor(STREAMS + name, value)
+    return made
+
+
+def anchor(key: str, value: str) -> str:
+    """The value of one key, with an absolute path if it is one; names stay as they are."""
+    if key.startswith((*KEYS[:2], STREAMS)):
+        return sources.absolute(value)
+    if key == "objective.name" and not value.endswith(".py"):
+        return value  # of one of ours
+    try:
+        is_there = bool(value) and Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        is_there = False
+    return files.absolute(value) if is_there else value
+
+
+def same(key: str, old: Any, new: Any) -> bool:
+    """Whether two values of a key name the same: of a relative path, as older runs have them, the
+    end is compared where the working directory is another one; "#." is the whole of a folder.
+    """
+    if old == new:
+        return True
+    if not (isinstance(old, str) and isinstance(new, str)) or not key.startswith((*KEYS, STREAMS)):
+        return False
+    first, second = (anchor(key, value).removesuffix("#.") for value in (old, new))
+    if first == second:
+        return True
+    relative = old.rpartition(":")[2].removesuffix("#.").removeprefix("./").rstrip("/")
+    return bool(relative) and relative[0] not in "/~." and second.endswith(f"/{relative}")

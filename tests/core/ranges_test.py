@@ -1,0 +1,140 @@
+"""Every number of every config has a range, and what lies outside is refused by the key's name."""
+
+import dataclasses
+import math
+import types
+import typing
+
+from absl.testing import absltest, parameterized
+
+from ssl_jax import nets
+from ssl_jax.cli.configs import load_method, methods
+from ssl_jax.cli.sections import SECTIONS
+from ssl_jax.cli.sets import DataSet
+from ssl_jax.core import config
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Range
+from ssl_jax.objectives.base import Spec
+
+METHODS = {name: load_method(name).make.__self__ for name in methods()}
+SPEC = Spec(8, 100, 10, 5, 10)
+
+
+def leaves(hint, where):
+    """(path, type, range or None, what wraps a value of it) of the numbers in a type."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        limits = next((a for a in args[1:] if isinstance(a, Range)), None)
+        yield where, args[0], limits, lambda value: value
+    elif hint in (int, float):
+        yield where, hint, None, lambda value: value
+    elif origin in (types.UnionType, typing.Union):
+        for arg in args:
+            yield from leaves(arg, where)
+    elif origin is tuple and args[-1] is Ellipsis:
+        for path, kind, limits, wrap in leaves(args[0], f"{where}[0]"):
+            yield path, kind, limits, lambda value, wrap=wrap: [wrap(value)]
+    elif origin is tuple:
+        for i, arg in enumerate(args):
+            for path, kind, limits, wrap in leaves(arg, f"{where}[{i}]"):
+                filled = [filler(a) for a in args]
+                yield (
+                    path,
+                    kind,
+                    limits,
+                    lambda value, wrap=wrap, i=i, filled=filled: [
+                        *filled[:i],
+                        wrap(value),
+                        *filled[i + 1 :],
+                    ],
+                )
+    elif dataclasses.is_dataclass(hint):
+        needed = {"size": 224} if "size" in {f.name for f in dataclasses.fields(hint)} else {}
+        for path, kind, limits, key, wrap in of_class(hint, where):
+            yield path, kind, limits, lambda v, key=key, wrap=wrap: needed | {key: wrap(v)}
+
+
+def filler(hint):
+    if dataclasses.is_dataclass(hint):
+        return {"size": 224}
+    return "x" if hint is str else 0.5
+
+
+def of_class(cls, where):
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        if field.init and field.name not in ("backbone", "spec"):
+            for path, kind, limits, wrap in leaves(hints[field.name], f"{where}.{field.name}"):
+                yield path, kind, limits, field.name, wrap
+
+
+def outside(kind, limits):
+    step = 1 if kind is int else 1e-6
+    if math.isfinite(limits.low):
+        yield kind(limits.low) if limits.open_low else limits.low - step
+    if math.isfinite(limits.high):
+        yield kind(limits.high) if limits.open_high else limits.high + step
+    yield from (math.nan, math.inf, -math.inf) if kind is float else ()
+
+
+class RangesTest(parameterized.TestCase):
+    def refuse(self, numbers, build):
+        count = 0
+        for path, kind, limits, key, wrap in numbers:
+            with self.subTest(path):
+                self.assertIsNotNone(limits, f"{path} declares no range (core/ranges.py)")
+                for value in outside(kind, limits):
+                    value = value if kind is float else int(value)
+                    with self.assertRaises(UserError) as caught:
+                        build({key: wrap(value)})
+                    message = str(caught.exception)
+                    self.assertStartsWith(message, f"{path}: expected ")
+                    self.assertNotIn("\n", message)
+                    count += 1
+        return count
+
+    @parameterized.parameters(*METHODS)
+    def test_methods(self, name):
+        def build(values):
+            return config.build(METHODS[name], values, "objective", backbone=None, spec=SPEC)
+
+        self.assertGreater(self.refuse(of_class(METHODS[name], "objective"), build), 5)
+
+    @parameterized.parameters(*SECTIONS, "suite")
+    def test_sections(self, name):
+        section = SECTIONS.get(name, DataSet)
+        build = lambda values: config.build(section, values, name)  # noqa: E731
+        self.assertGreater(self.refuse(of_class(section, name), build), 1)
+
+    @parameterized.parameters(*nets.BACKBONES)
+    def test_backbones(self, name):
+        hints = typing.get_type_hints(nets.BACKBONES[name], include_extras=True)
+        numbers = [
+            (path, kind, limits, key, wrap)
+            for key in hints.keys() - {"channels", "return", "dtype"}
+            for path, kind, limits, wrap in leaves(hints[key], f"backbone.{key}")
+        ]
+        self.refuse(numbers, lambda values: nets.make_backbone(name, 3, values))
+
+    @parameterized.parameters(*METHODS)
+    def test_defaults_lie_in_their_ranges(self, name):
+        for cls in (METHODS[name], *SECTIONS.values()):
+            for field, hint in typing.get_type_hints(cls, include_extras=True).items():
+                value = config.defaults(cls).get(field)
+                if value is not None:
+                    config._check_ranges(value, hint, field)
+
+    @parameterized.parameters(
+        ("mae", {"mask_ratio": 75}, r"objective.mask_ratio: expected a number in \(0, 1\), got 75"),
+        ("simclr", {"temperature": 0}, "objective.temperature: expected a number above 0, got 0"),
+        ("simclr", {"view": {"area": (0.9, 0.1)}}, "area: .* is reversed"),
+        ("ibot", {"mask_ratios": (0.3,), "mask_spreads": (0.4,)}, r"leaves \[0, 1\]"),
+        ("ibot", {"image_weight": 0, "patch_weight": 0}, "both 0"),
+    )
+    def test_messages_and_pairs(self, name, values, message):
+        with self.assertRaisesRegex(UserError, message):
+            config.build(METHODS[name], values, "objective", backbone=None, spec=SPEC)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,308 @@
+"""Every setting of every protocol changes what is measured, or is refused. The tables below must
+name each field that there is: a new setting without a second value fails the test.
+"""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from PIL import Image
+
+from ssl_jax.cli import sets
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
+from ssl_jax.data.sources import ArraySource
+from ssl_jax.evals import corruptions, online
+from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.suite import EvalsConfig
+from ssl_jax.nets.functional import Net
+from ssl_jax.objectives.base import Encoder, Heads, Probe, TextTower
+
+NAMES = ("ant", "bee", "cow", "dog")
+LAYER = {"stage": -2, "pool": "avg"}
+
+# What they are measured with, so that it is quick and no number is at its limit.
+BASE = {
+    "diagnostics": {"examples": 30},
+    "lidar": {"examples": 20, "views": 3},
+    "layers": {"examples": 30},
+    "attention": {"examples": 16},
+    "knn": {"k": 9},
+    "fewshot": {"shots": (1,), "draws": 2},
+    "clustering": {"runs": 1},
+    "linear": {"preset": "simclr", "lr": 9.0, "epochs": 9, "batch_size": 16, "holdout": 0.2},
+    "logistic": {"count": 4, "holdout": 0.3},
+    "attentive": {"epochs": 2, "batch_size": 16, "heads": 2, "lr": 0.05, "holdout": 0.2},
+    "svm": {"shots": (2,), "draws": 1, "costs": (0.1,), "full": False},
+    "image_retrieval": {"k": (1,)},
+    "retrieval": {"k": 2},
+    "corruptions": {"examples": 40},
+    "patches": {"train": "{masks}", "test": "{masks2}", "size": 16, "per_image": 4},
+    "segmentation": {
+        "train": "{masks}",
+        "test": "{masks}",
+        "size": 16,
+        "steps": 9,
+        "batch_size": 2,
+        "lr": 0.3,
+    },
+    "propagation": {"data": "{videos}", "size": 64, "context": 1, "radius": 2, "k": 2},
+}
+# Of each setting a second value.
+OTHER = {
+    "diagnostics": {"examples": 20},
+    "lidar": {"examples": 10, "views": 2, "delta": 0.5},
+    "layers": {"examples": 20},
+    "attention": {"examples": 8},
+    "online": {},
+    "knn": {"k": 3, "temperature": 1e-4},
+    "fewshot": {"shots": (5,), "fractions": (0.5,), "lists": ("{list}",), "draws": 5},
+    "clustering": {"clusters": 9, "factor": 0.5, "runs": 3, "superclasses": "{superclasses}"},
+    "cluster_head": {"head": 1, "part": "train", "superclasses": "{superclasses}"},
+    "classifier": {},
+    "linear": {
+        "preset": "moco",
+        "lr": 0.1,
+        "weight_decay": 2.0,
+        "epochs": 1,
+        "batch_size": 5,
+        "holdout": 0.5,
+        "seed": 1,
+    },
+    "logistic": {"preset": "dinov2", "count": 1, "holdout": 0.6, "seed": 1},
+    "attentive": {
+        "lr": 1.0,
+        "weight_decay": 20.0,
+        "epochs": 20,
+        "batch_size": 5,
+        "heads": 1,
+        "holdout": 0.5,
+        "seed": 1,
+    },
+    "svm": {"shots": (4,), "draws": 3, "full": True, "costs": (100.0,)},
+    "image_retrieval": {"k": (3,)},
+    "retrieval": {"k": 5},
+    "zero_shot": {"templates": "{templates}", "names": "{names}"},
+    "corruptions": {"classifier": "knn", "baseline": "alexnet", "examples": 20, "size": 64},
+    "patches": {
+        "train": "{masks2}",
+        "test": "{masks}",
+        "size": 32,
+        "reduce_zero_label": True,
+        "per_image": 13,
+        "max_images": 2,
+        "patch": 2,
+    },
+    "segmentation": {
+        "train": "{masks2}",
+        "test": "{masks2}",
+        "size": 32,
+        "reduce_zero_label": True,
+        "steps": 15,
+        "batch_size": 3,
+        "lr": 2.0,
+        "weight_decay": 1.0,
+        "seed": 1,
+        "patch": 2,
+    },
+    "propagation": {
+        "data": "{videos2}",
+        "size": 128,
+        "context": 2,
+        "radius": 5,
+        "k": 9,
+        "temperature": 10.0,
+        "patch": 4,
+    },
+}
+REFUSED = {("corruptions", "baseline"): "these data have 4"}  # what fits no other data
+FIELDS = [
+    (name, field.name)
+    for name in EvalsConfig.known()
+    for field in dataclasses.fields(EvalsConfig().protocol(name))
+]
+
+
+class SettingsTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.folder.cleanup)
+        cls.files = files(Path(cls.folder.name))
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+        how = {"view": View(16, recipe="flip"), "channels": 3, "batch_size": 16, "mesh": mesh}
+        images = Images.of(squares(60, 0), squares(40, 1), 1000, 1000, **how)
+        cls.subject = Subject(encoder(), images, Probe(pool="pooled"))
+        cls.measured = {}
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(mock.patch.object(corruptions, "CORRUPTIONS", ("gaussian_noise",)))
+        self.enterContext(mock.patch.object(corruptions, "SEVERITIES", (3,)))
+
+    def numbers(self, name, **settings):
+        """Sorted, as some settings are in the names of their numbers."""
+        chosen = {k: self.filled(v) for k, v in (BASE.get(name, {}) | settings).items()}
+        protocol = dataclasses.replace(EvalsConfig().protocol(name), **chosen)
+        if protocol not in self.measured:
+            self.assertTrue(protocol.applies(self.subject))
+            ((_, found),) = type(protocol).measure_all([protocol], self.subject)
+            self.measured[protocol] = sorted(found.values())
+        return self.measured[protocol]
+
+    def filled(self, value):
+        if isinstance(value, tuple):
+            return tuple(self.filled(v) for v in value)
+        return value.format(**self.files) if isinstance(value, str) else value
+
+    @parameterized.parameters(*FIELDS)
+    def test_changes_the_numbers_or_is_refused(self, name, field):
+        protocol = EvalsConfig().protocol(name)
+        others = OTHER.get(name, {}) | {k: v for k, v in LAYER.items() if hasattr(protocol, k)}
+        self.assertIn(field, others, f"give {name}.{field} a second value in OTHER")
+        if field in protocol.of_pixels:
+            with self.assertRaisesRegex(UserError, f"{name}.{field} would change nothing"):
+                sets.settings(protocol, name, [{field: others[field]}])
+            subject = Subject(None, self.subject.images, self.subject.probe)
+            with mock.patch.multiple(self, subject=subject, measured={}, create=True):
+                self.assertNotEqual(
+                    self.numbers(name), self.numbers(name, **{field: others[field]})
+                )
+        elif (name, field) in REFUSED:
+            with self.assertRaisesRegex(UserError, REFUSED[name, field]):
+                self.numbers(name, **{field: others[field]})
+        else:
+            self.assertNotEqual(self.numbers(name), self.numbers(name, **{field: others[field]}))
+
+    @parameterized.parameters(
+        ("linear", {"preset": "lbfgs", "lr": 0.1}, "linear.lr: 0.1 would change nothing"),
+        ("linear", {"preset": "lbfgs", "epochs": 3}, "epochs: 3 .* give one that takes steps"),
+        ("linear", {"preset": "lbfgs", "batch_size": 8}, "batch_size"),
+        ("linear", {"seed": 1}, "linear.seed: 1 .* draws nothing without a holdout"),
+        ("linear", {"batch_size": 61}, "batch_size = 61 is more than the 60 training examples"),
+        ("linear", {"holdout": 0.001}, "holdout = 0.001 of 60 examples leaves none"),
+        ("attentive", {"batch_size": 61}, "batch_size = 61 is more than the 60"),
+        ("attentive", {"holdout": 0.001}, "leaves none"),
+        ("clustering", {"clusters": 3, "factor": 2.0}, "factor: 2.0 .* clusters = 3"),
+        ("fewshot", {"shots": (), "lists": ("{list}",), "draws": 3}, "draws: 3 .* not drawn"),
+        ("fewshot", {"shots": (50,)}, r"shots \[50\]: no class has more than 15"),
+        ("svm", {"shots": (), "draws": 3}, "draws: 3 would change nothing"),
+        ("svm", {"shots": (50,)}, "no class has more than 15"),
+        ("corruptions", {"size": 40}, "size: 40 would change nothing"),
+        ("patches", {"size": 32}, "size: 32 .* no masks"),
+        ("patches", {"reduce_zero_label": True}, "no masks"),
+        ("patches", {"per_image": 17}, "per_image = 17 is more than the 16 patches"),
+        ("knn", {"pool": "pooled", "stage": -2}, "the network's own output, after its last"),
+    )
+    def test_refused_where_nothing_reads_it(self, name, settings, message):
+        settings = {k: self.filled(v) for k, v in settings.items()}
+        protocol = dataclasses.replace(EvalsConfig().protocol(name), **settings)
+        view = View(48 if name == "corruptions" else 16, recipe="flip")
+        images = dataclasses.replace(self.subject.images, view=view)
+        subject = Subject(self.subject.encoder, images, self.subject.probe)
+        with self.assertRaisesRegex(UserError, message):
+            list(type(protocol).measure_all([protocol], subject))
+
+    def test_a_sweep_over_the_rate_is_applied(self):
+        """README's, which names no preset."""
+        made = sets.settings(EvalsConfig().linear, "linear", [{"lr": 0.01}, {"lr": 30.0}])
+        self.assertEqual([one.settled().preset for one in made], ["simclr", "simclr"])
+        (_, low), (_, high) = type(made[0]).measure_all(made, self.subject)
+        self.assertNotEqual(low, high)
+        self.assertEqual(EvalsConfig().linear.settled().preset, "lbfgs")
+
+    def test_neighbours_that_are_the_same(self):
+        knn = EvalsConfig().knn
+        made = [dataclasses.replace(knn, k=k) for k in (20, 60, 100)]
+        with self.assertRaisesRegex(UserError, r"k = \[20, 60, 100\] .* 60 training examples"):
+            list(type(knn).measure_all(made, self.subject))
+
+    def test_the_batch_does_not_depend_on_the_devices(self):
+        """Seven examples or four scenes are no multiple of eight devices."""
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices())
+        images = dataclasses.replace(self.subject.images, mesh=mesh)
+        many = Subject(self.subject.encoder, images, self.subject.probe)
+        for name in ("linear", "attentive", "segmentation"):
+            settings = {"batch_size": 4 if name == "segmentation" else 7}
+            one = self.numbers(name, **settings)
+            with (
+                mock.patch.multiple(self, subject=many, measured={}, create=True),
+                jax.set_mesh(mesh),
+            ):
+                np.testing.assert_allclose(self.numbers(name, **settings), one, atol=1e-6)
+
+
+def encoder():
+    """A ViT of two blocks as far as anybody can see, without what takes long to compile."""
+    rng = np.random.default_rng(0)
+    shapes = {"patch": (48, 6), "mix": (6, 6), "token": (6, 6), "text": (300, 6)}
+    params = {k: rng.normal(size=shape).astype(np.float32) for k, shape in shapes.items()}
+    params["patch"] *= 0.1
+    heads = Heads({}, lambda _, pooled: [pooled[:, :4], pooled[:, 1:6]])
+    text = TextTower(params, 24, lambda _, x: x, lambda p, x: p["text"][x].mean(1))
+    net = Net(lambda key: (params, {}), forward, "vit", attention=True)
+    probe = online.fresh(6, 4) | {"kernel": jnp.asarray(rng.normal(size=(6, 4)))}
+    return Encoder(params, {}, net, text, heads, heads, probe)
+
+
+def forward(params, stats, images, *, train, stages=True, attention=False):
+    batch, height, width, channels = images.shape
+    cells = images.reshape(batch, height // 4, 4, width // 4, 4, channels).swapaxes(2, 3)
+    first = jnp.tanh(cells.reshape(*cells.shape[:3], -1) @ params["patch"])
+    second = jnp.tanh(first @ params["mix"] + first.mean((1, 2), keepdims=True))
+    tokens = [jnp.sin(x.max((1, 2)) @ params["token"]) for x in (first, second)]
+    out = {"block1": first, "block2": second, "cls1": tokens[0], "cls2": tokens[1]}
+    out |= {"cls": tokens[1], "pooled": jnp.tanh(second.mean((1, 2)) @ params["token"])}
+    if attention:
+        flat = [x.reshape(batch, -1, x.shape[-1]) for x in (first, second)]
+        each = [jax.nn.softmax(x @ x.swapaxes(1, 2))[:, None] for x in flat]
+        out["attention"] = jnp.stack(each, 1)
+    return out, stats
+
+
+def squares(count, seed):
+    """Pictures of four classes that are hard to tell apart, with names and captions."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    images = rng.integers(0, 200, (count, 16, 16, 3)) + 12 * labels[:, None, None, None]
+    captions = [[f"a {NAMES[label]} of {i}"] for i, label in enumerate(labels)]
+    source = ArraySource("squares", images.astype(np.uint8), labels, NAMES, captions)
+    source.names = [f"{i}.png" for i in range(count)]
+    return source
+
+
+def files(folder):
+    """What settings name."""
+    texts = {
+        "list": "\n".join(f"{i}.png" for i in range(9)),
+        "superclasses": "ant,insect\nbee,insect\ncow,mammal\n",
+        "templates": "seven {} swim\n",
+        "names": "\n".join(("mosquito", "wasp", "buffalo", "wolf")),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    found = {name: str(folder / name) for name in texts}
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("masks", "masks2", "videos", "videos2")):
+        side, inside = (16, "") if number < 2 else (64, "one")
+        kinds = ("images", "masks") if number < 2 else ("frames", "masks")
+        for i in range(4 if number < 2 else 6):
+            mask = rng.integers(0, 3, (4, 4), np.uint8).repeat(side // 4, 0).repeat(side // 4, 1)
+            image = rng.integers(0, 210, (side, side, 3)) + 20 * mask[..., None]
+            for kind, array in zip(kinds, (image.astype(np.uint8), mask), strict=True):
+                path = folder / name / kind / inside / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+        found[name] = str(folder / name)
+    return found
+
+
+if __name__ == "__main__":
+    absltest.main()

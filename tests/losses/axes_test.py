@@ -1,0 +1,185 @@
+"""Every public function of `losses/` on the meshes of any project: Explicit axes, JAX's default,
+and Auto ones, of any number and names, compiled or not, in a context (`jax.set_mesh`) or in none.
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ssl_jax import losses
+
+# What the losses are made of: arrays of one device, or of a `shard_map`.
+INSIDE = ("axes", "ring", "tiles", "sinkhorn_kernel", "sinkhorn_sweeps")
+B, D = 8, 8
+RANDOM = np.random.default_rng(0)
+
+
+def draw(*shape):
+    return RANDOM.normal(size=shape).astype(np.float32)
+
+
+def chances(*shape):
+    e = np.exp(draw(*shape))
+    return e / e.sum(-1, keepdims=True)
+
+
+X, Y, LOGITS, LABELS = draw(B, D), draw(B, D), draw(B, D), RANDOM.integers(0, D, B)
+MASK = np.arange(B * 4).reshape(B, 4) % 3 == 0
+IMAGES, OTHERS, CELLS = draw(B, 4, 4, 3), draw(B, 4, 4, 3), MASK.reshape(B, 2, 2)
+PATCHES = draw(B, 4, 12)
+
+# module.function -> its arguments; the gradient is that of the first.
+CASES = {
+    "barlow_twins.barlow_twins": (X, Y),
+    "barlow_twins.cross_correlation": (X, Y),
+    "clip.clip_loss": (X, Y, 10.0),
+    "cross_entropy.cross_entropy": (LOGITS, LABELS, 0.1),
+    "cross_entropy.soft_cross_entropy": (LOGITS, chances(B, D)),
+    "cross_view.cross_entropies": (chances(B, 2, D), draw(B, 3, D)),
+    "cross_view.mean_of_other_views": (draw(B, D),),
+    "dino.teacher_probabilities": (LOGITS, draw(D), 0.1),
+    "dino.teacher_temperature": (np.float32(3), 2, 0.04, 0.07, 3),
+    "ibot.masked_patch_loss": (chances(B, 4, D), draw(B, 4, D), MASK),
+    "infonce.infonce": (X, Y, 0.1, draw(16, D)),
+    "mae.masked_mse": (PATCHES, draw(B, 4, 12), MASK),
+    "mae.normalize_patches": (PATCHES,),
+    "mae.patchify": (IMAGES, 2),
+    "mae.unpatchify": (PATCHES, 2),
+    "nce.estimate_partition": (X, 10),
+    "nce.nce": (np.log(chances(B, D)), 0.1),
+    "negative_cosine.negative_cosine": (X, Y),
+    "negative_cosine.regression_loss": (X, Y),
+    "nonparametric_softmax.nonparametric_softmax": (
+        X,
+        draw(16, D),
+        LABELS,
+        0.1,
+        np.arange(16) < 15,
+    ),
+    "normalize.as_float": (X,),
+    "normalize.l2_normalize": (X,),
+    "ntxent.ntxent": (X, 0.1),
+    "self_classifier.self_classifier": (draw(B, 3, D), 2),
+    "siglip.siglip": (X, Y, 10.0, -10.0),
+    "similarity.log_sum_exp": (X, Y),
+    "similarity.sum_softplus": (X, Y),
+    "simmim.masked_l1": (IMAGES, OTHERS, CELLS),
+    "sinkhorn.sinkhorn": (X, 0.5, 3),
+    "vicreg.covariance": (X,),
+    "vicreg.invariance": (X, Y),
+    "vicreg.variance": (X,),
+    "vicreg.vicreg": (X, Y),
+}
+OPTIONS = {  # the forms that no argument of a case chooses
+    "infonce.infonce": [{"similarity": "tiled"}, {"similarity": "ring"}],
+    "ntxent.ntxent": [{"similarity": "ring"}],
+    "siglip.siglip": [{"similarity": "ring"}],
+    "similarity.log_sum_exp": [{"columns": True, "similarity": "ring"}],
+    "sinkhorn.sinkhorn": [{"form": "log", "valid": np.arange(B) < 7}],
+}
+ONE, TWO = ((4,), ("batch",)), ((2, 2), ("hosts", "chips"))
+PLACES = (  # mesh, in context, gradients
+    (ONE, AxisType.Explicit, True, True),
+    (TWO, AxisType.Explicit, False, True),
+    (TWO, AxisType.Auto, False, False),
+)
+
+
+def public():
+    for module in pkgutil.iter_modules(losses.__path__):
+        if module.name not in INSIDE:
+            loaded = importlib.import_module(f"ssl_jax.losses.{module.name}")
+            for name, function in inspect.getmembers(loaded, inspect.isfunction):
+                if function.__module__ == loaded.__name__ and not name.startswith("_"):
+                    yield f"{module.name}.{name}"
+
+
+def on_mesh(shape, kind):
+    sizes, names = shape
+    mesh = jax.make_mesh(sizes, names, (kind,) * len(names), devices=jax.devices()[:4])
+
+    def place(value):
+        rows = P(names) if len(value) % mesh.size == 0 else P()
+        return jax.device_put(value, NamedSharding(mesh, rows))
+
+    return mesh, place
+
+
+def call(case, options, args):
+    module, _, name = case.partition(".")
+    return getattr(importlib.import_module(f"ssl_jax.losses.{module}"), name)(*args, **options)
+
+
+def everything(place, gradients):
+    """(case, number of its options) -> its result and, with `gradients`, their gradient."""
+    runs = [(case, i, o) for case in CASES for i, o in enumerate([{}, *OPTIONS.get(case, ())])]
+
+    def results(arrays):
+        out = {}
+        for case, i, options in runs:
+            args = [arrays.get((case, n), value) for n, value in enumerate(CASES[case])]
+
+            def total(first, case=case, options=options, args=args):
+                made = call(case, options, [first, *args[1:]])
+                return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(made)), made
+
+            if gradients:
+                (_, made), gradient = jax.value_and_grad(total, has_aux=True)(args[0])
+                out[case, i] = (made, gradient)
+            else:
+                out[case, i] = (call(case, options, args),)
+        return out
+
+    arrays = {
+        (case, n): place(value)
+        for case, args in CASES.items()
+        for n, value in enumerate(args)
+        if isinstance(value, np.ndarray)
+    }
+    return jax.jit(results)(arrays)
+
+
+@functools.cache
+def expected():
+    return everything(lambda value: value, gradients=True)
+
+
+class AxesTest(parameterized.TestCase):
+    def test_every_loss_has_a_case(self):
+        self.assertSameElements(CASES, public())
+
+    @parameterized.parameters(*PLACES)
+    def test_values_and_gradients_are_those_of_one_device(self, shape, kind, in_context, gradients):
+        mesh, place = on_mesh(shape, kind)
+        with jax.set_mesh(mesh) if in_context else contextlib.nullcontext():
+            actual = everything(place, gradients)
+        for run, results in actual.items():
+            right = expected()[run][: len(results)]
+            for a, b in zip(jax.tree.leaves(results), jax.tree.leaves(right), strict=True):
+                np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6, err_msg=str(run))
+
+    @parameterized.parameters("ntxent.ntxent", "sinkhorn.sinkhorn", "mae.patchify")
+    def test_without_jit_and_without_a_context(self, case):
+        _, place = on_mesh(TWO, AxisType.Explicit)
+        first, *rest = CASES[case]
+        actual = call(case, {}, [place(first), *rest])
+        np.testing.assert_allclose(actual, expected()[case, 0][0], rtol=2e-5, atol=2e-6)
+
+    def test_the_result_lies_as_the_first_argument(self):
+        mesh, place = on_mesh(TWO, AxisType.Explicit)
+        with jax.set_mesh(mesh):
+            rows = call("clip.clip_loss", {}, [place(X), place(Y), 10.0])
+        self.assertEqual(jax.typeof(rows).sharding.spec, P(TWO[1]))
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,38 @@
+"""Options of networks: applied, or refused where nothing reads them."""
+
+from absl.testing import absltest, parameterized
+
+from ssl_jax import nets
+from ssl_jax.core.errors import UserError
+
+VIT = {"size": None, "dim": 8, "depth": 1, "heads": 1, "patch": 4, "image_size": 8}
+SWIN = {"size": None, "dim": 8, "depths": (2,), "heads": (1,), "patch": 4, "image_size": 16}
+
+
+class OptionsTest(parameterized.TestCase):
+    @parameterized.product(
+        dtype=("float16", "float64", "float8_e4m3fn", "int8", "float99", "half", "double"),
+        name=list(nets.BACKBONES),
+    )
+    def test_what_is_not_computed_in(self, dtype, name):
+        with self.assertRaisesRegex(UserError, "backbone.dtype: .* give 'float32' or 'bfloat16'"):
+            nets.make_backbone(name, 3, {"dtype": dtype})
+
+    @parameterized.product(dtype=("float32", "bfloat16", None), name=list(nets.BACKBONES))
+    def test_what_is(self, dtype, name):
+        nets.make_backbone(name, 3, {"dtype": dtype})
+
+    @parameterized.parameters(
+        ("resnet", {"depth": 18, "stride_in_1x1": True}, "basic ones have no 1x1"),
+        ("resnet", {"depth": 18, "sk_ratio": 0.1}, "only with bottleneck"),
+        ("vit", VIT | {"drop_path": 0.1}, "the first never drops"),
+        ("vit", VIT | {"position": "relative", "interpolate_offset": 0.1}, "have none"),
+        ("swin", SWIN | {"window": 8}, "windows of 8 patches do not tile the 4 x 4"),
+    )
+    def test_what_nothing_would_read(self, name, options, message):
+        with self.assertRaisesRegex(UserError, message):
+            nets.make_backbone(name, 3, options)
+
+
+if __name__ == "__main__":
+    absltest.main()
