@@ -57,8 +57,11 @@ def main(argv: list[str]) -> int:
     made, data = cv2.imencode(".png", contact_sheet(experiment)[..., ::-1])
     if not made:
         raise UserError("the picture is too large for a PNG; give fewer --examples")
-    with replacing(output) as temporary:  # cv2 takes no name that is no UTF-8
-        temporary.write_bytes(data.tobytes())
+    try:
+        with replacing(output) as temporary:  # cv2 takes no name that is no UTF-8
+            temporary.write_bytes(data.tobytes())
+    except OSError as e:
+        raise UserError(f"cannot write --output={output}: {e.strerror}") from None
     views = sum(view.count for view in experiment.objective.inputs().views)
     for line in experiment.survey.lines:
         console.print(line, markup=False)
