@@ -101,7 +101,7 @@ def fewshot_linear(
     test: np.ndarray,
     test_labels: np.ndarray,
     shots: Sequence[int] = (1, 5, 10),
-    draws: Count | None = None,
+    draws: Count = 20,
     seed: int = 0,
 ) -> dict[int, Accuracy]:
     """Labels a class -> accuracy of `few_labels` over random draws of so many.
