@@ -75,6 +75,11 @@ RECIPES: dict[str, Recipe] = {
     "instdisc_cifar": Recipe(0.0, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
     "mae": Recipe(flip=0.5),  # SimMIM's too
     "normalize": Recipe(),  # I-JEPA
+    # What public networks are fed that are not fed so: Google's ViTs, and CLIP's.
+    "normalize_half": Recipe(mean=(0.5,), std=(0.5,)),
+    "normalize_clip": Recipe(
+        mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+    ),
     # Fine-tuning of MAE and BEiT: timm's rand-m9-mstd0.5-inc1.
     "finetune": Recipe(flip=0.5, rand_augment=9.0),
     "finetune_beit": Recipe(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),

@@ -33,6 +33,7 @@ HELPERS = (
     "sets",
     "table",
     "training",
+    "weights_file",
 )
 
 PRINTERS = ("checkpoints", "compile", "methods", "results")  # what they print is all they make

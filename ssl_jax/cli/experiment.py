@@ -388,6 +388,10 @@ class Experiment:
         """The sharding of every leaf of the state."""
         return state.shardings(self.abstract_state, self.sections["mesh"], self.mesh)
 
+    def fresh_state(self, given: Mapping[str, Any] | None = None) -> state.TrainState:
+        """The state that training starts from; `given` weights replace random ones."""
+        return state.create(self.objective, self.tx, self.train.seed, self.placed, given)
+
     def batches(self, start: int, stop: int, boxes_only: bool = False) -> Batches:
         """This host's part of the training batches of steps `start` to `stop - 1`."""
         data = self.data

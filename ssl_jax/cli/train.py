@@ -93,7 +93,7 @@ def resolve(
         override(config, [(key, value) for key, value in given.items() if value])
         override(config, overrides)
     elif flags.data:
-        config, chosen = auto.choose(flags.data)
+        config, chosen = auto.choose(flags.data, *auto.start_of(overrides))
         override(config, [("data.eval", flags.eval_data)] if flags.eval_data else [])
         override(config, overrides)
     else:

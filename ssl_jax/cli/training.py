@@ -28,7 +28,7 @@ from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
 from ssl_jax.evals.collapse import diagnose
 from ssl_jax.evals.suite import Quality
-from ssl_jax.train import flops, loop, state, workdir
+from ssl_jax.train import flops, loop, workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.metrics import MetricsWriter
 from ssl_jax.train.profile import Profile
@@ -182,7 +182,7 @@ class Training:
         found = self._checkpoints.resume(run.abstract_state, run.placed)
         if found is None:
             given = pretrained.load(run, self._console)
-            fresh = state.create(self._objective, run.tx, run.train.seed, run.placed, given)
+            fresh = run.fresh_state(given)
             return Begin(0, fresh, True, 0, measured=-1)
         said, where = found.metadata, f"the checkpoint of step {found.step}"
         defaults = run.defaults()

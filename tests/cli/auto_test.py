@@ -130,6 +130,14 @@ class AutoTest(parameterized.TestCase):
         tiles = image.reshape(3, 100, 3, 100, 3)[:, :96, :, :96]
         self.assertGreater(np.abs(tiles[:, :, 1].astype(int) - tiles[:, :, 2]).mean(), 5)
 
+    def test_views_that_would_be_chosen(self):
+        data, picture = pictures(self.folder / "p", 40, 33, 47), self.folder / "views.png"
+        flags = (f"--data=folder:{data}", f"--output={picture}", "--examples=2")
+        code, out, err = self.run_cli("views", *flags)
+        self.assertEqual(code, 0, err)
+        self.assertIn("no --config: the views that train chooses for these images", out)
+        self.assertEqual(cv2.imread(str(picture)).shape, (2 * 100, 3 * 100, 3))
+
     @parameterized.parameters(
         ((), "--config is missing"),
         (("--config=byol:digits",), "--output is missing"),

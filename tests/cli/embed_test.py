@@ -103,6 +103,19 @@ class EmbedTest(parameterized.TestCase):
         with np.load(self.folder / "e.npz") as one, np.load(out) as other:
             np.testing.assert_array_equal(one["features"], other["features"])
 
+    @parameterized.parameters("Explicit", "Auto")
+    def test_on_any_mesh(self, kind):
+        types = (getattr(jax.sharding.AxisType, kind),)
+        mesh = jax.make_mesh((2,), ("data",), types, devices=jax.devices()[:2])
+        crops = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 1), np.uint8)
+        encoder = ssl_jax.load(self.run_folder, mesh=mesh)
+        for leaf in jax.tree.leaves(encoder.params):
+            self.assertEqual(leaf.sharding, jax.sharding.NamedSharding(mesh, jax.P()))
+        expected = ssl_jax.load(self.run_folder)(crops)
+        np.testing.assert_allclose(encoder(crops), expected, rtol=1e-5, atol=1e-6)
+        with jax.set_mesh(mesh):
+            np.testing.assert_allclose(encoder(crops), expected, rtol=1e-5, atol=1e-6)
+
     def test_a_program_of_a_run(self):
         output = self.folder / "encoder.zip"
         where = (f"--workdir={self.run_folder}", f"--output={output}", "--format=stablehlo")
