@@ -156,7 +156,7 @@ TPU slice that is not there, from shapes alone, and reads memory, FLOPs, bytes a
 from the compiled program:
 
 ```
-pip install 'ssl-jax[tpu]'
+pip install -e '.[tpu]'
 ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8
 ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8 --find_batch
 ssl-jax compile --config=mae:imagenet --topology=v5e:8x8 --slices=2 --config.mesh.fsdp=8 --json

@@ -29,10 +29,6 @@ STEPS_IMAGENET: dict[str, Any] = {
     "warmup_epochs": 5.0,
 }
 
-# The released codes of DINO, iBOT and MAE count the axes of a parameter: their tokens, (1, 1, D),
-# decay, other than by default here.
-DECAY_TOKENS = ((r"(^|/)(bias|scale|gamma\d)$", 0.0), (".*", 1.0))
-
 # For 16 px.
 TINY_VIT: dict[str, Any] = {
     "name": "vit",

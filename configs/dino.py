@@ -78,7 +78,6 @@ def imagenet() -> ConfigDict:
         "warmup_epochs": 10.0,
         "warmup_inclusive": True,
         "clip_per_parameter": 3.0,
-        "decay_rules": common.DECAY_TOKENS,
     }
     config = common.imagenet(objective, optim, epochs=300, batch_size=1024)
     config.backbone = {

@@ -79,5 +79,4 @@ def _optim() -> dict:
         "warmup_epochs": 10.0,
         "warmup_inclusive": True,
         "clip_per_parameter": 3.0,
-        "decay_rules": common.DECAY_TOKENS,
     }

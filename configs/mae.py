@@ -70,7 +70,6 @@ def imagenet() -> ConfigDict:
         "b2": 0.95,
         "weight_decay": 0.05,
         "warmup_epochs": 40.0,
-        "decay_rules": common.DECAY_TOKENS,
     }
     (view,) = common.views("mae")
     config = common.imagenet({"name": "mae", "view": view}, optim, epochs=800, batch_size=4096)

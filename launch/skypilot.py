@@ -10,7 +10,7 @@ from . import job as jobs
 PORT = 8476
 FLAGS = {
     "accelerators": "of a host; by default H100:8",
-    "setup": "shell commands that install ssl_jax; by default pip install 'ssl-jax[gpu]'",
+    "setup": "shell commands that install ssl_jax; by default from a clone at hand",
     "spot": "true for machines that may be taken away",
 }
 
@@ -39,7 +39,8 @@ def render(job: jobs.Job) -> str:
             "accelerators": job.word("accelerators", "H100:8"),
             "use_spot": job.option("spot", "false").lower() == "true",
         },
-        "setup": job.option("setup", "pip install 'ssl-jax[gpu]'"),
+        "workdir": ".",  # copied to every host; setup and run start in it
+        "setup": job.option("setup", "pip install -c constraints.txt -e '.[gpu]'"),
         "run": f"set -eu\n{run}\n",
     }
     return jobs.to_yaml(task)

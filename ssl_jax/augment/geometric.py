@@ -1,13 +1,12 @@
 """Changes of place. Images are (H, W, C) float32."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.core.chain import Padding
+
 Array = jax.Array
-Padding = Literal["zero", "edge"]
 
 
 def flip(image: Array) -> Array:

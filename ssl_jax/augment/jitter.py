@@ -12,7 +12,7 @@ of it is work on single pixels that XLA can fuse, which for a TPU halves the byt
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,10 @@ import numpy as np
 
 from ssl_jax.augment import photometric
 from ssl_jax.augment.photometric import Line, adjust
+from ssl_jax.core.chain import Kind
 
 Array = jax.Array
 Planes = Sequence[Array]
-Kind = Literal["torchvision", "simclr", "byol"]
 
 DRAWS = 6
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)

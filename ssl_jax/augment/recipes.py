@@ -6,9 +6,10 @@ CPU device does, so there images go one after another through real branches ("se
 of SimCLR's chain cost a tenth (docs/performance.md).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,75 +18,16 @@ import numpy as np
 
 from ssl_jax.augment import filters, geometric, photometric
 from ssl_jax.augment.jitter import DRAWS as JITTER_DRAWS
-from ssl_jax.augment.jitter import Kind, color_jitter
+from ssl_jax.augment.jitter import color_jitter
 from ssl_jax.augment.rand_augment import rand_augment
 from ssl_jax.core import rng
+from ssl_jax.core.chain import Affine, Recipe, Strengths
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs, View
-from ssl_jax.core.ranges import Finite, NonNegative, Positive, Probability
 
 Array = jax.Array
-Strengths = tuple[float, float, float, float]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 BLUR_SIGMA = (0.1, 2.0)  # pixels
 _DRAWS = 18  # scalars that a chain draws for an image
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Ranges of a random affine map; each draw is uniform in [-x, x].
-
-    Attributes:
-      rotation: radians.
-      log_scale: of the height and the width, each drawn apart.
-      shear: pixels a pixel.
-      shift: share of the image's side.
-      padding: what lies outside of the image.
-    """
-
-    rotation: NonNegative = 0.0
-    log_scale: NonNegative = 0.0
-    shear: NonNegative = 0.0
-    shift: NonNegative = 0.0
-    padding: geometric.Padding = "zero"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A chain: flip, affine, RandAugment, colour jitter, grey, blur, solarize, noise, normalise.
-
-    Attributes:
-      flip: probability of mirroring.
-      affine: a random affine map, or None.
-      jitter: strengths of brightness, contrast, saturation and hue, as in `color_jitter`.
-      jitter_p, gray_p, blur_p, solarize_p: probabilities.
-      jitter_kind: whose colour jitter.
-      gray_first: grey before the colour jitter, not after it.
-      noise: standard deviation of Gaussian noise, before the normalisation and not clipped.
-      rand_augment: magnitude of RandAugment, of 10; 0 for none.
-      mean, std: of the normalisation, for images in [0, 1].
-    """
-
-    flip: Probability = 0.0
-    affine: Affine | None = None
-    jitter: Strengths = (0.0, 0.0, 0.0, 0.0)
-    jitter_p: Probability = 0.8
-    jitter_kind: Kind = "torchvision"
-    gray_p: Probability = 0.0
-    blur_p: Probability = 0.0
-    solarize_p: Probability = 0.0
-    gray_first: bool = False
-    noise: NonNegative = 0.0
-    rand_augment: NonNegative = 0.0
-    mean: tuple[Finite, ...] = IMAGENET_MEAN
-    std: tuple[Positive, ...] = IMAGENET_STD
-
-    @property
-    def scalable(self) -> bool:
-        """Whether there is a distortion that `View.strength` multiplies."""
-        return bool(self.affine or any(self.jitter) or self.noise or self.rand_augment)
 
 
 _UNIT: Mapping[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's code feeds [0, 1] as it is
@@ -133,6 +75,11 @@ RECIPES: dict[str, Recipe] = {
     "instdisc_cifar": Recipe(0.0, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
     "mae": Recipe(flip=0.5),  # SimMIM's too
     "normalize": Recipe(),  # I-JEPA
+    # What public networks are fed that are not fed so: Google's ViTs, and CLIP's.
+    "normalize_half": Recipe(mean=(0.5,), std=(0.5,)),
+    "normalize_clip": Recipe(
+        mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+    ),
     # Fine-tuning of MAE and BEiT: timm's rand-m9-mstd0.5-inc1.
     "finetune": Recipe(flip=0.5, rand_augment=9.0),
     "finetune_beit": Recipe(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
@@ -148,15 +95,56 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of this name.
+OWN = (
+    " (a chain of your own is given in full, --config.objective.view.recipe=\"{'flip': 0.5}\", see "
+    "docs/configs.md)"
+)
+PUBLISHED: Mapping[str, Recipe] = MappingProxyType(dict(RECIPES))  # what every reader of a run has
+
+
+def recipe(chain: str | Recipe) -> Recipe:
+    """The chain of this name, or the one that is given.
 
     Raises:
       UserError: there is none; the message names the nearest.
     """
-    if name not in RECIPES:
-        raise UserError(f"unknown recipe {name!r}; {suggest(name, RECIPES)}")
-    return RECIPES[name]
+    if isinstance(chain, Recipe):
+        return chain
+    if chain not in RECIPES:
+        raise UserError(f"unknown recipe {chain!r}; {suggest(chain, RECIPES)}{OWN}")
+    return RECIPES[chain]
+
+
+def check(inputs: Inputs) -> None:
+    """Look up the chains of all views, before anything is compiled.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    for view in inputs.views:
+        recipe(view.recipe)
+    for _, stream in inputs.streams:
+        check(stream)
+
+
+def portable(view: View) -> View:
+    """The view as a run keeps it: a name that a config file added to `RECIPES`, or gave another
+    chain, is replaced by the chain, as whoever reads the run has no such name.
+    """
+    chain = recipe(view.recipe)
+    if isinstance(view.recipe, str) and PUBLISHED.get(view.recipe) != chain:
+        return dataclasses.replace(view, recipe=chain)
+    return view
+
+
+def plain(chain: str | Recipe) -> str | dict[str, Any]:
+    """A view's `recipe` as a JSON value."""
+    return chain if isinstance(chain, str) else dataclasses.asdict(chain)
+
+
+def title(chain: str | Recipe | Mapping[str, Any]) -> str:
+    """A view's `recipe`, or its JSON value, in a few words."""
+    return chain if isinstance(chain, str) else "a chain of its own"
 
 
 def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import sys
 from pathlib import Path
 
 from ssl_jax.core import streams, trust
-from ssl_jax.core.errors import UserError, of_system, suggest, visible
+from ssl_jax.core.errors import AtOnce, UserError, of_system, suggest, visible
 
 # Modules here that are no subcommand.
 HELPERS = (
     "auto",
+    "baselines",
     "compile_worker",
     "configs",
     "experiment",
@@ -28,9 +29,11 @@ HELPERS = (
     "parts",
     "pretrained",
     "restart",
+    "sections",
     "sets",
     "table",
     "training",
+    "weights_file",
 )
 
 PRINTERS = ("checkpoints", "compile", "methods", "results")  # what they print is all they make
@@ -60,6 +63,8 @@ def main() -> None:
     except SystemExit as e:  # --help of a subcommand
         code = e.code if isinstance(e.code, int) else int(e.code is not None)
     out.flush()
+    if isinstance(code, AtOnce):
+        os._exit(code)
     prints = not argv or argv[0] in PRINTERS or any(word in HELP for word in argv)
     if out.error is not None and prints and not code:
         code = 128 + signal.SIGPIPE if out.error.errno == errno.EPIPE else 2

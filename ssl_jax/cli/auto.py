@@ -1,14 +1,19 @@
 """The recipe for somebody's own images, chosen from the images and the machine."""
 
+import functools
 import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.cli import pretrained
 from ssl_jax.cli.configs import configs_folder, load_file
 from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli.flags import Override
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import Source, open_source
@@ -20,11 +25,17 @@ SAMPLE = 32  # images whose size is looked at
 FEWEST = 16  # images that anything can be learned from
 
 
-def choose(data: str) -> tuple[dict[str, Any], list[str]]:
+def choose(
+    data: str, init_from: str = "", given: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[dict[str, Any], list[str]]:
     """A config for the data set `data`, and what was chosen and why, a line each.
 
+    Args:
+      init_from: a run or a file of weights whose network is trained further, `train.init_from`.
+      given: keys of the section `backbone` that such a file does not tell.
+
     Raises:
-      UserError: too few images, or none that can be read.
+      UserError: too few images, or none that can be read; no such weights.
     """
     source = open_source(data)
     devices = jax.devices()
@@ -32,29 +43,54 @@ def choose(data: str) -> tuple[dict[str, Any], list[str]]:
     side = _typical_side(source)
     size = max((s for s in SIZES if s <= side), default=SIZES[0])
     size = min(size, 64 if cpu else 224)
+    own, channels = pretrained.backbone_of(init_from, given) if init_from else ({}, 0)
+    size = _crop(own, size)
     batch = _batch_size(len(source), len(devices), 64 if cpu else 256)
     epoch = len(source) // batch
     fewest, epochs, most = (300, 100, 1000) if cpu else (2000, 200, 500_000)
     steps = int(np.clip(epochs * epoch, fewest, most))
     many = len(source) >= 100_000 and size >= 128
-    config = load_file(configs_folder() / "auto.py", "config").choose(
-        data, size, batch, steps, not cpu, many
+    config = (
+        load_file(configs_folder() / "auto.py", "config")
+        .choose(data, size, batch, steps, not cpu, many)
+        .to_dict()
     )
-    backbone = config.backbone.get("depth", "small")
+    if own:
+        config["backbone"], config["train"]["init_from"] = own, init_from
+        config["data"]["channels"] = channels
+    backbone = config["backbone"]
+    kind = backbone.get("depth") or backbone.get("size") or backbone.get("dim") or "small"
+    why = f"as in {init_from}" if own else f"for {len(devices)} {devices[0].device_kind} device(s)"
     reasons = [
-        f"method    {config.objective.name}",
+        f"method    {config['objective']['name']}",
         f"crops     {size} px; the images' typical short side is {side} px",
-        f"backbone  {config.backbone.name} ({backbone}) for {len(devices)} "
-        f"{devices[0].device_kind} device(s)",
+        f"backbone  {backbone['name']} ({kind}) {why}",
         f"batch     {batch} of {len(source):,} images",
         f"steps     {steps:,}, {steps / epoch:.0f} passes over the images",
     ]
-    return config.to_dict(), reasons
+    return config, reasons
 
 
-def estimate(experiment: Experiment) -> str:
-    """About how long the run takes, from two short measurements: a batch made on the host, and a
-    convolution on the device, to whose rate the step's counted FLOPs are set.
+def start_of(overrides: Sequence[Override]) -> tuple[str, dict[str, Any]]:
+    """What --config flags say of the weights to start from: `init_from` and `given` of `choose`."""
+    start = next((str(value) for key, value in overrides if key == "train.init_from"), "")
+    keys = (
+        (key.partition(".")[2], value) for key, value in overrides if key.startswith("backbone.")
+    )
+    return start, dict(keys) if start else {}
+
+
+def _crop(backbone: Mapping[str, Any], size: int) -> int:
+    """The side nearest to `size` that the network takes, `size` where it takes any."""
+    if backbone.get("name") == "swin":  # windows do not divide just any grid
+        return int(backbone.get("image_size", 224))
+    patch = int(backbone.get("patch", 16)) if backbone.get("name") == "vit" else 1
+    return max(round(size / patch), 1) * patch
+
+
+def estimate(experiment: Experiment, steps: int) -> str:
+    """About how long so many steps take, from two short measurements: a batch made on the host, and
+    a convolution on the device, to whose rate the step's counted FLOPs are set.
     """
     batches = experiment.batches(0, 2)
     next(batches)  # starts the threads
@@ -65,16 +101,31 @@ def estimate(experiment: Experiment) -> str:
     kernel = make_kernel(experiment.objective, experiment.tx, experiment.schedule)
     work = flops.count(kernel, experiment.abstract_state, batch)
     device = work / (_convolution_rate() * experiment.mesh.size)
-    minutes = max(1, round(experiment.spec.total_steps * max(host, device) / 60))
-    length = f"{minutes} min" if minutes < 120 else f"{minutes / 60:.0f} hours"
-    return f"time      about {length}, compilation and evaluations apart"
+    return (
+        f"time: {length(steps * max(host, device))} for {steps:,} steps on this machine, "
+        "compilation and evaluations apart"
+    )
 
 
+def length(seconds: float) -> str:
+    """40 -> "about half a minute": for an estimate."""
+    for most, text in (
+        (10, "a few seconds"),
+        (45, "about half a minute"),
+        (90, "about a minute"),
+    ):
+        if seconds < most:
+            return text
+    minutes = round(seconds / 60)
+    return f"about {minutes} min" if minutes < 120 else f"about {minutes / 60:.0f} hours"
+
+
+@functools.cache
 def _convolution_rate() -> float:
     """FLOP/s of a device in the forward and backward pass of a 3x3 convolution."""
     dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
     kernel = jnp.ones((3, 3, 64, 64), dtype)
-    images = jnp.ones((64, 32, 32, 64), dtype)
+    images = jnp.ones((16, 32, 32, 64), dtype)
 
     @jax.jit
     def gradients(kernel: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ from ssl_jax.evals.base import Protocol, Subject, measured
 from ssl_jax.evals.checks import NotMeasurable, not_finite
 from ssl_jax.evals.results import ANSWER, Record, ResultsFile
 from ssl_jax.objectives.base import Encoder
-from ssl_jax.train import state, workdir
+from ssl_jax.train import workdir
 
 KINDS = ("untrained", "pixels")
 Numbers = dict[str, dict[str, float]]  # one of `KINDS` -> metric -> number
@@ -35,8 +35,7 @@ def untrained(experiment: Experiment) -> Encoder | None:
     except UserError as e:
         terminal().print(f"without the network before training: {e}", markup=False)
         return None
-    made = experiment.objective, experiment.tx, experiment.train.seed, experiment.placed
-    start = state.create(*made, given)
+    start = experiment.fresh_state(given)
     encoder = experiment.objective.encoder(start.params, start.extra)
     return dataclasses.replace(encoder, online=None)
 

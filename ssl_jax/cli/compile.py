@@ -84,7 +84,8 @@ def compile_step(
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "libtpu, the TPU compiler, is not installed: pip install 'ssl-jax[tpu]' (no TPU needed)"
+            "libtpu, the TPU compiler, is not installed: pip install -e '.[tpu]' in your clone of "
+            "ssl_jax (no TPU needed)"
         )
     asked = {"config": with_spec(config), "topology": topology, "slices": slices, "hlo": hlo}
     asked["trust_code"] = trust.trusted()

@@ -1,12 +1,13 @@
 """Configs and the files that they name: found, read, overridden."""
 
+import dataclasses
 import importlib
 import importlib.machinery
 import importlib.util
 import pkgutil
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import ml_collections
 
 import ssl_jax
 from ssl_jax import objectives
+from ssl_jax.augment.recipes import recipe
 from ssl_jax.cli.sections import SECTIONS, settle_backbone, settle_objective
 from ssl_jax.core import config as checked
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import home
+from ssl_jax.core.inputs import View
 
+_VIEW = checked.defaults(View)
 NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint", "evals")
 
 
@@ -120,27 +124,80 @@ def _shipped_configs_importable() -> None:
 
 def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> None:
     """Set dotted keys of the nested dicts `config` in place; the texts of a command line become
-    values of the types that their keys declare.
+    values of the types that their keys declare. Entries of tuples go by their number,
+    `objective.views.0.size`, and a chain that goes by its name is changed where it is named:
+    `objective.view.recipe.flip`.
 
     Raises:
       UserError: a key whose section does not exist, or a text that is no value of its key.
     """
     for key, value in overrides:
         *sections, last = key.split(".")
-        at = config
-        for i, section in enumerate(sections):
-            if i == 0 and section not in NAMES:
-                raise UserError(f"unknown config section {section!r}; " + suggest(section, NAMES))
-            at = at.setdefault(section, {})
-            if not isinstance(at, dict):
-                raise UserError(f"config key {key!r}: {section!r} holds a value, not a section")
         if not sections:
             raise UserError(
                 f"config key {key!r} names no section; write --config.SECTION.KEY=VALUE"
             )
-        at[last] = value
+        if sections[0] not in NAMES:
+            raise UserError(
+                f"unknown config section {sections[0]!r}; " + suggest(sections[0], NAMES)
+            )
+        if sections[0] == "objective" and len(sections) > 1:
+            _fill(config, sections[1])
+        at: Any = config
+        for depth, section in enumerate(sections):
+            at = _enter(at, section, key, depth)
+        at[_place(at, last, key)] = value
     for section in {key.partition(".")[0] for key, _ in overrides}:
         config[section] = _settled(section, config[section])
+
+
+def _enter(at: Any, name: str, key: str, depth: int) -> Any:
+    """What the dict or list `at` holds at `name`, to be changed: a copy, as configs use one view
+    twice.
+    """
+    place = _place(at, name, key)
+    inside = at.get(place) if isinstance(at, dict) else at[place]
+    if name == "recipe" and isinstance(inside, str) and depth > 1:
+        inside = dataclasses.asdict(recipe(inside))
+    elif name == "recipe" and inside is None and depth > 1:
+        raise UserError(
+            f"config key {key!r}: the config names no chain to change; give one before, "
+            f"--config.{key.partition('.recipe')[0]}.recipe=NAME"
+        )
+    elif isinstance(inside, (list, tuple)):
+        inside = list(inside)
+    elif isinstance(inside, Mapping) or inside is None:
+        inside = dict(inside or {})
+    else:
+        raise UserError(f"config key {key!r}: {name!r} holds a value, not a section")
+    if isinstance(inside, dict) and isinstance(at, list) and key.startswith("objective.views."):
+        inside = _VIEW | inside  # an entry has `View`'s defaults, not those of the method's entry
+    at[place] = inside
+    return inside
+
+
+def _place(at: Any, name: str, key: str) -> str | int:
+    """The key of a dict, or the index into a list, that `name` is."""
+    if isinstance(at, dict):
+        return name
+    if not name.isdecimal() or int(name) >= len(at):
+        raise UserError(
+            f"config key {key!r}: expected a number from 0 to {len(at) - 1}, not {name!r}"
+        )
+    return int(name)
+
+
+def _fill(config: dict[str, Any], name: str) -> None:
+    """Write the method's own view, or views, into the config where it leaves them out."""
+    objective = config.get("objective")
+    if not isinstance(objective, dict) or objective.get("name") not in methods():
+        return
+    make = importlib.import_module(f"ssl_jax.objectives.{objective['name']}").make
+    known = checked.defaults(make.__self__)
+    if name == "views" and name in known:
+        objective.setdefault(name, [dataclasses.asdict(view) for view in known[name]])
+    elif name == "view" and name in known and isinstance(objective.get(name, {}), Mapping):
+        objective[name] = dataclasses.asdict(known[name]) | dict(objective.get(name, {}))
 
 
 def _settled(section: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ssl_jax.cli import flags as command_line
+from ssl_jax.cli import weights_file
 from ssl_jax.cli.experiment import Experiment, range_of
 from ssl_jax.cli.load import load
 from ssl_jax.cli.table import terminal
@@ -30,7 +31,7 @@ from ssl_jax.train.progress import Line, duration
 
 FLAGS = {
     "workdir": "folder of the run whose encoder is used",
-    "weights": "or a file of weights, ours or a public one (docs/weights.md)",
+    "weights": weights_file.HELP,
     "step": "which checkpoint; by default the newest",
     "data": "images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, ...; by default the run's own",
     "split": "train or eval, of data that define both; by default train",
@@ -43,13 +44,17 @@ FLAGS = {
     "threads": "that decode images; by default one a core",
     "max_bad_fraction": "more broken images than this share end it; by default 0.01",
     "neighbors": "also write the so many nearest other images of each, FILE.neighbors.npz",
+    "config.backbone.KEY": weights_file.BACKBONE_HELP,
     **distributed.FLAGS,
 }
 SHOWN = 10  # broken images
 
 
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("patches",))
+    flags, overrides = command_line.parse(
+        argv, __doc__, FLAGS, configurable=True, switches=("patches",)
+    )
+    backbone = weights_file.backbone_of(overrides, flags.weights)
     if bool(flags.workdir) == bool(flags.weights):
         raise UserError("name either the folder of a run, --workdir=W, or a file, --weights=F")
     where = Path(flags.workdir or flags.weights)
@@ -72,7 +77,14 @@ def main(argv: list[str]) -> int:
     with distributed.session(flags.flag_values_dict()):
         console = terminal()
         mesh = sharding.make_mesh(sharding.MeshConfig())
-        encoder = load(where, step=step, stage=layer(flags.stage), pool=pool, mesh=mesh)
+        encoder = load(
+            where,
+            step=step,
+            stage=layer(flags.stage),
+            pool=pool,
+            mesh=mesh,
+            backbone=backbone or None,
+        )
         known = range_of(encoder.config) if encoder.config else ()
         source = read_alike(open_source(data, flags.split or "train"), known)
         most = fraction(flags.max_bad_fraction)
@@ -83,6 +95,7 @@ def main(argv: list[str]) -> int:
         )
         there = output.exists()
         with ImagesLine(console, len(source)) as line:
+            line.phase("compiling", brief=True)
             about = run.embed(job, line.update)
         tell(console, output, about, "was there already" if there else line.summary)
         if count:
@@ -156,7 +169,7 @@ class ImagesLine(Line):
         if new:
             self.show(done, self._text(new, done))
         elif done:
-            self._console.print(f"{done:,} of {self._total:,} images are done already")
+            self.console.print(f"{done:,} of {self._total:,} images are done already")
 
     @property
     def summary(self) -> str:

@@ -5,12 +5,14 @@ ssl-jax evaluate --workdir=W --step=1000 --eval=knn --data=folder:/train --eval_
 ssl-jax evaluate --workdir='runs/*' --step=all --eval=knn --sweep=k=10,20 --sweep=stage=-1,-2
 ssl-jax evaluate --workdir=W --eval=logistic,knn --suite=suites:kornblith
 ssl-jax evaluate --workdir=W --follow
+ssl-jax evaluate --weights=dino.pth --data=folder:/train --eval=knn
 
 Each number stands beside that of the untrained network and of raw pixels, which are measured once
 per data set and settings.
 
 Every result is a line of eval/results.jsonl in its run's folder, or of --results, with all settings
-that made it; what is there is not measured again. `ssl-jax results` shows them.
+that made it; what is there is not measured again. `ssl-jax results` shows them. Those of a file of
+weights are in FILE.results.jsonl, or in --results, with the file's digest.
 """
 
 import contextlib
@@ -23,6 +25,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -30,6 +33,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssl_jax.cli import flags as command_line
+from ssl_jax.cli import weights_file
 from ssl_jax.cli.baselines import KINDS, Baselines, Numbers, judged, run_config, untrained
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.sets import Cell, DataSet, Task, suite
@@ -47,6 +51,7 @@ from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
     "workdir": "folder of the run to measure; several with commas or as 'runs/*'",
+    "weights": weights_file.HELP,
     "eval": f"protocols, some of {','.join(EvalsConfig.known())}; by default those of the run",
     "step": "which checkpoint, or all; by default the newest",
     "follow": "measure each checkpoint of a run that goes on, until its last",
@@ -57,6 +62,7 @@ FLAGS = {
     "data": "labelled training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
     "no_baselines": "leave out the untrained network and raw pixels, which take as long again each",
+    "config.backbone.KEY": weights_file.BACKBONE_HELP,
     **distributed.FLAGS,
 }
 NEWEST = -1  # step
@@ -65,10 +71,12 @@ POLL = 5.0  # seconds between two looks for a new checkpoint
 
 def main(argv: list[str]) -> int:
     switches = ("follow", "no_baselines")
-    flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=switches, repeated=("sweep",))
-    folders = workdir.named(
-        command_line.require(flags, "workdir", "name the folder of a run, --workdir=W")
+    flags, overrides = command_line.parse(
+        argv, __doc__, FLAGS, configurable=True, switches=switches, repeated=("sweep",)
     )
+    why = "name the folder of a run, --workdir=W, or a file, --weights=F"
+    text = "" if flags.weights else command_line.require(flags, "workdir", why)
+    folders = workdir.named(text) if text else []
     protocols = flags.eval.split(",") if flags.eval else []
     for name in protocols:
         if name not in EvalsConfig.known():
@@ -82,10 +90,16 @@ def main(argv: list[str]) -> int:
     sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
     console, left_out = terminal(), []  # type: tuple[Console, list[str]]
     with distributed.session(flags.flag_values_dict()):
+        weights = weights_file.requested(flags, overrides)
+        if weights:
+            console.print(weights.taken, markup=False)
+            folders = [weights.path]
+            sets = sets if flags.suite else {"": DataSet()}  # the data are the experiment's
         for folder in folders:
-            file = ResultsFile(Path(flags.results or folder / "eval" / "results.jsonl"))
+            beside = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
+            file = ResultsFile(Path(flags.results or beside))
             asked_of = measure(
-                *(folder, sets, protocols, cells, step, flags.follow, file, left_out),
+                *(folder, sets, protocols, cells, step, flags.follow, file, left_out, weights),
                 baselines=not flags.no_baselines,
             )
             for at, asked in asked_of:
@@ -135,14 +149,16 @@ def measure(
     follow: bool,
     file: ResultsFile,
     left_out: list[str],
+    weights: weights_file.FileExperiment | None = None,
     baselines: bool = True,
 ) -> Iterator[tuple[int, list[Record]]]:
     """Measure what is not yet in `file`; yields what was asked of each checkpoint, without the
     answers. The names of data sets that cannot be measured go to `left_out`, and those of the
     `protocols`, which were asked for by name, that cannot be.
     """
-    experiment = Experiment.of_run(folder)
-    checkpoints = Checkpoints(folder / "checkpoints", reader=True)
+    experiment = weights or Experiment.of_run(folder)
+    run_of = functools.partial(Checkpoints, folder / "checkpoints", reader=True)
+    checkpoints: Any = weights.checkpoints() if weights else run_of()
     with checkpoints, jax.set_mesh(experiment.mesh):
 
         def restored(number: int) -> Encoder:
@@ -165,7 +181,7 @@ def measure(
                 "method": experiment.raw["objective"]["name"],
                 "seed": experiment.train.seed,
                 "step": at,
-            }
+            } | (weights.about if weights else {})
             probe = experiment.objective.probe
             questions: list[Record] = []
             for task in tasks:

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 
 from ssl_jax import nets
+from ssl_jax.augment import recipes
 from ssl_jax.augment.crop import take_views
-from ssl_jax.augment.recipes import recipe
 from ssl_jax.cli.configs import NAMES, load_method
 from ssl_jax.cli.sections import SECTIONS, settle_objective
 from ssl_jax.core import config as checked
@@ -76,9 +76,10 @@ def make_spec(train: TrainConfig, facts: Facts) -> Spec:
       UserError: they are fewer than a batch.
     """
     if facts.examples < train.batch_size:
+        most = 2 ** max(facts.examples.bit_length() - 1, 0)
         raise UserError(
             f"train.batch_size: {train.batch_size} is more than the {facts.examples} examples of "
-            f"{facts.name}"
+            f"{facts.name}; set --config.train.batch_size={most}, or less"
         )
     epoch = facts.examples // train.batch_size
     return Spec(
@@ -191,7 +192,7 @@ class Experiment:
         the same in all processes.
         """
         old = self._existing
-        if old is not None and not self.data.range:
+        if old is not None and self.data.range in ((), range_of(old)):
             return Survey(range_of(old), int(old["spec"].get("channels", 3)))
         look = functools.partial(survey, self._opened, self.data.channels, self.data.range)
         found = distributed.agreed(lambda: dataclasses.asdict(look()))
@@ -246,14 +247,15 @@ class Experiment:
     def tokenizer(self) -> Tokenizer:
         """Of the captions: the one kept in the run's folder, else the one that the config names."""
         kept = self.folder / TOKENIZER if self.folder else None
-        if self.data.tokenizer and kept and kept.is_file():
+        if self.data.tokenizer and kept and kept.is_file() and workdir.started(kept.parent):
             return from_json(kept.read_text(), str(kept))
         captions = self.source.captions if self.data.tokenizer.startswith("train:") else None
         return open_tokenizer(self.data.tokenizer, captions)
 
     def keep_tokenizer(self, folder: Path) -> None:
         """Write it there once, unless it is that of bytes, so that its file may move or change."""
-        if self.tokenizer is not BYTES and not (folder / TOKENIZER).is_file():
+        there = (folder / TOKENIZER).is_file() and workdir.started(folder)
+        if self.tokenizer is not BYTES and not there:
             files.write_text(folder / TOKENIZER, self.tokenizer.json)
 
     @cached_property
@@ -285,8 +287,7 @@ class Experiment:
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
         made = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(made.inputs(), self.data.streams)
-        for view in made.inputs().views:
-            recipe(view.recipe)  # raises for an unknown one, before anything is compiled
+        recipes.check(made.inputs())
         return made
 
     @property
@@ -332,16 +333,21 @@ class Experiment:
         """
         for key in keys:
             section, *path = key.split(".")
-            at = self.method if section == "objective" else self.sections.get(section)
+            at: Any = self.method if section == "objective" else self.sections.get(section)
             for name in path[:-1]:
-                at = getattr(at, name, None)
+                entry = isinstance(at, tuple) and name.isdecimal()
+                at = at[int(name)] if entry else getattr(at, name, None)
             where = ".".join((section, *path[:-1]))
             if path and dataclasses.is_dataclass(at):
                 checked.check_used(at, where, path[-1:])
-            if isinstance(at, View) and path[-1] == "strength" and not recipe(at.recipe).scalable:
+            if (
+                isinstance(at, View)
+                and path[-1] == "strength"
+                and not recipes.recipe(at.recipe).scalable
+            ):
                 raise UserError(
                     f"{where}.strength: {at.strength} would change nothing: the recipe "
-                    f"{at.recipe!r} has no distortion that it multiplies"
+                    f"{recipes.title(at.recipe)!r} has no distortion that it multiplies"
                 )
 
     @property
@@ -361,6 +367,7 @@ class Experiment:
             batch_size=self.spec.global_batch,
             total_steps=self.spec.total_steps,
             steps_per_epoch=self.spec.steps_per_epoch,
+            decays=self.method.decays,
         )
 
     @property
@@ -380,6 +387,10 @@ class Experiment:
     def placed(self) -> state.TrainState:
         """The sharding of every leaf of the state."""
         return state.shardings(self.abstract_state, self.sections["mesh"], self.mesh)
+
+    def fresh_state(self, given: state.Given | None = None) -> state.TrainState:
+        """The state that training starts from; `given` weights replace random ones."""
+        return state.create(self.objective, self.tx, self.train.seed, self.placed, given)
 
     def batches(self, start: int, stop: int, boxes_only: bool = False) -> Batches:
         """This host's part of the training batches of steps `start` to `stop - 1`."""
@@ -454,6 +465,8 @@ class Experiment:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, View):
+        value = recipes.portable(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -16,7 +16,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from ssl_jax.augment.recipes import recipe, statistics
+from ssl_jax.augment.recipes import plain, recipe, statistics
 from ssl_jax.cli import flags as command_line
 from ssl_jax.cli import orbax, parts
 from ssl_jax.cli.evaluate import NEWEST, steps_of
@@ -176,7 +176,7 @@ class Run:
         mean, std = statistics(recipe(view.recipe), self.channels)
         preprocessing = {
             "size": view.size,
-            "recipe": view.recipe,
+            "recipe": plain(view.recipe),
             "crop": EVAL_SHARE,  # of the shorter side, centrally, unless that is no larger
             "scale": "pixels / 255, then (x - mean) / std",
             "mean": np.broadcast_to(mean, self.channels).astype(float).round(6).tolist(),

@@ -11,9 +11,10 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import replacing
+from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import named_leaves
 from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.weights import files
+from ssl_jax.weights import files, folders
 from ssl_jax.weights.files import TensorFile
 
 ARRAYS = "arrays"  # of the metadata: dtype and shape of each tensor
@@ -42,28 +43,49 @@ def is_exported(folder: Path) -> bool:
     return folder.is_dir() and (folder / "0").is_dir()
 
 
+def is_weights(path: Path) -> bool:
+    """Whether a path is to be read as weights: a file, an exported checkpoint, or a folder that is
+    no run's. Of a folder that is neither, `read_any` says what was looked for.
+    """
+    if path.is_file() or is_exported(path):
+        return True
+    if not path.is_dir() or (path / "checkpoints").is_dir():
+        return False
+    try:
+        return not (path / "config.json").exists() or "config" in folders.beside(path / "_")
+    except UserError:
+        return False  # what reads a run says what is wrong with its config.json
+
+
 def read_any(path: Path) -> TensorFile:
-    """The tensors of a file, or of a folder that `write` made.
+    """The tensors of a file, of a folder that `write` made, or of a folder of files.
 
     Raises:
       UserError: it cannot be read, or the folder holds something else.
     """
     if not is_exported(path):
+        if path.is_dir() and not is_weights(path):
+            raise UserError(
+                f"{path} is the folder of a run; ssl-jax export --workdir={path} writes its weights"
+            )
         return files.read(path)
     with Checkpoints(path, reader=True) as checkpoints:
-        metadata = checkpoints.metadata(0)
         try:
-            about = json.loads(metadata.pop(ARRAYS))
-        except (KeyError, ValueError):
+            metadata = checkpoints.metadata(0)
+            about = from_json(metadata.pop(ARRAYS))
+            shapes = {name: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for name, (d, s) in about.items()}
+            abstract: Any = _nested(shapes)
+        except UserError:
+            raise
+        except Exception:  # the metadata may be anything
             raise UserError(
                 f"{path} is a checkpoint, but none that `ssl-jax export` wrote"
             ) from None
-        shapes = {name: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for name, (d, s) in about.items()}
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        abstract: Any = _nested(shapes)
         placed: Any = jax.tree.map(lambda _: here, abstract)
         restored = checkpoints.restore(0, abstract, placed)
-    return TensorFile(named_leaves(jax.device_get(restored)), metadata)
+    texts = {name: text for name, text in metadata.items() if isinstance(text, str)}
+    return TensorFile(named_leaves(jax.device_get(restored)), texts)
 
 
 def _nested(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -64,6 +64,7 @@ def load(experiment: Experiment, console: Console) -> Given | None:
             raise UserError(f"train.init_from: {folder} holds no checkpoint yet")
         restored = checkpoints.restore(step, other.abstract_state, placed)
     encoder = other.objective.encoder(restored.params, restored.extra)
+    same(experiment, other)
     backbone, left = fit(_backbone(encoder), own_backbone(experiment), str(folder))
     more = f"; left there: {', '.join(left)}" if left else ""
     method = other.raw["objective"]["name"]
@@ -82,9 +83,43 @@ def check(experiment: Experiment) -> None:
         other = Experiment.of_run(Path(name))
         now = other.abstract_state
         encoder = jax.eval_shape(other.objective.encoder, now.params, now.extra)
+        same(experiment, other)
         fit(_backbone(encoder), own_backbone(experiment), name)
     elif name:
         plan(experiment, from_file(experiment))
+
+
+def same(experiment: Experiment, other: Experiment) -> None:
+    """Compare what shapes do not tell of the backbones of two runs.
+
+    Raises:
+      UserError: they differ.
+    """
+    ours, theirs = (run.raw.get("backbone", {}) for run in (experiment, other))
+    try:
+        networks.agree(ours, theirs)
+    except UserError as e:
+        raise UserError(f"train.init_from: {experiment.train.init_from}: {e}") from None
+
+
+def backbone_of(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The section `backbone` of what `train.init_from` names, and the channels of its images.
+
+    Args:
+      given: keys of the section that a public file does not tell.
+
+    Raises:
+      UserError: there is no such run or file, or it does not tell.
+    """
+    path = Path(name).expanduser()
+    if _is_run(path):
+        run = Experiment.of_run(path)
+        return {"name": "resnet"} | dict(run.raw.get("backbone", {})), run.spec.channels
+    try:
+        weights = networks.of_file(orbax.read_any(path), str(path), given)
+    except UserError as e:
+        raise UserError(f"train.init_from: {e}") from None
+    return dict(weights.backbone), weights.channels
 
 
 def from_file(experiment: Experiment) -> Weights:
@@ -160,7 +195,8 @@ def _placed(experiment: Experiment, found: Plan) -> Given:
 
 
 def _tell(console: Console, name: str, weights: Weights, found: Plan) -> None:
-    said = [f"backbone from {name}, {weights.report.loaded:,} tensors"]
+    where = ", ".join(weights.report.found)
+    said = [f"backbone from {name}, {weights.report.loaded:,} tensors ({where})"]
     said += [f"heads: {', '.join(found.heads)}"] if found.heads else []
     left = [*found.left, *weights.report.skipped]
     said += [f"left there: {networks.few(tuple(left))}"] if left else []
@@ -180,20 +216,21 @@ def fit(given: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[T
     """
     there = networks.flat(*given)
     missing, wrong = networks.compare(there, like)
-    if missing or wrong:
-        said = networks.Report(0, missing=missing, wrong=wrong).complaint()
+    wanted = networks.flat(*like)
+    more = tuple(path for path in there if path not in wanted and path != "mask_token")
+    if missing or wrong or more:
+        said = networks.Report(0, missing=missing, wrong=wrong, inside=more).complaint()
         raise UserError(
             f"train.init_from: the encoder of {name} is another network than `backbone`: {said}. "
             f"Give `backbone` the values that it has in {name}/config.json"
         )
     found = tuple(tree.map_with_name(lambda path, _: there[path], part) for part in like)
-    wanted = networks.flat(*like)
     return found, [path for path in there if path not in wanted]
 
 
 def _is_run(path: Path) -> bool:
-    """A folder that is no exported checkpoint is taken for a run's, of which more can be said."""
-    return not path.is_file() and not orbax.is_exported(path) and not path.suffix
+    """What is not there is taken for a run's folder, unless it has the name of a file."""
+    return not orbax.is_weights(path) and not (path.suffix and not path.exists())
 
 
 def _backbone(encoder: Encoder) -> tuple[Tree, Tree]:

@@ -3,6 +3,7 @@
 ssl-jax report --workdir=W
 ssl-jax report --workdir=W1,W2 --output=compare.html
 ssl-jax report --workdir='runs/*' --examples=300
+ssl-jax report --weights=dino.pth --data=folder:/images --output=dino.html
 
 Curves, numbers beside their baselines, nearest neighbours, a map of the features, clusters, and
 what is particular to the method, from the newest checkpoint; a run that still goes on may be shown.
@@ -15,7 +16,9 @@ from typing import Any
 
 import jax
 
+from ssl_jax.augment.recipes import title
 from ssl_jax.cli import flags as command_line
+from ssl_jax.cli import weights_file
 from ssl_jax.cli.configs import load_method
 from ssl_jax.cli.evaluate import NEWEST
 from ssl_jax.cli.experiment import Experiment
@@ -33,30 +36,38 @@ from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
     "workdir": "folder of the run; several with commas or as 'runs/*'",
+    "weights": weights_file.HELP,
     "output": "file to write; by default report.html in the run's folder, of several here",
     "step": "which checkpoint; by default the newest",
     "examples": "so many training and evaluation images are looked at; by default 1000",
     "data": "training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
+    "config.backbone.KEY": weights_file.BACKBONE_HELP,
 }
 
 
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS)
-    text = command_line.require(flags, "workdir", "name the folder of a run, --workdir=W")
-    folders = workdir.named(text)
+    flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
+    weights = weights_file.requested(flags, overrides)
+    why = "name the folder of a run, --workdir=W, or a file, --weights=F"
+    text = "" if weights else command_line.require(flags, "workdir", why)
+    folders = [weights.path] if weights else workdir.named(text)
     count = command_line.whole("examples", flags.examples, default=1000, least=8)
     step = command_line.whole("step", flags.step, default=NEWEST)
-    runs = [Run.read(folder, name) for folder, name in zip(folders, names(folders), strict=True)]
-    single = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
+    if weights:
+        runs = [Run(weights.path.name, weights.raw, [], [])]
+    else:
+        named = zip(folders, names(folders), strict=True)
+        runs = [Run.read(folder, name) for folder, name in named]
+    single = folders[0] / "report.html" if len(folders) == 1 and text else Path("report.html")
     output = Path(flags.output) if flags.output else single
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: there is no folder {output.parent}")
     for folder, run in zip(folders, runs, strict=True):
         try:
-            examine(run, folder, step, count, flags)
+            examine(run, folder, step, count, flags, weights)
         except UserError as e:
-            if len(folders) == 1 and (flags.step or flags.data or flags.eval_data):
+            if len(folders) == 1 and (weights or flags.step or flags.data or flags.eval_data):
                 raise  # it is what was asked that is wrong
             run.notes.append(f"No pictures: {e}.")
         before = "at the start" if run.config.get("train", {}).get("init_from") else "untrained"
@@ -78,20 +89,33 @@ def write(path: Path, text: str) -> None:
         raise UserError(f"cannot write --output={path}: {e.strerror}") from None
 
 
-def examine(run: Run, folder: Path, step: int, count: int, flags: Any) -> None:
+def examine(
+    run: Run,
+    folder: Path,
+    step: int,
+    count: int,
+    flags: Any,
+    weights: weights_file.FileExperiment | None = None,
+) -> None:
     """Add to `run` what needs its networks: facts, and a look at some images.
 
     Raises:
       UserError: its data are not there, or no such checkpoint.
     """
-    experiment = Experiment.of_run(folder)
-    run.facts |= of_config(run, experiment, folder)
-    run.facts["method"] = about(experiment)
-    run.facts["parameters"] = (
-        f"{tree.count(experiment.abstract_state.params):,} trained, of which "
-        f"{tree.count(encoder_params(experiment)):,} are of the encoder that is kept"
-    )
-    checkpoints = Checkpoints(folder / "checkpoints", reader=True)
+    experiment: Experiment
+    checkpoints: Any
+    if weights:
+        experiment, checkpoints = weights, weights.checkpoints()
+        run.facts |= weights.described
+    else:
+        experiment = Experiment.of_run(folder)
+        run.facts |= of_config(run, experiment, folder)
+        run.facts["method"] = about(experiment)
+        run.facts["parameters"] = (
+            f"{tree.count(experiment.abstract_state.params):,} trained, of which "
+            f"{tree.count(encoder_params(experiment)):,} are of the encoder that is kept"
+        )
+        checkpoints = Checkpoints(folder / "checkpoints", reader=True)
     with checkpoints, jax.set_mesh(experiment.mesh):
         known = checkpoints.steps
         if not known:
@@ -100,11 +124,13 @@ def examine(run: Run, folder: Path, step: int, count: int, flags: Any) -> None:
         if number not in known:
             there = ", ".join(map(str, known))
             raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {there}")
-        run.facts["checkpoint"] = f"step {number:,}"
-        versions = checkpoints.metadata(number).get("versions", {})
-        run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in versions.items())
-        source = experiment.opened(flags.data, "train") if flags.data else experiment.source
-        test = None if flags.data else experiment.eval_source
+        if not weights:
+            run.facts["checkpoint"] = f"step {number:,}"
+            versions = checkpoints.metadata(number).get("versions", {})
+            run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in versions.items())
+        other = flags.data and not weights  # than the experiment's
+        source = experiment.opened(flags.data, "train") if other else experiment.source
+        test = None if other else experiment.eval_source
         test = experiment.opened(flags.eval_data, "eval") if flags.eval_data else test
         images = Images.of(
             source,
@@ -134,7 +160,7 @@ def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
     backbone = {"name": "resnet"} | run.config.get("backbone", {})
     views = hyper.get("views") or [hyper.get("view")]
     crops = [
-        f"{v.get('count', 1)} of {v['size']} px ({v.get('recipe')})"
+        f"{v.get('count', 1)} of {v['size']} px ({title(v.get('recipe', ''))})"
         for v in (views if isinstance(views, list) else ())
         if isinstance(v, dict) and "size" in v
     ]

@@ -17,12 +17,14 @@ from ssl_jax.cli import flags as command_line
 from ssl_jax.cli.configs import configured, override
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import final_table, styled, terminal
-from ssl_jax.cli.training import Training
+from ssl_jax.cli.training import UNTOUCHED, Training
 from ssl_jax.core import distributed, tree
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import AtOnce, UserError
+from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.data.sources import Source, held_out
 from ssl_jax.train import paths, workdir
 from ssl_jax.train.profile import Profile
+from ssl_jax.train.progress import ProgressLine
 
 FLAGS = {
     "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE",
@@ -52,7 +54,37 @@ def main(argv: list[str]) -> int:
 def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) -> int:
     """Resolve the run, check it, train it, and show what was learned; the exit code."""
     profile = Profile(flags.profile, folder / "profile", distributed.primary())
-    console, chosen = terminal(), False
+    with Stop() as stop, ProgressLine(terminal()) as line:
+        try:
+            with stop.region(UNTOUCHED):
+                line.phase("reading the data")
+                experiment = resolve(flags, overrides, folder, line.console)
+                resolved = experiment.resolved()
+                if not workdir.started(folder):
+                    pretrained.check(experiment)
+                    experiment.check_used([key for key, _ in overrides])
+                announce(line.console, experiment)
+            accept = flags.accept_changes
+            check = functools.partial(check_end, experiment, folder)
+            with workdir.opened(folder, resolved, experiment.defaults(), accept, check):
+                if distributed.primary():
+                    experiment.keep_tokenizer(folder)
+                with stop.region(UNTOUCHED):
+                    training = Training(experiment, resolved, folder, line, stop, profile, accept)
+                if code := training.run():
+                    return code
+        except Interrupted:
+            line.stop()
+            return AtOnce(stop.code)
+    show(training, experiment, folder, line.console)
+    return 0
+
+
+def resolve(
+    flags: Any, overrides: Sequence[command_line.Override], folder: Path, console: Console
+) -> Experiment:
+    """The run that the command line names, or goes on with, checked before a file is written."""
+    chosen: list[str] = []
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)
     elif (folder / "config.json").exists():
@@ -61,10 +93,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
         override(config, [(key, value) for key, value in given.items() if value])
         override(config, overrides)
     elif flags.data:
-        chosen = True
-        config, reasons = auto.choose(flags.data)
-        console.print("no --config: chosen for these images and this machine")
-        console.print("\n".join(f"  {reason}" for reason in reasons))
+        config, chosen = auto.choose(flags.data, *auto.start_of(overrides))
         override(config, [("data.eval", flags.eval_data)] if flags.eval_data else [])
         override(config, overrides)
     else:
@@ -74,26 +103,23 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
         )
     config.pop("spec", None)  # it follows from the rest
     config = paths.anchored(config)
-    if (folder / "config.json").exists():
+    if workdir.started(folder):
         config = as_begun(config, workdir.read_config(folder), console)
     experiment = Experiment.from_config(config, folder)
-    # All that a user can get wrong is checked before a file is written.
     experiment.check_batch()
-    resolved = experiment.resolved()
-    if not (folder / "config.json").exists():
-        pretrained.check(experiment)
-        experiment.check_used([key for key, _ in overrides])
-    announce(console, experiment)
     if chosen:
-        console.print(auto.estimate(experiment))
-    accept = flags.accept_changes
-    check = functools.partial(check_end, experiment, folder)
-    with workdir.opened(folder, resolved, experiment.defaults(), accept, check):
-        if distributed.primary():
-            experiment.keep_tokenizer(folder)
-        training = Training(experiment, resolved, folder, console, profile, accept)
-        if code := training.run():
-            return code
+        console.print("no --config: chosen for these images and this machine")
+        console.print("\n".join(f"  {reason}" for reason in chosen), markup=False)
+    return experiment
+
+
+def show(training: Training, experiment: Experiment, folder: Path, console: Console) -> None:
+    """What a run that has come to its end learned, and what may be done with it."""
+    total, stop_at = experiment.spec.total_steps, experiment.train.stop_at
+    if training.finished and 0 < stop_at < total:
+        console.print(f"nothing to do: the run is at step {stop_at:,}, where train.stop_at ends it")
+    elif training.finished:
+        console.print(f"already finished: all {total:,} steps are made")
     probe = experiment.objective.probe
     before = "at the start" if experiment.train.init_from else "untrained"
     final_table(console, training.last, f"stage {probe.stage}, pooling {probe.pool}", before)
@@ -101,7 +127,6 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     console.print(f"written to {folder}/: {files}")
     console.print(f"next: ssl-jax report --workdir={folder} (one page to look at)")
     console.print(f"next: ssl-jax evaluate --workdir={folder}")
-    return 0
 
 
 def check_end(experiment: Experiment, folder: Path) -> None:
@@ -157,7 +182,7 @@ def announce(console: Console, experiment: Experiment) -> None:
         f"{spec.global_batch} ({spec.steps_per_epoch:,} steps an epoch)",
     )
     for line in (*data_lines(experiment), *experiment.survey.lines):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
     if experiment.train.online_probe is not None and not experiment.probed:
         console.print("train.online_probe: these images have no labels, so none is trained along")
 

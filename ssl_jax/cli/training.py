@@ -4,12 +4,14 @@ where something goes wrong.
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,15 @@ import jax
 from rich.console import Console
 
 from ssl_jax.cli import pretrained
+from ssl_jax.cli.auto import estimate
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import evaluation_line
 from ssl_jax.core import distributed
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
 from ssl_jax.evals.collapse import diagnose
 from ssl_jax.evals.suite import Quality
-from ssl_jax.train import flops, loop, state, workdir
+from ssl_jax.train import flops, loop, workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.metrics import MetricsWriter
 from ssl_jax.train.profile import Profile
@@ -37,6 +40,8 @@ from ssl_jax.train.step import make_train_step
 
 PACKAGES = ("ssl-jax", "jax", "flax", "optax", "orbax-checkpoint")
 RETRIES, PAUSE = 3, 2.0  # of a last save that failed; seconds before each
+UNTOUCHED = "nothing was trained yet, so nothing is saved"
+SAVED = "nothing was trained since the newest checkpoint, so nothing is saved"
 ERRORS = "errors.log"  # in the run's folder: tracebacks of what did not end the run
 
 
@@ -63,7 +68,13 @@ class Training:
 
     Args:
       resolved: the config as it is written down.
+      line: where a person sees what is done.
+      stop: who hears that the run is to end; entered.
       accept: whether to go on with a run though its config or data were others.
+
+    Attributes:
+      last: the last value of every metric, in the process that writes them.
+      finished: whether nothing was left to do.
     """
 
     def __init__(
@@ -71,12 +82,14 @@ class Training:
         experiment: Experiment,
         resolved: Mapping[str, Any],
         folder: Path,
-        console: Console,
+        line: ProgressLine,
+        stop: Stop,
         profile: Profile,
         accept: bool = False,
     ):
         self._experiment, self._resolved, self._folder = experiment, resolved, folder
-        self._console, self._profile, self._accept = console, profile, accept
+        self._line, self._console, self._stop = line, line.console, stop
+        self._profile, self._accept = profile, accept
         self._mesh, self._objective = experiment.mesh, experiment.objective
         total = experiment.spec.total_steps
         self._total, self._end = total, min(experiment.train.stop_at or total, total)
@@ -84,19 +97,25 @@ class Training:
         self._checkpoints = Checkpoints(
             folder / "checkpoints", experiment.checkpoint, warn=self._warn_of_disk
         )
-        self.last: dict[str, float] = {}  # of every metric, in the process that writes them
+        self.last: dict[str, float] = {}
+        self.finished = self._owing = self._moving = False
 
     def run(self) -> int:
         """Train to the end, or until somebody asks to end: the exit code.
 
         Raises:
+          Interrupted: somebody asked to end before the first step.
           UserError: something that a person must mend.
         """
         policy = self._experiment.train
         tries = 0
-        with self._checkpoints, jax.set_mesh(self._mesh), Stop() as stop:
-            self._prepare(stop)
-            begin = self._begin()
+        with self._checkpoints, jax.set_mesh(self._mesh):
+            with self._stop.region(UNTOUCHED):
+                self._line.phase("building the network and its optimizer")
+                self._prepare()
+                begin = self._begin()
+                self.finished = self._is_over(begin.step, begin.evaluated)
+                self._estimate(begin.step)
             while True:
                 try:
                     reached = self._part(begin)
@@ -114,20 +133,41 @@ class Training:
                         f"loss or gradient not finite at step {e.step}: back to step {begin.step}, "
                         f"without the {led} batch(es) that led there"
                     )
+            if reached > begin.step:
+                self._line.phase("saving", brief=True)
             self._checkpoints.finish()
-        if reached == self._end:
+        self._line.stop()
+        if reached == self._end and not (self._owing and self._stop.code):
             return 0
-        self._console.print(f"saved at step {reached}; the same command goes on from there")
-        return stop.code
+        self._console.print(
+            f"saved at step {reached}; the same command goes on from there"
+            if reached
+            else "ended before the first step; the same command starts again"
+        )
+        return AtOnce(self._stop.code) if self._stop.cut else self._stop.code
 
-    def _prepare(self, stop: Stop) -> None:
+    def _estimate(self, step: int) -> None:
+        """Tell how long the steps from here on take, where that is known before."""
+        left = self._end - step
+        if left > 0 and self._mesh.devices.flat[0].platform == "cpu":
+            self._line.phase("estimating the time", brief=True)
+            text = estimate(self._experiment, left)
+            self._console.print(text, markup=False)
+
+    def _prepare(self) -> None:
         """What all parts of the run share."""
         run = self._experiment
         sets = run.evals_source, run.eval_source
-        self._stop = stop
         self._quality = Quality(
-            self._objective, run.evals, *sets, self._mesh, tokenizer=run.tokenizer, say=self._say
+            self._objective,
+            run.evals,
+            *sets,
+            self._mesh,
+            tokenizer=run.tokenizer,
+            progress=lambda protocol: self._line.phase(self._measuring, protocol),
+            say=self._say,
         )
+        self._measuring = "measuring"
         self._step = make_train_step(
             self._objective, run.tx, run.schedule, self._mesh, run.placed, run.train.skips
         )
@@ -137,10 +177,12 @@ class Training:
     def _begin(self) -> Begin:
         """From the newest checkpoint that is whole, or from scratch."""
         run = self._experiment
+        if self._checkpoints.latest is not None:
+            self._line.phase("reading the newest checkpoint")
         found = self._checkpoints.resume(run.abstract_state, run.placed)
         if found is None:
             given = pretrained.load(run, self._console)
-            fresh = state.create(self._objective, run.tx, run.train.seed, run.placed, given)
+            fresh = run.fresh_state(given)
             return Begin(0, fresh, True, 0, measured=-1)
         said, where = found.metadata, f"the checkpoint of step {found.step}"
         defaults = run.defaults()
@@ -157,9 +199,13 @@ class Training:
                 "labels, captions or pixels differ; give the old ones, another --workdir, or "
                 "--accept_changes"
             )
-        self._console.print(f"going on from {where}")
         evaluated, left_out = said["evaluated"], said["left_out"]
+        if not self._is_over(found.step, evaluated):
+            self._console.print(f"going on from {where}")
         return Begin(found.step, found.state, evaluated, left_out, measured=found.step)
+
+    def _is_over(self, step: int, evaluated: bool) -> bool:
+        return step == self._end and (evaluated or not self._evaluate_at(step))
 
     def _part(self, begin: Begin) -> int:
         """From there to the end; the step that was reached."""
@@ -168,7 +214,8 @@ class Training:
             begin.step + begin.left_out, self._end + begin.left_out
         )
         written = MetricsWriter(self._folder, begin.measured, self._warn) if primary else None
-        progress = ProgressLine(self._console, begin.step, self._end)
+        self._line.begin(begin.step, self._end)
+        self._line.phase("starting", brief=True)
         spikes = Spikes(run.train.spike)
         for line in written.lines if written else ():
             if "train/loss" in line:
@@ -181,7 +228,7 @@ class Training:
                 height = spikes.seen(values["train/loss"])
                 spike = {} if height is None else {"diag/loss_spike": height}
                 values = {**values, "perf/bad_images": host.bad} | spike
-                progress.update(step, values)
+                self._line.update(step, values)
                 if spike:
                     self._warn(
                         f"step {step}: the loss {values['train/loss']:.4g} is a spike, "
@@ -198,10 +245,34 @@ class Training:
                 written.sync()
             said = self._metadata() | {"evaluated": evaluated, "left_out": begin.left_out}
             told.update(said)
+            self._owing = not evaluated
+            self._line.phase("saving", brief=True)
             self._checkpoints.save(step, current, said, now if now.get("step") == step else {})
 
         def evaluate(current: TrainState, step: int) -> dict[str, float]:
             return self._evaluate(current, step, written.last if written else {})
+
+        def examples() -> Iterator[Any]:
+            for batch in run.examples():
+                self._stop.check()
+                yield batch
+
+        def leave(current: TrainState, step: int, evaluated: bool) -> None:
+            """Called in another thread, where this one hears nothing."""
+            with jax.set_mesh(self._mesh):
+                save(current, step, evaluated)
+            self._checkpoints.finish()
+            self._console.print(f"saved at step {step}; the same command goes on from there")
+
+        def interruptible(
+            current: TrainState | None, step: int, evaluated: bool
+        ) -> AbstractContextManager:
+            if current is None:
+                return self._stop.region(UNTOUCHED if step == 0 else SAVED)
+            return self._stop.region(
+                f"the state of step {step} is saved first",
+                functools.partial(leave, current, step, evaluated),
+            )
 
         at, every = run.objective.refresh_steps(), run.checkpoint.every
         hooks = loop.Hooks(
@@ -210,14 +281,14 @@ class Training:
             save=save,
             save_at=lambda step: step == self._end or bool(every and step and step % every == 0),
             log=log,
-            refresh=lambda current: self._refresh(current, run.examples),
+            refresh=lambda current: self._refresh(current, examples),
             refresh_at=lambda step: step in at,
             at=self._at,
             end_at=self._stop.due,
+            interruptible=interruptible,
         )
         with (
             written or contextlib.nullcontext(),
-            progress,
             contextlib.closing(self._profile),
             contextlib.closing(host),
         ):
@@ -238,21 +309,27 @@ class Training:
                 if not self._checkpoints.failed or jax.process_count() > 1:
                     break
                 time.sleep(PAUSE)
-                save(last, reached, told["evaluated"])
+                if told:
+                    save(last, reached, told["evaluated"])
         self.last = written.last if written else {}
         return reached
 
     def _evaluate_at(self, step: int) -> bool:
         every = self._experiment.evals.every
         due = step in (0, self._total) or (every > 0 and step % every == 0)
-        return every >= 0 and due
+        return every >= 0 and due and bool(self._experiment.evals.protocols)
 
     def _evaluate(
         self, current: TrainState, step: int, last: Mapping[str, float]
     ) -> dict[str, float]:
         encoder = self._objective.encoder(current.params, current.extra)
         if step == 0:  # what fails here would fail always
+            which = (
+                "network at the start" if self._experiment.train.init_from else "untrained network"
+            )
+            self._measuring = f"measuring the {which} and raw pixels"
             return self._quality.baselines(encoder)
+        self._measuring = f"evaluating step {step}"
         try:
             found = alarmed(self._console, step, self._quality.measure(encoder), last)
         except Exception as e:
@@ -272,6 +349,15 @@ class Training:
 
     def _at(self, what: str, step: int) -> None:
         distributed.at(what, step)
+        if what == "refresh":
+            self._line.phase("passing over the data set for the method", brief=True)
+        elif what == "data" and not self._moving:
+            self._line.phase("reading the first batch", brief=True)
+        elif what == "step" and not self._moving:
+            self._line.phase("compiling the training step")
+            self._moving = True
+        elif what == "step":
+            self._line.back("training")
         self._profile.at(what, step)
 
     def _metadata(self) -> dict[str, Any]:

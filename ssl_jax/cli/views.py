@@ -1,6 +1,9 @@
 """`ssl-jax views`: a picture of what the network will see, each original beside its views.
 
 ssl-jax views --config=simclr:imagenet --data=folder:/images --output=views.png
+ssl-jax views --data=folder:/images --output=views.png
+
+Without a config it shows the views of the recipe that `ssl-jax train` chooses for the images.
 """
 
 from pathlib import Path
@@ -10,8 +13,9 @@ import jax
 import numpy as np
 
 from ssl_jax.augment.recipes import augment, pixels
+from ssl_jax.cli import auto
 from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.configs import configured
+from ssl_jax.cli.configs import configured, override
 from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
@@ -20,7 +24,7 @@ from ssl_jax.data.decode import to_channels, viewable
 from ssl_jax.data.pipeline import eval_arrays
 
 FLAGS = {
-    "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE",
+    "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE; else what train would choose",
     "data": "images: digits, folder:DIR, npz:FILE, ... (docs/data.md); else the config's",
     "output": "the picture to write, a .png",
     "examples": "how many images; by default 12",
@@ -31,22 +35,37 @@ SIDE, GAP = 96, 4  # pixels of a view in the picture, and between views
 
 def main(argv: list[str]) -> int:
     flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
-    name = command_line.require(flags, "config", "name a method and recipe, --config=simclr:digits")
+    if not flags.config and not flags.data:
+        raise UserError(
+            "--config is missing: name a method and recipe, --config=simclr:digits, or only your "
+            "images, --data=folder:/path"
+        )
     output = Path(command_line.require(flags, "output", "name a picture, --output=views.png"))
     if output.suffix.lower() != ".png":
         raise UserError(f"--output={output}: the picture is a PNG; name it views.png")
     count = command_line.whole("examples", flags.examples, default=12, least=1)
     overrides.append(("train.batch_size", count))
-    experiment = Experiment.from_config(configured(name, overrides, flags.data))
+    console = terminal()
+    if flags.config:
+        config = configured(flags.config, overrides, flags.data)
+    else:
+        config, reasons = auto.choose(flags.data, *auto.start_of(overrides))
+        console.print("no --config: the views that train chooses for these images")
+        console.print("\n".join(f"  {reason}" for reason in reasons[:2]), markup=False)
+        override(config, overrides)
+    experiment = Experiment.from_config(config)
     made, data = cv2.imencode(".png", contact_sheet(experiment)[..., ::-1])
     if not made:
         raise UserError("the picture is too large for a PNG; give fewer --examples")
-    with replacing(output) as temporary:  # cv2 takes no name that is no UTF-8
-        temporary.write_bytes(data.tobytes())
+    try:
+        with replacing(output) as temporary:  # cv2 takes no name that is no UTF-8
+            temporary.write_bytes(data.tobytes())
+    except OSError as e:
+        raise UserError(f"cannot write --output={output}: {e.strerror}") from None
     views = sum(view.count for view in experiment.objective.inputs().views)
     for line in experiment.survey.lines:
-        terminal().print(line, markup=False)
-    terminal().print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
+        console.print(line)
+    console.print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
     return 0
 
 

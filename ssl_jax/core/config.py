@@ -131,6 +131,11 @@ def _settled(value: Any, hint: Any, where: str) -> Any:
         args = typing.get_args(next(iter(_options(hint)), None))
         hint = args[1] if len(args) == 2 else Any
         return {k: _settled(v, hint, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        args = next((a for o in _options(hint) if (a := typing.get_args(o))), ())
+        kinds = [args[0]] * len(value) if Ellipsis in args else [*args, *[Any] * len(value)]
+        settled = (_settled(v, kinds[i], f"{where}[{i}]") for i, v in enumerate(value))
+        return type(value)(settled)
     return value
 
 
@@ -176,6 +181,8 @@ def _chosen(text: Text, hint: Any) -> Any:
             return name
     if type(None) in options and (value is None or text.lower() == "none"):
         return None
+    if isinstance(value, Mapping) and any(dataclasses.is_dataclass(o) for o in options):
+        return value
     takes_text = str in options
     if takes_text and not isinstance(value, str):
         # "5" and "none" are text too, unless another type of a union takes them.
@@ -204,6 +211,9 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
+        sections = [arg for arg in args if dataclasses.is_dataclass(arg)]
+        if isinstance(value, Mapping) and len(sections) == 1:  # its own message names the key
+            return _coerce(value, sections[0], where, default)
         errors = []
         for arg in (a for a in args if a is not type(None)):
             try:

@@ -14,6 +14,12 @@ MENDABLE = (
 _LONG = 100  # characters of a file's name in a message
 
 
+class AtOnce(int):
+    """Exit code of a process that was interrupted: it ends without waiting for what its threads and
+    devices still compute.
+    """
+
+
 class UserError(ValueError):
     """What the user asked for cannot be done. The message is one line: what is wrong, and what
     would be right. Characters that would break the line, or steer a terminal, are written out.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ssl_jax.core.chain import Recipe
 from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Share
@@ -11,13 +12,14 @@ from ssl_jax.core.ranges import Count, NonNegative, Share
 
 @dataclass(frozen=True)
 class View:
-    """`count` random crops of one size of each image, augmented on the device by a named recipe.
+    """`count` random crops of one size of each image, augmented on the device by a chain.
 
     Attributes:
       size: side of the square crop in pixels.
       count: crops an image.
       area: range of the crop's share of the image area; (1, 1) is the whole image, resized.
-      recipe: a name in `augment.recipes`.
+      recipe: the chain: a name in `augment.recipes`, or a chain in full. What a config's mapping
+        leaves out has the default of `core.chain.Recipe`: that operation is not done.
       strength: multiplies the recipe's random distortions; 1 is as published.
       interpolation: between pixels, where a crop is resized.
       crop: how a box is drawn: "torchvision" tries ten times and then takes the centre, "one_draw"
@@ -27,7 +29,7 @@ class View:
     size: Count
     count: Count = 1
     area: tuple[Share, Share] = (0.2, 1.0)
-    recipe: str = "simclr"
+    recipe: str | Recipe = "simclr"
     strength: NonNegative = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Literal["torchvision", "one_draw"] = "torchvision"

@@ -16,6 +16,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from ssl_jax.augment.recipes import plain
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import eval_arrays, local_part, to_global
@@ -82,7 +83,7 @@ class Job:
             "pool": encoder.probe.pool,
             "shape": list(encoder.feature_shape),
             "size": encoder.view.size,
-            "recipe": encoder.view.recipe,
+            "recipe": plain(encoder.view.recipe),
             "batch": self.batch,
             "part": self.part,
             "device": self.mesh.devices.flat[0].device_kind,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from ssl_jax.augment.recipes import title
 from ssl_jax.core.errors import UserError
 from ssl_jax.embed.encoder import Encoder, read
 
@@ -68,7 +69,7 @@ def stablehlo(
         "preprocessing": {
             "outside": f"central square, resized to {encoder.view.size}; see crop below",
             "crop": "side = 0.875 of the shorter side, or all of it where that is <= the size",
-            "inside": f"division by 255 and the normalisation of {encoder.view.recipe}",
+            "inside": f"division by 255 and the normalisation of {title(encoder.view.recipe)}",
         },
         "layer": encoder.layers[encoder.probe.stage],
         "pool": encoder.probe.pool,

@@ -1,6 +1,6 @@
 """Robustness: a classifier of clean images, asked about corrupted ones (ImageNet-C, 1903.12261).
 
-The fifteen corruptions are those of the library imagecorruptions-imaug (`ssl-jax[robustness]`).
+The fifteen corruptions are those of the library imagecorruptions-imaug (the extra `robustness`).
 """
 
 import importlib
@@ -216,5 +216,6 @@ def library() -> ModuleType:
         return importlib.import_module("imagecorruptions")
     except ImportError as e:
         raise UserError(
-            f"corruptions need a library ({e}): pip install 'ssl-jax[robustness]'"
+            f"corruptions need a library ({e}): pip install -e '.[robustness]' in your clone of "
+            "ssl_jax"
         ) from None

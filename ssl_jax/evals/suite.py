@@ -116,6 +116,7 @@ class Quality:
     Args:
       probe: where features are read, by default where the method names it.
       say: told once, in a line each, what cannot be measured and why.
+      progress: told which protocol is at work, in a few words.
     """
 
     def __init__(
@@ -127,9 +128,11 @@ class Quality:
         mesh: jax.sharding.Mesh,
         probe: Probe | None = None,
         tokenizer: Tokenizer = BYTES,
+        progress: Callable[[str], None] = lambda text: None,
         say: Callable[[str], None] = lambda text: None,
     ):
         self._config, self._tokenizer, self._objective = config, tokenizer, objective
+        self._progress = progress
         self._say, self._said = say, set[str]()
         self._names: dict[str, set[str]] = {}  # of the numbers that each protocol gave
         self._probe = probe or objective.probe
@@ -177,7 +180,10 @@ class Quality:
         """
         subject = self.subject(encoder)
         found: dict[str, float] = {}
-        for name in self._config.protocols if protocols is None else protocols:
+        names = self._config.protocols if protocols is None else protocols
+        what = "" if encoder is not None else "raw pixels, "
+        for number, name in enumerate(names, 1):
+            self._progress(f"{what}{name} ({number} of {len(names)})")
             protocol = self._config.protocol(name)
             try:
                 if not protocol.applies(subject):

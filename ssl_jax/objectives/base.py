@@ -248,6 +248,7 @@ class Objective:
       refresh_groups: parameter groups whose optimizer state restarts with each `refresh`.
       least_batch: images of the smallest batch that teaches something: 2 where the images of a
         batch are each other's negatives, or where their variance is part of the loss or of a head.
+      decays: regex of vectors that decay by default all the same, as the method was released.
     """
 
     backbone: Net
@@ -261,6 +262,7 @@ class Objective:
     probe: ClassVar[Probe] = Probe(pool="pooled")
     refresh_groups: ClassVar[tuple[str, ...]] = ()
     least_batch: ClassVar[int] = 1
+    decays: ClassVar[str] = ""
 
     @classmethod
     def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:

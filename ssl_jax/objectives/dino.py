@@ -26,6 +26,7 @@ class DINO(SelfDistillation):
     """
 
     family: ClassVar[str] = "siamese"
+    decays: ClassVar[str] = r"(cls|mask)_token$"  # the release counts axes, and these have three
 
     @cached_property
     def branch(self) -> Branch:

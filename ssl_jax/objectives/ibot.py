@@ -42,6 +42,7 @@ class IBOT(SelfDistillation):
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT backbone with a mask token"
+    decays: ClassVar[str] = r"(cls|mask)_token$"  # the release counts axes, and these have three
 
     views: tuple[View, ...] = (
         View(224, area=(0.25, 1.0), recipe="dino_1"),

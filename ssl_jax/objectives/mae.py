@@ -37,6 +37,7 @@ class MAE(Objective):
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT backbone"
+    decays: ClassVar[str] = r"(cls|mask)_token$"  # the release counts axes, and these have three
     # The loss trains the patches; a class token, if there is one, only as far as they look at it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 

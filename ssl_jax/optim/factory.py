@@ -177,6 +177,7 @@ def make_optimizer(
     batch_size: int,
     total_steps: int,
     steps_per_epoch: int,
+    decays: str = "",
 ) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
     """The optimizer of a run, and its learning rate as a function of the step.
 
@@ -191,6 +192,7 @@ def make_optimizer(
       batch_size: the global batch.
       total_steps: steps of the run.
       steps_per_epoch: for settings given in epochs.
+      decays: regex of vectors that decay where `decay_rules` is None; "" is none.
 
     Raises:
       UserError: a parameter that no rule covers; a pattern that fits no parameter.
@@ -200,7 +202,10 @@ def make_optimizer(
     stacked = tree.named_leaves(tree.match(stacked_rules, params_shapes, "optim.stacked"))
     if config.decay_rules is None:
         decay = {
-            path: float(not (config.excludes and _is_vector(path, leaf.shape, stacked[path])))
+            path: float(
+                not (config.excludes and _is_vector(path, leaf.shape, stacked[path]))
+                or bool(decays and re.search(decays, path))
+            )
             for path, leaf in tree.named_leaves(params_shapes).items()
         }
     else:

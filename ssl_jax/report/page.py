@@ -75,6 +75,8 @@ def _data(run: Run) -> str:
 def _lead(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs)}."
+    if not runs[0].metrics and "optim" not in runs[0].config:
+        return "Weights of a file, without the training that made them."
     done, total = runs[0].step, runs[0].total
     state = "finished" if total and done >= total else "not finished, or still going on"
     return f"Self-supervised training, {done:,} of {total:,} steps ({state})."

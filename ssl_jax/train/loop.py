@@ -9,6 +9,7 @@ one has been dispatched.
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import jax
 from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Seed, Whole
+from ssl_jax.core.stop import Interrupted
 from ssl_jax.train.state import TrainState
 
 Evaluation = Callable[[TrainState, int], Mapping[str, float]]
@@ -81,6 +83,9 @@ class TrainConfig:
         return self.nonfinite_limit if self.nonfinite == "skip" else 0
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 class NotFinite(UserError):
     """More losses or gradients in a row were not finite than may be skipped, at `step` the last."""
 
@@ -99,11 +104,16 @@ class Hooks:
     Attributes:
       evaluate: (state, step) -> metrics; called where `evaluate_at(step)`.
       save: (state, step, whether what is due at the step was evaluated); called where
-        `save_at(step)` and where the run ends early, never with a state that is not finite.
-      refresh: (state) -> state; called where `refresh_at(step)`.
+        `save_at(step)` and where the run ends early after some steps, never with a state that is
+        not finite.
+      refresh: (state) -> state; called where `refresh_at(step)`. It raises `Interrupted` only
+        while it leaves the state alone.
       log: (step, metrics as floats).
       at: (what is done now, step), for who watches from outside.
       end_at: whether somebody asked to end; called once at every step.
+      interruptible: (state to save first, None where that is saved, step, whether what is due there
+        was evaluated) -> a context in which `Interrupted` is raised where somebody asks to end:
+        around an evaluation, the wait for data, and the first step, which compiles.
     """
 
     evaluate: Evaluation
@@ -115,6 +125,9 @@ class Hooks:
     refresh_at: Callable[[int], bool] = lambda step: False
     at: Callable[[str, int], None] = lambda what, step: None
     end_at: Callable[[int], bool] = lambda step: False
+    interruptible: Callable[[TrainState | None, int, bool], AbstractContextManager] = (
+        lambda state, step, evaluated: contextlib.nullcontext()
+    )
 
 
 def run(
@@ -167,33 +180,57 @@ def run(
         rates = clock.read(step)
         hooks.log(step, values | rates | dict(mfu(shapes, rates["perf/steps_per_second"])))
 
+    def save(evaluated: bool) -> None:
+        read_pending(check=True)
+        hooks.at("save", step)
+        with clock.paused(), jax.transfer_guard("allow"):
+            hooks.save(state, step, evaluated)
+
     with jax.transfer_guard("disallow"):
         for step in range(start, stop + 1):
             fresh, ending = step > start or step == 0, hooks.end_at(step)
+            unsaved = state if step > start else None
             due = hooks.evaluate_at(step) and (fresh or not evaluated)
             if due and not ending:
                 read_pending(check=True)
                 hooks.at("evaluate", step)
-                with clock.paused(), jax.transfer_guard("allow"):
-                    hooks.log(step, hooks.evaluate(state, step))
-            if ending or (fresh and hooks.save_at(step)):
-                read_pending(check=True)
-                hooks.at("save", step)
-                with clock.paused(), jax.transfer_guard("allow"):
-                    hooks.save(state, step, not (due and ending))
+                try:
+                    with (
+                        clock.paused(),
+                        jax.transfer_guard("allow"),
+                        hooks.interruptible(unsaved, step, False),
+                    ):
+                        found = hooks.evaluate(state, step)
+                    hooks.log(step, found)
+                except Interrupted:
+                    ending = True
+            if (ending and step > start) or (not ending and fresh and hooks.save_at(step)):
+                save(not (due and ending))
             if step == stop or ending:
                 break
-            if hooks.refresh_at(step):
-                hooks.at("refresh", step)
-                with clock.paused(), jax.transfer_guard("allow"):
-                    state = hooks.refresh(state)
-            hooks.at("data", step)
-            with clock.waiting():
-                batch = next(batches)
+            wait = hooks.interruptible(unsaved, step, True)
+            try:
+                if hooks.refresh_at(step):
+                    hooks.at("refresh", step)
+                    with clock.paused(), jax.transfer_guard("allow"):
+                        state = hooks.refresh(state)
+                    if unsaved is not None:  # a refreshed state is never saved, and the other gone
+                        wait = _NOTHING
+                hooks.at("data", step)
+                with clock.waiting(), wait:
+                    batch = next(batches)
+            except Interrupted:
+                if unsaved is not None:
+                    save(True)
+                break
             hooks.at("step", step)
             shapes = shapes or jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-            with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = train_step(state, batch)
+            first = hooks.interruptible(None, step, True) if step == start else _NOTHING
+            try:
+                with jax.profiler.StepTraceAnnotation("train", step_num=step), first:
+                    state, metrics = train_step(state, batch)
+            except Interrupted:
+                break
             if step == start:
                 clock = _Clock(batch_size, step)  # the first call compiles
             read_pending()

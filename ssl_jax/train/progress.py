@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 PLAIN_SECONDS = 10.0
+SHORT = 2.0  # seconds that a phase takes before its time is shown
 
 
 def duration(seconds: float) -> str:
@@ -17,38 +19,93 @@ def duration(seconds: float) -> str:
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
+class _Elapsed(ProgressColumn):
+    """How long the phase at hand has been going on."""
+
+    def render(self, task: Task) -> Text:
+        since = task.fields["since"]
+        seconds = time.monotonic() - since if since else 0.0
+        return Text(duration(seconds) if seconds >= SHORT else "")
+
+
 class Line:
     """A live line in a terminal, else a plain one every ten seconds. A context manager.
 
     Args:
       count: how many are done, of all, in words.
+      total: None: not yet known.
       done: at the start.
+
+    Attributes:
+      console: where all of it is printed.
     """
 
-    def __init__(self, console: Console, count: Callable[[int], str], total: int, done: int = 0):
-        self._console, self._count = console, count
-        self._printed = -PLAIN_SECONDS
+    def __init__(
+        self,
+        console: Console,
+        count: Callable[[int], str] = lambda done: "",
+        total: int | None = None,
+        done: int = 0,
+    ):
+        self.console, self._count = console, count
+        self._printed = self._named = -PLAIN_SECONDS
+        self._phase = self._shown = ""
         self._live = None
         if console.is_terminal:
             self._live = Progress(
                 TextColumn("{task.fields[count]}", markup=False),
                 BarColumn(bar_width=24),
                 TextColumn("{task.description}", markup=False),
+                _Elapsed(),
                 console=console,
                 transient=True,
                 refresh_per_second=4,
             )
             self._task = self._live.add_task(
-                "compiling ...", total=total, completed=done, count=count(done)
+                "starting ...", total=total, completed=done, count=count(done), since=None
             )
+
+    def phase(self, text: str, detail: str = "", brief: bool = False) -> None:
+        """Name what is done now, before the numbers of `show` come; of it, the `detail` at hand.
+
+        Where lines are plain, each phase is named once unless it is `brief`, and a detail only
+        where nothing was printed for some time.
+        """
+        now, entered = time.monotonic(), text != self._phase
+        self._phase = text
+        shown = f"{text}: {detail} ..." if detail else f"{text} ..."
+        if self._live is not None:
+            since = {"since": now} if entered else {}
+            self._live.update(self._task, refresh=True, description=shown, **since)  # type: ignore[arg-type]
+        elif (entered and not brief) or (detail and now - self._named >= PLAIN_SECONDS):
+            self._named = now
+            self.console.print(f"{text} ..." if entered else shown, markup=False)
+
+    def back(self, text: str) -> None:
+        """From a phase back to the numbers that were shown last, or to `text` without any."""
+        if self._live is not None and self._phase:
+            self._live.update(self._task, description=self._shown or f"{text} ...", since=None)
+        self._phase = ""
 
     def show(self, done: int, text: str, last: bool = False) -> None:
         """Show `text`, if there is any; the `last` one is printed in any case."""
+        self._phase, self._shown = "", text
         if self._live is not None:
-            self._live.update(self._task, completed=done, description=text, count=self._count(done))
+            self._live.update(
+                self._task,
+                completed=done,
+                description=text,
+                count=self._count(done),
+                since=None,
+            )
         elif text and (last or time.monotonic() - self._printed >= PLAIN_SECONDS):
             self._printed = time.monotonic()
-            self._console.print(f"{self._count(done)}  {text}")
+            self.console.print(f"{self._count(done)}  {text}", markup=False)
+
+    def stop(self) -> None:
+        """Show nothing any more."""
+        if self._live is not None:
+            self._live.stop()
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -56,19 +113,26 @@ class Line:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self.stop()
 
 
 class ProgressLine(Line):
-    """step/total, loss, images per second, share of time spent waiting for data, MFU if known, time
-    to go.
+    """What a run does; once it trains, step/total, loss, images per second, share of time spent
+    waiting for data, MFU if known, time to go.
     """
 
-    def __init__(self, console: Console, start: int, total: int):
-        super().__init__(console, lambda step: f"step {step:>6}/{total}", total, start)
-        self._total = total
+    def __init__(self, console: Console):
+        self._total = 0
+        super().__init__(
+            console, lambda step: f"step {step:>6}/{self._total}" if self._total else ""
+        )
         self._first: tuple[int, float] | None = None  # after compilation
+
+    def begin(self, step: int, total: int) -> None:
+        """From here on there are steps, of which so many are done."""
+        self._total, self._first = total, None
+        if self._live is not None:
+            self._live.update(self._task, total=total, completed=step, count=self._count(step))
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show the metrics of `step`."""

@@ -97,6 +97,13 @@ def _matching(pattern: Path) -> list[Path]:
     return found
 
 
+def started(workdir: Path) -> bool:
+    """Whether the run has a checkpoint, whole or damaged: one without can start anew, with another
+    config.
+    """
+    return any((workdir / "checkpoints").glob("[0-9]*/manifest.json"))
+
+
 def check_resumable(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
@@ -184,7 +191,7 @@ def _prepared(
 ) -> Iterator[None]:
     with locked(workdir):
         old = read_config(workdir) if (workdir / "config.json").exists() else None
-        if old is not None:
+        if old is not None and started(workdir):
             check_resumable(old, config, workdir, defaults, accept)
         check()
         try:

@@ -1,9 +1,11 @@
 """Files of named tensors: safetensors, NumPy's .npz, and PyTorch's, no code of which is run."""
 
 import json
+import math
+import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,17 @@ import safetensors.numpy
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import replacing
-from ssl_jax.weights import torch_file
+from ssl_jax.core.plain import from_json
+from ssl_jax.weights import folders, torch_file
 
 FORMATS = (".safetensors", ".npz")  # that can be written
 ABOUT = "__metadata__"  # the entry of an .npz that holds its metadata
 BFLOAT16 = "__bfloat16__"  # and therein the tensors that are that: NumPy writes them as bytes
 TAR, ZIP, PICKLE = b"ustar", b"PK", b"\x80"
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @dataclass(frozen=True)
@@ -29,27 +36,44 @@ class TensorFile:
     Attributes:
       tensors: by name; those of nested dictionaries of PyTorch have "outer.inner" names.
       metadata: texts by name; {} where the format has none.
+      beside: settings of the network in files that lie beside it; see `folders.beside`.
     """
 
     tensors: Mapping[str, np.ndarray]
     metadata: Mapping[str, str]
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read(path: Path | str) -> TensorFile:
-    """All tensors of a file, whose format is told from its first bytes, not from its name.
+    """Read all tensors of a file, of the files that an index names, or of a folder of such.
+
+    The format is recognised by the first bytes, not by the name.
 
     Raises:
       UserError: no such file, a file of another format, or a broken one; a PyTorch file that holds
         more than tensors, or torch is not installed.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"no file {path}")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file of weights in it")
+    path = folders.weights_in(Path(path))
+    if path.name.endswith(folders.INDEX):
+        tensors: dict[str, np.ndarray] = {}
+        for part, names in folders.parts(path).items():
+            there = _single(part).tensors
+            lacking = [name for name in names if name not in there]
+            if lacking:
+                raise UserError(f"{path}: {part.name} holds no tensor {lacking[0]}")
+            tensors |= {name: there[name] for name in names}
+        return TensorFile(tensors, {}, folders.beside(path))
+    single = _single(path)
+    return TensorFile(single.tensors, single.metadata, folders.beside(path))
+
+
+def _single(path: Path) -> TensorFile:
+    """The tensors of one file."""
     try:
         with path.open("rb") as file:
             start = file.read(512)
+    except FileNotFoundError:
+        raise UserError(f"no file {path}") from None
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
     if not start:
@@ -65,7 +89,10 @@ def read(path: Path | str) -> TensorFile:
         raise UserError(f"{path} is a pointer of Git LFS, not weights; run git lfs pull")
     if start[8:9] == b"{":
         return _read_safetensors(path)
-    raise UserError(f"{path} is no file of weights; give .safetensors, .npz or a PyTorch .pth")
+    raise UserError(
+        f"{path} is no file of weights; give .safetensors, .npz, a PyTorch .pth, or an index of "
+        f"several files, *{folders.INDEX}"
+    )
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -95,12 +122,16 @@ def _write_npz(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
         np.savez(file, allow_pickle=False, **tensors, **{ABOUT: np.array(about)})  # type: ignore[arg-type]
 
 
+# The decoders below meet bytes that anybody may have written. Whatever they raise (zlib.error,
+# NotImplementedError, MemoryError, RecursionError, ...) is a file that cannot be read.
+
+
 def _read_safetensors(path: Path) -> TensorFile:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return TensorFile(tensors, file.metadata() or {})
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
+    except Exception as e:
         raise UserError(f"{path} is no whole safetensors file: {_line(e)}") from None
 
 
@@ -108,29 +139,75 @@ def _read_zip(path: Path) -> TensorFile:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as e:
-        raise UserError(f"{path} is cut short or broken: {_line(e)}") from None
-    if any(name.endswith("data.pkl") for name in names):
-        return TensorFile(torch_file.read(path), {})
-    if not names or not all(name.endswith(".npy") for name in names):
-        raise UserError(f"{path} is an archive, but neither an .npz nor a PyTorch file")
-    try:
+            if any(name.endswith("data.pkl") for name in names):
+                return TensorFile(torch_file.read(path), {})
+            if not names or not all(name.endswith(".npy") for name in names):
+                raise UserError(f"{path} is an archive, but neither an .npz nor a PyTorch file")
+            _check_sizes(archive, path)
         with np.load(path, allow_pickle=False) as data:
             arrays = dict(data)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as e:
+    except UserError:
+        raise
+    except zipfile.BadZipFile as e:
+        raise UserError(f"{path} is cut short or broken: {_line(e)}") from None
+    except Exception as e:
         raise UserError(f"{path} holds more than plain arrays, or is broken: {_line(e)}") from None
-    about = arrays.pop(ABOUT, None)
-    metadata: dict[str, Any] = {}
-    if about is not None and about.dtype.kind == "U" and about.shape == ():
-        try:
-            metadata = json.loads(str(about))
-        except ValueError:
-            raise UserError(f"{path}: its entry {ABOUT} is no JSON") from None
-    for name in metadata.pop(BFLOAT16, []):
-        arrays[name] = arrays[name].view(ml_dtypes.bfloat16)
+    metadata = _metadata(path, arrays.pop(ABOUT, None))
+    for name in metadata.pop(BFLOAT16, ()):
+        array = arrays.get(name) if isinstance(name, str) else None
+        if array is None or array.dtype.itemsize != 2:
+            raise UserError(f"{path}: its entry {ABOUT} names no such bfloat16 tensor: {name!r}")
+        arrays[name] = array.view(ml_dtypes.bfloat16)
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufV" or array.dtype.fields:
+            raise UserError(f"{path}: {name} holds {array.dtype}, not numbers")
     return TensorFile(arrays, metadata)
 
 
+def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
+    """Compare what the arrays of an .npz need with what it holds and with this machine's memory,
+    before any of it is allocated.
+    """
+    total = 0
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        with archive.open(info) as member:
+            version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
+            if version not in HEADERS:
+                raise UserError(f"{path}: {name} is of an unknown version of .npy, {version}")
+            shape, _, dtype = HEADERS[version](member)  # type: ignore[arg-type]
+            needed, there = dtype.itemsize * math.prod(shape), info.file_size - member.tell()
+        if dtype.hasobject:
+            raise UserError(f"{path} holds more than plain arrays: {name} are Python objects")
+        if needed != there:
+            raise UserError(
+                f"{path} is broken: {name} of shape {shape} needs {needed:,} bytes, "
+                f"and {there:,} are there"
+            )
+        total += needed
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if total > memory:
+        raise UserError(
+            f"{path} unpacks to {total / 2**30:.0f} GiB; this machine has {memory / 2**30:.0f} GiB"
+        )
+
+
+def _metadata(path: Path, entry: np.ndarray | None) -> dict[str, Any]:
+    """The texts of an .npz of ours, and its list of bfloat16 tensors."""
+    if entry is None or entry.dtype.kind != "U" or entry.shape != ():
+        return {}
+    try:
+        found = from_json(str(entry))
+    except ValueError as e:
+        raise UserError(f"{path}: its entry {ABOUT} is no JSON: {_line(e)}") from None
+    texts = isinstance(found, dict) and all(
+        isinstance(value, list if name == BFLOAT16 else str) for name, value in found.items()
+    )
+    if not texts:
+        raise UserError(f"{path}: its entry {ABOUT} is no JSON object of texts")
+    return found  # type: ignore[no-any-return]
+
+
 def _line(error: Exception) -> str:
-    """The first line of what it says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what it says, shortened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

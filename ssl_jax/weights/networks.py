@@ -4,23 +4,25 @@
 "backbone/stem/0/conv/kernel": parameters and running statistics alike, as no two share a name.
 """
 
-import json
+import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jax
 import numpy as np
 
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
-from ssl_jax.nets import make_backbone
+from ssl_jax.nets import BACKBONES
 from ssl_jax.nets.functional import Net
-from ssl_jax.weights import files, releases, resnet, swin, vit
-from ssl_jax.weights.places import Arrays, put, take, under
+from ssl_jax.weights import files, huggingface, releases, resnet, swin, vit
+from ssl_jax.weights.places import Arrays, layers, put, take, under
+from ssl_jax.weights.sections import agree, build, checked, shapes
 
 OWN = "ssl_jax"  # the metadata's "format" in our files
 LIBRARIES = ("timm", "torchvision")  # and in those that we write for them
@@ -42,6 +44,7 @@ class Report:
       loaded: tensors that were used, how many.
       found: what was found where, "resnet at 'module.encoder_q.'".
       skipped: names in the file of what no network of ours has, counters left out.
+      inside: those of them that are in the modules of the backbone itself, numbers as *.
       missing: variables of the backbone that the file lacks, by our paths.
       wrong: likewise of another shape, with both shapes.
     """
@@ -51,11 +54,16 @@ class Report:
     skipped: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
 
     def complaint(self) -> str:
-        """What is missing or wrong, or ""."""
-        said = [f"missing {few(self.missing)}"] if self.missing else []
-        return "; ".join(said + ([f"of another shape {few(self.wrong)}"] if self.wrong else []))
+        """What is missing, wrong or left over in the backbone, or ""."""
+        parts = {
+            "missing": self.missing,
+            "of another shape": self.wrong,
+            "the file's has besides": self.inside,
+        }
+        return "; ".join(f"{what} {few(names)}" for what, names in parts.items() if names)
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,14 @@ class Weights:
         return fill(given, shapes(self.net), self.name)
 
     @property
+    def taken(self) -> str:
+        """What was taken from the file and what was not, in one line."""
+        backbone = ", ".join(f"{key}={value!r}" for key, value in self.backbone.items())
+        text = f"{self.name}: {self.report.loaded:,} tensors, {', '.join(self.report.found)}"
+        left = f"; left there: {few(self.report.skipped)}" if self.report.skipped else ""
+        return f"{text}; backbone: {backbone}, for images of {self.channels} channels{left}"
+
+    @property
     def heads(self) -> tuple[str, ...]:
         """Names of the networks beside the backbones."""
         paths = [path for network in self.networks.values() for path in network]
@@ -120,7 +136,8 @@ def load(
         is missing from, the one that the file's names and shapes say.
       channels: of the images; by default the file's.
       layout, prefix: of a public file; see `releases.find`.
-      strict: every variable of the backbone must be there, in its shape. Else what fits is taken.
+      strict: every variable of the backbone must be there, in its shape, and nothing more in its
+        modules. Else what fits is taken.
 
     Raises:
       UserError: an unreadable file, no network of a known layout in it, or another network than
@@ -143,41 +160,52 @@ def of_file(
     if file.metadata.get("format") == OWN:
         return _own(file, name, backbone, channels)
     try:
-        found = releases.find(file.tensors, layout, prefix)
-        given, channels = _described(found[0], file.metadata, dict(backbone or {}), channels)
+        return _public(file, name, dict(backbone or {}), channels, layout, prefix, strict)
     except UserError as e:
         raise UserError(f"{name}: {e}") from None
-    except (KeyError, ValueError, IndexError) as e:
-        raise UserError(f"{name}: names of a known layout, but other tensors ({e})") from None
+    except Exception as e:  # names and shapes may be anything
+        raise UserError(
+            f"{name}: names of a known layout, but other tensors ({type(e).__name__}: {e})"
+        ) from None
+
+
+def _public(
+    file: files.TensorFile,
+    name: str,
+    given: dict[str, Any],
+    channels: int | None,
+    layout: str,
+    prefix: str | None,
+    strict: bool,
+) -> Weights:
+    """`of_file` of a file that is none of ours."""
+    odd = [path for path, x in file.tensors.items() if x.dtype.kind not in "biufV"]
+    if odd:
+        raise UserError(f"{odd[0]} holds {file.tensors[odd[0]].dtype}, not numbers")
+    found = releases.find(file.tensors, layout, prefix)
+    told = _told(found[0], file)
+    given, channels = _described(found[0], told, file.metadata, given, channels)
     kind = FAMILIES.get(str(given["name"]))
     if kind is not FAMILIES[found[0].family]:
-        raise UserError(f"{name} holds a {found[0].family}, and backbone.name is {given['name']!r}")
+        raise UserError(f"it holds a {found[0].family}, and backbone.name is {given['name']!r}")
     like = shapes(build(given, channels))
     networks, reports = {}, []
     for one in found:
-        variables, report = convert(one, like, given)
+        others = [f.prefix for f in found if f.prefix.startswith(one.prefix) and f is not one]
+        variables, report = convert(one, like, given, tuple(others))
         if strict and report.complaint():
             raise UserError(
-                f"{name}: another network than `backbone`: {report.complaint()}. "
-                f"{_looks_like(found[0])}"
+                f"another network than `backbone`: {report.complaint()}. "
+                f"{_looks_like(found[0], told, report)}"
             )
         networks[TEACHER if one.average else STUDENT] = _float32(variables)
         reports.append((one, report))
+    if strict:
+        agree(given, {"name": given["name"]} | told, tuple(told))
     encoder = TEACHER if TEACHER in networks and _is_kept(found) else STUDENT
     encoder = encoder if encoder in networks else next(iter(networks))
     report = _merged(reports, file.tensors)
     return Weights(networks, encoder, given, channels, {}, file.metadata, report, name)
-
-
-def build(backbone: Mapping[str, Any], channels: int) -> Net:
-    """The network that a section `backbone` names."""
-    options = dict(backbone)
-    return make_backbone(str(options.pop("name", "resnet")), channels, options)
-
-
-def shapes(net: Net) -> tuple[Tree, Tree]:
-    """Shapes of (params, stats)."""
-    return jax.eval_shape(net.init, jax.random.key(0))
 
 
 def flat(params: Tree, stats: Tree) -> dict[str, Any]:
@@ -189,11 +217,14 @@ def fill(given: Arrays, like: tuple[Tree, Tree], name: str) -> tuple[Tree, Tree]
     """Trees as `like` of variables by path.
 
     Raises:
-      UserError: one is missing or of another shape.
+      UserError: one is missing or of another shape, or there is one more than a mask token, which
+        no feature depends on.
     """
     missing, wrong = compare(given, like)
-    if missing or wrong:
-        complaint = Report(0, missing=missing, wrong=wrong).complaint()
+    wanted = flat(*like)
+    more = tuple(path for path in given if path not in wanted and path != "mask_token")
+    if missing or wrong or more:
+        complaint = Report(0, missing=missing, wrong=wrong, inside=more).complaint()
         raise UserError(f"{name}: another network than `backbone`: {complaint}")
     params, stats = (tree.map_with_name(lambda path, _: given[path], part) for part in like)
     return params, stats
@@ -231,10 +262,14 @@ def to_timm(variables: Arrays, backbone: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def convert(
-    found: releases.Found, like: tuple[Tree, Tree], backbone: Mapping[str, Any]
+    found: releases.Found,
+    like: tuple[Tree, Tree],
+    backbone: Mapping[str, Any],
+    others: tuple[str, ...] = (),
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Variables by path of the backbone, whose (params, stats) have the shapes `like`,
-    and of the heads. What does not fit is left out; the report names it.
+    and of the heads. What does not fit is left out; the report names it. `others` are the prefixes
+    of networks that lie within this one's.
     """
     family, wanted = FAMILIES[found.family], flat(*like)
     tensors, out = found.tensors, {}
@@ -264,29 +299,72 @@ def convert(
     for head, variables in found.heads.items():
         for path, array in variables.items():
             out[f"{head}/{path}" if path else head] = array
-    skipped = [found.prefix + name for name in tensors if name not in used]
+    left = [
+        name
+        for name in tensors
+        if name not in used
+        and found.prefix + name not in found.read
+        and not (others and (found.prefix + name).startswith(others))
+    ]
+    inside = [re.sub(r"(?<=\.)\d+(?=\.)", "*", n) for n in left if not releases.is_beside(n)]
     loaded = len(used) + len(found.read)
-    kept = tuple(name for name in skipped if name not in found.read)
+    kept = tuple(found.prefix + name for name in left)
     where = f"{found.layout} at {found.prefix!r}" if found.prefix else found.layout
-    return out, Report(loaded, (where,), kept, tuple(missing), tuple(wrong))
+    unread = tuple(dict.fromkeys(inside))
+    return out, Report(loaded, (where,), kept, tuple(missing), tuple(wrong), unread)
+
+
+def _told(found: releases.Found, file: files.TensorFile) -> dict[str, Any]:
+    """Keys of the section `backbone` that the file says of itself, in its metadata where we wrote
+    it, or in files beside it.
+
+    Raises:
+      UserError: they are of another network than the tensors.
+    """
+    if file.metadata.get("format") in LIBRARIES and "backbone" in file.metadata:
+        backbone = from_json(file.metadata["backbone"])
+        checked(backbone, from_json(file.metadata.get("channels", "3")))
+        return dict(backbone)
+    told, sizes = huggingface.settings(file.beside, found.family)
+    if found.family == "vit":
+        weight = found.tensors["patch_embed.proj.weight"]
+        own = dict(dim=weight.shape[0], patch=weight.shape[2])
+        own["depth"] = layers(found.tensors, "blocks.")
+        for key, size in sizes.items():
+            if own[key] != size:
+                raise UserError(f"the config beside it says {key}={size}, its tensors {own[key]}")
+    known = inspect.signature(BACKBONES[found.family]).parameters
+    both = dict(releases.CUSTOMS.get(found.layout, {})) | told
+    return {key: value for key, value in both.items() if key in known}
 
 
 def _described(
     found: releases.Found,
+    told: Mapping[str, Any],
     metadata: Mapping[str, str],
     given: dict[str, Any],
     channels: int | None,
 ) -> tuple[dict[str, Any], int]:
-    """The section `backbone` and the channels: as given, else as our own export says, else as names
-    and shapes do.
+    """The section `backbone` and the channels: as given, else as the file says of itself, else as
+    names and shapes do.
     """
     if "name" in given and channels is not None:
         return given, channels
-    if metadata.get("format") in LIBRARIES and "backbone" in metadata:
-        said, own = json.loads(metadata["backbone"]), int(metadata["channels"])
+    if "name" in told:
+        inferred, own = dict(told), int(metadata.get("channels", 3))
+    elif "name" in given:
+        inferred, own = given, found.tensors[FIRST[found.family]].shape[1]
     else:
-        said, own = FAMILIES[found.family].infer(found.tensors, given)
-    return given if "name" in given else said | given, own if channels is None else channels
+        inferred, own = FAMILIES[found.family].infer(found.tensors, {**told, **given})
+        inferred |= told
+    return given if "name" in given else inferred | given, own if channels is None else channels
+
+
+FIRST = {  # the tensor whose second axis are the channels
+    "resnet": "conv1.weight",
+    "vit": "patch_embed.proj.weight",
+    "swin": "patch_embed.proj.weight",
+}
 
 
 def _merged(reports: list[tuple[releases.Found, Report]], tensors: Arrays) -> Report:
@@ -308,6 +386,7 @@ def _merged(reports: list[tuple[releases.Found, Report]], tensors: Arrays) -> Re
         + tuple(outside),
         tuple(name for report in each for name in report.missing),
         tuple(name for report in each for name in report.wrong),
+        tuple(name for report in each for name in report.inside),
     )
 
 
@@ -315,10 +394,16 @@ def _own(
     file: files.TensorFile, name: str, backbone: Mapping[str, Any] | None, channels: int | None
 ) -> Weights:
     try:
-        said = json.loads(file.metadata["backbone"])
-        own = int(file.metadata["channels"])
+        said, own = from_json(file.metadata["backbone"]), from_json(file.metadata["channels"])
     except (KeyError, ValueError):
         raise UserError(f"{name}: its metadata do not say which network it holds") from None
+    try:
+        checked(said, own)
+        odd = [path for path, array in file.tensors.items() if array.dtype.kind not in "biufV"]
+        if odd:
+            raise UserError(f"{odd[0]} holds {file.tensors[odd[0]].dtype}, not numbers")
+    except UserError as e:
+        raise UserError(f"{name}: {e}") from None
     encoder = file.metadata.get("encoder", STUDENT)
     networks = {role: under(file.tensors, f"{role}/") for role in (STUDENT, TEACHER)}
     networks = {role: variables for role, variables in networks.items() if variables}
@@ -337,12 +422,16 @@ def _own(
         name,
     )
     if backbone is None or "name" not in backbone:
-        return replace(weights, backbone=said | dict(backbone or {}))
+        weights = replace(weights, backbone=said | dict(backbone or {}))
+        checked(weights.backbone, own)
+        return weights
     weights = replace(weights, backbone=backbone, channels=own if channels is None else channels)
     try:
         weights.variables()
+        agree(backbone, said)
     except UserError as e:
-        raise UserError(f"{e}. {_is(said, own)}") from None
+        text = str(e).removeprefix(f"{name}: ")
+        raise UserError(f"{name}: {text}. {_is(said, own)}") from None
     return weights
 
 
@@ -365,10 +454,15 @@ def _is_kept(found: list[releases.Found]) -> bool:
     return any(one.average and "teacher" in one.prefix for one in found)
 
 
-def _looks_like(found: releases.Found) -> str:
+def _looks_like(found: releases.Found, told: Mapping[str, Any], report: Report) -> str:
     """What to set so that it would fit, as far as shapes tell."""
+    if report.inside and not report.missing and not report.wrong:
+        return (
+            "Without these its features would be others; ssl-jax import --strict=false leaves them "
+            "out all the same"
+        )
     try:
-        inferred, channels = FAMILIES[found.family].infer(found.tensors, {})
+        inferred, channels = FAMILIES[found.family].infer(found.tensors, told)
     except (UserError, KeyError, ValueError):
         return "Give `backbone` the values of the network in the file"
     return _is(inferred, channels)

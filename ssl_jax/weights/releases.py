@@ -3,17 +3,19 @@
 A network is found by what it holds, wherever it lies: `state_dict.module.encoder_q.conv1.weight` is
 the first layer of a residual network as `conv1.weight` is. So the releases of MoCo v1 to v3, SwAV,
 BYOL, Barlow Twins, DINO, DINOv2, iBOT, MAE, SimMIM, BEiT and OpenCLIP need no list of prefixes; the
-names of what lies beside the network do (`HEADS`). docs/weights.md has the table.
+names of what lies beside the network do (`HEADS`). docs/weights.md has the table. Names of Hugging
+Face's and mmpretrain's are in `huggingface`.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.weights import heads
+from ssl_jax.weights import heads, huggingface
 from ssl_jax.weights.places import Arrays, layers, under
 from ssl_jax.weights.torchvision import to_timm
 from ssl_jax.weights.vit import TABLE
@@ -26,10 +28,45 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "vit": ("patch_embed.proj.weight", "norm.weight"),
     "clip": ("transformer.resblocks.0.attn.in_proj_weight", "class_embedding", "conv1.weight"),
     "torchvision_vit": ("encoder.layers.encoder_layer_0.ln_1.weight", "conv_proj.weight"),
+    "huggingface_vit": (
+        "encoder.layer.0.attention.attention.query.weight",
+        "embeddings.patch_embeddings.projection.weight",
+        "layernorm.weight",
+    ),
+    "huggingface_clip": (
+        "encoder.layers.0.self_attn.q_proj.weight",
+        "embeddings.patch_embedding.weight",
+        "embeddings.class_embedding",
+        "embeddings.position_embedding.weight",
+    ),
+    "huggingface_resnet": (
+        "encoder.stages.0.layers.0.layer.0.convolution.weight",
+        "embedder.embedder.convolution.weight",
+    ),
+    "mmpretrain_vit": ("layers.0.ffn.layers.0.0.weight", "patch_embed.projection.weight"),
 }
-FAMILY = {"resnet": "resnet", "resnet_children": "resnet", "swin": "swin"}  # others are ViTs
+FAMILY = {  # others are ViTs
+    "resnet": "resnet",
+    "resnet_children": "resnet",
+    "huggingface_resnet": "resnet",
+    "swin": "swin",
+}
+# Layout -> what all its networks have that neither shapes nor names tell.
+CUSTOMS: Mapping[str, Mapping[str, Any]] = {
+    "huggingface_vit": {"norm_eps": 1e-12},
+    "huggingface_clip": {"norm_eps": 1e-5},
+    "clip": {"norm_eps": 1e-5},
+}
+# Words in the names of modules that stand beside a backbone, or follow it: without them its
+# features are what they were. A module whose name has none of them is a part of the network.
+BESIDE = re.compile(
+    r"(^|_)(head|heads|fc|classifiers?|projectors?|projection|projections|predictors?|prediction"
+    r"|prototypes?|decoder|queue|pooler|probe|linear|logits?|lm|mask|masked|neck|center|centers"
+    r"|memory|bank|loss|criterion|aux|mlp|last|contrastive|text|optimizer)(_|\d|$)"
+)
+INSIDE = re.compile(r"^(?!decoder).*(norm|pos|pool$|dist(_|$))")  # but not of those
 AVERAGE = re.compile(r"teacher|target|momentum|(^|_)ema(_|$)|(^|_)k$|average")
-COUNTERS = ("num_batches_tracked", "relative_position_index", "attn_mask")
+COUNTERS = ("num_batches_tracked", "relative_position_index", "attn_mask", "position_ids")
 Head = Callable[[Arrays], dict[str, np.ndarray]]
 
 
@@ -86,6 +123,12 @@ class Found:
     @property
     def family(self) -> str:
         return FAMILY.get(self.layout, "vit")
+
+
+def is_beside(name: str) -> bool:
+    """Whether a tensor of this name, relative to the network's, belongs to none of its modules."""
+    first = name.split(".")[0]
+    return bool(BESIDE.search(first)) and not INSIDE.search(first)
 
 
 def find(tensors: Arrays, layout: str = "", prefix: str | None = None) -> list[Found]:
@@ -182,7 +225,10 @@ def _resnet_children(tensors: Arrays) -> dict[str, np.ndarray]:
     """A Sequential of a ResNet's children: "0." is its first convolution, "4." its first stage."""
     children = {"0": "conv1", "1": "bn1", **{str(s + 3): f"layer{s}" for s in range(1, 5)}}
     split = {name: name.split(".", 1) for name in tensors if "." in name}
-    return {f"{children[a]}.{b}": tensors[n] for n, (a, b) in split.items() if a in children}
+    return {
+        f"{children[split[n][0]]}.{split[n][1]}" if n in split and split[n][0] in children else n: x
+        for n, x in tensors.items()
+    }
 
 
 def _vit(tensors: Arrays) -> dict[str, np.ndarray]:
@@ -230,13 +276,26 @@ def _swin(tensors: Arrays) -> dict[str, np.ndarray]:
 def _clip(tensors: Arrays) -> dict[str, np.ndarray]:
     """The image tower of CLIP, whose patches have no bias."""
     out = heads.clip_blocks(tensors)
-    for theirs, ours in (("ln_pre.", "norm_pre."), ("ln_post.", "norm.")):
-        out |= {ours + name: array for name, array in under(tensors, theirs).items()}
-    return out | {
-        "patch_embed.proj.weight": tensors["conv1.weight"],
-        "cls_token": tensors["class_embedding"].reshape(1, 1, -1),
-        "pos_embed": tensors["positional_embedding"][None],
-    }
+    for name, array in tensors.items():
+        for theirs, ours in CLIP_TOP.items():
+            if name.startswith(theirs):
+                out[ours + name.removeprefix(theirs)] = array
+                break
+        else:
+            if not name.startswith("transformer.resblocks.") and name != "proj":
+                out[name] = array
+    out["cls_token"] = out["cls_token"].reshape(1, 1, -1)
+    out["pos_embed"] = out["pos_embed"][None]
+    return out
+
+
+CLIP_TOP = {
+    "ln_pre.": "norm_pre.",
+    "ln_post.": "norm.",
+    "conv1.": "patch_embed.proj.",
+    "class_embedding": "cls_token",
+    "positional_embedding": "pos_embed",
+}
 
 
 RENAME: Mapping[str, Callable[[Arrays], dict[str, np.ndarray]]] = {
@@ -246,4 +305,8 @@ RENAME: Mapping[str, Callable[[Arrays], dict[str, np.ndarray]]] = {
     "swin": _swin,
     "clip": _clip,
     "torchvision_vit": to_timm,
+    "huggingface_vit": huggingface.vit,
+    "huggingface_clip": huggingface.clip,
+    "huggingface_resnet": huggingface.resnet,
+    "mmpretrain_vit": huggingface.mmpretrain,
 }

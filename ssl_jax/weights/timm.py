@@ -8,7 +8,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.nets.positions import sincos
-from ssl_jax.nets.resnet import resnet
+from ssl_jax.nets.resnet import DEPTHS, resnet, resnet_small
 from ssl_jax.nets.swin import SIZES as SWINS
 from ssl_jax.nets.swin import swin
 from ssl_jax.nets.vit import FIXED_ORDERS, SIZES, vit
@@ -35,6 +35,7 @@ def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, librar
     name = str(options.pop("name", "resnet"))
     makers: dict[str, tuple[Any, Any]] = {
         "resnet": (resnet, _resnet),
+        "resnet_small": (resnet_small, _resnet),
         "vit": (vit, _vit),
         "swin": (swin, _swin),
     }
@@ -43,46 +44,73 @@ def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, librar
     make, write = makers[name]
     bound = inspect.signature(make).bind(**options)
     bound.apply_defaults()
+    if make is resnet_small:  # a short name for a resnet of depth 8
+        own = {"depth": 8, "num_filters": bound.arguments["width"], "stem": bound.arguments["stem"]}
+        bound = inspect.signature(resnet).bind(**own)
+        bound.apply_defaults()
     return write(variables, backbone, bound.arguments | {"channels": channels}, library)
 
 
 def _resnet(
     variables: Arrays, backbone: Mapping[str, Any], given: Mapping[str, Any], library: str
 ) -> Model:
-    odd = {
-        "num_filters": given["num_filters"] * given["width"] != 64,
-        "depth": given["depth"] == 8,
-        "sk_ratio": given["sk_ratio"] > 0,
-        "stride_in_1x1": given["stride_in_1x1"],
-        "stem": given["stem"] == "small",
-    }
-    for key, wrong in odd.items():
+    for key, wrong in (
+        ("sk_ratio", given["sk_ratio"] > 0),
+        ("stride_in_1x1", given["stride_in_1x1"]),
+    ):
         if wrong:
             raise _none(library, f"backbone.{key}={given[key]!r}")
-    name, channels = f"resnet{given['depth']}", given["channels"]
+    depth, stem, channels = given["depth"], given["stem"], given["channels"]
+    filters = given["num_filters"] * given["width"]
+    kind, stages = DEPTHS[depth]
+    thin = filters != 64 or len(stages) != 4
+    name = f"resnet{depth if len(stages) == 4 else 18}"
     if library == "timm":
         arguments = {"num_classes": 0, "in_chans": channels}
-        lines = [
-            "import timm, torch.nn as nn",
-            f"model = timm.create_model({name!r}, {_said(arguments)})",
-        ]
+        lines = ["import timm, torch.nn as nn"]
+        lines += [f"from timm.models.resnet import {BLOCKS[kind]} as Block"] if thin else []
+        lines.append(f"model = timm.create_model({name!r}, {_said(arguments)})")
     else:
-        lines = [
-            "import torch.nn as nn, torchvision",
-            f"model = torchvision.models.{name}()",
-            "model.fc = nn.Identity()",
-        ]
-    kernel, stride = (3, 1) if given["stem"] == "cifar" else (7, 2)
-    if given["stem"] == "cifar" or (library == "torchvision" and channels != 3):
-        sizes = f"{channels}, 64, {kernel}, {stride}, {kernel // 2}"
+        lines = ["import torch.nn as nn, torchvision"]
+        lines += [f"from torchvision.models.resnet import {BLOCKS[kind]} as Block"] if thin else []
+        lines += [f"model = torchvision.models.{name}()", "model.fc = nn.Identity()"]
+    kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}[stem]
+    if thin or stem != "imagenet" or (library == "torchvision" and channels != 3):
+        sizes = f"{channels}, {filters}, {kernel}, {stride}, {kernel // 2}"
         lines.append(f"model.conv1 = nn.Conv2d({sizes}, bias=False)")
-    if given["stem"] == "cifar":
+    if stem != "imagenet":
         lines.append("model.maxpool = nn.Identity()")
+    if thin:
+        lines.append(f"model.bn1 = nn.BatchNorm2d({filters})")
+        lines += _stages(kind, stages, filters)
     tensors = to_timm(variables, backbone)
     for norm in [key for key in tensors if key.endswith("running_mean")]:  # PyTorch counts batches
         counter = norm.replace("running_mean", "num_batches_tracked")
         tensors[counter] = np.zeros((), np.int64)
     return tensors, lines
+
+
+BLOCKS = {"basic": "BasicBlock", "bottleneck": "Bottleneck"}  # their names in both libraries
+
+
+def _stages(kind: str, stages: tuple[int, ...], filters: int) -> list[str]:
+    """Lines that put blocks of these widths in the place of a model's own stages."""
+    lines, inputs = [], filters
+    for number in range(4):
+        if number >= len(stages):
+            lines.append(f"model.layer{number + 1} = nn.Identity()")
+            continue
+        planes, stride = filters * 2**number, 1 if number == 0 else 2
+        outputs = planes * (1 if kind == "basic" else 4)
+        more = ""
+        if stride > 1 or inputs != outputs:
+            shortcut = f"nn.Conv2d({inputs}, {outputs}, 1, {stride}, bias=False)"
+            more = f", {stride}, nn.Sequential({shortcut}, nn.BatchNorm2d({outputs}))"
+        blocks = [f"Block({inputs}, {planes}{more})"]
+        blocks += [f"Block({outputs}, {planes})"] * (stages[number] - 1)
+        lines.append(f"model.layer{number + 1} = nn.Sequential({', '.join(blocks)})")
+        inputs = outputs
+    return lines
 
 
 def _vit(

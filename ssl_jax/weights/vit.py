@@ -46,7 +46,25 @@ BLOCK: Mapping[str, tuple[str, Layout]] = {
     "gamma2": ("ls2.gamma", "same"),
 }
 SAME = 1e-4  # a table of positions that differs by less from a fixed one is that
-PUBLISHED_HEADS = {dim: heads for dim, _, heads, _ in SIZES.values()}
+# Width -> heads of the published networks of our kind, of all of them. Another width is asked for:
+# the shapes are the same for any number of heads. One head of 64 channels is the least of all.
+PUBLISHED_HEADS = {
+    64: 1,
+    192: 3,  # DeiT, timm: Ti
+    384: 6,  # S; but MoCo v3's has 12, see `infer`
+    512: 8,  # DeiT III, timm: M
+    640: 10,  # timm: betwixt
+    768: 12,  # B
+    832: 13,  # timm: so150m2
+    896: 14,  # OpenCLIP: B+
+    1024: 16,  # L
+    1152: 16,  # so400m
+    1280: 16,  # H
+    1408: 16,  # g of EVA and of I-JEPA
+    1536: 24,  # g of DINOv2
+    1664: 16,  # G
+}
+DISAGREE = {(768, 2304)}  # width, hidden width: timm's first small ViT has 8 heads
 
 
 def place(path: str, shape: tuple[int, ...]) -> Place:
@@ -133,11 +151,13 @@ def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], in
     """The section `backbone` and the channels of the images, from names and shapes; `given` is what
     of it is known.
 
-    Shapes do not tell the number of heads: it is that of the published width, else a head has 64
-    channels.
+    Shapes do not tell the number of heads: it is that of the published networks of this width and
+    kind (`PUBLISHED_HEADS`). Nor do they tell the nonlinearity: it is GELU, but where a norm comes
+    before the blocks, as in CLIP's, of which both kinds are published.
 
     Raises:
-      UserError: positions of a grid that is no square, or heads that cannot be guessed.
+      UserError: positions of a grid that is no square; heads or a nonlinearity of which that is
+        not known and which are not given.
     """
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     hidden = tensors["blocks.0.mlp.fc2.weight"].shape[1]
@@ -152,10 +172,10 @@ def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], in
         table = tensors.get("pos_embed", np.zeros((1, 0, dim)))
         first = int(with_class and _side(table.shape[1]) is None)
         side = _side(table.shape[1] - first) or 0
-        usual = PUBLISHED_HEADS.get(dim, dim // 64 if dim % 64 == 0 else 0)
+        usual = 0 if (dim, hidden) in DISAGREE else PUBLISHED_HEADS.get(dim, 0)
         fixed = fixed_position(table, bool(first))
-        if fixed == "sincos_mocov3" and dim == 384:  # MoCo v3's small one is not DeiT's
-            usual = 12
+        if fixed == "sincos_mocov3" and dim != 768:  # MoCo v3's small one is not DeiT's
+            usual = 12 if dim == 384 else 0
         heads = given.get("heads", usual)
         found |= {"position": fixed} if fixed else {}
     if not side:
@@ -165,9 +185,16 @@ def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], in
         raise UserError(
             f"shapes do not tell how many heads a width of {dim} has; give --config.backbone.heads"
         )
+    if "norm_pre.weight" in tensors and not swiglu and "mlp" not in given:
+        raise UserError(
+            "shapes do not tell the nonlinearity of CLIP's blocks; give --config.backbone.mlp, "
+            "quick_gelu for OpenAI's own weights, gelu for most others"
+        )
     sizes = {name: value for name, value in SIZES.items() if value[:2] == (dim, depth)}
     ratio = hidden / dim
     if swiglu:
+        if given.get("mlp", "swiglu") != "swiglu":
+            raise UserError(f"its perceptrons are gated (swiglu), not {given['mlp']}")
         found["mlp"] = "swiglu"
         ratio = 4.0 if swiglu_width(4 * dim) == hidden else 1.5 * hidden / dim
     size = next((name for name, value in sizes.items() if value[3] == ratio), None)

@@ -2,7 +2,12 @@
 
 import contextlib
 import io
+import os
+import signal
+import time
+import types
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -10,7 +15,9 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
 from ssl_jax.cli import auto
+from ssl_jax.cli.training import Training
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.suite import EvalsConfig, Quality
 from ssl_jax.train.metrics import read_metrics
 
 
@@ -51,9 +58,22 @@ class AutoTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "5 images are too few to learn from: at least 16"):
             auto.choose(f"folder:{folder}")
 
+    def interrupted(self, *_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
     def test_a_run_on_a_folder_and_again_without_a_word(self):
         data = pictures(self.folder / "p", 40, 33, 47)
         workdir = self.folder / "run"
+        first = ("train", f"--data=folder:{data}", f"--workdir={workdir}")
+        with mock.patch.object(Quality, "baselines", self.interrupted):
+            code, out, err = self.run_cli(*first, "--config.train.steps=9")
+        self.assertEqual(code, 130, err)
+        self.assertIn("ended before the first step; the same command starts again", out)
+        self.assertIn("interrupted; nothing was trained yet, so nothing is saved", err)
+        self.assertTrue((workdir / "config.json").exists())
+        self.assertEqual(list(workdir.glob("checkpoints/*")), [])
+        # Other settings are fine: nothing was trained with the first ones.
         code, out, err = self.run_cli(
             "train",
             f"--data=folder:{data}",
@@ -64,7 +84,11 @@ class AutoTest(parameterized.TestCase):
             "--config.backbone.width=4",
         )
         self.assertEqual(code, 0, err)
-        self.assertIn("chosen for these images", out)
+        self.assertNotIn("holds a run", err)
+        phases = ("reading the data", "measuring the untrained network and raw pixels")
+        for phase in (*phases, "compiling the training step"):
+            self.assertIn(f"\n{phase} ...\n", f"\n{out}")
+        self.assertRegex(out, r"\ntime: .* for 2 steps on this machine")
         self.assertIn(f"next: ssl-jax evaluate --workdir={workdir}", out)
         self.assertEqual(read_metrics(workdir)[-1]["step"], 2)
         code, out, err = self.run_cli("train", f"--workdir={workdir}", "--config.train.stop_at=0")
@@ -73,6 +97,26 @@ class AutoTest(parameterized.TestCase):
         last = read_metrics(workdir)[-1]
         self.assertEqual(last["step"], 4)
         self.assertIn("diag/rankme", last)  # without labels there is still something to see
+        self.assertIn("time: a few seconds for 2 steps", out)
+
+        code, out, err = self.run_cli("train", f"--workdir={workdir}")
+        self.assertEqual(code, 0, err)
+        self.assertIn("already finished: all 4 steps are made", out)
+        self.assertIn(f"written to {workdir}/: config.json, metrics.jsonl, summary.json", out)
+        self.assertNotIn("time: ", out)
+
+    def test_nothing_is_measured_where_nothing_is_evaluated(self):
+        for evals, due in (
+            ({}, [0, 4]),
+            ({"every": 2}, [0, 2, 4]),
+            ({"every": -1}, []),
+            ({"protocols": ()}, []),
+        ):
+            run = types.SimpleNamespace(
+                _total=4, _experiment=types.SimpleNamespace(evals=EvalsConfig(**evals))
+            )
+            steps = [step for step in range(5) if Training._evaluate_at(run, step)]
+            self.assertEqual(steps, due)
 
     def test_a_picture_of_the_views(self):
         picture = self.folder / "views.png"
@@ -85,6 +129,14 @@ class AutoTest(parameterized.TestCase):
         self.assertEqual(image.shape, (3 * 100, 3 * 100, 3))
         tiles = image.reshape(3, 100, 3, 100, 3)[:, :96, :, :96]
         self.assertGreater(np.abs(tiles[:, :, 1].astype(int) - tiles[:, :, 2]).mean(), 5)
+
+    def test_views_that_would_be_chosen(self):
+        data, picture = pictures(self.folder / "p", 40, 33, 47), self.folder / "views.png"
+        flags = (f"--data=folder:{data}", f"--output={picture}", "--examples=2")
+        code, out, err = self.run_cli("views", *flags)
+        self.assertEqual(code, 0, err)
+        self.assertIn("no --config: the views that train chooses for these images", out)
+        self.assertEqual(cv2.imread(str(picture)).shape, (2 * 100, 3 * 100, 3))
 
     @parameterized.parameters(
         ((), "--config is missing"),

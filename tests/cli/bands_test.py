@@ -149,6 +149,11 @@ class RangeOfARunTest(absltest.TestCase):
         again = self.experiment()
         self.assertEqual(again.survey.value_range, (0, 65535))
         check_resumable(old, again.resolved(), "the run", again.defaults())
+        for path in self.data.iterdir():  # the data need not be at hand, nor be wide
+            path.write_bytes(tiff([pictures(3, 255, np.uint8)[0]]))
+        write_json(self.folder / "config.json", again.resolved())
+        kept = {k: v for k, v in again.resolved().items() if k != "spec"}
+        self.assertEqual(Experiment.from_config(kept, self.folder).survey, again.survey)
 
     def test_no_range(self):
         for values in ((5, 1), (1,), (0, 1, 0, 1)):

@@ -110,7 +110,7 @@ class CompileTest(parameterized.TestCase):
     def test_without_libtpu_one_line_says_what_to_install(self):
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
             config = configured("simclr:imagenet", [])
-            with self.assertRaisesRegex(UserError, r"pip install 'ssl-jax\[tpu\]'"):
+            with self.assertRaisesRegex(UserError, r"pip install -e '\.\[tpu\]'"):
                 command.compile_step(config, "v5e:2x4")
 
     @parameterized.parameters(

@@ -62,7 +62,7 @@ class EmbedTest(parameterized.TestCase):
 
     def test_features_with_neighbours(self):
         out = self.embed("--neighbors=3", "--split=eval")
-        self.assertIn("digits: 360 images, 16 features of stage3 (pool avg), step 4 of", out)
+        self.assertIn("digits: 360 images, 16 features of stage3 (pool pooled), step 4 of", out)
         self.assertRegex(out, r"e\.npz: 360 rows, 0\.\d MiB, 360 images in 0:")
         self.assertIn("near['row'][i]", out)
         digits = open_source("digits", "eval")
@@ -102,6 +102,19 @@ class EmbedTest(parameterized.TestCase):
         self.assertIn(name, command("embed", f"--weights={weights}", f"--output={out}", *both))
         with np.load(self.folder / "e.npz") as one, np.load(out) as other:
             np.testing.assert_array_equal(one["features"], other["features"])
+
+    @parameterized.parameters("Explicit", "Auto")
+    def test_on_any_mesh(self, kind):
+        types = (getattr(jax.sharding.AxisType, kind),)
+        mesh = jax.make_mesh((2,), ("data",), types, devices=jax.devices()[:2])
+        crops = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 1), np.uint8)
+        encoder = ssl_jax.load(self.run_folder, mesh=mesh)
+        for leaf in jax.tree.leaves(encoder.params):
+            self.assertEqual(leaf.sharding, jax.sharding.NamedSharding(mesh, jax.P()))
+        expected = ssl_jax.load(self.run_folder)(crops)
+        np.testing.assert_allclose(encoder(crops), expected, rtol=1e-5, atol=1e-6)
+        with jax.set_mesh(mesh):
+            np.testing.assert_allclose(encoder(crops), expected, rtol=1e-5, atol=1e-6)
 
     def test_a_program_of_a_run(self):
         output = self.folder / "encoder.zip"

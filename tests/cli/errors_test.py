@@ -71,7 +71,11 @@ class ErrorsTest(parameterized.TestCase):
         ((), "train.batch_size=-4", "train.batch_size: expected .* of at least 1, got -4"),
         ((), "train.batch_size=1", "train.batch_size: simclr .* learns nothing from 1; give 2 or"),
         ((), "train.batch_size=12", "train.batch_size: 12 does not divide by the 8 devices"),
-        ((), "train.batch_size=4096", "4096 is more than the 1437 examples of digits"),
+        (
+            (),
+            "train.batch_size=4096",
+            "4096 is more than the 1437 examples of digits; set --config.train.batch_size=1024",
+        ),
         ((), "mesh.data=3", "does not fit the 8 device"),
         ((), "objective.name=simcrl", "unknown method 'simcrl'; did you mean 'simclr'"),
         ((), "objective.name=./none.py", "no method file './none.py'"),
@@ -139,10 +143,13 @@ class ErrorsTest(parameterized.TestCase):
         self.assertEqual(self.workdir.read_text(), "a file")
 
     def test_a_workdir_of_another_method(self):
-        self.workdir.mkdir()
-        (self.workdir / "config.json").write_text('{"objective": {"name": "byol"}}')
+        saved = self.workdir / "checkpoints" / "5"
+        saved.mkdir(parents=True)
+        (saved / "manifest.json").touch()
+        text = '{"objective": {"name": "byol"}}'
+        (self.workdir / "config.json").write_text(text)
         self.train(message="holds a run of 'byol', not of 'simclr'; give another --workdir")
-        self.assertEqual(sorted(p.name for p in self.workdir.iterdir()), [".lock", "config.json"])
+        self.assertEqual((self.workdir / "config.json").read_text(), text)
 
     def test_a_reader_that_has_seen_enough(self):
         """`ssl-jax --help | head -1`."""

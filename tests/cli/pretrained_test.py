@@ -98,10 +98,25 @@ class PretrainedTest(parameterized.TestCase):
             pretrained.check(made)
         self.assertLess(len(str(caught.exception).splitlines()), 2)
 
+    def test_what_shapes_do_not_tell_must_be_the_same(self):
+        saved(self.folder)
+        path = Path(self.folder) / "config.json"
+        config = json.loads(path.read_text())
+        config["backbone"] = {"name": "resnet", "depth": 8, "num_filters": 4, "stem": "cifar"}
+        files.write_json(path, config)
+        made = experiment("supervised", ("train.init_from", self.folder))
+        with self.assertRaisesRegex(
+            UserError, "init_from: .*backbone.stem is 'small' here and 'cifar' there"
+        ):
+            pretrained.check(made)
+
     def test_missing_and_left(self):
         given = ({"a": np.zeros(2), "mask_token": np.zeros(1)}, {})
-        found, left = pretrained.fit(given, ({"a": np.ones(2)}, {}), "W")
+        like = ({"a": np.ones(2)}, {})
+        found, left = pretrained.fit(given, like, "W")
         self.assertEqual((list(found[0]), left), (["a"], ["mask_token"]))
+        with self.assertRaisesRegex(UserError, "the file's has besides registers"):
+            pretrained.fit(({"a": np.zeros(2), "registers": np.zeros(1)}, {}), like, "W")
         with self.assertRaisesRegex(UserError, "missing b, c, d and 1 more"):
             pretrained.fit(given, ({k: np.zeros(2) for k in "abcde"}, {}), "W")
 

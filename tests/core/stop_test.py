@@ -4,13 +4,15 @@ import contextlib
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 from absl.testing import absltest
 
-from ssl_jax.core.stop import Stop
+from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 
 
@@ -35,6 +37,49 @@ class StopTest(absltest.TestCase):
         code, said = self.asked(signal.SIGINT)
         self.assertEqual(code, INTERRUPTED)
         self.assertIn("Ctrl-C ends at once", said)
+
+    def test_a_region_is_cut_short_once(self):
+        for number, code in ((signal.SIGTERM, PREEMPTED), (signal.SIGINT, INTERRUPTED)):
+            err, after = io.StringIO(), []
+            with contextlib.redirect_stderr(err), Stop() as stop:
+                with self.assertRaises(Interrupted), stop.region("nothing is saved"):
+                    os.kill(os.getpid(), number)
+                    time.sleep(30)
+                self.assertEqual(stop.code, code)
+                with self.assertRaises(Interrupted):  # whoever asked is remembered
+                    stop.check()
+                with self.assertRaises(Interrupted), stop.region("likewise"):
+                    after.append("entered")
+                deadline = time.monotonic() + 30
+                while "nothing is saved" not in err.getvalue():
+                    self.assertLess(time.monotonic(), deadline)
+                    time.sleep(0.001)
+            self.assertEqual(after, [])
+
+    def test_what_follows_a_region_is_not_cut_short(self):
+        with contextlib.redirect_stderr(io.StringIO()), Stop() as stop:
+            with self.assertRaises(Interrupted), stop.region("saved first"):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(30)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)  # a save
+            self.assertEqual(stop.code, PREEMPTED)
+
+    def test_a_main_thread_that_does_not_hear_is_left(self):
+        """What must be saved is saved by another thread, and the process ends."""
+        script = (
+            "import hashlib, os, signal, threading\n"
+            "from ssl_jax.core.stop import Stop\n"
+            "with Stop() as stop, stop.region('saved first', lambda: print('saved', flush=True)):\n"
+            "    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+            "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"  # minutes in C
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+        )
+        self.assertEqual(done.returncode, PREEMPTED, done.stderr)
+        self.assertEqual(done.stdout, "saved\n")
+        self.assertIn("asked to end; saved first", done.stderr)
 
     def test_what_was_before_is_there_again(self):
         seen = []

@@ -1,12 +1,15 @@
 """An encoder that is called on images: crops, layers, gradients, its digest."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+import ssl_jax
 from ssl_jax import nets
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
@@ -17,13 +20,15 @@ from ssl_jax.embed import encoder as encoder_module
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
+from ssl_jax.weights import files, networks
 
 SIZE = 16
+VIT = dict(dim=16, depth=2, heads=2, patch=8)
 
 
 def small(name="resnet_small", channels=3, seed=0, **arch) -> Encoder:
     """A tiny encoder with random weights, read at its last layer."""
-    tiny = {"resnet_small": dict(width=4), "vit": dict(dim=16, depth=2, heads=2, patch=8)}
+    tiny = {"resnet_small": dict(width=4), "vit": VIT}
     arch = {**tiny[name], **arch} | ({"image_size": SIZE, "size": None} if name == "vit" else {})
     net = nets.make_backbone(name, channels, arch)
     params, stats = net.init(jax.random.key(seed))
@@ -101,6 +106,19 @@ class EncoderTest(parameterized.TestCase):
         self.assertEqual(encoder.at("block1", "grid").probe, Probe(-2, "grid"))
         with self.assertRaisesRegex(UserError, "own output, after its last stage; stage -2 has"):
             encoder.at(-2, "pooled")
+        weights = networks.flat(encoder.params, {})
+        path = Path(self.create_tempdir().full_path, "timm.safetensors")
+        backbone = options | {"name": "vit", "size": None, "image_size": SIZE, **VIT}
+        about = {"format": "timm", "backbone": json.dumps(backbone), "channels": "3"}
+        files.write(path, networks.to_timm(weights, backbone), about)
+        loaded = ssl_jax.load(path)  # which is timm's model(x)
+        self.assertEqual(loaded.probe, Probe(-1, "pooled"))
+        np.testing.assert_allclose(
+            loaded(loaded.preprocess(pixels)),
+            dataclasses.replace(encoder, view=loaded.view)(loaded.preprocess(pixels)),
+            rtol=1e-4,
+            atol=1e-5,
+        )
         resnet = small().at(pool="pooled")
         np.testing.assert_array_equal(resnet(pixels), resnet.at(pool="avg")(pixels))
 

@@ -133,7 +133,7 @@ class SettingsTest(absltest.TestCase):
     def test_without_the_library(self):
         with (
             mock.patch.dict("sys.modules", {"imagecorruptions": None}),
-            self.assertRaisesRegex(UserError, r"pip install 'ssl-jax\[robustness\]'"),
+            self.assertRaisesRegex(UserError, r"pip install -e '\.\[robustness\]'"),
         ):
             corruptions.library()
 

@@ -24,7 +24,7 @@ from ssl_jax.report import look
 QUICK = {
     "attentive": {"epochs": 2, "batch_size": 4, "heads": 2},
     "fewshot": {"draws": 2, "fractions": (0.1,)},
-    "svm": {"shots": (1, 4), "draws": 1, "costs": (0.1, 1.0)},
+    "svm": {"shots": (1, 3), "draws": 1, "costs": (0.1, 1.0)},
     "clustering": {"runs": 1},
     "lidar": {"views": 2},
     "logistic": {"count": 3},

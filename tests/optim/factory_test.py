@@ -37,7 +37,7 @@ def net(seed=0):
     return jax.tree.map(draw, shapes, is_leaf=lambda s: isinstance(s, tuple))
 
 
-def build(params, groups=None, total_steps=100, **config):
+def build(params, groups=None, total_steps=100, decays="", **config):
     settings = {"lr_scaling": "none", "schedule": "constant", "lr": 0.1} | config
     return make_optimizer(
         OptimConfig(**settings),
@@ -46,6 +46,7 @@ def build(params, groups=None, total_steps=100, **config):
         batch_size=256,
         total_steps=total_steps,
         steps_per_epoch=10,
+        decays=decays,
     )
 
 
@@ -148,6 +149,9 @@ class RulesTest(parameterized.TestCase):
         decayed = {path for path, u in updates.items() if float(jnp.abs(u).max()) > 0}
         matrices = {path for path in updates if path.endswith("kernel")}
         self.assertEqual(decayed, matrices | {"backbone/pos_embed", "backbone/registers"})
+        tx, _ = build(params, name=name, lr=0.1, weight_decay=0.5, decays="cls_token$")
+        token = first(tx, params, zeros)["backbone"]["cls_token"]
+        self.assertGreater(float(jnp.abs(token).max()), 0)
         self.assertContainsSubset(
             ["backbone/blocks/gamma1", "backbone/cls_token", "temperature/log"], updates
         )

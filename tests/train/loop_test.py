@@ -8,19 +8,35 @@ from absl.testing import absltest, parameterized
 from rich.console import Console
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.stop import Interrupted
 from ssl_jax.train import loop
 from ssl_jax.train.progress import ProgressLine, duration
 
 
 class LoopTest(parameterized.TestCase):
     def run_loop(
-        self, start, stop, bad_at=None, log_every=1, saved=None, end_at=None, skipped=0, **how
+        self,
+        start,
+        stop,
+        bad_at=None,
+        log_every=1,
+        saved=None,
+        end_at=None,
+        skipped=0,
+        cut="",
+        **how,
     ):
+        """`cut` is the event that somebody interrupts."""
         events = []
         saved = [] if saved is None else saved
 
+        def note(event):
+            events.append(event)
+            if event == cut:
+                raise Interrupted
+
         def step(state, batch):
-            events.append(f"step {state}")
+            note(f"step {state}")
             bad = -1 if bad_at is None or state < bad_at else bad_at
             metrics = {"train/loss": np.float32(state), "bad_step": np.int32(bad)}
             metrics["skipped"] = np.int32(skipped)
@@ -28,11 +44,11 @@ class LoopTest(parameterized.TestCase):
 
         def batches():
             for i in range(start, stop):
-                events.append(f"batch {i}")
+                note(f"batch {i}")
                 yield {"index": np.zeros(4)}
 
         def evaluate(state, at):
-            events.append(f"evaluate {at}")
+            note(f"evaluate {at}")
             return {"eval/x": 1.0}
 
         hooks = loop.Hooks(
@@ -44,7 +60,7 @@ class LoopTest(parameterized.TestCase):
             ),
             save_at=lambda s: s == 2,
             log=lambda at, values: events.append(f"log {at} {sorted(values)[0]}"),
-            refresh=lambda state: events.append("refresh") or state,
+            refresh=lambda state: note("refresh") or state,
             refresh_at=lambda s: s == 2,
             end_at=lambda s: s == end_at,
         )
@@ -54,7 +70,8 @@ class LoopTest(parameterized.TestCase):
                 start=start, stop=stop, batch_size=4, log_every=log_every, **how,
             )  # fmt: skip
         self.assertEqual(out, reached)
-        self.assertEqual(reached, stop if end_at is None else end_at)
+        if not cut:
+            self.assertEqual(reached, stop if end_at is None else end_at)
         return events
 
     def test_the_order(self):
@@ -80,6 +97,23 @@ class LoopTest(parameterized.TestCase):
         self.assertEqual(events[:3], ["evaluate 2", "log 2 eval/x", "refresh"])
         events = self.run_loop(0, 9, end_at=1)  # nothing is due there
         self.assertEqual(events[-2:], ["log 1 perf/data_wait", "save 1"])
+
+    @parameterized.parameters(
+        (0, "evaluate 0", []),  # nothing was trained
+        (0, "batch 0", []),
+        (0, "step 0", []),  # the compilation
+        (2, "refresh", []),  # of a run that goes on: step 2 is saved
+        (2, "step 2", []),
+        (0, "batch 1", ["save 1"]),
+        (0, "evaluate 2", ["save 2, not evaluated"]),
+        (1, "refresh", ["save 2", "save 2"]),  # the second one `Checkpoints` leaves out
+        (1, "evaluate 4", ["save 2", "save 4, not evaluated"]),
+    )
+    def test_what_is_cut_short_is_left_out_and_the_steps_are_saved(self, start, cut, saves):
+        events = self.run_loop(start, 9, cut=cut)
+        self.assertEqual([e for e in events if e.startswith("save")], saves)
+        after = events[events.index(cut) + 1 :]
+        self.assertFalse([e for e in after if not e.startswith(("log", "save"))])
 
     def test_a_bad_state_is_not_saved_by_who_is_asked_to_end(self):
         saved = []
@@ -122,7 +156,8 @@ class ProgressTest(absltest.TestCase):
 
     def test_plain_lines_where_there_is_no_terminal(self):
         out = io.StringIO()
-        with ProgressLine(Console(file=out, width=100), 0, 10) as progress:
+        with ProgressLine(Console(file=out, width=100)) as progress:
+            progress.begin(0, 10)
             progress.update(1, self.VALUES)
             progress.update(2, self.VALUES)  # too soon
             progress.update(10, self.VALUES | {"perf/mfu": 0.5})  # the last one always
@@ -133,10 +168,41 @@ class ProgressTest(absltest.TestCase):
         )
         self.assertIn("MFU 50%", lines[1])
 
+    def test_each_phase_is_named_once_and_what_takes_long_in_detail(self):
+        out = io.StringIO()
+        with ProgressLine(Console(file=out, width=100)) as progress:
+            for protocol in ("knn", "fewshot", "clustering"):
+                progress.phase("measuring", protocol)
+            progress._named -= 10
+            progress.phase("measuring", "retrieval")
+            progress.phase("saving", brief=True)
+            progress.phase("compiling the training step")
+            progress.begin(0, 10)
+            progress.update(1, self.VALUES)
+        self.assertEqual(
+            [line.partition("  loss")[0] for line in out.getvalue().splitlines()],
+            [
+                "measuring ...",
+                "measuring: retrieval ...",
+                "compiling the training step ...",
+                "step      1/10",
+            ],
+        )
+
     def test_a_live_line_in_a_terminal(self):
         out = io.StringIO()
-        with ProgressLine(Console(file=out, width=100, force_terminal=True), 0, 10) as progress:
+        with ProgressLine(Console(file=out, width=100, force_terminal=True)) as progress:
+            progress.phase("measuring", "[knn] (1 of 2)")
+            progress._live.refresh()
+            self.assertIn("measuring: [knn] (1 of 2) ...", out.getvalue())
+            progress.begin(0, 10)
             progress.update(4, self.VALUES)
+            progress._live.refresh()
+            progress.phase("saving", brief=True)
+            progress._live.refresh()
+            self.assertIn("saving ...", out.getvalue())
+            out.truncate(0)
+            progress.back("training")
             progress._live.refresh()
         self.assertIn("loss 1.5000", out.getvalue())
 

@@ -24,9 +24,23 @@ class WorkdirTest(parameterized.TestCase):
         super().setUp()
         self.folder = Path(self.create_tempdir().full_path) / "run"
 
-    def test_a_run_goes_on_with_its_config(self):
+    def start(self):
+        """A run with a checkpoint."""
         with workdir.opened(self.folder, CONFIG):
             self.assertEqual(workdir.read_config(self.folder), CONFIG)
+            step = self.folder / "checkpoints" / "3"
+            step.mkdir(parents=True)
+            (step / "manifest.json").touch()
+
+    def test_a_run_without_a_checkpoint_starts_anew_with_any_config(self):
+        with workdir.opened(self.folder, CONFIG):
+            (self.folder / "checkpoints" / "3").mkdir(parents=True)  # never finished
+        other = changed(objective__name="b", train__steps=9)
+        with workdir.opened(self.folder, other):
+            self.assertEqual(workdir.read_config(self.folder), other)
+
+    def test_a_run_goes_on_with_its_config(self):
+        self.start()
         with workdir.opened(self.folder, changed(train__log_every=7)):
             self.assertEqual(workdir.read_config(self.folder)["train"]["log_every"], 7)
 
@@ -37,8 +51,7 @@ class WorkdirTest(parameterized.TestCase):
         ({"train__new": 1}, r"train.new \(was None, now 1\)"),
     )
     def test_a_config_that_changes_the_result_is_refused(self, keys, message):
-        with workdir.opened(self.folder, CONFIG):
-            pass
+        self.start()
         with (
             self.assertRaisesRegex(UserError, message),
             workdir.opened(self.folder, changed(**keys)),

@@ -1,14 +1,19 @@
 """Files of tensors: they come back as they were, and a wrong one is told in one line, unrun."""
 
+import collections
 import importlib.util
+import io
+import json
 import pickle
 import sys
+import types
 import zipfile
 from pathlib import Path
 from unittest import mock
 
 import ml_dtypes
 import numpy as np
+import safetensors.numpy
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
@@ -20,6 +25,20 @@ TENSORS = {
     "narrow": np.array([1, 1.5, -3], ml_dtypes.bfloat16),
     "count": np.array([7], np.int64),
 }
+
+
+def _member(shape):
+    """A .npy that says it has this shape, without its numbers."""
+    file = io.BytesIO()
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+    return file.getvalue()
+
+
+def _text(value):
+    file = io.BytesIO()
+    np.save(file, np.array(value))
+    return file.getvalue()
 
 
 class Evil:
@@ -77,8 +96,70 @@ class FilesTest(parameterized.TestCase):
             path.write_bytes(whole[: int(len(whole) * share)])
             self.assert_one_line(path, "no whole|cut short")
 
+    def test_a_flipped_bit_of_a_compressed_one(self):
+        arrays = {name: np.asarray(array, np.float32) for name, array in TENSORS.items()}
+        np.savez_compressed(self.folder / "w.npz", **arrays)
+        whole, draws = (self.folder / "w.npz").read_bytes(), np.random.default_rng(0)
+        for _ in range(60):
+            flipped = bytearray(whole)
+            flipped[draws.integers(len(flipped))] ^= 1 << int(draws.integers(8))
+            (self.folder / "z.npz").write_bytes(flipped)
+            try:
+                files.read(self.folder / "z.npz")
+            except UserError as e:
+                self.assertLen(str(e).splitlines(), 1)
+
+    @parameterized.parameters(
+        ("a", _member((2**40, 4)), r"a of shape \(1099511627776, 4\) needs .* 0 are there"),
+        ("a", b"\x93NUMPY\x01\x00\x46\x00" + b"(" * 70, "or is broken"),
+        ("a", b"\x93NUMPY\x07\x00", "unknown version of .npy"),
+        ("a", _text(["text"]), "a holds <U4, not numbers"),
+        ("__metadata__", _text("[1]"), "no JSON object of texts"),
+        ("__metadata__", _text("[" * 100_000), "no JSON: nested too deeply"),
+        ("__metadata__", _text('{"a": 1}'), "no JSON object of texts"),
+        ("__metadata__", _text('{"__bfloat16__": ["b"]}'), "no such bfloat16 tensor: 'b'"),
+    )
+    def test_hostile_arrays(self, name, content, message):
+        with zipfile.ZipFile(self.folder / "m.npz", "w") as archive:
+            archive.writestr(f"{name}.npy", content)
+        self.assert_one_line(self.folder / "m.npz", message)
+
+    def in_parts(self, **where):
+        """Two files of tensors and their index, in which `where` replaces entries."""
+        safetensors.numpy.save_file({"a": np.ones(2)}, self.folder / "m-1.safetensors")
+        safetensors.numpy.save_file({"b": np.zeros(3)}, self.folder / "m-2.safetensors")
+        listed = {"a": "m-1.safetensors", "b": "m-2.safetensors"} | where
+        index = self.folder / "model.safetensors.index.json"
+        index.write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+        return index
+
+    def test_several_files(self):
+        index = self.in_parts()
+        (self.folder / "config.json").write_text('{"hidden_size": 8}')
+        for path in (index, self.folder):
+            found = files.read(path)
+            self.assertEqual({k: len(v) for k, v in found.tensors.items()}, {"a": 2, "b": 3})
+            self.assertEqual(found.beside, {"config": {"hidden_size": 8}})
+        (self.folder / "config.json").write_text('{"objective": {}}')  # of a run of ours
+        self.assertEqual(files.read(index).beside, {})
+        (self.folder / "config.json").write_text("[" * 100_000)
+        with self.assertRaisesRegex(UserError, "cannot read .*config.json: nested too deeply"):
+            files.read(index)
+
+    @parameterized.parameters(
+        ({"b": "m-3.safetensors"}, "index.json names m-3.safetensors, and there is no such file"),
+        ({"b": "../m-2.safetensors"}, "expected a file of the same folder"),
+        ({"b": 7}, "expected a file of the same folder"),
+        ({"c": "m-1.safetensors"}, "m-1.safetensors holds no tensor c"),
+    )
+    def test_an_index_that_does_not_fit(self, where, message):
+        self.assert_one_line(self.in_parts(**where), message)
+
     def test_folder_and_nothing(self):
-        self.assert_one_line(self.folder, "is a folder")
+        self.assert_one_line(self.folder, r"holds neither a run .* nor weights \(model.safetensors")
+        for name in ("a.pth", "b.pth"):
+            (self.folder / name).write_bytes(b"x")
+        self.assert_one_line(self.folder, "several files of weights: name one, a.pth")
         self.assert_one_line(self.folder / "no.npz", "no file")
 
     def test_no_code_is_run(self):
@@ -116,6 +197,41 @@ class FilesTest(parameterized.TestCase):
             found = files.read(self.folder / "w.pth").tensors
             self.assertEqual(set(found), {"model.a", "model.b"})
             np.testing.assert_array_equal(found["model.b"], np.ones(2, np.float32))
+
+    @absltest.skipUnless(importlib.util.find_spec("torch"), "torch is not installed")
+    def test_settings_beside_the_tensors(self):
+        import torch
+
+        made = types.ModuleType("omegaconf.dictconfig")
+        made.DictConfig = type("DictConfig", (), {"__module__": made.__name__})
+        settings = made.DictConfig()
+        settings.__dict__ |= {"lr": 0.1, "of": dict, "kind": int}
+        beside = {
+            "cfg": settings,
+            "best": np.float64(0.5),
+            "steps": np.int64(3),
+            "out": Path("/x"),
+            "scores": collections.defaultdict(dict, {"knn": torch.ones(3)}),
+            "set": {1, 2},
+        }
+        modules = {"omegaconf": types.ModuleType("omegaconf"), made.__name__: made}
+        with mock.patch.dict(sys.modules, modules):
+            torch.save({"model": {"a": torch.ones(2)}} | beside, self.folder / "w.pth")
+        found = files.read(self.folder / "w.pth").tensors  # without omegaconf
+        self.assertEqual(set(found), {"model.a", "scores.knn"})
+
+    @absltest.skipUnless(importlib.util.find_spec("torch"), "torch is not installed")
+    def test_hostile_tensors(self):
+        import torch
+
+        path, itself = self.folder / "w.pth", {"a": torch.ones(2)}
+        itself["itself"] = itself
+        torch.save(itself, path)
+        self.assert_one_line(path, "is broken: RecursionError")
+        torch.save({"a": torch.ones(1).expand(2**20, 2**20)}, path)
+        self.assert_one_line(path, r"a of shape \(1048576, 1048576\) is no part of a file of")
+        torch.save({"a": (getattr, "x")}, path)
+        self.assert_one_line(path, r"holds code \(__builtin__.getattr\)")
 
     def test_what_cannot_be_written_leaves_nothing(self):
         with self.assertRaisesRegex(UserError, "cannot write .*nowhere"):

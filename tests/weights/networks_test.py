@@ -31,7 +31,8 @@ class InferenceTest(parameterized.TestCase):
         SWIN,
     )
     def test_same_variables(self, **backbone):
-        weights = of(plain(backbone), {"heads": 2} if backbone["name"] == "vit" else None)
+        asked = {"heads": 2} | ({"mlp": "gelu"} if "pre_norm" in backbone else {})
+        weights = of(plain(backbone), asked if backbone["name"] == "vit" else None)
         like = networks.flat(*networks.shapes(networks.build(backbone, 3)))
         found = networks.flat(*networks.shapes(weights.net))
         shapes = lambda tree: {path: leaf.shape for path, leaf in tree.items()}  # noqa: E731
@@ -78,6 +79,49 @@ class InferenceTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "F: names of a known layout, but other tensors"):
             of(file)
 
+    @parameterized.parameters(
+        ({}, 192, 3), ({}, 384, 6), ({"heads": 4}, 384, 4), ({"name": "vit", "heads": 2}, 16, 2)
+    )
+    def test_heads_of_a_published_width_or_as_given(self, given, dim, heads):
+        backbone = VIT | {"dim": dim, "depth": 1, "heads": 1, "image_size": 8}
+        given = backbone | given if "name" in given else given
+        self.assertEqual(of(plain(backbone), given).backbone["heads"], heads)
+
+    def test_heads_of_widths_on_which_networks_disagree(self):
+        for more in ({"dim": 128}, {"dim": 768, "mlp_ratio": 3.0}):
+            with self.assertRaisesRegex(UserError, "do not tell how many heads a width of"):
+                of(plain(VIT | {"depth": 1, "heads": 1} | more))
+
+    def test_a_config_beside_it_tells_heads_and_more(self):
+        beside = {"config": {"hidden_size": 8, "num_attention_heads": 2, "hidden_act": "gelu"}}
+        beside["config"] |= {"layer_norm_eps": 1e-5, "num_hidden_layers": 2, "patch_size": 4}
+        file = TensorFile(plain(VIT), {}, beside)
+        found = networks.of_file(file, "F").backbone
+        self.assertEqual((found["heads"], found["mlp"], found["norm_eps"]), (2, "gelu", 1e-5))
+        for key, value, message in (
+            ("hidden_act", "relu", "F: its config.json says hidden_act='relu'; ours has gelu"),
+            ("hidden_size", 16, "the config beside it says dim=16, its tensors 8"),
+            ("num_attention_heads", "x", "num_attention_heads='x'; expected a positive whole"),
+            ("layer_norm_eps", [], "layer_norm_eps"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                other = {"config": beside["config"] | {key: value}}
+                networks.of_file(TensorFile(plain(VIT), {}, other), "F")
+        with self.assertRaisesRegex(UserError, "F: backbone.heads is 4 here and 2 there"):
+            networks.of_file(file, "F", VIT | {"heads": 4, "norm_eps": 1e-5}, 3)
+        with self.assertRaisesRegex(UserError, "give --config.backbone.norm_eps=1e-05"):
+            networks.of_file(file, "F", VIT, 3)
+
+    def test_settings_of_timm_and_open_clip_beside_it(self):
+        clip = plain(VIT | {"pre_norm": True})
+        timm = {"architecture": "vit_x_clip_quickgelu_224", "model_args": {"num_heads": 4}}
+        found = networks.of_file(TensorFile(clip, {}, {"config": timm}), "F").backbone
+        self.assertEqual((found["heads"], found["mlp"]), (4, "quick_gelu"))
+        vision = {"width": 8, "patch_size": 4, "head_width": 4}
+        open_clip = {"open_clip": {"model_cfg": {"vision_cfg": vision}}}
+        found = networks.of_file(TensorFile(clip, {}, open_clip), "F").backbone
+        self.assertEqual((found["heads"], found["mlp"]), (2, "gelu"))
+
     def test_heads_are_asked_for(self):
         with self.assertRaisesRegex(UserError, "F: .*width of 8 has; give --config.backbone.heads"):
             of(plain(VIT))
@@ -89,6 +133,33 @@ class InferenceTest(parameterized.TestCase):
             UserError, r"F: no ResNet of ours has basic blocks \(2, 2, 2\)"
         ):
             of(file)
+
+
+class HostileTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ({"backbone": "[1]"}, r"F: backbone=\[1\] of 3 channels is no network"),
+        ({"backbone": "[" * 100_000}, "do not say which network"),
+        ({"backbone": '{"name": "vit", "size": [1]}'}, "F: "),
+        ({"backbone": '{"name": "vit", "image_size": 1e400}'}, "F: "),
+        ({"backbone": '{"name": "resnet", "depth": "x"}'}, "F: "),
+        ({"channels": "1e9"}, "F: .* channels"),
+        ({"channels": "-1"}, "F: images of -1 channels"),
+    )
+    def test_metadata_of_our_own_format(self, more, message):
+        metadata = {"format": "ssl_jax", "channels": "3", "backbone": json.dumps(RESNET)} | more
+        with self.assertRaisesRegex(UserError, message):
+            networks.of_file(TensorFile({"a": np.zeros(2, np.float32)}, metadata), "F")
+
+    @parameterized.parameters((), (0,), (3, 0), (1, 1, 1, 1), (2, 2, 2, 2, 2))
+    def test_shapes_of_a_public_one(self, *shape):
+        for backbone in (VIT, RESNET, SWIN):
+            file = {name: np.zeros(shape, np.float32) for name in plain(backbone)}
+            with self.assertRaisesRegex(UserError, "^F: "):
+                of(file, {"heads": 1})
+
+    def test_texts_in_the_place_of_numbers(self):
+        with self.assertRaisesRegex(UserError, "F: x holds <U1, not numbers"):
+            of(plain(RESNET) | {"x": np.array(["a"])})
 
 
 class PositionsTest(parameterized.TestCase):
@@ -135,12 +206,47 @@ class FitTest(parameterized.TestCase):
             r".*The file's is: name='resnet', depth=18.*num_filters=4",
         ):
             of(plain(RESNET), RESNET | {"num_filters": 8}, 3)
-        with self.assertRaisesRegex(UserError, "F holds a vit, and backbone.name is 'resnet'"):
+        with self.assertRaisesRegex(UserError, "F: it holds a vit, and backbone.name is 'resnet'"):
             of(plain(VIT), RESNET, 3)
         with self.assertRaisesRegex(UserError, r"missing mask_token \(mask_token\)"):
             of(plain(VIT), VIT | {"mask_token": True}, 3)
         with self.assertRaisesRegex(UserError, r"patch_embed/kernel \(4, 4, 3, 8\) for \(4, 4, 1"):
             of(plain(VIT), VIT, 1)
+
+    @parameterized.parameters(
+        (VIT, "blocks.{}.attn.q_norm.weight", "blocks.*.attn.q_norm.weight"),
+        (VIT, "blocks.{}.attn.gate", "blocks.*.attn.gate"),
+        (VIT, "fc_norm.weight", "fc_norm.weight"),
+        (VIT, "dist_token", "dist_token"),
+        (VIT, "attn_pool.latent", "attn_pool.latent"),
+        (RESNET, "layer1.{}.se.fc1.weight", "layer1.*.se.fc1.weight"),
+        (RESNET, "global_pool.weight", "global_pool.weight"),
+        (SWIN, "layers.0.blocks.{}.attn.logit_scale", "layers.*.blocks.*.attn.logit_scale"),
+    )
+    def test_more_in_the_network_than_in_ours_is_refused(self, backbone, name, shown):
+        more = {name.format(i): np.ones(3, np.float32) for i in range(2)}
+        file, given = plain(backbone) | more, {"heads": 2} if backbone is VIT else None
+        with self.assertRaises(UserError) as caught:
+            of(file, given)
+        self.assertIn(f"the file's has besides {shown}. Without", str(caught.exception))
+        with self.assertRaisesRegex(UserError, "has besides"):
+            of(file, backbone, 3)
+        self.assertEqual(set(of(file, given, strict=False).report.skipped), set(more))
+
+    def test_what_follows_the_network_is_left(self):
+        names = ("head.weight", "fc.bias", "pre_logits.fc.weight", "lm_head.weight", "mask_token")
+        names += ("projection_head.9.x", "pooler.dense.weight", "decoder_pos_embed", "queue")
+        weights = of(plain(VIT) | dict.fromkeys(names, np.ones((1, 1, 8))), {"heads": 2})
+        self.assertContainsSubset(set(weights.report.skipped), names)
+
+    def test_more_blocks_than_ours(self):
+        with self.assertRaisesRegex(UserError, r"has besides blocks\.\*\.attn"):
+            of(plain(VIT), VIT | {"depth": 1}, 3)
+
+    def test_what_was_taken_is_told(self):
+        told = of(plain(VIT) | {"head.weight": np.ones((3, 8))}, {"heads": 2}).taken
+        self.assertRegex(told, r"^F: \d+ tensors, vit; backbone: .*heads=2.*3 channels")
+        self.assertEndsWith(told, "; left there: head.weight")
 
     def test_not_strict(self):
         file = plain(RESNET) | drawn({"extra.weight": (3,)})
@@ -164,6 +270,11 @@ class FitTest(parameterized.TestCase):
         )
         with self.assertRaisesRegex(UserError, "another network than `backbone`: of another shape"):
             networks.of_file(TensorFile(named, metadata), "F", RESNET | {"num_filters": 8}, 3)
+        more = named | {"backbone/registers": np.zeros((1, 2, 4), np.float32)}
+        with self.assertRaisesRegex(UserError, "the file's has besides registers"):
+            networks.of_file(TensorFile(more, metadata), "F").variables()
+        with self.assertRaisesRegex(UserError, "F: backbone.stride_in_1x1 is True here and False"):
+            networks.of_file(TensorFile(named, metadata), "F", RESNET | {"stride_in_1x1": True}, 3)
         with self.assertRaisesRegex(UserError, "do not say which network"):
             networks.of_file(TensorFile(named, {"format": "ssl_jax"}), "F")
 

@@ -339,7 +339,11 @@ class ReleasesTest(parameterized.TestCase):
             got["text/blocks/attn/qkv/bias"][1], text["blocks.1.attn.qkv.bias"]
         )
         self.assertEqual(weights.report.skipped, ())
-        inferred = networks.of_file(TensorFile(file, {}), "F", {"heads": 2}).backbone
+        with self.assertRaisesRegex(UserError, "F: shapes do not tell the nonlinearity of CLIP's"):
+            networks.of_file(TensorFile(file, {}), "F", {"heads": 2})
+        asked = {"heads": 2, "mlp": "quick_gelu"}
+        inferred = networks.of_file(TensorFile(file, {}), "F", asked).backbone
+        self.assertEqual(inferred["mlp"], "quick_gelu")
         self.assertTrue(inferred["pre_norm"])
         self.assertEqual(inferred["norm_eps"], 1e-5)
 

@@ -15,6 +15,8 @@ class ExportTest(parameterized.TestCase):
     @parameterized.parameters(
         (RESNET, "timm", 3),
         (RESNET | {"stem": "cifar"}, "timm", 3),
+        (RESNET | {"num_filters": 4, "stem": "small"}, "timm", 3),
+        ({"name": "resnet_small", "width": 4}, "torchvision", 1),  # what `auto` trains on a CPU
         (VIT, "timm", 1),
         (VIT | {"position": "sincos"}, "timm", 3),
         (VIT | {"cls_token": False, "pool": "avg", "norm_after_pool": True}, "timm", 3),
@@ -44,13 +46,17 @@ class ExportTest(parameterized.TestCase):
         self.assertEqual(
             lines[-1], "model = timm.create_model('resnet18', num_classes=0, in_chans=3)"
         )
+        thin = {"name": "resnet", "depth": 50, "num_filters": 4}
+        _, lines = timm.export(variables(thin), thin, 3, "timm")
+        self.assertIn(
+            "model.layer1 = nn.Sequential(Block(4, 4, 1, nn.Sequential(nn.Conv2d(4, 16, 1, 1, "
+            "bias=False), nn.BatchNorm2d(16))), Block(16, 4), Block(16, 4))",
+            lines,
+        )
         tensors, lines = timm.export(variables(VIT), VIT, 3, "torchvision")
         self.assertIn("encoder.layers.encoder_layer_0.self_attention.in_proj_weight", tensors)
 
     @parameterized.parameters(
-        (RESNET | {"num_filters": 16}, "timm", "num_filters=16"),
-        ({"name": "resnet_small"}, "timm", "'resnet_small'"),
-        (RESNET | {"stem": "small"}, "timm", "stem='small'"),
         ({"name": "resnet", "depth": 50, "sk_ratio": 0.1}, "timm", "sk_ratio=0.1"),
         ({"name": "resnet", "depth": 50, "stride_in_1x1": True}, "timm", "stride_in_1x1"),
         (VIT | {"norm_eps": 1e-5}, "timm", "norm_eps"),

@@ -1,0 +1,89 @@
+"""A chain of augmentation as plain values, so that a config can hold one and a run can keep it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ssl_jax.core.config import check
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Finite, NonNegative, Positive, Probability
+
+Kind = Literal["torchvision", "simclr", "byol"]  # whose colour jitter
+Padding = Literal["zero", "edge"]
+Strengths = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Ranges of a random affine map; each draw is uniform in [-x, x].
+
+    Attributes:
+      rotation: radians.
+      log_scale: of the height and the width, each drawn apart.
+      shear: pixels a pixel.
+      shift: share of the image's side.
+      padding: what lies outside of the image.
+    """
+
+    rotation: NonNegative = 0.0
+    log_scale: NonNegative = 0.0
+    shear: NonNegative = 0.0
+    shift: NonNegative = 0.0
+    padding: Padding = "zero"
+
+    def __post_init__(self) -> None:
+        check(self, "recipe.affine")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A chain: flip, affine, RandAugment, colour jitter, grey, blur, solarize, noise, normalise.
+
+    Attributes:
+      flip: probability of mirroring.
+      affine: a random affine map, or None.
+      jitter: strengths of brightness, contrast, saturation and hue, as in `color_jitter`.
+      jitter_p, gray_p, blur_p, solarize_p: probabilities.
+      jitter_kind: whose colour jitter.
+      gray_first: grey before the colour jitter, not after it.
+      noise: standard deviation of Gaussian noise, before the normalisation and not clipped.
+      rand_augment: magnitude of RandAugment, of 10; 0 for none.
+      mean, std: of each channel of images in [0, 1], or one number for all of them.
+    """
+
+    flip: Probability = 0.0
+    affine: Affine | None = None
+    jitter: Strengths = (0.0, 0.0, 0.0, 0.0)
+    jitter_p: Probability = 0.8
+    jitter_kind: Kind = "torchvision"
+    gray_p: Probability = 0.0
+    blur_p: Probability = 0.0
+    solarize_p: Probability = 0.0
+    gray_first: bool = False
+    noise: NonNegative = 0.0
+    rand_augment: NonNegative = 0.0
+    mean: tuple[Finite, ...] = IMAGENET_MEAN
+    std: tuple[Positive, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        check(self, "recipe")
+        if self.jitter[3] > 0.5:
+            raise UserError(f"recipe.jitter: a hue of {self.jitter[3]} is beyond 0.5, all colours")
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise UserError(
+                f"recipe: mean has {len(self.mean)} values and std {len(self.std)}; give each one "
+                "value per channel, or one for all"
+            )
+
+    def unused(self) -> dict[str, str]:
+        """Fields that nothing reads, and why."""
+        no_jitter, no_grey = "jitter is (0, 0, 0, 0)", "gray_p is 0"
+        found = {} if any(self.jitter) else {"jitter_p": no_jitter, "jitter_kind": no_jitter}
+        return found | ({} if self.gray_p else {"gray_first": no_grey})
+
+    @property
+    def scalable(self) -> bool:
+        """Whether there is a distortion that `View.strength` multiplies."""
+        return bool(self.affine or any(self.jitter) or self.noise or self.rand_augment)
