@@ -65,6 +65,10 @@ class OnlineProbe(Objective):
         return self.method.probe_every_stage
 
     @property
+    def least_batch(self) -> int:  # type: ignore[override]
+        return self.method.least_batch
+
+    @property
     def refresh_groups(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.method.refresh_groups
 
