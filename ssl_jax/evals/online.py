@@ -69,6 +69,10 @@ class OnlineProbe(Objective):
         return self.method.least_batch
 
     @property
+    def decays(self) -> str:  # type: ignore[override]
+        return self.method.decays
+
+    @property
     def refresh_groups(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.method.refresh_groups
 

@@ -1,8 +1,10 @@
 """The online probe: it learns, it leaves no trace in the method, and it is kept like all else."""
 
 import dataclasses
+import functools
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import chex
 import jax
@@ -43,7 +45,10 @@ def trained(made, start=None, steps=(0, 4), devices=1):
     mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:devices])
     placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
     start = start or state.create(made.objective, made.tx, 5, placed)
-    with jax.set_mesh(mesh):
+    # As users' programs are compiled, and not as those of tests (conftest.py): only so are two
+    # programs that share most of their operations equal to the last bit.
+    compiled = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+    with jax.set_mesh(mesh), mock.patch.object(jax, "jit", compiled):
         return jax.device_get(keep_running(made, mesh)(start, *steps)), placed
 
 
