@@ -27,10 +27,10 @@ import numpy as np
 
 from ssl_jax.augment import crop, filters, geometric, levels, photometric, recipes
 from ssl_jax.augment.jitter import DRAWS, color_jitter
-from ssl_jax.cli.configs import load_config
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.inputs import Inputs, View
-from ssl_jax.train import flops
+from ssl_jax.cost import flops
+from ssl_jax.run.configs import load_config
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.state import abstract
 from ssl_jax.train.step import make_kernel
 

@@ -15,8 +15,8 @@ import statistics
 
 
 def main() -> None:
-    from ssl_jax.cli.compile import compile_step
-    from ssl_jax.cli.configs import configured
+    from ssl_jax.run.compile import compile_step
+    from ssl_jax.run.configs import configured
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", default="v5e:2x2")

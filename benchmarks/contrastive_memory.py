@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from ssl_jax.core import sharding
 from ssl_jax.losses.infonce import infonce
-from ssl_jax.losses.similarity import Similarity
+from ssl_jax.losses.large_batch.similarity import Similarity
 
 
 def main() -> None:

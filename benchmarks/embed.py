@@ -23,7 +23,8 @@ import numpy as np
 from ssl_jax import nets
 from ssl_jax.core import sharding
 from ssl_jax.core.inputs import View
-from ssl_jax.data.pipeline import eval_arrays, to_global
+from ssl_jax.core.placement import to_global
+from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import open_source
 from ssl_jax.embed import run
 from ssl_jax.embed.encoder import Encoder

@@ -71,9 +71,9 @@ def trained(recipe: str, *flags: str) -> float:
 
 def linear(folder: Path, shots: int, draws: int) -> np.ndarray:
     """Accuracies of the linear probe of a run's encoder, (draws,)."""
-    from ssl_jax.cli.experiment import Experiment
-    from ssl_jax.evals.fewshot import FewShot, fewshot_linear
-    from ssl_jax.evals.suite import Quality
+    from ssl_jax.evals.evaluator import Quality
+    from ssl_jax.evals.protocols.fewshot import FewShot, fewshot_linear
+    from ssl_jax.run.experiment import Experiment
     from ssl_jax.train import workdir
     from ssl_jax.train.checkpoint import Checkpoints
 

@@ -80,7 +80,7 @@ def resident() -> float:
 
 
 def ours(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> Any:
-    from ssl_jax.evals.knn import knn_accuracy
+    from ssl_jax.evals.protocols.knn import knn_accuracy
 
     return knn_accuracy(train, labels, test, np.zeros(len(test), int), CLASSES, [K])
 

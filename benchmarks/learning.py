@@ -34,7 +34,7 @@ LOCK = Path(tempfile.gettempdir()) / "ssl_jax_learning.lock"
 
 
 def main() -> None:
-    from ssl_jax.cli.configs import load_method, methods
+    from ssl_jax.run.configs import load_method, methods
 
     # A baseline's encoder has seen all labels, so few say nothing of it.
     learned = [m for m in methods() if load_method(m).make.__self__.family != "baseline"]
@@ -69,7 +69,7 @@ def recipe(method: str) -> str:
 
 def fingerprint(method: str) -> str:
     """Of the digits recipe as its file has it: a changed recipe is measured again."""
-    from ssl_jax.cli.configs import load_config
+    from ssl_jax.run.configs import load_config
 
     text = json.dumps(load_config(recipe(method)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -101,7 +101,7 @@ def child(method: str, seed: int) -> str:
 
 
 def one_run(method: str, seed: int) -> dict[str, Any]:
-    from ssl_jax.cli.experiment import Experiment
+    from ssl_jax.run.experiment import Experiment
     from ssl_jax.train import workdir
 
     flags = [f"--config={recipe(method)}", f"--config.train.seed={seed}"]
@@ -126,8 +126,8 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
     import jax
 
     from ssl_jax.evals import features
-    from ssl_jax.evals.fewshot import FewShot
-    from ssl_jax.evals.suite import Quality
+    from ssl_jax.evals.evaluator import Quality
+    from ssl_jax.evals.protocols.fewshot import FewShot
     from ssl_jax.train import state
 
     objective = experiment.objective

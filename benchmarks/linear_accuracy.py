@@ -22,7 +22,7 @@ from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.sources.base import Source
 from ssl_jax.evals.base import Labelled
-from ssl_jax.evals.linear import Linear, fit, split
+from ssl_jax.evals.protocols.linear import Linear, fit, split
 
 RATES = np.geomspace(1e-3, 30, 19)
 PENALTIES = np.geomspace(1e-6, 1e-2, 9)  # lambda of mean cross-entropy + lambda / 2 |W|^2

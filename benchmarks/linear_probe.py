@@ -2,8 +2,8 @@
 
     python benchmarks/linear_probe.py [--examples=50000] [--width=512] [--settings=60] [--rounds=3]
 
-Both train the same heads on the same batches (`ssl_jax.evals.linear`, preset "simclr", --epochs
-epochs); compilation is left out. Prints one line of JSON: medians of wall and CPU seconds.
+Both train the same heads on the same batches (`ssl_jax.evals.protocols.linear`, preset "simclr",
+--epochs epochs); compilation is left out. Prints one line of JSON: medians of wall and CPU seconds.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from ssl_jax.evals.base import Labelled
-from ssl_jax.evals.linear import PRESETS, train_heads
+from ssl_jax.evals.protocols.linear import PRESETS, train_heads
 
 
 def main() -> None:

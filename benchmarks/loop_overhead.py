@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from ssl_jax.core import sharding
-from ssl_jax.data.pipeline import prefetch_to_device
+from ssl_jax.core.placement import prefetch_to_device
 from ssl_jax.train import loop
 from ssl_jax.train.metrics import MetricsWriter
 from ssl_jax.train.progress import ProgressLine

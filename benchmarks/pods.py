@@ -32,8 +32,8 @@ GIB = 2**30
 
 
 def main() -> None:
-    from ssl_jax.cli.compile import compile_step
-    from ssl_jax.cli.configs import load_config
+    from ssl_jax.run.compile import compile_step
+    from ssl_jax.run.configs import load_config
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipes", default=",".join(recipes()))
@@ -60,8 +60,8 @@ def main() -> None:
 
 def recipes() -> list[str]:
     """Every recipe for ImageNet, those asked for first in front."""
-    from ssl_jax.cli.configs import methods
-    from ssl_jax.cli.methods import recipes as of
+    from ssl_jax.run.configs import methods
+    from ssl_jax.run.configs import recipes as of
 
     every = [f"{m}:{r}" for m in methods() for r in of(m) if r.startswith("imagenet")]
     return sorted(every, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
@@ -82,7 +82,7 @@ def backbone(config: dict[str, Any]) -> str:
 
 def fingerprint(name: str) -> str:
     """Of the recipe as its file has it: one whose step changed is compiled again."""
-    from ssl_jax.cli.configs import load_config
+    from ssl_jax.run.configs import load_config
 
     kept = {k: v for k, v in load_config(name).items() if k not in ("evals", "checkpoint")}
     text = json.dumps(kept, sort_keys=True)
@@ -113,7 +113,7 @@ def page(rows: dict[str, Any]) -> str:
 
 
 def cells(name: str, row: dict[str, Any] | None) -> list[str]:
-    from ssl_jax.cli.configs import load_config
+    from ssl_jax.run.configs import load_config
 
     config = load_config(name)
     batch = config["train"]["batch_size"]

@@ -8,7 +8,7 @@ SeLa's loop (31 iterations on the same matrix) against sinkhornknopp.py of yukim
 two products with the matrix an iteration. Each written plainly in JAX under the same jit; medians
 of `--rounds` calls in turns, wall and CPU milliseconds.
 
-Readings and writings are counted in the compiled programs (`ssl_jax.train.traffic`), loops
+Readings and writings are counted in the compiled programs (`ssl_jax.cost.traffic`), loops
 multiplied by their trip counts: `whole` is the program, the result's own reading and writing
 included, `iteration` what one more iteration adds.
 
@@ -34,8 +34,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core.sharding import AXES, padded_rows
+from ssl_jax.cost.traffic import Traffic, traffic
 from ssl_jax.losses.sinkhorn import sinkhorn
-from ssl_jax.train.traffic import Traffic, traffic
 
 Array = jax.Array
 ROWS, COLUMNS, ITERATIONS, EPSILON = 4096, 3000, 3, 0.05

@@ -5,7 +5,7 @@
 Both are compiled ahead of time for the same TPU slice (libtpu must be installed, a TPU need not be
 there) for as many 224 px images of uint8 a chip: `simclr:imagenet` with its two views of --images
 images, augmentation left out, and below a ResNet-50 of flax's layers with SGD and cross-entropy on
-2 x --images labelled ones. Bytes are read and written in HBM (`ssl_jax.train.costs`). Prints one
+2 x --images labelled ones. Bytes are read and written in HBM (`ssl_jax.cost.program`). Prints one
 line of JSON.
 """
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from ssl_jax.core import sharding
-from ssl_jax.train import costs
+from ssl_jax.cost import program
 
 ENV = {
     "JAX_PLATFORMS": "cpu",
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def one_side(args: argparse.Namespace) -> dict[str, Any]:
-    from ssl_jax.cli.compile_worker import devices
+    from ssl_jax.run.compile_worker import devices
 
     chips = devices(args.topology, 1)
     make = ours if args.child == "simclr" else supervised
@@ -67,7 +67,7 @@ def one_side(args: argparse.Namespace) -> dict[str, Any]:
     if args.hlo:
         with open(f"{args.hlo}/{args.child}.txt", "w") as file:  # noqa: PTH123
             file.write(text)
-    done, images = costs.count(text), 2 * args.images
+    done, images = program.count(text), 2 * args.images
     return {
         "images_a_chip": images,
         "mb_per_image": round(done.bytes / images / 1e6, 3),
@@ -77,10 +77,10 @@ def one_side(args: argparse.Namespace) -> dict[str, Any]:
 
 def ours(chips: Any, images: int) -> str:
     """The text of SimCLR's compiled step on `images` views of half as many images."""
-    from ssl_jax.cli.compile import with_spec
-    from ssl_jax.cli.configs import configured
-    from ssl_jax.cli.experiment import Experiment
-    from ssl_jax.train import aot
+    from ssl_jax.cost import aot
+    from ssl_jax.run.compile import with_spec
+    from ssl_jax.run.configs import configured
+    from ssl_jax.run.experiment import Experiment
 
     changes = [("train.batch_size", images // 2), ("objective.view.recipe", "none")]
     config = with_spec(configured("simclr:imagenet", changes))

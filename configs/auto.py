@@ -1,4 +1,4 @@
-"""What `ssl-jax train --data=...` trains when no config is named; `cli/auto.py` gathers the facts.
+"""What `ssl-jax train --data=...` trains when no config is named; `run/auto.py` gathers the facts.
 
 ssl-jax train --data=folder:/images --workdir=W
 """

@@ -11,8 +11,8 @@ import re
 import statistics
 from pathlib import Path
 
-from ssl_jax.cli.configs import methods
 from ssl_jax.cli.methods import describe
+from ssl_jax.run.configs import methods
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "methods" / "README.md"

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ssl_jax.cli import flags as command_line
 from ssl_jax.core.errors import UserError
+from ssl_jax.run import flags as command_line
 
 from . import job as jobs
 

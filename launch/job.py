@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from ssl_jax.cli import flags as command_line
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, of_system
+from ssl_jax.run import flags as command_line
 
 FLAGS = {
     "config": "of the run, METHOD:RECIPE or PATH.py:RECIPE",
@@ -140,7 +140,7 @@ def _runs(
         given = {"config": values["config"], **data, "workdir": values["workdir"]}
         words = [f"--{name}={value}" for name, value in given.items() if value]
         return [[*words, *(f"--config.{key}={value}" for key, value in overrides)]]
-    from ssl_jax.cli import study  # takes seconds to import
+    from ssl_jax.run import study  # takes seconds to import
 
     if values["config"]:
         raise UserError("give --config of a run or --study, not both")

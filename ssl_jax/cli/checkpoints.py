@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import styled, terminal
 from ssl_jax.core.errors import UserError
+from ssl_jax.run import flags as command_line
+from ssl_jax.run.console import styled, terminal
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import manifest, workdir
 from ssl_jax.train.checkpoint import DAMAGED, REMOVED, CheckpointConfig, Checkpoints
 

@@ -14,11 +14,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli import weights_file
-from ssl_jax.cli.experiment import Experiment, range_of
-from ssl_jax.cli.load import load
-from ssl_jax.cli.table import terminal
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.pipeline import DataConfig
@@ -26,6 +21,11 @@ from ssl_jax.data.sources import open_source
 from ssl_jax.data.survey import read_alike
 from ssl_jax.embed import formats, neighbors, run
 from ssl_jax.embed.encoder import UNPOOLED, Encoder
+from ssl_jax.run import flags as command_line
+from ssl_jax.run import weights_file
+from ssl_jax.run.console import terminal
+from ssl_jax.run.experiment import Experiment, range_of
+from ssl_jax.run.load import load
 from ssl_jax.train import workdir
 from ssl_jax.train.progress import Line, duration
 

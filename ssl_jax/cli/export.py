@@ -17,17 +17,17 @@ import ml_dtypes
 import numpy as np
 
 from ssl_jax.augment.recipes import plain, recipe, statistics
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli import orbax, parts
-from ssl_jax.cli.evaluate import NEWEST, steps_of
-from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import replacing
 from ssl_jax.core.tree import count
 from ssl_jax.data.decode import EVAL_SHARE
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.embed.stablehlo import PLATFORMS, stablehlo
+from ssl_jax.run import flags as command_line
+from ssl_jax.run import orbax_export, roles
+from ssl_jax.run.console import terminal
+from ssl_jax.run.evaluation import NEWEST, steps_of
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.metrics import read_summary
 from ssl_jax.weights import files, networks, timm
@@ -154,9 +154,9 @@ class Run:
           UserError: the method has no teacher.
         """
         objective = self.experiment.objective
-        found, rest = parts.networks(objective, self.params, self.extra)
+        found, rest = roles.networks(objective, self.params, self.extra)
         kept = objective.encoder(self.params, self.extra)
-        role = encoder or parts.encoder_of(found, kept.params)
+        role = encoder or roles.encoder_of(found, kept.params)
         if role not in found:
             method = self.experiment.raw["objective"]["name"]
             raise UserError(f"--encoder={role}: {method} has no slow average; leave it out")
@@ -210,7 +210,7 @@ PROGRAM = "stablehlo"
 FORMATS: Mapping[str, Write] = {
     "safetensors": files.write,
     "npz": files.write,
-    "orbax": orbax.write,
+    "orbax": orbax_export.write,
     **dict.fromkeys(networks.LIBRARIES, files.write),
 }
 SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz", PROGRAM: ".zip"} | dict.fromkeys(

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli import orbax
-from ssl_jax.cli.configs import load_config, override
-from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
+from ssl_jax.run import flags as command_line
+from ssl_jax.run import orbax_export
+from ssl_jax.run.configs import load_config, override
+from ssl_jax.run.console import terminal
 from ssl_jax.weights import files, networks
 from ssl_jax.weights.networks import Weights
 from ssl_jax.weights.releases import SIGNATURES
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     override(config, overrides)
     strict = flags.strict.lower() != "false"
     weights = networks.of_file(
-        orbax.read_any(source),
+        orbax_export.read_any(source),
         str(source),
         config.get("backbone"),
         layout=flags.layout,

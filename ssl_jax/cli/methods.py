@@ -5,10 +5,10 @@ import inspect
 
 from rich.table import Table
 
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.configs import configs_folder, methods
-from ssl_jax.cli.table import styled, terminal
 from ssl_jax.objectives.base import Objective
+from ssl_jax.run import flags as command_line
+from ssl_jax.run.configs import methods, recipes
+from ssl_jax.run.console import styled, terminal
 
 
 def main(argv: list[str]) -> int:
@@ -38,16 +38,3 @@ def describe(module: object) -> tuple[str, str, str]:
     ]
     method = next(value for value in own if value.__module__ == module.__name__)  # type: ignore[attr-defined]
     return method.family, doc, method.needs
-
-
-def recipes(name: str) -> list[str]:
-    """Recipes of the shipped config of a method: the functions of its file beside `get_config`."""
-    path = configs_folder() / f"{name}.py"
-    if not path.is_file():
-        return []
-    lines = path.read_text().splitlines()
-    return [
-        line.split("(")[0].removeprefix("def ")
-        for line in lines
-        if line.startswith("def ") and not line.startswith(("def get_config", "def _"))
-    ]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.prepare import Shards, prepare
 from ssl_jax.data.sources import open_source
+from ssl_jax.run import flags as command_line
+from ssl_jax.run.console import terminal
 
 FLAGS = {
     "data": "images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, tfds:NAME, ...",

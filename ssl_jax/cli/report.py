@@ -17,12 +17,6 @@ from typing import Any
 import jax
 
 from ssl_jax.augment.recipes import title
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli import weights_file
-from ssl_jax.cli.configs import load_method
-from ssl_jax.cli.evaluate import NEWEST
-from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import NAMES, SCORES, terminal, verdict
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
@@ -31,6 +25,12 @@ from ssl_jax.evals.checks import varied
 from ssl_jax.report.look import look
 from ssl_jax.report.page import render
 from ssl_jax.report.run import Run, names
+from ssl_jax.run import flags as command_line
+from ssl_jax.run import weights_file
+from ssl_jax.run.configs import load_method
+from ssl_jax.run.console import NAMES, SCORES, terminal, verdict
+from ssl_jax.run.evaluation import NEWEST
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import tabulate
 
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.baselines import KINDS, judged, run_config, run_settings
-from ssl_jax.cli.table import number, terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
-from ssl_jax.evals.results import ANSWER, Record, ResultsFile
+from ssl_jax.evals.records import ANSWER, Record, ResultsFile
+from ssl_jax.run import flags as command_line
+from ssl_jax.run.baselines import KINDS, judged, run_config, run_settings
+from ssl_jax.run.console import number, terminal
 from ssl_jax.train import workdir
 
 FLAGS = {

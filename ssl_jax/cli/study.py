@@ -9,23 +9,18 @@ with one that is not. `python -m launch.slurm --study=...` makes a job array of 
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ssl_jax import cli
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.configs import load_config
-from ssl_jax.cli.restart import newest
 from ssl_jax.cli.results import FORMATS, Row, ordered, shown, text_of
-from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
-from ssl_jax.core.plain import is_whole
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
+from ssl_jax.run import flags as command_line
+from ssl_jax.run.console import terminal
+from ssl_jax.run.study import Planned, finished, read
 from ssl_jax.train.metrics import read_metrics
-from ssl_jax.train.workdir import read_config
 
 FLAGS = {
     "study": "FILE.py:NAME, or one of ours, studies:data_and_steps",
@@ -38,30 +33,6 @@ FLAGS = {
     "output": "file to write the table to; by default the terminal",
     "config.SECTION.KEY": "a key of the config of every run, --config.train.steps=100",
 }
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One run of a study.
-
-    Attributes:
-      name: of its folder.
-      config: METHOD:RECIPE or PATH.py:RECIPE.
-      changes: dotted key of the config -> value.
-    """
-
-    name: str
-    config: str
-    changes: Mapping[str, Any]
-
-    def words(self, folder: Path, data: str = "", eval_data: str = "") -> list[str]:
-        """The arguments of `ssl-jax train`."""
-        given = {"data": data, "eval_data": eval_data, "workdir": str(folder / self.name)}
-        return [
-            f"--config={self.config}",
-            *(f"--{name}={value}" for name, value in given.items() if value),
-            *(f"--config.{key}={value}" for key, value in self.changes.items()),
-        ]
 
 
 def main(argv: list[str]) -> int:
@@ -90,35 +61,6 @@ def main(argv: list[str]) -> int:
     if failed:
         raise UserError(f"not trained: {', '.join(failed)}, for the reasons above")
     return 0
-
-
-def read(spec: str, overrides: Sequence[command_line.Override] = ()) -> list[Planned]:
-    """The runs of a study: its file's `get_config` gives {name: {"config": "simclr:digits",
-    "train.steps": 100, ...}}; `overrides` go to all of them.
-
-    Raises:
-      UserError: no such file or study, or a run of another form.
-    """
-    found = load_config(spec)
-    if not found:
-        raise UserError(f"--study={spec}: no run in it")
-    runs = []
-    for name, values in found.items():
-        if not isinstance(values, Mapping) or not isinstance(values.get("config"), str):
-            raise UserError(f"--study={spec}: {name}: expected a dict with the key 'config'")
-        if Path(name).name != name or name.startswith("."):
-            raise UserError(f"--study={spec}: {name!r} is no name for a folder")
-        changes = {k: v for k, v in values.items() if k != "config"} | dict(overrides)
-        runs.append(Planned(name, values["config"], changes))
-    return runs
-
-
-def finished(folder: Path) -> bool:
-    """Whether the run there has its last checkpoint, before which it was evaluated."""
-    if not (folder / "config.json").exists():
-        return False
-    total = read_config(folder).get("spec", {}).get("total_steps")
-    return is_whole(total) and newest(folder) >= total
 
 
 def table(runs: Sequence[Planned], folder: Path, metrics: str = "") -> list[Row]:

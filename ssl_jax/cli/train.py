@@ -12,16 +12,16 @@ from typing import Any
 
 from rich.console import Console
 
-from ssl_jax.cli import auto, pretrained, restart
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.configs import configured, override
-from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import final_table, styled, terminal
-from ssl_jax.cli.training import UNTOUCHED, Training
 from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.data.sources import Source, held_out
+from ssl_jax.run import auto, pretrained, restart
+from ssl_jax.run import flags as command_line
+from ssl_jax.run.configs import configured, override
+from ssl_jax.run.console import final_table, styled, terminal
+from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.trainer import UNTOUCHED, Training
 from ssl_jax.train import paths, workdir
 from ssl_jax.train.profile import Profile
 from ssl_jax.train.progress import ProgressLine

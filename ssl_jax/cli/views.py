@@ -13,15 +13,15 @@ import jax
 import numpy as np
 
 from ssl_jax.augment.recipes import augment, pixels
-from ssl_jax.cli import auto
-from ssl_jax.cli import flags as command_line
-from ssl_jax.cli.configs import configured, override
-from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import terminal
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import replacing
 from ssl_jax.data.decode import to_channels, viewable
 from ssl_jax.data.pipeline import eval_arrays
+from ssl_jax.run import auto
+from ssl_jax.run import flags as command_line
+from ssl_jax.run.configs import configured, override
+from ssl_jax.run.console import terminal
+from ssl_jax.run.experiment import Experiment
 
 FLAGS = {
     "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE; else what train would choose",

@@ -12,7 +12,7 @@ from ssl_jax.core.files import replacing
 from ssl_jax.embed import formats
 from ssl_jax.embed.formats import Pieces
 from ssl_jax.evals.features import MEMORY, Column
-from ssl_jax.evals.knn import nearest
+from ssl_jax.evals.protocols.knn import nearest
 
 CHUNK_BYTES = 2**28  # of the rows that ask at once: they lie on the devices
 

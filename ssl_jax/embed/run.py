@@ -19,11 +19,13 @@ from jax.sharding import Mesh
 from ssl_jax.augment.recipes import plain
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.pipeline import eval_arrays, local_part, to_global
+from ssl_jax.core.placement import to_global
+from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
-from ssl_jax.embed import formats, parts
+from ssl_jax.embed import formats
+from ssl_jax.embed import shards as parts
 from ssl_jax.embed.encoder import Encoder, read
-from ssl_jax.embed.parts import Parts, Rows
+from ssl_jax.embed.shards import Parts, Rows
 
 PART_BYTES, PART_ROWS = 2**26, 4096  # of a part, at the most, unless one batch is more
 LATE = 2  # batches that the devices have before them when the result of one is waited for

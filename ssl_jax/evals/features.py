@@ -15,7 +15,7 @@ from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
-from ssl_jax.data.pipeline import gather, place, to_global
+from ssl_jax.core.placement import gather, place, to_global
 from ssl_jax.evals.checks import check_finite
 from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives.base import Encoder, Probe

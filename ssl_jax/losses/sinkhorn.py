@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.losses import sinkhorn_kernel as kernel
-from ssl_jax.losses import sinkhorn_sweeps as sweeps
 from ssl_jax.losses.axes import any_axes
-from ssl_jax.losses.sinkhorn_sweeps import Source, Sums
+from ssl_jax.losses.large_batch import sinkhorn_kernel as kernel
+from ssl_jax.losses.large_batch import sinkhorn_sweeps as sweeps
+from ssl_jax.losses.large_batch.sinkhorn_sweeps import Source, Sums
 
 Array = jax.Array
 Form = Literal["auto", "scaling", "log", "kernel"]

@@ -13,7 +13,7 @@ from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.clip import clip_loss
-from ssl_jax.losses.similarity import Similarity
+from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.nets.blocks import Remat
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from ssl_jax.core import rng, sharding, tree
 from ssl_jax.core.ranges import Count, Positive, Probability
 from ssl_jax.losses.infonce import infonce
+from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts import queue

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.core import tree
 from ssl_jax.core.ranges import Count, Positive, Probability
 from ssl_jax.losses.infonce import infonce
-from ssl_jax.losses.similarity import Similarity
+from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Group, Objective, View
 from ssl_jax.objectives.parts.branch import Branch

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import jax
 
 from ssl_jax.core.ranges import Count, Positive
+from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.ntxent import ntxent
-from ssl_jax.losses.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts.branch import Branch

@@ -16,7 +16,7 @@ from ssl_jax.data.decode import averaged
 from ssl_jax.evals import features
 from ssl_jax.evals.base import PIXELS, Images, Part
 from ssl_jax.evals.checks import varied
-from ssl_jax.evals.clustering import kmeans
+from ssl_jax.evals.protocols.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
 from ssl_jax.objectives.parts.pictures import prototypes
 from ssl_jax.report import patches

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from ssl_jax.evals import features
-from ssl_jax.evals.attention import attention_maps
+from ssl_jax.evals.protocols.attention import attention_maps
 from ssl_jax.objectives.base import Encoder
 
 COARSEST = 4  # cells along a side, of maps that are worth a picture

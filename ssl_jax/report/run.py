@@ -10,7 +10,7 @@ from typing import Any
 
 from ssl_jax.core.plain import is_whole
 from ssl_jax.evals.collapse import SAYS, kind_of
-from ssl_jax.evals.results import Record, ResultsFile
+from ssl_jax.evals.records import Record, ResultsFile
 from ssl_jax.report.look import Look
 from ssl_jax.train.metrics import read_metrics
 from ssl_jax.train.workdir import read_config

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import distributed, rng, sharding
-from ssl_jax.data.pipeline import Batch, prefetch_to_device
+from ssl_jax.core.placement import prefetch_to_device
+from ssl_jax.data.pipeline import Batch
 from ssl_jax.objectives.base import DataPass, Objective
 from ssl_jax.optim.factory import reset
 from ssl_jax.train.state import TrainState

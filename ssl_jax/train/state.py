@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from ssl_jax.core import rng, sharding, tree
-from ssl_jax.data.pipeline import place
+from ssl_jax.core.placement import place
 from ssl_jax.objectives.base import Objective
 
 Array = jax.Array

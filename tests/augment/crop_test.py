@@ -4,8 +4,9 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.augment.crop import crop_resize, take_views
 from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.placement import replicate
 from ssl_jax.data import decode
-from ssl_jax.data.pipeline import batches, replicate
+from ssl_jax.data.pipeline import batches
 from ssl_jax.data.sources import ArraySource
 
 

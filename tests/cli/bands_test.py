@@ -11,13 +11,13 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
-from ssl_jax.cli.configs import configured
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import open_source
-from ssl_jax.evals import corruptions
+from ssl_jax.evals.protocols import corruptions
+from ssl_jax.run.configs import configured
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.workdir import check_resumable
 from tests.data.pictures import tiff
 

@@ -12,10 +12,10 @@ from absl.testing import absltest, parameterized
 import ssl_jax
 from ssl_jax import cli
 from ssl_jax.augment.recipes import PUBLISHED, RECIPES, Affine, Recipe
-from ssl_jax.cli import flags
-from ssl_jax.cli.configs import configured
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
+from ssl_jax.run import flags
+from ssl_jax.run.configs import configured
+from ssl_jax.run.experiment import Experiment
 
 TURNS = Recipe(flip=0.5, affine=Affine(rotation=3.1416))  # of pictures from above
 FILE = """
@@ -63,7 +63,7 @@ class ChainsTest(parameterized.TestCase):
 
     def test_a_chain_that_the_config_leaves_to_the_method_is_changed_too(self):
         config = {"objective": {"name": "simclr"}}
-        with mock.patch("ssl_jax.cli.configs.load_config", lambda spec: config):
+        with mock.patch("ssl_jax.run.configs.load_config", lambda spec: config):
             changed = configured("", [("objective.view.recipe.flip", 0.25)])
         self.assertEqual(changed["objective"]["view"]["recipe"]["jitter_kind"], "simclr")
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from absl.testing import absltest
 
 from ssl_jax import cli
-from ssl_jax.cli.configs import configured
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import files
+from ssl_jax.run.configs import configured
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import CheckpointConfig, Checkpoints
 

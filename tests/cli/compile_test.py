@@ -10,10 +10,10 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
 from ssl_jax.cli import compile as command
-from ssl_jax.cli import compile_worker
-from ssl_jax.cli.configs import configured
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
+from ssl_jax.run import compile, compile_worker
+from ssl_jax.run.configs import configured
+from ssl_jax.run.experiment import Experiment
 
 GIB = 2**30
 FITS = {
@@ -111,7 +111,7 @@ class CompileTest(parameterized.TestCase):
         with mock.patch.object(importlib.util, "find_spec", return_value=None):
             config = configured("simclr:imagenet", [])
             with self.assertRaisesRegex(UserError, r"pip install -e '\.\[tpu\]'"):
-                command.compile_step(config, "v5e:2x4")
+                compile.compile_step(config, "v5e:2x4")
 
     @parameterized.parameters(
         "v3:2x2", "v5e", "v5e:8", "v5e:8x8x8", "v5e:32x32", "v5p:4x4", "v4:axb"
@@ -121,16 +121,16 @@ class CompileTest(parameterized.TestCase):
             compile_worker.devices(topology, 1)
 
     def test_needs_no_data(self):
-        made = Experiment.from_config(command.with_spec(configured("simclr:imagenet", [])))
+        made = Experiment.from_config(compile.with_spec(configured("simclr:imagenet", [])))
         self.assertEqual(made.spec.num_examples, 1_281_167)
         self.assertEqual(made.spec.steps_per_epoch, 1_281_167 // 4096)
-        captioned = command.with_spec(configured("clip:imagenet", []))
+        captioned = compile.with_spec(configured("clip:imagenet", []))
         self.assertEqual(captioned["spec"]["vocabulary"], 49152 + 3)
         json.dumps(captioned)  # goes to another process
 
     def test_takes_the_sizes_of_data_that_are_named(self):
         config = configured("simclr:imagenet", [("train.batch_size", 64)], data="digits")
-        self.assertEqual(command.with_spec(config)["spec"]["num_examples"], 1437)
+        self.assertEqual(compile.with_spec(config)["spec"]["num_examples"], 1437)
 
     @parameterized.parameters((100, 64), (16, 16), (5, 4), (0, 1))
     def test_finds_the_largest_batch(self, most, found):
@@ -144,7 +144,7 @@ class CompileTest(parameterized.TestCase):
 
         config = configured("simclr:imagenet", [("train.batch_size", 8 * 32)])
         with mock.patch.object(command, "compile_step", compile_step):
-            report = command.find_batch(config, "v5e:2x2", 2, command.terminal())
+            report = compile.find_batch(config, "v5e:2x2", 2, command.terminal())
         self.assertEqual(report["global_batch"], found * 8)
         self.assertEqual(report["fits"], most > 0)
         self.assertLen(set(sizes), len(sizes))

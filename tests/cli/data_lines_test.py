@@ -7,9 +7,9 @@ from absl.testing import absltest
 from PIL import Image
 from rich.console import Console
 
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.train import as_begun, data_lines
 from ssl_jax.data.sources import ArraySource
+from ssl_jax.run.experiment import Experiment
 
 
 class DataLinesTest(absltest.TestCase):

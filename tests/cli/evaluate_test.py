@@ -18,7 +18,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax import cli
 from ssl_jax.cli import evaluate
 from ssl_jax.evals import features
-from ssl_jax.evals.results import ResultsFile, key
+from ssl_jax.evals.records import ResultsFile, key
 
 ROOT = Path(__file__).parents[2]
 TINY = (

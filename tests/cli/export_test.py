@@ -10,14 +10,15 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli import parts, pretrained, run
-from ssl_jax.cli.configs import load_config, methods, override
-from ssl_jax.cli.experiment import Experiment
+from ssl_jax.cli import run
 from ssl_jax.cli.export import Run
-from ssl_jax.cli.table import terminal
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
+from ssl_jax.run import pretrained, roles
+from ssl_jax.run.configs import load_config, methods, override
+from ssl_jax.run.console import terminal
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.weights import files, networks
@@ -60,8 +61,8 @@ class PartsTest(parameterized.TestCase):
         override(config, [("train.batch_size", 16), ("train.steps", 4)])
         objective = Experiment.from_config(config).objective
         params, extra = jax.eval_shape(objective.init, jax.random.key(0))
-        found, rest = parts.networks(objective, params, extra)
-        role = parts.encoder_of(found, objective.encoder(params, extra).params)
+        found, rest = roles.networks(objective, params, extra)
+        role = roles.encoder_of(found, objective.encoder(params, extra).params)
         self.assertIn(role, found)
         self.assertTrue(any(path.startswith("backbone/") for path in found[role]))
         self.assertLessEqual(set(found.get("teacher", {})), set(found["student"]))

@@ -10,10 +10,10 @@ from absl.testing import absltest
 from rich.console import Console
 
 from ssl_jax import cli
-from ssl_jax.cli.configs import configured
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.cli.train import announce
 from ssl_jax.core.errors import UserError
+from ssl_jax.run.configs import configured
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import workdir
 from ssl_jax.train.metrics import read_metrics
 

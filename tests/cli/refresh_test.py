@@ -9,11 +9,11 @@ from absl.testing import absltest
 
 from ssl_jax import cli
 from ssl_jax.augment.recipes import prepare
-from ssl_jax.cli import training
-from ssl_jax.cli.configs import load_config, override
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import sharding
-from ssl_jax.data.pipeline import prefetch_to_device
+from ssl_jax.core.placement import prefetch_to_device
+from ssl_jax.run import trainer
+from ssl_jax.run.configs import load_config, override
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import refresh, state
 from ssl_jax.train.metrics import read_metrics
 
@@ -51,7 +51,7 @@ def killed_at(step):
 
         return renew
 
-    return mock.patch.object(training, "make_refresh", make)
+    return mock.patch.object(trainer, "make_refresh", make)
 
 
 def experiment():

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl.testing import absltest
 
 from ssl_jax import cli
-from ssl_jax.evals.results import ResultsFile
+from ssl_jax.evals.records import ResultsFile
 
 
 class ResultsTest(absltest.TestCase):

@@ -17,12 +17,12 @@ from absl.testing import absltest, parameterized
 import ssl_jax
 from ssl_jax import cli
 from ssl_jax.cli import train
-from ssl_jax.cli.configs import configured, load_config, load_method
-from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.table import styled, terminal
 from ssl_jax.core import files, trust
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.results import ResultsFile
+from ssl_jax.evals.records import ResultsFile
+from ssl_jax.run.configs import configured, load_config, load_method
+from ssl_jax.run.console import styled, terminal
+from ssl_jax.run.experiment import Experiment
 
 ROOT = Path(__file__).parents[2]
 METHOD = "import pathlib\npathlib.Path(__file__).with_name('RAN').touch()\n"
@@ -357,7 +357,7 @@ class EditedTest(Runs):
         text = "".join(f"{json.dumps(record)}\n" for record in (bad, {**RECORD, "seed": 1}))
         (self.run_ / "eval" / "results.jsonl").write_text(text + '{"torn": ')
         for flags in ((), ("--mean=seed",), ("--sort=step",)):
-            with self.assertLogs("ssl_jax.evals.results", "WARNING") as logs:
+            with self.assertLogs("ssl_jax.evals.records", "WARNING") as logs:
                 code, _, printed = call("results", f"--workdir={self.run_}", *flags)
             self.assertEqual(code, 0, printed)
             self.assertRegex(logs.output[0], r"results.jsonl: 1 line\(s\) that are no results")

@@ -13,9 +13,10 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
-from ssl_jax.cli import study, train
-from ssl_jax.cli.configs import configured
+from ssl_jax.cli import train
 from ssl_jax.core.errors import UserError
+from ssl_jax.run import study
+from ssl_jax.run.configs import configured
 from ssl_jax.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
-from ssl_jax.cli import results, sets
+from ssl_jax.cli import results
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.results import ResultsFile
+from ssl_jax.evals.records import ResultsFile
+from ssl_jax.run import suites
 from tests.cli.evaluate_test import TINY
 
 SUITE = """
@@ -96,9 +97,9 @@ class SuiteTest(parameterized.TestCase):
         self.assertEqual([one["max_train"] for one in found], [300, 300, 100])
 
     def test_the_shipped_ones_are_well_formed(self):
-        self.assertLen(sets.suite("suites:kornblith"), 9)
-        self.assertEqual(sets.suite("suites:kornblith")["pets"].metric, "mean_per_class")
-        self.assertLen(sets.suite("suites:vtab"), 12)
+        self.assertLen(suites.suite("suites:kornblith"), 9)
+        self.assertEqual(suites.suite("suites:kornblith")["pets"].metric, "mean_per_class")
+        self.assertLen(suites.suite("suites:vtab"), 12)
 
     @parameterized.parameters(
         ("{'a': 'digits'}", "a holds 'digits'; expected data, eval_data"),
@@ -111,7 +112,7 @@ class SuiteTest(parameterized.TestCase):
         path = self.folder / "wrong.py"
         path.write_text(f"def get_config(name=''):\n    return {made}\n")
         with self.assertRaisesRegex(UserError, message):
-            sets.suite(str(path))
+            suites.suite(str(path))
 
     def test_one_or_the_other(self):
         err = self.evaluate("x.jsonl", f"--suite={self.suite}", "--data=digits", code=2)

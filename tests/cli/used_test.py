@@ -6,9 +6,9 @@ import io
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
-from ssl_jax.cli.configs import configured
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
+from ssl_jax.run.configs import configured
+from ssl_jax.run.experiment import Experiment
 
 LABELLED = ("data.labelled", "5")
 UNUSED = [

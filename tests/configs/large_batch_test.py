@@ -5,9 +5,9 @@ import math
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.configs import load_config, override
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.optim.factory import make_schedule
+from ssl_jax.run.configs import load_config, override
+from ssl_jax.run.experiment import Experiment
 from tests.configs.recipes_test import Data
 
 IMAGES = 1_281_167

@@ -15,10 +15,9 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.configs import load_config, methods
-from ssl_jax.cli.experiment import Experiment
-from ssl_jax.cli.methods import recipes
 from ssl_jax.data.sources import ArraySource
+from ssl_jax.run.configs import load_config, methods, recipes
+from ssl_jax.run.experiment import Experiment
 
 DEFAULTS = Path(__file__).parent / "defaults.json"
 STORED = Path(__file__).parent / "resolved"

@@ -8,13 +8,13 @@ import typing
 from absl.testing import absltest, parameterized
 
 from ssl_jax import nets
-from ssl_jax.cli.configs import load_method, methods
-from ssl_jax.cli.sections import SECTIONS
-from ssl_jax.cli.sets import DataSet
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Range
 from ssl_jax.objectives.base import Spec
+from ssl_jax.run.configs import load_method, methods
+from ssl_jax.run.sections import SECTIONS
+from ssl_jax.run.suites import DataSet
 
 METHODS = {name: load_method(name).make.__self__ for name in methods()}
 SPEC = Spec(8, 100, 10, 5, 10)

@@ -10,10 +10,11 @@ from PIL import Image
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.placement import prefetch_to_device, replicate, to_global
 from ssl_jax.data import pipeline
 from ssl_jax.data import reader as reader_module
 from ssl_jax.data.decode import decode
-from ssl_jax.data.pipeline import batches, eval_arrays, prefetch_to_device, replicate, to_global
+from ssl_jax.data.pipeline import batches, eval_arrays
 from ssl_jax.data.sources import ArraySource, open_source
 
 CROPS = Inputs((View(6, 2, (0.3, 1.0)), View(4, 1, (0.1, 0.3))), label=True)

@@ -3,11 +3,11 @@
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.configs import load_config
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import ArraySource, open_source
 from ssl_jax.data.subset import Subset, draw_labels, fold, fraction, labelled
+from ssl_jax.run.configs import load_config
+from ssl_jax.run.experiment import Experiment
 
 
 def numbered(count, start=0, classes=4):

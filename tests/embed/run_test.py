@@ -20,7 +20,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.records import decode_features
 from ssl_jax.data.sources import ArraySource, open_source
-from ssl_jax.embed import formats, parts, run
+from ssl_jax.embed import formats, run, shards
 from tests.embed.encoder_test import images, small
 
 ROOT = Path(__file__).parents[2]
@@ -184,7 +184,7 @@ class EmbedTest(parameterized.TestCase):
     def test_nothing_is_done_twice(self):
         output = self.folder / "e.npz"
         about = run.embed(job(output))
-        with parts.opened(output, job(output).settings):
+        with shards.opened(output, job(output).settings):
             pass  # as after a kill before the parts were gone
         with mock.patch.object(run, "_compute", side_effect=AssertionError):
             self.assertEqual(run.embed(job(output)), about)
@@ -217,7 +217,7 @@ class EmbedTest(parameterized.TestCase):
 
     def test_one_at_a_time(self):
         output = self.folder / "e.npz"
-        held = parts.opened(output, job(output).settings)
+        held = shards.opened(output, job(output).settings)
         with held, self.assertRaisesRegex(UserError, "another run is writing"):
             run.embed(job(output))
 
@@ -262,10 +262,10 @@ class PartsTest(absltest.TestCase):
             mock.patch.object(jax, "process_index", lambda: process),
             mock.patch.object(jax, "process_count", lambda: count),
         ):
-            parts.Parts(self.folder).write(4, parts.Rows(np.array(examples), features))
+            shards.Parts(self.folder).write(4, shards.Rows(np.array(examples), features))
 
     def test_a_part_is_there_when_all_processes_wrote_it(self):
-        some = parts.Parts(self.folder)
+        some = shards.Parts(self.folder)
         self.write(1, 2, [2, 3, 6, 7])
         self.assertFalse(some.listed(4))
         self.write(0, 2, [0, 1, 4, 5])
@@ -276,7 +276,7 @@ class PartsTest(absltest.TestCase):
         np.testing.assert_array_equal(some.examples(4), np.arange(8))
 
     def test_another_number_of_processes_makes_it_anew(self):
-        some = parts.Parts(self.folder)
+        some = shards.Parts(self.folder)
         self.write(1, 3, [9])
         self.assertFalse(some.keep(4))
         self.assertEmpty(list(self.folder.iterdir()))

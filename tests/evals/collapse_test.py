@@ -8,18 +8,18 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from rich.console import Console
 
-from ssl_jax.cli.table import final_table
-from ssl_jax.cli.training import alarmed
 from ssl_jax.core import sharding
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import open_source
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.collapse import Kind, cluster_entropy, diagnose
-from ssl_jax.evals.diagnostics import Diagnostics
+from ssl_jax.evals.protocols.diagnostics import Diagnostics
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.nets.vit import vit
 from ssl_jax.objectives.base import Encoder, Heads, Probe
+from ssl_jax.run.console import final_table
+from ssl_jax.run.trainer import alarmed
 
 # Last evaluations of runs of the digits recipes that learned (kNN well above the untrained net's).
 HEALTHY = {  # feature_std, rankme, then those of the untrained network; 64 dimensions each

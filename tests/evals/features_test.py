@@ -10,7 +10,8 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import features, knn
+from ssl_jax.evals import features
+from ssl_jax.evals.protocols import knn
 
 
 def batches(count=23, size=8):

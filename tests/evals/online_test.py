@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import features, online
 from ssl_jax.evals.base import AtLayer
-from ssl_jax.evals.suite import EvalsConfig, Quality
+from ssl_jax.evals.evaluator import EvalsConfig, Quality
 from ssl_jax.objectives.base import Objective
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import state
 from ssl_jax.train.checkpoint import Checkpoints
 from tests.objectives import harness

@@ -13,16 +13,17 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from PIL import Image
 
-from ssl_jax.cli import sets
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals import corruptions, online
+from ssl_jax.evals import online
 from ssl_jax.evals.base import Images, Subject
-from ssl_jax.evals.suite import EvalsConfig
+from ssl_jax.evals.evaluator import EvalsConfig
+from ssl_jax.evals.protocols import corruptions
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, Probe, TextTower
+from ssl_jax.run import suites
 
 NAMES = ("ant", "bee", "cow", "dog")
 LAYER = {"stage": -2, "pool": "avg"}
@@ -169,7 +170,7 @@ class SettingsTest(parameterized.TestCase):
         self.assertIn(field, others, f"give {name}.{field} a second value in OTHER")
         if field in protocol.of_pixels:
             with self.assertRaisesRegex(UserError, f"{name}.{field} would change nothing"):
-                sets.settings(protocol, name, [{field: others[field]}])
+                suites.settings(protocol, name, [{field: others[field]}])
             subject = Subject(None, self.subject.images, self.subject.probe)
             with mock.patch.multiple(self, subject=subject, measured={}, create=True):
                 self.assertNotEqual(
@@ -212,7 +213,7 @@ class SettingsTest(parameterized.TestCase):
 
     def test_a_sweep_over_the_rate_is_applied(self):
         """README's, which names no preset."""
-        made = sets.settings(EvalsConfig().linear, "linear", [{"lr": 0.01}, {"lr": 30.0}])
+        made = suites.settings(EvalsConfig().linear, "linear", [{"lr": 0.01}, {"lr": 30.0}])
         self.assertEqual([one.settled().preset for one in made], ["simclr", "simclr"])
         (_, low), (_, high) = type(made[0]).measure_all(made, self.subject)
         self.assertNotEqual(low, high)

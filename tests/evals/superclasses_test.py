@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.clustering import agreement, agreements, named_classes
+from ssl_jax.evals.protocols.clustering import agreement, agreements, named_classes
 from ssl_jax.evals.superclasses import Superclasses, read_superclasses
 
 CLASSES = ("cat", "great white shark", "dog", "tench")

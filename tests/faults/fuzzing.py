@@ -25,13 +25,13 @@ from absl import logging
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from ssl_jax.cli import flags
-from ssl_jax.cli.configs import configured, override
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import decode, files, reader, records
 from ssl_jax.data.sources import held_out, open_source
 from ssl_jax.data.text import open_tokenizer
+from ssl_jax.run import flags
+from ssl_jax.run.configs import configured, override
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.workdir import flatten
 
 MOST_PIXELS = 1 << 22  # in place of decode.MAX_PIXELS: what is allowed there takes seconds

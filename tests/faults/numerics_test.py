@@ -11,9 +11,9 @@ import numpy as np
 from absl.testing import absltest
 
 from ssl_jax import cli
-from ssl_jax.cli.configs import configured
-from ssl_jax.cli.experiment import Experiment
-from ssl_jax.evals.suite import Quality
+from ssl_jax.evals.evaluator import Quality
+from ssl_jax.run.configs import configured
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import state
 from ssl_jax.train.step import make_kernel
 from tests.faults.runs import TINY, Run

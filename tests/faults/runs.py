@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.tree import named_leaves
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.metrics import read_metrics

@@ -21,8 +21,6 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from ssl_jax import cli
-from ssl_jax.cli.configs import configured
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import credentials
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import masks
@@ -30,6 +28,8 @@ from ssl_jax.data.decode import DecodeError, decode
 from ssl_jax.data.prepare import Shards, prepare
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.text import open_tokenizer
+from ssl_jax.run.configs import configured
+from ssl_jax.run.experiment import Experiment
 from tests.faults import fuzzing
 
 ROOT = Path(__file__).parents[2]

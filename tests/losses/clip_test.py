@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.losses import tiles
 from ssl_jax.losses.clip import clip_loss
+from ssl_jax.losses.large_batch import tiles
 from tests.losses.forms import FORMS, mesh_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"

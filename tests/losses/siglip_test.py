@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.losses import tiles
+from ssl_jax.losses.large_batch import tiles
 from ssl_jax.losses.siglip import siglip
 from tests.losses.forms import FORMS, mesh_for
 

@@ -12,9 +12,9 @@ from jax.experimental import pallas as pl
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.losses import sinkhorn_sweeps
+from ssl_jax.cost.hlo import collectives
+from ssl_jax.losses.large_batch import sinkhorn_sweeps
 from ssl_jax.losses.sinkhorn import sinkhorn
-from ssl_jax.train.hlo import collectives
 
 ROWS, COLUMNS = 48, 24
 SPECS = {

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.special
 from absl.testing import absltest, parameterized
 
-from ssl_jax.losses import sinkhorn_sweeps
+from ssl_jax.losses.large_batch import sinkhorn_sweeps
 from ssl_jax.losses.sinkhorn import sinkhorn
 
 GOLDEN = Path(__file__).parents[1] / "golden"

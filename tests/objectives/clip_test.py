@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.configs import load_config, override
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.sources.digits import WORDS
@@ -18,6 +16,8 @@ from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.clip import CLIP
 from ssl_jax.optim.factory import NO_BIAS_NO_NORM
+from ssl_jax.run.configs import load_config, override
+from ssl_jax.run.experiment import Experiment
 
 SPEC = Spec(4, 100, 0, 10, 100, vocabulary=12)
 RNG = np.random.default_rng(0)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.cli.configs import load_config, load_method, methods, override
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import rng
 from ssl_jax.objectives.base import Objective
+from ssl_jax.run.configs import load_config, load_method, methods, override
+from ssl_jax.run.experiment import Experiment
 
 BATCH, STEPS = 16, 4
 NARROW = {

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.train.hlo import collectives
+from ssl_jax.cost.hlo import collectives
 from tests.objectives import harness
 
 

@@ -11,7 +11,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
-from ssl_jax.losses import tiles
+from ssl_jax.losses.large_batch import tiles
 from ssl_jax.nets.functional import Net
 from tests.objectives import harness
 

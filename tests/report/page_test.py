@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.table import NAMES, SCORES
 from ssl_jax.report import look
 from ssl_jax.report.look import Cluster, Examples, Look, Neighbours
 from ssl_jax.report.markup import VOID
 from ssl_jax.report.page import render
 from ssl_jax.report.patches import Grid
 from ssl_jax.report.run import Run
+from ssl_jax.run.console import NAMES, SCORES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.cli.configs import load_config, override
-from ssl_jax.cli.experiment import Experiment
 from ssl_jax.core import tree
+from ssl_jax.run.configs import load_config, override
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import state
 from ssl_jax.train.step import make_train_step
 from tests.objectives import harness

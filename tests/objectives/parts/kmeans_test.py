@@ -8,8 +8,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
+from ssl_jax.cost.hlo import collectives
 from ssl_jax.objectives.parts.kmeans import count, kmeans, nearest, pca_whiten, totals
-from ssl_jax.train.hlo import collectives
 
 RUN = jax.jit(kmeans, static_argnames=("clusters", "iterations", "spherical", "empty", "block"))
 

@@ -7,8 +7,8 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.cost.hlo import collectives
 from ssl_jax.objectives.parts import memory
-from ssl_jax.train.hlo import collectives
 
 
 class MemoryTest(parameterized.TestCase):

@@ -9,10 +9,10 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.cost.hlo import collectives
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.objectives.base import Spec
 from ssl_jax.objectives.parts import queue
-from ssl_jax.train.hlo import collectives
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PUSH = jax.jit(queue.push)

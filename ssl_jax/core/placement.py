@@ -1,0 +1,68 @@
+"""Arrays of the host on the devices of a mesh, and back."""
+
+import collections
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ssl_jax.core.errors import UserError
+
+
+def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Each process's part, a tree of host arrays, to global arrays, split by `sharding` along their
+    first dimension.
+    """
+    with jax.transfer_guard_host_to_device("allow"):  # with several processes it is not "explicit"
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def place(whole: Any, sharding: jax.sharding.Sharding) -> Any:
+    """A tree of host arrays that every process holds whole, to global arrays laid out so."""
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), whole
+    )
+
+
+def gather(tree: Any) -> Any:
+    """Global arrays, each whole, as NumPy in every process."""
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def prefetch_to_device(
+    iterator: Iterable[Any], sharding: jax.sharding.Sharding, depth: int = 2
+) -> Iterator[Any]:
+    """`to_global` of each batch, `depth` of them under way: transfers overlap with the steps."""
+    queue: collections.deque[Any] = collections.deque()
+    for batch in iterator:
+        queue.append(to_global(batch, sharding))
+        if len(queue) >= depth:
+            yield queue.popleft()
+    yield from queue
+
+
+def replicate(
+    sets: tuple[np.ndarray, ...], replicated: jax.sharding.Sharding
+) -> tuple[jax.Array, ...]:
+    """Arrays that every process holds, whole on each device; equal objects are placed once.
+
+    Raises:
+      UserError: they take more than half of a device's memory, where its size is known.
+    """
+    unique = {id(array): array for array in sets}
+    need = sum(array.nbytes for array in unique.values())
+    room = _device_memory(jax.local_devices()[0])
+    if room is not None and 2 * need > room:
+        raise UserError(
+            f"data.cache=device: the images take {need / 2**30:.1f} GiB, more than half of the "
+            f"{room / 2**30:.1f} GiB of a device; use data.cache=none"
+        )
+    placed = place(unique, replicated)
+    return tuple(placed[id(array)] for array in sets)
+
+
+def _device_memory(device: jax.Device) -> int | None:
+    """Bytes, as far as the backend tells."""
+    return (device.memory_stats() or {}).get("bytes_limit")

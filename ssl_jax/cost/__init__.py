@@ -1,0 +1,1 @@
+"""What a step costs, known before it runs: FLOPs, bytes, memory, collectives."""

@@ -1,0 +1,272 @@
+"""The train step compiled ahead of time for devices that are not there, and what it will take.
+
+Nothing is computed and no data are read: state and batch are shapes with shardings.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from ssl_jax.core import sharding
+from ssl_jax.core.inputs import Inputs
+from ssl_jax.cost import program as costs
+from ssl_jax.cost.chips import Chip, chip
+from ssl_jax.objectives.base import Objective, Spec
+from ssl_jax.train.state import TrainState
+from ssl_jax.train.step import make_train_step
+
+DCN = "between slices"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """HBM of one chip in bytes, by part. None where the compiler gave up before it knew.
+
+    Attributes:
+      parameters, optimizer, extra, batch: what the step is called with.
+      padding: what the chip's layout of these needs more.
+      activations: what the step holds besides while it runs, gradients included.
+      results: what it returns that does not take the place of an argument.
+      program: its code.
+      peak: all of it at once.
+      capacity: of the chip.
+    """
+
+    parameters: int
+    optimizer: int
+    extra: int
+    batch: int
+    capacity: int
+    padding: int | None = None
+    activations: int | None = None
+    results: int | None = None
+    program: int | None = None
+    peak: int | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """Collectives of one kind over the same mesh axes.
+
+    Attributes:
+      kind: one of `hlo.KINDS`.
+      axes: mesh axes, joined by a comma, or `DCN`.
+      count: executions a step.
+      bytes: a chip and a step, of the arrays that are gathered, reduced or sent.
+      sent: of them what a chip sends, at the least.
+    """
+
+    kind: str
+    axes: str
+    count: int
+    bytes: int
+    sent: int
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Seconds a step that no schedule can beat, by what limits it; 0 where it is not known.
+
+    A bound, not a prediction: every part at its peak, and all of them at once.
+    """
+
+    compute: float
+    memory: float
+    ici: float
+    dcn: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the compiled step takes. `bytes` and `links` are those of one chip, FLOPs those of all.
+
+    An image is an example of the global batch, all of its views together. The seconds are those of
+    tracing and compiling: wall time and, of all threads, CPU time.
+    """
+
+    device: str
+    mesh: Mapping[str, int]
+    global_batch: int
+    compile_seconds: float
+    compile_cpu_seconds: float
+    fits: bool
+    memory: Memory
+    message: str = ""
+    flops: int = 0
+    flops_per_image: float = 0.0
+    bytes: int = 0
+    bytes_per_image: float = 0.0
+    links: tuple[Link, ...] = ()
+    unknown: tuple[str, ...] = ()
+    bound: Bound | None = field(default=None)
+
+
+def abstract_batch(inputs: Inputs, spec: Spec, mesh: Mesh) -> dict[str, Any]:
+    """Shapes, dtypes and shardings of the host's batches for `inputs`, as `data.assemble` makes
+    them.
+    """
+    rows, batch = sharding.batch_sharding(mesh), spec.global_batch
+
+    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=rows)
+
+    views = tuple(array((v.count, v.size, v.size, spec.channels), jnp.uint8) for v in inputs.views)
+    out: dict[str, Any] = {"views": views, "index": array((), jnp.int32)}
+    if inputs.label:
+        out["label"] = array((), jnp.int32)
+    if inputs.text:
+        out["text"] = array((inputs.text,), jnp.int32)
+    if inputs.frames:
+        size = inputs.views[0].size
+        out["frames"] = array((inputs.frames, size, size, spec.channels), jnp.uint8)
+    return out | {name: abstract_batch(sub, spec, mesh) for name, sub in inputs.streams}
+
+
+def compile_step(
+    objective: Objective,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Callable[[jax.Array], jax.Array],
+    mesh: Mesh,
+    state: TrainState,
+    placed: TrainState,
+) -> tuple[Report, str]:
+    """Compile the step of a run for the devices of `mesh`, which need not be there.
+
+    Args:
+      objective, tx, schedule: of the run.
+      mesh: over real devices or those of a topology.
+      state, placed: the abstract state and its shardings (`train.state`).
+
+    Returns:
+      The report, and the text of the program. Where the compiler runs out of memory the report
+      says so, and the text is empty.
+    """
+    batch = abstract_batch(objective.inputs(), objective.spec, mesh)
+    device = mesh.devices.flat[0].device_kind
+    known = chip(device)
+    about: dict[str, Any] = {
+        "device": device,
+        "mesh": dict(mesh.shape),
+        "global_batch": objective.spec.global_batch,
+    }
+    memory = {
+        "parameters": local_bytes(state.params, placed.params),
+        "optimizer": local_bytes(state.opt_state, placed.opt_state),
+        "extra": local_bytes(state.extra, placed.extra),
+        "batch": local_bytes(batch, jax.tree.map(lambda x: x.sharding, batch)),
+        "capacity": known.hbm if known else 0,
+    }
+    step: Any = make_train_step(objective, tx, schedule, mesh, placed)
+    start, busy = time.perf_counter(), time.process_time()
+    try:
+        with jax.set_mesh(mesh):
+            compiled = step.lower(state, batch).compile()
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        about |= _elapsed(start, busy)
+        return Report(**about, fits=False, memory=Memory(**memory), message=why(e)), ""
+    about |= _elapsed(start, busy)
+    found = compiled.memory_analysis()
+    given = sum(memory[name] for name in ("parameters", "optimizer", "extra", "batch"))
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    peak = (
+        found.argument_size_in_bytes
+        + found.temp_size_in_bytes
+        + results
+        + found.generated_code_size_in_bytes
+    )
+    text = compiled.as_text()
+    done = costs.count(text)
+    links = _links(done.traffic, mesh)
+    chips, images = mesh.size, objective.spec.global_batch
+    report = Report(
+        **about,
+        fits=not known or not known.hbm or peak <= known.hbm,
+        memory=Memory(
+            **memory,
+            padding=max(found.argument_size_in_bytes - given, 0),
+            activations=found.temp_size_in_bytes,
+            results=results,
+            program=found.generated_code_size_in_bytes,
+            peak=peak,
+        ),
+        flops=done.flops * chips,
+        flops_per_image=done.flops * chips / images,
+        bytes=done.bytes,
+        bytes_per_image=done.bytes * chips / images,
+        links=links,
+        unknown=done.unknown,
+        bound=bound(known, done, links, images) if known else None,
+    )
+    return report, text
+
+
+def _elapsed(start: float, busy: float) -> dict[str, float]:
+    return {
+        "compile_seconds": time.perf_counter() - start,
+        "compile_cpu_seconds": time.process_time() - busy,
+    }
+
+
+def local_bytes(arrays: Any, placed: Any) -> int:
+    """Bytes of `arrays` (shapes) that one device holds under the shardings `placed`."""
+    sizes = jax.tree.map(
+        lambda x, where: int(np.prod(where.shard_shape(x.shape))) * x.dtype.itemsize, arrays, placed
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def bound(known: Chip, done: costs.Costs, links: tuple[Link, ...], images: int) -> Bound:
+    """The roofline of a chip over what it has to do in a step of `images`."""
+
+    def seconds(amount: float, rate: float) -> float:
+        return amount / rate if rate else 0.0
+
+    inside = sum(link.sent for link in links if link.axes != DCN)
+    outside = sum(link.sent for link in links if link.axes == DCN)
+    parts = (
+        seconds(done.flops, known.flops),
+        seconds(done.bytes, known.bandwidth),
+        seconds(inside, known.ici),
+        seconds(outside, known.dcn),
+    )
+    longest = max(parts)
+    return Bound(*parts, longest, images / longest if longest else 0.0)
+
+
+def axes_of(groups: costs.Groups, mesh: Mapping[str, int]) -> str:
+    """The axes of a mesh along which the members of a group differ."""
+    names, sizes = list(mesh), list(mesh.values())
+    places = np.stack(np.unravel_index(np.array(groups), sizes), -1)  # (groups, members, axes)
+    differ = (places != places[:, :1]).any((0, 1))
+    return ", ".join(name for name, one in zip(names, differ, strict=True) if one)
+
+
+def _links(traffic: tuple[costs.Traffic, ...], mesh: Mesh) -> tuple[Link, ...]:
+    merged: dict[tuple[str, str], list[float]] = {}
+    for one in traffic:
+        axes = axes_of(one.groups, dict(mesh.shape)) if one.groups else DCN
+        total = merged.setdefault((one.kind, axes), [0, 0, 0])
+        for i, value in enumerate((one.count, one.bytes, one.sent)):
+            total[i] += value
+    links = (Link(kind, axes, *map(int, total)) for (kind, axes), total in merged.items())
+    return tuple(sorted(links, key=lambda link: -link.bytes))
+
+
+def why(error: Exception) -> str:
+    """The compiler's own words on memory, on one line."""
+    text = " ".join(str(error).split())
+    said = r"total memory required .*? exceeds .*?\([\d.]+\w\)|Used [\d.]+\w of [\d.]+\w hbm"
+    found = re.search(said, text)
+    return found[0] if found else text[:300]

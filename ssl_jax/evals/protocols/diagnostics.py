@@ -1,0 +1,125 @@
+"""Label-free signs of health or collapse of a representation; pure functions of arrays."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment.recipes import augment, prepare
+from ssl_jax.core import sharding
+from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.placement import place
+from ssl_jax.core.ranges import Several
+from ssl_jax.evals import features
+from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.checks import check_count
+from ssl_jax.evals.collapse import cluster_entropy
+from ssl_jax.objectives.base import Encoder, Probe
+
+Array = jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnostics(AtLayer):
+    """The numbers below, of clean test images and of two augmentations of each.
+
+    `dimensions` is the most that `rankme` can be; `cluster_entropy` there is of methods with
+    clusters.
+
+    Attributes:
+      examples: at most so many, as some numbers hold all pairs.
+    """
+
+    examples: Several = 2048
+
+    prefix: ClassVar[str] = "diag"
+    labels: ClassVar[bool] = False
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        images = subject.images
+        shown, index = images.whole(images.some(self.examples))
+        check_count(len(index), 2)
+        seen = place((shown, index), sharding.replicated(images.mesh))
+        found = _numbers(subject.encoder, images.view, subject.probe_of(self), *seen)
+        return {name: float(value) for name, value in jax.device_get(found).items()}
+
+
+def _measured(
+    encoder: Encoder, view: View, probe: Probe, images: Array, index: Array
+) -> dict[str, Array]:
+    twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}
+    inputs = Inputs(views=(dataclasses.replace(view, count=2),))
+    pairs = augment(inputs, twice, jax.random.key(0))["views"][0]
+    a, b = (features.select(encoder.features(pairs[:, i]), probe) for i in (0, 1))
+    stages = encoder.features(prepare(view, images))
+    clean = features.select(stages, probe)
+    numbers = {
+        "rankme": rankme(clean),
+        "feature_std": feature_std(clean),
+        "alignment": alignment(a, b),
+        "uniformity": uniformity(clean),
+        "dimensions": jnp.asarray(min(clean.shape)),
+    }
+    if encoder.clusters is not None:
+        numbers["cluster_entropy"] = cluster_entropy(encoder.clusters.logits(stages["pooled"]))
+    return numbers
+
+
+# The encoder is an argument, not a closure: one compile for every step's weights.
+_numbers = jax.jit(_measured, static_argnums=(1, 2))
+
+
+def rankme(features: Array, eps: float = 1e-7) -> Array:
+    """Effective rank, RankMe (2210.02885, equation 2): exp of the entropy of the singular values.
+
+    `p = sigma / sum sigma + eps`, `exp(-sum p ln p)` of the (N, D) matrix, not centred. The
+    identity has its size; a matrix of rank r has at most r, up to eps.
+    Memory and time are those of a singular value decomposition; the paper uses N = 25,600.
+    """
+    sigma = jnp.linalg.svd(_as_float(features), compute_uv=False)
+    tiny = jnp.finfo(sigma.dtype).tiny
+    p = sigma / jnp.maximum(jnp.sum(sigma), tiny) + eps
+    return jnp.exp(-jnp.sum(p * jnp.log(p)))
+
+
+def feature_std(features: Array) -> Array:
+    """Standard deviation over the batch of unit features, mean over dimensions, times sqrt(D).
+
+    1 for directions spread evenly over the sphere, 0 at collapse (SimSiam 2011.10566, section 4.1,
+    which shows it without the factor). (N, D) -> scalar.
+    """
+    unit = _unit(features)
+    return jnp.mean(jnp.std(unit, axis=0)) * unit.shape[1] ** 0.5
+
+
+def alignment(x: Array, y: Array, alpha: float = 2.0) -> Array:
+    """Mean of |x_i - y_i|^alpha over positive pairs of unit vectors (2005.10242, section 4.1).
+
+    (N, D), (N, D) -> scalar; 0 is perfect, 2 what unrelated directions give at alpha 2.
+    """
+    distance = jnp.sum(jnp.square(_unit(x) - _unit(y)), axis=-1)
+    return jnp.mean(distance ** (alpha / 2))
+
+
+def uniformity(x: Array, t: float = 2.0) -> Array:
+    """`log mean_{i<j} exp(-t |x_i - x_j|^2)` of unit vectors (2005.10242, section 4.1).
+
+    (N, D) -> scalar; 0 when all are the same, near -2 t when spread evenly in a high dimension.
+    Every pair counts once, none with itself. N x N similarities are held at once.
+    """
+    unit = _unit(x)
+    n = unit.shape[0]
+    similarity = jnp.matmul(unit, unit.T, precision="highest")
+    pairs = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, -2 * t * (1 - similarity))
+    return jax.nn.logsumexp(pairs) - jnp.log(jnp.asarray(n * (n - 1), unit.dtype))
+
+
+def _unit(x: Array) -> Array:
+    x = _as_float(x)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def _as_float(x: Array) -> Array:
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))

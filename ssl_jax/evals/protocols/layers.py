@@ -1,0 +1,68 @@
+"""What each stage of the backbone holds: its effective rank, and how alike two stages are (CKA)."""
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment.recipes import prepare
+from ssl_jax.core.inputs import View
+from ssl_jax.core.ranges import Several
+from ssl_jax.evals import features
+from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.protocols.diagnostics import rankme
+from ssl_jax.objectives.base import Encoder
+
+Array = jax.Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers(Protocol):
+    """RankMe of every stage, averaged over its positions, and CKA of every two.
+
+    `rankme_0` is that of the first stage, `cka_0_1` the likeness of the first two.
+
+    Attributes:
+      examples: test images.
+    """
+
+    examples: Several = 2048
+
+    prefix: ClassVar[str] = "diag"
+    labels: ClassVar[bool] = False
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        images = subject.images
+        stages, _ = features.collect(
+            lambda batch, _: _stages(subject.encoder, images.view, batch),
+            images.batches(images.some(self.examples)),
+            images.mesh,
+        )
+        out = {f"rankme_{i}": float(rankme(rows)) for i, rows in enumerate(stages)}
+        for i, j in itertools.combinations(range(len(stages)), 2):
+            out[f"cka_{i}_{j}"] = float(cka(stages[i], stages[j]))
+        return out
+
+
+def cka(x: Array, y: Array) -> Array:
+    """Linear centred kernel alignment of (N, D) and (N, E), of the same rows (1905.00414, eq. 4).
+
+    1 for features that are equal up to rotation and scale, 0 for uncorrelated ones.
+    """
+    x, y = (jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)) for a in (x, y))
+    x, y = (a - a.mean(0) for a in (x, y))
+    square = lambda a, b: jnp.sum(jnp.square(jnp.matmul(a.T, b, precision="highest")))  # noqa: E731
+    both = jnp.sqrt(square(x, x)) * jnp.sqrt(square(y, y))
+    return square(x, y) / jnp.maximum(both, jnp.finfo(both.dtype).tiny)
+
+
+def _pooled(encoder: Encoder, view: View, images: Array) -> tuple[Array, ...]:
+    """(B, C) float32 of each stage, in order."""
+    found = encoder.features(prepare(view, images))
+    return tuple(features.pool(found[n], "avg").astype(jnp.float32) for n in features.names(found))
+
+
+# The encoder is an argument, not a closure: one compile for every step's weights.
+_stages = jax.jit(_pooled, static_argnums=1)

@@ -1,0 +1,145 @@
+"""Does an image find its caption? Retrieval in the joint space of image-text methods."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from ssl_jax.augment.recipes import prepare
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
+from ssl_jax.core.placement import gather, place
+from ssl_jax.core.ranges import Count
+from ssl_jax.data.text import Tokenizer
+from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.checks import check_finite, check_varied
+from ssl_jax.evals.features import Batches, collect
+from ssl_jax.objectives.base import Encoder
+
+Array = jax.Array
+TEXTS = 256  # of a forward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Protocol):
+    """Recall of captions among those of all test images, and of images by their captions, for
+    methods with a text tower.
+
+    Attributes:
+      k: captions that an image may name, or images that a caption may.
+    """
+
+    k: Count = 10
+
+    labels: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"retrieval: k = {self.k} must be positive")
+
+    needs: ClassVar[str] = "a method with a text tower, and captions of evaluation images"
+
+    def applies(self, subject: Subject) -> bool:
+        encoder = subject.encoder
+        return encoder is not None and encoder.text is not None and bool(len(_captioned(subject)))
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        encoder, images = subject.encoder, subject.images
+        captions = images.test.source.captions
+        assert encoder is not None and captions is not None
+        batches = images.batches(Part(images.test.source, _captioned(subject)))
+        embedded, index = embed_images(encoder, images.view, batches, images.mesh)
+        texts, own = distinct([captions[int(i)] for i in index])
+        said = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
+        name = f"retrieval{self.k}"
+        return {
+            name: recall(embedded, said, own, self.k),
+            f"{name}_text_to_image": recall(said, embedded, owners(own, len(texts)), self.k),
+        }
+
+
+def _captioned(subject: Subject) -> np.ndarray:
+    """The rows of the test set that have a caption."""
+    captions = subject.images.test.source.captions
+    rows = subject.images.test.rows
+    return np.array([i for i in rows if captions is not None and captions[int(i)]], np.int64)
+
+
+def recall(
+    images: np.ndarray, texts: np.ndarray, own: Sequence[Sequence[Count]], k: Count = 10
+) -> float:
+    """Image-to-text recall at k: the share of images with a caption of theirs among the k nearest.
+
+    Nearest by cosine; of equally near texts the first come first. With images and texts in each
+    other's place, and `owners` for `own`, it is text-to-image recall.
+
+    Args:
+      images: (N, d).
+      texts: (M, d), distinct captions.
+      own: for each image the rows of `texts` that are its own, one or more.
+      k: at most M.
+    """
+    images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
+    nearest = np.argsort(-images @ texts.T, axis=1, kind="stable")[:, :k]
+    found = [np.isin(rows, mine).any() for rows, mine in zip(nearest, own, strict=True)]
+    return float(np.mean(found))
+
+
+def distinct(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
+    """All captions, each once, in order of appearance, and for each image which are its own."""
+    number: dict[str, int] = {}
+    own = [[number.setdefault(text, len(number)) for text in texts] for texts in captions]
+    return list(number), own
+
+
+def owners(own: Sequence[Sequence[int]], texts: int) -> list[list[int]]:
+    """For each of so many texts which images it belongs to."""
+    found: list[list[int]] = [[] for _ in range(texts)]
+    for image, rows in enumerate(own):
+        for text in rows:
+            found[text].append(image)
+    return found
+
+
+def embed_images(
+    encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joint embeddings (N, d) and index (N,) of the images in `batches`; see `features.extract`."""
+    found, index = collect(lambda images, _: _image(encoder, view, images), batches, mesh)
+    check_varied(found, "embeddings")
+    return found, index
+
+
+def embed_texts(
+    encoder: Encoder, texts: Sequence[str], tokenizer: Tokenizer, mesh: jax.sharding.Mesh
+) -> np.ndarray:
+    """Joint embeddings (M, d) of texts."""
+    assert encoder.text is not None
+    batch = TEXTS + -TEXTS % mesh.size
+    tokens = np.stack([tokenizer.tokens(text, encoder.text.context) for text in texts])
+    tokens = np.pad(tokens, ((0, -len(tokens) % batch), (0, 0)))
+    placed = sharding.batch_sharding(mesh)
+    found = [
+        gather(_text(encoder, place(part, placed)))
+        for part in np.split(tokens, len(tokens) // batch)
+    ]
+    embedded = np.concatenate(found)[: len(texts)]
+    check_finite(embedded, "embeddings of texts")
+    return embedded
+
+
+def _read_image(encoder: Encoder, view: View, images: Array) -> Array:
+    assert encoder.text is not None
+    return encoder.text.image(encoder.features(prepare(view, images))["pooled"])
+
+
+def _read_text(encoder: Encoder, tokens: Array) -> Array:
+    assert encoder.text is not None
+    return encoder.text.text(tokens)
+
+
+_image = jax.jit(_read_image, static_argnums=1)
+_text = jax.jit(_read_text)

@@ -1,0 +1,137 @@
+"""Low-shot linear SVMs on frozen features, as VOC07 is measured (Goyal et al., 1905.01235)."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import precision_recall_curve
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Positive
+from ssl_jax.data.subset import draw_labels
+from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.protocols.fewshot import check_shots
+
+FOLDS = 3
+FEW = 1.0  # C of a class with a single example, which no fold can be kept from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Svm(AtLayer):
+    """Mean over the classes of the average precision of one-vs-rest SVMs; see `svm_map`.
+
+    Attributes:
+      shots: labels a class; a class that has fewer gives all it has.
+      draws: random draws of those labels, averaged.
+      full: with all labels, too.
+      costs: values of C to choose from.
+    """
+
+    shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
+    draws: Count = 5
+    full: bool = True
+    # Those of the vissl library.
+    costs: tuple[Positive, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or min(self.shots, default=1) < 1 or min(self.costs, default=0) <= 0:
+            raise UserError(
+                f"svm: shots {list(self.shots)}, draws {self.draws} and costs {list(self.costs)} "
+                "must be positive"
+            )
+        if not self.shots and not self.full:
+            raise UserError("svm: give shots, or full=True")
+
+    def unused(self) -> Mapping[str, str]:
+        return {} if self.shots else {"draws": "all labels are no draw; give shots"}
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        train, test = subject.train(self), subject.test(self)
+        check_shots(self, self.shots, train)
+        found = {}
+        for k in self.shots:
+            rows = (draw_labels(train.labels, k, 0, draw) for draw in range(self.draws))
+            some = (Labelled(train.features[r], train.labels[r]) for r in rows)
+            found[f"svm{k}_map"] = float(np.mean([svm_map(s, test, self.costs) for s in some]))
+        if self.full:
+            found["svm_map"] = svm_map(train, test, self.costs)
+        return found
+
+
+def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
+    """Mean average precision, over the classes that `test` has, of one linear SVM a class.
+
+    Features are divided by their norm + 1e-5; squared hinge loss, positives weigh twice. C is
+    chosen for each class by the mean average precision of 3 folds, 2 for a class with two examples;
+    with a single one it is `FEW`. A class that only `test` has is ranked by a constant, one that
+    `test` lacks is left out of the mean.
+
+    Raises:
+      UserError: a single class to learn from.
+    """
+    if len(np.unique(train.labels)) < 2:
+        raise NotMeasurable("svm: the training data have labels of one class only")
+    seen, asked = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test))
+    precisions = []
+    # Threads cost more than they bring on problems this small.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 iterations are the protocol
+        for c in np.unique(test.labels):
+            positive = train.labels == c
+            scores = np.zeros(len(asked))
+            if positive.any():
+                cost = choose_cost(seen, positive, costs)
+                scores = _machine(cost).fit(seen, positive).decision_function(asked)
+            precisions.append(average_precision(scores, test.labels == c))
+    return float(np.mean(precisions))
+
+
+def choose_cost(features: np.ndarray, positive: np.ndarray, costs: Sequence[float]) -> float:
+    """The first of `costs` whose average precision is best over folds of (N, D) and (N,) bool."""
+    folds = min(FOLDS, np.sum(positive), np.sum(~positive))
+    if len(costs) == 1:
+        return costs[0]
+    if folds < 2:
+        return FEW
+    parts = list(StratifiedKFold(folds).split(features, positive))
+
+    def score(cost: float) -> float:
+        machines = ((_machine(cost).fit(features[a], positive[a]), b) for a, b in parts)
+        found = (
+            average_precision(m.decision_function(features[b]), positive[b]) for m, b in machines
+        )
+        return sum(found) / folds
+
+    return max(costs, key=score)
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Area below the precision-recall curve, at each recall the best precision of no lesser recall
+    (PASCAL VOC since 2010). Equal scores are one step of the curve.
+
+    Args:
+      scores: (N,), the larger the more likely positive.
+      positive: (N,) bool, at least one True.
+    """
+    precision, recall, _ = precision_recall_curve(positive, scores)  # from the largest recall down
+    return float(np.sum(-np.diff(recall) * np.maximum.accumulate(precision[:-1])))
+
+
+def _machine(cost: float) -> LinearSVC:
+    return LinearSVC(
+        C=cost,
+        class_weight={True: 2, False: 1},
+        penalty="l2",
+        loss="squared_hinge",
+        dual=True,
+        tol=1e-4,
+        max_iter=2000,
+        intercept_scaling=1.0,
+        random_state=0,
+    )

@@ -1,0 +1,122 @@
+"""Zero-shot classification: a class is the mean of what the text tower says to its name in several
+sentences, and an image belongs to the class that it is nearest to (CLIP 2103.00020, section 3.1.4).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.protocols.retrieval import embed_images, embed_texts
+from ssl_jax.evals.scores import accuracies, guesses_of
+
+TEMPLATES = (
+    "{}",
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a picture of one {}.",
+    "a close view of a {}.",
+    "a {} seen from afar.",
+    "a small picture of a {}.",
+    "a bright photo of a {}.",
+    "a dark photo of a {}.",
+    "a drawing of a {}.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot(Protocol):
+    """Accuracy of the nearest class name, for methods with a text tower; no label is learned from.
+
+    Attributes:
+      templates: file of sentences, one a line, with {} where the name goes; by default `TEMPLATES`.
+      names: file of class names, one a line, in the order of the classes; by default the data's.
+    """
+
+    templates: str = ""
+    names: str = ""
+
+    labels: ClassVar[bool] = False
+
+    needs: ClassVar[str] = (
+        "a method with a text tower, and evaluation labels whose classes have names"
+    )
+
+    def applies(self, subject: Subject) -> bool:
+        """Not where the classes have numbers only: those say nothing."""
+        encoder, test = subject.encoder, subject.images.test.source
+        named = bool(self.names) or not all(name.isdecimal() for name in test.class_names)
+        return (
+            encoder is not None and encoder.text is not None and test.labels is not None and named
+        )
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        encoder, images = subject.encoder, subject.images
+        test, rows = images.test
+        assert encoder is not None and test.labels is not None
+        names = lines(self.names, "names") if self.names else test.class_names
+        if len(names) != test.num_classes:
+            raise UserError(
+                f"zero_shot: {len(names)} names for the {test.num_classes} classes of {test.name}"
+            )
+        templates = lines(self.templates, "templates") if self.templates else TEMPLATES
+        for template in templates:
+            if "{}" not in template:
+                raise UserError(f"zero_shot: no {{}} for the class name in {template!r}")
+        sentences = [template.replace("{}", name) for name in names for template in templates]
+        said = embed_texts(encoder, sentences, subject.tokenizer, images.mesh)
+        labelled = Part(test, rows[test.labels[rows] >= 0])
+        embedded, index = embed_images(encoder, images.view, images.batches(labelled), images.mesh)
+        classes = class_embeddings(said.reshape(len(names), len(templates), -1))
+        return zero_shot_accuracies(embedded, classes, test.labels[index])
+
+
+def lines(file: str, what: str) -> list[str]:
+    """Those of a text file that are not empty.
+
+    Raises:
+      UserError: it cannot be read, or holds none.
+    """
+    try:
+        found = [text.strip() for text in Path(file).expanduser().read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"zero_shot: {what} = {file}: {e}") from None
+    found = [text for text in found if text]
+    if not found:
+        raise UserError(f"zero_shot: {what} = {file} is empty")
+    return found
+
+
+def class_embeddings(said: np.ndarray) -> np.ndarray:
+    """Unit vectors (C, d) of classes: the mean of the unit vectors of their sentences (C, T, d)."""
+    return _unit(_unit(said).mean(1))
+
+
+def zero_shot_accuracies(
+    images: np.ndarray, classes: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """Share of the images whose class is the nearest (top1), among the five nearest (top5, with
+    more than five classes), and the mean over classes of the first; see `scores.accuracies`.
+
+    Nearest by cosine; of equally near classes the lower comes first.
+
+    Args:
+      images: (N, d), N > 0.
+      classes: (C, d).
+      labels: (N,) in [0, C).
+
+    Raises:
+      UserError: no image.
+    """
+    if not len(labels):
+        raise NotMeasurable("zero_shot: no test image has a label")
+    nearest = np.argsort(-_unit(images) @ _unit(classes).T, axis=1, kind="stable")
+    return accuracies(nearest[:, : guesses_of(len(classes))], labels, "zero_shot")
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

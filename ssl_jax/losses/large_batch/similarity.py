@@ -1,0 +1,126 @@
+"""Sums over the rows and columns of a similarity matrix, which need not be held: what every loss
+with a batch of negatives is made of.
+
+Three forms, all exact, of value and of gradient:
+
+- "dense" holds the matrix of similarities, (n, m).
+- "tiled" holds one tile of it at a time, at most 512 x 512, and computes the tile again in the
+  backward pass. Kept in between are the embeddings and one number a row (and column).
+- "ring" is for a mesh of devices, the one in context (`jax.set_mesh`): rows stay where they are,
+  blocks of the other side go around all of its axes, and tiles are used inside a block. Without a
+  mesh of several devices in context it is "tiled". Over such a mesh "tiled" is exact too, but every
+  device does all of the work.
+- "auto" is "dense" while the matrix takes at most `DENSE_BYTES` on a device, "ring" where the mesh
+  in context has several devices that divide n and m, and "tiled" otherwise.
+
+The lean forms have a gradient but, like every `jax.custom_vjp`, no forward-mode derivative.
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+
+from ssl_jax.losses.axes import any_axes
+from ssl_jax.losses.large_batch import ring, tiles
+
+Array = jax.Array
+Similarity = Literal["auto", "dense", "tiled", "ring"]
+
+DENSE_BYTES = 16 * 2**20
+
+
+@any_axes(1)
+def log_sum_exp(
+    x: Array, y: Array | None = None, *, columns: bool = False, similarity: Similarity = "auto"
+) -> Any:
+    """Logarithm of the summed exponentials over each row of `x @ y.T`.
+
+    A temperature is a factor of x (or, without y, its root is), so its gradient is exact as well.
+
+    Args:
+      x: (n, d), at least float32.
+      y: (m, d); None: x itself, and no row counts its own entry.
+      columns: of each column too.
+      similarity: the form, see above.
+
+    Returns:
+      (n,); with `columns` a pair of it and (m,).
+
+    Raises:
+      ValueError: an unknown form, or a ring whose devices do not divide n and m.
+    """
+    return _sums(tiles.LOG_SUM_EXP, x, y, columns, similarity)
+
+
+@any_axes(1)
+def sum_softplus(x: Array, y: Array, *, similarity: Similarity = "auto") -> Array:
+    """(n,) sums of `log(1 + exp(s))` over each row of s = `x @ y.T`; as `log_sum_exp`."""
+    return _sums(tiles.SUM_SOFTPLUS, x, y, False, similarity)
+
+
+def _sums(
+    kind: tiles.Reduction, x: Array, y: Array | None, columns: bool, similarity: Similarity
+) -> Any:
+    pattern: tiles.Pattern = "self" if y is None else "both" if columns else "rows"
+    if y is not None:
+        dtype = jnp.promote_types(x.dtype, y.dtype)
+        x, y = x.astype(dtype), y.astype(dtype)
+    form = _form(similarity, x, x if y is None else y)
+    return (_dense if form == "dense" else functools.partial(_lean, form))(kind, pattern, x, y)
+
+
+def _form(similarity: Similarity, x: Array, y: Array) -> str:
+    if similarity not in ("auto", "dense", "tiled", "ring"):
+        raise ValueError(f"similarity {similarity!r} is none of 'auto', 'dense', 'tiled', 'ring'")
+    n, m = x.shape[0], y.shape[0]
+    mesh = jax.sharding.get_abstract_mesh()
+    # Inside a `shard_map` the axes are the caller's.
+    devices = 1 if AxisType.Manual in mesh.axis_types else max(mesh.size, 1)
+    divide = n % devices == 0 and m % devices == 0
+    if similarity == "auto":
+        if n * m * x.dtype.itemsize <= DENSE_BYTES * devices:
+            return "dense"
+        return "ring" if devices > 1 and divide else "tiled"
+    if similarity == "ring":
+        if not divide:
+            raise ValueError(f"{devices} devices do not divide {n} rows and {m} columns of a ring")
+        return "ring" if devices > 1 else "tiled"
+    return similarity
+
+
+def _dense(kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None) -> Any:
+    scores = tiles.scores(x, x if y is None else y)
+    if pattern == "self":  # -inf: a large negative number could win or overflow
+        scores = jnp.where(jnp.eye(x.shape[0], dtype=bool), -jnp.inf, scores)
+    rows = kind.value(kind.part(scores, 1))
+    return (rows, kind.value(kind.part(scores, 0))) if pattern == "both" else rows
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _lean(
+    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None
+) -> Any:
+    return _lean_forward(form, kind, pattern, x, y)[0]
+
+
+def _lean_forward(
+    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None
+) -> Any:
+    rows, columns = (ring if form == "ring" else tiles).forward(kind, pattern, x, y)
+    out = kind.value(rows) if columns is None else (kind.value(rows), kind.value(columns))
+    return out, (x, y, rows, columns)
+
+
+def _lean_backward(
+    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, saved: Any, gradient: Any
+) -> tuple[Array, Array | None]:
+    x, y, rows, columns = saved
+    across = kind.pull(rows, gradient if columns is None else gradient[0])
+    down = None if columns is None else kind.pull(columns, gradient[1])
+    return (ring if form == "ring" else tiles).backward(kind, pattern, x, y, across, down)
+
+
+_lean.defvjp(_lean_forward, _lean_backward)

@@ -1,0 +1,1 @@
+"""What commands, launchers, benchmarks and Python share: from a config to a finished run."""

@@ -1,0 +1,172 @@
+"""The recipe for somebody's own images, chosen from the images and the machine."""
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.cost import flops
+from ssl_jax.data.reader import Reader
+from ssl_jax.data.sources import Source, open_source
+from ssl_jax.run import pretrained
+from ssl_jax.run.configs import configs_folder, load_file
+from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.flags import Override
+from ssl_jax.train.step import make_kernel
+
+SIZES = (32, 48, 64, 96, 128, 160, 224)  # of a crop, in pixels
+SAMPLE = 32  # images whose size is looked at
+FEWEST = 16  # images that anything can be learned from
+
+
+def choose(
+    data: str, init_from: str = "", given: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[dict[str, Any], list[str]]:
+    """A config for the data set `data`, and what was chosen and why, a line each.
+
+    Args:
+      init_from: a run or a file of weights whose network is trained further, `train.init_from`.
+      given: keys of the section `backbone` that such a file does not tell.
+
+    Raises:
+      UserError: too few images, or none that can be read; no such weights.
+    """
+    source = open_source(data)
+    devices = jax.devices()
+    cpu = devices[0].platform == "cpu"
+    side = _typical_side(source)
+    size = max((s for s in SIZES if s <= side), default=SIZES[0])
+    size = min(size, 64 if cpu else 224)
+    own, channels = pretrained.backbone_of(init_from, given) if init_from else ({}, 0)
+    size = _crop(own, size)
+    batch = _batch_size(len(source), len(devices), 64 if cpu else 256)
+    epoch = len(source) // batch
+    fewest, epochs, most = (300, 100, 1000) if cpu else (2000, 200, 500_000)
+    steps = int(np.clip(epochs * epoch, fewest, most))
+    many = len(source) >= 100_000 and size >= 128
+    config = (
+        load_file(configs_folder() / "auto.py", "config")
+        .choose(data, size, batch, steps, not cpu, many)
+        .to_dict()
+    )
+    if own:
+        config["backbone"], config["train"]["init_from"] = own, init_from
+        config["data"]["channels"] = channels
+    backbone = config["backbone"]
+    kind = backbone.get("depth") or backbone.get("size") or backbone.get("dim") or "small"
+    why = f"as in {init_from}" if own else f"for {len(devices)} {devices[0].device_kind} device(s)"
+    reasons = [
+        f"method    {config['objective']['name']}",
+        f"crops     {size} px; the images' typical short side is {side} px",
+        f"backbone  {backbone['name']} ({kind}) {why}",
+        f"batch     {batch} of {len(source):,} images",
+        f"steps     {steps:,}, {steps / epoch:.0f} passes over the images",
+    ]
+    return config, reasons
+
+
+def start_of(overrides: Sequence[Override]) -> tuple[str, dict[str, Any]]:
+    """What --config flags say of the weights to start from: `init_from` and `given` of `choose`."""
+    start = next((str(value) for key, value in overrides if key == "train.init_from"), "")
+    keys = (
+        (key.partition(".")[2], value) for key, value in overrides if key.startswith("backbone.")
+    )
+    return start, dict(keys) if start else {}
+
+
+def _crop(backbone: Mapping[str, Any], size: int) -> int:
+    """The side nearest to `size` that the network takes, `size` where it takes any."""
+    if backbone.get("name") == "swin":  # windows do not divide just any grid
+        return int(backbone.get("image_size", 224))
+    patch = int(backbone.get("patch", 16)) if backbone.get("name") == "vit" else 1
+    return max(round(size / patch), 1) * patch
+
+
+def estimate(experiment: Experiment, steps: int) -> str:
+    """About how long so many steps take, from two short measurements: a batch made on the host, and
+    a convolution on the device, to whose rate the step's counted FLOPs are set.
+    """
+    batches = experiment.batches(0, 2)
+    next(batches)  # starts the threads
+    began = time.perf_counter()
+    batch = next(batches)
+    host = time.perf_counter() - began
+    batches.close()
+    kernel = make_kernel(experiment.objective, experiment.tx, experiment.schedule)
+    work = flops.count(kernel, experiment.abstract_state, batch)
+    device = work / (_convolution_rate() * experiment.mesh.size)
+    return (
+        f"time: {length(steps * max(host, device))} for {steps:,} steps on this machine, "
+        "compilation and evaluations apart"
+    )
+
+
+def length(seconds: float) -> str:
+    """40 -> "about half a minute": for an estimate."""
+    for most, text in (
+        (10, "a few seconds"),
+        (45, "about half a minute"),
+        (90, "about a minute"),
+    ):
+        if seconds < most:
+            return text
+    minutes = round(seconds / 60)
+    return f"about {minutes} min" if minutes < 120 else f"about {minutes / 60:.0f} hours"
+
+
+@functools.cache
+def _convolution_rate() -> float:
+    """FLOP/s of a device in the forward and backward pass of a 3x3 convolution."""
+    dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
+    kernel = jnp.ones((3, 3, 64, 64), dtype)
+    images = jnp.ones((16, 32, 32, 64), dtype)
+
+    @jax.jit
+    def gradients(kernel: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def loss(kernel: jax.Array, images: jax.Array) -> jax.Array:
+            layout = ("NHWC", "HWIO", "NHWC")
+            out = jax.lax.conv_general_dilated(
+                images, kernel, (1, 1), "SAME", dimension_numbers=layout
+            )
+            return jnp.square(out.astype(jnp.float32)).sum()
+
+        return jax.grad(loss, (0, 1))(kernel, images)
+
+    jax.block_until_ready(gradients(kernel, images))  # compiles
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(gradients(kernel, images))
+        seconds.append(time.perf_counter() - began)
+    return flops.count(gradients, kernel, images) / min(seconds)
+
+
+def _typical_side(source: Source) -> int:
+    """Median short side in pixels over a sample of the images that can be read."""
+    if source.arrays is not None:
+        return min(source.arrays.shape[1:3])
+    reader = Reader(source, 0)
+    rows = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(np.int64))
+    images = [reader.try_pixels(int(row)) for row in rows]
+    sides = [min(image.shape[:2]) for image in images if image is not None]
+    if not sides:
+        raise UserError(f"{source.name}: none of {len(rows)} images looked at can be read")
+    return int(np.median(sides))
+
+
+def _batch_size(examples: int, devices: int, most: int) -> int:
+    """The largest power of two up to `most` that is at most half the images, on all devices."""
+    if examples < max(FEWEST, 2 * devices):
+        raise UserError(
+            f"{examples} images are too few to learn from: at least {max(FEWEST, 2 * devices)}"
+        )
+    batch = devices
+    while 2 * batch <= min(max(most, devices), examples // 2):
+        batch *= 2
+    return batch

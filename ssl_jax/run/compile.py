@@ -1,0 +1,141 @@
+"""Compile the train step of a config for a TPU topology that is not here."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from ssl_jax.core import trust
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import Text, literal
+from ssl_jax.cost.chips import GIB
+from ssl_jax.data.pipeline import DataConfig
+from ssl_jax.data.text import BYTES
+from ssl_jax.run.experiment import Experiment, Facts, make_spec
+
+# The ILSVRC 2012 training set: what the `imagenet` recipes are for.
+IMAGENET = Facts("ImageNet", examples=1_281_167, classes=1000)
+
+
+Report = dict[str, Any]
+
+
+def compile_step(
+    config: Mapping[str, Any], topology: str, slices: int = 1, hlo: str = ""
+) -> Report:
+    """`train.aot.Report` as plain values, made in a process of its own. The text of the program is
+    written to the file `hlo`, if given.
+
+    Raises:
+      UserError: libtpu is not installed, no such topology, or a config that is none.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "libtpu, the TPU compiler, is not installed: pip install -e '.[tpu]' in your clone of "
+            "ssl_jax (no TPU needed)"
+        )
+    asked = {"config": with_spec(config), "topology": topology, "slices": slices, "hlo": hlo}
+    asked["trust_code"] = trust.trusted()
+    # It compiles only: it asks no metadata server for a TPU and claims none, so that several may
+    # run at once.
+    env = {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    command, base = trust.python("ssl_jax.run.compile_worker")
+    run = subprocess.run(
+        command,
+        input=json.dumps(asked),
+        env={**base, **env},
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode:
+        lines = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
+        raise UserError(f"the compiler failed: {lines[-1][:400]}")
+    report = json.loads(run.stdout.splitlines()[-1])
+    if "error" in report:
+        raise UserError(report["error"])
+    return report
+
+
+def with_spec(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its `spec`: of its data where it names some, else of ImageNet's sizes."""
+    experiment = Experiment.from_config({k: v for k, v in config.items() if k != "spec"})
+    facts = experiment.facts if experiment.data.train else stand_in(experiment.data)
+    # Texts for a method of the user's own are of no type yet, and JSON would take them for strings.
+    objective = {
+        key: literal(value) if isinstance(value, Text) else value
+        for key, value in config.get("objective", {}).items()
+    }
+    return {
+        **config,
+        "objective": objective,
+        "spec": dataclasses.asdict(make_spec(experiment.train, facts)),
+    }
+
+
+def stand_in(data: DataConfig) -> Facts:
+    """ImageNet's sizes; of captions the vocabulary that the config asks to learn, whole."""
+    size = data.tokenizer.removeprefix("train:")
+    # Padding, start and end come on top of the pieces.
+    pieces = int(size) if data.tokenizer.startswith("train:") and size.isdecimal() else BYTES.pieces
+    vocabulary = pieces + BYTES.vocabulary - BYTES.pieces
+    return Facts(
+        IMAGENET.name,
+        IMAGENET.examples,
+        IMAGENET.classes,
+        data.channels or IMAGENET.channels,
+        vocabulary=vocabulary,
+    )
+
+
+def find_batch(config: Mapping[str, Any], topology: str, slices: int, console: Console) -> Report:
+    """The report of the largest power of two of images a chip that fits, or of one image if none
+    does. Starts at the config's batch and prints each try.
+    """
+    chips = slices * math.prod(int(n) for n in topology.partition(":")[2].split("x") if n.isdigit())
+    batch = config.get("train", {}).get("batch_size", 256)
+    tried: dict[int, Report] = {}
+
+    def fits(size: int) -> bool:
+        train = {**config.get("train", {}), "batch_size": size * chips}
+        with console.status(f"compiling {size} images a chip"):
+            tried[size] = compile_step({**config, "train": train}, topology, slices)
+        memory = tried[size]["memory"]["peak"]
+        needs = _gib(memory) if memory else tried[size]["message"]
+        enough = bool(tried[size]["fits"])
+        console.print(f"{size:>6} images a chip: {'fits' if enough else 'too many'}, {needs}")
+        return enough
+
+    best = 2 ** int(math.log2(max(batch // chips, 1)))
+    for size in _search(best, fits):
+        best = size
+    return tried[best]
+
+
+def _search(start: int, fits: Any) -> Iterator[int]:
+    """Sizes that fit, larger ones later, or 1 if none does."""
+    size = start
+    if fits(size):
+        yield size
+        while fits(2 * size):
+            size *= 2
+            yield size
+        return
+    while size > 1:
+        size //= 2
+        if fits(size):
+            break
+    yield size
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f} GiB"

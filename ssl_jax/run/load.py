@@ -1,0 +1,80 @@
+"""The encoder of a run or of a file of weights; for subcommands, and as `ssl_jax.load`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ssl_jax.core import sharding, trust
+from ssl_jax.core.errors import UserError
+from ssl_jax.embed.encoder import Encoder
+from ssl_jax.run import orbax_export, weights_file
+from ssl_jax.run.evaluation import NEWEST, steps_of
+from ssl_jax.run.experiment import Experiment
+from ssl_jax.train.checkpoint import Checkpoints
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    stage: int | str | None = None,
+    pool: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    backbone: Mapping[str, Any] | None = None,
+    trust_code: bool = False,
+) -> Encoder:
+    """The encoder of a run, its trained backbone (teacher or student, as the method says), or of a
+    file of weights, with what it needs to be called on images.
+
+    Args:
+      path: the run's folder; or weights, ours or public ones (docs/weights.md): safetensors, npz or
+        .pth, an index of several files, or a folder as the Hugging Face hub has them.
+      step: of the run's checkpoint; by default the newest.
+      stage: the layer to read, a number (-1 is the last) or a name of `Encoder.layers`; by default
+        where the method's representation is.
+      pool: "pooled" (the network's own output, of its last layer), "avg", "grid" (averages over 2
+        x 2), "cls" (the layer's class token), or "none" for features of every place; by default the
+        method's, and "avg" of an earlier layer where that is "pooled".
+      mesh: devices that hold the weights, each all of them; any mesh; by default one device.
+      backbone: of a public file, what its names and shapes do not tell, {"heads": 12}.
+      trust_code: run a method file that lies in the folder of a run (docs/safety.md).
+
+    Raises:
+      UserError: no such run, checkpoint, file or layer; a network that ours cannot compute whole.
+    """
+    devices = mesh or sharding.make_mesh(sharding.MeshConfig(), jax.local_devices()[:1])
+    where = Path(path).expanduser()
+    if orbax_export.is_weights(where):
+        if step is not None:
+            raise UserError(f"{where} holds weights of one step; leave the step out")
+        made = weights_file.encoder(where, devices, backbone)
+    elif backbone:
+        raise UserError(f"{where} is a run, which says what its backbone is; leave backbone out")
+    else:
+        with trust.scope(trust_code):
+            made = from_run(where, step, devices)
+    return made if stage is None and pool is None else made.at(stage, pool)
+
+
+def from_run(folder: Path, step: int | None, mesh: jax.sharding.Mesh) -> Encoder:
+    """The encoder of a checkpoint, the newest where `step` is None."""
+    experiment = Experiment.of_run(folder)
+    # Every device holds all of it, so the axes of the mesh need not be those of training.
+    placed = jax.tree.map(lambda _: sharding.replicated(mesh), experiment.abstract_state)
+    objective, config = experiment.objective, experiment.raw
+    with Checkpoints(folder / "checkpoints", reader=True) as checkpoints, jax.set_mesh(mesh):
+        (number,) = steps_of(folder, checkpoints, NEWEST if step is None else step, None)
+        restored = checkpoints.restore(number, experiment.abstract_state, placed)
+        encoder = objective.encoder(restored.params, restored.extra)
+    return Encoder.of(
+        encoder,
+        objective.inputs().views[0],
+        objective.probe,
+        objective.spec.channels,
+        json.loads(json.dumps(config)),
+        f"step {number} of {folder} ({config['objective']['name']})",
+    )

@@ -1,0 +1,66 @@
+"""Lists of runs: which there are, and how far each is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.plain import is_whole
+from ssl_jax.run import flags as command_line
+from ssl_jax.run.configs import load_config
+from ssl_jax.run.restart import newest
+from ssl_jax.train.workdir import read_config
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a study.
+
+    Attributes:
+      name: of its folder.
+      config: METHOD:RECIPE or PATH.py:RECIPE.
+      changes: dotted key of the config -> value.
+    """
+
+    name: str
+    config: str
+    changes: Mapping[str, Any]
+
+    def words(self, folder: Path, data: str = "", eval_data: str = "") -> list[str]:
+        """The arguments of `ssl-jax train`."""
+        given = {"data": data, "eval_data": eval_data, "workdir": str(folder / self.name)}
+        return [
+            f"--config={self.config}",
+            *(f"--{name}={value}" for name, value in given.items() if value),
+            *(f"--config.{key}={value}" for key, value in self.changes.items()),
+        ]
+
+
+def read(spec: str, overrides: Sequence[command_line.Override] = ()) -> list[Planned]:
+    """The runs of a study: its file's `get_config` gives {name: {"config": "simclr:digits",
+    "train.steps": 100, ...}}; `overrides` go to all of them.
+
+    Raises:
+      UserError: no such file or study, or a run of another form.
+    """
+    found = load_config(spec)
+    if not found:
+        raise UserError(f"--study={spec}: no run in it")
+    runs = []
+    for name, values in found.items():
+        if not isinstance(values, Mapping) or not isinstance(values.get("config"), str):
+            raise UserError(f"--study={spec}: {name}: expected a dict with the key 'config'")
+        if Path(name).name != name or name.startswith("."):
+            raise UserError(f"--study={spec}: {name!r} is no name for a folder")
+        changes = {k: v for k, v in values.items() if k != "config"} | dict(overrides)
+        runs.append(Planned(name, values["config"], changes))
+    return runs
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run there has its last checkpoint, before which it was evaluated."""
+    if not (folder / "config.json").exists():
+        return False
+    total = read_config(folder).get("spec", {}).get("total_steps")
+    return is_whole(total) and newest(folder) >= total

@@ -1,0 +1,153 @@
+"""Data sets that `ssl-jax evaluate` measures on: the run's own, those of the command line, or the
+named ones of a suite.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ssl_jax.core import config as checked
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Whole
+from ssl_jax.data.sources import held_out
+from ssl_jax.data.survey import read_alike
+from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.objectives.base import Encoder
+from ssl_jax.run.configs import load_config
+from ssl_jax.run.console import terminal
+from ssl_jax.run.experiment import Experiment
+
+Cell = dict[str, Any]  # settings of a protocol that differ from the run's
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set of a suite.
+
+    Attributes:
+      data: labelled training images, as --data takes them; "" is the run's own.
+      eval_data: evaluation images; "" is what `data` itself holds out, else a fifth of it.
+      metric: what its standard reports: "top1", or "mean_per_class", the mean over the classes.
+        The number `PROTOCOL_METRIC` is also written as `score`.
+      max_train, max_eval: examples of each set at the most; 0 is the run's `evals.max_train`.
+      settings: of protocols, {"logistic": {"holdout": 0.2}}, in place of the run's.
+    """
+
+    data: str = ""
+    eval_data: str = ""
+    metric: Literal["top1", "mean_per_class"] = "top1"
+    max_train: Whole = 0
+    max_eval: Whole = 0
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def suite(spec: str) -> dict[str, DataSet]:
+    """The data sets that a file names: its `get_config` gives {name: {"data": ..., ...}}.
+
+    Args:
+      spec: "FILE.py:NAME", or the name of a shipped file, "suites:kornblith".
+
+    Raises:
+      UserError: no such file or suite, or a data set of another form.
+    """
+    found = load_config(spec)
+    if not found:
+        raise UserError(f"--suite={spec}: no data set in it")
+    for name, values in found.items():
+        if not isinstance(values, Mapping):
+            raise UserError(
+                f"--suite={spec}: {name} holds {values!r}; expected data, eval_data, ..."
+            )
+        for protocol in values.get("settings", {}):
+            if protocol not in EvalsConfig.known():
+                raise UserError(f"--suite={spec}: {name}: no protocol {protocol!r}")
+    return {name: checked.build(DataSet, values, name) for name, values in found.items()}
+
+
+def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Protocol]:
+    """The protocol with the settings of each cell.
+
+    Raises:
+      UserError: a setting that it has not or that changes nothing, or a wrong value.
+    """
+    for setting in type(protocol).of_pixels:
+        if any(setting in cell for cell in cells):
+            raise UserError(
+                f"{name}.{setting} would change nothing: it is for raw pixels, which training "
+                "measures beside the network"
+            )
+    current = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol)}
+    made = [checked.build(type(protocol), current | cell, name) for cell in cells]
+    for one, cell in zip(made, cells, strict=True):
+        checked.check_used(one, name, cell)
+    return list(dict.fromkeys(made))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked on one pair of data sets; `about` of a record says which."""
+
+    name: str
+    quality: Quality
+    asked: Mapping[str, Sequence[Protocol]]
+    about: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        name: str,
+        data: DataSet,
+        protocols: Sequence[str],
+        cells: Sequence[Cell],
+    ) -> "Task":
+        """The run's own settings, with those of the data set, with those of each cell.
+
+        Raises:
+          UserError: data that cannot be opened, or that, with a name, lack the labels asked for.
+        """
+        evals = experiment.evals
+        most = {k: getattr(data, k) or getattr(evals, k) for k in ("max_train", "max_eval")}
+        asked = {}
+        for protocol in protocols or evals.protocols:
+            (one,) = settings(
+                evals.protocol(protocol), protocol, [dict(data.settings.get(protocol, {}))]
+            )
+            asked[protocol] = settings(one, protocol, cells)
+        source = experiment.opened(data.data, "train") if data.data else experiment.evals_source
+        test = experiment.opened(data.eval_data, "eval") if data.eval_data else None
+        if test is None and not data.data:
+            test = experiment.eval_source
+        elif test is None and name:
+            test = held_out(data.data)
+            test = test and read_alike(test, experiment.survey.value_range)
+        quality = Quality(
+            experiment.objective,
+            dataclasses.replace(evals, **most),
+            source,
+            test,
+            experiment.mesh,
+            tokenizer=experiment.tokenizer,
+        )
+        asked = {p: quality.spread_over_stages(some) for p, some in asked.items()}
+        if not quality.images.labelled:
+            if name and any(one.labels for some in asked.values() for one in some):
+                raise UserError(f"{source.name} or its evaluation set has no labels")
+            terminal().print("no labels: only the label-free numbers can be measured")
+        about = most | {
+            "data": source.name,
+            "data_fingerprint": source.fingerprint(),
+            "eval_data": test.name if test else "a fifth of data, even over the labels",
+            "eval_fingerprint": test.fingerprint() if test else None,
+        }
+        if len(source) > most["max_train"] or len(test or ()) > most["max_eval"]:
+            about["sample"] = "even over the labels"  # not as versions before drew it
+        return cls(
+            name, quality, asked, about | ({"set": name, "metric": data.metric} if name else {})
+        )
+
+    def subject(self, encoder: Callable[[], Encoder]) -> Subject:
+        """What protocols look at; `encoder` gives that of a checkpoint."""
+        return self.quality.subject(encoder())

@@ -1,0 +1,284 @@
+"""A file of weights in the place of a run: its encoder, and what `evaluate` and `report` ask."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+
+from ssl_jax.augment.recipes import RECIPES, recipe
+from ssl_jax.core import config as checked
+from ssl_jax.core import sharding, tree
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.plain import from_json
+from ssl_jax.core.tree import Tree
+from ssl_jax.embed.encoder import Encoder
+from ssl_jax.objectives import base as objectives
+from ssl_jax.objectives.base import Objective, Probe
+from ssl_jax.run import orbax_export
+from ssl_jax.run.configs import override
+from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.flags import Override
+from ssl_jax.weights import files, folders, huggingface, networks
+from ssl_jax.weights.networks import Weights
+
+SIZE = 224  # of images, where a file does not say
+LARGEST = 8192  # side of an image that a file may ask for
+STEP = 0  # that a file is of
+NAME = "weights"  # in the place of a method's
+HELP = "a file of weights in the place of a run, ours or a public one (docs/weights.md)"
+BACKBONE_HELP = "what a file of --weights does not tell: --config.backbone.heads=12"
+
+
+def encoder(path: Path, mesh: jax.sharding.Mesh, backbone: Mapping[str, Any] | None) -> Encoder:
+    """The encoder in a file of weights, ours or a public one, or in an exported Orbax folder.
+
+    A file that does not say how its network is fed is fed as most public ones are: 224 pixels, or
+    what its positions are for, with ImageNet's mean and deviation, CLIP's for CLIP; and read at the
+    network's own output.
+    """
+    file = orbax_export.read_any(path)
+    weights = networks.of_file(file, str(path), backbone)
+    params, stats = jax.device_put(weights.variables(), sharding.replicated(mesh))
+    view, probe, settings = fed(weights, normalisation(file, path))
+    bare = objectives.Encoder(params, stats, weights.net)
+    made = Encoder.of(bare, view, probe, weights.channels, settings, weights.taken)
+    made.feature_shape  # noqa: B018 (raises for a layer that there is not)
+    return made
+
+
+def fed(weights: Weights, usual: str) -> tuple[View, Probe, dict[str, Any]]:
+    """What the network is shown, where it is read, and the config that it is from, as its metadata
+    say; `usual` is the recipe where they name none.
+
+    Raises:
+      UserError: they are of other kinds, or ask for what there is not.
+    """
+    backbone = dict(weights.backbone)
+    try:
+        fed, read, config = (
+            from_json(weights.metadata.get(name, "{}"))
+            for name in ("preprocessing", "probe", "config")
+        )
+        size = int(fed.get("size") or backbone.get("image_size") or SIZE)
+        if not 1 <= size <= LARGEST:
+            raise ValueError(f"images of {size} pixels; expected 1 to {LARGEST}")
+        own = {"size": size, "recipe": fed.get("recipe", usual)}
+        view = checked.build(View, own, "preprocessing")
+        stage, pool = read.get("stage"), read.get("pool")
+        probe = Probe(pool="pooled").at(
+            None if stage is None else int(stage), None if pool is None else str(pool)
+        )
+        settings = dict(config) or {"backbone": backbone}
+    except (ValueError, TypeError, AttributeError, OverflowError) as e:
+        raise UserError(f"{weights.name}: what it says of itself cannot be used: {e}") from None
+    recipe(view.recipe)  # raises for one that is not known
+    return view, probe, settings
+
+
+def normalisation(file: files.TensorFile, path: Path) -> str:
+    """The recipe whose mean and deviation are those that lie beside a file, or usual for it.
+
+    Raises:
+      UserError: none has them.
+    """
+    try:
+        statistics = huggingface.statistics(file.beside)
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from None
+    if statistics is None:
+        clip = any(name.endswith(("ln_pre.weight", "pre_layrnorm.weight")) for name in file.tensors)
+        return "normalize_clip" if clip else "normalize"
+    for name in sorted(RECIPES, key=lambda name: not name.startswith("normalize")):
+        pairs = zip(statistics, (RECIPES[name].mean, RECIPES[name].std), strict=True)
+        if all(np.allclose(np.broadcast_to(a, 3), b, atol=1e-3) for a, b in pairs):
+            return name
+    raise UserError(
+        f"{path} is fed with mean and deviation {statistics}, which no recipe of ours has"
+    )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as the Hugging Face hub shows it; of several files, of all their bytes."""
+    if orbax_export.is_exported(path):
+        every = [p for p in sorted(path.rglob("*")) if p.is_file()]
+    else:
+        first = folders.weights_in(path)
+        more = folders.parts(first) if first.name.endswith(folders.INDEX) else {}
+        every = [first, *sorted(more)]
+    total = hashlib.sha256()
+    for one in every:
+        with one.open("rb") as file:
+            while block := file.read(2**22):
+                total.update(block)
+    return total.hexdigest()
+
+
+def backbone_of(overrides: Sequence[Override], weights: str) -> dict[str, Any]:
+    """The section `backbone` that --config.backbone.KEY=VALUE flags make.
+
+    Raises:
+      UserError: another section, or no --weights to which they could apply.
+    """
+    config: dict[str, Any] = {}
+    override(config, overrides)
+    others = [key for key, _ in overrides if not key.startswith("backbone.")]
+    if others or (overrides and not weights):
+        key = (others or [overrides[0][0]])[0]
+        raise UserError(f"--config.{key}: only --config.backbone.KEY is read, with --weights")
+    return config.get("backbone", {})
+
+
+def requested(flags: Any, overrides: Sequence[Override]) -> "FileExperiment | None":
+    """The file that --weights names, on the data of --data; None where it is not given.
+
+    Raises:
+      UserError: together with flags that are for runs only, or without --data.
+    """
+    backbone = backbone_of(overrides, flags.weights)
+    if not flags.weights:
+        return None
+    for name in ("workdir", "step", "follow"):
+        if name in flags and flags[name].value:
+            raise UserError(f"--{name} is for runs; leave it out, or leave --weights out")
+    if not flags.data and not ("suite" in flags and flags.suite):
+        raise UserError("--data is missing: name the images, --data=folder:/images")
+    path = Path(flags.weights).expanduser()
+    if not orbax_export.is_weights(path):
+        hint = "; name it with --workdir" if (path / "config.json").exists() else ""
+        raise UserError(f"--weights={path}: no file of weights{hint}")
+    return FileExperiment.read(path, backbone, flags.data, flags.eval_data)
+
+
+@dataclass(frozen=True)
+class Frozen(Objective):
+    """A backbone that is measured and not trained."""
+
+    view: View = View(SIZE)
+    probe: Probe = Probe()  # type: ignore[misc]  # of the file, not of a class
+
+    def inputs(self) -> Inputs:
+        return Inputs(views=(self.view,))
+
+    @property
+    def branch(self) -> objectives.Networks:
+        return self.chain()
+
+
+class State(NamedTuple):
+    """What of a `TrainState` is read by those who look at a network."""
+
+    params: Tree
+    extra: Tree
+
+
+@dataclass(frozen=True)
+class FileExperiment(Experiment):
+    """A file of weights as an experiment that needs no training: its network, on some data."""
+
+    path: Path = Path()
+    weights: Weights | None = None
+    view: View = View(SIZE)
+    probe: Probe = Probe()
+
+    @classmethod
+    def read(cls, path: Path, backbone: Mapping[str, Any], data: str, eval_data: str = "") -> Self:
+        """
+        Raises:
+          UserError: an unreadable file, or a network that ours cannot compute whole.
+        """
+        file = orbax_export.read_any(path)
+        weights = networks.of_file(file, str(path), backbone)
+        view, probe, _ = fed(weights, normalisation(file, path))
+        spec = objectives.Spec(1, 1, 0, 1, 1, channels=weights.channels)
+        config = {
+            "objective": {"name": NAME},
+            "backbone": dict(weights.backbone),
+            "data": {"train": data, "eval": eval_data},
+            "train": {"steps": 1},
+            "spec": {k: v for k, v in dataclasses.asdict(spec).items() if k != "streams"},
+        }
+        plain = Experiment.from_config(config)
+        return cls(plain.raw, plain.sections, None, None, path, weights, view, probe)
+
+    @cached_property
+    def method(self) -> Objective:
+        assert self.weights is not None
+        return Frozen(self.weights.net, self.spec, view=self.view, probe=self.probe)
+
+    @cached_property
+    def about(self) -> dict[str, str]:
+        """What a record says of the file."""
+        return {"weights": str(self.path.resolve()), "digest": digest(self.path)}
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Heading -> text, for the report."""
+        assert self.weights is not None
+        backbone = dict(self.weights.backbone)
+        view, report = self.view, self.weights.report
+        return {
+            "file": str(self.path),
+            "SHA-256": self.about["digest"],
+            "found": ", ".join(report.found),
+            "backbone": " ".join(
+                [str(backbone.pop("name")), *(f"{k}={v}" for k, v in backbone.items())]
+            ),
+            "left in the file": networks.few(report.skipped) or "nothing",
+            "images": f"{view.size} px, {self.spec.channels} channels ({view.recipe})",
+            "data": f"{self.data.train}; evaluation: {self.data.eval or 'held out of it'}",
+            "parameters": f"{tree.count(self.abstract_state.params):,}",
+        }
+
+    @property
+    def taken(self) -> str:
+        """What was taken from the file and what was not, in one line."""
+        assert self.weights is not None
+        return self.weights.taken
+
+    def checkpoints(self) -> "FileCheckpoints":
+        """The one state of the file."""
+        assert self.weights is not None
+        return FileCheckpoints(self.weights)
+
+    @cached_property
+    def abstract_state(self) -> Any:
+        return State(*jax.eval_shape(self.objective.init, jax.random.key(0)))
+
+    @cached_property
+    def placed(self) -> Any:
+        where = sharding.replicated(self.mesh)
+        return jax.tree.map(lambda _: where, self.abstract_state)
+
+    def fresh_state(self, given: Any = None) -> Any:
+        """The network with weights as it would start training from."""
+        init = jax.jit(self.objective.init, out_shardings=self.placed)
+        return State(*init(jax.random.key(self.train.seed)))
+
+
+class FileCheckpoints:
+    """The one state of a file, read as `train.checkpoint.Checkpoints` are."""
+
+    def __init__(self, weights: Weights):
+        self._weights = weights
+        self.steps = [STEP]
+
+    def __enter__(self) -> "FileCheckpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        return {}
+
+    def restore(self, step: int, abstract: State, placed: State) -> State:
+        params, stats = self._weights.variables()
+        state = State({"backbone": params}, {"stats": {"backbone": stats}})
+        return jax.device_put(state, placed)

@@ -1,0 +1,199 @@
+"""What a run measures of itself: the same on any devices, skipped with its reason where it says
+nothing, and never a number that is none.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.augment.recipes import prepare
+from ssl_jax.core import sharding
+from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.data.decode import DecodeError
+from ssl_jax.data.sources import ArraySource
+from ssl_jax.data.sources.mix import MixSource
+from ssl_jax.evals import features
+from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.checks import NotMeasurable, check_finite, check_varied
+from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.evals.protocols.linear import Linear
+from ssl_jax.evals.scores import accuracies
+from ssl_jax.nets.functional import Net
+from ssl_jax.objectives.base import Encoder, Probe
+
+
+def apply(params, stats, images, train, **options):
+    """A batch norm of the pixels and a weight."""
+    axes, count = (0, 1, 2), images[..., 0].size
+    mean, var = stats["norm"]["mean"], stats["norm"]["var"]
+    if train:
+        mean, var = images.mean(axes), images.var(axes) * count / (count - 1)
+        old = stats["norm"]
+        stats = {
+            "norm": {"mean": 0.9 * old["mean"] + 0.1 * mean, "var": 0.9 * old["var"] + 0.1 * var}
+        }
+    x = (images - mean) / jnp.sqrt(var + 1e-5) * params["weight"]
+    return {"stage1": x.reshape(len(x), 2, 2, -1), "pooled": x.reshape(len(x), -1)}, stats
+
+
+NET = Net(lambda key: None, apply, "pixels")
+LABELLED = ("knn", "fewshot", "clustering")
+
+
+def source(labels, seed=0, name="squares"):
+    draw = np.random.default_rng(seed)
+    labels = np.asarray(labels)
+    images = draw.integers(0, 60, (len(labels), 8, 8, 1)) + 15 * (labels % 10)[:, None, None, None]
+    return ArraySource(name, images.astype(np.uint8), labels)
+
+
+class Method:
+    """As much of an objective as is asked of it here."""
+
+    probe, probe_every_stage = Probe(), False
+    spec = dataclasses.make_dataclass("Spec", [("channels", int, 1)])()
+
+    def inputs(self):
+        return Inputs(views=(View(8),))
+
+
+def mesh(devices=1):
+    return sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:devices])
+
+
+def images(train, test=None, devices=1, batch_size=16):
+    how = {"view": View(8), "channels": 1, "batch_size": batch_size, "mesh": mesh(devices)}
+    return Images.of(train, test, 1000, 1000, **how)
+
+
+def encoder(scale=1.0):
+    stats = {"norm": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}
+    return Encoder({"weight": jnp.full(1, scale)}, stats, NET)
+
+
+class SuiteTest(parameterized.TestCase):
+    def quality(self, train, test=None, protocols=LABELLED):
+        said = []
+        config = EvalsConfig(protocols=protocols, batch_size=64)
+        config = dataclasses.replace(
+            config, fewshot=dataclasses.replace(config.fewshot, draws=2, shots=(1,))
+        )
+        return Quality(Method(), config, train, test, mesh(), say=said.append), said
+
+    def test_statistics_count_rows_on_any_devices(self):
+        found = [
+            images(source(np.arange(n) % 3), source([0, 1, 2]), devices, size).with_statistics(
+                encoder()
+            )
+            for n, devices, size in ((131, 1, 256), (131, 4, 32), (131, 8, 7))
+        ]
+        for other in found[1:]:
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+                other.stats,
+                found[0].stats,
+            )
+
+    @parameterized.parameters(131, 300)  # one chunk, and three that are filled up
+    def test_statistics_of_the_first_layer_are_those_of_all_images(self, count):
+        seen = source(np.arange(count) % 3)
+        made = features.recompute_statistics(encoder(), View(8), seen.arrays, mesh())
+        chunk = -(-count // -(-count // features.CHUNK))
+        rows = np.resize(np.arange(count), (-(-count // chunk) * chunk))
+        shown = np.asarray(prepare(View(8), seen.arrays[rows]))
+        np.testing.assert_allclose(made.stats["norm"]["mean"], [shown.mean()], rtol=1e-4)
+        np.testing.assert_allclose(made.stats["norm"]["var"], [shown.var()], rtol=1e-3)
+
+    def test_a_broken_image_changes_no_statistics_of_the_others(self):
+        class Broken(ArraySource):
+            arrays = None
+
+            def read(self, index):
+                if index == 5:
+                    raise DecodeError("broken")
+                return super().read(index)
+
+        whole = source(np.arange(20) % 2)
+        broken = Broken("broken", whole._pixels, whole.labels)
+        broken.arrays = None
+        rest = ArraySource("rest", np.delete(whole.arrays, 5, 0), np.delete(whole.labels, 5))
+        test = source([0, 1])
+        found, right = (images(s, test).with_statistics(encoder()) for s in (broken, rest))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found.stats, right.stats
+        )
+
+    @parameterized.parameters(
+        (np.zeros(60, int), "one class only"),
+        (np.arange(60), "no evaluation example is of a class"),
+        (np.r_[np.arange(59) % 20, 9999], ""),
+        (np.arange(6) % 3, ""),
+        ([0], "no example to evaluate on"),
+        ([-1] * 30, "no labels"),
+    )
+    def test_labels_never_stop_it(self, labels, reason):
+        quality, said = self.quality(source(labels))
+        found = quality.baselines(encoder()) | quality.measure(encoder())
+        if reason:
+            self.assertTrue(any(reason in text for text in said), said)
+        else:
+            self.assertNotIn("not measured", str(said))
+        self.assertEqual("eval/knn_top1" in found, not reason)
+        self.assertLen(set(said), len(said))
+
+    def test_features_that_are_none_give_no_score(self):
+        quality, said = self.quality(
+            source(np.arange(60) % 3), protocols=(*LABELLED, "diagnostics")
+        )
+        good = quality.measure(quality.images.with_statistics(encoder()))
+        self.assertTrue(all(map(math.isfinite, good.values())))
+        for scale, reason in ((np.nan, "not finite"), (0.0, "are zero")):
+            found = quality.measure(encoder(scale))
+            self.assertTrue(any(reason in text for text in said), said)
+            for name in good:  # nor does the number from before stay the last one
+                if name.startswith("eval/"):
+                    self.assertTrue(math.isnan(found[name]), name)
+
+    def test_checks(self):
+        check_varied(np.eye(3), "features")
+        check_varied(np.ones((1, 4)), "features")
+        for constant in (np.ones((9, 4)), np.ones((9, 4)) + 1e-7 * np.random.rand(9, 4)):
+            with self.assertRaisesRegex(NotMeasurable, "all 9 images are the same"):
+                check_varied(constant, "features")
+        check_finite(np.arange(3), "labels")
+        with self.assertRaisesRegex(NotMeasurable, "features of 2 of 3 images are not finite"):
+            check_finite(np.array([[0.0], [np.inf], [np.nan]]), "features")
+
+    def test_a_probe_that_diverged_has_no_accuracy(self):
+        subject = Subject(None, images(source(np.arange(60) % 3)), Probe())
+        found = Linear(preset="moco", lr=1e38, epochs=3).measure(subject)
+        self.assertTrue(all(map(math.isnan, found.values())), found)
+
+    def test_one_answer_for_all_is_no_score(self):
+        labels = np.arange(20) % 2
+        self.assertTrue(math.isnan(accuracies(np.zeros(20, int), labels, "knn")["knn_top1"]))
+        self.assertEqual(accuracies(np.zeros(20, int), labels * 0, "knn")["knn_top1"], 1)
+
+    def test_notes(self):
+        train = source(np.arange(40) % 4)
+        self.assertEqual(images(train).notes(), [])
+        self.assertEqual(images(MixSource("mix", [(train, 100)])).notes(), [])
+        (same,) = images(train, source(np.arange(40) % 4)).notes()
+        self.assertIn("40 of 40 evaluation images are training images too", same)
+        lacking = images(source(np.arange(40) % 3), train).notes()[0]
+        self.assertIn("10 of 40 evaluation examples are of classes that the training", lacking)
+        named = source(np.arange(8) % 4, 7)
+        named.class_names = ("a", "b", "c", "d")
+        self.assertIn("matched by their numbers", images(train, named).notes()[0])
+
+    def test_nothing_is_measured_where_nothing_is_asked(self):
+        quality, said = self.quality(source([0]), protocols=())
+        self.assertEqual((quality.baselines(encoder()), said), ({}, []))
+
+
+if __name__ == "__main__":
+    absltest.main()

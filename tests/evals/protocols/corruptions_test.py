@@ -1,0 +1,142 @@
+from unittest import mock
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
+from ssl_jax.data.sources import ArraySource, open_source
+from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.protocols import corruptions
+from ssl_jax.evals.protocols.corruptions import (
+    ALEXNET,
+    ALEXNET_CLEAN,
+    CORRUPTIONS,
+    Corruptions,
+    corrupt,
+    summary,
+)
+from ssl_jax.evals.protocols.linear import Linear
+from ssl_jax.objectives.base import Probe
+
+try:
+    library = corruptions.library()
+except UserError:
+    library = None
+
+
+class SummaryTest(absltest.TestCase):
+    def test_the_baseline_itself(self):
+        alexnet = [ALEXNET_CLEAN, *ALEXNET.values()]
+        found = summary(alexnet, alexnet)
+        self.assertAlmostEqual(found["corruptions_mce"], 1)
+        self.assertAlmostEqual(found["corruptions_relative_mce"], 1)
+        self.assertAlmostEqual(found["corruptions_error"], np.mean(list(ALEXNET.values())))
+        self.assertEqual(found["corruptions_fog_error"], ALEXNET["fog"])
+
+    def test_in_numpy(self):
+        rng = np.random.default_rng(0)
+        errors, base = rng.uniform(0.3, 1, 16), rng.uniform(0.3, 1, 16)
+        errors[0], base[0] = 0.1, 0.2
+        found = summary(errors, base)
+        self.assertAlmostEqual(found["corruptions_mce"], np.mean(errors[1:] / base[1:]))
+        relative = np.mean((errors[1:] - 0.1) / (base[1:] - 0.2))
+        self.assertAlmostEqual(found["corruptions_relative_mce"], relative)
+
+    def test_a_baseline_that_a_corruption_does_no_harm(self):
+        found = summary([0.1] + 15 * [0.3], [0.2, 0.2, 0.0] + 13 * [0.6])
+        self.assertAlmostEqual(found["corruptions_mce"], np.mean([1.5] + 13 * [0.5]))
+        self.assertAlmostEqual(found["corruptions_relative_mce"], 0.5)
+        self.assertNotIn("corruptions_relative_mce", summary(16 * [0.1], 16 * [0.2]))
+
+    def test_fifteen(self):
+        self.assertLen(CORRUPTIONS, 15)
+        if library:
+            self.assertEqual(list(CORRUPTIONS), library.get_corruption_names())
+
+
+@absltest.skipIf(library is None, "imagecorruptions-imaug is not installed")
+class CorruptTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.digits = open_source("digits").arrays
+        rng = np.random.default_rng(0)
+        cls.photo = (rng.random((40, 40, 3)) ** 2 * 255).astype(np.uint8)
+
+    @parameterized.parameters(*CORRUPTIONS)
+    def test_a_function_of_its_arguments(self, kind):
+        for image in (self.photo, self.digits[3]):
+            np.random.seed(7)
+            first = corrupt(image, kind, 5, 11)
+            self.assertEqual((first.shape, first.dtype), (image.shape, np.uint8))
+            draw = np.random.rand()
+            np.random.seed(7)
+            self.assertEqual(np.random.rand(), draw, "the global generator was moved")
+            np.testing.assert_array_equal(first, corrupt(image, kind, 5, 11))
+            if image is self.photo:
+                self.assertTrue(np.any(first != image))
+
+    @parameterized.parameters("gaussian_noise", "impulse_noise", "glass_blur", "snow", "frost")
+    def test_another_image_is_corrupted_otherwise(self, kind):
+        a, b = (corrupt(self.photo, kind, 3, index) for index in (1, 2))
+        self.assertTrue(np.any(a != b))
+
+    @parameterized.parameters("gaussian_noise", "contrast", "jpeg_compression")
+    def test_severity(self, kind):
+        change = [
+            np.abs(corrupt(self.photo, kind, s, 0).astype(int) - self.photo).mean()
+            for s in (1, 3, 5)
+        ]
+        self.assertEqual(change, sorted(change))
+
+    def images(self, source, size=8):
+        mesh = jax.make_mesh((1, 1, 1), ("replica", "data", "fsdp"))
+        rest = dict(view=View(size), channels=1, batch_size=32, mesh=mesh)
+        return Images.of(source, None, 200, 100, **rest)
+
+    @parameterized.parameters("linear", "knn")
+    def test_raw_pixels(self, classifier):
+        subject = Subject(None, self.images(open_source("digits")), Probe())
+        made = Corruptions(classifier=classifier, examples=8)
+        with mock.patch.object(corruptions, "SEVERITIES", (1, 5)):
+            found = made.measure(subject)
+        self.assertEqual(found["corruptions_mce"], 1)  # its own baseline
+        self.assertEqual(found["corruptions_relative_mce"], 1)
+        self.assertLess(found["corruptions_clean_error"], found["corruptions_error"])
+
+    def test_the_clean_error_is_that_of_the_linear_probe(self):
+        subject = Subject(None, self.images(open_source("digits")), Probe())
+        with mock.patch.object(corruptions, "CORRUPTIONS", ("contrast",)):
+            found = Corruptions(examples=1000).measure(subject)
+        top1 = Linear().measure(subject)["linear_top1"]
+        self.assertAlmostEqual(found["corruptions_clean_error"], 1 - top1)
+
+    def test_what_is_wrong_is_said(self):
+        subject = Subject(None, self.images(open_source("digits")), Probe())
+        with self.assertRaisesRegex(UserError, "ImageNet's 1000 classes, these data have 10"):
+            Corruptions(baseline="alexnet").measure(subject)
+        labels = np.array([0, 1, 0, 1, -1] * 4)  # every fifth is held out
+        source = ArraySource("half", np.zeros((20, 8, 8, 1), np.uint8), labels)
+        with self.assertRaisesRegex(UserError, "none of 4 examples has a label"):
+            Corruptions().measure(Subject(None, self.images(source), Probe()))
+
+
+class SettingsTest(absltest.TestCase):
+    def test_what_is_wrong_is_said(self):
+        with self.assertRaisesRegex(UserError, "size = 16 32 or more"):
+            Corruptions(size=16)
+        with self.assertRaisesRegex(UserError, "examples = 0 must be positive"):
+            Corruptions(examples=0)
+
+    def test_without_the_library(self):
+        with (
+            mock.patch.dict("sys.modules", {"imagecorruptions": None}),
+            self.assertRaisesRegex(UserError, r"pip install -e '\.\[robustness\]'"),
+        ):
+            corruptions.library()
+
+
+if __name__ == "__main__":
+    absltest.main()

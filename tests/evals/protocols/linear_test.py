@@ -1,0 +1,173 @@
+"""The linear probe against scikit-learn, torch-like closed forms, and heads trained alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
+from ssl_jax.evals.base import Labelled
+from ssl_jax.evals.protocols.linear import PRESETS, Linear, Recipe, fit, split, train_heads
+
+
+def blobs(count, classes=3, width=5, seed=0):
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, classes, count)
+    centres = np.random.default_rng(99).normal(size=(classes, width))
+    return Labelled((centres[labels] + draw.normal(size=(count, width))).astype(np.float32), labels)
+
+
+def by_hand(train, classes, recipe, lr, decay, seed):
+    """One head, one step after another, as the papers write it."""
+    x, y = train.features.astype(np.float64), train.labels
+    batch = min(recipe.batch_size, len(x))
+    epoch = len(x) // batch
+    lr = lr * batch / 256 if recipe.per_256 else lr
+    start = np.random.default_rng(seed).normal(size=(x.shape[1], 1, classes))[:, 0]
+    w, b = recipe.init * start, np.zeros(classes)
+    speeds, mean, variance = [0 * w, 0 * b], np.zeros(x.shape[1]), np.ones(x.shape[1])
+    for number in range(recipe.epochs):
+        order = np.random.default_rng([seed, number]).permutation(len(x))
+        for i in range(epoch):
+            rows = order[i * batch : (i + 1) * batch]
+            now, seen = number + i / epoch, x[rows]
+            if recipe.batch_norm:
+                mean = 0.9 * mean + 0.1 * seen.mean(0)
+                variance = 0.9 * variance + 0.1 * seen.var(0, ddof=1)
+                seen = (seen - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-6)
+            logits = seen @ w + b
+            p = np.exp(logits - logits.max(1, keepdims=True))
+            p /= p.sum(1, keepdims=True)
+            p[np.arange(batch), y[rows]] -= 1
+            grads = [seen.T @ p / batch + decay * w, p.mean(0)]
+            if recipe.lars:
+                sizes = np.linalg.norm(w), np.linalg.norm(grads[0])
+                grads[0] = grads[0] * (0.001 * sizes[0] / sizes[1] if min(sizes) > 0 else 1)
+            if recipe.milestones:
+                rate = lr * 0.1 ** sum(number >= m for m in recipe.milestones)
+            elif now < recipe.warmup_epochs:
+                rate = lr * now / recipe.warmup_epochs
+            else:
+                share = (now - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+                rate = lr * (1 + np.cos(np.pi * share)) / 2
+            for j, (value, grad) in enumerate(zip((w, b), grads, strict=True)):
+                speeds[j] = recipe.momentum * speeds[j] + grad
+                ahead = grad + recipe.momentum * speeds[j] if recipe.nesterov else speeds[j]
+                value -= rate * ahead
+    return w, b, mean, variance
+
+
+class LinearTest(parameterized.TestCase):
+    @parameterized.parameters(*PRESETS)
+    def test_the_preset_s_training_by_hand(self, preset):
+        recipe = dataclasses.replace(
+            PRESETS[preset],
+            epochs=4,
+            batch_size=32,
+            milestones=PRESETS[preset].milestones and (1, 3),
+        )
+        recipe = dataclasses.replace(recipe, warmup_epochs=min(recipe.warmup_epochs, 2))
+        train, lr = blobs(100), 0.5 if preset != "moco" else 0.1
+        (head,) = train_heads(train, 3, recipe, np.float32([lr]), np.float32([1e-3]), seed=3)
+        w, b, mean, variance = by_hand(train, 3, recipe, lr, 1e-3, seed=3)
+        np.testing.assert_allclose(head.weight, w, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(head.bias, b, rtol=1e-4, atol=1e-6)
+        if recipe.batch_norm:
+            np.testing.assert_allclose(head.mean, mean, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(head.deviation, np.sqrt(variance + 1e-6), rtol=1e-5)
+
+    def test_together_is_alone(self):
+        train = blobs(200)
+        rates, decays = np.float32([0.01, 0.1, 1.0]), np.float32([0, 1e-2, 1e-4])
+        recipe = Recipe(0.0, 64, 5, lars=True)
+        together = train_heads(train, 3, recipe, rates, decays)
+        for i, head in enumerate(together):
+            (alone,) = train_heads(train, 3, recipe, rates[i : i + 1], decays[i : i + 1])
+            np.testing.assert_allclose(head.weight, alone.weight, rtol=1e-5, atol=1e-7)
+
+    def test_on_eight_devices_as_on_one(self):
+        train, recipe = blobs(200), Recipe(0.0, 64, 5, batch_norm=True)
+        mesh = sharding.make_mesh(sharding.MeshConfig(data=8), jax.devices())
+        numbers = (train, 3, recipe, np.float32([0.1, 1]), np.float32([0, 1e-4]))
+        for one, many in zip(train_heads(*numbers), train_heads(*numbers, mesh=mesh), strict=True):
+            for a, b in zip(one, many, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    @parameterized.parameters(5, 61)
+    def test_a_batch_that_the_devices_do_not_divide_is_whole(self, count):
+        train, recipe = blobs(count), Recipe(0.0, 64, 5)
+        mesh = sharding.make_mesh(sharding.MeshConfig(data=8), jax.devices())
+        numbers = (train, 3, recipe, np.float32([0.1]), np.float32([0]))
+        (one,), (many,) = train_heads(*numbers), train_heads(*numbers, mesh=mesh)
+        np.testing.assert_allclose(one.weight, many.weight, rtol=1e-6)
+
+    def test_digits_as_well_as_scikit_learn(self):
+        """Pixels in [0, 1]; within half a point of logistic regression at its best penalty."""
+        x, y = load_digits(return_X_y=True)
+        x = (x / 16).astype(np.float32)
+        train, test = Labelled(x[::2], y[::2]), Labelled(x[1::2], y[1::2])
+        best = max(
+            LogisticRegression(C=c, max_iter=2000).fit(*train).score(*test)
+            for c in (0.01, 0.1, 1, 10, 100)
+        )
+        decays = (1e-5, 1e-4, 1e-3)
+        grids = {
+            preset: [
+                Linear(preset=preset, lr=lr, weight_decay=decay, batch_size=128)
+                for lr in (1.0, 3.0, 10.0)
+                for decay in decays
+            ]
+            for preset in ("moco", "simclr", "dino")
+        }
+        grids["lbfgs"] = [Linear(weight_decay=decay) for decay in decays]
+        found = {
+            preset: max(head.accuracy(test) for head in fit(train, grid, 10))
+            for preset, grid in grids.items()
+        }
+        for preset, accuracy in found.items():
+            self.assertGreater(accuracy, best - 0.005, preset)
+
+    def test_lbfgs_is_scikit_learn_s(self):
+        train = blobs(60)
+        (head,) = fit(train, [Linear(weight_decay=1e-2)], 4)
+        model = LogisticRegression(C=1 / (1e-2 * 60), max_iter=1000).fit(*train)
+        np.testing.assert_array_equal(
+            (train.features @ head.weight + head.bias).argmax(1), model.predict(train.features)
+        )
+
+    def test_two_classes_of_three(self):
+        train = blobs(60)
+        train = Labelled(*(x[train.labels != 1] for x in train))
+        for setting in (Linear(), Linear(preset="dino", lr=30.0)):
+            (head,) = fit(train, [setting], 3)
+            self.assertGreater(head.accuracy(train), 0.8, setting.preset)
+
+    def test_held_out_examples_are_apart(self):
+        train = blobs(50)
+        kept, held = split(train, 0.2, seed=0)
+        self.assertLen(held.labels, 10)
+        apart = np.bincount(held.labels) - np.bincount(train.labels) / 5
+        self.assertLessEqual(np.abs(apart).max(), 1)
+        twice = Labelled(*(np.tile(x, (2,) + (1,) * (x.ndim - 1)) for x in train))
+        for part, other in (split(twice, 0.2, 0), split(twice, 0.2, 0)[::-1]):
+            seen = {row.tobytes() for row in part.features}
+            self.assertFalse(any(row.tobytes() in seen for row in other.features))
+        rows = np.concatenate([kept.features, held.features])
+        np.testing.assert_array_equal(np.sort(rows, 0), np.sort(train.features, 0))
+
+    @parameterized.parameters({"lr": 0.0}, {"epochs": 0}, {"weight_decay": -1.0}, {"holdout": 1.0})
+    def test_impossible_settings(self, **settings):
+        with self.assertRaisesRegex(UserError, "linear: "):
+            Linear(**settings)
+
+    def test_one_class(self):
+        with self.assertRaisesRegex(UserError, "one class only"):
+            fit(Labelled(np.zeros((4, 2), np.float32), np.zeros(4, int)), [Linear()], 3)
+
+
+if __name__ == "__main__":
+    absltest.main()

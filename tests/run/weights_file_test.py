@@ -1,0 +1,163 @@
+"""Weights of others in the place of a run: every command takes them, whole or not at all."""
+
+import contextlib
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors.numpy
+from absl.testing import absltest, parameterized
+
+import ssl_jax
+from ssl_jax import cli
+from ssl_jax.core.errors import UserError
+from ssl_jax.run import auto, weights_file
+from ssl_jax.run.flags import Override
+from ssl_jax.weights import networks, timm
+from tests.weights.releases_test import VIT, plain, variables
+
+SMALL = VIT | {"dim": 64, "depth": 1, "heads": 1, "patch": 8}  # one head: a published width
+
+
+class WeightsFileTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = Path(self.create_tempdir().full_path)
+        self.file = self.save("v.safetensors", plain(SMALL))
+        draws = np.random.default_rng(0)
+        images = draws.integers(0, 255, (40, 16, 16, 3), dtype=np.uint8)
+        np.savez(self.folder / "i.npz", images=images, labels=np.arange(40) % 2)
+        self.data = f"--data=npz:{self.folder / 'i.npz'}"
+
+    def save(self, name, tensors):
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
+        return path
+
+    def command(self, *argv, code=0):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            found = cli.run([str(word) for word in argv])
+        self.assertEqual(found, code, err.getvalue())
+        if code:
+            self.assertLen(err.getvalue().splitlines(), 1)
+        return err.getvalue() if code else out.getvalue()
+
+    def test_evaluate(self):
+        results = self.folder / "r.jsonl"
+        flags = ("evaluate", f"--weights={self.file}", self.data, "--eval=knn")
+        out = self.command(*flags, f"--results={results}")
+        self.assertIn("v.safetensors: 18 tensors, vit; backbone: name='vit'", out)
+        (record,) = map(json.loads, results.read_text().splitlines())
+        self.assertEqual(record["weights"], str(self.file.resolve()))
+        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
+        self.assertEqual((record["digest"], record["method"]), (digest, "weights"))
+        self.assertIn("eval/knn_top1", record["results"])
+        self.command(*flags)  # beside the file
+        self.assertTrue(Path(f"{self.file}.results.jsonl").is_file())
+
+    def test_report(self):
+        page = self.folder / "r.html"
+        self.command(
+            "report", f"--weights={self.file}", self.data, f"--output={page}", "--examples=16"
+        )
+        self.assertIn("Weights of a file", page.read_text())
+        self.assertIn(hashlib.sha256(self.file.read_bytes()).hexdigest(), page.read_text())
+
+    @parameterized.parameters("evaluate", "report", "embed")
+    def test_what_the_file_does_not_tell_is_asked_for(self, name):
+        other = self.save("w.safetensors", plain(VIT | {"depth": 1}))
+        output = () if name == "evaluate" else (f"--output={self.folder / 'e.npz'}",)
+        flags = (name, f"--weights={other}", *output)
+        self.assertIn("--config.backbone.heads", self.command(*flags, self.data, code=2))
+        self.assertIn("--data is missing", self.command(*flags, code=2))
+        message = self.command(*flags, self.data, "--config.optim.lr=1", code=2)
+        self.assertIn("--config.optim.lr: only --config.backbone.KEY", message)
+        message = self.command(name, "--workdir=W", "--config.backbone.heads=1", *output, code=2)
+        self.assertIn("--config.backbone.heads: only", message)
+        if name == "embed":
+            self.command(*flags, self.data, "--config.backbone.heads=2")
+            with np.load(self.folder / "e.npz") as found:
+                self.assertEqual(found["features"].shape, (40, 8))
+
+    def test_a_folder_that_is_nothing(self):
+        (self.folder / "empty").mkdir()
+        with self.assertRaisesRegex(UserError, "holds neither a run .* nor weights"):
+            ssl_jax.load(self.folder / "empty")
+
+    def test_a_folder_of_the_hub(self):
+        tensors = plain(SMALL | {"heads": 2, "mlp_ratio": 2.0})
+        path = self.save("hub/model.safetensors", tensors)
+        beside = {
+            "config.json": {"hidden_size": 64, "num_attention_heads": 2},
+            "preprocessor_config.json": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        }
+        for name, content in beside.items():
+            (path.parent / name).write_text(json.dumps(content))
+        for name in (path, path.parent):
+            encoder = ssl_jax.load(name)
+            self.assertEqual(encoder.config["backbone"]["heads"], 2)
+            self.assertEqual(encoder.view.recipe, "normalize_half")
+        white = encoder.preprocess(np.full((1, 16, 16, 3), 255, np.uint8))
+        np.testing.assert_allclose(white, 1, rtol=1e-6)
+        with self.assertRaisesRegex(UserError, "backbone.heads is 1 here and 2 there"):
+            ssl_jax.load(path, backbone={"heads": 1})
+        (path.parent / "preprocessor_config.json").write_text(
+            json.dumps({"image_mean": [0.1] * 3, "image_std": [0.5] * 3})
+        )
+        with self.assertRaisesRegex(UserError, "is fed with mean and deviation"):
+            ssl_jax.load(path)
+
+    @parameterized.parameters(
+        ("preprocessing", '{"size": 1e400}'),
+        ("preprocessing", '{"size": 1000000000}'),
+        ("preprocessing", "[1]"),
+        ("preprocessing", '{"recipe": "x"}'),
+        ("probe", '{"stage": 99, "pool": "avg"}'),
+        ("probe", '{"pool": [1]}'),
+        ("config", "[" * 100_000),
+    )
+    def test_what_a_file_says_of_itself(self, key, text):
+        metadata = {"format": "ssl_jax", "backbone": json.dumps(SMALL), "channels": "3", key: text}
+        tensors = {f"backbone/{path}": array for path, array in variables(SMALL).items()}
+        path = self.folder / "own.safetensors"
+        safetensors.numpy.save_file(tensors, path, metadata)
+        with self.assertRaises(UserError) as caught:
+            ssl_jax.load(path)
+        self.assertLen(str(caught.exception).splitlines(), 1)
+
+    def test_the_state_is_that_of_the_file(self):
+        made = weights_file.FileExperiment.read(self.file, {}, "digits")
+        state = made.checkpoints().restore(0, made.abstract_state, made.placed)
+        encoder = made.objective.encoder(state.params, state.extra)
+        like = made.abstract_state.params["backbone"]
+        shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)  # noqa: E731
+        self.assertEqual(shapes(encoder.params), shapes(like))
+
+    def test_auto_starts_from_a_file(self):
+        overrides: list[Override] = [("train.init_from", str(self.file)), ("train.steps", 3)]
+        config, reasons = auto.choose(self.data[len("--data=") :], *auto.start_of(overrides))
+        self.assertEqual(config["backbone"]["heads"], 1)
+        self.assertEqual(config["objective"]["view"]["size"] % 8, 0)
+        self.assertIn(f"as in {self.file}", " ".join(reasons))
+        other = self.save("w.safetensors", plain(VIT | {"depth": 1}))
+        with self.assertRaisesRegex(UserError, "train.init_from: .*give --config.backbone.heads"):
+            auto.choose("digits", str(other))
+        self.assertEqual(auto.choose("digits", str(other), {"heads": 4})[0]["backbone"]["heads"], 4)
+
+    @parameterized.parameters("timm", "torchvision")
+    def test_what_auto_trains_can_be_exported(self, library):
+        backbone = auto.choose("digits")[0]["backbone"]
+        shapes = networks.flat(*networks.shapes(networks.build(backbone, 1)))
+        zeros = {path: np.zeros(leaf.shape, np.float32) for path, leaf in shapes.items()}
+        tensors, lines = timm.export(zeros, backbone, 1, library)
+        self.assertIn("layer3.0.conv2.weight", tensors)
+        self.assertIn("model.layer4 = nn.Identity()", lines)
+
+
+if __name__ == "__main__":
+    absltest.main()
