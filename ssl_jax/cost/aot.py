@@ -153,8 +153,8 @@ def compile_step(
     """
     batch = abstract_batch(objective.inputs(), objective.spec, mesh)
     device = mesh.devices.flat[0].device_kind
-    known = chip(device)
-    about: dict[str, Any] = {
+    target_chip = chip(device)
+    facts: dict[str, Any] = {
         "device": device,
         "mesh": dict(mesh.shape),
         "global_batch": objective.spec.global_batch,
@@ -164,7 +164,7 @@ def compile_step(
         "optimizer": local_bytes(state.opt_state, placed.opt_state),
         "extra": local_bytes(state.extra, placed.extra),
         "batch": local_bytes(batch, jax.tree.map(lambda x: x.sharding, batch)),
-        "capacity": known.hbm if known else 0,
+        "capacity": target_chip.hbm if target_chip else 0,
     }
     step: Any = make_train_step(objective, tx, schedule, mesh, placed)
     start, busy = time.perf_counter(), time.process_time()
@@ -174,40 +174,40 @@ def compile_step(
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
-        about |= _elapsed(start, busy)
-        return Report(**about, fits=False, memory=Memory(**memory), message=why(e)), ""
-    about |= _elapsed(start, busy)
-    found = compiled.memory_analysis()
-    given = sum(memory[name] for name in ("parameters", "optimizer", "extra", "batch"))
-    results = found.output_size_in_bytes - found.alias_size_in_bytes
+        facts |= _elapsed(start, busy)
+        return Report(**facts, fits=False, memory=Memory(**memory), message=why(e)), ""
+    facts |= _elapsed(start, busy)
+    analysis = compiled.memory_analysis()
+    argument_bytes = sum(memory[name] for name in ("parameters", "optimizer", "extra", "batch"))
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     peak = (
-        found.argument_size_in_bytes
-        + found.temp_size_in_bytes
+        analysis.argument_size_in_bytes
+        + analysis.temp_size_in_bytes
         + results
-        + found.generated_code_size_in_bytes
+        + analysis.generated_code_size_in_bytes
     )
     text = compiled.as_text()
-    done = costs.count(text)
-    links = _links(done.traffic, mesh)
+    costs_per_chip = costs.count(text)
+    links = _links(costs_per_chip.traffic, mesh)
     chips, images = mesh.size, objective.spec.global_batch
     report = Report(
-        **about,
-        fits=not known or not known.hbm or peak <= known.hbm,
+        **facts,
+        fits=not target_chip or not target_chip.hbm or peak <= target_chip.hbm,
         memory=Memory(
             **memory,
-            padding=max(found.argument_size_in_bytes - given, 0),
-            activations=found.temp_size_in_bytes,
+            padding=max(analysis.argument_size_in_bytes - argument_bytes, 0),
+            activations=analysis.temp_size_in_bytes,
             results=results,
-            program=found.generated_code_size_in_bytes,
+            program=analysis.generated_code_size_in_bytes,
             peak=peak,
         ),
-        flops=done.flops * chips,
-        flops_per_image=done.flops * chips / images,
-        bytes=done.bytes,
-        bytes_per_image=done.bytes * chips / images,
+        flops=costs_per_chip.flops * chips,
+        flops_per_image=costs_per_chip.flops * chips / images,
+        bytes=costs_per_chip.bytes,
+        bytes_per_image=costs_per_chip.bytes * chips / images,
         links=links,
-        unknown=done.unknown,
-        bound=bound(known, done, links, images) if known else None,
+        unknown=costs_per_chip.unknown,
+        bound=bound(target_chip, costs_per_chip, links, images) if target_chip else None,
     )
     return report, text
 
@@ -227,7 +227,9 @@ def local_bytes(arrays: Any, placed: Any) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def bound(known: Chip, done: costs.Costs, links: tuple[Link, ...], images: int) -> Bound:
+def bound(
+    target_chip: Chip, costs_per_chip: costs.Costs, links: tuple[Link, ...], images: int
+) -> Bound:
     """The roofline of a chip over what it has to do in a step of `images`."""
 
     def seconds(amount: float, rate: float) -> float:
@@ -236,10 +238,10 @@ def bound(known: Chip, done: costs.Costs, links: tuple[Link, ...], images: int) 
     inside = sum(link.sent for link in links if link.axes != DCN)
     outside = sum(link.sent for link in links if link.axes == DCN)
     parts = (
-        seconds(done.flops, known.flops),
-        seconds(done.bytes, known.bandwidth),
-        seconds(inside, known.ici),
-        seconds(outside, known.dcn),
+        seconds(costs_per_chip.flops, target_chip.flops),
+        seconds(costs_per_chip.bytes, target_chip.bandwidth),
+        seconds(inside, target_chip.ici),
+        seconds(outside, target_chip.dcn),
     )
     longest = max(parts)
     return Bound(*parts, longest, images / longest if longest else 0.0)
@@ -250,15 +252,15 @@ def axes_of(groups: costs.Groups, mesh: Mapping[str, int]) -> str:
     names, sizes = list(mesh), list(mesh.values())
     places = np.stack(np.unravel_index(np.array(groups), sizes), -1)  # (groups, members, axes)
     differ = (places != places[:, :1]).any((0, 1))
-    return ", ".join(name for name, one in zip(names, differ, strict=True) if one)
+    return ", ".join(name for name, transfer in zip(names, differ, strict=True) if transfer)
 
 
 def _links(traffic: tuple[costs.Traffic, ...], mesh: Mesh) -> tuple[Link, ...]:
     merged: dict[tuple[str, str], list[float]] = {}
-    for one in traffic:
-        axes = axes_of(one.groups, dict(mesh.shape)) if one.groups else DCN
-        total = merged.setdefault((one.kind, axes), [0, 0, 0])
-        for i, value in enumerate((one.count, one.bytes, one.sent)):
+    for transfer in traffic:
+        axes = axes_of(transfer.groups, dict(mesh.shape)) if transfer.groups else DCN
+        total = merged.setdefault((transfer.kind, axes), [0, 0, 0])
+        for i, value in enumerate((transfer.count, transfer.bytes, transfer.sent)):
             total[i] += value
     links = (Link(kind, axes, *map(int, total)) for (kind, axes), total in merged.items())
     return tuple(sorted(links, key=lambda link: -link.bytes))
@@ -267,6 +269,6 @@ def _links(traffic: tuple[costs.Traffic, ...], mesh: Mesh) -> tuple[Link, ...]:
 def why(error: Exception) -> str:
     """The compiler's own words on memory, on one line."""
     text = " ".join(str(error).split())
-    said = r"total memory required .*? exceeds .*?\([\d.]+\w\)|Used [\d.]+\w of [\d.]+\w hbm"
-    found = re.search(said, text)
-    return found[0] if found else text[:300]
+    pattern = r"total memory required .*? exceeds .*?\([\d.]+\w\)|Used [\d.]+\w of [\d.]+\w hbm"
+    analysis = re.search(pattern, text)
+    return analysis[0] if analysis else text[:300]

@@ -47,5 +47,5 @@ def chip(device_kind: str) -> Chip | None:
     """The chip of this `device_kind`, or None where it is not known (a CPU)."""
     aliases = {"TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite"}
     kind = next((new for old, new in aliases.items() if device_kind.startswith(old)), device_kind)
-    known = [one for one in CHIPS if kind.startswith(one.kind)]
-    return max(known, key=lambda one: len(one.kind), default=None)
+    candidates = [candidate for candidate in CHIPS if kind.startswith(candidate.kind)]
+    return max(candidates, key=lambda candidate: len(candidate.kind), default=None)

@@ -14,8 +14,8 @@ from ssl_jax.cost.chips import chip
 
 def peak(device_kind: str) -> float | None:
     """bfloat16 FLOP/s of a chip, or None where it is not known (a CPU)."""
-    known = chip(device_kind)
-    return known.flops if known else None
+    entry = chip(device_kind)
+    return entry.flops if entry else None
 
 
 def count(fn: Any, *args: Any) -> int:

@@ -61,8 +61,8 @@ class Instruction(NamedTuple):
 
     def attribute(self, pattern: str) -> str | None:
         """What the one group of the regex `pattern` matches in the attributes."""
-        found = re.search(pattern, self.attributes)
-        return found[1] if found else None
+        match = re.search(pattern, self.attributes)
+        return match[1] if match else None
 
     @property
     def calls(self) -> str | None:
@@ -80,9 +80,9 @@ class Computation(NamedTuple):
 
     def parameter(self, number: int) -> Instruction | None:
         """The parameter of this number."""
-        for one in self.instructions.values():
-            if one.opcode == "parameter" and one.arguments.strip() == str(number):
-                return one
+        for instruction in self.instructions.values():
+            if instruction.opcode == "parameter" and instruction.arguments.strip() == str(number):
+                return instruction
         return None
 
 
@@ -101,9 +101,9 @@ def parse(text: str) -> Program:
             current = {}
             computations[header["name"]] = Computation(header["name"], current)
             entry = header["name"] if header["entry"] else entry
-        elif found := _INSTRUCTION.match(line):
-            one = _instruction(found["name"], bool(found["root"]), line[found.end() :])
-            current[one.name] = one
+        elif match := _INSTRUCTION.match(line):
+            instruction = _instruction(match["name"], bool(match["root"]), line[match.end() :])
+            current[instruction.name] = instruction
     return Program(computations, computations[entry])
 
 
@@ -127,10 +127,10 @@ def _instruction(name: str, root: bool, rest: str) -> Instruction:
 def _closing(text: str, start: int) -> int:
     """Behind the parenthesis that closes the one at `start`."""
     depth = 0
-    for found in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
         if not depth:
-            return found.end()
+            return match.end()
     raise ValueError(f"unbalanced: {text[start : start + 80]}")
 
 
@@ -163,13 +163,16 @@ def collectives(text: str) -> list[Collective]:
     executions. An asynchronous one is counted at its start.
     """
     return [
-        Collective(one.opcode.removesuffix("-start"), tuple((s.dtype, s.dims) for s in one.shapes))
-        for one in _lines(text)
-        if one.opcode.removesuffix("-start") in KINDS
+        Collective(
+            instruction.opcode.removesuffix("-start"),
+            tuple((s.dtype, s.dims) for s in instruction.shapes),
+        )
+        for instruction in _lines(text)
+        if instruction.opcode.removesuffix("-start") in KINDS
     ]
 
 
 def _lines(text: str) -> Iterator[Instruction]:
     for line in text.splitlines():
-        if found := _INSTRUCTION.match(line):
-            yield _instruction(found["name"], bool(found["root"]), line[found.end() :])
+        if match := _INSTRUCTION.match(line):
+            yield _instruction(match["name"], bool(match["root"]), line[match.end() :])

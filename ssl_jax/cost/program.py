@@ -84,10 +84,16 @@ class Costs:
 
     def __add__(self, other: "Costs") -> "Costs":
         merged: dict[tuple[str, Groups], Traffic] = {}
-        for one in (*self.traffic, *other.traffic):
-            before = merged.get((one.kind, one.groups), replace(one, count=0, bytes=0))
-            total = replace(one, count=before.count + one.count, bytes=before.bytes + one.bytes)
-            merged[one.kind, one.groups] = total
+        for instruction in (*self.traffic, *other.traffic):
+            before = merged.get(
+                (instruction.kind, instruction.groups), replace(instruction, count=0, bytes=0)
+            )
+            total = replace(
+                instruction,
+                count=before.count + instruction.count,
+                bytes=before.bytes + instruction.bytes,
+            )
+            merged[instruction.kind, instruction.groups] = total
         return Costs(
             self.flops + other.flops,
             self.bytes + other.bytes,
@@ -109,51 +115,57 @@ def count(text: str) -> Costs:
         """Inside a fusion no instruction moves data: the fusion as a whole does."""
         total = Costs()
         where = program.computations[name]
-        for one in where.instructions.values():
-            total += _cost(program, where, one, fused, of)
+        for instruction in where.instructions.values():
+            total += _cost(program, where, instruction, fused, of)
         return total
 
     return of(program.entry.name, False)
 
 
 def _cost(
-    program: Program, where: Computation, one: Instruction, fused: bool, of: Callable[..., Costs]
+    program: Program,
+    where: Computation,
+    instruction: Instruction,
+    fused: bool,
+    of: Callable[..., Costs],
 ) -> Costs:
-    kind = one.opcode
+    kind = instruction.opcode
     if kind == "while":
-        turns = trip_count(program, where, one)
-        parts = (one.attribute(rf"{part}=%?([\w.\-]+)") for part in ("body", "condition"))
-        found = sum((of(part, fused) for part in parts), Costs())
-        return found.times(turns) if turns is not None else found + Costs(unknown=(one.name,))
+        turns = trip_count(program, where, instruction)
+        parts = (instruction.attribute(rf"{part}=%?([\w.\-]+)") for part in ("body", "condition"))
+        total = sum((of(part, fused) for part in parts), Costs())
+        return (
+            total.times(turns) if turns is not None else total + Costs(unknown=(instruction.name,))
+        )
     if kind == "conditional":  # the dearest branch
-        return max((of(b, fused) for b in _branches(one)), key=lambda c: (c.flops, c.bytes))
+        return max((of(b, fused) for b in _branches(instruction)), key=lambda c: (c.flops, c.bytes))
     if kind in ("call", "async-start"):
-        return of(one.calls, fused)
-    moved = 0 if fused else _moved(program, where, one)
+        return of(instruction.calls, fused)
+    bytes_moved = 0 if fused else _bytes_moved(program, where, instruction)
     if kind == "fusion":
-        return of(one.calls, True) + Costs(bytes=moved)
+        return of(instruction.calls, True) + Costs(bytes=bytes_moved)
     if kind == "dot":
-        return Costs(_dot_flops(where, one), moved)
+        return Costs(_dot_flops(where, instruction), bytes_moved)
     if kind == "convolution":
-        return Costs(_convolution_flops(where, one), moved)
+        return Costs(_convolution_flops(where, instruction), bytes_moved)
     if kind == "custom-call":
-        return _custom(one, moved)
-    if traffic := _traffic(where, one):
-        return Costs(0, moved, (traffic,))
-    return Costs(0, moved)
+        return _custom(instruction, bytes_moved)
+    if traffic := _traffic(where, instruction):
+        return Costs(0, bytes_moved, (traffic,))
+    return Costs(0, bytes_moved)
 
 
 # FLOPs
 
 
-def _dot_flops(where: Computation, one: Instruction) -> int:
-    left = _operand(where, one, 0)
-    contracted = one.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+def _dot_flops(where: Computation, instruction: Instruction) -> int:
+    left = _operand(where, instruction, 0)
+    contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
     depth = math.prod(left.dims[int(d)] for d in contracted.split(",") if d)
-    return 2 * one.shapes[0].elements * depth
+    return 2 * instruction.shapes[0].elements * depth
 
 
-def _convolution_flops(where: Computation, one: Instruction) -> int:
+def _convolution_flops(where: Computation, instruction: Instruction) -> int:
     """The usual closed form: kernel positions times outputs, padding included, holes of a dilated
     input not.
 
@@ -161,10 +173,16 @@ def _convolution_flops(where: Computation, one: Instruction) -> int:
     dimensions as dilated windows: a multiply-add belongs to one input and one kernel position, and
     to one input and one output position, which bounds the pairs there.
     """
-    labels = one.attribute(r"dim_labels=(\S+?)(?:,|$)") or ""
+    labels = instruction.attribute(r"dim_labels=(\S+?)(?:,|$)") or ""
     left, right, out = re.split(r"_|->", labels)
-    image, kernel, result = _operand(where, one, 0), _operand(where, one, 1), one.shapes[0]
-    window = dict(re.findall(r"(\w+)=([\w\-]+)", one.attribute(r"window=\{([^}]*)\}") or ""))
+    image, kernel, result = (
+        _operand(where, instruction, 0),
+        _operand(where, instruction, 1),
+        instruction.shapes[0],
+    )
+    window = dict(
+        re.findall(r"(\w+)=([\w\-]+)", instruction.attribute(r"window=\{([^}]*)\}") or "")
+    )
     pairs = 1
     for i, digit in enumerate(sorted(d for d in out if d.isdigit())):
         inputs, outputs = image.dims[left.index(digit)], result.dims[out.index(digit)]
@@ -178,82 +196,92 @@ def _convolution_flops(where: Computation, one: Instruction) -> int:
     return 2 * pairs * outer * depth
 
 
-def _custom(one: Instruction, moved: int) -> Costs:
-    target = one.attribute(r'custom_call_target="([^"]*)"')
+def _custom(instruction: Instruction, bytes_moved: int) -> Costs:
+    target = instruction.attribute(r'custom_call_target="([^"]*)"')
     if target in _FREE_CALLS:
         return Costs()
-    estimate = one.attribute(r'"cost_estimate":\{([^}]*)\}')
+    estimate = instruction.attribute(r'"cost_estimate":\{([^}]*)\}')
     if estimate:
-        said = dict(re.findall(r'"(\w+)":"?(\d+)', estimate))
-        return Costs(int(said.get("flops", 0)), int(said.get("bytes_accessed", moved)))
-    unknown = (one.name,) if target == "tpu_custom_call" else ()
-    return Costs(0, moved, unknown=unknown)
+        estimates = dict(re.findall(r'"(\w+)":"?(\d+)', estimate))
+        return Costs(
+            int(estimates.get("flops", 0)), int(estimates.get("bytes_accessed", bytes_moved))
+        )
+    unknown = (instruction.name,) if target == "tpu_custom_call" else ()
+    return Costs(0, bytes_moved, unknown=unknown)
 
 
 # Bytes
 
 
-def _moved(program: Program, where: Computation, one: Instruction) -> int:
+def _bytes_moved(program: Program, where: Computation, instruction: Instruction) -> int:
     """Bytes of HBM that an instruction outside of fusions reads and writes."""
-    kind = one.opcode
+    kind = instruction.opcode
     if kind in _FREE or kind.endswith("-done"):
         return 0
-    results = [s for s in one.shapes if not s.memory]
-    operands = [s for n in one.operands if n in where.instructions for s in _read(where, n)]
+    results = [s for s in instruction.shapes if not s.memory]
+    operands = [
+        s for n in instruction.operands if n in where.instructions for s in _arrays_read(where, n)
+    ]
     if kind in ("copy-start", "slice-start"):  # (what is copied, the copy, ...), in either order
-        arrays = [s for s in one.shapes if s.memory in (0, 1)]
-        size = min(s.bytes for s in one.shapes[:2])
+        arrays = [s for s in instruction.shapes if s.memory in (0, 1)]
+        size = min(s.bytes for s in instruction.shapes[:2])
         return size * sum(not s.memory for s in arrays[:2])
     if kind in ("slice", "dynamic-slice", "gather"):
-        source = _operand(where, one, 0)
-        read = 0 if source.memory else sum(s.bytes for s in one.shapes)
+        source = _operand(where, instruction, 0)
+        read = 0 if source.memory else sum(s.bytes for s in instruction.shapes)
         return read + sum(s.bytes for s in results)
     if kind == "dynamic-update-slice":
-        return 2 * _operand(where, one, 1).bytes if results else 0
+        return 2 * _operand(where, instruction, 1).bytes if results else 0
     if kind == "scatter":
-        return 3 * _operand(where, one, len(one.operands) - 1).bytes if results else 0
+        return (
+            3 * _operand(where, instruction, len(instruction.operands) - 1).bytes if results else 0
+        )
     if kind.endswith("-start") and kind != "all-reduce-start":  # holds its operands again
         whole = sum(s.bytes for s in results)
         return max(whole, sum(s.bytes for s in operands))
     if kind == "fusion":
-        return _fusion_moved(program, where, one)
+        return _fusion_moved(program, where, instruction)
     if kind == "send":
         return sum(s.bytes for s in operands)
     return sum(s.bytes for s in operands) + sum(s.bytes for s in results)
 
 
-def _read(where: Computation, name: str) -> Iterator[Shape]:
+def _arrays_read(where: Computation, name: str) -> Iterator[Shape]:
     """The arrays of an operand that lie in HBM; tuples are passed on, not read."""
-    one = where.instructions[name]
-    if one.opcode != "constant" and len(one.shapes) == 1:
-        yield from (s for s in one.shapes if not s.memory)
+    instruction = where.instructions[name]
+    if instruction.opcode != "constant" and len(instruction.shapes) == 1:
+        yield from (s for s in instruction.shapes if not s.memory)
 
 
-def _fusion_moved(program: Program, where: Computation, one: Instruction) -> int:
+def _fusion_moved(program: Program, where: Computation, instruction: Instruction) -> int:
     """A fusion reads of an operand only the slices that it takes, and writes of an array that it
     updates in place only the update.
     """
-    inside = program.computations[one.calls or ""]
+    inside = program.computations[instruction.calls or ""]
     root = inside.root
     if "AsyncCollectiveDone" in root.attributes:
         return 0  # counted where it started
-    passed = _passed_through(inside, one)
-    moved = 0
-    for number, name in enumerate(one.operands):
+    aliases = _aliases(inside, instruction)
+    bytes_moved = 0
+    for number, name in enumerate(instruction.operands):
         source = where.instructions.get(name)
         if source is None or source.opcode == "constant" or len(source.shapes) != 1:
             continue
-        if not source.shapes[0].memory and number not in passed.values():
-            moved += _used(program, inside, inside.parameter(number), source.shapes[0].bytes)
+        if not source.shapes[0].memory and number not in aliases.values():
+            bytes_moved += _bytes_read(
+                program, inside, inside.parameter(number), source.shapes[0].bytes
+            )
     parts = [inside.instructions[n] for n in root.operands] if root.opcode == "tuple" else []
-    for number, shape in enumerate(one.shapes):
-        if not shape.memory and number not in passed:
-            written = parts[number] if parts else root
-            moved += _written(program, inside, written, shape)
-    return moved
+    for number, shape in enumerate(instruction.shapes):
+        if not shape.memory and number not in aliases:
+            value = parts[number] if parts else root
+            bytes_moved += _bytes_written(program, inside, value, shape)
+    return bytes_moved
 
 
-def _used(program: Program, inside: Computation, array: Instruction | None, whole: int) -> int:
+def _bytes_read(
+    program: Program, inside: Computation, array: Instruction | None, whole: int
+) -> int:
     """Bytes that a fusion reads of an operand of `whole` bytes, which is `array` in there."""
     if array is None:
         return whole
@@ -267,17 +295,17 @@ def _used(program: Program, inside: Computation, array: Instruction | None, whol
         if user.opcode in _SLICES and first:
             total += user.shapes[0].bytes
         elif user.opcode in _VIEWS and not user.root:
-            total += _used(program, inside, user, whole)
+            total += _bytes_read(program, inside, user, whole)
         elif user.opcode == "fusion":
             nested = program.computations[user.calls or ""]
             places = (i for i, name in enumerate(user.operands) if name == array.name)
-            total += sum(_used(program, nested, nested.parameter(i), whole) for i in places)
+            total += sum(_bytes_read(program, nested, nested.parameter(i), whole) for i in places)
         else:
             return whole
     return min(total, whole)
 
 
-def _passed_through(inside: Computation, one: Instruction) -> dict[int, int]:
+def _aliases(inside: Computation, instruction: Instruction) -> dict[int, int]:
     """result -> operand of what a fusion beside a running collective only hands on."""
     if not any(
         "async_collective_fusion_config" in i.attributes for i in inside.instructions.values()
@@ -285,16 +313,16 @@ def _passed_through(inside: Computation, one: Instruction) -> dict[int, int]:
         return {}
     if "AsyncCollectiveStart" in inside.root.attributes:
         return {0: -1}  # its operand, which it reads
-    listed = one.attribute(r"output_to_operand_aliasing=\{(.*?)\}, ") or ""
-    return {int(a): int(b) for a, b in re.findall(r"\{(\d+)\}: \((\d+),", listed)}
+    text = instruction.attribute(r"output_to_operand_aliasing=\{(.*?)\}, ") or ""
+    return {int(a): int(b) for a, b in re.findall(r"\{(\d+)\}: \((\d+),", text)}
 
 
-def _written(program: Program, inside: Computation, root: Instruction, shape: Shape) -> int:
+def _bytes_written(program: Program, inside: Computation, root: Instruction, shape: Shape) -> int:
     while root.opcode in _VIEWS:
         root = inside.instructions[root.operands[0]]
     if root.opcode == "fusion" and len(root.shapes) == 1:
         nested = program.computations[root.calls or ""]
-        return _written(program, nested, nested.root, shape)
+        return _bytes_written(program, nested, nested.root, shape)
     if root.opcode == "dynamic-update-slice":
         return inside.instructions[root.operands[1]].shapes[0].bytes
     return shape.bytes
@@ -307,9 +335,9 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
     """How often the body of a `while` runs: as the compiler says, or from its counter, which JAX
     raises by one up to a constant. None where that is not what the loop looks like.
     """
-    known = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
-    if known:
-        return int(known)
+    stated = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+    if stated:
+        return int(stated)
     condition = program.computations[loop.attribute(r"condition=%?([\w.\-]+)") or ""]
     test = condition.root
     start = where.instructions.get(loop.operands[0])
@@ -318,9 +346,9 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
 
     def value(name: str) -> int | None:
         """Of an operand of the test before the first turn."""
-        one = condition.instructions[name]
-        if one.opcode == "get-tuple-element":
-            return _constant(where, start.operands[int(one.attribute(r"index=(\d+)") or 0)])
+        instruction = condition.instructions[name]
+        if instruction.opcode == "get-tuple-element":
+            return _constant(where, start.operands[int(instruction.attribute(r"index=(\d+)") or 0)])
         return _constant(condition, name)
 
     left, right = (value(name) for name in test.operands)
@@ -331,42 +359,53 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
 
 
 def _constant(where: Computation, name: str) -> int | None:
-    one = where.instructions.get(name)
-    while one is not None and one.opcode in _PASSED_ON:
-        one = where.instructions.get(one.operands[0])
-    if one is None or one.opcode != "constant" or not one.arguments.lstrip("-").isdigit():
+    instruction = where.instructions.get(name)
+    while instruction is not None and instruction.opcode in _PASSED_ON:
+        instruction = where.instructions.get(instruction.operands[0])
+    if (
+        instruction is None
+        or instruction.opcode != "constant"
+        or not instruction.arguments.lstrip("-").isdigit()
+    ):
         return None
-    return int(one.arguments)
+    return int(instruction.arguments)
 
 
-def _branches(one: Instruction) -> list[str]:
-    listed = one.attribute(r"branch_computations=\{([^}]*)\}")
-    if listed:
-        return [name.strip().lstrip("%") for name in listed.split(",")]
-    return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", one.attributes)
+def _branches(instruction: Instruction) -> list[str]:
+    text = instruction.attribute(r"branch_computations=\{([^}]*)\}")
+    if text:
+        return [name.strip().lstrip("%") for name in text.split(",")]
+    return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", instruction.attributes)
 
 
 # Collectives
 
 
-def _traffic(where: Computation, one: Instruction) -> Traffic | None:
-    kind = one.opcode.removesuffix("-start")
-    if kind == "send" and (said := one.attribute(r'_xla_megascale_transfer_type="(\w+)"')):
-        size = _operand(where, one, 0).bytes  # between slices, over the data centre's network
-        return Traffic(said.lower().replace("_", "-"), (), 1, size)
+def _traffic(where: Computation, instruction: Instruction) -> Traffic | None:
+    kind = instruction.opcode.removesuffix("-start")
+    if kind == "send" and (
+        estimates := instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
+    ):
+        size = _operand(
+            where, instruction, 0
+        ).bytes  # between slices, over the data centre's network
+        return Traffic(estimates.lower().replace("_", "-"), (), 1, size)
     if kind not in KINDS:
         return None
     # One that runs beside other work stands in several fusions: in the one that starts it, too.
     started = '"async_collective_fusion_config":{"flag_start":"-1"'
-    if "async_collective_fusion_config" in one.attributes and started not in one.attributes:
+    if (
+        "async_collective_fusion_config" in instruction.attributes
+        and started not in instruction.attributes
+    ):
         return None
-    sent = sum(_operand(where, one, i).bytes for i in range(len(one.operands)))
-    whole = sum(s.bytes for s in one.shapes if s.dims)
-    if one.opcode in ("all-gather-start", "collective-permute-start"):
+    sent = sum(_operand(where, instruction, i).bytes for i in range(len(instruction.operands)))
+    whole = sum(s.bytes for s in instruction.shapes if s.dims)
+    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
         whole -= sent
     if where.name.startswith("all-reduce-scatter"):  # a reduction of which each keeps its part
         kind = "reduce-scatter"
-    return Traffic(kind, device_groups(one.attributes), 1, max(sent, whole))
+    return Traffic(kind, device_groups(instruction.attributes), 1, max(sent, whole))
 
 
 def device_groups(attributes: str) -> Groups:
@@ -379,14 +418,14 @@ def device_groups(attributes: str) -> Groups:
     def search(pattern: str) -> re.Match[str] | None:
         return re.search(pattern, attributes)
 
-    if found := search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}"):
-        groups = re.findall(r"\{([\d,]+)\}", found[1])
+    if match := search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}"):
+        groups = re.findall(r"\{([\d,]+)\}", match[1])
         return tuple(tuple(int(n) for n in group.split(",")) for group in groups)
-    if found := search(r"replica_groups=\[([\d,]+)\]<=(\S+?)(?:, |$)"):
-        return _rows(_ids(found[2]).reshape([int(n) for n in found[1].split(",")]))
+    if match := search(r"replica_groups=\[([\d,]+)\]<=(\S+?)(?:, |$)"):
+        return _rows(_ids(match[2]).reshape([int(n) for n in match[1].split(",")]))
     order = r"(?:, device_ids=\((\S+)\))?"
-    if found := search(rf"replica_groups=mesh\[([^\]]*)\]{order} \{{([^}}]*)\}}"):
-        return _named_groups(*found.groups(""))
+    if match := search(rf"replica_groups=mesh\[([^\]]*)\]{order} \{{([^}}]*)\}}"):
+        return _named_groups(*match.groups(""))
     raise ValueError(f"groups of devices in an unknown notation: {attributes[:200]}")
 
 
@@ -425,5 +464,5 @@ def _rows(ids: np.ndarray) -> Groups:
     return tuple(tuple(int(n) for n in row) for row in ids)
 
 
-def _operand(where: Computation, one: Instruction, number: int) -> Shape:
-    return where.instructions[one.operands[number]].shapes[0]
+def _operand(where: Computation, instruction: Instruction, number: int) -> Shape:
+    return where.instructions[instruction.operands[number]].shapes[0]

@@ -43,6 +43,6 @@ def self_classifier(
     log = jnp.log(rows / classes * predictions + eps)
     entropies = -jnp.einsum("bic,bjc->ij", targets, log, precision="highest") / rows
     number = jnp.arange(views)
-    one, other = number[:, None], number[None, :]
-    pairs = (one != other) & ((one < large) | (other < large))
+    first, second = number[:, None], number[None, :]
+    pairs = (first != second) & ((first < large) | (second < large))
     return jnp.sum(jnp.where(pairs, entropies, 0)) / jnp.sum(pairs)

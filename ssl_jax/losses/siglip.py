@@ -43,8 +43,8 @@ def siglip(
         raise ValueError(f"siglip wants two (B, d) of one shape; got {image.shape}, {text.shape}")
     image, text = (l2_normalize(x) if normalize else as_float(x) for x in (image, text))
     # The bias is one more feature, which all texts have: its gradient comes with the images'.
-    one = jnp.ones_like(text[:, :1])
-    image = jnp.concatenate([scale * image, bias * one], axis=1)
-    text = jnp.concatenate([text, one], axis=1)
+    ones = jnp.ones_like(text[:, :1])
+    image = jnp.concatenate([scale * image, bias * ones], axis=1)
+    text = jnp.concatenate([text, ones], axis=1)
     # All pairs as if none belonged together: softplus(l); what does, has softplus(-l) instead.
     return sum_softplus(image, text, similarity=similarity) - jnp.sum(image * text, axis=1)

@@ -17,7 +17,7 @@ Array = jax.Array
 Form = Literal["auto", "scaling", "log", "kernel"]
 
 ROUND = 10  # iterations between two looks at the tolerance: SeLa looks after the 1st, 11th, ...
-KEPT = 4  # readings from which on the matrix of a round is kept
+STORE_FROM = 4  # readings from which on the matrix of a round is kept
 GPU_BLOCK = 2**23  # elements: few and long loops; the L2 cache of an H100 holds it
 
 
@@ -176,7 +176,7 @@ def _solve(
         wants_rows = tolerance is not None or transposed
         advance = functools.partial(_round, source, p, q, form, wants_rows)
     # The array of the result, until it is written, holds the matrix of a round.
-    keep = form == "scaling" and (readings >= KEPT or tolerance is not None)
+    keep = form == "scaling" and (readings >= STORE_FROM or tolerance is not None)
     room = jnp.zeros(source.shape, epsilon.dtype) if keep else None
     start = _Round(log_y, log_y, jnp.zeros_like(p), share, room)
 
@@ -234,7 +234,7 @@ def _round(
         def again(y: Array) -> Sums:
             if room is None:
                 return sweeps.sweep(source, log_y, y, p, None)[0]
-            return sweeps.kept_sweep(source, room, y, p)
+            return sweeps.stored_sweep(source, room, y, p)
 
     def scaled(sums: Sums) -> tuple[Array, Array]:
         return p / sums.rows, q / jnp.maximum(sums.columns, tiny)
@@ -256,8 +256,8 @@ def _log_round(source: Source, p: Array, q: Array, last: _Round, length: int | A
 
     def iterate(_: Any, scales: tuple[Array, ...]) -> tuple[Array, ...]:
         _, log_x, _, log_y = scales
-        found, log_z = sweeps.log_sweep(source, log_y, log_p)
-        return log_x, found, log_y, log_q - log_z
+        new_x, log_z = sweeps.log_sweep(source, log_y, log_p)
+        return log_x, new_x, log_y, log_q - log_z
 
     before, log_x, used, log_y = jax.lax.fori_loop(
         0, length, iterate, (log_p, log_p, last.next, last.next)

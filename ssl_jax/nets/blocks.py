@@ -146,9 +146,11 @@ class Block(nnx.Module):
             for _ in range(2)
         )
 
-    def __call__(self, x: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
-        """`kept` (2, B): what the attention's and the perceptron's branch are multiplied by."""
-        attention, perceptron = (None, None) if kept is None else kept
+    def __call__(
+        self, x: Array, bias: Array | None = None, branch_factors: Array | None = None
+    ) -> Array:
+        """`branch_factors` (2, B): what the attention's and the perceptron's branch are multiplied by."""
+        attention, perceptron = (None, None) if branch_factors is None else branch_factors
         x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
         return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
 
@@ -181,15 +183,15 @@ def run_stack(
     blocks: Block,
     x: Array,
     remat: Remat,
-    every: bool = False,
+    all_outputs: bool = False,
     bias: Array | None = None,
     attention: bool = False,
-    kept: Array | None = None,
+    branch_factors: Array | None = None,
 ) -> tuple[Array, tuple[Array | None, Array | None]]:
-    """Tokens (B, T, D) after a stack of blocks; and, as `every` and `attention` ask, after each
+    """Tokens (B, T, D) after a stack of blocks; and, as `all_outputs` and `attention` ask, after each
     (depth, B, T, D), and what each attends to (depth, B, heads, T, T).
 
-    `bias` is added to the attention's logits in every block, `kept` (depth, 2, B) are the factors
+    `bias` is added to the attention's logits in every block, `branch_factors` (depth, 2, B) are the factors
     of stochastic depth. A scan, so that the time to compile does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
@@ -197,14 +199,16 @@ def run_stack(
     def body(
         x: Array, layer: tuple[nnx.State, Array | None]
     ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        block, kept = nnx.merge(graphdef, layer[0]), layer[1]
+        block, branch_factors = nnx.merge(graphdef, layer[0]), layer[1]
         maps = block.attn.maps(block.norm1(x), bias) if attention else None
-        x = block(x, bias) if kept is None else block(x, bias, kept)  # not every stack can drop
-        return x, (x if every else None, maps)
+        x = (
+            block(x, bias) if branch_factors is None else block(x, bias, branch_factors)
+        )  # not every stack can drop
+        return x, (x if all_outputs else None, maps)
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, (state, kept))
+    return jax.lax.scan(body, x, (state, branch_factors))
 
 
 def check_options(dim: int, heads: int, remat: str, mlp: str = "gelu") -> None:

@@ -54,8 +54,8 @@ class MAEDecoder(nnx.Module):
         if ids_restore.shape[1] != self.grid[0] * self.grid[1]:
             raise UserError(f"{ids_restore.shape[1]} patches do not fill the grid {self.grid}")
         x = self.embed(tokens)
-        batch, kept, dim = x.shape
-        missing = ids_restore.shape[1] - (kept - 1)
+        batch, count, dim = x.shape
+        missing = ids_restore.shape[1] - (count - 1)
         masks = jnp.broadcast_to(jnp.asarray(self.mask_token[...], x.dtype), (batch, missing, dim))
         patches = jnp.concatenate([x[:, 1:], masks], axis=1)
         patches = jnp.take_along_axis(patches, ids_restore[:, :, None], axis=1)

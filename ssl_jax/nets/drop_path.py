@@ -37,9 +37,9 @@ def factors(keys: Array | None, rate: float, depth: int, branches: int = 1) -> A
         return None
     if keys is None:
         raise UserError("backbone.drop_path: this method draws no stochastic depth; set it to 0")
-    kept = 1 - rates(rate, depth)[:, None]
+    keep_probability = 1 - rates(rate, depth)[:, None]
     draws = jax.vmap(lambda key: jax.random.uniform(key, (depth, branches)))(keys)
-    return jnp.moveaxis(jnp.where(draws < kept, 1 / kept, 0.0), 0, -1)
+    return jnp.moveaxis(jnp.where(draws < keep_probability, 1 / keep_probability, 0.0), 0, -1)
 
 
 def drop(branch: Array, factor: Array | None) -> Array:

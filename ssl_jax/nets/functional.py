@@ -163,9 +163,9 @@ def _own_keys(tree: Any, like: Any, path: str = "") -> Any:
     """The inverse of `_string_keys` for a network whose trees look `like` this."""
     if not isinstance(like, dict):
         return tree
-    given = set(tree) if isinstance(tree, dict) else set()
-    if wrong := sorted(given ^ {str(k) for k in like}):
-        state = "unknown" if wrong[0] in given else "missing"
+    names = set(tree) if isinstance(tree, dict) else set()
+    if wrong := sorted(names ^ {str(k) for k in like}):
+        state = "unknown" if wrong[0] in names else "missing"
         raise UserError(
             f"{state} variable {path + wrong[0]!r}: these variables belong to another network"
         )

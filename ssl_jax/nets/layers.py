@@ -24,10 +24,10 @@ def compute_dtype(dtype: DType) -> jnp.dtype | None:
     if dtype is None:
         return None
     try:
-        known = jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
+        supported = jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
     except TypeError:
-        known = False
-    if not known:
+        supported = False
+    if not supported:
         raise UserError(f"dtype: {dtype} is not computed in; give 'float32' or 'bfloat16'")
     return None if jnp.dtype(dtype) == jnp.float32 else jnp.dtype(dtype)
 
@@ -81,11 +81,11 @@ class BatchNorm(nnx.Module):
             # One pass, hence one reduction over the devices. Moments are taken about the running
             # mean, a constant near the true one: E[x^2] - E[x]^2 about zero loses digits where the
             # mean is large.
-            about = jax.lax.stop_gradient(mean).astype(wide.dtype)
+            center = jax.lax.stop_gradient(mean).astype(wide.dtype)
             axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
-            shift = jnp.mean(wide - about, axes)
-            square = jnp.mean(jnp.square(wide - about), axes)
-            mean, var = about + shift, jnp.maximum(square - jnp.square(shift), 0)
+            shift = jnp.mean(wide - center, axes)
+            square = jnp.mean(jnp.square(wide - center), axes)
+            mean, var = center + shift, jnp.maximum(square - jnp.square(shift), 0)
             self._update(self.mean, mean)
             self._update(self.var, var * (count / max(count - 1, 1)))
         factor = jax.lax.rsqrt(var + self.eps)

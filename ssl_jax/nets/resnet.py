@@ -116,7 +116,7 @@ class Block(nnx.Module):
         projects = stride != 1 or channels != out
         self.shortcut = layer(channels, out, 1, 1 if sk_ratio else stride) if projects else None
 
-    def __call__(self, x: Array, kept: Array | None = None, *, train: bool) -> Array:
+    def __call__(self, x: Array, branch_factor: Array | None = None, *, train: bool) -> Array:
         """`kept` (B,): what the branch is multiplied by."""
         shortcut = x
         if self.shortcut is not None:
@@ -125,7 +125,7 @@ class Block(nnx.Module):
             shortcut = self.shortcut(shortcut, train=train)
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x, train=train))
-        return jax.nn.relu(drop(self.layers[-1](x, train=train), kept) + shortcut)
+        return jax.nn.relu(drop(self.layers[-1](x, train=train), branch_factor) + shortcut)
 
 
 class ResNet(nnx.Module):
@@ -189,8 +189,8 @@ class ResNet(nnx.Module):
 
         `stages=False` leaves only "pooled". `keys` (B,) are for `drop_path` in training.
         """
-        kept = factors(keys, self.drop_path if train else 0.0, self.depth)
-        each = iter([None] * self.depth if kept is None else kept[:, 0])
+        branch_factor = factors(keys, self.drop_path if train else 0.0, self.depth)
+        each = iter([None] * self.depth if branch_factor is None else branch_factor[:, 0])
         x = images
         for layer in self.stem:
             x = jax.nn.relu(layer(x, train=train))

@@ -149,7 +149,7 @@ class ViT(nnx.Module):
           UserError: a side that the patch size does not divide, `keep` together with `stages` or
             with relative positions, a mask without a mask token or of another grid.
         """
-        kept = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
+        branch_factors = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
         if keep is not None and (stages or self.relative is not None):
             raise UserError("stages=True and relative positions need all patches; leave keep out")
         _, height, width, _ = images.shape
@@ -175,7 +175,9 @@ class ViT(nnx.Module):
         if self.norm_pre is not None:
             x = self.norm_pre(x)
         bias = None if self.relative is None else self.relative(grid)
-        x, (every, maps) = run_stack(self.blocks, x, self.remat, stages, bias, attention, kept)
+        x, (block_outputs, maps) = run_stack(
+            self.blocks, x, self.remat, stages, bias, attention, branch_factors
+        )
         x = x[:, :count]
         tokens = x if self.norm_after_pool else self.norm(x)
         out = {"tokens": tokens, "patches": tokens[:, first:]}
@@ -183,12 +185,12 @@ class ViT(nnx.Module):
             out["cls"] = tokens[:, 0]
         pooled = out["cls"] if self.pool == "cls" else jnp.mean(at_least_float32(out["patches"]), 1)
         out["pooled"] = at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled)
-        if every is not None:
-            patches = [*every[:-1, :, first:count], out["patches"]]
+        if block_outputs is not None:
+            patches = [*block_outputs[:-1, :, first:count], out["patches"]]
             shape = (x.shape[0], *grid, x.shape[-1])
             out |= {f"block{i + 1}": jnp.reshape(p, shape) for i, p in enumerate(patches)}
             if first:
-                own = [*every[:-1, :, 0], out["cls"]]
+                own = [*block_outputs[:-1, :, 0], out["cls"]]
                 out |= {f"cls{i + 1}": x for i, x in enumerate(own)}
         if maps is not None:
             out["attention"] = jnp.swapaxes(maps[..., :count, :count], 0, 1)

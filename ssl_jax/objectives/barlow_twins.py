@@ -49,8 +49,8 @@ class BarlowTwins(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         views = separate(batch["views"])
-        (one, two), stats = self.branch.apply_each(params, extra["stats"], views)
-        loss = barlow_twins(one["projector"], two["projector"], self.redundancy)
+        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
+        loss = barlow_twins(first["projector"], second["projector"], self.redundancy)
         return self.scale * loss, Aux({"stats": stats})
 
 

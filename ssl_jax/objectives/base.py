@@ -148,15 +148,15 @@ class Picture:
       images: (rows, columns, H, W, C), valued as the images that the network is shown.
       caption: what is seen and how it was made, for one who does not know the method.
       columns: a heading for each column, or none.
-      said: (rows, columns) int32, what the method answered there, -1 where it was not asked.
-      truth: likewise, what is right.
-      answers: their names; without any only right and wrong are told.
+      prediction: (rows, columns) int32, the answer of the method there, -1 where there is none.
+      truth: (rows, columns) int32, the right answer, likewise.
+      answers: names of the answers; without them only right or wrong is shown.
     """
 
     images: Array
     caption: str = field(metadata={"static": True})
     columns: tuple[str, ...] = field(default=(), metadata={"static": True})
-    said: Array | None = None
+    prediction: Array | None = None
     truth: Array | None = None
     answers: tuple[str, ...] = field(default=(), metadata={"static": True})
 
@@ -281,12 +281,12 @@ class Objective:
         Raises:
           UserError: it has neither.
         """
-        said = vars(self)
-        if "views" not in said and "view" not in said:
+        fields = vars(self)
+        if "views" not in fields and "view" not in fields:
             raise UserError(
                 f"{type(self).__name__}: give the method a field `view` or `views`, or an inputs()"
             )
-        return Inputs(views=said["views"] if "views" in said else (said["view"],))
+        return Inputs(views=fields["views"] if "views" in fields else (fields["view"],))
 
     @property
     def branch(self) -> Networks:

@@ -33,7 +33,7 @@ def neighbours(rows: int, pairs: Literal["centre", "all"]) -> tuple[np.ndarray, 
     The class says where the second cell lies as seen from the first. "centre": the first is the
     middle cell of an odd grid; "all": both orders of every two.
     """
-    found = [
+    pairs_and_classes = [
         (y * rows + x, (y + dy) * rows + x + dx, k)
         for y in range(rows)
         for x in range(rows)
@@ -41,8 +41,8 @@ def neighbours(rows: int, pairs: Literal["centre", "all"]) -> tuple[np.ndarray, 
         if 0 <= y + dy < rows and 0 <= x + dx < rows
     ]
     if pairs == "centre":
-        found = [pair for pair in found if pair[0] == rows * rows // 2]
-    table = np.array(found, np.int32)
+        pairs_and_classes = [pair for pair in pairs_and_classes if pair[0] == rows * rows // 2]
+    table = np.array(pairs_and_classes, np.int32)
     return table[:, :2], table[:, 2]
 
 
@@ -108,7 +108,7 @@ class ContextPrediction(Objective):
             self.backbone,
             self.patch,
             self.spec.channels,
-            shown=2,
+            tiles_per_question=2,
             classes=len(OFFSETS),
             width=self.embedding,
             hidden=self.hidden,
@@ -121,18 +121,18 @@ class ContextPrediction(Objective):
         patches = context_patches(cut_key, image, self.rows, self.patch, self.gap, self.jitter)
         if self.colors != "keep" and image.shape[-1] == 3:
             keys = jax.random.split(color_key, len(patches))
-            planes = jax.vmap(self._recolored)(keys, jnp.moveaxis(patches, -1, 1))
+            planes = jax.vmap(self._recolor)(keys, jnp.moveaxis(patches, -1, 1))
             patches = jnp.moveaxis(planes, 1, -1)
         return standardize(patches) if self.standardize else patches
 
-    def _recolored(self, key: Array, planes: Array) -> Array:
+    def _recolor(self, key: Array, planes: Array) -> Array:
         """One patch (3, h, w) without what a lens does to its colours."""
         if self.colors == "project":
             return project_colors(planes)
-        kept_key, noise_key = jax.random.split(key)
-        kept = jax.random.randint(kept_key, (), 0, 3, jnp.int32)
+        channel_key, noise_key = jax.random.split(key)
+        channel = jax.random.randint(channel_key, (), 0, 3, jnp.int32)
         noise = jax.random.uniform(noise_key, planes.shape, planes.dtype, -0.5, 0.5)
-        return drop_channels(planes - planes.mean((1, 2), keepdims=True), kept, noise)
+        return drop_channels(planes - planes.mean((1, 2), keepdims=True), channel, noise)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -155,29 +155,29 @@ class ContextPrediction(Objective):
         keys = rng.per_example(key, rows)
         patches = jax.vmap(self.patches)(keys, images)
         # Another question for each image.
-        asked = rows * (len(classes) // len(images) + 1) % len(classes)
-        pairs = jnp.asarray(self.questions[0])[asked]
+        selected = rows * (len(classes) // len(images) + 1) % len(classes)
+        pairs = jnp.asarray(self.questions[0])[selected]
         logits, _ = self.branch.apply(params, extra["stats"], patches, pairs[:, None], train=False)
-        said, truth = logits[:, 0].argmax(-1).astype(jnp.int32), classes[asked]
+        prediction, truth = logits[:, 0].argmax(-1).astype(jnp.int32), classes[selected]
         first, second = patches[rows, pairs[:, 0]], patches[rows, pairs[:, 1]]
         empty = jnp.zeros((len(images), 9, *patches.shape[2:]), patches.dtype)
         cells = jnp.array([0, 1, 2, 3, 5, 6, 7, 8])  # of a 3 x 3 board, as `OFFSETS`
-        placed = [
+        placements = [
             board(empty.at[:, 4].set(first).at[rows, cells[side]].set(second), 3)
-            for side in (said, truth)
+            for side in (prediction, truth)
         ]
-        nothing = jnp.full_like(said, -1)
+        no_answer = jnp.full_like(prediction, -1)
         caption = (
             "Two patches of an image as the network is fed them: the first in the middle, the "
             "second on that of the eight sides where the network says it lies."
         )
         return {
             "Predicted places": Picture(
-                jnp.stack(placed, axis=1),
+                jnp.stack(placements, axis=1),
                 caption,
                 ("as answered", "in the image"),
-                jnp.stack([said, nothing], axis=1),
-                jnp.stack([truth, nothing], axis=1),
+                jnp.stack([prediction, no_answer], axis=1),
+                jnp.stack([truth, no_answer], axis=1),
                 SIDES,
             )
         }

@@ -108,22 +108,22 @@ class DeepCluster(Objective):
     ) -> tuple[Tree, Tree]:
         assert features is not None
         points = l2_normalize(pca_whiten(*features, self.whitened))
-        found = kmeans(
+        clustering = kmeans(
             points,
             features.present,
             self.clusters,
             rng.named(key, "kmeans"),
             iterations=self.iterations,
         )
-        used = found.counts > 0
-        share = jnp.sum(features.present) / jnp.sum(used)  # images of a cluster, were all alike
-        weights = jnp.where(used, share / jnp.maximum(found.counts, 1), 0)
+        nonempty = clustering.counts > 0
+        share = jnp.sum(features.present) / jnp.sum(nonempty)  # images of a cluster, were all alike
+        weights = jnp.where(nonempty, share / jnp.maximum(clustering.counts, 1), 0)
         classifier, _ = self.classifier.init(rng.named(key, "classifier"))
         cast = lambda new, old: new.astype(old.dtype)  # noqa: E731
         classifier = jax.tree.map(cast, classifier, params["classifier"])
         extra = dict(
             extra,
-            assignments=found.assignments,
+            assignments=clustering.assignments,
             weights=weights.astype(extra["weights"].dtype),
         )
         return dict(params, classifier=classifier), extra

@@ -73,14 +73,14 @@ class DeepClusterV2(Objective):
         count, dim = self.spec.num_examples, self.projector[-1]
         keys = jax.random.split(rng.named(key, "labels"), self.heads)
         labels = [memory.balanced_labels(k, count, self.clusters) for k in keys]
-        drawn = jax.random.normal(
+        random_prototypes = jax.random.normal(
             rng.named(key, "prototypes"), (self.heads, self.clusters, dim), jnp.float32
         )
         return params, {
             "stats": stats,
             "memory": jnp.zeros((padded_rows(count), self.remembered, dim), jnp.float32),
             "assignments": jnp.stack(labels, axis=1),
-            "prototypes": l2_normalize(drawn),
+            "prototypes": l2_normalize(random_prototypes),
         }
 
     def loss(
@@ -125,14 +125,14 @@ class DeepClusterV2(Objective):
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
     ) -> tuple[Tree, Tree]:
-        bank, seen = extra["memory"], memory.present(self.spec.num_examples)
+        bank, present = extra["memory"], memory.present(self.spec.num_examples)
         if features is not None:
             bank = jnp.repeat(features.values[:, None], self.remembered, axis=1).astype(bank.dtype)
-        seen = seen & jnp.any(bank != 0, axis=(1, 2))  # not the rows of broken images
-        found = [
+        present = present & jnp.any(bank != 0, axis=(1, 2))  # not the rows of broken images
+        clusterings = [
             kmeans(
                 bank[:, h % self.remembered],
-                seen,
+                present,
                 self.clusters,
                 jax.random.fold_in(key, h),
                 iterations=self.iterations,
@@ -141,8 +141,8 @@ class DeepClusterV2(Objective):
             )
             for h in range(self.heads)
         ]
-        labels = jnp.stack([f.assignments for f in found], axis=1)
-        prototypes = jnp.stack([f.centroids for f in found]).astype(extra["prototypes"].dtype)
+        labels = jnp.stack([f.assignments for f in clusterings], axis=1)
+        prototypes = jnp.stack([f.centroids for f in clusterings]).astype(extra["prototypes"].dtype)
         return params, dict(extra, memory=bank, assignments=labels, prototypes=prototypes)
 
 

@@ -82,7 +82,7 @@ class Jigsaw(Objective):
             self.backbone,
             self.tile,
             self.spec.channels,
-            shown=self.rows**2,
+            tiles_per_question=self.rows**2,
             classes=self.permutations,
             width=self.embedding,
             hidden=self.hidden,
@@ -114,8 +114,8 @@ class Jigsaw(Objective):
 
         tiles, labels = jax.vmap(make)(keys, images)
         order = jnp.asarray(self.classes)[labels]
-        seen = standardize(tiles) if self.standardize else tiles
-        logits, stats = self.branch.apply(params, stats, seen, order, train=train)
+        inputs = standardize(tiles) if self.standardize else tiles
+        logits, stats = self.branch.apply(params, stats, inputs, order, train=train)
         return logits, tiles, labels, stats
 
     def pictures(
@@ -124,25 +124,25 @@ class Jigsaw(Objective):
         images = images[:ROWS]
         keys = rng.per_example(key, jnp.arange(len(images)))
         logits, tiles, labels, _ = self.solve(params, extra["stats"], images, keys, train=False)
-        truth, said = labels[:, 0], logits[:, 0].argmax(-1).astype(jnp.int32)
+        truth, prediction = labels[:, 0], logits[:, 0].argmax(-1).astype(jnp.int32)
         orders = jnp.asarray(self.classes)
-        mixed = jax.vmap(lambda each, at: each[at])(tiles, orders[truth])
-        solved = jax.vmap(lambda each, at: jnp.zeros_like(each).at[at].set(each))(
-            mixed, orders[said]
+        puzzles = jax.vmap(lambda each, at: each[at])(tiles, orders[truth])
+        solutions = jax.vmap(lambda each, at: jnp.zeros_like(each).at[at].set(each))(
+            puzzles, orders[prediction]
         )
-        shown = jnp.stack([board(part, self.rows) for part in (mixed, solved, tiles)], axis=1)
-        nothing = jnp.full_like(said, -1)
+        boards = jnp.stack([board(part, self.rows) for part in (puzzles, solutions, tiles)], axis=1)
+        no_answer = jnp.full_like(prediction, -1)
         caption = (
             f"The network sees the tiles of the puzzle and says which of {self.permutations} "
             "orders they are in; each tile is then put where that order has it."
         )
         return {
             "Solved puzzles": Picture(
-                shown,
+                boards,
                 caption,
                 ("puzzle", "as put together", "solution"),
-                jnp.stack([nothing, said, nothing], axis=1),
-                jnp.stack([nothing, truth, nothing], axis=1),
+                jnp.stack([no_answer, prediction, no_answer], axis=1),
+                jnp.stack([no_answer, truth, no_answer], axis=1),
             )
         }
 

@@ -88,11 +88,11 @@ class MoCoV3(Objective):
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.branch.init(key)
-        kept = [name for name, _ in self.key_branch.nets]  # the key encoder starts as a copy
+        names = [name for name, _ in self.key_branch.nets]  # the key encoder starts as a copy
         return params, {
             "stats": stats,
-            "key_encoder": {name: params[name] for name in kept},
-            "key_stats": {name: stats[name] for name in kept},
+            "key_encoder": {name: params[name] for name in names},
+            "key_stats": {name: stats[name] for name in names},
         }
 
     def loss(

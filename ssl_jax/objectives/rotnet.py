@@ -44,7 +44,7 @@ class RotNet(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         upright = fold(batch["views"][0])
-        turned = self.turned(upright)
+        turned = self.rotate(upright)
         out, stats = self.branch.apply(params, extra["stats"], fold(turned))
         logits = out["classifier"]
         turns = jnp.tile(jnp.arange(4), upright.shape[0])
@@ -52,7 +52,7 @@ class RotNet(Objective):
         loss = jnp.mean(cross_entropy(logits, turns))
         return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
 
-    def turned(self, upright: Array) -> Array:
+    def rotate(self, upright: Array) -> Array:
         """(B, H, W, C) to (B, 4, H, W, C). Exact transposes and flips: resampling would give the
         rotation away by its artefacts.
         """
@@ -61,17 +61,17 @@ class RotNet(Objective):
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
-        turned = self.turned(images[:ROWS])
+        turned = self.rotate(images[:ROWS])
         out, _ = self.branch.apply(params, extra["stats"], fold(turned), train=False)
-        said = unfold(out["classifier"].argmax(-1), 4).astype(jnp.int32)
-        truth = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), said.shape)
+        prediction = unfold(out["classifier"].argmax(-1), 4).astype(jnp.int32)
+        truth = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), prediction.shape)
         caption = (
             "Each image is turned by four angles; below it the angle that the network says it was "
             "turned by."
         )
         names = ("0°", "90°", "180°", "270°")
         columns = tuple(f"turned by {name}" for name in names)
-        return {"Predicted rotations": Picture(turned, caption, columns, said, truth, names)}
+        return {"Predicted rotations": Picture(turned, caption, columns, prediction, truth, names)}
 
 
 make = RotNet.make

@@ -52,9 +52,9 @@ class SimSiam(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         views = separate(batch["views"])
-        (one, two), stats = self.branch.apply_each(params, extra["stats"], views)
-        z1, z2 = (jax.lax.stop_gradient(out["projector"]) for out in (one, two))
-        crossed = negative_cosine(one["predictor"], z2) + negative_cosine(two["predictor"], z1)
+        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
+        z1, z2 = (jax.lax.stop_gradient(out["projector"]) for out in (first, second))
+        crossed = negative_cosine(first["predictor"], z2) + negative_cosine(second["predictor"], z1)
         return jnp.mean(crossed) / 2, Aux({"stats": stats})
 
 

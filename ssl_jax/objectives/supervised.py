@@ -80,12 +80,12 @@ class Supervised(Objective):
     ) -> tuple[Array, Aux]:
         images, targets = fold(batch["views"][0]), self.targets(batch["label"])
         if self.erase:
-            images = self.erased(images, rng.named(key, "erase"), batch["index"])
-        images, targets = self.mixed(images, targets, rng.named(key, "mix"))
+            images = self.erase_boxes(images, rng.named(key, "erase"), batch["index"])
+        images, targets = self.mix(images, targets, rng.named(key, "mix"))
 
-        drawn = {}
+        options = {}
         if self.backbone.draws:
-            drawn["keys"] = rng.per_example(rng.named(key, "drop_path"), batch["index"])
+            options["keys"] = rng.per_example(rng.named(key, "drop_path"), batch["index"])
         stats = dict(extra["stats"])
         out, stats["backbone"] = self.backbone.apply(
             params["backbone"],
@@ -93,7 +93,7 @@ class Supervised(Objective):
             images,
             train=True,
             microbatches=self.microbatches,
-            **drawn,
+            **options,
         )
         (logits,) = self._score(params["classifier"], out["pooled"])
         share = jnp.sum(targets, axis=-1)  # of an example that is labelled: 0, 1, or mixed
@@ -109,20 +109,20 @@ class Supervised(Objective):
         targets = (1 - smooth) * jax.nn.one_hot(labels, classes) + smooth / classes
         return targets * (labels >= 0)[:, None]
 
-    def erased(self, images: Array, key: Array, index: Array) -> Array:
+    def erase_boxes(self, images: Array, key: Array, index: Array) -> Array:
         """Images (B, H, W, C), of some of which a box is noise N(0, 1) (Zhong et al. 2017)."""
 
-        def one(key: Array, image: Array) -> Array:
-            drawn, where, noise = jax.random.split(key, 3)
+        def erase_image(key: Array, image: Array) -> Array:
+            chance, where, noise = jax.random.split(key, 3)
             height, width, _ = image.shape
             box = erasing.inside(erasing.random_box(where, height, width), height, width)
-            box = box & (jax.random.uniform(drawn) < self.erase)
+            box = box & (jax.random.uniform(chance) < self.erase)
             pixels = jax.random.normal(noise, image.shape, image.dtype)
             return jnp.where(box[..., None], pixels, image)
 
-        return jax.vmap(one)(rng.per_example(key, index), images)
+        return jax.vmap(erase_image)(rng.per_example(key, index), images)
 
-    def mixed(self, images: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+    def mix(self, images: Array, targets: Array, key: Array) -> tuple[Array, Array]:
         """The batch after mixup, or CutMix, or neither."""
         if self.mixup and self.cutmix:
             return mixing.mixup_or_cutmix(key, images, targets, self.mixup, self.cutmix)
@@ -138,8 +138,8 @@ class Supervised(Objective):
         if not self.average:
             return params, extra
         momentum = jnp.minimum(self.average, (1 + step) / (10 + step))
-        now = {"params": params, "stats": extra["stats"]}
-        return params, dict(extra, average=tree.ema(extra["average"], now, momentum))
+        current = {"params": params, "stats": extra["stats"]}
+        return params, dict(extra, average=tree.ema(extra["average"], current, momentum))
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
         average = extra.get("average")

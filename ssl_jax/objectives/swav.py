@@ -85,8 +85,8 @@ class SwAV(Objective):
         params, stats = self.branch.init(key)
         dim, extra = self.projector[-1], {"stats": stats}
         shape = (self.prototypes, dim)
-        drawn = jax.random.normal(rng.named(key, "prototypes"), shape, jnp.float32)
-        params["prototypes"] = l2_normalize(drawn)
+        random_prototypes = jax.random.normal(rng.named(key, "prototypes"), shape, jnp.float32)
+        params["prototypes"] = l2_normalize(random_prototypes)
         if self.queue_size:
             queue_key = rng.named(key, "queue")
             extra["queue"] = queue.init(queue_key, self.queue_size, self.assigned * dim, self.spec)
@@ -151,8 +151,8 @@ class SwAV(Objective):
             large = signals["large"]
             pushed = queue.push(extra["queue"], large.reshape(large.shape[0], -1))
             started = step >= self.first_push
-            kept = jax.tree.map(lambda n, o: jnp.where(started, n, o), pushed, extra["queue"])
-            extra = dict(extra, queue=kept)
+            new_queue = jax.tree.map(lambda n, o: jnp.where(started, n, o), pushed, extra["queue"])
+            extra = dict(extra, queue=new_queue)
         return params, extra
 
 

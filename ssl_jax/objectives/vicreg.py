@@ -50,10 +50,10 @@ class VICReg(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         views = separate(batch["views"])
-        (one, two), stats = self.branch.apply_each(params, extra["stats"], views)
+        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
         loss = vicreg(
-            one["projector"],
-            two["projector"],
+            first["projector"],
+            second["projector"],
             invariance_weight=self.invariance_weight,
             variance_weight=self.variance_weight,
             covariance_weight=self.covariance_weight,

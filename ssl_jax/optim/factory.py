@@ -259,7 +259,7 @@ def make_optimizer(
         updates = {path: jnp.zeros_like(p) for path, p in leaves.items()}
         new_state = {}
         for name, rule in rules.items():
-            old, kept = opt_state[name], pick(updates, name)
+            old, zeros = opt_state[name], pick(updates, name)
             change, new = rule.update(
                 pick(flat, name),
                 old,
@@ -269,7 +269,7 @@ def make_optimizer(
             )
             if name in groups and groups[name].frozen_until > 0:
                 active = step >= groups[name].frozen_until
-                change, new = _where(active, change, kept), _where(active, new, old)
+                change, new = _where(active, change, zeros), _where(active, new, old)
             updates |= tree.named_leaves(change)
             new_state[name] = new
         return jax.tree.unflatten(jax.tree.structure(params), list(updates.values())), new_state

@@ -73,12 +73,12 @@ def multipliers(shapes: Tree, decay: float) -> dict[str, np.ndarray]:
 
 
 def _place(path: str, shape: tuple[int, ...]) -> _Place | None:
-    found = STAGE.match(path)
-    if found is None:
+    match = STAGE.match(path)
+    if match is None:
         return None
-    if found[3]:
-        return _Place(int(found[3]), 1, np.array(0))
-    each = 2 if found[2] else 1  # of a pair the straight block is first
-    first = int(found[2] == "shifted")
+    if match[3]:
+        return _Place(int(match[3]), 1, np.array(0))
+    each = 2 if match[2] else 1  # of a pair the straight block is first
+    first = int(match[2] == "shifted")
     within = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1)) * each + first
-    return _Place(int(found[1] or 0), shape[0] * each, within)
+    return _Place(int(match[1] or 0), shape[0] * each, within)

@@ -72,19 +72,19 @@ class CheckpointConfig:
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """What `best` compares, the higher the better; None where it was not measured."""
-        found = metrics.get(self.best.removeprefix("-")) if self.best else None
-        if found is None or not np.isfinite(found):
+        value = metrics.get(self.best.removeprefix("-")) if self.best else None
+        if value is None or not np.isfinite(value):
             return None
-        return -float(found) if self.best.startswith("-") else float(found)
+        return -float(value) if self.best.startswith("-") else float(value)
 
     def stay(self, values: Mapping[int, float | None]) -> set[int]:
         """Which of the checkpoints, step -> what `best` compares, are kept."""
         steps = sorted(values)
-        kept = set(steps[-self.keep :])
+        stay_steps = set(steps[-self.keep :])
         if self.keep_every:
-            kept |= {step for step in steps if step % self.keep_every == 0}
+            stay_steps |= {step for step in steps if step % self.keep_every == 0}
         scored = [(value, step) for step, value in values.items() if value is not None]
-        return kept | {max(scored)[1]} if scored else kept
+        return stay_steps | {max(scored)[1]} if scored else stay_steps
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Checkpoints:
             return
         began = time.monotonic()
         self.wait()
-        if (waited := time.monotonic() - began) > SLOW:
+        if (seconds := time.monotonic() - began) > SLOW:
             self._warn(
                 f"step {step}: the last checkpoint was still being written; training waited "
                 f"{waited:.0f} s (raise checkpoint.every, or find a faster disk)"
@@ -267,9 +267,9 @@ class Checkpoints:
           UserError: no checkpoint has the metric that `CheckpointConfig.best` names.
         """
         name, measured = self._config.best.removeprefix("-"), self._measured()
-        known = {metric for metrics in measured.values() for metric in metrics}
-        if name and measured and name not in known:
-            rest = suggest(name, known - {"step"}) if known else "they have no metrics at all"
+        names = {metric for metrics in measured.values() for metric in metrics}
+        if name and measured and name not in names:
+            rest = suggest(name, names - {"step"}) if names else "they have no metrics at all"
             raise UserError(f"checkpoint.best: no checkpoint has the metric {name!r}; {rest}")
 
     def _measured(self) -> dict[int, dict[str, float]]:
@@ -332,7 +332,7 @@ class Checkpoints:
         if not name or name in metrics or self._best_missed:
             return
         self._best_missed = True
-        known = set(metrics) - {"step"}
+        names = set(metrics) - {"step"}
         self._warn(
             f"checkpoint.best: {name!r} was not measured at step {step}, so that this checkpoint "
             f"cannot be the best; {suggest(name, known) if known else 'nothing was'}"

@@ -188,9 +188,9 @@ def run(
 
     with jax.transfer_guard("disallow"):
         for step in range(start, stop + 1):
-            fresh, ending = step > start or step == 0, hooks.end_at(step)
+            newly_reached, ending = step > start or step == 0, hooks.end_at(step)
             unsaved = state if step > start else None
-            due = hooks.evaluate_at(step) and (fresh or not evaluated)
+            due = hooks.evaluate_at(step) and (newly_reached or not evaluated)
             if due and not ending:
                 read_pending(check=True)
                 hooks.at("evaluate", step)
@@ -200,11 +200,11 @@ def run(
                         jax.transfer_guard("allow"),
                         hooks.interruptible(unsaved, step, False),
                     ):
-                        found = hooks.evaluate(state, step)
-                    hooks.log(step, found)
+                        results = hooks.evaluate(state, step)
+                    hooks.log(step, results)
                 except Interrupted:
                     ending = True
-            if (ending and step > start) or (not ending and fresh and hooks.save_at(step)):
+            if (ending and step > start) or (not ending and newly_reached and hooks.save_at(step)):
                 save(not (due and ending))
             if step == stop or ending:
                 break

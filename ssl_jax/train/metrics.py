@@ -140,11 +140,11 @@ def read_summary(workdir: Path) -> dict[str, float]:
     `metrics.jsonl`.
     """
     try:
-        found = from_json((workdir / "summary.json").read_bytes())
+        summary = from_json((workdir / "summary.json").read_bytes())
     except (OSError, ValueError):
-        found = None
-    if isinstance(found, dict) and all(map(is_number, found.values())):
-        return found
+        summary = None
+    if isinstance(summary, dict) and all(map(is_number, summary.values())):
+        return summary
     last: dict[str, float] = {}
     for line in read_metrics(workdir):
         last |= line
@@ -165,7 +165,7 @@ def _cut(path: Path, step: int) -> list[dict[str, float]]:
     """The lines of a file up to `step`, the others being removed from it: at its end, where a run
     that goes on has them, without needing room for a second copy.
     """
-    kept, end, size = [], 0, 0
+    lines, end, size = [], 0, 0
     rest: list[bytes] = []  # what stays, if it must be written anew
     beyond = anew = False
     for text in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
@@ -174,7 +174,7 @@ def _cut(path: Path, step: int) -> list[dict[str, float]]:
         if line is not None and line["step"] > step:
             beyond = True
         elif line is not None:
-            kept.append(line)
+            lines.append(line)
             rest.append(text.rstrip(b"\n") + b"\n")
             anew |= beyond or not text.endswith(b"\n")
             end = size
@@ -183,4 +183,4 @@ def _cut(path: Path, step: int) -> list[dict[str, float]]:
             temporary.write_bytes(b"".join(rest))
     elif end < size:
         os.truncate(path, end)
-    return kept
+    return lines

@@ -71,15 +71,15 @@ class Line:
         Where lines are plain, each phase is named once unless it is `brief`, and a detail only
         where nothing was printed for some time.
         """
-        now, entered = time.monotonic(), text != self._phase
+        time_now, entered = time.monotonic(), text != self._phase
         self._phase = text
-        shown = f"{text}: {detail} ..." if detail else f"{text} ..."
+        phase_text = f"{text}: {detail} ..." if detail else f"{text} ..."
         if self._live is not None:
-            since = {"since": now} if entered else {}
-            self._live.update(self._task, refresh=True, description=shown, **since)  # type: ignore[arg-type]
-        elif (entered and not brief) or (detail and now - self._named >= PLAIN_SECONDS):
-            self._named = now
-            self.console.print(f"{text} ..." if entered else shown, markup=False)
+            since = {"since": time_now} if entered else {}
+            self._live.update(self._task, refresh=True, description=phase_text, **since)  # type: ignore[arg-type]
+        elif (entered and not brief) or (detail and time_now - self._named >= PLAIN_SECONDS):
+            self._named = time_now
+            self.console.print(f"{text} ..." if entered else phase_text, markup=False)
 
     def back(self, text: str) -> None:
         """From a phase back to the numbers that were shown last, or to `text` without any."""
@@ -148,9 +148,9 @@ class ProgressLine(Line):
         parts.append(f"data wait {values['perf/data_wait']:.0%}")
         if "perf/mfu" in values:
             parts.append(f"MFU {values['perf/mfu']:.0%}")
-        now, pace = time.monotonic(), values["perf/steps_per_second"]
-        self._first = self._first or (step, now)
+        time_now, pace = time.monotonic(), values["perf/steps_per_second"]
+        self._first = self._first or (step, time_now)
         if step > self._first[0]:
-            pace = (step - self._first[0]) / (now - self._first[1])
+            pace = (step - self._first[0]) / (time_now - self._first[1])
         parts.append(f"ETA {duration((self._total - step) / pace)}")
         return "  ".join(parts)

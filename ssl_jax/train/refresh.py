@@ -33,10 +33,10 @@ def make_recorder(objective: Objective) -> Callable[..., DataPass]:
     def record(
         params: Any, extra: Any, features: DataPass, images: Array, index: Array
     ) -> DataPass:
-        found = objective.record(params, extra, prepare(view, images))
+        recorded = objective.record(params, extra, prepare(view, images))
         rows = jnp.where(index < 0, features.present.shape[0], index)  # out of bounds: dropped
         return DataPass(
-            features.values.at[rows].set(found.astype(features.values.dtype), mode="drop"),
+            features.values.at[rows].set(recorded.astype(features.values.dtype), mode="drop"),
             features.present.at[rows].set(True, mode="drop"),
         )
 

@@ -49,7 +49,7 @@ class TrainState:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Given:
+class InitialWeights:
     """Weights that a run starts from.
 
     Attributes:
@@ -71,12 +71,12 @@ def init_fn(
     `leaves` by path are in the place of those that the method draws.
     """
 
-    def given(path: str, leaf: Array) -> Array:
+    def weights(path: str, leaf: Array) -> Array:
         return jnp.copy(leaves[path]).astype(leaf.dtype) if path in leaves else leaf
 
     def init(seed: Array) -> TrainState:
         params, extra = objective.init(rng.named(jax.random.key(seed), "init"))
-        both = tree.map_with_name(given, {"params": params, "extra": extra})
+        both = tree.map_with_name(weights, {"params": params, "extra": extra})
         params, extra = both["params"], both["extra"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -107,7 +107,7 @@ def create(
     tx: optax.GradientTransformationExtraArgs,
     seed: int,
     placed: TrainState,
-    given: Given | None = None,
+    weights: InitialWeights | None = None,
 ) -> TrainState:
     """A fresh state. Built inside `jit`: no buffer is shared, so that every one can be donated.
 
@@ -115,12 +115,12 @@ def create(
     teacher, key encoder; then the single leaves are put in.
     """
 
-    def init(seed: Array, given: Given | None) -> TrainState:
-        if given is None:
+    def init(seed: Array, weights: InitialWeights | None) -> TrainState:
+        if weights is None:
             return init_fn(objective, tx)(seed)
-        copied = lambda key: jax.tree.map(jnp.copy, given.backbone)  # noqa: E731
+        copied = lambda key: jax.tree.map(jnp.copy, weights.backbone)  # noqa: E731
         own = objective.with_backbone(dataclasses.replace(objective.backbone, init=copied))
-        return init_fn(own, tx, given.leaves)(seed)
+        return init_fn(own, tx, weights.leaves)(seed)
 
     where: Any = placed.seed
-    return jax.jit(init, out_shardings=placed)(place(np.uint32(seed), where), given)
+    return jax.jit(init, out_shardings=placed)(place(np.uint32(seed), where), weights)

@@ -50,15 +50,15 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"no run in {workdir}: it holds no config.json; train one with --workdir={workdir}"
         )
     try:
-        found = from_json(path.read_text())
+        config = from_json(path.read_text())
     except (OSError, ValueError) as e:
         raise UserError(f"cannot read {path}: {e}") from None
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise UserError(f"cannot read {path}: it holds no JSON object")
-    for section, values in found.items():
+    for section, values in config.items():
         if not isinstance(values, dict):
             raise UserError(f"cannot read {path}: {section} holds {values!r:.80}, not keys")
-    return found
+    return config
 
 
 def named(text: str) -> list[Path]:
@@ -90,11 +90,11 @@ def _is_folder(name: str) -> bool:
 
 def _matching(pattern: Path) -> list[Path]:
     """The paths of a pattern, in which the name of an existing folder stands for itself."""
-    found = [Path(pattern.anchor)]
+    config = [Path(pattern.anchor)]
     for part in pattern.relative_to(pattern.anchor).parts:
-        every = [[at / part] if (at / part).exists() else at.glob(part) for at in found]
-        found = [path for paths in every for path in paths]
-    return found
+        every = [[at / part] if (at / part).exists() else at.glob(part) for at in config]
+        config = [path for paths in every for path in paths]
+    return config
 
 
 def started(workdir: Path) -> bool:

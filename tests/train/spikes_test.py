@@ -9,7 +9,7 @@ from ssl_jax.train.spikes import LEAST, Spikes
 class SpikesTest(absltest.TestCase):
     def found(self, losses, threshold=10.0):
         spikes = Spikes(threshold)
-        return [i for i, loss in enumerate(losses) if spikes.seen(loss) is not None]
+        return [i for i, loss in enumerate(losses) if spikes.height(loss) is not None]
 
     def test_noise_and_a_falling_loss_are_none(self):
         draw = random.Random(0)
@@ -21,9 +21,9 @@ class SpikesTest(absltest.TestCase):
         self.assertEqual(self.found([*losses, 30.0, *losses]), [30])
         spikes = Spikes(10.0)
         for loss in losses:
-            self.assertIsNone(spikes.seen(loss))
+            self.assertIsNone(spikes.height(loss))
         # median 2, median absolute deviation 1
-        self.assertAlmostEqual(spikes.seen(30.0), 28 / 1.4826)
+        self.assertAlmostEqual(spikes.height(30.0), 28 / 1.4826)
 
     def test_no_spread_at_all(self):
         self.assertEqual(self.found([2.0] * 20 + [2.1, 2.3]), [21])

@@ -115,9 +115,9 @@ def _lean_forward(
 
 
 def _lean_backward(
-    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, saved: Any, gradient: Any
+    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, residuals: Any, gradient: Any
 ) -> tuple[Array, Array | None]:
-    x, y, rows, columns = saved
+    x, y, rows, columns = residuals
     across = kind.pull(rows, gradient if columns is None else gradient[0])
     down = None if columns is None else kind.pull(columns, gradient[1])
     return (ring if form == "ring" else tiles).backward(kind, pattern, x, y, across, down)

@@ -134,8 +134,8 @@ def log_sweep(source: Source, log_y: Array, log_p: Array) -> tuple[Array, Array]
         inside = block + log_y
         top = jax.lax.pmax(jnp.max(inside, axis=1), source.inner)
         total = jax.lax.psum(jnp.sum(jnp.exp(inside - top[:, None]), axis=1), source.inner)
-        found = take(log_p, start, len(block)) - top - jnp.log(total)
-        return put(log_x, found, start), _add_columns(columns, block + found[:, None])
+        block_result = take(log_p, start, len(block)) - top - jnp.log(total)
+        return put(log_x, block_result, start), _add_columns(columns, block + block_result[:, None])
 
     init = (jnp.zeros_like(log_p), _no_columns(source, log_p.dtype))
     log_x, columns = source.fold(body, init)
@@ -187,17 +187,17 @@ def sweep(
     return sums._replace(columns=jax.lax.psum(sums.columns, source.outer)), room
 
 
-def kept_sweep(source: Source, kept: Array, y: Array, p: Array) -> Sums:
+def stored_sweep(source: Source, stored: Array, y: Array, p: Array) -> Sums:
     """As `sweep`, with E from an earlier one (all but `top`)."""
 
     def body(e: Array, start: Array | int, sums: Sums) -> Sums:
         return _add(sums, e, start, y, p, source.inner)
 
-    init = _no_sums(source, kept.dtype)
+    init = _no_sums(source, stored.dtype)
 
     def read(start: Array | int, size: int) -> Array:
         # On a TPU, the two products would else fetch a block each.
-        return jax.lax.optimization_barrier(take(kept, start, size))
+        return jax.lax.optimization_barrier(take(stored, start, size))
 
     sums = _fold(read, source.shape, source.block, body, init, ahead=False)
     return sums._replace(columns=jax.lax.psum(sums.columns, source.outer))
@@ -228,8 +228,8 @@ def assign(source: Source, log_v: Array, valid: Array, room: Array | None) -> Ar
         return jnp.where(valid[:, None], e / total, 0)
 
     def body(block: Array, start: Array | int, out: Array) -> Array:
-        found = jax.nn.softmax(block + log_v, axis=1)
-        return put(out, jnp.where(take(valid, start, len(block))[:, None], found, 0), start)
+        block_result = jax.nn.softmax(block + log_v, axis=1)
+        return put(out, jnp.where(take(valid, start, len(block))[:, None], block_result, 0), start)
 
     return source.fold(body, jnp.zeros(source.shape, log_v.dtype) if room is None else room)
 

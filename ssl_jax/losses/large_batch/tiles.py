@@ -162,9 +162,9 @@ def _loop(step: Any, carry: Any, a: _Tiling, b: _Tiling, keep: Keep | None, uppe
     parts = [(i, j, None if upper else keep)]
     if upper:
         parts.append((np.arange(a.count), np.arange(a.count), keep))
-    for rows, columns, kept in parts:
+    for rows, columns, condition in parts:
         pairs = jnp.asarray(np.stack([rows, columns], axis=1), jnp.int32)
-        each = lambda carry, pair: (step(carry, *pair, kept), None)  # noqa: B023, E731
+        each = lambda carry, pair: (step(carry, *pair, condition), None)  # noqa: B023, E731
         carry = jax.lax.scan(each, carry, pairs)[0] if len(pairs) else carry
     return carry
 

@@ -96,8 +96,11 @@ def nearest(
 
     def better(best: tuple[Array, Array], tile: tuple[Array, Array, Array]) -> tuple:
         start, centroids, bias = tile
-        found = jnp.matmul(points, centroids.T, precision="highest") + bias
-        here = (jnp.argmax(found, axis=1).astype(jnp.int32) + start, jnp.max(found, axis=1))
+        similarity = jnp.matmul(points, centroids.T, precision="highest") + bias
+        here = (
+            jnp.argmax(similarity, axis=1).astype(jnp.int32) + start,
+            jnp.max(similarity, axis=1),
+        )
         closer = here[1] > best[1]
         return tuple(jnp.where(closer, h, b) for h, b in zip(here, best, strict=True)), None
 
@@ -115,13 +118,13 @@ def totals(
     """
     size, starts = _blocks(len(points), clusters, block)
 
-    def one(start: Array) -> tuple[Array, Array]:
+    def block_totals(start: Array) -> tuple[Array, Array]:
         members = assignments[:, None] == start + jnp.arange(size, dtype=jnp.int32)
         members = members & present[:, None]
         sums = jnp.matmul(members.T.astype(points.dtype), points, precision="highest")
         return sums, jnp.sum(members, axis=0, dtype=jnp.int32)
 
-    sums, counts = jax.lax.map(one, starts)
+    sums, counts = jax.lax.map(block_totals, starts)
     return sums.reshape(-1, points.shape[1])[:clusters], counts.reshape(-1)[:clusters]
 
 
@@ -129,11 +132,11 @@ def count(assignments: Array, present: Array, clusters: int, *, block: int = BLO
     """(K,) int32 present points of each cluster."""
     size, starts = _blocks(len(assignments), clusters, block)
 
-    def one(start: Array) -> Array:
+    def block_totals(start: Array) -> Array:
         members = assignments[:, None] == start + jnp.arange(size, dtype=jnp.int32)
         return jnp.sum(members & present[:, None], axis=0, dtype=jnp.int32)
 
-    return jax.lax.map(one, starts).reshape(-1)[:clusters]
+    return jax.lax.map(block_totals, starts).reshape(-1)[:clusters]
 
 
 def pca_whiten(points: Array, present: Array, dim: int) -> Array:

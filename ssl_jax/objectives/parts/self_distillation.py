@@ -91,14 +91,14 @@ class SelfDistillation(Objective):
 
     def targets(self, logits: Array, center: Array, step: Array, temperature: float) -> Array:
         """The teacher's probabilities, its temperature on the way to `temperature`."""
-        now = teacher_temperature(
+        current_temperature = teacher_temperature(
             step,
             self.spec.steps_per_epoch,
             self.warmup_temperature,
             temperature,
             self.warmup_epochs,
         )
-        return teacher_probabilities(logits, center, now)
+        return teacher_probabilities(logits, center, current_temperature)
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array

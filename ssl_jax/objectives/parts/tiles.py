@@ -59,7 +59,7 @@ def tile_classifier(
     size: int,
     channels: int,
     *,
-    shown: int,
+    tiles_per_question: int,
     classes: int,
     width: int,
     hidden: tuple[int, ...],
@@ -78,4 +78,4 @@ def tile_classifier(
     dim = output_shapes(backbone, (size, size, channels))["pooled"][0]
     embedding = mlp_head(dim, (width,), last_norm="affine")
     embedder = Branch((("backbone", backbone), ("embedding", embedding)), microbatches)
-    return TileClassifier(embedder, mlp_head(shown * width, (*hidden, classes)))
+    return TileClassifier(embedder, mlp_head(tiles_per_question * width, (*hidden, classes)))
