@@ -1,6 +1,6 @@
-"""The train step compiled ahead of time for devices that are not there, and what it will take.
+"""Ahead-of-time compilation of the train step for absent devices, and a report of its costs.
 
-Nothing is computed and no data are read: state and batch are shapes with shardings.
+Nothing is computed and no data is read: state and batch are shapes with shardings.
 """
 
 import re
@@ -28,16 +28,16 @@ DCN = "between slices"
 
 @dataclass(frozen=True)
 class Memory:
-    """HBM of one chip in bytes, by part. None where the compiler gave up before it knew.
+    """HBM of one chip in bytes, by part; None if the compiler failed before it could tell.
 
     Attributes:
-      parameters, optimizer, extra, batch: what the step is called with.
-      padding: what the chip's layout of these needs more.
-      activations: what the step holds besides while it runs, gradients included.
-      results: what it returns that does not take the place of an argument.
-      program: its code.
-      peak: all of it at once.
-      capacity: of the chip.
+      parameters, optimizer, extra, batch: arguments of the step.
+      padding: padding of the arguments in the chip's layout.
+      activations: temporaries while the step runs, gradients included.
+      results: results that do not reuse the memory of an argument.
+      program: code of the program.
+      peak: sum of all parts.
+      capacity: memory of the chip.
     """
 
     parameters: int
@@ -59,9 +59,9 @@ class Link:
     Attributes:
       kind: one of `hlo.KINDS`.
       axes: mesh axes, joined by a comma, or `DCN`.
-      count: executions a step.
-      bytes: a chip and a step, of the arrays that are gathered, reduced or sent.
-      sent: of them what a chip sends, at the least.
+      count: executions per step.
+      bytes: size of the arrays that are gathered, reduced or sent, per chip and step.
+      sent: bytes of these that a chip sends, at least.
     """
 
     kind: str
@@ -73,9 +73,9 @@ class Link:
 
 @dataclass(frozen=True)
 class Bound:
-    """Seconds a step that no schedule can beat, by what limits it; 0 where it is not known.
+    """Lower bound of the seconds per step, by limiting resource; 0 if unknown.
 
-    A bound, not a prediction: every part at its peak, and all of them at once.
+    A bound, not a prediction: it assumes every resource at its peak rate, all at once.
     """
 
     compute: float
@@ -88,10 +88,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class Report:
-    """What the compiled step takes. `bytes` and `links` are those of one chip, FLOPs those of all.
+    """Costs of the compiled step. `bytes` and `links` are per chip, FLOPs are over all chips.
 
-    An image is an example of the global batch, all of its views together. The seconds are those of
-    tracing and compiling: wall time and, of all threads, CPU time.
+    An image is an example of the global batch, with all of its views. The seconds are those of
+    tracing and compiling: wall time, and CPU time of all threads.
     """
 
     device: str
@@ -112,8 +112,8 @@ class Report:
 
 
 def abstract_batch(inputs: Inputs, spec: Spec, mesh: Mesh) -> dict[str, Any]:
-    """Shapes, dtypes and shardings of the host's batches for `inputs`, as `data.assemble` makes
-    them.
+    """Return the shapes, dtypes and shardings of the batches that `data.assemble` makes for
+    `inputs`.
     """
     rows, batch = sharding.batch_sharding(mesh), spec.global_batch
 
@@ -140,16 +140,16 @@ def compile_step(
     state: TrainState,
     placed: TrainState,
 ) -> tuple[Report, str]:
-    """Compile the step of a run for the devices of `mesh`, which need not be there.
+    """Compile the step of a run for the devices of `mesh`, which need not exist.
 
     Args:
-      objective, tx, schedule: of the run.
-      mesh: over real devices or those of a topology.
+      objective, tx, schedule: those of the run.
+      mesh: mesh over real devices or those of a topology.
       state, placed: the abstract state and its shardings (`train.state`).
 
     Returns:
-      The report, and the text of the program. Where the compiler runs out of memory the report
-      says so, and the text is empty.
+      The report and the text of the program. If the compiler runs out of memory, the report says so
+      and the text is empty.
     """
     batch = abstract_batch(objective.inputs(), objective.spec, mesh)
     device = mesh.devices.flat[0].device_kind
@@ -220,7 +220,7 @@ def _elapsed(start: float, busy: float) -> dict[str, float]:
 
 
 def local_bytes(arrays: Any, placed: Any) -> int:
-    """Bytes of `arrays` (shapes) that one device holds under the shardings `placed`."""
+    """Return the bytes of `arrays` (shapes) that one device holds under the shardings `placed`."""
     sizes = jax.tree.map(
         lambda x, where: int(np.prod(where.shard_shape(x.shape))) * x.dtype.itemsize, arrays, placed
     )
@@ -230,7 +230,7 @@ def local_bytes(arrays: Any, placed: Any) -> int:
 def bound(
     target_chip: Chip, costs_per_chip: costs.Costs, links: tuple[Link, ...], images: int
 ) -> Bound:
-    """The roofline of a chip over what it has to do in a step of `images`."""
+    """Return the roofline bound of a chip for one step of `images`."""
 
     def seconds(amount: float, rate: float) -> float:
         return amount / rate if rate else 0.0
@@ -248,7 +248,7 @@ def bound(
 
 
 def axes_of(groups: costs.Groups, mesh: Mapping[str, int]) -> str:
-    """The axes of a mesh along which the members of a group differ."""
+    """Name the axes of a mesh along which the members of a group differ."""
     names, sizes = list(mesh), list(mesh.values())
     places = np.stack(np.unravel_index(np.array(groups), sizes), -1)  # (groups, members, axes)
     differ = (places != places[:, :1]).any((0, 1))
@@ -267,7 +267,7 @@ def _links(traffic: tuple[costs.Traffic, ...], mesh: Mesh) -> tuple[Link, ...]:
 
 
 def why(error: Exception) -> str:
-    """The compiler's own words on memory, on one line."""
+    """Extract the compiler's message about memory, on one line."""
     text = " ".join(str(error).split())
     pattern = r"total memory required .*? exceeds .*?\([\d.]+\w\)|Used [\d.]+\w of [\d.]+\w hbm"
     analysis = re.search(pattern, text)

@@ -1,8 +1,8 @@
-"""What one device does in a compiled program: FLOPs, bytes, collectives, read from its text.
+"""Costs of a compiled program on one device, read from its text: FLOPs, bytes, collectives.
 
-XLA's own `cost_analysis()` counts the body of a loop once; here it counts as often as it runs. So a
+XLA's own `cost_analysis()` counts the body of a loop once; here it counts as often as it runs, so a
 scan over the blocks of a transformer has the FLOPs of all of them. Matrix products, convolutions
-and what kernels say of themselves (`pallas.CostEstimate`) are counted, elementwise work is not.
+and the kernels' own estimates (`pallas.CostEstimate`) are counted, elementwise work is not.
 """
 
 import math
@@ -17,7 +17,7 @@ from ssl_jax.cost.hlo import KINDS, Computation, Instruction, Program, Shape, pa
 
 Groups = tuple[tuple[int, ...], ...]
 
-# Instructions that move no data: views, names, what a `-start` before them has moved.
+# Instructions that move no data: views, names, and ends of transfers counted at their `-start`.
 _FREE = {
     "parameter",
     "constant",
@@ -33,7 +33,7 @@ _FREE = {
 }
 _PASSED_ON = {"copy", "bitcast", "convert", "copy-done", "copy-start"}
 _FREE_CALLS = {"ConcatBitcast", "AllocateBuffer", "Sharding", "GatherScatterIndicesBitpacked"}
-_SLICES = ("slice", "dynamic-slice", "gather")  # they read what they return, not their operand
+_SLICES = ("slice", "dynamic-slice", "gather")  # they read as much as they return
 _VIEWS = ("bitcast", "reshape", "convert", "copy", "transpose")  # inside a fusion
 
 
@@ -43,10 +43,11 @@ class Traffic:
 
     Attributes:
       kind: one of `hlo.KINDS`.
-      groups: devices that talk to each other; pairs (source, target) of a permute; empty where all
-        slices talk to each other over the data centre's network.
+      groups: groups of devices that communicate; pairs (source, target) of a permute; empty if all
+        slices communicate over the data centre's network.
       count: executions.
-      bytes: of the whole array that is gathered, reduced or sent, a device, over all executions.
+      bytes: size of the whole array that is gathered, reduced or sent, per device, over all
+        executions.
     """
 
     kind: str
@@ -56,8 +57,8 @@ class Traffic:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends, at the least, where each has bandwidth to all others: a ring
-        sends (n - 1) / n of the array to gather or to scatter it, and both to reduce it.
+        """Bytes that a device sends, at least, if each has bandwidth to all others: a ring sends
+        (n - 1) / n of the array to gather or to scatter it, and twice that to reduce it.
         """
         if self.kind == "collective-permute" or not self.groups:
             return float(self.bytes)
@@ -67,14 +68,14 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one run on one device.
+    """Costs of one run of a program on one device.
 
     Attributes:
-      flops: two a multiply-add.
-      bytes: read from and written to the large memory (HBM); on-chip memory is free.
+      flops: two per multiply-add.
+      bytes: bytes read from and written to the large memory (HBM); on-chip memory is free.
       traffic: the collectives.
-      unknown: loops whose number of turns could not be read, counted once, and kernels that say
-        nothing of their FLOPs, by name.
+      unknown: names of loops without a readable trip count, which count once, and of kernels
+        without an estimate of their FLOPs.
     """
 
     flops: int = 0
@@ -107,12 +108,12 @@ class Costs:
 
 
 def count(text: str) -> Costs:
-    """The costs of the compiled program whose text this is (`compiled.as_text()`)."""
+    """Count the costs of a compiled program, given its text (`compiled.as_text()`)."""
     program = parse(text)
 
     @cache
     def of(name: str, fused: bool) -> Costs:
-        """Inside a fusion no instruction moves data: the fusion as a whole does."""
+        """Count one computation. In a fusion no instruction moves data: the whole fusion does."""
         total = Costs()
         where = program.computations[name]
         for instruction in where.instructions.values():
@@ -166,8 +167,8 @@ def _dot_flops(where: Computation, instruction: Instruction) -> int:
 
 
 def _convolution_flops(where: Computation, instruction: Instruction) -> int:
-    """The usual closed form: kernel positions times outputs, padding included, holes of a dilated
-    input not.
+    """Count by the usual closed form: kernel positions times outputs, including padding but not the
+    holes of a dilated input.
 
     The TPU compiler writes matrix products and outer products as convolutions too, with batch
     dimensions as dilated windows: a multiply-add belongs to one input and one kernel position, and
@@ -214,7 +215,7 @@ def _custom(instruction: Instruction, bytes_moved: int) -> Costs:
 
 
 def _bytes_moved(program: Program, where: Computation, instruction: Instruction) -> int:
-    """Bytes of HBM that an instruction outside of fusions reads and writes."""
+    """Count the bytes of HBM that an instruction outside of fusions reads and writes."""
     kind = instruction.opcode
     if kind in _FREE or kind.endswith("-done"):
         return 0
@@ -247,15 +248,15 @@ def _bytes_moved(program: Program, where: Computation, instruction: Instruction)
 
 
 def _arrays_read(where: Computation, name: str) -> Iterator[Shape]:
-    """The arrays of an operand that lie in HBM; tuples are passed on, not read."""
+    """Yield the arrays of an operand that lie in HBM; tuples are passed on, not read."""
     instruction = where.instructions[name]
     if instruction.opcode != "constant" and len(instruction.shapes) == 1:
         yield from (s for s in instruction.shapes if not s.memory)
 
 
 def _fusion_moved(program: Program, where: Computation, instruction: Instruction) -> int:
-    """A fusion reads of an operand only the slices that it takes, and writes of an array that it
-    updates in place only the update.
+    """Count the bytes that a fusion moves: it reads only the slices that it takes of an operand,
+    and writes only the update of an array that it updates in place.
     """
     inside = program.computations[instruction.calls or ""]
     root = inside.root
@@ -282,7 +283,7 @@ def _fusion_moved(program: Program, where: Computation, instruction: Instruction
 def _bytes_read(
     program: Program, inside: Computation, array: Instruction | None, whole: int
 ) -> int:
-    """Bytes that a fusion reads of an operand of `whole` bytes, which is `array` in there."""
+    """Count the bytes that a fusion reads of an operand of `whole` bytes, its parameter `array`."""
     if array is None:
         return whole
     total = 0
@@ -306,7 +307,7 @@ def _bytes_read(
 
 
 def _aliases(inside: Computation, instruction: Instruction) -> dict[int, int]:
-    """result -> operand of what a fusion beside a running collective only hands on."""
+    """Map result -> operand for arrays that a fusion beside a running collective only passes on."""
     if not any(
         "async_collective_fusion_config" in i.attributes for i in inside.instructions.values()
     ):
@@ -332,8 +333,8 @@ def _bytes_written(program: Program, inside: Computation, root: Instruction, sha
 
 
 def trip_count(program: Program, where: Computation, loop: Instruction) -> int | None:
-    """How often the body of a `while` runs: as the compiler says, or from its counter, which JAX
-    raises by one up to a constant. None where that is not what the loop looks like.
+    """Return how often the body of a `while` runs, from the compiler's annotation or from its
+    counter, which JAX raises by one up to a constant. None for any other form of loop.
     """
     stated = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
     if stated:
@@ -345,7 +346,7 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
         return None
 
     def value(name: str) -> int | None:
-        """Of an operand of the test before the first turn."""
+        """Return the value of an operand of the test before the first iteration."""
         instruction = condition.instructions[name]
         if instruction.opcode == "get-tuple-element":
             return _constant(where, start.operands[int(instruction.attribute(r"index=(\d+)") or 0)])
@@ -392,7 +393,7 @@ def _traffic(where: Computation, instruction: Instruction) -> Traffic | None:
         return Traffic(estimates.lower().replace("_", "-"), (), 1, size)
     if kind not in KINDS:
         return None
-    # One that runs beside other work stands in several fusions: in the one that starts it, too.
+    # A collective that runs beside other work is in several fusions; the one that starts it counts.
     started = '"async_collective_fusion_config":{"flag_start":"-1"'
     if (
         "async_collective_fusion_config" in instruction.attributes
@@ -403,16 +404,16 @@ def _traffic(where: Computation, instruction: Instruction) -> Traffic | None:
     whole = sum(s.bytes for s in instruction.shapes if s.dims)
     if instruction.opcode in ("all-gather-start", "collective-permute-start"):
         whole -= sent
-    if where.name.startswith("all-reduce-scatter"):  # a reduction of which each keeps its part
+    if where.name.startswith("all-reduce-scatter"):  # each device keeps its part of the sum
         kind = "reduce-scatter"
     return Traffic(kind, device_groups(instruction.attributes), 1, max(sent, whole))
 
 
 def device_groups(attributes: str) -> Groups:
-    """The groups of devices of a collective, as positions in the mesh.
+    """Parse the groups of devices of a collective, as positions in the mesh.
 
     Raises:
-      ValueError: a notation that is not known here.
+      ValueError: unknown notation.
     """
 
     def search(pattern: str) -> re.Match[str] | None:
@@ -426,12 +427,12 @@ def device_groups(attributes: str) -> Groups:
     order = r"(?:, device_ids=\((\S+)\))?"
     if match := search(rf"replica_groups=mesh\[([^\]]*)\]{order} \{{([^}}]*)\}}"):
         return _named_groups(*match.groups(""))
-    raise ValueError(f"groups of devices in an unknown notation: {attributes[:200]}")
+    raise ValueError(f"device groups: unknown notation: {attributes[:200]}")
 
 
 def _named_groups(mesh: str, order: str, axes: str) -> Groups:
-    """`'a'=4,'b'=8`, the devices in order if it is not 0, 1, ..., and `'b'`, or `'b':(2)4`: the
-    part of an axis that comes after 2 others.
+    """Parse `'a'=4,'b'=8`, the order of the devices if it is not 0, 1, ..., and `'b'`, or
+    `'b':(2)4`: the part of size 4 of an axis that comes after a part of size 2.
     """
     sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", mesh)}
     parts: list[tuple[int, bool]] = []  # (size, whether it is among the axes), in the mesh's order
@@ -451,7 +452,7 @@ def _named_groups(mesh: str, order: str, axes: str) -> Groups:
 
 
 def _ids(text: str) -> np.ndarray:
-    """`[2,4]T(1,0)`: 0 to 7 as (2, 4), transposed; or the devices one by one."""
+    """Parse `[2,4]T(1,0)`, which is 0 to 7 as (2, 4), transposed; or a list of device numbers."""
     if not text.startswith("["):
         return np.array([int(n) for n in text.split(",")])
     shape, _, axes = text[1:].rstrip(")").partition("]T(")

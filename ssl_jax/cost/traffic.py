@@ -1,7 +1,6 @@
-"""How often a compiled program goes through its large arrays, loops multiplied by their trip
-counts.
+"""Reads and writes of the large arrays of a compiled program, loops multiplied by their trip count.
 
-XLA's own cost analysis counts the body of a loop once and a slice of an array as the whole.
+XLA's own cost analysis counts the body of a loop once and a slice of an array as the whole array.
 """
 
 import re
@@ -15,7 +14,7 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|(?:true|false)_computation|branch_computations)=(\{[^}]*\}|[^,\s]+)"
 )
 
-# They name arrays, or arrange what others read and write.
+# Instructions that only name arrays or arrange those that others read and write.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "optimization-barrier",
     "after-all", "partition-id", "replica-id",
@@ -25,7 +24,7 @@ _SLICES = {"dynamic-slice", "slice"}
 
 
 class Traffic(NamedTuple):
-    """Readings and writings of arrays of at least `size` elements, as multiples of `size`."""
+    """Reads and writes of arrays of at least `size` elements, as multiples of `size`."""
 
     reads: float
     writes: float
@@ -38,30 +37,30 @@ class Traffic(NamedTuple):
 
 
 def traffic(text: str, size: int) -> Traffic:
-    """Counts how often `compiled.as_text()` reads and writes arrays of `size` elements or more.
+    """Count how often `compiled.as_text()` reads and writes arrays of `size` elements or more.
 
-    Reading a slice counts as the slice, writing one likewise; an array in a TPU's vector memory,
-    S(1), does not count, nor does a smaller array: a block that is cut out of a large one and used
-    twice was read once. That such blocks stay in the cache is for their author to see to.
+    Reading or writing a slice counts as the slice. Arrays in a TPU's vector memory, S(1), do not
+    count, nor do smaller arrays: a block that is cut out of a large one and used twice was read
+    once. Whether such blocks stay in the cache is up to their author.
 
     Args:
-      text: of one device's program.
+      text: text of one device's program.
       size: elements of the smallest array that counts.
 
     Raises:
-      ValueError: a loop whose number of trips the program does not state.
+      ValueError: the program does not state the trip count of a loop.
     """
     program = parse(text)
     return _count(program, program.entry, size)
 
 
 def _arrays(instruction: Instruction, size: int) -> list[int]:
-    """Elements of each array of its result that is large and not in vector memory."""
+    """List the sizes of the large arrays of a result that are not in vector memory."""
     return [s.elements for s in instruction.shapes if s.elements >= size and not s.memory]
 
 
 def _callees(program: Program, instruction: Instruction) -> list[Computation]:
-    """Computations that it runs, but for the condition of a loop."""
+    """List the computations that an instruction runs, except the condition of a loop."""
     groups = _CALLED.findall(instruction.attributes)
     return [program.computations[name] for group in groups for name in _NAME.findall(group)]
 
@@ -86,7 +85,7 @@ def _count(program: Program, body: Computation, size: int) -> Traffic:
 
 
 def _trips(program: Program, instruction: Instruction, inside: Traffic) -> int:
-    """Of a loop as the program states it, or as `i < n` of JAX's loops, which count from 0."""
+    """Return the trip count of a loop: as stated, or from `i < n` of JAX's loops from 0."""
     if instruction.opcode != "while" or inside == Traffic(0, 0):
         return 1
     if trips := instruction.attribute(_TRIPS):
@@ -97,13 +96,13 @@ def _trips(program: Program, instruction: Instruction, inside: Traffic) -> int:
     last = condition.instructions.get(root.operands[-1]) if less else None
     if last and last.opcode == "constant":
         return int(last.arguments)
-    raise ValueError(f"loop {one.name} does not state how often it runs")
+    raise ValueError(f"loop {instruction.name} does not state how often it runs")
 
 
 def _elements_read(
     program: Program, body: Computation, instruction: Instruction, place: int, size: int
 ) -> int:
-    """Elements that an instruction reads of an operand, 0 if that is small."""
+    """Count the elements that an instruction reads of an operand, 0 if the operand is small."""
     source = body.instructions.get(instruction.operands[place])
     arrays = _arrays(source, size) if source else []
     if not arrays or (instruction.opcode == "dynamic-update-slice" and place == 0):
@@ -119,7 +118,7 @@ def _elements_read(
 
 
 def _elements_read_inside(program: Program, fused: Computation, name: str, size: int) -> int:
-    """Elements that a fusion reads of its parameter, not more than it has."""
+    """Count the elements that a fusion reads of its parameter, at most all of them."""
     total = 0
     for instruction in fused.instructions.values():
         for place, operand in enumerate(instruction.operands):
@@ -133,7 +132,7 @@ def _elements_read_inside(program: Program, fused: Computation, name: str, size:
 def _elements_written(
     program: Program, body: Computation, instruction: Instruction, size: int
 ) -> int:
-    """Elements of large arrays that an instruction writes."""
+    """Count the elements of large arrays that an instruction writes."""
     at = body.instructions
     if instruction.opcode == "fusion":
         (fused,) = _callees(program, instruction)

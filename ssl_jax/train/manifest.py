@@ -1,6 +1,6 @@
-"""What the files of a checkpoint are: sizes and digests, written when all of them lie there.
+"""The manifest of a checkpoint: sizes and digests of its files, written once all of them exist.
 
-The storage layer's own checks do not see every flipped bit, nor that a file is gone.
+The storage layer's own checks miss some flipped bits and missing files.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ _STEP = re.compile("0|[1-9][0-9]{0,17}")  # the name of a checkpoint's folder
 
 
 def numbered(folder: Path) -> list[int]:
-    """The steps that folders below `folder` are named after, ascending."""
+    """List the steps that the folders in `folder` are named after, ascending."""
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if _STEP.fullmatch(p.name) and p.is_dir())
 
 
 def steps(folder: Path) -> list[int]:
-    """Those of them that have a manifest; whether they are whole is not asked."""
+    """List the steps that have a manifest, ascending, without verifying their files."""
     return [step for step in numbered(folder) if (folder / str(step) / NAME).exists()]
 
 
@@ -51,7 +51,7 @@ def write(folder: Path, **facts: Any) -> None:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint; {} if there is none, or not as it was written."""
+    """Read the manifest of a checkpoint; {} if there is none or it was altered."""
     try:
         digests = from_json((folder / NAME).read_text())
         return digests if digests.pop("sha256") == _own_digest(digests) else {}
@@ -60,7 +60,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with the files of a checkpoint, "" if nothing is."""
+    """Describe what is wrong with the files of a checkpoint, "" if nothing is."""
     if not (folder / NAME).exists():
         return f"it has no {NAME}: its writing was never finished"
     recorded = read(folder).get("files")
@@ -83,7 +83,7 @@ def damage(folder: Path) -> str:
 
 
 def size(manifest: Mapping[str, Any]) -> int:
-    """Bytes of all files."""
+    """Return the total size of all files in bytes."""
     return sum(file["bytes"] for file in manifest.get("files", {}).values())
 
 

@@ -5,7 +5,7 @@ import math
 import statistics
 
 WINDOW = 50  # losses that a new one is compared with
-LEAST = 10  # before so many, none is called a spike
+LEAST = 10  # number of losses before which none is called a spike
 _NORMAL = 1.4826  # median absolute deviation to standard deviation, for a normal distribution
 
 
@@ -22,7 +22,7 @@ class Spikes:
         self._losses: collections.deque[float] = collections.deque(maxlen=WINDOW)
 
     def height(self, loss: float) -> float | None:
-        """How many deviations `loss` lies above the median, if that is a spike; else None."""
+        """Return how many deviations `loss` lies above the median if it is a spike, else None."""
         previous = list(self._losses)
         if not math.isfinite(loss):
             return None

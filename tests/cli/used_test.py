@@ -20,7 +20,10 @@ UNUSED = [
     ({"optim.schedule": "constant", "optim.lr_end": 0.1}, "lr_end: 0.1 .*only cosine"),
     ({"optim.schedule": "cosine", "optim.decay": 0.2}, "decay: 0.2 .*only step"),
     ({"optim.warmup_epochs": 0, "optim.warmup_steps": 0, "optim.lr_start": 0.1}, "no warmup"),
-    ({"train.steps": 9, "train.epochs": 5.0}, "train.epochs: 5.0 .* train.steps is 9, and wins"),
+    (
+        {"train.steps": 9, "train.epochs": 5.0},
+        "epochs: 5.0 .* train.steps is 9 and takes precedence",
+    ),
     ({"train.nonfinite_limit": 3}, "nonfinite_limit: 3 .*'stop'"),
     ({"data.draw": 2}, "data.draw: 2 .* give data.labelled"),
     ({"mesh.fsdp": 1, "mesh.fsdp_min_size": 1}, "nothing is split"),

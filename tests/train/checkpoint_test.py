@@ -179,8 +179,8 @@ class CheckpointTest(parameterized.TestCase):
         self.assertTrue((self.folder / "8").exists())
 
     @parameterized.parameters(
-        (dict(rows=32), r"extra/queue is float32\[64, 3\], not float32\[32, 3\]$"),
-        (dict(dtype=np.float16), r"extra/queue is float32\[64, 3\], not float16\[64, 3\]$"),
+        (dict(rows=32), r"extra/queue is float32\[64, 3\], expected float32\[32, 3\]$"),
+        (dict(dtype=np.float16), r"extra/queue is float32\[64, 3\], expected float16\[64, 3\]$"),
     )
     def test_another_shape_or_type_does_not_fit(self, other, message):
         self.save(4)

@@ -19,7 +19,7 @@ def prototypes(images: Array, scores: Array) -> Picture:
     """
     most, count = min(ROWS, scores.shape[1]), min(ROWS, len(images))
     uses = jnp.bincount(scores.argmax(1), length=scores.shape[1])
-    rows = jax.lax.top_k(scores.T[jax.lax.top_k(uses, most)[1]], shown)[1]
+    rows = jax.lax.top_k(scores.T[jax.lax.top_k(uses, most)[1]], count)[1]
     caption = (
         f"Each row is one prototype: the {count} images that score highest with it, the highest "
         f"first. Of all {scores.shape[1]} these {most} are preferred by the most of the "
