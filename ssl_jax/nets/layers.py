@@ -106,7 +106,7 @@ class BatchNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer norm over the last axis (Ba et al. 2016, arXiv:1607.06450), in `BatchNorm`'s precision."""
+    """Layer norm over the last axis (Ba et al. 2016, arXiv:1607.06450), precise as `BatchNorm`."""
 
     def __init__(self, features: int, *, eps: float = 1e-6):
         self.eps = eps
@@ -154,7 +154,7 @@ def xavier_uniform(fan_in: int, fan_out: int) -> Init:
 def conv(
     features_in: int, features: int, kernel: int, stride: int, *, dtype: DType, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """Create a convolution without bias, padded by `kernel // 2` as in PyTorch; He init, fan out."""
+    """Create a convolution without bias, padded by `kernel // 2` (PyTorch); He init, fan out."""
     return nnx.Conv(
         features_in,
         features,

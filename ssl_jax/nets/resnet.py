@@ -345,7 +345,7 @@ def resnet_small(
 
 
 def _average_pool(x: Array, stride: int) -> Array:
-    """Average over 2x2 as in SimCLRv2's shortcuts: stride 1 keeps the size, 2 pads odd sides by 0."""
+    """Average 2x2 as in SimCLRv2's shortcuts: stride 1 keeps the size, 2 pads odd sides by a 0."""
     if stride == 1:
         return nnx.avg_pool(x, (2, 2), strides=(1, 1), padding="SAME", count_include_pad=False)
     padding = tuple((0, size % 2) for size in x.shape[1:3])

@@ -230,8 +230,8 @@ def swin(
         raise UserError("a Swin with size=None needs dim, depths and heads")
     if len(depths) != len(heads) or any(d < 2 or d % 2 for d in depths):
         raise UserError(
-            f"depths {tuple(depths)} with heads {tuple(heads)}: expected an even depth and a number "
-            "of heads for each stage"
+            f"depths {tuple(depths)} with heads {tuple(heads)}: expected an even depth and a "
+            "number of heads for each stage"
         )
     for s, count in enumerate(heads):
         check_options(dim * 2**s, count, remat)

@@ -93,8 +93,8 @@ def text_transformer(
     """
     if min(vocabulary, length, dim, depth) < 1:
         raise UserError(
-            f"vocabulary={vocabulary}, length={length}, dim={dim}, depth={depth}: expected positive "
-            "numbers"
+            f"vocabulary={vocabulary}, length={length}, dim={dim}, depth={depth}: expected "
+            "positive numbers"
         )
     check_options(dim, heads, remat)
     compute_dtype(dtype)

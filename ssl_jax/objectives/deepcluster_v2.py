@@ -26,26 +26,26 @@ Tree = Any
 
 @dataclass(frozen=True)
 class DeepClusterV2(Objective):
-    """Every crop predicts the cluster of its image; the centroids themselves classify.
+    """Every crop predicts the cluster of its image, with the centroids as the classifier.
 
-    The embeddings of the large crops are kept as they pass by, and once an epoch they are clustered
-    on the sphere, once a head. So there is no pass over the data set but the first, which fills the
-    memory (with the embedding of the whole image for each large crop), and no classifier to start
-    anew. An image that an epoch leaves out keeps its last embedding.
+    The embeddings of the large crops are stored during training, and once per epoch they are
+    clustered on the sphere, once per head. So the only pass over the data set is the first, which
+    fills the memory (with the embedding of the whole image for each large crop), and no classifier
+    has to restart. An image that an epoch leaves out keeps its last embedding.
 
     Attributes:
       views: groups of crops, the large ones first.
-      remembered: number of large crops; head h is of crop h mod this.
+      remembered: number of large crops; head h clusters those of crop h mod this number.
       projector: widths of the head.
       clusters: k of each head.
       heads: number of clusterings.
-      temperature: of the predictions.
-      iterations: of k-means.
-      epochs: between two clusterings.
+      temperature: temperature of the predictions.
+      iterations: iterations of k-means.
+      epochs: epochs between two clusterings.
     """
 
     family: ClassVar[str] = "clustering"
-    needs: ClassVar[str] = "a memory of one vector a large crop and image"
+    needs: ClassVar[str] = "a memory of one vector per large crop and image"
 
     views: tuple[View, ...] = (
         View(224, 2, (0.14, 1.0), "swav"),

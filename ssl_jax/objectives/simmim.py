@@ -25,7 +25,7 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SimMIM(Objective):
-    """A mask token hides large cells; a linear layer on the encoder's output paints their pixels.
+    """A mask token hides large cells; a linear layer on the encoder's output predicts their pixels.
 
     The backbone is a ViT or a Swin with a mask token (`backbone.mask_token=True`).
 
@@ -40,7 +40,7 @@ class SimMIM(Objective):
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT or Swin backbone with a mask token"
-    # The loss trains the patches; a class token, if there is one, only as far as they look at it.
+    # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
     view: View = View(192, area=(0.67, 1.0), recipe="mae")
@@ -74,8 +74,8 @@ class SimMIM(Objective):
     def reconstruct(
         self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
     ) -> tuple[Array, Array, Tree]:
-        """What is painted (B, H, W, C), the mask (B, cells, cells), 1 where a cell was hidden, and
-        the new statistics; `keys` (B,) draw the masks.
+        """Predict the images (B, H, W, C); also return the mask (B, cells, cells), 1 where a cell
+        was hidden, and the new statistics. `keys` (B,) draw the masks.
         """
         cells = self.view.size // self.cell
         order = jax.vmap(lambda k: jax.random.permutation(k, cells * cells))(keys)
@@ -106,12 +106,11 @@ class SimMIM(Objective):
         visible = images * (1 - mask)
         rows = jnp.stack([visible, visible + prediction * mask, images], axis=1)
         caption = (
-            f"Of each image {self.mask_ratio:.0%} of the cells are hidden (grey): a mask token "
-            "stands in their place, and a linear layer on the encoder's output paints them."
+            f"{self.mask_ratio:.0%} of the cells of each image are hidden (grey): a mask token "
+            "replaces them, and a linear layer on the encoder's output predicts their pixels."
         )
-        return {
-            "Reconstructions": Picture(rows, caption, ("shown to the network", "painted", "image"))
-        }
+        names = ("input", "reconstruction", "image")
+        return {"Reconstructions": Picture(rows, caption, names)}
 
 
 make = SimMIM.make

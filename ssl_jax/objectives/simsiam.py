@@ -21,7 +21,7 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SimSiam(Objective):
-    """Each view predicts the other's projection, which is held constant; no negatives, no teacher.
+    """Each view predicts the other's projection, held constant, without negatives or teacher.
 
     Attributes:
       view: crops and augmentation of both views (count 2).

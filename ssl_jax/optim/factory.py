@@ -358,7 +358,7 @@ def _clip(
 
 def _is_vector(path: str, shape: tuple[int, ...], stacked: bool) -> bool:
     """Return whether a parameter, or its part in one layer of a stack, is a bias, a norm's scale,
-    or a single number or vector: (), (D,), or the (1, 1, D) of a token. A kernel of one input is not.
+    or a single number or vector: (), (D,), or the (1, 1, D) of a token, but not a kernel (1, D).
     """
     own = shape[1:] if stacked else shape
     if re.search(NO_BIAS_NO_NORM[0][0], path) or len(own) <= 1:

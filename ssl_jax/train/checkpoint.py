@@ -352,8 +352,8 @@ class Checkpoints:
             self._set_aside(step, damage)
         if finished:
             raise UserError(
-                f"no checkpoint in {self._folder} is whole (reasons above); restore one, or start a "
-                "new run with another --workdir"
+                f"no checkpoint in {self._folder} is whole (reasons above); restore one, or start "
+                "a new run with another --workdir"
             )
         return None
 

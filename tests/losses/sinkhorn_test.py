@@ -158,13 +158,13 @@ class SinkhornTest(parameterized.TestCase):
 
     @parameterized.parameters(((3,), 3), ((2, 3), 0))
     def test_bad_arguments(self, shape, iterations):
-        with self.assertRaisesRegex(ValueError, "sinkhorn wants"):
+        with self.assertRaisesRegex(ValueError, "sinkhorn: expected"):
             sinkhorn(jnp.ones(shape), 0.1, iterations)
 
     def test_bad_form(self):
-        with self.assertRaisesRegex(ValueError, "'dense' is none of"):
+        with self.assertRaisesRegex(ValueError, "'dense' is not one of"):
             sinkhorn(jnp.ones((2, 3)), 0.1, 3, form="dense")
-        with self.assertRaisesRegex(ValueError, "'kernel' wants"):
+        with self.assertRaisesRegex(ValueError, "'kernel' expects"):
             sinkhorn(jnp.ones((2, 2**17)), 0.1, 3, form="kernel")
 
 

@@ -35,7 +35,7 @@ class ObjectiveTest(absltest.TestCase):
         self.assertEqual(several.inputs(), Inputs(views=(View(16), View(8, 4))))
 
     def test_a_method_without_views_is_told(self):
-        with self.assertRaisesRegex(UserError, "Objective: give the method a field `view`"):
+        with self.assertRaisesRegex(UserError, "Objective: no field `view` or `views`; define one"):
             Objective(NET, SPEC).inputs()
 
     def test_params_and_statistics_of_its_branch(self):

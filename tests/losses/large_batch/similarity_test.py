@@ -216,7 +216,7 @@ class CostTest(parameterized.TestCase):
 
     def test_errors(self):
         x = jnp.ones((12, 3))
-        with self.assertRaisesRegex(ValueError, "none of 'auto', 'dense', 'tiled', 'ring'"):
+        with self.assertRaisesRegex(ValueError, "expected 'auto', 'dense', 'tiled' or 'ring'"):
             log_sum_exp(x, similarity="sparse")
         with on(8), self.assertRaisesRegex(ValueError, "8 devices do not divide 12 rows"):
             sum_softplus(x, x, similarity="ring")
