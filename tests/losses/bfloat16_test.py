@@ -96,11 +96,11 @@ class Bfloat16Test(parameterized.TestCase):
         made = jax.eval_shape(CASES[case], x, y, temperature)
         self.assertEqual(made.dtype, jnp.float32)
 
-    def compare(self, case, found, expected):
-        (half, gradients), (whole, wanted) = found, expected
+    def compare(self, case, result, expected):
+        (half, gradients), (whole, whole_gradients) = result, expected
         self.assertTrue(np.isfinite(half), half)
         np.testing.assert_allclose(half, whole, rtol=self.rounded(case))
-        for gradient, want in zip(gradients, wanted, strict=True):
+        for gradient, want in zip(gradients, whole_gradients, strict=True):
             gradient = np.asarray(gradient, np.float32)
             self.assertTrue(np.isfinite(gradient).all())
             largest = np.abs(want).max() or 1.0

@@ -35,7 +35,7 @@ class MAEDecoderTest(parameterized.TestCase):
             grid=(side, side),
             out_dim=len(weights["decoder_pred.weight"]),
         )
-        params, _ = torch.given(encoder, weights, position="sincos")
+        params, _ = torch.convert(encoder, weights, position="sincos")
         decoder_params = torch.head(weights, "decoder")
         shuffle = np.argsort(data["in_noise"], axis=1)
         restore = np.argsort(shuffle, axis=1)

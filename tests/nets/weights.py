@@ -33,23 +33,23 @@ def load(name: str) -> tuple[Weights, dict[str, np.ndarray]]:
     return weights, {k: v for k, v in arrays.items() if not k.startswith("in_sd.")}
 
 
-def given(net, weights: Weights, **backbone) -> tuple[dict, dict]:
+def convert(net, weights: Weights, **backbone) -> tuple[dict, dict]:
     """(params, stats) of a network from the state dictionary of the one that it is like.
 
     Every tensor of the backbone must be used, and every variable be there; `backbone` as in
     `networks.convert`.
     """
-    (found,) = releases.find(weights)
+    (release,) = releases.find(weights)
     like = jax.eval_shape(net.init, jax.random.key(0))
-    variables, report = networks.convert(found, like, backbone)
+    variables, report = networks.convert(release, like, backbone)
     assert not report.complaint() and not report.skipped, report
     return networks.fill(under(variables, "backbone/"), like, "golden")
 
 
 def head(weights: Weights, name: str) -> dict:
     """The variables of a head beside the backbone, nested."""
-    (found,) = releases.find(weights)
-    return nested(found.heads[name])
+    (release,) = releases.find(weights)
+    return nested(release.heads[name])
 
 
 def nested(variables: Weights) -> dict:

@@ -138,7 +138,7 @@ class GroupsTest(parameterized.TestCase):
         """The shuffled images must not lie, and be encoded, on every device whole."""
         run = harness.observe(types.SimpleNamespace(objective=self.objective))
         state = jax.jit(self.objective.init)(jax.random.key(3))
-        found, flops = [], []
+        outputs, flops = [], []
         for count in (1, 8):
             mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:count])
             placed = sharding.tree_shardings(state, sharding.MeshConfig(), mesh)
@@ -148,8 +148,8 @@ class GroupsTest(parameterized.TestCase):
                 args = jax.device_get((*state, self.batch, np.int32(0)))
                 compiled = step.lower(*args).compile()
                 flops.append(compiled.cost_analysis()["flops"])
-                found.append(jax.device_get(step(*args)))
-        worst, where = harness.worst_difference(*found, 1e-3)
+                outputs.append(jax.device_get(step(*args)))
+        worst, where = harness.worst_difference(*outputs, 1e-3)
         self.assertLessEqual(worst, 1e-4, where)
         self.assertLess(8 * flops[1], 1.5 * flops[0])
 

@@ -230,10 +230,10 @@ class GroupsTest(parameterized.TestCase):
     def test_groups_do_not_change_the_numbers(self, name):
         params, grads = net(), [net(s) for s in range(1, 4)]
         settings = {"name": name, "weight_decay": 0.1, "clip_norm": 1.0, "clip_per_parameter": 0.9}
-        one, _ = run(build(params, **settings)[0], params, grads)
+        first, _ = run(build(params, **settings)[0], params, grads)
         two, state = run(build(params, {"head": Group("^head")}, **settings)[0], params, grads)
         self.assertEqual(list(state), ["head", "rest"])
-        jax.tree.map(np.testing.assert_array_equal, one, two)
+        jax.tree.map(np.testing.assert_array_equal, first, two)
 
     def test_a_parameter_of_two_groups_belongs_to_the_first(self):
         params = net()

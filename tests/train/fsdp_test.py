@@ -49,7 +49,7 @@ class FsdpTest(parameterized.TestCase):
 
     def test_the_same_losses(self):
         """A method with a teacher and a queue."""
-        found = []
+        runs = []
         for mesh in ({"data": 8}, {"data": 1, "fsdp": 8}):
             made = harness.experiment("moco_v2", **mesh)
             step = make_train_step(made.objective, made.tx, made.schedule, made.mesh, made.placed)
@@ -58,13 +58,13 @@ class FsdpTest(parameterized.TestCase):
             for batch in batches:
                 current, metrics = step(current, batch)
                 losses.append(float(metrics["train/loss"]))
-            found.append(losses)
+            runs.append(losses)
             if "fsdp" in mesh:
                 for part in (current.params, current.extra["key_encoder"]):
                     leaves = tree.named_leaves(part)
                     self.assertTrue(any(x.sharding.spec for x in leaves.values()))
-        self.assertLen(found[0], 5)
-        np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+        self.assertLen(runs[0], 5)
+        np.testing.assert_allclose(runs[1], runs[0], rtol=1e-5)
 
 
 if __name__ == "__main__":
