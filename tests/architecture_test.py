@@ -92,7 +92,7 @@ class ArchitectureTest(parameterized.TestCase):
         self.assertEqual(users, [PACKAGE / "train" / "checkpoint.py"])
 
     def test_no_jax_in_data(self):
-        """What reads and decodes knows no devices; `core/placement.py` puts arrays on them."""
+        """Readers and decoders know no devices; `core/placement.py` puts arrays on them."""
         users = [p for p in sources("data") if any(n.split(".")[0] == "jax" for n in imported(p))]
         self.assertEqual(users, [])
 

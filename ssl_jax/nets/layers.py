@@ -99,10 +99,10 @@ class BatchNorm(nnx.Module):
     def _update(self, running: nnx.BatchStat, batch: Array) -> None:
         old = running[...]
         batch = jax.lax.stop_gradient(batch)
-        new = (self.momentum * old + (1 - self.momentum) * batch).astype(old.dtype)
+        updated = (self.momentum * old + (1 - self.momentum) * batch).astype(old.dtype)
         # Not `running[...] = new`: that queries a tracer's sharding, in time quadratic in the size
         # of the network.
-        running.set_value(new)
+        running.set_value(updated)
 
 
 class LayerNorm(nnx.Module):

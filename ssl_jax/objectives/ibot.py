@@ -133,7 +133,7 @@ class IBOT(SelfDistillation):
         self, params: Tree, stats: Tree, groups: Sequence[Array], mask: Array | None
     ) -> tuple[Array, Array, Tree]:
         """Compute features of images (B, G, D) and patches (B, G, N, D), and the new statistics."""
-        out, new = self.backbone.apply(
+        out, backbone_stats = self.backbone.apply(
             params["backbone"],
             stats["backbone"],
             fold(*groups),
@@ -142,7 +142,7 @@ class IBOT(SelfDistillation):
             microbatches=self.microbatches,
         )
         images, patches = (unfold(out[name], self.large) for name in ("pooled", "patches"))
-        return images, patches, dict(stats, backbone=new)
+        return images, patches, dict(stats, backbone=backbone_stats)
 
     def project(
         self, params: Tree, stats: Tree, images: Array, patches: Array

@@ -264,7 +264,7 @@ def make_optimizer(
         new_state = {}
         for name, rule in rules.items():
             old, zeros = opt_state[name], pick(updates, name)
-            change, new = rule.update(
+            change, group_state = rule.update(
                 pick(flat, name),
                 old,
                 pick(leaves, name),
@@ -273,9 +273,12 @@ def make_optimizer(
             )
             if name in groups and groups[name].frozen_until > 0:
                 active = step >= groups[name].frozen_until
-                change, new = _where(active, change, zeros), _where(active, new, old)
+                change, group_state = (
+                    _where(active, change, zeros),
+                    _where(active, group_state, old),
+                )
             updates |= tree.named_leaves(change)
-            new_state[name] = new
+            new_state[name] = group_state
         return jax.tree.unflatten(jax.tree.structure(params), list(updates.values())), new_state
 
     return optax.GradientTransformationExtraArgs(init, update), schedule
@@ -325,7 +328,7 @@ def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTran
     ) -> tuple[Tree, Tree]:
         if config.name == "sgd":
             grads = add_decay(grads, params, weight_decay)
-        updates, new = inner.update(grads, state, params)
+        updates, new_state = inner.update(grads, state, params)
         if config.name != "sgd":
             updates = add_decay(updates, params, weight_decay)
         if config.name == "lamb":
@@ -333,7 +336,7 @@ def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTran
                 lambda u, p, on, stack: u * trust_ratio(p, u, stacked=stack) if on else u,
                 *(updates, params, adapt, stacked),
             )
-        return jax.tree.map(lambda u, lr: -lr * u, updates, lr), new
+        return jax.tree.map(lambda u, lr: -lr * u, updates, lr), new_state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 

@@ -247,15 +247,15 @@ class _Clock:
         self._since, self._waited = time.monotonic(), 0.0
 
     def read(self, step: int) -> dict[str, float]:
-        now = time.monotonic()
-        elapsed = max(now - self._since, 1e-9)
+        time_now = time.monotonic()
+        elapsed = max(time_now - self._since, 1e-9)
         pace = (step - self._step) / elapsed
         rates = {
             "perf/steps_per_second": pace,
             "perf/images_per_second": pace * self._batch_size,
             "perf/data_wait": min(self._waited / elapsed, 1.0),
         }
-        self._since, self._step, self._waited = now, step, 0.0
+        self._since, self._step, self._waited = time_now, step, 0.0
         return rates
 
     @contextlib.contextmanager

@@ -126,18 +126,18 @@ def check_resumable(
         raise UserError(
             f"{what} holds a run of {name(old)!r}, not of {name(new)!r}; give another --workdir"
         )
-    b, known = flatten(json.loads(json.dumps(new))), flatten(defaults or {})
-    a = {key: known[key] for key in b if key in known} | flatten(old)
+    b, default_values = flatten(json.loads(json.dumps(new))), flatten(defaults or {})
+    a = {key: default_values[key] for key in b if key in default_values} | flatten(old)
     changed = [
         key
         for key in sorted(a.keys() | b.keys())
         if not paths.same(key, a.get(key), b.get(key)) and not key.startswith(FREE)
     ]
     if changed and not accept:
-        shown = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])
+        differences = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{what} holds a run with another config: {shown}{more}; "
+            f"{what} holds a run with another config: {differences}{more}; "
             "give another --workdir, the old values, or --accept_changes to resume anyway"
         )
 

@@ -42,7 +42,7 @@ def resnet50(size):
 
 
 def vit(dim, depth, size, patch=16):
-    """The same of a vision transformer, whose patches have no gradient to the image either."""
+    """Count a vision transformer likewise; its patches have no gradient to the image either."""
     tokens = (size // patch) ** 2 + 1
     stem = (tokens - 1) * 3 * patch**2 * dim
     block = tokens * 12 * dim**2 + 2 * tokens**2 * dim  # qkv, out, MLP; scores and their sums
@@ -262,7 +262,7 @@ ENTRY %main (x.0: f32[128,128], w.0: f32[4,128,128]) -> f32[128,128] {
 
 
 class TpuTest(absltest.TestCase):
-    """What only a TPU's compiler writes, cut down from its programs."""
+    """Constructs that only a TPU's compiler writes, cut down from its programs."""
 
     def setUp(self):
         super().setUp()

@@ -111,7 +111,7 @@ class Bfloat16Test(parameterized.TestCase):
         return jnp.sum(CASES[case](x, y, temperature))
 
     def rounded(self, case):
-        """Where a case rounds values of its own to bfloat16 before the loss sees them."""
+        """Tolerance of a case that rounds values of its own to bfloat16 before the loss."""
         own = ("soft_cross_entropy", "cross_view", "ibot", "dino", "clip_inner", "infonce_queue")
         return 2e-2 if case in own else 1e-5
 

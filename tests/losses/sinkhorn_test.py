@@ -86,7 +86,7 @@ class SinkhornTest(parameterized.TestCase):
 
     @parameterized.parameters(("scaling", 3), ("scaling", 14), ("log", 3))
     def test_blocks_of_any_size(self, form, iterations):
-        """Of one row, four (they divide), five (a rest), all; with and without a kept matrix."""
+        """Blocks of one row, four (they divide), five (a rest) or all, with and without storing."""
         scores, results = draw(12, 5), []
         for rows in (1, 4, 5, 100):
             with mock.patch.object(sinkhorn_sweeps, "BLOCK", 5 * rows):

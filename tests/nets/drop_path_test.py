@@ -73,7 +73,7 @@ class NetsTest(parameterized.TestCase):
         self.assertGreater(len(np.unique(np.round(same[:, 0], 5))), 2)
 
     def test_a_dropped_block_is_the_identity(self):
-        """With both branches of a block at 0 its tokens go on as they are."""
+        """A block with both branches at 0 passes its tokens on unchanged."""
         net = nets(0.999)["vit"]  # the last block is left out, nearly always
         params, stats = net.init(jax.random.key(0))
         images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)

@@ -28,7 +28,7 @@ def run(net, images, **options):
 class SwinTest(parameterized.TestCase):
     @parameterized.parameters(("tiny", 28_288_354 - 769_000), ("base", 87_768_224 - 1_025_000))
     def test_published_sizes(self, size, parameters):
-        """Of ImageNet's classifiers, less the linear layer of 1000 classes."""
+        """Counts of ImageNet's classifiers, less the linear layer of 1000 classes."""
         net = swin(size)
         self.assertEqual(count(jax.eval_shape(net.init, jax.random.key(0))), parameters)
 

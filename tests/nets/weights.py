@@ -26,7 +26,7 @@ jit = functools.partial(
 
 
 def load(name: str) -> tuple[Weights, dict[str, np.ndarray]]:
-    """The state dictionary of a golden file, and its other arrays."""
+    """Load the state dictionary of a golden file, and its other arrays."""
     with np.load(GOLDEN / f"{name}.npz") as data:
         arrays = dict(data)
     weights = {k.removeprefix("in_sd."): v for k, v in arrays.items() if k.startswith("in_sd.")}
@@ -34,9 +34,9 @@ def load(name: str) -> tuple[Weights, dict[str, np.ndarray]]:
 
 
 def convert(net, weights: Weights, **backbone) -> tuple[dict, dict]:
-    """(params, stats) of a network from the state dictionary of the one that it is like.
+    """Return (params, stats) of a network from the state dictionary of its PyTorch counterpart.
 
-    Every tensor of the backbone must be used, and every variable be there; `backbone` as in
+    Every tensor of the backbone must be used, and every variable be present; `backbone` as in
     `networks.convert`.
     """
     (release,) = releases.find(weights)
@@ -47,13 +47,13 @@ def convert(net, weights: Weights, **backbone) -> tuple[dict, dict]:
 
 
 def head(weights: Weights, name: str) -> dict:
-    """The variables of a head beside the backbone, nested."""
+    """Return the variables of a head of the network, nested."""
     (release,) = releases.find(weights)
     return nested(release.heads[name])
 
 
 def nested(variables: Weights) -> dict:
-    """{"a/b": x} to {"a": {"b": x}}."""
+    """Nest {"a/b": x} to {"a": {"b": x}}."""
     tree: dict = {}
     for path, array in variables.items():
         *outer, last = path.split("/")
@@ -65,9 +65,7 @@ def nested(variables: Weights) -> dict:
 
 
 def random_variables(net) -> tuple:
-    """Parameters and statistics of a net with all of them random, without its initialisation being
-    compiled.
-    """
+    """Draw random parameters and statistics of a net, without compiling its initialisation."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0)))
 
@@ -88,7 +86,7 @@ def nhwc(x: np.ndarray) -> np.ndarray:
 
 
 def assert_close(actual, expected, rtol: float, what: str = "") -> None:
-    """Largest difference relative to the largest expected value."""
+    """Compare the largest difference, relative to the largest expected value, with `rtol`."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, not {expected.shape}"
     error = np.abs(actual - expected).max() / np.abs(expected).max()

@@ -1,4 +1,4 @@
-"""What a method gets for nothing: its inputs, its networks, and words where it lacks something."""
+"""Defaults of a method: its inputs, its networks, and an error where something is missing."""
 
 from dataclasses import dataclass
 

@@ -82,7 +82,7 @@ def observe(made: Experiment) -> Any:
 
 
 def worst_difference(a: Any, b: Any, floor: float) -> tuple[float, str]:
-    """Largest max|a - b| / max(max|a|, floor) over the leaves, and the leaf it is at."""
+    """Return the largest max|a - b| / max(max|a|, floor) over the leaves, and its leaf."""
     names = [
         jax.tree_util.keystr(p, simple=True, separator="/")
         for p, _ in jax.tree_util.tree_leaves_with_path(a)
@@ -100,7 +100,7 @@ def worst_difference(a: Any, b: Any, floor: float) -> tuple[float, str]:
 
 
 def refreshes(method: str) -> bool:
-    """Whether the method looks at the whole data set at times."""
+    """Return whether the method refreshes from the whole data set."""
     return load_method(method).make.__self__.refresh_steps is not Objective.refresh_steps
 
 

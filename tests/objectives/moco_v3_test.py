@@ -78,7 +78,7 @@ class FrozenTest(absltest.TestCase):
 
 class AverageTest(absltest.TestCase):
     def test_the_keys_of_a_step_are_averaged_with_its_momentum(self):
-        """As released: m(s) at step s, from the parameters of its start."""
+        """The release uses m(s) at step s, with the parameters at its start."""
         states = train(made(momentum=0.9), 3)
         for s in (1, 2):
             momentum = 1 - 0.1 * (1 + np.cos(np.pi * s / STEPS)) / 2

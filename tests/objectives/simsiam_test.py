@@ -43,7 +43,7 @@ class SimSiamTest(absltest.TestCase):
         self.assertTrue(-1 <= float(value) <= 1)
 
     def test_the_predictor_keeps_its_rate(self):
-        """At the last step of the cosine the encoder hardly moves, the predictor as ever."""
+        """The encoder hardly moves at the cosine's last step, the predictor as much as before."""
         params = self.params
         ones = jax.tree.map(jnp.ones_like, params)
         last = jnp.int32(self.made.spec.total_steps)

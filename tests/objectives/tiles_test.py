@@ -1,4 +1,4 @@
-"""What jigsaw and context prediction share, and what is particular to each."""
+"""Common and specific properties of jigsaw and context prediction."""
 
 import math
 

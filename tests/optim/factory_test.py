@@ -231,9 +231,9 @@ class GroupsTest(parameterized.TestCase):
         params, grads = net(), [net(s) for s in range(1, 4)]
         settings = {"name": name, "weight_decay": 0.1, "clip_norm": 1.0, "clip_per_parameter": 0.9}
         first, _ = run(build(params, **settings)[0], params, grads)
-        two, state = run(build(params, {"head": Group("^head")}, **settings)[0], params, grads)
+        second, state = run(build(params, {"head": Group("^head")}, **settings)[0], params, grads)
         self.assertEqual(list(state), ["head", "rest"])
-        jax.tree.map(np.testing.assert_array_equal, first, two)
+        jax.tree.map(np.testing.assert_array_equal, first, second)
 
     def test_a_parameter_of_two_groups_belongs_to_the_first(self):
         params = net()

@@ -38,7 +38,7 @@ class MultipliersTest(parameterized.TestCase):
                 np.testing.assert_array_equal(scale, 1.0, err_msg=path)
 
     def test_the_published_numbers(self):
-        """Those of ViT-B with 0.65 and of ViT-L with 0.75 at the patch embedding."""
+        """Factors of ViT-B with 0.65 and of ViT-L with 0.75 at the patch embedding."""
         for depth, decay, expected in ((12, 0.65, 0.0036972), (24, 0.75, 0.000752543)):
             scales = multipliers(shapes("vit", size=None, depth=depth, **VIT), decay)
             scale = scales["backbone/patch_embed/kernel"]

@@ -125,17 +125,17 @@ class CheckpointTest(parameterized.TestCase):
 
     def test_every_file_that_is_cut_flipped_or_gone_is_noticed(self):
         self.save(4)
-        copy = Path(self.create_tempdir().full_path) / "kept"
-        shutil.copytree(self.folder, copy)
-        names = [p.relative_to(copy) for p in copy.rglob("*") if p.is_file()]
+        folder_copy = Path(self.create_tempdir().full_path) / "kept"
+        shutil.copytree(self.folder, folder_copy)
+        names = [p.relative_to(folder_copy) for p in folder_copy.rglob("*") if p.is_file()]
         self.assertGreater(len(names), 6)
         for name in names:
-            data = (copy / name).read_bytes()
+            data = (folder_copy / name).read_bytes()
             flipped = bytearray(data or b"x")
             flipped[len(flipped) // 2] ^= 4
             for harm in (bytes(flipped), data[:-1] if data else b"\0", None):
                 shutil.rmtree(self.folder)
-                shutil.copytree(copy, self.folder)
+                shutil.copytree(folder_copy, self.folder)
                 (self.folder / name).unlink()
                 if harm is not None:
                     (self.folder / name).write_bytes(harm)

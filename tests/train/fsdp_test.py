@@ -12,8 +12,8 @@ from ssl_jax.train.step import make_train_step
 from tests.objectives import harness
 
 
-def bytes_a_device(abstract, placed):
-    """Of each leaf's shard."""
+def bytes_per_device(abstract, placed):
+    """Return the bytes that one device holds."""
     sizes = jax.tree.map(
         lambda a, s: int(np.prod(s.shard_shape(a.shape))) * a.dtype.itemsize, abstract, placed
     )
@@ -39,8 +39,8 @@ class FsdpTest(parameterized.TestCase):
         whole, split = vit_b(), vit_b(**{"mesh.data": 1, "mesh.fsdp": 8})
         for part in ("params", "opt_state", "extra"):
             abstract = getattr(whole.abstract_state, part)
-            most = bytes_a_device(abstract, getattr(whole.placed, part))
-            least = bytes_a_device(abstract, getattr(split.placed, part))
+            most = bytes_per_device(abstract, getattr(whole.placed, part))
+            least = bytes_per_device(abstract, getattr(split.placed, part))
             self.assertEqual(
                 most, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
             )

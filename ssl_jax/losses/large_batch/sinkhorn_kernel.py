@@ -42,8 +42,8 @@ def sweep(source: Source, base: Array, y: Array, p: Array, wants_rows: bool) -> 
 def assign(source: Source, log_v: Array, valid: Array) -> Array:
     """Compute `sinkhorn_sweeps.assign`."""
     out = jax.ShapeDtypeStruct(source.shape, jnp.float32)
-    wanted = valid.astype(jnp.float32)[:, None]
-    return _call(_assign_body, source, (wanted,), (log_v[None],), (out,))[0]
+    valid_rows = valid.astype(jnp.float32)[:, None]
+    return _call(_assign_body, source, (valid_rows,), (log_v[None],), (out,))[0]
 
 
 def _columns_body(rows: Array, scale: Any, scores: Any, log_x: Any, top: Any, total: Any) -> None:
@@ -54,10 +54,10 @@ def _columns_body(rows: Array, scale: Any, scores: Any, log_x: Any, top: Any, to
 
     a = scores[...].astype(jnp.float32) * scale[0, 0] + log_x[...]
     a = jnp.where(rows, a, -jnp.inf)
-    new = jnp.maximum(top[...], jnp.max(a, axis=0, keepdims=True))
-    added = jnp.sum(jnp.exp(a - new), axis=0, keepdims=True)
-    total[...] = total[...] * jnp.exp(top[...] - new) + added
-    top[...] = new
+    peak = jnp.maximum(top[...], jnp.max(a, axis=0, keepdims=True))
+    added = jnp.sum(jnp.exp(a - peak), axis=0, keepdims=True)
+    total[...] = total[...] * jnp.exp(top[...] - peak) + added
+    top[...] = peak
 
 
 def _sweep_body(
@@ -79,10 +79,12 @@ def _sweep_body(
         pair[:, 1:2] = top
 
 
-def _assign_body(rows: Array, scale: Any, scores: Any, wanted: Any, log_v: Any, out: Any) -> None:
+def _assign_body(
+    rows: Array, scale: Any, scores: Any, valid_rows: Any, log_v: Any, out: Any
+) -> None:
     a = scores[...].astype(jnp.float32) * scale[0, 0] + log_v[...]
     e = jnp.exp(a - jnp.max(a, axis=1, keepdims=True))
-    out[...] = jnp.where(wanted[...] > 0, e / jnp.sum(e, axis=1, keepdims=True), 0.0)
+    out[...] = jnp.where(valid_rows[...] > 0, e / jnp.sum(e, axis=1, keepdims=True), 0.0)
 
 
 def _call(body: Any, source: Source, by_row: Any, by_column: Any, outputs: Any) -> Any:

@@ -151,15 +151,15 @@ def _no_columns(source: Source, dtype: Any) -> tuple[Array, Array]:
 
 def _add_columns(columns: tuple[Array, Array], a: Array) -> tuple[Array, Array]:
     top, total = columns
-    new = jnp.maximum(top, jnp.max(a, axis=0))
-    return new, total * jnp.exp(top - new) + jnp.sum(jnp.exp(a - new), axis=0)
+    peak = jnp.maximum(top, jnp.max(a, axis=0))
+    return peak, total * jnp.exp(top - peak) + jnp.sum(jnp.exp(a - peak), axis=0)
 
 
 def join_columns(columns: tuple[Array, Array], outer: tuple[str, ...]) -> Array:
     """Compute log (total exp(top)), with the sum over the devices of `outer`."""
     top, total = columns
-    new = jax.lax.pmax(top, outer)
-    return new + jnp.log(jax.lax.psum(total * jnp.exp(top - new), outer))
+    peak = jax.lax.pmax(top, outer)
+    return peak + jnp.log(jax.lax.psum(total * jnp.exp(top - peak), outer))
 
 
 def sweep(

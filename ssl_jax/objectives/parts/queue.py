@@ -47,5 +47,5 @@ def keys(queue: Tree) -> Array:
 def push(queue: Tree, keys: Array) -> Tree:
     """Return the queue with its oldest keys replaced by a batch of keys (B, dim)."""
     old, place = queue["keys"], queue["next"]
-    new = jax.lax.dynamic_update_index_in_dim(old, keys.astype(old.dtype), place, axis=1)
-    return {"keys": new, "next": (place + 1) % old.shape[1]}
+    new_keys = jax.lax.dynamic_update_index_in_dim(old, keys.astype(old.dtype), place, axis=1)
+    return {"keys": new_keys, "next": (place + 1) % old.shape[1]}

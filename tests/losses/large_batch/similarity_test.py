@@ -39,7 +39,7 @@ def draw(*shape, seed=0):
 
 
 def losses(similarity, dtype="float64"):
-    """Every loss, as a function of all that it has a gradient of; in float32 one of each kind."""
+    """Return every loss as a function of its differentiable arguments; in float32 one per kind."""
     form = {"similarity": similarity}
     q, k, t = draw(ROWS, DIM), draw(ROWS, DIM, seed=1), 0.2
     queue = draw(NEGATIVES, DIM, seed=2) / 3
@@ -70,7 +70,7 @@ def compiled(similarity, dtype):
 
 @functools.cache
 def observed(similarity, devices, dtype, colder=1.0):
-    """What `compiled` says, at temperatures `colder` times as low."""
+    """Run `compiled` at temperatures `colder` times as low."""
     arguments = {name: values for name, (_, values) in losses(similarity, dtype).items()}
     arguments = {
         name: tuple(

@@ -75,7 +75,7 @@ class KmeansTest(parameterized.TestCase):
         np.testing.assert_array_equal(clustering.assignments, best)
 
     def test_empty_clusters(self):
-        """Of 1024 points only three differ: most clusters stay empty, and nothing breaks."""
+        """1024 points with only three distinct values: most clusters stay empty, nothing breaks."""
         points = np.eye(3, dtype=np.float32)[np.arange(1024) % 3]
         present = np.ones(1024, bool)
         for empty in ("split", "keep"):
@@ -119,7 +119,7 @@ class KmeansTest(parameterized.TestCase):
         np.testing.assert_array_equal(counts, count(labels, present, 6, block=2048))
 
     def test_split_over_devices(self):
-        """The same clusters as on one device; what is sent does not grow with the points."""
+        """Clusters equal those of one device; the data sent does not grow with the points."""
         points, present, _ = blobs(rows=8192, real=8000)
         run = functools.partial(kmeans, clusters=16, iterations=5, block=8192 * 5)
         key = jax.random.key(0)
