@@ -31,7 +31,7 @@ def mesh():
 
 
 def compiled(spec, iterations, dtype, **options):
-    """On the scores and which of them are valid, over eight devices."""
+    """Compile `sinkhorn` over eight devices, as a function of scores and valid rows."""
     over = mesh()
     spread = NamedSharding(over, spec or P(("a", "b")))
     valid = NamedSharding(over, P(spread.spec[0]))

@@ -1,4 +1,4 @@
-"""DeepCluster: what a refresh leaves behind."""
+"""DeepCluster: the state after a refresh."""
 
 import dataclasses
 

@@ -135,7 +135,7 @@ class GroupsTest(parameterized.TestCase):
         np.testing.assert_allclose(self.keys(grouped, extra), self.keys(whole, extra), atol=1e-5)
 
     def test_equal_on_one_and_eight_devices_which_share_the_work(self):
-        """The shuffled images must not lie, and be encoded, on every device whole."""
+        """The shuffled images must not be copied to, and encoded on, every device."""
         run = harness.observe(types.SimpleNamespace(objective=self.objective))
         state = jax.jit(self.objective.init)(jax.random.key(3))
         outputs, flops = [], []

@@ -30,7 +30,7 @@ def made(**options):
 
 
 def train(objective, steps):
-    """States before and after each of so many steps of AdamW with a strong decay."""
+    """Return the states before and after each step of AdamW with a strong decay."""
     config = OptimConfig(weight_decay=10.0, decay_rules=((".*", 1.0),), lr=0.01)
     shapes, _ = jax.eval_shape(objective.init, jax.random.key(0))
     groups = objective.groups()

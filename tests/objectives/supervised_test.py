@@ -1,4 +1,4 @@
-"""Supervised learning: its loss by hand, what is drawn, the average, and what it asks for."""
+"""Supervised learning: its loss by hand, its random draws, the average, and its requirements."""
 
 import jax
 import jax.numpy as jnp

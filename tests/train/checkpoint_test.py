@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is not taken for whole, does not fit, or cannot be written.
+"""Checkpoints: which are kept, are damaged, do not fit, or cannot be written.
 
 Kills and real runs: tests/faults.
 """
@@ -26,7 +26,7 @@ ROWS = 64
 
 
 def state(step, devices=1, rows=ROWS, dtype=np.float32):
-    """A small state, its matrix by rows over so many devices."""
+    """Create a small state, with its matrix split by rows over `devices`."""
     split, whole = shardings(devices)
     values = np.arange(rows * 3, dtype=dtype).reshape(rows, 3) + step
     number = lambda x, kind: jax.device_put(kind(x), whole)  # noqa: E731
@@ -48,7 +48,7 @@ def shardings(devices):
 
 
 def like(made):
-    """The abstract state and the shardings of one."""
+    """Return the abstract state and the shardings of a state."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
     return abstract, jax.tree.map(lambda x: x.sharding, made)
 

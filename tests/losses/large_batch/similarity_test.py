@@ -147,7 +147,7 @@ class FormsTest(parameterized.TestCase):
 
     @parameterized.parameters("tiled", "ring")
     def test_inside_a_callers_shard_map(self, form):
-        """There a device's rows are all there is, whichever form is asked for."""
+        """In a `shard_map` only the device's rows count, in every form."""
         x = jnp.asarray(draw(16, DIM), jnp.float32)
         rows = P(sharding.AXES)
         with jax.set_mesh(mesh()):
@@ -188,7 +188,7 @@ class CostTest(parameterized.TestCase):
         self.assertLessEqual(max(c.elements for c in operations), 2048 // 8 * (DIM + 2))
 
     def test_a_constant_side_gets_no_gradient_computed(self):
-        """The loop's gradient of keys that nobody asks for is gone from the compiled program."""
+        """The compiled program drops the loop's gradient of keys if it is not used."""
         x = jax.ShapeDtypeStruct((64, DIM), jnp.float32)
         loss = lambda x, y: jnp.mean(log_sum_exp(x, y, similarity="ring"))  # noqa: E731
         counts = []

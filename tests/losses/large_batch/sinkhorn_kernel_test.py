@@ -40,7 +40,7 @@ for rows, columns, dtype in ((2**16 + 8, 3072, jnp.float32), (2**12, 2**16, jnp.
 
 
 def run(scores, epsilon, iterations, block=2**18, **options):
-    """Interpreted, with blocks of so many elements."""
+    """Run the kernel in the interpreter, with blocks of `block` elements."""
     interpreted = functools.partial(pl.pallas_call, interpret=True)
     with (
         mock.patch.object(sinkhorn_kernel, "BLOCK", block),
@@ -86,7 +86,7 @@ class KernelTest(parameterized.TestCase):
             np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6)
 
     def test_dinov2_golden(self):
-        """In the interpreter that knows a TPU's memories."""
+        """The interpreter that models a TPU's memories gives the same."""
         data = np.load(GOLDEN / "dinov2_dino.npz")
         teacher = jnp.asarray(data["in_teacher"][0])
         teacher = teacher.reshape(-1, teacher.shape[-1])
