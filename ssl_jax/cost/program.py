@@ -85,16 +85,10 @@ class Costs:
 
     def __add__(self, other: "Costs") -> "Costs":
         merged: dict[tuple[str, Groups], Traffic] = {}
-        for instruction in (*self.traffic, *other.traffic):
-            before = merged.get(
-                (instruction.kind, instruction.groups), replace(instruction, count=0, bytes=0)
-            )
-            total = replace(
-                instruction,
-                count=before.count + instruction.count,
-                bytes=before.bytes + instruction.bytes,
-            )
-            merged[instruction.kind, instruction.groups] = total
+        for item in (*self.traffic, *other.traffic):
+            before = merged.get((item.kind, item.groups), replace(item, count=0, bytes=0))
+            total = replace(item, count=before.count + item.count, bytes=before.bytes + item.bytes)
+            merged[item.kind, item.groups] = total
         return Costs(
             self.flops + other.flops,
             self.bytes + other.bytes,
@@ -116,57 +110,51 @@ def count(text: str) -> Costs:
         """Count one computation. In a fusion no instruction moves data: the whole fusion does."""
         total = Costs()
         where = program.computations[name]
-        for instruction in where.instructions.values():
-            total += _cost(program, where, instruction, fused, of)
+        for op in where.instructions.values():
+            total += _cost(program, where, op, fused, of)
         return total
 
     return of(program.entry.name, False)
 
 
 def _cost(
-    program: Program,
-    where: Computation,
-    instruction: Instruction,
-    fused: bool,
-    of: Callable[..., Costs],
+    program: Program, where: Computation, op: Instruction, fused: bool, of: Callable[..., Costs]
 ) -> Costs:
-    kind = instruction.opcode
+    kind = op.opcode
     if kind == "while":
-        turns = trip_count(program, where, instruction)
-        parts = (instruction.attribute(rf"{part}=%?([\w.\-]+)") for part in ("body", "condition"))
+        turns = trip_count(program, where, op)
+        parts = (op.attribute(rf"{part}=%?([\w.\-]+)") for part in ("body", "condition"))
         total = sum((of(part, fused) for part in parts), Costs())
-        return (
-            total.times(turns) if turns is not None else total + Costs(unknown=(instruction.name,))
-        )
+        return total.times(turns) if turns is not None else total + Costs(unknown=(op.name,))
     if kind == "conditional":  # the dearest branch
-        return max((of(b, fused) for b in _branches(instruction)), key=lambda c: (c.flops, c.bytes))
+        return max((of(b, fused) for b in _branches(op)), key=lambda c: (c.flops, c.bytes))
     if kind in ("call", "async-start"):
-        return of(instruction.calls, fused)
-    bytes_moved = 0 if fused else _bytes_moved(program, where, instruction)
+        return of(op.calls, fused)
+    nbytes = 0 if fused else _bytes_moved(program, where, op)
     if kind == "fusion":
-        return of(instruction.calls, True) + Costs(bytes=bytes_moved)
+        return of(op.calls, True) + Costs(bytes=nbytes)
     if kind == "dot":
-        return Costs(_dot_flops(where, instruction), bytes_moved)
+        return Costs(_dot_flops(where, op), nbytes)
     if kind == "convolution":
-        return Costs(_convolution_flops(where, instruction), bytes_moved)
+        return Costs(_convolution_flops(where, op), nbytes)
     if kind == "custom-call":
-        return _custom(instruction, bytes_moved)
-    if traffic := _traffic(where, instruction):
-        return Costs(0, bytes_moved, (traffic,))
-    return Costs(0, bytes_moved)
+        return _custom(op, nbytes)
+    if traffic := _traffic(where, op):
+        return Costs(0, nbytes, (traffic,))
+    return Costs(0, nbytes)
 
 
 # FLOPs
 
 
-def _dot_flops(where: Computation, instruction: Instruction) -> int:
-    left = _operand(where, instruction, 0)
-    contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+def _dot_flops(where: Computation, op: Instruction) -> int:
+    left = _operand(where, op, 0)
+    contracted = op.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
     depth = math.prod(left.dims[int(d)] for d in contracted.split(",") if d)
-    return 2 * instruction.shapes[0].elements * depth
+    return 2 * op.shapes[0].elements * depth
 
 
-def _convolution_flops(where: Computation, instruction: Instruction) -> int:
+def _convolution_flops(where: Computation, op: Instruction) -> int:
     """Count by the usual closed form: kernel positions times outputs, including padding but not the
     holes of a dilated input.
 
@@ -174,16 +162,10 @@ def _convolution_flops(where: Computation, instruction: Instruction) -> int:
     dimensions as dilated windows: a multiply-add belongs to one input and one kernel position, and
     to one input and one output position, which bounds the pairs there.
     """
-    labels = instruction.attribute(r"dim_labels=(\S+?)(?:,|$)") or ""
+    labels = op.attribute(r"dim_labels=(\S+?)(?:,|$)") or ""
     left, right, out = re.split(r"_|->", labels)
-    image, kernel, result = (
-        _operand(where, instruction, 0),
-        _operand(where, instruction, 1),
-        instruction.shapes[0],
-    )
-    window = dict(
-        re.findall(r"(\w+)=([\w\-]+)", instruction.attribute(r"window=\{([^}]*)\}") or "")
-    )
+    image, kernel, result = _operand(where, op, 0), _operand(where, op, 1), op.shapes[0]
+    window = dict(re.findall(r"(\w+)=([\w\-]+)", op.attribute(r"window=\{([^}]*)\}") or ""))
     pairs = 1
     for i, digit in enumerate(sorted(d for d in out if d.isdigit())):
         inputs, outputs = image.dims[left.index(digit)], result.dims[out.index(digit)]
@@ -197,51 +179,45 @@ def _convolution_flops(where: Computation, instruction: Instruction) -> int:
     return 2 * pairs * outer * depth
 
 
-def _custom(instruction: Instruction, bytes_moved: int) -> Costs:
-    target = instruction.attribute(r'custom_call_target="([^"]*)"')
+def _custom(op: Instruction, nbytes: int) -> Costs:
+    target = op.attribute(r'custom_call_target="([^"]*)"')
     if target in _FREE_CALLS:
         return Costs()
-    estimate = instruction.attribute(r'"cost_estimate":\{([^}]*)\}')
+    estimate = op.attribute(r'"cost_estimate":\{([^}]*)\}')
     if estimate:
         estimates = dict(re.findall(r'"(\w+)":"?(\d+)', estimate))
-        return Costs(
-            int(estimates.get("flops", 0)), int(estimates.get("bytes_accessed", bytes_moved))
-        )
-    unknown = (instruction.name,) if target == "tpu_custom_call" else ()
-    return Costs(0, bytes_moved, unknown=unknown)
+        return Costs(int(estimates.get("flops", 0)), int(estimates.get("bytes_accessed", nbytes)))
+    unknown = (op.name,) if target == "tpu_custom_call" else ()
+    return Costs(0, nbytes, unknown=unknown)
 
 
 # Bytes
 
 
-def _bytes_moved(program: Program, where: Computation, instruction: Instruction) -> int:
+def _bytes_moved(program: Program, where: Computation, op: Instruction) -> int:
     """Count the bytes of HBM that an instruction outside of fusions reads and writes."""
-    kind = instruction.opcode
+    kind = op.opcode
     if kind in _FREE or kind.endswith("-done"):
         return 0
-    results = [s for s in instruction.shapes if not s.memory]
-    operands = [
-        s for n in instruction.operands if n in where.instructions for s in _arrays_read(where, n)
-    ]
+    results = [s for s in op.shapes if not s.memory]
+    operands = [s for n in op.operands if n in where.instructions for s in _arrays_read(where, n)]
     if kind in ("copy-start", "slice-start"):  # (what is copied, the copy, ...), in either order
-        arrays = [s for s in instruction.shapes if s.memory in (0, 1)]
-        size = min(s.bytes for s in instruction.shapes[:2])
+        arrays = [s for s in op.shapes if s.memory in (0, 1)]
+        size = min(s.bytes for s in op.shapes[:2])
         return size * sum(not s.memory for s in arrays[:2])
     if kind in ("slice", "dynamic-slice", "gather"):
-        source = _operand(where, instruction, 0)
-        read = 0 if source.memory else sum(s.bytes for s in instruction.shapes)
+        source = _operand(where, op, 0)
+        read = 0 if source.memory else sum(s.bytes for s in op.shapes)
         return read + sum(s.bytes for s in results)
     if kind == "dynamic-update-slice":
-        return 2 * _operand(where, instruction, 1).bytes if results else 0
+        return 2 * _operand(where, op, 1).bytes if results else 0
     if kind == "scatter":
-        return (
-            3 * _operand(where, instruction, len(instruction.operands) - 1).bytes if results else 0
-        )
+        return 3 * _operand(where, op, len(op.operands) - 1).bytes if results else 0
     if kind.endswith("-start") and kind != "all-reduce-start":  # holds its operands again
         whole = sum(s.bytes for s in results)
         return max(whole, sum(s.bytes for s in operands))
     if kind == "fusion":
-        return _fusion_moved(program, where, instruction)
+        return _fusion_bytes(program, where, op)
     if kind == "send":
         return sum(s.bytes for s in operands)
     return sum(s.bytes for s in operands) + sum(s.bytes for s in results)
@@ -249,35 +225,33 @@ def _bytes_moved(program: Program, where: Computation, instruction: Instruction)
 
 def _arrays_read(where: Computation, name: str) -> Iterator[Shape]:
     """Yield the arrays of an operand that lie in HBM; tuples are passed on, not read."""
-    instruction = where.instructions[name]
-    if instruction.opcode != "constant" and len(instruction.shapes) == 1:
-        yield from (s for s in instruction.shapes if not s.memory)
+    op = where.instructions[name]
+    if op.opcode != "constant" and len(op.shapes) == 1:
+        yield from (s for s in op.shapes if not s.memory)
 
 
-def _fusion_moved(program: Program, where: Computation, instruction: Instruction) -> int:
+def _fusion_bytes(program: Program, where: Computation, op: Instruction) -> int:
     """Count the bytes that a fusion moves: it reads only the slices that it takes of an operand,
     and writes only the update of an array that it updates in place.
     """
-    inside = program.computations[instruction.calls or ""]
+    inside = program.computations[op.calls or ""]
     root = inside.root
     if "AsyncCollectiveDone" in root.attributes:
         return 0  # counted where it started
-    aliases = _aliases(inside, instruction)
-    bytes_moved = 0
-    for number, name in enumerate(instruction.operands):
+    aliases = _aliases(inside, op)
+    nbytes = 0
+    for number, name in enumerate(op.operands):
         source = where.instructions.get(name)
         if source is None or source.opcode == "constant" or len(source.shapes) != 1:
             continue
         if not source.shapes[0].memory and number not in aliases.values():
-            bytes_moved += _bytes_read(
-                program, inside, inside.parameter(number), source.shapes[0].bytes
-            )
+            nbytes += _bytes_read(program, inside, inside.parameter(number), source.shapes[0].bytes)
     parts = [inside.instructions[n] for n in root.operands] if root.opcode == "tuple" else []
-    for number, shape in enumerate(instruction.shapes):
+    for number, shape in enumerate(op.shapes):
         if not shape.memory and number not in aliases:
             value = parts[number] if parts else root
-            bytes_moved += _bytes_written(program, inside, value, shape)
-    return bytes_moved
+            nbytes += _bytes_written(program, inside, value, shape)
+    return nbytes
 
 
 def _bytes_read(
@@ -306,7 +280,7 @@ def _bytes_read(
     return min(total, whole)
 
 
-def _aliases(inside: Computation, instruction: Instruction) -> dict[int, int]:
+def _aliases(inside: Computation, op: Instruction) -> dict[int, int]:
     """Map result -> operand for arrays that a fusion beside a running collective only passes on."""
     if not any(
         "async_collective_fusion_config" in i.attributes for i in inside.instructions.values()
@@ -314,7 +288,7 @@ def _aliases(inside: Computation, instruction: Instruction) -> dict[int, int]:
         return {}
     if "AsyncCollectiveStart" in inside.root.attributes:
         return {0: -1}  # its operand, which it reads
-    text = instruction.attribute(r"output_to_operand_aliasing=\{(.*?)\}, ") or ""
+    text = op.attribute(r"output_to_operand_aliasing=\{(.*?)\}, ") or ""
     return {int(a): int(b) for a, b in re.findall(r"\{(\d+)\}: \((\d+),", text)}
 
 
@@ -336,9 +310,9 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
     """Return how often the body of a `while` runs, from the compiler's annotation or from its
     counter, which JAX raises by one up to a constant. None for any other form of loop.
     """
-    stated = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
-    if stated:
-        return int(stated)
+    annotation = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+    if annotation:
+        return int(annotation)
     condition = program.computations[loop.attribute(r"condition=%?([\w.\-]+)") or ""]
     test = condition.root
     start = where.instructions.get(loop.operands[0])
@@ -347,9 +321,9 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
 
     def value(name: str) -> int | None:
         """Return the value of an operand of the test before the first iteration."""
-        instruction = condition.instructions[name]
-        if instruction.opcode == "get-tuple-element":
-            return _constant(where, start.operands[int(instruction.attribute(r"index=(\d+)") or 0)])
+        op = condition.instructions[name]
+        if op.opcode == "get-tuple-element":
+            return _constant(where, start.operands[int(op.attribute(r"index=(\d+)") or 0)])
         return _constant(condition, name)
 
     left, right = (value(name) for name in test.operands)
@@ -360,53 +334,42 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
 
 
 def _constant(where: Computation, name: str) -> int | None:
-    instruction = where.instructions.get(name)
-    while instruction is not None and instruction.opcode in _PASSED_ON:
-        instruction = where.instructions.get(instruction.operands[0])
-    if (
-        instruction is None
-        or instruction.opcode != "constant"
-        or not instruction.arguments.lstrip("-").isdigit()
-    ):
+    op = where.instructions.get(name)
+    while op is not None and op.opcode in _PASSED_ON:
+        op = where.instructions.get(op.operands[0])
+    if op is None or op.opcode != "constant" or not op.arguments.lstrip("-").isdigit():
         return None
-    return int(instruction.arguments)
+    return int(op.arguments)
 
 
-def _branches(instruction: Instruction) -> list[str]:
-    text = instruction.attribute(r"branch_computations=\{([^}]*)\}")
+def _branches(op: Instruction) -> list[str]:
+    text = op.attribute(r"branch_computations=\{([^}]*)\}")
     if text:
         return [name.strip().lstrip("%") for name in text.split(",")]
-    return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", instruction.attributes)
+    return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", op.attributes)
 
 
 # Collectives
 
 
-def _traffic(where: Computation, instruction: Instruction) -> Traffic | None:
-    kind = instruction.opcode.removesuffix("-start")
-    if kind == "send" and (
-        estimates := instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"')
-    ):
-        size = _operand(
-            where, instruction, 0
-        ).bytes  # between slices, over the data centre's network
+def _traffic(where: Computation, op: Instruction) -> Traffic | None:
+    kind = op.opcode.removesuffix("-start")
+    if kind == "send" and (estimates := op.attribute(r'_xla_megascale_transfer_type="(\w+)"')):
+        size = _operand(where, op, 0).bytes  # between slices, over the data centre's network
         return Traffic(estimates.lower().replace("_", "-"), (), 1, size)
     if kind not in KINDS:
         return None
     # A collective that runs beside other work is in several fusions; the one that starts it counts.
     started = '"async_collective_fusion_config":{"flag_start":"-1"'
-    if (
-        "async_collective_fusion_config" in instruction.attributes
-        and started not in instruction.attributes
-    ):
+    if "async_collective_fusion_config" in op.attributes and started not in op.attributes:
         return None
-    sent = sum(_operand(where, instruction, i).bytes for i in range(len(instruction.operands)))
-    whole = sum(s.bytes for s in instruction.shapes if s.dims)
-    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
+    sent = sum(_operand(where, op, i).bytes for i in range(len(op.operands)))
+    whole = sum(s.bytes for s in op.shapes if s.dims)
+    if op.opcode in ("all-gather-start", "collective-permute-start"):
         whole -= sent
     if where.name.startswith("all-reduce-scatter"):  # each device keeps its part of the sum
         kind = "reduce-scatter"
-    return Traffic(kind, device_groups(instruction.attributes), 1, max(sent, whole))
+    return Traffic(kind, device_groups(op.attributes), 1, max(sent, whole))
 
 
 def device_groups(attributes: str) -> Groups:
@@ -465,5 +428,5 @@ def _rows(ids: np.ndarray) -> Groups:
     return tuple(tuple(int(n) for n in row) for row in ids)
 
 
-def _operand(where: Computation, instruction: Instruction, number: int) -> Shape:
-    return where.instructions[instruction.operands[number]].shapes[0]
+def _operand(where: Computation, op: Instruction, number: int) -> Shape:
+    return where.instructions[op.operands[number]].shapes[0]
