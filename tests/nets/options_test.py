@@ -15,7 +15,9 @@ class OptionsTest(parameterized.TestCase):
         name=list(nets.BACKBONES),
     )
     def test_what_is_not_computed_in(self, dtype, name):
-        with self.assertRaisesRegex(UserError, "backbone.dtype: .* give 'float32' or 'bfloat16'"):
+        with self.assertRaisesRegex(
+            UserError, "backbone.dtype: .* expected 'float32' or 'bfloat16'"
+        ):
             nets.make_backbone(name, 3, {"dtype": dtype})
 
     @parameterized.product(dtype=("float32", "bfloat16", None), name=list(nets.BACKBONES))

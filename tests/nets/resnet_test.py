@@ -201,8 +201,8 @@ class ResNetTest(parameterized.TestCase):
         (lambda: resnet(20), "depth 20"),
         (lambda: resnet(18, stem="mnist"), "'mnist'"),
         (lambda: resnet(18, sk_ratio=0.1), "bottleneck"),
-        (lambda: resnet(18, dtype="int8"), "give 'float32' or 'bfloat16'"),
-        (lambda: resnet(18, dtype="float99"), "give 'float32' or 'bfloat16'"),
+        (lambda: resnet(18, dtype="int8"), "expected 'float32' or 'bfloat16'"),
+        (lambda: resnet(18, dtype="float99"), "expected 'float32' or 'bfloat16'"),
         (lambda: resnet_custom((1, 1), (4,)), "filters"),
         (lambda: resnet_custom((1,), (4,), block="plain"), "'plain'"),
     )

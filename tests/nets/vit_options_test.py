@@ -83,7 +83,7 @@ class OptionsTest(parameterized.TestCase):
     @parameterized.parameters(
         (dict(mlp="relu"), "unknown mlp 'relu'"),
         (dict(registers=-1), "registers=-1"),
-        (dict(registers=1, position="relative"), "none with relative positions"),
+        (dict(registers=1, position="relative"), "0 with relative positions"),
     )
     def test_user_errors(self, options, message):
         with self.assertRaisesRegex(UserError, message):

@@ -298,7 +298,7 @@ class ViTTest(parameterized.TestCase):
         (lambda: tiny(cls_token=False), "cls_token=False"),
         (lambda: tiny(remat="some"), "'some'"),
         (lambda: tiny(dim=6, heads=2, position="sincos"), "6"),
-        (lambda: tiny(dtype="int32"), "give 'float32' or 'bfloat16'"),
+        (lambda: tiny(dtype="int32"), "expected 'float32' or 'bfloat16'"),
         (lambda: output_shapes(tiny(), (16, 18, 3)), "patch of 4 .* 16 x 18"),
         (
             lambda: output_shapes(tiny(), (16, 16, 3), stages=True, keep=np.zeros((1, 2), int)),

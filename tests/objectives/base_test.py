@@ -47,7 +47,7 @@ class ObjectiveTest(absltest.TestCase):
         self.assertEqual(made.branch.microbatches, 2)
 
     def test_a_backbone_without_patches(self):
-        with self.assertRaisesRegex(UserError, "no patches, and the method needs any backbone"):
+        with self.assertRaisesRegex(UserError, "no patches, but the method needs any backbone"):
             _ = OneView(NET, SPEC).patch_grid
 
 

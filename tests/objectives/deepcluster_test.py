@@ -58,7 +58,7 @@ class DeepClusterTest(absltest.TestCase):
         small = dataclasses.replace(made.spec, num_examples=49)
         with self.assertRaisesRegex(UserError, "50 clusters of 49 examples; set objective.clust"):
             dataclasses.replace(made.objective, spec=small)
-        with self.assertRaisesRegex(UserError, "give at most 32"):
+        with self.assertRaisesRegex(UserError, "at most the 32 features"):
             dataclasses.replace(made.objective, whitened=33)
 
 
