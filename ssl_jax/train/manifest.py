@@ -53,8 +53,8 @@ def write(folder: Path, **facts: Any) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """Read the manifest of a checkpoint; {} if there is none or it was altered."""
     try:
-        digests = from_json((folder / NAME).read_text())
-        return digests if digests.pop("sha256") == _own_digest(digests) else {}
+        content = from_json((folder / NAME).read_text())
+        return content if content.pop("sha256") == _own_digest(content) else {}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
 
