@@ -33,7 +33,7 @@ authors' own code, "other tests" those of properties ([testing](../testing.md)).
 method passes `tests/objectives/contract_test.py` (loss, gradients and state are equal on one device
 and on eight, resuming is bit-exact). Digits: accuracy with 5 labels per class, mean over the seeds,
 and the gain over the untrained network ([results on digits](../results.md)). CIFAR-10: kNN
-accuracy, and that of raw pixels ([SimCLR on CIFAR-10](../performance.md#simclr-on-cifar-10-on-a-cpu)).
+accuracy, and that of raw pixels ([measured performance](../performance.md)).
 
 """
 
