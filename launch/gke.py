@@ -48,19 +48,15 @@ def render(job: jobs.Job) -> str:
         raise UserError(f"--topology={topology}: expected sides, as in 8x8 or 4x4x8") from None
     each, slices = job.number("chips_per_host", 4), job.number("num_slices", 1)
     if chips % each:
-        raise UserError(
-            f"--topology={topology}: {chips} chips are not a multiple of {each} per host"
-        )
+        raise UserError(f"--topology={topology}: expected a multiple of {each} chips, got {chips}")
     hosts = chips // each
     if job.options["num_hosts"] and job.num_hosts != hosts * slices:
         raise UserError(
-            f"--num_hosts={job.num_hosts}: expected {hosts * slices} hosts for {slices} slice(s) of "
+            f"--num_hosts={job.num_hosts}: expected {hosts * slices}, for {slices} slice(s) of "
             f"{topology} with {each} chips per host"
         )
     if job.sweep and hosts > 1:
-        raise UserError(
-            f"--topology={topology}: each evaluation of a sweep runs on one host; use a smaller slice"
-        )
+        raise UserError(f"--topology={topology}: expected a slice of one host for a sweep")
     pods = len(job.commands) if job.sweep else hosts
     work = {
         "parallelism": pods,

@@ -81,7 +81,7 @@ class Job:
         return int(command_line.whole(name, self.options[name], default, least=1))
 
     def shell(self, index: str) -> str:
-        """Render bash for the command, or for the one of a sweep that the variable `index` selects."""
+        """Render bash for the command, or for the one that the variable `index` selects."""
         lines = [shlex.join(command) for command in self.commands]
         if not self.sweep:
             return lines[0]

@@ -249,7 +249,7 @@ class LaunchTest(parameterized.TestCase):
         (
             gke,
             (*RUN, "--topology=8x8", "--num_hosts=2"),
-            "expected 16 hosts for 1 slice.s. of 8x8 with 4 chips per host",
+            "--num_hosts=2: expected 16, for 1 slice",
         ),
         (gke, (*RUN, "--image="), "--image is missing"),
         (tpu_vm, (*RUN, "--zone="), "--zone is missing"),
