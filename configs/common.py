@@ -83,7 +83,7 @@ def digits(
 def cifar10(
     objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int
 ) -> ConfigDict:
-    """Build a config for one GPU or a small slice: 32 px, ResNet-18 with the 3x3 stem. Set --data."""
+    """Build a config for one GPU or a small slice: 32 px, ResNet-18, 3x3 stem. Set --data."""
     return ConfigDict(
         {
             "objective": dict(objective),
