@@ -208,8 +208,8 @@ def ahead_of_time() -> dict[str, Any]:
 
     topology = topologies.get_topology_desc("v5e:2x2", platform="tpu")
     chip = jax.sharding.SingleDeviceSharding(topology.devices[0])
-    made = {name: experiment(net) for name, net in NETS.items()}
-    inputs = next(iter(made.values())).objective.inputs()
+    runs = {name: experiment(net) for name, net in NETS.items()}
+    inputs = next(iter(runs.values())).objective.inputs()
     batch = abstract_batch(inputs)
     key = jax.eval_shape(lambda: jax.random.key(0))
     chain = cost(functools.partial(recipes.augment, inputs), chip, batch, key)
@@ -218,7 +218,7 @@ def ahead_of_time() -> dict[str, Any]:
         "chain_mflop_per_view": round(chain["flops"] / views / 1e6, 1),
         "chain_mb_per_view": round(chain["bytes"] / views / 1e6, 2),
     }
-    for name, run in made.items():
+    for name, run in runs.items():
         kernel = make_kernel(run.objective, run.tx, run.schedule)
         # The cost analysis counts a loop's body once, so unroll all loops.
         with mock.patch("jax.lax.scan", functools.partial(jax.lax.scan, unroll=True)):

@@ -84,9 +84,11 @@ def ours(chips: Any, images: int) -> str:
 
     changes = [("train.batch_size", images // 2), ("objective.view.recipe", "none")]
     config = with_spec(configured("simclr:imagenet", changes))
-    made = Experiment.from_config(config, devices=chips)
-    placed = (made.abstract_state, made.placed)
-    report, text = aot.compile_step(made.objective, made.tx, made.schedule, made.mesh, *placed)
+    experiment = Experiment.from_config(config, devices=chips)
+    placed = (experiment.abstract_state, experiment.placed)
+    report, text = aot.compile_step(
+        experiment.objective, experiment.tx, experiment.schedule, experiment.mesh, *placed
+    )
     assert report.fits, report.message
     return text
 
@@ -132,9 +134,9 @@ def supervised(chips: Any, images: int) -> str:
 
         def loss_fn(params: Any) -> Any:
             state = {"params": params, "batch_stats": variables["batch_stats"]}
-            logits, new = net.apply(state, pixels, mutable=["batch_stats"])
+            logits, updated = net.apply(state, pixels, mutable=["batch_stats"])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-            return losses.mean(), new["batch_stats"]
+            return losses.mean(), updated["batch_stats"]
 
         params = variables["params"]
         (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
