@@ -84,11 +84,9 @@ def ours(chips: Any, images: int) -> str:
 
     changes = [("train.batch_size", images // 2), ("objective.view.recipe", "none")]
     config = with_spec(configured("simclr:imagenet", changes))
-    experiment = Experiment.from_config(config, devices=chips)
-    placed = (experiment.abstract_state, experiment.placed)
-    report, text = aot.compile_step(
-        experiment.objective, experiment.tx, experiment.schedule, experiment.mesh, *placed
-    )
+    run = Experiment.from_config(config, devices=chips)
+    placed = (run.abstract_state, run.placed)
+    report, text = aot.compile_step(run.objective, run.tx, run.schedule, run.mesh, *placed)
     assert report.fits, report.message
     return text
 
