@@ -49,7 +49,7 @@ def digits() -> ConfigDict:
 
 
 def digits_few() -> ConfigDict:
-    """Five labels a class, from a pretrained encoder (`train.init_from`) or from scratch."""
+    """Five labels per class, from a pretrained encoder (`train.init_from`) or from scratch."""
     config = digits()
     config.data.labelled = "5"
     config.optim.update({"lr": 1e-3, "warmup_steps": 20})
