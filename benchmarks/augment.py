@@ -28,7 +28,7 @@ import numpy as np
 from ssl_jax.augment import crop, filters, geometric, levels, photometric, recipes
 from ssl_jax.augment.jitter import DRAWS, color_jitter
 from ssl_jax.core.inputs import Inputs, View
-from ssl_jax.cost import flops
+from ssl_jax.cost import chips
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.state import abstract
@@ -37,7 +37,7 @@ from ssl_jax.train.step import make_kernel
 Array = jax.Array
 SIZE, BATCH, SMALL = 224, 16, 32
 STRENGTH = (0.8, 0.8, 0.8, 0.2)
-V5E_FLOPS, V5E_BYTES = flops.PEAKS["TPU v5e"], 819e9  # per second, from the data sheet
+V5E = chips.TPUS["v5e"]
 STEP_BATCH = 64
 NETS = {
     "resnet50": {"name": "resnet", "depth": 50, "dtype": "bfloat16"},
@@ -258,7 +258,7 @@ def cost(fn: Callable, where: jax.sharding.Sharding, *args: Any) -> dict[str, fl
 
 def bound(work: dict[str, float]) -> float:
     """Seconds at the chip's peak rates, with arithmetic and memory traffic overlapping."""
-    return max(work["flops"] / V5E_FLOPS, work["bytes"] / V5E_BYTES)
+    return max(work["flops"] / V5E.flops, work["bytes"] / V5E.bandwidth)
 
 
 if __name__ == "__main__":
