@@ -78,7 +78,10 @@ class SuiteTest(parameterized.TestCase):
         rows = [row.split(",") for row in self.command(*table, "--columns=set").splitlines()]
         self.assertEqual(
             rows[0],
-            ["workdir", "method", "seed", "step", "protocol", "stage", "digits", "few", "mean"],
+            [
+                *("workdir", "method", "seed", "step", "protocol"),
+                *("pool", "stage", "digits", "few", "mean"),
+            ],
         )
         values = {(r["set"], r["settings"]["stage"]): r["results"]["eval/score"] for r in found}
         self.assertLen(rows, 3)
