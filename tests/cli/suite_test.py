@@ -86,9 +86,9 @@ class SuiteTest(parameterized.TestCase):
         values = {(r["set"], r["settings"]["stage"]): r["results"]["eval/score"] for r in found}
         self.assertLen(rows, 3)
         for row in rows[1:]:
-            digits, few = (values[name, int(row[5])] for name in ("digits", "few"))
+            digits, few = (values[name, int(row[6])] for name in ("digits", "few"))
             expected = [f"{x:.4f}" for x in (digits, few, (digits + few) / 2)]
-            self.assertEqual(row[6:], expected)
+            self.assertEqual(row[7:], expected)
         err = self.command(*table, "--columns=set", "--value=x", code=2)
         self.assertIn("no result has both 'set' and --value=x", err)
 
