@@ -13,7 +13,6 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.cost.hlo import collectives
 from ssl_jax.objectives.instdisc import InstDisc
-from ssl_jax.train.hlo import collectives
 from tests.objectives import harness
 
 
