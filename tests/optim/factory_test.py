@@ -1,7 +1,7 @@
 """The optimizer of a config: torch's numbers, rules on paths, groups, the step as clock."""
 
-from dataclasses from functools import partial
-import dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
