@@ -31,8 +31,8 @@ def digits() -> ConfigDict:
 
 
 def flickr() -> ConfigDict:
-    """Some thousand captioned photographs on a CPU, with a vocabulary of their own. No more steps:
-    so few pairs are soon known by heart.
+    """About a thousand captioned photographs on a CPU, with a vocabulary learned from them. Training
+    is short, since so few pairs are soon memorised.
     """
     view = {"size": 32, "area": (0.3, 1.0), "recipe": "simclr_cifar", "strength": 0.5}
     objective = {
