@@ -31,7 +31,7 @@ def digits() -> ConfigDict:
 
 
 def flickr() -> ConfigDict:
-    """About a thousand captioned photographs on a CPU, with a vocabulary learned from them. Training
+    """About a thousand captioned photographs on a CPU, with its own vocabulary. Training
     is short, since so few pairs are soon memorised.
     """
     view = {"size": 32, "area": (0.3, 1.0), "recipe": "simclr_cifar", "strength": 0.5}
