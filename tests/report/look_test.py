@@ -30,26 +30,26 @@ class LookTest(absltest.TestCase):
         train, test = blobs(100, 5), blobs(50, 5, 1)
         rows = look.queries(test.labels)
         np.testing.assert_array_equal(test.labels[rows], np.arange(5))
-        for found in look.neighbours(train, test, rows).values():
-            self.assertEqual(found.same, 1.0)
-            np.testing.assert_array_equal(train.labels[found.nearest[:, 0]], test.labels[rows])
+        for near in look.neighbours(train, test, rows).values():
+            self.assertEqual(near.same, 1.0)
+            np.testing.assert_array_equal(train.labels[near.nearest[:, 0]], test.labels[rows])
 
     def test_without_labels_nothing_is_right_or_wrong(self):
         train = blobs(100, 5)._replace(labels=np.full(100, -1))
         rows = look.queries(train.labels)
         self.assertLen(rows, look.QUERIES)
-        found = look.neighbours(train, train, rows)[look.FEATURES]
-        self.assertIsNone(found.same)
-        html = images.neighbours(found, train, train, ())
+        near = look.neighbours(train, train, rows)[look.FEATURES]
+        self.assertIsNone(near.same)
+        html = images.neighbours(near, train, train, ())
         self.assertNotIn(images.RIGHT, html)
         self.assertNotIn(images.WRONG, html)
         self.assertTrue(all(c.label == -1 for c in look.clusters(train, 0)))
 
     def test_clusters_of_separate_classes_are_pure(self):
-        found = look.clusters(blobs(100, 5), 5)
-        self.assertEqual([cluster.size for cluster in found], [20] * 5)
-        self.assertEqual(sorted(cluster.label for cluster in found), [0, 1, 2, 3, 4])
-        self.assertTrue(all(cluster.purity == 1 for cluster in found))
+        clusters = look.clusters(blobs(100, 5), 5)
+        self.assertEqual([cluster.size for cluster in clusters], [20] * 5)
+        self.assertEqual(sorted(cluster.label for cluster in clusters), [0, 1, 2, 3, 4])
+        self.assertTrue(all(cluster.purity == 1 for cluster in clusters))
 
     def test_a_map_keeps_groups_together_and_stays_in_its_frame(self):
         test = blobs(60, 3)
