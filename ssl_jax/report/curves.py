@@ -67,7 +67,7 @@ def y_axis(values: Sequence[float]) -> Axis:
 
 
 def thinned(points: Points) -> Points:
-    """Keep every n-th point and the last, about `MOST` at most."""
+    """Keep every n-th point and the last: at most `MOST` + 1 points."""
     every = math.ceil(len(points) / MOST)
     selected = list(points[::every])
     if selected and selected[-1] != points[-1]:

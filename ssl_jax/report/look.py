@@ -153,15 +153,15 @@ def queries(labels: np.ndarray) -> np.ndarray:
 
 def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, Neighbours]:
     """Find the nearest training examples, by the cosine of features and of raw pixels."""
-    count, queries = min(NEIGHBOURS, len(train.labels)), test.labels >= 0
-    scorable = queries.any() and (train.labels >= 0).any()
+    count, labelled = min(NEIGHBOURS, len(train.labels)), test.labels >= 0
+    scorable = labelled.any() and (train.labels >= 0).any()
     out = {}
     for title, here, there in (
         (FEATURES, test.features, train.features),
         (RAW, test.pixels, train.pixels),
     ):
         near = nearest(here, there, count)
-        right = train.labels[near[queries]] == test.labels[queries, None]
+        right = train.labels[near[labelled]] == test.labels[labelled, None]
         share = float(right.mean()) if scorable and varied(there) else None
         out[title] = Neighbours(rows, near[rows], share)
     return out
