@@ -64,9 +64,8 @@ def source(count=COUNT):
 def job(output, devices=None, **options):
     mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
     encoder = options.pop("encoder", None) or small()
-    return run.Job(
-        encoder, options.pop("source", None) or source(), Path(output), mesh, BATCH, **options
-    )
+    data = options.pop("source", None) or source()
+    return run.Job(encoder, data, Path(output), mesh, BATCH, **options)
 
 
 def kill(where, output):
@@ -195,9 +194,7 @@ class EmbedTest(parameterized.TestCase):
     def test_other_settings_are_refused(self):
         output = self.folder / "e.npz"
         self.fail_to_assemble(output)
-        with self.assertRaisesRegex(
-            UserError, r"parts holds features with another weights \(there"
-        ):
+        with self.assertRaisesRegex(UserError, r"parts holds features with another weights \("):
             run.embed(job(output, encoder=small(seed=1)))
         run.embed(job(output))
         before = output.read_bytes()
