@@ -186,7 +186,7 @@ class EmbedTest(parameterized.TestCase):
         self.assertIn("expected fewer than the 360 rows", out)
 
     def test_loading_what_is_not_there(self):
-        for path, message in (("/nowhere", "no run in"), (__file__, "is no file of weights")):
+        for path, message in (("/nowhere", "no run in"), (__file__, "is not a file of weights")):
             with self.assertRaisesRegex(UserError, message):
                 ssl_jax.load(path)
 

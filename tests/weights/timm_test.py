@@ -1,4 +1,4 @@
-"""Networks by the names of timm and torchvision; `benchmarks/interchange.py` loads them there."""
+"""Networks by timm's and torchvision's names; `benchmarks/interchange.py` loads them there."""
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -35,9 +35,9 @@ class ExportTest(parameterized.TestCase):
         tensors, lines = timm.export(own, backbone, channels, library)
         compile("\n".join(lines), "lines", "exec")
         back = networks.of_file(TensorFile(tensors, {}), "F", backbone, channels)
-        found = back.networks["student"]
+        loaded = back.networks["student"]
         for path, array in own.items():
-            np.testing.assert_array_equal(found[f"backbone/{path}"], array, err_msg=path)
+            np.testing.assert_array_equal(loaded[f"backbone/{path}"], array, err_msg=path)
 
     def test_names_and_layouts(self):
         tensors, lines = timm.export(variables(RESNET), RESNET, 3, "timm")
