@@ -163,7 +163,7 @@ def outdated(
 
 
 def check_same(
-    stored: Mapping[str, Any] | None, expected: Mapping[str, Any], where: str, remedy: str
+    stored: Mapping[str, Any] | None, expected: Mapping[str, Any], location: str, remedy: str
 ) -> None:
     """Check that existing features were made with the settings `expected`.
 
@@ -171,13 +171,13 @@ def check_same(
       UserError: they were not; the message names the differences and the `remedy`.
     """
     if stored is None:
-        raise UserError(f"{where} exists already and is not a file of features; {remedy}")
+        raise UserError(f"{location} exists already and is not a file of features; {remedy}")
     keys = [key for key in expected if stored.get(key) != json.loads(json.dumps(expected[key]))]
     if keys:
         texts = (f"{key} (there {stored.get(key)}, now {expected[key]})" for key in keys[:2])
         more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
         raise UserError(
-            f"{where} holds features with another {', '.join(texts)}{more}; {remedy}, or choose "
+            f"{location} holds features with another {', '.join(texts)}{more}; {remedy}, or choose "
             "another --output"
         )
 

@@ -109,9 +109,9 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
         pictures["Prototypes"] = jax.jit(_prototypes)(encoder, normalised)
     pictures = jax.device_get(pictures)
     grids = {title: grid(picture, objective) for title, picture in pictures.items()}
-    shown = test.images[order[:SHOWN]]
-    grids |= patches.attention(encoder, normalised[:SHOWN], shown)
-    grids |= patches.colours(encoder, normalised[:SHOWN], shown)
+    thumbnails = test.images[order[:SHOWN]]
+    grids |= patches.attention(encoder, normalised[:SHOWN], thumbnails)
+    grids |= patches.colours(encoder, normalised[:SHOWN], thumbnails)
     return Look(
         step,
         classes,
@@ -132,13 +132,13 @@ def _prototypes(encoder: Encoder, images: jax.Array) -> Picture:
 
 def examples(encoder: Encoder, objective: Objective, images: Images, part: Part) -> Examples:
     """Return a part's images, features, pixels and labels."""
-    shown, index = images.whole(part)
+    pictures, index = images.whole(part)
     (selected,), _ = features.extract(
         encoder, images.view, [objective.probe], images.batches(part), images.mesh
     )
     raw, _ = images.whole(part, min(images.view.size, PIXELS))
     labels = images.labels(part, index)
-    return Examples(shown, selected, raw.reshape(len(raw), -1).astype(np.float32) / 255, labels)
+    return Examples(pictures, selected, raw.reshape(len(raw), -1).astype(np.float32) / 255, labels)
 
 
 def queries(labels: np.ndarray) -> np.ndarray:
@@ -156,13 +156,13 @@ def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, N
     count, labelled = min(NEIGHBOURS, len(train.labels)), test.labels >= 0
     scorable = labelled.any() and (train.labels >= 0).any()
     out = {}
-    for title, here, there in (
+    for title, queries, candidates in (
         (FEATURES, test.features, train.features),
         (RAW, test.pixels, train.pixels),
     ):
-        near = nearest(here, there, count)
+        near = nearest(queries, candidates, count)
         right = train.labels[near[labelled]] == test.labels[labelled, None]
-        share = float(right.mean()) if scorable and varied(there) else None
+        share = float(right.mean()) if scorable and varied(candidates) else None
         out[title] = Neighbours(rows, near[rows], share)
     return out
 
@@ -203,18 +203,18 @@ def clusters(train: Examples, classes: int) -> list[Cluster]:
         sizes = np.bincount(labels, minlength=1)
         best = int(sizes.argmax()) if len(labels) else -1
         purity = float(sizes.max() / len(labels)) if len(labels) else 0.0
-        some = np.sort(draw.permutation(rows)[:SAMPLES])
-        out.append(Cluster(len(rows), some, best, purity))
+        samples = np.sort(draw.permutation(rows)[:SAMPLES])
+        out.append(Cluster(len(rows), samples, best, purity))
     return sorted(out, key=lambda cluster: -cluster.size)
 
 
 def grid(picture: Picture, objective: Objective) -> Grid:
     """Un-normalise a method's picture."""
-    shown = pixels(objective.inputs().views[0], np.asarray(picture.images))
+    pictures = pixels(objective.inputs().views[0], np.asarray(picture.images))
     return Grid(
         picture.caption,
         picture.columns,
-        [list(row) for row in shown],
+        [list(row) for row in pictures],
         None if picture.said is None else np.asarray(picture.said),
         None if picture.truth is None else np.asarray(picture.truth),
         picture.answers,

@@ -30,7 +30,7 @@ def render(
       footer: how the page was made.
     """
     candidates: list[Section] = [
-        ("run", "The run" if len(runs) == 1 else "The runs", _what(runs)),
+        ("run", "The run" if len(runs) == 1 else "The runs", _overview(runs)),
         ("numbers", "What was learned", _numbers(runs, names, scores)),
         ("curves", "Curves", _curves(runs, names)),
         *_looks(runs),
@@ -82,7 +82,7 @@ def _lead(runs: Sequence[Run]) -> str:
     return f"Self-supervised training, {done:,} of {total:,} steps ({state})."
 
 
-def _what(runs: Sequence[Run]) -> list[Markup]:
+def _overview(runs: Sequence[Run]) -> list[Markup]:
     return [tables.facts(runs), tables.configs(runs)]
 
 

@@ -31,13 +31,13 @@ class Grid(NamedTuple):
     answers: tuple[str, ...] = ()
 
 
-def attention(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[str, Grid]:
+def attention(encoder: Encoder, images: jax.Array, thumbnails: np.ndarray) -> dict[str, Grid]:
     """Draw the attention of the last block's class token, or of all patches if there is none. Empty
     for encoders without attention over the whole image.
 
     Args:
       images: (B, H, W, C), normalised.
-      shown: the same images for display, uint8.
+      thumbnails: the same images for display, uint8.
     """
     if not encoder.net.attention:
         return {}
@@ -62,12 +62,12 @@ def attention(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[st
     names = ("image", "mean", *(f"head {i}" for i in range(1, heads + 1)))
     rows = [
         [image, *(_heat(each) for each in each_image)]
-        for image, each_image in zip(shown, maps, strict=True)
+        for image, each_image in zip(thumbnails, maps, strict=True)
     ]
     return {"Attention": Grid(caption, names, rows)}
 
 
-def colours(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[str, Grid]:
+def colours(encoder: Encoder, images: jax.Array, thumbnails: np.ndarray) -> dict[str, Grid]:
     """Draw the last feature map as colours; empty if the map is too coarse. The arguments are those
     of `attention`.
     """
@@ -84,7 +84,7 @@ def colours(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[str,
         f"first three principal components, over all patches of these {len(last)} images, as red, "
         "green and blue. Patches of similar colour have similar features."
     )
-    rows = [[image, colour] for image, colour in zip(shown, pictures, strict=True)]
+    rows = [[image, colour] for image, colour in zip(thumbnails, pictures, strict=True)]
     return {"Features of the patches": Grid(caption, ("image", "features"), rows)}
 
 

@@ -176,15 +176,15 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
             if version not in HEADERS:
                 raise UserError(f"{path}: {name} has an unknown version of .npy, {version}")
             shape, _, dtype = HEADERS[version](member)  # type: ignore[arg-type]
-            needed, stored = dtype.itemsize * math.prod(shape), info.file_size - member.tell()
+            size, available = dtype.itemsize * math.prod(shape), info.file_size - member.tell()
         if dtype.hasobject:
             raise UserError(f"{path} holds more than plain arrays: {name} holds Python objects")
-        if needed != stored:
+        if size != available:
             raise UserError(
-                f"{path} is corrupt: {name} of shape {shape} needs {needed:,} bytes, "
-                f"but {stored:,} are stored"
+                f"{path} is corrupt: {name} of shape {shape} needs {size:,} bytes, "
+                f"but {available:,} are in the file"
             )
-        total += needed
+        total += size
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if total > memory:
         raise UserError(

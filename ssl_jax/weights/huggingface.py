@@ -98,8 +98,8 @@ def resnet(tensors: Arrays) -> dict[str, np.ndarray]:
     """Rename the tensors of ResNetModel to timm's names."""
     out = {}
     for name, array in tensors.items():
-        for pattern, new in RESNET:
-            name = re.sub(f"^{pattern}", new, name)  # type: ignore[call-overload]
+        for pattern, replacement in RESNET:
+            name = re.sub(f"^{pattern}", replacement, name)  # type: ignore[call-overload]
         out[name] = array
     return out
 
@@ -118,9 +118,9 @@ def _rename(tensors: Arrays, start: str, block: Swaps, top: Swaps) -> dict[str, 
 
 
 def _swap(name: str, starts: Swaps) -> str:
-    for old, new in starts.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
+    for prefix, replacement in starts.items():
+        if name.startswith(prefix):
+            return replacement + name.removeprefix(prefix)
     return name
 
 

@@ -247,8 +247,8 @@ def compare(variables: Arrays, like: tuple[Tree, Tree]) -> tuple[tuple[str, ...]
 
 def few(names: tuple[str, ...]) -> str:
     """Join the first `SHOWN` names, and count the others."""
-    shown = ", ".join(names[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    text = ", ".join(names[:SHOWN])
+    return text + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def to_timm(variables: Arrays, backbone: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -312,9 +312,9 @@ def convert(
     inside = [re.sub(r"(?<=\.)\d+(?=\.)", "*", n) for n in unused if not releases.is_beside(n)]
     loaded = len(used) + len(source.read)
     skipped = tuple(source.prefix + name for name in unused)
-    where = f"{source.layout} at {source.prefix!r}" if source.prefix else source.layout
+    origin = f"{source.layout} at {source.prefix!r}" if source.prefix else source.layout
     distinct = tuple(dict.fromkeys(inside))
-    return out, Report(loaded, (where,), skipped, tuple(missing), tuple(wrong), distinct)
+    return out, Report(loaded, (origin,), skipped, tuple(missing), tuple(wrong), distinct)
 
 
 def _hints(source: releases.Network, file: files.TensorFile) -> dict[str, Any]:

@@ -192,14 +192,14 @@ def _network(tensors: Arrays, root: str, layout: str, average: bool, roots: list
     beside = outer + "momentum_" * (average and sum(r.startswith(outer) for r in roots) > 1)
     out: dict[str, Arrays] = {}
     read: set[str] = set()
-    for where in dict.fromkeys((root, beside)):
+    for prefix in dict.fromkeys((root, beside)):
         for start, reader in HEADS.items():
-            part = _without_counters(under(tensors, where + start))
+            part = _without_counters(under(tensors, prefix + start))
             for name, variables in (reader(part) if part else {}).items():
                 if variables and name not in out:
                     out[name] = variables
                     # iBOT has a second last layer, for patches, on the same perceptron.
-                    read |= {where + start + k for k in part if not k.startswith("last_layer2")}
+                    read |= {prefix + start + k for k in part if not k.startswith("last_layer2")}
     if _is_momentum_contrast(root) and "classifier" in out:
         out["projector"] = out.pop("classifier")
     if decoder := heads.mae_decoder(inside):

@@ -40,10 +40,10 @@ def from_timm(tensors: Arrays) -> dict[str, np.ndarray]:
     for name, array in tensors.items():
         match = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
         if match:
-            new = f"encoder.layers.encoder_layer_{match[1]}.{_swap(match[2], _back(BLOCK))}"
+            replacement = f"encoder.layers.encoder_layer_{match[1]}.{_swap(match[2], _back(BLOCK))}"
         else:
-            new = _swap(name, _back(TOP))
-        out[new] = array
+            replacement = _swap(name, _back(TOP))
+        out[replacement] = array
     return out
 
 
@@ -53,7 +53,7 @@ def _back(names: dict[str, str]) -> dict[str, str]:
 
 def _swap(name: str, starts: dict[str, str]) -> str:
     """Replace the first prefix that matches."""
-    for old, new in starts.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
+    for prefix, replacement in starts.items():
+        if name.startswith(prefix):
+            return replacement + name.removeprefix(prefix)
     return name

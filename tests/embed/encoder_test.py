@@ -64,8 +64,8 @@ class EncoderTest(parameterized.TestCase):
 
     def test_it_passes_into_jit_and_has_a_gradient(self):
         encoder, pixels = small(), images(2, SIZE, SIZE, 3)
-        called = jax.jit(lambda e, x: e(x))(encoder, pixels)
-        np.testing.assert_allclose(called, encoder(pixels), rtol=1e-4, atol=1e-5)
+        features = jax.jit(lambda e, x: e(x))(encoder, pixels)
+        np.testing.assert_allclose(features, encoder(pixels), rtol=1e-4, atol=1e-5)
         slope = jax.grad(lambda x: encoder(x).sum())(encoder.preprocess(pixels))
         self.assertGreater(float(jnp.abs(slope).max()), 0)
 

@@ -145,8 +145,8 @@ class EmbedTest(parameterized.TestCase):
         whole, killed = self.folder / f"whole{end}", self.folder / f"killed{end}"
         run.embed(job(whole))
         kill("part", killed)
-        made = sorted(p.name for p in self.folder.glob("killed*.parts/0*"))
-        self.assertEqual(made, [f"00000{n}-00000-of-00001.npz" for n in (0, 1)])
+        names = sorted(p.name for p in self.folder.glob("killed*.parts/0*"))
+        self.assertEqual(names, [f"00000{n}-00000-of-00001.npz" for n in (0, 1)])
         if end == ".npz":
             kill("file", killed)
             self.assertFalse(killed.exists())
@@ -218,8 +218,8 @@ class EmbedTest(parameterized.TestCase):
 
     def test_one_at_a_time(self):
         output = self.folder / "e.npz"
-        held = shards.opened(output, job(output).settings)
-        with held, self.assertRaisesRegex(UserError, "another run is writing"):
+        lock = shards.opened(output, job(output).settings)
+        with lock, self.assertRaisesRegex(UserError, "another run is writing"):
             run.embed(job(output))
 
     def test_broken_images_have_no_row(self):
@@ -233,9 +233,9 @@ class EmbedTest(parameterized.TestCase):
         expected = [str(self.folder / f"{name}.png") for name in ("07", "35")]
         self.assertEqual(metadata["left_out"], expected)
         with np.load(output) as content:
-            left = [i for i in range(40) if i not in (7, 35)]
-            np.testing.assert_array_equal(content["index"], left)
-            np.testing.assert_array_equal(content["name"], [f"{i:02d}.png" for i in left])
+            rest = [i for i in range(40) if i not in (7, 35)]
+            np.testing.assert_array_equal(content["index"], rest)
+            np.testing.assert_array_equal(content["name"], [f"{i:02d}.png" for i in rest])
             self.assertNotIn("label", content)
             self.assertTrue(np.isfinite(content["features"]).all())
         with self.assertRaisesRegex(UserError, "2 of 40 images"):

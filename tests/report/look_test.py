@@ -12,8 +12,8 @@ def blobs(count: int, classes: int, seed: int = 0) -> Examples:
     draw = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     points = 0.05 * draw.normal(size=(count, 8)) + 3 * np.eye(8)[labels]
-    shown = draw.integers(0, 255, (count, 8, 8, 1)).astype(np.uint8)
-    return Examples(shown, points.astype(np.float32), points.astype(np.float32), labels)
+    pictures = draw.integers(0, 255, (count, 8, 8, 1)).astype(np.uint8)
+    return Examples(pictures, points.astype(np.float32), points.astype(np.float32), labels)
 
 
 class LookTest(absltest.TestCase):

@@ -29,9 +29,9 @@ def view(side: int = 16, channels: int = 1, labelled: bool = True) -> Look:
     draw = np.random.default_rng(0)
 
     def examples(count: int, size: int = side) -> Examples:
-        shown = draw.integers(0, 256, (count, size, size, channels)).astype(np.uint8)
+        pixels = draw.integers(0, 256, (count, size, size, channels)).astype(np.uint8)
         labels = np.arange(count) % 5 if labelled else np.full(count, -1)
-        return Examples(shown, shown.reshape(count, -1), shown.reshape(count, -1), labels)
+        return Examples(pixels, pixels.reshape(count, -1), pixels.reshape(count, -1), labels)
 
     train, test = examples(40), examples(20)
     near = Neighbours(np.arange(5), draw.integers(0, 40, (5, 8)), 0.5 if labelled else None)
@@ -165,10 +165,10 @@ class PageTest(parameterized.TestCase):
 class BrowserTest(parameterized.TestCase):
     @parameterized.product(width=(390, 1400), runs=(1, 2))
     def test_no_overflow_no_error_no_request(self, width, runs):
-        made = page(*(run(f"run{i}", i, view(96, 3)) for i in range(runs)))
+        text = page(*(run(f"run{i}", i, view(96, 3)) for i in range(runs)))
         # In a frame, as a headless window has a minimum width; measured after it has been drawn.
         frame = f"""<body style="margin:0"><iframe style="border:0;width:{width}px;height:900px"
-            srcdoc="{html.escape(made)}"></iframe><pre id="found"></pre><script>
+            srcdoc="{html.escape(text)}"></iframe><pre id="found"></pre><script>
             const frame = document.querySelector("iframe"), errors = [];
             frame.contentWindow.addEventListener("error", e => errors.push(e.message));
             addEventListener("load", () => {{

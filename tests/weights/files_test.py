@@ -110,7 +110,7 @@ class FilesTest(parameterized.TestCase):
                 self.assertLen(str(e).splitlines(), 1)
 
     @parameterized.parameters(
-        ("a", _member((2**40, 4)), r"a of shape \(1099511627776, 4\) needs .* 0 are stored"),
+        ("a", _member((2**40, 4)), r"a of shape \(1099511627776, 4\) needs .* 0 are in the file"),
         ("a", b"\x93NUMPY\x01\x00\x46\x00" + b"(" * 70, "is corrupt or"),
         ("a", b"\x93NUMPY\x07\x00", "unknown version of .npy"),
         ("a", _text(["text"]), "a holds <U4, not numbers"),
@@ -188,11 +188,11 @@ class FilesTest(parameterized.TestCase):
         import torch
 
         state = {"model": {"a": torch.ones(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}}
-        for new in (True, False):
+        for zipped in (True, False):
             torch.save(
                 state | {"args": argparse.Namespace(lr=1.0), "epoch": 3},
                 self.folder / "w.pth",
-                _use_new_zipfile_serialization=new,
+                _use_new_zipfile_serialization=zipped,
             )
             tensors = files.read(self.folder / "w.pth").tensors
             self.assertEqual(set(tensors), {"model.a", "model.b"})
@@ -202,9 +202,9 @@ class FilesTest(parameterized.TestCase):
     def test_settings_beside_the_tensors(self):
         import torch
 
-        made = types.ModuleType("omegaconf.dictconfig")
-        made.DictConfig = type("DictConfig", (), {"__module__": made.__name__})
-        settings = made.DictConfig()
+        module = types.ModuleType("omegaconf.dictconfig")
+        module.DictConfig = type("DictConfig", (), {"__module__": module.__name__})
+        settings = module.DictConfig()
         settings.__dict__ |= {"lr": 0.1, "of": dict, "kind": int}
         beside = {
             "cfg": settings,
@@ -214,7 +214,7 @@ class FilesTest(parameterized.TestCase):
             "scores": collections.defaultdict(dict, {"knn": torch.ones(3)}),
             "set": {1, 2},
         }
-        modules = {"omegaconf": types.ModuleType("omegaconf"), made.__name__: made}
+        modules = {"omegaconf": types.ModuleType("omegaconf"), module.__name__: module}
         with mock.patch.dict(sys.modules, modules):
             torch.save({"model": {"a": torch.ones(2)}} | beside, self.folder / "w.pth")
         tensors = files.read(self.folder / "w.pth").tensors  # without omegaconf

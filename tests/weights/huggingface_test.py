@@ -68,8 +68,8 @@ def named(tensors, *swaps, prefix=""):
     """Rename tensors; split "qkv" into queries, keys and values."""
     out = {}
     for name, array in tensors.items():
-        for old, new in swaps:
-            name = re.sub(old, new, name)
+        for old, replacement in swaps:
+            name = re.sub(old, replacement, name)
         parts = {"attention.qkv": ("query", "key", "value"), "self_attn.qkv": ("q", "k", "v")}
         fused = next((key for key in parts if key in name), None)
         for i, part in enumerate(parts[fused] if fused else ("",)):

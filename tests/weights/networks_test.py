@@ -241,12 +241,12 @@ class FitTest(parameterized.TestCase):
         (RESNET, "global_pool.weight", "global_pool.weight"),
         (SWIN, "layers.0.blocks.{}.attn.logit_scale", "layers.*.blocks.*.attn.logit_scale"),
     )
-    def test_more_in_the_network_than_in_ours_is_refused(self, backbone, name, shown):
+    def test_more_in_the_network_than_in_ours_is_refused(self, backbone, name, message):
         more = {name.format(i): np.ones(3, np.float32) for i in range(2)}
         file, options = plain(backbone) | more, {"heads": 2} if backbone is VIT else None
         with self.assertRaises(UserError) as caught:
             of(file, options)
-        self.assertIn(f"the file also has {shown}. Without", str(caught.exception))
+        self.assertIn(f"the file also has {message}. Without", str(caught.exception))
         with self.assertRaisesRegex(UserError, "also has"):
             of(file, backbone, 3)
         self.assertEqual(set(of(file, options, strict=False).report.skipped), set(more))

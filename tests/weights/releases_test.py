@@ -49,8 +49,8 @@ def prefixed(prefix, tensors):
 
 def renamed(tensors, *swaps):
     out = dict(tensors)
-    for pattern, new in swaps:
-        out = {re.sub(pattern, new, name): array for name, array in out.items()}
+    for pattern, replacement in swaps:
+        out = {re.sub(pattern, replacement, name): array for name, array in out.items()}
     return out
 
 
@@ -172,10 +172,10 @@ class ReleasesTest(parameterized.TestCase):
         self.assert_network(weights, TEACHER, RESNET, 7, heads=["projector"] if target_head else [])
         self.assertEqual(weights.report.skipped, ())
         if target_head:
-            mine, average = (
+            student, average = (
                 weights.networks[r]["projector/linear1/kernel"] for r in (STUDENT, TEACHER)
             )
-            self.assertFalse(np.array_equal(mine, average))
+            self.assertFalse(np.array_equal(student, average))
 
     def test_children_of_a_resnet(self):
         children = {"conv1": "0", "bn1": "1", **{f"layer{s}": str(s + 3) for s in range(1, 5)}}
