@@ -102,11 +102,11 @@ def _numbers(
     content = [tag("p", text, key), tables.final(runs, names, scores)]
     if any(run.results for run in runs):
         content += [
-            tag("h3", "Measured afterwards"),
+            tag("h3", "Results of ssl-jax evaluate"),
             tag(
                 "p",
-                "Results of ssl-jax evaluate: each number with all settings of its protocol, the "
-                "training and evaluation data, and the checkpoint's step.",
+                "Each number with all settings of its protocol, the training and evaluation data, "
+                "and the checkpoint's step.",
             ),
             tables.results(runs),
         ]

@@ -19,7 +19,7 @@ def facts(runs: Sequence[Run]) -> Markup:
         return tag("dl", *pairs, class_="facts")
     names = list(dict.fromkeys(name for run in runs for name in run.facts))
     rows = [[name, *(run.facts.get(name, "") for run in runs)] for name in names]
-    return table(["run", *(run.name for run in runs)], rows, aria_label="What was run")
+    return table(["run", *(run.name for run in runs)], rows, aria_label="Runs")
 
 
 def configs(runs: Sequence[Run]) -> Markup:
