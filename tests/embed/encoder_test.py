@@ -133,7 +133,7 @@ class EncoderTest(parameterized.TestCase):
         (lambda e: e.at(-2, "cls"), "class token"),
         (lambda e: e.at(pool="max"), "unknown pooling"),
     )
-    def test_what_cannot_be(self, call, message):
+    def test_invalid_calls(self, call, message):
         with self.assertRaisesRegex(UserError, message):
             call(small())
 

@@ -67,7 +67,7 @@ class NeighborsTest(parameterized.TestCase):
         np.testing.assert_array_equal(near // 9, np.repeat(own // 9, 3, 1))
         np.testing.assert_allclose(cosines, 1, rtol=1e-5)
 
-    def test_what_cannot_be(self):
+    def test_invalid_requests(self):
         with self.assertRaisesRegex(UserError, "neighbors=90: expected fewer than the 90 rows"):
             self.neighbours(self.file(features()), COUNT)
         with self.assertRaisesRegex(UserError, "places"):

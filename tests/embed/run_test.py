@@ -141,7 +141,7 @@ class EmbedTest(parameterized.TestCase):
         self.assertEqual(record["features"].shape, (16,))
 
     @parameterized.parameters(*ENDS)
-    def test_killed_and_run_again_it_is_the_same_file(self, end):
+    def test_an_interrupted_run_resumes_to_the_same_file(self, end):
         whole, killed = self.folder / f"whole{end}", self.folder / f"killed{end}"
         run.embed(job(whole))
         kill("part", killed)
@@ -156,7 +156,7 @@ class EmbedTest(parameterized.TestCase):
         self.assertEqual(killed.read_bytes(), whole.read_bytes())
         self.assertLen(list(self.folder.iterdir()), 2 if end != ".array_record" else 4)
 
-    def test_a_damaged_part_is_made_again(self):
+    def test_a_corrupt_part_is_recomputed(self):
         whole, output = self.folder / "whole.npz", self.folder / "e.npz"
         run.embed(job(whole))
         self.fail_to_assemble(output)
@@ -247,7 +247,7 @@ class EmbedTest(parameterized.TestCase):
         expected = np.asarray(small()(source().arrays))
         np.testing.assert_allclose(self.read(output), expected, rtol=1e-4, atol=1e-5)
 
-    def test_another_end_of_the_name(self):
+    def test_an_unknown_suffix(self):
         with self.assertRaisesRegex(UserError, r"expected one of FILE.npz, FILE.parquet"):
             run.embed(job(self.folder / "e.csv"))
 
@@ -276,7 +276,7 @@ class PartsTest(absltest.TestCase):
         np.testing.assert_array_equal(rows.features[:, 0], np.arange(8))
         np.testing.assert_array_equal(parts.examples(4), np.arange(8))
 
-    def test_another_number_of_processes_makes_it_anew(self):
+    def test_another_number_of_processes_recomputes_it(self):
         parts = shards.Parts(self.folder)
         self.write(1, 3, [9])
         self.assertFalse(parts.keep(4))

@@ -61,11 +61,11 @@ class LookTest(absltest.TestCase):
     def test_a_map_of_equal_features_is_a_point(self):
         np.testing.assert_array_equal(look.flat_map(np.ones((20, 4)), True), 0.5)
 
-    def test_every_sign_is_another(self):
+    def test_markers_are_distinct(self):
         signs = {(maps.sign(i), maps.marker(i, 0, 0, 3)) for i in range(maps.MOST)}
         self.assertLen(signs, maps.MOST)
 
-    def test_classes_beyond_the_signs_are_drawn_as_others(self):
+    def test_classes_beyond_the_markers_are_drawn_as_other(self):
         labels = np.arange(200) % 40
         svg = maps.scatter("x", np.random.default_rng(0).random((200, 2)), labels, list("a" * 40))
         self.assertEqual(svg.count("<title>"), maps.MOST)

@@ -69,7 +69,7 @@ class FilesTest(parameterized.TestCase):
             np.testing.assert_array_equal(content.tensors[name], array)
         self.assertEqual([p.name for p in self.folder.iterdir()], [path.name])
 
-    def test_the_format_is_told_by_content(self):
+    def test_the_format_is_recognised_by_content(self):
         files.write(self.folder / "w.safetensors", TENSORS, {})
         (self.folder / "w.safetensors").rename(self.folder / "w.pth")
         self.assertEqual(set(files.read(self.folder / "w.pth").tensors), set(TENSORS))
@@ -233,7 +233,7 @@ class FilesTest(parameterized.TestCase):
         torch.save({"a": (getattr, "x")}, path)
         self.assert_one_line(path, r"holds code \(__builtin__.getattr\)")
 
-    def test_what_cannot_be_written_leaves_nothing(self):
+    def test_a_failed_write_leaves_nothing(self):
         with self.assertRaisesRegex(UserError, "cannot write .*nowhere"):
             files.write(self.folder / "nowhere" / "w.npz", TENSORS, {})
         with self.assertRaisesRegex(UserError, "ends in .safetensors or .npz"):

@@ -82,7 +82,7 @@ class InferenceTest(parameterized.TestCase):
         weights = networks.of_file(TensorFile(plain(VIT), metadata), "F")
         self.assertEqual(weights.backbone, section)
 
-    def test_known_names_of_other_tensors(self):
+    def test_known_names_with_unexpected_tensors(self):
         file = {name: np.zeros(3, np.float32) for name in plain(VIT)}
         with self.assertRaisesRegex(
             UserError, "F: names of a known layout, but unexpected tensors"
@@ -92,7 +92,7 @@ class InferenceTest(parameterized.TestCase):
     @parameterized.parameters(
         ({}, 192, 3), ({}, 384, 6), ({"heads": 4}, 384, 4), ({"name": "vit", "heads": 2}, 16, 2)
     )
-    def test_heads_of_a_published_width_or_as_given(self, options, dim, heads):
+    def test_heads_of_a_published_width_or_from_the_config(self, options, dim, heads):
         backbone = VIT | {"dim": dim, "depth": 1, "heads": 1, "image_size": 8}
         options = backbone | options if "name" in options else options
         self.assertEqual(of(plain(backbone), options).backbone["heads"], heads)
@@ -138,11 +138,11 @@ class InferenceTest(parameterized.TestCase):
         inferred = networks.of_file(TensorFile(clip, {}, open_clip), "F").backbone
         self.assertEqual((inferred["heads"], inferred["mlp"]), (2, "gelu"))
 
-    def test_heads_are_asked_for(self):
+    def test_the_number_of_heads_is_required(self):
         with self.assertRaisesRegex(UserError, "F: .* for width 8; set --config.backbone.heads"):
             of(plain(VIT))
 
-    def test_a_resnet_that_is_none_of_ours(self):
+    def test_an_unsupported_resnet(self):
         file = plain(RESNET)
         file = {k: v for k, v in file.items() if not k.startswith("layer4")}
         with self.assertRaisesRegex(
@@ -173,7 +173,7 @@ class HostileTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, "^F: "):
                 of(file, {"heads": 1})
 
-    def test_texts_in_the_place_of_numbers(self):
+    def test_strings_instead_of_numbers(self):
         with self.assertRaisesRegex(UserError, "F: x holds <U1, not numbers"):
             of(plain(RESNET) | {"x": np.array(["a"])})
 
@@ -261,7 +261,7 @@ class FitTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, r"also has blocks\.\*\.attn"):
             of(plain(VIT), VIT | {"depth": 1}, 3)
 
-    def test_what_was_taken_is_told(self):
+    def test_the_summary_line(self):
         text = of(plain(VIT) | {"head.weight": np.ones((3, 8))}, {"heads": 2}).taken
         self.assertRegex(text, r"^F: \d+ tensors, vit; backbone: .*heads=2.*3 channels")
         self.assertEndsWith(text, "; skipped: head.weight")

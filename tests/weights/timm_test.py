@@ -67,7 +67,7 @@ class ExportTest(parameterized.TestCase):
         (VIT | {"cls_token": False, "pool": "avg"}, "torchvision", "cls_token=False"),
         (SWIN, "torchvision", "swin"),
     )
-    def test_what_they_do_not_have(self, backbone, library, message):
+    def test_unsupported_networks(self, backbone, library, message):
         with self.assertRaisesRegex(UserError, f"{library} has no network with .*{message}"):
             own = variables(backbone) if backbone["name"] == "vit" else {}
             timm.export(own, backbone, 3, library)
