@@ -262,9 +262,9 @@ class FitTest(parameterized.TestCase):
             of(plain(VIT), VIT | {"depth": 1}, 3)
 
     def test_the_summary_line(self):
-        text = of(plain(VIT) | {"head.weight": np.ones((3, 8))}, {"heads": 2}).taken
+        text = of(plain(VIT) | {"queue": np.ones((3, 8))}, {"heads": 2}).taken
         self.assertRegex(text, r"^F: \d+ tensors, vit; backbone: .*heads=2.*3 channels")
-        self.assertEndsWith(text, "; skipped: head.weight")
+        self.assertEndsWith(text, "; skipped: queue")
 
     def test_not_strict(self):
         file = plain(RESNET) | random_tensors({"extra.weight": (3,)})
@@ -293,10 +293,10 @@ class FitTest(parameterized.TestCase):
         more = named | {"backbone/registers": np.zeros((1, 2, 4), np.float32)}
         with self.assertRaisesRegex(UserError, "the file also has registers"):
             networks.of_file(TensorFile(more, metadata), "F").variables()
-        with self.assertRaisesRegex(
-            UserError, "F: backbone.stride_in_1x1 is True in the config but"
-        ):
-            networks.of_file(TensorFile(named, metadata), "F", RESNET | {"stride_in_1x1": True}, 3)
+        vit = {f"backbone/{path}": array for path, array in variables(VIT).items()}
+        file = TensorFile(vit, metadata | {"backbone": json.dumps(VIT)})
+        with self.assertRaisesRegex(UserError, "F: backbone.heads is 4 in the config but 2 in the"):
+            networks.of_file(file, "F", VIT | {"heads": 4}, 3)
         with self.assertRaisesRegex(UserError, "metadata do not describe the network"):
             networks.of_file(TensorFile(named, {"format": "ssl_jax"}), "F")
 
