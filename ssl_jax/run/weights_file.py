@@ -226,7 +226,7 @@ class FileExperiment(Experiment):
         return {
             "file": str(self.path),
             "SHA-256": self.about["digest"],
-            "found": ", ".join(report.found),
+            "found": ", ".join(report.networks),
             "backbone": " ".join(
                 [str(backbone.pop("name")), *(f"{k}={v}" for k, v in backbone.items())]
             ),
@@ -258,8 +258,8 @@ class FileExperiment(Experiment):
 
     def fresh_state(self, given: Any = None) -> Any:
         """The network with weights as it would start training from."""
-        init = jax.jit(self.objective.init, out_shardings=self.placed)
-        return State(*init(jax.random.key(self.train.seed)))
+        init = jax.jit(lambda key: State(*self.objective.init(key)), out_shardings=self.placed)
+        return init(jax.random.key(self.train.seed))
 
 
 class FileCheckpoints:
