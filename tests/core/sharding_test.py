@@ -79,7 +79,7 @@ class ShardingTest(parameterized.TestCase):
     def test_the_rows_of_this_process_are_all_where_it_is_alone(self):
         mesh = sharding.make_mesh(MeshConfig(fsdp=2))
         np.testing.assert_array_equal(sharding.local_rows(mesh, 16), np.arange(16))
-        with self.assertRaisesRegex(UserError, "batch of 12 does not divide by the 8 devices"):
+        with self.assertRaisesRegex(UserError, "batch of 12 is not divisible by the 8 devices"):
             sharding.local_rows(mesh, 12)
 
     def test_rules(self):
@@ -119,7 +119,7 @@ class ShardingTest(parameterized.TestCase):
     def test_an_unknown_rule(self):
         config = MeshConfig(rules=((".*", "split"),))
         mesh = sharding.make_mesh(config)
-        with self.assertRaisesRegex(UserError, "'split' for 'x' is not one of"):
+        with self.assertRaisesRegex(UserError, "for 'x', got 'split'"):
             sharding.tree_shardings({"x": jax.ShapeDtypeStruct((2,), jnp.float32)}, config, mesh)
 
 

@@ -336,7 +336,7 @@ class SecretsTest(parameterized.TestCase):
 
     @parameterized.parameters(*HARMLESS)
     def test_what_is_none(self, data):
-        self.assertFalse(credentials.found(data))
+        self.assertFalse(credentials.has_credentials(data))
 
     @pytest.mark.full
     def test_the_environment_is_written_nowhere(self):

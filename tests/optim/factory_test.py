@@ -199,7 +199,7 @@ class RulesTest(parameterized.TestCase):
         ({"momentum": 1.0}, "optim.momentum"),
         ({"warmup_steps": 3, "warmup_epochs": 1.0}, "warmup_steps or warmup_epochs"),
         ({"milestones": (3.0,)}, "schedule='step'"),
-        ({"name": "adam"}, "'adam' is not one of"),
+        ({"name": "adam"}, "got 'adam'"),
         ({"decay_rules": (("a", "b"),)}, "decay_rules"),
     )
     def test_bad_settings(self, values, message):
