@@ -56,22 +56,22 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **fixed: Any) -> 
 
 
 def arguments(
-    function: Callable, values: Mapping[str, Any], where: str, given: Collection[str] = ()
+    function: Callable, values: Mapping[str, Any], where: str, fixed: Collection[str] = ()
 ) -> dict[str, Any]:
     """Convert `values` to keyword arguments of `function`, checked as `build` checks fields.
 
     Args:
-      given: parameters that the caller supplies and a config may not set.
+      fixed: parameters that the caller supplies and a config may not set.
 
     Raises:
       UserError: an unknown key (with the nearest known ones) or a value of the wrong type or out
         of its range.
     """
     hints = _hints(function)
-    known = inspect.signature(function).parameters.keys() - set(given)
+    names = inspect.signature(function).parameters.keys() - set(fixed)
     for key in values:
-        if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}; {suggest(key, known)}")
+        if key not in names:
+            raise UserError(f"{where}: unknown key {key!r}; {suggest(key, names)}")
     return {k: _coerce(v, hints.get(k, Any), f"{where}.{k}", None) for k, v in values.items()}
 
 

@@ -15,7 +15,7 @@ _LONG = 100  # characters of a file's name in a message
 
 
 class AtOnce(int):
-    """Exit code of an interrupted process, which ends without waiting for its threads and devices."""
+    """Exit code of an interrupted process that does not wait for its threads and devices."""
 
 
 class UserError(ValueError):

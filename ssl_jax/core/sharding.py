@@ -101,8 +101,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def fitting(config: MeshConfig, devices: Sequence[Any]) -> MeshConfig:
-    """Return `config` if its mesh fits `devices`; otherwise a config for all of them whose `fsdp` is
-    as close to that of `config` as possible.
+    """Return `config` if its mesh fits `devices`; otherwise a config for all of them, whose `fsdp`
+    is the greatest common divisor of the requested one and the devices per slice.
     """
     try:
         make_mesh(config, devices)

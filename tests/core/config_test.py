@@ -35,7 +35,9 @@ class ConfigTest(parameterized.TestCase):
         self.assertIsInstance(made.lr, float)
         self.assertEqual(made.shots, (2, 3))
         self.assertEqual(made.clip, 3.0)
-        self.assertEqual(made.view, View(32, recipe="mae"))  # what is not named keeps its default
+        self.assertEqual(
+            made.view, View(32, recipe="mae")
+        )  # keys that are not named keep their defaults
         self.assertEqual(made.views, (View(8),))
         self.assertIsNone(config.build(Section, {"clip": None}, "s").clip)
 
@@ -90,7 +92,7 @@ class TextTest(parameterized.TestCase):
         ("text", "True", "True"),
         ("text", "1e-3", "1e-3"),
         ("text", "(1, 2)", "(1, 2)"),
-        ("text", "'7'", "7"),  # in quotes of its own
+        ("text", "'7'", "7"),  # with its own quotes
         ("maybe", "none", None),
         ("maybe", "None", None),
         ("maybe", "7", "7"),

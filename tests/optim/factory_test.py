@@ -179,12 +179,15 @@ class RulesTest(parameterized.TestCase):
         self.assertFalse([path for path in tree.named_leaves(state) if "backbone" in path])
 
     @parameterized.parameters(
-        ({"frozen": ("encoder",)}, "'encoder' fits no parameter"),
-        ({"groups": {"last": Group("last_layer")}}, "'last_layer' fits no parameter"),
-        ({"frozen": ("^hed/",)}, r"'\^hed/' fits no parameter; did you mean 'head'"),
-        ({"decay_rules": (("bakbone", 0.0), *ALL)}, "optim.decay_rules: 'bakbone' fits no param"),
+        ({"frozen": ("encoder",)}, "'encoder' matches no parameter"),
+        ({"groups": {"last": Group("last_layer")}}, "'last_layer' matches no parameter"),
+        ({"frozen": ("^hed/",)}, r"'\^hed/' matches no parameter; did you mean 'head'"),
+        (
+            {"decay_rules": (("bakbone", 0.0), *ALL)},
+            "optim.decay_rules: 'bakbone' matches no param",
+        ),
         ({"lr_rules": (("head/kernal", 0.0), *ALL)}, "lr_rules: .*did you mean 'head/kernel'"),
-        ({"stacked": ("layers/",)}, "optim.stacked: 'layers/' fits no parameter"),
+        ({"stacked": ("layers/",)}, "optim.stacked: 'layers/' matches no parameter"),
         ({"groups": {"rest": Group("head")}}, "'rest'"),
         ({"frozen": ("(",)}, "not a regular expression"),
     )
