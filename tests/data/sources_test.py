@@ -194,7 +194,7 @@ class FolderTest(absltest.TestCase):
         self.assertEqual((held.names, held.name), (paths[4:], f"{spec}#val"))
         self.assertEqual(open_source(held.name).fingerprint(), held.fingerprint())
         self.assertEqual(train.class_names, ("a", "b"))
-        why = ("images in val/, held out for evaluation", "files of other endings (1 .heic)")
+        why = ("images in val/, held out for evaluation", "files with other endings (1 .heic)")
         self.assertEqual(train.left_out, {why[0]: 4, why[1]: 1})
         self.assertIsNone(held_out(f"{spec}#."))
         with self.assertRaisesRegex(UserError, "no image in .*/other"):
@@ -204,7 +204,7 @@ class FolderTest(absltest.TestCase):
         root = self.tree("a.png", "b.png", "c.heic")
         with self.assertLogs("absl") as logs:
             open_source(f"folder:{root}")
-        self.assertIn("left out 1 files of other endings (1 .heic)", logs.output[0])
+        self.assertIn("left out 1 files with other endings (1 .heic)", logs.output[0])
         with self.assertNoLogs("absl"):
             open_source(f"folder:{root}")
 
@@ -253,7 +253,7 @@ class FolderTest(absltest.TestCase):
         for spec in ("folder:", "folder:/nowhere"):
             with self.assertRaisesRegex(UserError, "no such folder"):
                 open_source(spec)
-        with self.assertRaisesRegex(UserError, "no image in it .* looked for jpg"):
+        with self.assertRaisesRegex(UserError, "no image in or below it; expected jpg"):
             open_source(f"folder:{self.tree('a/readme.txt')}")
 
 

@@ -245,7 +245,7 @@ class SizeTest(parameterized.TestCase):
     def test_labels_that_would_need_a_name_each(self):
         path = Path(self.create_tempdir().full_path) / "x.npz"
         np.savez(path, images=np.zeros((2, 2, 2, 3), np.uint8), labels=np.array([0, 2**31 - 1]))
-        with self.assertRaisesRegex(UserError, "label 2147483647 of index 1 is out of range"):
+        with self.assertRaisesRegex(UserError, "label 2147483647 at index 1 is out of range"):
             open_source(f"npz:{path}")
 
     def test_a_tar_that_goes_backwards(self):

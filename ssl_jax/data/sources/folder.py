@@ -17,7 +17,7 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.data import files
 from ssl_jax.data.decode import check_size
 from ssl_jax.data.labels import number_texts
-from ssl_jax.data.listing import EXTENSIONS, image_files, passed_over
+from ssl_jax.data.listing import EXTENSIONS, count_other_files, image_files
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.splits import choose, top_folders
 from ssl_jax.data.text import without_halves
@@ -116,7 +116,7 @@ def load(path: str, split: str) -> FolderSource:
     name = f"folder:{path}" + (f"#{chosen.part}" if chosen.part else "")
     known = (".jsonl",) if _caption_file(root) else ()
     left_out = {f"images {why}": n for why, n in chosen.left_out.items()}
-    left_out |= passed_over(others, known)
+    left_out |= count_other_files(others, known)
     return FolderSource(name, root, paths, *top_folders(paths), left_out)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.listing import image_files, passed_over
+from ssl_jax.data.listing import count_other_files, image_files
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.sources.folder import FolderSource, root_and_part
 from ssl_jax.data.splits import choose, top_folders
@@ -75,7 +75,7 @@ def load(path: str, split: str) -> FramesSource:
     name = f"frames:{path}" + (f"#{chosen.part}" if chosen.part else "")
     files = FolderSource(name, root, [frame for _, frames in groups for frame in frames])
     left_out = {f"clips {why}": n for why, n in chosen.left_out.items()}
-    left_out |= passed_over(listing.others)
+    left_out |= count_other_files(listing.others)
     return FramesSource(name, files, [clip for clip, _ in groups], lengths, left_out)
 
 

@@ -22,7 +22,7 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.data import cache, files
 from ssl_jax.data.decode import check_size
 from ssl_jax.data.labels import number_texts
-from ssl_jax.data.listing import EXTENSIONS, ending, looked_for, passed_over
+from ssl_jax.data.listing import EXTENSIONS, count_other_files, ending, image_endings
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.sources.folder import CAPTION_KEYS
 from ssl_jax.data.splits import choose, top_folders
@@ -160,10 +160,10 @@ def load(path: str, split: str) -> TarSource:
     for index in indices:
         counts.update(index.left_out)
         others.update(index.others)
-    left_out = dict(counts) | passed_over(others)
+    left_out = dict(counts) | count_other_files(others)
     if not entries:
         more = f"; left out: {', '.join(left_out)}" if left_out else ""
-        raise UserError(f"{name}: no image in it; looked for {looked_for()}{more}")
+        raise UserError(f"{name}: no image in it; expected {image_endings()}{more}")
     if chosen.part:
         name += f"#{chosen.part}"
     held = {f"images {why}": n for why, n in chosen.left_out.items()}

@@ -111,7 +111,7 @@ class ArrayRecordTest(parameterized.TestCase):
         self.assertEqual((source.class_names, source.num_classes), (("cat", "dog"), 2))
         self.assertEqual(source.labels.tolist(), [1, 0])
         source = self.open(records.Record(b"image", 1), records.Record(b"image", 2))
-        with self.assertRaisesRegex(UserError, "label 2 of index 1 is out of range"):
+        with self.assertRaisesRegex(UserError, "label 2 at index 1 is out of range"):
             _ = source.labels
         self.assertEqual(self.open(records.Record(b"image")).class_names, ())
         manifest.write_text("[")

@@ -44,7 +44,7 @@ class FolderTest(parameterized.TestCase):
         ("", "the list is empty"),
         ("a/1.jpg 0\npath,label", "line 2 is 'path,label'; expected IMAGE or IMAGE LABEL"),
         ("1.jpg 0", "1.jpg is not there; paths start at the list's"),
-        ("a/1.jpg -2", "label -2 of index 0 is out of range"),
+        ("a/1.jpg -2", "label -2 at index 0 is out of range"),
     )
     def test_bad_lists(self, text, message):
         with self.assertRaisesRegex(UserError, message):

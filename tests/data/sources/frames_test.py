@@ -45,7 +45,7 @@ class FramesTest(absltest.TestCase):
         for path in ("", "/nowhere"):
             with self.assertRaisesRegex(UserError, f"frames:{path}: no such folder"):
                 open_source(f"frames:{path}")
-        with self.assertRaisesRegex(UserError, "frames:.*: no image in it or below it"):
+        with self.assertRaisesRegex(UserError, "frames:.*: no image in or below it"):
             open_source(f"frames:{self.clips('a/readme.txt')}")
 
     def test_images_are_no_clips(self):

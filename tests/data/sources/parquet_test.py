@@ -92,7 +92,7 @@ class ParquetTest(parameterized.TestCase):
         spec = self.write(image=IMAGES[:2], label=[[1, 2], [3]], cls=[1, 0], half=[0.5, 1.0])
         with self.assertRaisesRegex(UserError, "column label is list<.*expected numbers or texts"):
             open_source(spec)
-        with self.assertRaisesRegex(UserError, "label 0.5 of index 0 is no class"):
+        with self.assertRaisesRegex(UserError, "label 0.5 at index 0 is not a class"):
             open_source(f"{spec}#label=half")
         self.assertIsNone(open_source(f"{spec}#label=").labels)
         self.assertEqual(open_source(f"{spec}#label=cls").labels.tolist(), [1, 0])
@@ -199,9 +199,9 @@ class ParquetTest(parameterized.TestCase):
         ("column", {"z": IMAGES}, "no column image or img or .*; it has z"),
         ("kind", {"image": [1, 2]}, "column image is int64; expected the bytes"),
         ("struct", {"image": [{"url": "x"}]}, "column image is struct"),
-        ("list", {"image": [[b"x"]]}, "column image is list.*several images a row"),
+        ("list", {"image": [[b"x"]]}, "column image is list.*several images per row"),
         ("empty", {"image": pa.array([], pa.binary())}, "no row in it"),
-        ("label", {"image": IMAGES[:1], "label": [-2]}, "label -2 of index 0"),
+        ("label", {"image": IMAGES[:1], "label": [-2]}, "label -2 at index 0"),
     )
     def test_bad(self, columns, message):
         with self.assertRaisesRegex(UserError, message):
@@ -217,7 +217,7 @@ class ParquetTest(parameterized.TestCase):
     def test_labels_beyond_the_class_names(self):
         noted = hub(label={"names": ["a", "b"], "_type": "ClassLabel"})
         spec = self.write(metadata=noted, image=IMAGES[:2], label=[0, 2])
-        with self.assertRaisesRegex(UserError, "label 2 of index 1 is out of range; .* 0 to 1"):
+        with self.assertRaisesRegex(UserError, "label 2 at index 1 is out of range; .* 0 to 1"):
             open_source(spec)
 
     def test_a_file_without_the_column_of_the_others(self):

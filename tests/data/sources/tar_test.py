@@ -78,7 +78,7 @@ class TarTest(parameterized.TestCase):
             source = open_source(self.write("c.tar", members=masks))
             self.assertEqual([source.read(i) for i in range(2)], [b"i", b"j"])
             more = "further images of samples that have NAME.ENDING"
-            want = {more: 2, "files of other endings (1 .npy)": 1}
+            want = {more: 2, "files with other endings (1 .npy)": 1}
             self.assertEqual(dict(source.left_out), want)
 
     def test_labels_of_json(self):
@@ -125,7 +125,7 @@ class TarTest(parameterized.TestCase):
         self.assertEqual([part.read(i) for i in (0, 3)], [b"yp0", b"yq1"])
         self.assertIsNone(part.captions)
         self.assertNotEqual(whole.fingerprint(), part.fingerprint())
-        with self.assertRaisesRegex(UserError, "no image in it; looked for jpg"):
+        with self.assertRaisesRegex(UserError, "no image in it; expected jpg"):
             open_source(spec + "#z")
 
     def test_shards_with_names_as_labels(self):
@@ -204,7 +204,7 @@ class TarTest(parameterized.TestCase):
 
     def test_labels_out_of_range(self):
         spec = self.write(members={"1.jpg": b"", "1.cls": "-3"})
-        with self.assertRaisesRegex(UserError, "label -3 of index 0 is out of range"):
+        with self.assertRaisesRegex(UserError, "label -3 at index 0 is out of range"):
             open_source(spec)
 
     def test_no_file(self):
