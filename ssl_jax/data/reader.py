@@ -24,8 +24,8 @@ def num_channels(source: Source, channels: int, bands: int = 0) -> int:
     """Return the channels of the images read from `source` for a request of `channels` (0: as in
     the data).
 
-    For encoded images 0 is `bands`, by default the bands of the first image, or three if it has only
-    one. Their true number is checked when they are decoded.
+    For encoded images 0 is `bands`, by default the bands of the first image, or three if it has
+    only one. Other numbers are checked when the images are decoded.
 
     Raises:
       UserError: the images cannot be converted to this number of channels.

@@ -28,8 +28,8 @@ class RecordError(ValueError):
 
 
 class Record(NamedTuple):
-    """One example: encoded image, class number or None, captions, file name or "", and a description
-    of an invalid label.
+    """One example: encoded image, class number or None, captions, file name or "", and a
+    description of an invalid label.
     """
 
     image: bytes

@@ -9,7 +9,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.copies import examples
 from ssl_jax.data.levels import Range
-from ssl_jax.data.sources.base import VERSION, Source, numbered
+from ssl_jax.data.sources.base import VERSION, Source, with_version
 from ssl_jax.data.sources.mix import MixSource
 
 
@@ -56,7 +56,7 @@ class Subset(Source):
         """Digest the source's fingerprint and the rows."""
         digest = hashlib.blake2b(self._source.fingerprint(version).encode(), digest_size=16)
         digest.update(self._rows.tobytes())
-        return numbered(digest.hexdigest(), version)
+        return with_version(digest.hexdigest(), version)
 
 
 def fraction(source: Source, share: float) -> Source:
@@ -129,8 +129,8 @@ def labelled(source: Source, amount: str, draw: int = 0) -> Subset:
     percent = bool(match and match[2])
     if not number > 0 or (number > 100 if percent else number % 1) or draw < 0:
         raise UserError(
-            "data.labelled: expected labels per class, '5', or a share, '1%', and a draw of at least "
-            f"0; got {amount!r}, draw {draw}"
+            "data.labelled: expected labels per class, '5', or a share, '1%', and a draw of at "
+            f"least 0; got {amount!r}, draw {draw}"
         )
     if source.labels is None:
         raise UserError(f"data.labelled: {source.name} has no labels")

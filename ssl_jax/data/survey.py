@@ -48,8 +48,8 @@ def survey(source: Source, channels: int = 0, value_range: Range = ()) -> Survey
     many = bands.pop() if len(bands) == 1 and not bands <= {1, 3} else 3
     if value_range and images and not wide:
         raise UserError(
-            f"data.range: all of {len(images)} sampled images of {source.name} are 8-bit, which need "
-            "no range; leave it out"
+            f"data.range: all of {len(images)} sampled images of {source.name} are 8-bit, which "
+            "need no range; leave it out"
         )
     measured = value_range or (_measure(wide, channels or many) if wide else ())
     if measured:

@@ -102,7 +102,7 @@ class DecodeTest(parameterized.TestCase):
         image = np.random.default_rng(0).integers(0, 255, (8, 9, 4), dtype=np.uint8)
         np.testing.assert_array_equal(d.decode(encode(Image.fromarray(image), "PNG"), 4), image)
         for kind in ("PNG", "JPEG"):
-            with self.assertRaisesRegex(d.DecodeError, "3 band.* not 4"):
+            with self.assertRaisesRegex(d.DecodeError, "of 4 bands, got 3"):
                 d.decode(encode(picture(), kind), 4)
 
     def test_jpeg_2000_is_halved_for_room(self):

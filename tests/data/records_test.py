@@ -34,10 +34,10 @@ class RecordTest(parameterized.TestCase):
 
     def test_what_protobuf_writes_is_read(self):
         numbers = [0, 1, 127, 128, 300, -1, 2**62, -(2**63)]
-        found = r.decode_features(message(i=numbers, f=[0.5, -2.0], b=[b"x", b""], one=[5]))
+        features = r.decode_features(message(i=numbers, f=[0.5, -2.0], b=[b"x", b""], one=[5]))
         np.testing.assert_array_equal(found["i"], numbers)
         np.testing.assert_array_equal(found["f"], np.float32([0.5, -2.0]))
-        self.assertEqual((found["b"], found["one"].tolist()), ([b"x", b""], [5]))
+        self.assertEqual((features["b"], features["one"].tolist()), ([b"x", b""], [5]))
         self.assertEqual((found["i"].dtype, found["f"].dtype), (np.int64, np.float32))
         self.assertEqual(r.decode_features(b""), {})
 

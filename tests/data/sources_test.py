@@ -45,8 +45,8 @@ class DigitsTest(absltest.TestCase):
 class SchemeTest(parameterized.TestCase):
     @parameterized.parameters("", "digit", "zip:/x", "/no/path", "base:/x")
     def test_unknown(self, spec):
-        known = "array_record:PATH, digits, folder:PATH, frames:PATH, mix:PATH, npz:PATH, parquet"
-        with self.assertRaisesRegex(UserError, f"expected one of {known}"):
+        schemes = "array_record:PATH, digits, folder:PATH, frames:PATH, mix:PATH, npz:PATH, parquet"
+        with self.assertRaisesRegex(UserError, f"expected one of {schemes}"):
             open_source(spec)
 
     def test_a_path_that_exists_needs_no_scheme(self):
@@ -116,12 +116,12 @@ class NpzTest(parameterized.TestCase):
             {"x": np.zeros((2, 13, 16, 17), np.uint16)},
             r"channels-first \(C 13, H 16, W 17\)",
         ),
-        ("no_images", {"z": np.zeros(3)}, "expected one named image or images or x, found z"),
+        ("no_images", {"z": np.zeros(3)}, "expected one named image or images or x, got z"),
         ("pickle", {"x": np.array([None, {}])}, "not a readable"),
         (
             "label_length",
             {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(3, int)},
-            r"labels of shape \(3,\) for 2 images",
+            r"labels of shape \(2,\), one per image, got \(3,\)",
         ),
         (
             "label_type",

@@ -211,7 +211,7 @@ class CodeTest(parameterized.TestCase):
         (self.folder / "features.json").write_text(features)
         with self.assertRaisesRegex(UserError, "asks for the code of tests.faults.evil.Feature"):
             open_source(f"tfds:{self.folder}")
-        with self.assertRaisesRegex(UserError, "name space are not read"):
+        with self.assertRaisesRegex(UserError, "namespace are not read"):
             open_source("tfds:huggingface:x:train")
 
 
@@ -260,7 +260,7 @@ class SizeTest(parameterized.TestCase):
         data[512 + 148 : 512 + 156] = b" " * 8
         data[512 + 148 : 512 + 156] = b"%06o\0 " % sum(data[512:1024])
         path.write_bytes(data)
-        with self.assertRaisesRegex(UserError, "no whole tar file"):
+        with self.assertRaisesRegex(UserError, "not a complete tar file"):
             open_source(f"tar:{path}")
 
 

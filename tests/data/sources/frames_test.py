@@ -31,8 +31,8 @@ class FramesTest(absltest.TestCase):
         source = open_source(f"frames:{root}")
         self.assertEqual((source.class_names, source.num_classes), (("run", "walk"), 2))
         self.assertEqual(source.labels.tolist(), [0, 0, 1])
-        one = open_source(f"frames:{root}/walk/1")
-        self.assertEqual((len(one), one.lengths.tolist()), (1, [2]))
+        clip = open_source(f"frames:{root}/walk/1")
+        self.assertEqual((len(clip), clip.lengths.tolist()), (1, [2]))
 
     def test_fingerprint(self):
         root = self.clips("a/0.jpg", "a/1.jpg")
