@@ -1,7 +1,7 @@
 """Named chains of augmentation, and their application to a batch inside the train step.
 
 A chain has two forms with the same result. The batched form uses `vmap`, which computes every
-operation and discards those that the random draw switches off; on accelerators this costs nothing.
+operation and discards those that the random draw switches off; accelerators do not notice that.
 A single CPU device uses the serial form, which takes one image after another through real branches:
 for 224 px views of SimCLR's chain it takes a tenth of the time (docs/performance.md).
 """
