@@ -8,10 +8,10 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
+from ssl_jax.core import placement
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.placement import prefetch_to_device, replicate, to_global
-from ssl_jax.data import pipeline
 from ssl_jax.data import reader as reader_module
 from ssl_jax.data.decode import decode
 from ssl_jax.data.pipeline import batches, eval_arrays
@@ -185,7 +185,10 @@ class BatchesTest(parameterized.TestCase):
         for options, message in (
             ({"batch": 23}, "batch of 23 is larger"),
             ({"inputs": Inputs(text=4)}, "has no captions"),
-            ({"inputs": Inputs(streams=(("b", WHOLE),))}, "set of images, 'b': name it with"),
+            (
+                {"inputs": Inputs(streams=(("b", WHOLE),))},
+                "needs a further data set 'b'; set --config.data.streams.b",
+            ),
             ({"streams": {"b": arrays()}}, "data.streams.b: .* uses no such data set; none"),
         ):
             kw = {"inputs": WHOLE, "batch": 8, "seed": 0, "stop_step": 1} | options
@@ -313,7 +316,7 @@ class DeviceTest(absltest.TestCase):
         everywhere = NamedSharding(mesh, PartitionSpec())
         a = np.zeros((4, 8, 8, 3), np.uint8)
         for room, fits in ((2 * a.nbytes, True), (2 * a.nbytes - 1, False)):
-            with mock.patch.object(pipeline, "_device_memory", return_value=room):
+            with mock.patch.object(placement, "_device_memory", return_value=room):
                 if fits:
                     replicate((a, a), everywhere)
                 else:
