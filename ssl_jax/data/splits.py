@@ -45,8 +45,8 @@ def choose(paths: Sequence[str], part: str, which: str) -> Choice:
     """Choose all images of a folder, or its training or held-out images if it has both: if the
     first folders in which paths differ all name parts of a data set.
 
-    The validation images are held out, or else the test images, if they have labels. Unlabelled
-    images are for training.
+    The validation images are held out, or else the test images, if they have labels when the
+    training images do. Unlabelled images are for training.
 
     Args:
       part: a folder, "." for all images; "" applies the rule above.

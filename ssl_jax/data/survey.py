@@ -61,7 +61,7 @@ def survey(source: Source, channels: int = 0, value_range: Range = ()) -> Survey
 
 
 def read_alike(source: Source, value_range: Range) -> Source:
-    """Set the range of pixels of `source` that are not 8-bit, by default its measured range."""
+    """Set the range of wide pixels of `source`, by default the measured one; return `source`."""
     source.read_in(value_range or survey(source).value_range)
     return source
 
