@@ -89,8 +89,8 @@ def distance(maps: Array, side: float) -> Array:
     patches = maps[..., -(count**2) :, -(count**2) :]
     row, column = np.divmod(np.arange(count**2), count)
     apart = np.hypot(row[:, None] - row, column[:, None] - column) * side / count
-    seen = jnp.maximum(patches.sum(-1), jnp.finfo(maps.dtype).tiny)
-    return jnp.mean((patches * apart).sum(-1) / seen, axis=-1)
+    total = jnp.maximum(patches.sum(-1), jnp.finfo(maps.dtype).tiny)
+    return jnp.mean((patches * apart).sum(-1) / total, axis=-1)
 
 
 def entropy(maps: Array) -> Array:

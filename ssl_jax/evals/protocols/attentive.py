@@ -82,16 +82,16 @@ class Attentive(Protocol):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """Those that differ in rate and decay only are trained together."""
-        for one in settings:
-            one.check(subject)
+        for setting in settings:
+            setting.check(subject)
 
-        def stage(one: Self) -> int:
-            return subject.probe.stage if one.stage is None else one.stage
+        def stage(setting: Self) -> int:
+            return subject.probe.stage if setting.stage is None else setting.stage
 
-        for same in grouped(settings, stage):
-            train, test = read(subject, stage(same[0]))
+        for same_stage in grouped(settings, stage):
+            train, test = read(subject, stage(same_stage[0]))
             for group in grouped(
-                same, lambda s: dataclasses.replace(s, stage=None, lr=1.0, weight_decay=0.0)
+                same_stage, lambda s: dataclasses.replace(s, stage=None, lr=1.0, weight_decay=0.0)
             ):
                 yield from _measured(train, test, group, subject)
 
@@ -99,28 +99,28 @@ class Attentive(Protocol):
 def _measured(
     train: Labelled, test: Labelled, group: Sequence[Attentive], subject: Subject
 ) -> Iterator[tuple[Any, dict[str, float]]]:
-    one, mesh = group[0], subject.images.mesh
-    out = np.zeros(len(train.labels), bool)
-    if one.holdout:
-        out = apart(*train, one.holdout, one.seed)
-    held, rows = np.flatnonzero(out), np.flatnonzero(~out)
-    if one.holdout and not len(held):
+    first, mesh = group[0], subject.images.mesh
+    is_held_out = np.zeros(len(train.labels), bool)
+    if first.holdout:
+        is_held_out = apart(*train, first.holdout, first.seed)
+    held_out, rows = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
+    if first.holdout and not len(held_out):
         raise UserError(f"attentive: holdout = {one.holdout} of {len(out)} examples leaves none")
-    batch = one.at_most("batch_size", len(rows), "training examples")
-    some = max(1, POOLED // (batch * one.heads * train.features.shape[-1]))
-    for i in range(0, len(group), some):
-        probes = fit(train, group[i : i + some], subject.classes, np.sort(rows), mesh)
-        found = {"attentive_top1": accuracy(probes, test, np.arange(len(test.labels)), mesh)}
-        if len(held):
-            found["attentive_holdout_top1"] = accuracy(probes, train, held, mesh)
+    batch = first.at_most("batch_size", len(rows), "training examples")
+    size = max(1, POOLED // (batch * first.heads * train.features.shape[-1]))
+    for i in range(0, len(group), size):
+        probes = fit(train, group[i : i + size], subject.classes, np.sort(rows), mesh)
+        scores = {"attentive_top1": accuracy(probes, test, np.arange(len(test.labels)), mesh)}
+        if len(held_out):
+            scores["attentive_holdout_top1"] = accuracy(probes, train, held_out, mesh)
         finite = [
             all(np.isfinite(p[s]).all() for p in probes.params.values())
-            for s in range(len(group[i : i + some]))
+            for s in range(len(group[i : i + size]))
         ]
-        for s, setting in enumerate(group[i : i + some]):
+        for s, setting in enumerate(group[i : i + size]):
             yield (
                 setting,
-                {name: float(v[s]) if finite[s] else np.nan for name, v in found.items()},
+                {name: float(v[s]) if finite[s] else np.nan for name, v in scores.items()},
             )
 
 
@@ -145,12 +145,12 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
         )
 
     def part(part: Part) -> Labelled:
-        found, index = features.collect(
+        rows, index = features.collect(
             lambda batch, _: _read(encoder, images.view, stage, batch),
             images.batches(part),
             images.mesh,
         )
-        (tokens,) = images.known(part, [found], index)
+        (tokens,) = images.known(part, [rows], index)
         check_varied(tokens.features, "tokens")
         return tokens
 
@@ -159,8 +159,8 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
 
 def _tokens(encoder: Encoder, view: View, stage: int, images: Array) -> Array:
     """(B, T, D) bfloat16 of uint8 images (B, H, W, C)."""
-    found = features.stage_map(encoder.features(prepare(view, images)), stage)
-    return found.reshape(len(found), -1, found.shape[-1]).astype(jnp.bfloat16)
+    map_ = features.stage_map(encoder.features(prepare(view, images)), stage)
+    return map_.reshape(len(map_), -1, map_.shape[-1]).astype(jnp.bfloat16)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.
@@ -203,11 +203,11 @@ def fit(
     """
     if len(np.unique(train.labels[rows])) < 2:
         raise NotMeasurable("attentive probe: the training data have labels of one class only")
-    one = settings[0]
-    batch = one.at_most("batch_size", len(rows), "training examples")
+    first = settings[0]
+    batch = first.at_most("batch_size", len(rows), "training examples")
     epoch = len(rows) // batch
     width, (mean, deviation) = train.features.shape[-1], moments(train.features, rows)
-    params = _start(one, width, classes, len(settings))
+    params = _start(first, width, classes, len(settings))
     rates = np.array([s.lr for s in settings], np.float32)
     decays = np.array([s.weight_decay for s in settings], np.float32)
     alone = SingleDeviceSharding(jax.local_devices()[0])
@@ -215,24 +215,24 @@ def fit(
     run = place(run, sharding.replicated(mesh) if mesh else alone)
     apart = sharding.batches_of(mesh, batch) if mesh else alone
     chunk = max(1, CHUNK_BYTES // (2 * batch * train.features[0].size))
-    for number in range(one.epochs):
-        order = np.random.default_rng([one.seed, number]).permutation(rows)[: epoch * batch]
+    for number in range(first.epochs):
+        order = np.random.default_rng([first.seed, number]).permutation(rows)[: epoch * batch]
         order = order.reshape(epoch, batch)
         for start in range(0, epoch, chunk):
-            now = order[start : start + chunk]
-            steps = np.arange(number * epoch + start, number * epoch + start + len(now))
-            seen = place((train.features[now], train.labels[now]), apart)
-            shares = (0.5 + 0.5 * np.cos(np.pi * steps / (epoch * one.epochs))).astype(np.float32)
-            run = _train(run, *seen, shares, rates, decays, mean, deviation)
+            batch_rows = order[start : start + chunk]
+            steps = np.arange(number * epoch + start, number * epoch + start + len(batch_rows))
+            batches = place((train.features[batch_rows], train.labels[batch_rows]), apart)
+            shares = (0.5 + 0.5 * np.cos(np.pi * steps / (epoch * first.epochs))).astype(np.float32)
+            run = _train(run, *batches, shares, rates, decays, mean, deviation)
     return Probes(jax.device_get(run[0]), mean, deviation)
 
 
 def moments(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (D,) float32 over the tokens (N, T, D) of some examples."""
     total = square = np.zeros(tokens.shape[-1])
-    some = max(1, CHUNK_BYTES // (8 * tokens[0].size))
-    for start in range(0, len(rows), some):
-        x = tokens[rows[start : start + some]].astype(np.float64)
+    part = max(1, CHUNK_BYTES // (8 * tokens[0].size))
+    for start in range(0, len(rows), part):
+        x = tokens[rows[start : start + part]].astype(np.float64)
         total, square = total + x.sum((0, 1)), square + np.square(x).sum((0, 1))
     count = len(rows) * tokens.shape[1]
     mean = total / count
@@ -250,22 +250,22 @@ def accuracy(
     )
     size = max(1, min(len(rows), CHUNK_BYTES // (4 * data.features[0].size)))
     size += -size % (mesh.size if mesh else 1)
-    placed, right = place(tuple(probes), whole), 0
+    placed, correct = place(tuple(probes), whole), 0
     for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        asked = np.resize(some, size)  # repeated, for one shape
-        named = gather(_named(*placed, place(data.features[asked], apart)))[: len(some)]
-        right = right + np.sum(named == data.labels[some][:, None], axis=0)
-    return np.asarray(right) / len(rows)
+        part = rows[start : start + size]
+        padded = np.resize(part, size)  # repeated, for one shape
+        predicted = gather(_named(*placed, place(data.features[padded], apart)))[: len(part)]
+        correct = correct + np.sum(predicted == data.labels[part][:, None], axis=0)
+    return np.asarray(correct) / len(rows)
 
 
 def _start(setting: Attentive, width: int, classes: int, count: int) -> Tree:
     """The same first weights for each of `count` probes."""
-    draw, each = np.random.default_rng(setting.seed), -(-width // setting.heads)
+    draw, value_width = np.random.default_rng(setting.seed), -(-width // setting.heads)
     first = {
         "query": 0.02 * draw.normal(size=(setting.heads, width)),
-        "value": draw.normal(size=(setting.heads, width, each)) / width**0.5,
-        "weight": 0.01 * draw.normal(size=(setting.heads * each, classes)),
+        "value": draw.normal(size=(setting.heads, width, value_width)) / width**0.5,
+        "weight": 0.01 * draw.normal(size=(setting.heads * value_width, classes)),
         "bias": np.zeros(classes),
     }
     return {k: np.repeat(v[None], count, axis=0).astype(np.float32) for k, v in first.items()}
@@ -304,15 +304,15 @@ def _train(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(jnp.mean(losses, axis=0))  # a sum: no probe sees another
 
-    def step(run: tuple[Tree, Tree], seen: tuple[Array, Array, Array]) -> tuple[Any, None]:
-        (params, state), (x, y, share) = run, seen
+    def step(run: tuple[Tree, Tree], inputs: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        (params, state), (x, y, share) = run, inputs
         gradient = jax.grad(loss)(params, (x.astype(jnp.float32) - mean) / deviation, y)
         update, state = optax.scale_by_adam().update(gradient, state)
-        new = {}
+        updated = {}
         for name, p in params.items():
             per_probe = (-1, *[1] * (p.ndim - 1))
             decay = 0.0 if name == "bias" else decays.reshape(per_probe)
-            new[name] = p - share * rates.reshape(per_probe) * (update[name] + decay * p)
-        return (new, state), None
+            updated[name] = p - share * rates.reshape(per_probe) * (update[name] + decay * p)
+        return (updated, state), None
 
     return jax.lax.scan(step, run, (tokens, labels, shares))[0]

@@ -32,13 +32,13 @@ class Classifier(Protocol):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        (found, logits), index = collect(  # the logits for `collect` to check
+        (guesses_, logits), index = collect(  # the logits for `collect` to check
             lambda batch, _: _guesses(subject.encoder, images.view, batch),
             images.batches(images.test),
             images.mesh,
         )
         check_varied(logits, "logits")
-        ((guesses, labels),) = images.known(images.test, [found], index)
+        ((guesses, labels),) = images.known(images.test, [guesses_], index)
         return accuracies(guesses, labels, "classifier")
 
 

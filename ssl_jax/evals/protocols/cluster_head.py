@@ -52,16 +52,16 @@ class ClusterHead(Protocol):
         images, path = subject.images, self.superclasses
         above = read_superclasses(path, subject.class_names) if path else None
         part = images.train if self.part == "train" else images.test
-        (found, logits), index = features.collect(  # the logits for `collect` to check
+        (clusters_, logits), index = features.collect(  # the logits for `collect` to check
             lambda batch, _: _clusters(subject.encoder, images.view, self.head, batch),
             images.batches(part),
             images.mesh,
         )
         check_varied(logits, "logits")
-        ((clusters, labels),) = images.known(part, [found], index)
+        ((clusters, labels),) = images.known(part, [clusters_], index)
         if above:
-            kept = above.known(labels)
-            clusters, labels = clusters[kept], labels[kept]
+            rows = above.known(labels)
+            clusters, labels = clusters[rows], labels[rows]
         numbers = {**agreements(clusters, labels, above), "used": float(len(np.unique(clusters)))}
         return {f"cluster_head_{name}": value for name, value in numbers.items()}
 

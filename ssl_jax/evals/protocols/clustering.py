@@ -60,15 +60,15 @@ class Clustering(AtLayer):
         above = None
         if self.superclasses:
             above = read_superclasses(self.superclasses, subject.class_names)
-            kept = above.known(labels)
-            features, labels = features[kept], labels[kept]
+            rows = above.known(labels)
+            features, labels = features[rows], labels[rows]
         classes = len(np.unique(labels))  # that occur: of others there is nothing to cluster
         clusters = self.clusters or max(round(self.factor * classes), 1)
-        found = [
+        scores = [
             agreements(kmeans(features, clusters, seed, 1, True), labels, above)
             for seed in range(self.runs)
         ]
-        return {f"kmeans_{name}": float(np.mean([f[name] for f in found])) for name in found[0]}
+        return {f"kmeans_{name}": float(np.mean([f[name] for f in scores])) for name in scores[0]}
 
 
 class Agreement(NamedTuple):
@@ -155,13 +155,13 @@ def agreements(
     Args:
       clusters, labels: (N,), the labels all with a superclass.
     """
-    found = agreement(clusters, labels)._asdict()
+    numbers = agreement(clusters, labels)._asdict()
     if above is not None:
-        right = above.of[named_classes(clusters, labels)] == above.of[labels]
+        correct = above.of[named_classes(clusters, labels)] == above.of[labels]
         direct = agreement(clusters, above.of[labels])._asdict()
-        found["super_acc"] = float(np.mean(right))
-        found |= {f"direct_{name}": value for name, value in direct.items()}
-    return found
+        numbers["super_acc"] = float(np.mean(correct))
+        numbers |= {f"direct_{name}": value for name, value in direct.items()}
+    return numbers
 
 
 def agreement(clusters: np.ndarray, labels: np.ndarray) -> Agreement:

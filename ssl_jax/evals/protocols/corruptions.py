@@ -90,19 +90,19 @@ class Corruptions(AtLayer):
                 f"corruptions: AlexNet's errors are of ImageNet's {IMAGENET} classes, these data "
                 f"have {subject.classes}; use baseline=pixels"
             )
-        asked = [self._error(subject)]
+        error_fns = [self._error(subject)]
         if self.baseline == "pixels":
             pixels = Subject(None, images, subject.probe)
-            asked.append(asked[0] if subject.encoder is None else self._error(pixels))
+            error_fns.append(error_fns[0] if subject.encoder is None else self._error(pixels))
         clean = list(images.batches(images.some(self.examples)))
-        errors = [[error(clean)] for error in asked]
+        errors = [[error(clean)] for error in error_fns]
         for kind in CORRUPTIONS:
-            seen = np.zeros(len(asked))
+            totals = np.zeros(len(error_fns))
             for severity in SEVERITIES:
                 batches = corrupted(clean, kind, severity, self.size)
-                seen += [error(batches) for error in asked]
-            for found, mean in zip(errors, seen / len(SEVERITIES), strict=True):
-                found.append(float(mean))
+                totals += [error(batches) for error in error_fns]
+            for row, mean in zip(errors, totals / len(SEVERITIES), strict=True):
+                row.append(float(mean))
         if self.baseline == "alexnet":
             errors.append([ALEXNET_CLEAN, *ALEXNET.values()])
         return summary(errors[0], errors[-1])
@@ -119,14 +119,14 @@ class Corruptions(AtLayer):
 
             def classify(rows: np.ndarray) -> np.ndarray:
                 args = (*train, rows, subject.classes)
-                found = knn_classes(*args, [knn.k], [knn.temperature], images.mesh)
-                return found[knn.k, knn.temperature]
+                features_ = knn_classes(*args, [knn.k], [knn.temperature], images.mesh)
+                return features_[knn.k, knn.temperature]
 
         def error(batches: Batches) -> float:
             shrunk = ((_at(subject.side, b), index) for b, index in batches)
-            found, index = subject.features_of(shrunk, [subject.probe_of(self)])
-            (asked,) = images.known(images.test, found, index)
-            return float(np.mean(classify(asked.features) != asked.labels))
+            features_, index = subject.features_of(shrunk, [subject.probe_of(self)])
+            (test,) = images.known(images.test, features_, index)
+            return float(np.mean(classify(test.features) != test.labels))
 
         return error
 
@@ -141,18 +141,18 @@ def summary(errors: Sequence[float], baseline: Sequence[float]) -> dict[str, flo
     Args:
       errors, baseline: (16,), that on clean images and then those of `CORRUPTIONS`.
     """
-    clean, *found = errors
+    clean, *corrupt_errors = errors
     base_clean, *base = baseline
-    over = [e / b for e, b in zip(found, base, strict=True) if b > 0]
-    added = [
-        (e - clean) / (b - base_clean) for e, b in zip(found, base, strict=True) if b > base_clean
+    ratios = [e / b for e, b in zip(corrupt_errors, base, strict=True) if b > 0]
+    increases = [
+        (e - clean) / (b - base_clean) for e, b in zip(corrupt_errors, base, strict=True) if b > base_clean
     ]
-    numbers = {f"corruptions_{kind}_error": e for kind, e in zip(CORRUPTIONS, found, strict=True)}
-    numbers |= {"corruptions_clean_error": clean, "corruptions_error": float(np.mean(found))}
-    if over:
-        numbers["corruptions_mce"] = float(np.mean(over))
-    if added:
-        numbers["corruptions_relative_mce"] = float(np.mean(added))
+    numbers = {f"corruptions_{kind}_error": e for kind, e in zip(CORRUPTIONS, corrupt_errors, strict=True)}
+    numbers |= {"corruptions_clean_error": clean, "corruptions_error": float(np.mean(corrupt_errors))}
+    if ratios:
+        numbers["corruptions_mce"] = float(np.mean(ratios))
+    if increases:
+        numbers["corruptions_relative_mce"] = float(np.mean(increases))
     return numbers
 
 
@@ -184,21 +184,21 @@ def corrupt(
     """
     words = [int(index) % 2**32, CORRUPTIONS.index(kind), severity]
     seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-    how = {"severity": severity, "corruption_name": kind}
-    how |= {"seed": seed} if kind in _SEEDED else {}
+    options = {"severity": severity, "corruption_name": kind}
+    options |= {"seed": seed} if kind in _SEEDED else {}
     large, bands = resize(image, max(size, len(image))), image.shape[-1]
     pictures = [large[..., at : at + 3] for at in range(0, bands, 3)]
     if pictures[-1].shape[-1] == 2:  # no picture has two channels
         pictures[-1:] = [pictures[-1][..., :1], pictures[-1][..., 1:]]
-    before, found = np.random.get_state(), []
+    before, corrupted_pictures = np.random.get_state(), []
     try:
         for picture in pictures:
             np.random.seed(seed)
-            made = library().corrupt(np.ascontiguousarray(picture), **how)
-            found.append(made[..., : picture.shape[-1]])
+            result = library().corrupt(np.ascontiguousarray(picture), **options)
+            corrupted_pictures.append(result[..., : picture.shape[-1]])
     finally:
         np.random.set_state(before)
-    return resize(np.concatenate(found, axis=-1), len(image))
+    return resize(np.concatenate(corrupted_pictures, axis=-1), len(image))
 
 
 def _at(side: int, images: np.ndarray) -> np.ndarray:

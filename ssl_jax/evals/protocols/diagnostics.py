@@ -39,11 +39,11 @@ class Diagnostics(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        shown, index = images.whole(images.some(self.examples))
+        pixels, index = images.whole(images.some(self.examples))
         check_count(len(index), 2)
-        seen = place((shown, index), sharding.replicated(images.mesh))
-        found = _numbers(subject.encoder, images.view, subject.probe_of(self), *seen)
-        return {name: float(value) for name, value in jax.device_get(found).items()}
+        inputs = place((pixels, index), sharding.replicated(images.mesh))
+        numbers = _numbers(subject.encoder, images.view, subject.probe_of(self), *inputs)
+        return {name: float(value) for name, value in jax.device_get(numbers).items()}
 
 
 def _measured(

@@ -50,8 +50,8 @@ class FewShot(AtLayer):
             raise UserError("fewshot: give shots, fractions or lists")
 
     def unused(self) -> Mapping[str, str]:
-        drawn = self.shots or self.fractions
-        return {} if drawn else {"draws": "lists are not drawn; give shots or fractions"}
+        has_draws = self.shots or self.fractions
+        return {} if has_draws else {"draws": "lists are not drawn; give shots or fractions"}
 
     def check(self, subject: Subject) -> None:
         super().check(subject)
@@ -62,17 +62,17 @@ class FewShot(AtLayer):
         train, test = subject.train(self), subject.test(self)
         draws = range(self.draws or min(DRAWS, max(2, 400 // subject.classes)))
         check_shots(self, self.shots, train)
-        found = {}
+        scores = {}
         for n in self.shots:
             rows = (draw_labels(train.labels, n, 0, draw) for draw in draws)
-            found[f"fewshot{n}_top1"] = few_labels(train, test, rows).mean
+            scores[f"fewshot{n}_top1"] = few_labels(train, test, rows).mean
         for share in self.fractions:
             rows = (draw_fraction(train.labels, share, 0, draw) for draw in draws)
-            found[f"fewshot{100 * share:g}pct_top1"] = few_labels(train, test, rows).mean
+            scores[f"fewshot{100 * share:g}pct_top1"] = few_labels(train, test, rows).mean
         for path in self.lists:
             accuracy = few_labels(train, test, [self._listed(subject, path)]).mean
-            found[f"fewshot_{Path(path).stem}_top1"] = accuracy
-        return found
+            scores[f"fewshot_{Path(path).stem}_top1"] = accuracy
+        return scores
 
     def _listed(self, subject: Subject, path: str) -> Labelled:
         (source, _), held_out = subject.images.train, subject.images.test
@@ -142,24 +142,24 @@ def few_labels(
       UserError: a subset of fewer than two classes.
     """
     scaler = StandardScaler().fit(train.features)
-    scaled, asked = scaler.transform(train.features), scaler.transform(test.features)
+    scaled, scaled_test = scaler.transform(train.features), scaler.transform(test.features)
 
     def accuracy(subset: np.ndarray | Labelled) -> float:
         if isinstance(subset, Labelled):
-            seen, labels = scaler.transform(subset.features), subset.labels
+            rows, labels = scaler.transform(subset.features), subset.labels
         else:
-            seen, labels = scaled[subset], train.labels[subset]
+            rows, labels = scaled[subset], train.labels[subset]
         if len(np.unique(labels)) < 2:
             raise NotMeasurable(
                 "few-label linear needs labels of at least two classes in the training data"
             )
-        questions = asked
-        if seen.shape[1] > len(seen):
+        test_rows = scaled_test
+        if rows.shape[1] > len(rows):
             # The solution lies in the span of the rows, and its penalty is the same in any basis.
-            basis, _ = np.linalg.qr(seen.T)
-            seen, questions = seen @ basis, asked @ basis
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(seen, labels)
-        return float(np.mean(model.predict(questions) == test.labels))
+            basis, _ = np.linalg.qr(rows.T)
+            rows, test_rows = rows @ basis, scaled_test @ basis
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(rows, labels)
+        return float(np.mean(model.predict(test_rows) == test.labels))
 
     # Threads cost more than they bring on problems this small.
     with threadpool_limits(1), warnings.catch_warnings():

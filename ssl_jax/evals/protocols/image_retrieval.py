@@ -31,8 +31,8 @@ class ImageRetrieval(AtLayer):
             raise UserError(f"image_retrieval: k = {list(self.k)} must be positive")
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        found, recall = retrieve(*subject.train(self), *subject.test(self), self.k)
-        return {"image_retrieval_map": found} | {
+        precision, recall = retrieve(*subject.train(self), *subject.test(self), self.k)
+        return {"image_retrieval_map": precision} | {
             f"image_retrieval{k}": share for k, share in recall.items()
         }
 
@@ -57,26 +57,26 @@ def retrieve(
     Raises:
       UserError: no query has an image of its class.
     """
-    known = np.isin(query_labels, gallery_labels)
-    if not known.any():
+    answerable = np.isin(query_labels, gallery_labels)
+    if not answerable.any():
         raise NotMeasurable("image retrieval: no test image has a training image of its class")
-    queries, query_labels = queries[known], np.asarray(query_labels)[known]
+    queries, query_labels = queries[answerable], np.asarray(query_labels)[answerable]
     size = max(1, TILE_ELEMENTS // len(gallery))
     tiles = [
         _ranked(gallery, gallery_labels, queries[i : i + size], query_labels[i : i + size])
         for i in range(0, len(queries), size)
     ]
-    precision, first = (np.concatenate(found) for found in zip(*tiles, strict=True))
+    precision, first = (np.concatenate(columns) for columns in zip(*tiles, strict=True))
     return float(precision.mean()), {n: float(np.mean(first < n)) for n in k}
 
 
 @jax.jit
-def _ranked(gallery: Array, labels: Array, queries: Array, wanted: Array) -> tuple[Array, Array]:
+def _ranked(gallery: Array, labels: Array, queries: Array, query_labels: Array) -> tuple[Array, Array]:
     """(average precision (T,), rank (T,) of the first image of its class, from 0) of each query."""
     unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
     similarity = jnp.matmul(unit(queries), unit(gallery).T, precision="highest")
     order = jnp.argsort(-similarity, axis=1, stable=True)
-    right = labels[order] == wanted[:, None]
-    hits = jnp.cumsum(right, axis=1)
-    share = jnp.where(right, hits / jnp.arange(1, len(gallery) + 1), 0)
-    return jnp.sum(share, axis=1) / hits[:, -1], jnp.argmax(right, axis=1)
+    correct = labels[order] == query_labels[:, None]
+    hits = jnp.cumsum(correct, axis=1)
+    share = jnp.where(correct, hits / jnp.arange(1, len(gallery) + 1), 0)
+    return jnp.sum(share, axis=1) / hits[:, -1], jnp.argmax(correct, axis=1)

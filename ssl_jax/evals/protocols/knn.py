@@ -48,27 +48,27 @@ class Knn(AtLayer):
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """All k and temperatures of a layer in one pass."""
-        for one in settings:
-            one.check(subject)
+        for setting in settings:
+            setting.check(subject)
         subject.read(settings)
         for group in grouped(settings, subject.probe_of):
             train, test = subject.train(group[0]), subject.test(group[0])
-            near = {one: min(one.k, len(train.labels)) for one in group}
-            if len({(near[one], one.temperature) for one in group}) < len(group):
+            neighbours = {setting: min(setting.k, len(train.labels)) for setting in group}
+            if len({(neighbours[setting], setting.temperature) for setting in group}) < len(group):
                 raise UserError(
                     f"knn: k = {sorted({one.k for one in group})} are the same where there are "
                     f"{len(train.labels)} training examples"
                 )
-            found = knn_classes(
+            classes = knn_classes(
                 *train,
                 test.features,
                 subject.classes,
-                sorted(set(near.values())),
-                sorted({one.temperature for one in group}),
+                sorted(set(neighbours.values())),
+                sorted({setting.temperature for setting in group}),
                 subject.images.mesh,
             )
-            for one in group:
-                yield one, accuracies(found[near[one], one.temperature], test.labels, "knn")
+            for setting in group:
+                yield setting, accuracies(classes[neighbours[setting], setting.temperature], test.labels, "knn")
 
 
 def knn_probabilities(
@@ -120,8 +120,8 @@ def knn_classes(
     Arguments and errors are those of `knn_probabilities`; equally probable classes go to the lower.
     """
     args = (train, train_labels, test, num_classes, k, temperature, mesh)
-    found = np.concatenate([p.argmax(-1).astype(np.int32) for p in _tiles(*args)], axis=-1)
-    return {(n, t): found[i, j] for i, n in enumerate(k) for j, t in enumerate(temperature)}
+    classes = np.concatenate([p.argmax(-1).astype(np.int32) for p in _tiles(*args)], axis=-1)
+    return {(n, t): classes[i, j] for i, n in enumerate(k) for j, t in enumerate(temperature)}
 
 
 def knn_accuracy(
@@ -135,8 +135,8 @@ def knn_accuracy(
     mesh: Mesh | None = None,
 ) -> dict[tuple[int, float], float]:
     """(k, temperature) -> share of the test rows whose class in `knn_classes` is right."""
-    found = knn_classes(train, train_labels, test, num_classes, k, temperature, mesh)
-    return {one: float(np.mean(classes == test_labels)) for one, classes in found.items()}
+    predictions = knn_classes(train, train_labels, test, num_classes, k, temperature, mesh)
+    return {pair: float(np.mean(classes == test_labels)) for pair, classes in predictions.items()}
 
 
 def _tiles(
@@ -174,8 +174,8 @@ def nearest(
       k: neighbours.
       mesh: test rows are split over its devices.
     """
-    found = [(c[:count], i[:count]) for c, i, count in _nearest_tiles(train, test, k, mesh)]
-    cosines, index = zip(*found, strict=True)
+    tiles = [(c[:count], i[:count]) for c, i, count in _nearest_tiles(train, test, k, mesh)]
+    cosines, index = zip(*tiles, strict=True)
     return np.concatenate(cosines), np.concatenate(index)
 
 
@@ -183,9 +183,9 @@ def _nearest_tiles(
     train: np.ndarray, test: np.ndarray, k: Count, mesh: Mesh | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """What `nearest` finds, and of how many rows: tiles of one shape, the last one filled up."""
-    one = SingleDeviceSharding(jax.devices()[0])
+    device = SingleDeviceSharding(jax.devices()[0])
     apart, whole = (
-        (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (one, one)
+        (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (device, device)
     )
     devices = mesh.size if mesh else 1
     elements = CPU_TILE_ELEMENTS if jax.default_backend() == "cpu" else TILE_ELEMENTS
@@ -197,13 +197,13 @@ def _nearest_tiles(
     best = [place(nothing, apart) for _ in tiles]
     for start in range(0, len(train), columns):
         rows = train[start : start + columns]
-        seen = _unit(place(_padded(rows, columns), whole))
+        unit_rows = _unit(place(_padded(rows, columns), whole))
         best = [
-            _nearer(tile, seen, np.int32(start), np.int32(len(rows)), *found)
-            for tile, found in zip(tiles, best, strict=True)
+            _nearer(tile, unit_rows, np.int32(start), np.int32(len(rows)), *nearest_rows)
+            for tile, nearest_rows in zip(tiles, best, strict=True)
         ]
-    for start, found in zip(starts, best, strict=True):
-        cosines, index = gather(found)
+    for start, nearest_rows in zip(starts, best, strict=True):
+        cosines, index = gather(nearest_rows)
         yield cosines, index, min(size, len(test) - start)
 
 
@@ -227,9 +227,9 @@ def _nearer(
     similarity = jnp.matmul(test, train.T, precision="highest")
     similarity = jnp.where(jnp.arange(len(train)) < count, similarity, -jnp.inf)
     k = nearest.shape[1]
-    new, rows = _top(similarity, min(k, len(train)))
+    cosines, rows = _top(similarity, min(k, len(train)))
     # What was found comes first: of equally near rows the earlier ones are taken.
-    both = jnp.concatenate([nearest, new], 1)
+    both = jnp.concatenate([nearest, cosines], 1)
     where = jnp.concatenate([index, rows.astype(jnp.int32) + start], 1)
     nearest, order = jax.lax.top_k(both, k)
     return nearest, jnp.take_along_axis(where, order, 1)
@@ -245,8 +245,8 @@ def _top(x: Array, k: int) -> tuple[Array, Array]:
     _, where = jax.lax.top_k(blocks.max(-1), min(k, blocks.shape[1]))
     where = jnp.sort(where, 1)  # equally great ones stay in order
     candidates = jnp.take_along_axis(blocks, where[:, :, None], 1).reshape(len(x), -1)
-    found, at = jax.lax.top_k(candidates, k)
-    return found, jnp.take_along_axis(where, at // BLOCK, 1) * BLOCK + at % BLOCK
+    values, at = jax.lax.top_k(candidates, k)
+    return values, jnp.take_along_axis(where, at // BLOCK, 1) * BLOCK + at % BLOCK
 
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes"))

@@ -60,8 +60,8 @@ def cka(x: Array, y: Array) -> Array:
 
 def _pooled(encoder: Encoder, view: View, images: Array) -> tuple[Array, ...]:
     """(B, C) float32 of each stage, in order."""
-    found = encoder.features(prepare(view, images))
-    return tuple(features.pool(found[n], "avg").astype(jnp.float32) for n in features.names(found))
+    stages = encoder.features(prepare(view, images))
+    return tuple(features.pool(stages[n], "avg").astype(jnp.float32) for n in features.names(stages))
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

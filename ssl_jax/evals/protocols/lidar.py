@@ -47,13 +47,13 @@ class Lidar(AtLayer):
         size = max(subject.images.batch_size // self.views, 1)  # each image is so many in a pass
         images = dataclasses.replace(subject.images, batch_size=size)
         probe = subject.probe_of(self)
-        seen, _ = features.collect(
+        embeddings, _ = features.collect(
             lambda *batch: _augmented(subject.encoder, images.view, probe, self.views, *batch),
             images.batches(images.some(self.examples)),
             images.mesh,
         )
-        check_count(len(seen), 2)
-        return {"lidar": lidar(seen, self.delta)}
+        check_count(len(embeddings), 2)
+        return {"lidar": lidar(embeddings, self.delta)}
 
 
 def lidar(embeddings: np.ndarray, delta: float = 1e-4, eps: float = 1e-7) -> float:
@@ -84,8 +84,8 @@ def _views(
     """Features (B, count, D) of so many augmentations of each image."""
     inputs = Inputs(views=(dataclasses.replace(view, count=count),))
     batch = {"views": (jnp.repeat(images[:, None], count, axis=1),), "index": index}
-    drawn = augment(inputs, batch, jax.random.key(0))["views"][0]
-    rows = drawn.reshape(-1, *drawn.shape[2:])
+    views = augment(inputs, batch, jax.random.key(0))["views"][0]
+    rows = views.reshape(-1, *views.shape[2:])
     return features.select(encoder.features(rows), probe).reshape(len(images), count, -1)
 
 

@@ -111,8 +111,8 @@ class Linear(AtLayer):
 
     def settled(self) -> Self:
         """With the preset that is trained by."""
-        trained = any(n is not None for n in (self.lr, self.epochs, self.batch_size))
-        preset = self.preset or ("simclr" if trained else "lbfgs")
+        takes_steps = any(n is not None for n in (self.lr, self.epochs, self.batch_size))
+        preset = self.preset or ("simclr" if takes_steps else "lbfgs")
         return dataclasses.replace(self, preset=preset)
 
     def unused(self) -> Mapping[str, str]:
@@ -129,36 +129,36 @@ class Linear(AtLayer):
     def recipe(self) -> Recipe:
         """The preset with what is set here."""
         own = {name: getattr(self, name) for name in ("lr", "weight_decay", "epochs", "batch_size")}
-        given = {name: value for name, value in own.items() if value is not None}
-        return dataclasses.replace(PRESETS[str(self.settled().preset)], **given)
+        overrides = {name: value for name, value in own.items() if value is not None}
+        return dataclasses.replace(PRESETS[str(self.settled().preset)], **overrides)
 
     @classmethod
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
         """Those that differ in rate and decay only are trained together."""
-        for one in settings:
-            one.check(subject)
+        for setting in settings:
+            setting.check(subject)
         subject.read(settings)
         for group in grouped(
             settings, lambda s: dataclasses.replace(s.settled(), lr=None, weight_decay=None)
         ):
             whole = subject.train(group[0])
-            train, held = split(whole, group[0].holdout, group[0].seed)
-            if group[0].holdout and not len(held.labels):
+            train, held_out = split(whole, group[0].holdout, group[0].seed)
+            if group[0].holdout and not len(held_out.labels):
                 raise UserError(
                     f"linear: holdout = {group[0].holdout} of {len(whole.labels)} examples leaves "
                     "none"
                 )
             heads = fit(train, group, subject.classes, subject.images.mesh)
-            for one, head in zip(group, heads, strict=True):
-                test = subject.test(one)
+            for setting, head in zip(group, heads, strict=True):
+                test = subject.test(setting)
                 numbers = accuracies(head.classes(test.features), test.labels, "linear")
-                if len(held.labels):
-                    numbers["linear_holdout_top1"] = head.accuracy(held)
+                if len(held_out.labels):
+                    numbers["linear_holdout_top1"] = head.accuracy(held_out)
                 if not head.finite:  # it diverged, and its answers are no answers
                     numbers = dict.fromkeys(numbers, float("nan"))
-                yield one, numbers
+                yield setting, numbers
 
 
 class Head(NamedTuple):
@@ -187,8 +187,8 @@ def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
     """(what is left, a random share of the examples, even over the classes, copies together)."""
     if not share:
         return data, Labelled(data.features[:0], data.labels[:0])  # without a copy
-    held = apart(*data, share, seed)
-    return Labelled(*(x[~held] for x in data)), Labelled(*(x[held] for x in data))
+    is_held_out = apart(*data, share, seed)
+    return Labelled(*(x[~is_held_out] for x in data)), Labelled(*(x[is_held_out] for x in data))
 
 
 def fit(
@@ -202,23 +202,23 @@ def fit(
     if len(np.unique(train.labels)) < 2:
         raise NotMeasurable("linear probe: the training data have labels of one class only")
     if settings[0].settled().preset == "lbfgs":
-        return [_logistic(train, one.weight_decay, classes) for one in settings]
+        return [_logistic(train, setting.weight_decay, classes) for setting in settings]
     if settings[0].batch_size is not None:
         settings[0].at_most("batch_size", len(train.labels), "training examples")
-    recipes = [one.recipe for one in settings]
+    recipes = [setting.recipe for setting in settings]
     rates = np.array([r.lr for r in recipes], np.float32)
     decays = np.array([r.weight_decay for r in recipes], np.float32)
     batch = min(recipes[0].batch_size, len(train.labels))
-    some = max(1, LOGITS // (batch * classes))  # heads whose logits are held at once
+    size = max(1, LOGITS // (batch * classes))  # heads whose logits are held at once
     return [
         head
-        for i in range(0, len(rates), some)
+        for i in range(0, len(rates), size)
         for head in train_heads(
             train,
             classes,
             recipes[0],
-            rates[i : i + some],
-            decays[i : i + some],
+            rates[i : i + size],
+            decays[i : i + size],
             settings[0].seed,
             mesh,
         )
@@ -290,9 +290,9 @@ def train_heads(
     bias = np.zeros((len(rates), classes), np.float32)
     flat = np.zeros(width, np.float32)
     run = Run(weight, bias, 0 * weight, 0 * bias, flat, flat + 1)
-    one = SingleDeviceSharding(jax.local_devices()[0])
-    run = place(run, sharding.replicated(mesh) if mesh else one)
-    apart = sharding.batches_of(mesh, batch) if mesh else one
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    run = place(run, sharding.replicated(mesh) if mesh else device)
+    apart = sharding.batches_of(mesh, batch) if mesh else device
     chunk = max(1, CHUNK_BYTES // (4 * batch * width))
     for number in range(recipe.epochs):
         order = np.random.default_rng([seed, number]).permutation(count)[: epoch * batch]
@@ -300,11 +300,11 @@ def train_heads(
         for start in range(0, epoch, chunk):
             rows = order[start : start + chunk]
             steps = np.arange(number * epoch + start, number * epoch + start + len(rows))
-            seen = place((train.features[rows], train.labels[rows]), apart)
-            run = _train(run, *seen, steps, rates, decays, recipe, epoch)
-    done = jax.device_get(run)
-    scale = (done.mean, np.sqrt(done.variance + EPS)) if recipe.batch_norm else (0.0, 1.0)
-    return [Head(done.weight[:, s], done.bias[s], *scale) for s in range(len(rates))]
+            batches = place((train.features[rows], train.labels[rows]), apart)
+            run = _train(run, *batches, steps, rates, decays, recipe, epoch)
+    final = jax.device_get(run)
+    scale = (final.mean, np.sqrt(final.variance + EPS)) if recipe.batch_norm else (0.0, 1.0)
+    return [Head(final.weight[:, s], final.bias[s], *scale) for s in range(len(rates))]
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "epoch"), donate_argnames="run")
@@ -320,8 +320,8 @@ def _train(
 ) -> Run:
     """Some steps: batches (T, B, D) and (T, B) of the steps (T,)."""
 
-    def step(run: Run, seen: tuple[Array, Array, Array]) -> tuple[Run, None]:
-        x, y, number = seen
+    def step(run: Run, inputs: tuple[Array, Array, Array]) -> tuple[Run, None]:
+        x, y, number = inputs
         if recipe.batch_norm:
             mean, variance = x.mean(0), x.var(0)
             x = (x - mean) * jax.lax.rsqrt(variance + EPS)
@@ -356,8 +356,8 @@ def _trusted(update: Array, weight: Array) -> Array:
     """LARS as MAE has it: each head's update (D, S, C) scaled to 0.001 of its weights' norm."""
     norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), (0, 2), keepdims=True))  # noqa: E731
     sizes = norm(weight), norm(update)
-    known = (sizes[0] > 0) & (sizes[1] > 0)
-    return update * jnp.where(known, 0.001 * sizes[0] / jnp.where(known, sizes[1], 1), 1)
+    nonzero = (sizes[0] > 0) & (sizes[1] > 0)
+    return update * jnp.where(nonzero, 0.001 * sizes[0] / jnp.where(nonzero, sizes[1], 1), 1)
 
 
 def _schedule(step: Array, epoch: int, recipe: Recipe) -> Array:
@@ -365,7 +365,7 @@ def _schedule(step: Array, epoch: int, recipe: Recipe) -> Array:
     if recipe.milestones:
         passed = step // epoch >= jnp.asarray(recipe.milestones)
         return 0.1 ** jnp.sum(passed).astype(jnp.float32)
-    now = step / epoch
-    line = now / max(recipe.warmup_epochs, 1)
-    rest = (now - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
-    return jnp.where(now < recipe.warmup_epochs, line, 0.5 * (1 + jnp.cos(jnp.pi * rest)))
+    epochs = step / epoch
+    line = epochs / max(recipe.warmup_epochs, 1)
+    rest = (epochs - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return jnp.where(epochs < recipe.warmup_epochs, line, 0.5 * (1 + jnp.cos(jnp.pi * rest)))

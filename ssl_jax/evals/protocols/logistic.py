@@ -47,8 +47,8 @@ class Logistic(AtLayer):
         train, test = subject.train(self), subject.test(self)
         if len(np.unique(train.labels)) < 2:
             raise NotMeasurable("logistic: the training data have labels of one class only")
-        kept, held = split(train, self.holdout, self.seed)
-        if not len(held.labels) or len(np.unique(kept.labels)) < 2:
+        fit_part, held_out = split(train, self.holdout, self.seed)
+        if not len(held_out.labels) or len(np.unique(fit_part.labels)) < 2:
             raise NotMeasurable(
                 f"logistic: {len(train.labels)} training examples are too few to choose the "
                 "penalty on a part of them"
@@ -57,11 +57,11 @@ class Logistic(AtLayer):
         penalties = np.logspace(HIGH, LOW, self.count)
         if self.preset == "dinov2":
             penalties = penalties[::-1]
-        heads = regularisation_path(kept, self._inverse(penalties, kept), subject.classes)
-        scores = [head.accuracy(held) for head in heads]
+        heads = regularisation_path(fit_part, self._inverse(penalties, fit_part), subject.classes)
+        scores = [head.accuracy(held_out) for head in heads]
         best = int(np.argmax(scores))
-        chosen = self._inverse(penalties[best : best + 1], train)
-        (head,) = regularisation_path(train, chosen, subject.classes)
+        best_inverse = self._inverse(penalties[best : best + 1], train)
+        (head,) = regularisation_path(train, best_inverse, subject.classes)
         return accuracies(head.classes(test.features), test.labels, "logistic") | {
             "logistic_holdout_top1": scores[best],
             "logistic_log10_penalty": float(np.log10(penalties[best])),

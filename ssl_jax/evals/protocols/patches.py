@@ -79,17 +79,17 @@ class Patches(Protocol):
     def measure(self, subject: Subject) -> dict[str, float]:
         if self.train:
             x, labels = self.of_masks(subject, self.train)
-            asked, true = self.of_masks(subject, self.test)
-            found, classes = probabilities(x, labels, asked)
-            return {"patches_top1": accuracy(found, classes, true)}
+            test_x, test_labels = self.of_masks(subject, self.test)
+            predictions, classes = probabilities(x, labels, test_x)
+            return {"patches_top1": accuracy(predictions, classes, test_labels)}
         x, labels = self.of_labels(subject, subject.images.train)
-        asked, true = self.of_labels(subject, subject.images.test)
+        test_x, test_labels = self.of_labels(subject, subject.images.test)
         count = x.shape[1]
-        found, classes = probabilities(_flat(x), labels.repeat(count), _flat(asked))
-        votes = found.reshape(len(true), count, -1).mean(1)
+        predictions, classes = probabilities(_flat(x), labels.repeat(count), _flat(test_x))
+        votes = predictions.reshape(len(test_labels), count, -1).mean(1)
         return {
-            "patches_top1": accuracy(found, classes, true.repeat(count)),
-            "patches_vote_top1": accuracy(votes, classes, true),
+            "patches_top1": accuracy(predictions, classes, test_labels.repeat(count)),
+            "patches_vote_top1": accuracy(votes, classes, test_labels),
         }
 
     def of_labels(self, subject: Subject, part: Part) -> tuple[np.ndarray, np.ndarray]:
@@ -104,17 +104,17 @@ class Patches(Protocol):
         one.
         """
         images = subject.images
-        how = images.channels, self.reduce_zero_label, images.train.source.value_range
-        scenes = Scenes.of(folder, self.size, *how)
+        options = images.channels, self.reduce_zero_label, images.train.source.value_range
+        scenes = Scenes.of(folder, self.size, *options)
         rows = sample(np.zeros(len(scenes.files)), self.max_images)
         batch = min(images.batch_size, len(rows))
         batch += -batch % images.mesh.size
         mine = sharding.local_rows(images.mesh, batch)
         local = local_part(rows, batch, mine).reshape(-1, len(mine))
-        (x, places), index = self.drawn(subject, ((scenes.read(some)[0], some) for some in local))
-        one, _ = scenes.read(rows[:1])
+        (x, places), index = self.drawn(subject, ((scenes.read(batch_rows)[0], batch_rows) for batch_rows in local))
+        example, _ = scenes.read(rows[:1])
         maps = jax.eval_shape(
-            lambda net: features.maps(net, *self.layer(subject), one), subject.encoder
+            lambda net: features.maps(net, *self.layer(subject), example), subject.encoder
         )
         of = [majority(scenes.mask(row), maps.shape[1:3]).ravel() for row in index]
         labels = np.concatenate([classes[p] for classes, p in zip(of, places, strict=True)])
@@ -161,19 +161,19 @@ def probabilities(
     return model.fit(train, labels).predict_proba(test), model.classes_
 
 
-def accuracy(found: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
+def accuracy(predictions: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
     """Share of rows whose most probable class is right."""
-    return float(np.mean(classes[found.argmax(1)] == labels))
+    return float(np.mean(classes[predictions.argmax(1)] == labels))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _some(
-    encoder: Encoder | None, layer: tuple[View, int, int], how: Patches, images: Array, index: Array
+    encoder: Encoder | None, layer: tuple[View, int, int], settings: Patches, images: Array, index: Array
 ) -> tuple[Array, Array]:
     x = features.maps(encoder, *layer, images)
     x = x.reshape(len(x), -1, x.shape[-1])
     patches = x.shape[1]
-    count = how.at_most("per_image", patches, "patches of an image")
+    count = settings.at_most("per_image", patches, "patches of an image")
 
     def draw(row: Array) -> Array:
         key = jax.random.fold_in(jax.random.key(0), row)

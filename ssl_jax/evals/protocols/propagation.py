@@ -72,10 +72,10 @@ class Propagation(Protocol):
         objects = max(len(video.objects) for video in videos)
         size = subject.images.mesh.size
         scores, copies = [], []
-        for same in grouped(videos, lambda video: video.shape):
-            for some in (same[i : i + size] for i in range(0, len(same), size)):
-                found = self.follow(subject, some, objects)
-                for video, masks in zip(some, found, strict=True):
+        for same_shape in grouped(videos, lambda video: video.shape):
+            for batch in (same_shape[i : i + size] for i in range(0, len(same_shape), size)):
+                masks = self.follow(subject, batch, objects)
+                for video, masks in zip(batch, masks, strict=True):
                     scores.append(video.score(masks))
                     copies.append(video.score([video.first] * len(masks)))
         j, f = np.concatenate(scores).mean(0)
@@ -96,19 +96,19 @@ class Propagation(Protocol):
         side = resized(videos[0].shape, self.size)
 
         def maps(number: int) -> Array:
-            how = side, images.channels, images.train.source.value_range
-            frames = np.stack([video.frame(number, *how) for video in mine])
+            options = side, images.channels, images.train.source.value_range
+            frames = np.stack([video.frame(number, *options) for video in mine])
             frames = to_global(frames, placed)
             return features.maps(subject.encoder, images.view, self.stage, self.patch, frames)
 
-        seen = maps(0)
-        starts = np.stack([video.start(seen.shape[1:3], objects) for video in mine])
-        memory = _begin(seen, to_global(starts, placed), self.context)
+        first_maps = maps(0)
+        starts = np.stack([video.start(first_maps.shape[1:3], objects) for video in mine])
+        memory = _begin(first_maps, to_global(starts, placed), self.context)
         out = [[video.first] for video in videos]
-        how = (side, self.radius, self.k, self.temperature)
+        options = (side, self.radius, self.k, self.temperature)
         for number in range(1, max(len(video.files) for video in videos)):
             distributed.tick()
-            memory, places = _advance(memory, maps(number), *how)
+            memory, places = _advance(memory, maps(number), *options)
             for video, masks, place in zip(videos, out, gather(places), strict=False):
                 if number < len(video.files):
                     numbers = np.concatenate([[0], video.objects]).astype(np.uint8)
@@ -161,9 +161,9 @@ class Video(NamedTuple):
             if true.shape != self.shape:
                 raise UserError(f"{self.files[number][1]}: {true.shape}, the first {self.shape}")
             scored = (true != SINGLE) | (SINGLE in self.objects)
-            each = [(masks[number] == one, true == one) for one in self.objects]
-            each = [(seen & scored, real) for seen, real in each]
-            out.append([(region_similarity(*one), boundary_accuracy(*one)) for one in each])
+            pairs_ = [(masks[number] == one, true == one) for one in self.objects]
+            pairs_ = [(seen & scored, real) for seen, real in pairs_]
+            out.append([(region_similarity(*one), boundary_accuracy(*one)) for one in pairs_])
         return np.mean(out, 0)
 
 
@@ -239,7 +239,7 @@ def propagate(
     edge = ((rows, rows), (0, 0), (0, 0), (0, 0))
     features, masks = (jnp.pad(x.swapaxes(0, 1), edge) for x in (features, masks))
     column = jnp.arange(width)
-    near = jnp.abs(column[:, None] - column) <= radius
+    in_reach = jnp.abs(column[:, None] - column) <= radius
 
     def row(i: Array) -> Array:
         # Only the rows in reach: the similarities of all tokens of a large frame fill the memory.
@@ -249,11 +249,11 @@ def propagate(
         )
         source = i - rows + jnp.arange(2 * rows + 1)
         inside = (source >= 0) & (source < height)
-        seen = (inside[:, None, None] & valid[:, None] & near[:, None, None]).reshape(width, -1)
+        reachable = (inside[:, None, None] & valid[:, None] & in_reach[:, None, None]).reshape(width, -1)
         cosine = jnp.matmul(target[i], seen_features.T, precision="highest")
-        cosine = jnp.where(seen, cosine, -jnp.inf)
+        cosine = jnp.where(reachable, cosine, -jnp.inf)
         # Without the barrier XLA's CPU compiler sorts all of them: a frame took 13 times as long.
-        best = jax.lax.optimization_barrier(jax.lax.top_k(cosine, min(k, seen.shape[1]))[0])
+        best = jax.lax.optimization_barrier(jax.lax.top_k(cosine, min(k, reachable.shape[1]))[0])
         weight = jnp.where(cosine >= best[:, -1:], jnp.exp(cosine / temperature), 0)
         return weight @ seen_masks / jnp.sum(weight, 1, keepdims=True)
 

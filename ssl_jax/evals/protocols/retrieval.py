@@ -53,11 +53,11 @@ class Retrieval(Protocol):
         batches = images.batches(Part(images.test.source, _captioned(subject)))
         embedded, index = embed_images(encoder, images.view, batches, images.mesh)
         texts, own = distinct([captions[int(i)] for i in index])
-        said = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
+        embedded_texts = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
         name = f"retrieval{self.k}"
         return {
-            name: recall(embedded, said, own, self.k),
-            f"{name}_text_to_image": recall(said, embedded, owners(own, len(texts)), self.k),
+            name: recall(embedded, embedded_texts, own, self.k),
+            f"{name}_text_to_image": recall(embedded_texts, embedded, owners(own, len(texts)), self.k),
         }
 
 
@@ -84,8 +84,8 @@ def recall(
     """
     images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
     nearest = np.argsort(-images @ texts.T, axis=1, kind="stable")[:, :k]
-    found = [np.isin(rows, mine).any() for rows, mine in zip(nearest, own, strict=True)]
-    return float(np.mean(found))
+    hits = [np.isin(rows, mine).any() for rows, mine in zip(nearest, own, strict=True)]
+    return float(np.mean(hits))
 
 
 def distinct(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
@@ -97,20 +97,20 @@ def distinct(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[in
 
 def owners(own: Sequence[Sequence[int]], texts: int) -> list[list[int]]:
     """For each of so many texts which images it belongs to."""
-    found: list[list[int]] = [[] for _ in range(texts)]
+    images_of: list[list[int]] = [[] for _ in range(texts)]
     for image, rows in enumerate(own):
         for text in rows:
-            found[text].append(image)
-    return found
+            images_of[text].append(image)
+    return images_of
 
 
 def embed_images(
     encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
     """Joint embeddings (N, d) and index (N,) of the images in `batches`; see `features.extract`."""
-    found, index = collect(lambda images, _: _image(encoder, view, images), batches, mesh)
-    check_varied(found, "embeddings")
-    return found, index
+    embeddings, index = collect(lambda images, _: _image(encoder, view, images), batches, mesh)
+    check_varied(embeddings, "embeddings")
+    return embeddings, index
 
 
 def embed_texts(
@@ -122,11 +122,11 @@ def embed_texts(
     tokens = np.stack([tokenizer.tokens(text, encoder.text.context) for text in texts])
     tokens = np.pad(tokens, ((0, -len(tokens) % batch), (0, 0)))
     placed = sharding.batch_sharding(mesh)
-    found = [
+    parts = [
         gather(_text(encoder, place(part, placed)))
         for part in np.split(tokens, len(tokens) // batch)
     ]
-    embedded = np.concatenate(found)[: len(texts)]
+    embedded = np.concatenate(parts)[: len(texts)]
     check_finite(embedded, "embeddings of texts")
     return embedded
 

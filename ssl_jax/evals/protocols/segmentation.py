@@ -84,8 +84,8 @@ class Segmentation(Protocol):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        how = images.channels, self.reduce_zero_label, images.train.source.value_range
-        train, test = (Scenes.of(folder, self.size, *how) for folder in (self.train, self.test))
+        options = images.channels, self.reduce_zero_label, images.train.source.value_range
+        train, test = (Scenes.of(folder, self.size, *options) for folder in (self.train, self.test))
         classes = max(train.num_classes(), test.num_classes())
         head = self.fit(subject, train, classes)
         counts = np.zeros((classes, classes), np.int64)
@@ -99,8 +99,8 @@ class Segmentation(Protocol):
         """The classifier after `steps` batches, the images in a new order in each epoch."""
         rng, mesh = np.random.default_rng(self.seed), subject.images.mesh
         layer = self.layer(subject)
-        one = jnp.zeros((1, self.size, self.size, train.channels), jnp.uint8)
-        dim = jax.eval_shape(lambda net: features.maps(net, *layer, one), subject.encoder).shape[-1]
+        example = jnp.zeros((1, self.size, self.size, train.channels), jnp.uint8)
+        dim = jax.eval_shape(lambda net: features.maps(net, *layer, example), subject.encoder).shape[-1]
         weight = rng.normal(0, 0.01, (dim, classes)).astype(np.float32)
         bias, mean = np.zeros(classes, np.float32), np.zeros(dim, np.float32)
         parts = weight, bias, mean, np.ones_like(mean)
@@ -139,7 +139,7 @@ class Segmentation(Protocol):
         mine = sharding.local_rows(mesh, count)
         rows = local_part(rows, count, mine).reshape(-1, len(mine))
         with ThreadPoolExecutor(1) as ahead:
-            coming = collections.deque(ahead.submit(scenes.read, some) for some in rows[:2])
+            coming = collections.deque(ahead.submit(scenes.read, batch_rows) for batch_rows in rows[:2])
             for following in [*rows[2:], None, None][: len(rows)]:
                 distributed.tick()
                 batch = to_global(coming.popleft().result(), sharding.batch_sharding(mesh))
@@ -158,8 +158,8 @@ class Head(NamedTuple):
 
     def logits(self, x: Array, size: int) -> Array:
         """(B, size, size, C) of maps (B, h, w, D), bilinearly enlarged."""
-        found = (x - self.mean) * jax.lax.rsqrt(self.variance + EPS) @ self.weight + self.bias
-        return jax.image.resize(found, (len(x), size, size, found.shape[-1]), "linear")
+        logits = (x - self.mean) * jax.lax.rsqrt(self.variance + EPS) @ self.weight + self.bias
+        return jax.image.resize(logits, (len(x), size, size, logits.shape[-1]), "linear")
 
 
 def scores(counts: np.ndarray) -> dict[str, float]:
@@ -168,13 +168,13 @@ def scores(counts: np.ndarray) -> dict[str, float]:
     Args:
       counts: (C, C) pixels of each true (row) and each predicted class.
     """
-    right, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
-    there = union > 0
-    if not there.any():
+    correct, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+    present = union > 0
+    if not present.any():
         raise UserError("segmentation: no pixel of the test masks has a class")
     return {
-        "miou": float(np.mean(right[there] / union[there])),
-        "pixel_accuracy": float(right.sum() / counts.sum()),
+        "miou": float(np.mean(correct[present] / union[present])),
+        "pixel_accuracy": float(correct.sum() / counts.sum()),
     }
 
 
@@ -185,25 +185,25 @@ def _step(
     encoder: Encoder | None,
     batch: Batch,
     layer: Layer,
-    how: Segmentation,
+    settings: Segmentation,
 ) -> tuple[Head, optax.OptState]:
     """One update; features are normalised by the batch's own mean and variance, filling apart."""
     images, masks = batch
     x = features.maps(encoder, *layer, images)
-    real = (jnp.arange(len(x)) < how.batch_size)[:, None, None, None]
+    real = (jnp.arange(len(x)) < settings.batch_size)[:, None, None, None]
     mean, variance = (f(x, (0, 1, 2), where=real) for f in (jnp.mean, jnp.var))
     scored = masks != IGNORED
 
     def loss(trained: tuple[Array, Array]) -> Array:
         logits = Head(*trained, mean, variance).logits(x, images.shape[1])
         labels = jnp.where(scored, masks, 0).astype(jnp.int32)
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.sum(each, where=scored) / jnp.maximum(jnp.sum(scored), 1)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.sum(losses, where=scored) / jnp.maximum(jnp.sum(scored), 1)
 
     grads = jax.grad(loss)(head[:2])
-    updates, state = how.optimizer().update(grads, state, head[:2])
+    updates, state = settings.optimizer().update(grads, state, head[:2])
     running = (
-        old + FORGET * (new - old) for old, new in zip(head[2:], (mean, variance), strict=True)
+        old + FORGET * (updated - old) for old, updated in zip(head[2:], (mean, variance), strict=True)
     )
     return Head(*optax.apply_updates(head[:2], updates), *running), state
 
@@ -212,7 +212,7 @@ def _step(
 def _confusion(head: Head, encoder: Encoder | None, batch: Batch, layer: Layer) -> Array:
     """Pixels (C, C) of each true and each predicted class in a batch."""
     images, masks = batch
-    found = jnp.argmax(head.logits(features.maps(encoder, *layer, images), images.shape[1]), -1)
+    predicted = jnp.argmax(head.logits(features.maps(encoder, *layer, images), images.shape[1]), -1)
     classes = len(head.bias)
-    place = jnp.where(masks != IGNORED, masks.astype(jnp.int32) * classes + found, classes**2)
+    place = jnp.where(masks != IGNORED, masks.astype(jnp.int32) * classes + predicted, classes**2)
     return jnp.bincount(place.ravel(), length=classes**2 + 1)[:-1].reshape(classes, classes)

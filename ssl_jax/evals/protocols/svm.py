@@ -54,14 +54,14 @@ class Svm(AtLayer):
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
         check_shots(self, self.shots, train)
-        found = {}
+        scores = {}
         for k in self.shots:
             rows = (draw_labels(train.labels, k, 0, draw) for draw in range(self.draws))
-            some = (Labelled(train.features[r], train.labels[r]) for r in rows)
-            found[f"svm{k}_map"] = float(np.mean([svm_map(s, test, self.costs) for s in some]))
+            subsets = (Labelled(train.features[r], train.labels[r]) for r in rows)
+            scores[f"svm{k}_map"] = float(np.mean([svm_map(s, test, self.costs) for s in subsets]))
         if self.full:
-            found["svm_map"] = svm_map(train, test, self.costs)
-        return found
+            scores["svm_map"] = svm_map(train, test, self.costs)
+        return scores
 
 
 def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
@@ -77,17 +77,17 @@ def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
     """
     if len(np.unique(train.labels)) < 2:
         raise NotMeasurable("svm: the training data have labels of one class only")
-    seen, asked = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test))
+    train_rows, test_rows = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test))
     precisions = []
     # Threads cost more than they bring on problems this small.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 iterations are the protocol
         for c in np.unique(test.labels):
             positive = train.labels == c
-            scores = np.zeros(len(asked))
+            scores = np.zeros(len(test_rows))
             if positive.any():
-                cost = choose_cost(seen, positive, costs)
-                scores = _machine(cost).fit(seen, positive).decision_function(asked)
+                cost = choose_cost(train_rows, positive, costs)
+                scores = _machine(cost).fit(train_rows, positive).decision_function(test_rows)
             precisions.append(average_precision(scores, test.labels == c))
     return float(np.mean(precisions))
 
@@ -103,10 +103,10 @@ def choose_cost(features: np.ndarray, positive: np.ndarray, costs: Sequence[floa
 
     def score(cost: float) -> float:
         machines = ((_machine(cost).fit(features[a], positive[a]), b) for a, b in parts)
-        found = (
+        precisions = (
             average_precision(m.decision_function(features[b]), positive[b]) for m, b in machines
         )
-        return sum(found) / folds
+        return sum(precisions) / folds
 
     return max(costs, key=score)
 

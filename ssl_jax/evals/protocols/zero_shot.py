@@ -68,10 +68,10 @@ class ZeroShot(Protocol):
             if "{}" not in template:
                 raise UserError(f"zero_shot: no {{}} for the class name in {template!r}")
         sentences = [template.replace("{}", name) for name in names for template in templates]
-        said = embed_texts(encoder, sentences, subject.tokenizer, images.mesh)
+        embedded = embed_texts(encoder, sentences, subject.tokenizer, images.mesh)
         labelled = Part(test, rows[test.labels[rows] >= 0])
         embedded, index = embed_images(encoder, images.view, images.batches(labelled), images.mesh)
-        classes = class_embeddings(said.reshape(len(names), len(templates), -1))
+        classes = class_embeddings(embedded.reshape(len(names), len(templates), -1))
         return zero_shot_accuracies(embedded, classes, test.labels[index])
 
 
@@ -82,18 +82,18 @@ def lines(file: str, what: str) -> list[str]:
       UserError: it cannot be read, or holds none.
     """
     try:
-        found = [text.strip() for text in Path(file).expanduser().read_text().splitlines()]
+        rows = [text.strip() for text in Path(file).expanduser().read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"zero_shot: {what} = {file}: {e}") from None
-    found = [text for text in found if text]
-    if not found:
+    rows = [text for text in rows if text]
+    if not rows:
         raise UserError(f"zero_shot: {what} = {file} is empty")
-    return found
+    return rows
 
 
-def class_embeddings(said: np.ndarray) -> np.ndarray:
+def class_embeddings(sentences: np.ndarray) -> np.ndarray:
     """Unit vectors (C, d) of classes: the mean of the unit vectors of their sentences (C, T, d)."""
-    return _unit(_unit(said).mean(1))
+    return _unit(_unit(sentences).mean(1))
 
 
 def zero_shot_accuracies(
