@@ -67,7 +67,7 @@ class Protocol:
             subject.images.check_classes()
 
     def at_most(self, name: str, most: int, what: str) -> int:
-        """Return the setting `name`, its default lowered to `most` where there is no more of `what`.
+        """Return the setting `name`, with its default lowered to `most`, the number of `what`.
 
         Raises:
           UserError: a larger value that is not the default: it would be recorded and not applied.
@@ -168,7 +168,10 @@ class Images:
         """Create it with at most so many examples of each set, drawn evenly over its labels."""
         if test is None:
             is_held_out = held_out(train)
-            parts = Part(train, np.flatnonzero(~is_held_out)), Part(train, np.flatnonzero(is_held_out))
+            parts = (
+                Part(train, np.flatnonzero(~is_held_out)),
+                Part(train, np.flatnonzero(is_held_out)),
+            )
         else:
             parts = Part(train, np.arange(len(train))), Part(test, np.arange(len(test)))
         train_part, test_part = (
@@ -313,8 +316,8 @@ class Images:
         return features.collect(lambda images, _: images, self.batches(part, size), self.mesh)
 
     def with_statistics(self, encoder: Encoder) -> Encoder:
-        """Return the encoder with the batch-norm statistics of at most `STATISTICS` training images;
-        see `features.recompute_statistics`.
+        """Return the encoder with batch-norm statistics of at most `STATISTICS` training images, by
+        `features.recompute_statistics`.
 
         Raises:
           NotMeasurable: none of them can be read.

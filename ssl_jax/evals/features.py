@@ -210,8 +210,8 @@ class Column:
 def recompute_statistics(
     encoder: Encoder, view: View, images: np.ndarray, mesh: jax.sharding.Mesh
 ) -> Encoder:
-    """Return the encoder with the batch-norm statistics of uint8 images (N, H, W, C), all of them in
-    every process, for a fair measurement of untrained weights.
+    """Return the encoder with the batch-norm statistics of uint8 images (N, H, W, C), all of which
+    every process holds, for a fair measurement of untrained weights.
 
     The images pass once, in equal chunks of at most `CHUNK` (the last one is filled up from the
     first); mean and variance are those over all chunks, so a single chunk gets exactly its own.
@@ -234,7 +234,9 @@ def recompute_statistics(
     for rows in chunks:
         updated = jax.device_get(step(old, view, place(images[rows], placed)))
         per_chunk.append(
-            jax.tree.map(lambda n, o, m: (n - m * o) / (1 - m), updated, jax.device_get(old), momentum)
+            jax.tree.map(
+                lambda n, o, m: (n - m * o) / (1 - m), updated, jax.device_get(old), momentum
+            )
         )
     return dataclasses.replace(encoder, stats=place(_over_chunks(per_chunk), whole))
 

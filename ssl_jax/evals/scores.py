@@ -12,10 +12,10 @@ def guesses_of(classes: int) -> int:
 
 
 def accuracies(guesses: np.ndarray, labels: np.ndarray, name: str) -> dict[str, float]:
-    """Return `NAME_top1`, the share of first guesses that are right; `NAME_mean_per_class`, the mean
-    of that share per class, over the classes that occur; and, with five guesses, `NAME_top5`, the
-    share of examples whose class is among them. The numbers are NaN if at least `LEAST` examples of
-    several classes all get the same first guess: nothing was distinguished.
+    """Score guesses: `NAME_top1` is the share of first guesses that are right,
+    `NAME_mean_per_class` the mean of that share per class, over the classes that occur, and, with
+    five guesses, `NAME_top5` the share of examples whose class is among them. The numbers are NaN
+    if at least `LEAST` examples of several classes all get the same first guess.
 
     Args:
       guesses: (N,), or (N, 5) with the likeliest first.

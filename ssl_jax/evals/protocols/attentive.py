@@ -1,10 +1,10 @@
-"""The attentive probe: a learned query looks over the tokens of a frozen stage, then a linear
-classifier.
+"""The attentive probe: a learned query attends to the tokens of a frozen stage, then a linear
+classifier follows.
 
-The tokens are read once and kept in host memory as bfloat16, one stage at a time: 2 N T D bytes a
-set. Running the encoder again in every epoch would hold less and cost `epochs` times its forward
-passes, which are nearly all of the work; 8 bits of mantissa are what accelerators compute the
-features with anyway. What does not fit is refused before it is read.
+The tokens are read once and kept in host memory as bfloat16, one stage at a time: 2 N T D bytes per
+set. Running the encoder again in every epoch would take less memory and cost `epochs` times its
+forward passes, which are nearly all of the work; accelerators compute the features with 8 bits of
+mantissa anyway. Tokens that do not fit in memory are refused before they are read.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
 Tree = Any
-CHUNK_BYTES = 2**26  # of tokens handed to the devices at once
-POOLED = 2**28  # numbers that pooling holds at once
+CHUNK_BYTES = 2**26  # of tokens placed on the devices at once
+POOLED = 2**28  # numbers that pooling has in memory at once
 EPS = 1e-6
 
 
@@ -44,14 +44,14 @@ class Attentive(Protocol):
     """Accuracy of attention pooling and a linear classifier that saw all labels; see `fit`.
 
     Attributes:
-      stage: whose patch tokens, or positions of its map; by default where the method names it.
-      lr, weight_decay: of AdamW; the rate falls to 0 along half a cosine. Several of them are
-        trained at once.
-      epochs, batch_size: by default a batch is at most the training set.
-      heads: of the attention.
-      holdout: share of the training examples that are kept from the probe; its accuracy on them,
-        `attentive_holdout_top1`, is what settings should be chosen by.
-      seed: of the order of the examples and of the first weights.
+      stage: stage whose patch tokens, or positions of its map, are read; by default the method's.
+      lr, weight_decay: of AdamW; the rate falls to 0 along half a cosine. Several pairs are trained
+        at once.
+      epochs, batch_size: the default batch is at most the training set.
+      heads: attention heads.
+      holdout: share of the training examples that the probe is not trained on; choose settings by
+        its accuracy on them, `attentive_holdout_top1`.
+      seed: seed of the order of the examples and of the initial weights.
     """
 
     stage: Integer | None = None
@@ -66,8 +66,7 @@ class Attentive(Protocol):
     def __post_init__(self) -> None:
         if min(self.lr, self.epochs, self.batch_size, self.heads) <= 0 or self.weight_decay < 0:
             raise UserError(
-                "attentive: lr, epochs, batch_size, heads must be positive, weight_decay not less "
-                "than 0"
+                "attentive: lr, epochs, batch_size and heads must be positive, weight_decay >= 0"
             )
         if not 0 <= self.holdout < 1:
             raise UserError(f"attentive: holdout = {self.holdout} is not in [0, 1)")
@@ -81,7 +80,7 @@ class Attentive(Protocol):
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        """Those that differ in rate and decay only are trained together."""
+        """Train settings that differ in rate and decay only together."""
         for setting in settings:
             setting.check(subject)
 
@@ -105,19 +104,23 @@ def _measured(
         is_held_out = apart(*train, first.holdout, first.seed)
     held_out, rows = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
     if first.holdout and not len(held_out):
-        raise UserError(f"attentive: holdout = {one.holdout} of {len(out)} examples leaves none")
+        raise UserError(
+            f"attentive: holdout = {first.holdout} of {len(is_held_out)} examples is no example; "
+            "raise it"
+        )
     batch = first.at_most("batch_size", len(rows), "training examples")
     size = max(1, POOLED // (batch * first.heads * train.features.shape[-1]))
     for i in range(0, len(group), size):
-        probes = fit(train, group[i : i + size], subject.classes, np.sort(rows), mesh)
+        settings = group[i : i + size]
+        probes = fit(train, settings, subject.classes, np.sort(rows), mesh)
         scores = {"attentive_top1": accuracy(probes, test, np.arange(len(test.labels)), mesh)}
         if len(held_out):
             scores["attentive_holdout_top1"] = accuracy(probes, train, held_out, mesh)
         finite = [
             all(np.isfinite(p[s]).all() for p in probes.params.values())
-            for s in range(len(group[i : i + size]))
+            for s in range(len(settings))
         ]
-        for s, setting in enumerate(group[i : i + size]):
+        for s, setting in enumerate(settings):
             yield (
                 setting,
                 {name: float(v[s]) if finite[s] else np.nan for name, v in scores.items()},
@@ -125,7 +128,7 @@ def _measured(
 
 
 def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
-    """Tokens (N, T, D) bfloat16 of a stage, of the training and of the test set.
+    """Read the tokens (N, T, D) bfloat16 of a stage, of the training and of the test set.
 
     Raises:
       UserError: they would take more than half of this machine's memory, or there is no such stage.
@@ -140,27 +143,27 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
     if 2 * need > room:
         raise UserError(
             f"attentive: {token.shape[1]} tokens of {count} images take {need / 2**30:.1f} GiB, "
-            f"more than half of the {room / 2**30:.1f} GiB here; lower evals.max_train, or name a "
-            "later stage"
+            f"more than half of the {room / 2**30:.1f} GiB here; lower evals.max_train, or choose "
+            "a later stage"
         )
 
-    def part(part: Part) -> Labelled:
+    def tokens_of(part: Part) -> Labelled:
         rows, index = features.collect(
             lambda batch, _: _read(encoder, images.view, stage, batch),
             images.batches(part),
             images.mesh,
         )
-        (tokens,) = images.known(part, [rows], index)
+        (tokens,) = images.labelled_rows(part, [rows], index)
         check_varied(tokens.features, "tokens")
         return tokens
 
-    return part(images.train), part(images.test)
+    return tokens_of(images.train), tokens_of(images.test)
 
 
 def _tokens(encoder: Encoder, view: View, stage: int, images: Array) -> Array:
-    """(B, T, D) bfloat16 of uint8 images (B, H, W, C)."""
-    map_ = features.stage_map(encoder.features(prepare(view, images)), stage)
-    return map_.reshape(len(map_), -1, map_.shape[-1]).astype(jnp.bfloat16)
+    """Return tokens (B, T, D) bfloat16 of uint8 images (B, H, W, C)."""
+    x = features.stage_map(encoder.features(prepare(view, images)), stage)
+    return x.reshape(len(x), -1, x.shape[-1]).astype(jnp.bfloat16)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.
@@ -186,17 +189,17 @@ def fit(
     rows: np.ndarray,
     mesh: Mesh | None = None,
 ) -> Probes:
-    """A probe for each of `settings`, which differ in lr and weight_decay only, on the same batches
-    of the examples `rows`; each is what it would be alone.
+    """Train a probe for each of `settings`, which differ in lr and weight_decay only, on the same
+    batches of the examples `rows`; each is the same as if trained alone.
 
     Head h of the attention weighs the standardised tokens x_t by `softmax_t(query_h x_t)` and sums
     `value_h x_t`, E = ceil(D / H) numbers; a linear classifier reads those of all heads. A query
-    and a projection of the keys act by their product only: the one vector `query_h` is that. It
-    starts near 0, where this is average pooling. The bias does not decay.
+    and a projection of the keys act by their product only, which is the vector `query_h`. It starts
+    near 0, where this is average pooling. The bias does not decay.
 
     Args:
       train: features (N, T, D).
-      rows: which examples to learn from.
+      rows: examples to learn from.
 
     Raises:
       UserError: a single class.
@@ -228,11 +231,11 @@ def fit(
 
 
 def moments(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (D,) float32 over the tokens (N, T, D) of some examples."""
+    """Return mean and standard deviation (D,) float32 over the tokens (N, T, D) of `rows`."""
     total = square = np.zeros(tokens.shape[-1])
-    part = max(1, CHUNK_BYTES // (8 * tokens[0].size))
-    for start in range(0, len(rows), part):
-        x = tokens[rows[start : start + part]].astype(np.float64)
+    size = max(1, CHUNK_BYTES // (8 * tokens[0].size))
+    for start in range(0, len(rows), size):
+        x = tokens[rows[start : start + size]].astype(np.float64)
         total, square = total + x.sum((0, 1)), square + np.square(x).sum((0, 1))
     count = len(rows) * tokens.shape[1]
     mean = total / count
@@ -243,7 +246,7 @@ def moments(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def accuracy(
     probes: Probes, data: Labelled, rows: np.ndarray, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """Share (S,) of the examples `rows` that each probe names right."""
+    """Return the share (S,) of the examples `rows` that each probe classifies correctly."""
     alone = SingleDeviceSharding(jax.local_devices()[0])
     apart, whole = (
         (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (alone, alone)
@@ -254,13 +257,13 @@ def accuracy(
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         padded = np.resize(part, size)  # repeated, for one shape
-        predicted = gather(_named(*placed, place(data.features[padded], apart)))[: len(part)]
+        predicted = gather(_predict(*placed, place(data.features[padded], apart)))[: len(part)]
         correct = correct + np.sum(predicted == data.labels[part][:, None], axis=0)
     return np.asarray(correct) / len(rows)
 
 
 def _start(setting: Attentive, width: int, classes: int, count: int) -> Tree:
-    """The same first weights for each of `count` probes."""
+    """Return the same initial weights for each of `count` probes."""
     draw, value_width = np.random.default_rng(setting.seed), -(-width // setting.heads)
     first = {
         "query": 0.02 * draw.normal(size=(setting.heads, width)),
@@ -272,7 +275,7 @@ def _start(setting: Attentive, width: int, classes: int, count: int) -> Tree:
 
 
 def _logits(params: Tree, tokens: Array) -> Array:
-    """(B, S, C) of standardised tokens (B, T, D)."""
+    """Return logits (B, S, C) of standardised tokens (B, T, D)."""
     scores = jnp.einsum("btd,shd->bsht", tokens, params["query"])
     pooled = jnp.einsum("bsht,btd->bshd", jax.nn.softmax(scores), tokens)
     values = jnp.einsum("bshd,shde->bshe", pooled, params["value"])
@@ -281,7 +284,7 @@ def _logits(params: Tree, tokens: Array) -> Array:
 
 
 @jax.jit
-def _named(params: Tree, mean: Array, deviation: Array, tokens: Array) -> Array:
+def _predict(params: Tree, mean: Array, deviation: Array, tokens: Array) -> Array:
     return _logits(params, (tokens.astype(jnp.float32) - mean) / deviation).argmax(-1)
 
 
@@ -296,13 +299,13 @@ def _train(
     mean: Array,
     deviation: Array,
 ) -> tuple[Tree, Tree]:
-    """Some steps of AdamW: batches (n, B, T, D) and (n, B), shares (n,) of the peak rates (S,)."""
+    """Take n steps of AdamW: batches (n, B, T, D), (n, B), shares (n,) of the peak rates (S,)."""
 
     def loss(params: Tree, x: Array, y: Array) -> Array:
         logits = _logits(params, x)
         labels = jnp.broadcast_to(y[:, None], logits.shape[:2])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.sum(jnp.mean(losses, axis=0))  # a sum: no probe sees another
+        return jnp.sum(jnp.mean(losses, axis=0))  # a sum: the probes are independent
 
     def step(run: tuple[Tree, Tree], inputs: tuple[Array, Array, Array]) -> tuple[Any, None]:
         (params, state), (x, y, share) = run, inputs

@@ -1,4 +1,4 @@
-"""Does an image find others of its class? Ranking the training images by cosine."""
+"""Image retrieval: ranking the training images by their cosine to a test image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 
 Array = jax.Array
-TILE_ELEMENTS = 2**24  # similarities ranked at once
+TILE_ELEMENTS = 2**24  # similarities that are ranked at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class ImageRetrieval(AtLayer):
     """Mean average precision and recall of each test image as a query among the training images.
 
     Attributes:
-      k: numbers of nearest images among which one of the query's class counts as found.
+      k: numbers of nearest images among which recall looks for one of the query's class.
     """
 
     k: tuple[Count, ...] = (1, 5, 10)
@@ -44,11 +44,11 @@ def retrieve(
     query_labels: np.ndarray,
     k: Sequence[int] = (1, 5, 10),
 ) -> tuple[float, dict[int, float]]:
-    """(mean average precision, k -> recall): over the queries with an image of their class.
+    """Return (mean average precision, k -> recall) over the queries with an image of their class.
 
     The average precision of a query is the mean, over the images of its class, of the share of its
-    class down to that image in the order of decreasing cosine; of equally near ones the earlier
-    come first. Recall at k is the share of queries with one among the first k.
+    class down to that image in the order of decreasing cosine; ties go to the earlier image. Recall
+    at k is the share of queries with an image of their class among the first k.
 
     Args:
       gallery, queries: (N, D) and (M, D) features of any scale.
@@ -71,8 +71,12 @@ def retrieve(
 
 
 @jax.jit
-def _ranked(gallery: Array, labels: Array, queries: Array, query_labels: Array) -> tuple[Array, Array]:
-    """(average precision (T,), rank (T,) of the first image of its class, from 0) of each query."""
+def _ranked(
+    gallery: Array, labels: Array, queries: Array, query_labels: Array
+) -> tuple[Array, Array]:
+    """Return, per query, the average precision (T,) and the rank (T,) of the first image of its
+    class, from 0.
+    """
     unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
     similarity = jnp.matmul(unit(queries), unit(gallery).T, precision="highest")
     order = jnp.argsort(-similarity, axis=1, stable=True)

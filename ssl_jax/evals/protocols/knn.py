@@ -19,10 +19,10 @@ from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
 
-TRAIN_ROWS = 2**15  # of the training features that lie on the devices at once
+TRAIN_ROWS = 2**15  # training rows that are on the devices at once
 TILE_ELEMENTS = 2**25  # similarities that a device holds at once: 128 MiB in float32
 CPU_TILE_ELEMENTS = 2**21  # on a CPU, for its caches
-BLOCK = 64  # neighbouring training rows of which only the nearest is looked at first
+BLOCK = 64  # adjacent training rows of which only the nearest is compared at first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class Knn(AtLayer):
     """Accuracy of the weighted vote of the nearest training examples.
 
     Attributes:
-      k: neighbours; all training examples where there are fewer, which a sweep may ask for once.
-      temperature: of their votes (0.07: Wu et al. 2018, arXiv 1805.01978).
+      k: neighbours; all training examples if there are fewer, which a sweep may contain once.
+      temperature: temperature of their votes (0.07: Wu et al. 2018, arXiv 1805.01978).
     """
 
     k: Count = 20
@@ -47,7 +47,7 @@ class Knn(AtLayer):
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        """All k and temperatures of a layer in one pass."""
+        """Measure all k and temperatures of a layer in one pass."""
         for setting in settings:
             setting.check(subject)
         subject.read(settings)
@@ -56,8 +56,8 @@ class Knn(AtLayer):
             neighbours = {setting: min(setting.k, len(train.labels)) for setting in group}
             if len({(neighbours[setting], setting.temperature) for setting in group}) < len(group):
                 raise UserError(
-                    f"knn: k = {sorted({one.k for one in group})} are the same where there are "
-                    f"{len(train.labels)} training examples"
+                    f"knn: k = {sorted({setting.k for setting in group})} are the same with "
+                    f"{len(train.labels)} training examples; list at most one k of this size"
                 )
             classes = knn_classes(
                 *train,
@@ -68,7 +68,8 @@ class Knn(AtLayer):
                 subject.images.mesh,
             )
             for setting in group:
-                yield setting, accuracies(classes[neighbours[setting], setting.temperature], test.labels, "knn")
+                predictions = classes[neighbours[setting], setting.temperature]
+                yield setting, accuracies(predictions, test.labels, "knn")
 
 
 def knn_probabilities(
@@ -80,11 +81,11 @@ def knn_probabilities(
     temperature: Sequence[float] = (0.07,),
     mesh: Mesh | None = None,
 ) -> np.ndarray:
-    """Class probabilities of the test rows, for every k and temperature in one pass.
+    """Compute class probabilities of the test rows, for every k and temperature in one pass.
 
     A neighbour votes for its class with weight `exp(cosine / temperature)`; the votes of the k
-    nearest are divided by their sum. Among equally near rows the earlier ones are taken. The
-    training rows pass over the devices in tiles, each once: they may be larger than the memory.
+    nearest are divided by their sum. Ties go to the earlier rows. The training rows pass over the
+    devices in tiles, each once: they may be larger than the memory.
 
     Args:
       train: (N, D) features of any scale.
@@ -96,8 +97,8 @@ def knn_probabilities(
       mesh: test rows are split over its devices.
 
     Returns:
-      (len(k), len(temperature), M, C) float32. It grows with all four: for classes alone call
-      `knn_classes`.
+      (len(k), len(temperature), M, C) float32. It grows with all four: `knn_classes` returns the
+      classes alone.
 
     Raises:
       UserError: a k that is not in [1, N], or a temperature that is not positive.
@@ -115,9 +116,9 @@ def knn_classes(
     temperature: Sequence[float] = (0.07,),
     mesh: Mesh | None = None,
 ) -> dict[tuple[int, float], np.ndarray]:
-    """(k, temperature) -> the most probable class (M,) of each test row.
+    """Return (k, temperature) -> the most probable class (M,) of each test row.
 
-    Arguments and errors are those of `knn_probabilities`; equally probable classes go to the lower.
+    Arguments and errors are those of `knn_probabilities`; ties go to the lower class.
     """
     args = (train, train_labels, test, num_classes, k, temperature, mesh)
     classes = np.concatenate([p.argmax(-1).astype(np.int32) for p in _tiles(*args)], axis=-1)
@@ -134,7 +135,7 @@ def knn_accuracy(
     temperature: Sequence[float] = (0.07,),
     mesh: Mesh | None = None,
 ) -> dict[tuple[int, float], float]:
-    """(k, temperature) -> share of the test rows whose class in `knn_classes` is right."""
+    """Return (k, temperature) -> share of the test rows whose class in `knn_classes` is right."""
     predictions = knn_classes(train, train_labels, test, num_classes, k, temperature, mesh)
     return {pair: float(np.mean(classes == test_labels)) for pair, classes in predictions.items()}
 
@@ -148,9 +149,9 @@ def _tiles(
     temperature: Sequence[float],
     mesh: Mesh | None,
 ) -> Iterator[np.ndarray]:
-    """Probabilities of the test rows, some at a time, all tiles of one shape."""
+    """Yield the probabilities of the test rows in tiles."""
     if not all(1 <= n <= len(train) for n in k):
-        raise UserError(f"knn: k = {list(k)} needs between 1 and {len(train)} neighbours")
+        raise UserError(f"knn: expected k between 1 and {len(train)}, got {list(k)}")
     if not all(t > 0 for t in temperature):
         raise UserError(f"knn: temperature {list(temperature)} must be positive")
     labels = np.asarray(train_labels, np.int32)
@@ -163,10 +164,10 @@ def _tiles(
 def nearest(
     train: np.ndarray, test: np.ndarray, k: Count, mesh: Mesh | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines (M, k) float32 of the k nearest training rows, greatest first, and their numbers
-    (M, k) int32; of equally near ones the earlier come first.
+    """Return the cosines (M, k) float32 of the k nearest training rows, greatest first, and their
+    row numbers (M, k) int32; ties go to the earlier rows.
 
-    The training rows pass over the devices in tiles, each once; the test rows lie on them whole.
+    The training rows pass over the devices in tiles, each once; all test rows stay on the devices.
 
     Args:
       train: (N, D) features of any scale, N >= k.
@@ -182,7 +183,9 @@ def nearest(
 def _nearest_tiles(
     train: np.ndarray, test: np.ndarray, k: Count, mesh: Mesh | None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """What `nearest` finds, and of how many rows: tiles of one shape, the last one filled up."""
+    """Yield the results of `nearest` in tiles of equal shape, with their number of real rows; the
+    last tile is padded.
+    """
     device = SingleDeviceSharding(jax.devices()[0])
     apart, whole = (
         (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (device, device)
@@ -208,7 +211,7 @@ def _nearest_tiles(
 
 
 def _even(count: int, most: int, multiple: int) -> int:
-    """Rows of a tile, where `count` rows are cut into equal ones of about `most` or fewer."""
+    """Return the rows per tile if `count` rows are cut into equal tiles of about `most` or less."""
     size = -(-count // -(-count // most))
     return size + -size % multiple
 
@@ -223,12 +226,14 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
 def _nearer(
     test: Array, train: Array, start: Array, count: Array, nearest: Array, index: Array
 ) -> tuple[Array, Array]:
-    """The k greatest cosines (T, k) and their rows, of those found and of `count` more rows."""
+    """Merge the k nearest so far with `count` more rows; return the k greatest cosines (T, k) and
+    their rows.
+    """
     similarity = jnp.matmul(test, train.T, precision="highest")
     similarity = jnp.where(jnp.arange(len(train)) < count, similarity, -jnp.inf)
     k = nearest.shape[1]
     cosines, rows = _top(similarity, min(k, len(train)))
-    # What was found comes first: of equally near rows the earlier ones are taken.
+    # Earlier results come first, so that ties go to the earlier rows.
     both = jnp.concatenate([nearest, cosines], 1)
     where = jnp.concatenate([index, rows.astype(jnp.int32) + start], 1)
     nearest, order = jax.lax.top_k(both, k)
@@ -238,12 +243,12 @@ def _nearer(
 def _top(x: Array, k: int) -> tuple[Array, Array]:
     """`jax.lax.top_k` of (T, N), BLOCK a divisor of N, in a fraction of its time.
 
-    The k greatest lie in the k blocks of the greatest maxima: whatever is in another block has in
-    each of these something greater, or as great and before it.
+    The k greatest are in the k blocks of the greatest maxima: for a value in another block, each of
+    these holds a greater value, or an equal one before it.
     """
     blocks = x.reshape(len(x), -1, BLOCK)
     _, where = jax.lax.top_k(blocks.max(-1), min(k, blocks.shape[1]))
-    where = jnp.sort(where, 1)  # equally great ones stay in order
+    where = jnp.sort(where, 1)  # equal values stay in order
     candidates = jnp.take_along_axis(blocks, where[:, :, None], 1).reshape(len(x), -1)
     values, at = jax.lax.top_k(candidates, k)
     return values, jnp.take_along_axis(where, at // BLOCK, 1) * BLOCK + at % BLOCK
@@ -253,7 +258,9 @@ def _top(x: Array, k: int) -> tuple[Array, Array]:
 def _vote(
     nearest: Array, labels: Array, temperature: Array, k: tuple[Count, ...], num_classes: int
 ) -> Array:
-    """Shares (len(k), temperatures, T, C) from the greatest cosines (T, max k) and their labels."""
+    """Return shares (len(k), temperatures, T, C) of the votes, from the greatest cosines (T, max k)
+    and their labels.
+    """
     # Relative to the nearest neighbour: the same shares, and exp cannot overflow.
     weights = jnp.exp((nearest - nearest[:, :1]) / temperature[:, None, None])
     rows = jnp.arange(len(nearest))[:, None]

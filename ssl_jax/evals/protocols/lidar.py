@@ -1,4 +1,4 @@
-"""LiDAR: how many directions tell images apart from their own augmentations (2312.04000)."""
+"""LiDAR: the number of directions that separate images beyond their augmentations (2312.04000)."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -23,8 +23,7 @@ Array = jax.Array
 
 @dataclass(frozen=True, kw_only=True)
 class Lidar(AtLayer):
-    """The number below, of clean test images under the method's own augmentation, as many as in the
-    paper.
+    """LiDAR of clean test images under the method's own augmentation, as many as in the paper.
 
     Attributes:
       examples: images.
@@ -44,7 +43,7 @@ class Lidar(AtLayer):
             raise UserError("lidar: examples and views must be at least 2, and delta positive")
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        size = max(subject.images.batch_size // self.views, 1)  # each image is so many in a pass
+        size = max(subject.images.batch_size // self.views, 1)  # each counts `views` times
         images = dataclasses.replace(subject.images, batch_size=size)
         probe = subject.probe_of(self)
         embeddings, _ = features.collect(
@@ -81,7 +80,7 @@ def lidar(embeddings: np.ndarray, delta: float = 1e-4, eps: float = 1e-7) -> flo
 def _views(
     encoder: Encoder, view: View, probe: Probe, count: int, images: Array, index: Array
 ) -> Array:
-    """Features (B, count, D) of so many augmentations of each image."""
+    """Return the features (B, count, D) of `count` augmentations of each image."""
     inputs = Inputs(views=(dataclasses.replace(view, count=count),))
     batch = {"views": (jnp.repeat(images[:, None], count, axis=1),), "index": index}
     views = augment(inputs, batch, jax.random.key(0))["views"][0]
