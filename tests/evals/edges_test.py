@@ -64,11 +64,11 @@ class EdgesTest(parameterized.TestCase):
         subject = Subject(self.encoder, Images.of(train, test, 1000, 1000, **how), Probe())
         if not protocol.applies(subject):
             return None
-        found = protocol.measure(subject)
-        self.assertNotEmpty(found)
-        for metric, value in found.items():
+        numbers = protocol.measure(subject)
+        self.assertNotEmpty(numbers)
+        for metric, value in numbers.items():
             self.assertTrue(math.isfinite(value), f"{metric} = {value}")
-        return found
+        return numbers
 
     def check(self, name, train, test, message="", but=()):
         """All numbers are there and finite; of those in `but` this line in their place."""
@@ -81,10 +81,10 @@ class EdgesTest(parameterized.TestCase):
         else:
             self.assertIsNotNone(self.measure(name, train, test))
 
-    @parameterized.product(name=ALL, given=[True, False])
-    def test_nothing_to_evaluate_on(self, name, given):
+    @parameterized.product(name=ALL, has_test_set=[True, False])
+    def test_nothing_to_evaluate_on(self, name, has_test_set):
         train = source([0])  # nothing can be held out of one
-        test = source([]) if given else None
+        test = source([]) if has_test_set else None
         if name in ABSENT and name != "online":  # which asks for labels first
             self.assertIsNone(self.measure(name, train, test))
             return
@@ -140,12 +140,12 @@ class EdgesTest(parameterized.TestCase):
         train.class_names, test.class_names = ("ant", "bee", "cow"), ("bee", "dog")
         how = {"view": View(8), "channels": 1, "batch_size": 4, "mesh": self.mesh}
         images = Images.of(train, test, 1000, 1000, **how)
-        found = images.labels(images.test, np.arange(4))
-        np.testing.assert_array_equal(found, [1, 3, 1, -1])
+        labels = images.labels(images.test, np.arange(4))
+        np.testing.assert_array_equal(labels, [1, 3, 1, -1])
         self.assertEqual(images.class_names, ("ant", "bee", "cow", "dog"))
         # The report's neighbours, and the patches, too.
-        seen = look.examples(self.encoder, SimpleNamespace(probe=Probe()), images, images.test)
-        np.testing.assert_array_equal(seen.labels, [1, 3, 1, -1])
+        examples = look.examples(self.encoder, SimpleNamespace(probe=Probe()), images, images.test)
+        np.testing.assert_array_equal(examples.labels, [1, 3, 1, -1])
         _, of = Patches().of_labels(Subject(None, images, Probe()), images.test)
         np.testing.assert_array_equal(of, [1, 3, 1])
         test.class_names = ("0", "1")  # numbers stay

@@ -25,8 +25,8 @@ class ResultsTest(absltest.TestCase):
     def test_what_is_written_is_read(self):
         self.assertEqual(self.file.read(), [])
         records = [record(1), record(2, seconds=1.0)]
-        for one in records:
-            self.file.append(one)
+        for item in records:
+            self.file.append(item)
         self.assertEqual(self.file.read(), records)
 
     def test_the_key_is_of_the_question(self):
@@ -39,13 +39,13 @@ class ResultsTest(absltest.TestCase):
         names, masks = folder / "names.txt", folder / "masks"
         masks.mkdir()
         settings = {"lists": [str(names)], "train": str(masks), "k": 3, "pool": "avg", "data": ""}
-        seen = []
+        digests = []
         for name, text in ((names, "a"), (names, "b"), (masks / "1.png", "x"), (names, "a")):
             name.write_text(text)
-            seen.append(named_files(settings))
-            self.assertEqual(set(seen[-1]), {str(names), str(masks)})
-        self.assertLen({str(one) for one in seen}, 4)
-        self.assertEqual(seen[3][str(names)], seen[0][str(names)])
+            digests.append(named_files(settings))
+            self.assertEqual(set(digests[-1]), {str(names), str(masks)})
+        self.assertLen({str(item) for item in digests}, 4)
+        self.assertEqual(digests[3][str(names)], digests[0][str(names)])
 
     def test_a_question_has_one_answer(self):
         for top1 in (0.5, 0.6):
@@ -69,8 +69,8 @@ class ResultsTest(absltest.TestCase):
         for writer in writers:
             writer.join()
             self.assertEqual(writer.exitcode, 0)
-        found = sorted(one["settings"]["k"] for one in self.file.read())
-        self.assertEqual(found, [*range(200), *range(1000, 1200)])
+        neighbours = sorted(item["settings"]["k"] for item in self.file.read())
+        self.assertEqual(neighbours, [*range(200), *range(1000, 1200)])
         self.assertLen(self.file.path.read_text().splitlines(), 400)
 
 

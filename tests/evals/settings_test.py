@@ -154,8 +154,8 @@ class SettingsTest(parameterized.TestCase):
         protocol = dataclasses.replace(EvalsConfig().protocol(name), **chosen)
         if protocol not in self.measured:
             self.assertTrue(protocol.applies(self.subject))
-            ((_, found),) = type(protocol).measure_all([protocol], self.subject)
-            self.measured[protocol] = sorted(found.values())
+            ((_, numbers),) = type(protocol).measure_all([protocol], self.subject)
+            self.measured[protocol] = sorted(numbers.values())
         return self.measured[protocol]
 
     def filled(self, value):
@@ -184,13 +184,13 @@ class SettingsTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("linear", {"preset": "lbfgs", "lr": 0.1}, "linear.lr: 0.1 would change nothing"),
-        ("linear", {"preset": "lbfgs", "epochs": 3}, "epochs: 3 .* give one that takes steps"),
+        ("linear", {"preset": "lbfgs", "epochs": 3}, "epochs: 3 .* choose preset=moco"),
         ("linear", {"preset": "lbfgs", "batch_size": 8}, "batch_size"),
         ("linear", {"seed": 1}, "linear.seed: 1 .* draws nothing without a holdout"),
         ("linear", {"batch_size": 61}, "batch_size = 61 is more than the 60 training examples"),
-        ("linear", {"holdout": 0.001}, "holdout = 0.001 of 60 examples leaves none"),
+        ("linear", {"holdout": 0.001}, "holdout = 0.001 of 60 examples is no example"),
         ("attentive", {"batch_size": 61}, "batch_size = 61 is more than the 60"),
-        ("attentive", {"holdout": 0.001}, "leaves none"),
+        ("attentive", {"holdout": 0.001}, "is no example"),
         ("clustering", {"clusters": 3, "factor": 2.0}, "factor: 2.0 .* clusters = 3"),
         ("fewshot", {"shots": (), "lists": ("{list}",), "draws": 3}, "draws: 3 .* not drawn"),
         ("fewshot", {"shots": (50,)}, r"shots \[50\]: no class has more than 15"),
@@ -214,7 +214,7 @@ class SettingsTest(parameterized.TestCase):
     def test_a_sweep_over_the_rate_is_applied(self):
         """README's, which names no preset."""
         made = suites.settings(EvalsConfig().linear, "linear", [{"lr": 0.01}, {"lr": 30.0}])
-        self.assertEqual([one.settled().preset for one in made], ["simclr", "simclr"])
+        self.assertEqual([setting.settled().preset for setting in made], ["simclr", "simclr"])
         (_, low), (_, high) = type(made[0]).measure_all(made, self.subject)
         self.assertNotEqual(low, high)
         self.assertEqual(EvalsConfig().linear.settled().preset, "lbfgs")
@@ -289,7 +289,7 @@ def files(folder):
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
-    found = {name: str(folder / name) for name in texts}
+    paths = {name: str(folder / name) for name in texts}
     rng = np.random.default_rng(0)
     for number, name in enumerate(("masks", "masks2", "videos", "videos2")):
         side, inside = (16, "") if number < 2 else (64, "one")
@@ -301,8 +301,8 @@ def files(folder):
                 path = folder / name / kind / inside / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
-        found[name] = str(folder / name)
-    return found
+        paths[name] = str(folder / name)
+    return paths
 
 
 if __name__ == "__main__":

@@ -130,9 +130,9 @@ class ProtocolTest(parameterized.TestCase):
         def source(count):
             labels = np.arange(count) % 3
             images = draw.integers(0, 100, (count, 4, 4, 1)) + 40 * labels[:, None, None, None]
-            made = ArraySource("squares", images.astype(np.uint8), labels)
-            made.names = [f"{c}/{i}.png" for i, c in enumerate(labels)]
-            return made
+            data = ArraySource("squares", images.astype(np.uint8), labels)
+            data.names = [f"{c}/{i}.png" for i, c in enumerate(labels)]
+            return data
 
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
         how = {"view": View(4), "channels": 1, "batch_size": 16, "mesh": mesh}
@@ -144,13 +144,13 @@ class ProtocolTest(parameterized.TestCase):
         path.write_text("".join(f"{i}.png 7\n" for i in range(30, 40)))
         subject = self.subject(max_train=20)  # the list's are not among them
         settings = FewShot(shots=(2,), fractions=(0.3,), lists=(str(path),), draws=2)
-        found = settings.measure(subject)
-        self.assertEqual(list(found), ["fewshot2_top1", "fewshot30pct_top1", "fewshot_ten_top1"])
+        numbers = settings.measure(subject)
+        self.assertEqual(list(numbers), ["fewshot2_top1", "fewshot30pct_top1", "fewshot_ten_top1"])
         rows = np.arange(30, 40)
         pixels = subject.images.train.source.arrays[rows].reshape(10, -1) / np.float32(255)
         own = Labelled(pixels, rows % 3)
         expected = few_labels(subject.train(settings), subject.test(settings), [own]).mean
-        self.assertEqual(found["fewshot_ten_top1"], expected)
+        self.assertEqual(numbers["fewshot_ten_top1"], expected)
 
     def test_a_bad_list_is_told_before_images_are_read(self):
         subject = self.subject()

@@ -37,11 +37,11 @@ class PatchesTest(absltest.TestCase):
         protocol = Patches(patch=4, per_image=8)
         self.assertTrue(protocol.applies(subject()))
         self.assertFalse(protocol.applies(subject(labelled=False)))
-        found = protocol.measure(subject())
+        numbers = protocol.measure(subject())
         # A quarter of the patches shows nothing of the label.
-        self.assertBetween(found["patches_top1"], 0.7, 0.95)
-        self.assertEqual(found["patches_vote_top1"], 1)
-        self.assertEqual(protocol.measure(subject(devices=2)), found)
+        self.assertBetween(numbers["patches_top1"], 0.7, 0.95)
+        self.assertEqual(numbers["patches_vote_top1"], 1)
+        self.assertEqual(protocol.measure(subject(devices=2)), numbers)
 
     def test_masks(self):
         rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ class PatchesTest(absltest.TestCase):
             patches.majority(mask, (3, 2))
 
     def test_errors(self):
-        with self.assertRaisesRegex(UserError, "name both folders"):
+        with self.assertRaisesRegex(UserError, "give both folders"):
             Patches(train="x")
         with self.assertRaisesRegex(UserError, "two classes"):
             patches.probabilities(np.zeros((3, 2)), np.zeros(3), np.zeros((1, 2)))

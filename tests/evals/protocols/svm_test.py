@@ -66,8 +66,8 @@ class SvmTest(parameterized.TestCase):
         self.assertAlmostEqual(svm_map(train, test, [0.5]), np.mean(precisions), places=6)
 
     def test_separate_classes_are_ranked_perfectly(self):
-        found = svm_map(blobs(30, 0, spread=0.01), blobs(30, 1, spread=0.01), [1.0])
-        self.assertAlmostEqual(found, 1.0, places=12)
+        precision = svm_map(blobs(30, 0, spread=0.01), blobs(30, 1, spread=0.01), [1.0])
+        self.assertAlmostEqual(precision, 1.0, places=12)
 
     def test_the_cost_is_chosen_by_folds(self):
         train = blobs(60, 0, spread=1.5)
@@ -82,8 +82,8 @@ class SvmTest(parameterized.TestCase):
         without = Labelled(*(x[test.labels != 2] for x in test))
         # The third is left out of the mean.
         self.assertAlmostEqual(svm_map(train, without, [1.0]), 1.0, places=12)
-        new = Labelled(test.features, np.where(test.labels == 2, 5, test.labels))
-        self.assertAlmostEqual(svm_map(train, new, [1.0]), (1 + 1 + 1 / 3) / 3)
+        renumbered = Labelled(test.features, np.where(test.labels == 2, 5, test.labels))
+        self.assertAlmostEqual(svm_map(train, renumbered, [1.0]), (1 + 1 + 1 / 3) / 3)
         with self.assertRaisesRegex(UserError, "one class only"):
             svm_map(Labelled(train.features, 0 * train.labels), test, [1.0])
 
