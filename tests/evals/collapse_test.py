@@ -1,4 +1,4 @@
-"""Each kind of collapse is forced and named, and nothing healthy is."""
+"""Each kind of collapse is forced and diagnosed, and healthy runs are not."""
 
 import io
 

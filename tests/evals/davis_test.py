@@ -9,7 +9,7 @@ from ssl_jax.evals import davis
 
 
 def brute_boundary(predicted, true, bound):
-    """As the definition reads: shares of boundary pixels that are near one of the other mask."""
+    """Follow the definition: shares of boundary pixels that are near one of the other mask."""
 
     def pixels(mask):
         border = []

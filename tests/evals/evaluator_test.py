@@ -1,5 +1,5 @@
-"""What a run measures of itself: the same on any devices, skipped with its reason where it says
-nothing, and never a number that is none.
+"""Measurements during a run: equal on any devices, skipped with a reason where they mean nothing,
+and never a number that is not finite.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def source(labels, seed=0, name="squares"):
 
 
 class Method:
-    """As much of an objective as is asked of it here."""
+    """The part of an objective that the evaluator uses."""
 
     probe, probe_every_stage = Probe(), False
     spec = dataclasses.make_dataclass("Spec", [("channels", int, 1)])()
@@ -98,7 +98,7 @@ class SuiteTest(parameterized.TestCase):
                 encoders[0].stats,
             )
 
-    @parameterized.parameters(131, 300)  # one chunk, and three that are filled up
+    @parameterized.parameters(131, 300)  # one chunk, and three with padding
     def test_statistics_of_the_first_layer_are_those_of_all_images(self, count):
         data = source(np.arange(count) % 3)
         result = features.recompute_statistics(encoder(), View(8), data.arrays, mesh())
@@ -147,7 +147,7 @@ class SuiteTest(parameterized.TestCase):
         self.assertEqual("eval/knn_top1" in numbers, not reason)
         self.assertLen(set(messages), len(messages))
 
-    def test_features_that_are_none_give_no_score(self):
+    def test_features_that_are_not_finite_give_no_score(self):
         quality, messages = self.quality(
             source(np.arange(60) % 3), protocols=(*LABELLED, "diagnostics")
         )
@@ -156,7 +156,7 @@ class SuiteTest(parameterized.TestCase):
         for scale, reason in ((np.nan, "not finite"), (0.0, "are zero")):
             numbers = quality.measure(encoder(scale))
             self.assertTrue(any(reason in text for text in messages), messages)
-            for name in good:  # nor does the number from before stay the last one
+            for name in good:  # the earlier number does not stay the latest
                 if name.startswith("eval/"):
                     self.assertTrue(math.isnan(numbers[name]), name)
 
@@ -192,7 +192,7 @@ class SuiteTest(parameterized.TestCase):
         named_source.class_names = ("a", "b", "c", "d")
         self.assertIn("matched by their numbers", images(train, named_source).notes()[0])
 
-    def test_nothing_is_measured_where_nothing_is_asked(self):
+    def test_without_protocols_nothing_is_measured(self):
         quality, messages = self.quality(source([0]), protocols=())
         self.assertEqual((quality.baselines(encoder()), messages), ({}, []))
 

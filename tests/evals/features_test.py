@@ -1,4 +1,4 @@
-"""Features that are collected: in memory or in a file, the same."""
+"""Collected features are equal in memory and in a file."""
 
 import tempfile
 from unittest import mock
@@ -15,7 +15,7 @@ from ssl_jax.evals.protocols import knn
 
 
 def batches(count=23, size=8):
-    """Images i filled with i, the last batch filled up."""
+    """Yield images i filled with i, the last batch padded."""
     for start in range(0, count, size):
         index = np.arange(start, start + size)
         images = np.broadcast_to(index.astype(np.uint8)[:, None, None, None], (size, 2, 2, 1))

@@ -1,4 +1,4 @@
-"""Lists of labelled examples: what names what, and what is wrong with a list."""
+"""Lists of labelled examples: how names match examples, and errors of bad lists."""
 
 from pathlib import Path
 

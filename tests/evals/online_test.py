@@ -1,4 +1,4 @@
-"""The online probe: it learns, it leaves no trace in the method, and it is kept like all else."""
+"""The online probe learns, does not influence the method, and is part of the checkpoint."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ FAMILIES = ("rotnet", "simclr", "byol", "deepcluster", "mae")
 
 
 def experiment(method, lr, **mesh):
-    """With gradients clipped to a norm below theirs, so that one more gradient would be seen."""
+    """Clip gradients to a norm below theirs, so that an extra gradient would change the result."""
     made = harness.experiment(method, **mesh)
     sections = {
         **made.sections,
@@ -45,7 +45,7 @@ def trained(made, start=None, steps=(0, 4), devices=1):
     mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:devices])
     placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
     start = start or state.create(made.objective, made.tx, 5, placed)
-    # As users' programs are compiled, and not as those of tests (conftest.py): only so are two
+    # Compiled as for users, not as in tests (conftest.py): only then are two
     # programs that share most of their operations equal to the last bit.
     compiled = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
     with jax.set_mesh(mesh), mock.patch.object(jax, "jit", compiled):
@@ -116,14 +116,14 @@ class NoTraceTest(parameterized.TestCase):
         chunked = dataclasses.replace(made.objective, microbatches=4)
         np.testing.assert_allclose(chunked._features(*arguments, images), whole, rtol=1e-5)
 
-    def test_all_that_is_asked_of_an_objective_is_asked_of_the_method(self):
-        """But for what follows from its inputs and its backbone, and what only it itself calls."""
+    def test_all_calls_of_an_objective_are_forwarded_to_the_method(self):
+        """Except what follows from inputs and backbone, and what only the method itself calls."""
         follows = {"backbone", "spec", "microbatches", "shapes", "stage_shapes", "feature_dim"}
         own = {"make", "needs", "chain", "branch", "patch_grid"}
         names = {name for name in vars(Objective) if not name.startswith("_")} - follows - own
         self.assertEqual(names - vars(online.OnlineProbe).keys(), set())
 
-    def test_a_rate_that_is_none(self):
+    def test_an_invalid_learning_rate(self):
         with self.assertRaisesRegex(UserError, "train.online_probe: expected .* > 0, got 0.0"):
             online.OnlineProbe.around(harness.experiment("simclr").method, 0.0)
 
@@ -186,7 +186,7 @@ class ProtocolTest(parameterized.TestCase):
         quality, encoder = self.quality(None)
         self.assertEqual(quality.measure(encoder), {})
 
-    def test_other_classes_are_told(self):
+    def test_a_probe_of_other_classes_is_an_error(self):
         quality, encoder = self.quality(LR)
         other = dataclasses.replace(encoder, online=online.fresh(encoder.online["mean"].size, 7))
         with self.assertRaisesRegex(UserError, "trained on 7 classes, these data have 10"):

@@ -29,12 +29,12 @@ class ResultsTest(absltest.TestCase):
             self.file.append(item)
         self.assertEqual(self.file.read(), records)
 
-    def test_the_key_is_of_the_question(self):
+    def test_the_key_depends_on_the_request(self):
         self.assertEqual(key(record(1, 0.5, seconds=3)), key(record(1, 0.6)))
         self.assertNotEqual(key(record(1)), key(record(2)))
         self.assertNotEqual(key(record(1)), key(record(1, step=3)))
 
-    def test_files_and_folders_that_settings_name_are_told_apart_by_what_they_hold(self):
+    def test_files_and_folders_in_settings_are_distinguished_by_content(self):
         folder = Path(self.create_tempdir().full_path)
         names, masks = folder / "names.txt", folder / "masks"
         masks.mkdir()

@@ -1,4 +1,4 @@
-"""Superclass files, and agreement with what they name, by hand."""
+"""Superclass files, and agreement with superclasses, by hand."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class SuperclassesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "No such file"):
             read_superclasses("/nowhere", CLASSES)
 
-    def test_the_classes_are_found_first(self):
+    def test_clusters_are_assigned_to_classes_first(self):
         """Two clusters mix classes of one superclass, a third mixes superclasses."""
         labels = np.array([0, 0, 1, 1, 1, 0, 2, 2, 3, 0])
         clusters = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])

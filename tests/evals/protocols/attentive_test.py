@@ -1,4 +1,4 @@
-"""The attentive probe: what averages do not see; many rates at once; meshes; by hand."""
+"""The attentive probe: tokens that averages hide; many rates at once; meshes; by hand."""
 
 import dataclasses
 
@@ -17,8 +17,8 @@ from ssl_jax.evals.protocols.linear import fit as fit_linear
 
 
 def hidden(count, seed, tokens=16, classes=2):
-    """All images have the same tokens in another order, but that one is marked, and it shows the
-    class: their averages are all alike.
+    """Create images of the same tokens in different orders, where a marked token shows the class:
+    their averages are equal.
     """
     draw = np.random.default_rng(seed)
     rows, where = np.arange(count), draw.integers(0, tokens, count)

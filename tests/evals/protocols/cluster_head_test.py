@@ -1,4 +1,4 @@
-"""Cluster heads: what the methods' contract gives, and agreement of clusters made by hand."""
+"""Cluster heads: the methods' contract, and the agreement of clusters by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from ssl_jax.objectives.base import Encoder, Heads, Probe
 from ssl_jax.run.configs import methods
 from tests.objectives import harness
 
-# Clusters of each head of the methods that have any.
+# Clusters per head, for the methods that have any.
 SIZES = {
     "deepcluster": lambda o: (o.clusters,),
     "deepcluster_v2": lambda o: (o.clusters,) * o.heads,
@@ -40,7 +40,7 @@ class MethodsTest(parameterized.TestCase):
         size = made.inputs().views[0].size
         images = jax.ShapeDtypeStruct((3, size, size, made.spec.channels), jnp.float32)
 
-        def logits(encoder, images):  # it passes through as a pytree
+        def logits(encoder, images):  # the encoder is passed as a pytree
             return encoder.clusters.logits(encoder.features(images)["pooled"])
 
         shapes = jax.eval_shape(logits, made.encoder(*state), images)
@@ -70,7 +70,7 @@ def _nearest(levels, pooled):
 
 
 class ProtocolTest(parameterized.TestCase):
-    """A network that sees brightness, and three clusters of it."""
+    """A network that computes brightness, and three clusters of it."""
 
     def subject(self):
         grey = np.repeat([40, 130, 220, 130, 40, 130], 4)
@@ -101,7 +101,7 @@ class ProtocolTest(parameterized.TestCase):
         self.assertAlmostEqual(numbers["cluster_head_acc"], 20 / 24)
         path = self.create_tempfile(content="0 dark\n2 bright\n").full_path
         numbers = ClusterHead(superclasses=path).measure(self.subject())
-        # The cluster between the two is now one too many, and goes to its majority.
+        # The cluster between the two is now surplus, and goes to its majority class.
         self.assertEqual(numbers["cluster_head_acc"], 1.0)
 
     def test_no_such_head(self):

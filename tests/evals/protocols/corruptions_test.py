@@ -113,7 +113,7 @@ class CorruptTest(parameterized.TestCase):
         top1 = Linear().measure(subject)["linear_top1"]
         self.assertAlmostEqual(numbers["corruptions_clean_error"], 1 - top1)
 
-    def test_what_is_wrong_is_said(self):
+    def test_errors(self):
         subject = Subject(None, self.images(open_source("digits")), Probe())
         with self.assertRaisesRegex(UserError, "ImageNet's 1000 classes, these data have 10"):
             Corruptions(baseline="alexnet").measure(subject)
@@ -124,7 +124,7 @@ class CorruptTest(parameterized.TestCase):
 
 
 class SettingsTest(absltest.TestCase):
-    def test_what_is_wrong_is_said(self):
+    def test_invalid_settings(self):
         with self.assertRaisesRegex(UserError, "size = 16 32 or more"):
             Corruptions(size=16)
         with self.assertRaisesRegex(UserError, "examples = 0 must be positive"):

@@ -22,7 +22,7 @@ def blobs(count, classes=3, width=5, seed=0):
 
 
 def by_hand(train, classes, recipe, lr, decay, seed):
-    """One head, one step after another, as the papers write it."""
+    """Train one head, one step after another, by the papers' formulas."""
     x, y = train.features.astype(np.float64), train.labels
     batch = min(recipe.batch_size, len(x))
     epoch = len(x) // batch

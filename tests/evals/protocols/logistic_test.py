@@ -20,7 +20,7 @@ def subject(source, most=150):
 
 class LogisticTest(parameterized.TestCase):
     @parameterized.parameters("kornblith", "dinov2")
-    def test_as_a_loop_over_scikit_learn(self, preset):
+    def test_equals_a_loop_over_scikit_learn(self, preset):
         pixels = subject(open_source("digits"))
         protocol = Logistic(preset=preset, count=5, holdout=0.2)
         numbers = protocol.measure(pixels)
@@ -42,7 +42,7 @@ class LogisticTest(parameterized.TestCase):
         self.assertAlmostEqual(numbers["logistic_top1"], model.score(*test))
 
     def test_one_solution_from_the_other(self):
-        """They end where they would alone."""
+        """Each ends where it would alone."""
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 3, 60)
         train = Labelled(np.float32(rng.normal(size=(60, 4)) + labels[:, None]), labels)
@@ -52,7 +52,7 @@ class LogisticTest(parameterized.TestCase):
             np.testing.assert_allclose(head.weight, alone.weight, atol=2e-3)
         self.assertTrue(np.all(path[0].bias[3:] == -np.inf))  # classes that do not occur
 
-    def test_what_is_wrong_is_said(self):
+    def test_errors(self):
         with self.assertRaisesRegex(UserError, "count = 0 must be positive"):
             Logistic(count=0)
         with self.assertRaisesRegex(UserError, "holdout = 0 between 0 and 1"):

@@ -1,4 +1,4 @@
-"""Label propagation against a loop over tokens, and on videos whose answer is known."""
+"""Label propagation against a loop over tokens, and on videos with known masks."""
 
 import tempfile
 from pathlib import Path
@@ -42,7 +42,7 @@ def subject(encoder=None, devices=1):
 
 
 def scene(tops, shape=(64, 128), single=True):
-    """Frames of a red square and, unless single, a blue one below it, on green; and their masks."""
+    """Create frames of a red square and, unless single, a blue one below, on green; and masks."""
     for top in tops:
         frame, mask = np.full((*shape, 3), (20, 160, 30), np.uint8), np.zeros(shape, np.uint8)
         frame[8:24, top : top + 16], mask[8:24, top : top + 16] = (220, 30, 20), 1
@@ -52,7 +52,7 @@ def scene(tops, shape=(64, 128), single=True):
 
 
 def halves(count):
-    """Frames of which the left half is the object: without corners, which bilinear logits round."""
+    """Create frames whose left half is the object: without corners, which bilinear logits round."""
     frame, mask = np.full((64, 128, 3), 200, np.uint8), np.zeros((64, 128), np.uint8)
     frame[:, :64, 1:], mask[:, :64] = 20, 255
     return [(frame, mask)] * count

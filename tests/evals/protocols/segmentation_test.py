@@ -67,14 +67,14 @@ class SegmentationTest(absltest.TestCase):
         self.assertGreater(numbers["segmentation_miou"], 0.85)
         self.assertGreater(numbers["segmentation_pixel_accuracy"], 0.9)
         self.assertFalse(Segmentation().applies(subject()))
-        for devices in (2, 3):  # the latter does not divide the batch
+        for devices in (2, 3):  # 3 does not divide the batch
             more = self.measure(subject(devices=devices))
             self.assertAlmostEqual(
                 more["segmentation_miou"], numbers["segmentation_miou"], places=4
             )
 
-    def test_blocks_of_a_class_each(self):
-        """Nothing to smooth where an image has one class only: no error is left."""
+    def test_blocks_with_one_class_each(self):
+        """An image of one class has nothing to smooth: no error is left."""
         for folder in (self.train, self.test):
             for i, colour in enumerate(COLOURS):
                 image = np.broadcast_to(colour, (40, 20, 3))
@@ -156,7 +156,7 @@ class MeasureTest(absltest.TestCase):
             return trained
 
         nothing = stepped(np.full_like(masks, IGNORED))
-        np.testing.assert_allclose(nothing.weight, weight, rtol=1e-3)  # but for the decay
+        np.testing.assert_allclose(nothing.weight, weight, rtol=1e-3)  # except for the decay
         self.assertGreater(np.abs(stepped(masks).weight - weight).max(), 0.05)
         mean = np.asarray(segmentation.features.maps(None, *layer, images)).mean((0, 1, 2))
         np.testing.assert_allclose(nothing.mean, (1 - 0.9**3) * mean, rtol=1e-4, atol=1e-6)

@@ -18,7 +18,7 @@ def blobs(count, seed, classes=3, spread=0.7):
 
 
 def by_hand(scores, positive):
-    """VOC's own way: a point for each image in order of its score, then the envelope's area."""
+    """Compute it as VOC does: a point per image in order of its score, then the envelope's area."""
     hits = np.cumsum(positive[np.argsort(-scores, kind="stable")])
     recall = np.concatenate([[0], hits / hits[-1], [1]])
     precision = np.concatenate([[0], hits / np.arange(1, len(scores) + 1), [0]])
@@ -72,7 +72,7 @@ class SvmTest(parameterized.TestCase):
     def test_the_cost_is_chosen_by_folds(self):
         train = blobs(60, 0, spread=1.5)
         positive = train.labels == 0
-        # So small a C leaves all weights at 0 but for rounding.
+        # Such a small C leaves all weights at 0 except for rounding.
         self.assertEqual(choose_cost(train.features, positive, [1e-12, 1.0]), 1.0)
         self.assertEqual(choose_cost(train.features, np.arange(60) == 0, [7.0, 9.0]), 1.0)
         self.assertEqual(choose_cost(train.features, positive, [7.0]), 7.0)

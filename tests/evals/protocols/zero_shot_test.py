@@ -63,8 +63,8 @@ class ClassEmbeddingsTest(absltest.TestCase):
 
 
 class ZeroShotTest(parameterized.TestCase):
-    """Stub towers: the embedding of an image is its label's axis, that of a text how often each of
-    the letters a to f stands in it.
+    """Stub towers: an image's embedding is its label's axis, a text's the counts of the letters a to
+    f in it.
     """
 
     def setUp(self):
@@ -129,7 +129,7 @@ class ZeroShotTest(parameterized.TestCase):
         ({"templates": "a photo"}, "expected {} for the class name in 'a photo'"),
         ({"templates": "\n"}, "is empty"),
     )
-    def test_what_is_wrong_is_said(self, texts, message):
+    def test_errors(self, texts, message):
         files = {what: self.write(what, text) for what, text in texts.items()}
         with self.assertRaisesRegex(UserError, message):
             self.measure(**files)
