@@ -426,7 +426,7 @@ class Subject:
         return features.extract(self.encoder, self.images.view, probes, batches, self.images.mesh)
 
 
-def grouped(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+def group_by(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
     """Group the items by their key."""
     groups: dict[Hashable, list[T]] = {}
     for item in items:

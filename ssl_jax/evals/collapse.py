@@ -69,7 +69,7 @@ def diagnose(numbers: Mapping[str, float], untrained: Mapping[str, float] | None
     """
     before = untrained or {}
 
-    def fallen(name: str, low: float, none: float) -> bool:
+    def is_low(name: str, low: float, none: float) -> bool:
         value = numbers.get(name, float("inf"))
         return value < none or (value < low and value < FALL * before.get(name, 0.0))
 
@@ -78,19 +78,19 @@ def diagnose(numbers: Mapping[str, float], untrained: Mapping[str, float] | None
         return f"{text}, untrained {before[name]:.3g}" if name in before else text
 
     dimensions = numbers.get("dimensions", 0.0)
-    if fallen("feature_std", LOW_STD, NO_STD):
+    if is_low("feature_std", LOW_STD, NO_STD):
         return Finding(
             Kind.CONSTANT,
             evidence("feature_std"),
             "a lower optim.lr or a longer warmup; check stop-gradient, predictor and teacher",
         )
-    if dimensions > NO_RANK and fallen("rankme", LOW_RANK * dimensions, NO_RANK):
+    if dimensions > NO_RANK and is_low("rankme", LOW_RANK * dimensions, NO_RANK):
         return Finding(
             Kind.DIMENSIONAL,
             f"{evidence('rankme')}, of {dimensions:.0f}",
             "a lower optim.lr, stronger augmentation, a larger batch",
         )
-    if fallen("cluster_entropy", LOW_ENTROPY, NO_ENTROPY):
+    if is_low("cluster_entropy", LOW_ENTROPY, NO_ENTROPY):
         return Finding(
             Kind.CLUSTER,
             evidence("cluster_entropy"),

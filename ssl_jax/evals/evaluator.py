@@ -134,7 +134,7 @@ class Quality:
     ):
         self._config, self._tokenizer, self._objective = config, tokenizer, objective
         self._progress = progress
-        self._say, self._said = say, set[str]()
+        self._say, self._reported = say, set[str]()
         self._names: dict[str, set[str]] = {}  # of the numbers that each protocol returned
         self._probe = probe or objective.probe
         self.images = Images.of(
@@ -198,14 +198,14 @@ class Quality:
                     continue
                 ((_, numbers),) = measured([protocol], subject)
             except NotMeasurable as e:
-                self._tell(f"{name}: not measured: {e}")
+                self._report(f"{name}: not measured: {e}")
                 numbers = dict.fromkeys(self._names.get(name, ()), float("nan"))
             else:
                 if broken := not_finite(numbers):
                     text = f"{name}: no score: not finite, or one prediction for all images"
-                    self._tell(f"{text}: {', '.join(broken)}")
+                    self._report(f"{text}: {', '.join(broken)}")
                 if zero := [k for k, v in numbers.items() if k.endswith("_top1") and v == 0]:
-                    self._tell(f"{name}: {', '.join(zero)} is 0: no prediction is right")
+                    self._report(f"{name}: {', '.join(zero)} is 0: no prediction is right")
                 if encoder is not None:
                     self._names.setdefault(name, set()).update(numbers)
             results |= numbers
@@ -214,11 +214,11 @@ class Quality:
     def _missing(self, protocol: Protocol, subject: Subject) -> None:
         """Report missing labels, but nothing that only the method lacks: other methods have it."""
         if protocol.labels and subject.encoder is not None and not subject.labelled:
-            self._tell("no labels: only the label-free numbers can be measured")
+            self._report("no labels: only the label-free numbers can be measured")
 
-    def _tell(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _report(self, text: str) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
             self._say(text)
 
     def baselines(self, encoder: Encoder) -> dict[str, float]:
@@ -231,9 +231,9 @@ class Quality:
         if not self._config.protocols:
             return {}
         for note in self.images.notes():
-            self._tell(note)
+            self._report(note)
         if self._objective.inputs().label and self.images.train.source is self.images.test.source:
-            self._tell(
+            self._report(
                 "the method trains on the held-out images with their labels, so classifier and "
                 "online do not measure unseen images; give evaluation data"
             )
@@ -241,7 +241,7 @@ class Quality:
         try:
             untrained = self.measure(self.images.with_statistics(bare))
         except NotMeasurable as e:  # no image to take statistics of
-            self._tell(f"not measured: {e}")
+            self._report(f"not measured: {e}")
             return {}
         self._names.clear()
         pixels = self.measure(None)

@@ -100,8 +100,8 @@ class OnlineProbe(Objective):
         encoder, images = self.method.encoder(params, _own(extra)), batch["views"][0][:, 0]
         inputs = jax.lax.optimization_barrier((encoder.params, encoder.stats, images))
         with jax.named_scope(NAME):
-            rows = self._features(encoder.net, *jax.lax.stop_gradient(inputs))
-            weights, metrics = learn(extra[NAME], rows, batch["label"], step, self.lr)
+            x = self._features(encoder.net, *jax.lax.stop_gradient(inputs))
+            weights, metrics = learn(extra[NAME], x, batch["label"], step, self.lr)
         return loss, Aux({**aux.extra, NAME: weights}, aux.signals, {**aux.metrics, **metrics})
 
     def after_update(

@@ -101,11 +101,11 @@ def entropy(maps: Array) -> Array:
     return jnp.mean(jax.scipy.special.entr(maps).sum(-1), axis=-1)
 
 
-def _measured(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
+def _distance_and_entropy(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
     """Return the distance and the entropy per image, layer and head, both (B, layers, heads)."""
     maps = jnp.swapaxes(attention_maps(encoder, prepare(view, images)), 0, 1)
     return distance(maps, view.size), entropy(maps)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.
-_statistics = jax.jit(_measured, static_argnums=1)
+_statistics = jax.jit(_distance_and_entropy, static_argnums=1)

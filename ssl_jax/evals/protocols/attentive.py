@@ -28,7 +28,7 @@ from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, grouped
+from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.objectives.base import Encoder
 
@@ -87,15 +87,15 @@ class Attentive(Protocol):
         def stage(setting: Self) -> int:
             return subject.probe.stage if setting.stage is None else setting.stage
 
-        for same_stage in grouped(settings, stage):
+        for same_stage in group_by(settings, stage):
             train, test = read(subject, stage(same_stage[0]))
-            for group in grouped(
+            for group in group_by(
                 same_stage, lambda s: dataclasses.replace(s, stage=None, lr=1.0, weight_decay=0.0)
             ):
-                yield from _measured(train, test, group, subject)
+                yield from _measure_group(train, test, group, subject)
 
 
-def _measured(
+def _measure_group(
     train: Labelled, test: Labelled, group: Sequence[Attentive], subject: Subject
 ) -> Iterator[tuple[Any, dict[str, float]]]:
     first, mesh = group[0], subject.images.mesh

@@ -99,7 +99,7 @@ class Corruptions(AtLayer):
         for kind in CORRUPTIONS:
             totals = np.zeros(len(error_fns))
             for severity in SEVERITIES:
-                batches = corrupted(clean, kind, severity, self.size)
+                batches = corrupt_batches(clean, kind, severity, self.size)
                 totals += [error(batches) for error in error_fns]
             for row, mean in zip(errors, totals / len(SEVERITIES), strict=True):
                 row.append(float(mean))
@@ -155,7 +155,7 @@ def summary(errors: Sequence[float], baseline: Sequence[float]) -> dict[str, flo
     return numbers
 
 
-def corrupted(batches: Batches, kind: str, severity: int, size: int = LEAST) -> Batches:
+def corrupt_batches(batches: Batches, kind: str, severity: int, size: int = LEAST) -> Batches:
     """Apply `corrupt` to all images of the batches (images, index)."""
     return [
         (np.stack([corrupt(x, kind, severity, i, size) for x, i in zip(*b, strict=True)]), b[1])

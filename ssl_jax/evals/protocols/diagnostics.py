@@ -45,7 +45,7 @@ class Diagnostics(AtLayer):
         return {name: float(value) for name, value in jax.device_get(numbers).items()}
 
 
-def _measured(
+def _compute(
     encoder: Encoder, view: View, probe: Probe, images: Array, index: Array
 ) -> dict[str, Array]:
     twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}
@@ -67,7 +67,7 @@ def _measured(
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.
-_numbers = jax.jit(_measured, static_argnums=(1, 2))
+_numbers = jax.jit(_compute, static_argnums=(1, 2))
 
 
 def rankme(features: Array, eps: float = 1e-7) -> Array:

@@ -86,7 +86,7 @@ class Accuracy(NamedTuple):
     """Test accuracy over the label draws.
 
     Attributes:
-      mean: over the draws.
+      mean: mean over the draws.
       standard_error: of the mean, over the draws (not over test images); 0 for a single draw.
       accuracies: (draws,), in the order of the draws, so that two feature sets can be paired.
     """
@@ -146,20 +146,20 @@ def few_labels(
 
     def accuracy(subset: np.ndarray | Labelled) -> float:
         if isinstance(subset, Labelled):
-            rows, labels = scaler.transform(subset.features), subset.labels
+            x, labels = scaler.transform(subset.features), subset.labels
         else:
-            rows, labels = scaled[subset], train.labels[subset]
+            x, labels = scaled[subset], train.labels[subset]
         if len(np.unique(labels)) < 2:
             raise NotMeasurable(
                 "few-label linear needs labels of at least two classes in the training data"
             )
-        test_rows = scaled_test
-        if rows.shape[1] > len(rows):
+        test_x = scaled_test
+        if x.shape[1] > len(x):
             # The solution lies in the span of the rows, and its penalty is the same in any basis.
-            basis, _ = np.linalg.qr(rows.T)
-            rows, test_rows = rows @ basis, scaled_test @ basis
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(rows, labels)
-        return float(np.mean(model.predict(test_rows) == test.labels))
+            basis, _ = np.linalg.qr(x.T)
+            x, test_x = x @ basis, scaled_test @ basis
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(x, labels)
+        return float(np.mean(model.predict(test_x) == test.labels))
 
     # Threads cost more than they save on problems this small.
     with threadpool_limits(1), warnings.catch_warnings():

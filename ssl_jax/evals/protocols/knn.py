@@ -14,7 +14,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import Count, Positive
-from ssl_jax.evals.base import AtLayer, Subject, grouped
+from ssl_jax.evals.base import AtLayer, Subject, group_by
 from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
@@ -51,7 +51,7 @@ class Knn(AtLayer):
         for setting in settings:
             setting.check(subject)
         subject.read(settings)
-        for group in grouped(settings, subject.probe_of):
+        for group in group_by(settings, subject.probe_of):
             train, test = subject.train(group[0]), subject.test(group[0])
             neighbours = {setting: min(setting.k, len(train.labels)) for setting in group}
             if len({(neighbours[setting], setting.temperature) for setting in group}) < len(group):

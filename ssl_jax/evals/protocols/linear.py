@@ -25,7 +25,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
-from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
+from ssl_jax.evals.base import AtLayer, Labelled, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.scores import accuracies
 
@@ -138,7 +138,7 @@ class Linear(AtLayer):
         for setting in settings:
             setting.check(subject)
         subject.read(settings)
-        for group in grouped(
+        for group in group_by(
             settings, lambda s: dataclasses.replace(s.settled(), lr=None, weight_decay=None)
         ):
             whole = subject.train(group[0])

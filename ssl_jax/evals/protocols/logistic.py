@@ -47,8 +47,8 @@ class Logistic(AtLayer):
         train, test = subject.train(self), subject.test(self)
         if len(np.unique(train.labels)) < 2:
             raise NotMeasurable("logistic: the training data have labels of one class only")
-        fit_part, held_out = split(train, self.holdout, self.seed)
-        if not len(held_out.labels) or len(np.unique(fit_part.labels)) < 2:
+        rest, held_out = split(train, self.holdout, self.seed)
+        if not len(held_out.labels) or len(np.unique(rest.labels)) < 2:
             raise NotMeasurable(
                 f"logistic: {len(train.labels)} training examples are too few to choose the "
                 "penalty on a part of them"
@@ -57,7 +57,7 @@ class Logistic(AtLayer):
         penalties = np.logspace(HIGH, LOW, self.count)
         if self.preset == "dinov2":
             penalties = penalties[::-1]
-        heads = regularisation_path(fit_part, self._inverse(penalties, fit_part), subject.classes)
+        heads = regularisation_path(rest, self._inverse(penalties, rest), subject.classes)
         scores = [head.accuracy(held_out) for head in heads]
         best = int(np.argmax(scores))
         best_inverse = self._inverse(penalties[best : best + 1], train)

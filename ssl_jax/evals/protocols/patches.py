@@ -132,10 +132,10 @@ class Patches(Protocol):
     ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
         """Return ((features (N, P, D), places (N, P) in the row-major grid), index (N,))."""
 
-        def sampled(images: Array, index: Array) -> tuple[Array, Array]:
-            return _sampled(subject.encoder, self.layer(subject), self, images, index)
+        def sample_batch(images: Array, index: Array) -> tuple[Array, Array]:
+            return _sample(subject.encoder, self.layer(subject), self, images, index)
 
-        return features.collect(sampled, batches, subject.images.mesh)
+        return features.collect(sample_batch, batches, subject.images.mesh)
 
 
 def majority(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -170,7 +170,7 @@ def accuracy(predictions: np.ndarray, classes: np.ndarray, labels: np.ndarray) -
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _sampled(
+def _sample(
     encoder: Encoder | None,
     layer: tuple[View, int, int],
     settings: Patches,

@@ -20,7 +20,7 @@ from ssl_jax.core.ranges import Count, Integer, Positive
 from ssl_jax.data.levels import Range
 from ssl_jax.data.masks import nearest, pairs, read_image, read_mask
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Protocol, Subject, grouped
+from ssl_jax.evals.base import Protocol, Subject, group_by
 from ssl_jax.evals.davis import boundary_accuracy, region_similarity
 
 Array = jax.Array
@@ -73,7 +73,7 @@ class Propagation(Protocol):
         objects = max(len(video.objects) for video in videos)
         size = subject.images.mesh.size
         scores, copies = [], []
-        for same_shape in grouped(videos, lambda video: video.shape):
+        for same_shape in group_by(videos, lambda video: video.shape):
             for batch in (same_shape[i : i + size] for i in range(0, len(same_shape), size)):
                 tracks = self.follow(subject, batch, objects)
                 for video, masks in zip(batch, tracks, strict=True):

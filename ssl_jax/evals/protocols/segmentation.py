@@ -196,8 +196,8 @@ def _step(
     mean, variance = (f(x, (0, 1, 2), where=real) for f in (jnp.mean, jnp.var))
     scored = masks != IGNORED
 
-    def loss(trained: tuple[Array, Array]) -> Array:
-        logits = Head(*trained, mean, variance).logits(x, images.shape[1])
+    def loss(parameters: tuple[Array, Array]) -> Array:
+        logits = Head(*parameters, mean, variance).logits(x, images.shape[1])
         labels = jnp.where(scored, masks, 0).astype(jnp.int32)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(losses, where=scored) / jnp.maximum(jnp.sum(scored), 1)

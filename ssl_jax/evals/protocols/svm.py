@@ -77,7 +77,7 @@ def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
     """
     if len(np.unique(train.labels)) < 2:
         raise NotMeasurable("svm: the training data have labels of one class only")
-    train_rows, test_rows = (
+    train_x, test_x = (
         x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test)
     )
     precisions = []
@@ -86,10 +86,10 @@ def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 iterations are the protocol
         for c in np.unique(test.labels):
             positive = train.labels == c
-            scores = np.zeros(len(test_rows))
+            scores = np.zeros(len(test_x))
             if positive.any():
-                cost = choose_cost(train_rows, positive, costs)
-                scores = _machine(cost).fit(train_rows, positive).decision_function(test_rows)
+                cost = choose_cost(train_x, positive, costs)
+                scores = _machine(cost).fit(train_x, positive).decision_function(test_x)
             precisions.append(average_precision(scores, test.labels == c))
     return float(np.mean(precisions))
 

@@ -83,13 +83,13 @@ def lines(file: str, what: str) -> list[str]:
       UserError: the file cannot be read, or has none.
     """
     try:
-        rows = [text.strip() for text in Path(file).expanduser().read_text().splitlines()]
+        texts = [text.strip() for text in Path(file).expanduser().read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"zero_shot: {what} = {file}: {e}") from None
-    rows = [text for text in rows if text]
-    if not rows:
+    texts = [text for text in texts if text]
+    if not texts:
         raise UserError(f"zero_shot: {what} = {file} is empty")
-    return rows
+    return texts
 
 
 def class_embeddings(sentences: np.ndarray) -> np.ndarray:

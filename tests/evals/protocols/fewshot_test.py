@@ -78,7 +78,7 @@ class FewShotTest(parameterized.TestCase):
     def test_fractions_are_even_over_the_classes(self):
         """Like the lists of ImageNet: 1.28 m images give 12,811 and 12 or 13 per class."""
         labels = np.repeat(np.arange(4), (50, 60, 3, 87))
-        # The classes give 3, 3, 2, 2 of round(share 200) = 10; of 40 they give 13, 12, 12 and all 3.
+        # The classes give 3, 3, 2, 2 of round(share 200) = 10; of 40: 13, 12, 12, and all 3.
         for share, least, most in ((0.05, 2, 3), (0.2, 12, 13), (0.001, 1, 1)):
             rows = draw_fraction(labels, share, 0, 0)
             counts = np.bincount(labels[rows], minlength=4)

@@ -63,9 +63,7 @@ class ClassEmbeddingsTest(absltest.TestCase):
 
 
 class ZeroShotTest(parameterized.TestCase):
-    """Stub towers: an image's embedding is its label's axis, a text's the counts of the letters a to
-    f in it.
-    """
+    """Stub towers: an image's embedding is its label's axis, a text's the counts of letters a to f."""
 
     def setUp(self):
         super().setUp()
