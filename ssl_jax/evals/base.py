@@ -181,7 +181,7 @@ class Images:
 
     @property
     def labelled(self) -> bool:
-        """Return whether both sets have at least one labelled example.
+        """True if both sets have at least one labelled example.
 
         Raises:
           UserError: one of them is empty.

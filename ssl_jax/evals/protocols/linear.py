@@ -174,7 +174,7 @@ class Head(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        """Whether the head is usable; the bias of a class without examples is -inf."""
+        """True if the head is usable; the bias of a class without examples is -inf."""
         return bool(np.isfinite(self.weight).all() and not np.isnan(self.bias).any())
 
     def accuracy(self, data: Labelled) -> float:

@@ -63,7 +63,7 @@ class ClassEmbeddingsTest(absltest.TestCase):
 
 
 class ZeroShotTest(parameterized.TestCase):
-    """Stub towers: an image's embedding is its label's axis, a text's the counts of letters a to f."""
+    """Stub towers: an image is embedded at its label's axis, a text at its counts of letters a to f."""
 
     def setUp(self):
         super().setUp()
