@@ -23,7 +23,9 @@ def listed_rows(path: str, source: Source) -> np.ndarray:
     try:
         lines = [line.strip() for line in Path(path).read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"list {path}: {getattr(e, 'strerror', None) or 'not a text'}") from None
+        raise UserError(
+            f"list {path}: {getattr(e, 'strerror', None) or 'not a text file'}"
+        ) from None
     lines = [line for line in lines if line]
     if not lines:
         raise UserError(f"list {path}: it is empty; expected one example name per line")

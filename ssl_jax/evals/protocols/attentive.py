@@ -105,7 +105,7 @@ def _measure_group(
     held_out, rows = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
     if first.holdout and not len(held_out):
         raise UserError(
-            f"attentive: holdout = {first.holdout} of {len(is_held_out)} examples is no example; "
+            f"attentive: holdout = {first.holdout} of {len(is_held_out)} examples holds out none; "
             "raise it"
         )
     batch = first.at_most("batch_size", len(rows), "training examples")

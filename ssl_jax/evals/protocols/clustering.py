@@ -107,7 +107,10 @@ def kmeans(
       UserError: fewer rows than clusters.
     """
     if not 1 <= clusters <= len(features):
-        raise NotMeasurable(f"k-means: {clusters} clusters of {len(features)} examples")
+        raise NotMeasurable(
+            f"k-means: {clusters} clusters of {len(features)} examples; expected at least 1 and at "
+            "most one per example"
+        )
     if standardize:
         features = StandardScaler().fit_transform(features)
     return KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features)

@@ -145,8 +145,8 @@ class Linear(AtLayer):
             train, held_out = split(whole, group[0].holdout, group[0].seed)
             if group[0].holdout and not len(held_out.labels):
                 raise UserError(
-                    f"linear: holdout = {group[0].holdout} of {len(whole.labels)} examples is no "
-                    "example; raise it"
+                    f"linear: holdout = {group[0].holdout} of {len(whole.labels)} examples holds "
+                    "out none; raise it"
                 )
             heads = fit(train, group, subject.classes, subject.images.mesh)
             for setting, head in zip(group, heads, strict=True):

@@ -92,7 +92,7 @@ class Segmentation(Protocol):
         for batch in self.batches(subject, test, np.arange(len(test.files))):
             counts += gather(_confusion(head, subject.encoder, batch, self.layer(subject)))
         if not all(np.isfinite(x).all() for x in jax.device_get(head)):
-            raise NotMeasurable("the classifier of patches diverged; lower its lr")
+            raise NotMeasurable("segmentation: the classifier diverged; lower lr")
         return {f"segmentation_{name}": value for name, value in scores(counts).items()}
 
     def fit(self, subject: Subject, train: Scenes, classes: int) -> "Head":

@@ -63,7 +63,7 @@ class ClassEmbeddingsTest(absltest.TestCase):
 
 
 class ZeroShotTest(parameterized.TestCase):
-    """Stub towers: an image is embedded at its label's axis, a text at its counts of letters a to f."""
+    """Stub towers: images are embedded at their label's axis, texts at their counts of a to f."""
 
     def setUp(self):
         super().setUp()
