@@ -36,7 +36,7 @@ class SuperclassesTest(parameterized.TestCase):
     @parameterized.parameters(
         ('{"cow": 1, "cat": 2}', "no class 'cow' here; expected classes like cat"),
         ('{"cat": 1, "dog": 1}', "expected two or more superclasses, got 1"),
-        ("", "0 superclasses"),
+        ("", "expected two or more superclasses, got 0"),
         ('{"mammal": ["cat", "dog"]}', "expected an object {class: superclass}"),
         ('{"cat": ', "Expecting value"),
         ("cat mammal\ndog\n", "line 2: expected CLASS SUPERCLASS, got 'dog'"),
