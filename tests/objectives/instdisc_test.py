@@ -81,7 +81,7 @@ class InstDiscTest(parameterized.TestCase):
         self.assertLess(max(c.elements for c in collectives(text)), bank.size / 50)
 
     def test_bad_numbers(self):
-        with self.assertRaisesRegex(UserError, "negatives >= 0"):
+        with self.assertRaisesRegex(UserError, "objective.negatives: .* at least 0, got -1"):
             with_negatives(-1)
 
 
