@@ -1,1 +1,1 @@
-"""What commands, launchers, benchmarks and Python share: from a config to a finished run."""
+"""The application behind commands, launchers, benchmarks and Python: from config to finished run."""
