@@ -1,1 +1,1 @@
-"""The application behind commands, launchers, benchmarks and Python: from config to finished run."""
+"""The application behind commands, launchers and benchmarks, from a config to a finished run."""
