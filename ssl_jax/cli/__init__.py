@@ -26,7 +26,7 @@ def subcommands() -> list[str]:
 
 
 def _module(name: str) -> str:
-    """Module that implements a subcommand; Python keywords get a trailing underscore (`import_`)."""
+    """Module that implements a subcommand. Python keywords get a trailing underscore: `import_`."""
     return f"{__name__}.{name}" + ("_" if keyword.iskeyword(name) else "")
 
 

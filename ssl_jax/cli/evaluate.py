@@ -50,7 +50,7 @@ FLAGS = {
     "suite": "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME",
     "data": "labelled training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
-    "no_baselines": "skip the untrained network and raw pixels; each takes as long as the checkpoint",
+    "no_baselines": "skip the untrained network and raw pixels; each takes as long again",
     "config.backbone.KEY": weights_file.BACKBONE_HELP,
     **distributed.FLAGS,
 }

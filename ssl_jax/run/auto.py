@@ -162,8 +162,8 @@ def _typical_side(source: Source) -> int:
 
 
 def _batch_size(examples: int, devices: int, most: int) -> int:
-    """Return the number of devices times the largest power of two that gives at most `most` images and
-    at most half of the data set.
+    """Return the number of devices times the largest power of two that gives at most `most` images
+    and at most half of the data set.
     """
     if examples < max(FEWEST, 2 * devices):
         raise UserError(

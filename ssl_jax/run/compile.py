@@ -82,7 +82,7 @@ def with_spec(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stand_in(data: DataConfig) -> Facts:
-    """Return facts of ImageNet's size; for captions with the full vocabulary that the config sets."""
+    """Return facts of ImageNet's size; for captions with the vocabulary that the config sets."""
     size = data.tokenizer.removeprefix("train:")
     # Padding, start and end are added to the pieces.
     pieces = int(size) if data.tokenizer.startswith("train:") and size.isdecimal() else BYTES.pieces
@@ -97,8 +97,8 @@ def stand_in(data: DataConfig) -> Facts:
 
 
 def find_batch(config: Mapping[str, Any], topology: str, slices: int, console: Console) -> Report:
-    """Report on the largest power of two of images per chip that fits, or on one image if none does.
-    Starts at the config's batch and prints each try.
+    """Report on the largest power of two of images per chip that fits, or on one image if none
+    does. Starts at the config's batch and prints each try.
     """
     chips = slices * math.prod(int(n) for n in topology.partition(":")[2].split("x") if n.isdigit())
     batch = config.get("train", {}).get("batch_size", 256)

@@ -32,8 +32,8 @@ def main() -> None:
 def work(
     config: dict[str, Any], topology: str, slices: int, hlo: str, trust_code: bool
 ) -> dict[str, Any]:
-    """Compile a resolved config, which has its `spec`, for one or several slices; return the report.
-    The program's text is written to the file `hlo`, if set.
+    """Compile a resolved config, which has its `spec`, for one or several slices; return the
+    report. The program's text is written to the file `hlo`, if set.
     """
     if trust_code:
         trust.allow()

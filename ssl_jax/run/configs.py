@@ -75,14 +75,15 @@ def load_file(path: Path, kind: str) -> types.ModuleType:
 
 
 def configs_folder() -> Path:
-    """Return the folder of the shipped configs: beside the package in a checkout, in it in a wheel."""
+    """Folder of the shipped configs: beside the package in a checkout, inside it in a wheel."""
     package = Path(ssl_jax.__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def load_config(spec: str) -> dict[str, Any]:
-    """Load the config that `spec` names, "PATH.py:RECIPE" or "METHOD:RECIPE", as nested plain dicts.
+    """Load the config that `spec` names, "PATH.py:RECIPE" or "METHOD:RECIPE", as nested plain
+    dicts.
 
     Raises:
       UserError: no such file, method or recipe; the message suggests existing ones.
@@ -134,9 +135,7 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
     for key, value in overrides:
         *sections, last = key.split(".")
         if not sections:
-            raise UserError(
-                f"config key {key!r}: no section; write --config.SECTION.KEY=VALUE"
-            )
+            raise UserError(f"config key {key!r}: no section; write --config.SECTION.KEY=VALUE")
         if sections[0] not in NAMES:
             raise UserError(
                 f"unknown config section {sections[0]!r}; " + suggest(sections[0], NAMES)
@@ -215,7 +214,7 @@ def _settle(section: str, values: dict[str, Any]) -> dict[str, Any]:
 def configured(
     spec: str, overrides: Sequence[tuple[str, Any]], data: str = "", eval_data: str = ""
 ) -> dict[str, Any]:
-    """Load the config that `spec` names; set the data of the command line and then the overrides."""
+    """Load the config that `spec` names; set the command line's data, then the overrides."""
     config = load_config(spec)
     sets = {"data.train": data, "data.eval": eval_data}
     override(config, [(key, value) for key, value in sets.items() if value])
@@ -224,7 +223,7 @@ def configured(
 
 
 def recipes(name: str) -> list[str]:
-    """List the recipes of a method's shipped config: the functions of its file except `get_config`."""
+    """List the recipes of a method's shipped config: the functions of its file but `get_config`."""
     path = configs_folder() / f"{name}.py"
     if not path.is_file():
         return []

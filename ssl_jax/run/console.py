@@ -88,8 +88,8 @@ def terminal() -> Console:
 
 def styled(*parts: str | tuple[str, str]) -> Text:
     """Join texts, each plain or (text, style), to one line."""
-    escaped = [visible(p, "\n") if isinstance(p, str) else (visible(p[0], "\n"), p[1]) for p in parts]
-    return Text.assemble(*escaped)
+    safe = [visible(p, "\n") if isinstance(p, str) else (visible(p[0], "\n"), p[1]) for p in parts]
+    return Text.assemble(*safe)
 
 
 def final_table(
@@ -126,8 +126,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
-    """Return one line if the trained features do not beat raw pixels or the network before training,
-    with what usually helps; "" if they do, or if there is nothing to compare.
+    """Return one line if the trained features do not beat raw pixels or the network before
+    training, with what usually helps; "" if they do, or if there is nothing to compare.
 
     Args:
       last: `eval/...`, with `untrained/eval/...` and `pixels/eval/...`.

@@ -47,7 +47,7 @@ from ssl_jax.train import state, workdir
 from ssl_jax.train.checkpoint import CheckpointConfig
 from ssl_jax.train.loop import TrainConfig
 
-RANGE_BEFORE = (0.0, 65535.0)  # of pixels of more than 8 bits, in runs of versions without `data.range`
+RANGE_BEFORE = (0.0, 65535.0)  # of wide pixels, in runs of versions without `data.range`
 TOKENIZER = "tokenizer.json"  # in the folder of a run
 
 
@@ -58,7 +58,7 @@ def range_of(config: Mapping[str, Any]) -> tuple[float, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Facts on the training data that a `Spec` needs; they can be made up where there are no data."""
+    """Facts on the training data that a `Spec` needs, which so can be made without the data."""
 
     name: str
     examples: int
@@ -95,7 +95,7 @@ def make_spec(train: TrainConfig, facts: Facts) -> Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A resolved run: its sections as checked dataclasses, and what is built from them on demand."""
+    """Resolved run: its sections as checked dataclasses, and what is built from them on demand."""
 
     raw: Mapping[str, Any]
     sections: Mapping[str, Any]
@@ -118,11 +118,11 @@ class Experiment:
           UserError: an unknown section or key, a value of the wrong type, or a password in one.
         """
         credentials.refuse(config, "")
-        for section in config:
+        for section, values in config.items():
             if section not in (*NAMES, "spec"):
                 raise UserError(f"unknown config section {section!r}; {suggest(section, NAMES)}")
-            if not isinstance(config[section], Mapping):
-                raise UserError(f"config section {section!r}: expected keys, got {config[section]!r}")
+            if not isinstance(values, Mapping):
+                raise UserError(f"config section {section!r}: expected keys, got {values!r}")
         sections: dict[str, Any] = {
             name: checked.build(kind, config.get(name, {}), name) for name, kind in SECTIONS.items()
         }
@@ -130,8 +130,8 @@ class Experiment:
 
     @classmethod
     def of_run(cls, folder: Path) -> "Experiment":
-        """Open the run in `folder` for reading, on the available devices, however many it was trained
-        on.
+        """Open the run in `folder` for reading, on the available devices, however many it was
+        trained on.
 
         Raises:
           UserError: no such run, or an invalid config.
@@ -185,8 +185,8 @@ class Experiment:
 
     @cached_property
     def survey(self) -> Survey:
-        """Range and bands of the pixels: those of the existing run, else from a sample of the images,
-        the same in all processes.
+        """Range and bands of the pixels: those of the existing run, else from a sample of the
+        images, the same in all processes.
         """
         old = self._existing
         if old is not None and self.data.range in ((), range_of(old)):
@@ -207,7 +207,7 @@ class Experiment:
         return old if same and "spec" in old else None
 
     def opened(self, data: str, split: Literal["train", "eval"]) -> Source:
-        """Open another data set with the pixel range of the run; if that is 8-bit, with its own range."""
+        """Open another data set with the run's pixel range; if that is 8-bit, with its own."""
         return read_alike(open_source(data, split), self.survey.value_range)
 
     @cached_property
@@ -219,7 +219,7 @@ class Experiment:
     def streams(self) -> dict[str, Source]:
         """Additional training sets, by name."""
         if self.data.streams and self.data.cache == "device":
-            raise UserError("data.cache=device cannot be combined with data.streams; use data.cache=none")
+            raise UserError("data.cache=device excludes data.streams; use data.cache=none")
         return {name: self.opened(data, "train") for name, data in self.data.streams.items()}
 
     @cached_property
@@ -248,7 +248,7 @@ class Experiment:
         return open_tokenizer(self.data.tokenizer, captions)
 
     def keep_tokenizer(self, folder: Path) -> None:
-        """Save the tokenizer once, unless it is the byte tokenizer; its file may then move or change."""
+        """Save the tokenizer once, except that of bytes, so that its file may move or change."""
         exists = (folder / TOKENIZER).is_file() and workdir.started(folder)
         if self.tokenizer is not BYTES and not exists:
             files.write_text(folder / TOKENIZER, self.tokenizer.json)

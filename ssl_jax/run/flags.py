@@ -25,8 +25,8 @@ def parse(
     repeated: Collection[str] = (),
     here: bool = True,
 ) -> tuple[flags.FlagValues, list[Override]]:
-    """Parse the flags of a subcommand, each a string, "" if it is not set. A ~ is the user's home in
-    all of them. Every subcommand has --trust_code, which takes effect here.
+    """Parse the flags of a subcommand, each a string, "" if it is not set. A ~ is the user's home
+    in all of them. Every subcommand has --trust_code, which takes effect here.
 
     Args:
       argv: the subcommand's name and its arguments.

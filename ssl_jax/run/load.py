@@ -27,8 +27,8 @@ def load(
     backbone: Mapping[str, Any] | None = None,
     trust_code: bool = False,
 ) -> Encoder:
-    """Load the encoder of a run, its trained backbone (teacher or student, as the method defines), or
-    of a weights file, with everything needed to call it on images.
+    """Load the encoder of a run, its trained backbone (teacher or student, as the method defines),
+    or of a weights file, with everything needed to call it on images.
 
     Args:
       path: the run's folder; or weights, ours or public ones (docs/weights.md): safetensors, npz or
@@ -54,7 +54,7 @@ def load(
             raise UserError(f"{where} holds the weights of only one step; leave step out")
         encoder = weights_file.encoder(where, devices, backbone)
     elif backbone:
-        raise UserError(f"{where} is a run, whose config specifies the backbone; leave backbone out")
+        raise UserError(f"{where} is a run, which specifies its backbone; leave backbone out")
     else:
         with trust.scope(trust_code):
             encoder = from_run(where, step, devices)

@@ -66,14 +66,16 @@ def read_any(path: Path) -> TensorFile:
     if not is_exported(path):
         if path.is_dir() and not is_weights(path):
             raise UserError(
-                f"{path} is the folder of a run; write its weights with ssl-jax export --workdir={path}"
+                f"{path} is the folder of a run; write its weights: ssl-jax export --workdir={path}"
             )
         return files.read(path)
     with Checkpoints(path, reader=True) as checkpoints:
         try:
             metadata = checkpoints.metadata(0)
             arrays = from_json(metadata.pop(ARRAYS))
-            shapes = {name: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for name, (d, s) in arrays.items()}
+            shapes = {
+                name: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for name, (d, s) in arrays.items()
+            }
             abstract: Any = _nested(shapes)
         except UserError:
             raise

@@ -231,7 +231,7 @@ def fit(source: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[
 
 
 def _is_run(path: Path) -> bool:
-    """Tell whether `path` is a run's folder; a missing path counts as one unless named like a file."""
+    """Tell whether `path` is a run's folder, as is a missing path that is not named like a file."""
     return not orbax_export.is_weights(path) and not (path.suffix and not path.exists())
 
 

@@ -101,14 +101,12 @@ def normalization(file: files.TensorFile, path: Path) -> str:
         pairs = zip(statistics, (RECIPES[name].mean, RECIPES[name].std), strict=True)
         if all(np.allclose(np.broadcast_to(a, 3), b, atol=1e-3) for a, b in pairs):
             return name
-    raise UserError(
-        f"{path}: no recipe has its mean and deviation {statistics}"
-    )
+    raise UserError(f"{path}: no recipe has its mean and deviation {statistics}")
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, as the Hugging Face hub shows it; of several files, of all their
-    bytes.
+    """Return the SHA-256 of a file, as the Hugging Face hub shows it; of several files, of all
+    their bytes.
     """
     if orbax_export.is_exported(path):
         paths = [p for p in sorted(path.rglob("*")) if p.is_file()]
