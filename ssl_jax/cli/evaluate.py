@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     with distributed.session(flags.flag_values_dict()):
         weights = weights_file.requested(flags, overrides)
         if weights:
-            console.print(weights.taken, markup=False)
+            console.print(weights.summary, markup=False)
             folders = [weights.path]
             sets = sets if flags.suite else {"": DataSet()}  # the experiment has the data
         for folder in folders:

@@ -36,7 +36,7 @@ from ssl_jax.weights.places import under
 
 FLAGS = {
     "workdir": "folder of the run",
-    "format": "safetensors, npz or orbax with our names; timm or torchvision with theirs; stablehlo",
+    "format": "safetensors, npz or orbax (our names), timm or torchvision (theirs), or stablehlo",
     "output": "file to write; for orbax a new folder",
     "step": "step of the checkpoint; by default the newest",
     "part": "backbone, or all: also its heads and, without --encoder, the rest of the run's state",

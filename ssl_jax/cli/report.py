@@ -128,8 +128,8 @@ def examine(
             raise UserError("there is no checkpoint yet, so the page shows only what was logged")
         number = steps[-1] if step == NEWEST else step
         if number not in steps:
-            there = ", ".join(map(str, steps))
-            raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {there}")
+            existing = ", ".join(map(str, steps))
+            raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {existing}")
         if not weights:
             run.facts["checkpoint"] = f"step {number:,}"
             versions = checkpoints.metadata(number).get("versions", {})

@@ -57,9 +57,7 @@ def main(argv: list[str]) -> int:
     if flags.columns and flags.against:
         raise UserError("give --columns or --against, not both")
     if flags.mean and flags.against:
-        raise UserError(
-            "give --mean or --against, not both; --against averages over the pairs of runs"
-        )
+        raise UserError("give --mean or --against, not both; --against averages over pairs of runs")
     if flags.value and not flags.columns:
         raise UserError("--value is the number in the columns of --columns; set --columns too")
     records = read(flags.workdir, flags.results)
@@ -203,8 +201,8 @@ def differing(rows: Sequence[Row]) -> dict[str, Row]:
         note(f"no config.json in {folders}; assuming that these runs differ only in the seed")
     flat = {folder: settings for folder, settings in configs.items() if settings}
     keys = dict.fromkeys(key for settings in flat.values() for key in settings)
-    apart = [k for k in keys if len({str(settings.get(k)) for settings in flat.values()}) > 1]
-    return {f: {k: str(settings.get(k)) for k in apart} for f, settings in flat.items()}
+    distinct = [k for k in keys if len({str(settings.get(k)) for settings in flat.values()}) > 1]
+    return {f: {k: str(settings.get(k)) for k in distinct} for f, settings in flat.items()}
 
 
 def note(text: str) -> None:
@@ -244,15 +242,15 @@ def across(
     columns = dict.fromkeys(c for row in rows for c in row)
     others = [c for c in columns if c not in (*NAMES, *metrics, field, *ASIDE)]
     kinds = lambda *names: len({tuple(str(row.get(c)) for c in names) for row in rows})  # noqa: E731
-    apart = [c for c in others if kinds(field, *named, c) > kinds(field, *named)]
+    distinct = [c for c in others if kinds(field, *named, c) > kinds(field, *named)]
     tables: dict[tuple, dict[str, Row]] = {}
     for row in rows:
-        where = tuple(str(row.get(c)) for c in (*named, *apart))
+        where = tuple(str(row.get(c)) for c in (*named, *distinct))
         tables.setdefault(where, {})[str(row[field])] = row
     out = []
     for cells in tables.values():
         first = next(iter(cells.values()))
-        merged = {c: first[c] for c in (*named, *apart) if c in first}
+        merged = {c: first[c] for c in (*named, *distinct) if c in first}
         merged |= {name: row[value] for name, row in cells.items()}
         if len(cells) == len(labels):
             merged["mean"] = statistics.mean(float(row[value]) for row in cells.values())

@@ -92,12 +92,12 @@ def _but_step(record: Record) -> str:
 
 def judged(record: Record) -> str:
     """Return the verdict on one record, compared with its baselines."""
-    beside = {
+    baselines = {
         f"{kind}/{name}": value
         for kind, numbers in record.get("baselines", {}).items()
         for name, value in numbers.items()
     }
-    return verdict(record.get("results", {}) | beside)
+    return verdict(record.get("results", {}) | baselines)
 
 
 def run_settings(folder: Path) -> dict[str, Any] | None:

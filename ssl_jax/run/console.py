@@ -148,12 +148,12 @@ def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
             gaps[name] = value - best, who, text
     if gaps.keys() - {LAST_JUDGE}:
         gaps.pop(LAST_JUDGE, None)
-    lost = {name: gap for name, gap in gaps.items() if gap[0] <= 0}
-    if not lost:
+    failures = {name: gap for name, gap in gaps.items() if gap[0] <= 0}
+    if not failures:
         return ""
-    share = f" in {len(lost)} of {len(gaps)} measures" if len(gaps) > 1 else ""
-    _, who, text = min(lost.values())
-    advice = f"; {HELP}" if 2 * len(lost) >= len(gaps) else ""
+    share = f" in {len(failures)} of {len(gaps)} measures" if len(gaps) > 1 else ""
+    _, who, text = min(failures.values())
+    advice = f"; {HELP}" if 2 * len(failures) >= len(gaps) else ""
     return f"The trained features do not beat {who}{share} ({text}){advice}"
 
 

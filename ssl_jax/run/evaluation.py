@@ -210,7 +210,7 @@ def steps_of(
     if step is None:
         yield from steps
     elif step != NEWEST and step not in steps:
-        there = ", ".join(map(str, steps))
-        raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {there}")
+        existing = ", ".join(map(str, steps))
+        raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {existing}")
     else:
         yield steps[-1] if step == NEWEST else step

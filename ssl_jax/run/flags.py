@@ -19,7 +19,7 @@ Override = tuple[str, Any]
 def parse(
     argv: Sequence[str],
     doc: str | None,
-    known: Mapping[str, str],
+    help_texts: Mapping[str, str],
     configurable: bool = False,
     switches: Collection[str] = (),
     repeated: Collection[str] = (),
@@ -31,9 +31,9 @@ def parse(
     Args:
       argv: the subcommand's name and its arguments.
       doc: text that `--help` prints above the flags.
-      known: flag -> help.
+      help_texts: flag -> help.
       configurable: whether `--config.section.key=value` is allowed.
-      switches: flags of `known` that take no value; False if they are not set.
+      switches: flags of `help_texts` that take no value; False if they are not set.
       repeated: flags that may be set several times; a list of strings.
       here: whether the paths are on this machine; else each ~ stays.
 
@@ -44,9 +44,9 @@ def parse(
       UserError: an unknown flag, a flag without its value, a stray word, or a password in one.
     """
     values = flags.FlagValues()
-    known = {**known, trust.FLAG: trust.HELP}
+    help_texts = {**help_texts, trust.FLAG: trust.HELP}
     switches = (*switches, trust.FLAG)
-    for name, text in known.items():
+    for name, text in help_texts.items():
         if name in switches:
             flags.DEFINE_boolean(name, False, text, flag_values=values)
         elif name in repeated:
@@ -58,7 +58,7 @@ def parse(
     for word in words:
         if word in ("--help", "-h"):
             print((doc or "").strip() + "\n\nflags:")
-            print("\n".join(f"  --{name:<20} {text}" for name, text in known.items()))
+            print("\n".join(f"  --{name:<20} {text}" for name, text in help_texts.items()))
             sys.exit(0)
         if configurable and word.startswith("--config."):
             key, equals, text = word.removeprefix("--config.").partition("=")
@@ -75,7 +75,7 @@ def parse(
     try:
         stray = values(rest)[1:]
     except flags.UnrecognizedFlagError as e:
-        raise UserError(f"unknown flag --{e.flagname}; {suggest(e.flagname, known)}") from None
+        raise UserError(f"unknown flag --{e.flagname}; {suggest(e.flagname, help_texts)}") from None
     except flags.Error as e:
         raise UserError(" ".join(str(e).split())) from None
     if stray:

@@ -29,13 +29,13 @@ class Plan(NamedTuple):
     Attributes:
       student: variables by path, from which the backbone and all its copies start.
       leaves: path in the state -> value, of everything else that is loaded.
-      heads, left: names of the file's heads that fit, and of those that do not.
+      heads, unused: names of the file's heads that fit, and of those that do not.
     """
 
     student: Mapping[str, np.ndarray]
     leaves: dict[str, np.ndarray]
     heads: list[str]
-    left: list[str]
+    unused: list[str]
 
 
 def load(experiment: Experiment, console: Console) -> Given | None:
@@ -65,8 +65,8 @@ def load(experiment: Experiment, console: Console) -> Given | None:
         restored = checkpoints.restore(step, other.abstract_state, placed)
     encoder = other.objective.encoder(restored.params, restored.extra)
     same(experiment, other)
-    backbone, left = fit(_backbone(encoder), own_backbone(experiment), str(folder))
-    more = f"; not loaded: {', '.join(left)}" if left else ""
+    backbone, unused = fit(_backbone(encoder), own_backbone(experiment), str(folder))
+    more = f"; not loaded: {', '.join(unused)}" if unused else ""
     method = other.raw["objective"]["name"]
     console.print(f"backbone from step {step} of {folder} ({method}){more}")
     return Given(backbone)
@@ -167,8 +167,8 @@ def plan(experiment: Experiment, weights: Weights) -> Plan:
             p: weights.rest[p] for p, (of, _) in where.items() if of == REST and p in weights.rest
         }
         leaves |= {p: array for p, array in rest.items() if array.shape == shapes[p]}
-    left = [head for head in weights.heads if head not in heads]
-    return Plan(weights.networks[sources[STUDENT]], leaves, sorted(heads - {"backbone"}), left)
+    unused = [head for head in weights.heads if head not in heads]
+    return Plan(weights.networks[sources[STUDENT]], leaves, sorted(heads - {"backbone"}), unused)
 
 
 def _fits(variables: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], head: str) -> bool:
@@ -200,8 +200,8 @@ def _report(console: Console, name: str, weights: Weights, assignment: Plan) -> 
     where = ", ".join(weights.report.found)
     phrases = [f"backbone from {name}, {weights.report.loaded:,} tensors ({where})"]
     phrases += [f"heads: {', '.join(assignment.heads)}"] if assignment.heads else []
-    left = [*assignment.left, *weights.report.skipped]
-    phrases += [f"not loaded: {networks.few(tuple(left))}"] if left else []
+    unused = [*assignment.unused, *weights.report.skipped]
+    phrases += [f"not loaded: {networks.few(tuple(unused))}"] if unused else []
     console.print("; ".join(phrases))
 
 

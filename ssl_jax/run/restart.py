@@ -35,18 +35,18 @@ def until_done(argv: Sequence[str], folder: Path, times: int) -> int:
       The exit code of the last attempt.
     """
     command, env = trust.python("ssl_jax")
-    left, reached = times, newest(folder)
+    remaining, reached = times, newest(folder)
     while True:
         code, terminated = _child([*command, *argv], env)
         if terminated or code in (0, FINAL, INTERRUPTED):
             return code if code >= 0 else 128 - code
         before, reached = reached, newest(folder)
-        left = times if reached > before else left
+        remaining = times if reached > before else remaining
         why = f"exit code {code}, {REASONS.get(code, 'see above')}"
-        if left == 0:
+        if remaining == 0:
             _say(f"gave up after {times} restart(s) without a newer checkpoint ({why})")
             return code if code >= 0 else 128 - code
-        left -= 1
+        remaining -= 1
         _say(f"restarting from step {max(reached, 0)} ({why})")
         time.sleep(PAUSE)
 

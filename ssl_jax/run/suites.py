@@ -88,7 +88,7 @@ def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Proto
 
 @dataclass(frozen=True)
 class Task:
-    """What to measure on one pair of data sets.
+    """Measurements to make on one pair of data sets.
 
     Attributes:
       name: the data set's name in a suite; "" for the run's own or those of the command line.

@@ -240,7 +240,7 @@ class FileExperiment(Experiment):
         }
 
     @property
-    def taken(self) -> str:
+    def summary(self) -> str:
         """One line on what was loaded from the file and what was not."""
         assert self.weights is not None
         return self.weights.taken

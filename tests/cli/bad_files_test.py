@@ -102,10 +102,10 @@ class BadFilesTest(absltest.TestCase):
         self.assertRegex(last, "^ssl-jax: .*max_bad_fraction")
 
     def test_a_file_that_went_away(self):
-        gone = self.images / "07.jpg"
+        missing = self.images / "07.jpg"
         code = (
             "import pathlib, ssl_jax.data.sources as s; from ssl_jax.data.reader import Reader\n"
-            f"source = s.open_source('folder:{self.images}'); pathlib.Path('{gone}').unlink()\n"
+            f"source = s.open_source('folder:{self.images}'); pathlib.Path('{missing}').unlink()\n"
             "reader = Reader(source, 3, 0, 0.5)\n"
             "names = [source.describe(i) for i in range(len(source))]\n"
             "index = [name.endswith('07.jpg') for name in names].index(True)\n"

@@ -83,8 +83,8 @@ class ChainsTest(parameterized.TestCase):
         ("objective.view.recipe.jitter=(0,0,0)", "jitter: expected 4 values, got 3"),
         ("objective.view.recipe=5", "unknown recipe '5'"),
         ("objective.view.recipe=from_abov", "unknown recipe 'from_abov'.*of your own is given in"),
-        ("objective.projector.2.x=1", "expected a number from 0 to 1, not '2'"),
-        ("objective.projector.x=1", "expected a number from 0 to 1, not 'x'"),
+        ("objective.projector.2.x=1", "expected a number from 0 to 1, got '2'"),
+        ("objective.projector.x=1", "expected a number from 0 to 1, got 'x'"),
     )
     def test_bad_chains_are_refused(self, override, message):
         with self.assertRaisesRegex(UserError, message):

@@ -85,11 +85,11 @@ class ProcessesTest(absltest.TestCase):
         lines = [read_metrics(self.folder / name) for name in (a, b)]
         self.assertEqual([x["step"] for x in lines[0]], [x["step"] for x in lines[1]])
         self.assertEqual(lines[0][-1]["step"], 20)
-        for one, other in zip(*lines, strict=True):
-            for key in one.keys() | other.keys():
+        for first, second in zip(*lines, strict=True):
+            for key in first.keys() | second.keys():
                 if not key.startswith("perf/"):
-                    tolerance = 1e-4 * max(abs(one[key]), 1.0)
-                    self.assertAlmostEqual(one[key], other[key], delta=tolerance, msg=key)
+                    tolerance = 1e-4 * max(abs(first[key]), 1.0)
+                    self.assertAlmostEqual(first[key], second[key], delta=tolerance, msg=key)
 
     def test_two_processes_are_one_with_as_many_devices(self):
         out = self.train("one", *SIMCLR, devices=4)
@@ -100,9 +100,11 @@ class ProcessesTest(absltest.TestCase):
         # Their checkpoint is restored by one process, which here has eight devices.
         code = cli.run(["evaluate", f"--workdir={self.folder / 'two'}", "--eval=knn", "--step=20"])
         self.assertEqual(code, 0)
-        found = json.loads((self.folder / "two" / "eval" / "results.jsonl").read_text())["results"]
+        results = json.loads((self.folder / "two" / "eval" / "results.jsonl").read_text())[
+            "results"
+        ]
         summary = json.loads((self.folder / "one" / "summary.json").read_text())
-        for key, value in found.items():
+        for key, value in results.items():
             self.assertAlmostEqual(value, summary[key], delta=1e-3 * max(1, abs(value)), msg=key)
 
     def test_two_processes_go_on_where_one_stopped(self):
@@ -118,7 +120,7 @@ class ProcessesTest(absltest.TestCase):
         shutil.copytree(self.folder / "one", self.folder / "two")
         shutil.rmtree(self.folder / "two" / "checkpoints" / "20")
         out = self.train("two", *flags, processes=2, devices=2)
-        self.assertIn("going on from the checkpoint of step 10", out)
+        self.assertIn("resuming from the checkpoint of step 10", out)
         self.assert_same_metrics("one", "two")
 
     def test_a_dead_process_ends_the_others(self):

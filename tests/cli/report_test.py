@@ -65,7 +65,7 @@ class ReportTest(absltest.TestCase):
             "report", f"--workdir={self.run_folder},{broken}", f"--output={output}", "--examples=60"
         )
         self.assertEqual((code, err), (0, ""))
-        self.assertIn("there is no checkpoint yet, so only what was logged is shown", out)
+        self.assertIn("there is no checkpoint yet, so the page shows only what was logged", out)
         text = output.read_text()
         self.assertIn("broken: 1 damaged line(s) of metrics.jsonl are left out.", text)
         self.assertIn("broken: Last seen, it had collapsed. Dimensional collapse: features", text)
@@ -76,7 +76,7 @@ class ReportTest(absltest.TestCase):
         self.assertFalse((broken / "checkpoints" / "4").exists())
 
     def test_errors_are_one_line(self):
-        for said, argv in (
+        for message, argv in (
             ("no run in", [f"--workdir={self.folder / 'nothing'}"]),
             ("--workdir is missing", []),
             ("holds no checkpoint of step 3", [f"--workdir={self.run_folder}", "--step=3"]),
@@ -85,7 +85,7 @@ class ReportTest(absltest.TestCase):
         ):
             code, _, err = command("report", *argv)
             self.assertEqual(code, 2, err)
-            self.assertIn(said, err)
+            self.assertIn(message, err)
             self.assertLen(err.splitlines(), 1)
 
 

@@ -100,7 +100,7 @@ class DiskTest(absltest.TestCase):
         self.assertNotIn("Traceback", err)
         at = max(self.complete(run))
         (run.folder.parent / "filling").unlink()
-        self.assertIn(f"going on from the checkpoint of step {at}", run.end())
+        self.assertIn(f"resuming from the checkpoint of step {at}", run.end())
         self.assertEqual(run.differences(self.whole), [])
 
     def test_read_only_for_a_while(self):
@@ -125,8 +125,8 @@ class DiskTest(absltest.TestCase):
     def test_a_folder_that_cannot_be_written_from_the_start(self):
         place = self.folder / "file"
         place.write_text("")
-        said = Run(place / "run", FLAGS).end(code=2)
-        self.assertRegex(said, "cannot write to --workdir=.*file/run: Not a directory")
+        out = Run(place / "run", FLAGS).end(code=2)
+        self.assertRegex(out, "cannot write to --workdir=.*file/run: Not a directory")
 
     def test_files_that_may_not_grow(self):
         """As a quota does it; without root."""

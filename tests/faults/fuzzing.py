@@ -130,7 +130,7 @@ def images() -> list[bytes]:
     turned[0x0112] = 6
     wide = Image.fromarray(np.arange(384, dtype=np.uint16).reshape(16, 24) * 170)
     more = {"save_all": True, "append_images": [picture(1), picture(2)]}
-    found = [
+    files = [
         encoded(picture(), "JPEG"),
         encoded(picture(), "JPEG", progressive=True, exif=turned),
         encoded(picture(mode="L"), "JPEG", restart_marker_blocks=1),
@@ -151,7 +151,7 @@ def images() -> list[bytes]:
         b"P3 2 1 255 1 2 3 4 5 6\n",
         encoded(wide, "TIFF"),
     ]
-    return found + [
+    return files + [
         encoded(picture(), "TIFF", compression=c)
         for c in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")
     ]
@@ -207,18 +207,18 @@ def tars() -> list[bytes]:
 
 @cache
 def npzs() -> list[bytes]:
-    found = []
+    files = []
     for save in (np.savez, np.savez_compressed):
         out = io.BytesIO()
         pixels = np.arange(5 * 4 * 4 * 3, dtype=np.uint8).reshape(5, 4, 4, 3)
         save(out, images=pixels, labels=np.arange(5))
-        found.append(out.getvalue())
-    return found
+        files.append(out.getvalue())
+    return files
 
 
 @cache
 def array_records() -> list[bytes]:
-    found = []
+    files = []
     for options in ("group_size:1", "group_size:4,uncompressed"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "x.array_record"
@@ -226,8 +226,8 @@ def array_records() -> list[bytes]:
             for i, data in enumerate(images()[:5]):
                 writer.write(records.encode(records.Record(data, i, ("a", "b"), f"{i}.jpg")))
             writer.close()
-            found.append(path.read_bytes())
-    return found
+            files.append(path.read_bytes())
+    return files
 
 
 def furnish() -> None:
@@ -236,8 +236,8 @@ def furnish() -> None:
     Path("d", "1.png").write_bytes(images()[4])
     Path("x.jpg").write_bytes(images()[0])
     sets = {"npz": npzs, "tar": tars, "parquet": parquets, "array_record": array_records}
-    for scheme, made in sets.items():
-        Path(f"y.{scheme}").write_bytes(made()[0])
+    for scheme, examples in sets.items():
+        Path(f"y.{scheme}").write_bytes(examples()[0])
 
 
 def check_file(scheme: str, data: bytes) -> str:
@@ -315,18 +315,21 @@ LINES = st.lists(
 
 @cache
 def tokenizer_file() -> bytes:
-    made = open_tokenizer("train:300", [("some words", "more words of a caption"), ("words",)])
-    return made.json.encode()
+    tokenizer = open_tokenizer("train:300", [("some words", "more words of a caption"), ("words",)])
+    return tokenizer.json.encode()
 
 
 def check_tokenizer(data: bytes) -> str:
     Path("tokenizer.json").write_bytes(data)
     try:
         with one_line():
-            made = open_tokenizer("tokenizer.json")
+            tokenizer = open_tokenizer("tokenizer.json")
             for text in ("words of a caption \ud800", "", "é"):
-                tokens = made.tokens(text, 8)
-                assert tokens.shape == (8,) and 0 <= tokens.min() <= tokens.max() < made.vocabulary
+                tokens = tokenizer.tokens(text, 8)
+                assert (
+                    tokens.shape == (8,)
+                    and 0 <= tokens.min() <= tokens.max() < tokenizer.vocabulary
+                )
         return "fine"
     except UserError:
         return "refused"
@@ -344,10 +347,10 @@ DATA = st.recursive(
     | WORDS
     | THERE
     | THERE,
-    lambda one: (
-        st.builds("mix:{}*{}+{}*{}".format, WORDS, one, st.floats(), one)
-        | st.builds("mix:{}*{}+{}*{}".format, st.floats(0.1, 9), one, st.floats(0.1, 9), one)
-        | st.builds("mix:{}+{}".format, one, one)
+    lambda spec: (
+        st.builds("mix:{}*{}+{}*{}".format, WORDS, spec, st.floats(), spec)
+        | st.builds("mix:{}*{}+{}*{}".format, st.floats(0.1, 9), spec, st.floats(0.1, 9), spec)
+        | st.builds("mix:{}+{}".format, spec, spec)
     ),
     max_leaves=3,
 ).filter(lambda text: _stays_inside(text))
@@ -365,8 +368,8 @@ def check_data(text: str) -> str:
 @cache
 def values_there() -> dict[str, str]:
     """Every key of a config, and its value there."""
-    made = flatten(Experiment.from_config(configured("simclr:digits", [])).resolved())
-    return {key: repr(value) for key, value in made.items() if not key.startswith("spec")}
+    flat = flatten(Experiment.from_config(configured("simclr:digits", [])).resolved())
+    return {key: repr(value) for key, value in flat.items() if not key.startswith("spec")}
 
 
 ODD = "1e999 nan -1 0 0.0 1 2 3 1e-9 -0.5 1e30 2147483648 true none () {} {1:2} b'x' ... 1j (1,)*9"
@@ -379,12 +382,12 @@ VALUES |= st.sampled_from([*ODD.split(), "{[]: 1}", "99999999999999999999", "(0,
 @st.composite
 def overrides(draw: st.DrawFn) -> list[tuple[str, str]]:
     """Some keys, most of them known ones, with values of any kind."""
-    known = st.sampled_from(list(values_there()))
+    keys = st.sampled_from(list(values_there()))
     like = st.sampled_from(sorted(set(values_there().values())) + ODD.split())
     if draw(st.integers(0, 3)):
-        return draw(st.lists(st.tuples(known, like), min_size=1, max_size=2))
-    key = known | st.builds(lambda k, cut: k.rpartition(".")[0] + cut, known, WORDS) | WORDS
-    key |= st.builds("{}.{}".format, known, WORDS)
+        return draw(st.lists(st.tuples(keys, like), min_size=1, max_size=2))
+    key = keys | st.builds(lambda k, cut: k.rpartition(".")[0] + cut, keys, WORDS) | WORDS
+    key |= st.builds("{}.{}".format, keys, WORDS)
     return draw(st.lists(st.tuples(key, VALUES), min_size=1, max_size=3))
 
 
@@ -393,13 +396,13 @@ def check_override(pairs: list[tuple[str, str]], shapes: bool = False) -> str:
     words = ["train", *(f"--config.{key}={value}" for key, value in pairs)]
     try:
         with one_line():
-            _, found = flags.parse(words, "", {}, configurable=True)
+            _, parsed = flags.parse(words, "", {}, configurable=True)
             config = configured("simclr:digits", [])
-            override(config, found)
-            made = Experiment.from_config(config)
-            json.loads(json.dumps(made.resolved()))
+            override(config, parsed)
+            experiment = Experiment.from_config(config)
+            json.loads(json.dumps(experiment.resolved()))
             if shapes:
-                assert made.abstract_state.step.shape == ()
+                assert experiment.abstract_state.step.shape == ()
         return "fine"
     except UserError:
         return "refused"

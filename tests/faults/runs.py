@@ -126,14 +126,14 @@ class Run:
 
     def differences(self, other: "Run") -> list[str]:
         """What is not bitwise the same in both when they have ended: nothing, if all is well."""
-        found = []
+        names = []
         mine, theirs = self.metrics(), other.metrics()
         if json.dumps(mine) != json.dumps(theirs):
             lines = [i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b]
-            found.append(f"metrics: {len(mine)} and {len(theirs)} lines, differing {lines[:5]}")
+            names.append(f"metrics: {len(mine)} and {len(theirs)} lines, differing {lines[:5]}")
         a, b = self.arrays(), other.arrays()
-        found += sorted(a.keys() ^ b.keys())
-        return found + [k for k in a.keys() & b.keys() if a[k].tobytes() != b[k].tobytes()]
+        names += sorted(a.keys() ^ b.keys())
+        return names + [k for k in a.keys() & b.keys() if a[k].tobytes() != b[k].tobytes()]
 
 
 def meeting() -> str:
