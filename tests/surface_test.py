@@ -1,4 +1,4 @@
-"""What `import ssl_jax` and `import ssl_jax.losses` bring along, and the few names there are."""
+"""Modules that `import ssl_jax` and `import ssl_jax.losses` load, and the few public names."""
 
 import pkgutil
 import subprocess
@@ -12,7 +12,7 @@ from ssl_jax.embed.encoder import Encoder
 
 
 def modules_after(code: str) -> set[str]:
-    """What a fresh process has imported then."""
+    """Run code in a fresh process; return the names of the modules that it has imported."""
     process = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
         check=True,

@@ -1,4 +1,4 @@
-"""A folder as people have them: training goes on, the same every time, and says what was wrong."""
+"""Folders with corrupt files: training continues, deterministically, and reports the files."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def picture(seed: int, height: int = 40, width: int = 50) -> Image.Image:
 
 
 def folder_as_people_have_them(folder: Path) -> set[str]:
-    """Twenty plain JPEGs, some odd files that are fine, and broken ones, whose names it gives."""
+    """Write twenty plain JPEGs, some odd but valid files, and corrupt ones; return their names."""
     for i in range(GOOD):
         picture(i).save(folder / f"{i:02d}.jpg")
     deep = np.random.default_rng(1).integers(0, 65535, (40, 40), dtype=np.uint16)

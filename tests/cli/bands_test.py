@@ -42,7 +42,7 @@ def pictures(bands: int, top: int, dtype: type) -> np.ndarray:
 
 
 class BandsTest(parameterized.TestCase):
-    """A 12-bit folder of 13-band TIFFs is trained on, and asked everything; the rest with 4 too."""
+    """Every command on a run of 12-bit, 13-band TIFFs; some also on 4 bands."""
 
     @classmethod
     def setUpClass(cls):
@@ -110,7 +110,7 @@ class BandsTest(parameterized.TestCase):
 
 
 class RangeOfARunTest(absltest.TestCase):
-    """A run that exists keeps its range, whatever a look at the data would show now."""
+    """An existing run keeps its range, whatever its data look like later."""
 
     def setUp(self):
         super().setUp()

@@ -1,4 +1,4 @@
-"""Augmentation chains of one's own: given in a config or on the command line, kept in the run."""
+"""The user's own augmentation chains: in a config or on the command line, and in the run."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ def get_config(arg=""):
 
 
 def resolved(spec, *overrides):
-    """The section `objective` as config.json holds it."""
+    """Return the section `objective` of config.json."""
     words = ["train", *(f"--config.{word}" for word in overrides)]
     config = configured(spec, flags.parse(words, "", {}, configurable=True)[1], "digits")
     return Experiment.from_config(config).resolved()["objective"]

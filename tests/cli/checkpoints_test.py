@@ -1,4 +1,4 @@
-"""`ssl-jax checkpoints`: what it shows, finds and removes."""
+"""`ssl-jax checkpoints`: listing, verifying and pruning."""
 
 import contextlib
 import io

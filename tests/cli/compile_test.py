@@ -134,7 +134,7 @@ class CompileTest(parameterized.TestCase):
 
     @parameterized.parameters((100, 64), (16, 16), (5, 4), (0, 1))
     def test_finds_the_largest_batch(self, most, largest):
-        """From 32 images a chip, up or down."""
+        """Search from 32 images per chip, up or down."""
         sizes = []
 
         def compile_step(config, topology, slices):

@@ -1,4 +1,4 @@
-"""What the start of a run says of its data, and how a run of before goes on."""
+"""The lines on the data that a run prints, and how runs of older versions resume."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`ssl-jax embed` and `ssl_jax.load` on a run: what is written and said, and what is refused."""
+"""`ssl-jax embed` and `ssl_jax.load` on a run: files, output and refusals."""
 
 import contextlib
 import io
@@ -37,7 +37,7 @@ TINY = (
 
 
 def command(*argv, code=0):
-    """What it prints, to people or as its error."""
+    """Run a subcommand; return what it prints, or its error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = cli.run([*argv])
@@ -74,7 +74,7 @@ class EmbedTest(parameterized.TestCase):
         with np.load(self.folder / "e.neighbors.npz") as file:
             self.assertEqual(file["row"].shape, (360, 3))
         out = self.embed("--split=eval")
-        self.assertIn("was there already", out)
+        self.assertIn("already complete", out)
 
     def test_a_layer_of_a_step_by_patches(self):
         out = self.embed("--stage=stage2", "--patches", "--step=2", output="p.parquet")
@@ -139,7 +139,7 @@ class EmbedTest(parameterized.TestCase):
             (images / f"x{i:02d}.png").write_bytes(b"broken")
         data = (f"--data=folder:{images}", "--max_bad_fraction=0.5")
         out = self.embed(*data)
-        self.assertIn(f"left out, broken: {images}/x00.png\n", out)
+        self.assertIn(f"left out, corrupt: {images}/x00.png\n", out)
         self.assertIn("left out, corrupt: 2 more, listed in the file", out)
         self.assertIn("20 rows", out)
         with np.load(self.folder / "e.npz") as file:
@@ -158,7 +158,7 @@ class EmbedTest(parameterized.TestCase):
             self.assertIn("1,437 of 1,437 images are done already", self.embed())
 
     @parameterized.parameters(
-        (("--output=/nowhere/e.npz",), "there is no folder /nowhere"),
+        (("--output=/nowhere/e.npz",), "no folder /nowhere"),
         (("--output=e.csv",), "expected one of FILE.npz"),
         (("--stage=stage9",), "no layer 'stage9' in this network; it has stage1, stage2, stage3"),
         (("--stage=5",), "no stage 5"),

@@ -108,7 +108,7 @@ class ErrorsTest(parameterized.TestCase):
         (("train", "--workdir=W"), "--config is missing"),
         (("train", "--wrkdir=W"), "unknown flag --wrkdir; did you mean 'workdir'"),
         (("train", "W"), "stray argument 'W'"),
-        (("train", "--config.optim.lr"), "--config.optim.lr has no value"),
+        (("train", "--config.optim.lr"), "--config.optim.lr: no value"),
         (("evaluate", "--workdir=/nowhere"), "no run in /nowhere"),
         (
             ("compile", "--config=simclr:digits", "--topology=v5e:2x2", "--slices=0"),

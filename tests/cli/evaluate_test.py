@@ -126,7 +126,7 @@ class EvaluateTest(parameterized.TestCase):
             )
 
     def test_linear_probes_of_a_pretext_run_look_at_every_stage(self):
-        """In one pass; unless a stage is named, and not in other protocols."""
+        """Measure them in one pass, unless a stage is named; other protocols read one stage."""
         tiny = [flag for flag in TINY if "projector" not in flag and "simclr" not in flag]
         where = f"--workdir={self.folder / 'rotnet'}"
         self.command("train", where, "--config=rotnet:digits", *tiny)
@@ -187,7 +187,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertLen(after, 16)
 
     def test_a_run_is_followed_to_its_end(self):
-        """From before its first checkpoint."""
+        """Start to follow before its first checkpoint."""
         folder = self.folder / "live"
         argv = ("train", f"--workdir={folder}", *TINY, "--config.checkpoint.keep=9")
         env = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -255,7 +255,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertIn(r"\toprule", path.read_text())
 
     def test_runs_compared(self):
-        """Synthetic: a run is in front by .1 and .3 with two seeds, at steps of its own."""
+        """Compare synthetic runs: one leads by .1 and .3 with two seeds, at its own steps."""
         for name, step, scores in (("a", 10, (0.6, 0.8)), ("b", 20, (0.5, 0.5))):
             for seed, score in enumerate(scores):
                 run = self.folder / f"{name}{seed}"

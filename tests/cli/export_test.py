@@ -1,4 +1,4 @@
-"""Weights out of a run and into another one: bits, heads, averages, refusals."""
+"""Exporting weights of a run and importing them into another: bits, heads, averages, refusals."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from tests.weights.releases_test import plain, prefixed, sequential
 
 
 def saved(folder, method, *overrides):
-    """A checkpoint with random values everywhere; returns its experiment and state."""
+    """Save a checkpoint with random values everywhere; return its experiment and state."""
     run = experiment(method, *overrides)
     draws = np.random.default_rng(0)
 
@@ -46,7 +46,7 @@ def saved(folder, method, *overrides):
 
 
 def command(*argv):
-    """Exit code and what was printed, stderr last."""
+    """Run a subcommand; return its exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(list(argv))
@@ -56,7 +56,9 @@ def command(*argv):
 class PartsTest(parameterized.TestCase):
     @parameterized.parameters(*methods())
     def test_every_method(self, method):
-        """The average has names that the trained networks have, and the encoder is one of both."""
+        """Check that the average's names are among the trained network's; the encoder is one of
+        both.
+        """
         config = load_config(f"{method}:digits")
         override(config, [("train.batch_size", 16), ("train.steps", 4)])
         objective = Experiment.from_config(config).objective
@@ -169,7 +171,7 @@ class ImportTest(parameterized.TestCase):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
 
     def release(self, **changes):
-        """MoCo v2's, of the network that the digits' recipe has."""
+        """Write a file like MoCo v2's release, for the network of the digits recipe."""
         run = experiment("moco_v2")
         backbone = dict(run.raw["backbone"])
         with_channel = networks.flat(*networks.shapes(networks.build(backbone, 1)))

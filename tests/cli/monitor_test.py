@@ -1,4 +1,4 @@
-"""What a user sees of the online probe and of a collapse while a run goes."""
+"""Output on the online probe and on a collapse during a run."""
 
 import contextlib
 import io

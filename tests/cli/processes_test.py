@@ -1,5 +1,5 @@
-"""Several processes on this machine: the numbers of one process, each other's checkpoints, and an
-end when one of them dies.
+"""Several processes on this machine: they compute the numbers of one process, read each other's
+checkpoints, and exit when one of them dies.
 """
 
 import json
@@ -44,7 +44,7 @@ CLUSTERS = (
 
 
 def start(*argv, processes=1, devices=1):
-    """`ssl-jax train` in so many processes with so many devices each."""
+    """Start `ssl-jax train` in `processes` processes with `devices` devices each."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
     where = meeting()
     places = [
@@ -69,7 +69,7 @@ class ProcessesTest(absltest.TestCase):
         self.folder = Path(self.create_tempdir().full_path)
 
     def train(self, name, *flags, **how):
-        """Run to the end; what the first process printed."""
+        """Run to the end; return what the first process printed."""
         argv = (f"--workdir={self.folder / name}", *TINY, "--config.train.steps=20", *flags)
         outs = []
         for process in start(*argv, **how):
@@ -108,7 +108,7 @@ class ProcessesTest(absltest.TestCase):
             self.assertAlmostEqual(value, summary[key], delta=1e-3 * max(1, abs(value)), msg=key)
 
     def test_two_processes_go_on_where_one_stopped(self):
-        """With a memory as long as the data set, split by rows."""
+        """Use a memory as long as the data set, split by rows."""
         self.check_resume(*MEMORY)
 
     @pytest.mark.full
@@ -127,7 +127,7 @@ class ProcessesTest(absltest.TestCase):
         self.check_death(1, r"^ssl-jax: process 1 \(.+\) has been silent for 5 s; it was at .+\n$")
 
     def test_a_dead_coordinator_ends_the_others(self):
-        """JAX has its say before, as it aborts the process."""
+        """JAX prints first, as it aborts the process."""
         self.check_death(0, r"\nssl-jax: process 0, which coordinates the run, does not answer\n$")
 
     def check_death(self, victim, message):

@@ -1,4 +1,4 @@
-"""The command line's passes over the data set: complete, and made again after a kill."""
+"""Passes over the data set in a run: complete, and repeated after a kill."""
 
 from pathlib import Path
 from unittest import mock
@@ -35,7 +35,7 @@ class Killed(Exception):
 
 
 def killed_at(step):
-    """In the place of `make_refresh`: the pass over the data dies in its middle before `step`."""
+    """Patch `make_refresh` so that the pass over the data fails midway before `step`."""
 
     def make(*args):
         run = refresh.make_refresh(*args)

@@ -1,4 +1,4 @@
-"""The report of runs that were trained, and of those that something is missing of."""
+"""Reports of finished runs, and of runs with something missing."""
 
 import contextlib
 import io
@@ -80,7 +80,7 @@ class ReportTest(absltest.TestCase):
             ("no run in", [f"--workdir={self.folder / 'nothing'}"]),
             ("--workdir is missing", []),
             ("holds no checkpoint of step 3", [f"--workdir={self.run_folder}", "--step=3"]),
-            ("there is no folder", [f"--workdir={self.run_folder}", "--output=/no/where.html"]),
+            ("no folder", [f"--workdir={self.run_folder}", "--output=/no/where.html"]),
             ("--examples=2", [f"--workdir={self.run_folder}", "--examples=2"]),
         ):
             code, _, err = command("report", *argv)

@@ -1,4 +1,4 @@
-"""Means over runs that differ in the seed only, and numbers beside their baselines."""
+"""Means over runs that differ only in the seed, and numbers beside their baselines."""
 
 import contextlib
 import io

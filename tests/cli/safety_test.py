@@ -79,7 +79,7 @@ PATHS = {
 
 
 def call(*argv):
-    """(exit code, lines on stderr, all that was printed)"""
+    """Run a subcommand; return (exit code, lines on stderr, all output)."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.run([str(word) for word in argv])
@@ -87,7 +87,7 @@ def call(*argv):
 
 
 class Runs(parameterized.TestCase):
-    """A run of two steps as its folder looks before the first."""
+    """A run of two steps, in its state before the first."""
 
     config: dict
 
@@ -116,7 +116,9 @@ class Runs(parameterized.TestCase):
 
 class CodeTest(Runs):
     def with_code(self, name="run", at="method.py", **changes):
-        """A run whose config names a method file; where that lies in it, and the run's folder."""
+        """Create a run whose config names a method file in it; return the file and the run's
+        folder.
+        """
         run = self.folder / name
         objective = {**self.config["objective"], "name": str(run / at), **changes}
         shutil.rmtree(run, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The runs of a study: trained in sequence, gone on with, shown in one table."""
+"""Studies: runs are trained in sequence, resumed, and shown in one table."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""A list of data sets in one command, and one table."""
+"""Suites of data sets: measured in one command, shown in one table."""
 
 import contextlib
 import io

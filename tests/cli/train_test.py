@@ -1,4 +1,4 @@
-"""The command line on real processes: a run, a run killed and taken up again, evaluation."""
+"""The command line in real processes: a run, a run that is killed and resumed, evaluation."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Keys of a new run, and flags, that nothing would read."""
+"""Keys of a new run, and flags, that would have no effect."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What may happen to files beside the checkpoints, and to the clock, while a run goes or rests."""
+"""Changes to files other than checkpoints, and to the clock, during and between runs."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ class DataTest(absltest.TestCase):
         self.folder = Path(self.create_tempdir().full_path)
 
     def images(self, count=128):
-        """A folder of so many digits."""
+        """Write a folder of `count` digits."""
         place = self.folder / "images"
         place.mkdir()
         for i, image in enumerate(load_digits().images[:count]):
@@ -101,7 +101,7 @@ class DataTest(absltest.TestCase):
         self.assertRegex(out, r"ssl-jax: no progress for 30 s: still at step of step \d")
 
     def test_other_numbers_of_devices(self):
-        """From four devices to two and to eight: with batch norm, and a memory of the data set."""
+        """Resume from four devices on two and eight, with batch norm and a memory of the data."""
         for name in ("simclr", "instdisc"):
             flags = (f"--config={name}:digits", *TINY[2:], *FLAGS[len(TINY) :])
             # Small plain steps: what grows is an error of the restore, not one of rounding.

@@ -1,4 +1,4 @@
-"""Random input of every kind, and what may come of it: shared by the tests and benchmarks/fuzz.py.
+"""Random input of every kind and checks of it, shared by the tests and benchmarks/fuzz.py.
 
 A kind is a strategy and a check. A check gives "fine" or "refused"; anything else is a fault.
 """
@@ -39,7 +39,7 @@ MOST_PIXELS = 1 << 22  # in place of decode.MAX_PIXELS: what is allowed there ta
 
 @dataclass(frozen=True)
 class Kind:
-    """What is drawn, and what is done with it."""
+    """Kind of input: a strategy that draws it and a check of it."""
 
     draws: st.SearchStrategy
     check: Callable[..., str]
@@ -47,7 +47,7 @@ class Kind:
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Path]:
-    """An empty folder to be in, as home and for the caches; no network, no waiting, no log."""
+    """Enter an empty folder, also as home and for caches; disable network, waiting and logs."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")
@@ -74,7 +74,7 @@ def sandbox() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
-    """A `UserError` passes, if it is one line."""
+    """Let a `UserError` pass if it is one line."""
     try:
         yield
     except UserError as e:
@@ -87,7 +87,7 @@ def one_line() -> Iterator[None]:
 
 @st.composite
 def damaged(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
-    """One of `wholes`, cut, with other bytes, or with parts of another."""
+    """Draw one of `wholes`, cut, with other bytes, or with parts of another."""
     data = bytearray(draw(st.sampled_from(wholes)))
     places = random.Random(draw(st.integers(0, 2**32)))  # Hypothesis would take both ends mostly
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
@@ -125,7 +125,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @cache
 def images() -> list[bytes]:
-    """Small files of every format that is read, with what makes them odd."""
+    """Return small files of every supported format, with unusual features."""
     turned = Image.Exif()
     turned[0x0112] = 6
     wide = Image.fromarray(np.arange(384, dtype=np.uint16).reshape(16, 24) * 170)
@@ -231,7 +231,7 @@ def array_records() -> list[bytes]:
 
 
 def furnish() -> None:
-    """One data set of each kind, here."""
+    """Write one data set of each kind to the current folder."""
     Path("d").mkdir()
     Path("d", "1.png").write_bytes(images()[4])
     Path("x.jpg").write_bytes(images()[0])
@@ -247,7 +247,7 @@ def check_file(scheme: str, data: bytes) -> str:
 
 
 def check_source(spec: str) -> str:
-    """Opens a data set and reads all of it; broken images may be counted."""
+    """Open a data set and read all of it; corrupt images may be counted."""
     try:
         with one_line():
             source = open_source(spec)
@@ -357,7 +357,7 @@ DATA = st.recursive(
 
 
 def _stays_inside(text: str) -> bool:
-    """Whether no path in it leads out of the sandbox: reading all of this machine takes long."""
+    """Tell whether no path leads out of the sandbox; reading the whole machine takes long."""
     return ".." not in text and "/" not in text.replace("://", "") and "~root" not in text
 
 
@@ -367,7 +367,7 @@ def check_data(text: str) -> str:
 
 @cache
 def values_there() -> dict[str, str]:
-    """Every key of a config, and its value there."""
+    """Return every key of a config and its value."""
     flat = flatten(Experiment.from_config(configured("simclr:digits", [])).resolved())
     return {key: repr(value) for key, value in flat.items() if not key.startswith("spec")}
 
@@ -381,7 +381,7 @@ VALUES |= st.sampled_from([*ODD.split(), "{[]: 1}", "99999999999999999999", "(0,
 
 @st.composite
 def overrides(draw: st.DrawFn) -> list[tuple[str, str]]:
-    """Some keys, most of them known ones, with values of any kind."""
+    """Draw some keys, most of them valid, with values of any kind."""
     keys = st.sampled_from(list(values_there()))
     like = st.sampled_from(sorted(set(values_there().values())) + ODD.split())
     if draw(st.integers(0, 3)):
@@ -392,7 +392,7 @@ def overrides(draw: st.DrawFn) -> list[tuple[str, str]]:
 
 
 def check_override(pairs: list[tuple[str, str]], shapes: bool = False) -> str:
-    """With `shapes` up to the point where a compiler would be called."""
+    """Check overrides; with `shapes` up to the point where the step would be compiled."""
     words = ["train", *(f"--config.{key}={value}" for key, value in pairs)]
     try:
         with one_line():

@@ -1,4 +1,4 @@
-"""SIGKILL at a few moments: the run ends with the numbers of one that nothing happened to.
+"""SIGKILL at a few moments: the run ends with the numbers of an undisturbed run.
 
 benchmarks/faults.py does it 30 times for each of five methods; docs/faults.md has the figures.
 """

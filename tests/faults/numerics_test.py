@@ -1,4 +1,4 @@
-"""Losses that are not finite: skipped, rolled back, or the end; and a loss that jumps."""
+"""Losses that are not finite: skipped, rolled back or fatal; and spikes of the loss."""
 
 import contextlib
 import io
@@ -44,7 +44,7 @@ def experiment(*overrides):
 
 
 def examples(*steps):
-    """One example of each of these batches, in no other batch of the first steps."""
+    """Return one example of each of these batches; it is in no other batch of the first steps."""
     batches = experiment().batches(0, 20)
     return [int(batch["index"][0]) for step, batch in enumerate(batches) if step in steps]
 
@@ -55,7 +55,7 @@ class NumericsTest(absltest.TestCase):
         self.folder = Path(self.create_tempdir().full_path)
 
     def train(self, *flags, bad=(), code=0, name="run"):
-        """Lines of metrics, what was printed, the newest checkpoint's own words."""
+        """Train on `bad` batches; return the run and its output."""
         method = self.folder / "poisoned.py"
         method.write_text(POISONED.format(bad=examples(*bad) or [-1]))
         run = Run(self.folder / name)
@@ -83,7 +83,7 @@ class NumericsTest(absltest.TestCase):
         self.assertEqual(max(int(p.name) for p in (run.folder / "checkpoints").iterdir()), 8)
 
     def test_a_skipped_step_changes_nothing_but_the_counts(self):
-        """Optimizer state and what the method carries included."""
+        """This includes the optimizer state and the method's own state."""
         run = experiment()
         kernel = jax.jit(make_kernel(run.objective, run.tx, run.schedule, 3))
         placed = run.placed
@@ -104,7 +104,7 @@ class NumericsTest(absltest.TestCase):
                 np.testing.assert_array_equal(x, y)
 
     def test_rolled_back(self):
-        """The batches 4 to 6 led to a loss that is not finite: steps 4 on take those after them."""
+        """Batches 4 to 6 led to a loss that is not finite; steps from 4 on use later batches."""
         flags = ("--config.train.nonfinite=rollback", "--config.train.log_every=100")
         run, out = self.train(*flags, "--config.train.log_every=1", bad=(6,))
         self.assertIn(

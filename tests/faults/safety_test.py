@@ -60,7 +60,7 @@ HARMLESS = (
 
 
 def calls(path: Path):
-    """(dotted name, names of keyword arguments with their constants) of every call in a file."""
+    """Yield (dotted name, keyword arguments with their constants) of every call in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             keywords = {k.arg: getattr(k.value, "value", k.value) for k in node.keywords}
@@ -82,7 +82,7 @@ def png_of(width: int, height: int) -> bytes:
 
 @cache
 def bombs() -> dict[str, bytes]:
-    """Image files of few bytes that say they have billions of pixels."""
+    """Return small image files that claim billions of pixels."""
     jpeg = bytearray(fuzzing.images()[0])
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = b"\xff\xff\xff\xff"
@@ -116,7 +116,7 @@ def bombs() -> dict[str, bytes]:
 
 
 class Evil:
-    """Unpickled, it makes a file."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -253,7 +253,7 @@ class SizeTest(parameterized.TestCase):
             open_source(f"npz:{path}")
 
     def test_a_tar_that_goes_backwards(self):
-        """CVE-2025-8194: with a negative size Python's tarfile reads the same member for ever."""
+        """CVE-2025-8194: with a negative size Python's tarfile reads the same member forever."""
         path = Path(self.create_tempdir().full_path) / "x.tar"
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w") as archive:

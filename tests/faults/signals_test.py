@@ -1,4 +1,4 @@
-"""Asked to end: what is saved, the exit code, and that the next part goes on as if nothing were."""
+"""Signals: what is saved, the exit code, and that the run resumes as if uninterrupted."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ class SignalsTest(absltest.TestCase):
         return Run(self.folder / name, (*FLAGS, *flags))
 
     def end_by_signal(self, run, number, after=3):
-        """The process, asked to end once it has made some steps; what it printed, its code."""
+        """Send a signal after some steps; return the process's output and exit code."""
         process = run.start()
         run.wait(process, lambda: run.reached() >= after)
         process.send_signal(number)

@@ -1,4 +1,4 @@
-"""A folder of one's own images: the recipe that is chosen, the views' picture, a whole run."""
+"""The user's own images: the choice of a config, the picture of the views, a whole run."""
 
 import contextlib
 import io

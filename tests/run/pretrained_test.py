@@ -1,4 +1,4 @@
-"""A run that starts from another run's encoder: what it takes, from whom, and what it refuses."""
+"""Runs that start from another run's encoder: what is loaded, and what is refused."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def experiment(method, *overrides, **mesh):
 
 
 def saved(folder, method="byol", seed=7):
-    """A checkpoint whose averaged network is not its trained one; returns the encoder."""
+    """Save a checkpoint whose averaged network differs from its trained one; return the encoder."""
     run = experiment(method)
     start = state.create(run.objective, run.tx, seed, run.placed)
     moved = jax.tree.map(lambda x: x + 1, start.params)

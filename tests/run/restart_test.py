@@ -1,4 +1,4 @@
-"""Restarts: which exit codes are tried again, and when it is given up."""
+"""Restarts: which exit codes lead to one, and when it gives up."""
 
 import contextlib
 import io
@@ -14,8 +14,8 @@ from ssl_jax.run import restart
 
 class RestartTest(parameterized.TestCase):
     def run_with(self, codes, times=2, saves=(), terminated=False):
-        """Exit code, number of attempts and messages, where attempt i ends with `codes[i]` and
-        leaves a checkpoint of step i + 1 if it is one of `saves`.
+        """Return the exit code, the number of attempts and the messages, if attempt i ends with
+        `codes[i]` and leaves a checkpoint of step i + 1 if that is in `saves`.
         """
         folder = Path(self.create_tempdir().full_path)
         attempts = []

@@ -1,4 +1,4 @@
-"""Weights of others in the place of a run: every command takes them, whole or not at all."""
+"""Weights files in the place of a run: every command loads them completely or refuses them."""
 
 import contextlib
 import hashlib
