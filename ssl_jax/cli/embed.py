@@ -161,11 +161,11 @@ class ImagesLine(Line):
         super().__init__(console, lambda done: f"{done:>9,}/{total:,} images", total)
         self._total = total
         self._first: tuple[int, float] | None = None  # after compilation
-        self._start, self._count = time.monotonic(), 0
+        self._started, self._finished = time.monotonic(), 0
 
     def update(self, done: int, count: int) -> None:
         """Show that `done` images are done, `count` of them by this process."""
-        self._count = count
+        self._finished = count
         if count:
             self.show(done, self._text(count, done))
         elif done:
@@ -174,7 +174,7 @@ class ImagesLine(Line):
     @property
     def summary(self) -> str:
         """Number of images that this process did, and its time."""
-        return f"{self._count:,} images in {duration(time.monotonic() - self._start)}"
+        return f"{self._finished:,} images in {duration(time.monotonic() - self._started)}"
 
     def _text(self, count: int, done: int) -> str:
         clock = time.monotonic()

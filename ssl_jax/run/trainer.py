@@ -23,6 +23,7 @@ from ssl_jax.core import distributed
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
 from ssl_jax.cost import flops
+from ssl_jax.data.pipeline import Batches
 from ssl_jax.evals.collapse import diagnose
 from ssl_jax.evals.evaluator import Quality
 from ssl_jax.run import pretrained
@@ -217,86 +218,12 @@ class Training:
         host, batches = run.training_batches(
             start.step + start.skipped_batches, self._end + start.skipped_batches
         )
-        written = MetricsWriter(self._folder, start.measured, self._warn) if primary else None
+        writer = MetricsWriter(self._folder, start.measured, self._warn) if primary else None
         self._line.begin(start.step, self._end)
         self._line.phase("starting", brief=True)
-        spikes = Spikes(run.train.spike)
-        for line in written.lines if written else ():
-            if "train/loss" in line:
-                spikes.seen(line["train/loss"])
-        last_metadata: dict[str, Any] = {}  # of the last checkpoint
-        latest_metrics: dict[str, float] = {}  # of the last step that has any
-
-        def log(step: int, values: Mapping[str, float]) -> None:
-            if "train/loss" in values:
-                height = spikes.seen(values["train/loss"])
-                spike = {} if height is None else {"diag/loss_spike": height}
-                values = {**values, "perf/bad_images": host.bad} | spike
-                self._line.update(step, values)
-                if spike:
-                    self._warn(
-                        f"step {step}: the loss {values['train/loss']:.4g} is a spike, "
-                        f"{height:.0f} deviations above those before"
-                    )
-            if latest_metrics.get("step") != step:
-                latest_metrics.clear()
-            latest_metrics.update(values, step=step)
-            if written:
-                written.write(step, values)
-
-        def save(current: TrainState, step: int, evaluated: bool) -> None:
-            if written:
-                written.sync()
-            metadata = self._metadata() | {
-                "evaluated": evaluated,
-                "left_out": start.skipped_batches,
-            }
-            last_metadata.update(metadata)
-            self._owing = not evaluated
-            self._line.phase("saving", brief=True)
-            metrics = latest_metrics if latest_metrics.get("step") == step else {}
-            self._checkpoints.save(step, current, metadata, metrics)
-
-        def evaluate(current: TrainState, step: int) -> dict[str, float]:
-            return self._evaluate(current, step, written.last if written else {})
-
-        def examples() -> Iterator[Any]:
-            for batch in run.examples():
-                self._stop.check()
-                yield batch
-
-        def leave(current: TrainState, step: int, evaluated: bool) -> None:
-            """Save and finish; called from another thread while this one is blocked."""
-            with jax.set_mesh(self._mesh):
-                save(current, step, evaluated)
-            self._checkpoints.finish()
-            self._console.print(f"saved at step {step}; run the same command to resume")
-
-        def interruptible(
-            current: TrainState | None, step: int, evaluated: bool
-        ) -> AbstractContextManager:
-            if current is None:
-                return self._stop.region(UNTOUCHED if step == 0 else SAVED)
-            return self._stop.region(
-                f"the state of step {step} is saved first",
-                functools.partial(leave, current, step, evaluated),
-            )
-
-        at, every = run.objective.refresh_steps(), run.checkpoint.every
-        hooks = loop.Hooks(
-            evaluate=evaluate,
-            evaluate_at=self._evaluate_at,
-            save=save,
-            save_at=lambda step: step == self._end or bool(every and step and step % every == 0),
-            log=log,
-            refresh=lambda current: self._refresh(current, examples),
-            refresh_at=lambda step: step in at,
-            at=self._at,
-            end_at=self._stop.due,
-            interruptible=interruptible,
-        )
+        hooks = RunHooks(self, start, host, writer)
         with (
-            written or contextlib.nullcontext(),
+            writer or contextlib.nullcontext(),
             contextlib.closing(self._profile),
             contextlib.closing(host),
         ):
@@ -304,7 +231,7 @@ class Training:
                 start.state,
                 self._step,
                 batches,
-                hooks,
+                hooks.of_loop(),
                 start=start.step,
                 stop=self._end,
                 batch_size=run.spec.global_batch,
@@ -317,10 +244,14 @@ class Training:
                 if not self._checkpoints.failed or jax.process_count() > 1:
                     break
                 time.sleep(PAUSE)
-                if last_metadata:
-                    save(last, reached, last_metadata["evaluated"])
-        self.last = written.last if written else {}
+                if hooks.last_metadata:
+                    hooks.save(last, reached, hooks.last_metadata["evaluated"])
+        self.last = writer.last if writer else {}
         return reached
+
+    def _save_at(self, step: int) -> bool:
+        every = self._experiment.checkpoint.every
+        return step == self._end or bool(every and step and step % every == 0)
 
     def _evaluate_at(self, step: int) -> bool:
         every = self._experiment.evals.every
@@ -391,6 +322,104 @@ class Training:
         else:
             name = f"process {jax.process_index()} ({socket.gethostname()})"
             print(f"ssl-jax: {name}: {text}", file=sys.stderr, flush=True)
+
+
+class RunHooks:
+    """What the loop calls while `training` trains from `start`: logging, saving and evaluating.
+
+    Args:
+      host: this host's batches, which count corrupt images.
+      writer: writer of metrics, in the process that writes them.
+
+    Attributes:
+      last_metadata: of the last checkpoint saved from `start` on; empty before it.
+    """
+
+    def __init__(
+        self, training: Training, start: ResumePoint, host: Batches, writer: MetricsWriter | None
+    ):
+        self._training, self._start, self._host, self._writer = training, start, host, writer
+        self._spikes = Spikes(training._experiment.train.spike)
+        for line in writer.lines if writer else ():
+            if "train/loss" in line:
+                self._spikes.seen(line["train/loss"])
+        self.last_metadata: dict[str, Any] = {}
+        self._latest_metrics: dict[str, float] = {}  # of the last step that has any
+
+    def of_loop(self) -> loop.Hooks:
+        training = self._training
+        refresh_steps = training._objective.refresh_steps()
+        return loop.Hooks(
+            evaluate=self.evaluate,
+            evaluate_at=training._evaluate_at,
+            save=self.save,
+            save_at=training._save_at,
+            log=self.log,
+            refresh=lambda current: training._refresh(current, self.examples),
+            refresh_at=lambda step: step in refresh_steps,
+            at=training._at,
+            end_at=training._stop.due,
+            interruptible=self.interruptible,
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if "train/loss" in values:
+            height = self._spikes.seen(values["train/loss"])
+            spike = {} if height is None else {"diag/loss_spike": height}
+            values = {**values, "perf/bad_images": self._host.bad} | spike
+            self._training._line.update(step, values)
+            if spike:
+                self._training._warn(
+                    f"step {step}: the loss {values['train/loss']:.4g} is a spike, "
+                    f"{height:.0f} deviations above those before"
+                )
+        if self._latest_metrics.get("step") != step:
+            self._latest_metrics.clear()
+        self._latest_metrics.update(values, step=step)
+        if self._writer:
+            self._writer.write(step, values)
+
+    def save(self, current: TrainState, step: int, evaluated: bool) -> None:
+        training = self._training
+        if self._writer:
+            self._writer.sync()
+        metadata = training._metadata() | {
+            "evaluated": evaluated,
+            "left_out": self._start.skipped_batches,
+        }
+        self.last_metadata.update(metadata)
+        training._owing = not evaluated
+        training._line.phase("saving", brief=True)
+        metrics = self._latest_metrics if self._latest_metrics.get("step") == step else {}
+        training._checkpoints.save(step, current, metadata, metrics)
+
+    def evaluate(self, current: TrainState, step: int) -> dict[str, float]:
+        return self._training._evaluate(current, step, self._writer.last if self._writer else {})
+
+    def examples(self) -> Iterator[Any]:
+        """Iterate over this host's part of all training examples; stop if the run is to end."""
+        for batch in self._training._experiment.examples():
+            self._training._stop.check()
+            yield batch
+
+    def interruptible(
+        self, current: TrainState | None, step: int, evaluated: bool
+    ) -> AbstractContextManager:
+        stop = self._training._stop
+        if current is None:
+            return stop.region(UNTOUCHED if step == 0 else SAVED)
+        return stop.region(
+            f"the state of step {step} is saved first",
+            functools.partial(self._leave, current, step, evaluated),
+        )
+
+    def _leave(self, current: TrainState, step: int, evaluated: bool) -> None:
+        """Save and finish; called from another thread while this one is blocked."""
+        training = self._training
+        with jax.set_mesh(training._mesh):
+            self.save(current, step, evaluated)
+        training._checkpoints.finish()
+        training._console.print(f"saved at step {step}; run the same command to resume")
 
 
 def alarmed(
