@@ -261,8 +261,8 @@ class FileExperiment(Experiment):
 
     def fresh_state(self, loaded: Any = None) -> Any:
         """Return the network with its initial weights, before any training."""
-        init = jax.jit(self.objective.init, out_shardings=self.placed)
-        return State(*init(jax.random.key(self.train.seed)))
+        init = jax.jit(lambda key: State(*self.objective.init(key)), out_shardings=self.placed)
+        return init(jax.random.key(self.train.seed))
 
 
 class FileCheckpoints:
