@@ -143,7 +143,7 @@ class CompileTest(parameterized.TestCase):
             return (FITS if size <= most else TOO_LARGE) | {"global_batch": size * 8}
 
         config = configured("simclr:imagenet", [("train.batch_size", 8 * 32)])
-        with mock.patch.object(command, "compile_step", compile_step):
+        with mock.patch.object(compile, "compile_step", compile_step):
             report = compile.find_batch(config, "v5e:2x2", 2, command.terminal())
         self.assertEqual(report["global_batch"], largest * 8)
         self.assertEqual(report["fits"], most > 0)
