@@ -27,5 +27,5 @@ def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:
         compute_dtype(options.get("dtype"))
     except UserError as e:
         raise UserError(f"backbone.{e}") from None
-    made = config.arguments(BACKBONES[name], options, "backbone", given=("channels",))
+    made = config.arguments(BACKBONES[name], options, "backbone", fixed=("channels",))
     return BACKBONES[name](channels=channels, **made)

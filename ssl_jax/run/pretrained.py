@@ -197,7 +197,7 @@ def _placed(experiment: Experiment, assignment: Plan) -> Given:
 
 
 def _report(console: Console, name: str, weights: Weights, assignment: Plan) -> None:
-    where = ", ".join(weights.report.found)
+    where = ", ".join(weights.report.networks)
     phrases = [f"backbone from {name}, {weights.report.loaded:,} tensors ({where})"]
     phrases += [f"heads: {', '.join(assignment.heads)}"] if assignment.heads else []
     unused = [*assignment.unused, *weights.report.skipped]

@@ -22,7 +22,7 @@ UNUSED = [
     ({"optim.warmup_epochs": 0, "optim.warmup_steps": 0, "optim.lr_start": 0.1}, "no warmup"),
     ({"train.steps": 9, "train.epochs": 5.0}, "train.epochs: 5.0 .* train.steps is 9, and wins"),
     ({"train.nonfinite_limit": 3}, "nonfinite_limit: 3 .*'stop'"),
-    ({"data.draw": 2}, "data.draw: 2 .* give data.labelled"),
+    ({"data.draw": 2}, "data.draw: 2 .* set data.labelled"),
     ({"mesh.fsdp": 1, "mesh.fsdp_min_size": 1}, "nothing is split"),
     ({"evals.linear.preset": "lbfgs", "evals.linear.lr": 0.3}, "evals.linear.lr: 0.3"),
     ({"evals.clustering.clusters": 3, "evals.clustering.factor": 2.0}, "factor: 2.0"),

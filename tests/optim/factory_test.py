@@ -1,6 +1,7 @@
 """The optimizer of a config: torch's numbers, rules on paths, groups, the step as clock."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -179,12 +180,15 @@ class RulesTest(parameterized.TestCase):
         self.assertFalse([path for path in tree.named_leaves(state) if "backbone" in path])
 
     @parameterized.parameters(
-        ({"frozen": ("encoder",)}, "'encoder' fits no parameter"),
-        ({"groups": {"last": Group("last_layer")}}, "'last_layer' fits no parameter"),
-        ({"frozen": ("^hed/",)}, r"'\^hed/' fits no parameter; did you mean 'head'"),
-        ({"decay_rules": (("bakbone", 0.0), *ALL)}, "optim.decay_rules: 'bakbone' fits no param"),
+        ({"frozen": ("encoder",)}, "'encoder' matches no parameter"),
+        ({"groups": {"last": Group("last_layer")}}, "'last_layer' matches no parameter"),
+        ({"frozen": ("^hed/",)}, r"'\^hed/' matches no parameter; did you mean 'head'"),
+        (
+            {"decay_rules": (("bakbone", 0.0), *ALL)},
+            "optim.decay_rules: 'bakbone' matches no param",
+        ),
         ({"lr_rules": (("head/kernal", 0.0), *ALL)}, "lr_rules: .*did you mean 'head/kernel'"),
-        ({"stacked": ("layers/",)}, "optim.stacked: 'layers/' fits no parameter"),
+        ({"stacked": ("layers/",)}, "optim.stacked: 'layers/' matches no parameter"),
         ({"groups": {"rest": Group("head")}}, "'rest'"),
         ({"frozen": ("(",)}, "not a regular expression"),
     )
@@ -199,7 +203,7 @@ class RulesTest(parameterized.TestCase):
         ({"momentum": 1.0}, "optim.momentum"),
         ({"warmup_steps": 3, "warmup_epochs": 1.0}, "warmup_steps or warmup_epochs"),
         ({"milestones": (3.0,)}, "schedule='step'"),
-        ({"name": "adam"}, "'adam' is not one of"),
+        ({"name": "adam"}, "got 'adam'"),
         ({"decay_rules": (("a", "b"),)}, "decay_rules"),
     )
     def test_bad_settings(self, values, message):
@@ -222,9 +226,8 @@ class GroupsTest(parameterized.TestCase):
 
         out, _ = run(tx, params, grads)
         fresh, _ = run(build(params, **settings)[0], params, grads[3:], start=3)
-        jax.tree.map(
-            np.testing.assert_array_equal, [p["head"] for p in out[3:]], [p["head"] for p in fresh]
-        )
+        equal = partial(np.testing.assert_allclose, rtol=1e-6)  # two programs round by themselves
+        jax.tree.map(equal, [p["head"] for p in out[3:]], [p["head"] for p in fresh])
 
     @parameterized.parameters("adamw", "sgd", "lars", "lamb")
     def test_groups_do_not_change_the_numbers(self, name):
