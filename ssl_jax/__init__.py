@@ -1,8 +1,8 @@
 """Self-supervised visual representation learning in JAX.
 
-ssl_jax.load("W") is the encoder of a run, to be called on images (docs/python.md). All else is
-imported by its own name: `from ssl_jax.losses.ntxent import ntxent` brings neither networks nor
-data along.
+`ssl_jax.load("W")` returns the encoder of a run, to be called on images (docs/python.md).
+Everything else is imported from its own module: `from ssl_jax.losses.ntxent import ntxent` imports
+neither networks nor data.
 """
 
 import importlib

@@ -16,46 +16,25 @@ from pathlib import Path
 from ssl_jax.core import streams, trust
 from ssl_jax.core.errors import AtOnce, UserError, of_system, suggest, visible
 
-# Modules here that are no subcommand.
-HELPERS = (
-    "auto",
-    "baselines",
-    "compile_worker",
-    "configs",
-    "experiment",
-    "flags",
-    "load",
-    "orbax",
-    "parts",
-    "pretrained",
-    "restart",
-    "sections",
-    "sets",
-    "table",
-    "training",
-    "weights_file",
-)
-
-PRINTERS = ("checkpoints", "compile", "methods", "results")  # what they print is all they make
+PRINTERS = ("checkpoints", "compile", "methods", "results")  # their only output is what they print
 HELP = ("--help", "-h", "help")
 
 
 def subcommands() -> list[str]:
     """Names of the subcommands, sorted."""
-    modules = [m.name for m in pkgutil.iter_modules(__path__) if m.name not in HELPERS]
-    return sorted(name.rstrip("_") for name in modules)
+    return sorted(module.name.rstrip("_") for module in pkgutil.iter_modules(__path__))
 
 
 def _module(name: str) -> str:
-    """Of a subcommand; a word of Python's has a line under it."""
+    """Module that implements a subcommand. Python keywords get a trailing underscore: `import_`."""
     return f"{__name__}.{name}" + ("_" if keyword.iskeyword(name) else "")
 
 
 def main() -> None:
-    """The console script. Exit code 2 and one line on stderr for whatever the user can mend.
+    """Run the console script. Errors that the user can fix print one line on stderr; exit code 2.
 
-    A standard output that is closed, full or has no reader ends no command: it makes those fail
-    that do nothing but print.
+    A standard output that is closed, full or has no reader does not stop a command; at the end it
+    makes the commands fail that only print.
     """
     out, argv = streams.endure(), sys.argv[1:]
     try:
@@ -73,9 +52,9 @@ def main() -> None:
 
 def run(argv: list[str]) -> int:
     """Run one subcommand and return the process's exit code."""
-    # Told before jax is imported: the two lines it would print about chips that are not there.
+    # Set before importing jax, to silence its warnings about missing accelerators.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if logging.lastResort is not None:  # what shows warnings, names from data in them
+    if logging.lastResort is not None:  # prints warnings, which may contain names from data
         logging.lastResort.setFormatter(_Visible())
     try:
         if not argv or argv[0] in HELP:
@@ -83,7 +62,7 @@ def run(argv: list[str]) -> int:
             width = max(map(len, subcommands()))
             for name in subcommands():
                 print(f"  {name:<{width}} {_summary(name)}")
-            print("\n`ssl-jax SUBCOMMAND --help` lists the flags of one.")
+            print("\n`ssl-jax SUBCOMMAND --help` lists the flags of a subcommand.")
             return 0 if argv else 2
         if argv[0] not in subcommands():
             raise UserError(f"unknown subcommand {argv[0]!r}; {suggest(argv[0], subcommands())}")
@@ -93,12 +72,14 @@ def run(argv: list[str]) -> int:
         print(f"ssl-jax: {e}", file=sys.stderr)
         return 2
     except OSError as e:
-        if (said := of_system(e)) is None:
+        if (failure := of_system(e)) is None:
             raise
-        print(f"ssl-jax: {said[0]}", file=sys.stderr)
-        return said[1]
+        print(f"ssl-jax: {failure[0]}", file=sys.stderr)
+        return failure[1]
     except UnicodeEncodeError as e:
-        print(f"ssl-jax: no UTF-8: {visible(e.object)[:200]}; rename the file", file=sys.stderr)
+        print(
+            f"ssl-jax: not valid UTF-8: {visible(e.object)[:200]}; rename the file", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         print("ssl-jax: interrupted", file=sys.stderr)
@@ -106,16 +87,14 @@ def run(argv: list[str]) -> int:
 
 
 class _Visible(logging.Formatter):
-    """Writes out what would steer a terminal; a traceback keeps its lines."""
+    """Formatter that escapes terminal control characters; a traceback keeps its lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record), plain="\n\t")
 
 
 def _summary(name: str) -> str:
-    """First line of a subcommand's docstring, read without importing it (and so without importing
-    jax).
-    """
+    """Read the first line of a subcommand's docstring without importing it, and so without jax."""
     spec = importlib.util.find_spec(_module(name))
     assert spec is not None and spec.origin is not None
     first = Path(spec.origin).read_text().splitlines()[0].strip('"')

@@ -4,7 +4,7 @@ ssl-jax checkpoints --workdir=W
 ssl-jax checkpoints --workdir=W --verify
 ssl-jax checkpoints --workdir=W --prune --keep=1 --best=eval/knn_top1
 
-Exit code 1 if --verify finds a damaged one.
+The exit code is 1 if --verify finds a damaged checkpoint.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ from ssl_jax.train.checkpoint import DAMAGED, REMOVED, CheckpointConfig, Checkpo
 FLAGS = {
     "workdir": "folder of the run",
     "verify": "read every file and compare it with its digest",
-    "prune": "remove what is not to be kept, what is damaged, and what was never finished",
-    "keep": "with --prune: how many of the newest stay; else as the run's config says",
-    "keep_every": "with --prune: those of steps that this divides stay too",
-    "best": "with --prune: the one with the highest of this metric stays too, lowest with a '-'; "
-    "none for no such one",
+    "prune": "remove checkpoints that are not to be kept, damaged or unfinished",
+    "keep": "with --prune: number of newest checkpoints to keep; by default the config's",
+    "keep_every": "with --prune: also keep checkpoints of steps divisible by this",
+    "best": "with --prune: also keep the checkpoint with the highest value of this metric, the "
+    "lowest with a '-'; none for no such checkpoint",
 }
 
 
@@ -36,27 +36,27 @@ def main(argv: list[str]) -> int:
     flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("verify", "prune"))
     folder = Path(command_line.require(flags, "workdir", "name the folder of a run, --workdir=W"))
     config = workdir.read_config(folder)
-    kept = Experiment.from_config(config, folder).checkpoint
+    policy = Experiment.from_config(config, folder).checkpoint
     if (flags.keep or flags.keep_every or flags.best) and not flags.prune:
-        raise UserError("--keep, --keep_every and --best go with --prune")
-    kept = dataclasses.replace(
-        kept,
-        keep=command_line.whole("keep", flags.keep, default=kept.keep, least=1),
-        keep_every=command_line.whole("keep_every", flags.keep_every, default=kept.keep_every),
-        best="" if flags.best == "none" else flags.best or kept.best,
+        raise UserError("--keep, --keep_every and --best require --prune")
+    policy = dataclasses.replace(
+        policy,
+        keep=command_line.whole("keep", flags.keep, default=policy.keep, least=1),
+        keep_every=command_line.whole("keep_every", flags.keep_every, default=policy.keep_every),
+        best="" if flags.best == "none" else flags.best or policy.best,
     )
     console = terminal()
     if flags.prune:
-        with workdir.locked(folder), Checkpoints(folder / "checkpoints", kept) as checkpoints:
+        with workdir.locked(folder), Checkpoints(folder / "checkpoints", policy) as checkpoints:
             checkpoints.check_best()
-            checkpoints.set_damaged_aside()  # or a damaged one might stay for a whole one
-            gone = checkpoints.prune(damaged=True)
-        console.print(f"removed: {', '.join(gone) or 'nothing'}")
-    return show(console, folder / "checkpoints", kept, flags.verify)
+            checkpoints.set_damaged_aside()  # else one might be kept instead of a whole one
+            removed = checkpoints.prune(damaged=True)
+        console.print(f"removed: {', '.join(removed) or 'nothing'}")
+    return show(console, folder / "checkpoints", policy, flags.verify)
 
 
 def show(console: Console, folder: Path, config: CheckpointConfig, verify: bool) -> int:
-    """The table; 1 if one was verified and found damaged."""
+    """Print the table of checkpoints; return 1 if one was verified and is damaged, else 0."""
     damaged = 0
     with Checkpoints(folder, config, reader=True) as checkpoints:
         complete, stay = checkpoints.steps, checkpoints.stay()
@@ -64,16 +64,16 @@ def show(console: Console, folder: Path, config: CheckpointConfig, verify: bool)
     if config.best:
         table.add_column(config.best.removeprefix("-"))
     for step in complete:
-        said, bad = manifest.read(folder / str(step)), ""
-        if verify or not said:
+        metadata, bad = manifest.read(folder / str(step)), ""
+        if verify or not metadata:
             bad = manifest.damage(folder / str(step))
             damaged += bool(bad)
-        saved = datetime.datetime.fromtimestamp(said.get("time", 0)).isoformat(" ", "seconds")
-        value = said.get("metrics", {}).get(config.best.removeprefix("-"))
+        saved = datetime.datetime.fromtimestamp(metadata.get("time", 0)).isoformat(" ", "seconds")
+        value = metadata.get("metrics", {}).get(config.best.removeprefix("-"))
         table.add_row(
             str(step),
-            saved if said else "",
-            f"{manifest.size(said) / 1e6:,.1f}",
+            saved if metadata else "",
+            f"{manifest.size(metadata) / 1e6:,.1f}",
             "yes" if step in stay else "no",
             styled((f"damaged: {bad}", "red")) if bad else ("whole" if verify else "not verified"),
             *([] if not config.best else ["" if value is None else f"{value:.4f}"]),
@@ -81,8 +81,8 @@ def show(console: Console, folder: Path, config: CheckpointConfig, verify: bool)
     others = [p.name for p in sorted(folder.glob("*")) if p.name not in map(str, complete)]
     console.print(table if complete else f"{folder}: no complete checkpoint", soft_wrap=False)
     for name in others:
-        why = "being written, or never finished"
+        why = "being written, or unfinished"
         why = "set aside as damaged" if name.endswith(DAMAGED) else why
-        why = "not wholly removed" if name.endswith(REMOVED) else why
+        why = "not completely removed" if name.endswith(REMOVED) else why
         console.print(f"  {name}: {why}")
     return 1 if damaged else 0

@@ -1,11 +1,11 @@
-"""`ssl-jax compile`: what a training step takes on a TPU pod, without the pod or the data.
+"""`ssl-jax compile`: memory and time of a training step on a TPU pod, without pod or data.
 
 ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8
 ssl-jax compile --config=mae:imagenet --topology=v5p:4x4x4 --slices=2 --config.mesh.fsdp=8
 ssl-jax compile --config=simclr:imagenet --topology=v6e:8x8 --find_batch
 
-The exit code is 0 where the step fits into the chips' memory and 1 where it does not. Several
-slices lie along mesh.replica. The bound is what no schedule can beat, not a prediction.
+The exit code is 0 if the step fits into the chips' memory and 1 if it does not. Several slices lie
+along mesh.replica. The bound is a lower limit that no schedule can beat, not a prediction.
 """
 
 import json
@@ -26,9 +26,9 @@ from ssl_jax.run.console import Terminal, styled, terminal
 FLAGS = {
     "config": "METHOD:RECIPE (simclr:imagenet) or PATH.py:RECIPE",
     "topology": "the slice: KIND:SHAPE, v5e:8x8 or v4:4x4x4",
-    "slices": "how many of them; 1 by default",
-    "data": "data to take the sizes from; by default the config's, or else ImageNet's sizes",
-    "find_batch": "search the largest batch a chip that fits, of the powers of two",
+    "slices": "number of slices; by default 1",
+    "data": "data whose sizes are used; by default the config's data, else ImageNet's sizes",
+    "find_batch": "search the largest batch per chip that fits, among powers of two",
     "hlo": "file to write the compiled program's text to",
     "json": "print the report as one line of JSON",
     "config.SECTION.KEY": "any key of the config, --config.train.batch_size=8192",
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     topology = command_line.require(flags, "topology", "name a slice, --topology=v5e:8x8")
     slices = command_line.whole("slices", flags.slices, default=1, least=1)
     if flags.hlo and flags.find_batch:
-        raise UserError("--hlo is of one program; leave --find_batch out")
+        raise UserError("--hlo writes a single program; leave --find_batch out")
     config = configured(name, overrides, flags.data)
     if slices > 1 and "replica" not in config.get("mesh", {}):
         config.setdefault("mesh", {})["replica"] = slices
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def show(console: Console, title: str, report: Report) -> None:
-    """The tables."""
+    """Print the tables."""
     shape = " x ".join(f"{axis} {size}" for axis, size in report["mesh"].items())
     console.print(
         styled(
@@ -76,17 +76,17 @@ def show(console: Console, title: str, report: Report) -> None:
         console.print(_links_table(report["links"]), soft_wrap=False)
     if report["flops"]:
         console.print(
-            f"{report['flops'] / 1e12:,.4g} TFLOP a step, {report['flops_per_image'] / 1e9:,.4g} "
-            f"GFLOP an image (matrix products and convolutions; all chips)\n"
-            f"{report['bytes'] / 1e9:,.4g} GB read and written in HBM a step and chip, "
-            f"{report['bytes_per_image'] / 1e6:,.4g} MB an image"
+            f"{report['flops'] / 1e12:,.4g} TFLOP per step, {report['flops_per_image'] / 1e9:,.4g} "
+            f"GFLOP per image (matrix products and convolutions; all chips)\n"
+            f"{report['bytes'] / 1e9:,.4g} GB read and written in HBM per step and chip, "
+            f"{report['bytes_per_image'] / 1e6:,.4g} MB per image"
         )
     if report["unknown"]:
         console.print(
             styled(
-                ("not counted in full:", "yellow"),
-                f" {', '.join(report['unknown'])} (a loop without a known number of turns counts "
-                "once, a kernel without a cost estimate has no FLOPs)",
+                ("not fully counted:", "yellow"),
+                f" {', '.join(report['unknown'])} (a loop with an unknown number of iterations "
+                "counts once, a kernel without a cost estimate has no FLOPs)",
             )
         )
     if report["bound"]:
@@ -96,7 +96,7 @@ def show(console: Console, title: str, report: Report) -> None:
 
 
 def _memory_table(memory: Mapping[str, Any]) -> Table:
-    table = Table(title="HBM a chip", title_justify="left")
+    table = Table(title="HBM per chip", title_justify="left")
     table.add_column("part")
     table.add_column("GiB", justify="right")
     names = {
@@ -106,10 +106,10 @@ def _memory_table(memory: Mapping[str, Any]) -> Table:
         "batch": "batch",
         "padding": "padding of these",
         "activations": "activations and gradients",
-        "results": "results beside them",
+        "results": "other results",
         "program": "program",
-        "peak": "all",
-        "capacity": "of the chip",
+        "peak": "total",
+        "capacity": "capacity of the chip",
     }
     for key, name in names.items():
         if memory[key] is not None:
@@ -118,10 +118,10 @@ def _memory_table(memory: Mapping[str, Any]) -> Table:
 
 
 def _links_table(links: list[Mapping[str, Any]]) -> Table:
-    table = Table(title="Collectives a step", title_justify="left")
+    table = Table(title="Collectives per step", title_justify="left")
     for column in ("kind", "mesh axes"):
         table.add_column(column)
-    for column in ("count", "MB a chip"):
+    for column in ("count", "MB per chip"):
         table.add_column(column, justify="right")
     for link in links:
         table.add_row(
@@ -135,9 +135,9 @@ def _bound_line(bound: Mapping[str, float], links: list[Mapping[str, Any]]) -> s
     times = [f"{name} {bound[key] * 1e3:.2f} ms" for key, name in parts.items() if bound[key]]
     each = ", ".join(times)
     line = (
-        f"roofline bound {bound['seconds'] * 1e3:.2f} ms a step ({each}), so at most "
+        f"roofline bound {bound['seconds'] * 1e3:.2f} ms per step ({each}), so at most "
         f"{bound['images_per_second']:,.0f} images/s: a bound, not a prediction"
     )
     if not bound["dcn"] and any("slices" in link["axes"] for link in links):
-        line += "; the network between slices is not in it, its speed is not published"
+        line += "; it excludes the network between slices, whose speed is not published"
     return line

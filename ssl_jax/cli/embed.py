@@ -1,4 +1,4 @@
-"""`ssl-jax embed`: the features of a data set, by a trained encoder, in one file.
+"""`ssl-jax embed`: compute the features of a data set by a trained encoder, into one file.
 
 ssl-jax embed --workdir=W --data=folder:/images --output=e.npz
 ssl-jax embed --workdir=W --data=folder:/images --output=e.parquet --stage=-2 --pool=grid
@@ -6,7 +6,7 @@ ssl-jax embed --workdir=W --data=folder:/images --output=patches.array_record --
 ssl-jax embed --workdir=W --data=folder:/images --output=e.npz --neighbors=10
 ssl-jax embed --weights=dino.pth --data=folder:/images --output=e.npz
 
-Killed and run again, it goes on where it was. docs/embeddings.md says what is in the files.
+Run an interrupted command again to resume it. docs/embeddings.md describes the files.
 """
 
 import time
@@ -32,22 +32,22 @@ from ssl_jax.train.progress import Line, duration
 FLAGS = {
     "workdir": "folder of the run whose encoder is used",
     "weights": weights_file.HELP,
-    "step": "which checkpoint; by default the newest",
+    "step": "step of the checkpoint; by default the newest",
     "data": "images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, ...; by default the run's own",
     "split": "train or eval, of data that define both; by default train",
-    "output": f"the file to write, FILE{' or FILE'.join(formats.FORMATS)}; run again to go on",
-    "stage": "the layer, a number (-1 is the last) or its name; by default the method's",
+    "output": f"the file to write, FILE{' or FILE'.join(formats.FORMATS)}; run again to resume",
+    "stage": "layer, a number (-1 is the last) or a name; by default the method's",
     "pool": "pooled (the network's own output), avg, grid (2 x 2 averages), cls, or none: a vector "
-    "per place; by default the method's",
+    "per position; by default the method's",
     "patches": "the same as --pool=none",
-    "batch_size": "images at once, over all devices; by default 256",
-    "threads": "that decode images; by default one a core",
-    "max_bad_fraction": "more broken images than this share end it; by default 0.01",
-    "neighbors": "also write the so many nearest other images of each, FILE.neighbors.npz",
+    "batch_size": "images per batch, over all devices; by default 256",
+    "threads": "threads that decode images; by default one per core",
+    "max_bad_fraction": "share of corrupt images above which the command fails; by default 0.01",
+    "neighbors": "also write this number of nearest other images of each to FILE.neighbors.npz",
     "config.backbone.KEY": weights_file.BACKBONE_HELP,
     **distributed.FLAGS,
 }
-SHOWN = 10  # broken images
+LISTED = 10  # corrupt images
 
 
 def main(argv: list[str]) -> int:
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     )
     backbone = weights_file.backbone_of(overrides, flags.weights)
     if bool(flags.workdir) == bool(flags.weights):
-        raise UserError("name either the folder of a run, --workdir=W, or a file, --weights=F")
+        raise UserError("set either --workdir=W, the folder of a run, or --weights=F, a file")
     where = Path(flags.workdir or flags.weights)
     output = Path(command_line.require(flags, "output", "name the file to write, --output=e.npz"))
     formats.of(output)
@@ -66,14 +66,14 @@ def main(argv: list[str]) -> int:
     threads = command_line.whole("threads", flags.threads, 0)
     pool = pooling(flags.pool, flags.patches)
     if count and pool == UNPOOLED:
-        raise UserError("--neighbors compares whole images: leave --patches and --pool=none out")
+        raise UserError("--neighbors compares whole images; leave --patches and --pool=none out")
     if flags.split not in ("", "train", "eval"):
         raise UserError(f"--split={flags.split}: expected train or eval")
     if flags.weights and not flags.data:
         raise UserError("--data is missing: name the images, --data=folder:/images")
     data = flags.data or Experiment.from_config(workdir.read_config(where)).data.train
     if not output.parent.is_dir():
-        raise UserError(f"--output={output}: there is no folder {output.parent}")
+        raise UserError(f"--output={output}: no folder {output.parent}")
     with distributed.session(flags.flag_values_dict()):
         console = terminal()
         mesh = sharding.make_mesh(sharding.MeshConfig())
@@ -85,19 +85,19 @@ def main(argv: list[str]) -> int:
             mesh=mesh,
             backbone=backbone or None,
         )
-        known = range_of(encoder.config) if encoder.config else ()
-        source = read_alike(open_source(data, flags.split or "train"), known)
+        pixel_range = range_of(encoder.config) if encoder.config else ()
+        source = read_alike(open_source(data, flags.split or "train"), pixel_range)
         most = fraction(flags.max_bad_fraction)
         job = run.Job(encoder, source, output, mesh, batch_size, threads, most)
         console.print(
-            f"{source.name}: {len(source):,} images, {said(encoder)}, {mesh.size} "
+            f"{source.name}: {len(source):,} images, {features_of(encoder)}, {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s), {job.batch} at once",
         )
-        there = output.exists()
+        existed = output.exists()
         with ImagesLine(console, len(source)) as line:
             line.phase("compiling", brief=True)
-            about = run.embed(job, line.update)
-        tell(console, output, about, "was there already" if there else line.summary)
+            metadata = run.embed(job, line.update)
+        report(console, output, metadata, "already complete" if existed else line.summary)
         if count:
             near = neighbors.path_of(output)
             neighbors.write(output, near, count, mesh)
@@ -106,7 +106,7 @@ def main(argv: list[str]) -> int:
 
 
 def pooling(pool: str, patches: bool) -> str | None:
-    """The pooling asked for.
+    """Return the requested pooling, None for the method's.
 
     Raises:
       UserError: --patches with another --pool.
@@ -117,15 +117,15 @@ def pooling(pool: str, patches: bool) -> str | None:
 
 
 def layer(text: str) -> int | str | None:
-    """A layer's number or name; None where none is given."""
+    """Return a layer's number or name; None for an empty text."""
     return int(text) if text.removeprefix("-").isdecimal() else text or None
 
 
 def fraction(text: str) -> float:
-    """A share.
+    """Convert the text of --max_bad_fraction.
 
     Raises:
-      UserError: it is none.
+      UserError: not a number from 0 to 1.
     """
     try:
         value = float(text) if text else DataConfig.max_bad_fraction
@@ -136,50 +136,50 @@ def fraction(text: str) -> float:
     return value
 
 
-def said(encoder: Encoder) -> str:
-    """Which features."""
+def features_of(encoder: Encoder) -> str:
+    """Describe the encoder's features: shape, layer, pooling and origin."""
     shape = " x ".join(map(str, encoder.feature_shape))
     name = encoder.layers[encoder.probe.stage]
     return f"{shape} features of {name} (pool {encoder.probe.pool}), {encoder.origin}"
 
 
-def tell(console: Console, output: Path, about: dict, done: str) -> None:
-    """What was written, and what was left out."""
-    left_out = about["left_out"]
-    lines = [f"left out, broken: {path}" for path in left_out[:SHOWN]]
-    if len(left_out) > SHOWN:
-        lines.append(f"left out, broken: {len(left_out) - SHOWN:,} more, listed in the file")
+def report(console: Console, output: Path, metadata: dict, done: str) -> None:
+    """Print what was written, and which images were left out."""
+    left_out = metadata["left_out"]
+    lines = [f"left out, corrupt: {path}" for path in left_out[:LISTED]]
+    if len(left_out) > LISTED:
+        lines.append(f"left out, corrupt: {len(left_out) - LISTED:,} more, listed in the file")
     size = output.stat().st_size / 2**20
-    lines.append(f"{output}: {about['rows']:,} rows, {size:,.1f} MiB, {done}")
+    lines.append(f"{output}: {metadata['rows']:,} rows, {size:,.1f} MiB, {done}")
     console.print("\n".join(lines))
 
 
 class ImagesLine(Line):
-    """Images done of all, images per second, time to go."""
+    """Progress line: images done, images per second, remaining time."""
 
     def __init__(self, console: Console, total: int) -> None:
         super().__init__(console, lambda done: f"{done:>9,}/{total:,} images", total)
         self._total = total
         self._first: tuple[int, float] | None = None  # after compilation
-        self._begun, self._new = time.monotonic(), 0
+        self._started, self._finished = time.monotonic(), 0
 
-    def update(self, done: int, new: int) -> None:
-        """`done` images, of which this run did `new`."""
-        self._new = new
-        if new:
-            self.show(done, self._text(new, done))
+    def update(self, done: int, count: int) -> None:
+        """Show that `done` images are done, `count` of them by this process."""
+        self._finished = count
+        if count:
+            self.show(done, self._text(count, done))
         elif done:
             self.console.print(f"{done:,} of {self._total:,} images are done already")
 
     @property
     def summary(self) -> str:
-        """What this run did."""
-        return f"{self._new:,} images in {duration(time.monotonic() - self._begun)}"
+        """Number of images that this process did, and its time."""
+        return f"{self._finished:,} images in {duration(time.monotonic() - self._started)}"
 
-    def _text(self, new: int, done: int) -> str:
-        now = time.monotonic()
-        if self._first is None or now == self._first[1]:
-            self._first = (new, now)
+    def _text(self, count: int, done: int) -> str:
+        clock = time.monotonic()
+        if self._first is None or clock == self._first[1]:
+            self._first = (count, clock)
             return ""
-        pace = (new - self._first[0]) / (now - self._first[1])
-        return f"{pace:,.0f} images/s  ETA {duration((self._total - done) / pace)}"
+        rate = (count - self._first[0]) / (clock - self._first[1])
+        return f"{rate:,.0f} images/s  ETA {duration((self._total - done) / rate)}"

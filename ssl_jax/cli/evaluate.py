@@ -7,12 +7,13 @@ ssl-jax evaluate --workdir=W --eval=logistic,knn --suite=suites:kornblith
 ssl-jax evaluate --workdir=W --follow
 ssl-jax evaluate --weights=dino.pth --data=folder:/train --eval=knn
 
-Each number stands beside that of the untrained network and of raw pixels, which are measured once
-per data set and settings.
+Each number is shown beside those of the untrained network and of raw pixels, which are measured
+once per data set and settings.
 
-Every result is a line of eval/results.jsonl in its run's folder, or of --results, with all settings
-that made it; what is there is not measured again. `ssl-jax results` shows them. Those of a file of
-weights are in FILE.results.jsonl, or in --results, with the file's digest.
+Results are written to eval/results.jsonl in the run's folder, or to --results, one line per result
+with all its settings; measurements already in the file are skipped. `ssl-jax results` shows them.
+Results of a weights file are written to FILE.results.jsonl, or to --results, with the file's
+digest.
 """
 
 import itertools
@@ -38,18 +39,18 @@ from ssl_jax.run.suites import Cell, DataSet, suite
 from ssl_jax.train import workdir
 
 FLAGS = {
-    "workdir": "folder of the run to measure; several with commas or as 'runs/*'",
+    "workdir": "folder of the run to measure; several separated by commas or as 'runs/*'",
     "weights": weights_file.HELP,
-    "eval": f"protocols, some of {','.join(EvalsConfig.known())}; by default those of the run",
-    "step": "which checkpoint, or all; by default the newest",
-    "follow": "measure each checkpoint of a run that goes on, until its last",
-    "sweep": "'SETTING=VALUE,VALUE' of the protocols; given several times: every combination",
-    "cells": "file of settings to measure, a JSON object a line, in place of --sweep",
+    "eval": f"protocols, any of {','.join(EvalsConfig.known())}; by default those of the run",
+    "step": "step of the checkpoint, or all; by default the newest",
+    "follow": "measure each new checkpoint of a run in progress, until its last",
+    "sweep": "'SETTING=VALUE,VALUE' of the protocols; if repeated, every combination is measured",
+    "cells": "file of settings to measure, one JSON object per line, in place of --sweep",
     "results": "file of results; by default eval/results.jsonl in each run's folder",
     "suite": "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME",
     "data": "labelled training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
-    "no_baselines": "leave out the untrained network and raw pixels, which take as long again each",
+    "no_baselines": "skip the untrained network and raw pixels; each takes as long again",
     "config.backbone.KEY": weights_file.BACKBONE_HELP,
     **distributed.FLAGS,
 }
@@ -68,36 +69,37 @@ def main(argv: list[str]) -> int:
         if name not in EvalsConfig.known():
             raise UserError(f"unknown evaluation {name!r}; {suggest(name, EvalsConfig.known())}")
     exclusive = (("sweep", "cells"), ("step", "follow"), ("suite", "data"), ("suite", "eval_data"))
-    for one, other in exclusive:
-        if flags[one].value and flags[other].value:
-            raise UserError(f"give --{one} or --{other}, not both")
+    for name, other in exclusive:
+        if flags[name].value and flags[other].value:
+            raise UserError(f"give --{name} or --{other}, not both")
     step = None if flags.step == "all" else command_line.whole("step", flags.step, default=NEWEST)
     cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
     sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
-    console, left_out = terminal(), []  # type: tuple[Console, list[str]]
+    console, unmeasured = terminal(), []  # type: tuple[Console, list[str]]
     with distributed.session(flags.flag_values_dict()):
         weights = weights_file.requested(flags, overrides)
         if weights:
-            console.print(weights.taken, markup=False)
+            console.print(weights.summary, markup=False)
             folders = [weights.path]
-            sets = sets if flags.suite else {"": DataSet()}  # the data are the experiment's
+            sets = sets if flags.suite else {"": DataSet()}  # the experiment has the data
         for folder in folders:
-            beside = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
-            file = ResultsFile(Path(flags.results or beside))
-            asked_of = measure(
-                *(folder, sets, protocols, cells, step, flags.follow, file, left_out, weights),
+            default = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
+            file = ResultsFile(Path(flags.results or default))
+            measurements = measure(
+                *(folder, sets, protocols, cells, step, flags.follow, file, unmeasured, weights),
                 baselines=not flags.no_baselines,
             )
-            for at, asked in asked_of:
-                show(console, f"{folder}, step {at}", asked, file.read())
-            console.print(f"Written with their protocol to {file.path}")
-    if left_out:
-        console.print(f"Not measured: {', '.join(dict.fromkeys(left_out))}, for the reasons above")
-    return 2 if left_out else 0
+            for at_step, requests in measurements:
+                show(console, f"{folder}, step {at_step}", requests, file.read())
+            console.print(f"Results and their settings are in {file.path}")
+    if unmeasured:
+        names = ", ".join(dict.fromkeys(unmeasured))
+        console.print(f"Not measured: {names}, for the reasons above")
+    return 2 if unmeasured else 0
 
 
 def grid(sweeps: Sequence[str]) -> list[Cell]:
-    """Every combination of the values of "name=value,value" texts.
+    """Return every combination of the values of "name=value,value" texts.
 
     Raises:
       UserError: a text of another form.
@@ -112,7 +114,7 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """The settings in a file, a JSON object a line.
+    """Read settings from a file, one JSON object per line.
 
     Raises:
       UserError: it cannot be read, or holds something else.
@@ -122,30 +124,30 @@ def read_cells(path: Path) -> list[Cell]:
     except (OSError, ValueError) as e:
         raise UserError(f"--cells={path}: {e}") from None
     if not cells or not all(isinstance(cell, dict) for cell in cells):
-        raise UserError(f"--cells={path}: expected a JSON object a line")
+        raise UserError(f"--cells={path}: expected one JSON object per line")
     return cells
 
 
-def show(console: Console, title: str, asked: Sequence[Record], records: list[Record]) -> None:
-    """The answers to what was asked, each beside its baselines, and where these are not beaten."""
-    answers = {key(record): record for record in records}
+def show(console: Console, title: str, requests: Sequence[Record], records: list[Record]) -> None:
+    """Print the requested results beside their baselines, and where these are not beaten."""
+    results = {key(record): record for record in records}
     table = Table(title=title, title_justify="left")
     table.add_column("protocol, its settings, and what it measured")
     for column in ("trained", "untrained", "raw pixels"):
         table.add_column(column, justify="right", no_wrap=True)
     verdicts = []
-    for question in asked:
-        record = answers.get(key(question), {})
-        found = record.get("results", {}) | dict.fromkeys(record.get("not_finite", ()), math.nan)
-        beside = record.get("baselines", {})
-        said = " ".join(f"{k}={v}" for k, v in question["settings"].items())
-        said = f"on {question['set']}: {said}" if "set" in question else said
-        if found:
-            table.add_row(Text.assemble((question["protocol"], "bold"), f" {said}"))
-        for name, value in sorted(found.items()):
-            others = [number(beside.get(who, {}).get(name), 4) for who in KINDS]
+    for request in requests:
+        record = results.get(key(request), {})
+        numbers = record.get("results", {}) | dict.fromkeys(record.get("not_finite", ()), math.nan)
+        baselines = record.get("baselines", {})
+        settings = " ".join(f"{k}={v}" for k, v in request["settings"].items())
+        settings = f"on {request['set']}: {settings}" if "set" in request else settings
+        if numbers:
+            table.add_row(Text.assemble((request["protocol"], "bold"), f" {settings}"))
+        for name, value in sorted(numbers.items()):
+            others = [number(baselines.get(kind, {}).get(name), 4) for kind in KINDS]
             table.add_row(f"  {name}", number(value, 4), *others)
-        verdicts += [f"{question['protocol']}: {line}"] if (line := judged(record)) else []
+        verdicts += [f"{request['protocol']}: {line}"] if (line := judged(record)) else []
     if table.row_count:
         console.print(table, soft_wrap=False)
     else:

@@ -1,4 +1,4 @@
-"""`ssl-jax export`: write the weights of a run for use elsewhere, with where they come from.
+"""`ssl-jax export`: write the weights of a run for use elsewhere, with their origin.
 
 ssl-jax export --workdir=W --format=safetensors --output=m.safetensors
 ssl-jax export --workdir=W --format=timm --output=timm.safetensors
@@ -36,11 +36,11 @@ from ssl_jax.weights.places import under
 
 FLAGS = {
     "workdir": "folder of the run",
-    "format": "safetensors, npz or orbax, by our names; timm or torchvision, by theirs; stablehlo",
-    "output": "the file to write; with orbax a new folder",
-    "step": "which checkpoint; by default the newest",
-    "part": "backbone, or all: its heads too and, without --encoder, all that a run carries along",
-    "encoder": "student or teacher; by default the one that the method keeps",
+    "format": "safetensors, npz or orbax (our names), timm or torchvision (theirs), or stablehlo",
+    "output": "file to write; for orbax a new folder",
+    "step": "step of the checkpoint; by default the newest",
+    "part": "backbone, or all: also its heads and, without --encoder, the rest of the run's state",
+    "encoder": "student or teacher; by default the method's choice",
     "dtype": "float32 or bfloat16",
 }
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -60,29 +60,29 @@ def main(argv: list[str]) -> int:
     dtype = DTYPES[_choice("dtype", flags.dtype or "float32", DTYPES)]
     step = command_line.whole("step", flags.step, default=NEWEST)
     if kind in networks.LIBRARIES and part == "all":
-        raise UserError(f"--format={kind} has names for a backbone only; leave --part=all out")
+        raise UserError(f"--format={kind} names only backbones; leave --part=all out")
     if kind == PROGRAM and (flags.part or flags.encoder or flags.dtype):
         raise UserError(
-            f"--format={kind} is the encoder that the method keeps, as it is; leave "
-            "--part, --encoder and --dtype out"
+            f"--format={kind} writes the method's encoder unchanged; leave --part, --encoder and "
+            "--dtype out"
         )
     _check_output(output, kind)
     run = Run.restored(folder, step)
     if kind == PROGRAM:
         return program(run, output)
-    tensors, about = run.tensors(part, encoder)
+    tensors, card = run.tensors(part, encoder)
     lines: list[str] = []
     if kind in networks.LIBRARIES:
         variables = under(tensors, "backbone/")
         tensors, lines = timm.export(variables, run.backbone, run.channels, kind)
-        about |= {"format": kind, "build": "\n".join(lines)}
+        card |= {"format": kind, "build": "\n".join(lines)}
     tensors = {name: _cast(array, dtype) for name, array in tensors.items()}
-    FORMATS[kind](output, tensors, about | {"dtype": str(dtype)})
+    FORMATS[kind](output, tensors, card | {"dtype": str(dtype)})
     console = terminal()
     size = sum(array.nbytes for array in tensors.values())
     console.print(
         f"{output}: {len(tensors)} tensors, {count(list(tensors.values())):,} numbers, "
-        f"{size / 1e6:.1f} MB; {about['method']}, step {about['step']}, {about['encoder']}"
+        f"{size / 1e6:.1f} MB; {card['method']}, step {card['step']}, {card['encoder']}"
     )
     if lines:
         console.print("\n".join(lines))
@@ -93,9 +93,8 @@ def main(argv: list[str]) -> int:
 def program(run: "Run", output: Path) -> int:
     """Write the encoder as one StableHLO program."""
     objective = run.experiment.objective
-    kept = objective.encoder(run.params, run.extra)
     encoder = Encoder.of(
-        kept,
+        objective.encoder(run.params, run.extra),
         objective.inputs().views[0],
         objective.probe,
         run.channels,
@@ -127,9 +126,10 @@ class Run:
 
     @classmethod
     def restored(cls, folder: Path, step: int) -> "Run":
-        """
+        """Restore the state of a run from a checkpoint.
+
         Raises:
-          UserError: there is no such run or checkpoint.
+          UserError: no such run or checkpoint.
         """
         experiment = Experiment.of_run(folder)
         checkpoints = Checkpoints(folder / "checkpoints", reader=True)
@@ -140,7 +140,7 @@ class Run:
 
     @property
     def backbone(self) -> dict[str, Any]:
-        """The section of the config."""
+        """Section `backbone` of the config."""
         return {"name": "resnet"} | dict(self.experiment.raw.get("backbone", {}))
 
     @property
@@ -148,52 +148,52 @@ class Run:
         return self.experiment.spec.channels
 
     def tensors(self, part: str, encoder: str) -> tuple[Tensors, dict[str, str]]:
-        """The variables to write, by our names, and the model card.
+        """Return the variables to write, by our names, and the model card.
 
         Raises:
           UserError: the method has no teacher.
         """
         objective = self.experiment.objective
-        found, rest = roles.networks(objective, self.params, self.extra)
-        kept = objective.encoder(self.params, self.extra)
-        role = encoder or roles.encoder_of(found, kept.params)
-        if role not in found:
+        variables, rest = roles.networks(objective, self.params, self.extra)
+        default = objective.encoder(self.params, self.extra)
+        role = encoder or roles.encoder_of(variables, default.params)
+        if role not in variables:
             method = self.experiment.raw["objective"]["name"]
-            raise UserError(f"--encoder={role}: {method} has no slow average; leave it out")
+            raise UserError(f"--encoder={role}: {method} has no slow average; leave --encoder out")
         card = self.card(part, role)
         if part == "all" and not encoder:
-            groups = {**found, REST: rest}
+            groups = {**variables, REST: rest}
             named = {f"{k}/{path}": x for k, group in groups.items() for path, x in group.items()}
             return named, card
         heads = part == "all"
-        own = {p: x for p, x in found[role].items() if heads or p.startswith("backbone/")}
+        own = {p: x for p, x in variables[role].items() if heads or p.startswith("backbone/")}
         return own, card
 
     def card(self, part: str, role: str) -> dict[str, str]:
-        """Where the weights come from and how to feed them: texts, most of them JSON."""
+        """Return the origin of the weights and their preprocessing, as texts, most of them JSON."""
         experiment = self.experiment
         view = experiment.objective.inputs().views[0]
         mean, std = statistics(recipe(view.recipe), self.channels)
         preprocessing = {
             "size": view.size,
             "recipe": plain(view.recipe),
-            "crop": EVAL_SHARE,  # of the shorter side, centrally, unless that is no larger
+            "crop": EVAL_SHARE,  # of the shorter side, centered, unless that is no larger
             "scale": "pixels / 255, then (x - mean) / std",
             "mean": np.broadcast_to(mean, self.channels).astype(float).round(6).tolist(),
             "std": np.broadcast_to(std, self.channels).astype(float).round(6).tolist(),
         }
         results = read_summary(self.folder)
-        measured = ("eval/", "diag/", "untrained/", "pixels/", "step")
+        prefixes = ("eval/", "diag/", "untrained/", "pixels/", "step")
         versions = ("ssl-jax", "jax", "flax", "numpy")
-        now = {name: importlib.metadata.version(name) for name in versions}
+        current = {name: importlib.metadata.version(name) for name in versions}
         texts = {
             "backbone": self.backbone,
             "config": dict(experiment.raw),
             "data": self.metadata.get("data", ""),
             "preprocessing": preprocessing,
             "probe": vars(experiment.objective.probe),
-            "results": {k: v for k, v in results.items() if k.startswith(measured)},
-            "versions": {"trained": self.metadata.get("versions", {}), "exported": now},
+            "results": {k: v for k, v in results.items() if k.startswith(prefixes)},
+            "versions": {"trained": self.metadata.get("versions", {}), "exported": current},
         }
         return {
             "format": networks.OWN,
@@ -219,22 +219,22 @@ SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz", PROGRAM: ".zip"} | dic
 
 
 def _check_output(output: Path, kind: str) -> None:
-    """Before anything is read: a name that goes with the format, in a folder that is there."""
+    """Check, before anything is read, that the name fits the format and its folder exists."""
     suffix = SUFFIXES.get(kind)
     if suffix and output.suffix != suffix:
-        raise UserError(f"--output={output}: --format={kind} is written to a {suffix} file")
+        raise UserError(f"--output={output}: --format={kind} needs a name that ends in {suffix}")
     if output.is_dir() and suffix:
         raise UserError(f"--output={output} is a folder; name a file")
     if not output.absolute().parent.is_dir():
-        raise UserError(f"--output={output}: there is no folder {output.parent}")
+        raise UserError(f"--output={output}: no folder {output.parent}")
 
 
 def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Floats in `dtype`; counters and indices as they are."""
+    """Cast floats to `dtype`; counters and indices stay as they are."""
     return array.astype(dtype) if array.dtype.kind == "f" else array
 
 
-def _choice(name: str, value: str, known: Any) -> str:
-    if value not in known:
-        raise UserError(f"--{name}={value}: {suggest(value, filter(None, known))}")
+def _choice(name: str, value: str, options: Any) -> str:
+    if value not in options:
+        raise UserError(f"--{name}={value}: {suggest(value, filter(None, options))}")
     return value

@@ -1,4 +1,4 @@
-"""`ssl-jax import`: convert a public file of weights into one of ours, and say what was used.
+"""`ssl-jax import`: convert a public weights file to one of ours, and report what was used.
 
 ssl-jax import --weights=moco_v2.pth.tar --output=moco.safetensors
 ssl-jax import --weights=vit.safetensors --output=o.safetensors --config.backbone.heads=12
@@ -24,15 +24,15 @@ from ssl_jax.weights.networks import Weights
 from ssl_jax.weights.releases import SIGNATURES
 
 FLAGS = {
-    "weights": "the file: safetensors, npz, PyTorch's .pth, or a folder of `ssl-jax export`",
-    "output": "the file to write, .safetensors or .npz",
-    "config": "METHOD:RECIPE whose backbone it shall be; by default what names and shapes say",
-    "layout": f"one of {', '.join(SIGNATURES)}; by default whichever is found",
-    "prefix": "what the names of the network start with, where the file holds several",
-    "strict": "false: variables that are missing or of another shape are drawn anew",
+    "weights": "file to read: safetensors, npz, PyTorch's .pth, or a folder of `ssl-jax export`",
+    "output": "file to write, .safetensors or .npz",
+    "config": "METHOD:RECIPE whose backbone it is; by default inferred from names and shapes",
+    "layout": f"one of {', '.join(SIGNATURES)}; by default detected",
+    "prefix": "prefix of the network's names, if the file holds several networks",
+    "strict": "false: initialize variables that are missing or of another shape",
     "config.backbone.KEY": "a key of the backbone, --config.backbone.heads=12",
 }
-LISTED = 20  # names in the table
+LISTED = 20  # names per line
 
 
 def main(argv: list[str]) -> int:
@@ -40,9 +40,9 @@ def main(argv: list[str]) -> int:
     source = Path(command_line.require(flags, "weights", "name a file, --weights=F"))
     output = Path(command_line.require(flags, "output", "name the file to write"))
     if output.suffix not in files.FORMATS:
-        raise UserError(f"--output={output}: give a file that ends in .safetensors or .npz")
+        raise UserError(f"--output={output}: expected a name that ends in .safetensors or .npz")
     if flags.strict.lower() not in ("", "true", "false"):
-        raise UserError(f"--strict={flags.strict}: give true or false")
+        raise UserError(f"--strict={flags.strict}: expected true or false")
     config = load_config(flags.config) if flags.config else {}
     if flags.config:
         config.setdefault("backbone", {}).setdefault("name", "resnet")
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         prefix=flags.prefix or None,
         strict=strict,
     )
-    drawn = [] if strict else completed(weights)
+    initialized = [] if strict else completed(weights)
     tensors = {
         f"{role}/{path}" if len(weights.networks) > 1 else path: array
         for role, variables in weights.networks.items()
@@ -64,13 +64,13 @@ def main(argv: list[str]) -> int:
     }
     tensors |= {f"{networks.REST}/{path}": array for path, array in weights.rest.items()}
     files.write(output, tensors, card(weights, source))
-    show(weights, drawn)
+    show(weights, initialized)
     terminal().print(f"{output}: start from it with --config.train.init_from={output}")
     return 0
 
 
 def card(weights: Weights, source: Path) -> dict[str, str]:
-    """The metadata of the file, those of the source among them."""
+    """Return the metadata of the file, including those of the source."""
     return dict(weights.metadata) | {
         "format": networks.OWN,
         "encoder": weights.encoder,
@@ -82,20 +82,20 @@ def card(weights: Weights, source: Path) -> dict[str, str]:
 
 
 def completed(weights: Weights) -> list[str]:
-    """Fill what the backbones lack with fresh values; returns the paths of these."""
+    """Initialize the variables that the backbones lack; return their paths."""
     fresh = networks.flat(*jax.device_get(weights.net.init(jax.random.key(0))))
-    drawn = []
+    initialized = []
     for variables in weights.networks.values():
-        lacking = [path for path in fresh if f"backbone/{path}" not in variables]
-        added: Mapping[str, np.ndarray] = {f"backbone/{path}": fresh[path] for path in lacking}
+        missing = [path for path in fresh if f"backbone/{path}" not in variables]
+        added: Mapping[str, np.ndarray] = {f"backbone/{path}": fresh[path] for path in missing}
         assert isinstance(variables, dict)
         variables.update(added)
-        drawn += lacking
-    return list(dict.fromkeys(drawn))
+        initialized += missing
+    return list(dict.fromkeys(initialized))
 
 
-def show(weights: Weights, drawn: list[str]) -> None:
-    """What was loaded, skipped and missing."""
+def show(weights: Weights, initialized: list[str]) -> None:
+    """Print what was loaded, skipped, missing and initialized."""
     console, report = terminal(), weights.report
     console.print(f"found: {', '.join(report.networks)}")
     table = Table()
@@ -105,19 +105,19 @@ def show(weights: Weights, drawn: list[str]) -> None:
         groups: dict[str, list[Any]] = {}
         for path, array in variables.items():
             groups.setdefault(path.split("/")[0], []).append(array)
-        kept = " (the encoder)" if role == weights.encoder and len(weights.networks) > 1 else ""
+        note = " (the encoder)" if role == weights.encoder and len(weights.networks) > 1 else ""
         for name, arrays in groups.items():
             numbers = sum(array.size for array in arrays)
-            table.add_row(role + kept, name, str(len(arrays)), f"{numbers:,}")
+            table.add_row(role + note, name, str(len(arrays)), f"{numbers:,}")
     console.print(table, soft_wrap=False)
-    said = ", ".join(f"{key}={value!r}" for key, value in weights.backbone.items())
-    console.print(f"backbone: {said}; images of {weights.channels} channels")
+    settings = ", ".join(f"{key}={value!r}" for key, value in weights.backbone.items())
+    console.print(f"backbone: {settings}; images of {weights.channels} channels")
     console.print(f"loaded: {report.loaded} tensors of the file")
     for name, names in (
         ("skipped", report.skipped),
         ("missing", report.missing),
         ("of another shape", report.wrong),
-        ("drawn anew", tuple(drawn)),
+        ("initialized", tuple(initialized)),
     ):
         if names:
             more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""

@@ -1,4 +1,4 @@
-"""`ssl-jax methods`: every method, its paper, its family and what it needs."""
+"""`ssl-jax methods`: list every method, its paper, its family and what it needs."""
 
 import importlib
 import inspect
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
 
 
 def describe(module: object) -> tuple[str, str, str]:
-    """(family, paper, needs) of a method's module."""
+    """Return (family, paper, needs) of a method's module."""
     doc = (inspect.getdoc(module) or "").splitlines()[0].rstrip(".")
     own = [
         value

@@ -1,12 +1,12 @@
-"""`ssl-jax report`: one self-contained HTML page of a run, or of several side by side.
+"""`ssl-jax report`: write one self-contained HTML page on a run, or on several side by side.
 
 ssl-jax report --workdir=W
 ssl-jax report --workdir=W1,W2 --output=compare.html
 ssl-jax report --workdir='runs/*' --examples=300
 ssl-jax report --weights=dino.pth --data=folder:/images --output=dino.html
 
-Curves, numbers beside their baselines, nearest neighbours, a map of the features, clusters, and
-what is particular to the method, from the newest checkpoint; a run that still goes on may be shown.
+The page has curves, numbers beside their baselines, nearest neighbours, a map of the features,
+clusters and figures of the method, from the newest checkpoint. The run need not be finished.
 """
 
 import importlib.metadata
@@ -35,11 +35,11 @@ from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
 FLAGS = {
-    "workdir": "folder of the run; several with commas or as 'runs/*'",
+    "workdir": "folder of the run; several separated by commas or as 'runs/*'",
     "weights": weights_file.HELP,
-    "output": "file to write; by default report.html in the run's folder, of several here",
-    "step": "which checkpoint; by default the newest",
-    "examples": "so many training and evaluation images are looked at; by default 1000",
+    "output": "file to write; by default report.html in the run's folder, for several here",
+    "step": "step of the checkpoint; by default the newest",
+    "examples": "number of training and of evaluation images to look at; by default 1000",
     "data": "training images; by default the run's own",
     "eval_data": "evaluation images; by default the run's own",
     "config.backbone.KEY": weights_file.BACKBONE_HELP,
@@ -62,27 +62,33 @@ def main(argv: list[str]) -> int:
     single = folders[0] / "report.html" if len(folders) == 1 and text else Path("report.html")
     output = Path(flags.output) if flags.output else single
     if not output.parent.is_dir():
-        raise UserError(f"--output={output}: there is no folder {output.parent}")
+        raise UserError(f"--output={output}: no folder {output.parent}")
     for folder, run in zip(folders, runs, strict=True):
         try:
             examine(run, folder, step, count, flags, weights)
         except UserError as e:
             if len(folders) == 1 and (weights or flags.step or flags.data or flags.eval_data):
-                raise  # it is what was asked that is wrong
+                raise  # the request itself is wrong
             run.notes.append(f"No pictures: {e}.")
         before = "at the start" if run.config.get("train", {}).get("init_from") else "untrained"
-        run.notes += [f"{said}." for said in [verdict(run.last, before)] if said]
+        if line := verdict(run.last, before):
+            run.notes.append(f"{line}.")
         for note in run.notes:
             terminal().print(f"{folder}: {note}")
-    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     version = importlib.metadata.version("ssl-jax")
-    footer = f"Made {made} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
+    footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
     write(output, render(runs, NAMES, SCORES, footer))
     terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
 def write(path: Path, text: str) -> None:
+    """Write the page.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     try:
         write_text(path, text)
     except OSError as e:
@@ -97,10 +103,10 @@ def examine(
     flags: Any,
     weights: weights_file.FileExperiment | None = None,
 ) -> None:
-    """Add to `run` what needs its networks: facts, and a look at some images.
+    """Add to `run` what needs its networks: facts, and figures of some images.
 
     Raises:
-      UserError: its data are not there, or no such checkpoint.
+      UserError: its data do not exist, or no such checkpoint.
     """
     experiment: Experiment
     checkpoints: Any
@@ -110,25 +116,25 @@ def examine(
     else:
         experiment = Experiment.of_run(folder)
         run.facts |= of_config(run, experiment, folder)
-        run.facts["method"] = about(experiment)
+        run.facts["method"] = method_title(experiment)
         run.facts["parameters"] = (
-            f"{tree.count(experiment.abstract_state.params):,} trained, of which "
-            f"{tree.count(encoder_params(experiment)):,} are of the encoder that is kept"
+            f"{tree.count(experiment.abstract_state.params):,} trained, "
+            f"of which {tree.count(encoder_params(experiment)):,} belong to the encoder"
         )
         checkpoints = Checkpoints(folder / "checkpoints", reader=True)
     with checkpoints, jax.set_mesh(experiment.mesh):
-        known = checkpoints.steps
-        if not known:
-            raise UserError("there is no checkpoint yet, so only what was logged is shown")
-        number = known[-1] if step == NEWEST else step
-        if number not in known:
-            there = ", ".join(map(str, known))
-            raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {there}")
+        steps = checkpoints.steps
+        if not steps:
+            raise UserError("there is no checkpoint yet, so the page shows only what was logged")
+        number = steps[-1] if step == NEWEST else step
+        if number not in steps:
+            existing = ", ".join(map(str, steps))
+            raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {existing}")
         if not weights:
             run.facts["checkpoint"] = f"step {number:,}"
             versions = checkpoints.metadata(number).get("versions", {})
             run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in versions.items())
-        other = flags.data and not weights  # than the experiment's
+        other = flags.data and not weights  # other data than the experiment's
         source = experiment.opened(flags.data, "train") if other else experiment.source
         test = None if other else experiment.eval_source
         test = experiment.opened(flags.eval_data, "eval") if flags.eval_data else test
@@ -148,13 +154,13 @@ def examine(
         run.look = look(experiment.objective, state, images, number)
         if not varied(run.look.train.features):
             run.notes.append(
-                "The features of all training images are the same: neighbours, map and clusters of "
-                "the features say nothing."
+                "The features of all training images are the same; neighbours, map and clusters of "
+                "the features are meaningless."
             )
 
 
 def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
-    """Facts that the config alone tells."""
+    """Return the facts that follow from the config alone."""
     spec, optim = experiment.spec, experiment.sections["optim"]
     hyper = run.config.get("objective", {})
     backbone = {"name": "resnet"} | run.config.get("backbone", {})
@@ -176,24 +182,24 @@ def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
         "optimizer": f"{optim.name}, learning rate {optim.lr:g}, {optim.schedule}, weight "
         f"decay {optim.weight_decay:g}",
         "steps": f"{run.step:,} of {spec.total_steps:,}, batches of {spec.global_batch:,}, "
-        f"{spec.steps_per_epoch:,} steps an epoch",
+        f"{spec.steps_per_epoch:,} steps per epoch",
         "seed": str(experiment.train.seed),
     }
-    pace = run.last.get("perf/images_per_second")
-    if pace:
-        facts["speed"] = f"{pace:,.0f} images a second at the end"
+    rate = run.last.get("perf/images_per_second")
+    if rate:
+        facts["speed"] = f"{rate:,.0f} images per second at the end"
     return facts
 
 
-def about(experiment: Experiment) -> str:
-    """The method's name and what its file says first."""
+def method_title(experiment: Experiment) -> str:
+    """Return the method's name and the first line of its module's docstring."""
     name = str(experiment.raw["objective"]["name"])
     doc = (load_method(name, experiment.folder).__doc__ or "").strip().splitlines()
     return f"{name}: {doc[0].partition(': ')[2] or doc[0]}" if doc else name
 
 
 def encoder_params(experiment: Experiment) -> Any:
-    """Shapes of the parameters that are kept."""
+    """Return the shapes of the encoder's parameters."""
     state = experiment.abstract_state
     encode = lambda p, e: experiment.objective.encoder(p, e).params  # noqa: E731
     return jax.eval_shape(encode, state.params, state.extra)

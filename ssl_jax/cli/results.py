@@ -1,12 +1,12 @@
-"""`ssl-jax results`: what was measured so far, filtered, averaged over seeds, compared.
+"""`ssl-jax results`: show measurements, filtered, averaged over seeds or compared.
 
 ssl-jax results --workdir='runs/*' --where=protocol=knn --sort=knn_top1
 ssl-jax results --workdir='runs/*' --mean=seed --format=latex --output=table.tex
 ssl-jax results --workdir='runs/simclr-*' --against='runs/byol-*'
 ssl-jax results --workdir='runs/*' --where=protocol=logistic --columns=set
 
-A row is one measurement, each number beside that of the untrained network and of raw pixels; of the
-settings those are shown in which the rows differ. Means are over runs that differ in nothing else.
+Each row is one measurement, each number beside those of the untrained network and of raw pixels.
+Settings are shown if the rows differ in them. Means are over runs that differ in nothing else.
 """
 
 import csv
@@ -28,23 +28,23 @@ from ssl_jax.run.console import number, terminal
 from ssl_jax.train import workdir
 
 FLAGS = {
-    "workdir": "folders of runs, with commas or as 'runs/*'",
+    "workdir": "folders of runs, separated by commas or as 'runs/*'",
     "results": "a file that `ssl-jax evaluate --results` wrote, in place of --workdir",
-    "where": "COLUMN=VALUE,VALUE: only such rows; given several times: all must hold",
+    "where": "COLUMN=VALUE,VALUE: only such rows; if repeated, all conditions must hold",
     "sort": "column to sort by, the largest first; -COLUMN: the smallest first",
-    "mean": "columns to average over, seed or seed,step: mean and standard deviation",
-    "against": "folders to compare those of --workdir with, paired by seed, at their last steps",
-    "columns": "a column whose values become columns, of --value, with their mean: set, or step",
-    "value": "the number in them; by default score, which the data sets of a suite have",
+    "mean": "columns to average over, seed or seed,step; shows mean and standard deviation",
+    "against": "folders to compare with those of --workdir, paired by seed, at their last steps",
+    "columns": "column whose values become columns of --value, with their mean: set, or step",
+    "value": "number in these columns; by default score, which the data sets of a suite have",
     "format": "table, csv, markdown or latex; by default a table",
     "output": "file to write to; by default the terminal",
 }
 FORMATS = {"table": "simple", "csv": "", "markdown": "github", "latex": "latex_booktabs"}
 Row = dict[str, Any]
-# Columns that tell a row from others, in reading order; settings come after them.
+# Columns that identify a row, in reading order; settings come after them.
 NAMES = ("workdir", "method", "seed", "step", "protocol")
-RUN = ("workdir", "method", "seed", "step")  # what results that are compared may differ in
-# Of a row, but not of what was asked: how long it took; what the run was made by, and where it is.
+RUN = ("workdir", "method", "seed", "step")  # columns in which compared results may differ
+# Columns that are not part of the request: duration, and the run's config and folder.
 ASIDE = ("seconds", "config", "folder", "n")
 BESIDE = tuple(f"{kind}/" for kind in KINDS)
 
@@ -57,9 +57,9 @@ def main(argv: list[str]) -> int:
     if flags.columns and flags.against:
         raise UserError("give --columns or --against, not both")
     if flags.mean and flags.against:
-        raise UserError("give --mean or --against, not both: pairs of runs are averaged already")
+        raise UserError("give --mean or --against, not both; --against averages over pairs of runs")
     if flags.value and not flags.columns:
-        raise UserError("--value is the number in the columns of --columns; give that too")
+        raise UserError("--value is the number in the columns of --columns; set --columns too")
     records = read(flags.workdir, flags.results)
     rows, metrics = select(records, flags.where)
     if flags.against:
@@ -69,12 +69,12 @@ def main(argv: list[str]) -> int:
     elif flags.mean:
         rows = averaged(rows, metrics, flags.mean.split(","))
     if not rows:
-        raise UserError("no such results; measure with `ssl-jax evaluate`")
+        raise UserError("no such results; measure them with `ssl-jax evaluate`")
     if flags.columns:
         rows, metrics = across(rows, metrics, flags.columns, flags.value or "score")
     rows = ordered(rows, flags.sort)
     columns = varying(rows, metrics)
-    text = text_of(style, columns, [[shown(row.get(c)) for c in columns] for row in rows])
+    text = text_of(style, columns, [[format_value(row.get(c)) for c in columns] for row in rows])
     if flags.output:
         write_text(Path(flags.output), text + "\n")
     else:
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 
 def verdicts(records: Sequence[Record]) -> str:
-    """One line where trained features do not beat their baselines, "" where they do."""
+    """Return one line if trained features do not beat their baselines, "" if they do."""
     lines = [(record, line) for record in records if (line := judged(record))]
     if not lines:
         return ""
@@ -95,10 +95,10 @@ def verdicts(records: Sequence[Record]) -> str:
 
 
 def read(folders: str, file: str) -> list[Record]:
-    """The records of these folders, or of one file.
+    """Read the records of these folders, or of one file.
 
     Raises:
-      UserError: neither is given, or the file is not there.
+      UserError: neither is set, or the file does not exist.
     """
     if file:
         if not Path(file).is_file():
@@ -114,25 +114,30 @@ def read(folders: str, file: str) -> list[Record]:
 
 
 def flat(record: Record) -> tuple[Row, Row]:
-    """(what was asked, column -> value; the answers, column -> number)."""
-    asked = {k: v for k, v in record.items() if k not in ("settings", *ANSWER)}
-    folder = Path(asked["workdir"])
-    asked |= {"folder": str(folder), "config": record.get("config") or run_config(folder)}
-    asked["workdir"] = folder.name
+    """Split a record: (the request, column -> value; the results, column -> number)."""
+    request = {k: v for k, v in record.items() if k not in ("settings", *ANSWER)}
+    folder = Path(request["workdir"])
+    request |= {"folder": str(folder), "config": record.get("config") or run_config(folder)}
+    request["workdir"] = folder.name
     settings = {k: str(v) if isinstance(v, list) else v for k, v in record["settings"].items()}
-    # A setting's name may be that of another column: the seed of a probe is not that of the run.
-    settings = {f"{asked['protocol']}.{k}" if k in asked else k: v for k, v in settings.items()}
-    answers, beside = {}, record.get("baselines", {})
+    # A setting may have the name of another column: the seed of a probe is not that of the run.
+    protocol = request["protocol"]
+    settings = {f"{protocol}.{k}" if k in request else k: v for k, v in settings.items()}
+    results, baselines = {}, record.get("baselines", {})
     for name, value in record["results"].items():
         short = name.rpartition("/")[2]
-        answers[short] = value
-        answers |= {f"{k}/{short}": beside[k][name] for k in KINDS if name in beside.get(k, {})}
-    return asked | settings, answers
+        results[short] = value
+        results |= {
+            f"{kind}/{short}": baselines[kind][name]
+            for kind in KINDS
+            if name in baselines.get(kind, {})
+        }
+    return request | settings, results
 
 
 def select(records: Sequence[Record], where: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """The rows for which every "column=value,value" of `where` holds, and the names of their
-    numbers.
+    """Select the rows for which every "column=value,value" of `where` holds; return them and the
+    names of their numbers.
 
     Raises:
       UserError: a text of another form, or a column that no row has.
@@ -142,25 +147,25 @@ def select(records: Sequence[Record], where: Sequence[str]) -> tuple[list[Row], 
         name, equals, values = text.partition("=")
         if not equals:
             raise UserError(f"--where={text}: expected COLUMN=VALUE,VALUE")
-        known = {column for asked, _ in pairs for column in asked}
-        if pairs and name not in known:
-            raise UserError(f"--where={text}: no column {name!r}; {suggest(name, known)}")
-        # As a number is written, and as it was typed: "none" is None or the word.
-        wanted = {*map(str, command_line.values(values)), *command_line.texts(values)}
-        pairs = [pair for pair in pairs if str(pair[0].get(name)) in wanted]
-    metrics = dict.fromkeys(name for _, answers in pairs for name in answers)
-    return [asked | answers for asked, answers in pairs], list(metrics)
+        columns = {column for request, _ in pairs for column in request}
+        if pairs and name not in columns:
+            raise UserError(f"--where={text}: no column {name!r}; {suggest(name, columns)}")
+        # Both as a number is written and as the user typed it: "none" is None or the word.
+        options = {*map(str, command_line.values(values)), *command_line.texts(values)}
+        pairs = [pair for pair in pairs if str(pair[0].get(name)) in options]
+    metrics = dict.fromkeys(name for _, results in pairs for name in results)
+    return [request | results for request, results in pairs], list(metrics)
 
 
-def asked_of(row: Row, metrics: Sequence[str], without: Sequence[str]) -> tuple:
-    """What tells a row from others, but for some columns; hashable."""
-    left_out = (*metrics, *ASIDE, *without)
-    return tuple(sorted((k, str(v)) for k, v in row.items() if k not in left_out))
+def request_of(row: Row, metrics: Sequence[str], without: Sequence[str]) -> tuple:
+    """Return a hashable key that identifies a row, ignoring the columns `without`."""
+    ignored = (*metrics, *ASIDE, *without)
+    return tuple(sorted((k, str(v)) for k, v in row.items() if k not in ignored))
 
 
 def averaged(rows: Sequence[Row], metrics: Sequence[str], over: Sequence[str]) -> list[Row]:
-    """One row for those that differ in the columns `over` only, of runs whose configs do not differ
-    in more; a run that is there twice counts once. Keys in which other runs differ are columns.
+    """Average the rows that differ only in the columns `over`, of runs whose configs do not differ
+    otherwise; a run that occurs twice counts once. Keys in which other runs differ are columns.
 
     Raises:
       UserError: no row has such a column.
@@ -170,11 +175,11 @@ def averaged(rows: Sequence[Row], metrics: Sequence[str], over: Sequence[str]) -
             raise UserError(f"--mean={name}: no such column")
     groups: dict[tuple, dict[tuple, Row]] = {}
     for row in rows:
-        asked = (*asked_of(row, metrics, ("workdir", *over)), row["config"])
-        same, place = groups.setdefault(asked, {}), tuple(str(row.get(name)) for name in over)
+        request = (*request_of(row, metrics, ("workdir", *over)), row["config"])
+        same, place = groups.setdefault(request, {}), tuple(str(row.get(name)) for name in over)
         if place in same and same[place]["folder"] != row["folder"]:
             folders = f"{same[place]['folder']} and {row['folder']}"
-            note(f"{folders} differ in nothing but their folder: the second one counts")
+            note(f"{folders} differ only in their folder; the second one counts")
         same[place] = row
     out, configs = [], differing(rows)
     for group in (list(same.values()) for same in groups.values()):
@@ -186,25 +191,27 @@ def averaged(rows: Sequence[Row], metrics: Sequence[str], over: Sequence[str]) -
 
 
 def differing(rows: Sequence[Row]) -> dict[str, Row]:
-    """Folder of a run -> its values of the config's keys in which the runs differ, but the seed."""
-    known = {row["folder"]: run_settings(Path(row["folder"])) for row in rows}
-    lost = [row["folder"] for row in rows if not row["config"]]
-    if len(known) > 1 and lost:
-        folders = ", ".join(dict.fromkeys(lost))
-        note(f"no config.json in {folders}: taken for runs that differ in the seed only")
-    flat = {folder: settings for folder, settings in known.items() if settings}
+    """Map each run's folder to its values of the config's keys in which the runs differ, except the
+    seed.
+    """
+    configs = {row["folder"]: run_settings(Path(row["folder"])) for row in rows}
+    missing = [row["folder"] for row in rows if not row["config"]]
+    if len(configs) > 1 and missing:
+        folders = ", ".join(dict.fromkeys(missing))
+        note(f"no config.json in {folders}; assuming that these runs differ only in the seed")
+    flat = {folder: settings for folder, settings in configs.items() if settings}
     keys = dict.fromkeys(key for settings in flat.values() for key in settings)
-    apart = [k for k in keys if len({str(settings.get(k)) for settings in flat.values()}) > 1]
-    return {f: {k: str(settings.get(k)) for k in apart} for f, settings in flat.items()}
+    distinct = [k for k in keys if len({str(settings.get(k)) for settings in flat.values()}) > 1]
+    return {f: {k: str(settings.get(k)) for k in distinct} for f, settings in flat.items()}
 
 
 def note(text: str) -> None:
-    """Beside the table, not in it."""
+    """Print a remark to stderr, so that it is not part of the table."""
     print(f"ssl-jax results: {text}", file=sys.stderr)
 
 
 class Mean:
-    """Of some numbers, shown with their standard deviation."""
+    """Mean of some numbers, printed with their standard deviation."""
 
     def __init__(self, values: Sequence[float]):
         self.mean = statistics.mean(values)
@@ -220,8 +227,8 @@ class Mean:
 def across(
     rows: Sequence[Row], metrics: Sequence[str], field: str, value: str
 ) -> tuple[list[Row], list[str]]:
-    """One row for those that differ in `field`, and in what goes with it, such as the data of a
-    set: a column of `value` for each of the field's values, and their mean where all are there.
+    """Merge rows that differ in `field`, and in what depends on it, such as the data of a set, into
+    one row: a column of `value` for each of the field's values, and their mean if all exist.
 
     Raises:
       UserError: no row has the field, or the value.
@@ -229,45 +236,45 @@ def across(
     rows = [row for row in rows if value in row and field in row]
     if not rows:
         raise UserError(f"--columns={field}: no result has both {field!r} and --value={value}")
-    shown = list(dict.fromkeys(str(row[field]) for row in rows))
+    labels = list(dict.fromkeys(str(row[field]) for row in rows))
     named = [name for name in NAMES if name != field]
-    # Of the other columns those tell rows apart in which two of one field value differ.
-    known = dict.fromkeys(c for row in rows for c in row)
-    others = [c for c in known if c not in (*NAMES, *metrics, field, *ASIDE)]
+    # Another column identifies rows if two rows with the same field value differ in it.
+    columns = dict.fromkeys(c for row in rows for c in row)
+    others = [c for c in columns if c not in (*NAMES, *metrics, field, *ASIDE)]
     kinds = lambda *names: len({tuple(str(row.get(c)) for c in names) for row in rows})  # noqa: E731
-    apart = [c for c in others if kinds(field, *named, c) > kinds(field, *named)]
+    distinct = [c for c in others if kinds(field, *named, c) > kinds(field, *named)]
     tables: dict[tuple, dict[str, Row]] = {}
     for row in rows:
-        where = tuple(str(row.get(c)) for c in (*named, *apart))
+        where = tuple(str(row.get(c)) for c in (*named, *distinct))
         tables.setdefault(where, {})[str(row[field])] = row
     out = []
     for cells in tables.values():
         first = next(iter(cells.values()))
-        made = {c: first[c] for c in (*named, *apart) if c in first}
-        made |= {name: row[value] for name, row in cells.items()}
-        if len(cells) == len(shown):
-            made["mean"] = statistics.mean(float(row[value]) for row in cells.values())
-        out.append(made)
-    return out, [*shown, "mean"]
+        merged = {c: first[c] for c in (*named, *distinct) if c in first}
+        merged |= {name: row[value] for name, row in cells.items()}
+        if len(cells) == len(labels):
+            merged["mean"] = statistics.mean(float(row[value]) for row in cells.values())
+        out.append(merged)
+    return out, [*labels, "mean"]
 
 
 def paired(
     rows: Sequence[Row], others: Sequence[Row], metrics: Sequence[str]
 ) -> tuple[list[Row], list[str]]:
-    """For each number: that of both sides, and their difference with its standard error over the
-    pairs, which are of the same seed, protocol, settings and data, each at its last step.
+    """Compare each number of both sides: their difference with its standard error over the pairs,
+    which have the same seed, protocol, settings and data, each at its last step.
 
     Raises:
-      UserError: there is no pair, or several runs of one side have the same seed, or other configs.
+      UserError: no pair, or several runs of one side have the same seed, or different configs.
     """
     for name, side in (("workdir", rows), ("against", others)):
-        alone(name, newest(side, metrics), metrics)
+        check_seeds(name, newest(side, metrics), metrics)
     partners = {pair_of(row, metrics): row for row in newest(others, metrics)}
     groups: dict[tuple, list[tuple[Row, Row]]] = {}
     for row in newest(rows, metrics):
         if pair_of(row, metrics) in partners:
             pair = row, partners[pair_of(row, metrics)]
-            groups.setdefault(asked_of(row, metrics, RUN), []).append(pair)
+            groups.setdefault(request_of(row, metrics, RUN), []).append(pair)
     out = []
     for group in groups.values():
         for metric in metrics:
@@ -275,11 +282,11 @@ def paired(
             if values:
                 gains = [a - b for a, b in values]
                 error = statistics.stdev(gains) / len(gains) ** 0.5 if gains[1:] else None
-                left_out = (*metrics, *RUN, *ASIDE)
-                asked = {k: v for k, v in group[0][0].items() if k not in left_out}
-                asked = {k: v for k, v in asked.items() if not k.startswith(BESIDE)}
+                ignored = (*metrics, *RUN, *ASIDE)
+                request = {k: v for k, v in group[0][0].items() if k not in ignored}
+                request = {k: v for k, v in request.items() if not k.startswith(BESIDE)}
                 out.append(
-                    asked
+                    request
                     | {
                         "metric": metric,
                         "this": statistics.mean(a for a, _ in values),
@@ -294,16 +301,17 @@ def paired(
     return out, ["metric", "this", "other", "difference", "standard error", "pairs"]
 
 
-def alone(flag: str, rows: Sequence[Row], metrics: Sequence[str]) -> None:
-    """
+def check_seeds(flag: str, rows: Sequence[Row], metrics: Sequence[str]) -> None:
+    """Check that the runs of one side differ only in their seed.
+
     Raises:
-      UserError: the runs of a side differ in more than their seed.
+      UserError: they differ in more, or two have the same seed.
     """
     seeds: dict[tuple, Row] = {}
     sides: dict[tuple, Row] = {}
     for row in rows:
         same = seeds.setdefault(pair_of(row, metrics), row)
-        first = sides.setdefault(asked_of(row, metrics, RUN), row)
+        first = sides.setdefault(request_of(row, metrics, RUN), row)
         if first["config"] != row["config"]:
             keys = differing([first, row]).get(row["folder"], {})
             raise UserError(
@@ -318,19 +326,20 @@ def alone(flag: str, rows: Sequence[Row], metrics: Sequence[str]) -> None:
 
 
 def pair_of(row: Row, metrics: Sequence[str]) -> tuple:
-    return asked_of(row, metrics, [name for name in RUN if name != "seed"])
+    """Return a key that is equal for the two results of a pair."""
+    return request_of(row, metrics, [name for name in RUN if name != "seed"])
 
 
 def newest(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
-    """Of the results of a run that differ in the step alone the one of the last step."""
+    """Select the last step of each run's results that differ only in the step."""
     last: dict[tuple, Row] = {}
     for row in sorted(rows, key=lambda row: row["step"]):
-        last[(*asked_of(row, metrics, ("step",)), row["folder"])] = row
+        last[(*request_of(row, metrics, ("step",)), row["folder"])] = row
     return list(last.values())
 
 
 def ordered(rows: Sequence[Row], by: str) -> list[Row]:
-    """Sorted by a column.
+    """Sort by a column, rows without it last.
 
     Raises:
       UserError: no row has it.
@@ -338,44 +347,45 @@ def ordered(rows: Sequence[Row], by: str) -> list[Row]:
     name, smallest_first = by.removeprefix("-"), by.startswith("-")
     if not by:
         return list(rows)
-    having = [row for row in rows if name in row]
-    if not having:
+    sortable = [row for row in rows if name in row]
+    if not sortable:
         raise UserError(f"--sort={by}: {suggest(name, {c for row in rows for c in row})}")
-    numbers = all(not isinstance(row[name], str) for row in having)
+    numbers = all(not isinstance(row[name], str) for row in sortable)
     value: Callable[[Row], Any] = (
         (lambda row: float(row[name])) if numbers else (lambda row: row[name])
     )
-    return sorted(having, key=value, reverse=not smallest_first) + [
+    return sorted(sortable, key=value, reverse=not smallest_first) + [
         row for row in rows if name not in row
     ]
 
 
 def varying(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
-    """The columns to show: what names a row, settings in which the rows differ, the numbers."""
-    found = dict.fromkeys(c for row in rows for c in row)
+    """List the columns to show: those of `NAMES`, settings that differ, the numbers."""
+    columns = dict.fromkeys(c for row in rows for c in row)
     settings = [
         c
-        for c in found
+        for c in columns
         if c not in (*NAMES, *metrics, *ASIDE)
         and len({str(row[c]) for row in rows if c in row}) > 1
     ]
-    names = [c for c in NAMES if c in found]
+    names = [c for c in NAMES if c in columns]
     return [
         *names,
         *settings,
-        *(m for m in metrics if m in found),
-        *(c for c in ("n",) if c in found),
+        *(m for m in metrics if m in columns),
+        *(c for c in ("n",) if c in columns),
     ]
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """Format a cell; None is empty."""
     if value is None:
         return ""
     return number(value, 4) if isinstance(value, float) else str(value)
 
 
 def text_of(style: str, columns: Sequence[str], cells: list[list[str]]) -> str:
-    """In one of `FORMATS`."""
+    """Format the table in one of `FORMATS`."""
     if style == "csv":
         out = io.StringIO()
         csv.writer(out, lineterminator="\n").writerows([columns, *cells])

@@ -3,8 +3,8 @@
 ssl-jax study --study=studies:data_and_steps --workdir=S
 ssl-jax study --study=FILE.py:NAME --workdir=S --data=folder:/images --config.train.steps=1000
 
-A run NAME lies in S/NAME. Run again, the command passes over the runs that are finished and goes on
-with one that is not. `python -m launch.slurm --study=...` makes a job array of the runs;
+The folder of a run NAME is S/NAME. Run again, the command skips finished runs and resumes an
+unfinished one. `python -m launch.slurm --study=...` makes a job array of the runs;
 `ssl-jax evaluate --workdir='S/*'` measures more of them.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_jax import cli
-from ssl_jax.cli.results import FORMATS, Row, ordered, shown, text_of
+from ssl_jax.cli.results import FORMATS, Row, format_value, ordered, text_of
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
@@ -27,7 +27,7 @@ FLAGS = {
     "workdir": "folder of the study; each run has a folder in it",
     "data": "training images of all runs",
     "eval_data": "evaluation images of all runs",
-    "metrics": "columns of the table, knn_top1,rankme; by default all that were evaluated",
+    "metrics": "columns of the table, knn_top1,rankme; by default all metrics of the evaluations",
     "sort": "column to sort by, the largest first; -COLUMN: the smallest first",
     "format": "table, csv, markdown or latex; by default a table",
     "output": "file to write the table to; by default the terminal",
@@ -40,7 +40,9 @@ def main(argv: list[str]) -> int:
     style = flags.format or "table"
     if style not in FORMATS:
         raise UserError(f"--format={style}: {suggest(style, FORMATS)}")
-    runs = read(command_line.require(flags, "study", "name one, --study=studies:NAME"), overrides)
+    runs = read(
+        command_line.require(flags, "study", "name a study, --study=studies:NAME"), overrides
+    )
     folder = Path(command_line.require(flags, "workdir", "name a folder, --workdir=S"))
     failed = []
     for i, run in enumerate(runs, 1):
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> int:
         failed += [run.name] if code else []
     rows = ordered(table(runs, folder, flags.metrics), flags.sort)
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = text_of(style, columns, [[shown(row.get(c)) for c in columns] for row in rows])
+    text = text_of(style, columns, [[format_value(row.get(c)) for c in columns] for row in rows])
     if flags.output:
         write_text(Path(flags.output), text + "\n")
     else:
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 
 def table(runs: Sequence[Planned], folder: Path, metrics: str = "") -> list[Row]:
-    """A row a run: its name, what differs between the runs, and its last numbers."""
+    """Build one row per run: its name, the settings in which the runs differ, its last numbers."""
     keys = dict.fromkeys(key for run in runs for key in run.changes)
     differ = [key for key in keys if len({str(run.changes.get(key)) for run in runs}) > 1]
     configs = {"config"} if len({run.config for run in runs}) > 1 else set()
@@ -75,10 +77,10 @@ def table(runs: Sequence[Planned], folder: Path, metrics: str = "") -> list[Row]
         last: dict[str, float] = {}
         for line in read_metrics(folder / run.name):
             last |= line
-        found = {
+        numbers = {
             k.partition("/")[2]: v for k, v in last.items() if k.startswith(("eval/", "diag/"))
         }
-        wanted = metrics.split(",") if metrics else found
-        row |= {"step": last.get("step")} | {name: found.get(name) for name in wanted}
+        names = metrics.split(",") if metrics else numbers
+        row |= {"step": last.get("step")} | {name: numbers.get(name) for name in names}
         rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""`ssl-jax train`: train any method on any images; run it again to go on where it stopped.
+"""`ssl-jax train`: train any method on any images; run the same command again to resume.
 
 ssl-jax train --config=simclr:digits --workdir=W
 ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --config.optim.lr=0.2
@@ -32,13 +32,13 @@ FLAGS = {
     "data": "training images: digits, folder:DIR, npz:FILE, ... (docs/data.md); else the config's",
     "eval_data": "evaluation images, written like --data",
     "profile": "FIRST:LAST: trace these steps for XProf, --profile=100:105, into WORKDIR/profile",
-    "accept_changes": "go on with a run though its config or data were others",
-    "restarts": "go on by itself after a crash, so often without a newer checkpoint; by default 0",
+    "accept_changes": "resume a run although its config or data have changed",
+    "restarts": "maximum number of restarts in a row without a newer checkpoint; by default 0",
     "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
     **distributed.FLAGS,
 }
 
-CLASSES_SHOWN = 5  # names, at the start
+CLASSES_SHOWN = 5  # class names printed at the start
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 
 def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) -> int:
-    """Resolve the run, check it, train it, and show what was learned; the exit code."""
+    """Resolve, check and train the run, and show what it learned; return the exit code."""
     profile = Profile(flags.profile, folder / "profile", distributed.primary())
     with Stop() as stop, ProgressLine(terminal()) as line:
         try:
@@ -83,17 +83,17 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
 def resolve(
     flags: Any, overrides: Sequence[command_line.Override], folder: Path, console: Console
 ) -> Experiment:
-    """The run that the command line names, or goes on with, checked before a file is written."""
-    chosen: list[str] = []
+    """Resolve and check the run that the command line starts or resumes; no file is written."""
+    reasons: list[str] = []
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)
     elif (folder / "config.json").exists():
         config = workdir.read_config(folder)
-        given = {"data.train": flags.data, "data.eval": flags.eval_data}
-        override(config, [(key, value) for key, value in given.items() if value])
+        data = {"data.train": flags.data, "data.eval": flags.eval_data}
+        override(config, [(key, value) for key, value in data.items() if value])
         override(config, overrides)
     elif flags.data:
-        config, chosen = auto.choose(flags.data, *auto.start_of(overrides))
+        config, reasons = auto.choose(flags.data, *auto.start_of(overrides))
         override(config, [("data.eval", flags.eval_data)] if flags.eval_data else [])
         override(config, overrides)
     else:
@@ -104,22 +104,22 @@ def resolve(
     config.pop("spec", None)  # it follows from the rest
     config = paths.anchored(config)
     if workdir.started(folder):
-        config = as_begun(config, workdir.read_config(folder), console)
+        config = with_original_data(config, workdir.read_config(folder), console)
     experiment = Experiment.from_config(config, folder)
     experiment.check_batch()
-    if chosen:
+    if reasons:
         console.print("no --config: chosen for these images and this machine")
-        console.print("\n".join(f"  {reason}" for reason in chosen), markup=False)
+        console.print("\n".join(f"  {reason}" for reason in reasons), markup=False)
     return experiment
 
 
 def show(training: Training, experiment: Experiment, folder: Path, console: Console) -> None:
-    """What a run that has come to its end learned, and what may be done with it."""
+    """Print what a finished run learned, and what to do next."""
     total, stop_at = experiment.spec.total_steps, experiment.train.stop_at
     if training.finished and 0 < stop_at < total:
         console.print(f"nothing to do: the run is at step {stop_at:,}, where train.stop_at ends it")
     elif training.finished:
-        console.print(f"already finished: all {total:,} steps are made")
+        console.print(f"already finished: all {total:,} steps are done")
     probe = experiment.objective.probe
     before = "at the start" if experiment.train.init_from else "untrained"
     final_table(console, training.last, f"stage {probe.stage}, pooling {probe.pool}", before)
@@ -130,24 +130,26 @@ def show(training: Training, experiment: Experiment, folder: Path, console: Cons
 
 
 def check_end(experiment: Experiment, folder: Path) -> None:
-    """Before a run goes on.
+    """Check that a run does not end before the step that it has reached.
 
     Raises:
-      UserError: it is to end before the step that it has reached.
+      UserError: it does.
     """
     total, stop = experiment.spec.total_steps, experiment.train.stop_at
     done, end = restart.newest(folder), min(stop or total, total)
     if done > end:
         key = "train.stop_at" if stop and stop < total else "train.steps (or epochs)"
         raise UserError(
-            f"{key}: the run is to end at step {end}, and {folder} is at step {done} already; give "
-            "a larger number, or another --workdir"
+            f"{key}: the run ends at step {end}, but {folder} is already at step {done}; set a "
+            "larger number, or another --workdir"
         )
 
 
-def as_begun(config: dict[str, Any], before: Mapping[str, Any], console: Console) -> dict[str, Any]:
-    """The config of a run that goes on; of one that began when held-out folders (`val/`) were
-    trained on too, with all of the folder, "#.".
+def with_original_data(
+    config: dict[str, Any], before: Mapping[str, Any], console: Console
+) -> dict[str, Any]:
+    """Return the config of a run that resumes. A run of an older version, which also trained on
+    held-out folders (`val/`), keeps the whole folder, "#.".
     """
     data = config.get("data", {})
     train, old = data.get("train"), before.get("data", {}).get("train")
@@ -156,17 +158,17 @@ def as_begun(config: dict[str, Any], before: Mapping[str, Any], console: Console
     whole = {**config, "data": {**data, "train": f"{train}#."}}
     if old.endswith("#."):
         return whole
-    began_with = before.get("spec", {}).get("num_examples")
-    if held_out(train) is None or Experiment.from_config(config).facts.examples == began_with:
+    original = before.get("spec", {}).get("num_examples")
+    if held_out(train) is None or Experiment.from_config(config).facts.examples == original:
         return config
-    if Experiment.from_config(whole).facts.examples != began_with:
+    if Experiment.from_config(whole).facts.examples != original:
         return config
-    console.print("this run began with held-out folders among its training data, and goes on so")
+    console.print("this run started with held-out folders among its training data, and keeps them")
     return whole
 
 
 def announce(console: Console, experiment: Experiment) -> None:
-    """What will run, before it does."""
+    """Print what will run: method, size, devices and data."""
     spec, mesh = experiment.spec, experiment.mesh
     shape = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     params = tree.count(experiment.abstract_state.params)
@@ -179,38 +181,41 @@ def announce(console: Console, experiment: Experiment) -> None:
     )
     console.print(
         f"{experiment.data.train}: {spec.num_examples:,} images, {spec.total_steps:,} steps of "
-        f"{spec.global_batch} ({spec.steps_per_epoch:,} steps an epoch)",
+        f"{spec.global_batch} ({spec.steps_per_epoch:,} steps per epoch)",
     )
     for line in (*data_lines(experiment), *experiment.survey.lines):
         console.print(line)
     if experiment.train.online_probe is not None and not experiment.probed:
-        console.print("train.online_probe: these images have no labels, so none is trained along")
+        console.print("train.online_probe: these images have no labels, so no probe is trained")
 
 
 def data_lines(experiment: Experiment) -> list[str]:
-    """What the data are: classes, what lies there and is left out, what evaluations measure on."""
+    """Describe the data: classes, unused files and labels, and the evaluation set."""
     source, evals = experiment.source, experiment.evals
     lines = [f"  {classes(source, count=evals.every >= 0)}"]
     lines += [f"  left out: {count:,} {_printable(why)}" for why, count in source.left_out.items()]
     for name, stream in experiment.streams.items():
         lines.append(f"  stream {name}: {len(stream):,} images of {_printable(stream.name)}")
     if evals.every < 0:
-        return [*lines, "  evaluated on: nothing while it trains (evals.every=-1)"]
+        return [*lines, "  evaluated on: nothing during training (evals.every=-1)"]
     test = experiment.eval_source
     if test is None:
-        return [*lines, "  evaluated on: a fifth of the training images; --eval_data names others"]
-    shown = f"{len(test):,} images, {classes(test, count=True)}"
-    return [*lines, f"  evaluated on: {_printable(test.name)}: {shown}"]
+        return [
+            *lines,
+            "  evaluated on: a fifth of the training images; set others with --eval_data",
+        ]
+    size = f"{len(test):,} images, {classes(test, count=True)}"
+    return [*lines, f"  evaluated on: {_printable(test.name)}: {size}"]
 
 
 def classes(source: Source, count: bool) -> str:
-    """Number of classes and first names; with `count` also the examples without a label."""
+    """Describe the classes: number and first names; with `count` also the unlabelled examples."""
     names = source.class_names
     if not names:
         return "no labels"
-    shown = ", ".join(map(_printable, names[:CLASSES_SHOWN]))
-    shown += ", ..." if len(names) > CLASSES_SHOWN else ""
-    line = f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({shown})"
+    listed = ", ".join(map(_printable, names[:CLASSES_SHOWN]))
+    listed += ", ..." if len(names) > CLASSES_SHOWN else ""
+    line = f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({listed})"
     if count and source.labels is not None and (missing := int((source.labels < 0).sum())):
         line += f", {missing:,} images without a label"
     return line

@@ -1,9 +1,9 @@
-"""`ssl-jax views`: a picture of what the network will see, each original beside its views.
+"""`ssl-jax views`: draw a picture of the network's inputs, each original beside its views.
 
 ssl-jax views --config=simclr:imagenet --data=folder:/images --output=views.png
 ssl-jax views --data=folder:/images --output=views.png
 
-Without a config it shows the views of the recipe that `ssl-jax train` chooses for the images.
+Without --config it shows the views of the config that `ssl-jax train` chooses for the images.
 """
 
 from pathlib import Path
@@ -24,10 +24,10 @@ from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
 
 FLAGS = {
-    "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE; else what train would choose",
-    "data": "images: digits, folder:DIR, npz:FILE, ... (docs/data.md); else the config's",
+    "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE; by default what train would choose",
+    "data": "images: digits, folder:DIR, npz:FILE, ... (docs/data.md); by default the config's",
     "output": "the picture to write, a .png",
-    "examples": "how many images; by default 12",
+    "examples": "number of images; by default 12",
     "config.SECTION.KEY": "any key of the config, --config.objective.view.strength=0.5",
 }
 SIDE, GAP = 96, 4  # pixels of a view in the picture, and between views
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         )
     output = Path(command_line.require(flags, "output", "name a picture, --output=views.png"))
     if output.suffix.lower() != ".png":
-        raise UserError(f"--output={output}: the picture is a PNG; name it views.png")
+        raise UserError(f"--output={output}: expected a name that ends in .png")
     count = command_line.whole("examples", flags.examples, default=12, least=1)
     overrides.append(("train.batch_size", count))
     console = terminal()
@@ -54,11 +54,11 @@ def main(argv: list[str]) -> int:
         console.print("\n".join(f"  {reason}" for reason in reasons[:2]), markup=False)
         override(config, overrides)
     experiment = Experiment.from_config(config)
-    made, data = cv2.imencode(".png", contact_sheet(experiment)[..., ::-1])
-    if not made:
-        raise UserError("the picture is too large for a PNG; give fewer --examples")
+    success, data = cv2.imencode(".png", contact_sheet(experiment)[..., ::-1])
+    if not success:
+        raise UserError("the picture is too large for a PNG; set fewer --examples")
     try:
-        with replacing(output) as temporary:  # cv2 takes no name that is no UTF-8
+        with replacing(output) as temporary:  # cv2 accepts only UTF-8 names
             temporary.write_bytes(data.tobytes())
     except OSError as e:
         raise UserError(f"cannot write --output={output}: {e.strerror}") from None
@@ -70,11 +70,13 @@ def main(argv: list[str]) -> int:
 
 
 def contact_sheet(experiment: Experiment) -> np.ndarray:
-    """(height, width, 3) uint8: a row an example of step 0, its original and then its views."""
+    """Draw one row per example of step 0, the original and then its views: (height, width, 3)
+    uint8.
+    """
     inputs, spec = experiment.objective.inputs(), experiment.spec
     host = next(experiment.batches(0, 1))
     key = jax.random.key(experiment.train.seed)
-    seen = jax.device_get(jax.jit(augment, static_argnums=0)(inputs, host, key))
+    views = jax.device_get(jax.jit(augment, static_argnums=0)(inputs, host, key))["views"]
     index = np.asarray(host["index"])
     originals, _ = next(
         eval_arrays(
@@ -84,14 +86,14 @@ def contact_sheet(experiment: Experiment) -> np.ndarray:
     rows = []
     for i in range(len(index)):
         tiles = [_tile(originals[i])]
-        for view, group in zip(inputs.views, seen["views"], strict=True):
+        for view, group in zip(inputs.views, views, strict=True):
             tiles += [_tile(image) for image in pixels(view, group[i])]
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows, axis=0)
 
 
 def _tile(image: np.ndarray) -> np.ndarray:
-    """One (h, w, C) image at SIDE pixels with a white edge, (SIDE + GAP, SIDE + GAP, 3)."""
+    """Resize an (h, w, C) image to SIDE pixels, with a white edge: (SIDE + GAP, SIDE + GAP, 3)."""
     image = np.ascontiguousarray(viewable(image))
     image = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
     image = to_channels(image.reshape(SIDE, SIDE, -1), 3)

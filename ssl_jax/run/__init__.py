@@ -1,1 +1,1 @@
-"""What commands, launchers, benchmarks and Python share: from a config to a finished run."""
+"""The application behind commands, launchers and benchmarks, from a config to a finished run."""

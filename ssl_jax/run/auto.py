@@ -1,4 +1,4 @@
-"""The recipe for somebody's own images, chosen from the images and the machine."""
+"""Automatic choice of a config for the user's own images, from the images and the machine."""
 
 import functools
 import time
@@ -21,18 +21,19 @@ from ssl_jax.run.flags import Override
 from ssl_jax.train.step import make_kernel
 
 SIZES = (32, 48, 64, 96, 128, 160, 224)  # of a crop, in pixels
-SAMPLE = 32  # images whose size is looked at
-FEWEST = 16  # images that anything can be learned from
+SAMPLE = 32  # images whose size is measured
+FEWEST = 16  # minimum number of images to learn from
 
 
 def choose(
-    data: str, init_from: str = "", given: Mapping[str, Any] = MappingProxyType({})
+    data: str, init_from: str = "", settings: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[dict[str, Any], list[str]]:
-    """A config for the data set `data`, and what was chosen and why, a line each.
+    """Choose a config for the data set `data`; also return the choices and their reasons, one line
+    per choice.
 
     Args:
-      init_from: a run or a file of weights whose network is trained further, `train.init_from`.
-      given: keys of the section `backbone` that such a file does not tell.
+      init_from: run or weights file whose network is trained further, `train.init_from`.
+      settings: keys of the section `backbone` that such a file does not specify.
 
     Raises:
       UserError: too few images, or none that can be read; no such weights.
@@ -43,7 +44,7 @@ def choose(
     side = _typical_side(source)
     size = max((s for s in SIZES if s <= side), default=SIZES[0])
     size = min(size, 64 if cpu else 224)
-    own, channels = pretrained.backbone_of(init_from, given) if init_from else ({}, 0)
+    own, channels = pretrained.backbone_of(init_from, settings) if init_from else ({}, 0)
     size = _crop(own, size)
     batch = _batch_size(len(source), len(devices), 64 if cpu else 256)
     epoch = len(source) // batch
@@ -72,7 +73,7 @@ def choose(
 
 
 def start_of(overrides: Sequence[Override]) -> tuple[str, dict[str, Any]]:
-    """What --config flags say of the weights to start from: `init_from` and `given` of `choose`."""
+    """Read the weights to start from in --config flags: `init_from` and `settings` of `choose`."""
     start = next((str(value) for key, value in overrides if key == "train.init_from"), "")
     keys = (
         (key.partition(".")[2], value) for key, value in overrides if key.startswith("backbone.")
@@ -81,34 +82,34 @@ def start_of(overrides: Sequence[Override]) -> tuple[str, dict[str, Any]]:
 
 
 def _crop(backbone: Mapping[str, Any], size: int) -> int:
-    """The side nearest to `size` that the network takes, `size` where it takes any."""
-    if backbone.get("name") == "swin":  # windows do not divide just any grid
+    """Return the side nearest to `size` that the network accepts."""
+    if backbone.get("name") == "swin":  # its windows do not divide every grid
         return int(backbone.get("image_size", 224))
     patch = int(backbone.get("patch", 16)) if backbone.get("name") == "vit" else 1
     return max(round(size / patch), 1) * patch
 
 
 def estimate(experiment: Experiment, steps: int) -> str:
-    """About how long so many steps take, from two short measurements: a batch made on the host, and
-    a convolution on the device, to whose rate the step's counted FLOPs are set.
+    """Estimate how long `steps` steps take, from two short measurements: the time of a batch on the
+    host, and the rate of a convolution on the device, by which the step's FLOPs are divided.
     """
     batches = experiment.batches(0, 2)
     next(batches)  # starts the threads
-    began = time.perf_counter()
+    start = time.perf_counter()
     batch = next(batches)
-    host = time.perf_counter() - began
+    host = time.perf_counter() - start
     batches.close()
     kernel = make_kernel(experiment.objective, experiment.tx, experiment.schedule)
     work = flops.count(kernel, experiment.abstract_state, batch)
     device = work / (_convolution_rate() * experiment.mesh.size)
     return (
         f"time: {length(steps * max(host, device))} for {steps:,} steps on this machine, "
-        "compilation and evaluations apart"
+        "without compilation and evaluations"
     )
 
 
 def length(seconds: float) -> str:
-    """40 -> "about half a minute": for an estimate."""
+    """Format an estimated time: 40 -> "about half a minute"."""
     for most, text in (
         (10, "a few seconds"),
         (45, "about half a minute"),
@@ -122,7 +123,7 @@ def length(seconds: float) -> str:
 
 @functools.cache
 def _convolution_rate() -> float:
-    """FLOP/s of a device in the forward and backward pass of a 3x3 convolution."""
+    """Measure the FLOP/s of a device in the forward and backward pass of a 3x3 convolution."""
     dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
     kernel = jnp.ones((3, 3, 64, 64), dtype)
     images = jnp.ones((16, 32, 32, 64), dtype)
@@ -141,14 +142,14 @@ def _convolution_rate() -> float:
     jax.block_until_ready(gradients(kernel, images))  # compiles
     seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(gradients(kernel, images))
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start)
     return flops.count(gradients, kernel, images) / min(seconds)
 
 
 def _typical_side(source: Source) -> int:
-    """Median short side in pixels over a sample of the images that can be read."""
+    """Return the median short side in pixels of a sample of the images."""
     if source.arrays is not None:
         return min(source.arrays.shape[1:3])
     reader = Reader(source, 0)
@@ -156,15 +157,17 @@ def _typical_side(source: Source) -> int:
     images = [reader.try_pixels(int(row)) for row in rows]
     sides = [min(image.shape[:2]) for image in images if image is not None]
     if not sides:
-        raise UserError(f"{source.name}: none of {len(rows)} images looked at can be read")
+        raise UserError(f"{source.name}: none of {len(rows)} sampled images can be read")
     return int(np.median(sides))
 
 
 def _batch_size(examples: int, devices: int, most: int) -> int:
-    """The largest power of two up to `most` that is at most half the images, on all devices."""
+    """Return the number of devices times the largest power of two that gives at most `most` images
+    and at most half of the data set.
+    """
     if examples < max(FEWEST, 2 * devices):
         raise UserError(
-            f"{examples} images are too few to learn from: at least {max(FEWEST, 2 * devices)}"
+            f"{examples} images are too few to learn from; use at least {max(FEWEST, 2 * devices)}"
         )
     batch = devices
     while 2 * batch <= min(max(most, devices), examples // 2):

@@ -1,5 +1,5 @@
-"""What a run's numbers stand beside: the untrained network and raw pixels; and which runs differ
-in their seed only.
+"""Baselines of a run's numbers, the untrained network and raw pixels; and the settings that runs
+share that differ only in their seed.
 """
 
 import dataclasses
@@ -23,54 +23,54 @@ from ssl_jax.run.suites import Task
 from ssl_jax.train import workdir
 
 KINDS = ("untrained", "pixels")
-Numbers = dict[str, dict[str, float]]  # one of `KINDS` -> metric -> number
+Numbers = dict[str, dict[str, float]]  # kind of `KINDS` -> metric -> number
 
 
 def untrained(experiment: Experiment) -> Encoder | None:
-    """The network that the run started from, without a probe that was trained along; None where
-    the weights that it started from are no longer there.
+    """Return the network that the run started from, without its online probe; None if the weights
+    that it started from no longer exist.
     """
     try:
-        given = pretrained.load(experiment, Console(quiet=True))
+        loaded = pretrained.load(experiment, Console(quiet=True))
     except UserError as e:
-        terminal().print(f"without the network before training: {e}", markup=False)
+        terminal().print(f"no baseline of the network before training: {e}", markup=False)
         return None
-    start = experiment.fresh_state(given)
+    start = experiment.fresh_state(loaded)
     encoder = experiment.objective.encoder(start.params, start.extra)
     return dataclasses.replace(encoder, online=None)
 
 
 class Baselines:
-    """The numbers of the untrained network and of raw pixels on one pair of data sets, measured
-    once for each protocol's settings, whatever the checkpoint.
+    """Numbers of the untrained network and of raw pixels on one pair of data sets, measured once
+    for each protocol's settings, whatever the checkpoint.
 
     Args:
-      start: gives the network before training.
-      file: where records of other checkpoints of the run may have them.
+      start: returns the network before training.
+      file: results, in which records of the run's other checkpoints may already hold the numbers.
     """
 
     def __init__(self, task: Task, start: Callable[[], Encoder | None], file: ResultsFile):
         self._task, self._start, self._file = task, start, file
-        self._subjects: dict[str, Subject] = {}  # which keep the features that they have read
+        self._subjects: dict[str, Subject] = {}  # each caches the features that it has read
 
-    def of(self, questions: Mapping[Protocol, Record]) -> dict[Protocol, Numbers]:
-        """Those of settings, all of one protocol."""
-        known = {_but_step(r): r["baselines"] for r in self._file.read() if "baselines" in r}
-        found: dict[Protocol, Numbers] = {
-            one: known[_but_step(question)]
-            for one, question in questions.items()
-            if _but_step(question) in known
+    def of(self, requests: Mapping[Protocol, Record]) -> dict[Protocol, Numbers]:
+        """Return the baselines of each of the requested settings, all of one protocol."""
+        stored = {_but_step(r): r["baselines"] for r in self._file.read() if "baselines" in r}
+        baselines: dict[Protocol, Numbers] = {
+            protocol: stored[_but_step(request)]
+            for protocol, request in requests.items()
+            if _but_step(request) in stored
         }
-        missing = [one for one in questions if one not in found]
+        missing = [protocol for protocol in requests if protocol not in baselines]
         for kind in KINDS if missing else ():
             try:
-                for one, numbers in measured(missing, self._subject(kind)):
+                for protocol, numbers in measured(missing, self._subject(kind)):
                     broken = not_finite(numbers)
-                    kept = {name: v for name, v in numbers.items() if name not in broken}
-                    found.setdefault(one, {})[kind] = kept
+                    finite = {name: v for name, v in numbers.items() if name not in broken}
+                    baselines.setdefault(protocol, {})[kind] = finite
             except NotMeasurable:
-                continue  # as there is none: it has no labels to learn, no text, no probe
-        return found
+                continue  # there is no such baseline: it lacks labels, text or a probe
+        return baselines
 
     def _subject(self, kind: str) -> Subject:
         if kind not in self._subjects:
@@ -78,41 +78,42 @@ class Baselines:
             if kind == "untrained":
                 encoder = self._start()
                 if encoder is None:
-                    raise NotMeasurable("the network before training is not there")
+                    raise NotMeasurable("the network before training does not exist")
                 encoder = quality.images.with_statistics(encoder)
             self._subjects[kind] = quality.subject(encoder)
         return self._subjects[kind]
 
 
 def _but_step(record: Record) -> str:
-    asked = {k: v for k, v in record.items() if k not in (*ANSWER, "step")}
-    return json.dumps(asked, sort_keys=True)
+    """Key of a record that is equal for all checkpoints of a run."""
+    request = {k: v for k, v in record.items() if k not in (*ANSWER, "step")}
+    return json.dumps(request, sort_keys=True)
 
 
 def judged(record: Record) -> str:
-    """The verdict on one record, with its baselines."""
-    beside = {
+    """Return the verdict on one record, compared with its baselines."""
+    baselines = {
         f"{kind}/{name}": value
         for kind, numbers in record.get("baselines", {}).items()
         for name, value in numbers.items()
     }
-    return verdict(record.get("results", {}) | beside)
+    return verdict(record.get("results", {}) | baselines)
 
 
 def run_settings(folder: Path) -> dict[str, Any] | None:
-    """Dotted key -> value of what a run's result depends on, but for its seed; None where its
-    config cannot be read.
+    """Return dotted key -> value of all settings that a run's result depends on, except its seed;
+    None if its config cannot be read.
     """
     try:
         flat = workdir.flatten(workdir.read_config(folder))
     except UserError:
         return None
-    left_out = (*workdir.FREE, "train.seed")
-    return {k: v for k, v in flat.items() if not k.startswith(left_out)}
+    ignored = (*workdir.FREE, "train.seed")
+    return {k: v for k, v in flat.items() if not k.startswith(ignored)}
 
 
 def run_config(folder: Path) -> str | None:
-    """A digest of `run_settings`: equal for runs that differ in the seed only."""
+    """Return a digest of `run_settings`, equal for runs that differ only in their seed."""
     settings = run_settings(folder)
     if settings is None:
         return None

@@ -1,4 +1,4 @@
-"""Compile the train step of a config for a TPU topology that is not here."""
+"""Compile the training step of a config for a TPU topology, without the TPU."""
 
 import dataclasses
 import importlib.util
@@ -18,9 +18,8 @@ from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.text import BYTES
 from ssl_jax.run.experiment import Experiment, Facts, make_spec
 
-# The ILSVRC 2012 training set: what the `imagenet` recipes are for.
+# The ILSVRC 2012 training set, which the `imagenet` recipes are for.
 IMAGENET = Facts("ImageNet", examples=1_281_167, classes=1000)
-
 
 Report = dict[str, Any]
 
@@ -28,21 +27,21 @@ Report = dict[str, Any]
 def compile_step(
     config: Mapping[str, Any], topology: str, slices: int = 1, hlo: str = ""
 ) -> Report:
-    """`train.aot.Report` as plain values, made in a process of its own. The text of the program is
-    written to the file `hlo`, if given.
+    """Compile in a separate process; return `cost.aot.Report` as plain values. The text of the
+    program is written to the file `hlo`, if set.
 
     Raises:
-      UserError: libtpu is not installed, no such topology, or a config that is none.
+      UserError: libtpu is not installed, no such topology, or an invalid config.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "libtpu, the TPU compiler, is not installed: pip install -e '.[tpu]' in your clone of "
             "ssl_jax (no TPU needed)"
         )
-    asked = {"config": with_spec(config), "topology": topology, "slices": slices, "hlo": hlo}
-    asked["trust_code"] = trust.trusted()
-    # It compiles only: it asks no metadata server for a TPU and claims none, so that several may
-    # run at once.
+    request = {"config": with_spec(config), "topology": topology, "slices": slices, "hlo": hlo}
+    request["trust_code"] = trust.trusted()
+    # It only compiles, so it queries no metadata server for a TPU and claims none; several such
+    # processes may run at once.
     env = {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
@@ -52,7 +51,7 @@ def compile_step(
     command, base = trust.python("ssl_jax.run.compile_worker")
     run = subprocess.run(
         command,
-        input=json.dumps(asked),
+        input=json.dumps(request),
         env={**base, **env},
         capture_output=True,
         text=True,
@@ -67,10 +66,10 @@ def compile_step(
 
 
 def with_spec(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with its `spec`: of its data where it names some, else of ImageNet's sizes."""
+    """Add the `spec` to a config: from its data if it names any, else from ImageNet's sizes."""
     experiment = Experiment.from_config({k: v for k, v in config.items() if k != "spec"})
     facts = experiment.facts if experiment.data.train else stand_in(experiment.data)
-    # Texts for a method of the user's own are of no type yet, and JSON would take them for strings.
+    # Texts for the user's own method have no type yet; JSON would make them strings.
     objective = {
         key: literal(value) if isinstance(value, Text) else value
         for key, value in config.get("objective", {}).items()
@@ -83,9 +82,9 @@ def with_spec(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stand_in(data: DataConfig) -> Facts:
-    """ImageNet's sizes; of captions the vocabulary that the config asks to learn, whole."""
+    """Return facts of ImageNet's size; for captions with the vocabulary that the config sets."""
     size = data.tokenizer.removeprefix("train:")
-    # Padding, start and end come on top of the pieces.
+    # Padding, start and end are added to the pieces.
     pieces = int(size) if data.tokenizer.startswith("train:") and size.isdecimal() else BYTES.pieces
     vocabulary = pieces + BYTES.vocabulary - BYTES.pieces
     return Facts(
@@ -98,7 +97,7 @@ def stand_in(data: DataConfig) -> Facts:
 
 
 def find_batch(config: Mapping[str, Any], topology: str, slices: int, console: Console) -> Report:
-    """The report of the largest power of two of images a chip that fits, or of one image if none
+    """Report on the largest power of two of images per chip that fits, or on one image if none
     does. Starts at the config's batch and prints each try.
     """
     chips = slices * math.prod(int(n) for n in topology.partition(":")[2].split("x") if n.isdigit())
@@ -107,12 +106,12 @@ def find_batch(config: Mapping[str, Any], topology: str, slices: int, console: C
 
     def fits(size: int) -> bool:
         train = {**config.get("train", {}), "batch_size": size * chips}
-        with console.status(f"compiling {size} images a chip"):
+        with console.status(f"compiling {size} images per chip"):
             tried[size] = compile_step({**config, "train": train}, topology, slices)
         memory = tried[size]["memory"]["peak"]
         needs = _gib(memory) if memory else tried[size]["message"]
         enough = bool(tried[size]["fits"])
-        console.print(f"{size:>6} images a chip: {'fits' if enough else 'too many'}, {needs}")
+        console.print(f"{size:>6} images per chip: {'fits' if enough else 'too many'}, {needs}")
         return enough
 
     best = 2 ** int(math.log2(max(batch // chips, 1)))
@@ -122,7 +121,7 @@ def find_batch(config: Mapping[str, Any], topology: str, slices: int, console: C
 
 
 def _search(start: int, fits: Any) -> Iterator[int]:
-    """Sizes that fit, larger ones later, or 1 if none does."""
+    """Yield sizes that fit, in increasing order, or 1 if none does."""
     size = start
     if fits(size):
         yield size

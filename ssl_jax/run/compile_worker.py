@@ -1,8 +1,7 @@
-"""The process of `ssl-jax compile` that loads libtpu, which writes to the terminal as it likes.
+"""Process of `ssl-jax compile` that loads libtpu, whose own output would disturb the terminal.
 
-Reads one JSON object from standard input, {"config", "topology", "slices", "hlo",
-"trust_code"}, and writes one
-on the last line of standard output: the report, or {"error": the line for the user}.
+Reads one JSON object from standard input, {"config", "topology", "slices", "hlo", "trust_code"},
+and writes one on the last line of standard output: the report, or {"error": message for the user}.
 """
 
 import dataclasses
@@ -33,8 +32,8 @@ def main() -> None:
 def work(
     config: dict[str, Any], topology: str, slices: int, hlo: str, trust_code: bool
 ) -> dict[str, Any]:
-    """The report on a resolved config, which has its `spec`, for a slice or several. The program's
-    text goes to the file `hlo`, if named.
+    """Compile a resolved config, which has its `spec`, for one or several slices; return the
+    report. The program's text is written to the file `hlo`, if set.
     """
     if trust_code:
         trust.allow()
@@ -54,17 +53,17 @@ def work(
 
 
 def devices(topology: str, slices: int) -> Any:
-    """Devices of `slices` slices like "v5e:8x8", for compiling only.
+    """Return the devices of `slices` slices like "v5e:8x8", for compiling only.
 
     Raises:
       UserError: no such topology.
     """
     kind, _, shape = topology.partition(":")
     sides = [int(side) for side in shape.split("x") if side.isdigit()]
-    known = len(sides) == 2 and max(sides) <= 16 if kind in FLAT else len(sides) == 3
-    if kind in TPUS and known:
+    valid = len(sides) == 2 and max(sides) <= 16 if kind in FLAT else len(sides) == 3
+    if kind in TPUS and valid:
         options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
-        if kind == "v4":  # its two cores as one device, as on real ones
+        if kind == "v4":  # its two cores form one device, as on real hardware
             options["chip_config_name"] = "megacore"
         try:
             return topologies.get_topology_desc(topology, platform="tpu", **options).devices

@@ -1,4 +1,4 @@
-"""Configs and the files that they name: found, read, overridden."""
+"""Configs: finding and reading their files, and overriding their keys."""
 
 import dataclasses
 import importlib
@@ -28,19 +28,19 @@ NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint"
 
 
 def methods() -> list[str]:
-    """Names of all methods: the modules of `ssl_jax.objectives`."""
-    found = pkgutil.iter_modules(objectives.__path__)
-    return sorted(m.name for m in found if not m.ispkg and m.name != "base")
+    """List the names of all methods: the modules of `ssl_jax.objectives`."""
+    modules = pkgutil.iter_modules(objectives.__path__)
+    return sorted(m.name for m in modules if not m.ispkg and m.name != "base")
 
 
 def load_method(name: str, run: Path | None = None) -> types.ModuleType:
-    """The module of a method: one of ours by its name, or the user's own by the path of its file.
+    """Import the module of a method: one of ours by its name, or the user's own by its file's path.
 
-    A file in the folder of a run, of `run` or any other, is executed only for who trusts it
+    A file in the folder of a run, `run` or any other, is executed only with the user's trust
     (`core.trust`).
 
     Raises:
-      UserError: there is none, it lies in the folder of a run, or it defines no `make`.
+      UserError: no such method, a file in the folder of a run, or one that defines no `make`.
     """
     if not isinstance(name, str):
         raise UserError(f"objective.name: expected a method's name, got {name!r}")
@@ -50,7 +50,7 @@ def load_method(name: str, run: Path | None = None) -> types.ModuleType:
         trust.check(Path(name), run)
         module = load_file(Path(name), "method")
         if not hasattr(module, "make"):
-            raise UserError(f"{name} is no method: it defines no make(backbone, spec, **hyper)")
+            raise UserError(f"{name} is not a method: it defines no make(backbone, spec, **hyper)")
         return module
     if name not in methods():
         raise UserError(f"unknown method {name!r}; {suggest(name, methods())}")
@@ -58,15 +58,15 @@ def load_method(name: str, run: Path | None = None) -> types.ModuleType:
 
 
 def load_file(path: Path, kind: str) -> types.ModuleType:
-    """The module in a file, of which `trust.check` holds; `kind` tells it from others of its name.
+    """Import the module in a file that `trust.check` allows; `kind` is part of its module name.
 
     Raises:
-      UserError: it is no Python.
+      UserError: a syntax error.
     """
     spec = importlib.util.spec_from_file_location(f"ssl_jax_{kind}_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
     except SyntaxError as e:
@@ -75,37 +75,38 @@ def load_file(path: Path, kind: str) -> types.ModuleType:
 
 
 def configs_folder() -> Path:
-    """Where the shipped configs lie: beside the package in a checkout, inside it in a wheel."""
+    """Folder of the shipped configs: beside the package in a checkout, inside it in a wheel."""
     package = Path(ssl_jax.__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def load_config(spec: str) -> dict[str, Any]:
-    """The config that `spec` names, "PATH.py:RECIPE" or "METHOD:RECIPE", as nested plain dicts.
+    """Load the config that `spec` names, "PATH.py:RECIPE" or "METHOD:RECIPE", as nested plain
+    dicts.
 
     Raises:
-      UserError: no such file, method or recipe; lists those there are.
+      UserError: no such file, method or recipe; the message suggests existing ones.
     """
     name, _, recipe = spec.partition(":")
     candidates = [Path(name), Path("configs") / f"{name}.py", configs_folder() / f"{name}.py"]
     path = next((p for p in candidates if p.suffix == ".py" and p.is_file()), None)
     if path is None:
-        known = [p.stem for p in configs_folder().glob("*.py") if p.stem in methods()]
-        raise UserError(f"no config {name!r}; {suggest(Path(name).stem, known)}")
+        names = [p.stem for p in configs_folder().glob("*.py") if p.stem in methods()]
+        raise UserError(f"no config {name!r}; {suggest(Path(name).stem, names)}")
     if not path.resolve().is_relative_to(configs_folder().resolve()):
         trust.check(path)
     _shipped_configs_importable()
     module = load_file(path, "config")
     if not hasattr(module, "get_config"):
-        raise UserError(f"{path} is no config: it defines no get_config(arg)")
-    made = module.get_config(recipe) if recipe else module.get_config()
-    plain = made.to_dict() if isinstance(made, ml_collections.ConfigDict) else dict(made)
+        raise UserError(f"{path} is not a config: it defines no get_config(arg)")
+    config = module.get_config(recipe) if recipe else module.get_config()
+    plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     return {key: _homes(value) for key, value in plain.items()}
 
 
 def _homes(value: Any) -> Any:
-    """`value` with each ~ in its texts as the user's home."""
+    """Replace each ~ in the texts of `value` by the user's home."""
     if isinstance(value, dict):
         return {key: _homes(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -114,7 +115,7 @@ def _homes(value: Any) -> Any:
 
 
 def _shipped_configs_importable() -> None:
-    """Let any config file say `from configs import common`, wherever it lies itself."""
+    """Make `from configs import common` work in any config file, wherever it is."""
     if "configs" not in sys.modules:
         package = types.ModuleType("configs")
         package.__path__ = [str(configs_folder())]
@@ -123,20 +124,18 @@ def _shipped_configs_importable() -> None:
 
 
 def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> None:
-    """Set dotted keys of the nested dicts `config` in place; the texts of a command line become
-    values of the types that their keys declare. Entries of tuples go by their number,
-    `objective.views.0.size`, and a chain that goes by its name is changed where it is named:
+    """Set dotted keys of the nested dicts `config` in place; the texts of a command line are
+    converted to the types that their keys declare. Entries of tuples are addressed by index,
+    `objective.views.0.size`, and a chain that is given by name can be changed by key:
     `objective.view.recipe.flip`.
 
     Raises:
-      UserError: a key whose section does not exist, or a text that is no value of its key.
+      UserError: a key whose section does not exist, or a text that is not a value of its key.
     """
     for key, value in overrides:
         *sections, last = key.split(".")
         if not sections:
-            raise UserError(
-                f"config key {key!r} names no section; write --config.SECTION.KEY=VALUE"
-            )
+            raise UserError(f"config key {key!r}: no section; write --config.SECTION.KEY=VALUE")
         if sections[0] not in NAMES:
             raise UserError(
                 f"unknown config section {sections[0]!r}; " + suggest(sections[0], NAMES)
@@ -148,12 +147,12 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
             at = _enter(at, section, key, depth)
         at[_place(at, last, key)] = value
     for section in {key.partition(".")[0] for key, _ in overrides}:
-        config[section] = _settled(section, config[section])
+        config[section] = _settle(section, config[section])
 
 
 def _enter(at: Any, name: str, key: str, depth: int) -> Any:
-    """What the dict or list `at` holds at `name`, to be changed: a copy, as configs use one view
-    twice.
+    """Copy what the dict or list `at` holds at `name`, put the copy in its place and return it. The
+    copy is needed because configs use the same view twice.
     """
     place = _place(at, name, key)
     inside = at.get(place) if isinstance(at, dict) else at[place]
@@ -161,7 +160,7 @@ def _enter(at: Any, name: str, key: str, depth: int) -> Any:
         inside = dataclasses.asdict(recipe(inside))
     elif name == "recipe" and inside is None and depth > 1:
         raise UserError(
-            f"config key {key!r}: the config names no chain to change; give one before, "
+            f"config key {key!r}: the config names no chain to change; set it first, "
             f"--config.{key.partition('.recipe')[0]}.recipe=NAME"
         )
     elif isinstance(inside, (list, tuple)):
@@ -177,53 +176,54 @@ def _enter(at: Any, name: str, key: str, depth: int) -> Any:
 
 
 def _place(at: Any, name: str, key: str) -> str | int:
-    """The key of a dict, or the index into a list, that `name` is."""
+    """Convert `name` to a key of the dict, or an index into the list, `at`."""
     if isinstance(at, dict):
         return name
     if not name.isdecimal() or int(name) >= len(at):
         raise UserError(
-            f"config key {key!r}: expected a number from 0 to {len(at) - 1}, not {name!r}"
+            f"config key {key!r}: expected a number from 0 to {len(at) - 1}, got {name!r}"
         )
     return int(name)
 
 
 def _fill(config: dict[str, Any], name: str) -> None:
-    """Write the method's own view, or views, into the config where it leaves them out."""
+    """Write the method's own view, or views, into a config that leaves them out."""
     objective = config.get("objective")
     if not isinstance(objective, dict) or objective.get("name") not in methods():
         return
     make = importlib.import_module(f"ssl_jax.objectives.{objective['name']}").make
-    known = checked.defaults(make.__self__)
-    if name == "views" and name in known:
-        objective.setdefault(name, [dataclasses.asdict(view) for view in known[name]])
-    elif name == "view" and name in known and isinstance(objective.get(name, {}), Mapping):
-        objective[name] = dataclasses.asdict(known[name]) | dict(objective.get(name, {}))
+    defaults = checked.defaults(make.__self__)
+    if name == "views" and name in defaults:
+        objective.setdefault(name, [dataclasses.asdict(view) for view in defaults[name]])
+    elif name == "view" and name in defaults and isinstance(objective.get(name, {}), Mapping):
+        objective[name] = dataclasses.asdict(defaults[name]) | dict(objective.get(name, {}))
 
 
-def _settled(section: str, values: dict[str, Any]) -> dict[str, Any]:
+def _settle(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Convert the texts of a command line in a section to the types that its keys declare."""
     if section in SECTIONS:
         return checked.settle(SECTIONS[section], values, section)
     if section == "backbone":
         return settle_backbone(values)
     values = {k: str(v) if k == "name" else v for k, v in values.items()}
     if values.get("name") not in methods():
-        return values  # a file: no code of it runs before it is built
+        return values  # a file, whose code runs only when it is built
     return settle_objective(load_method(values["name"]).make, values)
 
 
 def configured(
     spec: str, overrides: Sequence[tuple[str, Any]], data: str = "", eval_data: str = ""
 ) -> dict[str, Any]:
-    """The config that `spec` names, with the data of the command line and then the overrides."""
+    """Load the config that `spec` names; set the command line's data, then the overrides."""
     config = load_config(spec)
-    given = {"data.train": data, "data.eval": eval_data}
-    override(config, [(key, value) for key, value in given.items() if value])
+    sets = {"data.train": data, "data.eval": eval_data}
+    override(config, [(key, value) for key, value in sets.items() if value])
     override(config, overrides)
     return config
 
 
 def recipes(name: str) -> list[str]:
-    """Recipes of the shipped config of a method: the functions of its file beside `get_config`."""
+    """List the recipes of a method's shipped config: the functions of its file but `get_config`."""
     path = configs_folder() / f"{name}.py"
     if not path.is_file():
         return []

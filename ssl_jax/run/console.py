@@ -1,4 +1,4 @@
-"""The tables that a run ends with, for a reader who has not seen one before."""
+"""Terminal output of commands: the final table of a run, its verdict, and safe printing."""
 
 import math
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from ssl_jax.core import distributed
 from ssl_jax.core.errors import visible
 from ssl_jax.evals.collapse import SAYS, kind_of
 
-# metric -> (name for people, is larger better or None where it is no score)
+# Metric -> name in tables, in reading order.
 NAMES = {
     "classifier_top1": "the network's own classifier",
     "classifier_top5": "the same, among its first 5 guesses",
-    "fewshot1_top1": "linear classifier, 1 label a class",
-    "fewshot5_top1": "linear classifier, 5 labels a class",
-    "fewshot10_top1": "linear classifier, 10 labels a class",
+    "fewshot1_top1": "linear classifier, 1 label per class",
+    "fewshot5_top1": "linear classifier, 5 labels per class",
+    "fewshot10_top1": "linear classifier, 10 labels per class",
     "linear_top1": "linear classifier, all labels",
     "online_top1": "linear classifier, trained along",
     "knn_top1": "nearest neighbours (kNN)",
@@ -35,8 +35,8 @@ NAMES = {
     "alignment": "alignment of two views (lower = closer)",
     "uniformity": "uniformity (lower = more even)",
 }
-ASIDE = ("collapse", "dimensions")  # what belongs to other numbers
-SCORES = (  # how those metrics start of which more is better, and 1 is all
+ASIDE = ("collapse", "dimensions")  # numbers that are only shown with others
+SCORES = (  # prefixes of the metrics for which larger is better and 1 is perfect
     "classifier",
     "fewshot",
     "linear",
@@ -55,7 +55,7 @@ SCORES = (  # how those metrics start of which more is better, and 1 is all
     "propagation",
 )
 
-# Of those the ones that a verdict goes by, and the one that it goes by where there is no other.
+# The scores that decide a verdict, and the one that decides it if there is no other.
 JUDGES = (
     *("knn", "linear", "logistic", "attentive", "svm", "fewshot", "online"),
     *("image_retrieval_map", "patches", "segmentation_miou"),
@@ -68,8 +68,8 @@ HELP = (
 
 
 class Terminal(Console):
-    """Prints names as they are, a path or a class from who knows where: nothing in a text is markup
-    or steers the terminal. What is styled is given as `rich.text.Text`, or by `style`.
+    """Console that prints untrusted names, such as paths and classes, literally: nothing in a text
+    is markup or controls the terminal. Styles are set by `rich.text.Text` or by `style`.
     """
 
     def __init__(self, **options: Any):
@@ -80,24 +80,24 @@ class Terminal(Console):
 
 
 def terminal() -> Console:
-    """Where a command prints: lines are left whole, so that a path can be copied. Of several
-    processes only the first one prints.
+    """Return the console of a command. It does not break lines, so that paths can be copied; of
+    several processes only the first prints.
     """
     return Terminal(soft_wrap=True, highlight=False, quiet=not distributed.primary())
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """One line of texts, each plain or (text, style)."""
-    shown = [visible(p, "\n") if isinstance(p, str) else (visible(p[0], "\n"), p[1]) for p in parts]
-    return Text.assemble(*shown)
+    """Join texts, each plain or (text, style), to one line."""
+    safe = [visible(p, "\n") if isinstance(p, str) else (visible(p[0], "\n"), p[1]) for p in parts]
+    return Text.assemble(*safe)
 
 
 def final_table(
     console: Console, last: Mapping[str, float], layer: str, before: str = "untrained"
 ) -> None:
-    """Every quality metric of `last` (summary.json), trained beside untrained beside raw pixels.
+    """Print every quality metric of `last` (summary.json): trained, untrained and raw pixels.
 
-    `before` is what the weights of step 0 are called.
+    `before` is the name of the weights of step 0.
     """
     table = Table(title=f"What was learned (features: {layer})", title_justify="left")
     table.add_column("measure")
@@ -114,24 +114,24 @@ def final_table(
         console.print(table, soft_wrap=False)
     if kind := kind_of(last.get("diag/collapse", 0)):
         console.print(SAYS[kind], style="bold red")
-    if said := verdict(last, before):
-        console.print(said, style="bold")
+    if line := verdict(last, before):
+        console.print(line, style="bold")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """As a table shows it; one that is not finite is no score."""
+    """Format a number for a table: "no score" if it is not finite, "" if it is None."""
     if value is None:
         return ""
     return f"{value:.{digits}f}" if math.isfinite(value) else "no score"
 
 
 def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
-    """One line where the trained features do not beat raw pixels or the network before training,
-    with what usually helps; "" where they do, or where nothing is known.
+    """Return one line if the trained features do not beat raw pixels or the network before
+    training, with what usually helps; "" if they do, or if there is nothing to compare.
 
     Args:
       last: `eval/...`, with `untrained/eval/...` and `pixels/eval/...`.
-      before: what the weights of step 0 are called.
+      before: name of the weights of step 0.
     """
     start = "the untrained network" if before == "untrained" else "the weights it started from"
     rivals = {"pixels/": "raw pixels", "untrained/": start}
@@ -140,20 +140,20 @@ def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
         name = key.removeprefix("eval/")
         if not key.startswith("eval/") or not _judges(name) or not math.isfinite(value):
             continue
-        found = [(last[p + key], who) for p, who in rivals.items() if p + key in last]
-        found = [(best, who) for best, who in found if math.isfinite(best)]
-        if found:
-            best, who = max(found)
+        scores = [(last[p + key], who) for p, who in rivals.items() if p + key in last]
+        scores = [(score, who) for score, who in scores if math.isfinite(score)]
+        if scores:
+            best, who = max(scores)
             text = f"{NAMES.get(name, name)}, {value:.3f} against {best:.3f}"
             gaps[name] = value - best, who, text
     if gaps.keys() - {LAST_JUDGE}:
         gaps.pop(LAST_JUDGE, None)
-    lost = {name: gap for name, gap in gaps.items() if gap[0] <= 0}
-    if not lost:
+    failures = {name: gap for name, gap in gaps.items() if gap[0] <= 0}
+    if not failures:
         return ""
-    share = f" in {len(lost)} of {len(gaps)} measures" if len(gaps) > 1 else ""
-    _, who, text = min(lost.values())
-    advice = f"; {HELP}" if 2 * len(lost) >= len(gaps) else ""
+    share = f" in {len(failures)} of {len(gaps)} measures" if len(gaps) > 1 else ""
+    _, who, text = min(failures.values())
+    advice = f"; {HELP}" if 2 * len(failures) >= len(gaps) else ""
     return f"The trained features do not beat {who}{share} ({text}){advice}"
 
 
@@ -163,7 +163,7 @@ def _judges(name: str) -> bool:
 
 
 def evaluation_line(step: int, numbers: Mapping[str, float]) -> str:
-    """The scores of an evaluation while a run goes, in one line; "" without any."""
+    """Format the scores of an evaluation during a run as one line; "" without any."""
     scores = [
         f"{name.removeprefix('eval/')} {number(value)}"
         for name, value in numbers.items()
@@ -175,7 +175,7 @@ def evaluation_line(step: int, numbers: Mapping[str, float]) -> str:
 
 
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Keys of the metrics with their names: known ones in reading order, then all others."""
+    """List keys of the metrics with their names: those of `NAMES` in order, then all others."""
     keys = {key.split("/", 1)[1]: key for key in last if key.startswith(("eval/", "diag/"))}
     hidden = {m for m in keys if m in ASIDE or m.endswith("_mean_per_class")}
     ordered = [m for m in NAMES if m in keys] + sorted(keys.keys() - NAMES.keys() - hidden)

@@ -1,4 +1,4 @@
-"""Measure checkpoints with protocols, and skip what a file of records already holds."""
+"""Measure checkpoints with protocols, except what a file of results already holds."""
 
 import contextlib
 import dataclasses
@@ -25,9 +25,7 @@ from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.suites import Cell, DataSet, Task
 from ssl_jax.train.checkpoint import Checkpoints
 
-NEWEST = -1  # step
-
-
+NEWEST = -1  # in the place of a step
 POLL = 5.0  # seconds between two looks for a new checkpoint
 
 
@@ -39,13 +37,13 @@ def measure(
     step: int | None,
     follow: bool,
     file: ResultsFile,
-    left_out: list[str],
+    unmeasured: list[str],
     weights: weights_file.FileExperiment | None = None,
     baselines: bool = True,
 ) -> Iterator[tuple[int, list[Record]]]:
-    """Measure what is not yet in `file`; yields what was asked of each checkpoint, without the
-    answers. The names of data sets that cannot be measured go to `left_out`, and those of the
-    `protocols`, which were asked for by name, that cannot be.
+    """Measure what is not yet in `file`; yield each checkpoint's step and the requested records,
+    without their results. The names of data sets that cannot be measured are added to `unmeasured`,
+    as are those of `protocols`, which the user named, that cannot be measured.
     """
     experiment = weights or Experiment.of_run(folder)
     run_of = functools.partial(Checkpoints, folder / "checkpoints", reader=True)
@@ -58,150 +56,161 @@ def measure(
 
         tasks = []
         for name, data in sets.items():
-            with told(name, left_out):
+            with report_dataset_errors(name, unmeasured):
                 tasks.append(Task.of(experiment, name, data, protocols, cells))
         for note in dict.fromkeys(n for task in tasks for n in task.quality.images.notes()):
             terminal().print(note, markup=False)
         start = functools.cache(functools.partial(untrained, experiment))
         config = run_config(folder)
         last = experiment.spec.total_steps if follow else None
-        for at in steps_of(folder, checkpoints, step, last):
-            encoder = functools.cache(functools.partial(restored, at))
+        for number in steps_of(folder, checkpoints, step, last):
+            encoder = functools.cache(functools.partial(restored, number))
             run = {
                 "workdir": str(folder.resolve()),
                 "method": experiment.raw["objective"]["name"],
                 "seed": experiment.train.seed,
-                "step": at,
-            } | (weights.about if weights else {})
+                "step": number,
+            } | (weights.identity if weights else {})
             probe = experiment.objective.probe
-            questions: list[Record] = []
+            requests: list[Record] = []
             for task in tasks:
                 subject = functools.cache(functools.partial(task.subject, encoder))
-                beside = Baselines(task, start, file) if baselines else None
-                with told(task.name, left_out):
-                    for name, wanted in task.asked.items():
-                        about = run | {"protocol": name} | task.about
-                        new = {one: about | asked_with(one, probe) for one in wanted}
+                reference = Baselines(task, start, file) if baselines else None
+                with report_dataset_errors(task.name, unmeasured):
+                    for name, settings in task.settings.items():
+                        common = run | {"protocol": name} | task.identity
+                        records = {
+                            protocol: common | request_settings(protocol, probe)
+                            for protocol in settings
+                        }
                         try:
-                            answer(new, subject, file, beside, config)
+                            measure_missing(records, subject, file, reference, config)
                         except NotMeasurable as e:
-                            refuse(name, protocols, task.name, e, left_out)
-                        questions += new.values()
-            yield at, questions
+                            report_unmeasured(name, protocols, task.name, e, unmeasured)
+                        requests += records.values()
+            yield number, requests
 
 
 @contextlib.contextmanager
-def told(name: str, left_out: list[str]) -> Iterator[None]:
-    """What is wrong with a data set of a suite is said, and the others go on."""
+def report_dataset_errors(name: str, unmeasured: list[str]) -> Iterator[None]:
+    """Print the errors of a suite's data set instead of raising them, so that the others are
+    measured; raise those of a data set without a name.
+    """
     try:
         yield
     except UserError as e:
         if not name:
             raise
         terminal().print(f"{name}: {e}")
-        left_out.append(name)
+        unmeasured.append(name)
 
 
-def refuse(
-    name: str, protocols: Sequence[str], data: str, reason: NotMeasurable, left_out: list[str]
+def report_unmeasured(
+    name: str, protocols: Sequence[str], data: str, reason: NotMeasurable, unmeasured: list[str]
 ) -> None:
-    """Say why a protocol is not measured; the command fails where it was asked for by name.
+    """Print why a protocol is not measured; the command fails if the user named it.
 
     Raises:
       UserError: it was the only one.
     """
-    said = f"{name}: not measured: {reason}"
+    message = f"{name}: not measured: {reason}"
     if list(protocols) == [name] and not data:
-        raise UserError(said) from None
+        raise UserError(message) from None
     if protocols:
-        left_out.append(f"{data}: {name}" if data else name)
+        unmeasured.append(f"{data}: {name}" if data else name)
     elif isinstance(reason, DoesNotApply):
-        return  # other methods have what this one lacks
-    terminal().print(f"{data}: {said}" if data else said, markup=False)
+        return  # the protocol is for other methods
+    terminal().print(f"{data}: {message}" if data else message, markup=False)
 
 
-def answer(
-    questions: Mapping[Protocol, Record],
+def measure_missing(
+    requests: Mapping[Protocol, Record],
     subject: Callable[[], Subject],
-    file: ResultsFile,
-    beside: Baselines | None = None,
+    records: ResultsFile,
+    reference: Baselines | None = None,
     config: str | None = None,
 ) -> None:
-    """Measure those of the settings, all of one protocol, whose question `file` does not answer.
+    """Measure the requested settings, all of one protocol, that `records` does not hold yet.
+
+    Args:
+      requests: settings -> the record without its results.
+      reference: baselines to write beside each result.
+      config: digest of the run's settings; see `run_config`.
 
     Raises:
       NotMeasurable: the method or the data do not allow it.
     """
-    done = {key(record) for record in file.read()}
-    missing = [one for one, question in questions.items() if key(question) not in done]
+    done = {key(record) for record in records.read()}
+    missing = [protocol for protocol, request in requests.items() if key(request) not in done]
     if not missing:
         return
     versions = {name: importlib.metadata.version(name) for name in ("ssl-jax", "jax")}
     started = time.monotonic()
     baselines: dict[Protocol, Numbers] | None = None
-    for one, found in measured(missing, subject()):
-        score = f"{one.prefix}/{questions[one]['protocol']}_{questions[one].get('metric')}"
-        if score in found:  # the number that the standard of a suite's set asks for
-            found[f"{one.prefix}/score"] = found[score]
+    for protocol, numbers in measured(missing, subject()):
+        request, prefix = requests[protocol], protocol.prefix
+        score = f"{prefix}/{request['protocol']}_{request.get('metric')}"
+        if score in numbers:  # the metric that is standard for a suite's data set
+            numbers[f"{prefix}/score"] = numbers[score]
         seconds = round(time.monotonic() - started, 3)
         if baselines is None:  # once the protocol is known to work
-            baselines = beside.of({m: questions[m] for m in missing}) if beside else {}
-        broken = not_finite(found)
-        if zero := [n for n, value in found.items() if n.endswith("_top1") and value == 0]:
+            baselines = reference.of({m: requests[m] for m in missing}) if reference else {}
+        broken = not_finite(numbers)
+        if zero := [n for n, value in numbers.items() if n.endswith("_top1") and value == 0]:
             terminal().print(f"{', '.join(zero)} is 0: not one answer is right", markup=False)
-        finite = {name: value for name, value in found.items() if name not in broken}
-        record = questions[one] | {"results": finite, "seconds": seconds, "versions": versions}
+        finite = {name: value for name, value in numbers.items() if name not in broken}
+        record = request | {"results": finite, "seconds": seconds, "versions": versions}
         record |= {"not_finite": broken} if broken else {}
-        record |= {"baselines": baselines[one]} if baselines.get(one) else {}
+        record |= {"baselines": baselines[protocol]} if baselines.get(protocol) else {}
         record |= {"config": config} if config else {}
         if distributed.primary():
-            file.append(record)
+            records.append(record)
         started = time.monotonic()
 
 
-def asked_with(protocol: Protocol, probe: Probe) -> Record:
-    """Its settings, and digests of the files that they name."""
+def request_settings(protocol: Protocol, probe: Probe) -> Record:
+    """Return a protocol's settings, and digests of the files that they name."""
     settings = plain(protocol, probe)
     files = named_files(settings)
     return {"settings": settings} | ({"files": files} if files else {})
 
 
 def plain(protocol: Protocol, probe: Probe) -> Cell:
-    """Its settings as JSON has them, with the layer that it leaves to the method."""
-    given = dataclasses.asdict(protocol.settled())
-    read = dataclasses.asdict(probe.at(given.get("stage"), given.get("pool")))
-    layer = {k: v for k, v in read.items() if k in given}
-    given = layer | {k: v for k, v in given.items() if v is not None}
-    return json.loads(json.dumps(given))  # type: ignore[no-any-return]
+    """Return a protocol's settings as JSON values, with the method's layer where it names none."""
+    values = dataclasses.asdict(protocol.settled())
+    read = dataclasses.asdict(probe.at(values.get("stage"), values.get("pool")))
+    layer = {k: v for k, v in read.items() if k in values}
+    values = layer | {k: v for k, v in values.items() if v is not None}
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
 
 
 def steps_of(
     folder: Path, checkpoints: Checkpoints, step: int | None, last: int | None
 ) -> Iterator[int]:
-    """The checkpoints to measure: this step, the `NEWEST`, or all (None); with `last` all, as they
-    come, up to that step.
+    """Yield the steps of the checkpoints to measure: `step`, the `NEWEST`, or all (None); with
+    `last` all up to that step, as they are written.
 
     Raises:
-      UserError: they are not there, or several processes would have to see them come.
+      UserError: no such checkpoint, or several processes with `last`.
     """
     if last is not None:
         if jax.process_count() > 1:
-            raise UserError("--follow is for one process: start it beside the run")
+            raise UserError("--follow works in one process only; start it beside the run")
         done: set[int] = set()
         while last not in done:
-            new = [number for number in checkpoints.steps if number not in done]
-            yield from new
-            done.update(new)
-            if not new:
+            fresh = [number for number in checkpoints.steps if number not in done]
+            yield from fresh
+            done.update(fresh)
+            if not fresh:
                 time.sleep(POLL)
         return
-    known = checkpoints.steps
-    if not known:
+    steps = checkpoints.steps
+    if not steps:
         raise UserError(f"{folder} holds no checkpoint yet")
     if step is None:
-        yield from known
-    elif step != NEWEST and step not in known:
-        there = ", ".join(map(str, known))
-        raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {there}")
+        yield from steps
+    elif step != NEWEST and step not in steps:
+        existing = ", ".join(map(str, steps))
+        raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {existing}")
     else:
-        yield known[-1] if step == NEWEST else step
+        yield steps[-1] if step == NEWEST else step

@@ -1,5 +1,5 @@
-"""From a config to everything a run is made of; used by every subcommand that needs a model or
-data.
+"""`Experiment`: everything that a config describes, built on demand; used by every subcommand that
+needs a model or data.
 """
 
 import dataclasses
@@ -47,18 +47,18 @@ from ssl_jax.train import state, workdir
 from ssl_jax.train.checkpoint import CheckpointConfig
 from ssl_jax.train.loop import TrainConfig
 
-RANGE_BEFORE = (0.0, 65535.0)  # of wide pixels in runs of versions without `data.range`
+RANGE_BEFORE = (0.0, 65535.0)  # of wide pixels, in runs of versions without `data.range`
 TOKENIZER = "tokenizer.json"  # in the folder of a run
 
 
 def range_of(config: Mapping[str, Any]) -> tuple[float, ...]:
-    """The range of pixels that are not 8-bit, of a run's resolved config."""
+    """Return the range of pixels that are not 8-bit, from a run's resolved config."""
     return tuple(config.get("data", {}).get("range", RANGE_BEFORE))
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a `Spec` takes from the training data, so that it can be made without them too."""
+    """Facts on the training data that a `Spec` needs, which so can be made without the data."""
 
     name: str
     examples: int
@@ -69,10 +69,10 @@ class Facts:
 
 
 def make_spec(train: TrainConfig, facts: Facts) -> Spec:
-    """The spec of a run on data like these.
+    """Build the spec of a run on such data.
 
     Raises:
-      UserError: they are fewer than a batch.
+      UserError: fewer examples than a batch.
     """
     if facts.examples < train.batch_size:
         most = 2 ** max(facts.examples.bit_length() - 1, 0)
@@ -95,9 +95,7 @@ def make_spec(train: TrainConfig, facts: Facts) -> Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One run, resolved: its sections as checked dataclasses, and what is built from them, when
-    asked for.
-    """
+    """Resolved run: its sections as checked dataclasses, and what is built from them on demand."""
 
     raw: Mapping[str, Any]
     sections: Mapping[str, Any]
@@ -113,18 +111,18 @@ class Experiment:
     ) -> "Experiment":
         """Check every section of a config file, or of a workdir's config.json.
 
-        `folder` is the workdir: a tokenizer that was kept there is the one that is used. The mesh
-        is made of `devices`, by default of all that are here.
+        `folder` is the workdir: a tokenizer that was saved there is used. The mesh consists of
+        `devices`, by default of all devices.
 
         Raises:
           UserError: an unknown section or key, a value of the wrong type, or a password in one.
         """
         credentials.refuse(config, "")
-        for section in config:
+        for section, values in config.items():
             if section not in (*NAMES, "spec"):
                 raise UserError(f"unknown config section {section!r}; {suggest(section, NAMES)}")
-            if not isinstance(config[section], Mapping):
-                raise UserError(f"config section {section!r} holds {config[section]!r}, not keys")
+            if not isinstance(values, Mapping):
+                raise UserError(f"config section {section!r}: expected keys, got {values!r}")
         sections: dict[str, Any] = {
             name: checked.build(kind, config.get(name, {}), name) for name, kind in SECTIONS.items()
         }
@@ -132,11 +130,11 @@ class Experiment:
 
     @classmethod
     def of_run(cls, folder: Path) -> "Experiment":
-        """The run in `folder`, to look at what it made: on the devices that are here, however many
-        it is trained on.
+        """Open the run in `folder` for reading, on the available devices, however many it was
+        trained on.
 
         Raises:
-          UserError: there is no run, or its config cannot be used.
+          UserError: no such run, or an invalid config.
         """
         run = cls.from_config(workdir.read_config(folder), folder)
         mesh = sharding.fitting(run.sections["mesh"], jax.devices())
@@ -160,12 +158,12 @@ class Experiment:
 
     @cached_property
     def source(self) -> Source:
-        """What the run trains on."""
+        """Training set."""
         return subset.fraction(self.evals_source, self.data.fraction)
 
     @cached_property
     def evals_source(self) -> Source:
-        """What evaluations learn from."""
+        """Training set of evaluations: `source` before `data.fraction`."""
         source = self._opened
         if self.survey.value_range:
             source.read_in(self.survey.value_range)
@@ -175,10 +173,10 @@ class Experiment:
 
     @cached_property
     def _opened(self) -> Source:
-        """What evaluations learn from, before it is known how its pixels are read."""
+        """Training set of evaluations, before the range of its pixels is set."""
         if not self.data.train:
             raise UserError(
-                "no training data: name it, --data=folder:/path (docs/data.md lists what is read)"
+                "no training data; set it, --data=folder:/path (docs/data.md lists all kinds)"
             )
         source = self._folds[0] if self.data.fold else open_source(self.data.train, "train")
         if self.data.labelled:
@@ -187,19 +185,19 @@ class Experiment:
 
     @cached_property
     def survey(self) -> Survey:
-        """How pixels are read: as the run that exists reads them, else by a look at some images,
-        the same in all processes.
+        """Range and bands of the pixels: those of the existing run, else from a sample of the
+        images, the same in all processes.
         """
         old = self._existing
         if old is not None and self.data.range in ((), range_of(old)):
             return Survey(range_of(old), int(old["spec"].get("channels", 3)))
         look = functools.partial(survey, self._opened, self.data.channels, self.data.range)
-        found = distributed.agreed(lambda: dataclasses.asdict(look()))
-        return Survey(tuple(found["value_range"]), found["bands"], tuple(found["lines"]))
+        facts = distributed.agreed(lambda: dataclasses.asdict(look()))
+        return Survey(tuple(facts["value_range"]), facts["bands"], tuple(facts["lines"]))
 
     @cached_property
     def _existing(self) -> Mapping[str, Any] | None:
-        """The resolved config of the run that this is, or goes on with."""
+        """Resolved config of the run that this is, or resumes on the same data, if any."""
         if "spec" in self.raw:
             return self.raw
         if self.folder is None or not (self.folder / "config.json").is_file():
@@ -209,9 +207,7 @@ class Experiment:
         return old if same and "spec" in old else None
 
     def opened(self, data: str, split: Literal["train", "eval"]) -> Source:
-        """Another data set, whose pixels are read as those of the run; if these are 8-bit, in its
-        own range.
-        """
+        """Open another data set with the run's pixel range; if that is 8-bit, with its own."""
         return read_alike(open_source(data, split), self.survey.value_range)
 
     @cached_property
@@ -221,15 +217,15 @@ class Experiment:
 
     @cached_property
     def streams(self) -> dict[str, Source]:
-        """The further training sets, by name."""
+        """Additional training sets, by name."""
         if self.data.streams and self.data.cache == "device":
-            raise UserError("data.cache=device does not go with data.streams; use data.cache=none")
+            raise UserError("data.cache=device excludes data.streams; use data.cache=none")
         return {name: self.opened(data, "train") for name, data in self.data.streams.items()}
 
     @cached_property
     def eval_source(self) -> Source | None:
-        """The evaluation set: the one named, or what the training data themselves hold out; of both
-        sets a part with `data.fold`.
+        """Evaluation set: the configured one, or what the training data hold out; with `data.fold`
+        its part of both sets.
         """
         source = self._folds[1] if self.data.fold else self._named_eval_source
         if source is not None and self.survey.value_range:
@@ -244,28 +240,28 @@ class Experiment:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Of the captions: the one kept in the run's folder, else the one that the config names."""
-        kept = self.folder / TOKENIZER if self.folder else None
-        if self.data.tokenizer and kept and kept.is_file() and workdir.started(kept.parent):
-            return from_json(kept.read_text(), str(kept))
+        """Tokenizer of the captions: the one saved in the run's folder, else the config's."""
+        saved = self.folder / TOKENIZER if self.folder else None
+        if self.data.tokenizer and saved and saved.is_file() and workdir.started(saved.parent):
+            return from_json(saved.read_text(), str(saved))
         captions = self.source.captions if self.data.tokenizer.startswith("train:") else None
         return open_tokenizer(self.data.tokenizer, captions)
 
     def keep_tokenizer(self, folder: Path) -> None:
-        """Write it there once, unless it is that of bytes, so that its file may move or change."""
-        there = (folder / TOKENIZER).is_file() and workdir.started(folder)
-        if self.tokenizer is not BYTES and not there:
+        """Save the tokenizer once, except that of bytes, so that its file may move or change."""
+        exists = (folder / TOKENIZER).is_file() and workdir.started(folder)
+        if self.tokenizer is not BYTES and not exists:
             files.write_text(folder / TOKENIZER, self.tokenizer.json)
 
     @cached_property
     def spec(self) -> Spec:
-        if "spec" in self.raw:  # a run that exists: its data need not be at hand
+        if "spec" in self.raw:  # an existing run, whose data may be elsewhere
             return checked.build(Spec, self.raw["spec"], "spec")
         return make_spec(self.train, self.facts)
 
     @cached_property
     def facts(self) -> Facts:
-        """Of the data that the config names."""
+        """Facts on the data that the config names."""
         return Facts(
             self.source.name,
             len(self.source),
@@ -284,19 +280,19 @@ class Experiment:
         method = load_method(hyper.pop("name", ""), self.folder)
         arch = dict(self.raw.get("backbone", {}))
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
-        made = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
-        check_streams(made.inputs(), self.data.streams)
-        recipes.check(made.inputs())
-        return made
+        objective = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
+        check_streams(objective.inputs(), self.data.streams)
+        recipes.check(objective.inputs())
+        return objective
 
     @property
     def probed(self) -> bool:
-        """Whether a classifier is trained along: the config says so, and the data have labels."""
+        """True if the config has an online probe and the data have labels."""
         return self.train.online_probe is not None and self.spec.num_classes > 0
 
     @cached_property
     def objective(self) -> Objective:
-        """What is trained: the method, with an online probe around it where there is one."""
+        """The training objective: the method, wrapped in an online probe if there is one."""
         if not self.probed:
             return self.method
         return OnlineProbe.around(self.method, self.train.online_probe or 0.0)
@@ -306,29 +302,29 @@ class Experiment:
         return sharding.make_mesh(self.sections["mesh"], self.devices)
 
     def check_batch(self) -> None:
-        """Before it is trained.
+        """Check the batch size before training.
 
         Raises:
-          UserError: the batch does not divide by the devices, or the method learns nothing from one
-            so small.
+          UserError: the batch is not divisible by the number of devices, or too small for the
+            method.
         """
         least = self.method.least_batch
         if self.train.batch_size < least:
             raise UserError(
                 f"train.batch_size: {self.raw['objective']['name']} compares the images of a batch "
-                f"and learns nothing from {self.train.batch_size}; give {least} or more"
+                f"and learns nothing from {self.train.batch_size}; set {least} or more"
             )
         if self.train.batch_size % self.mesh.size:
             raise UserError(
-                f"train.batch_size: {self.train.batch_size} does not divide by the "
+                f"train.batch_size: {self.train.batch_size} is not divisible by "
                 f"{self.mesh.size} devices"
             )
 
     def check_used(self, keys: Collection[str]) -> None:
-        """Of the keys "section.key" that are given for a run, whether each changes anything.
+        """Check that each key "section.key" that the user sets for a run has an effect.
 
         Raises:
-          UserError: one does not.
+          UserError: a key has none.
         """
         for key in keys:
             section, *path = key.split(".")
@@ -346,12 +342,12 @@ class Experiment:
             ):
                 raise UserError(
                     f"{where}.strength: {at.strength} would change nothing: the recipe "
-                    f"{recipes.title(at.recipe)!r} has no distortion that it multiplies"
+                    f"{recipes.title(at.recipe)!r} has no distortion to scale"
                 )
 
     @property
     def _rows(self) -> np.ndarray:
-        """Which rows of a global batch this process makes."""
+        """Rows of a global batch that this process reads."""
         if jax.process_count() == 1:
             return np.arange(self.spec.global_batch)
         return sharding.local_rows(self.mesh, self.spec.global_batch)
@@ -375,7 +371,7 @@ class Experiment:
 
     @property
     def schedule(self) -> Any:
-        """step -> learning rate."""
+        """Learning rate as a function of the step."""
         return self._optimizer[1]
 
     @cached_property
@@ -387,12 +383,12 @@ class Experiment:
         """The sharding of every leaf of the state."""
         return state.shardings(self.abstract_state, self.sections["mesh"], self.mesh)
 
-    def fresh_state(self, given: state.InitialWeights | None = None) -> state.TrainState:
-        """The state that training starts from; `given` weights replace random ones."""
-        return state.create(self.objective, self.tx, self.train.seed, self.placed, given)
+    def fresh_state(self, loaded: state.InitialWeights | None = None) -> state.TrainState:
+        """Create the state that training starts from; `loaded` weights replace random ones."""
+        return state.create(self.objective, self.tx, self.train.seed, self.placed, loaded)
 
     def batches(self, start: int, stop: int, boxes_only: bool = False) -> Batches:
-        """This host's part of the training batches of steps `start` to `stop - 1`."""
+        """Return this host's part of the training batches of steps `start` to `stop - 1`."""
         data = self.data
         return batches(
             self.source,
@@ -412,8 +408,8 @@ class Experiment:
         )
 
     def training_batches(self, start: int, stop: int) -> tuple[Batches, Iterator[Batch]]:
-        """The batches of steps `start` to `stop - 1`: this host's part, as it is read, and the
-        global ones on the devices, ahead of the steps, which are made from it.
+        """Return the batches of steps `start` to `stop - 1` twice: this host's part, as it is read,
+        and the global batches made from it, prefetched to the devices.
         """
         cached = self.data.cache == "device"
         host = self.batches(start, stop, boxes_only=cached)
@@ -427,8 +423,9 @@ class Experiment:
         return host, (cut(sets, batch) for batch in placed)
 
     def examples(self) -> Iterator[Batch]:
-        """This host's part of all training examples in order, centrally cropped to the first view:
-        `images` uint8 and `index`, -1 for filling, in batches as large as those of training.
+        """Iterate over this host's part of all training examples in order, center-cropped to the
+        size of the first view: `images` uint8 and `index`, -1 for padding, in batches of the
+        training batch size.
         """
         batch = self.spec.global_batch
         arrays = eval_arrays(
@@ -443,7 +440,7 @@ class Experiment:
         return ({"images": images, "index": index} for images, index in arrays)
 
     def resolved(self) -> dict[str, Any]:
-        """The config with every default filled in, as plain JSON values."""
+        """Return the config with every default filled in, as plain JSON values."""
         out = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
         fields = {f.name for f in dataclasses.fields(self.method)} - {"backbone", "spec"}
         out["objective"] = {"name": self.raw["objective"]["name"]}
@@ -455,7 +452,7 @@ class Experiment:
         return json.loads(json.dumps(out))
 
     def defaults(self) -> dict[str, Any]:
-        """What keys of `resolved` are where nothing is said, likewise."""
+        """Return the default of each key of `resolved`, likewise."""
         out = {name: checked.defaults(type(section)) for name, section in self.sections.items()}
         out["objective"] = checked.defaults(type(self.method))
         if self._existing is not None and "range" not in self._existing.get("data", {}):

@@ -19,23 +19,23 @@ Override = tuple[str, Any]
 def parse(
     argv: Sequence[str],
     doc: str | None,
-    known: Mapping[str, str],
+    help_texts: Mapping[str, str],
     configurable: bool = False,
     switches: Collection[str] = (),
     repeated: Collection[str] = (),
     here: bool = True,
 ) -> tuple[flags.FlagValues, list[Override]]:
-    """Parse the flags of a subcommand, each a string, "" where it is not given. A ~ is the user's
-    home in all of them. --trust_code belongs to every subcommand, and holds from here on.
+    """Parse the flags of a subcommand, each a string, "" if it is not set. A ~ is the user's home
+    in all of them. Every subcommand has --trust_code, which takes effect here.
 
     Args:
       argv: the subcommand's name and its arguments.
-      doc: what `--help` shows above the flags.
-      known: flag -> help.
+      doc: text that `--help` prints above the flags.
+      help_texts: flag -> help.
       configurable: whether `--config.section.key=value` is allowed.
-      switches: those of `known` that take no value; False where they are not given.
-      repeated: those that may be given several times: a list of strings.
-      here: whether the paths are of this machine; else each ~ stays.
+      switches: flags of `help_texts` that take no value; False if they are not set.
+      repeated: flags that may be set several times; a list of strings.
+      here: whether the paths are on this machine; else each ~ stays.
 
     Returns:
       The flags, and the overrides of the config, (dotted key, `Text`), in order.
@@ -44,9 +44,9 @@ def parse(
       UserError: an unknown flag, a flag without its value, a stray word, or a password in one.
     """
     values = flags.FlagValues()
-    known = {**known, trust.FLAG: trust.HELP}
+    help_texts = {**help_texts, trust.FLAG: trust.HELP}
     switches = (*switches, trust.FLAG)
-    for name, text in known.items():
+    for name, text in help_texts.items():
         if name in switches:
             flags.DEFINE_boolean(name, False, text, flag_values=values)
         elif name in repeated:
@@ -58,13 +58,13 @@ def parse(
     for word in words:
         if word in ("--help", "-h"):
             print((doc or "").strip() + "\n\nflags:")
-            print("\n".join(f"  --{name:<20} {text}" for name, text in known.items()))
+            print("\n".join(f"  --{name:<20} {text}" for name, text in help_texts.items()))
             sys.exit(0)
         if configurable and word.startswith("--config."):
             key, equals, text = word.removeprefix("--config.").partition("=")
             text = text if equals else next(words, "")
             if not text:
-                raise UserError(f"--config.{key} has no value; write --config.{key}=VALUE")
+                raise UserError(f"--config.{key}: no value; write --config.{key}=VALUE")
             overrides.append((key, Text(text)))
         else:
             rest.append(word)
@@ -75,18 +75,18 @@ def parse(
     try:
         stray = values(rest)[1:]
     except flags.UnrecognizedFlagError as e:
-        raise UserError(f"unknown flag --{e.flagname}; {suggest(e.flagname, known)}") from None
+        raise UserError(f"unknown flag --{e.flagname}; {suggest(e.flagname, help_texts)}") from None
     except flags.Error as e:
         raise UserError(" ".join(str(e).split())) from None
     if stray:
-        raise UserError(f"stray argument {stray[0]!r}: flags are written --name=value")
+        raise UserError(f"stray argument {stray[0]!r}; write flags as --name=value")
     if values[trust.FLAG].value:
         trust.allow()
     return values, overrides
 
 
 def require(values: flags.FlagValues, name: str, why: str) -> str:
-    """The value of the flag `name`.
+    """Return the value of the flag `name`.
 
     Raises:
       UserError: it is missing.
@@ -98,10 +98,10 @@ def require(values: flags.FlagValues, name: str, why: str) -> str:
 
 
 def whole(name: str, text: str, default: Any = None, least: int = 0) -> Any:
-    """The whole number that the flag `name` gives by `text`; `default` where that is "".
+    """Convert the text of the flag `name` to a whole number; `default` if it is "".
 
     Raises:
-      UserError: it is no whole number, or below `least`.
+      UserError: not a whole number, or below `least`.
     """
     if not text:
         return default
@@ -111,18 +111,18 @@ def whole(name: str, text: str, default: Any = None, least: int = 0) -> Any:
 
 
 def values(text: str) -> list[Any]:
-    """The values that "a,b,..." holds: Python literals, (1, 5),(1, 10) too, or plain words."""
+    """Split "a,b,..." into values: Python literals, also (1, 5),(1, 10), or plain words."""
     return [literal(part) for part in texts(text)]
 
 
 def texts(text: str) -> list[Text]:
-    """The parts of "a,b,...", split at commas outside of brackets and quotes; their types are those
-    of the keys that they are for.
+    """Split "a,b,..." at commas outside of brackets and quotes; the parts get the types of their
+    keys later.
     """
     listed = f"[{text}]"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd escapes
+            warnings.simplefilter("ignore")  # on invalid escapes
             body = ast.parse(listed, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return list(map(Text, text.split(",")))

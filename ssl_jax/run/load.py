@@ -1,4 +1,4 @@
-"""The encoder of a run or of a file of weights; for subcommands, and as `ssl_jax.load`."""
+"""Load the encoder of a run or of a weights file; for subcommands, and as `ssl_jax.load`."""
 
 import json
 import os
@@ -27,43 +27,44 @@ def load(
     backbone: Mapping[str, Any] | None = None,
     trust_code: bool = False,
 ) -> Encoder:
-    """The encoder of a run, its trained backbone (teacher or student, as the method says), or of a
-    file of weights, with what it needs to be called on images.
+    """Load the encoder of a run, its trained backbone (teacher or student, as the method defines),
+    or of a weights file, with everything needed to call it on images.
 
     Args:
       path: the run's folder; or weights, ours or public ones (docs/weights.md): safetensors, npz or
-        .pth, an index of several files, or a folder as the Hugging Face hub has them.
-      step: of the run's checkpoint; by default the newest.
-      stage: the layer to read, a number (-1 is the last) or a name of `Encoder.layers`; by default
-        where the method's representation is.
+        .pth, an index of several files, or a folder as on the Hugging Face hub.
+      step: step of the run's checkpoint; by default the newest.
+      stage: layer to read, a number (-1 is the last) or a name of `Encoder.layers`; by default the
+        method's representation.
       pool: "pooled" (the network's own output, of its last layer), "avg", "grid" (averages over 2
-        x 2), "cls" (the layer's class token), or "none" for features of every place; by default the
-        method's, and "avg" of an earlier layer where that is "pooled".
-      mesh: devices that hold the weights, each all of them; any mesh; by default one device.
-      backbone: of a public file, what its names and shapes do not tell, {"heads": 12}.
-      trust_code: run a method file that lies in the folder of a run (docs/safety.md).
+        x 2), "cls" (the layer's class token), or "none" for features at every position; by default
+        the method's, or "avg" for an earlier layer if that is "pooled".
+      mesh: devices, each of which holds all weights; any mesh; by default one device.
+      backbone: settings that a public file's names and shapes do not determine, {"heads": 12}.
+      trust_code: whether to run a method file in the folder of a run (docs/safety.md).
 
     Raises:
-      UserError: no such run, checkpoint, file or layer; a network that ours cannot compute whole.
+      UserError: no such run, checkpoint, file or layer; a network that ours cannot compute
+        completely.
     """
     devices = mesh or sharding.make_mesh(sharding.MeshConfig(), jax.local_devices()[:1])
     where = Path(path).expanduser()
     if orbax_export.is_weights(where):
         if step is not None:
-            raise UserError(f"{where} holds weights of one step; leave the step out")
-        made = weights_file.encoder(where, devices, backbone)
+            raise UserError(f"{where} holds the weights of only one step; leave step out")
+        encoder = weights_file.encoder(where, devices, backbone)
     elif backbone:
-        raise UserError(f"{where} is a run, which says what its backbone is; leave backbone out")
+        raise UserError(f"{where} is a run, which specifies its backbone; leave backbone out")
     else:
         with trust.scope(trust_code):
-            made = from_run(where, step, devices)
-    return made if stage is None and pool is None else made.at(stage, pool)
+            encoder = from_run(where, step, devices)
+    return encoder if stage is None and pool is None else encoder.at(stage, pool)
 
 
 def from_run(folder: Path, step: int | None, mesh: jax.sharding.Mesh) -> Encoder:
-    """The encoder of a checkpoint, the newest where `step` is None."""
+    """Load the encoder of a checkpoint, the newest if `step` is None."""
     experiment = Experiment.of_run(folder)
-    # Every device holds all of it, so the axes of the mesh need not be those of training.
+    # Every device holds all weights, so the mesh need not have the axes of training.
     placed = jax.tree.map(lambda _: sharding.replicated(mesh), experiment.abstract_state)
     objective, config = experiment.objective, experiment.raw
     with Checkpoints(folder / "checkpoints", reader=True) as checkpoints, jax.set_mesh(mesh):

@@ -1,4 +1,4 @@
-"""Weights as an Orbax checkpoint in a folder of its own, beside files of them."""
+"""Weights exported as an Orbax checkpoint, in a folder of its own."""
 
 import json
 from collections.abc import Mapping
@@ -17,35 +17,35 @@ from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.weights import files, folders
 from ssl_jax.weights.files import TensorFile
 
-ARRAYS = "arrays"  # of the metadata: dtype and shape of each tensor
+ARRAYS = "arrays"  # key of the metadata: dtype and shape of each tensor
 
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write a checkpoint of step 0 with this metadata.
 
     Raises:
-      UserError: something is there already, or the folder cannot be written.
+      UserError: the folder exists, or cannot be written.
     """
     if folder.exists():
         raise UserError(f"--output={folder} exists; name a new folder")
-    about = {name: [array.dtype.name, list(array.shape)] for name, array in tensors.items()}
+    arrays = {name: [array.dtype.name, list(array.shape)] for name, array in tensors.items()}
     try:
         with replacing(folder) as temporary, Checkpoints(temporary) as checkpoints:
             state: Any = _nested(tensors)
-            checkpoints.save(0, state, dict(metadata) | {ARRAYS: json.dumps(about)})
+            checkpoints.save(0, state, dict(metadata) | {ARRAYS: json.dumps(arrays)})
             checkpoints.finish()
     except (OSError, UserError) as e:
         raise UserError(f"cannot write --output={folder}: {e}") from None
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether a folder looks like a checkpoint that `write` made."""
+    """Tell whether a folder looks like a checkpoint that `write` made."""
     return folder.is_dir() and (folder / "0").is_dir()
 
 
 def is_weights(path: Path) -> bool:
-    """Whether a path is to be read as weights: a file, an exported checkpoint, or a folder that is
-    no run's. Of a folder that is neither, `read_any` says what was looked for.
+    """Tell whether to read a path as weights: a file, an exported checkpoint, or a folder that is
+    not a run's. If such a folder holds no weights, the error of `read_any` names what it expects.
     """
     if path.is_file() or is_exported(path):
         return True
@@ -54,11 +54,11 @@ def is_weights(path: Path) -> bool:
     try:
         return not (path / "config.json").exists() or "config" in folders.beside(path / "_")
     except UserError:
-        return False  # what reads a run says what is wrong with its config.json
+        return False  # reading the run reports what is wrong with its config.json
 
 
 def read_any(path: Path) -> TensorFile:
-    """The tensors of a file, of a folder that `write` made, or of a folder of files.
+    """Read the tensors of a file, of a folder that `write` made, or of a folder of files.
 
     Raises:
       UserError: it cannot be read, or the folder holds something else.
@@ -66,20 +66,22 @@ def read_any(path: Path) -> TensorFile:
     if not is_exported(path):
         if path.is_dir() and not is_weights(path):
             raise UserError(
-                f"{path} is the folder of a run; ssl-jax export --workdir={path} writes its weights"
+                f"{path} is the folder of a run; write its weights: ssl-jax export --workdir={path}"
             )
         return files.read(path)
     with Checkpoints(path, reader=True) as checkpoints:
         try:
             metadata = checkpoints.metadata(0)
-            about = from_json(metadata.pop(ARRAYS))
-            shapes = {name: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for name, (d, s) in about.items()}
+            arrays = from_json(metadata.pop(ARRAYS))
+            shapes = {
+                name: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for name, (d, s) in arrays.items()
+            }
             abstract: Any = _nested(shapes)
         except UserError:
             raise
         except Exception:  # the metadata may be anything
             raise UserError(
-                f"{path} is a checkpoint, but none that `ssl-jax export` wrote"
+                f"{path} is a checkpoint, but `ssl-jax export` did not write it"
             ) from None
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         placed: Any = jax.tree.map(lambda _: here, abstract)
@@ -89,7 +91,7 @@ def read_any(path: Path) -> TensorFile:
 
 
 def _nested(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} to {"a": {"b": x}}."""
+    """Convert {"a/b": x} to {"a": {"b": x}}."""
     out: dict[str, Any] = {}
     for name, value in tensors.items():
         *outer, last = name.split("/")

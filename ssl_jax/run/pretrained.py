@@ -1,4 +1,4 @@
-"""Weights that a run starts from, another run's or a file's: `train.init_from`."""
+"""Weights that a run starts from, of another run or of a file: `train.init_from`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,37 +24,37 @@ from ssl_jax.weights.places import under
 
 
 class Plan(NamedTuple):
-    """What of a file goes where.
+    """Assignment of a file's variables to the state of a run.
 
     Attributes:
-      student: variables by path, from which the backbone starts and every copy of it.
-      leaves: path in the state -> value, of all that is loaded beside it.
-      heads, left: names of the file's heads that fit, and of those that do not.
+      student: variables by path, from which the backbone and all its copies start.
+      leaves: path in the state -> value, of everything else that is loaded.
+      heads, unused: names of the file's heads that fit, and of those that do not.
     """
 
     student: Mapping[str, np.ndarray]
     leaves: dict[str, np.ndarray]
     heads: list[str]
-    left: list[str]
+    unused: list[str]
 
 
 def load(experiment: Experiment, console: Console) -> InitialWeights | None:
-    """What `train.init_from` names, laid out over this run's mesh; None if it names nothing.
+    """Load what `train.init_from` names, placed on this run's mesh; None if it is empty.
 
-    Of another run the encoder is taken, whatever this run trains. Of a file, also the heads that
-    fit and, where both have one, the slow average; see docs/weights.md.
+    From another run the encoder is loaded, whatever this run trains. From a file also the heads
+    that fit are loaded and, where both have one, the slow average; see docs/weights.md.
 
     Raises:
-      UserError: there is no such run, checkpoint or file, or its backbone is of another shape.
+      UserError: no such run, checkpoint or file, or its backbone has another shape.
     """
     name = experiment.train.init_from
     if not name:
         return None
     if not _is_run(Path(name)):
         weights = from_file(experiment)
-        found = plan(experiment, weights)
-        _tell(console, name, weights, found)
-        return _placed(experiment, found)
+        assignment = plan(experiment, weights)
+        _report(console, name, weights, assignment)
+        return _placed(experiment, assignment)
     folder = Path(name)
     other = Experiment.of_run(folder)
     placed = state.shardings(other.abstract_state, experiment.sections["mesh"], experiment.mesh)
@@ -65,24 +65,24 @@ def load(experiment: Experiment, console: Console) -> InitialWeights | None:
         restored = checkpoints.restore(step, other.abstract_state, placed)
     encoder = other.objective.encoder(restored.params, restored.extra)
     same(experiment, other)
-    backbone, left = fit(_backbone(encoder), own_backbone(experiment), str(folder))
-    more = f"; left there: {', '.join(left)}" if left else ""
+    backbone, unused = fit(_backbone(encoder), own_backbone(experiment), str(folder))
+    more = f"; not loaded: {', '.join(unused)}" if unused else ""
     method = other.raw["objective"]["name"]
     console.print(f"backbone from step {step} of {folder} ({method}){more}")
     return InitialWeights(backbone)
 
 
 def check(experiment: Experiment) -> None:
-    """Whether `load` will find weights that fit. Of a run it reads none of them.
+    """Check that `load` will find weights that fit. Of a run only the config is read.
 
     Raises:
-      UserError: there is no such run or file, or its backbone is of another shape.
+      UserError: no such run or file, or its backbone has another shape.
     """
     name = experiment.train.init_from
     if name and _is_run(Path(name)):
         other = Experiment.of_run(Path(name))
-        now = other.abstract_state
-        encoder = jax.eval_shape(other.objective.encoder, now.params, now.extra)
+        abstract = other.abstract_state
+        encoder = jax.eval_shape(other.objective.encoder, abstract.params, abstract.extra)
         same(experiment, other)
         fit(_backbone(encoder), own_backbone(experiment), name)
     elif name:
@@ -90,7 +90,7 @@ def check(experiment: Experiment) -> None:
 
 
 def same(experiment: Experiment, other: Experiment) -> None:
-    """Compare what shapes do not tell of the backbones of two runs.
+    """Compare the settings of two runs' backbones that shapes do not show.
 
     Raises:
       UserError: they differ.
@@ -102,28 +102,28 @@ def same(experiment: Experiment, other: Experiment) -> None:
         raise UserError(f"train.init_from: {experiment.train.init_from}: {e}") from None
 
 
-def backbone_of(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """The section `backbone` of what `train.init_from` names, and the channels of its images.
+def backbone_of(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return the section `backbone` of what `train.init_from` names, and the number of channels.
 
     Args:
-      given: keys of the section that a public file does not tell.
+      settings: keys of the section that a public file does not specify.
 
     Raises:
-      UserError: there is no such run or file, or it does not tell.
+      UserError: no such run or file, or it does not specify its backbone.
     """
     path = Path(name).expanduser()
     if _is_run(path):
         run = Experiment.of_run(path)
         return {"name": "resnet"} | dict(run.raw.get("backbone", {})), run.spec.channels
     try:
-        weights = networks.of_file(orbax_export.read_any(path), str(path), given)
+        weights = networks.of_file(orbax_export.read_any(path), str(path), settings)
     except UserError as e:
         raise UserError(f"train.init_from: {e}") from None
     return dict(weights.backbone), weights.channels
 
 
 def from_file(experiment: Experiment) -> Weights:
-    """The weights in the file, or in the exported checkpoint, that `train.init_from` names.
+    """Read the weights from the file, or the exported checkpoint, that `train.init_from` names.
 
     Raises:
       UserError: it cannot be read, or holds another network than `backbone`.
@@ -138,100 +138,102 @@ def from_file(experiment: Experiment) -> Weights:
 
 
 def plan(experiment: Experiment, weights: Weights) -> Plan:
-    """What of a file goes where in the state of this run."""
+    """Assign the variables of a file to the state of this run."""
     objective, abstract = experiment.objective, experiment.abstract_state
     where = places(objective, abstract.params, abstract.extra)
-    leaves = tree.named_leaves({"params": abstract.params, "extra": abstract.extra})
+    shapes = {
+        path: leaf.shape
+        for path, leaf in tree.named_leaves(
+            {"params": abstract.params, "extra": abstract.extra}
+        ).items()
+    }
     both = len(weights.networks) > 1 and any(part == TEACHER for part, _ in where.values())
     sources = {part: part if both else weights.encoder for part in (STUDENT, TEACHER)}
-    found: dict[str, np.ndarray] = {}
+    leaves: dict[str, np.ndarray] = {}
     heads: set[str] = set()
     for part, source in sources.items():
-        given = weights.networks[source]
+        variables = weights.networks[source]
         own = {path: place for place, (of, path) in where.items() if of == part}
         for head in {path.split("/")[0] for path in own}:
             paths = {path: place for path, place in own.items() if path.split("/")[0] == head}
             if head == "backbone" and not both:
-                continue  # the state is made with it
-            shapes = {path: leaves[place].shape for path, place in paths.items()}
-            if _fits(given, shapes, head):
-                found |= {place: given[path] for path, place in paths.items()}
+                continue  # the state is created with it
+            expected = {path: shapes[place] for path, place in paths.items()}
+            if _fits(variables, expected, head):
+                leaves |= {place: variables[path] for path, place in paths.items()}
                 heads.add(head)
     if weights.metadata.get("method") == experiment.raw["objective"]["name"]:
         rest = {
             p: weights.rest[p] for p, (of, _) in where.items() if of == REST and p in weights.rest
         }
-        found |= {p: array for p, array in rest.items() if array.shape == leaves[p].shape}
-    left = [head for head in weights.heads if head not in heads]
-    return Plan(weights.networks[sources[STUDENT]], found, sorted(heads - {"backbone"}), left)
+        leaves |= {p: array for p, array in rest.items() if array.shape == shapes[p]}
+    unused = [head for head in weights.heads if head not in heads]
+    return Plan(weights.networks[sources[STUDENT]], leaves, sorted(heads - {"backbone"}), unused)
 
 
-def _fits(given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], head: str) -> bool:
-    """Whether the file has exactly these variables of a head."""
-    if any(path not in given or given[path].shape != shape for path, shape in shapes.items()):
+def _fits(variables: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], head: str) -> bool:
+    """Tell whether the file's variables of a head have exactly these shapes."""
+    if any(p not in variables or variables[p].shape != shape for p, shape in shapes.items()):
         return False
-    more = [path for path in given if path.split("/")[0] == head and path not in shapes]
-    # Norms of prototypes that are fixed at 1 are stored in DINO's files, and no parameter of ours.
-    return all(path.endswith("last_layer/g") and np.all(given[path] == 1) for path in more)
+    more = [path for path in variables if path.split("/")[0] == head and path not in shapes]
+    # DINO's files store norms of prototypes that are fixed at 1; ours have no such parameter.
+    return all(path.endswith("last_layer/g") and np.all(variables[path] == 1) for path in more)
 
 
-def _placed(experiment: Experiment, found: Plan) -> InitialWeights:
-    where = {
-        "params": experiment.placed.params,
-        "extra": experiment.placed.extra,
-    }
-    shardings = tree.named_leaves(where)
+def _placed(experiment: Experiment, assignment: Plan) -> InitialWeights:
+    placed = experiment.placed
+    shardings = tree.named_leaves({"params": placed.params, "extra": placed.extra})
 
     def put(array: np.ndarray, path: str) -> jax.Array:
         return jax.make_array_from_callback(array.shape, shardings[path], array.__getitem__)
 
-    given = under(found.student, "backbone/")
-    params, stats = networks.fill(given, own_backbone(experiment), experiment.train.init_from)
+    variables = under(assignment.student, "backbone/")
+    params, stats = networks.fill(variables, own_backbone(experiment), experiment.train.init_from)
     backbone = (
         tree.map_with_name(lambda path, x: put(x, f"params/backbone/{path}"), params),
         tree.map_with_name(lambda path, x: put(x, f"extra/stats/backbone/{path}"), stats),
     )
     return InitialWeights(
-        backbone, {path: put(array, path) for path, array in found.leaves.items()}
+        backbone, {path: put(array, path) for path, array in assignment.leaves.items()}
     )
 
 
-def _tell(console: Console, name: str, weights: Weights, found: Plan) -> None:
+def _report(console: Console, name: str, weights: Weights, assignment: Plan) -> None:
     where = ", ".join(weights.report.networks)
-    said = [f"backbone from {name}, {weights.report.loaded:,} tensors ({where})"]
-    said += [f"heads: {', '.join(found.heads)}"] if found.heads else []
-    left = [*found.left, *weights.report.skipped]
-    said += [f"left there: {networks.few(tuple(left))}"] if left else []
-    console.print("; ".join(said))
+    phrases = [f"backbone from {name}, {weights.report.loaded:,} tensors ({where})"]
+    phrases += [f"heads: {', '.join(assignment.heads)}"] if assignment.heads else []
+    unused = [*assignment.unused, *weights.report.skipped]
+    phrases += [f"not loaded: {networks.few(tuple(unused))}"] if unused else []
+    console.print("; ".join(phrases))
 
 
 def own_backbone(experiment: Experiment) -> tuple[Tree, Tree]:
-    """Shapes of the variables of the run's backbone, (params, stats)."""
+    """Return the shapes of the variables of the run's backbone, (params, stats)."""
     return jax.eval_shape(experiment.objective.backbone.init, jax.random.key(0))
 
 
-def fit(given: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[Tree, list[str]]:
-    """Those of the variables `given` that `like` has, in its structure, and the names of others.
+def fit(source: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[Tree, list[str]]:
+    """Select the variables of `source` that `like` has, in its structure; also return the names of
+    the others.
 
     Raises:
-      UserError: one that `like` has is missing, or has another shape.
+      UserError: a variable of `like` is missing, or has another shape.
     """
-    there = networks.flat(*given)
-    missing, wrong = networks.compare(there, like)
-    wanted = networks.flat(*like)
-    more = tuple(path for path in there if path not in wanted and path != "mask_token")
+    variables, expected = networks.flat(*source), networks.flat(*like)
+    missing, wrong = networks.compare(variables, like)
+    more = tuple(path for path in variables if path not in expected and path != "mask_token")
     if missing or wrong or more:
-        said = networks.Report(0, missing=missing, wrong=wrong, inside=more).complaint()
+        difference = networks.Report(0, missing=missing, wrong=wrong, inside=more).complaint()
         raise UserError(
-            f"train.init_from: the encoder of {name} is another network than `backbone`: {said}. "
-            f"Give `backbone` the values that it has in {name}/config.json"
+            f"train.init_from: the encoder of {name} is another network than `backbone`: "
+            f"{difference}. Give `backbone` the values that it has in {name}/config.json"
         )
-    found = tuple(tree.map_with_name(lambda path, _: there[path], part) for part in like)
-    return found, [path for path in there if path not in wanted]
+    selected = tuple(tree.map_with_name(lambda path, _: variables[path], part) for part in like)
+    return selected, [path for path in variables if path not in expected]
 
 
 def _is_run(path: Path) -> bool:
-    """What is not there is taken for a run's folder, unless it has the name of a file."""
+    """Tell whether `path` is a run's folder, as is a missing path that is not named like a file."""
     return not orbax_export.is_weights(path) and not (path.suffix and not path.exists())
 
 

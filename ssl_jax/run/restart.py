@@ -1,4 +1,4 @@
-"""Run a training command again until it is done: a run goes on where its newest checkpoint lies."""
+"""Restart a training command until it is done; a run resumes from its newest checkpoint."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ from ssl_jax.core import trust
 from ssl_jax.core.watch import FINAL, INTERRUPTED, LOST
 from ssl_jax.train.manifest import steps
 
-CHILD = "SSL_JAX_RESTARTED"  # in the environment of the process that does the work
+CHILD = "SSL_JAX_RESTARTED"  # environment variable that marks the process that trains
 PAUSE = 5.0  # seconds before a restart, so that all processes of a run have ended
 REASONS = {
     LOST: "asked to end, or another process was lost",
@@ -22,49 +22,50 @@ REASONS = {
 
 
 def until_done(argv: Sequence[str], folder: Path, times: int) -> int:
-    """Run `ssl-jax ARGV` in a child until it ends well or in a way that a restart cannot mend (the
-    exit codes 2, what the user can mend, and 130, Ctrl-C), or until this process is told to end.
+    """Run `ssl-jax ARGV` in a child until it succeeds, until it fails in a way that a restart
+    cannot fix (exit code 2, an error of the user's, or 130, Ctrl-C), or until this process receives
+    SIGTERM.
 
     Args:
-      argv: the command, which may hold its `--restarts` still.
-      folder: of the run, whose checkpoints show what has been got done.
-      times: so many restarts in a row without a newer checkpoint are made; then it gives up.
+      argv: the command, which may still contain its `--restarts`.
+      folder: the run's folder, whose checkpoints show the progress.
+      times: restarts in a row without a newer checkpoint, after which it gives up.
 
     Returns:
       The exit code of the last attempt.
     """
     command, env = trust.python("ssl_jax")
-    left, reached = times, newest(folder)
+    remaining, reached = times, newest(folder)
     while True:
-        code, told = _child([*command, *argv], env)
-        if told or code in (0, FINAL, INTERRUPTED):
+        code, terminated = _child([*command, *argv], env)
+        if terminated or code in (0, FINAL, INTERRUPTED):
             return code if code >= 0 else 128 - code
         before, reached = reached, newest(folder)
-        left = times if reached > before else left
+        remaining = times if reached > before else remaining
         why = f"exit code {code}, {REASONS.get(code, 'see above')}"
-        if left == 0:
-            _say(f"given up after {times} restart(s) without a newer checkpoint ({why})")
+        if remaining == 0:
+            _say(f"gave up after {times} restart(s) without a newer checkpoint ({why})")
             return code if code >= 0 else 128 - code
-        left -= 1
-        _say(f"restart, from step {max(reached, 0)} ({why})")
+        remaining -= 1
+        _say(f"restarting from step {max(reached, 0)} ({why})")
         time.sleep(PAUSE)
 
 
 def newest(folder: Path) -> int:
-    """Step of the newest checkpoint in `folder`, -1 if there is none."""
+    """Return the step of the newest checkpoint in `folder`, -1 if there is none."""
     return max(steps(folder / "checkpoints"), default=-1)
 
 
 def _child(command: Sequence[str], env: Mapping[str, str]) -> tuple[int, bool]:
-    """Run it: its exit code, and whether SIGTERM came for this process, which is passed on. Ctrl-C
-    reaches both; it is the child that decides what it does.
+    """Run the command; return its exit code and whether this process received SIGTERM, which is
+    passed on. Ctrl-C reaches both processes; the child decides what to do.
     """
-    told = False
+    terminated = False
     process = subprocess.Popen(command, env={**env, CHILD: "1"})
 
     def end(*_: Any) -> None:
-        nonlocal told
-        told = True
+        nonlocal terminated
+        terminated = True
         process.terminate()
 
     before = {
@@ -72,7 +73,7 @@ def _child(command: Sequence[str], env: Mapping[str, str]) -> tuple[int, bool]:
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
     }
     try:
-        return process.wait(), told
+        return process.wait(), terminated
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

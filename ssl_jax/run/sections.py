@@ -1,4 +1,4 @@
-"""The keys of a config: the dataclass, or function, that declares those of each section."""
+"""The sections of a config, each with the dataclass or function that declares its keys."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,17 +23,17 @@ SECTIONS: dict[str, type] = {
 
 
 def settle_objective(make: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `objective` for the method that `make` builds, with the texts of a command line
-    as values of the types that it declares.
+    """Convert the texts of a command line in the section `objective` to the types that the method
+    built by `make` declares.
 
     Raises:
-      UserError: a text that is no value of its key's type.
+      UserError: a text that is not a value of its key's type.
     """
     owner = getattr(make, "__self__", None)  # the class, where `make` is `Objective.make`
     return checked.settle(owner if isinstance(owner, type) else make, values, "objective")
 
 
 def settle_backbone(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `backbone`, likewise; as it is where its name is not known."""
+    """Convert the section `backbone` likewise; an unknown backbone's section stays as it is."""
     make = nets.BACKBONES.get(str(values.get("name", "resnet")))
     return dict(values) if make is None else checked.settle(make, values, "backbone")

@@ -1,4 +1,4 @@
-"""Lists of runs: which there are, and how far each is."""
+"""Studies: lists of runs, and which of them are finished."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Planned:
     """One run of a study.
 
     Attributes:
-      name: of its folder.
+      name: its folder's name.
       config: METHOD:RECIPE or PATH.py:RECIPE.
       changes: dotted key of the config -> value.
     """
@@ -28,38 +28,38 @@ class Planned:
     changes: Mapping[str, Any]
 
     def words(self, folder: Path, data: str = "", eval_data: str = "") -> list[str]:
-        """The arguments of `ssl-jax train`."""
-        given = {"data": data, "eval_data": eval_data, "workdir": str(folder / self.name)}
+        """Return the arguments of `ssl-jax train`."""
+        flags = {"data": data, "eval_data": eval_data, "workdir": str(folder / self.name)}
         return [
             f"--config={self.config}",
-            *(f"--{name}={value}" for name, value in given.items() if value),
+            *(f"--{name}={value}" for name, value in flags.items() if value),
             *(f"--config.{key}={value}" for key, value in self.changes.items()),
         ]
 
 
 def read(spec: str, overrides: Sequence[command_line.Override] = ()) -> list[Planned]:
-    """The runs of a study: its file's `get_config` gives {name: {"config": "simclr:digits",
-    "train.steps": 100, ...}}; `overrides` go to all of them.
+    """Read the runs of a study: its file's `get_config` gives {name: {"config": "simclr:digits",
+    "train.steps": 100, ...}}; `overrides` apply to all of them.
 
     Raises:
       UserError: no such file or study, or a run of another form.
     """
-    found = load_config(spec)
-    if not found:
-        raise UserError(f"--study={spec}: no run in it")
+    entries = load_config(spec)
+    if not entries:
+        raise UserError(f"--study={spec}: it holds no run")
     runs = []
-    for name, values in found.items():
+    for name, values in entries.items():
         if not isinstance(values, Mapping) or not isinstance(values.get("config"), str):
             raise UserError(f"--study={spec}: {name}: expected a dict with the key 'config'")
         if Path(name).name != name or name.startswith("."):
-            raise UserError(f"--study={spec}: {name!r} is no name for a folder")
+            raise UserError(f"--study={spec}: {name!r} is not a valid folder name")
         changes = {k: v for k, v in values.items() if k != "config"} | dict(overrides)
         runs.append(Planned(name, values["config"], changes))
     return runs
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run there has its last checkpoint, before which it was evaluated."""
+    """Tell whether the run has its last checkpoint, which is saved after the last evaluation."""
     if not (folder / "config.json").exists():
         return False
     total = read_config(folder).get("spec", {}).get("total_steps")

@@ -1,5 +1,5 @@
-"""Data sets that `ssl-jax evaluate` measures on: the run's own, those of the command line, or the
-named ones of a suite.
+"""Data sets that `ssl-jax evaluate` measures on: the run's own, those of the command line, or those
+of a suite.
 """
 
 import dataclasses
@@ -27,12 +27,13 @@ class DataSet:
     """One data set of a suite.
 
     Attributes:
-      data: labelled training images, as --data takes them; "" is the run's own.
-      eval_data: evaluation images; "" is what `data` itself holds out, else a fifth of it.
-      metric: what its standard reports: "top1", or "mean_per_class", the mean over the classes.
-        The number `PROTOCOL_METRIC` is also written as `score`.
-      max_train, max_eval: examples of each set at the most; 0 is the run's `evals.max_train`.
-      settings: of protocols, {"logistic": {"holdout": 0.2}}, in place of the run's.
+      data: labelled training images, as --data takes them; "" for the run's own.
+      eval_data: evaluation images; "" for what `data` itself holds out, else a fifth of it.
+      metric: the standard metric of the data set: "top1", or "mean_per_class", the mean over the
+        classes. The number `PROTOCOL_METRIC` is also written as `score`.
+      max_train, max_eval: maximum number of examples of each set; 0 for the run's `evals.max_train`
+        and `evals.max_eval`.
+      settings: settings of protocols, {"logistic": {"holdout": 0.2}}, in place of the run's.
     """
 
     data: str = ""
@@ -44,55 +45,62 @@ class DataSet:
 
 
 def suite(spec: str) -> dict[str, DataSet]:
-    """The data sets that a file names: its `get_config` gives {name: {"data": ..., ...}}.
+    """Read the data sets that a file names: its `get_config` returns {name: {"data": ..., ...}}.
 
     Args:
       spec: "FILE.py:NAME", or the name of a shipped file, "suites:kornblith".
 
     Raises:
-      UserError: no such file or suite, or a data set of another form.
+      UserError: no such file or suite, or an invalid data set.
     """
-    found = load_config(spec)
-    if not found:
-        raise UserError(f"--suite={spec}: no data set in it")
-    for name, values in found.items():
+    entries = load_config(spec)
+    if not entries:
+        raise UserError(f"--suite={spec}: it holds no data set")
+    for name, values in entries.items():
         if not isinstance(values, Mapping):
             raise UserError(
-                f"--suite={spec}: {name} holds {values!r}; expected data, eval_data, ..."
+                f"--suite={spec}: {name}: expected a dict of data, eval_data, ..., got {values!r}"
             )
         for protocol in values.get("settings", {}):
             if protocol not in EvalsConfig.known():
-                raise UserError(f"--suite={spec}: {name}: no protocol {protocol!r}")
-    return {name: checked.build(DataSet, values, name) for name, values in found.items()}
+                raise UserError(f"--suite={spec}: {name}: unknown protocol {protocol!r}")
+    return {name: checked.build(DataSet, values, name) for name, values in entries.items()}
 
 
 def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Protocol]:
-    """The protocol with the settings of each cell.
+    """Return the protocol with the settings of each cell, without duplicates.
 
     Raises:
-      UserError: a setting that it has not or that changes nothing, or a wrong value.
+      UserError: an unknown setting, a setting that changes nothing, or an invalid value.
     """
     for setting in type(protocol).of_pixels:
         if any(setting in cell for cell in cells):
             raise UserError(
                 f"{name}.{setting} would change nothing: it is for raw pixels, which training "
-                "measures beside the network"
+                "measures as a baseline"
             )
     current = {f.name: getattr(protocol, f.name) for f in dataclasses.fields(protocol)}
-    made = [checked.build(type(protocol), current | cell, name) for cell in cells]
-    for one, cell in zip(made, cells, strict=True):
-        checked.check_used(one, name, cell)
-    return list(dict.fromkeys(made))
+    variants = [checked.build(type(protocol), current | cell, name) for cell in cells]
+    for variant, cell in zip(variants, cells, strict=True):
+        checked.check_used(variant, name, cell)
+    return list(dict.fromkeys(variants))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked on one pair of data sets; `about` of a record says which."""
+    """Measurements to make on one pair of data sets.
+
+    Attributes:
+      name: the data set's name in a suite; "" for the run's own or those of the command line.
+      quality: evaluator on the two sets.
+      settings: name of a protocol -> its settings to measure.
+      identity: fields of a record that identify the data sets.
+    """
 
     name: str
     quality: Quality
-    asked: Mapping[str, Sequence[Protocol]]
-    about: dict[str, Any]
+    settings: Mapping[str, Sequence[Protocol]]
+    identity: dict[str, Any]
 
     @classmethod
     def of(
@@ -103,19 +111,20 @@ class Task:
         protocols: Sequence[str],
         cells: Sequence[Cell],
     ) -> "Task":
-        """The run's own settings, with those of the data set, with those of each cell.
+        """Combine the run's settings with those of the data set and of each cell, in this order.
 
         Raises:
-          UserError: data that cannot be opened, or that, with a name, lack the labels asked for.
+          UserError: data that cannot be opened, or a named data set without the labels that a
+            protocol needs.
         """
         evals = experiment.evals
         most = {k: getattr(data, k) or getattr(evals, k) for k in ("max_train", "max_eval")}
-        asked = {}
+        requested = {}
         for protocol in protocols or evals.protocols:
-            (one,) = settings(
+            (base,) = settings(
                 evals.protocol(protocol), protocol, [dict(data.settings.get(protocol, {}))]
             )
-            asked[protocol] = settings(one, protocol, cells)
+            requested[protocol] = settings(base, protocol, cells)
         source = experiment.opened(data.data, "train") if data.data else experiment.evals_source
         test = experiment.opened(data.eval_data, "eval") if data.eval_data else None
         if test is None and not data.data:
@@ -131,23 +140,22 @@ class Task:
             experiment.mesh,
             tokenizer=experiment.tokenizer,
         )
-        asked = {p: quality.spread_over_stages(some) for p, some in asked.items()}
+        requested = {p: quality.spread_over_stages(group) for p, group in requested.items()}
         if not quality.images.labelled:
-            if name and any(one.labels for some in asked.values() for one in some):
+            if name and any(protocol.labels for group in requested.values() for protocol in group):
                 raise UserError(f"{source.name} or its evaluation set has no labels")
             terminal().print("no labels: only the label-free numbers can be measured")
-        about = most | {
+        identity = most | {
             "data": source.name,
             "data_fingerprint": source.fingerprint(),
             "eval_data": test.name if test else "a fifth of data, even over the labels",
             "eval_fingerprint": test.fingerprint() if test else None,
         }
         if len(source) > most["max_train"] or len(test or ()) > most["max_eval"]:
-            about["sample"] = "even over the labels"  # not as versions before drew it
-        return cls(
-            name, quality, asked, about | ({"set": name, "metric": data.metric} if name else {})
-        )
+            identity["sample"] = "even over the labels"  # earlier versions sampled differently
+        identity |= {"set": name, "metric": data.metric} if name else {}
+        return cls(name, quality, requested, identity)
 
     def subject(self, encoder: Callable[[], Encoder]) -> Subject:
-        """What protocols look at; `encoder` gives that of a checkpoint."""
+        """Return what protocols measure; `encoder` returns that of a checkpoint."""
         return self.quality.subject(encoder())

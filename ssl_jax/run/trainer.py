@@ -1,5 +1,5 @@
-"""A run in its folder, from wherever it stands to the end: what the loop calls, and what is done
-where something goes wrong.
+"""The trainer of a run: starts or resumes it, connects the loop to checkpoints, metrics and
+evaluations, and handles failures.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from ssl_jax.core import distributed
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
 from ssl_jax.cost import flops
+from ssl_jax.data.pipeline import Batches
 from ssl_jax.evals.collapse import diagnose
 from ssl_jax.evals.evaluator import Quality
 from ssl_jax.run import pretrained
@@ -40,27 +41,27 @@ from ssl_jax.train.state import TrainState
 from ssl_jax.train.step import make_train_step
 
 PACKAGES = ("ssl-jax", "jax", "flax", "optax", "orbax-checkpoint")
-RETRIES, PAUSE = 3, 2.0  # of a last save that failed; seconds before each
+RETRIES, PAUSE = 3, 2.0  # of a failed last save; seconds before each
 UNTOUCHED = "nothing was trained yet, so nothing is saved"
 SAVED = "nothing was trained since the newest checkpoint, so nothing is saved"
-ERRORS = "errors.log"  # in the run's folder: tracebacks of what did not end the run
+ERRORS = "errors.log"  # in the run's folder: tracebacks of errors that did not end the run
 
 
 @dataclass(frozen=True)
-class Begin:
-    """Where a part of a run starts.
+class ResumePoint:
+    """Point from which a run starts or resumes.
 
     Attributes:
-      evaluated: whether what is due at `step` was evaluated.
-      left_out: batches that no step saw, as losses of theirs were not finite: step s takes batch
-        s + left_out.
-      measured: metrics up to this step belong to it, those beyond are made again.
+      evaluated: whether the evaluation that is due at `step` was made.
+      skipped_batches: batches that no step uses, as they led to a loss that was not finite: step s
+        takes batch s + skipped_batches.
+      measured: last step whose metrics are valid; those of later steps are written again.
     """
 
     step: int
     state: TrainState
     evaluated: bool
-    left_out: int
+    skipped_batches: int
     measured: int
 
 
@@ -68,14 +69,14 @@ class Training:
     """One run in this process.
 
     Args:
-      resolved: the config as it is written down.
-      line: where a person sees what is done.
-      stop: who hears that the run is to end; entered.
-      accept: whether to go on with a run though its config or data were others.
+      resolved: the config as it is written to config.json.
+      line: progress line in the terminal.
+      stop: handler of signals that end the run; entered.
+      accept: whether to resume a run although its config or data have changed.
 
     Attributes:
       last: the last value of every metric, in the process that writes them.
-      finished: whether nothing was left to do.
+      finished: whether the run was already finished.
     """
 
     def __init__(
@@ -102,11 +103,11 @@ class Training:
         self.finished = self._owing = self._moving = False
 
     def run(self) -> int:
-        """Train to the end, or until somebody asks to end: the exit code.
+        """Train until the run ends or is interrupted; return the exit code.
 
         Raises:
-          Interrupted: somebody asked to end before the first step.
-          UserError: something that a person must mend.
+          Interrupted: interrupted before the first step.
+          UserError: an error that the user must fix.
         """
         policy = self._experiment.train
         tries = 0
@@ -114,49 +115,51 @@ class Training:
             with self._stop.region(UNTOUCHED):
                 self._line.phase("building the network and its optimizer")
                 self._prepare()
-                begin = self._begin()
-                self.finished = self._is_over(begin.step, begin.evaluated)
-                self._estimate(begin.step)
+                start = self._resume_point()
+                self.finished = self._is_over(start.step, start.evaluated)
+                self._estimate(start.step)
             while True:
                 try:
-                    reached = self._part(begin)
+                    reached = self._train_from(start)
                     break
                 except loop.NotFinite as e:
                     if policy.nonfinite != "rollback":
                         raise
-                    before, begin = begin, self._begin()
-                    tries = tries + 1 if begin.step == before.step else 1
+                    before, start = start, self._resume_point()
+                    tries = tries + 1 if start.step == before.step else 1
                     if tries > policy.nonfinite_limit:
-                        raise UserError(f"{e}, {tries} times after step {begin.step}") from e
-                    led = e.step + 1 - begin.step
-                    begin = dataclasses.replace(begin, left_out=before.left_out + led)
-                    self._warn(
-                        f"loss or gradient not finite at step {e.step}: back to step {begin.step}, "
-                        f"without the {led} batch(es) that led there"
+                        raise UserError(f"{e}, {tries} times after step {start.step}") from e
+                    skipped = e.step + 1 - start.step
+                    start = dataclasses.replace(
+                        start, skipped_batches=before.skipped_batches + skipped
                     )
-            if reached > begin.step:
+                    self._warn(
+                        f"loss or gradient not finite at step {e.step}: back to step {start.step}, "
+                        f"skipping the {skipped} batch(es) that led there"
+                    )
+            if reached > start.step:
                 self._line.phase("saving", brief=True)
             self._checkpoints.finish()
         self._line.stop()
         if reached == self._end and not (self._owing and self._stop.code):
             return 0
         self._console.print(
-            f"saved at step {reached}; the same command goes on from there"
+            f"saved at step {reached}; run the same command to resume"
             if reached
-            else "ended before the first step; the same command starts again"
+            else "ended before the first step; run the same command to start again"
         )
         return AtOnce(self._stop.code) if self._stop.cut else self._stop.code
 
     def _estimate(self, step: int) -> None:
-        """Tell how long the steps from here on take, where that is known before."""
-        left = self._end - step
-        if left > 0 and self._mesh.devices.flat[0].platform == "cpu":
+        """Print an estimate of the remaining time, on CPUs only."""
+        remaining = self._end - step
+        if remaining > 0 and self._mesh.devices.flat[0].platform == "cpu":
             self._line.phase("estimating the time", brief=True)
-            text = estimate(self._experiment, left)
+            text = estimate(self._experiment, remaining)
             self._console.print(text, markup=False)
 
     def _prepare(self) -> None:
-        """What all parts of the run share."""
+        """Build what every attempt of the run shares: evaluator, training step and refresh."""
         run = self._experiment
         sets = run.evals_source, run.eval_source
         self._quality = Quality(
@@ -175,145 +178,80 @@ class Training:
         self._refresh = make_refresh(self._objective, run.tx, self._mesh, run.placed)
         self._mfu = _mfu(run, self._step)
 
-    def _begin(self) -> Begin:
-        """From the newest checkpoint that is whole, or from scratch."""
+    def _resume_point(self) -> ResumePoint:
+        """Return the newest checkpoint that is whole, or the start of a new run."""
         run = self._experiment
         if self._checkpoints.latest is not None:
             self._line.phase("reading the newest checkpoint")
-        found = self._checkpoints.resume(run.abstract_state, run.placed)
-        if found is None:
-            given = pretrained.load(run, self._console)
-            fresh = run.fresh_state(given)
-            return Begin(0, fresh, True, 0, measured=-1)
-        said, where = found.metadata, f"the checkpoint of step {found.step}"
-        defaults = run.defaults()
-        workdir.check_resumable(said["config"], self._resolved, where, defaults, self._accept)
+        checkpoint = self._checkpoints.resume(run.abstract_state, run.placed)
+        if checkpoint is None:
+            fresh = run.fresh_state(pretrained.load(run, self._console))
+            return ResumePoint(0, fresh, True, 0, measured=-1)
+        metadata, step = checkpoint.metadata, checkpoint.step
+        where = f"the checkpoint of step {step}"
+        workdir.check_resumable(
+            metadata["config"], self._resolved, where, run.defaults(), self._accept
+        )
         if (
-            said["data"] != self._fingerprint
+            metadata["data"] != self._fingerprint
             and not self._accept
             and not distributed.agreed(
-                lambda: run.source.matches(said["data"])  # of an older version
+                lambda: run.source.matches(metadata["data"])  # of an older version
             )
         ):
             raise UserError(
                 f"the training data {run.data.train} are not those of {where}: files, sizes, "
-                "labels, captions or pixels differ; give the old ones, another --workdir, or "
+                "labels, captions or pixels differ; use the original data, another --workdir, or "
                 "--accept_changes"
             )
-        evaluated, left_out = said["evaluated"], said["left_out"]
-        if not self._is_over(found.step, evaluated):
-            self._console.print(f"going on from {where}")
-        return Begin(found.step, found.state, evaluated, left_out, measured=found.step)
+        evaluated = metadata["evaluated"]
+        if not self._is_over(step, evaluated):
+            self._console.print(f"resuming from {where}")
+        return ResumePoint(step, checkpoint.state, evaluated, metadata["left_out"], measured=step)
 
     def _is_over(self, step: int, evaluated: bool) -> bool:
         return step == self._end and (evaluated or not self._evaluate_at(step))
 
-    def _part(self, begin: Begin) -> int:
-        """From there to the end; the step that was reached."""
+    def _train_from(self, start: ResumePoint) -> int:
+        """Train from `start` until the run ends or is interrupted; return the last step."""
         run, primary = self._experiment, distributed.primary()
         host, batches = run.training_batches(
-            begin.step + begin.left_out, self._end + begin.left_out
+            start.step + start.skipped_batches, self._end + start.skipped_batches
         )
-        written = MetricsWriter(self._folder, begin.measured, self._warn) if primary else None
-        self._line.begin(begin.step, self._end)
+        writer = MetricsWriter(self._folder, start.measured, self._warn) if primary else None
+        self._line.begin(start.step, self._end)
         self._line.phase("starting", brief=True)
-        spikes = Spikes(run.train.spike)
-        for line in written.lines if written else ():
-            if "train/loss" in line:
-                spikes.height(line["train/loss"])
-        told: dict[str, Any] = {}  # of the last checkpoint
-        now: dict[str, float] = {}  # measured at the last step that anything was
-
-        def log(step: int, values: Mapping[str, float]) -> None:
-            if "train/loss" in values:
-                height = spikes.height(values["train/loss"])
-                spike = {} if height is None else {"diag/loss_spike": height}
-                values = {**values, "perf/bad_images": host.bad} | spike
-                self._line.update(step, values)
-                if spike:
-                    self._warn(
-                        f"step {step}: the loss {values['train/loss']:.4g} is a spike, "
-                        f"{height:.0f} deviations above those before"
-                    )
-            if now.get("step") != step:
-                now.clear()
-            now.update(values, step=step)
-            if written:
-                written.write(step, values)
-
-        def save(current: TrainState, step: int, evaluated: bool) -> None:
-            if written:
-                written.sync()
-            said = self._metadata() | {"evaluated": evaluated, "left_out": begin.left_out}
-            told.update(said)
-            self._owing = not evaluated
-            self._line.phase("saving", brief=True)
-            self._checkpoints.save(step, current, said, now if now.get("step") == step else {})
-
-        def evaluate(current: TrainState, step: int) -> dict[str, float]:
-            return self._evaluate(current, step, written.last if written else {})
-
-        def examples() -> Iterator[Any]:
-            for batch in run.examples():
-                self._stop.check()
-                yield batch
-
-        def leave(current: TrainState, step: int, evaluated: bool) -> None:
-            """Called in another thread, where this one hears nothing."""
-            with jax.set_mesh(self._mesh):
-                save(current, step, evaluated)
-            self._checkpoints.finish()
-            self._console.print(f"saved at step {step}; the same command goes on from there")
-
-        def interruptible(
-            current: TrainState | None, step: int, evaluated: bool
-        ) -> AbstractContextManager:
-            if current is None:
-                return self._stop.region(UNTOUCHED if step == 0 else SAVED)
-            return self._stop.region(
-                f"the state of step {step} is saved first",
-                functools.partial(leave, current, step, evaluated),
-            )
-
-        at, every = run.objective.refresh_steps(), run.checkpoint.every
-        hooks = loop.Hooks(
-            evaluate=evaluate,
-            evaluate_at=self._evaluate_at,
-            save=save,
-            save_at=lambda step: step == self._end or bool(every and step and step % every == 0),
-            log=log,
-            refresh=lambda current: self._refresh(current, examples),
-            refresh_at=lambda step: step in at,
-            at=self._at,
-            end_at=self._stop.due,
-            interruptible=interruptible,
-        )
+        hooks = RunHooks(self, start, host, writer)
         with (
-            written or contextlib.nullcontext(),
+            writer or contextlib.nullcontext(),
             contextlib.closing(self._profile),
             contextlib.closing(host),
         ):
             last, reached = loop.run(
-                begin.state,
+                start.state,
                 self._step,
                 batches,
-                hooks,
-                start=begin.step,
+                hooks.of_loop(),
+                start=start.step,
                 stop=self._end,
                 batch_size=run.spec.global_batch,
                 log_every=run.train.log_every,
-                evaluated=begin.evaluated,
+                evaluated=start.evaluated,
                 mfu=self._mfu,
             )
-            for _ in range(RETRIES):  # the last state is worth some patience
+            for _ in range(RETRIES):  # the last state is worth several attempts
                 self._checkpoints.wait()
                 if not self._checkpoints.failed or jax.process_count() > 1:
                     break
                 time.sleep(PAUSE)
-                if told:
-                    save(last, reached, told["evaluated"])
-        self.last = written.last if written else {}
+                if hooks.last_metadata:
+                    hooks.save(last, reached, hooks.last_metadata["evaluated"])
+        self.last = writer.last if writer else {}
         return reached
+
+    def _save_at(self, step: int) -> bool:
+        every = self._experiment.checkpoint.every
+        return step == self._end or bool(every and step and step % every == 0)
 
     def _evaluate_at(self, step: int) -> bool:
         every = self._experiment.evals.every
@@ -324,7 +262,7 @@ class Training:
         self, current: TrainState, step: int, last: Mapping[str, float]
     ) -> dict[str, float]:
         encoder = self._objective.encoder(current.params, current.extra)
-        if step == 0:  # what fails here would fail always
+        if step == 0:  # a failure here would repeat at every evaluation
             which = (
                 "network at the start" if self._experiment.train.init_from else "untrained network"
             )
@@ -332,21 +270,22 @@ class Training:
             return self._quality.baselines(encoder)
         self._measuring = f"evaluating step {step}"
         try:
-            found = alarmed(self._console, step, self._quality.measure(encoder), last)
+            metrics = alarmed(self._console, step, self._quality.measure(encoder), last)
         except Exception as e:
             if jax.process_count() > 1:
-                raise  # the others are in the middle of it
+                raise  # the other processes are still evaluating
             with contextlib.suppress(OSError), (self._folder / ERRORS).open("a") as file:
                 file.write(f"evaluation at step {step}\n{traceback.format_exc()}\n")
-            said = (str(e).splitlines() or [""])[0]
+            reason = (str(e).splitlines() or [""])[0]
             self._warn(
-                f"evaluation at step {step} failed, training goes on: {type(e).__name__}: {said} "
-                f"({self._folder / ERRORS} has all of it; `ssl-jax evaluate` makes it up)"
+                f"evaluation at step {step} failed, training goes on: {type(e).__name__}: "
+                f"{reason} (traceback in {self._folder / ERRORS}; measure again with `ssl-jax "
+                "evaluate`)"
             )
             return {"eval/failed": 1.0}
-        if line := evaluation_line(step, found):
+        if line := evaluation_line(step, metrics):
             self._say(line)
-        return found
+        return metrics
 
     def _at(self, what: str, step: int) -> None:
         distributed.at(what, step)
@@ -362,7 +301,7 @@ class Training:
         self._profile.at(what, step)
 
     def _metadata(self) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
+        """Return the metadata of a checkpoint: method, config, data fingerprint and versions."""
         return {
             "method": self._resolved["objective"]["name"],
             "config": self._resolved,
@@ -377,7 +316,7 @@ class Training:
         self._console.print(text, style="bold red")
 
     def _warn_of_disk(self, text: str) -> None:
-        """Each process has its own, so each tells, though only the first has a console."""
+        """Warn of a failed save in any process, though only the first has a console."""
         if distributed.primary():
             self._warn(text)
         else:
@@ -385,35 +324,133 @@ class Training:
             print(f"ssl-jax: {name}: {text}", file=sys.stderr, flush=True)
 
 
+class RunHooks:
+    """What the loop calls while `training` trains from `start`: logging, saving and evaluating.
+
+    Args:
+      host: this host's batches, which count corrupt images.
+      writer: writer of metrics, in the process that writes them.
+
+    Attributes:
+      last_metadata: of the last checkpoint saved from `start` on; empty before it.
+    """
+
+    def __init__(
+        self, training: Training, start: ResumePoint, host: Batches, writer: MetricsWriter | None
+    ):
+        self._training, self._start, self._host, self._writer = training, start, host, writer
+        self._spikes = Spikes(training._experiment.train.spike)
+        for line in writer.lines if writer else ():
+            if "train/loss" in line:
+                self._spikes.height(line["train/loss"])
+        self.last_metadata: dict[str, Any] = {}
+        self._latest_metrics: dict[str, float] = {}  # of the last step that has any
+
+    def of_loop(self) -> loop.Hooks:
+        training = self._training
+        refresh_steps = training._objective.refresh_steps()
+        return loop.Hooks(
+            evaluate=self.evaluate,
+            evaluate_at=training._evaluate_at,
+            save=self.save,
+            save_at=training._save_at,
+            log=self.log,
+            refresh=lambda current: training._refresh(current, self.examples),
+            refresh_at=lambda step: step in refresh_steps,
+            at=training._at,
+            end_at=training._stop.due,
+            interruptible=self.interruptible,
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if "train/loss" in values:
+            height = self._spikes.height(values["train/loss"])
+            spike = {} if height is None else {"diag/loss_spike": height}
+            values = {**values, "perf/bad_images": self._host.bad} | spike
+            self._training._line.update(step, values)
+            if spike:
+                self._training._warn(
+                    f"step {step}: the loss {values['train/loss']:.4g} is a spike, "
+                    f"{height:.0f} deviations above those before"
+                )
+        if self._latest_metrics.get("step") != step:
+            self._latest_metrics.clear()
+        self._latest_metrics.update(values, step=step)
+        if self._writer:
+            self._writer.write(step, values)
+
+    def save(self, current: TrainState, step: int, evaluated: bool) -> None:
+        training = self._training
+        if self._writer:
+            self._writer.sync()
+        metadata = training._metadata() | {
+            "evaluated": evaluated,
+            "left_out": self._start.skipped_batches,
+        }
+        self.last_metadata.update(metadata)
+        training._owing = not evaluated
+        training._line.phase("saving", brief=True)
+        metrics = self._latest_metrics if self._latest_metrics.get("step") == step else {}
+        training._checkpoints.save(step, current, metadata, metrics)
+
+    def evaluate(self, current: TrainState, step: int) -> dict[str, float]:
+        return self._training._evaluate(current, step, self._writer.last if self._writer else {})
+
+    def examples(self) -> Iterator[Any]:
+        """Iterate over this host's part of all training examples; stop if the run is to end."""
+        for batch in self._training._experiment.examples():
+            self._training._stop.check()
+            yield batch
+
+    def interruptible(
+        self, current: TrainState | None, step: int, evaluated: bool
+    ) -> AbstractContextManager:
+        stop = self._training._stop
+        if current is None:
+            return stop.region(UNTOUCHED if step == 0 else SAVED)
+        return stop.region(
+            f"the state of step {step} is saved first",
+            functools.partial(self._leave, current, step, evaluated),
+        )
+
+    def _leave(self, current: TrainState, step: int, evaluated: bool) -> None:
+        """Save and finish; called from another thread while this one is blocked."""
+        training = self._training
+        with jax.set_mesh(training._mesh):
+            self.save(current, step, evaluated)
+        training._checkpoints.finish()
+        training._console.print(f"saved at step {step}; run the same command to resume")
+
+
 def alarmed(
-    console: Console, step: int, found: Mapping[str, float], last: Mapping[str, float]
+    console: Console, step: int, metrics: Mapping[str, float], last: Mapping[str, float]
 ) -> dict[str, float]:
-    """What was `found` at a step, with `diag/collapse` where there are diagnostics; of a collapse
-    that is new since `last`, all metrics before, the terminal tells.
+    """Add `diag/collapse` to the metrics of a step that have diagnostics; print a warning if the
+    collapse was not yet in `last`, the metrics of the steps before.
     """
     numbers, before = (
         {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
-        for values, prefix in ((found, "diag/"), (last, "untrained/diag/"))
+        for values, prefix in ((metrics, "diag/"), (last, "untrained/diag/"))
     )
     if not numbers:
-        return dict(found)
-    finding = diagnose(numbers, before)
-    if finding.kind and finding.kind != last.get("diag/collapse"):
-        console.print(f"step {step}: {finding}", style="bold red")
-    return {**found, "diag/collapse": float(finding.kind)}
+        return dict(metrics)
+    diagnosis = diagnose(numbers, before)
+    if diagnosis.kind and diagnosis.kind != last.get("diag/collapse"):
+        console.print(f"step {step}: {diagnosis}", style="bold red")
+    return {**metrics, "diag/collapse": float(diagnosis.kind)}
 
 
 def _mfu(experiment: Experiment, step_fn: Any) -> Callable[[Any, float], Mapping[str, float]]:
-    """(batch, steps a second) -> model FLOPs utilisation, where the chip's peak is known."""
+    """Return (batch, steps per second) -> model FLOPs utilization, if the chip's peak is known."""
     mesh = experiment.mesh
     peak = flops.peak(mesh.devices.flat[0].device_kind)
-    work: list[int] = []
+    work: list[int] = []  # FLOPs per step
 
-    def mfu(batch: Any, pace: float) -> Mapping[str, float]:
+    def mfu(batch: Any, rate: float) -> Mapping[str, float]:
         if peak is None:
             return {}
         if not work:  # one more trace of the step, once
             work.append(flops.count(step_fn, experiment.abstract_state, batch))
-        return {"perf/mfu": work[0] * pace / (peak * mesh.size)}
+        return {"perf/mfu": work[0] * rate / (peak * mesh.size)}
 
     return mfu

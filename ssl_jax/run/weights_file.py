@@ -1,4 +1,6 @@
-"""A file of weights in the place of a run: its encoder, and what `evaluate` and `report` ask."""
+"""A weights file in the place of a run: its encoder, and the experiment for `evaluate` and
+`report`.
+"""
 
 import dataclasses
 import hashlib
@@ -28,65 +30,65 @@ from ssl_jax.run.flags import Override
 from ssl_jax.weights import files, folders, huggingface, networks
 from ssl_jax.weights.networks import Weights
 
-SIZE = 224  # of images, where a file does not say
-LARGEST = 8192  # side of an image that a file may ask for
-STEP = 0  # that a file is of
-NAME = "weights"  # in the place of a method's
-HELP = "a file of weights in the place of a run, ours or a public one (docs/weights.md)"
-BACKBONE_HELP = "what a file of --weights does not tell: --config.backbone.heads=12"
+SIZE = 224  # of images, if a file does not say
+LARGEST = 8192  # largest image side that a file may specify
+STEP = 0  # step of a weights file
+NAME = "weights"  # in the place of a method's name
+HELP = "a weights file in the place of a run, ours or a public one (docs/weights.md)"
+BACKBONE_HELP = "what the --weights file does not specify: --config.backbone.heads=12"
 
 
 def encoder(path: Path, mesh: jax.sharding.Mesh, backbone: Mapping[str, Any] | None) -> Encoder:
-    """The encoder in a file of weights, ours or a public one, or in an exported Orbax folder.
+    """Read the encoder from a weights file, ours or a public one, or from an exported Orbax folder.
 
-    A file that does not say how its network is fed is fed as most public ones are: 224 pixels, or
-    what its positions are for, with ImageNet's mean and deviation, CLIP's for CLIP; and read at the
-    network's own output.
+    A file that does not specify its preprocessing gets that of most public ones: 224 pixels, or the
+    size that its position embeddings are for, and ImageNet's mean and deviation, CLIP's for CLIP.
+    Its features are the network's own output.
     """
     file = orbax_export.read_any(path)
     weights = networks.of_file(file, str(path), backbone)
     params, stats = jax.device_put(weights.variables(), sharding.replicated(mesh))
-    view, probe, settings = fed(weights, normalisation(file, path))
+    view, probe, settings = preprocessing(weights, normalization(file, path))
     bare = objectives.Encoder(params, stats, weights.net)
-    made = Encoder.of(bare, view, probe, weights.channels, settings, weights.taken)
-    made.feature_shape  # noqa: B018 (raises for a layer that there is not)
-    return made
+    encoder = Encoder.of(bare, view, probe, weights.channels, settings, weights.taken)
+    encoder.feature_shape  # noqa: B018 (raises if the layer does not exist)
+    return encoder
 
 
-def fed(weights: Weights, usual: str) -> tuple[View, Probe, dict[str, Any]]:
-    """What the network is shown, where it is read, and the config that it is from, as its metadata
-    say; `usual` is the recipe where they name none.
+def preprocessing(weights: Weights, usual: str) -> tuple[View, Probe, dict[str, Any]]:
+    """Return the network's input view, the layer to read and the config, from the metadata; `usual`
+    is the recipe if they name none.
 
     Raises:
-      UserError: they are of other kinds, or ask for what there is not.
+      UserError: metadata of other types or with invalid values.
     """
     backbone = dict(weights.backbone)
     try:
-        fed, read, config = (
+        view_data, probe_data, config = (
             from_json(weights.metadata.get(name, "{}"))
             for name in ("preprocessing", "probe", "config")
         )
-        size = int(fed.get("size") or backbone.get("image_size") or SIZE)
+        size = int(view_data.get("size") or backbone.get("image_size") or SIZE)
         if not 1 <= size <= LARGEST:
             raise ValueError(f"images of {size} pixels; expected 1 to {LARGEST}")
-        own = {"size": size, "recipe": fed.get("recipe", usual)}
+        own = {"size": size, "recipe": view_data.get("recipe", usual)}
         view = checked.build(View, own, "preprocessing")
-        stage, pool = read.get("stage"), read.get("pool")
+        stage, pool = probe_data.get("stage"), probe_data.get("pool")
         probe = Probe(pool="pooled").at(
             None if stage is None else int(stage), None if pool is None else str(pool)
         )
         settings = dict(config) or {"backbone": backbone}
     except (ValueError, TypeError, AttributeError, OverflowError) as e:
-        raise UserError(f"{weights.name}: what it says of itself cannot be used: {e}") from None
-    recipe(view.recipe)  # raises for one that is not known
+        raise UserError(f"{weights.name}: invalid metadata: {e}") from None
+    recipe(view.recipe)  # raises if it is unknown
     return view, probe, settings
 
 
-def normalisation(file: files.TensorFile, path: Path) -> str:
-    """The recipe whose mean and deviation are those that lie beside a file, or usual for it.
+def normalization(file: files.TensorFile, path: Path) -> str:
+    """Return the recipe whose mean and deviation are those beside a file, or the usual ones.
 
     Raises:
-      UserError: none has them.
+      UserError: no recipe has them.
     """
     try:
         statistics = huggingface.statistics(file.beside)
@@ -99,32 +101,32 @@ def normalisation(file: files.TensorFile, path: Path) -> str:
         pairs = zip(statistics, (RECIPES[name].mean, RECIPES[name].std), strict=True)
         if all(np.allclose(np.broadcast_to(a, 3), b, atol=1e-3) for a, b in pairs):
             return name
-    raise UserError(
-        f"{path} is fed with mean and deviation {statistics}, which no recipe of ours has"
-    )
+    raise UserError(f"{path}: no recipe has its mean and deviation {statistics}")
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, as the Hugging Face hub shows it; of several files, of all their bytes."""
+    """Return the SHA-256 of a file, as the Hugging Face hub shows it; of several files, of all
+    their bytes.
+    """
     if orbax_export.is_exported(path):
-        every = [p for p in sorted(path.rglob("*")) if p.is_file()]
+        paths = [p for p in sorted(path.rglob("*")) if p.is_file()]
     else:
         first = folders.weights_in(path)
         more = folders.parts(first) if first.name.endswith(folders.INDEX) else {}
-        every = [first, *sorted(more)]
+        paths = [first, *sorted(more)]
     total = hashlib.sha256()
-    for one in every:
-        with one.open("rb") as file:
+    for part in paths:
+        with part.open("rb") as file:
             while block := file.read(2**22):
                 total.update(block)
     return total.hexdigest()
 
 
 def backbone_of(overrides: Sequence[Override], weights: str) -> dict[str, Any]:
-    """The section `backbone` that --config.backbone.KEY=VALUE flags make.
+    """Build the section `backbone` from --config.backbone.KEY=VALUE flags.
 
     Raises:
-      UserError: another section, or no --weights to which they could apply.
+      UserError: a key of another section, or flags without --weights.
     """
     config: dict[str, Any] = {}
     override(config, overrides)
@@ -136,10 +138,10 @@ def backbone_of(overrides: Sequence[Override], weights: str) -> dict[str, Any]:
 
 
 def requested(flags: Any, overrides: Sequence[Override]) -> "FileExperiment | None":
-    """The file that --weights names, on the data of --data; None where it is not given.
+    """Read the file that --weights names, on the data of --data; None without --weights.
 
     Raises:
-      UserError: together with flags that are for runs only, or without --data.
+      UserError: --weights together with flags that are for runs only, or without --data.
     """
     backbone = backbone_of(overrides, flags.weights)
     if not flags.weights:
@@ -152,7 +154,7 @@ def requested(flags: Any, overrides: Sequence[Override]) -> "FileExperiment | No
     path = Path(flags.weights).expanduser()
     if not orbax_export.is_weights(path):
         hint = "; name it with --workdir" if (path / "config.json").exists() else ""
-        raise UserError(f"--weights={path}: no file of weights{hint}")
+        raise UserError(f"--weights={path}: not a weights file{hint}")
     return FileExperiment.read(path, backbone, flags.data, flags.eval_data)
 
 
@@ -172,7 +174,7 @@ class Frozen(Objective):
 
 
 class State(NamedTuple):
-    """What of a `TrainState` is read by those who look at a network."""
+    """The part of a `TrainState` that a network consists of."""
 
     params: Tree
     extra: Tree
@@ -180,7 +182,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class FileExperiment(Experiment):
-    """A file of weights as an experiment that needs no training: its network, on some data."""
+    """Experiment of a weights file, which needs no training: its network, on some data."""
 
     path: Path = Path()
     weights: Weights | None = None
@@ -189,13 +191,14 @@ class FileExperiment(Experiment):
 
     @classmethod
     def read(cls, path: Path, backbone: Mapping[str, Any], data: str, eval_data: str = "") -> Self:
-        """
+        """Read a weights file.
+
         Raises:
-          UserError: an unreadable file, or a network that ours cannot compute whole.
+          UserError: an unreadable file, or a network that ours cannot compute completely.
         """
         file = orbax_export.read_any(path)
         weights = networks.of_file(file, str(path), backbone)
-        view, probe, _ = fed(weights, normalisation(file, path))
+        view, probe, _ = preprocessing(weights, normalization(file, path))
         spec = objectives.Spec(1, 1, 0, 1, 1, channels=weights.channels)
         config = {
             "objective": {"name": NAME},
@@ -213,19 +216,19 @@ class FileExperiment(Experiment):
         return Frozen(self.weights.net, self.spec, view=self.view, probe=self.probe)
 
     @cached_property
-    def about(self) -> dict[str, str]:
-        """What a record says of the file."""
+    def identity(self) -> dict[str, str]:
+        """Fields of a record that identify the file."""
         return {"weights": str(self.path.resolve()), "digest": digest(self.path)}
 
     @property
     def described(self) -> dict[str, str]:
-        """Heading -> text, for the report."""
+        """Facts for the report, heading -> text."""
         assert self.weights is not None
         backbone = dict(self.weights.backbone)
         view, report = self.view, self.weights.report
         return {
             "file": str(self.path),
-            "SHA-256": self.about["digest"],
+            "SHA-256": self.identity["digest"],
             "found": ", ".join(report.networks),
             "backbone": " ".join(
                 [str(backbone.pop("name")), *(f"{k}={v}" for k, v in backbone.items())]
@@ -237,13 +240,13 @@ class FileExperiment(Experiment):
         }
 
     @property
-    def taken(self) -> str:
-        """What was taken from the file and what was not, in one line."""
+    def summary(self) -> str:
+        """One line on what was loaded from the file and what was not."""
         assert self.weights is not None
         return self.weights.taken
 
     def checkpoints(self) -> "FileCheckpoints":
-        """The one state of the file."""
+        """Return the only state of the file."""
         assert self.weights is not None
         return FileCheckpoints(self.weights)
 
@@ -256,14 +259,14 @@ class FileExperiment(Experiment):
         where = sharding.replicated(self.mesh)
         return jax.tree.map(lambda _: where, self.abstract_state)
 
-    def fresh_state(self, given: Any = None) -> Any:
-        """The network with weights as it would start training from."""
+    def fresh_state(self, loaded: Any = None) -> Any:
+        """Return the network with its initial weights, before any training."""
         init = jax.jit(lambda key: State(*self.objective.init(key)), out_shardings=self.placed)
         return init(jax.random.key(self.train.seed))
 
 
 class FileCheckpoints:
-    """The one state of a file, read as `train.checkpoint.Checkpoints` are."""
+    """The only state of a file, with the interface of `train.checkpoint.Checkpoints`."""
 
     def __init__(self, weights: Weights):
         self._weights = weights

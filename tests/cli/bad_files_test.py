@@ -1,4 +1,4 @@
-"""A folder as people have them: training goes on, the same every time, and says what was wrong."""
+"""Folders with corrupt files: training continues, deterministically, and reports the files."""
 
 import os
 import re
@@ -23,7 +23,7 @@ def picture(seed: int, height: int = 40, width: int = 50) -> Image.Image:
 
 
 def folder_as_people_have_them(folder: Path) -> set[str]:
-    """Twenty plain JPEGs, some odd files that are fine, and broken ones, whose names it gives."""
+    """Write twenty plain JPEGs, some odd but valid files, and corrupt ones; return their names."""
     for i in range(GOOD):
         picture(i).save(folder / f"{i:02d}.jpg")
     deep = np.random.default_rng(1).integers(0, 65535, (40, 40), dtype=np.uint16)
@@ -102,10 +102,10 @@ class BadFilesTest(absltest.TestCase):
         self.assertRegex(last, "^ssl-jax: .*max_bad_fraction")
 
     def test_a_file_that_went_away(self):
-        gone = self.images / "07.jpg"
+        missing = self.images / "07.jpg"
         code = (
             "import pathlib, ssl_jax.data.sources as s; from ssl_jax.data.reader import Reader\n"
-            f"source = s.open_source('folder:{self.images}'); pathlib.Path('{gone}').unlink()\n"
+            f"source = s.open_source('folder:{self.images}'); pathlib.Path('{missing}').unlink()\n"
             "reader = Reader(source, 3, 0, 0.5)\n"
             "names = [source.describe(i) for i in range(len(source))]\n"
             "index = [name.endswith('07.jpg') for name in names].index(True)\n"

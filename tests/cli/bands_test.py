@@ -42,7 +42,7 @@ def pictures(bands: int, top: int, dtype: type) -> np.ndarray:
 
 
 class BandsTest(parameterized.TestCase):
-    """A 12-bit folder of 13-band TIFFs is trained on, and asked everything; the rest with 4 too."""
+    """Every command on a run of 12-bit, 13-band TIFFs; some also on 4 bands."""
 
     @classmethod
     def setUpClass(cls):
@@ -79,9 +79,9 @@ class BandsTest(parameterized.TestCase):
         np.savez(self.folder / "dark.npz", images=self.images[13] // 2)
         dark = f"--data=npz:{self.folder / 'dark.npz'}"
         self.command("embed", f"--workdir={run}", dark, f"--output={self.folder / 'e.npz'}")
-        with np.load(self.folder / "e.npz", allow_pickle=False) as made:
-            about = json.loads(str(made["about"]))
-        self.assertEqual(about["range"], [0, 4095])
+        with np.load(self.folder / "e.npz", allow_pickle=False) as file:
+            metadata = json.loads(str(file["about"]))
+        self.assertEqual(metadata["range"], [0, 4095])
         weights = self.folder / "w.safetensors"
         self.command("export", f"--workdir={run}", f"--output={weights}", "--format=safetensors")
 
@@ -110,7 +110,7 @@ class BandsTest(parameterized.TestCase):
 
 
 class RangeOfARunTest(absltest.TestCase):
-    """A run that exists keeps its range, whatever a look at the data would show now."""
+    """An existing run keeps its range, whatever its data look like later."""
 
     def setUp(self):
         super().setUp()
@@ -152,8 +152,8 @@ class RangeOfARunTest(absltest.TestCase):
         for path in self.data.iterdir():  # the data need not be at hand, nor be wide
             path.write_bytes(tiff([pictures(3, 255, np.uint8)[0]]))
         write_json(self.folder / "config.json", again.resolved())
-        kept = {k: v for k, v in again.resolved().items() if k != "spec"}
-        self.assertEqual(Experiment.from_config(kept, self.folder).survey, again.survey)
+        config = {k: v for k, v in again.resolved().items() if k != "spec"}
+        self.assertEqual(Experiment.from_config(config, self.folder).survey, again.survey)
 
     def test_no_range(self):
         for values in ((5, 1), (1,), (0, 1, 0, 1)):

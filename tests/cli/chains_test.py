@@ -1,4 +1,4 @@
-"""Augmentation chains of one's own: given in a config or on the command line, kept in the run."""
+"""The user's own augmentation chains: in a config or on the command line, and in the run."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ def get_config(arg=""):
 
 
 def resolved(spec, *overrides):
-    """The section `objective` as config.json holds it."""
+    """Return the section `objective` of config.json."""
     words = ["train", *(f"--config.{word}" for word in overrides)]
     config = configured(spec, flags.parse(words, "", {}, configurable=True)[1], "digits")
     return Experiment.from_config(config).resolved()["objective"]
@@ -83,8 +83,8 @@ class ChainsTest(parameterized.TestCase):
         ("objective.view.recipe.jitter=(0,0,0)", "jitter: expected 4 values, got 3"),
         ("objective.view.recipe=5", "unknown recipe '5'"),
         ("objective.view.recipe=from_abov", "unknown recipe 'from_abov'.*of your own"),
-        ("objective.projector.2.x=1", "expected a number from 0 to 1, not '2'"),
-        ("objective.projector.x=1", "expected a number from 0 to 1, not 'x'"),
+        ("objective.projector.2.x=1", "expected a number from 0 to 1, got '2'"),
+        ("objective.projector.x=1", "expected a number from 0 to 1, got 'x'"),
     )
     def test_bad_chains_are_refused(self, override, message):
         with self.assertRaisesRegex(UserError, message):

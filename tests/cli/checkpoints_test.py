@@ -1,4 +1,4 @@
-"""`ssl-jax checkpoints`: what it shows, finds and removes."""
+"""`ssl-jax checkpoints`: listing, verifying and pruning."""
 
 import contextlib
 import io
@@ -41,28 +41,28 @@ class CheckpointsTest(absltest.TestCase):
         path.write_bytes(path.read_bytes()[:-1])
 
     def test_lists_and_verifies(self):
-        code, said = self.run_with()
+        code, out = self.run_with()
         self.assertEqual(code, 0)
-        self.assertEqual(said.count("not verified"), 3)
-        code, said = self.run_with("--verify")
-        self.assertEqual((code, said.count("whole")), (0, 3))
+        self.assertEqual(out.count("not verified"), 3)
+        code, out = self.run_with("--verify")
+        self.assertEqual((code, out.count("whole")), (0, 3))
         self.harm(8)
         (self.below / "16.orbax-checkpoint-tmp").mkdir()
-        code, said = self.run_with("--verify")
-        self.assertEqual((code, said.count("whole"), said.count("damaged:")), (1, 2, 1))
-        self.assertIn("16.orbax-checkpoint-tmp: being written, or never finished", said)
+        code, out = self.run_with("--verify")
+        self.assertEqual((code, out.count("whole"), out.count("damaged:")), (1, 2, 1))
+        self.assertIn("16.orbax-checkpoint-tmp: being written, or unfinished", out)
 
     def test_prunes(self):
-        code, said = self.run_with("--prune", "--keep=1", "--best=eval/knn_top1")
+        code, out = self.run_with("--prune", "--keep=1", "--best=eval/knn_top1")
         self.assertEqual(code, 0)
-        self.assertIn("removed: 4\n", said)
-        self.assertIn("0.9000", said)
+        self.assertIn("removed: 4\n", out)
+        self.assertIn("0.9000", out)
         self.assertCountEqual([p.name for p in self.below.iterdir()], ["8", "12"])
 
     def test_a_metric_that_no_checkpoint_has(self):
-        code, said = self.run_with("--prune", "--keep=1", "--best=-eval/knn_top")
+        code, out = self.run_with("--prune", "--keep=1", "--best=-eval/knn_top")
         self.assertEqual(code, 2)
-        self.assertRegex(said, "^ssl-jax: checkpoint.best: no .*; did you mean 'eval/knn_top1'")
+        self.assertRegex(out, "^ssl-jax: checkpoint.best: no .*; did you mean 'eval/knn_top1'")
         self.assertCountEqual([p.name for p in self.below.iterdir()], ["4", "8", "12"])
         self.assertEqual(self.run_with("--prune", "--keep=1", "--best=none")[0], 0)
         self.assertEqual([p.name for p in self.below.iterdir()], ["12"])
@@ -75,9 +75,9 @@ class CheckpointsTest(absltest.TestCase):
     def test_what_cannot_be_asked(self):
         self.assertEqual(self.run_with("--keep=1")[0], 2)
         with workdir.locked(self.folder):
-            code, said = self.run_with("--prune")
+            code, out = self.run_with("--prune")
         self.assertEqual(code, 2)
-        self.assertIn("another trainer is at work", said)
+        self.assertIn("another trainer is at work", out)
 
 
 if __name__ == "__main__":

@@ -121,9 +121,9 @@ class CompileTest(parameterized.TestCase):
             compile_worker.devices(topology, 1)
 
     def test_needs_no_data(self):
-        made = Experiment.from_config(compile.with_spec(configured("simclr:imagenet", [])))
-        self.assertEqual(made.spec.num_examples, 1_281_167)
-        self.assertEqual(made.spec.steps_per_epoch, 1_281_167 // 4096)
+        run = Experiment.from_config(compile.with_spec(configured("simclr:imagenet", [])))
+        self.assertEqual(run.spec.num_examples, 1_281_167)
+        self.assertEqual(run.spec.steps_per_epoch, 1_281_167 // 4096)
         captioned = compile.with_spec(configured("clip:imagenet", []))
         self.assertEqual(captioned["spec"]["vocabulary"], 49152 + 3)
         json.dumps(captioned)  # goes to another process
@@ -133,8 +133,8 @@ class CompileTest(parameterized.TestCase):
         self.assertEqual(compile.with_spec(config)["spec"]["num_examples"], 1437)
 
     @parameterized.parameters((100, 64), (16, 16), (5, 4), (0, 1))
-    def test_finds_the_largest_batch(self, most, found):
-        """From 32 images a chip, up or down."""
+    def test_finds_the_largest_batch(self, most, largest):
+        """Search from 32 images per chip, up or down."""
         sizes = []
 
         def compile_step(config, topology, slices):
@@ -143,9 +143,9 @@ class CompileTest(parameterized.TestCase):
             return (FITS if size <= most else TOO_LARGE) | {"global_batch": size * 8}
 
         config = configured("simclr:imagenet", [("train.batch_size", 8 * 32)])
-        with mock.patch.object(command, "compile_step", compile_step):
+        with mock.patch.object(compile, "compile_step", compile_step):
             report = compile.find_batch(config, "v5e:2x2", 2, command.terminal())
-        self.assertEqual(report["global_batch"], found * 8)
+        self.assertEqual(report["global_batch"], largest * 8)
         self.assertEqual(report["fits"], most > 0)
         self.assertLen(set(sizes), len(sizes))
 

@@ -1,4 +1,4 @@
-"""What the start of a run says of its data, and how a run of before goes on."""
+"""The lines on the data that a run prints, and how runs of older versions resume."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from absl.testing import absltest
 from PIL import Image
 from rich.console import Console
 
-from ssl_jax.cli.train import as_begun, data_lines
+from ssl_jax.cli.train import data_lines, with_original_data
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.run.experiment import Experiment
 
@@ -50,7 +50,7 @@ class DataLinesTest(absltest.TestCase):
             self.lines(train=f"npz:{file}"),
             [
                 "7 classes (0, 1, 2, 3, 4, ...), 2 images without a label",
-                "evaluated on: a fifth of the training images; --eval_data names others",
+                "evaluated on: a fifth of the training images; set others with --eval_data",
             ],
         )
 
@@ -66,11 +66,15 @@ class DataLinesTest(absltest.TestCase):
         data = self.config["data"]["train"]
         for examples, want in ((10, f"{data}#."), (6, data), (7, data)):
             before = {"data": {"train": data}, "spec": {"num_examples": examples}}
-            self.assertEqual(as_begun(self.config, before, console)["data"]["train"], want)
+            self.assertEqual(
+                with_original_data(self.config, before, console)["data"]["train"], want
+            )
         before["data"]["train"] = f"{data}#."
-        self.assertEqual(as_begun(self.config, before, console)["data"]["train"], f"{data}#.")
+        self.assertEqual(
+            with_original_data(self.config, before, console)["data"]["train"], f"{data}#."
+        )
         before["data"]["train"] = "folder:/other#."
-        self.assertEqual(as_begun(self.config, before, console)["data"]["train"], data)
+        self.assertEqual(with_original_data(self.config, before, console)["data"]["train"], data)
 
 
 if __name__ == "__main__":

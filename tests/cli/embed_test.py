@@ -1,4 +1,4 @@
-"""`ssl-jax embed` and `ssl_jax.load` on a run: what is written and said, and what is refused."""
+"""`ssl-jax embed` and `ssl_jax.load` on a run: files, output and refusals."""
 
 import contextlib
 import io
@@ -37,11 +37,11 @@ TINY = (
 
 
 def command(*argv, code=0):
-    """What it prints, to people or as its error."""
+    """Run a subcommand; return what it prints, or its error."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        found = cli.run([*argv])
-    assert found == code, err.getvalue()
+        status = cli.run([*argv])
+    assert status == code, err.getvalue()
     return out.getvalue() if not code else err.getvalue()
 
 
@@ -67,14 +67,14 @@ class EmbedTest(parameterized.TestCase):
         self.assertIn("near['row'][i]", out)
         digits = open_source("digits", "eval")
         encoder = ssl_jax.load(self.run_folder)
-        with np.load(self.folder / "e.npz") as found:
+        with np.load(self.folder / "e.npz") as file:
             expected = np.asarray(encoder(digits.arrays))
-            np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
-            np.testing.assert_array_equal(found["label"], digits.labels)
-        with np.load(self.folder / "e.neighbors.npz") as found:
-            self.assertEqual(found["row"].shape, (360, 3))
+            np.testing.assert_allclose(file["features"], expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(file["label"], digits.labels)
+        with np.load(self.folder / "e.neighbors.npz") as file:
+            self.assertEqual(file["row"].shape, (360, 3))
         out = self.embed("--split=eval")
-        self.assertIn("was there already", out)
+        self.assertIn("already complete", out)
 
     def test_a_layer_of_a_step_by_patches(self):
         out = self.embed("--stage=stage2", "--patches", "--step=2", output="p.parquet")
@@ -82,8 +82,8 @@ class EmbedTest(parameterized.TestCase):
         encoder = ssl_jax.load(self.run_folder, step=2, stage=-2, pool="none")
         rows = pq.read_table(self.folder / "p.parquet")["features"]
         expected = encoder(open_source("digits").arrays[:5])
-        found = np.array(rows.slice(0, 5).to_pylist()).reshape(5, 4, 4, 8)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        values = np.array(rows.slice(0, 5).to_pylist()).reshape(5, 4, 4, 8)
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
 
     @parameterized.parameters(("safetensors", "w.safetensors"), ("npz", "w.npz"), ("orbax", "w"))
     def test_an_exported_file_is_the_same_encoder(self, form, name):
@@ -93,15 +93,15 @@ class EmbedTest(parameterized.TestCase):
         of_run, of_file = ssl_jax.load(self.run_folder), ssl_jax.load(weights)
         np.testing.assert_array_equal(of_file(images), of_run(images))
         self.assertEqual(of_file.config, of_run.config)
-        with self.assertRaisesRegex(UserError, "holds weights of one step"):
+        with self.assertRaisesRegex(UserError, "holds the weights of only one step"):
             ssl_jax.load(weights, step=2)
         both = [f"--data=npz:{self.folder / 'd.npz'}"]
         np.savez(self.folder / "d.npz", images=images)
         self.embed(*both)
         out = self.folder / "f.npz"
         self.assertIn(name, command("embed", f"--weights={weights}", f"--output={out}", *both))
-        with np.load(self.folder / "e.npz") as one, np.load(out) as other:
-            np.testing.assert_array_equal(one["features"], other["features"])
+        with np.load(self.folder / "e.npz") as first, np.load(out) as second:
+            np.testing.assert_array_equal(first["features"], second["features"])
 
     @parameterized.parameters("Explicit", "Auto")
     def test_on_any_mesh(self, kind):
@@ -126,8 +126,8 @@ class EmbedTest(parameterized.TestCase):
         self.assertEqual(card["config"]["objective"]["name"], "simclr")
         images = open_source("digits", "eval").arrays[:5]
         encoder = ssl_jax.load(self.run_folder)
-        found, expected = program.call(encoder.crop(images)), encoder(images)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        outputs, expected = program.call(encoder.crop(images)), encoder(images)
+        np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
     def test_a_folder_with_broken_images(self):
         images = self.folder / "some[1]"  # what looks like markup
@@ -139,11 +139,11 @@ class EmbedTest(parameterized.TestCase):
             (images / f"x{i:02d}.png").write_bytes(b"broken")
         data = (f"--data=folder:{images}", "--max_bad_fraction=0.5")
         out = self.embed(*data)
-        self.assertIn(f"left out, broken: {images}/x00.png\n", out)
-        self.assertIn("left out, broken: 2 more, listed in the file", out)
+        self.assertIn(f"left out, corrupt: {images}/x00.png\n", out)
+        self.assertIn("left out, corrupt: 2 more, listed in the file", out)
         self.assertIn("20 rows", out)
-        with np.load(self.folder / "e.npz") as found:
-            self.assertEqual(found["name"][1], "01.png")
+        with np.load(self.folder / "e.npz") as file:
+            self.assertEqual(file["name"][1], "01.png")
         out = self.embed(data[0], code=2, output="f.npz")
         self.assertRegex(out, r"^ssl-jax: .*images of folder:.* cannot be read")
 
@@ -158,7 +158,7 @@ class EmbedTest(parameterized.TestCase):
             self.assertIn("1,437 of 1,437 images are done already", self.embed())
 
     @parameterized.parameters(
-        (("--output=/nowhere/e.npz",), "there is no folder /nowhere"),
+        (("--output=/nowhere/e.npz",), "no folder /nowhere"),
         (("--output=e.csv",), "expected one of FILE.npz"),
         (("--stage=stage9",), "no layer 'stage9' in this network; expected one of stage1, "),
         (("--stage=5",), "no stage 5"),
@@ -173,7 +173,10 @@ class EmbedTest(parameterized.TestCase):
         (("--step=3",), "no checkpoint of step 3; there are: 2, 4"),
         (("--data=folder:/nowhere",), "folder:/nowhere: no such folder"),
         (("--workdir=/nowhere",), "no run in /nowhere"),
-        (("--weights=w.safetensors",), "name either the folder of a run, --workdir=W, or a file"),
+        (
+            ("--weights=w.safetensors",),
+            "set either --workdir=W, the folder of a run, or --weights=F, a file",
+        ),
         (("--neighbours=3",), "unknown flag --neighbours; did you mean 'neighbors'"),
     )
     def test_refused_with_one_line(self, flags, message):
@@ -211,13 +214,13 @@ class EmbedTest(parameterized.TestCase):
         for process in both:
             _, err = process.communicate(timeout=600)
             self.assertEqual(process.returncode, 0, err)
-        with np.load(self.folder / "e.npz") as one, np.load(self.folder / "two.npz") as two:
-            self.assertEqual(one.files, two.files)
-            for key in one.files:
+        with np.load(self.folder / "e.npz") as first, np.load(self.folder / "two.npz") as second:
+            self.assertEqual(first.files, second.files)
+            for key in first.files:
                 if key == "features":
-                    np.testing.assert_allclose(one[key], two[key], rtol=1e-4, atol=1e-5)
+                    np.testing.assert_allclose(first[key], second[key], rtol=1e-4, atol=1e-5)
                 else:
-                    np.testing.assert_array_equal(one[key], two[key])
+                    np.testing.assert_array_equal(first[key], second[key])
         names = {path.name for path in self.folder.iterdir()}
         self.assertEqual(names, {"e.npz", "two.npz", "two.neighbors.npz"})
 

@@ -64,13 +64,13 @@ class ErrorsTest(parameterized.TestCase):
         ((), "objective.temprature=3", "objective: unknown key 'temprature'; did you mean 'temper"),
         ((), "backbone.widht=3", "backbone: unknown key 'widht'; did you mean 'width'"),
         ((), "optin.lr=3", "unknown config section 'optin'; did you mean 'optim'"),
-        ((), "lr=3", "names no section; write --config.SECTION.KEY=VALUE"),
+        ((), "lr=3", "no section; write --config.SECTION.KEY=VALUE"),
         ((), "optim.lr=big", "optim.lr: expected float, got 'big'"),
         ((), "train.steps=1.5", "train.steps: expected int, got 1.5"),
         ((), "train.steps=1099511627776", "total_steps: 1,099,511,627,776 is more than 2,147,483,"),
         ((), "train.batch_size=-4", "train.batch_size: expected .* of at least 1, got -4"),
-        ((), "train.batch_size=1", "train.batch_size: simclr .* learns nothing from 1; give 2 or"),
-        ((), "train.batch_size=12", "train.batch_size: 12 does not divide by the 8 devices"),
+        ((), "train.batch_size=1", "train.batch_size: simclr .* learns nothing from 1; set 2 or"),
+        ((), "train.batch_size=12", "train.batch_size: 12 is not divisible by 8 devices"),
         (
             (),
             "train.batch_size=4096",
@@ -92,7 +92,7 @@ class ErrorsTest(parameterized.TestCase):
         ("zzz:digits", "no config 'zzz'; known: barlow_twins, byol, "),
         ("simclr:digit", "unknown recipe 'digit'; did you mean 'digits'"),
         ("simclr:zzz", "unknown recipe 'zzz'; known: cifar10, cifar10_cpu, digits, imagenet"),
-        ("simclr:imagenet", "no training data: name it, --data="),
+        ("simclr:imagenet", "no training data; set it, --data="),
     )
     def test_configs(self, config, message):
         self.train(config=config, message=message)
@@ -108,7 +108,7 @@ class ErrorsTest(parameterized.TestCase):
         (("train", "--workdir=W"), "--config is missing"),
         (("train", "--wrkdir=W"), "unknown flag --wrkdir; did you mean 'workdir'"),
         (("train", "W"), "stray argument 'W'"),
-        (("train", "--config.optim.lr"), "--config.optim.lr has no value"),
+        (("train", "--config.optim.lr"), "--config.optim.lr: no value"),
         (("evaluate", "--workdir=/nowhere"), "no run in /nowhere"),
         (
             ("compile", "--config=simclr:digits", "--topology=v5e:2x2", "--slices=0"),

@@ -60,8 +60,8 @@ class EvaluateTest(parameterized.TestCase):
         out, err = io.StringIO(), io.StringIO()
         seed = () if seed is None else (f"--config.train.seed={seed}",)
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = cli.run([*argv, *seed])
-        assert found == code, err.getvalue()
+            status = cli.run([*argv, *seed])
+        assert status == code, err.getvalue()
         return out.getvalue() if not code else err.getvalue()
 
     def evaluate(self, *flags, runs="run0", results="r.jsonl", code=0):
@@ -90,20 +90,22 @@ class EvaluateTest(parameterized.TestCase):
         # Both sets at each step, and once with the untrained network.
         self.assertEqual(extract.call_count, 6)
         self.assertIn("eval/knn_top1", out)
-        found = self.read("sweep.jsonl")
-        cells = {(r["step"], r["settings"]["k"], r["settings"]["stage"]) for r in found}
+        records = self.read("sweep.jsonl")
+        cells = {(r["step"], r["settings"]["k"], r["settings"]["stage"]) for r in records}
         self.assertEqual(cells, {(s, k, at) for s in (2, 4) for k in (1, 5) for at in (-1, -2)})
-        for one in found:
-            pool = "pooled" if one["settings"]["stage"] == -1 else "avg"
-            self.assertEqual(one["settings"]["pool"], pool)
-            self.assertEqual(one["settings"]["temperature"], 0.07)
-            self.assertEqual((one["method"], one["seed"], one["max_train"]), ("simclr", 0, 300))
-            self.assertEqual(set(one["baselines"]), {"untrained", "pixels"})
-            self.assertEqual(set(one["baselines"]["pixels"]), set(one["results"]))
+        for record in records:
+            pool = "pooled" if record["settings"]["stage"] == -1 else "avg"
+            self.assertEqual(record["settings"]["pool"], pool)
+            self.assertEqual(record["settings"]["temperature"], 0.07)
+            self.assertEqual(
+                (record["method"], record["seed"], record["max_train"]), ("simclr", 0, 300)
+            )
+            self.assertEqual(set(record["baselines"]), {"untrained", "pixels"})
+            self.assertEqual(set(record["baselines"]["pixels"]), set(record["results"]))
         # Alone, a cell gives the same number; and nothing is measured twice.
         self.evaluate("--eval=knn", "--sweep=k=5", "--sweep=stage=-2", results="one.jsonl")
         (alone,) = self.read("one.jsonl")
-        (same,) = (one for one in found if key(one) == key(alone))
+        (same,) = (record for record in records if key(record) == key(alone))
         self.assertEqual(same["results"], alone["results"])
         before = (self.folder / "sweep.jsonl").read_bytes()
         self.assertEqual(self.evaluate(*sweep, results="sweep.jsonl"), out)
@@ -115,16 +117,16 @@ class EvaluateTest(parameterized.TestCase):
         with mock.patch.object(features, "extract", wraps=features.extract) as extract:
             self.evaluate("--eval=linear", *flags, "--no_baselines", results="linear.jsonl")
         self.assertEqual(extract.call_count, 2)  # the training set and the test set
-        found = self.read("linear.jsonl")
-        self.assertLen(found, 4)
-        for one in found:
-            self.assertEqual(one["settings"]["preset"], "simclr")
+        records = self.read("linear.jsonl")
+        self.assertLen(records, 4)
+        for record in records:
+            self.assertEqual(record["settings"]["preset"], "simclr")
             self.assertContainsSubset(
-                ("eval/linear_top1", "eval/linear_holdout_top1"), one["results"]
+                ("eval/linear_top1", "eval/linear_holdout_top1"), record["results"]
             )
 
     def test_linear_probes_of_a_pretext_run_look_at_every_stage(self):
-        """In one pass; unless a stage is named, and not in other protocols."""
+        """Measure them in one pass, unless a stage is named; other protocols read one stage."""
         tiny = [flag for flag in TINY if "projector" not in flag and "simclr" not in flag]
         where = f"--workdir={self.folder / 'rotnet'}"
         self.command("train", where, "--config=rotnet:digits", *tiny)
@@ -133,21 +135,21 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual(extract.call_count, 2)  # the training set and the test set
         self.evaluate("--eval=knn", runs="rotnet", results="all.jsonl")
         self.evaluate("--eval=linear", "--sweep=stage=-1", runs="rotnet", results="all.jsonl")
-        found = [
+        records = [
             (r["protocol"], r["settings"]["stage"], r["settings"]["pool"])
             for r in self.read("all.jsonl")
         ]
         linear = [("linear", stage, "grid") for stage in (-3, -2, -1)]
-        self.assertEqual(found, [*linear, ("knn", -2, "grid")])  # and stage -1 was known
+        self.assertEqual(records, [*linear, ("knn", -2, "grid")])  # and stage -1 was known
 
     def test_a_list_of_settings(self):
         cells = self.folder / "cells.jsonl"
         cells.write_text('{"k": 3}\n\n{"k": 7, "temperature": 0.1}\n')
         self.evaluate("--eval=knn", f"--cells={cells}", results="list.jsonl")
-        found = [
+        records = [
             (r["settings"]["k"], r["settings"]["temperature"]) for r in self.read("list.jsonl")
         ]
-        self.assertEqual(found, [(3, 0.07), (7, 0.1)])
+        self.assertEqual(records, [(3, 0.07), (7, 0.1)])
 
     def test_by_default_the_run_s_own_protocols_in_its_own_folder(self):
         self.command("evaluate", f"--workdir={self.folder / 'run1'}")
@@ -185,7 +187,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertLen(after, 16)
 
     def test_a_run_is_followed_to_its_end(self):
-        """From before its first checkpoint."""
+        """Start to follow before its first checkpoint."""
         folder = self.folder / "live"
         argv = ("train", f"--workdir={folder}", *TINY, "--config.checkpoint.keep=9")
         env = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -253,7 +255,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertIn(r"\toprule", path.read_text())
 
     def test_runs_compared(self):
-        """Synthetic: a run is in front by .1 and .3 with two seeds, at steps of its own."""
+        """Compare synthetic runs: one leads by .1 and .3 with two seeds, at its own steps."""
         for name, step, scores in (("a", 10, (0.6, 0.8)), ("b", 20, (0.5, 0.5))):
             for seed, score in enumerate(scores):
                 run = self.folder / f"{name}{seed}"

@@ -1,4 +1,4 @@
-"""Weights out of a run and into another one: bits, heads, averages, refusals."""
+"""Exporting weights of a run and importing them into another: bits, heads, averages, refusals."""
 
 import contextlib
 import io
@@ -22,13 +22,13 @@ from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.weights import files, networks
-from tests.cli.pretrained_test import assert_equal, experiment, started
+from tests.run.pretrained_test import assert_equal, experiment, started
 from tests.weights.releases_test import plain, prefixed, sequential
 
 
 def saved(folder, method, *overrides):
-    """A checkpoint with random values everywhere; returns its experiment and state."""
-    made = experiment(method, *overrides)
+    """Save a checkpoint with random values everywhere; return its experiment and state."""
+    run = experiment(method, *overrides)
     draws = np.random.default_rng(0)
 
     def draw(like):
@@ -37,16 +37,16 @@ def saved(folder, method, *overrides):
             draws.normal(size=like.shape) if floating else np.zeros(like.shape), like.dtype
         )
 
-    now = jax.tree.map(draw, made.abstract_state)
-    write_json(folder / "config.json", made.resolved())
+    current = jax.tree.map(draw, run.abstract_state)
+    write_json(folder / "config.json", run.resolved())
     write_json(folder / "summary.json", {"eval/knn_top1": 0.5, "train/loss": 1, "step": 3})
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(3, jax.device_put(now), {"data": "abc", "versions": {"jax": "1"}})
-    return made, now
+        checkpoints.save(3, jax.device_put(current), {"data": "abc", "versions": {"jax": "1"}})
+    return run, current
 
 
 def command(*argv):
-    """Exit code and what was printed, stderr last."""
+    """Run a subcommand; return its exit code, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(list(argv))
@@ -56,18 +56,20 @@ def command(*argv):
 class PartsTest(parameterized.TestCase):
     @parameterized.parameters(*methods())
     def test_every_method(self, method):
-        """The average has names that the trained networks have, and the encoder is one of both."""
+        """Check that the average's names are among the trained network's; the encoder is one of
+        both.
+        """
         config = load_config(f"{method}:digits")
         override(config, [("train.batch_size", 16), ("train.steps", 4)])
         objective = Experiment.from_config(config).objective
         params, extra = jax.eval_shape(objective.init, jax.random.key(0))
-        found, rest = roles.networks(objective, params, extra)
-        role = roles.encoder_of(found, objective.encoder(params, extra).params)
-        self.assertIn(role, found)
-        self.assertTrue(any(path.startswith("backbone/") for path in found[role]))
-        self.assertLessEqual(set(found.get("teacher", {})), set(found["student"]))
+        variables, rest = roles.networks(objective, params, extra)
+        role = roles.encoder_of(variables, objective.encoder(params, extra).params)
+        self.assertIn(role, variables)
+        self.assertTrue(any(path.startswith("backbone/") for path in variables[role]))
+        self.assertLessEqual(set(variables.get("teacher", {})), set(variables["student"]))
         average = [n for n in extra if n in ("teacher", "target", "key_encoder", "average")]
-        self.assertEqual("teacher" in found, bool(average))
+        self.assertEqual("teacher" in variables, bool(average))
         self.assertFalse([p for p in rest if "backbone/" in p], "a network that is in neither")
 
 
@@ -80,8 +82,8 @@ class ExportTest(parameterized.TestCase):
 
     def export(self, name, **flags):
         output = self.folder / name
-        given = [f"--{key}={value}" for key, value in flags.items()]
-        code, _, err = command("export", f"--workdir={self.work}", f"--output={output}", *given)
+        options = [f"--{key}={value}" for key, value in flags.items()]
+        code, _, err = command("export", f"--workdir={self.work}", f"--output={output}", *options)
         self.assertEqual((code, err), (0, ""))
         return output
 
@@ -89,42 +91,42 @@ class ExportTest(parameterized.TestCase):
         ("byol", "safetensors"), ("dino", "npz"), ("moco_v2", "orbax"), ("swav", "safetensors")
     )
     def test_all_of_a_run_and_back(self, method, kind):
-        _, now = saved(self.work, method)
+        _, current = saved(self.work, method)
         name = "all" if kind == "orbax" else f"all.{kind}"
         output = self.export(name, format=kind, part="all")
         again = experiment(method, ("train.init_from", str(output)))
         pretrained.check(again)
-        begun = started(again)
-        assert_equal(begun.params, now.params)
-        assert_equal(begun.extra, now.extra)
-        self.assertEqual(int(begun.step), 0)
+        restored = started(again)
+        assert_equal(restored.params, current.params)
+        assert_equal(restored.extra, current.extra)
+        self.assertEqual(int(restored.step), 0)
 
     @parameterized.parameters({"data": 2, "fsdp": 4})
     def test_another_method_starts_from_the_network_that_is_kept(self, **mesh):
-        _, now = saved(self.work, "dino")
+        _, current = saved(self.work, "dino")
         output = self.export("all.safetensors", format="safetensors", part="all")
-        begun = started(experiment("simclr", ("train.init_from", str(output)), **mesh))
-        assert_equal(begun.params["backbone"], now.extra["teacher"]["backbone"])
+        restored = started(experiment("simclr", ("train.init_from", str(output)), **mesh))
+        assert_equal(restored.params["backbone"], current.extra["teacher"]["backbone"])
         # One that has an average too: student to trained network, teacher to its average.
-        begun = started(experiment("byol", ("train.init_from", str(output)), **mesh))
-        assert_equal(begun.params["backbone"], now.params["backbone"])
-        assert_equal(begun.extra["target"]["backbone"], now.extra["teacher"]["backbone"])
+        restored = started(experiment("byol", ("train.init_from", str(output)), **mesh))
+        assert_equal(restored.params["backbone"], current.params["backbone"])
+        assert_equal(restored.extra["target"]["backbone"], current.extra["teacher"]["backbone"])
 
     def test_backbone_of_student_and_teacher(self):
-        made, now = saved(self.work, "byol")
+        run, current = saved(self.work, "byol")
         run_ = Run.restored(self.work, 3)
-        target = now.extra["target"]
-        for role, own in (("student", now.params), ("teacher", target)):
+        target = current.extra["target"]
+        for role, own in (("student", current.params), ("teacher", target)):
             tensors, card = run_.tensors("backbone", role)
             weights = networks.of_file(files.TensorFile(tensors, card), "F")
             params, _ = weights.variables()
             assert_equal(params, own["backbone"])
             self.assertEqual((weights.heads, weights.encoder), ((), role))
-        kept = networks.of_file(files.TensorFile(*run_.tensors("backbone", "")), "F")
-        encoder = made.objective.encoder(now.params, now.extra)
-        assert_equal(kept.variables(), (encoder.params, encoder.stats))
+        backbone = networks.of_file(files.TensorFile(*run_.tensors("backbone", "")), "F")
+        encoder = run.objective.encoder(current.params, current.extra)
+        assert_equal(backbone.variables(), (encoder.params, encoder.stats))
         heads, _ = run_.tensors("all", "teacher")
-        expected = networks.flat(target, now.extra["target_stats"])
+        expected = networks.flat(target, current.extra["target_stats"])
         self.assertEqual(set(heads), set(expected))
 
     def test_the_card(self):
@@ -148,12 +150,12 @@ class ExportTest(parameterized.TestCase):
         saved(self.work, "simclr")
         for flags, name, message in (
             (("--format=safetensor",), "x.npz", "did you mean 'safetensors'"),
-            (("--format=timm", "--part=all"), "x.safetensors", "backbone only"),
+            (("--format=timm", "--part=all"), "x.safetensors", "names only backbones"),
             (("--format=npz", "--step=9"), "x.npz", "no checkpoint of step 9"),
             (("--format=npz", "--encoder=teacher"), "x.npz", "simclr has no slow average"),
             (("--format=npz", "--dtype=float8"), "x.npz", "float32"),
-            (("--format=safetensors",), "x.npz", "written to a .safetensors file"),
-            (("--format=npz",), "nowhere/x.npz", "there is no folder"),
+            (("--format=safetensors",), "x.npz", "needs a name that ends in .safetensors"),
+            (("--format=npz",), "nowhere/x.npz", "no folder"),
         ):
             output = f"--output={self.folder}/{name}"
             code, _, err = command("export", f"--workdir={self.work}", *flags, output)
@@ -169,14 +171,14 @@ class ImportTest(parameterized.TestCase):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
 
     def release(self, **changes):
-        """MoCo v2's, of the network that the digits' recipe has."""
-        made = experiment("moco_v2")
-        backbone = dict(made.raw["backbone"])
+        """Write a file like MoCo v2's release, for the network of the digits recipe."""
+        run = experiment("moco_v2")
+        backbone = dict(run.raw["backbone"])
         with_channel = networks.flat(*networks.shapes(networks.build(backbone, 1)))
         draws = np.random.default_rng(0)
         own = {p: draws.normal(size=s.shape).astype(np.float32) for p, s in with_channel.items()}
-        wide = made.objective.feature_dim
-        hidden, out = made.objective.projector
+        wide = run.objective.feature_dim
+        hidden, out = run.objective.projector
         head = sequential(("0", wide, hidden), ("2", hidden, out))
         tensors = networks.to_timm(own, backbone) | prefixed("fc.", head)
         path = self.folder / "moco.safetensors"
@@ -186,17 +188,17 @@ class ImportTest(parameterized.TestCase):
 
     def test_a_run_starts_from_a_release(self):
         path, own, head = self.release()
-        begun = started(experiment("moco_v2", ("train.init_from", str(path))))
-        for params in (begun.params, begun.extra["key_encoder"]):
-            found = tree.named_leaves(params["backbone"])
-            for name, leaf in found.items():
+        restored = started(experiment("moco_v2", ("train.init_from", str(path))))
+        for params in (restored.params, restored.extra["key_encoder"]):
+            leaves = tree.named_leaves(params["backbone"])
+            for name, leaf in leaves.items():
                 np.testing.assert_array_equal(leaf, own[name], err_msg=name)
             first = params["projector"]["linear1"]["kernel"]
             np.testing.assert_array_equal(first, head["0.weight"].T)
         # A head of another shape is left out.
         other = ("objective.projector", (8, 5))
-        begun = started(experiment("moco_v2", ("train.init_from", str(path)), other))
-        self.assertEqual(begun.params["projector"]["linear1"]["kernel"].shape[1], 8)
+        restored = started(experiment("moco_v2", ("train.init_from", str(path)), other))
+        self.assertEqual(restored.params["projector"]["linear1"]["kernel"].shape[1], 8)
 
     def test_imported_it_is_the_same(self):
         path, _, _ = self.release()
@@ -222,19 +224,19 @@ class ImportTest(parameterized.TestCase):
         self.assertRegex(err, r"stem/0/norm/scale \(3,\) for \(4,\)")
         code, out, _ = command(*argv, "--strict=false")
         self.assertEqual(code, 0)
-        self.assertIn("drawn anew (1): stem/0/norm/scale", out)
-        begun = started(experiment("simclr", ("train.init_from", f"{self.folder}/o.npz")))
-        np.testing.assert_array_equal(begun.params["backbone"]["stem"]["0"]["norm"]["scale"], 1)
+        self.assertIn("initialized (1): stem/0/norm/scale", out)
+        restored = started(experiment("simclr", ("train.init_from", f"{self.folder}/o.npz")))
+        np.testing.assert_array_equal(restored.params["backbone"]["stem"]["0"]["norm"]["scale"], 1)
 
     def test_a_wrong_file_of_a_run(self):
         (self.folder / "page.pth").write_text("<html>")
-        made = experiment("simclr", ("train.init_from", f"{self.folder}/page.pth"))
+        run = experiment("simclr", ("train.init_from", f"{self.folder}/page.pth"))
         with self.assertRaisesRegex(UserError, "^train.init_from: .*page.pth is a web page"):
-            pretrained.check(made)
+            pretrained.check(run)
         files.write(self.folder / "vit.npz", plain_vit(), {})
-        made = experiment("simclr", ("train.init_from", f"{self.folder}/vit.npz"))
+        run = experiment("simclr", ("train.init_from", f"{self.folder}/vit.npz"))
         with self.assertRaisesRegex(UserError, "holds a vit, and backbone.name is 'resnet_small'"):
-            pretrained.load(made, terminal())
+            pretrained.load(run, terminal())
 
 
 def plain_vit():

@@ -1,4 +1,4 @@
-"""What a user sees of the online probe and of a collapse while a run goes."""
+"""Output on the online probe and on a collapse during a run."""
 
 import contextlib
 import io
@@ -74,10 +74,10 @@ class MonitorTest(absltest.TestCase):
                 ]
             )
         self.assertEqual(code, 0)
-        said = out.getvalue().splitlines()
-        self.assertLen([line for line in said if line.startswith("step 60: constant")], 1, said)
-        self.assertIn("constant collapse: all images get nearly the same features", said)
-        self.assertTrue(any("linear classifier, trained along" in line for line in said))
+        lines = out.getvalue().splitlines()
+        self.assertLen([line for line in lines if line.startswith("step 60: constant")], 1, lines)
+        self.assertIn("constant collapse: all images get nearly the same features", lines)
+        self.assertTrue(any("linear classifier, trained along" in line for line in lines))
         last = read_metrics(self.folder / "run")[-1] | json.loads(
             (self.folder / "run" / "summary.json").read_text()
         )
@@ -89,16 +89,16 @@ class MonitorTest(absltest.TestCase):
     def test_images_without_labels_are_told_and_trained_on(self):
         images = np.random.default_rng(0).integers(0, 255, (256, 16, 16, 1), dtype=np.uint8)
         np.savez(self.folder / "bare.npz", images=images)
-        for data, told in ((f"npz:{self.folder / 'bare.npz'}", True), ("digits", False)):
-            made = Experiment.from_config(configured("simclr:digits", PROBE, data))
-            self.assertEqual(made.objective is made.method, told)
+        for data, unlabelled in ((f"npz:{self.folder / 'bare.npz'}", True), ("digits", False)):
+            run = Experiment.from_config(configured("simclr:digits", PROBE, data))
+            self.assertEqual(run.objective is run.method, unlabelled)
             out = io.StringIO()
-            announce(Console(file=out, width=200), made)
-            self.assertEqual("these images have no labels" in out.getvalue(), told)
+            announce(Console(file=out, width=200), run)
+            self.assertEqual("these images have no labels" in out.getvalue(), unlabelled)
 
     def test_a_run_keeps_what_it_began_with(self):
-        made = [Experiment.from_config(configured("simclr:digits", keys)) for keys in ([], PROBE)]
-        (plain, probed), defaults = (one.resolved() for one in made), made[0].defaults()
+        runs = [Experiment.from_config(configured("simclr:digits", keys)) for keys in ([], PROBE)]
+        (plain, probed), defaults = (run.resolved() for run in runs), runs[0].defaults()
         # As a version wrote it that knew neither a probe, nor shares of the data, nor `view`.
         older = {name: dict(section) for name, section in plain.items()}
         del older["train"]["online_probe"], older["data"]["fraction"], older["objective"]["view"]
@@ -108,13 +108,13 @@ class MonitorTest(absltest.TestCase):
         older["objective"]["view"] = plain["objective"]["view"]
         less["objective"] = older["objective"]
         workdir.check_resumable(older, plain, self.folder, defaults)
-        for old, new, key in (
+        for old, current, key in (
             (older, probed, "train.online_probe"),
             (probed, plain, "train.online_probe"),
             (less, plain, "data.fraction"),
         ):
             with self.assertRaisesRegex(UserError, f"{key} .was .*, now .*old values"):
-                workdir.check_resumable(old, new, self.folder, defaults)
+                workdir.check_resumable(old, current, self.folder, defaults)
 
 
 if __name__ == "__main__":

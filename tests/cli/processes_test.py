@@ -1,5 +1,5 @@
-"""Several processes on this machine: the numbers of one process, each other's checkpoints, and an
-end when one of them dies.
+"""Several processes on this machine: they compute the numbers of one process, read each other's
+checkpoints, and exit when one of them dies.
 """
 
 import json
@@ -44,7 +44,7 @@ CLUSTERS = (
 
 
 def start(*argv, processes=1, devices=1):
-    """`ssl-jax train` in so many processes with so many devices each."""
+    """Start `ssl-jax train` in `processes` processes with `devices` devices each."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
     where = meeting()
     places = [
@@ -69,7 +69,7 @@ class ProcessesTest(absltest.TestCase):
         self.folder = Path(self.create_tempdir().full_path)
 
     def train(self, name, *flags, **how):
-        """Run to the end; what the first process printed."""
+        """Run to the end; return what the first process printed."""
         argv = (f"--workdir={self.folder / name}", *TINY, "--config.train.steps=20", *flags)
         outs = []
         for process in start(*argv, **how):
@@ -85,11 +85,11 @@ class ProcessesTest(absltest.TestCase):
         lines = [read_metrics(self.folder / name) for name in (a, b)]
         self.assertEqual([x["step"] for x in lines[0]], [x["step"] for x in lines[1]])
         self.assertEqual(lines[0][-1]["step"], 20)
-        for one, other in zip(*lines, strict=True):
-            for key in one.keys() | other.keys():
+        for first, second in zip(*lines, strict=True):
+            for key in first.keys() | second.keys():
                 if not key.startswith("perf/"):
-                    tolerance = 1e-4 * max(abs(one[key]), 1.0)
-                    self.assertAlmostEqual(one[key], other[key], delta=tolerance, msg=key)
+                    tolerance = 1e-4 * max(abs(first[key]), 1.0)
+                    self.assertAlmostEqual(first[key], second[key], delta=tolerance, msg=key)
 
     def test_two_processes_are_one_with_as_many_devices(self):
         out = self.train("one", *SIMCLR, devices=4)
@@ -100,13 +100,15 @@ class ProcessesTest(absltest.TestCase):
         # Their checkpoint is restored by one process, which here has eight devices.
         code = cli.run(["evaluate", f"--workdir={self.folder / 'two'}", "--eval=knn", "--step=20"])
         self.assertEqual(code, 0)
-        found = json.loads((self.folder / "two" / "eval" / "results.jsonl").read_text())["results"]
+        results = json.loads((self.folder / "two" / "eval" / "results.jsonl").read_text())[
+            "results"
+        ]
         summary = json.loads((self.folder / "one" / "summary.json").read_text())
-        for key, value in found.items():
+        for key, value in results.items():
             self.assertAlmostEqual(value, summary[key], delta=1e-3 * max(1, abs(value)), msg=key)
 
     def test_two_processes_go_on_where_one_stopped(self):
-        """With a memory as long as the data set, split by rows."""
+        """Use a memory as long as the data set, split by rows."""
         self.check_resume(*MEMORY)
 
     @pytest.mark.full
@@ -118,14 +120,14 @@ class ProcessesTest(absltest.TestCase):
         shutil.copytree(self.folder / "one", self.folder / "two")
         shutil.rmtree(self.folder / "two" / "checkpoints" / "20")
         out = self.train("two", *flags, processes=2, devices=2)
-        self.assertIn("going on from the checkpoint of step 10", out)
+        self.assertIn("resuming from the checkpoint of step 10", out)
         self.assert_same_metrics("one", "two")
 
     def test_a_dead_process_ends_the_others(self):
         self.check_death(1, r"^ssl-jax: process 1 \(.+\) has been silent for 5 s; it was at .+\n$")
 
     def test_a_dead_coordinator_ends_the_others(self):
-        """JAX has its say before, as it aborts the process."""
+        """JAX prints first, as it aborts the process."""
         self.check_death(0, r"\nssl-jax: process 0, which coordinates the run, does not answer\n$")
 
     def check_death(self, victim, message):

@@ -1,4 +1,4 @@
-"""The command line's passes over the data set: complete, and made again after a kill."""
+"""Passes over the data set in a run: complete, and repeated after a kill."""
 
 from pathlib import Path
 from unittest import mock
@@ -35,19 +35,19 @@ class Killed(Exception):
 
 
 def killed_at(step):
-    """In the place of `make_refresh`: the pass over the data dies in its middle before `step`."""
+    """Patch `make_refresh` so that the pass over the data fails midway before `step`."""
 
     def make(*args):
         run = refresh.make_refresh(*args)
 
-        def renew(now, examples):
+        def renew(current, examples):
             def dying():
                 for i, batch in enumerate(examples()):
-                    if i == 3 and int(now.step) == step:
+                    if i == 3 and int(current.step) == step:
                         raise Killed
                     yield batch
 
-            return run(now, dying)
+            return run(current, dying)
 
         return renew
 
@@ -86,38 +86,38 @@ class RefreshTest(absltest.TestCase):
         self.assertLessEqual(max(line["train/clusters"] for line in whole), 7)
 
     def test_the_pass_sees_every_example_once_and_in_its_row(self):
-        made = experiment()
-        view = made.objective.inputs().views[0]
-        with jax.set_mesh(made.mesh):
-            current = state.create(made.objective, made.tx, 0, made.placed)
-            features, seen = refresh.empty_pass(made.objective, current, view.size), []
-            record = jax.jit(refresh.make_recorder(made.objective))
-            for batch in prefetch_to_device(made.examples(), sharding.batch_sharding(made.mesh)):
+        run = experiment()
+        view = run.objective.inputs().views[0]
+        with jax.set_mesh(run.mesh):
+            current = state.create(run.objective, run.tx, 0, run.placed)
+            features, indices = refresh.empty_pass(run.objective, current, view.size), []
+            record = jax.jit(refresh.make_recorder(run.objective))
+            for batch in prefetch_to_device(run.examples(), sharding.batch_sharding(run.mesh)):
                 images, index = batch["images"], batch["index"]
                 features = record(current.params, current.extra, features, images, index)
-                seen.append(np.asarray(index))
-        seen = np.concatenate(seen)
-        np.testing.assert_array_equal(seen[seen >= 0], np.arange(1437))
+                indices.append(np.asarray(index))
+        indices = np.concatenate(indices)
+        np.testing.assert_array_equal(indices[indices >= 0], np.arange(1437))
         np.testing.assert_array_equal(features.present, np.arange(2048) < 1437)
         self.assertEqual(np.abs(features.values[1437:]).max(), 0)
         # Image 1400 on its own.
-        *_, last = made.examples()
+        *_, last = run.examples()
         (row,) = np.flatnonzero(last["index"] == 1400)
-        encoder = made.objective.encoder(current.params, current.extra)
+        encoder = run.objective.encoder(current.params, current.extra)
         alone = encoder.features(prepare(view, last["images"][row : row + 1]))["pooled"]
         np.testing.assert_allclose(features.values[1400], alone[0], rtol=1e-4, atol=1e-5)
 
     def test_hosts_share_the_examples_in_equal_parts(self):
-        made, found = experiment(), []
+        run, parts = experiment(), []
         for host in range(2):
             half = lambda mesh, n, host=host: np.split(np.arange(n), 2)[host]  # noqa: E731
             with (
                 mock.patch.object(jax, "process_count", lambda: 2),
                 mock.patch.object(sharding, "local_rows", half),
             ):
-                found.append([batch["index"] for batch in made.examples()])
-        self.assertEqual([len(part) for part in found], [6, 6])
-        together = np.concatenate([np.concatenate(pair) for pair in zip(*found, strict=True)])
+                parts.append([batch["index"] for batch in run.examples()])
+        self.assertEqual([len(part) for part in parts], [6, 6])
+        together = np.concatenate([np.concatenate(pair) for pair in zip(*parts, strict=True)])
         np.testing.assert_array_equal(together[:1437], np.arange(1437))
         np.testing.assert_array_equal(together[1437:], -1)
 

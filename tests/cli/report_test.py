@@ -1,4 +1,4 @@
-"""The report of runs that were trained, and of those that something is missing of."""
+"""Reports of finished runs, and of runs with something missing."""
 
 import contextlib
 import io
@@ -65,7 +65,7 @@ class ReportTest(absltest.TestCase):
             "report", f"--workdir={self.run_folder},{broken}", f"--output={output}", "--examples=60"
         )
         self.assertEqual((code, err), (0, ""))
-        self.assertIn("there is no checkpoint yet, so only what was logged is shown", out)
+        self.assertIn("there is no checkpoint yet, so the page shows only what was logged", out)
         text = output.read_text()
         self.assertIn("broken: 1 damaged line(s) of metrics.jsonl are skipped.", text)
         collapsed = "The run had collapsed when last measured. Dimensional collapse: features"
@@ -77,16 +77,16 @@ class ReportTest(absltest.TestCase):
         self.assertFalse((broken / "checkpoints" / "4").exists())
 
     def test_errors_are_one_line(self):
-        for said, argv in (
+        for message, argv in (
             ("no run in", [f"--workdir={self.folder / 'nothing'}"]),
             ("--workdir is missing", []),
             ("holds no checkpoint of step 3", [f"--workdir={self.run_folder}", "--step=3"]),
-            ("there is no folder", [f"--workdir={self.run_folder}", "--output=/no/where.html"]),
+            ("no folder", [f"--workdir={self.run_folder}", "--output=/no/where.html"]),
             ("--examples=2", [f"--workdir={self.run_folder}", "--examples=2"]),
         ):
             code, _, err = command("report", *argv)
             self.assertEqual(code, 2, err)
-            self.assertIn(said, err)
+            self.assertIn(message, err)
             self.assertLen(err.splitlines(), 1)
 
 

@@ -1,4 +1,4 @@
-"""Means over runs that differ in the seed only, and numbers beside their baselines."""
+"""Means over runs that differ only in the seed, and numbers beside their baselines."""
 
 import contextlib
 import io
@@ -30,8 +30,8 @@ class ResultsTest(absltest.TestCase):
     def results(self, *flags, code=0):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = cli.run(["results", *flags])
-        self.assertEqual(found, code, err.getvalue())
+            status = cli.run(["results", *flags])
+        self.assertEqual(status, code, err.getvalue())
         return out.getvalue(), err.getvalue()
 
     def test_runs_of_other_settings_are_in_no_mean(self):
@@ -50,7 +50,7 @@ class ResultsTest(absltest.TestCase):
             self.add(name, score, seed)
         out, err = self.results(f"--workdir={self.folder}/*", "--mean=seed", "--format=csv")
         self.assertEqual(out.splitlines()[1], "simclr,10,knn,0.6000 ± 0.1414,2")
-        self.assertRegex(err, "a and .*copy differ in nothing but their folder")
+        self.assertRegex(err, "a and .*copy differ only in their folder")
 
     def test_sides_of_a_comparison_differ_in_the_seed_only(self):
         for name, seed, lr in (("a0", 0, 0.1), ("a1", 1, 0.3), ("b0", 0, 0.1), ("b1", 0, 0.1)):

@@ -79,7 +79,7 @@ PATHS = {
 
 
 def call(*argv):
-    """(exit code, lines on stderr, all that was printed)"""
+    """Run a subcommand; return (exit code, lines on stderr, all output)."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.run([str(word) for word in argv])
@@ -87,7 +87,7 @@ def call(*argv):
 
 
 class Runs(parameterized.TestCase):
-    """A run of two steps as its folder looks before the first."""
+    """A run of two steps, in its state before the first."""
 
     config: dict
 
@@ -99,9 +99,9 @@ class Runs(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = Path(self.create_tempdir().full_path)
-        self.run_ = self.made("run")
+        self.run_ = self.create_run("run")
 
-    def made(self, name, **changes):
+    def create_run(self, name, **changes):
         folder = self.folder / name
         folder.mkdir(parents=True)
         files.write_json(folder / "config.json", {**self.config, **changes})
@@ -116,11 +116,13 @@ class Runs(parameterized.TestCase):
 
 class CodeTest(Runs):
     def with_code(self, name="run", at="method.py", **changes):
-        """A run whose config names a method file; where that lies in it, and the run's folder."""
+        """Create a run whose config names a method file in it; return the file and the run's
+        folder.
+        """
         run = self.folder / name
         objective = {**self.config["objective"], "name": str(run / at), **changes}
         shutil.rmtree(run, ignore_errors=True)
-        self.made(name, objective=objective)
+        self.create_run(name, objective=objective)
         (run / at).parent.mkdir(exist_ok=True)
         (run / at).write_text(METHOD)
         return run / at, run
@@ -169,12 +171,14 @@ class CodeTest(Runs):
 
     def test_a_run_inside_another(self):
         method, _ = self.with_code("outer")
-        inner = self.made(
+        inner = self.create_run(
             "outer/inner", objective={**self.config["objective"], "name": str(method)}
         )
         with self.assertRaisesRegex(UserError, "lies in the folder of a run, .*outer, which"):
             Experiment.of_run(inner).resolved()
-        started = self.made("started", train={**self.config["train"], "init_from": str(inner)})
+        started = self.create_run(
+            "started", train={**self.config["train"], "init_from": str(inner)}
+        )
         self.fails("train", f"--workdir={started}", message="which holds no code")
         self.assert_not_run(method)
 
@@ -261,7 +265,7 @@ class PathsTest(Runs):
 
     @parameterized.parameters("r[1]x", "a,b", "a*b", "back\\slash", "q?x", "{a,b}", "~x", "[bold]")
     def test_a_folder_by_its_own_name(self, name):
-        run = self.made(f"runs/{name}")
+        run = self.create_run(f"runs/{name}")
         ResultsFile(run / "eval" / "results.jsonl").append({**RECORD, "workdir": str(run)})
         with contextlib.chdir(self.folder):
             for text in (run, f"runs/{name}", f"run,{run}"):
@@ -274,7 +278,7 @@ class PathsTest(Runs):
 
     def test_home(self):
         home = self.folder / "home"
-        run = self.made("home/own")
+        run = self.create_run("home/own")
         with mock.patch.dict(os.environ, HOME=str(home)):
             self.assertEqual(files.home("folder:~/x,~/y"), f"folder:{home}/x,{home}/y")
             self.assertEqual(files.home("a~b/~c"), "a~b/~c")
@@ -390,7 +394,7 @@ class EditedTest(Runs):
             words = ("--accept_changes", f"--workdir={self.run_}")
             self.fails("train", *flags, *words, message=message)
             self.assertEqual((self.run_ / "config.json").read_bytes(), before)
-        experiment = Experiment.of_run(self.made("fresh"))
+        experiment = Experiment.of_run(self.create_run("fresh"))
         train.check_end(experiment, self.folder / "fresh")
 
 

@@ -1,4 +1,4 @@
-"""The runs of a study: trained in sequence, gone on with, shown in one table."""
+"""Studies: runs are trained in sequence, resumed, and shown in one table."""
 
 import contextlib
 import io
@@ -53,8 +53,8 @@ class StudyTest(parameterized.TestCase):
     def run_study(self, *flags, code=0):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = cli.run([*self.argv, *flags])
-        self.assertEqual(found, code, err.getvalue())
+            status = cli.run([*self.argv, *flags])
+        self.assertEqual(status, code, err.getvalue())
         return out.getvalue(), err.getvalue()
 
     def test_killed_it_goes_on_and_a_finished_run_is_left_alone(self):
@@ -100,14 +100,14 @@ class StudyTest(parameterized.TestCase):
             self.assertEqual(row[4], f"{last['eval/knn_top1']:.4f}")
 
     def test_the_shipped_ones_are_configs(self):
-        for name, runs in (
+        for name, count in (
             ("data_and_steps", 9),
             ("methods_and_widths", 9),
             ("methods_and_depths", 12),
         ):
-            made = study.read(f"studies:{name}")
-            self.assertLen({run.name for run in made}, runs)
-            for run in made:
+            runs = study.read(f"studies:{name}")
+            self.assertLen({run.name for run in runs}, count)
+            for run in runs:
                 configured(run.config, list(run.changes.items()))
 
     def test_a_key_for_all_runs(self):
@@ -120,11 +120,11 @@ class StudyTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("{'a': {'train.steps': 1}}", "a: expected a dict with the key 'config'"),
-        ("{'a/b': {'config': 'x'}}", "'a/b' is no name for a folder"),
-        ("{}", "no run in it"),
+        ("{'a/b': {'config': 'x'}}", "'a/b' is not a valid folder name"),
+        ("{}", "it holds no run"),
     )
-    def test_what_is_wrong_is_said(self, made, message):
-        self.file.write_text(f"def get_config(name=''):\n    return {made}\n")
+    def test_what_is_wrong_is_said(self, text, message):
+        self.file.write_text(f"def get_config(name=''):\n    return {text}\n")
         with self.assertRaisesRegex(UserError, message):
             study.read(str(self.file))
 

@@ -1,4 +1,4 @@
-"""A list of data sets in one command, and one table."""
+"""Suites of data sets: measured in one command, shown in one table."""
 
 import contextlib
 import io
@@ -45,8 +45,8 @@ class SuiteTest(parameterized.TestCase):
     def command(cls, *argv, code=0):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = cli.run(list(argv))
-        assert found == code, (found, err.getvalue())
+            status = cli.run(list(argv))
+        assert status == code, (status, err.getvalue())
         return out.getvalue() + err.getvalue()
 
     def evaluate(self, name, *flags, code=0):
@@ -59,19 +59,21 @@ class SuiteTest(parameterized.TestCase):
         self.assertIn("missing: folder:/nowhere: no such folder", out)
         self.assertRegex(out, "unlabelled: npz:.*images.npz or its evaluation set has no labels")
         self.assertIn("Not measured: missing, unlabelled", out)
-        found = ResultsFile(self.folder / "suite.jsonl").read()
-        self.assertLen(found, 4)
-        for one in found:
-            few = one["set"] == "few"
-            self.assertEqual(one["settings"]["k"], 3 if few else 20)
-            self.assertEqual(one["max_train"], 50 if few else 300)
+        records = ResultsFile(self.folder / "suite.jsonl").read()
+        self.assertLen(records, 4)
+        for record in records:
+            few = record["set"] == "few"
+            self.assertEqual(record["settings"]["k"], 3 if few else 20)
+            self.assertEqual(record["max_train"], 50 if few else 300)
             metric = "mean_per_class" if few else "top1"
-            self.assertEqual(one["metric"], metric)
-            self.assertEqual(one["results"]["eval/score"], one["results"][f"eval/knn_{metric}"])
+            self.assertEqual(record["metric"], metric)
+            self.assertEqual(
+                record["results"]["eval/score"], record["results"][f"eval/knn_{metric}"]
+            )
         # Alone, the run's own data give the same number; nothing is measured twice.
         self.evaluate("alone.jsonl", "--eval=knn")
         (alone,) = ResultsFile(self.folder / "alone.jsonl").read()
-        self.assertEqual(alone["results"]["eval/knn_top1"], found[0]["results"]["eval/knn_top1"])
+        self.assertEqual(alone["results"]["eval/knn_top1"], records[0]["results"]["eval/knn_top1"])
         before = (self.folder / "suite.jsonl").read_bytes()
         self.evaluate("suite.jsonl", *flags, code=2)
         self.assertEqual((self.folder / "suite.jsonl").read_bytes(), before)
@@ -84,7 +86,7 @@ class SuiteTest(parameterized.TestCase):
                 *("pool", "stage", "digits", "few", "mean"),
             ],
         )
-        values = {(r["set"], r["settings"]["stage"]): r["results"]["eval/score"] for r in found}
+        values = {(r["set"], r["settings"]["stage"]): r["results"]["eval/score"] for r in records}
         self.assertLen(rows, 3)
         for row in rows[1:]:
             digits, few = (values[name, int(row[6])] for name in ("digits", "few"))
@@ -96,8 +98,8 @@ class SuiteTest(parameterized.TestCase):
     def test_the_shipped_one_without_a_download(self):
         out = self.evaluate("digits.jsonl", "--eval=knn", "--suite=suites:digits")
         self.assertIn("on digits_100:", out)
-        found = ResultsFile(self.folder / "digits.jsonl").read()
-        self.assertEqual([one["max_train"] for one in found], [300, 300, 100])
+        records = ResultsFile(self.folder / "digits.jsonl").read()
+        self.assertEqual([record["max_train"] for record in records], [300, 300, 100])
 
     def test_the_shipped_ones_are_well_formed(self):
         self.assertLen(suites.suite("suites:kornblith"), 9)
@@ -105,15 +107,15 @@ class SuiteTest(parameterized.TestCase):
         self.assertLen(suites.suite("suites:vtab"), 12)
 
     @parameterized.parameters(
-        ("{'a': 'digits'}", "a holds 'digits'; expected data, eval_data"),
+        ("{'a': 'digits'}", "a: expected a dict of data, eval_data, ..., got 'digits'"),
         ("{'a': {'dat': 'digits'}}", "a: unknown key 'dat'; did you mean 'data'"),
         ("{'a': {'metric': 'map'}}", "a.metric: .*'map'"),
-        ("{'a': {'settings': {'nearest': {}}}}", "a: no protocol 'nearest'"),
-        ("{}", "no data set in it"),
+        ("{'a': {'settings': {'nearest': {}}}}", "a: unknown protocol 'nearest'"),
+        ("{}", "it holds no data set"),
     )
-    def test_what_is_wrong_is_said(self, made, message):
+    def test_what_is_wrong_is_said(self, text, message):
         path = self.folder / "wrong.py"
-        path.write_text(f"def get_config(name=''):\n    return {made}\n")
+        path.write_text(f"def get_config(name=''):\n    return {text}\n")
         with self.assertRaisesRegex(UserError, message):
             suites.suite(str(path))
 
@@ -128,10 +130,10 @@ class AcrossTest(absltest.TestCase):
             return dict(workdir=run, protocol="knn", set=name, data=f"{name}'s", k=k, score=score)
 
         rows = [row("a", "x", 0.1, 1), row("a", "y", 0.3, 5), row("b", "x", 0.2, 1)]
-        found, columns = results.across(rows, ["score"], "set", "score")
+        table, columns = results.across(rows, ["score"], "set", "score")
         self.assertEqual(columns, ["x", "y", "mean"])
         self.assertEqual(
-            found,
+            table,
             [
                 {"workdir": "a", "protocol": "knn", "x": 0.1, "y": 0.3, "mean": 0.2},
                 {"workdir": "b", "protocol": "knn", "x": 0.2},

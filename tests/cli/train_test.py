@@ -1,4 +1,4 @@
-"""The command line on real processes: a run, a run killed and taken up again, evaluation."""
+"""The command line in real processes: a run, a run that is killed and resumed, evaluation."""
 
 import json
 import os
@@ -81,7 +81,7 @@ class TrainTest(absltest.TestCase):
     def test_a_killed_run_ends_with_the_numbers_of_one_that_was_not(self):
         out = self.finish(self.train("whole"))
         self.assertIn("What was learned", out)
-        self.assertIn("linear classifier, 5 labels a class", out)
+        self.assertIn("linear classifier, 5 labels per class", out)
         lines = read_metrics(self.folder / "whole")
         self.assertEqual({line["step"] for line in lines}, set(range(13)))
 
@@ -95,7 +95,7 @@ class TrainTest(absltest.TestCase):
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
         out = self.finish(self.train("killed"))
-        self.assertRegex(out, "going on from the checkpoint of step (4|8)")
+        self.assertRegex(out, "resuming from the checkpoint of step (4|8)")
 
         again = read_metrics(self.folder / "killed")
         self.assertEqual([without_perf(x) for x in again], [without_perf(x) for x in lines])
@@ -138,7 +138,7 @@ class TrainTest(absltest.TestCase):
         self.assertTrue(died.exists())
         self.assertEqual(read_metrics(self.folder / "killed")[-1]["step"], 8)
         out = self.finish(train("killed"))
-        self.assertIn("going on from the checkpoint of step", out)
+        self.assertIn("resuming from the checkpoint of step", out)
         self.finish(train("whole"))
         lines = [
             [without_perf(line) for line in read_metrics(self.folder / name)]

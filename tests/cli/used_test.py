@@ -1,4 +1,4 @@
-"""Keys of a new run, and flags, that nothing would read."""
+"""Keys of a new run, and flags, that would have no effect."""
 
 import contextlib
 import io
@@ -36,12 +36,12 @@ UNUSED = [
 
 FLAGS = [
     (("results", "--workdir=W", "--against=V", "--mean=seed"), "--mean or --against"),
-    (("results", "--workdir=W", "--value=score"), "--value .* give that too"),
+    (("results", "--workdir=W", "--value=score"), "--value .* set --columns too"),
     (
         ("compile", "--config=simclr:digits", "--topology=v5e:2x2", "--hlo=f", "--find_batch"),
         "--hlo",
     ),
-    (("prepare", "--data=digits", "--output=out", "--quality=80"), "--quality .* give --size"),
+    (("prepare", "--data=digits", "--output=out", "--quality=80"), "--quality .* set --size"),
 ]
 
 
@@ -87,8 +87,8 @@ class UsedTest(parameterized.TestCase):
     def test_what_a_recipe_leaves_is_no_setting_of_the_user(self):
         """Another optimizer may be tried without its predecessor's constants being taken back."""
         keys = {"optim.name": "sgd"}
-        made = experiment({"optim.b2": 0.95} | keys)
-        made.check_used(keys)
+        run = experiment({"optim.b2": 0.95} | keys)
+        run.check_used(keys)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What may happen to files beside the checkpoints, and to the clock, while a run goes or rests."""
+"""Changes to files other than checkpoints, and to the clock, during and between runs."""
 
 import shutil
 from pathlib import Path
@@ -29,7 +29,7 @@ class DataTest(absltest.TestCase):
         self.folder = Path(self.create_tempdir().full_path)
 
     def images(self, count=128):
-        """A folder of so many digits."""
+        """Write a folder of `count` digits."""
         place = self.folder / "images"
         place.mkdir()
         for i, image in enumerate(load_digits().images[:count]):
@@ -53,17 +53,17 @@ class DataTest(absltest.TestCase):
         self.assertIn("0005.png", err)
         self.assertNotIn("Traceback", err)
         # The rest is another set of images, which is not taken without a word.
-        said = run.end("--config.train.stop_at=590", code=2)
-        self.assertRegex(said, "holds a run with another config: spec.num_examples .was 128, now 1")
+        out = run.end("--config.train.stop_at=590", code=2)
+        self.assertRegex(out, "holds a run with another config: spec.num_examples .was 128, now 1")
 
     def test_a_folder_that_grew_between_two_parts(self):
         place = self.images()
         run = self.run_on(place)
         run.end("--config.train.stop_at=20")
         shutil.copy(place / "0000.png", place / "9999.png")
-        said = run.end(code=2)
-        self.assertRegex(said, "spec.num_examples .was 128, now 129.*--accept_changes")
-        self.assertEqual(said.count("ssl-jax: "), 1)
+        out = run.end(code=2)
+        self.assertRegex(out, "spec.num_examples .was 128, now 129.*--accept_changes")
+        self.assertEqual(out.count("ssl-jax: "), 1)
         self.assertIn("step 20", run.end("--accept_changes"))
 
     def test_files_that_changed_between_two_parts(self):
@@ -71,8 +71,8 @@ class DataTest(absltest.TestCase):
         run = self.run_on(place)
         run.end("--config.train.stop_at=20")
         shutil.copy(place / "0001.png", place / "0000.png")
-        said = run.end(code=2)
-        self.assertRegex(said, "ssl-jax: the training data .* are not those of the")
+        out = run.end(code=2)
+        self.assertRegex(out, "ssl-jax: the training data .* are not those of the")
 
     def test_a_metrics_file_with_a_torn_last_line(self):
         whole, run = Run(self.folder / "whole", FLAGS), Run(self.folder / "run", FLAGS)
@@ -101,7 +101,7 @@ class DataTest(absltest.TestCase):
         self.assertRegex(out, r"ssl-jax: no progress for 30 s: still at step of step \d")
 
     def test_other_numbers_of_devices(self):
-        """From four devices to two and to eight: with batch norm, and a memory of the data set."""
+        """Resume from four devices on two and eight, with batch norm and a memory of the data."""
         for name in ("simclr", "instdisc"):
             flags = (f"--config={name}:digits", *TINY[2:], *FLAGS[len(TINY) :])
             # Small plain steps: what grows is an error of the restore, not one of rounding.

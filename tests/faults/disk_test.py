@@ -1,4 +1,4 @@
-"""A disk that is full, cannot be written, or takes only a part: training goes on, and says so."""
+"""Disks that are full, read-only or fail midway: training continues and reports it."""
 
 import resource
 import shutil
@@ -27,7 +27,7 @@ HALF = ".orbax-checkpoint-tmp"  # cleared when a save or a run begins
 
 
 def mounted(folder: Path) -> bool:
-    """Whether a disk of 2 MB could be put there."""
+    """Mount a disk of 2 MB; return whether that succeeded."""
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True
     )
@@ -35,7 +35,7 @@ def mounted(folder: Path) -> bool:
 
 
 def at_most(size: int):
-    """For a process that shall write no larger file."""
+    """Return a function that limits the size of files that a process writes."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -48,7 +48,7 @@ class DiskTest(absltest.TestCase):
         self.whole.end()
 
     def disk(self):
-        """A run on a small disk of its own."""
+        """Provide a run on its own small disk."""
         place = self.folder / "disk"
         place.mkdir()
         if not mounted(place):
@@ -57,14 +57,14 @@ class DiskTest(absltest.TestCase):
         return Run(place / "run", FLAGS)
 
     def complete(self, run):
-        """Steps of the complete checkpoints; whatever else looks like one fails the test."""
+        """Return the steps of the complete checkpoints; anything else fails the test."""
         folders = [p for p in (run.folder / "checkpoints").iterdir() if p.suffix != HALF]
         for folder in folders:
             self.assertTrue((folder / "manifest.json").exists(), folders)
         return sorted(int(folder.name) for folder in folders)
 
     def fill(self, run):
-        """Take all room that is left."""
+        """Fill the remaining space."""
         block = b"x" * 4096
         with (run.folder.parent / "filling").open("wb", buffering=0) as file:
             try:
@@ -100,7 +100,7 @@ class DiskTest(absltest.TestCase):
         self.assertNotIn("Traceback", err)
         at = max(self.complete(run))
         (run.folder.parent / "filling").unlink()
-        self.assertIn(f"going on from the checkpoint of step {at}", run.end())
+        self.assertIn(f"resuming from the checkpoint of step {at}", run.end())
         self.assertEqual(run.differences(self.whole), [])
 
     def test_read_only_for_a_while(self):
@@ -125,11 +125,11 @@ class DiskTest(absltest.TestCase):
     def test_a_folder_that_cannot_be_written_from_the_start(self):
         place = self.folder / "file"
         place.write_text("")
-        said = Run(place / "run", FLAGS).end(code=2)
-        self.assertRegex(said, "cannot write to --workdir=.*file/run: Not a directory")
+        out = Run(place / "run", FLAGS).end(code=2)
+        self.assertRegex(out, "cannot write to --workdir=.*file/run: Not a directory")
 
     def test_files_that_may_not_grow(self):
-        """As a quota does it; without root."""
+        """Limit the file size as a quota does, without root."""
         run = Run(self.folder / "small", FLAGS)
         process = run.start(preexec=at_most(30_000))
         out, err = process.communicate(timeout=300)

@@ -41,7 +41,7 @@ class FuzzFilesTest(parameterized.TestCase):
         self.flip_footers(11)
 
     def flip_footers(self, stride):
-        """Some of them ended the process, when Arrow was asked for a column's size."""
+        """Some of these crashed the process in Arrow, at a query for a column's size."""
         check = fuzzing.kinds()["parquet"].check
         for whole in fuzzing.parquets():
             (size,) = struct.unpack("<I", whole[-8:-4])

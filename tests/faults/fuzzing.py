@@ -1,4 +1,4 @@
-"""Random input of every kind, and what may come of it: shared by the tests and benchmarks/fuzz.py.
+"""Random input of every kind and checks of it, shared by the tests and benchmarks/fuzz.py.
 
 A kind is a strategy and a check. A check gives "fine" or "refused"; anything else is a fault.
 """
@@ -39,7 +39,7 @@ MOST_PIXELS = 1 << 22  # in place of decode.MAX_PIXELS: what is allowed there ta
 
 @dataclass(frozen=True)
 class Kind:
-    """What is drawn, and what is done with it."""
+    """Kind of input: a strategy that draws it and a check of it."""
 
     draws: st.SearchStrategy
     check: Callable[..., str]
@@ -47,7 +47,7 @@ class Kind:
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Path]:
-    """An empty folder to be in, as home and for the caches; no network, no waiting, no log."""
+    """Enter an empty folder, also as home and for caches; disable network, waiting and logs."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")
@@ -74,7 +74,7 @@ def sandbox() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
-    """A `UserError` passes, if it is one line."""
+    """Let a `UserError` pass if it is one line."""
     try:
         yield
     except UserError as e:
@@ -87,7 +87,7 @@ def one_line() -> Iterator[None]:
 
 @st.composite
 def damaged(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
-    """One of `wholes`, cut, with other bytes, or with parts of another."""
+    """Draw one of `wholes`, cut, with other bytes, or with parts of another."""
     data = bytearray(draw(st.sampled_from(wholes)))
     places = random.Random(draw(st.integers(0, 2**32)))  # Hypothesis would take both ends mostly
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
@@ -125,12 +125,12 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @cache
 def images() -> list[bytes]:
-    """Small files of every format that is read, with what makes them odd."""
+    """Return small files of every supported format, with unusual features."""
     turned = Image.Exif()
     turned[0x0112] = 6
     wide = Image.fromarray(np.arange(384, dtype=np.uint16).reshape(16, 24) * 170)
     more = {"save_all": True, "append_images": [picture(1), picture(2)]}
-    found = [
+    files = [
         encoded(picture(), "JPEG"),
         encoded(picture(), "JPEG", progressive=True, exif=turned),
         encoded(picture(mode="L"), "JPEG", restart_marker_blocks=1),
@@ -151,7 +151,7 @@ def images() -> list[bytes]:
         b"P3 2 1 255 1 2 3 4 5 6\n",
         encoded(wide, "TIFF"),
     ]
-    return found + [
+    return files + [
         encoded(picture(), "TIFF", compression=c)
         for c in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")
     ]
@@ -207,18 +207,18 @@ def tars() -> list[bytes]:
 
 @cache
 def npzs() -> list[bytes]:
-    found = []
+    files = []
     for save in (np.savez, np.savez_compressed):
         out = io.BytesIO()
         pixels = np.arange(5 * 4 * 4 * 3, dtype=np.uint8).reshape(5, 4, 4, 3)
         save(out, images=pixels, labels=np.arange(5))
-        found.append(out.getvalue())
-    return found
+        files.append(out.getvalue())
+    return files
 
 
 @cache
 def array_records() -> list[bytes]:
-    found = []
+    files = []
     for options in ("group_size:1", "group_size:4,uncompressed"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "x.array_record"
@@ -226,18 +226,18 @@ def array_records() -> list[bytes]:
             for i, data in enumerate(images()[:5]):
                 writer.write(records.encode(records.Record(data, i, ("a", "b"), f"{i}.jpg")))
             writer.close()
-            found.append(path.read_bytes())
-    return found
+            files.append(path.read_bytes())
+    return files
 
 
 def furnish() -> None:
-    """One data set of each kind, here."""
+    """Write one data set of each kind to the current folder."""
     Path("d").mkdir()
     Path("d", "1.png").write_bytes(images()[4])
     Path("x.jpg").write_bytes(images()[0])
     sets = {"npz": npzs, "tar": tars, "parquet": parquets, "array_record": array_records}
-    for scheme, made in sets.items():
-        Path(f"y.{scheme}").write_bytes(made()[0])
+    for scheme, examples in sets.items():
+        Path(f"y.{scheme}").write_bytes(examples()[0])
 
 
 def check_file(scheme: str, data: bytes) -> str:
@@ -247,7 +247,7 @@ def check_file(scheme: str, data: bytes) -> str:
 
 
 def check_source(spec: str) -> str:
-    """Opens a data set and reads all of it; broken images may be counted."""
+    """Open a data set and read all of it; corrupt images may be counted."""
     try:
         with one_line():
             source = open_source(spec)
@@ -315,18 +315,21 @@ LINES = st.lists(
 
 @cache
 def tokenizer_file() -> bytes:
-    made = open_tokenizer("train:300", [("some words", "more words of a caption"), ("words",)])
-    return made.json.encode()
+    tokenizer = open_tokenizer("train:300", [("some words", "more words of a caption"), ("words",)])
+    return tokenizer.json.encode()
 
 
 def check_tokenizer(data: bytes) -> str:
     Path("tokenizer.json").write_bytes(data)
     try:
         with one_line():
-            made = open_tokenizer("tokenizer.json")
+            tokenizer = open_tokenizer("tokenizer.json")
             for text in ("words of a caption \ud800", "", "é"):
-                tokens = made.tokens(text, 8)
-                assert tokens.shape == (8,) and 0 <= tokens.min() <= tokens.max() < made.vocabulary
+                tokens = tokenizer.tokens(text, 8)
+                assert (
+                    tokens.shape == (8,)
+                    and 0 <= tokens.min() <= tokens.max() < tokenizer.vocabulary
+                )
         return "fine"
     except UserError:
         return "refused"
@@ -344,17 +347,17 @@ DATA = st.recursive(
     | WORDS
     | THERE
     | THERE,
-    lambda one: (
-        st.builds("mix:{}*{}+{}*{}".format, WORDS, one, st.floats(), one)
-        | st.builds("mix:{}*{}+{}*{}".format, st.floats(0.1, 9), one, st.floats(0.1, 9), one)
-        | st.builds("mix:{}+{}".format, one, one)
+    lambda spec: (
+        st.builds("mix:{}*{}+{}*{}".format, WORDS, spec, st.floats(), spec)
+        | st.builds("mix:{}*{}+{}*{}".format, st.floats(0.1, 9), spec, st.floats(0.1, 9), spec)
+        | st.builds("mix:{}+{}".format, spec, spec)
     ),
     max_leaves=3,
 ).filter(lambda text: _stays_inside(text))
 
 
 def _stays_inside(text: str) -> bool:
-    """Whether no path in it leads out of the sandbox: reading all of this machine takes long."""
+    """Tell whether no path leads out of the sandbox; reading the whole machine takes long."""
     return ".." not in text and "/" not in text.replace("://", "") and "~root" not in text
 
 
@@ -364,9 +367,9 @@ def check_data(text: str) -> str:
 
 @cache
 def values_there() -> dict[str, str]:
-    """Every key of a config, and its value there."""
-    made = flatten(Experiment.from_config(configured("simclr:digits", [])).resolved())
-    return {key: repr(value) for key, value in made.items() if not key.startswith("spec")}
+    """Return every key of a config and its value."""
+    flat = flatten(Experiment.from_config(configured("simclr:digits", [])).resolved())
+    return {key: repr(value) for key, value in flat.items() if not key.startswith("spec")}
 
 
 ODD = "1e999 nan -1 0 0.0 1 2 3 1e-9 -0.5 1e30 2147483648 true none () {} {1:2} b'x' ... 1j (1,)*9"
@@ -378,28 +381,28 @@ VALUES |= st.sampled_from([*ODD.split(), "{[]: 1}", "99999999999999999999", "(0,
 
 @st.composite
 def overrides(draw: st.DrawFn) -> list[tuple[str, str]]:
-    """Some keys, most of them known ones, with values of any kind."""
-    known = st.sampled_from(list(values_there()))
+    """Draw some keys, most of them valid, with values of any kind."""
+    keys = st.sampled_from(list(values_there()))
     like = st.sampled_from(sorted(set(values_there().values())) + ODD.split())
     if draw(st.integers(0, 3)):
-        return draw(st.lists(st.tuples(known, like), min_size=1, max_size=2))
-    key = known | st.builds(lambda k, cut: k.rpartition(".")[0] + cut, known, WORDS) | WORDS
-    key |= st.builds("{}.{}".format, known, WORDS)
+        return draw(st.lists(st.tuples(keys, like), min_size=1, max_size=2))
+    key = keys | st.builds(lambda k, cut: k.rpartition(".")[0] + cut, keys, WORDS) | WORDS
+    key |= st.builds("{}.{}".format, keys, WORDS)
     return draw(st.lists(st.tuples(key, VALUES), min_size=1, max_size=3))
 
 
 def check_override(pairs: list[tuple[str, str]], shapes: bool = False) -> str:
-    """With `shapes` up to the point where a compiler would be called."""
+    """Check overrides; with `shapes` up to the point where the step would be compiled."""
     words = ["train", *(f"--config.{key}={value}" for key, value in pairs)]
     try:
         with one_line():
-            _, found = flags.parse(words, "", {}, configurable=True)
+            _, parsed = flags.parse(words, "", {}, configurable=True)
             config = configured("simclr:digits", [])
-            override(config, found)
-            made = Experiment.from_config(config)
-            json.loads(json.dumps(made.resolved()))
+            override(config, parsed)
+            experiment = Experiment.from_config(config)
+            json.loads(json.dumps(experiment.resolved()))
             if shapes:
-                assert made.abstract_state.step.shape == ()
+                assert experiment.abstract_state.step.shape == ()
         return "fine"
     except UserError:
         return "refused"

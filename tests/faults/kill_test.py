@@ -1,4 +1,4 @@
-"""SIGKILL at a few moments: the run ends with the numbers of one that nothing happened to.
+"""SIGKILL at a few moments: the run ends with the numbers of an undisturbed run.
 
 benchmarks/faults.py does it 30 times for each of five methods; docs/faults.md has the figures.
 """
@@ -35,9 +35,9 @@ class KillTest(absltest.TestCase):
         shutil.copytree(whole.folder, run.folder)
         for path in (run.folder / "checkpoints" / "40").rglob("ocdbt*/d/*"):
             path.write_bytes(path.read_bytes()[:-7])
-        said = run.end()
-        self.assertRegex(said, "checkpoint 40 is not used: state/ocdbt.* is not what was written")
-        self.assertIn("going on from the checkpoint of step 35", said)
+        out = run.end()
+        self.assertRegex(out, "checkpoint 40 is not used: state/ocdbt.* is not what was written")
+        self.assertIn("resuming from the checkpoint of step 35", out)
         self.assertEqual(run.differences(whole), [])
 
 

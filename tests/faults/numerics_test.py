@@ -1,4 +1,4 @@
-"""Losses that are not finite: skipped, rolled back, or the end; and a loss that jumps."""
+"""Losses that are not finite: skipped, rolled back or fatal; and spikes of the loss."""
 
 import contextlib
 import io
@@ -44,7 +44,7 @@ def experiment(*overrides):
 
 
 def examples(*steps):
-    """One example of each of these batches, in no other batch of the first steps."""
+    """Return one example of each of these batches; it is in no other batch of the first steps."""
     batches = experiment().batches(0, 20)
     return [int(batch["index"][0]) for step, batch in enumerate(batches) if step in steps]
 
@@ -55,7 +55,7 @@ class NumericsTest(absltest.TestCase):
         self.folder = Path(self.create_tempdir().full_path)
 
     def train(self, *flags, bad=(), code=0, name="run"):
-        """Lines of metrics, what was printed, the newest checkpoint's own words."""
+        """Train on `bad` batches; return the run and its output."""
         method = self.folder / "poisoned.py"
         method.write_text(POISONED.format(bad=examples(*bad) or [-1]))
         run = Run(self.folder / name)
@@ -77,18 +77,18 @@ class NumericsTest(absltest.TestCase):
 
     def test_too_many_in_a_row(self):
         flags = ("--config.train.nonfinite=skip", "--config.train.nonfinite_limit=1")
-        run, said = self.train(*flags, bad=(5, 7, 8), code=2)
-        self.assertIn("ssl-jax: loss or gradient not finite at step 8; that update was", said)
+        run, out = self.train(*flags, bad=(5, 7, 8), code=2)
+        self.assertIn("ssl-jax: loss or gradient not finite at step 8; that update was", out)
         # Its update of step 7 was undone, which one in a row may be.
         self.assertEqual(max(int(p.name) for p in (run.folder / "checkpoints").iterdir()), 8)
 
     def test_a_skipped_step_changes_nothing_but_the_counts(self):
-        """Optimizer state and what the method carries included."""
-        made = experiment()
-        kernel = jax.jit(make_kernel(made.objective, made.tx, made.schedule, 3))
-        placed = made.placed
-        before = state.create(made.objective, made.tx, 0, placed)
-        batch = next(made.batches(0, 1))
+        """This includes the optimizer state and the method's own state."""
+        run = experiment()
+        kernel = jax.jit(make_kernel(run.objective, run.tx, run.schedule, 3))
+        placed = run.placed
+        before = state.create(run.objective, run.tx, 0, placed)
+        batch = next(run.batches(0, 1))
         good, _ = kernel(before, batch)
         harmed = jax.tree.map(lambda x: x * np.nan, before.params)
         after, metrics = kernel(good, batch)
@@ -104,39 +104,39 @@ class NumericsTest(absltest.TestCase):
                 np.testing.assert_array_equal(x, y)
 
     def test_rolled_back(self):
-        """The batches 4 to 6 led to a loss that is not finite: steps 4 on take those after them."""
+        """Batches 4 to 6 led to a loss that is not finite; steps from 4 on use later batches."""
         flags = ("--config.train.nonfinite=rollback", "--config.train.log_every=100")
-        run, said = self.train(*flags, "--config.train.log_every=1", bad=(6,))
+        run, out = self.train(*flags, "--config.train.log_every=1", bad=(6,))
         self.assertIn(
-            "not finite at step 6: back to step 4, without the 3 batch(es) that led there", said
+            "not finite at step 6: back to step 4, skipping the 3 batch(es) that led there", out
         )
         lines = run.metrics()
         self.assertEqual([line["step"] for line in lines], list(range(1, 13)))
         self.assertTrue(all(np.isfinite(line["train/loss"]) for line in lines))
         # A run that was never poisoned and leaves the same batches out makes the same steps.
-        made = experiment()
-        kernel = jax.jit(make_kernel(made.objective, made.tx, made.schedule))
-        now = state.create(made.objective, made.tx, 0, made.placed)
-        for step, batch in enumerate(made.batches(0, 15)):
+        clean = experiment()
+        kernel = jax.jit(make_kernel(clean.objective, clean.tx, clean.schedule))
+        current = state.create(clean.objective, clean.tx, 0, clean.placed)
+        for step, batch in enumerate(clean.batches(0, 15)):
             if step not in (4, 5, 6):
-                now, metrics = kernel(now, batch)
-                line = lines[int(now.step) - 1]
+                current, metrics = kernel(current, batch)
+                line = lines[int(current.step) - 1]
                 np.testing.assert_allclose(metrics["train/loss"], line["train/loss"], rtol=1e-4)
         # Run again from there it knows what was left out.
         newest = max((run.folder / "checkpoints").iterdir(), key=lambda p: int(p.name))
-        said = json.loads((newest / "_CHECKPOINT_METADATA").read_text())
-        self.assertEqual(said["custom_metadata"]["left_out"], 3)
+        metadata = json.loads((newest / "_CHECKPOINT_METADATA").read_text())
+        self.assertEqual(metadata["custom_metadata"]["left_out"], 3)
 
     def test_rolled_back_too_often(self):
         bad = tuple(range(5, 20))  # whichever batches are left out, step 5's is bad
         flags = ("--config.train.nonfinite=rollback", "--config.train.nonfinite_limit=2")
-        _, said = self.train(*flags, bad=bad, code=2)
-        self.assertEqual(said.count("back to step 4"), 2)
-        self.assertRegex(said, "ssl-jax: loss or gradient not finite at step .* 3 times after")
+        _, out = self.train(*flags, bad=bad, code=2)
+        self.assertEqual(out.count("back to step 4"), 2)
+        self.assertRegex(out, "ssl-jax: loss or gradient not finite at step .* 3 times after")
 
     def test_before_the_first_checkpoint(self):
-        run, said = self.train("--config.train.nonfinite=rollback", bad=(1,))
-        self.assertIn("back to step 0, without the 2 batch(es)", said)
+        run, out = self.train("--config.train.nonfinite=rollback", bad=(1,))
+        self.assertIn("back to step 0, skipping the 2 batch(es)", out)
         self.assertEqual([line["step"] for line in run.metrics()], list(range(1, 13)))
 
     def test_an_evaluation_that_raises_is_told_and_the_run_goes_on(self):
@@ -149,9 +149,9 @@ class NumericsTest(absltest.TestCase):
             return measure(self, encoder)
 
         with mock.patch.object(Quality, "measure", fails):
-            run, said = self.train("--config.evals.every=4")
+            run, out = self.train("--config.evals.every=4")
         self.assertRegex(
-            said, "evaluation at step 8 failed, training goes on: RuntimeError: a bug in a prot"
+            out, "evaluation at step 8 failed, training goes on: RuntimeError: a bug in a prot"
         )
         self.assertIn("in fails", (run.folder / "errors.log").read_text())
         lines = [line for line in run.metrics() if "train/loss" not in line]
@@ -159,11 +159,11 @@ class NumericsTest(absltest.TestCase):
         self.assertIn("eval/knn_top1", lines[3])
 
     def test_a_spike_is_told(self):
-        run, said = self.train("--config.train.steps=16", "--config.train.spike=0.5")
+        run, out = self.train("--config.train.steps=16", "--config.train.spike=0.5")
         heights = [line["step"] for line in run.metrics() if "diag/loss_spike" in line]
         self.assertTrue(heights)
-        self.assertEqual(said.count("is a spike"), len(heights))
-        self.assertRegex(said, r"step \d+: the loss \S+ is a spike, \d+ deviations above those")
+        self.assertEqual(out.count("is a spike"), len(heights))
+        self.assertRegex(out, r"step \d+: the loss \S+ is a spike, \d+ deviations above those")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Real training processes to do harm to, and how to tell that nothing was lost."""
+"""Real training processes to disturb, and checks that nothing was lost."""
 
 import json
 import os
@@ -52,14 +52,14 @@ LIMIT = 600.0  # seconds after which a test gives up on a process
 
 @dataclass
 class Run:
-    """`ssl-jax train` in `folder`, as often as one likes."""
+    """`ssl-jax train` in `folder`, which can be started repeatedly."""
 
     folder: Path
     flags: Sequence[str] = TINY
     devices: int = 1
 
     def start(self, *more: str, preexec: Callable[[], None] | None = None, **env: str):
-        """The process, its output in pipes."""
+        """Start the process, with its output in pipes."""
         path = os.pathsep.join(filter(None, (env.pop("PYTHONPATH", ""), str(ROOT))))
         words = [f"--workdir={self.folder}"]
         return subprocess.Popen(
@@ -75,7 +75,7 @@ class Run:
         )
 
     def end(self, *more: str, code: int = 0, **how) -> str:
-        """Run until it ends by itself: all that it printed.
+        """Run until it exits; return all that it printed.
 
         Raises:
           AssertionError: it ended with another exit code, or showed a traceback.
@@ -83,12 +83,12 @@ class Run:
         return ended(self.start(*more, **how), code)
 
     def reached(self) -> int:
-        """The last step in the metrics file, -1 if there is none."""
+        """Return the last step in the metrics file, -1 if there is none."""
         lines = read_metrics(self.folder)
         return int(lines[-1]["step"]) if lines else -1
 
     def wait(self, process, until: Callable[[], bool]) -> None:
-        """Until that is so.
+        """Wait until the condition holds.
 
         Raises:
           AssertionError: the process ended before, or it takes too long.
@@ -101,20 +101,20 @@ class Run:
             time.sleep(0.005)
 
     def kill(self, process) -> int:
-        """SIGKILL; the last step that it had logged."""
+        """Send SIGKILL; return the last step that was logged."""
         process.send_signal(signal.SIGKILL)
         process.communicate()
         return self.reached()
 
     def metrics(self) -> list[dict[str, float]]:
-        """The lines of the metrics file but for what a clock measured."""
+        """Return the lines of the metrics file, without timings."""
         return [
             {k: v for k, v in line.items() if not k.startswith("perf/")}
             for line in read_metrics(self.folder)
         ]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything in the newest checkpoint, by name."""
+        """Return everything in the newest checkpoint, by name."""
         experiment = Experiment.from_config(
             workdir.read_config(self.folder), self.folder, jax.devices()[:1]
         )
@@ -125,26 +125,26 @@ class Run:
         return {name: np.asarray(leaf) for name, leaf in named_leaves(state).items()}
 
     def differences(self, other: "Run") -> list[str]:
-        """What is not bitwise the same in both when they have ended: nothing, if all is well."""
-        found = []
+        """List what differs bitwise between both finished runs; empty if nothing does."""
+        names = []
         mine, theirs = self.metrics(), other.metrics()
         if json.dumps(mine) != json.dumps(theirs):
             lines = [i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b]
-            found.append(f"metrics: {len(mine)} and {len(theirs)} lines, differing {lines[:5]}")
+            names.append(f"metrics: {len(mine)} and {len(theirs)} lines, differing {lines[:5]}")
         a, b = self.arrays(), other.arrays()
-        found += sorted(a.keys() ^ b.keys())
-        return found + [k for k in a.keys() & b.keys() if a[k].tobytes() != b[k].tobytes()]
+        names += sorted(a.keys() ^ b.keys())
+        return names + [k for k in a.keys() & b.keys() if a[k].tobytes() != b[k].tobytes()]
 
 
 def meeting() -> str:
-    """The flag by which several processes find each other, with a port that is free."""
+    """Return the flag by which several processes connect, with a free port."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return f"--coordinator=127.0.0.1:{s.getsockname()[1]}"
 
 
 def two(run: Run, *more: str, preexecs: Sequence[Callable[[], None] | None] = (None, None)) -> list:
-    """Both processes of a run in two."""
+    """Start both processes of a run in two."""
     where = meeting()
     return [
         run.start(where, "--num_processes=2", f"--process_id={i}", *more, preexec=preexec)
@@ -153,7 +153,7 @@ def two(run: Run, *more: str, preexecs: Sequence[Callable[[], None] | None] = (N
 
 
 def ended(process, code: int = 0) -> str:
-    """Its output, when it has ended as it should."""
+    """Wait for a process to exit with `code`; return its output."""
     out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == code, f"exit code {process.returncode}, not {code}: {out}{err}"
     assert "Traceback" not in err, err

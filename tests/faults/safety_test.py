@@ -60,11 +60,11 @@ HARMLESS = (
 
 
 def calls(path: Path):
-    """(dotted name, names of keyword arguments with their constants) of every call in a file."""
+    """Yield (dotted name, keyword arguments with their constants) of every call in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
-            given = {k.arg: getattr(k.value, "value", k.value) for k in node.keywords}
-            yield ast.unparse(node.func), given
+            keywords = {k.arg: getattr(k.value, "value", k.value) for k in node.keywords}
+            yield ast.unparse(node.func), keywords
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -82,7 +82,7 @@ def png_of(width: int, height: int) -> bytes:
 
 @cache
 def bombs() -> dict[str, bytes]:
-    """Image files of few bytes that say they have billions of pixels."""
+    """Return small image files that claim billions of pixels."""
     jpeg = bytearray(fuzzing.images()[0])
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = b"\xff\xff\xff\xff"
@@ -116,7 +116,7 @@ def bombs() -> dict[str, bytes]:
 
 
 class Evil:
-    """Unpickled, it makes a file."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -138,37 +138,41 @@ class CodeTest(parameterized.TestCase):
                         names = [a.name for a in node.names]
                         names.append(getattr(node, "module", "") or "")
                         self.assertFalse(PICKLES & {n.split(".")[0] for n in names}, str(path))
-                for name, given in calls(path):
-                    self.assertEmpty(self.dangers(path, name, given), f"{path}: {name}")
+                for name, keywords in calls(path):
+                    self.assertEmpty(self.dangers(path, name, keywords), f"{path}: {name}")
 
-    def dangers(self, path: Path, name: str, given: dict) -> list[str]:
+    def dangers(self, path: Path, name: str, keywords: dict) -> list[str]:
         last = name.rpartition(".")[2]
-        found = [name] if name in ("eval", "exec", "compile", "__import__", "os.system") else []
+        problems = [name] if name in ("eval", "exec", "compile", "__import__", "os.system") else []
         if path.name == "interchange_peer.py":  # runs what our own export tells torch's users
-            found = []
-        found += ["pickles"] if given.get("allow_pickle") is True else []
-        found += ["pickles"] if name == "np.load" and given.get("allow_pickle") is not False else []
-        found += ["pickles"] if name == "torch.load" and not given.get("weights_only") else []
-        found += ["yaml"] if name.startswith("yaml.") and "load" in last else []
-        found += ["shell"] if given.get("shell") else []
+            problems = []
+        problems += ["pickles"] if keywords.get("allow_pickle") is True else []
+        problems += (
+            ["pickles"] if name == "np.load" and keywords.get("allow_pickle") is not False else []
+        )
+        problems += ["pickles"] if name == "torch.load" and not keywords.get("weights_only") else []
+        problems += ["yaml"] if name.startswith("yaml.") and "load" in last else []
+        problems += ["shell"] if keywords.get("shell") else []
         extracts = last in ("extract", "extractall", "unpack_archive")
-        found += ["extracts"] if extracts and name != "features.extract" else []  # ours
+        problems += ["extracts"] if extracts and name != "features.extract" else []  # ours
         if path.is_relative_to(ROOT / "ssl_jax"):
-            found += ["any format"] if name == "Image.open" and "formats" not in given else []
+            problems += ["any format"] if name == "Image.open" and "formats" not in keywords else []
             # Configs and methods are Python files that the user names.
-            found += ["code"] if last == "exec_module" and path.name != "configs.py" else []
-        return found
+            problems += ["code"] if last == "exec_module" and path.name != "configs.py" else []
+        return problems
 
     def test_the_search_finds_something(self):
         path = self.folder / "bad.py"
         path.write_text("np.load(x)\nyaml.load(y)\neval(z)\nt.extractall()\ntorch.load(w)")
-        found = [self.dangers(path, *call) for call in calls(path)]
-        self.assertTrue(all(found) and len(found) == 5, found)
+        problems = [self.dangers(path, *call) for call in calls(path)]
+        self.assertTrue(all(problems) and len(problems) == 5, problems)
 
     def test_a_pickle_stays_one(self):
-        made = self.folder / "made"
-        np.savez(self.folder / "x.npz", images=np.array([Evil(made)], object), labels=np.arange(1))
-        np.save(self.folder / "y.npz.npy", np.array([Evil(made)], object))
+        marker = self.folder / "made"
+        np.savez(
+            self.folder / "x.npz", images=np.array([Evil(marker)], object), labels=np.arange(1)
+        )
+        np.save(self.folder / "y.npz.npy", np.array([Evil(marker)], object))
         data = (self.folder / "x.npz").read_bytes()
         (self.folder / "y.npz").write_bytes((self.folder / "y.npz.npy").read_bytes())
         (self.folder / "list.txt").write_bytes(data)
@@ -184,7 +188,7 @@ class CodeTest(parameterized.TestCase):
             open_tokenizer(str(self.folder / "x.npz"))
         with self.assertRaises(DecodeError):
             decode(data)
-        self.assertFalse(made.exists())
+        self.assertFalse(marker.exists())
 
     def test_ghostscript_is_not_called(self):
         out = io.BytesIO()
@@ -218,10 +222,10 @@ class CodeTest(parameterized.TestCase):
 class SizeTest(parameterized.TestCase):
     @parameterized.parameters(*bombs())
     def test_a_bomb_is_a_broken_image(self, name):
-        began = time.monotonic()
+        start = time.monotonic()
         with self.assertRaises(DecodeError):
             decode(bytes(bombs()[name]))
-        self.assertLess(time.monotonic() - began, 20)
+        self.assertLess(time.monotonic() - start, 20)
 
     def test_a_bomb_for_a_mask(self):
         path = Path(self.create_tempdir().full_path) / "mask.png"
@@ -249,7 +253,7 @@ class SizeTest(parameterized.TestCase):
             open_source(f"npz:{path}")
 
     def test_a_tar_that_goes_backwards(self):
-        """CVE-2025-8194: with a negative size Python's tarfile reads the same member for ever."""
+        """CVE-2025-8194: with a negative size Python's tarfile reads the same member forever."""
         path = Path(self.create_tempdir().full_path) / "x.tar"
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w") as archive:
@@ -285,9 +289,9 @@ class NamesTest(parameterized.TestCase):
         self.assertLen(source, len(names))
         before = set(self.folder.rglob("*"))
         prepare(source, self.folder / "out", Shards())
-        made = {str(p.relative_to(self.folder)) for p in set(self.folder.rglob("*")) - before}
+        files = {str(p.relative_to(self.folder)) for p in set(self.folder.rglob("*")) - before}
         shard = "out/data-00000-of-00001.array_record"
-        self.assertEqual(made, {"out", shard, "out/manifest.json"})
+        self.assertEqual(files, {"out", shard, "out/manifest.json"})
         self.assertEqual(set(open_source(f"array_record:{self.folder / shard}").names), set(names))
 
     @parameterized.parameters("../x.jpg", "/etc/x.jpg", "a/../../x.jpg")

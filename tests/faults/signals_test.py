@@ -1,4 +1,4 @@
-"""Asked to end: what is saved, the exit code, and that the next part goes on as if nothing were."""
+"""Signals: what is saved, the exit code, and that the run resumes as if uninterrupted."""
 
 import signal
 import subprocess
@@ -21,8 +21,8 @@ class SignalsTest(absltest.TestCase):
     def run_of(self, name, *flags):
         return Run(self.folder / name, (*FLAGS, *flags))
 
-    def told(self, run, number, after=3):
-        """The process, asked to end once it has made some steps; what it printed, its code."""
+    def end_by_signal(self, run, number, after=3):
+        """Send a signal after some steps; return the process's output and exit code."""
         process = run.start()
         run.wait(process, lambda: run.reached() >= after)
         process.send_signal(number)
@@ -33,14 +33,14 @@ class SignalsTest(absltest.TestCase):
         every = ("--config.evals.every=1", "--config.train.steps=12")  # so that one is owed
         whole, run = self.run_of("whole", *every), self.run_of("told", *every)
         whole.end()
-        text, code = self.told(run, signal.SIGTERM)
+        text, code = self.end_by_signal(run, signal.SIGTERM)
         self.assertEqual(code, 75, text)
         self.assertIn("asked to end; finishing and saving the current step first", text)
-        self.assertRegex(text, r"saved at step \d+; the same command goes on from there")
+        self.assertRegex(text, r"saved at step \d+; run the same command to resume")
         at = max(int(p.name) for p in (run.folder / "checkpoints").iterdir())
         self.assertEqual(run.reached(), at)
         self.assertNotIn("eval/knn_top1", run.metrics()[-1])
-        self.assertIn(f"going on from the checkpoint of step {at}", run.end())
+        self.assertIn(f"resuming from the checkpoint of step {at}", run.end())
         self.assertEqual(run.differences(whole), [])
 
     def test_sigterm_while_it_compiles(self):
@@ -51,13 +51,13 @@ class SignalsTest(absltest.TestCase):
         out, err = process.communicate(timeout=300)
         self.assertEqual(process.returncode, 75, out + err)
         self.assertRegex(
-            out, r"saved at step \d+;|ended before the first step; the same command st"
+            out, r"saved at step \d+;|ended before the first step; run the same command to st"
         )
         run.end()
 
     def test_ctrl_c_once_saves(self):
         run = self.run_of("run", "--config.evals.every=-1")
-        text, code = self.told(run, signal.SIGINT)
+        text, code = self.end_by_signal(run, signal.SIGINT)
         self.assertEqual(code, 130, text)
         self.assertIn("(Ctrl-C ends at once)", text)
         self.assertRegex(text, r"saved at step \d+")
@@ -78,7 +78,7 @@ class SignalsTest(absltest.TestCase):
 
     def test_a_launcher_that_is_told_to_end_passes_it_on(self):
         run = self.run_of("run", "--restarts=2", "--config.evals.every=-1")
-        text, code = self.told(run, signal.SIGTERM)
+        text, code = self.end_by_signal(run, signal.SIGTERM)
         self.assertEqual(code, 75, text)
         self.assertRegex(text, r"saved at step \d+")
         self.assertNotIn("restart", text)
@@ -94,7 +94,7 @@ class SignalsTest(absltest.TestCase):
         self.assertIn(f"saved at step {at}", outs[0][0])
         both = two(run, f"--config.train.stop_at={at + 5}")
         outs = [ended(p) for p in both]
-        self.assertIn(f"going on from the checkpoint of step {at}", outs[0])
+        self.assertIn(f"resuming from the checkpoint of step {at}", outs[0])
         whole = self.run_of("whole", "--config.train.steps=100000", "--config.evals.every=-1")
         for process in two(whole, f"--config.train.stop_at={at + 5}"):
             ended(process)

@@ -1,4 +1,4 @@
-"""A folder of one's own images: the recipe that is chosen, the views' picture, a whole run."""
+"""The user's own images: the choice of a config, the picture of the views, a whole run."""
 
 import contextlib
 import io
@@ -55,7 +55,9 @@ class AutoTest(parameterized.TestCase):
 
     def test_too_few_images(self):
         folder = pictures(self.folder / "p", 5, 16, 16)
-        with self.assertRaisesRegex(UserError, "5 images are too few to learn from: at least 16"):
+        with self.assertRaisesRegex(
+            UserError, "5 images are too few to learn from; use at least 16"
+        ):
             auto.choose(f"folder:{folder}")
 
     def interrupted(self, *_):
@@ -69,7 +71,7 @@ class AutoTest(parameterized.TestCase):
         with mock.patch.object(Quality, "baselines", self.interrupted):
             code, out, err = self.run_cli(*first, "--config.train.steps=9")
         self.assertEqual(code, 130, err)
-        self.assertIn("ended before the first step; the same command starts again", out)
+        self.assertIn("ended before the first step; run the same command to start again", out)
         self.assertIn("interrupted; nothing was trained yet, so nothing is saved", err)
         self.assertTrue((workdir / "config.json").exists())
         self.assertEqual(list(workdir.glob("checkpoints/*")), [])
@@ -93,7 +95,7 @@ class AutoTest(parameterized.TestCase):
         self.assertEqual(read_metrics(workdir)[-1]["step"], 2)
         code, out, err = self.run_cli("train", f"--workdir={workdir}", "--config.train.stop_at=0")
         self.assertEqual(code, 0, err)
-        self.assertIn("going on from the checkpoint of step 2", out)
+        self.assertIn("resuming from the checkpoint of step 2", out)
         last = read_metrics(workdir)[-1]
         self.assertEqual(last["step"], 4)
         self.assertIn("diag/rankme", last)  # without labels there is still something to see
@@ -101,7 +103,7 @@ class AutoTest(parameterized.TestCase):
 
         code, out, err = self.run_cli("train", f"--workdir={workdir}")
         self.assertEqual(code, 0, err)
-        self.assertIn("already finished: all 4 steps are made", out)
+        self.assertIn("already finished: all 4 steps are done", out)
         self.assertIn(f"written to {workdir}/: config.json, metrics.jsonl, summary.json", out)
         self.assertNotIn("time: ", out)
 
@@ -141,7 +143,7 @@ class AutoTest(parameterized.TestCase):
     @parameterized.parameters(
         ((), "--config is missing"),
         (("--config=byol:digits",), "--output is missing"),
-        (("--config=byol:digits", "--output=x.jpg"), "the picture is a PNG"),
+        (("--config=byol:digits", "--output=x.jpg"), "expected a name that ends in .png"),
         (("--config=byol:digits", "--output=/nowhere/x.png"), "cannot write --output"),
         (("--config=byol:digits", "--output=x.png", "--examples=no"), "--examples=no"),
     )

@@ -1,4 +1,4 @@
-"""The verdict under a table, and numbers that are none."""
+"""The verdict under a table, and numbers that are not finite."""
 
 import io
 
@@ -9,7 +9,7 @@ from ssl_jax.run.console import evaluation_line, final_table, verdict
 
 
 def run(**measures):
-    """metric -> (trained, untrained, raw pixels)."""
+    """Build the summary of a run from metric -> (trained, untrained, raw pixels)."""
     kinds = ("", "untrained/", "pixels/")
     return {
         f"{kind}eval/{name}": value

@@ -70,10 +70,12 @@ class FlagsTest(parameterized.TestCase):
         from ssl_jax.cli.evaluate import grid
         from ssl_jax.run.suites import settings
 
-        made = settings(Knn(), "knn", grid(["k=5,10", "stage=none,-2"]))
-        self.assertEqual({(p.k, p.stage) for p in made}, {(5, None), (5, -2), (10, None), (10, -2)})
-        (one,) = settings(Linear(), "linear", grid(["weight_decay=1"]))
-        self.assertIsInstance(one.weight_decay, float)
+        variants = settings(Knn(), "knn", grid(["k=5,10", "stage=none,-2"]))
+        self.assertEqual(
+            {(p.k, p.stage) for p in variants}, {(5, None), (5, -2), (10, None), (10, -2)}
+        )
+        (linear,) = settings(Linear(), "linear", grid(["weight_decay=1"]))
+        self.assertIsInstance(linear.weight_decay, float)
         with self.assertRaisesRegex(UserError, "knn.k: expected int, got 'few'"):
             settings(Knn(), "knn", grid(["k=few"]))
 

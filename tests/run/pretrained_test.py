@@ -1,4 +1,4 @@
-"""A run that starts from another run's encoder: what it takes, from whom, and what it refuses."""
+"""Runs that start from another run's encoder: what is loaded, and what is refused."""
 
 import dataclasses
 import json
@@ -30,25 +30,25 @@ def experiment(method, *overrides, **mesh):
 
 
 def saved(folder, method="byol", seed=7):
-    """A checkpoint whose averaged network is not its trained one; returns the encoder."""
-    made = experiment(method)
-    start = state.create(made.objective, made.tx, seed, made.placed)
+    """Save a checkpoint whose averaged network differs from its trained one; return the encoder."""
+    run = experiment(method)
+    start = state.create(run.objective, run.tx, seed, run.placed)
     moved = jax.tree.map(lambda x: x + 1, start.params)
     start = dataclasses.replace(start, params=moved)
     Path(folder).mkdir(exist_ok=True)
-    files.write_json(Path(folder) / "config.json", made.resolved())
+    files.write_json(Path(folder) / "config.json", run.resolved())
     with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
         checkpoints.save(3, start, {})
-    return jax.device_get(made.objective.encoder(start.params, start.extra))
+    return jax.device_get(run.objective.encoder(start.params, start.extra))
 
 
-def started(made):
-    backbone = pretrained.load(made, terminal())
-    with jax.set_mesh(made.mesh):
-        now = state.create(made.objective, made.tx, 0, made.placed, backbone)
-    for leaf, where in zip(jax.tree.leaves(now), jax.tree.leaves(made.placed), strict=True):
+def started(run):
+    backbone = pretrained.load(run, terminal())
+    with jax.set_mesh(run.mesh):
+        restored = state.create(run.objective, run.tx, 0, run.placed, backbone)
+    for leaf, where in zip(jax.tree.leaves(restored), jax.tree.leaves(run.placed), strict=True):
         assert leaf.sharding.is_equivalent_to(where, leaf.ndim)
-    return jax.device_get(now)
+    return jax.device_get(restored)
 
 
 def assert_equal(a, b):
@@ -64,38 +64,39 @@ class PretrainedTest(parameterized.TestCase):
     @parameterized.parameters({}, {"data": 2, "fsdp": 4})
     def test_starts_as_the_encoder_on_any_mesh(self, **mesh):
         encoder = saved(self.folder)
-        now = started(experiment("supervised", ("train.init_from", self.folder), **mesh))
-        assert_equal(now.params["backbone"], encoder.params)
-        assert_equal(now.extra["stats"]["backbone"], encoder.stats)
-        average = now.extra["average"]["params"]
+        restored = started(experiment("supervised", ("train.init_from", self.folder), **mesh))
+        assert_equal(restored.params["backbone"], encoder.params)
+        assert_equal(restored.extra["stats"]["backbone"], encoder.stats)
+        average = restored.extra["average"]["params"]
         assert_equal(average["backbone"], encoder.params)
         fresh = started(experiment("supervised"))
-        assert_equal(now.params["classifier"], fresh.params["classifier"])
+        assert_equal(restored.params["classifier"], fresh.params["classifier"])
         with self.assertRaises(AssertionError):
-            assert_equal(now.params["backbone"], fresh.params["backbone"])
+            assert_equal(restored.params["backbone"], fresh.params["backbone"])
 
     @parameterized.parameters(None, 0.01)
     def test_any_method_may_start_so_with_its_copies(self, probe):
         encoder = saved(self.folder, "simclr")
-        given = ("train.init_from", self.folder), ("train.online_probe", probe)
-        made = experiment("byol", *given)
-        now = started(made)
-        assert_equal(now.params["backbone"], encoder.params)
-        assert_equal(made.objective.encoder(now.params, now.extra).params, encoder.params)
-        copies = [p for p, _ in tree.named_leaves(now.extra).items() if "stem/0/conv" in p]
+        overrides = ("train.init_from", self.folder), ("train.online_probe", probe)
+        run = experiment("byol", *overrides)
+        restored = started(run)
+        assert_equal(restored.params["backbone"], encoder.params)
+        assert_equal(run.objective.encoder(restored.params, restored.extra).params, encoder.params)
+        copies = [p for p, _ in tree.named_leaves(restored.extra).items() if "stem/0/conv" in p]
         self.assertNotEmpty(copies)
         for path in copies:
             np.testing.assert_array_equal(
-                tree.named_leaves(now.extra)[path], encoder.params["stem"]["0"]["conv"]["kernel"]
+                tree.named_leaves(restored.extra)[path],
+                encoder.params["stem"]["0"]["conv"]["kernel"],
             )
 
     def test_another_network_is_told_before_weights_are_read(self):
         saved(self.folder)
-        made = experiment("supervised", ("train.init_from", self.folder), ("backbone.width", 8))
+        run = experiment("supervised", ("train.init_from", self.folder), ("backbone.width", 8))
         with self.assertRaisesRegex(
             UserError, r"another network than `backbone`: of another shape stage1/0/\S+ \(.* more"
         ) as caught:
-            pretrained.check(made)
+            pretrained.check(run)
         self.assertLess(len(str(caught.exception).splitlines()), 2)
 
     def test_what_shapes_do_not_tell_must_be_the_same(self):
@@ -104,30 +105,30 @@ class PretrainedTest(parameterized.TestCase):
         config = json.loads(path.read_text())
         config["backbone"] = {"name": "resnet", "depth": 8, "num_filters": 4, "stem": "cifar"}
         files.write_json(path, config)
-        made = experiment("supervised", ("train.init_from", self.folder))
+        run = experiment("supervised", ("train.init_from", self.folder))
         with self.assertRaisesRegex(
             UserError, "init_from: .*backbone.stem is 'small' in the config but 'cifar' in"
         ):
-            pretrained.check(made)
+            pretrained.check(run)
 
     def test_missing_and_left(self):
-        given = ({"a": np.zeros(2), "mask_token": np.zeros(1)}, {})
+        source = ({"a": np.zeros(2), "mask_token": np.zeros(1)}, {})
         like = ({"a": np.ones(2)}, {})
-        found, left = pretrained.fit(given, like, "W")
-        self.assertEqual((list(found[0]), left), (["a"], ["mask_token"]))
+        selected, unused = pretrained.fit(source, like, "W")
+        self.assertEqual((list(selected[0]), unused), (["a"], ["mask_token"]))
         with self.assertRaisesRegex(UserError, "the file also has registers"):
             pretrained.fit(({"a": np.zeros(2), "registers": np.zeros(1)}, {}), like, "W")
         with self.assertRaisesRegex(UserError, "missing b, c, d and 1 more"):
-            pretrained.fit(given, ({k: np.zeros(2) for k in "abcde"}, {}), "W")
+            pretrained.fit(source, ({k: np.zeros(2) for k in "abcde"}, {}), "W")
 
     def test_no_run_and_no_checkpoint(self):
         with self.assertRaisesRegex(UserError, "no run in"):
             pretrained.check(experiment("supervised", ("train.init_from", "/nowhere")))
         config = json.loads(json.dumps(experiment("simclr").resolved()))
         files.write_json(Path(self.folder) / "config.json", config)
-        made = experiment("supervised", ("train.init_from", self.folder))
+        run = experiment("supervised", ("train.init_from", self.folder))
         with self.assertRaisesRegex(UserError, "holds no checkpoint yet"):
-            pretrained.load(made, terminal())
+            pretrained.load(run, terminal())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Restarts: which exit codes are tried again, and when it is given up."""
+"""Restarts: which exit codes lead to one, and when it gives up."""
 
 import contextlib
 import io
@@ -13,9 +13,9 @@ from ssl_jax.run import restart
 
 
 class RestartTest(parameterized.TestCase):
-    def run_with(self, codes, times=2, saves=(), told=False):
-        """Exit code, number of attempts and messages, where attempt i ends with `codes[i]` and
-        leaves a checkpoint of step i + 1 if it is one of `saves`.
+    def run_with(self, codes, times=2, saves=(), terminated=False):
+        """Return the exit code, the number of attempts and the messages, if attempt i ends with
+        `codes[i]` and leaves a checkpoint of step i + 1 if that is in `saves`.
         """
         folder = Path(self.create_tempdir().full_path)
         attempts = []
@@ -27,7 +27,7 @@ class RestartTest(parameterized.TestCase):
                 path = folder / "checkpoints" / str(len(attempts)) / "manifest.json"
                 path.parent.mkdir(parents=True)
                 path.touch()
-            return codes[len(attempts) - 1], told
+            return codes[len(attempts) - 1], terminated
 
         err = io.StringIO()
         with (
@@ -39,7 +39,7 @@ class RestartTest(parameterized.TestCase):
         return code, len(attempts), err.getvalue().splitlines()
 
     def test_a_launcher_that_is_told_to_end_does_not_restart(self):
-        self.assertEqual(self.run_with([LOST], told=True), (LOST, 1, []))
+        self.assertEqual(self.run_with([LOST], terminated=True), (LOST, 1, []))
 
     @parameterized.parameters((0, 0), (2, 2), (130, 130))
     def test_an_end_that_is_final(self, ended, code):
@@ -49,7 +49,7 @@ class RestartTest(parameterized.TestCase):
         code, attempts, lines = self.run_with([LOST, -signal.SIGKILL, 0])
         self.assertEqual((code, attempts), (0, 3))
         self.assertIn(
-            "restart, from step 0 (exit code 75, asked to end, or another process was lost)",
+            "restarting from step 0 (exit code 75, asked to end, or another process was lost)",
             lines[0],
         )
         self.assertIn("killed; out of memory, perhaps", lines[1])
@@ -57,12 +57,12 @@ class RestartTest(parameterized.TestCase):
     def test_given_up_without_progress(self):
         code, attempts, lines = self.run_with([1] * 9)
         self.assertEqual((code, attempts), (1, 3))
-        self.assertIn("given up after 2 restart(s) without a newer checkpoint", lines[-1])
+        self.assertIn("gave up after 2 restart(s) without a newer checkpoint", lines[-1])
 
     def test_progress_counts_anew(self):
         code, attempts, lines = self.run_with([1] * 9, saves=(2, 4))
         self.assertEqual((code, attempts), (1, 6))
-        self.assertIn("restart, from step 4", lines[3])
+        self.assertIn("restarting from step 4", lines[3])
 
     def test_none_allowed(self):
         code, attempts, _ = self.run_with([-signal.SIGABRT], times=0)

@@ -1,4 +1,4 @@
-"""Weights of others in the place of a run: every command takes them, whole or not at all."""
+"""Weights files in the place of a run: every command loads them completely or refuses them."""
 
 import contextlib
 import hashlib
@@ -41,8 +41,8 @@ class WeightsFileTest(parameterized.TestCase):
     def command(self, *argv, code=0):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            found = cli.run([str(word) for word in argv])
-        self.assertEqual(found, code, err.getvalue())
+            status = cli.run([str(word) for word in argv])
+        self.assertEqual(status, code, err.getvalue())
         if code:
             self.assertLen(err.getvalue().splitlines(), 1)
         return err.getvalue() if code else out.getvalue()
@@ -81,8 +81,8 @@ class WeightsFileTest(parameterized.TestCase):
         self.assertIn("--config.backbone.heads: only", message)
         if name == "embed":
             self.command(*flags, self.data, "--config.backbone.heads=2")
-            with np.load(self.folder / "e.npz") as found:
-                self.assertEqual(found["features"].shape, (40, 8))
+            with np.load(self.folder / "e.npz") as file:
+                self.assertEqual(file["features"].shape, (40, 8))
 
     def test_a_folder_that_is_nothing(self):
         (self.folder / "empty").mkdir()
@@ -109,7 +109,7 @@ class WeightsFileTest(parameterized.TestCase):
         (path.parent / "preprocessor_config.json").write_text(
             json.dumps({"image_mean": [0.1] * 3, "image_std": [0.5] * 3})
         )
-        with self.assertRaisesRegex(UserError, "is fed with mean and deviation"):
+        with self.assertRaisesRegex(UserError, "no recipe has its mean and deviation"):
             ssl_jax.load(path)
 
     @parameterized.parameters(
@@ -131,10 +131,10 @@ class WeightsFileTest(parameterized.TestCase):
         self.assertLen(str(caught.exception).splitlines(), 1)
 
     def test_the_state_is_that_of_the_file(self):
-        made = weights_file.FileExperiment.read(self.file, {}, "digits")
-        state = made.checkpoints().restore(0, made.abstract_state, made.placed)
-        encoder = made.objective.encoder(state.params, state.extra)
-        like = made.abstract_state.params["backbone"]
+        run = weights_file.FileExperiment.read(self.file, {}, "digits")
+        state = run.checkpoints().restore(0, run.abstract_state, run.placed)
+        encoder = run.objective.encoder(state.params, state.extra)
+        like = run.abstract_state.params["backbone"]
         shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)  # noqa: E731
         self.assertEqual(shapes(encoder.params), shapes(like))
 
