@@ -18,7 +18,10 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import losses
 
 # What the losses are made of: arrays of one device, or of a `shard_map`.
-INSIDE = ("axes", "ring", "tiles", "sinkhorn_kernel", "sinkhorn_sweeps")
+INSIDE = (
+    "axes",
+    *(f"large_batch.{m}" for m in ("ring", "tiles", "sinkhorn_kernel", "sinkhorn_sweeps")),
+)
 B, D = 8, 8
 RANDOM = np.random.default_rng(0)
 
@@ -70,8 +73,8 @@ CASES = {
     "ntxent.ntxent": (X, 0.1),
     "self_classifier.self_classifier": (draw(B, 3, D), 2),
     "siglip.siglip": (X, Y, 10.0, -10.0),
-    "similarity.log_sum_exp": (X, Y),
-    "similarity.sum_softplus": (X, Y),
+    "large_batch.similarity.log_sum_exp": (X, Y),
+    "large_batch.similarity.sum_softplus": (X, Y),
     "simmim.masked_l1": (IMAGES, OTHERS, CELLS),
     "sinkhorn.sinkhorn": (X, 0.5, 3),
     "vicreg.covariance": (X,),
@@ -83,7 +86,7 @@ OPTIONS = {  # the forms that no argument of a case chooses
     "infonce.infonce": [{"similarity": "tiled"}, {"similarity": "ring"}],
     "ntxent.ntxent": [{"similarity": "ring"}],
     "siglip.siglip": [{"similarity": "ring"}],
-    "similarity.log_sum_exp": [{"columns": True, "similarity": "ring"}],
+    "large_batch.similarity.log_sum_exp": [{"columns": True, "similarity": "ring"}],
     "sinkhorn.sinkhorn": [{"form": "log", "valid": np.arange(B) < 7}],
 }
 ONE, TWO = ((4,), ("batch",)), ((2, 2), ("hosts", "chips"))
@@ -95,12 +98,13 @@ PLACES = (  # mesh, in context, gradients
 
 
 def public():
-    for module in pkgutil.iter_modules(losses.__path__):
-        if module.name not in INSIDE:
-            loaded = importlib.import_module(f"ssl_jax.losses.{module.name}")
+    for module in pkgutil.walk_packages(losses.__path__, f"{losses.__name__}."):
+        short = module.name.removeprefix(f"{losses.__name__}.")
+        if short not in INSIDE:
+            loaded = importlib.import_module(module.name)
             for name, function in inspect.getmembers(loaded, inspect.isfunction):
                 if function.__module__ == loaded.__name__ and not name.startswith("_"):
-                    yield f"{module.name}.{name}"
+                    yield f"{short}.{name}"
 
 
 def on_mesh(shape, kind):
@@ -115,7 +119,7 @@ def on_mesh(shape, kind):
 
 
 def call(case, options, args):
-    module, _, name = case.partition(".")
+    module, _, name = case.rpartition(".")
     return getattr(importlib.import_module(f"ssl_jax.losses.{module}"), name)(*args, **options)
 
 
