@@ -191,10 +191,15 @@ class Experiment:
         the same in all processes.
         """
         old = self._existing
-        if old is not None and self.data.range in ((), range_of(old)):
-            return Survey(range_of(old), int(old["spec"].get("channels", 3)))
+        if old is not None and self.data.range not in ((), range_of(old)):
+            old = None  # another range is set
+        channels = int(old["spec"].get("channels", 3)) if old else 3
+        if old and ("spec" in self.raw or "range" in old.get("data", {})):
+            return Survey(range_of(old), channels)
         look = functools.partial(survey, self._opened, self.data.channels, self.data.range)
         found = distributed.agreed(lambda: dataclasses.asdict(look()))
+        if old:  # begun before there was `data.range`
+            return Survey(RANGE_BEFORE if found["value_range"] else (), channels)
         return Survey(tuple(found["value_range"]), found["bands"], tuple(found["lines"]))
 
     @cached_property
@@ -458,8 +463,8 @@ class Experiment:
         """What keys of `resolved` are where nothing is said, likewise."""
         out = {name: checked.defaults(type(section)) for name, section in self.sections.items()}
         out["objective"] = checked.defaults(type(self.method))
-        if self._existing is not None and "range" not in self._existing.get("data", {}):
-            out["data"]["range"] = self.survey.value_range
+        if self._existing is not None:  # of a config.json or checkpoint from before `data.range`
+            out["data"]["range"] = RANGE_BEFORE if self.survey.value_range else ()
         return json.loads(json.dumps(out, default=dataclasses.asdict))
 
 
