@@ -27,6 +27,7 @@ from rich.text import Text
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.plain import from_json
+from ssl_jax.core.stop import interruptible
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.records import Record, ResultsFile, key
 from ssl_jax.run import flags as command_line
@@ -48,7 +49,7 @@ FLAGS = {
     "results": "file of results; by default eval/results.jsonl in each run's folder",
     "suite": "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME",
     "data": "labelled training images; by default the run's own",
-    "eval_data": "evaluation images; by default the run's own",
+    "eval_data": "evaluation images; by default the run's own, or what --data holds out",
     "no_baselines": "leave out the untrained network and raw pixels, which take as long again each",
     "config.backbone.KEY": weights_file.BACKBONE_HELP,
     **distributed.FLAGS,
@@ -75,25 +76,30 @@ def main(argv: list[str]) -> int:
     cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
     sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
     console, left_out = terminal(), []  # type: tuple[Console, list[str]]
-    with distributed.session(flags.flag_values_dict()):
+
+    def work() -> int:
         weights = weights_file.requested(flags, overrides)
         if weights:
             console.print(weights.taken, markup=False)
-            folders = [weights.path]
-            sets = sets if flags.suite else {"": DataSet()}  # the data are the experiment's
-        for folder in folders:
+        # Those of a file are its experiment's data.
+        measured = sets if flags.suite or not weights else {"": DataSet()}
+        for folder in [weights.path] if weights else folders:
             beside = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
             file = ResultsFile(Path(flags.results or beside))
             asked_of = measure(
-                *(folder, sets, protocols, cells, step, flags.follow, file, left_out, weights),
+                *(folder, measured, protocols, cells, step, flags.follow, file, left_out, weights),
                 baselines=not flags.no_baselines,
             )
             for at, asked in asked_of:
                 show(console, f"{folder}, step {at}", asked, file.read())
             console.print(f"Written with their protocol to {file.path}")
-    if left_out:
-        console.print(f"Not measured: {', '.join(dict.fromkeys(left_out))}, for the reasons above")
-    return 2 if left_out else 0
+        if left_out:
+            names = ", ".join(dict.fromkeys(left_out))
+            console.print(f"Not measured: {names}, for the reasons above")
+        return 2 if left_out else 0
+
+    with distributed.session(flags.flag_values_dict()):
+        return interruptible(work, "what was measured is written")
 
 
 def grid(sweeps: Sequence[str]) -> list[Cell]:
