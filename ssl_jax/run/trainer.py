@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import socket
 import sys
 import time
@@ -23,7 +24,7 @@ from ssl_jax.core import distributed
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
 from ssl_jax.cost import flops
-from ssl_jax.evals.collapse import diagnose
+from ssl_jax.evals.collapse import SIGNS, diagnose
 from ssl_jax.evals.evaluator import Quality
 from ssl_jax.run import pretrained
 from ssl_jax.run.auto import estimate
@@ -388,8 +389,8 @@ class Training:
 def alarmed(
     console: Console, step: int, found: Mapping[str, float], last: Mapping[str, float]
 ) -> dict[str, float]:
-    """What was `found` at a step, with `diag/collapse` where there are diagnostics; of a collapse
-    that is new since `last`, all metrics before, the terminal tells.
+    """What was `found` at a step, with `diag/collapse` where there are diagnostics, NaN where they
+    are not finite; of a collapse that is new since `last`, all metrics before, the terminal tells.
     """
     numbers, before = (
         {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
@@ -397,6 +398,8 @@ def alarmed(
     )
     if not numbers:
         return dict(found)
+    if any(math.isnan(numbers.get(name, 0.0)) for name in SIGNS):
+        return {**found, "diag/collapse": math.nan}
     finding = diagnose(numbers, before)
     if finding.kind and finding.kind != last.get("diag/collapse"):
         console.print(f"step {step}: {finding}", style="bold red")
