@@ -15,7 +15,7 @@ from rich.console import Console
 from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Interrupted, Stop
-from ssl_jax.data.sources import Source, held_out
+from ssl_jax.data.sources import Source, held_out, left_out, left_out_is_shown
 from ssl_jax.run import auto, pretrained, restart
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.configs import configured, override
@@ -56,7 +56,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     profile = Profile(flags.profile, folder / "profile", distributed.primary())
     with Stop() as stop, ProgressLine(terminal()) as line:
         try:
-            with stop.region(UNTOUCHED):
+            with stop.region(UNTOUCHED), left_out_is_shown():
                 line.phase("reading the data")
                 experiment = resolve(flags, overrides, folder, line.console)
                 resolved = experiment.resolved()
@@ -178,7 +178,7 @@ def announce(console: Console, experiment: Experiment) -> None:
         )
     )
     console.print(
-        f"{experiment.data.train}: {spec.num_examples:,} images, {spec.total_steps:,} steps of "
+        f"{experiment.data.train}: {_images(spec.num_examples)}, {spec.total_steps:,} steps of "
         f"{spec.global_batch} ({spec.steps_per_epoch:,} steps an epoch)",
     )
     for line in (*data_lines(experiment), *experiment.survey.lines):
@@ -191,16 +191,19 @@ def data_lines(experiment: Experiment) -> list[str]:
     """What the data are: classes, what lies there and is left out, what evaluations measure on."""
     source, evals = experiment.source, experiment.evals
     lines = [f"  {classes(source, count=evals.every >= 0)}"]
-    lines += [f"  left out: {count:,} {_printable(why)}" for why, count in source.left_out.items()]
+    lines += [f"  left out: {_printable(line)}" for line in left_out(source)]
     for name, stream in experiment.streams.items():
-        lines.append(f"  stream {name}: {len(stream):,} images of {_printable(stream.name)}")
+        lines.append(f"  stream {name}: {_images(len(stream))} of {_printable(stream.name)}")
+        lines += [f"  left out of stream {name}: {_printable(line)}" for line in left_out(stream)]
     if evals.every < 0:
         return [*lines, "  evaluated on: nothing while it trains (evals.every=-1)"]
     test = experiment.eval_source
     if test is None:
         return [*lines, "  evaluated on: a fifth of the training images; --eval_data names others"]
-    shown = f"{len(test):,} images, {classes(test, count=True)}"
-    return [*lines, f"  evaluated on: {_printable(test.name)}: {shown}"]
+    shown = f"{_images(len(test))}, {classes(test, count=True)}"
+    lines.append(f"  evaluated on: {_printable(test.name)}: {shown}")
+    named = left_out(test) if experiment.data.eval else []
+    return [*lines, *(f"  left out of these: {_printable(line)}" for line in named)]
 
 
 def classes(source: Source, count: bool) -> str:
@@ -212,8 +215,12 @@ def classes(source: Source, count: bool) -> str:
     shown += ", ..." if len(names) > CLASSES_SHOWN else ""
     line = f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({shown})"
     if count and source.labels is not None and (missing := int((source.labels < 0).sum())):
-        line += f", {missing:,} images without a label"
+        line += f", {_images(missing)} without a label"
     return line
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s'[: count != 1]}"
 
 
 def _printable(text: str) -> str:

@@ -235,7 +235,7 @@ class _Members:
         if member.isdir() or last.startswith("."):
             return
         if not member.isreg() or member.issparse():
-            self._left_out["links and sparse files"] += 1
+            self._left_out["files that are links or sparse"] += 1
         elif last.lower().endswith(EXTENSIONS):
             self._images.append((member.offset_data, member.size, path))
         elif (kind := ending(last)) not in _TEXTS:
@@ -290,11 +290,11 @@ class _Members:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            self._left_out[".json that hold no object"] += 1
+            self._left_out[".json files without an object"] += 1
             return "", []
         label = _label_text(content.get("label"))
         if label is None:
-            self._left_out["labels of .json that are neither whole number nor text"] += 1
+            self._left_out["labels of .json, neither whole number nor text"] += 1
         found: Any = next((content[k] for k in CAPTION_KEYS if k in content), [])
         texts = found if isinstance(found, list) else [found]
         captions = [without_halves(text) for text in texts if isinstance(text, str) and text]
