@@ -52,8 +52,9 @@ TOKENIZER = "tokenizer.json"  # in the folder of a run
 
 
 def range_of(config: Mapping[str, Any]) -> tuple[float, ...]:
-    """The range of pixels that are not 8-bit, of a run's resolved config."""
-    return tuple(config.get("data", {}).get("range", RANGE_BEFORE))
+    """The range of pixels that are not 8-bit, of a run's resolved config; () where none made it."""
+    data = config.get("data")
+    return tuple(data.get("range", RANGE_BEFORE)) if isinstance(data, Mapping) else ()
 
 
 @dataclasses.dataclass(frozen=True)

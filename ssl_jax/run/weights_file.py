@@ -18,12 +18,14 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
+from ssl_jax.data import levels
+from ssl_jax.data.survey import Survey, survey
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.objectives import base as objectives
 from ssl_jax.objectives.base import Objective, Probe
 from ssl_jax.run import orbax_export
 from ssl_jax.run.configs import override
-from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.experiment import Experiment, range_of
 from ssl_jax.run.flags import Override
 from ssl_jax.weights import files, folders, huggingface, networks
 from ssl_jax.weights.networks import Weights
@@ -76,6 +78,7 @@ def fed(weights: Weights, usual: str) -> tuple[View, Probe, dict[str, Any]]:
             None if stage is None else int(stage), None if pool is None else str(pool)
         )
         settings = dict(config) or {"backbone": backbone}
+        levels.check(range_of(settings))
     except (ValueError, TypeError, AttributeError, OverflowError) as e:
         raise UserError(f"{weights.name}: what it says of itself cannot be used: {e}") from None
     recipe(view.recipe)  # raises for one that is not known
@@ -195,12 +198,12 @@ class FileExperiment(Experiment):
         """
         file = orbax_export.read_any(path)
         weights = networks.of_file(file, str(path), backbone)
-        view, probe, _ = fed(weights, normalisation(file, path))
+        view, probe, settings = fed(weights, normalisation(file, path))
         spec = objectives.Spec(1, 1, 0, 1, 1, channels=weights.channels)
         config = {
             "objective": {"name": NAME},
             "backbone": dict(weights.backbone),
-            "data": {"train": data, "eval": eval_data},
+            "data": {"train": data, "eval": eval_data, "range": range_of(settings)},
             "train": {"steps": 1},
             "spec": {k: v for k, v in dataclasses.asdict(spec).items() if k != "streams"},
         }
@@ -211,6 +214,13 @@ class FileExperiment(Experiment):
     def method(self) -> Objective:
         assert self.weights is not None
         return Frozen(self.weights.net, self.spec, view=self.view, probe=self.probe)
+
+    @cached_property
+    def survey(self) -> Survey:
+        """How pixels are read: as in the run that the file is of, else by a look at some images."""
+        if self.data.range:
+            return Survey(self.data.range, self.spec.channels)
+        return survey(self._opened, self.spec.channels)
 
     @cached_property
     def about(self) -> dict[str, str]:

@@ -55,12 +55,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {e}") from None
     if not isinstance(found, dict):
         raise UserError(f"cannot read {path}: it holds no JSON object")
-    if found and "objective" not in found:
-        raise UserError(
-            f"no run in {workdir}: its config.json is none of ours; weights that lie there are "
-            f"read with --weights={workdir}"
-        )
     for section, values in found.items():
+        if not isinstance(values, dict) and "objective" not in found:
+            raise UserError(
+                f"no run in {workdir}: its config.json is of something else; weights that lie "
+                f"there are read with --weights={workdir}"
+            )
         if not isinstance(values, dict):
             raise UserError(f"cannot read {path}: {section} holds {values!r:.80}, not keys")
     return found
