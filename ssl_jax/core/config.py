@@ -128,8 +128,8 @@ def _settled(value: Any, hint: Any, where: str) -> Any:
         inside = next((h for h in _options(hint) if dataclasses.is_dataclass(h)), None)
         if inside is not None:
             return settle(inside, value, where)  # type: ignore[arg-type]
-        args = typing.get_args(next(iter(_options(hint)), None))
-        hint = args[1] if len(args) == 2 else Any
+        mappings = (o for o in _options(hint) if typing.get_origin(o) in (dict, Mapping))
+        hint = next((typing.get_args(mapping)[1] for mapping in mappings), Any)
         return {k: _settled(v, hint, f"{where}.{k}") for k, v in value.items()}
     if isinstance(value, (tuple, list)):
         args = next((a for o in _options(hint) if (a := typing.get_args(o))), ())

@@ -102,7 +102,7 @@ def sheet(images: np.ndarray, alt: str) -> Markup:
 def clusters(found: Sequence[Cluster], train: Examples, names: Sequence[str]) -> Markup:
     """A contact sheet a cluster."""
     figures = []
-    for number, cluster in enumerate(found, 1):
+    for number, cluster in enumerate((c for c in found if len(c.rows)), 1):
         said = f"{cluster.size} images"
         name = labels_of(names, cluster.label)
         if name:

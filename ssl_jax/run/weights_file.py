@@ -268,8 +268,8 @@ class FileExperiment(Experiment):
 
     def fresh_state(self, given: Any = None) -> Any:
         """The network with weights as it would start training from."""
-        init = lambda key: State(*self.objective.init(key))  # noqa: E731
-        return jax.jit(init, out_shardings=self.placed)(jax.random.key(self.train.seed))
+        init = jax.jit(lambda key: State(*self.objective.init(key)), out_shardings=self.placed)
+        return init(jax.random.key(self.train.seed))
 
 
 class FileCheckpoints:

@@ -71,13 +71,16 @@ def _single(path: Path) -> TensorFile:
     """The tensors of one file."""
     try:
         with path.open("rb") as file:
-            start = file.read(512)
+            start, size = file.read(512), file.seek(0, 2)
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
     if not start:
         raise UserError(f"{path} is empty")
+    # Before PyTorch's: the length of a header may begin with the byte that pickles begin with.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= size - 8:
+        return _read_safetensors(path)
     if start[:2] == ZIP:
         return _read_zip(path)
     if start[:1] == PICKLE or start[257:262] == TAR:

@@ -37,7 +37,7 @@ TINY = (
 
 def pictures(bands: int, top: int, dtype: type) -> np.ndarray:
     y, x, c = np.mgrid[:SIDE, :SIDE, :bands]
-    waves = [np.sin(x / (2 + i % 3) + c) * np.cos(y / 5) for i in range(COUNT)]
+    waves = [np.sin(x / (2 + i % 3) + c + i) * np.cos(y / 5) for i in range(COUNT)]
     return ((np.stack(waves) + 1) / 2 * top).astype(dtype)
 
 

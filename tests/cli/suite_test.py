@@ -81,14 +81,17 @@ class SuiteTest(parameterized.TestCase):
         rows = [row.split(",") for row in self.command(*table, "--columns=set").splitlines()]
         self.assertEqual(
             rows[0],
-            ["workdir", "method", "seed", "step", "protocol", "stage", "digits", "few", "mean"],
+            [
+                *("workdir", "method", "seed", "step", "protocol"),
+                *("pool", "stage", "digits", "few", "mean"),
+            ],
         )
         values = {(r["set"], r["settings"]["stage"]): r["results"]["eval/score"] for r in found}
         self.assertLen(rows, 3)
         for row in rows[1:]:
-            digits, few = (values[name, int(row[5])] for name in ("digits", "few"))
+            digits, few = (values[name, int(row[6])] for name in ("digits", "few"))
             expected = [f"{x:.4f}" for x in (digits, few, (digits + few) / 2)]
-            self.assertEqual(row[6:], expected)
+            self.assertEqual(row[7:], expected)
         err = self.command(*table, "--columns=set", "--value=x", code=2)
         self.assertIn("no result has both 'set' and --value=x", err)
 

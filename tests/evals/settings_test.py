@@ -76,7 +76,7 @@ OTHER = {
         "holdout": 0.5,
         "seed": 1,
     },
-    "logistic": {"preset": "dinov2", "count": 1, "holdout": 0.6, "seed": 1},
+    "logistic": {"preset": "dinov2", "count": 1, "holdout": 0.6, "seed": 3},
     "attentive": {
         "lr": 1.0,
         "weight_decay": 20.0,

@@ -34,8 +34,8 @@ TRAIN = (
     "ssl-jax",
     "train",
     *RUN[:2],
-    "--config.optim.lr=0.001",
-    "--config.objective.projector=(8, 8)",
+    "--config.optim.lr=1e-3",
+    "--config.objective.projector=(8,8)",
     "--restarts=5",
 )
 EVALUATIONS = [

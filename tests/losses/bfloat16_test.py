@@ -82,13 +82,16 @@ CASES = {
     "vicreg_parts": lambda x, y, t: invariance(x, y) + variance(x) + covariance(y),
 }
 # Files of losses that hold no loss, or what others are made of.
-PARTS = {"normalize", "ring", "similarity", "sinkhorn_kernel", "sinkhorn_sweeps", "tiles"}
+PARTS = {"axes", "normalize", "ring", "similarity", "sinkhorn_kernel", "sinkhorn_sweeps", "tiles"}
 
 
 class Bfloat16Test(parameterized.TestCase):
     @parameterized.parameters(*CASES)
     def test_is_the_loss_of_the_same_values_in_float32(self, case):
-        run = jax.jit(jax.value_and_grad(partial(self.total, case), argnums=(0, 1)))
+        # As users' programs are compiled, and not as those of tests (conftest.py).
+        options = {"xla_cpu_use_fusion_emitters": True}
+        both = jax.value_and_grad(partial(self.total, case), argnums=(0, 1))
+        run = jax.jit(both, compiler_options=options)
         draw = np.random.default_rng(0)
         for size, temperature in itertools.product((1.0, LARGE), (0.2, 0.01)):
             x, y = (jnp.asarray(size * draw.normal(size=(8, 16)), jnp.bfloat16) for _ in range(2))

@@ -73,7 +73,10 @@ class CLIPTest(parameterized.TestCase):
         params = made.abstract_state.params
         self.assertEqual(params["text"]["embedding"].shape[0], vocabulary)
         made.keep_tokenizer(folder)
-        # The kept one is used, whatever the config would learn now.
+        # The run's own is used once it has a checkpoint, whatever the config would learn now.
+        manifest = folder / "checkpoints" / "1" / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.touch()
         again = Experiment.from_config(config, folder)
         again.__dict__["source"] = None
         self.assertEqual(again.tokenizer.json, made.tokenizer.json)

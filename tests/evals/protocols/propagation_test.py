@@ -36,9 +36,9 @@ def naive(target, features, masks, valid, radius, k, temperature):
 
 def subject(encoder=None, devices=1):
     mesh = sharding.make_mesh(sharding.MeshConfig(data=devices), jax.devices()[:devices])
-    return SimpleNamespace(
-        encoder=encoder, images=SimpleNamespace(mesh=mesh, channels=3, view=VIEW)
-    )
+    train = SimpleNamespace(source=SimpleNamespace(value_range=()))
+    images = SimpleNamespace(mesh=mesh, channels=3, view=VIEW, train=train)
+    return SimpleNamespace(encoder=encoder, images=images)
 
 
 def scene(tops, shape=(64, 128), single=True):
