@@ -1,14 +1,14 @@
-"""The device-side chain: time a view of each operation beside its plain version, and its share of a
-train step.
+"""Device-side augmentation: time per view of each operation next to a plain version of it, and the
+chain's share of a train step.
 
     python benchmarks/augment.py [--tpu]
 
-On the device at hand: CPU or wall milliseconds a 224 px view (crop: CIFAR's 32 px), median of
-`--rounds` calls on a batch of 16, in turns. "Plain" is the way one would write the operation first.
-With --tpu (needs libtpu, no chip), ahead of time for one TPU v5e: the FLOPs and bytes of SimCLR's
-chain and of the whole train step with a ResNet-50 and with a ViT-B/16 (64 images, two views), as
-the compiled programs' cost analysis counts them, and the time that the chip's peaks would need for
-either. Prints one JSON line.
+On the current device: CPU or wall milliseconds per 224 px view (crop: CIFAR's 32 px), median of
+`--rounds` alternating calls on a batch of 16. "Plain" is the straightforward implementation. With
+--tpu (needs libtpu, no chip), ahead of time for one TPU v5e: the FLOPs and bytes of SimCLR's chain
+and of the whole train step with a ResNet-50 and with a ViT-B/16 (64 images, two views), as the
+compiled programs' cost analysis counts them, and the time for each at the chip's peak rates. Prints
+one JSON line.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import numpy as np
 from ssl_jax.augment import crop, filters, geometric, levels, photometric, recipes
 from ssl_jax.augment.jitter import DRAWS, color_jitter
 from ssl_jax.core.inputs import Inputs, View
-from ssl_jax.cost import flops
+from ssl_jax.cost import chips
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.state import abstract
@@ -37,7 +37,7 @@ from ssl_jax.train.step import make_kernel
 Array = jax.Array
 SIZE, BATCH, SMALL = 224, 16, 32
 STRENGTH = (0.8, 0.8, 0.8, 0.2)
-V5E_FLOPS, V5E_BYTES = flops.PEAKS["TPU v5e"], 819e9  # a second; the data sheet's
+V5E = chips.TPUS["v5e"]
 STEP_BATCH = 64
 NETS = {
     "resnet50": {"name": "resnet", "depth": 50, "dtype": "bfloat16"},
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def compare(ours: Callable, plain: Callable, args: tuple, rounds: int) -> dict[str, float]:
-    """Median milliseconds a view of either, and how many times faster ours is."""
+    """Measure median milliseconds per view of both, and the speedup of ours."""
     compiled = {"ours": jax.jit(ours), "plain": jax.jit(plain)}
     on_cpu = jax.devices()[0].platform == "cpu"
     clock = time.process_time if on_cpu else time.perf_counter
@@ -79,7 +79,7 @@ def compare(ours: Callable, plain: Callable, args: tuple, rounds: int) -> dict[s
 
 
 def pairs() -> dict[str, tuple[Callable, Callable, tuple]]:
-    """operation -> (ours, plain, arguments)."""
+    """Map each operation to (ours, plain, arguments)."""
     draw = np.random.default_rng(0)
     planes = draw.random((BATCH, 3, SIZE, SIZE), np.float32)
     turns = draw.uniform(-0.2, 0.2, BATCH).astype(np.float32)
@@ -145,7 +145,7 @@ def plain_hue(image: Array, turn: Array) -> Array:
 
 
 def plain_jitter(image: Array, draws: Array) -> Array:
-    """Four operations in a drawn order: a switch in each of four places."""
+    """Apply four operations in random order: one switch for each of four places."""
     factor = 1.0 + 0.8 * (2.0 * draws[:3] - 1.0)
     turn = 0.2 * (2.0 * draws[3] - 1.0)
     operations = [
@@ -160,7 +160,7 @@ def plain_jitter(image: Array, draws: Array) -> Array:
 
 
 def plain_blur(image: Array, sigma: Array, radius: int) -> Array:
-    """A depthwise convolution along each axis."""
+    """Blur by a depthwise convolution along each axis."""
     at = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     taps = jnp.exp(-(at**2) / (2 * sigma**2))
     taps = taps / taps.sum()
@@ -202,14 +202,14 @@ def plain_warp(image: Array, matrix: Array) -> Array:
 
 
 def ahead_of_time() -> dict[str, Any]:
-    """Cost of the chain and its share of the step, for one TPU v5e."""
+    """Compute the cost of the chain and its share of the step, for one TPU v5e."""
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     from jax.experimental import topologies
 
     topology = topologies.get_topology_desc("v5e:2x2", platform="tpu")
     chip = jax.sharding.SingleDeviceSharding(topology.devices[0])
-    made = {name: experiment(net) for name, net in NETS.items()}
-    inputs = next(iter(made.values())).objective.inputs()
+    runs = {name: experiment(net) for name, net in NETS.items()}
+    inputs = next(iter(runs.values())).objective.inputs()
     batch = abstract_batch(inputs)
     key = jax.eval_shape(lambda: jax.random.key(0))
     chain = cost(functools.partial(recipes.augment, inputs), chip, batch, key)
@@ -218,9 +218,9 @@ def ahead_of_time() -> dict[str, Any]:
         "chain_mflop_per_view": round(chain["flops"] / views / 1e6, 1),
         "chain_mb_per_view": round(chain["bytes"] / views / 1e6, 2),
     }
-    for name, run in made.items():
+    for name, run in runs.items():
         kernel = make_kernel(run.objective, run.tx, run.schedule)
-        # A loop's body is counted once: so no loops.
+        # The cost analysis counts a loop's body once, so unroll all loops.
         with mock.patch("jax.lax.scan", functools.partial(jax.lax.scan, unroll=True)):
             step = cost(kernel, chip, abstract(run.objective, run.tx), batch)
         out[name] = {
@@ -250,15 +250,15 @@ def abstract_batch(inputs: Inputs) -> dict[str, Any]:
 
 
 def cost(fn: Callable, where: jax.sharding.Sharding, *args: Any) -> dict[str, float]:
-    """FLOPs and bytes of the compiled program."""
+    """Count FLOPs and bytes of the compiled program."""
     compiled = jax.jit(fn, in_shardings=where, out_shardings=where).lower(*args).compile()
-    counted = compiled.cost_analysis()
-    return {"flops": counted["flops"], "bytes": counted["bytes accessed"]}
+    analysis = compiled.cost_analysis()
+    return {"flops": analysis["flops"], "bytes": analysis["bytes accessed"]}
 
 
 def bound(work: dict[str, float]) -> float:
-    """Seconds at the chip's peaks, arithmetic and memory overlapping."""
-    return max(work["flops"] / V5E_FLOPS, work["bytes"] / V5E_BYTES)
+    """Seconds at the chip's peak rates, with arithmetic and memory traffic overlapping."""
+    return max(work["flops"] / V5E.flops, work["bytes"] / V5E.bandwidth)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How long the step of a ViT-L takes to compile beside that of a ViT-S.
+"""Compile time of a ViT-L's train step compared with a ViT-S's.
 
     python benchmarks/compile_time.py [--topology=v5e:2x2] [--repeats=1]
 
-Compiles `mae:imagenet` with either encoder for a TPU slice (libtpu must be installed, a TPU need
-not be there), 16 images a chip, each in a fresh process: CPU seconds of tracing and compiling, of
-all threads, the median. The blocks are scanned, so that their number should not matter; widths do.
-Prints one line of JSON.
+Compiles `mae:imagenet` with either encoder for a TPU slice (needs libtpu but no TPU), 16 images per
+chip, each in a fresh process: median CPU seconds of tracing and compiling, over all threads. The
+blocks are scanned, so the time should depend on their width but not on their number. Prints one
+JSON line.
 """
 
 import argparse
@@ -25,11 +25,11 @@ def main() -> None:
     chips = math.prod(int(n) for n in args.topology.partition(":")[2].split("x"))
     seconds: dict[str, list[float]] = {"small": [], "large": []}
     for _ in range(args.repeats):
-        for size, found in seconds.items():
+        for size, times in seconds.items():
             changes = [("backbone.size", size), ("train.batch_size", 16 * chips)]
             report = compile_step(configured("mae:imagenet", changes), args.topology)
-            found.append(report["compile_cpu_seconds"])
-    small, large = (statistics.median(found) for found in seconds.values())
+            times.append(report["compile_cpu_seconds"])
+    small, large = (statistics.median(times) for times in seconds.values())
     out = {"vit_s_cpu_s": round(small, 1), "vit_l_cpu_s": round(large, 1)}
     print(json.dumps({"topology": args.topology, **out, "ratio": round(large / small, 3)}))
 

@@ -1,12 +1,12 @@
-"""NT-Xent, value and gradient: our tiles, our dense form and lightly's NTXentLoss, side by side.
+"""NT-Xent, value and gradient: our tiled form, our dense form and lightly's NTXentLoss.
 
     python benchmarks/contrastive_loss.py --peer_python=/tmp/vp/bin/python
 
 N images, two views each, embeddings of 128 features at temperature 0.1: similarities of 2N x 2N.
-Each round runs every side in turns, each in a process of its own, on the CPU: one call that is not
-counted, then the timed ones. `extra_mb` is the peak of resident memory during a call above what was
-resident before it, with inputs and compiled program in place. Prints one JSON line of medians, and
-each measurement to the standard error stream.
+Each round runs every side once, each in its own process, on the CPU: one warm-up call, then the
+timed ones. `extra_mb` is the peak resident memory during a call minus the resident memory before
+it, with inputs and compiled program in place. Prints one JSON line of medians, and each measurement
+to stderr.
 Without --peer_python, an interpreter with torch and lightly (../shared/bench_peer), lightly is "not
 run". The second size compares our two forms alone.
 """
@@ -32,11 +32,11 @@ def main() -> None:
     parser.add_argument("--peer_python", default="", help="interpreter with torch and lightly")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--calls", type=int, default=3, help="timed calls a round at N beside lightly"
+        "--calls", type=int, default=3, help="timed calls per round at N against lightly"
     )
-    parser.add_argument("--small", type=int, default=4096, help="N beside lightly")
-    parser.add_argument("--large", type=int, default=16384, help="N beside our dense form only")
-    parser.add_argument("--side", choices=SIDES, help="run only this side, here")
+    parser.add_argument("--small", type=int, default=4096, help="N for all sides")
+    parser.add_argument("--large", type=int, default=16384, help="N for our two forms only")
+    parser.add_argument("--side", choices=SIDES, help="run only this side, in this process")
     args = parser.parse_args()
     if args.side:
         side = lightly if args.side == "lightly" else ours
@@ -56,7 +56,7 @@ def compare(
     for _, side in itertools.product(range(args.rounds), sides):
         python = args.peer_python if side == "lightly" else sys.executable
         command = [python, __file__, f"--side={side}", f"--small={count}", f"--calls={calls}"]
-        # Threads of torch that spin while they wait would be measured, and disturb the others.
+        # Spinning idle threads of torch would count as CPU time and disturb the other sides.
         quiet = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "JAX_PLATFORMS": "cpu"}
         root = {"PYTHONPATH": str(Path(__file__).parent.parent)}
         env = os.environ | quiet | root
@@ -79,7 +79,7 @@ def compare(
 
 def measure(call: Callable[[], Any], calls: int) -> dict[str, float]:
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     call()
     extra = status("VmHWM") - before
     wall, cpu = [], []
@@ -96,7 +96,7 @@ def measure(call: Callable[[], Any], calls: int) -> dict[str, float]:
 
 
 def status(entry: str) -> float:
-    """MB of this process, from Linux."""
+    """Read an entry of /proc/self/status in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(entry)) / 1e3
 
@@ -119,7 +119,7 @@ def ours(form: str, count: int) -> Callable[[], Any]:
 def lightly(_: str, count: int) -> Callable[[], Any]:
     import torch
 
-    for name in ("nms", "qnms"):  # lets torchvision's CUDA wheel in beside a CPU build of torch
+    for name in ("nms", "qnms"):  # torchvision's CUDA wheel needs them with a CPU build of torch
         signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         torch.library.define(f"torchvision::{name}", signature)
     from lightly.loss import NTXentLoss

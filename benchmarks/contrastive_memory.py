@@ -1,13 +1,13 @@
-"""Temporary memory a chip needs for exact InfoNCE over a pod, compiled ahead of time, no chip used.
+"""Temporary memory per chip of exact InfoNCE over a pod, compiled ahead of time without a chip.
 
     python benchmarks/contrastive_memory.py --topology=v5e:16x16 --batch=1048576 --dim=512
 
-Value and gradient with regard to queries, keys and temperature, float32, rows split over all chips;
-each form of the similarities is compiled for the same topology by libtpu (`pip install libtpu`).
-Arguments and outputs are the embeddings and their gradients, which any form has. `temporary_mb` is
-what the program takes of HBM beside them. The compiler may keep much of its temporaries in on-chip
-memory, which that does not count: `alive_mb` is its peak of all bytes alive at once less arguments
-and outputs. A form that does not compile says why. Prints one JSON line.
+Value and gradient with respect to queries, keys and temperature, float32, rows split over all
+chips; each form of the similarities is compiled for the same topology by libtpu (`pip install
+libtpu`). Arguments and outputs are the embeddings and their gradients, which every form has.
+`temporary_mb` is the program's additional HBM. It does not count temporaries that the compiler
+keeps in on-chip memory: `alive_mb` is the peak of all live bytes minus arguments and outputs. If a
+form does not compile, its entry holds the reason. Prints one JSON line.
 """
 
 import argparse
@@ -37,12 +37,12 @@ def main() -> None:
     args = parser.parse_args()
     devices = topologies.get_topology_desc(args.topology, platform="tpu").devices
     mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
-    forms = {form: compiled(form, mesh, args.batch, args.dim) for form in ("ring", "dense")}
+    forms = {form: compile_form(form, mesh, args.batch, args.dim) for form in ("ring", "dense")}
     shape = {"topology": args.topology, "chips": mesh.size, "batch": args.batch, "dim": args.dim}
     print(json.dumps({"benchmark": "contrastive_memory"} | shape | forms))
 
 
-def compiled(form: Similarity, mesh: Mesh, batch: int, dim: int) -> dict[str, Any]:
+def compile_form(form: Similarity, mesh: Mesh, batch: int, dim: int) -> dict[str, Any]:
     rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     vectors = jax.ShapeDtypeStruct((batch, dim), jnp.float32, sharding=rows)
     temperature = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
@@ -56,12 +56,12 @@ def compiled(form: Similarity, mesh: Mesh, batch: int, dim: int) -> dict[str, An
             memory = step.lower(vectors, vectors, temperature).compile().memory_analysis()
         except jax.errors.JaxRuntimeError as error:
             return {"does_not_compile": str(error).split("HLO module")[0].strip()}
-    given, made = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
     return {
         "temporary_mb": round(memory.temp_size_in_bytes / 1e6, 2),
-        "alive_mb": round((memory.peak_memory_in_bytes - given - made) / 1e6, 2),
-        "arguments_mb": round(given / 1e6, 2),
-        "outputs_mb": round(made / 1e6, 2),
+        "alive_mb": round((memory.peak_memory_in_bytes - arguments - outputs) / 1e6, 2),
+        "arguments_mb": round(arguments / 1e6, 2),
+        "outputs_mb": round(outputs / 1e6, 2),
         "compile_s": round(time.perf_counter() - began, 1),
     }
 

@@ -1,12 +1,12 @@
-"""`ssl-jax embed` beside the bare jitted forward pass on the same batches, already on the device.
+"""`ssl-jax embed` compared with the jitted forward pass alone on batches already on the device.
 
     python benchmarks/embed.py --data=parquet:cifar10-test.parquet [--net=small] [--rounds=3]
 
-Both in one process, in turns, with random weights; everything is compiled before. `embed` is all
-that the command does from the first image read to the file renamed: reading, decoding, transfer,
-forward pass, parts, assembling. `share` is the median over rounds of bare time / embed time: 1 is
-as fast; `share_of_cpu_time` the same of the process's CPU time, which says more where the machine
-has other work. Prints one JSON line.
+Both run alternately in one process, with random weights, after compilation. `embed` covers the
+whole command from the first image read to the renamed file: reading, decoding, transfer, forward
+pass, parts, assembly. `share` is the median over rounds of bare time / embed time: 1 means equally
+fast; `share_of_cpu_time` is the same for the process's CPU time, which is more reliable on a busy
+machine. Prints one JSON line.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
         jax.block_until_ready(batches)
 
         def timed(fn: Callable[[], Any]) -> np.ndarray:
-            """Seconds of a clock, and of all threads of this process."""
+            """Measure wall seconds and CPU seconds of all threads."""
             began = time.perf_counter(), time.process_time()
             fn()
             return np.subtract((time.perf_counter(), time.process_time()), began)
@@ -77,12 +77,13 @@ def main() -> None:
 
         with jax.set_mesh(mesh):
             jax.block_until_ready(run._read(encoder, batches[0]))
-        job.settings  # noqa: B018 (a digest of weights and data, once a run)
+        job.settings  # noqa: B018 (a digest of weights and data, once per run)
         pairs = []
         for turn in range(args.rounds):
-            one, other = (bare, embed) if turn % 2 else (embed, bare)
-            first, second = one(), other()
-            pairs.append((first, second) if turn % 2 else (second, first))
+            if turn % 2:
+                pairs.append((bare(), embed()))
+            else:
+                pairs.append((embed(), bare())[::-1])
     count, (bares, embeds) = len(source), np.swapaxes(pairs, 0, 1)
     per_second = {"bare": bares, "embed": embeds}
     result = {

@@ -1,10 +1,10 @@
-"""Does a run survive what happens to it? Real processes are killed and their files damaged, and
-what they end with is compared, bit by bit, with runs that nothing happened to.
+"""Fault injection: real processes are killed and their files damaged, and their final metrics and
+parameters are compared, bit by bit, with those of undisturbed runs.
 
 python benchmarks/faults.py [--kills=30] [--writes=20] [--only=kills,background,writes,...]
 
-Prints one JSON line; with --page docs/faults.md is written as well, from all that was measured so
-far (docs/faults.json). All runs have the same number of threads and share a compile cache.
+Prints one JSON line; with --page also writes docs/faults.md from all measurements so far
+(docs/faults.json). All runs have the same number of threads and share a compile cache.
 """
 
 import argparse
@@ -31,16 +31,16 @@ os.environ["OMP_NUM_THREADS"] = "2"
 from tests.faults.runs import QUICK, TINY, Run  # noqa: E402
 
 METHODS = ("simclr", "moco_v2", "deepcluster_v2", "dino", "mae")
-KEPT = ROOT / "docs" / "faults.json"
+STORED = ROOT / "docs" / "faults.json"
 PAGE = ROOT / "docs" / "faults.md"
 
 
 def kills(method: str, count: int, wait: bool, steps: int = 300, every: int = 10) -> dict:
-    """`count` SIGKILLs at random moments of a run of the recipe `digits`: four of five while it
-    trains, the others while it starts; one of them while it evaluates.
+    """Kill a run of the recipe `digits` `count` times by SIGKILL at random moments: four of five
+    while it trains, the others while it starts; one of them while it evaluates.
 
     Args:
-      wait: training waits for each save; else they are made in the background.
+      wait: training waits for each save; otherwise saves are made in the background.
     """
     flags = (
         f"--config={method}:digits",
@@ -67,7 +67,7 @@ def kills(method: str, count: int, wait: bool, steps: int = 300, every: int = 10
             time.sleep(draw.uniform(0.3, 1.0) * startup)
             moments.append("start")
         else:
-            # What lies beyond the checkpoint is dropped from the file before the first step.
+            # Lines after the checkpoint are dropped from the file before the first step.
             killed.wait(process, lambda b=before, r=resumed: b <= r or killed.reached() < b)
             killed.wait(process, lambda r=resumed: killed.reached() > r)
             startup = time.monotonic() - launched
@@ -91,12 +91,12 @@ def kills(method: str, count: int, wait: bool, steps: int = 300, every: int = 10
 
 def newest(run: Run) -> int:
     """Step of the newest complete checkpoint, -1 if there is none."""
-    found = (run.folder / "checkpoints").glob("[0-9]*/manifest.json")
-    return max((int(p.parent.name) for p in found if p.parent.name.isdigit()), default=-1)
+    manifests = (run.folder / "checkpoints").glob("[0-9]*/manifest.json")
+    return max((int(p.parent.name) for p in manifests if p.parent.name.isdigit()), default=-1)
 
 
 def evaluating(run: Run) -> bool:
-    """Whether it is in the middle of an evaluation after step 0: its step is logged, not yet it."""
+    """Return True during an evaluation after step 0: its step is logged, its results are not."""
     lines = run.metrics()
     if not lines or lines[-1]["step"] % 100 or not lines[-1]["step"]:
         return False
@@ -104,7 +104,7 @@ def evaluating(run: Run) -> bool:
 
 
 def writes(count: int) -> dict:
-    """`count` SIGKILLs at random moments of a run that is always writing a checkpoint."""
+    """Kill a run that is always writing a checkpoint `count` times at random moments."""
     flags = (
         *TINY,
         "--config.train.steps=400",
@@ -142,7 +142,7 @@ def writes(count: int) -> dict:
 
 
 def damage() -> dict:
-    """Every file of the newest checkpoint cut off, one bit of it flipped, and removed."""
+    """Truncate, flip one bit of, and remove every file of the newest checkpoint in turn."""
     flags = (
         *TINY,
         "--config.train.steps=30",
@@ -155,7 +155,7 @@ def damage() -> dict:
     whole.end()
     base.end("--config.train.stop_at=20")
     files = sorted(p for p in (base.folder / "checkpoints" / "20").rglob("*") if p.is_file())
-    draw, found = random.Random(0), []
+    draw, outcomes = random.Random(0), []
     for path in files:
         for harm in ("cut", "flipped", "removed"):
             harmed = Run(WORK / "damage_harmed", flags)
@@ -171,14 +171,15 @@ def damage() -> dict:
                 data = data or bytearray(b"\0")
                 data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
                 target.write_bytes(data)
-            said = harmed.end("--config.train.stop_at=30")
-            loud = "checkpoint 20 is not used" in said and "from the checkpoint of step 10" in said
+            output = harmed.end("--config.train.stop_at=30")
+            messages = ("checkpoint 20 is not used", "from the checkpoint of step 10")
+            loud = all(message in output for message in messages)
             name = path.relative_to(base.folder / "checkpoints" / "20")
-            found.append((str(name), harm, loud and not harmed.differences(whole)))
+            outcomes.append((str(name), harm, loud and not harmed.differences(whole)))
     return {
-        "faults": len(found),
-        "survived": sum(ok for *_, ok in found),
-        "differences": [f"{name} {harm}" for name, harm, ok in found if not ok],
+        "faults": len(outcomes),
+        "survived": sum(ok for *_, ok in outcomes),
+        "differences": [f"{name} {harm}" for name, harm, ok in outcomes if not ok],
         "files": len(files),
         "steps_lost_max": 10,
         "save_interval": 10,
@@ -186,7 +187,7 @@ def damage() -> dict:
 
 
 def soak(steps: int = 10_000) -> dict:
-    """Resident memory, threads and open files of a long run, after its first fifth."""
+    """Measure resident memory, threads and open files of a long run, after its first fifth."""
     flags = (
         *TINY,
         f"--config.train.steps={steps}",
@@ -196,7 +197,7 @@ def soak(steps: int = 10_000) -> dict:
     run = Run(WORK / "soak", flags)
     shutil.rmtree(run.folder, ignore_errors=True)
     process = run.start()
-    seen = []
+    readings = []
     while process.poll() is None:
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
@@ -205,10 +206,11 @@ def soak(steps: int = 10_000) -> dict:
             break
         fields = dict(line.split(":", 1) for line in status.splitlines())
         if "VmRSS" in fields and (step := last_step(run)) > 0:
-            seen.append((step, int(fields["VmRSS"].split()[0]), int(fields["Threads"]), files))
+            resident, threads = int(fields["VmRSS"].split()[0]), int(fields["Threads"])
+            readings.append((step, resident, threads, files))
         time.sleep(0.5)
     process.communicate()
-    late = [row for row in seen if steps // 5 <= row[0] < steps]
+    late = [row for row in readings if steps // 5 <= row[0] < steps]
     slope = least_squares([row[0] / 1000 for row in late], [row[1] / 1024 for row in late])
     half = len(late) // 2
     return {
@@ -223,7 +225,7 @@ def soak(steps: int = 10_000) -> dict:
 
 
 def last_step(run: Run) -> int:
-    """Of a file that grows long: from its last line only."""
+    """Last logged step, from the last line only since the file grows long; -1 if there is none."""
     try:
         with (run.folder / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 4000))
@@ -233,9 +235,10 @@ def last_step(run: Run) -> int:
 
 
 def least_squares(x: list[float], y: list[float]) -> float:
+    """Slope of the line fitted to y over x."""
     middle = sum(x) / len(x), sum(y) / len(y)
-    over = sum((a - middle[0]) * (b - middle[1]) for a, b in zip(x, y, strict=True))
-    return over / sum((a - middle[0]) ** 2 for a in x)
+    covariance = sum((a - middle[0]) * (b - middle[1]) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - middle[0]) ** 2 for a in x)
 
 
 def main() -> None:
@@ -247,42 +250,42 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     flags = parser.parse_args()
     WORK.mkdir(exist_ok=True)
-    found = {}
+    results = {}
     for part in flags.only.split(","):
         if part in ("kills", "background"):
             for method in flags.methods.split(","):
                 name = f"kills of {method}" + ", saves in the background" * (part != "kills")
-                found[name] = kills(method, flags.kills, wait=part == "kills")
-                print(name, found[name], file=sys.stderr, flush=True)
+                results[name] = kills(method, flags.kills, wait=part == "kills")
+                print(name, results[name], file=sys.stderr, flush=True)
                 if flags.page:
-                    keep(found)
+                    store(results)
         elif part == "writes":
-            found["kills while writing"] = writes(flags.writes)
+            results["kills while writing"] = writes(flags.writes)
         elif part == "damage":
-            found["damaged files"] = damage()
+            results["damaged files"] = damage()
         elif part == "soak":
-            found["soak"] = soak()
+            results["soak"] = soak()
         elif part == "tests":
-            found["tests"] = tests()
-        if flags.page:  # what was measured stays, should a later part be cut off
-            keep(found)
-    print(json.dumps(found))
+            results["tests"] = tests()
+        if flags.page:  # after each part, in case a later one is interrupted
+            store(results)
+    print(json.dumps(results))
 
 
-def keep(found: dict) -> None:
-    """Write the page from what was found now and before."""
-    known = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    known |= found
-    known["machine"] = f"{platform.machine()}, {os.cpu_count()} threads, JAX on CPU"
-    KEPT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(known))
+def store(results: dict) -> None:
+    """Add the results to docs/faults.json and write the page from all of them."""
+    stored = json.loads(STORED.read_text()) if STORED.exists() else {}
+    stored |= results
+    stored["machine"] = f"{platform.machine()}, {os.cpu_count()} threads, JAX on CPU"
+    STORED.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page(stored))
 
 
-def page(known: dict) -> str:
-    """docs/faults.md."""
-    rows = ["| faults | injected | survived | steps lost, most (mean) | save interval |"]
+def page(stored: dict) -> str:
+    """Render docs/faults.md."""
+    rows = ["| fault | injected | survived | steps lost, max (mean) | save interval |"]
     rows.append("|---|---|---|---|---|")
-    for name, part in sorted(known.items()):
+    for name, part in sorted(stored.items()):
         if isinstance(part, dict) and "faults" in part:
             mean = f" ({part['steps_lost_mean']})" if "steps_lost_mean" in part else ""
             rows.append(
@@ -290,38 +293,39 @@ def page(known: dict) -> str:
                 f"{part['steps_lost_max']}{mean} | {part['save_interval']} |"
             )
     text = [*INTRODUCTION.splitlines(), "", *rows, ""]
-    if soaked := known.get("soak"):
+    if soaked := stored.get("soak"):
         text += [
-            f"A run of {soaked['steps']:,} steps, from its {soaked['steps'] // 5:,}th on: resident "
+            f"A run of {soaked['steps']:,} steps, from step {soaked['steps'] // 5:,} on: resident "
             f"memory grows by {soaked['mb_per_1000_steps']} MB per 1,000 steps "
             f"({soaked['resident_mb'][0]} to {soaked['resident_mb'][1]} MB, least squares over "
             f"{soaked['readings']} readings); at most {soaked['threads_max'][0]} threads and "
-            f"{soaked['files_max'][0]} open files in the first half of that, "
+            f"{soaked['files_max'][0]} open files in the first half of this period, "
             f"{soaked['threads_max'][1]} and {soaked['files_max'][1]} in the second.",
             "",
         ]
-    if tested := known.get("tests"):
-        text += ["## One by one", "", f"`pytest -m full tests/faults` ({known['machine']}):", ""]
-        text += [f"- {name}: {how}" for name, how in sorted(tested.items())] + [""]
+    if outcomes := stored.get("tests"):
+        text += ["## Single tests", "", f"`pytest -m full tests/faults` ({stored['machine']}):", ""]
+        text += [f"- {name}: {outcome}" for name, outcome in sorted(outcomes.items())] + [""]
     return "\n".join(text)
 
 
 INTRODUCTION = """\
-# Faults: what was done to runs, and what became of them
+# Fault injection
 
-Written by `python benchmarks/faults.py --page`. Survived means: after the last fault the run ended,
-and its metrics (but for times) and every array of its last checkpoint were bitwise those of a run
-that nothing happened to. Real processes, one device each, the recipes `METHOD:digits` with batches
-of 32, killed by SIGKILL: one of five while it starts, one while it evaluates, the others while it
-trains. What is promised: [checkpoints](checkpoints.md).
+`python benchmarks/faults.py --page` writes this page. A run survived if it finished after the last
+fault, and its metrics (except times) and every array of its last checkpoint were bitwise equal to
+those of an undisturbed run. The runs are real processes with one device each and the recipes
+`METHOD:digits` with batches of 32, killed by SIGKILL: one of five kills while the run starts, one
+while it evaluates, the others while it trains. The guarantees are on the page
+[checkpoints](checkpoints.md).
 
-By default saves are made in the background, so that a kill can cost one interval and what was
-trained while that save was being written; in runs this small a save takes as long as several steps.
-With `checkpoint.wait=True` training waits for each save."""
+By default checkpoints are saved in the background, so a kill can lose one interval plus the steps
+trained while that checkpoint was being written; in runs this small a save takes as long as several
+steps. With `checkpoint.wait=True` training waits for each save."""
 
 
 def tests() -> dict:
-    """Each test of tests/faults, and whether it passed."""
+    """Run tests/faults; return the outcome of each test by name."""
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         words = ["-m", "full or not full", "-q", "--override-ini=addopts=--import-mode=importlib"]
         subprocess.run(

@@ -1,4 +1,4 @@
-"""From opening a folder of many tiny files to the first batch on the host, cold and with the index.
+"""Time from opening a folder of many tiny files to the first batch, cold and with the index.
 
     python benchmarks/folder_index.py [--files 200000]
 
@@ -61,8 +61,8 @@ def first_batch(images: Path, cache: Path, files: int) -> dict[str, float]:
     env = os.environ | {"SSL_JAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", OPEN, str(images)]
     run = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-    found, opened, batch = run.stdout.split()
-    assert int(found) == files, run.stdout
+    count, opened, batch = run.stdout.split()
+    assert int(count) == files, run.stdout
     return {"opened_s": round(float(opened), 3), "first_batch_s": round(float(batch), 3)}
 
 

@@ -1,9 +1,9 @@
-"""Random damaged input, much of it: how often each kind was read, refused, or a fault.
+"""Fuzzing with random damaged input: how often each kind was read, refused or caused a fault.
 
 python benchmarks/fuzz.py --examples=20000 [--kinds=image,tar] [--seed=0]
 
-Each kind runs in a process of its own, which is started again where it crashed or hung; the input
-of such a fault is kept in --keep. Prints one JSON line.
+Each kind runs in its own processes, which are restarted after a crash or a hang; the inputs that
+caused faults are stored in --keep. Prints one JSON line.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 HANG = 60  # seconds for one example
-BATCH = 500  # examples a process
+BATCH = 500  # examples per process
 
 
 def main() -> None:
@@ -37,12 +37,13 @@ def main() -> None:
     from tests.faults.fuzzing import kinds
 
     names = args.kinds.split(",") if args.kinds else list(kinds())
-    found = {name: campaign(name, args.examples // len(names), args) for name in names}
-    print(json.dumps({"examples": sum(c["examples"] for c in found.values()), "kinds": found}))
+    results = {name: campaign(name, args.examples // len(names), args) for name in names}
+    total = sum(result["examples"] for result in results.values())
+    print(json.dumps({"examples": total, "kinds": results}))
 
 
 def campaign(name: str, examples: int, args: argparse.Namespace) -> dict:
-    """Counts of one kind."""
+    """Run all examples of one kind; return its counts."""
     counts: collections.Counter = collections.Counter()
     faults: collections.Counter = collections.Counter()
     began = time.monotonic()
@@ -64,26 +65,29 @@ def campaign(name: str, examples: int, args: argparse.Namespace) -> dict:
             counts.update(part["counts"])
             faults.update(part["faults"])
     seconds = round(time.monotonic() - began, 1)
-    found = {"examples": examples, **counts, "faults": dict(faults), "seconds": seconds}
-    print(f"{name}: {found}", file=sys.stderr)
-    return found
+    result = {"examples": examples, **counts, "faults": dict(faults), "seconds": seconds}
+    print(f"{name}: {result}", file=sys.stderr)
+    return result
 
 
-def watch(run: subprocess.Popen, now: Path) -> tuple[str | None, str]:
-    """What a worker printed, and its errors; None where it was at one example for too long, and was
-    killed.
+def watch(run: subprocess.Popen, current: Path) -> tuple[str | None, str]:
+    """Wait for a worker; return its output (None if it hung on one example and was killed) and its
+    errors.
+
+    Args:
+      current: the file of the example at work.
     """
     while True:
         try:
             return run.communicate(timeout=HANG)
         except subprocess.TimeoutExpired:
-            if not now.exists() or time.time() - now.stat().st_mtime > HANG:
+            if not current.exists() or time.time() - current.stat().st_mtime > HANG:
                 run.kill()
                 return None, run.communicate()[1]
 
 
 def work(name: str, examples: int, number: int, keep: Path) -> dict:
-    """Counts of some examples; what is at work lies in keep/now, for whoever finds this dead."""
+    """Run some examples and count outcomes; keep/now holds the current one, in case of a crash."""
     from tests.faults.fuzzing import kinds, sandbox
 
     kind, counts, faults = kinds()[name], collections.Counter(), collections.Counter()
@@ -107,11 +111,11 @@ def work(name: str, examples: int, number: int, keep: Path) -> dict:
             if isinstance(e, KeyboardInterrupt):
                 raise
             last = traceback.extract_tb(e.__traceback__)[-1]
-            what = f"{type(e).__name__} at {Path(last.filename).name}:{last.lineno}"
-            if not faults[what]:
+            fault = f"{type(e).__name__} at {Path(last.filename).name}:{last.lineno}"
+            if not faults[fault]:
                 (keep / f"fault{len(faults)}").write_bytes((keep / "now").read_bytes())
                 (keep / f"fault{len(faults)}.txt").write_text(traceback.format_exc())
-            faults[what] += 1
+            faults[fault] += 1
 
     with sandbox():
         examine()

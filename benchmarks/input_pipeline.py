@@ -1,19 +1,19 @@
-"""Images a second of the input pipeline, beside lightly's SimCLRTransform and a torch DataLoader.
+"""Speed of the input pipeline compared with lightly's SimCLRTransform and a torch DataLoader.
 
     python benchmarks/input_pipeline.py --peer_python=/tmp/vp/bin/python
 
 500x375 JPEG files (90 % quality, 4:2:0; cut from scikit-learn's two sample photos, with noise) to
-two views of 224 pixels. Each round runs the parts below in turns, each in a process of its own;
-prints one JSON line of medians over the rounds.
+two views of 224 pixels. Each round runs the parts below once, each in its own process; prints one
+JSON line of medians over the rounds.
 
-- host: ssl_jax decodes and crops, on one core; images a CPU second.
+- host: ssl_jax decodes and crops, on one core; images per CPU second.
 - total: the same, then ssl_jax.augment's "simclr" chain as XLA compiles it for that one core.
 - lightly: SimCLRTransform(224), the whole chain, on one core.
-- threads: ssl_jax with two threads; images a second of wall time.
-- torch: a DataLoader with two workers around the very same decode and crop functions.
+- threads: ssl_jax with two threads; images per second of wall time.
+- torch: a DataLoader with two workers around the same decode and crop functions.
 
-The last two need the same quiet machine. Without --peer_python, an interpreter with torch and
-lightly (../shared/bench_peer), those parts are "not run".
+Compare the last two on an otherwise idle machine. Without --peer_python, an interpreter with torch
+and lightly (../shared/bench_peer), those parts are "not run".
 """
 
 import argparse
@@ -41,9 +41,9 @@ WARM, TIMED = 4, 12  # batches
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer_python", default="", help="interpreter with torch and lightly")
-    parser.add_argument("--jpegs", default="", help="folder of other files to read")
+    parser.add_argument("--jpegs", default="", help="folder of JPEG files to read instead")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--part", choices=OURS + PEER, help="run only this part, here")
+    parser.add_argument("--part", choices=OURS + PEER, help="run only this part, in this process")
     args = parser.parse_args()
     if args.part:
         print(json.dumps(PARTS[args.part](sorted(Path(args.jpegs).glob("*.jpg")))))
@@ -83,7 +83,7 @@ def summary(measured: dict[str, list[dict]]) -> dict[str, Any]:
 
 
 def run(python: str, part: str, files: str) -> dict:
-    """One part in a fresh process; what it measured."""
+    """Run one part in a fresh process; return its measurements."""
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "JAX_PLATFORMS": "cpu"}
     root = str(Path(__file__).parent.parent)
     env = os.environ | threads | {"PYTHONPATH": root}
@@ -119,7 +119,7 @@ def write_jpegs(folder: Path, n: int) -> None:
 
 
 def timed(batches: Iterator, use: Any = lambda batch: None, children: tuple[int, ...] = ()) -> dict:
-    """Rates over `TIMED` batches after `WARM` ones; the CPU time of `children` (pids) counts."""
+    """Measure rates over `TIMED` batches after `WARM` ones, counting the CPU time of `children`."""
 
     def cpu() -> float:
         ticks = 0
@@ -209,7 +209,7 @@ def lightly(files: list[Path]) -> dict:
 
 
 def declare_torchvision_operators() -> None:
-    """Lets torchvision's CUDA wheel be imported beside a CPU build of torch."""
+    """Make torchvision's CUDA wheel importable with a CPU build of torch."""
     import torch
 
     for name in ("nms", "qnms"):

@@ -1,13 +1,13 @@
-"""Weights to timm and torchvision and back: features, batch statistics, bits.
+"""Round trip of weights to timm and torchvision: features, batch statistics, bit equality.
 
     python benchmarks/interchange.py --peer_python=/tmp/vp/bin/python [--only=resnet18,...]
 
-Random networks are exported as `ssl-jax export` does it. Another Python, which has torch, timm,
-torchvision and safetensors, builds each model by the lines in the file's metadata, loads it with
-`strict=True`, and computes features in evaluation and, where there is batch norm, in training mode,
-with the running statistics after it; then it writes its own state dictionary, which is read back.
-Prints one JSON line: of each network the relative errors (the largest difference by the largest
-value) and whether the weights that came back are equal to the bit.
+Random networks are exported as by `ssl-jax export`. Another Python interpreter with torch, timm,
+torchvision and safetensors builds each model from the lines in the file's metadata, loads it with
+`strict=True`, and computes features in evaluation mode and, with batch norm, in training mode, with
+the running statistics after it. Then it writes its own state dictionary, which is read back. Prints
+one JSON line: for each network the relative errors (the largest difference divided by the largest
+value) and whether the weights read back are bit-identical.
 """
 
 import argparse
@@ -54,23 +54,23 @@ BATCH = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer_python", required=True)
-    parser.add_argument("--only", default="", help="names of networks, by comma")
+    parser.add_argument("--only", default="", help="names of networks, separated by commas")
     args = parser.parse_args()
     chosen = args.only.split(",") if args.only else list(CASES)
-    found = {}
+    reports = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ours = {case: written(folder, case) for case in chosen}
+        ours = {case: write(folder, case) for case in chosen}
         environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
         environment.pop("PYTHONPATH", None)
         subprocess.run([args.peer_python, PEER, folder], check=True, env=environment)
         for case in chosen:
-            found[case] = compared(folder, case, ours[case])
-    print(json.dumps(found))
+            reports[case] = compare(folder, case, ours[case])
+    print(json.dumps(reports))
 
 
-def written(folder: Path, case: str) -> dict[str, np.ndarray]:
-    """Export a random network and the images; returns its variables by path."""
+def write(folder: Path, case: str) -> dict[str, np.ndarray]:
+    """Export a random network and the images; return its variables by path."""
     backbone, side, library, channels = CASES[case]
     net = networks.build(backbone, channels)
     draws = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def written(folder: Path, case: str) -> dict[str, np.ndarray]:
     return variables
 
 
-def compared(folder: Path, case: str, ours: dict[str, np.ndarray]) -> dict[str, float | bool]:
+def compare(folder: Path, case: str, ours: dict[str, np.ndarray]) -> dict[str, float | bool]:
     backbone, _, _, channels = CASES[case]
     net = networks.build(backbone, channels)
     params, stats = networks.fill(ours, networks.shapes(net), case)
@@ -102,8 +102,8 @@ def compared(folder: Path, case: str, ours: dict[str, np.ndarray]) -> dict[str, 
     def forward(train: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         run = jax.jit(lambda p, s, x: net.apply(p, s, x, train=train))
         with jax.default_matmul_precision("highest"):
-            out, new = run(params, stats, images)
-        return np.asarray(out["pooled"]), networks.flat({}, new)
+            out, updated = run(params, stats, images)
+        return np.asarray(out["pooled"]), networks.flat({}, updated)
 
     report: dict[str, float | bool] = {"features": error(forward(False)[0], theirs["features"])}
     if stats:

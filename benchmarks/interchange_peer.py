@@ -1,4 +1,4 @@
-"""The other side of `interchange.py`, for a Python with torch, timm and torchvision."""
+"""Peer of `interchange.py`, run by a Python interpreter with torch, timm and torchvision."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-# torchvision of PyPI beside torch for CPUs: its compiled part does not load, its models do.
+# With torch for CPUs, the compiled part of PyPI's torchvision does not load, but its models do.
 for name in ("nms", "qnms"):
     with contextlib.suppress(RuntimeError):
         torch.library.define(

@@ -1,11 +1,12 @@
-"""Nearest neighbours of the kNN probe, beside scikit-learn's brute force and faiss' flat index.
+"""Nearest neighbours of the kNN probe, against scikit-learn's brute force and faiss' flat index.
 
     python benchmarks/knn.py --peer_python=/tmp/vp/bin/python [--train=50000] [--test=10000]
 
-Each side runs in a process of its own, in turns, on the same unit vectors: weighted votes of the k
-nearest by cosine for ours, the k nearest alone for the others; the second of two calls is timed.
-`extra_mb` is the peak of resident memory of both less what was resident between them. Prints one
-JSON line of medians. Without --peer_python, an interpreter with faiss-cpu, faiss is "not run".
+The sides run in alternation, each in its own process, on the same unit vectors: ours computes the
+weighted votes of the k nearest by cosine, the others only the k nearest; the second of two calls is
+timed. `extra_mb` is the peak resident memory of both calls minus the resident memory between them.
+Prints one JSON line of medians. Without --peer_python, an interpreter with faiss-cpu, faiss is "not
+run".
 """
 
 import argparse
@@ -37,7 +38,7 @@ def main() -> None:
         print(json.dumps(measure(args)))
         return
     sides = SIDES if args.peer_python else SIDES[:2]
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    measured: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "JAX_PLATFORMS": "cpu"}
     env |= {"PYTHONPATH": str(Path(__file__).parent.parent)}
     for _, side in itertools.product(range(args.rounds), sides):
@@ -45,11 +46,12 @@ def main() -> None:
         sizes = [f"--{n}={getattr(args, n)}" for n in ("train", "test", "width")]
         command = [python, __file__, f"--side={side}", *sizes]
         done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-        found[side].append(json.loads(done.stdout.splitlines()[-1]))
-        print(side, found[side][-1], file=sys.stderr, flush=True)
+        measured[side].append(json.loads(done.stdout.splitlines()[-1]))
+        print(side, measured[side][-1], file=sys.stderr, flush=True)
     out: dict[str, Any] = {"benchmark": "knn", "k": K} | {"faiss": "not run"}
-    for side, many in found.items():
-        out[side] = {key: round(statistics.median(m[key] for m in many), 2) for key in many[0]}
+    for side, rounds in measured.items():
+        keys = rounds[0]
+        out[side] = {key: round(statistics.median(r[key] for r in rounds), 2) for key in keys}
     print(json.dumps(out | {n: getattr(args, n) for n in ("train", "test", "width", "rounds")}))
 
 
@@ -74,7 +76,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 
 def resident() -> float:
-    """MB that this process holds now."""
+    """Current resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

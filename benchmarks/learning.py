@@ -1,14 +1,14 @@
-"""What each method learns: every `digits` recipe, three seeds, beside its untrained network.
+"""Results of every `digits` recipe on three seeds, compared with its untrained network.
 
     python benchmarks/learning.py [--methods=simclr,byol] [--seeds=0,1,2] [--jobs=2] [--page]
 
 Runs `ssl-jax train --config=METHOD:digits --config.train.seed=SEED` (or another recipe: METHOD may
-be METHOD:RECIPE, and by default those with a ViT are among them) in fresh folders and keeps what
-is measured in docs/results.json; a run that is there, with the very same recipe, is not made
-again, so the command goes on where it was stopped. docs/results.md is written from it (--page:
-only that). The layer is the one the method names (`Probe`), before anything is measured; the
-untrained network, with batch-norm statistics of the data, is read at the same layer, and at the
-best of all its layers. Differences are paired by seed, with their standard error over the seeds.
+be METHOD:RECIPE, and the default list includes the recipes with a ViT) in fresh folders and stores
+the measurements in docs/results.json. Runs of an unchanged recipe that are in the file are skipped,
+so an interrupted command resumes where it stopped. Then writes docs/results.md (--page: only that).
+The layer is the one that the method names (`Probe`), fixed before any measurement. The untrained
+network, with batch-norm statistics of the data, is read at the same layer and at its best layer.
+Differences are paired by seed, with their standard error over the seeds.
 """
 
 import argparse
@@ -36,12 +36,12 @@ LOCK = Path(tempfile.gettempdir()) / "ssl_jax_learning.lock"
 def main() -> None:
     from ssl_jax.run.configs import load_method, methods
 
-    # A baseline's encoder has seen all labels, so few say nothing of it.
-    learned = [m for m in methods() if load_method(m).make.__self__.family != "baseline"]
+    # A baseline's encoder was trained on all labels, so few-label accuracy says nothing about it.
+    unsupervised = [m for m in methods() if load_method(m).make.__self__.family != "baseline"]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", default=",".join((*learned, *FURTHER)))
+    parser.add_argument("--methods", default=",".join((*unsupervised, *FURTHER)))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, a core each")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each")
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--child", nargs=2, metavar=("METHOD", "SEED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -49,11 +49,11 @@ def main() -> None:
         print(json.dumps(one_run(args.child[0], int(args.child[1]))))
         return
     if not args.page:
-        # Seed by seed, so that an early end leaves every method with as many seeds.
+        # Seed by seed, so that an interruption leaves every method with the same number of seeds.
         seeds = [int(seed) for seed in args.seeds.split(",")]
-        wanted = [(m, s) for s in seeds for m in args.methods.split(",") if not known(m, s)]
+        missing = [(m, s) for s in seeds for m in args.methods.split(",") if not is_stored(m, s)]
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            for line in pool.map(lambda pair: child(*pair), wanted):
+            for line in pool.map(lambda pair: child(*pair), missing):
                 print(line, flush=True)
     PAGE.write_text(page(read()))
 
@@ -63,28 +63,28 @@ def read() -> dict[str, Any]:
 
 
 def recipe(method: str) -> str:
-    """What --config takes: METHOD alone stands for its digits recipe."""
+    """Complete METHOD to METHOD:digits, the value of --config."""
     return method if ":" in method else f"{method}:digits"
 
 
 def fingerprint(method: str) -> str:
-    """Of the digits recipe as its file has it: a changed recipe is measured again."""
+    """Digest of the recipe's config; a changed recipe is measured again."""
     from ssl_jax.run.configs import load_config
 
     text = json.dumps(load_config(recipe(method)), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def known(method: str, seed: int) -> bool:
-    found = read().get(method, {})
-    return found.get("recipe") == fingerprint(method) and str(seed) in found["seeds"]
+def is_stored(method: str, seed: int) -> bool:
+    result = read().get(method, {})
+    return result.get("recipe") == fingerprint(method) and str(seed) in result["seeds"]
 
 
 def child(method: str, seed: int) -> str:
-    """One run in a process of its own; what it measured goes into the file."""
+    """Run one seed in its own process and store its numbers; return a line for the log."""
     command = [sys.executable, __file__, "--child", method, str(seed)]
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    made_by = fingerprint(method)  # as it is now: the file may change while this runs
+    digest = fingerprint(method)  # before the run, as the recipe may be edited meanwhile
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if run.returncode:
         return f"{method} seed {seed} failed:\n{run.stderr[-2000:]}"
@@ -92,8 +92,8 @@ def child(method: str, seed: int) -> str:
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other threads and other commands write here too
         results = read()
-        if results.get(method, {}).get("recipe") != made_by:
-            results[method] = {"recipe": made_by, "probe": out["probe"], "seeds": {}}
+        if results.get(method, {}).get("recipe") != digest:
+            results[method] = {"recipe": digest, "probe": out["probe"], "seeds": {}}
         results[method]["seeds"][str(seed)] = out["numbers"]
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         PAGE.write_text(page(results))
@@ -122,7 +122,7 @@ def one_run(method: str, seed: int) -> dict[str, Any]:
 
 
 def best_untrained(experiment: Any) -> tuple[float, str]:
-    """Accuracy with 5 labels a class of the best layer of the untrained network, and its name."""
+    """Best layer of the untrained network by accuracy with 5 labels per class: accuracy, name."""
     import jax
 
     from ssl_jax.evals import features
@@ -145,18 +145,18 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
         layers = [
             FewShot(stage=stage, pool=pool, shots=(5,)) for stage in range(depth) for pool in pools
         ]
-        found = FewShot.measure_all(layers, quality.subject(encoder))
-        scores = {f"{at.stage} {at.pool}": numbers["fewshot5_top1"] for at, numbers in found}
+        measured = FewShot.measure_all(layers, quality.subject(encoder))
+        scores = {f"{at.stage} {at.pool}": numbers["fewshot5_top1"] for at, numbers in measured}
     layer = max(scores, key=lambda name: scores[name])
     return scores[layer], layer
 
 
 def page(results: dict[str, Any]) -> str:
-    """docs/results.md."""
+    """Render docs/results.md."""
     rows = []
-    for method, found in sorted(results.items()):
-        seeds = list(found["seeds"].values())
-        probe = found["probe"]
+    for method, result in sorted(results.items()):
+        seeds = list(result["seeds"].values())
+        probe = result["probe"]
 
         def mean(key: str, seeds: list = seeds) -> str:
             return f"{statistics.mean(s[key] for s in seeds):.3f}"
@@ -184,7 +184,7 @@ def page(results: dict[str, Any]) -> str:
     )
     table = [titles, "|".join(["---"] * len(titles.split("|"))), *(" | ".join(r) for r in rows)]
     pixels = next((s for f in results.values() for s in f["seeds"].values()), None)
-    beside = (
+    baseline = (
         f"Raw pixels: {pixels['pixels_fewshot5_top1']:.3f} with 5 labels, "
         f"{pixels['pixels_kmeans_acc']:.3f} by k-means, {pixels['pixels_knn_top1']:.3f} by kNN."
         if pixels
@@ -192,9 +192,9 @@ def page(results: dict[str, Any]) -> str:
     )
     return (
         "# What each method learns on digits\n\n"
-        "Made by `python benchmarks/learning.py` (its docstring has the protocol) from\n"
-        "[results.json](results.json). "
-        + beside
+        "`python benchmarks/learning.py` writes this page from [results.json](results.json); its\n"
+        "docstring describes the protocol. "
+        + baseline
         + " CPU seconds are those of the whole run.\n\n"
         + "\n".join(f"| {line} |" for line in table)
         + "\n"

@@ -1,12 +1,12 @@
-"""The linear probe's recipes beside scikit-learn's logistic regression at its optimum.
+"""The linear probe's presets compared with scikit-learn's logistic regression at its optimum.
 
     python benchmarks/linear_accuracy.py --data=parquet:cifar10-train.parquet \\
         --eval_data=parquet:cifar10-test.parquet
 
 The features are histograms of oriented gradients of 32 x 32 pixels (scikit-image; 324 numbers),
-brought to mean 0 and deviation 1. Each side chooses its rate or penalty by the accuracy on the same
-tenth of the training examples, and is trained again on all of them. Prints one JSON line: test
-accuracy, choice and CPU seconds of each.
+scaled to mean 0 and deviation 1. Each side chooses its learning rate or penalty by the accuracy on
+the same tenth of the training examples, and is trained again on all of them. Prints one JSON line:
+test accuracy, choice and CPU seconds of each.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     train, test = (gradients(open_source(spec)) for spec in (args.data, args.eval_data))
     scaler = StandardScaler().fit(train.features)
     train, test = (Labelled(scaler.transform(d.features), d.labels) for d in (train, test))
-    kept, held = split(train, 0.1, seed=0)
+    fitted, held_out = split(train, 0.1, seed=0)
     classes = int(train.labels.max()) + 1
     out: dict[str, object] = {"benchmark": "linear_accuracy", "examples": len(train.labels)}
 
@@ -45,15 +45,15 @@ def main() -> None:
         return LogisticRegression(C=1 / (penalty * len(data.labels)), max_iter=2000).fit(*data)
 
     began = time.process_time()
-    penalty = max(PENALTIES, key=lambda one: logistic(kept, one).score(*held))
+    penalty = max(PENALTIES, key=lambda value: logistic(fitted, value).score(*held_out))
     best = logistic(train, penalty).score(*test)
     seconds = round(time.process_time() - began, 1)
     out["scikit-learn"] = {"top1": best, "penalty": float(penalty), "cpu_s": seconds}
     for preset in args.presets.split(","):
         began = time.process_time()
         settings = [Linear(preset=preset, lr=float(rate)) for rate in RATES]
-        found = [head.accuracy(held) for head in fit(kept, settings, classes)]
-        chosen = settings[int(np.argmax(found))]
+        scores = [head.accuracy(held_out) for head in fit(fitted, settings, classes)]
+        chosen = settings[int(np.argmax(scores))]
         (head,) = fit(train, [chosen], classes)
         seconds = round(time.process_time() - began, 1)
         out[preset] = {"top1": head.accuracy(test), "lr": chosen.lr, "cpu_s": seconds}
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def gradients(source: Source) -> Labelled:
-    """Histograms of oriented gradients of all images, with their labels."""
+    """Compute histograms of oriented gradients of all images, with their labels."""
     batches = eval_arrays(source, 32, rows=np.arange(len(source)), channels=3, batch=1000)
     rows, index = [], []
     for images, numbers in batches:

@@ -1,9 +1,9 @@
-"""Sixty settings of the linear probe at once, and one after another.
+"""Sixty settings of the linear probe trained at once, and one after another.
 
     python benchmarks/linear_probe.py [--examples=50000] [--width=512] [--settings=60] [--rounds=3]
 
 Both train the same heads on the same batches (`ssl_jax.evals.protocols.linear`, preset "simclr",
---epochs epochs); compilation is left out. Prints one line of JSON: medians of wall and CPU seconds.
+--epochs epochs); compilation is not timed. Prints one JSON line: medians of wall and CPU seconds.
 """
 
 import argparse
@@ -54,8 +54,9 @@ def main() -> None:
         times["together"].append(timed(together))
         times["alone"].append(timed(alone))
     out: dict[str, Any] = vars(args) | {"device": jax.devices()[0].device_kind, "gap": gap}
-    for name, found in times.items():
-        out[name] = {key: round(statistics.median(f[key] for f in found), 3) for key in found[0]}
+    for name, rounds in times.items():
+        keys = rounds[0]
+        out[name] = {key: round(statistics.median(r[key] for r in rounds), 3) for key in keys}
     out["ratio_wall"] = round(out["alone"]["wall_s"] / out["together"]["wall_s"], 2)
     out["ratio_cpu"] = round(out["alone"]["cpu_s"] / out["together"]["cpu_s"], 2)
     print(json.dumps(out))

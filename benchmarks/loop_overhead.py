@@ -1,10 +1,10 @@
-"""Main-thread CPU of the training loop beyond the step itself: progress, logging, data hand-over.
+"""Main-thread CPU time of the training loop beyond the step: progress, logging, data transfer.
 
     python benchmarks/loop_overhead.py
 
-Runs 1000 steps of a tiny step through `train.loop.run` with everything a run has (metrics file,
-TensorBoard, progress line, device prefetch), and the same step in a bare loop, in one process, in
-turns. Prints one JSON line; `overhead_ms` is the median difference of main-thread CPU a step.
+Alternates in one process between 1000 tiny steps through `train.loop.run` with all parts of a run
+(metrics file, TensorBoard, progress line, device prefetch) and the same step in a bare loop. Prints
+one JSON line; `overhead_ms` is the median difference in main-thread CPU time per step.
 """
 
 import io
@@ -44,12 +44,12 @@ def main() -> None:
 
     def bare() -> float:
         batch = next(iter(prefetch_to_device(host[:2], placed)))
-        now, began = state, time.thread_time()
+        current, began = state, time.thread_time()
         for _ in range(STEPS):
-            now, _ = step(now, batch)
-        spent = time.thread_time() - began
-        jax.block_until_ready(now)
-        return spent
+            current, _ = step(current, batch)
+        seconds = time.thread_time() - began
+        jax.block_until_ready(current)
+        return seconds
 
     def whole() -> float:
         terminal = Console(file=io.StringIO(), force_terminal=True)

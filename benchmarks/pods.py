@@ -1,12 +1,12 @@
-"""What every `imagenet` recipe takes on a TPU slice: compiled ahead of time, nothing is run.
+"""Memory and cost of every `imagenet` recipe on a TPU slice, compiled ahead of time and not run.
 
     python benchmarks/pods.py [--recipes=simclr:imagenet,mae:imagenet] [--page]
 
-Compiles the train step of each recipe with `ssl-jax compile` (libtpu must be installed; a TPU need
-not be there), one after another, and keeps the reports in docs/pods.json; a row that is there, of
-the very same recipe, is not compiled again, so the command goes on where it was stopped.
-docs/pods.md is written from it (--page: only that). The slice is the smallest v5e one with at most
-16 images of the batch a chip, between 16 and 64 chips; CLIP's batch of 32,768 gets 256.
+Compiles the train step of each recipe as `ssl-jax compile` does (needs libtpu but no TPU), one by
+one, and stores the reports in docs/pods.json. Recipes whose unchanged report is in the file are
+skipped, so an interrupted command resumes where it stopped. Then writes docs/pods.md (--page: only
+that). The slice is the smallest v5e slice with at most 16 images of the batch per chip, between 16
+and 64 chips; CLIP's batch of 32,768 gets 256.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipes", default=",".join(recipes()))
     parser.add_argument("--page", action="store_true", help="only write the page")
-    parser.add_argument("--hlo", default="", help="folder to keep the programs' texts in")
+    parser.add_argument("--hlo", default="", help="folder for the programs' texts")
     args = parser.parse_args()
     for name in () if args.page else args.recipes.split(","):
         if read().get(name, {}).get("recipe") == fingerprint(name):
@@ -49,7 +49,7 @@ def main() -> None:
         text = f"{args.hlo}/{name.replace(':', '_')}.txt" if args.hlo else ""
         try:
             report = compile_step(config, topology, hlo=text)
-        except ValueError as e:  # said on the page, and the others go on
+        except ValueError as e:  # the page shows it; the other recipes follow
             report = {"fits": False, "message": str(e)}
         row = {"recipe": fingerprint(name), "topology": topology, "report": report}
         row["backbone"] = backbone(config)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def recipes() -> list[str]:
-    """Every recipe for ImageNet, those asked for first in front."""
+    """List every recipe for ImageNet, those of `FIRST` first."""
     from ssl_jax.run.configs import methods
     from ssl_jax.run.configs import recipes as of
 
@@ -73,19 +73,19 @@ def slice_of(batch: int) -> str:
 
 
 def backbone(config: dict[str, Any]) -> str:
-    made = config["backbone"]
-    if made["name"] == "resnet":
-        return f"ResNet-{made['depth']}"
-    size = str(made.get("size", "")).capitalize()[:1]
-    return f"{made['name'].capitalize().replace('Vit', 'ViT')}-{size}/{made.get('patch', 4)}"
+    options = config["backbone"]
+    if options["name"] == "resnet":
+        return f"ResNet-{options['depth']}"
+    size = str(options.get("size", "")).capitalize()[:1]
+    return f"{options['name'].capitalize().replace('Vit', 'ViT')}-{size}/{options.get('patch', 4)}"
 
 
 def fingerprint(name: str) -> str:
-    """Of the recipe as its file has it: one whose step changed is compiled again."""
+    """Digest of the keys that affect the step; a recipe with another digest is compiled again."""
     from ssl_jax.run.configs import load_config
 
-    kept = {k: v for k, v in load_config(name).items() if k not in ("evals", "checkpoint")}
-    text = json.dumps(kept, sort_keys=True)
+    keys = {k: v for k, v in load_config(name).items() if k not in ("evals", "checkpoint")}
+    text = json.dumps(keys, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -94,7 +94,7 @@ def read() -> dict[str, Any]:
 
 
 def write(rows: dict[str, Any]) -> None:
-    """In one piece: a row is minutes of work."""
+    """Replace the file atomically, since each row takes minutes to compile."""
     with tempfile.NamedTemporaryFile("w", dir=ROWS.parent, delete=False) as file:
         file.write(json.dumps(rows, indent=1, sort_keys=True) + "\n")
     Path(file.name).replace(ROWS)
@@ -102,11 +102,12 @@ def write(rows: dict[str, Any]) -> None:
 
 
 def page(rows: dict[str, Any]) -> str:
-    """docs/pods.md."""
+    """Render docs/pods.md."""
     lines = [cells(name, rows.get(name)) for name in recipes()]
     titles = (
-        "recipe | backbone | slice | batch | GiB a chip | of them temporary | TFLOP an image | "
-        "MB an image | collective MB a step | roofline bound, ms a step | compile, CPU s | fits"
+        "recipe | backbone | slice | batch | GiB per chip | temporary GiB | TFLOP per image | "
+        "MB per image | collective MB per step | roofline bound, ms per step | compile, CPU s | "
+        "fits"
     )
     table = [titles, "|".join(["---"] * len(titles.split("|"))), *(" | ".join(r) for r in lines)]
     return INTRODUCTION + "\n".join(f"| {line} |" for line in table) + "\n" + notes(rows)
@@ -117,43 +118,43 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
 
     config = load_config(name)
     batch = config["train"]["batch_size"]
-    about = [f"`{name}`", backbone(config), slice_of(batch), f"{batch:,}"]
+    first = [f"`{name}`", backbone(config), slice_of(batch), f"{batch:,}"]
     if row is None or row["recipe"] != fingerprint(name):
-        return [*about, *["not run"] * 8]
-    found = row["report"]
-    memory = found.get("memory", {})
-    seconds = f"{found['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in found else "?"
+        return [*first, *["not run"] * 8]
+    report = row["report"]
+    memory = report.get("memory", {})
+    seconds = f"{report['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in report else "?"
     if not memory.get("peak"):
-        return [*about, *[""] * 6, seconds, "**no**: " + found["message"]]
+        return [*first, *[""] * 6, seconds, "**no**: " + report["message"]]
     return [
-        *about,
+        *first,
         f"{memory['peak'] / GIB:.2f}",
         f"{memory['activations'] / GIB:.2f}",
-        f"{found['flops_per_image'] / 1e12:.4f}",
-        f"{found['bytes_per_image'] / 1e6:.0f}",
-        f"{sum(link['bytes'] for link in found['links']) / 1e6:.1f}",
-        f"{found['bound']['seconds'] * 1e3:.1f}",
+        f"{report['flops_per_image'] / 1e12:.4f}",
+        f"{report['bytes_per_image'] / 1e6:.0f}",
+        f"{sum(link['bytes'] for link in report['links']) / 1e6:.1f}",
+        f"{report['bound']['seconds'] * 1e3:.1f}",
         seconds,
-        "yes" if found["fits"] else "**no**",
+        "yes" if report["fits"] else "**no**",
     ]
 
 
 def notes(rows: dict[str, Any]) -> str:
-    """What was not counted in full."""
+    """List the loops whose trip count is unknown."""
     lines = [
         f"- `{name}`: {', '.join(row['report']['unknown'])} counted once\n"
         for name, row in sorted(rows.items())
         if row["report"].get("unknown")
     ]
-    head = "\nLoops whose number of turns the program does not say:\n\n"
+    head = "\nLoops whose trip count the program does not contain:\n\n"
     return head + "".join(lines) if lines else ""
 
 
-INTRODUCTION = """# What a step takes on a pod
+INTRODUCTION = """# Memory and cost per step on a pod
 
-`ssl-jax compile` builds the train step of a recipe, the very one that `ssl-jax train` runs, for a
-TPU slice that is not there, from shapes alone, and reads memory, FLOPs, bytes and communication
-from the compiled program:
+`ssl-jax compile` compiles the train step of a recipe, the same step that `ssl-jax train` runs, from
+shapes alone, and reads memory, FLOPs, bytes and communication from the compiled program. It needs
+neither the TPU slice nor the data:
 
 ```
 pip install -e '.[tpu]'
@@ -162,23 +163,23 @@ ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8 --find_batch
 ssl-jax compile --config=mae:imagenet --topology=v5e:8x8 --slices=2 --config.mesh.fsdp=8 --json
 ```
 
-Kinds are v4, v5e, v5p and v6e; several slices lie along `mesh.replica`. The exit code is 0 if the
-step fits and 1 if it does not.
+The TPU types are v4, v5e, v5p and v6e; several slices are placed along `mesh.replica`. The exit
+code is 0 if the step fits and 1 if it does not.
 
-How to read it:
+The columns:
 
-- **GiB a chip** is all that the step needs at once: parameters, optimizer state, `extra` and batch,
-  the temporary memory (activations and gradients) and the program. A v5e chip has 16 GiB.
-- **FLOPs** are those of matrix products and convolutions in the compiled program, recomputation
-  and augmentation included, loops times their turns, kernels as they say. An image is an
-  example of the batch with all of its views.
-- **Bytes** are read and written in HBM; what the compiler keeps on the chip (VMEM) is free.
-- **Collective MB** are the arrays that a chip gathers, reduces or sends in a step.
-- The **roofline bound** is the longest of FLOPs, HBM and interconnect, each at its data-sheet peak.
-  No schedule can beat it. It is not a prediction.
+- **GiB per chip** is the peak memory of the step: parameters, optimizer state, `extra`, batch,
+  temporary memory (activations and gradients) and the program. A v5e chip has 16 GiB.
+- **FLOPs** are those of matrix products and convolutions in the compiled program, including
+  recomputation and augmentation; loops are multiplied by their trip counts, and kernels count as
+  they declare. An image is one example of the batch with all of its views.
+- **Bytes** are read and written in HBM; data that stay on the chip (VMEM) are free.
+- **Collective MB** is the size of the arrays that a chip gathers, reduces or sends per step.
+- The **roofline bound** is the longest of the times for FLOPs, HBM and interconnect, each at its
+  data-sheet peak. No schedule can beat it. It is not a prediction.
 
-Nothing here was run on a TPU. Made by `python benchmarks/pods.py` (its docstring says which slice)
-from [pods.json](pods.json); compile seconds are CPU time, of all
+Nothing here was run on a TPU. `python benchmarks/pods.py` writes this page from
+[pods.json](pods.json) (its docstring says which slice is used); compile seconds are CPU time of all
 threads.
 
 """

@@ -1,20 +1,20 @@
-"""Sinkhorn-Knopp beside the released forms: time, and how often the matrix is read.
+"""Sinkhorn-Knopp compared with the released forms: time, and reads of the matrix.
 
     python benchmarks/sinkhorn.py [--tpu]
 
 SwAV's shape (4096 examples, 3000 prototypes, 3 iterations, float32) against
 `distributed_sinkhorn` of facebookresearch/swav: Q normalised in place, rows and columns in turn.
 SeLa's loop (31 iterations on the same matrix) against sinkhornknopp.py of yukimasano/self-label:
-two products with the matrix an iteration. Each written plainly in JAX under the same jit; medians
-of `--rounds` calls in turns, wall and CPU milliseconds.
+two products with the matrix per iteration. Each is written plainly in JAX under the same jit;
+medians of `--rounds` alternating calls, wall and CPU milliseconds.
 
-Readings and writings are counted in the compiled programs (`ssl_jax.cost.traffic`), loops
-multiplied by their trip counts: `whole` is the program, the result's own reading and writing
-included, `iteration` what one more iteration adds.
+Reads and writes are counted in the compiled programs (`ssl_jax.cost.traffic`), loops multiplied by
+their trip counts: `whole` is the whole program, including the read and write of the result,
+`iteration` the cost of one more iteration.
 
 With --tpu (needs libtpu, no chip), ahead of time: the same counts for one TPU v5e at 65536 x 3072
-(a matrix that its vector memory does not hold), and SeLa's labels of 1,281,167 images, 3000
-clusters, on 64 of them: MiB a chip. Prints one JSON line.
+(larger than its vector memory), and SeLa's labels of 1,281,167 images, 3000 clusters, on 64 of
+them: MiB per chip. Prints one JSON line.
 """
 
 import argparse
@@ -39,8 +39,8 @@ from ssl_jax.losses.sinkhorn import sinkhorn
 
 Array = jax.Array
 ROWS, COLUMNS, ITERATIONS, EPSILON = 4096, 3000, 3, 0.05
-LONG = 31  # iterations of the SeLa comparison; SeLa looks after such a number
-MORE = 10  # iterations more, to see what one costs
+LONG = 31  # iterations of the SeLa comparison; SeLa checks convergence after that many
+MORE = 10  # additional iterations, to measure the cost of one
 TPU_ROWS, TPU_COLUMNS = 65536, 3072
 IMAGES, CLUSTERS, FEATURES = 1_281_167, 3000, 2048
 
@@ -106,7 +106,7 @@ def times(forms: dict[str, Callable], scores: Array, iterations: int, rounds: in
     compiled = {name: jax.jit(form, static_argnums=1) for name, form in forms.items()}
     wall: dict[str, list[float]] = {name: [] for name in forms}
     cpu: dict[str, list[float]] = {name: [] for name in forms}
-    found = {name: np.asarray(run(scores, iterations)) for name, run in compiled.items()}
+    results = {name: np.asarray(run(scores, iterations)) for name, run in compiled.items()}
     for _ in range(rounds):
         for name, run in compiled.items():
             began, began_cpu = time.perf_counter(), time.process_time()
@@ -117,14 +117,14 @@ def times(forms: dict[str, Callable], scores: Array, iterations: int, rounds: in
         name: {
             "wall_ms": round(1e3 * statistics.median(wall[name]), 1),
             "cpu_ms": round(1e3 * statistics.median(cpu[name]), 1),
-            "difference": float(np.abs(found[name] - found["released"]).max()),
+            "difference": float(np.abs(results[name] - results["released"]).max()),
         }
         for name in forms
     }
 
 
 def reads(form: Callable, shape: Any, iterations: int, **options: Any) -> dict[str, float]:
-    """Readings and writings of the matrix, and MiB of temporary memory."""
+    """Count reads and writes of the matrix, and MiB of temporary memory."""
 
     def count(iterations: int) -> tuple[Traffic, Any]:
         run = jax.jit(functools.partial(form, iterations=iterations), **options)
@@ -167,7 +167,7 @@ def chips(topology: str, count: int) -> Mesh:
 
 
 def sela_memory(form: Any, mesh: Mesh) -> dict[str, float]:
-    """Labels of all images by one head, from their features, as the objective makes them."""
+    """Measure the memory of labelling all images by one head from features, as SeLa does."""
 
     def label(features: Array, valid: Array, kernel: Array) -> Array:
         logits = jnp.matmul(features, kernel, precision="highest")

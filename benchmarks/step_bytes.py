@@ -1,12 +1,12 @@
-"""HBM traffic of SimCLR's step beside that of plain supervised training of the same network.
+"""HBM traffic of SimCLR's step compared with plain supervised training of the same network.
 
     python benchmarks/step_bytes.py [--topology=v5e:2x2] [--images=64]
 
-Both are compiled ahead of time for the same TPU slice (libtpu must be installed, a TPU need not be
-there) for as many 224 px images of uint8 a chip: `simclr:imagenet` with its two views of --images
-images, augmentation left out, and below a ResNet-50 of flax's layers with SGD and cross-entropy on
-2 x --images labelled ones. Bytes are read and written in HBM (`ssl_jax.cost.program`). Prints one
-line of JSON.
+Both are compiled ahead of time for the same TPU slice (needs libtpu but no TPU) with the same
+number of 224 px uint8 images per chip: `simclr:imagenet` with two views of --images images, without
+augmentation, and the ResNet-50 of flax layers below with SGD and cross-entropy on 2 x --images
+labelled images. Bytes are those read and written in HBM (`ssl_jax.cost.program`). Prints one JSON
+line.
 """
 
 import argparse
@@ -36,15 +36,15 @@ ENV = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", default="v5e:2x2")
-    parser.add_argument("--images", type=int, default=64, help="of SimCLR, a chip")
-    parser.add_argument("--hlo", default="", help="folder to keep the programs' texts in")
+    parser.add_argument("--images", type=int, default=64, help="images of SimCLR per chip")
+    parser.add_argument("--hlo", default="", help="folder for the programs' texts")
     parser.add_argument("--child", choices=("simclr", "supervised"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(one_side(args)))
         return
-    found = {}
-    for side in ("simclr", "supervised"):  # libtpu writes to the terminal: in a process of its own
+    results = {}
+    for side in ("simclr", "supervised"):  # in own processes, as libtpu writes to the terminal
         run = subprocess.run(
             [sys.executable, __file__, f"--child={side}", *sys.argv[1:]],
             env=os.environ | ENV,
@@ -53,9 +53,9 @@ def main() -> None:
         )
         if run.returncode:
             sys.exit(run.stderr[-2000:])
-        found[side] = json.loads(run.stdout.splitlines()[-1])
-    ratio = found["simclr"]["mb_per_image"] / found["supervised"]["mb_per_image"]
-    print(json.dumps({"topology": args.topology, **found, "ratio": round(ratio, 4)}))
+        results[side] = json.loads(run.stdout.splitlines()[-1])
+    ratio = results["simclr"]["mb_per_image"] / results["supervised"]["mb_per_image"]
+    print(json.dumps({"topology": args.topology, **results, "ratio": round(ratio, 4)}))
 
 
 def one_side(args: argparse.Namespace) -> dict[str, Any]:
@@ -67,16 +67,16 @@ def one_side(args: argparse.Namespace) -> dict[str, Any]:
     if args.hlo:
         with open(f"{args.hlo}/{args.child}.txt", "w") as file:  # noqa: PTH123
             file.write(text)
-    done, images = program.count(text), 2 * args.images
+    costs, images = program.count(text), 2 * args.images
     return {
         "images_a_chip": images,
-        "mb_per_image": round(done.bytes / images / 1e6, 3),
-        "gflop_per_image": round(done.flops / images / 1e9, 3),
+        "mb_per_image": round(costs.bytes / images / 1e6, 3),
+        "gflop_per_image": round(costs.flops / images / 1e9, 3),
     }
 
 
 def ours(chips: Any, images: int) -> str:
-    """The text of SimCLR's compiled step on `images` views of half as many images."""
+    """Compile SimCLR's step on `images` views of half as many images; return its text."""
     from ssl_jax.cost import aot
     from ssl_jax.run.compile import with_spec
     from ssl_jax.run.configs import configured
@@ -84,15 +84,15 @@ def ours(chips: Any, images: int) -> str:
 
     changes = [("train.batch_size", images // 2), ("objective.view.recipe", "none")]
     config = with_spec(configured("simclr:imagenet", changes))
-    made = Experiment.from_config(config, devices=chips)
-    placed = (made.abstract_state, made.placed)
-    report, text = aot.compile_step(made.objective, made.tx, made.schedule, made.mesh, *placed)
+    run = Experiment.from_config(config, devices=chips)
+    placed = (run.abstract_state, run.placed)
+    report, text = aot.compile_step(run.objective, run.tx, run.schedule, run.mesh, *placed)
     assert report.fits, report.message
     return text
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 with the stride, 1x1 to four times the width (ResNet "v1.5")."""
+    """Bottleneck of 1x1, 3x3 with the stride, 1x1 to four times the width (ResNet "v1.5")."""
 
     width: int
     stride: int
@@ -123,7 +123,7 @@ class ResNet50(nn.Module):
 
 
 def supervised(chips: Any, images: int) -> str:
-    """The text of the compiled step: cross-entropy, SGD with momentum."""
+    """Compile a step of cross-entropy and SGD with momentum; return its text."""
     mesh = sharding.make_mesh(sharding.MeshConfig(), chips)
     net, tx = ResNet50(), optax.sgd(0.1, momentum=0.9, nesterov=True)
 
@@ -132,9 +132,9 @@ def supervised(chips: Any, images: int) -> str:
 
         def loss_fn(params: Any) -> Any:
             state = {"params": params, "batch_stats": variables["batch_stats"]}
-            logits, new = net.apply(state, pixels, mutable=["batch_stats"])
+            logits, updated = net.apply(state, pixels, mutable=["batch_stats"])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-            return losses.mean(), new["batch_stats"]
+            return losses.mean(), updated["batch_stats"]
 
         params = variables["params"]
         (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)

@@ -1,4 +1,4 @@
-"""What `ssl-jax train --data=...` trains when no config is named; `run/auto.py` gathers the facts.
+"""The config of `ssl-jax train --data=...` without --config; `run/auto.py` sets its arguments.
 
 ssl-jax train --data=folder:/images --workdir=W
 """
@@ -9,15 +9,15 @@ from ml_collections import ConfigDict
 def choose(
     data: str, size: int, batch_size: int, steps: int, accelerated: bool, many: bool
 ) -> ConfigDict:
-    """SimCLR, which learns from small batches too and cannot collapse.
+    """Choose SimCLR, which also learns from small batches and cannot collapse.
 
     Args:
       data: the training images.
       size: side of the crops in pixels.
-      batch_size: images of a step.
-      steps: of the run.
-      accelerated: whether there is more than a CPU.
-      many: whether there are images enough for a deep network.
+      batch_size: images per step.
+      steps: number of training steps.
+      accelerated: a GPU or TPU is available.
+      many: there are enough images for a deep network.
     """
     backbone = {"name": "resnet_small", "width": 32}
     if accelerated:

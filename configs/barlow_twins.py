@@ -48,8 +48,8 @@ def imagenet() -> ConfigDict:
     """ResNet-50, batch 2048, 1000 epochs (README of facebookresearch/barlowtwins).
 
     The released code sums the correlations over its 16 GPUs without differentiating the sum, then
-    averages gradients: it trains on a sixteenth of the loss, to which its rate of biases and norms
-    belongs.
+    averages gradients: it trains on a sixteenth of the loss, and its learning rate of biases and
+    norms assumes that.
     """
     objective = {"name": "barlow_twins", "views": common.views("barlow_twins"), "scale": 1 / 16}
     optim = {

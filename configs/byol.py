@@ -15,7 +15,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Gentle views: on digits the methods without negatives collapse under SimCLR's."""
+    """Weak augmentation: on digits the methods without negatives collapse with SimCLR's."""
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
     objective = {"name": "byol", "views": (view, view), "projector": (256, 128), "momentum": 0.95}
     optim = {"name": "sgd", "lr": 0.2, "weight_decay": 5e-4}

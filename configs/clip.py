@@ -1,4 +1,4 @@
-"""CLIP (2103.00020). It needs captions: see docs/data.md.
+"""CLIP (2103.00020). It needs captions (docs/data.md).
 
 ssl-jax train --config=clip:digits --workdir=W
 ssl-jax train --config=clip:flickr --workdir=W --data=parquet:train.parquet --eval_data=...
@@ -15,7 +15,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """The captions are made from the labels ("the digit seven"): this learns from labels."""
+    """Captions generated from the labels ("the digit seven"): this run learns from labels."""
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.6}
     objective = {
         "name": "clip",
@@ -31,8 +31,8 @@ def digits() -> ConfigDict:
 
 
 def flickr() -> ConfigDict:
-    """Some thousand captioned photographs on a CPU, with a vocabulary of their own. No more steps:
-    so few pairs are soon known by heart.
+    """About a thousand captioned photographs on a CPU, with its own vocabulary. Training
+    is short, since so few pairs are soon memorised.
     """
     view = {"size": 32, "area": (0.3, 1.0), "recipe": "simclr_cifar", "strength": 0.5}
     objective = {

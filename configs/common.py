@@ -1,4 +1,4 @@
-"""What the recipes of all methods share. A recipe is what a method adds to one of these."""
+"""Base configs of all recipes. A method's recipe adds its own keys to one of these."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from ssl_jax.augment import presets
 from ssl_jax.core.errors import UserError, suggest
 
-# SGD with a rate that falls in steps, as supervised networks were trained with, and pretext tasks
-# after them: of the releases on CIFAR, and of mmselfsup and VISSL on ImageNet.
+# SGD with a step schedule, as for supervised networks and, later, pretext tasks: from the releases
+# on CIFAR, and from mmselfsup and VISSL on ImageNet.
 STEPS_CIFAR10: dict[str, Any] = {
     "name": "sgd",
     "nesterov": True,
@@ -29,7 +29,7 @@ STEPS_IMAGENET: dict[str, Any] = {
     "warmup_epochs": 5.0,
 }
 
-# For 16 px.
+# For images of 16 px.
 TINY_VIT: dict[str, Any] = {
     "name": "vit",
     "dim": 64,
@@ -37,7 +37,7 @@ TINY_VIT: dict[str, Any] = {
     "patch": 4,
     "image_size": 16,
 }
-# What is probed, the mean of the patches, is what is trained.
+# The loss trains the layer that the probe reads, the mean of the patches.
 TINY_VIT_MEAN: dict[str, Any] = TINY_VIT | {
     "depth": 2,
     "position": "sincos_mocov3",
@@ -47,10 +47,10 @@ TINY_VIT_MEAN: dict[str, Any] = TINY_VIT | {
 
 
 def pick(recipe: str, **recipes: Callable[[], ConfigDict]) -> ConfigDict:
-    """The config of one of `recipes`.
+    """Build the config of one of `recipes`.
 
     Raises:
-      UserError: no such recipe; lists them.
+      UserError: the recipe is unknown; the message lists all.
     """
     if recipe not in recipes:
         raise UserError(f"unknown recipe {recipe!r}; {suggest(recipe, recipes)}")
@@ -58,15 +58,15 @@ def pick(recipe: str, **recipes: Callable[[], ConfigDict]) -> ConfigDict:
 
 
 def views(name: str, **changes: Any) -> tuple[dict[str, Any], ...]:
-    """The published views of this name (`augment.presets`), with `changes` made to each."""
+    """Return the published views of this name (`augment.presets`), with `changes` to each."""
     return tuple(dataclasses.asdict(view) | changes for view in presets.views(name))
 
 
 def digits(
     objective: Mapping[str, Any], optim: Mapping[str, Any], steps: int, batch_size: int
 ) -> ConfigDict:
-    """Minutes on a laptop, no download: scikit-learn's 8x8 digits at 16 px and a ResNet of 77 k
-    parameters.
+    """Build a config that takes minutes on a laptop, without a download: scikit-learn's 8x8 digits
+    at 16 px and a ResNet of 77 k parameters.
     """
     return ConfigDict(
         {
@@ -83,7 +83,7 @@ def digits(
 def cifar10(
     objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int
 ) -> ConfigDict:
-    """One GPU or a small slice: 32 px, ResNet-18 with the 3x3 stem. Name the data with --data."""
+    """Build a config for one GPU or a small slice: 32 px, ResNet-18, 3x3 stem. Set --data."""
     return ConfigDict(
         {
             "objective": dict(objective),
@@ -100,7 +100,7 @@ def cifar10(
 def imagenet(
     objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int
 ) -> ConfigDict:
-    """The paper's headline recipe on a pod slice: 224 px, ResNet-50. Name the data with --data."""
+    """Build the paper's main recipe for a pod slice: 224 px, ResNet-50. Set --data."""
     return ConfigDict(
         {
             "objective": dict(objective),

@@ -15,9 +15,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """2 x 2 patches of 7 px, every two neighbours: patches of a 3 x 3 grid are very small here. The
-    distortions are strong, as jigsaw's, and patches keep their brightness, as the whole images that
-    are probed do.
+    """2 x 2 patches of 7 px, all pairs of neighbours: patches of a 3 x 3 grid would be very small.
+    The distortions are as strong as jigsaw's, and patches are not standardised, since the whole
+    images that are probed are not either.
     """
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 1.2}
     objective = {
@@ -52,7 +52,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, 70 epochs, batch 512, as mmselfsup trains it, with the cells, the greying and the
-    standardised patches of Kolesnikov et al. 2019 in the place of the authors' CaffeNet recipe.
+    standardised patches of Kolesnikov et al. 2019 instead of the authors' CaffeNet recipe.
     """
     (view,) = common.views("patches")
     optim = common.STEPS_IMAGENET | {"milestones": (30, 50)}

@@ -15,8 +15,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """An epoch is five steps here, too few for a fresh classifier to learn anything (and then the
-    backbone learns noise): new clusters every 40 steps, and a higher rate for the classifier.
+    """An epoch has five steps here, too few for a new classifier to learn anything (and then the
+    backbone learns noise): new clusters every 40 steps, and a higher learning rate for the
+    classifier.
     """
     objective = {
         "name": "deepcluster",
@@ -35,7 +36,7 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """The ImageNet rates with as many images a cluster as there: 128."""
+    """The learning rates of ImageNet with the same number of images per cluster: 128."""
     objective = {
         "name": "deepcluster",
         "view": {"size": 32, "area": (0.2, 1.0), "recipe": "instdisc"},
@@ -47,7 +48,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """The released main.py (k = 10,000, batch 256, 200 epochs, a constant rate), with a ResNet-50
-    in the place of AlexNet.
+    instead of AlexNet.
     """
     view = common.views("deepcluster")[0]
     objective = {"name": "deepcluster", "view": view, "clusters": 10000, "whitened": 256}

@@ -26,7 +26,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Gentle views without small crops; stronger ones end at log K, the even spread, or near it."""
+    """Weak augmentation without small crops; with stronger views the loss stays at or near log K,
+    the uniform distribution.
+    """
     view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.4}
     objective = {
         "name": "dino",
@@ -91,8 +93,8 @@ def imagenet() -> ConfigDict:
 
 
 def imagenet_vit_base() -> ConfigDict:
-    """ViT-B/16, 2x224 + 10x96, batch 1024, 400 epochs (arguments beside the released weights, as
-    remembered: not compared with them).
+    """ViT-B/16, 2x224 + 10x96, batch 1024, 400 epochs (arguments published with the released
+    weights, from memory: not compared with them).
     """
     config = imagenet()
     config.objective.update(

@@ -15,8 +15,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """A tiny ViT; what is probed, the mean of the patches, is what is trained. It needs the high
-    rate and views as strong as MoCo's: at 3e-4 with half of the strength it learns next to nothing.
+    """A tiny ViT; the loss trains the layer that the probe reads, the mean of the patches. It needs
+    the high learning rate and views as strong as MoCo's: at 3e-4 and half the strength it learns
+    almost nothing.
     """
     view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.6}
     objective = {
@@ -38,7 +39,7 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """Our own, after the paper's ViT-S: no small crops of images that are small themselves."""
+    """Our own, after the paper's ViT-S, without small crops, since the images are small."""
     view = {"size": 32, "area": (0.25, 1.0)}
     views = (view | {"recipe": "byol_cifar_1"}, view | {"recipe": "byol_cifar_2"})
     objective = {"name": "ibot", "views": views, "norm_last_layer": False}

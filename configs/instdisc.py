@@ -15,7 +15,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """The softmax over all 1,437 images: so few need no estimate."""
+    """The softmax over all 1,437 images, few enough to need no estimate."""
     objective = {
         "name": "instdisc",
         "view": {"size": 16, "area": (1.0, 1.0), "recipe": "digits"},
@@ -28,7 +28,7 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """The released cifar.py: full softmax, no flip, rate divided at epochs 120 and 160."""
+    """The released cifar.py: full softmax, no flip, learning rate divided at epochs 120 and 160."""
     objective = {
         "name": "instdisc",
         "view": {"size": 32, "area": (0.2, 1.0), "recipe": "instdisc_cifar"},

@@ -15,9 +15,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """All 24 orders of 2 x 2 tiles of 7 px, four orders of each image. The distortions are strong,
-    without which the places of the tiles are soon known, and tiles keep their brightness, as the
-    whole images that are probed do.
+    """All 24 orders of 2 x 2 tiles of 7 px, four orders per image. Without strong distortions the
+    positions of the tiles are learned too fast. Tiles are not standardised, since the whole images
+    that are probed are not either.
     """
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 1.2}
     objective = {

@@ -15,7 +15,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Raw pixels as the target: enlarged digits have flat patches, which normalisation turns to
+    """Raw pixels as the target: enlarged digits have flat patches, which normalisation turns into
     noise.
     """
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}

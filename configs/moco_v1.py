@@ -17,7 +17,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """A queue shorter than the data set, and a key encoder that keeps up with so short a run."""
+    """A queue shorter than the data set, and a momentum low enough for so short a run."""
     view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.6}
     objective = {
         "name": "moco_v1",

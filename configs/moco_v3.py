@@ -35,7 +35,7 @@ def digits() -> ConfigDict:
 
 
 def digits_vit() -> ConfigDict:
-    """A tiny ViT; what is probed, the mean of the patches, is what is trained."""
+    """A tiny ViT; the loss trains the layer that the probe reads, the mean of the patches."""
     config = digits()
     config.objective.predictor_norm = True
     config.optim.update({"lr": 3e-3, "warmup_steps": 60})

@@ -15,7 +15,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Little rotation in the augmentation, or the turn could not be told."""
+    """Little rotation in the augmentation, which would otherwise hide the answer."""
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 0.7}
     objective = {"name": "rotnet", "view": view}
     return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=128)
@@ -29,8 +29,8 @@ def cifar10() -> ConfigDict:
 
 
 def imagenet() -> ConfigDict:
-    """ResNet-50 for 70 epochs, as mmselfsup trains it; the paper's AlexNet is not the field's net
-    any more.
+    """ResNet-50 for 70 epochs, as mmselfsup trains it; the paper's AlexNet is no longer in
+    use.
     """
     objective = {"name": "rotnet"}
     optim = common.STEPS_IMAGENET | {"milestones": (30, 50)}

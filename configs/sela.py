@@ -28,8 +28,8 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """The released cifar.py: ten heads of 128 labels, lambda 10, 400 evenly spaced labellings (of
-    all heads; there one head each).
+    """The released cifar.py: ten heads of 128 labels, lambda 10, 400 evenly spaced labellings (each
+    of all heads; of one head in the release).
     """
     objective = {
         "name": "sela",

@@ -26,7 +26,7 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """Our own: the paper has no CIFAR; classes as few as the smaller batch asks for."""
+    """Our own, as the paper has no CIFAR: fewer classes, to suit the smaller batch."""
     view = {"size": 32, "count": 2, "area": (0.2, 1.0), "recipe": "simclr_cifar"}
     objective = {
         "name": "self_classifier",

@@ -76,8 +76,8 @@ def imagenet() -> ConfigDict:
 
 
 def imagenet_sqrt() -> ConfigDict:
-    """The same with a rate of 0.075 sqrt(batch), which the paper's appendix B.1 finds better for
-    smaller batches and shorter runs; at batch 4096 the two are one.
+    """The same with a learning rate of 0.075 sqrt(batch), which the paper's appendix B.1 finds
+    better for smaller batches and shorter runs; at batch 4096 both are equal.
     """
     config = imagenet()
     config.optim.update({"lr": 0.075, "lr_scaling": "sqrt"})

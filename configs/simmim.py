@@ -88,7 +88,7 @@ def _vit(size: str, patch: int, image_size: int) -> dict:
 
 
 def _adamw(base: float) -> dict:
-    """`base` is per 512 images, as the release counts."""
+    """AdamW; `base` is the learning rate per 512 images, as in the release."""
     return {
         "name": "adamw",
         "lr": base / 2,

@@ -17,7 +17,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Gentle views: on digits the methods without negatives collapse under SimCLR's."""
+    """Weak augmentation: on digits the methods without negatives collapse with SimCLR's."""
     view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
     objective = {"name": "simsiam", "view": view, "projector": (128, 128), "predictor": 64}
     optim = {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4, "decay_rules": EVERYTHING}
@@ -25,7 +25,9 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """Appendix D of the paper: a projector of two layers, 800 epochs, no blur, one rate for all."""
+    """Appendix D of the paper: a projector of two layers, 800 epochs, no blur, one learning rate
+    for all layers.
+    """
     view = {"size": 32, "count": 2, "area": (0.2, 1.0), "recipe": "moco_cifar"}
     objective = {
         "name": "simsiam",

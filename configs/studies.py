@@ -18,7 +18,7 @@ def get_config(study: str = "data_and_steps") -> dict:
 
 
 def data_and_steps() -> dict:
-    """How much data, and how long: SimCLR on a tenth, a third and all of the digits."""
+    """Data fraction and training length: SimCLR on a tenth, a third and all of the digits."""
     return {
         f"data{share}-steps{steps}": {
             "config": "simclr:digits",
@@ -39,8 +39,8 @@ def methods_and_widths() -> dict:
 
 
 def methods_and_depths() -> dict:
-    """The ImageNet recipes of four methods with ResNets of three depths, 100 epochs: name the data,
-    --data=folder:/imagenet/train.
+    """The ImageNet recipes of four methods with ResNets of three depths, 100 epochs. Set the data
+    with --data=folder:/imagenet/train.
     """
     return {
         f"{method}-resnet{depth}": {

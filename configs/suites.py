@@ -1,7 +1,7 @@
 """Lists of data sets, for `ssl-jax evaluate --suite=suites:NAME`.
 
 The `tfds:` sets are read where TensorFlow Datasets has prepared them as ArrayRecord files
-(docs/data.md); none is downloaded. The one that is not there is named, the others are measured.
+(docs/data.md); none is downloaded. A missing set is reported, and the others are measured.
 """
 
 from configs import common
@@ -14,7 +14,7 @@ def get_config(suite: str = "digits") -> dict:
 
 
 def digits() -> dict:
-    """Without a download: scikit-learn's digits, from fewer and fewer training images."""
+    """scikit-learn's digits, without a download, with decreasing numbers of training images."""
     return {
         "digits": {"data": "digits"},
         "digits_300": {"data": "digits", "max_train": 300},
@@ -31,7 +31,7 @@ def kornblith() -> dict:
     """Nine of the twelve sets of Kornblith et al. (1805.08974, SimCLR, BYOL), for --eval=logistic.
 
     Birdsnap and FGVC Aircraft (mean per class) are not in TFDS: add them as folders. The images of
-    VOC 2007 have several labels each, which nothing here reads.
+    VOC 2007 have several labels each, which is not supported.
     """
     return {
         "food101": _tfds("food101", test="validation"),
@@ -48,11 +48,11 @@ def kornblith() -> dict:
 
 def vtab() -> dict:
     """Twelve of the nineteen tasks of VTAB-1k (1910.04867), for --eval=logistic: 1000 training
-    images of each, with 200 of them for the choice of the penalty. The thousand are the first of
-    TFDS, which is shuffled; VTAB takes 800 and 200 from two places.
+    images per task, 200 of them to choose the penalty. They are the first 1000 of TFDS, which is
+    shuffled; VTAB takes 800 and 200 from two splits.
 
-    Left out are the tasks whose label is made from annotations (Clevr, KITTI), or is not the one
-    called "label" (dSprites, SmallNORB). VTAB itself tunes the whole network.
+    Tasks whose label is derived from annotations (Clevr, KITTI), or has another name than "label"
+    (dSprites, SmallNORB), are left out. VTAB itself fine-tunes the whole network.
     """
     sets = {
         "caltech101": _tfds("caltech101", first=1000),
@@ -68,13 +68,13 @@ def vtab() -> dict:
         "retinopathy": _tfds("diabetic_retinopathy_detection/btgraham-300", first=1000),
         "dmlab": _tfds("dmlab", first=1000),
     }
-    return {name: one | {"settings": {"logistic": {"holdout": 0.2}}} for name, one in sets.items()}
+    return {k: data | {"settings": {"logistic": {"holdout": 0.2}}} for k, data in sets.items()}
 
 
 def _tfds(
     name: str, first: int = 0, more: str = "", test: str = "test", metric: str = "top1"
 ) -> dict:
-    """All training images, or the first so many, and those of a split `more`; all of `test`."""
+    """Describe a set: all or the `first` training images, plus the split `more`; all of `test`."""
     data = f"tfds:{name}:train" + (f"[:{first}]" if first else "")
     return {
         "data": f"mix:{data}+tfds:{name}:{more}" if more else data,

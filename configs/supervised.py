@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from configs import common
 
 ACCURACY = {"every": 10_000, "protocols": ("classifier",), "max_eval": 50_000}
-# Neither biases, norms and LayerScale nor tokens and positions (timm's no_weight_decay).
+# No decay of biases, norms, LayerScale, tokens and positions (timm's no_weight_decay).
 DECAY = ((r"(bias|scale|gamma\d|pos_embed|cls_token)$", 0.0), (".*", 1.0))
 MIXING = {"label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "erase": 0.25}
 
@@ -49,7 +49,7 @@ def digits() -> ConfigDict:
 
 
 def digits_few() -> ConfigDict:
-    """Five labels a class, from a pretrained encoder (`train.init_from`) or from scratch."""
+    """Five labels per class, from a pretrained encoder (`train.init_from`) or from scratch."""
     config = digits()
     config.data.labelled = "5"
     config.optim.update({"lr": 1e-3, "warmup_steps": 20})
@@ -66,8 +66,8 @@ def cifar10() -> ConfigDict:
 
 
 def imagenet() -> ConfigDict:
-    """ResNet-50 in 90 epochs (He et al. 2015), with the rate per 256, the warmup and the first
-    weights of Goyal et al. 2017 (1706.02677), who report 76.4 % at batch 1024 in table 1.
+    """ResNet-50 in 90 epochs (He et al. 2015), with the learning rate per 256, the warmup and the
+    initialization of Goyal et al. 2017 (1706.02677), who report 76.4 % at batch 1024 in table 1.
     """
     optim = common.STEPS_IMAGENET | {"nesterov": True, "milestones": (30.0, 60.0, 80.0)}
     return _imagenet(_objective(_view()), optim, epochs=90, batch_size=1024)
@@ -81,7 +81,7 @@ def imagenet_vit_base() -> ConfigDict:
 
 
 def imagenet_vit_large() -> ConfigDict:
-    """The same of ViT-L/16, from a run of mae:imagenet."""
+    """The same for ViT-L/16, from a run of mae:imagenet."""
     return _mae("large", lr=1e-3, layer_decay=0.75, drop_path=0.2, epochs=50)
 
 
@@ -125,7 +125,7 @@ def _objective(view: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def _view(interpolation: str = "bilinear", recipe: str = "mae") -> dict[str, Any]:
-    """Crops and flips, and what else the recipe of augmentation has."""
+    """A view of crops and flips, plus the other operations of the augmentation chain."""
     return {
         "size": 224,
         "area": (0.08, 1.0),
@@ -155,7 +155,7 @@ def _vit(size: str, drop_path: float) -> dict[str, Any]:
 
 
 def _adamw(peak: float, warmup_epochs: float) -> dict[str, Any]:
-    """To a last rate of 1e-6; `peak` is that of batch 1024."""
+    """AdamW with a final learning rate of 1e-6; `peak` is the one at batch 1024."""
     return {
         "name": "adamw",
         "lr": peak,

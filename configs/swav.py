@@ -17,7 +17,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Gentle views, and prototypes that wait: stronger ones end at log K, the even spread."""
+    """Weak augmentation, and prototypes frozen at first; with stronger views the loss stays at log
+    K, the uniform distribution.
+    """
     view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.4}
     objective = {
         "name": "swav",

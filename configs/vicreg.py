@@ -21,8 +21,8 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """solo-learn's CIFAR recipe, 1000 epochs, with its asymmetric views in the place of two that
-    are solarized one time in ten.
+    """solo-learn's CIFAR recipe, 1000 epochs, with its asymmetric views instead of two views that
+    are solarized with probability 0.1.
     """
     view = {"size": 32, "area": (0.2, 1.0)}
     objective = {

@@ -1,8 +1,8 @@
-"""Writes docs/methods/README.md, the table of all methods: `python docs/make_methods.py`.
+"""Writer of docs/methods/README.md, the table of all methods: `python docs/make_methods.py`.
 
-Paper, family and needs come from the methods' files, proofs from the tests that there are, numbers
-from docs/results.json (`benchmarks/learning.py`) and docs/cifar10.json (kept by hand, each entry
-with its command). A test fails when the page is not what this makes.
+Paper and family come from the methods' files, links to tests from the files in tests/, numbers from
+docs/results.json (`benchmarks/learning.py`) and docs/cifar10.json (edited by hand, each entry with
+its command). `tests/docs_test.py` fails if the page differs from what this writes.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from ssl_jax.run.configs import methods
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "methods" / "README.md"
-# The page of each family, by what a method's file calls it.
+# The page of each family, by the family's name in a method's file.
 PAGES = {
     "contrastive": "contrastive.md",
     "siamese": "siamese.md",
@@ -28,12 +28,12 @@ PAGES = {
 }
 HEAD = """# All methods
 
-Made by `python docs/make_methods.py`. "Golden" are the tests that compare with values which the
-authors' own code gave, "other tests" those of properties; beside these, every method passes
-`tests/objectives/contract_test.py` (loss, gradients and state equal on one device and on eight,
-resume to the last bit). Digits: accuracy with 5 labels a class, mean of the seeds, and what was
-gained over the untrained network ([more](../results.md)). CIFAR-10: kNN accuracy, and raw pixels'
-([how](../performance.md)).
+Written by `python docs/make_methods.py`. "Golden" lists the tests that compare with values from the
+authors' own code, "other tests" those of properties ([testing](../testing.md)). In addition, every
+method passes `tests/objectives/contract_test.py` (loss, gradients and state are equal on one device
+and on eight, resuming is bit-exact). Digits: accuracy with 5 labels per class, mean over the seeds,
+and the gain over the untrained network ([results on digits](../results.md)). CIFAR-10: kNN
+accuracy, and that of raw pixels ([measured performance](../performance.md)).
 
 """
 
@@ -62,7 +62,7 @@ def page() -> str:
 
 
 def proofs(name: str) -> tuple[list[str], list[str]]:
-    """Links to the tests of a method and of the losses in its file: with golden values, without."""
+    """Link the tests of a method and of its losses: those with golden values, and the others."""
     source = (ROOT / "ssl_jax" / "objectives" / f"{name}.py").read_text()
     losses = {name, *re.findall(r"ssl_jax\.losses\.(\w+) import", source)}
     files = [ROOT / "tests" / "losses" / f"{loss}_test.py" for loss in sorted(losses)]
@@ -77,13 +77,14 @@ def proofs(name: str) -> tuple[list[str], list[str]]:
 
 
 def on_digits(seeds: dict) -> str:
-    reached = statistics.mean(s["fewshot5_top1"] for s in seeds.values())
+    trained = statistics.mean(s["fewshot5_top1"] for s in seeds.values())
     untrained = statistics.mean(s["untrained_fewshot5_top1"] for s in seeds.values())
-    return f"{reached:.3f} ({reached - untrained:+.3f}; seeds: {len(seeds)})"
+    return f"{trained:.3f} ({trained - untrained:+.3f}; seeds: {len(seeds)})"
 
 
-def on_cifar10(found: dict) -> str:
-    return f"{found['knn_top1']:.3f} (pixels {found['pixels_knn_top1']:.3f}; {found['net']})"
+def on_cifar10(numbers: dict) -> str:
+    pixels = numbers["pixels_knn_top1"]
+    return f"{numbers['knn_top1']:.3f} (pixels {pixels:.3f}; {numbers['net']})"
 
 
 if __name__ == "__main__":

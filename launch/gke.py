@@ -16,21 +16,21 @@ from ssl_jax.run import flags as command_line
 from . import job as jobs
 
 FLAGS = {
-    "accelerator": "GKE's name of the TPU; by default tpu-v5-lite-podslice",
-    "topology": "of a slice; by default 4x4, for a sweep 2x2",
-    "chips_per_host": "TPU chips of a machine; by default 4",
-    "num_slices": "slices of the run, along --config.mesh.replica; by default 1",
+    "accelerator": "GKE's name of the TPU; default tpu-v5-lite-podslice",
+    "topology": "topology of a slice; default 4x4, for a sweep 2x2",
+    "chips_per_host": "TPU chips per machine; default 4",
+    "num_slices": "slices of the run, along --config.mesh.replica; default 1",
     "image": "container image with ssl_jax",
-    "volume": "CLAIM:PATH: a volume claim that all pods mount, for data and workdir",
+    "volume": "CLAIM:PATH of a volume claim that all pods mount, for data and workdir",
 }
 _CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-FINAL = [2, 130]  # exit codes that a restart cannot mend
+FINAL = [2, 130]  # exit codes that a restart cannot fix
 
 
 def main(argv: Sequence[str]) -> int:
     job = jobs.parse(argv, __doc__, FLAGS)
     if not job.option("image"):
-        raise UserError("--image is missing: a container image with ssl_jax")
+        raise UserError("--image is missing: expected a container image with ssl_jax")
     slices = job.number("num_slices", 1)
     if slices > 1 and not any("--config.mesh.replica=" in w for w in job.commands[0]):
         across = f"--config.mesh.replica={slices}"
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def render(job: jobs.Job) -> str:
-    """The YAML. Pods restart with the whole JobSet, unless an error is final."""
+    """Render the YAML. Pods restart with the whole JobSet, unless an error is final."""
     topology = job.option("topology", "2x2" if job.sweep else "4x4")
     try:
         chips = math.prod(int(side) for side in topology.split("x"))
@@ -48,15 +48,15 @@ def render(job: jobs.Job) -> str:
         raise UserError(f"--topology={topology}: expected sides, as in 8x8 or 4x4x8") from None
     each, slices = job.number("chips_per_host", 4), job.number("num_slices", 1)
     if chips % each:
-        raise UserError(f"--topology={topology}: {chips} chips are no multiple of {each} a host")
+        raise UserError(f"--topology={topology}: expected a multiple of {each} chips, got {chips}")
     hosts = chips // each
     if job.options["num_hosts"] and job.num_hosts != hosts * slices:
         raise UserError(
-            f"--num_hosts={job.num_hosts}: {slices} slice(s) of {topology} with {each} chips a "
-            f"host are {hosts * slices} hosts"
+            f"--num_hosts={job.num_hosts}: expected {hosts * slices}, for {slices} slice(s) of "
+            f"{topology} with {each} chips per host"
         )
     if job.sweep and hosts > 1:
-        raise UserError(f"--topology={topology}: an evaluation of a sweep runs on one host")
+        raise UserError(f"--topology={topology}: expected a slice of one host for a sweep")
     pods = len(job.commands) if job.sweep else hosts
     work = {
         "parallelism": pods,
@@ -85,7 +85,7 @@ def render(job: jobs.Job) -> str:
 
 
 def pod(job: jobs.Job, topology: str, chips: int) -> dict[str, Any]:
-    """One host of a slice. GKE tells it of the others, and JAX asks GKE."""
+    """Specify the pod of one host. JAX learns about the other hosts from GKE's variables."""
     container: dict[str, Any] = {
         "name": "ssl-jax",
         "image": job.word("image"),

@@ -1,4 +1,4 @@
-"""What all launchers share: their flags, and the commands that they are about."""
+"""Flags, commands and helpers shared by all launchers."""
 
 import re
 import shlex
@@ -17,38 +17,38 @@ from ssl_jax.core.errors import UserError, of_system
 from ssl_jax.run import flags as command_line
 
 FLAGS = {
-    "config": "of the run, METHOD:RECIPE or PATH.py:RECIPE",
+    "config": "config of the run, METHOD:RECIPE or PATH.py:RECIPE",
     "data": "training images, as for `ssl-jax train`",
     "eval_data": "evaluation images",
-    "workdir": "folder of the run, on a file system that all hosts see",
-    "study": "runs of a study, each on one host: FILE.py:NAME or studies:NAME, with --workdir",
-    "restarts": "restarts in a row without a newer checkpoint; by default 5",
-    "evaluate": "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several with commas",
-    "eval": "protocols of the sweep, knn,fewshot; by default those of each run",
-    "sweep": "settings of the protocols to vary, as for `ssl-jax evaluate`; several times",
+    "workdir": "folder of the run, on a file system that all hosts share",
+    "study": "study whose runs take one host each: FILE.py:NAME or studies:NAME, with --workdir",
+    "restarts": "maximum number of restarts in a row without a newer checkpoint; default 5",
+    "evaluate": "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several separated by commas",
+    "eval": "protocols of the sweep, such as knn,fewshot; default: those of each run",
+    "sweep": "settings of the protocols to vary, as for `ssl-jax evaluate`; may be repeated",
     "suite": "data sets of the sweep, as for `ssl-jax evaluate`",
-    "num_hosts": "machines, or processes of launch.local; by default 1",
-    "name": "of the job, lower-case letters, digits and hyphens; by default ssl-jax",
-    "dry_run": "only show what would be written and run",
+    "num_hosts": "number of machines, or of processes for launch.local; default 1",
+    "name": "name of the job, lower-case letters, digits and hyphens; default ssl-jax",
+    "dry_run": "only print what would be written and run",
     "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
 }
 Commands = tuple[tuple[str, ...], ...]
-# A label of DNS, which Kubernetes asks for; it adds some 20 characters to make names of pods.
+# A DNS label, as Kubernetes requires; it appends about 20 characters for the names of pods.
 _NAME = re.compile("[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _WORD = re.compile(r"[A-Za-z0-9_./][\w.,:@/+=-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run, or a sweep: of evaluations, or the runs of a study.
+    """A run, or a sweep of evaluations or of the runs of a study.
 
     Attributes:
-      name: of the job.
+      name: name of the job.
       commands: argument lists of `ssl-jax`; one for a run, several for a sweep.
-      sweep: whether there are several, each on one host and independent of the others.
-      num_hosts: of a run.
-      dry_run: show only.
-      options: the launcher's own flags.
+      sweep: the commands are independent, each on one host.
+      num_hosts: number of hosts of a run.
+      dry_run: print only.
+      options: values of all flags, including the launcher's own.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Job:
         return self.options[name] or default
 
     def word(self, name: str, default: str = "") -> str:
-        """A flag that becomes a word of a script or of another program's command.
+        """Return a flag that becomes a word of a script or of another program's command.
 
         Raises:
-          UserError: it holds a space, a line break, or anything else that no such word has.
+          UserError: it contains a space, a line break or another character unsafe in a shell word.
         """
         text = self.option(name, default)
         if text and not _WORD.fullmatch(text):
@@ -73,15 +73,15 @@ class Job:
         return text
 
     def number(self, name: str, default: int) -> int:
-        """A flag as a positive number.
+        """Parse a flag as a positive number.
 
         Raises:
-          UserError: it is none.
+          UserError: the value is not a positive whole number.
         """
         return int(command_line.whole(name, self.options[name], default, least=1))
 
     def shell(self, index: str) -> str:
-        """The commands for bash: that of a run, or that of a sweep whose number is in `index`."""
+        """Render bash for the command, or for the one that the variable `index` selects."""
         lines = [shlex.join(command) for command in self.commands]
         if not self.sweep:
             return lines[0]
@@ -90,7 +90,7 @@ class Job:
 
 
 def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
-    """The job that a command line of `python -m launch.X` describes; `own`: flags of X alone.
+    """Parse the command line of `python -m launch.X`; `own` has the flags of X alone.
 
     Raises:
       UserError: an unknown flag, or neither a run nor a sweep.
@@ -107,7 +107,7 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
             "first, such as simclr-imagenet"
         )
     if bool(values["workdir"]) == bool(values["evaluate"]):
-        raise UserError("give --workdir=W of a run, or --evaluate=W1,W2@STEP,... of a sweep")
+        raise UserError("expected --workdir=W for a run or --evaluate=W1,W2@STEP,... for a sweep")
     if values["evaluate"]:
         commands = tuple(
             _evaluation(item, values["eval"], values["suite"], values["sweep"])
@@ -134,28 +134,28 @@ def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
 def _runs(
     values: Mapping[str, Any], overrides: Sequence[command_line.Override]
 ) -> Iterable[Sequence[str]]:
-    """The arguments of `ssl-jax train` of a run, or of each run of a study."""
+    """List the arguments of `ssl-jax train` for a run, or for each run of a study."""
     data = {name: values[name] for name in ("data", "eval_data")}
     if not values["study"]:
-        given = {"config": values["config"], **data, "workdir": values["workdir"]}
-        words = [f"--{name}={value}" for name, value in given.items() if value]
+        arguments = {"config": values["config"], **data, "workdir": values["workdir"]}
+        words = [f"--{name}={value}" for name, value in arguments.items() if value]
         return [[*words, *(f"--config.{key}={value}" for key, value in overrides)]]
     from ssl_jax.run import study  # takes seconds to import
 
     if values["config"]:
-        raise UserError("give --config of a run or --study, not both")
+        raise UserError("expected --config for a run or --study, not both")
     folder = Path(values["workdir"])
     return [run.words(folder, **data) for run in study.read(values["study"], overrides)]
 
 
 def _items(text: str) -> list[str]:
-    """The WORKDIR or WORKDIR@STEP of a list, in which the name of an existing folder is one."""
+    """Split a list of WORKDIR or WORKDIR@STEP; an existing folder counts as one item."""
     return [text] if Path(text).is_dir() else text.split(",")
 
 
 def _evaluation(item: str, protocols: str, suite: str, sweeps: Sequence[str]) -> tuple[str, ...]:
     workdir, at, step = item.rpartition("@")
-    if not at or "/" in step or Path(item).is_dir():  # an @ of the folder's name
+    if not at or "/" in step or Path(item).is_dir():  # the @ belongs to the folder's name
         workdir, step = item, ""
     elif not step.isdecimal() and step != "all":
         raise UserError(f"--evaluate={item}: expected WORKDIR or WORKDIR@STEP, a number or all")
@@ -168,10 +168,10 @@ def _evaluation(item: str, protocols: str, suite: str, sweeps: Sequence[str]) ->
 
 
 def submit(job: Job, file: str, text: str, command: Sequence[str]) -> int:
-    """Write `text` to `file` and run `command` on it, or show both.
+    """Write `text` to `file` and run `command` on it, or print both.
 
     Raises:
-      UserError: the command's program is not there.
+      UserError: the command's program is not installed.
     """
     if job.dry_run:
         print(f"{text.rstrip()}\n\n# written to {file}, then run:\n# {shlex.join(command)}")
@@ -182,23 +182,23 @@ def submit(job: Job, file: str, text: str, command: Sequence[str]) -> int:
 
 
 def need(program: str) -> None:
-    """Raises `UserError` if `program` is not installed."""
+    """Raise `UserError` if `program` is not installed."""
     if not shutil.which(program):
-        raise UserError(f"there is no {program} here; --dry_run shows what would be run")
+        raise UserError(f"{program} is not installed; --dry_run shows what would be run")
 
 
 def script(*lines: str) -> str:
-    """A bash script that stops at the first error."""
+    """Make a bash script of the lines."""
     return "\n".join(["#!/usr/bin/env bash", *lines]) + "\n"
 
 
 def to_yaml(tree: Mapping[str, Any]) -> str:
-    """YAML in which scripts stay readable: a text of several lines as a block."""
+    """Dump YAML with multi-line texts as blocks, so scripts stay readable."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=10_000)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Without anchors."""
+    """YAML dumper without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -213,14 +213,15 @@ _Dumper.add_representer(str, _text)
 
 
 def main(run: Callable[[Sequence[str]], int]) -> None:
-    """The end of every launcher: one line and exit code 2 for what the user can mend."""
+    """Run a launcher and exit; errors that the user can fix give one line and exit code 2."""
     try:
         sys.exit(run(sys.argv))
     except UserError as e:
         print(f"{Path(sys.argv[0]).name}: {e}", file=sys.stderr)
         sys.exit(2)
     except OSError as e:
-        if (said := of_system(e)) is None:
+        if (report := of_system(e)) is None:
             raise
-        print(f"{Path(sys.argv[0]).name}: {said[0]}", file=sys.stderr)
-        sys.exit(said[1])
+        message, code = report
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        sys.exit(code)

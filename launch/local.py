@@ -13,7 +13,7 @@ from ssl_jax.core import trust
 
 from . import job as jobs
 
-FLAGS = {"devices": "of each process: fake CPU devices, or GPUs; by default all there are"}
+FLAGS = {"devices": "devices per process: fake CPU devices, or GPUs; default all"}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run(together: Sequence[tuple[Sequence[str], dict[str, str]]]) -> int:
-    """Run commands side by side; the worst of their exit codes."""
+    """Run commands in parallel; return the largest of their exit codes."""
     words, base = trust.python("ssl_jax")
     started = [
         subprocess.Popen([*words, *command[1:]], env={**base, **env}) for command, env in together
@@ -55,7 +55,7 @@ def run(together: Sequence[tuple[Sequence[str], dict[str, str]]]) -> int:
 
 
 def place(process: int, devices: int) -> dict[str, str]:
-    """The environment of a process: which devices are its own."""
+    """Environment variables that give a process its devices."""
     if not devices:
         return {}
     gpus = ",".join(str(process * devices + i) for i in range(devices))

@@ -1,4 +1,4 @@
-"""`python -m launch.skypilot`: a task file for SkyPilot, which finds the machines in any cloud.
+"""`python -m launch.skypilot`: a task file for SkyPilot, which provisions machines in any cloud.
 
 python -m launch.skypilot --num_hosts=2 --accelerators=H100:8 --config=dino:imagenet --workdir=/W
 """
@@ -9,9 +9,9 @@ from . import job as jobs
 
 PORT = 8476
 FLAGS = {
-    "accelerators": "of a host; by default H100:8",
-    "setup": "shell commands that install ssl_jax; by default from a clone at hand",
-    "spot": "true for machines that may be taken away",
+    "accelerators": "accelerators per host; default H100:8",
+    "setup": "shell commands that install ssl_jax; default: from the current clone",
+    "spot": "true to use spot machines, which may be reclaimed",
 }
 
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def render(job: jobs.Job) -> str:
-    """The task. The evaluations of a sweep are shared out over the hosts."""
+    """Render the task. The evaluations of a sweep are distributed over the hosts."""
     if job.sweep:
         each = f"i = SKYPILOT_NODE_RANK; i < {len(job.commands)}; i += SKYPILOT_NUM_NODES"
         run = f"for (({each})); do\n{job.shell('i')}\ndone"

@@ -1,4 +1,4 @@
-"""`python -m launch.slurm`: a run on GPU nodes, one task a GPU, or a sweep as a job array.
+"""`python -m launch.slurm`: a run on GPU nodes, one task per GPU, or a sweep as a job array.
 
 python -m launch.slurm --num_hosts=4 --gpus=8 --config=moco_v3:imagenet --workdir=/nfs/W
 python -m launch.slurm --evaluate=/nfs/W1,/nfs/W2@1000 --eval=knn
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from . import job as jobs
 
 FLAGS = {
-    "gpus": "of a node; by default 8",
-    "cpus": "cores a GPU; by default 8",
-    "time": "limit, HH:MM:SS; by default 24:00:00",
-    "partition": "of the cluster; by default its own",
-    "before": "shell commands before ours, 'source ~/venv/bin/activate'",
+    "gpus": "GPUs per node; default 8",
+    "cpus": "CPU cores per GPU; default 8",
+    "time": "time limit, HH:MM:SS; default 24:00:00",
+    "partition": "partition of the cluster; default: the cluster's",
+    "before": "shell commands to run first, such as 'source ~/venv/bin/activate'",
 }
 
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def render(job: jobs.Job) -> str:
-    """The script for sbatch. JAX gives each task of a node the GPU of its number."""
+    """Render the script for sbatch. JAX assigns each task of a node the GPU of its local rank."""
     gpus = 1 if job.sweep else job.number("gpus", 8)
     options = {
         "job-name": job.name,

@@ -1,4 +1,4 @@
-"""`python -m launch.tpu_vm`: a run or a sweep on a Cloud TPU, by gcloud; the hosts find each other.
+"""`python -m launch.tpu_vm`: a run or a sweep on a Cloud TPU by gcloud. Hosts detect each other.
 
 python -m launch.tpu_vm --tpu=NAME --zone=us-west4-a --config=simclr:imagenet --workdir=/nfs/W
 """
@@ -13,11 +13,11 @@ from . import job as jobs
 
 FLAGS = {
     "tpu": "name of the TPU VM",
-    "zone": "where it is",
-    "project": "of Google Cloud; by default gcloud's own",
-    "accelerator": "v5litepod-64: create it first",
-    "version": "of its software, with --accelerator; by default v2-alpha-tpuv5-lite",
-    "before": "shell commands before ours on every host, 'source ~/venv/bin/activate'",
+    "zone": "zone of the TPU VM",
+    "project": "Google Cloud project; default: gcloud's",
+    "accelerator": "type of TPU to create first, such as v5litepod-64",
+    "version": "software version, with --accelerator; default v2-alpha-tpuv5-lite",
+    "before": "shell commands to run first on every host, such as 'source ~/venv/bin/activate'",
 }
 
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     job = jobs.parse(argv, __doc__, FLAGS)
     for name in ("tpu", "zone"):
         if not job.option(name):
-            raise UserError(f"--{name} is missing")
+            raise UserError(f"--{name} is missing; set it to the {FLAGS[name]}")
     commands = render(job)
     if job.dry_run:
         print("\n".join(shlex.join(command) for command in commands))
@@ -35,15 +35,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def render(job: jobs.Job) -> list[list[str]]:
-    """The gcloud commands: create the TPU if asked, and then run on all of its hosts."""
+    """List the gcloud commands: create the TPU if requested, then run on all of its hosts."""
     where = [job.word("tpu"), f"--zone={job.word('zone')}"]
     where += [f"--project={job.word('project')}"] if job.option("project") else []
     gcloud = ["gcloud", "compute", "tpus", "tpu-vm"]
     commands = []
     if job.option("accelerator"):
         version = job.word("version", "v2-alpha-tpuv5-lite")
-        made = [f"--accelerator-type={job.word('accelerator')}", f"--version={version}"]
-        commands.append([*gcloud, "create", *where, *made])
+        kind = [f"--accelerator-type={job.word('accelerator')}", f"--version={version}"]
+        commands.append([*gcloud, "create", *where, *kind])
     before = [job.option("before")] if job.option("before") else []
     for command in job.commands:
         line = " && ".join([*before, shlex.join(command)])

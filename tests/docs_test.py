@@ -1,4 +1,4 @@
-"""The examples of the documentation are run."""
+"""The examples of the documentation run, and generated pages are current."""
 
 import contextlib
 import re
@@ -15,14 +15,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def example(page: str, language: str = "python") -> str:
-    """The first code block of a page."""
+    """Return the first code block of a page."""
     match = re.search(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.S)
     assert match is not None
     return match[1]
 
 
 def examples(page: str) -> str:
-    """All Python of a page, in order."""
+    """Join all Python code of a page, in order."""
     return "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S))
 
 

@@ -97,7 +97,7 @@ def completed(weights: Weights) -> list[str]:
 def show(weights: Weights, drawn: list[str]) -> None:
     """What was loaded, skipped and missing."""
     console, report = terminal(), weights.report
-    console.print(f"found: {', '.join(report.found)}")
+    console.print(f"found: {', '.join(report.networks)}")
     table = Table()
     for column in ("network", "part", "variables", "numbers"):
         table.add_column(column, justify="right" if column in ("variables", "numbers") else "left")

@@ -1,1 +1,1 @@
-"""Frozen encoders at work: features in files, nearest neighbours, programs for elsewhere."""
+"""Uses of frozen encoders: files of features, nearest neighbours, exported programs."""

@@ -1,4 +1,4 @@
-"""An encoder that knows how images are shown to it and where its features are read."""
+"""Encoder that includes its preprocessing and the layer from which its features are read."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,7 @@ from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
 
 Array = jax.Array
-UNPOOLED = "none"  # as `Probe.pool`: features of every place of the layer's map
+UNPOOLED = "none"  # a value of `Probe.pool`: the layer's whole feature map
 
 
 @jax.tree_util.register_dataclass
@@ -32,12 +32,12 @@ class Encoder(base.Encoder):
     pytree, to be passed INTO `jax.jit`.
 
     Attributes:
-      view: the network is shown square crops of `view.size`, normalised as `view.recipe` says.
-      probe: the layer that is read, and its pooling: as of `Probe`, or "none" for features (B, h,
-        w, D) of all places of the layer's map.
-      channels: of the images.
+      view: the network takes square crops of `view.size`, normalised according to `view.recipe`.
+      probe: the layer that is read, and its pooling: one of `Probe`'s, or "none" for the layer's
+        whole feature map (B, h, w, D).
+      channels: number of channels of the images.
       settings: the config of the run, as JSON.
-      origin: where the weights are from, for people.
+      origin: where the weights are from, as readable text.
     """
 
     view: View = field(metadata={"static": True})
@@ -56,7 +56,7 @@ class Encoder(base.Encoder):
         config: Mapping[str, Any],
         origin: str = "",
     ) -> Self:
-        """`encoder`, told how it is fed and where it is read."""
+        """Add preprocessing and the layer to read to `encoder`."""
         own = {f.name: getattr(encoder, f.name) for f in dataclasses.fields(base.Encoder)}
         settings = json.dumps(config, sort_keys=True)
         return cls(
@@ -64,13 +64,13 @@ class Encoder(base.Encoder):
         )
 
     def __call__(self, images: Any) -> Array:
-        """Features (B, D) float32 where `probe` reads them.
+        """Compute the features (B, D) float32 that `probe` selects.
 
         Each number of images, and each size of float images, is compiled once.
 
         Args:
-          images: uint8, what `crop` takes; or floating, (B, H, W, C) of a size that the network
-            takes, as `preprocess` makes them: then it may be differentiated.
+          images: uint8, in any form that `crop` takes; or floating, (B, H, W, C) of a size that the
+            network takes, as returned by `preprocess`: then the call is differentiable.
 
         Raises:
           UserError: images of another form, or no such layer.
@@ -80,51 +80,53 @@ class Encoder(base.Encoder):
         return _of_crops(self.bare, self.crop(images))
 
     def at(self, stage: int | str | None = None, pool: str | None = None) -> Self:
-        """The same encoder, read at another layer, a number or a name of `layers`.
+        """Return the same encoder, read at another layer: a number, or a name in `layers`.
 
         Raises:
-          UserError: there is none, or no such pooling.
+          UserError: no such layer or pooling.
         """
-        known = self.layers
-        if isinstance(stage, str) and stage not in known:
-            raise UserError(f"no layer {stage!r} in this network; it has {', '.join(known)}")
-        number = known.index(stage) - len(known) if isinstance(stage, str) else stage
-        made = dataclasses.replace(self, probe=self.probe.at(number, pool))
-        made.feature_shape  # noqa: B018 (raises)
-        return made
+        layers = self.layers
+        if isinstance(stage, str) and stage not in layers:
+            raise UserError(
+                f"no layer {stage!r} in this network; expected one of {', '.join(layers)}"
+            )
+        number = layers.index(stage) - len(layers) if isinstance(stage, str) else stage
+        encoder = dataclasses.replace(self, probe=self.probe.at(number, pool))
+        encoder.feature_shape  # noqa: B018 (raises)
+        return encoder
 
     def crop(self, images: Any) -> Any:
-        """uint8 (B, size, size, C): the central square of each image, resized, as evaluation shows
-        it; see `data.decode.eval_crop`. Crops stay as they are.
+        """Crop the central square of each image and resize it to uint8 (B, size, size, C), as in
+        evaluation; see `data.decode.eval_crop`. Images that are already crops are unchanged.
 
         Args:
-          images: uint8, (B, H, W, C), or a sequence of (H, W, C) of any sizes; grey ones (C = 1)
-            and RGB become what the network takes.
+          images: uint8, (B, H, W, C), or a sequence of (H, W, C) of any sizes; greyscale (C = 1)
+            and RGB images are converted to the network's channels.
 
         Raises:
           UserError: images of another form.
         """
-        size, wanted = self.view.size, (self.view.size, self.view.size, self.channels)
-        if getattr(images, "ndim", 0) == 4 and images.shape[1:] == wanted:
+        size, expected = self.view.size, (self.view.size, self.view.size, self.channels)
+        if getattr(images, "ndim", 0) == 4 and images.shape[1:] == expected:
             return _uint8(images)
-        every = [_uint8(np.asarray(image)) for image in images]
-        if not every or any(image.ndim != 3 or 0 in image.shape for image in every):
-            shape = getattr(images, "shape", [image.shape for image in every[:3]])
+        arrays = [_uint8(np.asarray(image)) for image in images]
+        if not arrays or any(image.ndim != 3 or 0 in image.shape for image in arrays):
+            shape = getattr(images, "shape", [image.shape for image in arrays[:3]])
             raise UserError(
                 f"images of shape {shape}; expected (B, H, W, C), or a list of (H, W, C)"
             )
         try:
-            return np.stack([eval_crop(to_channels(x, self.channels), size) for x in every])
+            return np.stack([eval_crop(to_channels(x, self.channels), size) for x in arrays])
         except ValueError as e:
             raise UserError(str(e)) from None
 
     def preprocess(self, images: Any) -> Array:
-        """What the network is shown: crops, float32, normalised; `images` as for `crop`."""
+        """Crop and normalise to the network's input, float32; `images` as for `crop`."""
         return prepare(self.view, self.crop(images))
 
     @property
     def bare(self) -> Self:
-        """Without `settings` and `origin`: encoders of all steps of a run compile once."""
+        """The encoder without `settings` and `origin`, so that all steps of a run compile once."""
         return dataclasses.replace(self, settings="{}", origin="")
 
     @property
@@ -139,20 +141,20 @@ class Encoder(base.Encoder):
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
-        """(D,), or (h, w, D) without pooling.
+        """Shape of one image's features: (D,), or (h, w, D) without pooling.
 
         Raises:
-          UserError: `probe` names a layer or pooling that there is not.
+          UserError: `probe` names a layer or pooling that does not exist.
         """
         return jax.eval_shape(read_normalised, self, self._image(1)).shape[1:]
 
     def digest(self) -> str:
-        """Of the backbone's weights: the same however they are laid out over devices."""
+        """Hash the backbone's weights, independently of their layout over devices."""
         weights = {"params": self.params, "stats": self.stats}
         sums = zip(tree.named_leaves(weights).items(), _checksums(weights), strict=True)
         digest = hashlib.blake2b(digest_size=16)
-        for (name, leaf), found in sums:
-            text = f"{name} {leaf.shape} {leaf.dtype} {np.asarray(found).tolist()}\n"
+        for (name, leaf), checksum in sums:
+            text = f"{name} {leaf.shape} {leaf.dtype} {np.asarray(checksum).tolist()}\n"
             digest.update(text.encode())
         return digest.hexdigest()
 
@@ -161,7 +163,7 @@ class Encoder(base.Encoder):
 
 
 def read_normalised(encoder: Encoder, images: Array) -> Array:
-    """Features (B, ...) float32 of normalised images (B, H, W, C). Pure; not jitted."""
+    """Compute the features (B, ...) float32 of normalised images (B, H, W, C). Pure; not jitted."""
     stages = encoder.features(images)
     if encoder.probe.pool == UNPOOLED:
         return at_least_float32(features.stage_map(stages, encoder.probe.stage))
@@ -169,7 +171,7 @@ def read_normalised(encoder: Encoder, images: Array) -> Array:
 
 
 def read(encoder: Encoder, crops: Array) -> Array:
-    """Features (B, ...) float32 of what `Encoder.crop` gives. Pure; not jitted."""
+    """Compute the features (B, ...) float32 of the output of `Encoder.crop`. Pure; not jitted."""
     return read_normalised(encoder, prepare(encoder.view, crops))
 
 
@@ -184,7 +186,7 @@ def _uint8(images: Any) -> Any:
 
 @jax.jit
 def _checksums(weights: tree.Tree) -> Sequence[Array]:
-    """(2,) uint32 of each leaf: sums over all elements of mixed bits of value and place."""
+    """Return (2,) uint32 per leaf: sums over all elements of hashes of value and position."""
 
     def mixed(x: Array, factor: int) -> Array:
         bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}"))

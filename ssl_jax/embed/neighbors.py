@@ -1,4 +1,4 @@
-"""The nearest other rows of each row of a file of features, by cosine."""
+"""Nearest other rows of each row of a file of features, by cosine."""
 
 import json
 from pathlib import Path
@@ -14,43 +14,49 @@ from ssl_jax.embed.formats import Pieces
 from ssl_jax.evals.features import MEMORY, Column
 from ssl_jax.evals.protocols.knn import nearest
 
-CHUNK_BYTES = 2**28  # of the rows that ask at once: they lie on the devices
+CHUNK_BYTES = 2**28  # bytes of the query rows that are on the devices at once
 
 
 def path_of(output: Path) -> Path:
-    """Where the neighbours of the rows of `output` go."""
+    """Return the path for the neighbours of the rows of `output`."""
     return output.with_suffix(".neighbors.npz")
 
 
 def write(output: Path, path: Path, k: int, mesh: Mesh | None = None) -> None:
     """Write the k nearest other rows of each row of the features in `output`, (N, D).
 
-    The file holds `row` (N, k) int32, places in `output`, nearest first, `cosine` (N, k) float32,
-    and `about`. Features pass over the devices in tiles; an .npz file is not read into memory.
+    The file holds `row` (N, k) int32, rows of `output`, nearest first, `cosine` (N, k) float32,
+    and `about`. Features pass through the devices in tiles; an .npz file is not read into memory.
 
     Raises:
-      UserError: fewer than k other rows, features that are no vectors, or no room to write.
+      UserError: fewer than k other rows, features that are not vectors, or a full disk.
     """
     features = _rows(output)
     if features.ndim != 2:
-        raise UserError(f"{output} holds features of places; neighbours are of whole images")
+        raise UserError(
+            f"{output}: expected one vector per image, got feature maps of places; neighbours need "
+            "pooled features"
+        )
     if not 1 <= k < len(features):
-        raise UserError(f"--neighbors={k}: {output} has {len(features)} rows; expected fewer")
+        raise UserError(
+            f"--neighbors={k}: expected fewer than the {len(features)} rows of {output}"
+        )
     size = max(CHUNK_BYTES // (4 * features.shape[1]), 1)
     rows, cosines = Column(MEMORY // 16), Column(MEMORY // 16)
     for start in range(0, len(features), size):
-        some = features[start : start + size]
+        queries = features[start : start + size]
         distributed.tick()
-        near, found = without_self(*nearest(features, some, k + 1, mesh), start)
-        cosines.append(near)
-        rows.append(found)
+        near_cosines, near_rows = without_self(*nearest(features, queries, k + 1, mesh), start)
+        cosines.append(near_cosines)
+        rows.append(near_rows)
     if not distributed.primary():
         return
-    about = np.array(json.dumps({"k": k, "of": output.name, "about": formats.read_about(output)}))
+    description = {"k": k, "of": output.name, "about": formats.read_metadata(output)}
+    metadata = np.array(json.dumps(description))
     arrays = {
         "row": Pieces("<i4", (len(features), k), [rows.whole()]),
         "cosine": Pieces("<f4", (len(features), k), [cosines.whole()]),
-        "about": Pieces(about.dtype, (), [about]),
+        "about": Pieces(metadata.dtype, (), [metadata]),
     }
     try:
         with replacing(path) as temporary:
@@ -62,9 +68,10 @@ def write(output: Path, path: Path, k: int, mesh: Mesh | None = None) -> None:
 def without_self(
     cosines: np.ndarray, rows: np.ndarray, start: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of the k + 1 nearest rows (M, k + 1) of the rows `start`, `start` + 1, ... the k others.
+    """Drop the rows `start`, `start` + 1, ... from their own k + 1 nearest rows (M, k + 1).
 
-    A row has no place among them where more than k equal ones come before it; then the last goes.
+    Where more than k equal rows come before a row, it is not among its own nearest rows; then the
+    last one is dropped.
     """
     own = rows == np.arange(start, start + len(rows))[:, None]
     own[~own.any(1), -1] = True
@@ -73,20 +80,20 @@ def without_self(
 
 
 def usage(output: Path, path: Path) -> str:
-    """How the file is used, for a person."""
+    """Explain how to use the file."""
     return (
         f"{path}: the nearest other rows of each row, nearest first\n"
         f"use:  near = np.load({str(path)!r})\n"
-        f"      near['row'][i]      # rows of {output.name} nearest to its row i\n"
-        "      near['cosine'][i]   # how near they are: 1 is the same direction"
+        f"      near['row'][i]      # the rows of {output.name} nearest to its row i\n"
+        "      near['cosine'][i]   # their cosines: 1 is the same direction"
     )
 
 
 def _rows(output: Path) -> np.ndarray:
-    """All features of a file, mapped where that is possible or they are large."""
+    """Read all features of a file, memory-mapped if the format allows it or they are large."""
     if output.suffix == ".npz":
         return formats.mapped(output, "features")
     column = Column(MEMORY)
-    for some in formats.of(output).features(output):
-        column.append(some)
+    for part in formats.of(output).features(output):
+        column.append(part)
     return column.whole()

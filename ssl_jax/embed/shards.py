@@ -1,7 +1,7 @@
-"""Numbered parts of a file that is being made, so that a run that was killed need not start anew.
+"""Numbered parts of an unfinished file, so that an interrupted run can resume.
 
-They lie in OUTPUT.parts beside the file: settings.json, and for part k one file of each process,
-`k-PROCESS-of-PROCESSES.npz`, which is written under another name and renamed when it is whole.
+They are in the folder OUTPUT.parts beside the file: settings.json, and for part k one file per
+process, `k-PROCESS-of-PROCESSES.npz`, written under a temporary name and renamed when complete.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ SETTINGS = "settings.json"
 
 
 class Rows(NamedTuple):
-    """Some rows: places (n,) int32 of the examples in their data set, ascending, and their features
-    (n, ...).
+    """Some rows: positions (n,) int32 of the examples in their data set, ascending, and their
+    features (n, ...).
     """
 
     examples: np.ndarray
@@ -31,13 +31,13 @@ class Rows(NamedTuple):
 
 
 class Parts:
-    """The parts of one file; see `opened`."""
+    """Parts of one file; see `opened`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def keep(self, number: int) -> bool:
-        """Whether a part is there, whole; what is left of another is removed."""
+        """Tell whether a part is complete; remove the remains of an incomplete one."""
         try:
             self.read(number)
         except OSError:
@@ -47,7 +47,7 @@ class Parts:
         return True
 
     def listed(self, number: int) -> bool:
-        """Whether the files of a part are there, whole or not."""
+        """Tell whether all files of a part exist, intact or not."""
         try:
             self._files(number)
         except FileNotFoundError:
@@ -61,20 +61,20 @@ class Parts:
             np.savez(file, examples=rows.examples, features=rows.features)
 
     def read(self, number: int) -> Rows:
-        """A part, from the files of all processes.
+        """Read a part from the files of all processes.
 
         Raises:
-          OSError: it is not there, or not whole.
+          OSError: a file is missing or corrupt.
         """
-        found = [self._load(name) for name in self._files(number)]
-        if len(found) == 1:
-            return found[0]
-        examples = np.concatenate([rows.examples for rows in found])
+        pieces = [self._load(name) for name in self._files(number)]
+        if len(pieces) == 1:
+            return pieces[0]
+        examples = np.concatenate([rows.examples for rows in pieces])
         order = np.argsort(examples)
-        return Rows(examples[order], np.concatenate([rows.features for rows in found])[order])
+        return Rows(examples[order], np.concatenate([rows.features for rows in pieces])[order])
 
     def examples(self, number: int) -> np.ndarray:
-        """The places of the examples of a part, ascending."""
+        """Read the positions of the examples of a part, ascending."""
         every = []
         for name in self._files(number):
             with np.load(self.folder / name, allow_pickle=False) as content:
@@ -86,15 +86,15 @@ class Parts:
             with np.load(self.folder / name, allow_pickle=False) as content:
                 return Rows(content["examples"], content["features"])
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-            raise OSError(f"{self.folder / name} is damaged: {e}") from None
+            raise OSError(f"{self.folder / name} is corrupt: {e}") from None
 
     def _files(self, number: int) -> list[str]:
-        """Names of the files of a part, those of one number of processes."""
-        there = {path.name for path in self.folder.glob(f"{number:06d}-*.npz")}
-        for name in sorted(there):
+        """Return the names of the files of a part, written by one number of processes."""
+        present = {path.name for path in self.folder.glob(f"{number:06d}-*.npz")}
+        for name in sorted(present):
             count = int(name.removesuffix(".npz").rpartition("-")[2])
             every = [self._name(number, process, count) for process in range(count)]
-            if there.issuperset(every):
+            if present.issuperset(every):
                 return every
         raise FileNotFoundError(f"{self.folder} holds no part {number}")
 
@@ -105,98 +105,99 @@ class Parts:
 
 @contextlib.contextmanager
 def opened(output: Path, settings: Mapping[str, Any]) -> Iterator[Parts]:
-    """The parts of `output`, made by `settings`. Held by one run at a time; the lock goes with the
-    process.
+    """Open the parts of `output`, made with `settings`. One run at a time holds the lock on them,
+    which is released when the process ends.
 
     Raises:
-      UserError: the folder cannot be written, is held by another run, or has parts of other
-        settings; in another process than the first, it does not see what that one wrote.
+      UserError: the folder cannot be written, is locked by another run, or holds parts of other
+        settings; or this process does not see what the first process wrote.
     """
     folder = output.with_name(f"{output.name}.parts")
-    mine = distributed.primary()
+    primary = distributed.primary()
     unwritable, busy = f"cannot write to {folder}", f"another run is writing {folder}; wait for it"
-    with files.locked(folder, unwritable, busy) if mine else contextlib.nullcontext():
-        if mine:
+    with files.locked(folder, unwritable, busy) if primary else contextlib.nullcontext():
+        if primary:
             _begin(folder, settings)
         distributed.barrier(f"parts of {output}")
-        if not mine:
-            path, wanted = folder / SETTINGS, json.loads(json.dumps(settings))
-            await_shared(lambda: _read(path) == wanted, path)
+        if not primary:
+            path, expected = folder / SETTINGS, json.loads(json.dumps(settings))
+            await_shared(lambda: _read(path) == expected, path)
         yield Parts(folder)
 
 
 def remove(output: Path) -> None:
-    """The parts of a file that is whole."""
+    """Remove the parts of a finished file."""
     folder = output.with_name(f"{output.name}.parts")
     if (folder / SETTINGS).exists():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings, or compare them with those that are there."""
+    """Write the settings, or compare them with those in the folder."""
     path = folder / SETTINGS
     if path.exists():
         check_same(_read(path), settings, str(folder), "remove that folder")
     elif any(not other.name.startswith(".") for other in folder.iterdir()):
-        raise UserError(f"{folder} holds other files; name another --output")
+        raise UserError(f"{folder} holds other files; choose another --output")
     else:
         files.write_json(path, settings)
 
 
 def as_before(
-    found: Mapping[str, Any] | None,
-    wanted: Mapping[str, Any],
+    stored: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
     matches: Callable[[str], bool],
 ) -> Mapping[str, Any]:
-    """`wanted`, with the fingerprint of the data in the form in which `found` has it."""
-    before = str((found or {}).get("fingerprint", ""))
-    return {**wanted, "fingerprint": before} if matches(before) else wanted
+    """Return `settings`, with the fingerprint in the `stored` ones if it matches the data."""
+    fingerprint = str((stored or {}).get("fingerprint", ""))
+    return {**settings, "fingerprint": fingerprint} if matches(fingerprint) else settings
 
 
 def outdated(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], matches: Callable[[str], bool]
+    stored: Mapping[str, Any], settings: Mapping[str, Any], matches: Callable[[str], bool]
 ) -> bool:
-    """Whether nothing but the content of as many examples has changed."""
-    wanted = as_before(found, wanted, matches)
-    keys = {key for key in wanted if found.get(key) != json.loads(json.dumps(wanted[key]))}
+    """Tell whether only the fingerprint differs: the data changed, but not their number."""
+    settings = as_before(stored, settings, matches)
+    keys = {key for key in settings if stored.get(key) != json.loads(json.dumps(settings[key]))}
     return keys == {"fingerprint"}
 
 
 def check_same(
-    found: Mapping[str, Any] | None, wanted: Mapping[str, Any], where: str, remedy: str
+    stored: Mapping[str, Any] | None, expected: Mapping[str, Any], location: str, remedy: str
 ) -> None:
-    """Whether what lies there was made by the settings that are `wanted`.
+    """Check that existing features were made with the settings `expected`.
 
     Raises:
-      UserError: it was not; names what differs, and the `remedy`.
+      UserError: they were not; the message names the differences and the `remedy`.
     """
-    if found is None:
-        raise UserError(f"{where} is there already, and no file of features; {remedy}")
-    keys = [key for key in wanted if found.get(key) != json.loads(json.dumps(wanted[key]))]
+    if stored is None:
+        raise UserError(f"{location} exists already and is not a file of features; {remedy}")
+    keys = [key for key in expected if stored.get(key) != json.loads(json.dumps(expected[key]))]
     if keys:
-        said = ", ".join(f"{key} (there {found.get(key)}, now {wanted[key]})" for key in keys[:2])
+        texts = (f"{key} (there {stored.get(key)}, now {expected[key]})" for key in keys[:2])
         more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
         raise UserError(
-            f"{where} holds features of another {said}{more}; {remedy}, or name another --output"
+            f"{location} holds features with another {', '.join(texts)}{more}; {remedy}, or choose "
+            "another --output"
         )
 
 
-def await_shared(there: Callable[[], bool], what: Path) -> None:
-    """Wait until this process sees what another one wrote.
+def await_shared(visible: Callable[[], bool], path: Path) -> None:
+    """Wait until this process sees what another process wrote.
 
     Raises:
-      UserError: it does not, for `files.SHARED_SECONDS`.
+      UserError: it does not see it within `files.SHARED_SECONDS`.
     """
     files.await_shared(
-        there,
-        f"{what} does not show what another process wrote there: --output must lie on a file "
-        "system that all hosts share, and all must be given the same flags and data",
+        visible,
+        f"{path} does not show what another process wrote: --output must be on a file system that "
+        "all hosts share, and all hosts need the same flags and data",
     )
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None

@@ -1,7 +1,8 @@
-"""An encoder as one program with its weights inside, for processes that have JAX but not ssl_jax.
+"""Export of an encoder as one program that includes its weights, for use with JAX but without
+ssl_jax.
 
-The file is a zip of `program.bin`, what `jax.export.deserialize` reads (StableHLO behind it), and
-`card.json`, which says what goes in and comes out and what made the weights.
+The file is a zip of `program.bin`, the format of `jax.export.deserialize` (which wraps StableHLO),
+and `card.json`, which describes the inputs, the outputs and the origin of the weights.
 """
 
 import contextlib
@@ -29,31 +30,33 @@ def stablehlo(
     card: Mapping[str, Any] | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-    """The bytes of such a file: images (B, size, size, C) uint8, any B, to the features of
-    `encoder(images)`, (B, D) float32. Cropping to that size is the caller's; `Encoder.crop` does it
-    here.
+    """Return the bytes of such a file: a program from images (B, size, size, C) uint8, any B, to
+    the features `encoder(images)` (B, D) float32. The caller crops images to that size, as
+    `Encoder.crop` does.
 
         with zipfile.ZipFile("encoder.zip") as file:
             program = jax.export.deserialize(bytearray(file.read("program.bin")))
         features = program.call(images)
 
-    JAX promises to read such a program for six months after the version that wrote it. The same
+    JAX guarantees to read such a program for six months after the version that wrote it. The same
     encoder gives the same bytes.
 
     Args:
-      card: what else is said of the encoder: measured results, licence.
-      platforms: of "cpu", "tpu", "cuda", "rocm".
+      card: further entries of `card.json`: measured results, licence.
+      platforms: any of "cpu", "tpu", "cuda", "rocm".
 
     Raises:
-      UserError: an unknown platform, or more than the 2 GiB that the format holds.
+      UserError: an unknown platform, or more weights than the 2 GiB that the format can hold.
     """
-    known = (*PLATFORMS, "rocm")
+    supported = (*PLATFORMS, "rocm")
     for platform in platforms:
-        if platform not in known:
-            raise UserError(f"unknown platform {platform!r}; known: {', '.join(known)}")
-    held = jax.tree.map(jax.device_get, {"params": encoder.params, "stats": encoder.stats})
-    if sum(leaf.nbytes for leaf in jax.tree.leaves(held)) >= 2**31 - 2**24:
-        raise UserError("StableHLO programs hold less than 2 GiB of weights; use safetensors")
+        if platform not in supported:
+            raise UserError(f"unknown platform {platform!r}; expected {', '.join(supported)}")
+    weights = jax.tree.map(jax.device_get, {"params": encoder.params, "stats": encoder.stats})
+    if sum(leaf.nbytes for leaf in jax.tree.leaves(weights)) >= 2**31 - 2**24:
+        raise UserError(
+            "a StableHLO program holds less than 2 GiB of weights; use --format=safetensors"
+        )
     own = Encoder.of(
         encoder, encoder.view, encoder.probe, encoder.channels, encoder.config, encoder.origin
     )
@@ -61,9 +64,9 @@ def stablehlo(
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
     with _without_places():
-        # A closure, for once: the weights are to be baked in.
+        # A closure, for once, to bake the weights in.
         program = export.export(jax.jit(lambda x: read(own, x)), platforms=platforms)(images)
-    about = {
+    entries = {
         "input": {"images": ["batch", *shape], "dtype": "uint8", "colours": "RGB, 0 to 255"},
         "output": {"features": ["batch", *encoder.feature_shape], "dtype": "float32"},
         "preprocessing": {
@@ -82,20 +85,20 @@ def stablehlo(
     }
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as file:
-        # ZipInfo's own time: that of 1980.
-        file.writestr(zipfile.ZipInfo(CARD), json.dumps(about | dict(card or {}), indent=1))
+        # ZipInfo's default time stamp is constant: 1980.
+        file.writestr(zipfile.ZipInfo(CARD), json.dumps(entries | dict(card or {}), indent=1))
         file.writestr(zipfile.ZipInfo(PROGRAM), bytes(program.serialize()))
     return packed.getvalue()
 
 
 @contextlib.contextmanager
 def _without_places() -> Iterator[None]:
-    """Programs that are made inside do not say in which files and lines; else they would name this
-    machine's folders, and differ with the caller.
+    """Keep source locations out of the programs made inside the context; else they would contain
+    this machine's paths, and depend on the caller.
     """
-    before = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
+    limit = jax.config.jax_traceback_in_locations_limit  # type: ignore[attr-defined]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
         yield
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", before)
+        jax.config.update("jax_traceback_in_locations_limit", limit)

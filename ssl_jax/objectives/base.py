@@ -264,6 +264,14 @@ class Objective:
     least_batch: ClassVar[int] = 1
     decays: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        """Check the range of every hyper-parameter; a method that overrides this calls it first.
+
+        Raises:
+          UserError: a number out of its range.
+        """
+        config.check(self, "objective")
+
     @classmethod
     def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:
         """Build the method. Raises `UserError` for an unknown hyper-parameter, with the nearest

@@ -61,6 +61,7 @@ class CLIP(Objective):
     similarity: Similarity = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.temperature * self.max_scale >= 1:
             raise UserError(
                 f"objective.temperature: {self.temperature} is below 1 / max_scale = "

@@ -87,6 +87,7 @@ class ContextPrediction(Objective):
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         span = self.rows * self.patch + (self.rows - 1) * self.gap
         if span > self.view.size:
             raise UserError(

@@ -53,6 +53,7 @@ class DeepCluster(Objective):
     epochs: Positive = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         memory.check_clusters("deepcluster", self.clusters, self.spec.num_examples)
         if not 1 <= self.whitened <= self.feature_dim:
             raise UserError(

@@ -60,6 +60,7 @@ class DeepClusterV2(Objective):
     epochs: Positive = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         leading_groups(self.views, self.remembered)
         memory.check_clusters("deepcluster_v2", self.clusters, self.spec.num_examples)
 

@@ -62,6 +62,7 @@ class IBOT(SelfDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        super().__post_init__()
         if len(self.mask_ratios) != len(self.mask_spreads):
             raise UserError(
                 f"objective: {len(self.mask_ratios)} mask_ratios with {len(self.mask_spreads)} "

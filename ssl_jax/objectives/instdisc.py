@@ -47,6 +47,7 @@ class InstDisc(Objective):
     momentum: BelowOne = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.view.count != 1:
             raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 

@@ -63,6 +63,7 @@ class Jigsaw(Objective):
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         cell = self.view.size // max(self.rows, 1)
         if not 1 <= self.tile <= cell:
             raise UserError(

@@ -60,6 +60,7 @@ class SeLa(Objective):
     rotations: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         memory.check_clusters("sela", self.clusters, self.spec.num_examples)
         if self.view.count != 1:
             raise UserError(f"objective.view.count: expected 1, got {self.view.count}")

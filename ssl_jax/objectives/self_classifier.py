@@ -56,6 +56,7 @@ class SelfClassifier(Objective):
     queue_size: Whole = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         leading_groups(self.views, self.large)
         if not self.classes or max(self.classes) > self.spec.num_examples:
             raise UserError(

@@ -48,6 +48,7 @@ class SimMIM(Objective):
     cell: Count = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.view.size % self.cell:
             raise UserError(
                 f"objective.cell: {self.cell} px do not tile a view of {self.view.size} px; use a "

@@ -54,6 +54,7 @@ class Supervised(Objective):
     average: BelowOne = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.spec.num_classes < 2:
             raise UserError("objective: supervised learning needs labels of at least two classes")
         if self.view.count != 1:

@@ -61,6 +61,7 @@ class SwAV(Objective):
     freeze_epochs: NonNegative = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         leading_groups(self.views, self.assigned)
         if self.prototypes > self.spec.num_examples:
             raise UserError(

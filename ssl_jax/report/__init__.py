@@ -1,1 +1,1 @@
-"""One self-contained page of a run, or of several side by side."""
+"""Self-contained HTML page of a run, or of several runs side by side."""

@@ -8,18 +8,18 @@ from ssl_jax.report.markup import Markup, tag
 
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 8, 26
-MOST = 400  # points of a curve that are drawn; of more every n-th
+MOST = 400  # points drawn per curve; longer curves are drawn by every n-th point
 Points = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """From numbers to places.
+    """Map from values to coordinates.
 
     Attributes:
-      low, high: numbers at its ends.
-      start, stop: places of its ends.
-      log: whether equal steps are equal ratios.
+      low, high: values at the ends of the axis.
+      start, stop: coordinates of the ends.
+      log: logarithmic, so that equal distances are equal ratios.
     """
 
     low: float
@@ -29,20 +29,14 @@ class Axis:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Of a number."""
-        low, high, value = (
-            (map(math.log10, (self.low, self.high, value)))
-            if self.log
-            else (
-                self.low,
-                self.high,
-                value,
-            )
-        )
+        """Return the coordinate of a value."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = map(math.log10, (low, high, value))
         return self.start + (value - low) / (high - low) * (self.stop - self.start)
 
     def ticks(self) -> list[float]:
-        """Round numbers, three to seven of them; on a logarithmic axis powers of ten if enough."""
+        """Return three to seven round numbers; powers of ten if a logarithmic axis spans enough."""
         if self.log:
             first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
             every = max(1, math.ceil((last - first + 1) / 6))
@@ -56,29 +50,29 @@ class Axis:
 
 
 def nice(step: float) -> float:
-    """1, 2 or 5 times a power of ten, near `step`."""
+    """Round `step` to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return power * min((1, 2, 5, 10), key=lambda n: abs(math.log(step / power / n)))
 
 
 def y_axis(values: Sequence[float]) -> Axis:
-    """Over these numbers with some room, or logarithmic where few of them dwarf the others."""
+    """Return an axis over these values with a margin, logarithmic if a few dwarf the others."""
     low, high = min(values), max(values)
     middle = sorted(values)[len(values) // 2]
     start, stop = HEIGHT - BOTTOM, TOP
     if low > 0 and high > 50 * middle:
         return Axis(low / 1.2, high * 1.2, start, stop, log=True)
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return Axis(low - room, high + room, start, stop)
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    return Axis(low - margin, high + margin, start, stop)
 
 
 def thinned(points: Points) -> Points:
-    """Every n-th point and the last, so that no more than `MOST` are left."""
+    """Keep every n-th point and the last: at most `MOST` + 1 points."""
     every = math.ceil(len(points) / MOST)
-    kept = list(points[::every])
-    if kept and kept[-1] != points[-1]:
-        kept.append(points[-1])
-    return kept
+    selected = list(points[::every])
+    if selected and selected[-1] != points[-1]:
+        selected.append(points[-1])
+    return selected
 
 
 def chart(
@@ -87,39 +81,39 @@ def chart(
     baselines: Mapping[tuple[int, str], float],
     note: str = "",
 ) -> Markup:
-    """One metric.
+    """Draw the chart of one metric.
 
     Args:
       title: name of the metric.
-      curves: number of a run -> its (step, value); at least one point in all.
-      baselines: (number of a run, kind) -> value, a level line.
-      note: one sentence under the chart.
+      curves: number of a run -> its (step, value) points; at least one point in total.
+      baselines: (number of a run, kind) -> value, drawn as a horizontal line.
+      note: one sentence below the chart.
     """
-    drawn = {run: thinned(points) for run, points in curves.items()}
-    every = [point for points in drawn.values() for point in points]
-    y = y_axis([value for _, value in every] + list(baselines.values()))
-    last = max(step for step, _ in every)
+    lines = {run: thinned(points) for run, points in curves.items()}
+    everything = [point for points in lines.values() for point in points]
+    y = y_axis([value for _, value in everything] + list(baselines.values()))
+    last = max(step for step, _ in everything)
     x = Axis(0, max(last, 1), LEFT, WIDTH - RIGHT)
     parts = [*_grid(x, y)]
     for (run, kind), value in baselines.items():
         at = f"{y.place(value):.1f}"
         line = tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_=f"base {kind} c{run}")
         parts.append(line)
-    for run, points in drawn.items():
+    for run, points in lines.items():
         places = [f"{x.place(step):.1f},{y.place(value):.1f}" for step, value in points]
-        said = {
+        attributes = {
             "data_run": run,
             "data_steps": " ".join(str(step) for step, _ in points),
             "data_values": " ".join(f"{value:.4g}" for _, value in points),
         }
-        parts.append(tag("polyline", points=" ".join(places), class_=f"curve c{run}", **said))
+        parts.append(tag("polyline", points=" ".join(places), class_=f"curve c{run}", **attributes))
         if len(points) < 20:
             parts += [
                 tag("circle", cx=p.split(",")[0], cy=p.split(",")[1], r=2.5, class_=f"dot c{run}")
                 for p in places
             ]
     parts.append(tag("line", x1=0, x2=0, y1=TOP, y2=HEIGHT - BOTTOM, class_="cursor"))
-    ends = [f"{points[-1][1]:.4g} at step {points[-1][0]}" for points in drawn.values()]
+    ends = [f"{points[-1][1]:.4g} at step {points[-1][0]}" for points in lines.values()]
     svg = tag(
         "svg",
         *parts,
@@ -132,8 +126,8 @@ def chart(
     )
     scale = " (logarithmic)" if y.log else ""
     caption = tag("figcaption", tag("strong", title), scale, " ", tag("output"))
-    said_note = [tag("p", note, class_="note")] if note else []
-    return tag("figure", caption, svg, *said_note, class_="chart")
+    paragraphs = [tag("p", note, class_="note")] if note else []
+    return tag("figure", caption, svg, *paragraphs, class_="chart")
 
 
 def _grid(x: Axis, y: Axis) -> list[Markup]:
@@ -146,7 +140,7 @@ def _grid(x: Axis, y: Axis) -> list[Markup]:
         parts.append(tag("text", number(value), x=LEFT - 6, y=f"{at + 3.5:.1f}", text_anchor="end"))
     for value in x.ticks():
         at = x.place(value)
-        # The outer ones are kept inside of the picture.
+        # The last label must stay inside the picture.
         anchor = "end" if at > WIDTH - RIGHT - 12 else "middle"
         parts.append(tag("text", number(value), x=f"{at:.1f}", y=HEIGHT - 10, text_anchor=anchor))
     parts.append(
@@ -158,7 +152,7 @@ def _grid(x: Axis, y: Axis) -> list[Markup]:
 
 
 def number(value: float) -> str:
-    """Short: 0.25, 1,500, 20k, 1e-05."""
+    """Format a number briefly: 0.25, 1,500, 20k, 1e-05."""
     if value == 0:
         return "0"
     if abs(value) >= 10_000:

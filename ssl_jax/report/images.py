@@ -1,4 +1,4 @@
-"""Pictures inside the page: as data URIs, in rows and columns, right and wrong marked by a sign."""
+"""Pictures inside the page, as data URIs in rows and columns; a sign marks right and wrong."""
 
 import base64
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from ssl_jax.report.look import Cluster, Examples, Neighbours, labels_of, reduce
 from ssl_jax.report.markup import Markup, tag
 from ssl_jax.report.patches import Grid
 
-COARSE = 64  # images not larger than this are shown with their pixels as squares
-THUMB, PICTURE = 64, 128  # sides of images in a crowd, and by themselves
-PER_ROW = 12  # images of a contact sheet
+COARSE = 64  # images up to this side are shown with their pixels as squares
+THUMB, PICTURE = 64, 128  # sides of images in large grids, and in small ones
+PER_ROW = 12  # images per row of a contact sheet
 RIGHT, WRONG = "✓", "✗"
 
 
 def data_uri(image: np.ndarray) -> str:
-    """An image (h, w, C) uint8: small ones as PNG, exactly, others as WebP; of more channels than a
-    picture can show the first ones.
+    """Encode an image (h, w, C) uint8: small images losslessly as PNG, others as WebP; of more
+    channels than a picture can show, the first ones.
     """
     image = viewable(image)
     if image.shape[-1] == 3:
@@ -34,7 +34,7 @@ def data_uri(image: np.ndarray) -> str:
 
 
 def picture(image: np.ndarray, alt: str, side: int = PICTURE) -> Markup:
-    """An `<img>`, not larger than `side` pixels."""
+    """Return an `<img>` of at most `side` pixels per side."""
     image = reduced(image, side)
     height, width = image.shape[:2]
     kind = "coarse" if width <= COARSE else None
@@ -44,26 +44,28 @@ def picture(image: np.ndarray, alt: str, side: int = PICTURE) -> Markup:
 def cell(
     image: np.ndarray, alt: str, side: int, right: bool | None = None, text: str = ""
 ) -> Markup:
-    """An image and what is said of it below; right and wrong by sign, colour and line."""
+    """Return an image with a caption below; sign, colour and border tell right from wrong."""
     kind = "cell" if right is None else "cell right" if right else "cell wrong"
     mark = "" if right is None else RIGHT if right else WRONG
-    said = f"{mark} {text}".strip()
-    below = [tag("span", said, title=text)] if said else []
-    return tag("div", picture(image, alt, side), *below, class_=kind)
+    caption = f"{mark} {text}".strip()
+    captions = [tag("span", caption, title=text)] if caption else []
+    return tag("div", picture(image, alt, side), *captions, class_=kind)
 
 
 def rows_of(columns: Sequence[str], rows: Sequence[Sequence[Markup]], kind: str = "") -> Markup:
-    """Cells in rows and columns under the columns' names."""
+    """Lay out cells in rows and columns, below the names of the columns."""
     heads = [tag("div", name, class_="head") for name in columns]
     cells = [each for row in rows for each in row]
     count = len(rows[0])
     return tag("div", *heads, *cells, class_=f"cells {kind}".strip(), style=f"--columns:{count}")
 
 
-def neighbours(found: Neighbours, train: Examples, test: Examples, names: Sequence[str]) -> Markup:
-    """A row a query: the evaluation image, and its nearest training images."""
+def neighbours(
+    neighbours: Neighbours, train: Examples, test: Examples, names: Sequence[str]
+) -> Markup:
+    """Draw one row per query: the evaluation image and its nearest training images."""
     rows = []
-    for query, near in zip(found.queries, found.nearest, strict=True):
+    for query, near in zip(neighbours.queries, neighbours.nearest, strict=True):
         label = int(test.labels[query])
         name = labels_of(names, label)
         alt = f"evaluation image {name}".strip()
@@ -77,11 +79,11 @@ def neighbours(found: Neighbours, train: Examples, test: Examples, names: Sequen
             row.append(cell(train.images[index], alt, THUMB, right, text))
         rows.append(row)
     heads = ["query"] + [str(i) for i in range(1, len(rows[0]))]
-    return rows_of(heads, rows, "asked")
+    return rows_of(heads, rows, "queries")
 
 
 def sheet(images: np.ndarray, alt: str) -> Markup:
-    """Images (N, h, w, c) in rows as one picture."""
+    """Join images (N, h, w, c) into one picture, `PER_ROW` per row."""
     small = np.stack(
         [reduced(image, COARSE // 2 if len(image) > COARSE else 64) for image in images]
     )
@@ -99,38 +101,38 @@ def sheet(images: np.ndarray, alt: str) -> Markup:
     return tag("img", src=data_uri(whole), alt=alt, class_=kind, **size)
 
 
-def clusters(found: Sequence[Cluster], train: Examples, names: Sequence[str]) -> Markup:
-    """A contact sheet a cluster."""
+def clusters(clusters: Sequence[Cluster], train: Examples, names: Sequence[str]) -> Markup:
+    """Draw one contact sheet per cluster."""
     figures = []
-    for number, cluster in enumerate((c for c in found if len(c.rows)), 1):
-        said = f"{cluster.size} images"
+    for number, cluster in enumerate((c for c in clusters if len(c.rows)), 1):
+        description = f"{cluster.size} images"
         name = labels_of(names, cluster.label)
         if name:
-            said += f", {cluster.purity:.0%} are of class {name}"
-        alt = f"{len(cluster.rows)} images of cluster {number}: {said}"
-        caption = tag("figcaption", tag("strong", f"Cluster {number}"), f" {said}")
+            description += f", {cluster.purity:.0%} are of class {name}"
+        alt = f"{len(cluster.rows)} images of cluster {number}: {description}"
+        caption = tag("figcaption", tag("strong", f"Cluster {number}"), f" {description}")
         figures.append(tag("figure", caption, sheet(train.images[cluster.rows], alt)))
     return tag("div", *figures, class_="sheets")
 
 
-def grid(title: str, found: Grid) -> Markup:
-    """A picture, in two blocks where it has few columns."""
+def grid(title: str, grid: Grid) -> Markup:
+    """Draw a picture, in two blocks side by side where it has few columns."""
     rows: list[list[Markup]] = []
-    few = len(found.images[0]) <= 4
-    for i, images in enumerate(found.images):
+    few = len(grid.images[0]) <= 4
+    for i, images in enumerate(grid.images):
         row = []
         for j, image in enumerate(images):
             right, text = None, ""
-            if found.said is not None and found.said[i, j] >= 0:
-                text = labels_of(found.answers, int(found.said[i, j]))
-                if found.truth is not None:
-                    right = bool(found.said[i, j] == found.truth[i, j])
-            name = found.columns[j] if found.columns else f"image {j + 1}"
+            if grid.predicted is not None and grid.predicted[i, j] >= 0:
+                text = labels_of(grid.answers, int(grid.predicted[i, j]))
+                if grid.truth is not None:
+                    right = bool(grid.predicted[i, j] == grid.truth[i, j])
+            name = grid.columns[j] if grid.columns else f"image {j + 1}"
             verdict = "" if right is None else ", right" if right else ", wrong"
             alt = f"{title}, row {i + 1}, {name}{verdict}"
             row.append(cell(image, alt, PICTURE if few else THUMB, right, text))
         rows.append(row)
     half = -(-len(rows) // 2)
     blocks = [rows[:half], rows[half:]] if few and len(rows) > 3 else [rows]
-    drawn = [rows_of(found.columns, block, "few" if few else "") for block in blocks]
-    return tag("div", *drawn, class_="blocks")
+    parts = [rows_of(grid.columns, block, "few" if few else "") for block in blocks]
+    return tag("div", *parts, class_="blocks")

@@ -1,4 +1,4 @@
-"""What an encoder makes of images: neighbours, a map, clusters, pictures of the method."""
+"""Views of an encoder's features: neighbours, a map, clusters, pictures of the method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ from ssl_jax.train.state import TrainState
 
 FEATURES, RAW = "features", "raw pixels"
 QUERIES, NEIGHBOURS = 10, 8
-CHOICE = 256  # images that a method's pictures are chosen from
+CHOICE = 256  # images from which a method's pictures are chosen
 MOST_CLUSTERS, SAMPLES = 16, 24
-COMPONENTS = 50  # that a map is made from
+COMPONENTS = 50  # principal components from which a map is made
 SHOWN = 8  # images in pictures of the patches
-SIDE = 128  # pixels that are kept of an image to be shown
+SIDE = 128  # side in pixels to which images are reduced
 
 
 class Examples(NamedTuple):
-    """Images (N, H, W, C) uint8, features (N, D), raw pixels (N, P), and classes (N,), -1 where
-    there is none.
+    """Images (N, H, W, C) uint8, features (N, D), raw pixels (N, P), and classes (N,), -1 for
+    unlabelled images.
     """
 
     images: np.ndarray
@@ -44,9 +44,13 @@ class Examples(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """Rows of the evaluation examples that are asked with, those of the nearest training examples
-    (queries, k) of each, and the share of all evaluation examples' neighbours that are of their
-    class, None without labels and of features that are all the same.
+    """Nearest neighbours of some evaluation examples.
+
+    Attributes:
+      queries: rows of these evaluation examples.
+      nearest: (queries, k) rows of their nearest training examples.
+      same: the share of all evaluation examples' neighbours that have the same class; None without
+        labels, or if all features are equal.
     """
 
     queries: np.ndarray
@@ -55,8 +59,8 @@ class Neighbours(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Its number of training examples, rows of some of them, its most frequent class and the share
-    of that; -1 and 0 without labels.
+    """A cluster: its number of training examples, the rows of some of them, its most frequent class
+    (-1 without labels) and that class's share (0 without labels).
     """
 
     size: int
@@ -67,14 +71,15 @@ class Cluster(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """All that the page shows of an encoder at one step.
+    """Everything that the page shows of an encoder at one step.
 
     Attributes:
-      step: of the checkpoint.
-      classes: their names.
-      train, test: the examples that were looked at.
-      neighbours: title -> by the features, and by raw pixels.
-      maps: title -> places (N, 2) of the evaluation examples.
+      step: step of the checkpoint.
+      classes: names of the classes.
+      train, test: the examples.
+      neighbours: title -> neighbours, by features and by raw pixels.
+      maps: title -> positions (N, 2) of the evaluation examples.
+      clusters: clusters of the training examples, the largest first.
       grids: title -> picture.
     """
 
@@ -89,7 +94,7 @@ class Look:
 
 
 def look(objective: Objective, state: TrainState, images: Images, step: int) -> Look:
-    """Look at these images with the encoder of this state."""
+    """Compute everything that the page shows of these images and the encoder of this state."""
     encoder = objective.encoder(state.params, state.extra)
     classes = images.class_names
     train, test = (
@@ -99,14 +104,14 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
     order = np.concatenate([first, np.setdiff1d(np.arange(len(test.labels)), first)])[:CHOICE]
     normalised = jax.jit(prepare, static_argnums=0)(images.view, test.images[order])
     key = jax.random.key(0)
-    made = dict(jax.jit(objective.pictures)(state.params, state.extra, normalised, key))
+    pictures = dict(jax.jit(objective.pictures)(state.params, state.extra, normalised, key))
     if encoder.clusters is not None:
-        made["Prototypes"] = jax.jit(_prototypes)(encoder, normalised)
-    made = jax.device_get(made)
-    grids = {title: grid(picture, objective) for title, picture in made.items()}
-    shown = test.images[order[:SHOWN]]
-    grids |= patches.attention(encoder, normalised[:SHOWN], shown)
-    grids |= patches.colours(encoder, normalised[:SHOWN], shown)
+        pictures["Prototypes"] = jax.jit(_prototypes)(encoder, normalised)
+    pictures = jax.device_get(pictures)
+    grids = {title: grid(picture, objective) for title, picture in pictures.items()}
+    thumbnails = test.images[order[:SHOWN]]
+    grids |= patches.attention(encoder, normalised[:SHOWN], thumbnails)
+    grids |= patches.colours(encoder, normalised[:SHOWN], thumbnails)
     return Look(
         step,
         classes,
@@ -120,92 +125,96 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
 
 
 def _prototypes(encoder: Encoder, images: jax.Array) -> Picture:
-    """Of the first head, if there are several."""
+    """Return the picture of the prototypes; of several heads, of the first."""
     assert encoder.clusters is not None
     return prototypes(images, encoder.clusters.logits(encoder.features(images)["pooled"])[0])
 
 
 def examples(encoder: Encoder, objective: Objective, images: Images, part: Part) -> Examples:
-    """A part's images and features."""
-    shown, index = images.whole(part)
-    (found,), _ = features.extract(
+    """Return a part's images, features, pixels and labels."""
+    pictures, index = images.whole(part)
+    (selected,), _ = features.extract(
         encoder, images.view, [objective.probe], images.batches(part), images.mesh
     )
     raw, _ = images.whole(part, min(images.view.size, PIXELS))
-    known = images.labels(part, index)
-    return Examples(shown, found, raw.reshape(len(raw), -1).astype(np.float32) / 255, known)
+    labels = images.labels(part, index)
+    return Examples(pictures, selected, raw.reshape(len(raw), -1).astype(np.float32) / 255, labels)
 
 
 def queries(labels: np.ndarray) -> np.ndarray:
-    """The first example of each of some classes; without labels, some examples."""
-    known, first = np.unique(labels, return_index=True)
-    first = first[known >= 0]
+    """Return the rows of the first example of each of `QUERIES` classes; without labels, of
+    `QUERIES` examples.
+    """
+    classes, first = np.unique(labels, return_index=True)
+    first = first[classes >= 0]
     rows = first if len(first) else np.arange(len(labels))
     return rows[sample(np.zeros(len(rows)), QUERIES)]
 
 
 def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, Neighbours]:
-    """The nearest training examples, by the cosine of features and of raw pixels."""
-    count, asked = min(NEIGHBOURS, len(train.labels)), test.labels >= 0
-    labelled = asked.any() and (train.labels >= 0).any()
-    found = {}
-    for title, here, there in (
+    """Find the nearest training examples, by the cosine of features and of raw pixels."""
+    count, labelled = min(NEIGHBOURS, len(train.labels)), test.labels >= 0
+    scorable = labelled.any() and (train.labels >= 0).any()
+    out = {}
+    for title, queries, candidates in (
         (FEATURES, test.features, train.features),
         (RAW, test.pixels, train.pixels),
     ):
-        near = nearest(here, there, count)
-        right = train.labels[near[asked]] == test.labels[asked, None]
-        share = float(right.mean()) if labelled and varied(there) else None
-        found[title] = Neighbours(rows, near[rows], share)
-    return found
+        near = nearest(queries, candidates, count)
+        right = train.labels[near[labelled]] == test.labels[labelled, None]
+        share = float(right.mean()) if scorable and varied(candidates) else None
+        out[title] = Neighbours(rows, near[rows], share)
+    return out
 
 
 def nearest(queries: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
-    """(M, count) rows of `among` (N, D) of largest cosine with each query (M, D), largest first."""
+    """Return the (M, count) rows of `among` (N, D) with the largest cosine to each query (M, D),
+    largest first.
+    """
     cosines = _unit(queries) @ _unit(among).T
     return np.argsort(-cosines, axis=1, kind="stable")[:, :count]
 
 
 def flat_map(points: np.ndarray, normalise: bool) -> np.ndarray:
-    """(N, 2) in [0, 1]: t-SNE (van der Maaten and Hinton 2008) of the first principal components,
-    from the first two as the start, as Kobak and Berens (2019) advise.
+    """Return positions (N, 2) in [0, 1]: t-SNE (van der Maaten and Hinton 2008) of the first
+    principal components, initialised with the first two, as Kobak and Berens (2019) advise.
     """
     points = _unit(points) if normalise else points
     parts = min(COMPONENTS, *points.shape)
     if parts < 2 or len(points) < 5 or not np.ptp(points, axis=0).max() > 0:
-        return np.full((len(points), 2), 0.5)  # nothing to see: collapsed, or too few
+        return np.full((len(points), 2), 0.5)  # nothing to show: collapsed, or too few points
     points = PCA(parts, svd_solver="full").fit_transform(points)
     method = TSNE(perplexity=min(30, (len(points) - 1) / 3), init="pca", random_state=0)
-    # So few points: threads would wait for each other longer than they work.
+    # With so few points, threads would wait for each other longer than they work.
     with threadpool_limits(1):
-        found = method.fit_transform(points)
-    low, high = found.min(0), found.max(0)
-    return (found - (low + high) / 2) / max(np.max(high - low), 1e-12) + 0.5
+        places = method.fit_transform(points)
+    low, high = places.min(0), places.max(0)
+    return (places - (low + high) / 2) / max(np.max(high - low), 1e-12) + 0.5
 
 
 def clusters(train: Examples, classes: int) -> list[Cluster]:
-    """k-means clusters of the standardised features, the largest first."""
+    """Cluster the standardised features by k-means; return the largest cluster first."""
     count = min(classes or QUERIES, MOST_CLUSTERS, len(train.labels))
-    of = kmeans(train.features, count, restarts=3, standardize=True)
-    found, draw = [], np.random.default_rng(0)
+    assigned = kmeans(train.features, count, restarts=3, standardize=True)
+    out, draw = [], np.random.default_rng(0)
     for number in range(count):
-        rows = np.flatnonzero(of == number)
-        known = train.labels[rows][train.labels[rows] >= 0]
-        sizes = np.bincount(known, minlength=1)
-        best = int(sizes.argmax()) if len(known) else -1
-        purity = float(sizes.max() / len(known)) if len(known) else 0.0
-        some = np.sort(draw.permutation(rows)[:SAMPLES])
-        found.append(Cluster(len(rows), some, best, purity))
-    return sorted(found, key=lambda cluster: -cluster.size)
+        rows = np.flatnonzero(assigned == number)
+        labels = train.labels[rows][train.labels[rows] >= 0]
+        sizes = np.bincount(labels, minlength=1)
+        best = int(sizes.argmax()) if len(labels) else -1
+        purity = float(sizes.max() / len(labels)) if len(labels) else 0.0
+        samples = np.sort(draw.permutation(rows)[:SAMPLES])
+        out.append(Cluster(len(rows), samples, best, purity))
+    return sorted(out, key=lambda cluster: -cluster.size)
 
 
 def grid(picture: Picture, objective: Objective) -> Grid:
-    """A method's picture, un-normalised."""
-    shown = pixels(objective.inputs().views[0], np.asarray(picture.images))
+    """Un-normalise a method's picture."""
+    pictures = pixels(objective.inputs().views[0], np.asarray(picture.images))
     return Grid(
         picture.caption,
         picture.columns,
-        [list(row) for row in shown],
+        [list(row) for row in pictures],
         None if picture.said is None else np.asarray(picture.said),
         None if picture.truth is None else np.asarray(picture.truth),
         picture.answers,
@@ -217,17 +226,17 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _small(examples: Examples) -> Examples:
-    """Images no larger than they are shown."""
+    """Reduce the images to the size at which they are shown."""
     if examples.images.shape[1] <= SIDE:
         return examples
     return examples._replace(images=np.stack([reduced(image, SIDE) for image in examples.images]))
 
 
 def reduced(image: np.ndarray, side: int) -> np.ndarray:
-    """A square image (h, w, c), not larger than `side`."""
+    """Reduce a square image (h, w, c) to `side` pixels if it is larger."""
     return image if len(image) <= side else averaged(image, side, side)
 
 
 def labels_of(names: Sequence[str], label: int) -> str:
-    """The name of a class, "" for none."""
+    """Return the name of a class; "" if the label names none."""
     return names[label] if 0 <= label < len(names) else ""

@@ -1,4 +1,4 @@
-"""A map of features as SVG: a point an image, a colour and a shape a class."""
+"""Maps of features as SVG: one point per image, one colour and shape per class."""
 
 from collections.abc import Sequence
 
@@ -8,22 +8,22 @@ from ssl_jax.report.markup import Markup, tag
 
 SIDE, EDGE = 400, 12
 COLOURS, SHAPES = 8, ("circle", "triangle", "square", "diamond")
-MOST = 24  # classes that have a sign of their own
+MOST = 24  # classes that get a marker of their own
 
 
 def shown_classes(labels: np.ndarray) -> list[int]:
-    """The classes that have a sign, the most frequent ones, in their order."""
-    known, counts = np.unique(labels[labels >= 0], return_counts=True)
-    return sorted(int(label) for label in known[np.argsort(-counts, kind="stable")[:MOST]])
+    """Return the classes that get a marker: the most frequent ones, in ascending order."""
+    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
+    return sorted(int(label) for label in classes[np.argsort(-counts, kind="stable")[:MOST]])
 
 
 def sign(place: int) -> str:
-    """CSS classes of the sign of the class at this place of the legend."""
+    """Return the CSS class of the marker at this position of the legend."""
     return f"c{place % COLOURS}"
 
 
 def marker(place: int, x: float, y: float, size: float) -> str:
-    """Path of a sign."""
+    """Return the SVG path of the marker at this position of the legend, centred on (x, y)."""
     shape = SHAPES[(place // COLOURS + place) % len(SHAPES)]
     s = round(size, 2)
     if shape == "circle":
@@ -38,7 +38,7 @@ def marker(place: int, x: float, y: float, size: float) -> str:
 
 
 def scatter(title: str, places: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Markup:
-    """(N, 2) places in [0, 1] with classes (N,), -1 for none."""
+    """Draw positions (N, 2) in [0, 1] of examples with classes (N,), -1 for unlabelled ones."""
     classes = shown_classes(labels)
     at = EDGE + places * (SIDE - 2 * EDGE)
     size = 3.2 if len(places) <= 500 else 2.4
@@ -49,13 +49,13 @@ def scatter(title: str, places: np.ndarray, labels: np.ndarray, names: Sequence[
     for place, label in enumerate(classes):
         path = tag("path", d=_paths(place, at[labels == label], size))
         parts.append(tag("g", tag("title", names[label]), path, class_=sign(place)))
-    said = f"Map of {title}: {len(places)} images, {len(classes)} classes"
-    svg = tag("svg", *parts, viewBox=f"0 0 {SIDE} {SIDE}", role="img", aria_label=said)
+    description = f"Map of {title}: {len(places)} images, {len(classes)} classes"
+    svg = tag("svg", *parts, viewBox=f"0 0 {SIDE} {SIDE}", role="img", aria_label=description)
     return tag("figure", tag("figcaption", tag("strong", title)), svg, class_="map")
 
 
 def legend(labels: np.ndarray, names: Sequence[str]) -> Markup:
-    """The signs of the classes; nothing without labels."""
+    """List the markers of the classes; nothing without labels."""
     classes = shown_classes(labels)
     items = []
     for place, label in enumerate(classes):

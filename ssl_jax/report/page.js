@@ -1,4 +1,4 @@
-// The values under the pointer, beside a chart's title. All else works without.
+// Shows the values under the pointer beside a chart's title. Everything else works without scripts.
 for (const svg of document.querySelectorAll(".chart svg")) {
   const { left, right, last } = svg.dataset, cursor = svg.querySelector(".cursor");
   const output = svg.parentElement.querySelector("output");

@@ -1,4 +1,4 @@
-"""The page: its sections in order, each with one sentence that says what is seen and how."""
+"""The page: its sections in order, each with a sentence on what it shows and how it was made."""
 
 import functools
 import math
@@ -14,33 +14,33 @@ from ssl_jax.report.run import BASELINES, Run
 
 FIRST = ("train/loss", "train/lr", "train/grad_norm")
 TITLES = {"train/loss": "loss", "train/lr": "learning rate", "train/grad_norm": "gradient norm"}
-MOST = 24  # charts that are seen at once
+MOST = 24  # charts that are shown unfolded
 Section = tuple[str, str, list[Markup]]  # anchor, heading, content
 
 
 def render(
     runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...], footer: str
 ) -> str:
-    """The whole page, one file that asks for no other.
+    """Render the whole page as one self-contained file.
 
     Args:
       runs: one or several.
-      names: name of a metric without its kind -> name for people, in reading order.
-      scores: how those start that are scores: larger is better, 1 is perfect.
+      names: name of a metric without its kind -> its display name, in reading order.
+      scores: prefixes of the metrics that are scores: larger is better, 1 is perfect.
       footer: how the page was made.
     """
-    found: list[Section] = [
-        ("run", "The run" if len(runs) == 1 else "The runs", _what(runs)),
+    candidates: list[Section] = [
+        ("run", "The run" if len(runs) == 1 else "The runs", _overview(runs)),
         ("numbers", "What was learned", _numbers(runs, names, scores)),
         ("curves", "Curves", _curves(runs, names)),
         *_looks(runs),
     ]
     sections = [
         tag("section", tag("h2", heading), *content, id=anchor)
-        for anchor, heading, content in found
+        for anchor, heading, content in candidates
         if content
     ]
-    links = [tag("a", heading, href=f"#{a}") for a, heading, content in found if content]
+    links = [tag("a", heading, href=f"#{a}") for a, heading, content in candidates if content]
     notes = [
         tag("p", f"{run.name}: {note}" if len(runs) > 1 else note, class_="warn")
         for run in runs
@@ -60,8 +60,8 @@ def render(
 
 
 def _title(runs: Sequence[Run]) -> str:
-    told = list(dict.fromkeys(f"{_method(run)} on {_data(run)}" for run in runs))
-    return told[0] if len(told) == 1 else ", ".join(told)
+    titles = list(dict.fromkeys(f"{_method(run)} on {_data(run)}" for run in runs))
+    return titles[0] if len(titles) == 1 else ", ".join(titles)
 
 
 def _method(run: Run) -> str:
@@ -76,37 +76,37 @@ def _lead(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         return f"{len(runs)} runs side by side: {', '.join(run.name for run in runs)}."
     if not runs[0].metrics and "optim" not in runs[0].config:
-        return "Weights of a file, without the training that made them."
+        return "Weights from a file, without their training run."
     done, total = runs[0].step, runs[0].total
-    state = "finished" if total and done >= total else "not finished, or still going on"
+    state = "finished" if total and done >= total else "unfinished or still running"
     return f"Self-supervised training, {done:,} of {total:,} steps ({state})."
 
 
-def _what(runs: Sequence[Run]) -> list[Markup]:
+def _overview(runs: Sequence[Run]) -> list[Markup]:
     return [tables.facts(runs), tables.configs(runs)]
 
 
 def _numbers(
     runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]
 ) -> list[Markup]:
-    said = (
-        "The last numbers that the run measured of itself, on images without augmentation. Each "
-        "stands beside the same number for the same network with its first, random weights "
-        "(untrained) and for the pixels themselves (raw pixels). Bold is the best score of a row."
+    text = (
+        "The last numbers that the run measured, on images without augmentation. Beside each are "
+        "the same number for the same network with its initial random weights (untrained) and for "
+        "the pixels themselves (raw pixels). The best score of each row is bold."
     )
     key = tag(
         "span",
-        " The line shows trained as a disc, untrained as a ring, raw pixels as a bar.",
+        " On the line, trained is a disc, untrained a ring, raw pixels a bar.",
         class_="strip-column",  # not there on a phone
     )
-    content = [tag("p", said, key), tables.final(runs, names, scores)]
+    content = [tag("p", text, key), tables.final(runs, names, scores)]
     if any(run.results for run in runs):
         content += [
-            tag("h3", "Measured afterwards"),
+            tag("h3", "Results of ssl-jax evaluate"),
             tag(
                 "p",
-                "By ssl-jax evaluate: every number with all settings of its protocol, the training "
-                "and evaluation data, and the checkpoint's step.",
+                "Each number with all settings of its protocol, the training and evaluation data, "
+                "and the checkpoint's step.",
             ),
             tables.results(runs),
         ]
@@ -136,28 +136,28 @@ def _curves(runs: Sequence[Run], names: Mapping[str, str]) -> list[Markup]:
         levels |= {prefix for _, prefix in baselines}
         charts.append(curves.chart(title, lines, baselines))
     if not charts:
-        return [tag("p", "No metric was logged at two steps yet.", class_="note")]
-    said = "As logged to metrics.jsonl, over the steps (updates) of the training."
+        return [tag("p", "No metric has been logged at two steps yet.", class_="note")]
+    text = "As logged to metrics.jsonl, over training steps (updates)."
     if len({_method(run) for run in runs}) > 1:
-        said += " Losses of different methods cannot be compared."
+        text += " Losses of different methods cannot be compared."
     longest = max(len(points) for run in runs for points in run.series.values())
     if longest > curves.MOST:
-        said += f" Of more than {curves.MOST} points of a curve every n-th is drawn."
-    content = [tag("p", said), _legend(runs, levels), tag("div", *charts[:MOST], class_="charts")]
+        text += f" Of curves with more than {curves.MOST} points, every n-th point is drawn."
+    content = [tag("p", text), _legend(runs, levels), tag("div", *charts[:MOST], class_="charts")]
     if charts[MOST:]:
         inner = tag("div", *charts[MOST:], class_="charts")
         title = f"{len(charts) - MOST} further curves"
         content.append(tag("details", tag("summary", title), inner))
     if once:
         hint = tag("code", "--config.evals.every=100")
-        said = join(
+        note = join(
             [
-                f"{once} more were measured at one step only: see the table above. ",
+                f"{once} more were measured at one step only; see the table above. Train with ",
                 hint,
-                " in the training makes curves of them.",
+                " to get curves of them.",
             ]
         )
-        content.append(tag("p", said, class_="note"))
+        content.append(tag("p", note, class_="note"))
     return content
 
 
@@ -183,85 +183,86 @@ def _looks(runs: Sequence[Run]) -> list[Section]:
 
     def each(draw: Callable[[Look], Sequence[Markup]]) -> Markup:
         parts = []
-        for run, seen in looks:
-            title = [tag("h3", f"{run.name}, step {seen.step:,}")] if len(runs) > 1 else []
-            parts.append(tag("div", *title, *draw(seen)))
+        for run, view in looks:
+            title = [tag("h3", f"{run.name}, step {view.step:,}")] if len(runs) > 1 else []
+            parts.append(tag("div", *title, *draw(view)))
         return tag("div", *parts, class_="runs") if len(runs) > 1 else parts[0]
 
-    # Beside each other, runs are compared with each other: of raw pixels only the number.
+    # Side by side, runs are compared with each other: of raw pixels, only the number is shown.
     neighbours = functools.partial(_neighbours, kinds=1 if len(runs) > 1 else 2)
     sections: list[Section] = [
         ("neighbours", "Nearest neighbours", [each(neighbours)]),
         ("map", "Map of the features", [each(_maps)]),
         ("clusters", "Clusters", [each(_clusters)]),
     ]
-    for title in dict.fromkeys(title for _, seen in looks for title in seen.grids):
-        having = [(run, seen) for run, seen in looks if title in seen.grids]
+    for title in dict.fromkeys(title for _, view in looks for title in view.grids):
+        pairs = [(run, view) for run, view in looks if title in view.grids]
         parts = []
-        for run, seen in having:
-            name = [tag("h3", f"{run.name}, step {seen.step:,}")] if len(runs) > 1 else []
-            said = tag("p", seen.grids[title].caption)
-            parts.append(tag("div", *name, said, images.grid(title, seen.grids[title])))
+        for run, view in pairs:
+            name = [tag("h3", f"{run.name}, step {view.step:,}")] if len(runs) > 1 else []
+            caption = tag("p", view.grids[title].caption)
+            parts.append(tag("div", *name, caption, images.grid(title, view.grids[title])))
         content = tag("div", *parts, class_="runs") if len(runs) > 1 else parts[0]
         sections.append((re.sub(r"\W+", "-", title.lower()), title, [content]))
     return sections
 
 
-def _neighbours(seen: Look, kinds: int) -> list[Markup]:
-    first = next(iter(seen.neighbours.values()))
+def _neighbours(view: Look, kinds: int) -> list[Markup]:
+    first = next(iter(view.neighbours.values()))
     count = first.nearest.shape[1]
-    said = (
-        f"Evaluation images, one a class where there are labels, and of {len(seen.train.labels):,} "
-        f"training images the {count} of largest cosine with each, by their features or raw pixels."
+    text = (
+        f"Evaluation images, one per class if there are labels, each with the {count} of "
+        f"{len(view.train.labels):,} training images that have the largest cosine to it, by "
+        "features or by raw pixels."
     )
     if first.same is not None:
-        said += (
-            f" {images.RIGHT} and a line: of the same class; {images.WRONG} and a dashed line: of "
-            f"another. The share of the same class is over all {len(seen.test.labels):,} "
+        text += (
+            f" {images.RIGHT} and a solid line: the same class; {images.WRONG} and a dashed line: "
+            f"another class. The share of the same class is over all {len(view.test.labels):,} "
             "evaluation images."
         )
     blocks = []
     shares = {
-        title: "" if found.same is None else f"{found.same:.1%} of the same class"
-        for title, found in seen.neighbours.items()
+        title: "" if near.same is None else f"{near.same:.1%} of the same class"
+        for title, near in view.neighbours.items()
     }
-    for title, found in list(seen.neighbours.items())[:kinds]:
+    for title, near in list(view.neighbours.items())[:kinds]:
         share = f" {shares[title]}"
-        if kinds == 1 and found.same is not None:
+        if kinds == 1 and near.same is not None:
             share += "; " + "; ".join(f"by {t} {n}" for t, n in shares.items() if t != title)
         caption = tag("figcaption", tag("strong", f"By {title}"), share)
-        grid = images.neighbours(found, seen.train, seen.test, seen.classes)
+        grid = images.neighbours(near, view.train, view.test, view.classes)
         blocks.append(tag("figure", caption, grid))
-    return [tag("p", said), tag("div", *blocks, class_="pair")]
+    return [tag("p", text), tag("div", *blocks, class_="pair")]
 
 
-def _maps(seen: Look) -> list[Markup]:
-    said = (
-        f"{len(seen.test.labels):,} evaluation images, like ones near each other, by t-SNE of the "
-        "features and, beside them, of the raw pixels. Only who is near whom has a meaning: not "
-        "the axes, the size of a group or the distance between two."
+def _maps(view: Look) -> list[Markup]:
+    text = (
+        f"{len(view.test.labels):,} evaluation images, similar ones near each other, by t-SNE of "
+        "the features and, for comparison, of the raw pixels. Only which images are near each "
+        "other is meaningful: not the axes, the size of a group or the distance between groups."
     )
     charts = [
-        maps.scatter(title, places, seen.test.labels, seen.classes)
-        for title, places in seen.maps.items()
+        maps.scatter(title, places, view.test.labels, view.classes)
+        for title, places in view.maps.items()
     ]
-    legend = maps.legend(seen.test.labels, seen.classes)
-    labelled = (seen.test.labels >= 0).any()
-    said += " Colour and shape: the class." if labelled else ""
-    return [tag("p", said), legend, tag("div", *charts, class_="maps")]
+    legend = maps.legend(view.test.labels, view.classes)
+    labelled = (view.test.labels >= 0).any()
+    text += " Colour and shape show the class." if labelled else ""
+    return [tag("p", text), legend, tag("div", *charts, class_="maps")]
 
 
-def _clusters(seen: Look) -> list[Markup]:
-    said = (
-        f"k-means with {len(seen.clusters)} clusters on the standardised features of "
-        f"{len(seen.train.labels):,} training images, the best of 3 starts, the largest cluster "
-        "first; of each some images drawn at random."
+def _clusters(view: Look) -> list[Markup]:
+    text = (
+        f"k-means with {len(view.clusters)} clusters on the standardised features of "
+        f"{len(view.train.labels):,} training images, the best of 3 starts, the largest cluster "
+        "first; each is shown by some images drawn at random."
     )
-    if any(cluster.label >= 0 for cluster in seen.clusters):
-        total = sum(cluster.size for cluster in seen.clusters)
-        pure = sum(cluster.size * cluster.purity for cluster in seen.clusters) / total
-        said += (
-            " Beside its number, the share of its most frequent class (purity); over all images "
-            f"{pure:.1%}."
+    if any(cluster.label >= 0 for cluster in view.clusters):
+        total = sum(cluster.size for cluster in view.clusters)
+        pure = sum(cluster.size * cluster.purity for cluster in view.clusters) / total
+        text += (
+            " The share of its most frequent class (purity) is beside its number; over all images "
+            f"it is {pure:.1%}."
         )
-    return [tag("p", said), images.clusters(seen.clusters, seen.train, seen.classes)]
+    return [tag("p", text), images.clusters(view.clusters, view.train, view.classes)]

@@ -1,4 +1,4 @@
-"""What an encoder makes of the places of an image: attention, and features as colours."""
+"""Views of an encoder's patches: attention maps, and features as colours."""
 
 import math
 from typing import NamedTuple
@@ -13,31 +13,31 @@ from ssl_jax.evals import features
 from ssl_jax.evals.protocols.attention import attention_maps
 from ssl_jax.objectives.base import Encoder
 
-COARSEST = 4  # cells along a side, of maps that are worth a picture
-HEADS = 6  # that are shown
+COARSEST = 4  # smallest side, in cells, of a feature map that gets a picture
+HEADS = 6  # attention heads that are shown
 
 
 class Grid(NamedTuple):
-    """A picture as it is shown: rows of images (h, w, C) uint8, of any size each.
+    """A picture ready to be shown: rows of images (h, w, C) uint8, each of any size.
 
-    `said` and `truth` are as in `Picture`, or None.
+    `predicted` and `truth` are (rows, columns) indices into `answers`, or None; see `Picture`.
     """
 
     caption: str
     columns: tuple[str, ...]
     images: list[list[np.ndarray]]
-    said: np.ndarray | None = None
+    predicted: np.ndarray | None = None
     truth: np.ndarray | None = None
     answers: tuple[str, ...] = ()
 
 
-def attention(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[str, Grid]:
-    """What the class token of the last block attends to, or all patches without one; of encoders
-    with attention over the whole image.
+def attention(encoder: Encoder, images: jax.Array, thumbnails: np.ndarray) -> dict[str, Grid]:
+    """Draw the attention of the last block's class token, or of all patches if there is none. Empty
+    for encoders without attention over the whole image.
 
     Args:
       images: (B, H, W, C), normalised.
-      shown: the same to look at, uint8.
+      thumbnails: the same images for display, uint8.
     """
     if not encoder.net.attention:
         return {}
@@ -54,39 +54,41 @@ def attention(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[st
     maps = np.asarray(last(encoder, images))
     heads = maps.shape[1] - 1
     tokens = "pooled" if "cls" not in jax.eval_shape(Encoder.features, encoder, images) else "cls"
-    who = "the class token" if tokens == "cls" else "the average patch"
+    query = "the class token" if tokens == "cls" else "the average patch"
     caption = (
-        f"Where {who} of the last block looks: the mean over all heads, and each of "
-        f"{heads} heads. Every map goes from 0 (dark) to its own largest weight (bright)."
+        f"Attention of {query} of the last block: the mean over all heads, and {heads} single "
+        "heads. Each map goes from 0 (dark) to its own largest weight (bright)."
     )
     names = ("image", "mean", *(f"head {i}" for i in range(1, heads + 1)))
     rows = [
         [image, *(_heat(each) for each in each_image)]
-        for image, each_image in zip(shown, maps, strict=True)
+        for image, each_image in zip(thumbnails, maps, strict=True)
     ]
     return {"Attention": Grid(caption, names, rows)}
 
 
-def colours(encoder: Encoder, images: jax.Array, shown: np.ndarray) -> dict[str, Grid]:
-    """The last map of features as colours, for a map that is fine enough. Arguments as above."""
-    found = jax.device_get(jax.jit(Encoder.features)(encoder, images))
-    last = found[features.names(found)[-1]].astype(np.float32)
+def colours(encoder: Encoder, images: jax.Array, thumbnails: np.ndarray) -> dict[str, Grid]:
+    """Draw the last feature map as colours; empty if the map is too coarse. The arguments are those
+    of `attention`.
+    """
+    stages = jax.device_get(jax.jit(Encoder.features)(encoder, images))
+    last = stages[features.names(stages)[-1]].astype(np.float32)
     if min(last.shape[1:3]) < COARSEST or last.shape[-1] < 3 or len(last) < 2:
         return {}
     parts = PCA(3).fit_transform(last.reshape(-1, last.shape[-1]))
     low, high = np.percentile(parts, (1, 99), axis=0)
     parts = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
-    drawn = (parts * 255).astype(np.uint8).reshape(*last.shape[:3], 3)
+    pictures = (parts * 255).astype(np.uint8).reshape(*last.shape[:3], 3)
     caption = (
-        f"The features of the {last.shape[1]} x {last.shape[2]} places of the last layer: their "
-        f"first three principal components, over all places of these {len(last)} images together, "
-        "as red, green and blue. Places of like colour have like features."
+        f"The features of the {last.shape[1]} x {last.shape[2]} patches of the last layer: their "
+        f"first three principal components, over all patches of these {len(last)} images, as red, "
+        "green and blue. Patches of similar colour have similar features."
     )
-    rows = [[image, colour] for image, colour in zip(shown, drawn, strict=True)]
+    rows = [[image, colour] for image, colour in zip(thumbnails, pictures, strict=True)]
     return {"Features of the patches": Grid(caption, ("image", "features"), rows)}
 
 
 def _heat(weights: np.ndarray) -> np.ndarray:
-    """(h, w) weights as colours (h, w, 3) of rising brightness."""
+    """Return weights (h, w) as colours (h, w, 3) of rising brightness."""
     scaled = (weights / max(weights.max(), 1e-12) * 255).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS))[..., ::-1]

@@ -1,4 +1,4 @@
-"""What the files of a run say: settings, metrics, results."""
+"""A run as its files describe it: settings, metrics, results."""
 
 import json
 import math
@@ -24,13 +24,13 @@ class Run:
     """A run on the page.
 
     Attributes:
-      name: what tells it from the others.
-      config: resolved, as the run's folder has it.
-      metrics: its logged steps.
-      results: of `ssl-jax evaluate`.
+      name: distinguishes it from the other runs.
+      config: the resolved config in the run's folder.
+      metrics: the logged steps.
+      results: the records of `ssl-jax evaluate`.
       facts: heading -> text.
-      notes: what is missing here, and why; that the run has collapsed.
-      look: what the newest checkpoint's encoder sees; None without one.
+      notes: warnings: what is missing and why, and whether the run collapsed.
+      look: views of the newest checkpoint's encoder; None without a checkpoint.
     """
 
     name: str
@@ -43,77 +43,77 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "Run":
-        """The run in `folder`.
+        """Read the run in `folder`.
 
         Raises:
-          UserError: there is none.
+          UserError: the folder holds no run.
         """
         config, metrics = read_config(folder), read_metrics(folder)
         run = cls(name, config, metrics, ResultsFile(folder / "eval" / "results.jsonl").read())
         damaged = lines(folder / "metrics.jsonl") - len(metrics)
         if damaged:
-            run.notes.append(f"{damaged} damaged line(s) of metrics.jsonl are left out.")
+            run.notes.append(f"{damaged} damaged line(s) of metrics.jsonl are skipped.")
         if kind := kind_of(run.last.get("diag/collapse", 0)):
-            run.notes.append(f"Last seen, it had collapsed. {SAYS[kind].capitalize()}.")
+            run.notes.append(
+                f"The run had collapsed when last measured. {SAYS[kind].capitalize()}."
+            )
         return run
 
     @property
     def total(self) -> int:
-        """Steps of the whole run; 0 where its config does not say."""
+        """Steps of the whole run; 0 if its config does not say."""
         total = self.config.get("spec", {}).get("total_steps")
         return total if is_whole(total) else 0
 
     @property
     def step(self) -> int:
-        """The last logged one."""
+        """The last logged step."""
         return max((line["step"] for line in self.metrics), default=0)
 
     @cached_property
     def series(self) -> dict[str, Series]:
-        """Metric -> its (step, value) in order; what is no finite number is left out."""
-        found: dict[str, Series] = {}
+        """Metric -> its (step, value) points in order; only finite numbers."""
+        out: dict[str, Series] = {}
         for line in self.metrics:
             for name, value in line.items():
                 number = isinstance(value, (int, float)) and math.isfinite(value)
                 if name != "step" and number:
-                    found.setdefault(name, []).append((line["step"], float(value)))
-        return found
+                    out.setdefault(name, []).append((line["step"], float(value)))
+        return out
 
     @property
     def last(self) -> dict[str, float]:
-        """The last value of every metric, also where that is not finite: an older one is no last
-        one.
-        """
-        found: dict[str, float] = {}
+        """Metric -> its last value, even if that is not finite: an older one is not the last."""
+        out: dict[str, float] = {}
         for line in self.metrics:
-            found |= {k: float(v) for k, v in line.items() if isinstance(v, (int, float))}
-        found.pop("step", None)
-        return found
+            out |= {k: float(v) for k, v in line.items() if isinstance(v, (int, float))}
+        out.pop("step", None)
+        return out
 
 
 def lines(path: Path) -> int:
-    """Lines of a file that hold anything; 0 where it is not there."""
+    """Count the lines of a file that are not blank; 0 if there is no file."""
     if not path.exists():
         return 0
     return sum(bool(line.strip()) for line in path.read_bytes().splitlines())
 
 
 def names(folders: Sequence[Path]) -> list[str]:
-    """As much of the end of each path as tells it from the others."""
+    """Name each folder by as much of the end of its path as distinguishes it from the others."""
     paths = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, paths)) + 1):
-        found = ["/".join(parts[-length:]) for parts in paths]
-        if len(set(found)) == len(set(paths)):
+        ends = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(ends)) == len(set(paths)):
             break
-    return found
+    return ends
 
 
 def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted key -> value as JSON."""
-    found: dict[str, str] = {}
+    """Flatten a config: dotted key -> value as JSON."""
+    out: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            found |= settings(value, f"{prefix}{key}.")
+            out |= settings(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = json.dumps(value)
-    return found
+            out[prefix + key] = json.dumps(value)
+    return out

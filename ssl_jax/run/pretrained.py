@@ -195,7 +195,7 @@ def _placed(experiment: Experiment, found: Plan) -> Given:
 
 
 def _tell(console: Console, name: str, weights: Weights, found: Plan) -> None:
-    where = ", ".join(weights.report.found)
+    where = ", ".join(weights.report.networks)
     said = [f"backbone from {name}, {weights.report.loaded:,} tensors ({where})"]
     said += [f"heads: {', '.join(found.heads)}"] if found.heads else []
     left = [*found.left, *weights.report.skipped]

@@ -236,7 +236,7 @@ class FileExperiment(Experiment):
         return {
             "file": str(self.path),
             "SHA-256": self.about["digest"],
-            "found": ", ".join(report.found),
+            "found": ", ".join(report.networks),
             "backbone": " ".join(
                 [str(backbone.pop("name")), *(f"{k}={v}" for k, v in backbone.items())]
             ),

@@ -1,1 +1,1 @@
-"""Weights in and out: files of tensors, and the networks of public ones by our names."""
+"""Import and export of weights: files of tensors, and public networks by our names."""

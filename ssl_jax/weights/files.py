@@ -1,4 +1,4 @@
-"""Files of named tensors: safetensors, NumPy's .npz, and PyTorch's, no code of which is run."""
+"""Files of named tensors: safetensors, NumPy's .npz, and PyTorch's, whose code is never run."""
 
 import json
 import math
@@ -19,9 +19,9 @@ from ssl_jax.core.files import replacing
 from ssl_jax.core.plain import from_json
 from ssl_jax.weights import folders, torch_file
 
-FORMATS = (".safetensors", ".npz")  # that can be written
-ABOUT = "__metadata__"  # the entry of an .npz that holds its metadata
-BFLOAT16 = "__bfloat16__"  # and therein the tensors that are that: NumPy writes them as bytes
+FORMATS = (".safetensors", ".npz")  # formats that can be written
+METADATA = "__metadata__"  # the entry of an .npz that holds its metadata
+BFLOAT16 = "__bfloat16__"  # its key for the names of bfloat16 tensors, which NumPy writes as bytes
 TAR, ZIP, PICKLE = b"ustar", b"PK", b"\x80"
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -31,12 +31,12 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds.
+    """Content of a file.
 
     Attributes:
-      tensors: by name; those of nested dictionaries of PyTorch have "outer.inner" names.
-      metadata: texts by name; {} where the format has none.
-      beside: settings of the network in files that lie beside it; see `folders.beside`.
+      tensors: tensors by name; "outer.inner" for nested dictionaries of PyTorch.
+      metadata: strings by name; {} if the format has none.
+      beside: settings of the network in files beside this one; see `folders.beside`.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -45,30 +45,30 @@ class TensorFile:
 
 
 def read(path: Path | str) -> TensorFile:
-    """Read all tensors of a file, of the files that an index names, or of a folder of such.
+    """Read all tensors of a file, of the files in an index, or of a folder with either.
 
     The format is recognised by the first bytes, not by the name.
 
     Raises:
-      UserError: no such file, a file of another format, or a broken one; a PyTorch file that holds
+      UserError: no such file, a file of another format, or a corrupt one; a PyTorch file that holds
         more than tensors, or torch is not installed.
     """
     path = folders.weights_in(Path(path))
     if path.name.endswith(folders.INDEX):
         tensors: dict[str, np.ndarray] = {}
         for part, names in folders.parts(path).items():
-            there = _single(part).tensors
-            lacking = [name for name in names if name not in there]
-            if lacking:
-                raise UserError(f"{path}: {part.name} holds no tensor {lacking[0]}")
-            tensors |= {name: there[name] for name in names}
+            content = _single(part).tensors
+            missing = [name for name in names if name not in content]
+            if missing:
+                raise UserError(f"{path}: {part.name} holds no tensor {missing[0]}")
+            tensors |= {name: content[name] for name in names}
         return TensorFile(tensors, {}, folders.beside(path))
     single = _single(path)
     return TensorFile(single.tensors, single.metadata, folders.beside(path))
 
 
 def _single(path: Path) -> TensorFile:
-    """The tensors of one file."""
+    """Read one file."""
     try:
         with path.open("rb") as file:
             start, size = file.read(512), file.seek(0, 2)
@@ -89,24 +89,24 @@ def _single(path: Path) -> TensorFile:
     if text[:1] == b"<":
         raise UserError(f"{path} is a web page, not weights; download the file itself")
     if text.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a pointer of Git LFS, not weights; run git lfs pull")
+        raise UserError(f"{path} is a Git LFS pointer, not weights; run git lfs pull")
     if start[8:9] == b"{":
         return _read_safetensors(path)
     raise UserError(
-        f"{path} is no file of weights; give .safetensors, .npz, a PyTorch .pth, or an index of "
-        f"several files, *{folders.INDEX}"
+        f"{path} is not a file of weights; expected .safetensors, .npz, a PyTorch .pth, or an "
+        f"index of several files, *{folders.INDEX}"
     )
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a .safetensors or .npz; `path` holds the old file or the whole new one.
+    """Write a .safetensors or .npz file atomically.
 
     Raises:
-      UserError: a name that ends otherwise, or the file cannot be written.
+      UserError: another suffix, or the file cannot be written.
     """
     if path.suffix not in FORMATS:
-        raise UserError(f"{path}: give a file that ends in {' or '.join(FORMATS)}")
-    # safetensors takes the memory as it lies.
+        raise UserError(f"{path}: expected a name that ends in {' or '.join(FORMATS)}")
+    # safetensors ignores strides.
     tensors = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
         with replacing(path) as temporary:
@@ -120,13 +120,13 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
 
 def _write_npz(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     narrow = sorted(name for name, array in tensors.items() if array.dtype == ml_dtypes.bfloat16)
-    about = json.dumps(dict(metadata) | {BFLOAT16: narrow})
-    with path.open("wb") as file:  # to a path np.savez would add .npz
-        np.savez(file, allow_pickle=False, **tensors, **{ABOUT: np.array(about)})  # type: ignore[arg-type]
+    entry = np.array(json.dumps(dict(metadata) | {BFLOAT16: narrow}))
+    with path.open("wb") as file:  # np.savez would append .npz to a path
+        np.savez(file, allow_pickle=False, **tensors, **{METADATA: entry})  # type: ignore[arg-type]
 
 
-# The decoders below meet bytes that anybody may have written. Whatever they raise (zlib.error,
-# NotImplementedError, MemoryError, RecursionError, ...) is a file that cannot be read.
+# The decoders below read untrusted bytes. Whatever they raise (zlib.error, NotImplementedError,
+# MemoryError, RecursionError, ...) means that the file cannot be read.
 
 
 def _read_safetensors(path: Path) -> TensorFile:
@@ -135,7 +135,7 @@ def _read_safetensors(path: Path) -> TensorFile:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return TensorFile(tensors, file.metadata() or {})
     except Exception as e:
-        raise UserError(f"{path} is no whole safetensors file: {_line(e)}") from None
+        raise UserError(f"{path} is not a complete safetensors file: {_line(e)}") from None
 
 
 def _read_zip(path: Path) -> TensorFile:
@@ -145,21 +145,21 @@ def _read_zip(path: Path) -> TensorFile:
             if any(name.endswith("data.pkl") for name in names):
                 return TensorFile(torch_file.read(path), {})
             if not names or not all(name.endswith(".npy") for name in names):
-                raise UserError(f"{path} is an archive, but neither an .npz nor a PyTorch file")
+                raise UserError(f"{path} is a zip file, but neither an .npz nor a PyTorch file")
             _check_sizes(archive, path)
         with np.load(path, allow_pickle=False) as data:
             arrays = dict(data)
     except UserError:
         raise
     except zipfile.BadZipFile as e:
-        raise UserError(f"{path} is cut short or broken: {_line(e)}") from None
+        raise UserError(f"{path} is truncated or corrupt: {_line(e)}") from None
     except Exception as e:
-        raise UserError(f"{path} holds more than plain arrays, or is broken: {_line(e)}") from None
-    metadata = _metadata(path, arrays.pop(ABOUT, None))
+        raise UserError(f"{path} is corrupt or holds more than plain arrays: {_line(e)}") from None
+    metadata = _metadata(path, arrays.pop(METADATA, None))
     for name in metadata.pop(BFLOAT16, ()):
         array = arrays.get(name) if isinstance(name, str) else None
         if array is None or array.dtype.itemsize != 2:
-            raise UserError(f"{path}: its entry {ABOUT} names no such bfloat16 tensor: {name!r}")
+            raise UserError(f"{path}: {METADATA} lists {name!r}, which is not a bfloat16 tensor")
         arrays[name] = array.view(ml_dtypes.bfloat16)
     for name, array in arrays.items():
         if array.dtype.kind not in "biufV" or array.dtype.fields:
@@ -168,8 +168,8 @@ def _read_zip(path: Path) -> TensorFile:
 
 
 def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
-    """Compare what the arrays of an .npz need with what it holds and with this machine's memory,
-    before any of it is allocated.
+    """Compare the sizes of the arrays of an .npz with the bytes in the file and with this machine's
+    memory, before anything is allocated.
     """
     total = 0
     for info in archive.infolist():
@@ -177,17 +177,17 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
         with archive.open(info) as member:
             version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
             if version not in HEADERS:
-                raise UserError(f"{path}: {name} is of an unknown version of .npy, {version}")
+                raise UserError(f"{path}: {name} has an unknown version of .npy, {version}")
             shape, _, dtype = HEADERS[version](member)  # type: ignore[arg-type]
-            needed, there = dtype.itemsize * math.prod(shape), info.file_size - member.tell()
+            size, available = dtype.itemsize * math.prod(shape), info.file_size - member.tell()
         if dtype.hasobject:
-            raise UserError(f"{path} holds more than plain arrays: {name} are Python objects")
-        if needed != there:
+            raise UserError(f"{path} holds more than plain arrays: {name} holds Python objects")
+        if size != available:
             raise UserError(
-                f"{path} is broken: {name} of shape {shape} needs {needed:,} bytes, "
-                f"and {there:,} are there"
+                f"{path} is corrupt: {name} of shape {shape} needs {size:,} bytes, "
+                f"but {available:,} are in the file"
             )
-        total += needed
+        total += size
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if total > memory:
         raise UserError(
@@ -196,21 +196,21 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _metadata(path: Path, entry: np.ndarray | None) -> dict[str, Any]:
-    """The texts of an .npz of ours, and its list of bfloat16 tensors."""
+    """Read the metadata of an .npz of ours: its strings, and its list of bfloat16 tensors."""
     if entry is None or entry.dtype.kind != "U" or entry.shape != ():
         return {}
     try:
-        found = from_json(str(entry))
+        content = from_json(str(entry))
     except ValueError as e:
-        raise UserError(f"{path}: its entry {ABOUT} is no JSON: {_line(e)}") from None
-    texts = isinstance(found, dict) and all(
-        isinstance(value, list if name == BFLOAT16 else str) for name, value in found.items()
+        raise UserError(f"{path}: {METADATA} is not JSON: {_line(e)}") from None
+    valid = isinstance(content, dict) and all(
+        isinstance(value, list if name == BFLOAT16 else str) for name, value in content.items()
     )
-    if not texts:
-        raise UserError(f"{path}: its entry {ABOUT} is no JSON object of texts")
-    return found  # type: ignore[no-any-return]
+    if not valid:
+        raise UserError(f"{path}: {METADATA} is not a JSON object of strings")
+    return content  # type: ignore[no-any-return]
 
 
 def _line(error: Exception) -> str:
-    """The first line of what it says, shortened."""
+    """Return the first line of the error's message, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

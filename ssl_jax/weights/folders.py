@@ -1,4 +1,4 @@
-"""Weights in several files, and what lies beside them, as the Hugging Face hub stores models."""
+"""Weights in several files, and settings beside them, as the Hugging Face hub stores models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 
-INDEX = ".index.json"  # the end of the name of a list of tensors and their files
-USUAL = (  # names in a folder, the preferred first
+INDEX = ".index.json"  # suffix of an index: a list of tensors and their files
+USUAL = (  # usual names in a folder, the preferred ones first
     "model.safetensors",
     "model.safetensors.index.json",
     "open_clip_model.safetensors",
@@ -17,20 +17,21 @@ USUAL = (  # names in a folder, the preferred first
     "open_clip_pytorch_model.bin",
 )
 ENDINGS = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt")
-# Kind -> file of settings beside the weights, and keys of which one tells it from others' files.
+# Kind -> file of settings beside the weights, and keys of which at least one identifies it.
 BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "config": ("config.json", ("architectures", "model_type", "architecture", "hidden_size")),
     "open_clip": ("open_clip_config.json", ("model_cfg",)),
     "preprocessor": ("preprocessor_config.json", ("image_mean", "size", "crop_size")),
 }
-LARGEST = 2**26  # bytes of such a file
+LARGEST = 2**26  # bytes that are read of such a file
 
 
 def weights_in(path: Path) -> Path:
-    """The file of weights, or the index of several, that a path names: itself, or one in a folder.
+    """Return the file of weights, or the index of several, that a path stands for: the path itself,
+    or a file in that folder.
 
     Raises:
-      UserError: there is none, or several of which none has a usual name.
+      UserError: no such file in the folder, or several of which none has a usual name.
     """
     if not path.is_dir():
         return path
@@ -41,65 +42,67 @@ def weights_in(path: Path) -> Path:
     for name in USUAL:
         if name in names:
             return path / name
-    found = [name for name in names if name.endswith(INDEX)]
-    found = found or [name for name in names if name.endswith(ENDINGS)]
-    if len(found) > 1:
-        raise UserError(f"{path} is a folder of several files of weights: name one, {found[0]}")
-    if not found:
+    candidates = [name for name in names if name.endswith(INDEX)]
+    candidates = candidates or [name for name in names if name.endswith(ENDINGS)]
+    if len(candidates) > 1:
+        raise UserError(
+            f"{path} holds several files of weights; choose one, for example {candidates[0]}"
+        )
+    if not candidates:
         endings = ", *".join(ENDINGS)
         raise UserError(
-            f"{path} is a folder that holds neither a run (config.json, checkpoints/), nor an "
-            f"export of --format=orbax, nor weights ({', '.join(USUAL[:2])}, *{endings})"
+            f"{path} holds neither a run (config.json, checkpoints/), nor an export of "
+            f"--format=orbax, nor weights ({', '.join(USUAL[:2])}, *{endings})"
         )
-    return path / found[0]
+    return path / candidates[0]
 
 
 def parts(index: Path) -> dict[Path, list[str]]:
-    """File -> names of its tensors, as an index of Hugging Face's says.
+    """Read an index of Hugging Face's: file -> names of its tensors.
 
     Raises:
-      UserError: it cannot be read, is no index, or names files elsewhere.
+      UserError: it cannot be read, is not an index, or lists files in other folders.
     """
-    found: dict[Path, list[str]] = {}
-    where = _object(index).get("weight_map")
-    if not isinstance(where, Mapping) or not where:
-        raise UserError(f"{index} is no index of weights: it holds no weight_map")
-    for name, file in where.items():
+    files: dict[Path, list[str]] = {}
+    places = _object(index).get("weight_map")
+    if not isinstance(places, Mapping) or not places:
+        raise UserError(f"{index} is not an index of weights: it has no weight_map")
+    for name, file in places.items():
         if not isinstance(file, str) or Path(file).name != file or file.endswith(INDEX):
-            raise UserError(f"{index}: {name} is in {file!r}; expected a file of the same folder")
-        found.setdefault(index.parent / file, []).append(name)
-    for file in found:
+            raise UserError(f"{index}: {name} is in {file!r}; expected a file in the same folder")
+        files.setdefault(index.parent / file, []).append(name)
+    for file in files:
         if not file.is_file():
-            raise UserError(f"{index} names {file.name}, and there is no such file beside it")
-    return found
+            raise UserError(f"{index} lists {file.name}, but there is no such file beside it")
+    return files
 
 
 def beside(path: Path) -> dict[str, dict[str, Any]]:
-    """Settings in the usual files beside a file of weights, by kind: "config" (transformers' or
-    timm's), "open_clip", "preprocessor". Files of these names that are something else, as the
-    config.json of a run of ours, are left out.
+    """Read the settings in the usual files beside a file of weights, by kind: "config"
+    (transformers' or timm's), "open_clip", "preprocessor". Other files with these names, such as
+    the config.json of a run of ours, are ignored.
 
     Raises:
       UserError: one of them cannot be read.
     """
-    found = {}
+    out = {}
     for kind, (name, keys) in BESIDE.items():
         if (path.parent / name).is_file():
             settings = _object(path.parent / name)
             if any(key in settings for key in keys):
-                found[kind] = settings
-    return found
+                out[kind] = settings
+    return out
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
+    """Read the JSON object in a file."""
     try:
         with path.open("rb") as file:
-            found = from_json(file.read(LARGEST))
+            content = from_json(file.read(LARGEST))
     except OSError as e:
         raise UserError(f"cannot read {path}: {e.strerror}") from None
     except ValueError as e:
         raise UserError(f"cannot read {path}: {e}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"cannot read {path}: it holds no JSON object")
-    return found
+    if not isinstance(content, dict):
+        raise UserError(f"cannot read {path}: expected a JSON object")
+    return content

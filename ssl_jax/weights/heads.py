@@ -1,4 +1,6 @@
-"""What lies beside the backbone in public files: perceptrons, prototypes, decoders, CLIP's text."""
+"""Networks beside the backbone in public files: perceptrons, prototypes, decoders, CLIP's text
+tower.
+"""
 
 import re
 from collections.abc import Mapping
@@ -13,16 +15,17 @@ NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var"
 
 
 def perceptron(tensors: Arrays) -> dict[str, np.ndarray]:
-    """A `nets.heads.mlp_head` from a PyTorch Sequential of linear layers and batch norms
-    ("0.weight", "1.running_mean", ...), or from one linear layer ("weight"); else {}.
+    """Convert a PyTorch Sequential of linear layers and batch norms ("0.weight",
+    "1.running_mean", ...), or a single linear layer ("weight"), to a `nets.heads.mlp_head`. {} for
+    other layers.
     """
     if "weight" in tensors:
         tensors = {f"0.{name}": array for name, array in tensors.items()}
-    found = {m[0]: (int(m[1]), m[2]) for name in tensors if (m := NUMBERED.fullmatch(name))}
-    norms = {i for i, leaf in found.values() if leaf == "running_mean"}
-    linears = sorted({i for i, leaf in found.values() if leaf == "weight"} - norms)
+    leaves = {m[0]: (int(m[1]), m[2]) for name in tensors if (m := NUMBERED.fullmatch(name))}
+    norms = {i for i, leaf in leaves.values() if leaf == "running_mean"}
+    linears = sorted({i for i, leaf in leaves.values() if leaf == "weight"} - norms)
     out = {}
-    for name, (i, leaf) in found.items():
+    for name, (i, leaf) in leaves.items():
         number = sum(first <= i for first in linears)  # a norm goes with the layer before it
         if i in norms:
             out[f"norm{number}/{NORM[leaf]}"] = tensors[name]
@@ -36,12 +39,12 @@ def perceptron(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def matrix(weight: np.ndarray) -> np.ndarray:
-    """(out, in), of a 1x1 convolution too."""
+    """Return a weight as (out, in), also that of a 1x1 convolution."""
     return weight.reshape(weight.shape[:2]) if weight.shape[2:] == (1, 1) else weight
 
 
 def dino(tensors: Arrays) -> dict[str, np.ndarray]:
-    """A `nets.heads.dino_head` from DINO's, iBOT's and DINOv2's; {} where it is none."""
+    """Convert the head of DINO, iBOT or DINOv2 to a `nets.heads.dino_head`; {} for other heads."""
     stored = (
         ("last_layer.weight_v", "last_layer.weight_g"),
         (
@@ -58,7 +61,7 @@ def dino(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def mae_decoder(tensors: Arrays) -> dict[str, np.ndarray]:
-    """A `nets.decoders.mae_decoder` from MAE's; {} where there is none."""
+    """Convert MAE's decoder to a `nets.decoders.mae_decoder`; {} if there is none."""
     depth = layers(tensors, "decoder_blocks.")
     if not depth:
         return {}
@@ -73,7 +76,7 @@ def mae_decoder(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def pixel_decoder(tensors: Arrays) -> dict[str, np.ndarray]:
-    """A `nets.decoders.pixel_decoder` from SimMIM's 1x1 convolution; {} where there is none."""
+    """Convert SimMIM's 1x1 convolution to a `nets.decoders.pixel_decoder`; {} if there is none."""
     weight = tensors.get("weight")
     if weight is None or weight.shape[2:] != (1, 1):
         return {}
@@ -81,12 +84,12 @@ def pixel_decoder(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def prototypes(tensors: Arrays) -> dict[str, np.ndarray]:
-    """SwAV's, (K, D) under ""; {} where there are several sets of them, or none."""
+    """Return SwAV's prototypes (K, D) with the path ""; {} if there are several sets, or none."""
     return {"": tensors["weight"]} if set(tensors) == {"weight"} else {}
 
 
 def clip(tensors: Arrays) -> dict[str, dict[str, np.ndarray]]:
-    """Text tower, projections and temperature of CLIP, by the names of our networks."""
+    """Convert CLIP's text tower, projections and temperature, by the names of our networks."""
     out: dict[str, dict[str, np.ndarray]] = {}
     if "proj" in tensors:  # the image tower's
         out["image_projection"] = {"linear1/kernel": tensors["proj"]}
@@ -106,7 +109,7 @@ def clip(tensors: Arrays) -> dict[str, dict[str, np.ndarray]]:
     return out
 
 
-# Of CLIP's blocks, in this order.
+# CLIP's names in blocks -> timm's, replaced in this order.
 CLIP_NAMES: Mapping[str, str] = {
     "transformer.resblocks.": "blocks.",
     "ln_1.": "norm1.",
@@ -119,7 +122,7 @@ CLIP_NAMES: Mapping[str, str] = {
 
 
 def clip_blocks(tensors: Arrays) -> dict[str, np.ndarray]:
-    """The blocks of one of CLIP's transformers by timm's names."""
+    """Rename the blocks of one of CLIP's transformers to timm's names."""
     out = {}
     for name, array in tensors.items():
         if name.startswith("transformer.resblocks."):
@@ -130,7 +133,7 @@ def clip_blocks(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def blocks(tensors: Arrays, depth: int, prefix: str = "") -> dict[str, np.ndarray]:
-    """Stacked blocks from those named "PREFIXblocks.0.", ..., without what they lack."""
+    """Stack the blocks "PREFIXblocks.0.", ...; variables that they lack are left out."""
     places = {path: block_place(path, depth, f"{prefix}blocks.") for path in BLOCK}
     return {
         path: take(tensors, place)

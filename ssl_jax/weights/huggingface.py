@@ -1,5 +1,5 @@
-"""Networks by the names of Hugging Face's transformers and of mmpretrain, for timm's; and what the
-settings say that lie beside a file.
+"""Renaming from Hugging Face's transformers and from mmpretrain to timm's names; and the settings
+in files beside the weights.
 """
 
 import re
@@ -11,7 +11,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.weights.places import Arrays
 
-Swaps = Mapping[str, str]  # start of a name -> what is in its place
+Swaps = Mapping[str, str]  # prefix of a name -> its replacement
 VIT_TOP: Swaps = {
     "embeddings.cls_token": "cls_token",
     "embeddings.mask_token": "mask_token",
@@ -20,7 +20,7 @@ VIT_TOP: Swaps = {
     "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
     "layernorm.": "norm.",
 }
-VIT_BLOCK: Swaps = {  # ViT's and ViTMAE's, then what DINOv2's has besides
+VIT_BLOCK: Swaps = {  # ViT's and ViTMAE's, then those that only DINOv2's has
     "attention.attention.query.": "attn.q.",
     "attention.attention.key.": "attn.k.",
     "attention.attention.value.": "attn.v.",
@@ -64,7 +64,7 @@ MMPRETRAIN_BLOCK: Swaps = {
     "ffn.gamma2.weight": "ls2.gamma",
 }
 PARTS = {"convolution": "conv", "normalization": "bn"}
-RESNET = (  # pattern -> name
+RESNET = (  # pattern -> replacement
     (r"embedder\.embedder\.convolution\.", r"conv1."),
     (r"embedder\.embedder\.normalization\.", r"bn1."),
     (
@@ -79,37 +79,37 @@ RESNET = (  # pattern -> name
 
 
 def vit(tensors: Arrays) -> dict[str, np.ndarray]:
-    """ViTModel's, ViTMAEModel's and Dinov2Model's names as timm's."""
-    out = _fused(_renamed(tensors, r"encoder\.layer\.", VIT_BLOCK, VIT_TOP))
+    """Rename the tensors of ViTModel, ViTMAEModel and Dinov2Model to timm's names."""
+    out = _fuse(_rename(tensors, r"encoder\.layer\.", VIT_BLOCK, VIT_TOP))
     if "mask_token" in out:
         out["mask_token"] = out["mask_token"].reshape(1, 1, -1)
     return out
 
 
 def clip(tensors: Arrays) -> dict[str, np.ndarray]:
-    """CLIPVisionModel's names as timm's."""
-    out = _fused(_renamed(tensors, r"encoder\.layers\.", CLIP_BLOCK, CLIP_TOP))
+    """Rename the tensors of CLIPVisionModel to timm's names."""
+    out = _fuse(_rename(tensors, r"encoder\.layers\.", CLIP_BLOCK, CLIP_TOP))
     out["cls_token"] = out["cls_token"].reshape(1, 1, -1)
     out["pos_embed"] = out["pos_embed"][None]
     return out
 
 
 def resnet(tensors: Arrays) -> dict[str, np.ndarray]:
-    """ResNetModel's names as timm's."""
+    """Rename the tensors of ResNetModel to timm's names."""
     out = {}
     for name, array in tensors.items():
-        for pattern, new in RESNET:
-            name = re.sub(f"^{pattern}", new, name)  # type: ignore[call-overload]
+        for pattern, replacement in RESNET:
+            name = re.sub(f"^{pattern}", replacement, name)  # type: ignore[call-overload]
         out[name] = array
     return out
 
 
 def mmpretrain(tensors: Arrays) -> dict[str, np.ndarray]:
-    """Names of mmpretrain's VisionTransformer as timm's."""
-    return _renamed(tensors, r"layers\.", MMPRETRAIN_BLOCK, MMPRETRAIN_TOP)
+    """Rename the tensors of mmpretrain's VisionTransformer to timm's names."""
+    return _rename(tensors, r"layers\.", MMPRETRAIN_BLOCK, MMPRETRAIN_TOP)
 
 
-def _renamed(tensors: Arrays, start: str, block: Swaps, top: Swaps) -> dict[str, np.ndarray]:
+def _rename(tensors: Arrays, start: str, block: Swaps, top: Swaps) -> dict[str, np.ndarray]:
     out = {}
     for name, array in tensors.items():
         inner = re.fullmatch(rf"{start}(\d+)\.(.*)", name)
@@ -118,14 +118,14 @@ def _renamed(tensors: Arrays, start: str, block: Swaps, top: Swaps) -> dict[str,
 
 
 def _swap(name: str, starts: Swaps) -> str:
-    for old, new in starts.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
+    for prefix, replacement in starts.items():
+        if name.startswith(prefix):
+            return replacement + name.removeprefix(prefix)
     return name
 
 
-def _fused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Query, key and value of each block as one layer; a bias that one of them lacks is 0."""
+def _fuse(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Fuse query, key and value of each block into one layer; missing biases are 0."""
     out = dict(tensors)
     for name in [name for name in out if name.endswith(".attn.q.weight")]:
         start = name.removesuffix("q.weight")
@@ -143,7 +143,7 @@ def _fused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 # --- settings beside a file ---
 
-# Of a family, nonlinearity in config.json -> our name.
+# Family -> nonlinearity in config.json -> our name.
 NONLINEARITIES: Mapping[str, Mapping[str, str]] = {
     "vit": {"gelu": "gelu", "quick_gelu": "quick_gelu"},
     "resnet": {"relu": "relu"},
@@ -153,11 +153,11 @@ NONLINEARITIES: Mapping[str, Mapping[str, str]] = {
 def settings(
     beside: Mapping[str, Mapping[str, Any]], family: str
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """Keys of the section `backbone` that config.json or open_clip_config.json tells and shapes do
-    not; and what it says of shapes: "dim", "depth", "patch".
+    """Read the keys of the section `backbone` that shapes do not show from config.json or
+    open_clip_config.json; and its sizes, to be compared with the shapes: "dim", "depth", "patch".
 
     Raises:
-      UserError: a nonlinearity that ours has not, or a value of another kind than expected.
+      UserError: an unsupported nonlinearity, or a value of an unexpected type.
     """
     if "open_clip" in beside:
         return _open_clip(beside["open_clip"])
@@ -166,37 +166,39 @@ def settings(
         return _timm(config)
     vision = config.get("vision_config")
     config = vision if isinstance(vision, Mapping) and vision else config
-    told: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if "num_attention_heads" in config:
-        told["heads"] = _whole(config, "num_attention_heads")
+        options["heads"] = _whole(config, "num_attention_heads")
     if config.get("use_swiglu_ffn"):
-        told["mlp"] = "swiglu"
+        options["mlp"] = "swiglu"
     elif "hidden_act" in config:
-        act, known = config["hidden_act"], NONLINEARITIES.get(family, {"gelu": "gelu"})
-        if not isinstance(act, str) or act not in known:
-            raise UserError(f"its config.json says hidden_act={act!r}; ours has {', '.join(known)}")
-        told["mlp"] = known[act]
+        act, supported = config["hidden_act"], NONLINEARITIES.get(family, {"gelu": "gelu"})
+        if not isinstance(act, str) or act not in supported:
+            raise UserError(
+                f"config.json: unsupported hidden_act={act!r}; expected {', '.join(supported)}"
+            )
+        options["mlp"] = supported[act]
     if "layer_norm_eps" in config:
         eps = config["layer_norm_eps"]
         if not isinstance(eps, (int, float)) or not 0 < eps < 1:
-            raise UserError(f"its config.json says layer_norm_eps={eps!r}")
-        told["norm_eps"] = float(eps)
+            raise UserError(f"config.json: layer_norm_eps={eps!r}; expected a number from 0 to 1")
+        options["norm_eps"] = float(eps)
     if config.get("downsample_in_bottleneck"):
-        told["stride_in_1x1"] = True
+        options["stride_in_1x1"] = True
     names = {"hidden_size": "dim", "num_hidden_layers": "depth", "patch_size": "patch"}
-    return told, {ours: _whole(config, name) for name, ours in names.items() if name in config}
+    return options, {ours: _whole(config, name) for name, ours in names.items() if name in config}
 
 
 def _timm(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     name, arguments = config["architecture"], config.get("model_args")
     arguments = arguments if isinstance(arguments, Mapping) else {}
-    told: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if "num_heads" in arguments:
-        told["heads"] = _whole(arguments, "num_heads")
+        options["heads"] = _whole(arguments, "num_heads")
     if isinstance(name, str) and "clip" in name:
-        told["mlp"] = "quick_gelu" if "quickgelu" in name else "gelu"
+        options["mlp"] = "quick_gelu" if "quickgelu" in name else "gelu"
     names = {"embed_dim": "dim", "depth": "depth", "patch_size": "patch"}
-    return told, {
+    return options, {
         ours: _whole(arguments, name)
         for name, ours in names.items()
         if isinstance(arguments.get(name), int)
@@ -207,7 +209,7 @@ def _open_clip(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int
     model = config["model_cfg"]
     vision = model.get("vision_cfg") if isinstance(model, Mapping) else None
     if not isinstance(vision, Mapping) or "width" not in vision:
-        raise UserError("its open_clip_config.json says nothing of a vision transformer")
+        raise UserError("open_clip_config.json describes no vision transformer")
     dim = _whole(vision, "width")
     heads = dim // _whole({"head_width": 64} | dict(vision), "head_width")
     mlp = "quick_gelu" if model.get("quick_gelu") else "gelu"
@@ -217,15 +219,16 @@ def _open_clip(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int
 def _whole(config: Mapping[str, Any], name: str) -> int:
     value = config.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"its config says {name}={value!r}; expected a positive whole number")
+        raise UserError(f"config: {name}={value!r}; expected a positive whole number")
     return value
 
 
 def statistics(beside: Mapping[str, Mapping[str, Any]]) -> tuple[list[float], list[float]] | None:
-    """Mean and deviation with which images are normalised, where a file beside says so.
+    """Read the mean and standard deviation for normalising images from the files beside the
+    weights; None if there are none.
 
     Raises:
-      UserError: other than three numbers each.
+      UserError: a value other than one or three numbers.
     """
     config, clip = beside.get("config", {}), beside.get("open_clip", {})
     places = (
@@ -237,12 +240,10 @@ def statistics(beside: Mapping[str, Mapping[str, Any]]) -> tuple[list[float], li
         if isinstance(place, Mapping) and mean in place and std in place:
             if place.get("do_normalize") is False:
                 return [0.0], [1.0]
-            found = [place[mean], place[std]]
-            for numbers in found:
+            pair = [place[mean], place[std]]
+            for numbers in pair:
                 fit = isinstance(numbers, list) and len(numbers) in (1, 3)
                 if not fit or not all(isinstance(x, (int, float)) for x in numbers):
-                    raise UserError(
-                        f"{mean} and {std} beside it are {found!r:.200}; expected 3 numbers each"
-                    )
-            return found[0], found[1]
+                    raise UserError(f"{mean} and {std}: expected 3 numbers each, got {pair!r:.200}")
+            return pair[0], pair[1]
     return None

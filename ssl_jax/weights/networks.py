@@ -1,6 +1,6 @@
-"""The networks of a file of weights by our names, and what of the file was used.
+"""Networks of a file of weights by our names, and a report of which tensors were used.
 
-`load` reads our own files and, by `releases`, public ones. Variables are named by their paths,
+`load` reads our own files and, with `releases`, public ones. Variables are named by their paths,
 "backbone/stem/0/conv/kernel": parameters and running statistics alike, as no two share a name.
 """
 
@@ -25,7 +25,7 @@ from ssl_jax.weights.places import Arrays, layers, put, take, under
 from ssl_jax.weights.sections import agree, build, checked, shapes
 
 OWN = "ssl_jax"  # the metadata's "format" in our files
-LIBRARIES = ("timm", "torchvision")  # and in those that we write for them
+LIBRARIES = ("timm", "torchvision")  # the "format" in files that we write for these libraries
 STUDENT, TEACHER, REST = "student", "teacher", "rest"
 FAMILIES: Mapping[str, ModuleType] = {
     "resnet": resnet,
@@ -38,48 +38,48 @@ SHOWN = 3  # names in a message
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a file's tensors.
+    """Use of a file's tensors.
 
     Attributes:
-      loaded: tensors that were used, how many.
-      found: what was found where, "resnet at 'module.encoder_q.'".
-      skipped: names in the file of what no network of ours has, counters left out.
-      inside: those of them that are in the modules of the backbone itself, numbers as *.
+      loaded: number of tensors that were used.
+      networks: layout and prefix of each network, "resnet at 'module.encoder_q.'".
+      skipped: names in the file that no network of ours has, except counters.
       missing: variables of the backbone that the file lacks, by our paths.
-      wrong: likewise of another shape, with both shapes.
+      wrong: variables of the backbone that have another shape in the file, with both shapes.
+      inside: those of `skipped` that are in the modules of the backbone itself, numbers as *.
     """
 
     loaded: int
-    found: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
 
     def complaint(self) -> str:
-        """What is missing, wrong or left over in the backbone, or ""."""
+        """Describe what is missing, wrong or left over in the backbone; "" if nothing is."""
         parts = {
             "missing": self.missing,
             "of another shape": self.wrong,
-            "the file's has besides": self.inside,
+            "the file also has": self.inside,
         }
-        return "; ".join(f"{what} {few(names)}" for what, names in parts.items() if names)
+        return "; ".join(f"{text} {few(names)}" for text, names in parts.items() if names)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds, by our names.
+    """Content of a file, by our names.
 
     Attributes:
       networks: "student", "teacher" or both -> variables by path: those of "backbone/" and of the
         heads beside it, "projector/", ...
-      encoder: which of them makes the representation.
-      rest: of a whole run, what else its state held, by path.
-      backbone: the section `backbone` of a config that makes this network.
-      channels: of its images.
-      metadata: the file's.
-      report: what was used.
-      name: of the file, for messages.
+      encoder: the one of them that makes the representation.
+      backbone: the section `backbone` of a config that builds this network.
+      channels: number of channels of its images.
+      rest: the other variables of a whole run's state, by path.
+      metadata: the metadata of the file.
+      report: which tensors were used.
+      name: name of the file, for messages.
     """
 
     networks: Mapping[str, Mapping[str, np.ndarray]]
@@ -97,21 +97,21 @@ class Weights:
         return build(self.backbone, self.channels)
 
     def variables(self) -> tuple[Tree, Tree]:
-        """(params, stats) of the encoder's backbone.
+        """Return (params, stats) of the encoder's backbone.
 
         Raises:
           UserError: the file lacks some of them.
         """
-        given = under(self.networks[self.encoder], "backbone/")
-        return fill(given, shapes(self.net), self.name)
+        variables = under(self.networks[self.encoder], "backbone/")
+        return fill(variables, shapes(self.net), self.name)
 
     @property
     def taken(self) -> str:
-        """What was taken from the file and what was not, in one line."""
+        """What was loaded from the file and what was skipped, in one line."""
         backbone = ", ".join(f"{key}={value!r}" for key, value in self.backbone.items())
-        text = f"{self.name}: {self.report.loaded:,} tensors, {', '.join(self.report.found)}"
-        left = f"; left there: {few(self.report.skipped)}" if self.report.skipped else ""
-        return f"{text}; backbone: {backbone}, for images of {self.channels} channels{left}"
+        text = f"{self.name}: {self.report.loaded:,} tensors, {', '.join(self.report.networks)}"
+        skipped = f"; skipped: {few(self.report.skipped)}" if self.report.skipped else ""
+        return f"{text}; backbone: {backbone}, for images of {self.channels} channels{skipped}"
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -129,18 +129,18 @@ def load(
     prefix: str | None = None,
     strict: bool = True,
 ) -> Weights:
-    """The networks of a file of weights, ours or a public one.
+    """Load the networks of a file of weights, ours or a public one.
 
     Args:
-      backbone: the section `backbone` of a config. Without a "name" it is what changes in, or what
-        is missing from, the one that the file's names and shapes say.
-      channels: of the images; by default the file's.
-      layout, prefix: of a public file; see `releases.find`.
-      strict: every variable of the backbone must be there, in its shape, and nothing more in its
-        modules. Else what fits is taken.
+      backbone: the section `backbone` of a config. Without a "name", its keys change or complete
+        the section that is inferred from the file's names and shapes.
+      channels: number of channels of the images; by default the file's.
+      layout, prefix: layout and prefix in a public file; see `releases.find`.
+      strict: require every variable of the backbone with its shape, and nothing else in its
+        modules. Otherwise load what fits.
 
     Raises:
-      UserError: an unreadable file, no network of a known layout in it, or another network than
+      UserError: an unreadable file, no network of a known layout in it, or a network other than
         `backbone`.
     """
     file = files.read(path)
@@ -156,7 +156,7 @@ def of_file(
     prefix: str | None = None,
     strict: bool = True,
 ) -> Weights:
-    """`load` of what was read already; `name` is for messages."""
+    """Load the networks of a file that is already read, like `load`; `name` is for messages."""
     if file.metadata.get("format") == OWN:
         return _own(file, name, backbone, channels)
     try:
@@ -165,94 +165,97 @@ def of_file(
         raise UserError(f"{name}: {e}") from None
     except Exception as e:  # names and shapes may be anything
         raise UserError(
-            f"{name}: names of a known layout, but other tensors ({type(e).__name__}: {e})"
+            f"{name}: names of a known layout, but unexpected tensors ({type(e).__name__}: {e})"
         ) from None
 
 
 def _public(
     file: files.TensorFile,
     name: str,
-    given: dict[str, Any],
+    backbone: dict[str, Any],
     channels: int | None,
     layout: str,
     prefix: str | None,
     strict: bool,
 ) -> Weights:
-    """`of_file` of a file that is none of ours."""
+    """Load the networks of a public file, like `of_file`."""
     odd = [path for path, x in file.tensors.items() if x.dtype.kind not in "biufV"]
     if odd:
         raise UserError(f"{odd[0]} holds {file.tensors[odd[0]].dtype}, not numbers")
-    found = releases.find(file.tensors, layout, prefix)
-    told = _told(found[0], file)
-    given, channels = _described(found[0], told, file.metadata, given, channels)
-    kind = FAMILIES.get(str(given["name"]))
-    if kind is not FAMILIES[found[0].family]:
-        raise UserError(f"it holds a {found[0].family}, and backbone.name is {given['name']!r}")
-    like = shapes(build(given, channels))
+    sources = releases.find(file.tensors, layout, prefix)
+    hints = _hints(sources[0], file)
+    backbone, channels = _resolved(sources[0], hints, file.metadata, backbone, channels)
+    family = FAMILIES.get(str(backbone["name"]))
+    if family is not FAMILIES[sources[0].family]:
+        raise UserError(
+            f"the file holds a {sources[0].family}, but backbone.name is {backbone['name']!r}"
+        )
+    like = shapes(build(backbone, channels))
     networks, reports = {}, []
-    for one in found:
-        others = [f.prefix for f in found if f.prefix.startswith(one.prefix) and f is not one]
-        variables, report = convert(one, like, given, tuple(others))
+    for source in sources:
+        prefixes = (other.prefix for other in sources if other is not source)
+        inner = tuple(prefix for prefix in prefixes if prefix.startswith(source.prefix))
+        variables, report = convert(source, like, backbone, inner)
         if strict and report.complaint():
             raise UserError(
-                f"another network than `backbone`: {report.complaint()}. "
-                f"{_looks_like(found[0], told, report)}"
+                f"the network does not match `backbone`: {report.complaint()}. "
+                f"{_advice(sources[0], hints, report)}"
             )
-        networks[TEACHER if one.average else STUDENT] = _float32(variables)
-        reports.append((one, report))
+        networks[TEACHER if source.average else STUDENT] = _float32(variables)
+        reports.append((source, report))
     if strict:
-        agree(given, {"name": given["name"]} | told, tuple(told))
-    encoder = TEACHER if TEACHER in networks and _is_kept(found) else STUDENT
+        agree(backbone, {"name": backbone["name"]} | hints, tuple(hints))
+    encoder = TEACHER if TEACHER in networks and _has_teacher(sources) else STUDENT
     encoder = encoder if encoder in networks else next(iter(networks))
     report = _merged(reports, file.tensors)
-    return Weights(networks, encoder, given, channels, {}, file.metadata, report, name)
+    return Weights(networks, encoder, backbone, channels, {}, file.metadata, report, name)
 
 
 def flat(params: Tree, stats: Tree) -> dict[str, Any]:
-    """Leaves of both by path."""
+    """Return the leaves of both trees by path."""
     return tree.named_leaves(params) | tree.named_leaves(stats)
 
 
-def fill(given: Arrays, like: tuple[Tree, Tree], name: str) -> tuple[Tree, Tree]:
-    """Trees as `like` of variables by path.
+def fill(variables: Arrays, like: tuple[Tree, Tree], name: str) -> tuple[Tree, Tree]:
+    """Arrange variables by path in trees like `like`.
 
     Raises:
-      UserError: one is missing or of another shape, or there is one more than a mask token, which
-        no feature depends on.
+      UserError: a variable is missing or of another shape, or there is one too many, other than a
+        mask token, on which no feature depends.
     """
-    missing, wrong = compare(given, like)
-    wanted = flat(*like)
-    more = tuple(path for path in given if path not in wanted and path != "mask_token")
+    missing, wrong = compare(variables, like)
+    expected = flat(*like)
+    more = tuple(path for path in variables if path not in expected and path != "mask_token")
     if missing or wrong or more:
         complaint = Report(0, missing=missing, wrong=wrong, inside=more).complaint()
-        raise UserError(f"{name}: another network than `backbone`: {complaint}")
-    params, stats = (tree.map_with_name(lambda path, _: given[path], part) for part in like)
+        raise UserError(f"{name}: the network does not match `backbone`: {complaint}")
+    params, stats = (tree.map_with_name(lambda path, _: variables[path], part) for part in like)
     return params, stats
 
 
-def compare(given: Arrays, like: tuple[Tree, Tree]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Paths that `given` lacks, and those of another shape with both shapes."""
-    wanted = flat(*like)
-    missing = tuple(path for path in wanted if path not in given)
+def compare(variables: Arrays, like: tuple[Tree, Tree]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the paths that `variables` lack, and those of another shape with both shapes."""
+    expected = flat(*like)
+    missing = tuple(path for path in expected if path not in variables)
     wrong = tuple(
-        f"{path} {given[path].shape} for {leaf.shape}"
-        for path, leaf in wanted.items()
-        if path in given and given[path].shape != leaf.shape
+        f"{path} {variables[path].shape} for {leaf.shape}"
+        for path, leaf in expected.items()
+        if path in variables and variables[path].shape != leaf.shape
     )
     return missing, wrong
 
 
 def few(names: tuple[str, ...]) -> str:
-    """The first of them, and how many more."""
-    shown = ", ".join(names[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    """Join the first `SHOWN` names, and count the others."""
+    text = ", ".join(names[:SHOWN])
+    return text + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def to_timm(variables: Arrays, backbone: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A backbone's variables by timm's names, in PyTorch's layout.
+    """Convert a backbone's variables to timm's names and PyTorch's layout.
 
     Raises:
-      UserError: some that those libraries have no name for.
+      UserError: timm and torchvision have no name for some of them.
     """
     place = FAMILIES[str(backbone.get("name", "resnet"))].place
     out: dict[str, np.ndarray] = {}
@@ -262,26 +265,26 @@ def to_timm(variables: Arrays, backbone: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def convert(
-    found: releases.Found,
+    source: releases.Network,
     like: tuple[Tree, Tree],
     backbone: Mapping[str, Any],
-    others: tuple[str, ...] = (),
+    inner: tuple[str, ...] = (),
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """Variables by path of the backbone, whose (params, stats) have the shapes `like`,
-    and of the heads. What does not fit is left out; the report names it. `others` are the prefixes
-    of networks that lie within this one's.
+    """Convert a public network to variables by path: those of the backbone, whose (params, stats)
+    have the shapes `like`, and those of the heads. What does not fit is left out, and named in the
+    report. `inner` are the prefixes of other networks that start with this one's.
     """
-    family, wanted = FAMILIES[found.family], flat(*like)
-    tensors, out = found.tensors, {}
+    family, expected = FAMILIES[source.family], flat(*like)
+    tensors, out = source.tensors, {}
     if family is vit:
-        tensors = vit.fitted(tensors, {path: leaf.shape for path, leaf in wanted.items()})
+        tensors = vit.fitted(tensors, {path: leaf.shape for path, leaf in expected.items()})
     used: set[str] = set()
     missing, wrong = [], []
-    for path, leaf in wanted.items():
+    for path, leaf in expected.items():
         place = family.place(path, leaf.shape)
-        lacking = [name for name in place.names if name not in tensors]
-        if lacking:
-            missing.append(f"{path} ({lacking[0]})")
+        absent = [name for name in place.names if name not in tensors]
+        if absent:
+            missing.append(f"{path} ({absent[0]})")
             continue
         used |= set(place.names)
         array = take(tensors, place)
@@ -296,81 +299,85 @@ def convert(
             used.add("pos_embed")
         elif kind in vit.FIXED_ORDERS:
             wrong.append("pos_embed, which is not the fixed table of backbone.position")
-    for head, variables in found.heads.items():
+    for head, variables in source.heads.items():
         for path, array in variables.items():
             out[f"{head}/{path}" if path else head] = array
-    left = [
+    unused = [
         name
         for name in tensors
         if name not in used
-        and found.prefix + name not in found.read
-        and not (others and (found.prefix + name).startswith(others))
+        and source.prefix + name not in source.read
+        and not (inner and (source.prefix + name).startswith(inner))
     ]
-    inside = [re.sub(r"(?<=\.)\d+(?=\.)", "*", n) for n in left if not releases.is_beside(n)]
-    loaded = len(used) + len(found.read)
-    kept = tuple(found.prefix + name for name in left)
-    where = f"{found.layout} at {found.prefix!r}" if found.prefix else found.layout
-    unread = tuple(dict.fromkeys(inside))
-    return out, Report(loaded, (where,), kept, tuple(missing), tuple(wrong), unread)
+    inside = [re.sub(r"(?<=\.)\d+(?=\.)", "*", n) for n in unused if not releases.is_beside(n)]
+    loaded = len(used) + len(source.read)
+    skipped = tuple(source.prefix + name for name in unused)
+    origin = f"{source.layout} at {source.prefix!r}" if source.prefix else source.layout
+    distinct = tuple(dict.fromkeys(inside))
+    return out, Report(loaded, (origin,), skipped, tuple(missing), tuple(wrong), distinct)
 
 
-def _told(found: releases.Found, file: files.TensorFile) -> dict[str, Any]:
-    """Keys of the section `backbone` that the file says of itself, in its metadata where we wrote
+def _hints(source: releases.Network, file: files.TensorFile) -> dict[str, Any]:
+    """Read the keys of the section `backbone` that the file describes: in its metadata if we wrote
     it, or in files beside it.
 
     Raises:
-      UserError: they are of another network than the tensors.
+      UserError: they describe another network than the tensors.
     """
     if file.metadata.get("format") in LIBRARIES and "backbone" in file.metadata:
         backbone = from_json(file.metadata["backbone"])
         checked(backbone, from_json(file.metadata.get("channels", "3")))
         return dict(backbone)
-    told, sizes = huggingface.settings(file.beside, found.family)
-    if found.family == "vit":
-        weight = found.tensors["patch_embed.proj.weight"]
-        own = dict(dim=weight.shape[0], patch=weight.shape[2])
-        own["depth"] = layers(found.tensors, "blocks.")
+    options, sizes = huggingface.settings(file.beside, source.family)
+    if source.family == "vit":
+        weight = source.tensors["patch_embed.proj.weight"]
+        inferred = dict(dim=weight.shape[0], patch=weight.shape[2])
+        inferred["depth"] = layers(source.tensors, "blocks.")
         for key, size in sizes.items():
-            if own[key] != size:
-                raise UserError(f"the config beside it says {key}={size}, its tensors {own[key]}")
-    known = inspect.signature(BACKBONES[found.family]).parameters
-    both = dict(releases.CUSTOMS.get(found.layout, {})) | told
-    return {key: value for key, value in both.items() if key in known}
+            if inferred[key] != size:
+                raise UserError(
+                    f"the config beside the file has {key}={size}, but its tensors have "
+                    f"{key}={inferred[key]}"
+                )
+    parameters = inspect.signature(BACKBONES[source.family]).parameters
+    both = dict(releases.CUSTOMS.get(source.layout, {})) | options
+    return {key: value for key, value in both.items() if key in parameters}
 
 
-def _described(
-    found: releases.Found,
-    told: Mapping[str, Any],
+def _resolved(
+    source: releases.Network,
+    hints: Mapping[str, Any],
     metadata: Mapping[str, str],
-    given: dict[str, Any],
+    backbone: dict[str, Any],
     channels: int | None,
 ) -> tuple[dict[str, Any], int]:
-    """The section `backbone` and the channels: as given, else as the file says of itself, else as
-    names and shapes do.
+    """Determine the section `backbone` and the channels: from the arguments, else from the file's
+    own description, else from names and shapes.
     """
-    if "name" in given and channels is not None:
-        return given, channels
-    if "name" in told:
-        inferred, own = dict(told), int(metadata.get("channels", 3))
-    elif "name" in given:
-        inferred, own = given, found.tensors[FIRST[found.family]].shape[1]
+    if "name" in backbone and channels is not None:
+        return backbone, channels
+    if "name" in hints:
+        inferred, own = dict(hints), int(metadata.get("channels", 3))
+    elif "name" in backbone:
+        inferred, own = backbone, source.tensors[FIRST[source.family]].shape[1]
     else:
-        inferred, own = FAMILIES[found.family].infer(found.tensors, {**told, **given})
-        inferred |= told
-    return given if "name" in given else inferred | given, own if channels is None else channels
+        inferred, own = FAMILIES[source.family].infer(source.tensors, {**hints, **backbone})
+        inferred |= hints
+    section = backbone if "name" in backbone else inferred | backbone
+    return section, own if channels is None else channels
 
 
-FIRST = {  # the tensor whose second axis are the channels
+FIRST = {  # the tensor whose second axis is the channels
     "resnet": "conv1.weight",
     "vit": "patch_embed.proj.weight",
     "swin": "patch_embed.proj.weight",
 }
 
 
-def _merged(reports: list[tuple[releases.Found, Report]], tensors: Arrays) -> Report:
-    """One report of all networks, in which tensors that belong to none are skipped ones."""
-    prefixes = tuple(found.prefix for found, _ in reports)
-    read = frozenset[str]().union(*(found.read for found, _ in reports))
+def _merged(reports: list[tuple[releases.Network, Report]], tensors: Arrays) -> Report:
+    """Merge the reports of all networks; tensors that belong to none are skipped ones."""
+    prefixes = tuple(source.prefix for source, _ in reports)
+    read = frozenset[str]().union(*(source.read for source, _ in reports))
     outside = [
         name
         for name in tensors
@@ -381,7 +388,7 @@ def _merged(reports: list[tuple[releases.Found, Report]], tensors: Arrays) -> Re
     each = [report for _, report in reports]
     return Report(
         sum(report.loaded for report in each),
-        tuple(name for report in each for name in report.found),
+        tuple(name for report in each for name in report.networks),
         tuple(name for report in each for name in report.skipped if name not in read)
         + tuple(outside),
         tuple(name for report in each for name in report.missing),
@@ -394,11 +401,12 @@ def _own(
     file: files.TensorFile, name: str, backbone: Mapping[str, Any] | None, channels: int | None
 ) -> Weights:
     try:
-        said, own = from_json(file.metadata["backbone"]), from_json(file.metadata["channels"])
+        section = from_json(file.metadata["backbone"])
+        own_channels = from_json(file.metadata["channels"])
     except (KeyError, ValueError):
-        raise UserError(f"{name}: its metadata do not say which network it holds") from None
+        raise UserError(f"{name}: the metadata do not describe the network") from None
     try:
-        checked(said, own)
+        checked(section, own_channels)
         odd = [path for path, array in file.tensors.items() if array.dtype.kind not in "biufV"]
         if odd:
             raise UserError(f"{odd[0]} holds {file.tensors[odd[0]].dtype}, not numbers")
@@ -414,29 +422,30 @@ def _own(
     weights = Weights(
         {role: _float32(variables) for role, variables in networks.items()},
         encoder if encoder in networks else next(iter(networks)),
-        said,
-        own,
+        section,
+        own_channels,
         _float32(rest),
         file.metadata,
         report,
         name,
     )
     if backbone is None or "name" not in backbone:
-        weights = replace(weights, backbone=said | dict(backbone or {}))
-        checked(weights.backbone, own)
+        weights = replace(weights, backbone=section | dict(backbone or {}))
+        checked(weights.backbone, own_channels)
         return weights
-    weights = replace(weights, backbone=backbone, channels=own if channels is None else channels)
+    channels = own_channels if channels is None else channels
+    weights = replace(weights, backbone=backbone, channels=channels)
     try:
         weights.variables()
-        agree(backbone, said)
+        agree(backbone, section)
     except UserError as e:
         text = str(e).removeprefix(f"{name}: ")
-        raise UserError(f"{name}: {text}. {_is(said, own)}") from None
+        raise UserError(f"{name}: {text}. {_description(section, own_channels)}") from None
     return weights
 
 
 def _float32(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Floats in float32, bfloat16 included; others as they are."""
+    """Convert floats, including bfloat16, to float32; leave integers and booleans as they are."""
     return {
         name: array if array.dtype.kind in "iub" else np.asarray(array, np.float32)
         for name, array in arrays.items()
@@ -447,27 +456,27 @@ def _of_backbone(path: str) -> bool:
     return path.startswith("backbone/")
 
 
-def _is_kept(found: list[releases.Found]) -> bool:
-    """Of a teacher and a student the teacher is kept; of a trained encoder and the slow one that
-    makes its keys or targets, the trained one.
+def _has_teacher(sources: list[releases.Network]) -> bool:
+    """Tell whether the average is the encoder: a teacher is, as opposed to the average network of
+    contrastive methods, which makes the keys or targets of the trained encoder.
     """
-    return any(one.average and "teacher" in one.prefix for one in found)
+    return any(source.average and "teacher" in source.prefix for source in sources)
 
 
-def _looks_like(found: releases.Found, told: Mapping[str, Any], report: Report) -> str:
-    """What to set so that it would fit, as far as shapes tell."""
+def _advice(source: releases.Network, hints: Mapping[str, Any], report: Report) -> str:
+    """Suggest settings that would fit, as far as shapes show them."""
     if report.inside and not report.missing and not report.wrong:
         return (
-            "Without these its features would be others; ssl-jax import --strict=false leaves them "
-            "out all the same"
+            "Without them the features would differ; ssl-jax import --strict=false leaves them out "
+            "anyway"
         )
     try:
-        inferred, channels = FAMILIES[found.family].infer(found.tensors, told)
+        inferred, channels = FAMILIES[source.family].infer(source.tensors, hints)
     except (UserError, KeyError, ValueError):
-        return "Give `backbone` the values of the network in the file"
-    return _is(inferred, channels)
+        return "Set `backbone` to the values of the network in the file"
+    return _description(inferred, channels)
 
 
-def _is(backbone: Mapping[str, Any], channels: int) -> str:
-    said = ", ".join(f"{key}={value!r}" for key, value in backbone.items())
-    return f"The file's is: {said}, for images of {channels} channels"
+def _description(backbone: Mapping[str, Any], channels: int) -> str:
+    settings = ", ".join(f"{key}={value!r}" for key, value in backbone.items())
+    return f"The file's network is: {settings}, for images of {channels} channels"

@@ -1,6 +1,6 @@
-"""Where a variable of ours lies in a PyTorch state dictionary, and the way there and back.
+"""Places of our variables in a PyTorch state dictionary, and the conversion in both directions.
 
-Each family of networks has one function from our paths to these places; reading and writing both
+Each family of networks has one function from our paths to these places. Reading and writing both
 use it, so they cannot disagree.
 """
 
@@ -22,8 +22,9 @@ class Place:
     """The tensors that a variable is made of.
 
     Attributes:
-      names: one; or with `stacked` one for each entry along the variable's first axis.
-      layout: of each tensor.
+      names: one name; with `stacked`, one per entry along the variable's first axis.
+      layout: layout of each tensor.
+      stacked: stack the tensors along a new first axis.
     """
 
     names: tuple[str, ...]
@@ -31,17 +32,17 @@ class Place:
     stacked: bool = False
 
 
-# (path of ours, shape of the variable) -> its place.
+# (our path, shape of the variable) -> its place.
 PlaceOf = Callable[[str, tuple[int, ...]], Place]
 
 
 def take(tensors: Arrays, place: Place) -> np.ndarray:
-    """The variable at a place, in our layout. Raises KeyError where a tensor is missing."""
+    """Return the variable at a place, in our layout. Raises KeyError if a tensor is missing."""
     parts = [tensors[name] for name in place.names]
     if place.layout != "same":
         axes = TO_OURS[place.layout]
         if any(part.ndim != len(axes) for part in parts):
-            return parts[0]  # of another shape, whoever looks at it will say
+            return parts[0]  # of another shape, which the caller reports
         parts = [part.transpose(axes) for part in parts]
     if not place.stacked:
         return parts[0]
@@ -50,7 +51,7 @@ def take(tensors: Arrays, place: Place) -> np.ndarray:
 
 
 def put(array: np.ndarray, place: Place) -> dict[str, np.ndarray]:
-    """The tensors of a variable, in PyTorch's layout."""
+    """Return the tensors of a variable, in PyTorch's layout."""
     parts: Sequence[np.ndarray] = list(array) if place.stacked else [array]
     if place.layout != "same":
         parts = [part.transpose(TO_TORCH[place.layout]) for part in parts]
@@ -58,12 +59,12 @@ def put(array: np.ndarray, place: Place) -> dict[str, np.ndarray]:
 
 
 def under(tensors: Arrays, prefix: str) -> dict[str, np.ndarray]:
-    """Those whose name starts so, without that start."""
+    """Select the tensors whose names start with `prefix`, and strip it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def layers(tensors: Arrays, prefix: str) -> int:
-    """How many of "PREFIX0.", "PREFIX1.", ... there are, without a gap."""
+    """Count the consecutive layers "PREFIX0.", "PREFIX1.", ..."""
     count = 0
     while any(name.startswith(f"{prefix}{count}.") for name in tensors):
         count += 1

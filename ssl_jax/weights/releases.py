@@ -1,10 +1,12 @@
-"""How public releases wrap a network: where in the file it lies, and its names as timm has them.
+"""Networks in the files of public releases: finding them, and renaming their tensors to timm's
+names.
 
-A network is found by what it holds, wherever it lies: `state_dict.module.encoder_q.conv1.weight` is
-the first layer of a residual network as `conv1.weight` is. So the releases of MoCo v1 to v3, SwAV,
-BYOL, Barlow Twins, DINO, DINOv2, iBOT, MAE, SimMIM, BEiT and OpenCLIP need no list of prefixes; the
-names of what lies beside the network do (`HEADS`). docs/weights.md has the table. Names of Hugging
-Face's and mmpretrain's are in `huggingface`.
+A network is recognised by the tensors that it contains, under any prefix:
+`state_dict.module.encoder_q.conv1.weight` is the first layer of a residual network, like
+`conv1.weight`. So the releases of MoCo v1 to v3, SwAV, BYOL, Barlow Twins, DINO, DINOv2, iBOT, MAE,
+SimMIM, BEiT and OpenCLIP need no list of prefixes, but the names of the heads beside the network do
+(`HEADS`). docs/weights.md has the table. The names of Hugging Face and mmpretrain are in
+`huggingface`.
 """
 
 import re
@@ -20,7 +22,7 @@ from ssl_jax.weights.places import Arrays, layers, under
 from ssl_jax.weights.torchvision import to_timm
 from ssl_jax.weights.vit import TABLE
 
-# Layout -> names that a network of it has, the first being what it is found by.
+# Layout -> names of tensors that its networks have; the first one locates the network.
 SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "resnet": ("layer1.0.conv1.weight", "conv1.weight", "bn1.running_mean"),
     "resnet_children": ("4.0.conv1.weight", "0.weight", "1.running_mean"),
@@ -45,26 +47,26 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     ),
     "mmpretrain_vit": ("layers.0.ffn.layers.0.0.weight", "patch_embed.projection.weight"),
 }
-FAMILY = {  # others are ViTs
+FAMILY = {  # the other layouts are ViTs
     "resnet": "resnet",
     "resnet_children": "resnet",
     "huggingface_resnet": "resnet",
     "swin": "swin",
 }
-# Layout -> what all its networks have that neither shapes nor names tell.
+# Layout -> settings of all its networks that neither shapes nor names show.
 CUSTOMS: Mapping[str, Mapping[str, Any]] = {
     "huggingface_vit": {"norm_eps": 1e-12},
     "huggingface_clip": {"norm_eps": 1e-5},
     "clip": {"norm_eps": 1e-5},
 }
-# Words in the names of modules that stand beside a backbone, or follow it: without them its
-# features are what they were. A module whose name has none of them is a part of the network.
+# Words in the names of modules that are beside a backbone or follow it, so that its features do not
+# depend on them. A module whose name has none of these words is part of the network.
 BESIDE = re.compile(
     r"(^|_)(head|heads|fc|classifiers?|projectors?|projection|projections|predictors?|prediction"
     r"|prototypes?|decoder|queue|pooler|probe|linear|logits?|lm|mask|masked|neck|center|centers"
     r"|memory|bank|loss|criterion|aux|mlp|last|contrastive|text|optimizer)(_|\d|$)"
 )
-INSIDE = re.compile(r"^(?!decoder).*(norm|pos|pool$|dist(_|$))")  # but not of those
+INSIDE = re.compile(r"^(?!decoder).*(norm|pos|pool$|dist(_|$))")  # exceptions from `BESIDE`
 AVERAGE = re.compile(r"teacher|target|momentum|(^|_)ema(_|$)|(^|_)k$|average")
 COUNTERS = ("num_batches_tracked", "relative_position_index", "attn_mask", "position_ids")
 Head = Callable[[Arrays], dict[str, np.ndarray]]
@@ -75,9 +77,8 @@ def _named(name: str, reader: Head) -> Callable[[Arrays], dict[str, dict[str, np
 
 
 def _fc(tensors: Arrays) -> dict[str, dict[str, np.ndarray]]:
-    """A classifier is one layer; what a method trains through is a perceptron."""
-    found = heads.perceptron(tensors)
-    return {"classifier" if "weight" in tensors else "projector": found}
+    """Read a single layer as a classifier, several layers as a projector."""
+    return {"classifier" if "weight" in tensors else "projector": heads.perceptron(tensors)}
 
 
 def _head(tensors: Arrays) -> dict[str, dict[str, np.ndarray]]:
@@ -85,7 +86,7 @@ def _head(tensors: Arrays) -> dict[str, dict[str, np.ndarray]]:
     return {"head": prototypes} if prototypes else _fc(tensors)
 
 
-# Start of their names in the network, or in what holds it -> reader of the heads.
+# Prefix of the heads' names, in the network or in the module around it -> their reader.
 HEADS: Mapping[str, Callable[[Arrays], dict[str, dict[str, np.ndarray]]]] = {
     "fc.": _fc,
     "head.": _head,
@@ -101,16 +102,16 @@ HEADS: Mapping[str, Callable[[Arrays], dict[str, dict[str, np.ndarray]]]] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class Network:
     """A network in a file.
 
     Attributes:
-      prefix: what its names start with.
+      prefix: prefix of its names.
       layout: a key of `SIGNATURES`.
-      average: it is the slow average of another one: a teacher, a key encoder.
-      tensors: by timm's names.
-      heads: of each network beside it, by our names, the variables by our paths.
-      read: names in the file of what `heads` are made of.
+      average: the network is the moving average of another one: a teacher, a key encoder.
+      tensors: tensors by timm's names.
+      heads: our name of each network beside it -> its variables by our paths.
+      read: names in the file of the tensors that `heads` are made of.
     """
 
     prefix: str
@@ -126,17 +127,17 @@ class Found:
 
 
 def is_beside(name: str) -> bool:
-    """Whether a tensor of this name, relative to the network's, belongs to none of its modules."""
+    """Tell whether a tensor, named relative to the network, belongs to none of its modules."""
     first = name.split(".")[0]
     return bool(BESIDE.search(first)) and not INSIDE.search(first)
 
 
-def find(tensors: Arrays, layout: str = "", prefix: str | None = None) -> list[Found]:
-    """The networks of a file: one, or one that was trained and then its average.
+def find(tensors: Arrays, layout: str = "", prefix: str | None = None) -> list[Network]:
+    """Find the networks of a file: one, or a trained one followed by its average.
 
     Args:
-      layout: look for this one only, a key of `SIGNATURES`.
-      prefix: take the network whose names start so.
+      layout: look for this layout only, a key of `SIGNATURES`.
+      prefix: choose the network with this prefix.
 
     Raises:
       UserError: an unknown layout; no network, or several of which none is another's average.
@@ -146,69 +147,70 @@ def find(tensors: Arrays, layout: str = "", prefix: str | None = None) -> list[F
     roots = _roots(tensors, layout)
     if prefix is not None:
         if roots and prefix not in roots:
-            raise UserError(f"--prefix={prefix}: no network starts so; {suggest(prefix, roots)}")
+            raise UserError(f"--prefix={prefix}: no such network; {suggest(prefix, roots)}")
         roots = {root: kind for root, kind in roots.items() if root == prefix}
     if not roots:
-        shown = ", ".join(list(tensors)[:3]) or "none"
+        examples = ", ".join(list(tensors)[:3]) or "none"
         raise UserError(
-            f"no network of a known layout ({', '.join(SIGNATURES)}); its names are like {shown}"
+            f"no network of a known layout ({', '.join(SIGNATURES)}); the file has names like "
+            f"{examples}"
         )
     averages = [root for root in roots if any(map(AVERAGE.search, root.split(".")))]
     trained = [root for root in roots if root not in averages]
     if len(averages) > 1 or len(trained) > 1:
         raise UserError(
-            f"several networks, {', '.join(map(repr, sorted(roots)))}; choose one, --prefix=..."
+            f"several networks, {', '.join(map(repr, sorted(roots)))}; choose one with --prefix=..."
         )
     order = [*trained, *averages]
-    return [_found(tensors, root, roots[root], root in averages, order) for root in order]
+    return [_network(tensors, root, roots[root], root in averages, order) for root in order]
 
 
 def _roots(tensors: Arrays, layout: str) -> dict[str, str]:
-    """Prefix -> layout of each network."""
-    found: dict[str, str] = {}
+    """Find the networks: prefix -> layout."""
+    roots: dict[str, str] = {}
     for kind, (mark, *others) in SIGNATURES.items():
         if layout not in ("", kind):
             continue
         for name in tensors:
             root = name.removesuffix(mark)
             whole = name.endswith(mark) and root[-1:] in ("", ".")
-            if whole and root not in found and _has(tensors, root, others):
-                found[root] = kind
-    return found
+            if whole and root not in roots and _has(tensors, root, others):
+                roots[root] = kind
+    return roots
 
 
 def _has(tensors: Arrays, root: str, names: list[str]) -> bool:
-    """Whether all are there; a norm may be after the pooling."""
+    """Tell whether all these tensors are present; the norm may come after the pooling."""
     either = {"norm.weight": "fc_norm.weight"}
     return all(root + n in tensors or root + either.get(n, n) in tensors for n in names)
 
 
-def _found(tensors: Arrays, root: str, layout: str, average: bool, roots: list[str]) -> Found:
-    own = under(tensors, root)
+def _network(tensors: Arrays, root: str, layout: str, average: bool, roots: list[str]) -> Network:
+    inside = under(tensors, root)
     outer = root[: root.rstrip(".").rfind(".") + 1]
-    # Where both networks lie side by side, the average's heads are those called so.
+    # If both networks are in the same module, the average's heads have a prefix of their own.
     beside = outer + "momentum_" * (average and sum(r.startswith(outer) for r in roots) > 1)
-    found: dict[str, Arrays] = {}
+    out: dict[str, Arrays] = {}
     read: set[str] = set()
-    for where in dict.fromkeys((root, beside)):
+    for prefix in dict.fromkeys((root, beside)):
         for start, reader in HEADS.items():
-            part = _without_counters(under(tensors, where + start))
+            part = _without_counters(under(tensors, prefix + start))
             for name, variables in (reader(part) if part else {}).items():
-                if variables and name not in found:
-                    found[name] = variables
-                    # iBOT's patches have a last layer of their own on a shared perceptron.
-                    read |= {where + start + k for k in part if not k.startswith("last_layer2")}
-    if _is_momentum_contrast(root) and "classifier" in found:
-        found["projector"] = found.pop("classifier")
-    if decoder := heads.mae_decoder(own):
-        found["decoder"] = decoder
-        read |= {root + k for k in own if k.startswith("decoder_") or k == "mask_token"}
+                if variables and name not in out:
+                    out[name] = variables
+                    # iBOT has a second last layer, for patches, on the same perceptron.
+                    read |= {prefix + start + k for k in part if not k.startswith("last_layer2")}
+    if _is_momentum_contrast(root) and "classifier" in out:
+        out["projector"] = out.pop("classifier")
+    if decoder := heads.mae_decoder(inside):
+        out["decoder"] = decoder
+        read |= {root + k for k in inside if k.startswith("decoder_") or k == "mask_token"}
     if layout == "clip" and root.endswith("visual."):
         text = {k: v for k, v in under(tensors, outer).items() if not k.startswith("visual.")}
-        found |= heads.clip(text | {k: v for k, v in own.items() if k == "proj"})
+        out |= heads.clip(text | {k: v for k, v in inside.items() if k == "proj"})
         read |= {outer + k for k in text} | {root + "proj"}
-    return Found(
-        root, layout, average, RENAME[layout](_without_counters(own)), found, frozenset(read)
+    return Network(
+        root, layout, average, RENAME[layout](_without_counters(inside)), out, frozenset(read)
     )
 
 
@@ -217,12 +219,14 @@ def _without_counters(tensors: Arrays) -> Arrays:
 
 
 def _is_momentum_contrast(root: str) -> bool:
-    """MoCo's one layer to 128 numbers has the name of a classifier."""
+    """Tell whether the network is MoCo's, whose one-layer projector is named like a classifier."""
     return any(part in ("encoder_q", "encoder_k") for part in root.split("."))
 
 
 def _resnet_children(tensors: Arrays) -> dict[str, np.ndarray]:
-    """A Sequential of a ResNet's children: "0." is its first convolution, "4." its first stage."""
+    """Rename a Sequential of a ResNet's children: "0." is the first convolution, "4." the first
+    stage.
+    """
     children = {"0": "conv1", "1": "bn1", **{str(s + 3): f"layer{s}" for s in range(1, 5)}}
     split = {name: name.split(".", 1) for name in tensors if "." in name}
     return {
@@ -232,11 +236,11 @@ def _resnet_children(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def _vit(tensors: Arrays) -> dict[str, np.ndarray]:
-    """DINO's, MAE's, BEiT's, SimMIM's and DINOv2's names as timm's."""
+    """Rename the tensors of DINO, MAE, BEiT, SimMIM and DINOv2 to timm's names."""
     out: dict[str, np.ndarray] = {}
     chunked = any(name.startswith("blocks.0.0.") for name in tensors)
     for name, array in tensors.items():
-        if chunked:  # DINOv2 trains blocks in chunks, each of which names them as in the whole
+        if chunked:  # DINOv2 trains blocks in chunks, in which each block keeps its number
             name = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name)
         name = re.sub(r"\.gamma_([12])$", r".ls\1.gamma", name)
         name = re.sub(r"\.mlp\.w12\.", ".mlp.fc1.", name)
@@ -255,18 +259,20 @@ def _vit(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def _one_table(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Tables of relative positions, where each block has its own and all are alike, as one."""
-    own = [name for name in tensors if name.endswith(".attn.relative_position_bias_table")]
-    if not own or TABLE in tensors:
+    """Merge the blocks' tables of relative positions, which must be equal, into a shared one."""
+    names = [name for name in tensors if name.endswith(".attn.relative_position_bias_table")]
+    if not names or TABLE in tensors:
         return tensors
-    if any(not np.array_equal(tensors[name], tensors[own[0]]) for name in own[1:]):
-        raise UserError("each block has relative positions of its own; ours share one table")
-    shared = tensors[own[0]]
-    return {k: v for k, v in tensors.items() if k not in own} | {TABLE: shared}
+    if any(not np.array_equal(tensors[name], tensors[names[0]]) for name in names[1:]):
+        raise UserError("each block has its own relative positions, but ours share one table")
+    shared = tensors[names[0]]
+    return {k: v for k, v in tensors.items() if k not in names} | {TABLE: shared}
 
 
 def _swin(tensors: Arrays) -> dict[str, np.ndarray]:
-    """The authors put the merging of patches at a stage's end, timm at the next one's start."""
+    """Move the merging of patches from a stage's end, as in the authors' code, to the start of the
+    next stage, as in timm's.
+    """
     if "layers.0.downsample.reduction.weight" not in tensors:
         return dict(tensors)
     later = lambda m: f"layers.{int(m[1]) + 1}.downsample."  # noqa: E731
@@ -274,7 +280,7 @@ def _swin(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def _clip(tensors: Arrays) -> dict[str, np.ndarray]:
-    """The image tower of CLIP, whose patches have no bias."""
+    """Rename CLIP's image tower, whose patch embedding has no bias, to timm's names."""
     out = heads.clip_blocks(tensors)
     for name, array in tensors.items():
         for theirs, ours in CLIP_TOP.items():

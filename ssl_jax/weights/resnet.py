@@ -1,4 +1,4 @@
-"""Residual networks by the names that torchvision and timm give them."""
+"""Residual networks by torchvision's and timm's names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,10 @@ LEAVES: Mapping[str, tuple[str, Layout]] = {
 
 
 def place(path: str, shape: tuple[int, ...] = ()) -> Place:
-    """Of a path below the backbone, "stage1/0/layers/1/norm/scale".
+    """Return the place of a path below the backbone, "stage1/0/layers/1/norm/scale".
 
     Raises:
-      UserError: what those libraries have no name for, selective kernels.
+      UserError: torchvision and timm have no name for it: selective kernels.
     """
     leaf, layout = LEAVES[path.split("/")[-1]]
     match path.split("/")[:-1]:
@@ -33,30 +33,30 @@ def place(path: str, shape: tuple[int, ...] = ()) -> Place:
             at = 0 if part == "conv" else 1
             module = f"layer{stage.removeprefix('stage')}.{block}.downsample.{at}"
         case _:
-            raise UserError(f"{path}: selective kernels and deep stems have no such names")
+            raise UserError(f"{path}: timm has no names for selective kernels and deep stems")
     return Place((f"{module}.{leaf}",), layout)
 
 
-def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """The section `backbone` and the channels of the images, from names and shapes; `given` is what
-    of it is known.
+def infer(tensors: Arrays, options: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Infer the section `backbone` and the number of channels from names and shapes; `options` are
+    the known keys of that section.
 
-    What shapes cannot tell is taken as usual: stride 2 in a bottleneck's 3x3.
+    What shapes do not show has its usual value: stride 2 in a bottleneck's 3x3.
 
     Raises:
       UserError: a residual network that ours has no settings for.
     """
-    del given
+    del options
     each = (layers(tensors, f"layer{stage}.") for stage in (1, 2, 3, 4))
     stages = tuple(count for count in each if count)
     block = "bottleneck" if "layer1.0.conv3.weight" in tensors else "basic"
     depth = next((d for d, kind in DEPTHS.items() if kind == (block, stages)), None)
     if depth is None:
-        raise UserError(f"no ResNet of ours has {block} blocks {stages}")
+        raise UserError(f"unsupported ResNet with {block} blocks {stages}")
     filters, channels, kernel, _ = tensors["conv1.weight"].shape
     stem = "imagenet" if kernel == 7 else "small" if depth == 8 else "cifar"
     inner = tensors[f"layer1.0.conv{2 if block == 'bottleneck' else 1}.weight"].shape[0]
     if inner != filters:
-        raise UserError(f"no ResNet of ours has a stem of {filters} and blocks of {inner} filters")
-    found: dict[str, Any] = {"name": "resnet", "depth": depth, "stem": stem}
-    return found | ({"num_filters": filters} if filters != 64 else {}), channels
+        raise UserError(f"unsupported ResNet: the stem has {filters} filters, its blocks {inner}")
+    section: dict[str, Any] = {"name": "resnet", "depth": depth, "stem": stem}
+    return section | ({"num_filters": filters} if filters != 64 else {}), channels

@@ -1,4 +1,4 @@
-"""Sections `backbone` of a config: the networks that they name, and whether two name the same."""
+"""Sections `backbone` of configs: building their networks, and comparing two sections."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ from ssl_jax.nets import BACKBONES, make_backbone
 from ssl_jax.nets.functional import Net
 from ssl_jax.weights import swin, vit
 
-# Keys of the section `backbone` that change what a network computes and no shape of it.
+# Keys of the section `backbone` that change what a network computes, but not its shapes.
 UNSEEN = ("heads", "mlp", "norm_after_pool", "norm_eps", "stem", "stride_in_1x1", "window")
-LEAST_EPS = 1e-6  # a smaller one in a norm is the same in float32
-CHANNELS = 4096  # of images, at most
+LEAST_EPS = 1e-6  # in float32, a norm with a smaller epsilon is the same
+CHANNELS = 4096  # limit for the channels of images
 
 
 def build(backbone: Mapping[str, Any], channels: int) -> Net:
-    """The network that a section `backbone` names."""
+    """Build the network that a section `backbone` describes."""
     options = dict(backbone)
     return make_backbone(str(options.pop("name", "resnet")), channels, options)
 
 
 def checked(backbone: Any, channels: Any) -> tuple[Tree, Tree]:
-    """`shapes` of the network that a file says it holds, whatever it says.
+    """Return the `shapes` of the network that a file describes; the description may be invalid.
 
     Raises:
-      UserError: it is none.
+      UserError: no such network can be built.
     """
     if not isinstance(backbone, dict) or not isinstance(channels, int):
-        raise UserError(f"backbone={backbone!r:.80} of {channels!r:.80} channels is no network")
+        raise UserError(f"invalid network: backbone={backbone!r:.80}, channels={channels!r:.80}")
     if not 1 <= channels <= CHANNELS:
         raise UserError(f"images of {channels} channels; expected 1 to {CHANNELS}")
     try:
@@ -43,35 +43,36 @@ def checked(backbone: Any, channels: Any) -> tuple[Tree, Tree]:
 
 
 def shapes(net: Net) -> tuple[Tree, Tree]:
-    """Shapes of (params, stats)."""
+    """Return the shapes of (params, stats)."""
     return jax.eval_shape(net.init, jax.random.key(0))
 
 
 def agree(
-    given: Mapping[str, Any], told: Mapping[str, Any], keys: tuple[str, ...] = UNSEEN
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: tuple[str, ...] = UNSEEN
 ) -> None:
-    """Compare what shapes do not tell of two sections `backbone`, defaults filled in.
+    """Check that two sections `backbone`, with defaults filled in, agree in what shapes do not
+    show.
 
     Raises:
       UserError: they differ in one of the `keys`.
     """
-    ours, theirs = _settings(given), _settings(told)
+    own, other = _settings(ours), _settings(theirs)
     for key in keys:
-        if key in UNSEEN and ours.get(key) != theirs.get(key):
+        if key in UNSEEN and own.get(key) != other.get(key):
             raise UserError(
-                f"backbone.{key} is {ours.get(key)!r} here and {theirs.get(key)!r} there, which "
-                f"shapes do not show; give --config.backbone.{key}={theirs.get(key)}"
+                f"backbone.{key} is {own.get(key)!r} in the config but {other.get(key)!r} in the "
+                f"file, which shapes do not show; set --config.backbone.{key}={other.get(key)}"
             )
 
 
 def _settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """All keys of a section `backbone`, those of a published size by their values."""
+    """Fill in the defaults of a section `backbone`, and the heads of a published size."""
     options = dict(backbone)
     make = BACKBONES.get(options.pop("name", "resnet"))
     if make is None:
         return options
-    known = inspect.signature(make).parameters
-    out = {name: p.default for name, p in known.items()} | options
+    parameters = inspect.signature(make).parameters
+    out = {name: p.default for name, p in parameters.items()} | options
     sizes: Mapping[str, Mapping[Any, Any]] = {"vit": vit.SIZES, "swin": swin.SIZES}
     size = sizes.get(make.__name__, {}).get(out.get("size"))
     if out.get("heads") is None and size is not None:

@@ -1,4 +1,4 @@
-"""Swin transformers by timm's names; ours scan pairs of blocks, a straight and a shifted one."""
+"""Swin transformers by timm's names; ours scan pairs of blocks, a straight and a shifted block."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ INNER: Mapping[str, tuple[str, Layout]] = {**BLOCK, "table": (TABLE, "same")}
 
 
 def place(path: str, shape: tuple[int, ...]) -> Place:
-    """Of a path below the backbone, "stage1/blocks/straight/attn/qkv/kernel"."""
+    """Return the place of a path below the backbone, "stage1/blocks/straight/attn/qkv/kernel"."""
     first, _, rest = path.partition("/")
     if first.startswith("merge"):
         start = f"layers.{first.removeprefix('merge')}.downsample"
@@ -36,25 +36,25 @@ def place(path: str, shape: tuple[int, ...]) -> Place:
     return Place(names, layout, stacked=True)
 
 
-def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """The section `backbone` and the channels of the images, from names and shapes; `given` is what
-    of it is known.
+def infer(tensors: Arrays, options: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Infer the section `backbone` and the number of channels from names and shapes; `options` are
+    the known keys of that section.
 
-    The image is taken to be as large as one window at the last stage.
+    The image size is taken to be that of a single window at the last stage.
 
     Raises:
       UserError: stages of odd depth.
     """
-    del given
+    del options
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     stages = range(layers(tensors, "layers."))
     depths = tuple(layers(tensors, f"layers.{s}.blocks.") for s in stages)
     tables = [tensors[f"layers.{s}.blocks.0.{TABLE}"].shape for s in stages]
     if any(depth % 2 for depth in depths):
-        raise UserError(f"no Swin of ours has stages of {depths} blocks")
+        raise UserError(f"unsupported Swin with stages of {depths} blocks; expected even numbers")
     heads, window = tuple(heads for _, heads in tables), (round(tables[0][0] ** 0.5) + 1) // 2
     size = next((name for name, value in SIZES.items() if value == (dim, depths, heads)), None)
-    found: dict[str, Any] = {"name": "swin", "patch": patch, "window": window}
-    found |= {"image_size": window * patch * 2 ** (len(depths) - 1)}
-    found |= {"size": size} if size else dict(size=None, dim=dim, depths=depths, heads=heads)
-    return found | ({"mask_token": True} if "mask_token" in tensors else {}), channels
+    section: dict[str, Any] = {"name": "swin", "patch": patch, "window": window}
+    section |= {"image_size": window * patch * 2 ** (len(depths) - 1)}
+    section |= {"size": size} if size else dict(size=None, dim=dim, depths=depths, heads=heads)
+    return section | ({"mask_token": True} if "mask_token" in tensors else {}), channels

@@ -1,4 +1,4 @@
-"""A backbone as timm or torchvision has it: their names and layouts, and what builds the model."""
+"""Export of a backbone to timm or torchvision: their names and layouts, and code for the model."""
 
 import inspect
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ Model = tuple[dict[str, np.ndarray], list[str]]  # state dictionary, lines of Py
 
 
 def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, library: str) -> Model:
-    """The state dictionary of a backbone, and the lines of Python that make the module `model`
-    which takes it with `strict=True` and whose output is our "pooled".
+    """Return the state dictionary of a backbone, and the lines of Python that build the module
+    `model`, which loads it with `strict=True` and whose output is our "pooled".
 
     Args:
       variables: by our paths, without "backbone/".
@@ -40,7 +40,7 @@ def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, librar
         "swin": (swin, _swin),
     }
     if name not in makers:
-        raise _none(library, f"backbone.name={name!r}")
+        raise _unsupported(library, f"backbone.name={name!r}")
     make, write = makers[name]
     bound = inspect.signature(make).bind(**options)
     bound.apply_defaults()
@@ -52,16 +52,16 @@ def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, librar
 
 
 def _resnet(
-    variables: Arrays, backbone: Mapping[str, Any], given: Mapping[str, Any], library: str
+    variables: Arrays, backbone: Mapping[str, Any], options: Mapping[str, Any], library: str
 ) -> Model:
-    for key, wrong in (
-        ("sk_ratio", given["sk_ratio"] > 0),
-        ("stride_in_1x1", given["stride_in_1x1"]),
+    for key, unsupported in (
+        ("sk_ratio", options["sk_ratio"] > 0),
+        ("stride_in_1x1", options["stride_in_1x1"]),
     ):
-        if wrong:
-            raise _none(library, f"backbone.{key}={given[key]!r}")
-    depth, stem, channels = given["depth"], given["stem"], given["channels"]
-    filters = given["num_filters"] * given["width"]
+        if unsupported:
+            raise _unsupported(library, f"backbone.{key}={options[key]!r}")
+    depth, stem, channels = options["depth"], options["stem"], options["channels"]
+    filters = options["num_filters"] * options["width"]
     kind, stages = DEPTHS[depth]
     thin = filters != 64 or len(stages) != 4
     name = f"resnet{depth if len(stages) == 4 else 18}"
@@ -69,7 +69,7 @@ def _resnet(
         arguments = {"num_classes": 0, "in_chans": channels}
         lines = ["import timm, torch.nn as nn"]
         lines += [f"from timm.models.resnet import {BLOCKS[kind]} as Block"] if thin else []
-        lines.append(f"model = timm.create_model({name!r}, {_said(arguments)})")
+        lines.append(f"model = timm.create_model({name!r}, {_arguments(arguments)})")
     else:
         lines = ["import torch.nn as nn, torchvision"]
         lines += [f"from torchvision.models.resnet import {BLOCKS[kind]} as Block"] if thin else []
@@ -94,7 +94,7 @@ BLOCKS = {"basic": "BasicBlock", "bottleneck": "Bottleneck"}  # their names in b
 
 
 def _stages(kind: str, stages: tuple[int, ...], filters: int) -> list[str]:
-    """Lines that put blocks of these widths in the place of a model's own stages."""
+    """Return lines that replace a model's stages by blocks of these widths."""
     lines, inputs = [], filters
     for number in range(4):
         if number >= len(stages):
@@ -114,71 +114,72 @@ def _stages(kind: str, stages: tuple[int, ...], filters: int) -> list[str]:
 
 
 def _vit(
-    variables: Arrays, backbone: Mapping[str, Any], given: Mapping[str, Any], library: str
+    variables: Arrays, backbone: Mapping[str, Any], options: Mapping[str, Any], library: str
 ) -> Model:
-    published = SIZES.get(given["size"], (None, None, None, 4.0))
+    published = SIZES.get(options["size"], (None, None, None, 4.0))
     keys = ("dim", "depth", "heads", "mlp_ratio")
     own = dict(zip(keys, published, strict=True))
-    given = {**given, **{k: own[k] if given[k] is None else given[k] for k in keys}}
+    options = {**options, **{k: own[k] if options[k] is None else options[k] for k in keys}}
     tensors = to_timm(
         {path: array for path, array in variables.items() if path != "mask_token"}, backbone
     )  # neither library has one
-    if given["position"] in FIXED_ORDERS:
-        side = given["image_size"] // given["patch"]
+    if options["position"] in FIXED_ORDERS:
+        side = options["image_size"] // options["patch"]
         table = sincos(
-            given["dim"], (side, side), FIXED_ORDERS[given["position"]], given["cls_token"]
+            options["dim"], (side, side), FIXED_ORDERS[options["position"]], options["cls_token"]
         )
         tensors["pos_embed"] = table[None].astype(np.float32)
-    usual = 1e-5 if given["pre_norm"] else 1e-6
-    if given["norm_eps"] != usual:
-        raise _none(library, f"backbone.norm_eps={given['norm_eps']}")
+    usual = 1e-5 if options["pre_norm"] else 1e-6
+    if options["norm_eps"] != usual:
+        raise _unsupported(library, f"backbone.norm_eps={options['norm_eps']}")
     if library == "torchvision":
-        return _torchvision_vit(tensors, given)
+        return _torchvision_vit(tensors, options)
     arguments = {
-        "img_size": given["image_size"],
-        "patch_size": given["patch"],
-        "embed_dim": given["dim"],
-        "depth": given["depth"],
-        "num_heads": given["heads"],
-        "mlp_ratio": given["mlp_ratio"],
-        "qkv_bias": given["qkv_bias"],
-        "init_values": given["layer_scale"],
-        "in_chans": given["channels"],
+        "img_size": options["image_size"],
+        "patch_size": options["patch"],
+        "embed_dim": options["dim"],
+        "depth": options["depth"],
+        "num_heads": options["heads"],
+        "mlp_ratio": options["mlp_ratio"],
+        "qkv_bias": options["qkv_bias"],
+        "init_values": options["layer_scale"],
+        "in_chans": options["channels"],
         "num_classes": 0,
-        "global_pool": "token" if given["pool"] == "cls" else "avg",
+        "global_pool": "token" if options["pool"] == "cls" else "avg",
     }
-    if given["position"] == "relative":
-        return _beit(tensors, given, arguments)
+    if options["position"] == "relative":
+        return _beit(tensors, options, arguments)
     name = {
         ("gelu", False): "vit_base_patch16_224",
         ("gelu", True): "vit_base_patch16_clip_224",
         ("quick_gelu", True): "vit_base_patch16_clip_quickgelu_224",
         ("swiglu", False): "vit_giant_patch14_dinov2",
-    }.get((given["mlp"], given["pre_norm"]))
+    }.get((options["mlp"], options["pre_norm"]))
     if name is None:
-        raise _none(library, f"backbone.mlp={given['mlp']!r} with pre_norm={given['pre_norm']}")
+        kind = f"backbone.mlp={options['mlp']!r} with pre_norm={options['pre_norm']}"
+        raise _unsupported(library, kind)
     sizes = {v: k for k, v in SIZES.items() if k in ("tiny", "small", "base", "large")}
-    size = sizes.get(tuple(given[k] for k in keys))
+    size = sizes.get(tuple(options[k] for k in keys))
     if size and name == "vit_base_patch16_224":
         name = f"vit_{size}_patch16_224"
-    if given["mlp"] == "swiglu":
+    if options["mlp"] == "swiglu":
         width = tensors["blocks.0.mlp.fc2.weight"].shape[1]
-        arguments["mlp_ratio"] = 2 * width / given["dim"]
-    arguments |= {"class_token": given["cls_token"], "fc_norm": given["norm_after_pool"]}
-    arguments |= {"reg_tokens": given["registers"], "no_embed_class": given["registers"] > 0}
-    if given["registers"] and given["cls_token"]:  # then timm's table has no row of the class token
+        arguments["mlp_ratio"] = 2 * width / options["dim"]
+    arguments |= {"class_token": options["cls_token"], "fc_norm": options["norm_after_pool"]}
+    arguments |= {"reg_tokens": options["registers"], "no_embed_class": options["registers"] > 0}
+    if options["registers"] and options["cls_token"]:  # timm's table then lacks the class token
         table = tensors["pos_embed"]
         tensors["cls_token"] = tensors["cls_token"] + table[:, :1]
         tensors["pos_embed"] = table[:, 1:]
-    return _after_pool(tensors, given), _created(name, arguments)
+    return _after_pool(tensors, options), _created(name, arguments)
 
 
 def _beit(
-    tensors: dict[str, np.ndarray], given: Mapping[str, Any], arguments: dict[str, Any]
+    tensors: dict[str, np.ndarray], options: Mapping[str, Any], arguments: dict[str, Any]
 ) -> Model:
-    """timm's BEiT with one table: no bias of the keys, which changes no output."""
-    if not given["cls_token"] or given["mlp"] != "gelu" or given["pre_norm"]:
-        raise _none("timm", "relative positions without a class token")
+    """Export to timm's BEiT with one table, without a bias of the keys, which changes no output."""
+    if not options["cls_token"] or options["mlp"] != "gelu" or options["pre_norm"]:
+        raise _unsupported("timm", "relative positions without a class token")
     out = {}
     for name, array in tensors.items():
         if name.endswith("attn.qkv.bias"):
@@ -187,18 +188,20 @@ def _beit(
         else:
             out[name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")] = array
     arguments |= {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}
-    arguments |= {"use_abs_pos_emb": False, "use_fc_norm": given["norm_after_pool"]}
-    return _after_pool(out, given), _created("beit_base_patch16_224", arguments)
+    arguments |= {"use_abs_pos_emb": False, "use_fc_norm": options["norm_after_pool"]}
+    return _after_pool(out, options), _created("beit_base_patch16_224", arguments)
 
 
-def _after_pool(tensors: dict[str, np.ndarray], given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    if not given["norm_after_pool"]:
+def _after_pool(
+    tensors: dict[str, np.ndarray], options: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    if not options["norm_after_pool"]:
         return tensors
     after = {"norm.weight": "fc_norm.weight", "norm.bias": "fc_norm.bias"}
     return {after.get(name, name): array for name, array in tensors.items()}
 
 
-def _torchvision_vit(tensors: dict[str, np.ndarray], given: Mapping[str, Any]) -> Model:
+def _torchvision_vit(tensors: dict[str, np.ndarray], options: Mapping[str, Any]) -> Model:
     plain = {
         "position": "relative",
         "cls_token": False,
@@ -206,70 +209,71 @@ def _torchvision_vit(tensors: dict[str, np.ndarray], given: Mapping[str, Any]) -
         "qkv_bias": False,
         "pre_norm": True,
         "norm_after_pool": True,
-        "mlp": given["mlp"] if given["mlp"] != "gelu" else None,
-        "registers": given["registers"] or None,
-        "layer_scale": given["layer_scale"] or 0.0,
+        "mlp": options["mlp"] if options["mlp"] != "gelu" else None,
+        "registers": options["registers"] or None,
+        "layer_scale": options["layer_scale"] or 0.0,
     }
     for key, without in plain.items():
-        if given[key] == without:
-            raise _none("torchvision", f"backbone.{key}={given[key]!r}")
+        if options[key] == without:
+            raise _unsupported("torchvision", f"backbone.{key}={options[key]!r}")
     arguments = {
-        "image_size": given["image_size"],
-        "patch_size": given["patch"],
-        "num_layers": given["depth"],
-        "num_heads": given["heads"],
-        "hidden_dim": given["dim"],
-        "mlp_dim": round(given["dim"] * given["mlp_ratio"]),
+        "image_size": options["image_size"],
+        "patch_size": options["patch"],
+        "num_layers": options["depth"],
+        "num_heads": options["heads"],
+        "hidden_dim": options["dim"],
+        "mlp_dim": round(options["dim"] * options["mlp_ratio"]),
     }
     lines = [
         "import torch.nn as nn, torchvision",
-        f"model = torchvision.models.VisionTransformer({_said(arguments)})",
+        f"model = torchvision.models.VisionTransformer({_arguments(arguments)})",
         "model.heads = nn.Identity()",
     ]
-    if given["channels"] != 3:
-        sizes = f"{given['channels']}, {given['dim']}, {given['patch']}, {given['patch']}"
+    if options["channels"] != 3:
+        sizes = f"{options['channels']}, {options['dim']}, {options['patch']}, {options['patch']}"
         lines.append(f"model.conv_proj = nn.Conv2d({sizes})")
     return torchvision.from_timm(tensors), lines
 
 
 def _swin(
-    variables: Arrays, backbone: Mapping[str, Any], given: Mapping[str, Any], library: str
+    variables: Arrays, backbone: Mapping[str, Any], options: Mapping[str, Any], library: str
 ) -> Model:
     if library != "timm":
-        raise _none(library, "backbone.name='swin'")
-    published: tuple[Any, ...] = SWINS.get(given["size"], (None, None, None))
+        raise _unsupported(library, "backbone.name='swin'")
+    published: tuple[Any, ...] = SWINS.get(options["size"], (None, None, None))
     own = dict(zip(("dim", "depths", "heads"), published, strict=True))
-    dim, depths, heads = (own[k] if given[k] is None else given[k] for k in own)
-    sides = [given["image_size"] // given["patch"] // 2**s for s in range(len(depths))]
-    if sides[-1] < given["window"]:  # there timm would cut another table than ours
-        raise _none(library, f"a last stage smaller than backbone.window={given['window']}")
+    dim, depths, heads = (own[k] if options[k] is None else options[k] for k in own)
+    sides = [options["image_size"] // options["patch"] // 2**s for s in range(len(depths))]
+    if sides[-1] < options["window"]:  # timm would then use a smaller table than ours
+        kind = f"a last stage smaller than backbone.window={options['window']}"
+        raise _unsupported(library, kind)
     arguments = {
-        "img_size": given["image_size"],
-        "patch_size": given["patch"],
-        "window_size": given["window"],
+        "img_size": options["image_size"],
+        "patch_size": options["patch"],
+        "window_size": options["window"],
         "embed_dim": dim,
         "depths": tuple(depths),
         "num_heads": tuple(heads),
-        "in_chans": given["channels"],
+        "in_chans": options["channels"],
         "num_classes": 0,
     }
-    kept = {path: array for path, array in variables.items() if path != "mask_token"}
+    arrays = {path: array for path, array in variables.items() if path != "mask_token"}
     lines = _created("swin_tiny_patch4_window7_224", arguments)
     # timm's norms have epsilon 1e-5, ours 1e-6.
     lines += [
         "for module in model.modules():",
         "    if type(module).__name__ == 'LayerNorm': module.eps = 1e-6",
     ]
-    return to_timm(kept, backbone), lines
+    return to_timm(arrays, backbone), lines
 
 
 def _created(name: str, arguments: Mapping[str, Any]) -> list[str]:
-    return ["import timm", f"model = timm.create_model({name!r}, {_said(arguments)})"]
+    return ["import timm", f"model = timm.create_model({name!r}, {_arguments(arguments)})"]
 
 
-def _said(arguments: Mapping[str, Any]) -> str:
+def _arguments(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
 
 
-def _none(library: str, what: str) -> UserError:
+def _unsupported(library: str, what: str) -> UserError:
     return UserError(f"{library} has no network with {what}; use --format=safetensors or npz")

@@ -1,4 +1,4 @@
-"""PyTorch's files: only tensors are taken from them, and nothing in them is ever run."""
+"""PyTorch's files: only tensors are read from them, and their code is never run."""
 
 import io
 import pickletools
@@ -14,25 +14,25 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 
-# Modules whose names the pickles of honest files ask for; which of their functions are called is
-# for torch to say.
+# Modules to which the pickles of honest files refer; torch decides which of their functions may be
+# called.
 USUAL = {"torch", "collections", "_codecs"}
-# Modules of settings, steps and scores that lie beside the tensors in many releases. They are not
-# imported: whatever a pickle makes of them is an `_Inert`.
+# Modules of settings, steps and scores that many releases store beside the tensors. They are not
+# imported: all their objects in a pickle become an `_Inert`.
 SETTINGS = {
     "addict", "argparse", "easydict", "lightning", "lightning_fabric", "ml_collections", "mmcv",
     "mmengine", "numpy", "omegaconf", "pathlib", "pytorch_lightning", "typing", "yacs",
 }  # fmt: skip
-BUILTINS = ("builtins", "__builtin__")  # today's name and that of protocol 2
+BUILTINS = ("builtins", "__builtin__")  # the current name and that of protocol 2
 PLAIN = (
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "long",
     "object", "set", "str", "tuple", "unicode",
 )  # fmt: skip
-PICKLES = 4  # at the start of a file of the old format
+PICKLES = 4  # pickles at the start of a file of the old format
 
 
 class _Inert:
-    """What stands for an object that is no tensor: whatever it is made of, it does nothing."""
+    """Placeholder for an object that is not a tensor: it accepts any arguments and does nothing."""
 
     def __new__(cls, *args: Any, **options: Any) -> "_Inert":
         return super().__new__(cls)
@@ -45,69 +45,72 @@ class _Inert:
 
 
 class _Dictionary:
-    """What stands for `collections.defaultdict`: a dictionary, which may hold tensors."""
+    """Replacement for `collections.defaultdict`: a dictionary, which may hold tensors."""
 
     def __new__(cls, *args: Any) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """All tensors; those of nested dictionaries have "outer.inner" names; bfloat16 as float32.
+    """Read all tensors, with "outer.inner" names for nested dictionaries, bfloat16 as float32.
 
     Raises:
-      UserError: it asks for code, is broken, or torch is not installed.
+      UserError: the file refers to code or is corrupt, or torch is not installed.
     """
-    names = list(dict.fromkeys(_asked(path)))
+    names = list(dict.fromkeys(_references(path)))
     for name in names:
         if not _is_harmless(name):
-            raise UserError(f"{path} holds code ({name}); nothing of it was run")
+            raise UserError(f"{path} holds code ({name}), which was not run")
     try:
         import torch
     except ImportError:
         raise UserError(
-            f"{path} is a PyTorch file, and torch, which reads it, is not installed here; where it "
-            f"is: import torch, safetensors.torch as s; s.save_file(torch.load('{path.name}', "
-            f"weights_only=True)['state_dict'], '{path.stem}.safetensors')"
+            f"{path} is a PyTorch file, but torch is not installed; install it, or convert the "
+            f"file elsewhere: import torch, safetensors.torch as s; s.save_file(torch.load("
+            f"'{path.name}', weights_only=True)['state_dict'], '{path.stem}.safetensors')"
         ) from None
     try:
         with torch.serialization.safe_globals(_inert(names)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # whatever the unpickler meets
-        asked = re.search(r"GLOBAL (\S+)", str(e))
-        why = f"it asks for {asked[1]}" if asked else "torch cannot read it as weights only"
+        match = re.search(r"GLOBAL (\S+)", str(e))
+        why = f"it refers to {match[1]}" if match else "torch cannot read it with weights_only=True"
         raise UserError(
-            f"{path} holds more than tensors, or is broken: {why}; nothing of it was run"
+            f"{path} is corrupt or holds more than tensors: {why}; none of its code was run"
         ) from None
-    found: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray] = {}
     size = path.stat().st_size
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
             if not value.is_complex() and not value.is_quantized and not value.is_sparse:
                 if value.numel() * value.element_size() > size:
-                    raise UserError(f"{path}: {prefix} of shape {tuple(value.shape)} is no part")
-                # NumPy has neither bfloat16 nor numbers of 8 bits.
+                    raise UserError(
+                        f"{path}: {prefix} of shape {tuple(value.shape)} does not fit into a file "
+                        f"of {size:,} bytes"
+                    )
+                # NumPy has neither bfloat16 nor 8-bit floats.
                 narrow = value.is_floating_point() and value.element_size() < 4
                 value = value.float() if narrow and value.dtype != torch.float16 else value
-                found[prefix] = value.detach().numpy()
+                tensors[prefix] = value.detach().numpy()
         elif isinstance(value, Mapping):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
 
     try:
         walk("", loaded)
-    except UserError as e:
-        raise UserError(f"{e} of a file of {size:,} bytes") from None
-    except Exception as e:  # dictionaries that hold themselves, tensors of kinds that NumPy lacks
-        raise UserError(f"{path} is broken: {type(e).__name__}") from None
-    if not found:
+    except UserError:
+        raise
+    except Exception as e:  # dictionaries that hold themselves, tensors of types that NumPy lacks
+        raise UserError(f"{path} is corrupt: {type(e).__name__}") from None
+    if not tensors:
         raise UserError(f"{path} holds no tensors")
-    return found
+    return tensors
 
 
 def _is_harmless(name: str) -> bool:
-    """Whether a name is one of PyTorch's, or stands for settings or plain values."""
+    """Tell whether a name belongs to PyTorch, or stands for settings or plain values."""
     module, _, kind = name.rpartition(".")
     if module in BUILTINS:
         return kind in PLAIN
@@ -115,7 +118,7 @@ def _is_harmless(name: str) -> bool:
 
 
 def _inert(names: Iterable[str]) -> list[Callable | tuple[Callable, str]]:
-    """For torch: what stands for each name whose module is none of torch's own affairs."""
+    """Return torch's safe globals: a placeholder for each name of a module of settings."""
     out: list[Callable | tuple[Callable, str]] = [
         (_Inert, f"{BUILTINS[0]}.{kind}") for kind in PLAIN
     ]
@@ -123,8 +126,10 @@ def _inert(names: Iterable[str]) -> list[Callable | tuple[Callable, str]]:
     return out + [(_Inert, name) for name in names if name.split(".")[0] in SETTINGS]
 
 
-def _asked(path: Path) -> Iterator[str]:
-    """What the pickles in a file ask for, "module.name", as far as it can be told by looking."""
+def _references(path: Path) -> Iterator[str]:
+    """Yield the names to which the pickles in a file refer, "module.name", as far as they can be
+    determined without running them.
+    """
     for stream in _pickles(path):
         strings = ["", ""]
         try:
@@ -136,7 +141,7 @@ def _asked(path: Path) -> Iterator[str]:
                 elif isinstance(argument, str):
                     strings.append(argument)
         except Exception:
-            continue  # the rest of an old file are plain numbers; torch will say what is broken
+            continue  # the rest of an old file is plain numbers; torch reports what is corrupt
 
 
 def _pickles(path: Path) -> Iterator[IO[bytes]]:
@@ -146,9 +151,9 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
                 names = [name for name in archive.namelist() if name.endswith(".pkl")]
                 streams = [io.BytesIO(archive.read(name)) for name in names]
         except Exception as e:  # zlib.error, NotImplementedError, ...
-            raise UserError(f"{path} is cut short or broken: {type(e).__name__}") from None
+            raise UserError(f"{path} is truncated or corrupt: {type(e).__name__}") from None
         yield from streams
         return
     with path.open("rb") as file:
-        for _ in range(PICKLES):  # each reading goes on where the one before stopped
+        for _ in range(PICKLES):  # each reader continues where the previous one stopped
             yield file

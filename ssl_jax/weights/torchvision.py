@@ -1,4 +1,6 @@
-"""Names of torchvision's vision transformer, for timm's. Its residual networks' names are alike."""
+"""Renaming between torchvision's and timm's vision transformers. Their residual networks have the
+same names.
+"""
 
 import re
 
@@ -23,25 +25,25 @@ BLOCK = {  # after "encoder.layers.encoder_layer_0."
 
 
 def to_timm(tensors: Arrays) -> dict[str, np.ndarray]:
-    """A state dictionary of torchvision's by timm's names; older files say mlp.linear_1."""
+    """Rename a state dictionary of torchvision's to timm's names; older files have mlp.linear_1."""
     out = {}
     for name, array in tensors.items():
         name = name.replace("mlp.linear_1.", "mlp.0.").replace("mlp.linear_2.", "mlp.3.")
-        found = re.fullmatch(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)", name)
-        out[f"blocks.{found[1]}.{_swap(found[2], BLOCK)}" if found else _swap(name, TOP)] = array
+        match = re.fullmatch(r"encoder\.layers\.encoder_layer_(\d+)\.(.*)", name)
+        out[f"blocks.{match[1]}.{_swap(match[2], BLOCK)}" if match else _swap(name, TOP)] = array
     return out
 
 
 def from_timm(tensors: Arrays) -> dict[str, np.ndarray]:
-    """The way back."""
+    """Rename a state dictionary of timm's to torchvision's names."""
     out = {}
     for name, array in tensors.items():
-        found = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
-        if found:
-            new = f"encoder.layers.encoder_layer_{found[1]}.{_swap(found[2], _back(BLOCK))}"
+        match = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
+        if match:
+            replacement = f"encoder.layers.encoder_layer_{match[1]}.{_swap(match[2], _back(BLOCK))}"
         else:
-            new = _swap(name, _back(TOP))
-        out[new] = array
+            replacement = _swap(name, _back(TOP))
+        out[replacement] = array
     return out
 
 
@@ -50,8 +52,8 @@ def _back(names: dict[str, str]) -> dict[str, str]:
 
 
 def _swap(name: str, starts: dict[str, str]) -> str:
-    """The name with the first of these starts replaced."""
-    for old, new in starts.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
+    """Replace the first prefix that matches."""
+    for prefix, replacement in starts.items():
+        if name.startswith(prefix):
+            return replacement + name.removeprefix(prefix)
     return name

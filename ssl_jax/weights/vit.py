@@ -1,4 +1,4 @@
-"""Vision transformers by the names that timm gives them; the blocks of ours are stacked."""
+"""Vision transformers by timm's names; the blocks of ours are stacked."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,9 +45,9 @@ BLOCK: Mapping[str, tuple[str, Layout]] = {
     "gamma1": ("ls1.gamma", "same"),
     "gamma2": ("ls2.gamma", "same"),
 }
-SAME = 1e-4  # a table of positions that differs by less from a fixed one is that
-# Width -> heads of the published networks of our kind, of all of them. Another width is asked for:
-# the shapes are the same for any number of heads. One head of 64 channels is the least of all.
+SAME = 1e-4  # a table of positions that differs by less from a fixed one is taken for it
+# Width -> number of heads in all published networks of our kind. For other widths, the user must
+# set it, as the shapes do not depend on it. The smallest has one head of 64 channels.
 PUBLISHED_HEADS = {
     64: 1,
     192: 3,  # DeiT, timm: Ti
@@ -64,11 +64,13 @@ PUBLISHED_HEADS = {
     1536: 24,  # g of DINOv2
     1664: 16,  # G
 }
-DISAGREE = {(768, 2304)}  # width, hidden width: timm's first small ViT has 8 heads
+DISAGREE = {(768, 2304)}  # (width, hidden width): timm's first small ViT has 8 heads
 
 
 def place(path: str, shape: tuple[int, ...]) -> Place:
-    """Of a path below the backbone, "blocks/attn/qkv/kernel", whose variable has this shape."""
+    """Return the place of a variable of this path below the backbone, "blocks/attn/qkv/kernel",
+    and of this shape.
+    """
     if path.startswith("blocks/"):
         return block_place(path.removeprefix("blocks/"), shape[0], "blocks.")
     name, layout = TOP[path]
@@ -76,21 +78,21 @@ def place(path: str, shape: tuple[int, ...]) -> Place:
 
 
 def block_place(path: str, depth: int, prefix: str) -> Place:
-    """Of a path below stacked blocks, "attn/qkv/kernel"."""
+    """Return the place of a path below stacked blocks, "attn/qkv/kernel"."""
     name, layout = BLOCK[path]
     return Place(tuple(f"{prefix}{i}.{name}" for i in range(depth)), layout, stacked=True)
 
 
 def fitted(tensors: Arrays, like: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The tensors with one name for the last norm, and their positions resized to the grid of the
-    network whose variables have the shapes `like`: bicubic and antialiased as timm's
-    `resample_abs_pos_embed`, relative ones as the network does it itself (`nets.positions`).
+    """Rename the last norm to "norm", and resize the positions to the grid of the network whose
+    variables have the shapes `like`: bicubic and antialiased like timm's `resample_abs_pos_embed`,
+    relative positions like the network itself (`nets.positions`).
 
-    A table without a row for the class token gets one of zeros; where there is no class token the
-    row is left out.
+    A table without a row for the class token gets a row of zeros; without a class token, the row is
+    dropped.
     """
     out = dict(tensors)
-    if "norm.weight" not in out:  # then it is after the pooling
+    if "norm.weight" not in out:  # the norm is after the pooling
         out = {k.replace("fc_norm.", "norm."): v for k, v in out.items()}
     if "pos_embed" in out and "pos_embed" in like and out["pos_embed"].ndim == 3:
         out["pos_embed"] = _table(
@@ -103,7 +105,9 @@ def fitted(tensors: Arrays, like: Mapping[str, tuple[int, ...]]) -> dict[str, np
 
 
 def _table(table: np.ndarray, length: int, own: int, with_class: bool) -> np.ndarray:
-    """(1, T, D) as (1, length, D), `own` of whose rows is the class token's."""
+    """Resize a table (1, T, D) to (1, length, D); the first `own` rows (0 or 1) are the class
+    token's.
+    """
     count, dim = table.shape[1:]
     first = int(with_class and _side(count) is None and _side(count - 1) is not None)
     old, new = _side(count - first), _side(length - own)
@@ -120,7 +124,7 @@ def _table(table: np.ndarray, length: int, own: int, with_class: bool) -> np.nda
 
 
 def _relative(table: np.ndarray, length: int, extra: int) -> np.ndarray:
-    """(offsets, heads) for a grid whose table is so long."""
+    """Resize a table (offsets, heads) to `length` rows, `extra` of which are not of the grid."""
     old, new = _side(len(table) - extra), _side(length - extra)
     if old is None or new is None or old == new:
         return table
@@ -136,7 +140,7 @@ def _side(count: int) -> int | None:
 
 
 def fixed_position(table: np.ndarray, with_class: bool) -> str | None:
-    """Which fixed table (1, T, D) is, if one: a value of `backbone.position`."""
+    """Recognise a fixed table (1, T, D): return the value of `backbone.position`, or None."""
     count, dim = table.shape[1:]
     side = _side(count - with_class)
     if side is None or dim % 4:
@@ -147,27 +151,27 @@ def fixed_position(table: np.ndarray, with_class: bool) -> str | None:
     return None
 
 
-def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """The section `backbone` and the channels of the images, from names and shapes; `given` is what
-    of it is known.
+def infer(tensors: Arrays, options: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Infer the section `backbone` and the number of channels from names and shapes; `options` are
+    the known keys of that section.
 
-    Shapes do not tell the number of heads: it is that of the published networks of this width and
-    kind (`PUBLISHED_HEADS`). Nor do they tell the nonlinearity: it is GELU, but where a norm comes
-    before the blocks, as in CLIP's, of which both kinds are published.
+    Shapes do not show the number of heads: it is that of the published networks of this width and
+    kind (`PUBLISHED_HEADS`). Nor do they show the nonlinearity: it is GELU, unless a norm comes
+    before the blocks, as in CLIP's, which are published with both.
 
     Raises:
-      UserError: positions of a grid that is no square; heads or a nonlinearity of which that is
-        not known and which are not given.
+      UserError: positions of a grid that is not square; a number of heads or a nonlinearity that
+        cannot be inferred and is not in `options`.
     """
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     hidden = tensors["blocks.0.mlp.fc2.weight"].shape[1]
     swiglu = tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * hidden
     depth, with_class = layers(tensors, "blocks."), "cls_token" in tensors
-    found: dict[str, Any] = {"patch": patch}
+    section: dict[str, Any] = {"patch": patch}
     if TABLE in tensors:
         table = tensors[TABLE]
         side = ((_side(len(table) - 3 * with_class) or 0) + 1) // 2
-        found["position"], heads = "relative", table.shape[1]
+        section["position"], heads = "relative", table.shape[1]
     else:
         table = tensors.get("pos_embed", np.zeros((1, 0, dim)))
         first = int(with_class and _side(table.shape[1]) is None)
@@ -176,37 +180,40 @@ def infer(tensors: Arrays, given: Mapping[str, Any]) -> tuple[dict[str, Any], in
         fixed = fixed_position(table, bool(first))
         if fixed == "sincos_mocov3" and dim != 768:  # MoCo v3's small one is not DeiT's
             usual = 12 if dim == 384 else 0
-        heads = given.get("heads", usual)
-        found |= {"position": fixed} if fixed else {}
+        heads = options.get("heads", usual)
+        section |= {"position": fixed} if fixed else {}
     if not side:
-        raise UserError("its table of positions is none of a square grid of patches")
-    found["image_size"] = side * patch
+        raise UserError("the table of positions is not that of a square grid of patches")
+    section["image_size"] = side * patch
     if not heads:
         raise UserError(
-            f"shapes do not tell how many heads a width of {dim} has; give --config.backbone.heads"
+            f"shapes do not show the number of heads for width {dim}; set --config.backbone.heads"
         )
-    if "norm_pre.weight" in tensors and not swiglu and "mlp" not in given:
+    if "norm_pre.weight" in tensors and not swiglu and "mlp" not in options:
         raise UserError(
-            "shapes do not tell the nonlinearity of CLIP's blocks; give --config.backbone.mlp, "
-            "quick_gelu for OpenAI's own weights, gelu for most others"
+            "shapes do not show the nonlinearity of CLIP's blocks; set --config.backbone.mlp to "
+            "quick_gelu for OpenAI's weights, to gelu for most others"
         )
     sizes = {name: value for name, value in SIZES.items() if value[:2] == (dim, depth)}
     ratio = hidden / dim
     if swiglu:
-        if given.get("mlp", "swiglu") != "swiglu":
-            raise UserError(f"its perceptrons are gated (swiglu), not {given['mlp']}")
-        found["mlp"] = "swiglu"
+        if options.get("mlp", "swiglu") != "swiglu":
+            raise UserError(
+                f"the perceptrons in the file are gated (swiglu), but backbone.mlp is "
+                f"{options['mlp']!r}"
+            )
+        section["mlp"] = "swiglu"
         ratio = 4.0 if swiglu_width(4 * dim) == hidden else 1.5 * hidden / dim
     size = next((name for name, value in sizes.items() if value[3] == ratio), None)
     named = {"size": size, "dim": dim, "depth": depth, "heads": heads, "mlp_ratio": ratio}
-    found |= {"size": size} if size else named
-    found |= {"heads": heads} if size and SIZES[size][2] != heads else {}
-    found |= {} if with_class else {"cls_token": False, "pool": "avg"}
+    section |= {"size": size} if size else named
+    section |= {"heads": heads} if size and SIZES[size][2] != heads else {}
+    section |= {} if with_class else {"cls_token": False, "pool": "avg"}
     if "norm.weight" not in tensors:
-        found |= {"pool": "avg", "norm_after_pool": True}
-    found |= {"mask_token": True} if "mask_token" in tensors else {}
-    found |= {"layer_scale": 1e-5} if "blocks.0.ls1.gamma" in tensors else {}
-    found |= {} if "blocks.0.attn.qkv.bias" in tensors else {"qkv_bias": False}
-    found |= {"registers": tensors["reg_token"].shape[1]} if "reg_token" in tensors else {}
-    found |= {"pre_norm": True, "norm_eps": 1e-5} if "norm_pre.weight" in tensors else {}
-    return {"name": "vit"} | found, channels
+        section |= {"pool": "avg", "norm_after_pool": True}
+    section |= {"mask_token": True} if "mask_token" in tensors else {}
+    section |= {"layer_scale": 1e-5} if "blocks.0.ls1.gamma" in tensors else {}
+    section |= {} if "blocks.0.attn.qkv.bias" in tensors else {"qkv_bias": False}
+    section |= {"registers": tensors["reg_token"].shape[1]} if "reg_token" in tensors else {}
+    section |= {"pre_norm": True, "norm_eps": 1e-5} if "norm_pre.weight" in tensors else {}
+    return {"name": "vit"} | section, channels

@@ -68,8 +68,9 @@ class ReportTest(absltest.TestCase):
         self.assertEqual((code, err), (0, ""))
         self.assertIn("there is no checkpoint yet, so only what was logged is shown", out)
         text = output.read_text()
-        self.assertIn("broken: 1 damaged line(s) of metrics.jsonl are left out.", text)
-        self.assertIn("broken: Last seen, it had collapsed. Dimensional collapse: features", text)
+        self.assertIn("broken: 1 damaged line(s) of metrics.jsonl are skipped.", text)
+        collapsed = "The run had collapsed when last measured. Dimensional collapse: features"
+        self.assertIn(f"broken: {collapsed}", text)
         self.assertIn("broken: No pictures: there is no checkpoint yet", text)
         self.assertEqual(text.count("<polyline"), 2 * text.count('<figure class="chart">'))
         self.assertIn("trained, step 4", text)

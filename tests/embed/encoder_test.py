@@ -1,4 +1,4 @@
-"""An encoder that is called on images: crops, layers, gradients, its digest."""
+"""Encoders called on images: crops, layers, gradients, digests."""
 
 import dataclasses
 import json
@@ -47,25 +47,25 @@ class EncoderTest(parameterized.TestCase):
         crops = np.stack([eval_crop(image, SIZE) for image in pixels])
         np.testing.assert_array_equal(encoder.crop(pixels), crops)
         stages = encoder.features(prepare(encoder.view, jnp.asarray(crops)))
-        found = encoder(pixels)
-        self.assertEqual((found.shape, found.dtype), ((3, 16), np.float32))
-        np.testing.assert_allclose(found, stages["stage3"].mean((1, 2)), rtol=1e-4, atol=1e-5)
+        output = encoder(pixels)
+        self.assertEqual((output.shape, output.dtype), ((3, 16), np.float32))
+        np.testing.assert_allclose(output, stages["stage3"].mean((1, 2)), rtol=1e-4, atol=1e-5)
 
     def test_images_of_any_form(self):
         encoder = small()
-        some = [images(20, 33, 3), images(16, 16, 3, seed=1), images(64, 50, 1, seed=2)]
-        found = encoder(some)
-        for image, one in zip(some, found, strict=True):
-            np.testing.assert_allclose(encoder(image[None])[0], one, rtol=1e-4, atol=1e-5)
-        floats = encoder.preprocess(some)
+        pixels = [images(20, 33, 3), images(16, 16, 3, seed=1), images(64, 50, 1, seed=2)]
+        features = encoder(pixels)
+        for image, expected in zip(pixels, features, strict=True):
+            np.testing.assert_allclose(encoder(image[None])[0], expected, rtol=1e-4, atol=1e-5)
+        floats = encoder.preprocess(pixels)
         self.assertEqual(floats.dtype, np.float32)
-        np.testing.assert_allclose(encoder(floats), found, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(encoder.crop(encoder.crop(some)), encoder.crop(some))
+        np.testing.assert_allclose(encoder(floats), features, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(encoder.crop(encoder.crop(pixels)), encoder.crop(pixels))
 
     def test_it_passes_into_jit_and_has_a_gradient(self):
         encoder, pixels = small(), images(2, SIZE, SIZE, 3)
-        called = jax.jit(lambda e, x: e(x))(encoder, pixels)
-        np.testing.assert_allclose(called, encoder(pixels), rtol=1e-4, atol=1e-5)
+        features = jax.jit(lambda e, x: e(x))(encoder, pixels)
+        np.testing.assert_allclose(features, encoder(pixels), rtol=1e-4, atol=1e-5)
         slope = jax.grad(lambda x: encoder(x).sum())(encoder.preprocess(pixels))
         self.assertGreater(float(jnp.abs(slope).max()), 0)
 
@@ -81,7 +81,7 @@ class EncoderTest(parameterized.TestCase):
         np.testing.assert_allclose(every.mean((1, 2)), encoder(pixels), rtol=1e-4, atol=1e-5)
 
     def test_class_token(self):
-        """Of every block its own: that of a network which ends there, without the last norm."""
+        """Each block has its own: that of a network which ends there, without the last norm."""
         encoder = small("vit", depth=3).at(pool="cls")
         pixels = images(2, SIZE, SIZE, 3)
         expected = encoder.features(encoder.preprocess(pixels))["cls"]
@@ -92,8 +92,8 @@ class EncoderTest(parameterized.TestCase):
             blocks = jax.tree.map(lambda x, n=count: x[:n], encoder.params["blocks"])
             short = dataclasses.replace(short, params=encoder.params | {"blocks": blocks})
             expected = short.features(short.preprocess(pixels))["cls"]
-            found = encoder.at(f"block{count}")(pixels)
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+            output = encoder.at(f"block{count}")(pixels)
+            np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
 
     def test_the_network_s_own_output(self):
         """With the norm after the pooling, which no pooling of a map has."""
@@ -109,8 +109,8 @@ class EncoderTest(parameterized.TestCase):
         weights = networks.flat(encoder.params, {})
         path = Path(self.create_tempdir().full_path, "timm.safetensors")
         backbone = options | {"name": "vit", "size": None, "image_size": SIZE, **VIT}
-        about = {"format": "timm", "backbone": json.dumps(backbone), "channels": "3"}
-        files.write(path, networks.to_timm(weights, backbone), about)
+        metadata = {"format": "timm", "backbone": json.dumps(backbone), "channels": "3"}
+        files.write(path, networks.to_timm(weights, backbone), metadata)
         loaded = ssl_jax.load(path)  # which is timm's model(x)
         self.assertEqual(loaded.probe, Probe(-1, "pooled"))
         np.testing.assert_allclose(
@@ -127,13 +127,13 @@ class EncoderTest(parameterized.TestCase):
         (lambda e: e([]), "expected"),
         (lambda e: e(images(1, 16, 16, 3).astype(int)), "int64; expected uint8"),
         (lambda e: e(images(1, 16, 16, 2)), "2 channels"),
-        (lambda e: e.at("stage9"), "no layer .stage9.*has stage1, "),
+        (lambda e: e.at("stage9"), "no layer .stage9.*expected one of stage1, "),
         (lambda e: e.at(7), "no stage 7"),
         (lambda e: e.at(pool="cls"), "class token"),
         (lambda e: e.at(-2, "cls"), "class token"),
         (lambda e: e.at(pool="max"), "unknown pooling"),
     )
-    def test_what_cannot_be(self, call, message):
+    def test_invalid_calls(self, call, message):
         with self.assertRaisesRegex(UserError, message):
             call(small())
 

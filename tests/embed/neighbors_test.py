@@ -1,4 +1,4 @@
-"""Nearest neighbours of the rows of a file, against NumPy."""
+"""Nearest neighbours of the rows of a file, compared with NumPy."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ class NeighborsTest(parameterized.TestCase):
         formats.of(output).write(output, table)
         return output
 
-    def found(self, output, k, mesh=None):
+    def neighbours(self, output, k, mesh=None):
         path = neighbors.path_of(output)
         neighbors.write(output, path, k, mesh)
         with np.load(path) as content:
@@ -53,25 +53,25 @@ class NeighborsTest(parameterized.TestCase):
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:devices])
         for size in (2**28, 4 * 8 * 37):  # also in chunks of 37 rows
             with mock.patch.object(neighbors, "CHUNK_BYTES", size):
-                near, how, about = self.found(output, 5, mesh)
+                near, near_cosines, metadata = self.neighbours(output, 5, mesh)
             np.testing.assert_array_equal(near, order)
             expected = np.take_along_axis(cosines, order, 1)
-            np.testing.assert_allclose(how, expected, rtol=1e-5, atol=1e-6)
-            self.assertEqual((about["k"], about["of"]), (5, output.name))
+            np.testing.assert_allclose(near_cosines, expected, rtol=1e-5, atol=1e-6)
+            self.assertEqual((metadata["k"], metadata["of"]), (5, output.name))
 
     def test_no_row_is_its_own_neighbour_even_among_copies(self):
         rows = np.repeat(features()[:10], 9, axis=0)
-        near, how, _ = self.found(self.file(rows), 3)
+        near, cosines, _ = self.neighbours(self.file(rows), 3)
         own = np.arange(COUNT)[:, None]
         self.assertFalse((near == own).any())
         np.testing.assert_array_equal(near // 9, np.repeat(own // 9, 3, 1))
-        np.testing.assert_allclose(how, 1, rtol=1e-5)
+        np.testing.assert_allclose(cosines, 1, rtol=1e-5)
 
-    def test_what_cannot_be(self):
-        with self.assertRaisesRegex(UserError, "neighbors=90: .*90 rows"):
-            self.found(self.file(features()), COUNT)
+    def test_invalid_requests(self):
+        with self.assertRaisesRegex(UserError, "neighbors=90: expected fewer than the 90 rows"):
+            self.neighbours(self.file(features()), COUNT)
         with self.assertRaisesRegex(UserError, "places"):
-            self.found(self.file(np.zeros((8, 2, 2, 3), np.float32)), 1)
+            self.neighbours(self.file(np.zeros((8, 2, 2, 3), np.float32)), 1)
 
 
 class MappedTest(absltest.TestCase):
@@ -83,9 +83,9 @@ class MappedTest(absltest.TestCase):
         }
         formats.write_npz(path, pieces)
         for name, expected in arrays.items():
-            found = formats.mapped(path, name)
-            self.assertIsInstance(found, np.memmap)
-            np.testing.assert_array_equal(found, expected)
+            mapped = formats.mapped(path, name)
+            self.assertIsInstance(mapped, np.memmap)
+            np.testing.assert_array_equal(mapped, expected)
 
 
 if __name__ == "__main__":

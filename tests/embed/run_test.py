@@ -1,4 +1,4 @@
-"""Files of features: what is in them, parts, kills, broken images, refusals."""
+"""Files of features: content, parts, kills, corrupt images, refusals."""
 
 import errno
 import json
@@ -26,19 +26,19 @@ from tests.embed.encoder_test import images, small
 ROOT = Path(__file__).parents[2]
 ENDS = tuple(formats.FORMATS)
 COUNT, BATCH = 150, 16
-# A run of its own that kills itself: in the middle of a part, or of the file made from all parts.
+# A separate run that kills itself: in the middle of a part, or of the file made from all parts.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from ssl_jax.embed import formats, parts, run
+from ssl_jax.embed import formats, run, shards
 from tests.embed.run_test import job, source
 where, output = sys.argv[1:]
-savez, read = np.savez, parts.Parts.read
-seen = []
+savez, read = np.savez, shards.Parts.read
+calls = []
 def killed(file, **arrays):
-    seen.append(1)
-    if len(seen) == 3:
+    calls.append(1)
+    if len(calls) == 3:
         file.write(b"PK half a part")
         file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -50,7 +50,7 @@ def killed_later(self, number):
 if where == "part":
     np.savez = killed
 else:
-    parts.Parts.read = killed_later
+    shards.Parts.read = killed_later
 run.PART_ROWS = 32
 run.embed(job(output))
 """
@@ -61,14 +61,15 @@ def source(count=COUNT):
     return ArraySource("a set", images(count, 20, 20, 3), labels, ("cat", "dog", "cow"))
 
 
-def job(output, devices=None, **how):
+def job(output, devices=None, **options):
     mesh = sharding.make_mesh(sharding.MeshConfig(), devices)
-    encoder = how.pop("encoder", None) or small()
-    return run.Job(encoder, how.pop("source", None) or source(), Path(output), mesh, BATCH, **how)
+    encoder = options.pop("encoder", None) or small()
+    data = options.pop("source", None) or source()
+    return run.Job(encoder, data, Path(output), mesh, BATCH, **options)
 
 
 def kill(where, output):
-    """A run that is killed there."""
+    """Start a run that is killed at `where`."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", KILLED, where, str(output)],
@@ -90,7 +91,7 @@ class EmbedTest(parameterized.TestCase):
         return np.concatenate(list(formats.of(output).features(output)))
 
     def fail_to_assemble(self, output):
-        """A run that makes all parts."""
+        """Run until all parts are complete, and fail to assemble them."""
         full = mock.patch.object(
             run, "_assemble", side_effect=OSError(errno.ENOSPC, "disk is full")
         )
@@ -99,25 +100,25 @@ class EmbedTest(parameterized.TestCase):
 
     def test_rows_are_the_encoders(self):
         output = self.folder / "e.npz"
-        about = run.embed(job(output))
+        metadata = run.embed(job(output))
         encoder, data = small(), source()
-        with np.load(output) as found:
+        with np.load(output) as content:
             expected = np.asarray(encoder(data.arrays))
-            np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
-            np.testing.assert_array_equal(found["index"], np.arange(COUNT))
-            np.testing.assert_array_equal(found["label"], data.labels)
-            self.assertEqual(found["name"][7], "index 7 of a set")
-            self.assertEqual(json.loads(str(found["about"])), about)
-        self.assertEqual((about["rows"], about["left_out"]), (COUNT, []))
-        self.assertEqual(about["class_names"], ["cat", "dog", "cow"])
+            np.testing.assert_allclose(content["features"], expected, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(content["index"], np.arange(COUNT))
+            np.testing.assert_array_equal(content["label"], data.labels)
+            self.assertEqual(content["name"][7], "index 7 of a set")
+            self.assertEqual(json.loads(str(content["about"])), metadata)
+        self.assertEqual((metadata["rows"], metadata["left_out"]), (COUNT, []))
+        self.assertEqual(metadata["class_names"], ["cat", "dog", "cow"])
         self.assertEqual([p.name for p in self.folder.iterdir()], ["e.npz"])
 
     @parameterized.product(end=ENDS, pool=("avg", "none"))
     def test_formats_agree(self, end, pool):
         output = self.folder / f"e{end}"
         encoder = small().at("stage2", pool)
-        about = run.embed(job(output, encoder=encoder))
-        self.assertEqual(formats.read_about(output), about)
+        metadata = run.embed(job(output, encoder=encoder))
+        self.assertEqual(formats.read_metadata(output), metadata)
         expected = np.asarray(encoder(source().arrays))
         np.testing.assert_allclose(self.read(output), expected, rtol=1e-4, atol=1e-5)
 
@@ -140,12 +141,12 @@ class EmbedTest(parameterized.TestCase):
         self.assertEqual(record["features"].shape, (16,))
 
     @parameterized.parameters(*ENDS)
-    def test_killed_and_run_again_it_is_the_same_file(self, end):
+    def test_an_interrupted_run_resumes_to_the_same_file(self, end):
         whole, killed = self.folder / f"whole{end}", self.folder / f"killed{end}"
         run.embed(job(whole))
         kill("part", killed)
-        made = sorted(p.name for p in self.folder.glob("killed*.parts/0*"))
-        self.assertEqual(made, [f"00000{n}-00000-of-00001.npz" for n in (0, 1)])
+        names = sorted(p.name for p in self.folder.glob("killed*.parts/0*"))
+        self.assertEqual(names, [f"00000{n}-00000-of-00001.npz" for n in (0, 1)])
         if end == ".npz":
             kill("file", killed)
             self.assertFalse(killed.exists())
@@ -155,7 +156,7 @@ class EmbedTest(parameterized.TestCase):
         self.assertEqual(killed.read_bytes(), whole.read_bytes())
         self.assertLen(list(self.folder.iterdir()), 2 if end != ".array_record" else 4)
 
-    def test_a_damaged_part_is_made_again(self):
+    def test_a_corrupt_part_is_recomputed(self):
         whole, output = self.folder / "whole.npz", self.folder / "e.npz"
         run.embed(job(whole))
         self.fail_to_assemble(output)
@@ -177,28 +178,28 @@ class EmbedTest(parameterized.TestCase):
         data = open_source(f"folder:{self.folder}")
         for end in ENDS:
             output = Path(self.create_tempdir().full_path) / f"e{end}"
-            about = run.embed(job(output, source=data, max_bad_fraction=0.5))
-            self.assertEqual(about["rows"], 38)
+            metadata = run.embed(job(output, source=data, max_bad_fraction=0.5))
+            self.assertEqual(metadata["rows"], 38)
             self.assertEqual(self.read(output).shape, (38, 16))
 
     def test_nothing_is_done_twice(self):
         output = self.folder / "e.npz"
-        about = run.embed(job(output))
+        metadata = run.embed(job(output))
         with shards.opened(output, job(output).settings):
-            pass  # as after a kill before the parts were gone
+            pass  # as after a kill before the parts were removed
         with mock.patch.object(run, "_compute", side_effect=AssertionError):
-            self.assertEqual(run.embed(job(output)), about)
+            self.assertEqual(run.embed(job(output)), metadata)
         self.assertEqual([p.name for p in self.folder.iterdir()], ["e.npz"])
 
     def test_other_settings_are_refused(self):
         output = self.folder / "e.npz"
         self.fail_to_assemble(output)
-        with self.assertRaisesRegex(UserError, r"parts holds features of another weights \(there"):
+        with self.assertRaisesRegex(UserError, r"parts holds features with another weights \("):
             run.embed(job(output, encoder=small(seed=1)))
         run.embed(job(output))
         before = output.read_bytes()
         for other in (dict(encoder=small().at(-2)), dict(source=source(140))):
-            with self.assertRaisesRegex(UserError, "e.npz holds features of another .*remove it"):
+            with self.assertRaisesRegex(UserError, "e.npz holds features with another .*remove it"):
                 run.embed(job(output, **other))
         self.assertEqual(output.read_bytes(), before)
 
@@ -206,7 +207,7 @@ class EmbedTest(parameterized.TestCase):
         for end in ENDS:
             output = self.folder / f"mine{end}"
             output.write_bytes(b"something dear")
-            with self.assertRaisesRegex(UserError, "is there already, and no file of features"):
+            with self.assertRaisesRegex(UserError, "exists already and is not a file of features"):
                 run.embed(job(output))
             self.assertEqual(output.read_bytes(), b"something dear")
         folder = self.folder / "e.npz.parts"
@@ -217,8 +218,8 @@ class EmbedTest(parameterized.TestCase):
 
     def test_one_at_a_time(self):
         output = self.folder / "e.npz"
-        held = shards.opened(output, job(output).settings)
-        with held, self.assertRaisesRegex(UserError, "another run is writing"):
+        lock = shards.opened(output, job(output).settings)
+        with lock, self.assertRaisesRegex(UserError, "another run is writing"):
             run.embed(job(output))
 
     def test_broken_images_have_no_row(self):
@@ -227,16 +228,16 @@ class EmbedTest(parameterized.TestCase):
         (self.folder / "07.png").write_bytes(b"no image")
         (self.folder / "35.png").write_bytes(b"")
         output, data = self.folder / "e.npz", open_source(f"folder:{self.folder}")
-        about = run.embed(job(output, source=data, max_bad_fraction=0.1))
-        self.assertEqual(about["rows"], 38)
+        metadata = run.embed(job(output, source=data, max_bad_fraction=0.1))
+        self.assertEqual(metadata["rows"], 38)
         expected = [str(self.folder / f"{name}.png") for name in ("07", "35")]
-        self.assertEqual(about["left_out"], expected)
-        with np.load(output) as found:
-            left = [i for i in range(40) if i not in (7, 35)]
-            np.testing.assert_array_equal(found["index"], left)
-            np.testing.assert_array_equal(found["name"], [f"{i:02d}.png" for i in left])
-            self.assertNotIn("label", found)
-            self.assertTrue(np.isfinite(found["features"]).all())
+        self.assertEqual(metadata["left_out"], expected)
+        with np.load(output) as content:
+            rest = [i for i in range(40) if i not in (7, 35)]
+            np.testing.assert_array_equal(content["index"], rest)
+            np.testing.assert_array_equal(content["name"], [f"{i:02d}.png" for i in rest])
+            self.assertNotIn("label", content)
+            self.assertTrue(np.isfinite(content["features"]).all())
         with self.assertRaisesRegex(UserError, "2 of 40 images"):
             run.embed(job(self.folder / "f.npz", source=data))
 
@@ -246,7 +247,7 @@ class EmbedTest(parameterized.TestCase):
         expected = np.asarray(small()(source().arrays))
         np.testing.assert_allclose(self.read(output), expected, rtol=1e-4, atol=1e-5)
 
-    def test_another_end_of_the_name(self):
+    def test_an_unknown_suffix(self):
         with self.assertRaisesRegex(UserError, r"expected one of FILE.npz, FILE.parquet"):
             run.embed(job(self.folder / "e.csv"))
 
@@ -265,23 +266,23 @@ class PartsTest(absltest.TestCase):
             shards.Parts(self.folder).write(4, shards.Rows(np.array(examples), features))
 
     def test_a_part_is_there_when_all_processes_wrote_it(self):
-        some = shards.Parts(self.folder)
+        parts = shards.Parts(self.folder)
         self.write(1, 2, [2, 3, 6, 7])
-        self.assertFalse(some.listed(4))
+        self.assertFalse(parts.listed(4))
         self.write(0, 2, [0, 1, 4, 5])
-        self.assertTrue(some.keep(4))
-        rows = some.read(4)
+        self.assertTrue(parts.keep(4))
+        rows = parts.read(4)
         np.testing.assert_array_equal(rows.examples, np.arange(8))
         np.testing.assert_array_equal(rows.features[:, 0], np.arange(8))
-        np.testing.assert_array_equal(some.examples(4), np.arange(8))
+        np.testing.assert_array_equal(parts.examples(4), np.arange(8))
 
-    def test_another_number_of_processes_makes_it_anew(self):
-        some = shards.Parts(self.folder)
+    def test_another_number_of_processes_recomputes_it(self):
+        parts = shards.Parts(self.folder)
         self.write(1, 3, [9])
-        self.assertFalse(some.keep(4))
+        self.assertFalse(parts.keep(4))
         self.assertEmpty(list(self.folder.iterdir()))
         self.write(0, 1, [0, 1])
-        self.assertTrue(some.keep(4))
+        self.assertTrue(parts.keep(4))
 
 
 class NamesTest(absltest.TestCase):
@@ -292,8 +293,8 @@ class NamesTest(absltest.TestCase):
         data = open_source(f"folder:{folder}")
         for end in ENDS:
             run.embed(job(where / f"names{end}", source=data))
-        with np.load(where / "names.npz") as found:
-            self.assertEqual(sorted(found["name"]), ["a\\xff.png", "ü.png"])
+        with np.load(where / "names.npz") as content:
+            self.assertEqual(sorted(content["name"]), ["a\\xff.png", "ü.png"])
         table = pq.read_table(where / "names.parquet")
         self.assertEqual(sorted(table["name"].to_pylist()), ["a\\xff.png", "ü.png"])
 

@@ -1,4 +1,4 @@
-"""The exported program in a fresh process that has neither ssl_jax nor flax."""
+"""The exported program in a fresh process without ssl_jax and flax."""
 
 import io
 import json
@@ -28,7 +28,7 @@ import jax, numpy as np
 with zipfile.ZipFile("encoder.zip") as file:
     program = jax.export.deserialize(bytearray(file.read("program.bin")))
 images = np.load("images.npy")
-np.savez("found.npz", *[program.call(images[:n]) for n in (1, 3, 7)])
+np.savez("features.npz", *[program.call(images[:n]) for n in (1, 3, 7)])
 """
 
 
@@ -50,10 +50,10 @@ class StableHloTest(parameterized.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         expected = np.asarray(encoder(pixels))
         self.assertGreater(np.abs(expected).max(), 1e-3)
-        with np.load(folder / "found.npz") as found:
-            self.assertEqual([len(found[key]) for key in found.files], [1, 3, 7])
-            for key in found.files:
-                rows = found[key]
+        with np.load(folder / "features.npz") as outputs:
+            self.assertEqual([len(outputs[key]) for key in outputs.files], [1, 3, 7])
+            for key in outputs.files:
+                rows = outputs[key]
                 np.testing.assert_allclose(rows, expected[: len(rows)], rtol=1e-5, atol=1e-6)
 
     def test_card_and_platforms(self):

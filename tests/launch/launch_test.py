@@ -1,4 +1,4 @@
-"""What the launchers render parses, is sound bash, and holds commands that run."""
+"""Rendered launcher files parse, are sound bash, and contain commands that run."""
 
 import contextlib
 import io
@@ -60,7 +60,7 @@ def dry(launcher, *argv) -> str:
 
 
 def bash(launcher, *argv) -> str:
-    """The part of what is rendered that bash runs, on the machine that does the work."""
+    """Extract the part of the rendered text that bash runs on the worker."""
     text = dry(launcher, *argv)
     if launcher is slurm:
         return text.partition("\n# written")[0]
@@ -78,7 +78,7 @@ def bash(launcher, *argv) -> str:
 
 class LaunchTest(parameterized.TestCase):
     @parameterized.parameters(*OWN)
-    def test_names_that_are_none(self, launcher):
+    def test_invalid_names(self, launcher):
         names = ("x\ntouch WRITTEN", "../../x", "My run", "-x", "x-", "a" * 41, "ü", "x_y", "1st")
         for name in names:
             with self.assertRaisesRegex(UserError, "--name=.*: expected at most 40 lower-case"):
@@ -117,8 +117,8 @@ class LaunchTest(parameterized.TestCase):
         super().setUp()
         self.folder = Path(self.create_tempdir().full_path)
 
-    def ran(self, script, **env):
-        """Argument lists with which `script` calls ssl-jax, which is a stand-in here."""
+    def calls(self, script, **env):
+        """Run `script` with a stand-in for ssl-jax; return the argument lists of its calls."""
         tools = {
             "ssl-jax": 'printf "%s\\0" ssl-jax "$@" >> "$CALLS"; printf "\\n" >> "$CALLS"',
             "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
@@ -144,19 +144,19 @@ class LaunchTest(parameterized.TestCase):
         path.write_text(script if script.startswith("#!") else f"#!/usr/bin/env bash\n{script}")
         subprocess.run(["bash", "-n", path], check=True)
         # Slurm, SkyPilot and Kubernetes define the variables; a user's file is not followed.
-        found = subprocess.run(
+        check = subprocess.run(
             ["shellcheck", "--exclude=SC2154,SC1090", path], capture_output=True, text=True
         )
-        self.assertEqual(found.returncode, 0, found.stdout + found.stderr)
+        self.assertEqual(check.returncode, 0, check.stdout + check.stderr)
 
     def test_the_same_command_everywhere(self):
         sky = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2"}
         sky |= {"SKYPILOT_NODE_RANK": "1"}
         place = ("--coordinator=10.0.0.1:8476", "--num_processes=2", "--process_id=1")
         for launcher in (slurm, gke, tpu_vm):
-            self.assertEqual(self.ran(bash(launcher, *RUN)), [TRAIN])
-        self.assertEqual(self.ran(bash(skypilot, *RUN), **sky), [(*TRAIN, *place)])
-        calls = self.ran(bash(local, *RUN, "--num_hosts=3"))
+            self.assertEqual(self.calls(bash(launcher, *RUN)), [TRAIN])
+        self.assertEqual(self.calls(bash(skypilot, *RUN), **sky), [(*TRAIN, *place)])
+        calls = self.calls(bash(local, *RUN, "--num_hosts=3"))
         self.assertEqual([call[: len(TRAIN)] for call in calls], [TRAIN] * 3)
         self.assertEqual([call[-1] for call in calls], [f"--process_id={i}" for i in range(3)])
         self.assertLen({call[-3] for call in calls}, 1)
@@ -168,25 +168,25 @@ class LaunchTest(parameterized.TestCase):
         for launcher, name in ((slurm, "SLURM_ARRAY_TASK_ID"), (gke, "JOB_COMPLETION_INDEX")):
             script = bash(launcher, *SWEEP)
             for i, evaluation in enumerate(EVALUATIONS):
-                self.assertEqual(self.ran(script, **{name: str(i)}), [evaluation])
+                self.assertEqual(self.calls(script, **{name: str(i)}), [evaluation])
         self.assertIn("--array=0-1\n", dry(slurm, *SWEEP))
         script = bash(skypilot, *SWEEP, "--num_hosts=2")
-        for nodes, rank, want in (
+        for nodes, rank, expected in (
             (2, 0, EVALUATIONS[:1]),
             (2, 1, EVALUATIONS[1:]),
             (1, 0, EVALUATIONS),
         ):
             env = {"SKYPILOT_NUM_NODES": str(nodes), "SKYPILOT_NODE_RANK": str(rank)}
-            self.assertEqual(self.ran(script, **env), want)
+            self.assertEqual(self.calls(script, **env), expected)
         for launcher in (tpu_vm, local):
-            self.assertEqual(self.ran(bash(launcher, *SWEEP)), EVALUATIONS)
+            self.assertEqual(self.calls(bash(launcher, *SWEEP)), EVALUATIONS)
 
     def test_the_runs_of_a_study_are_an_array(self):
         study = self.folder / "study.py"
         runs = {"a": {"config": "simclr:digits"}, "b": {"config": "byol:digits", "optim.lr": 0.1}}
         study.write_text(f"def get_config(name=''):\n    return {runs}\n")
         argv = (f"--study={study}", "--workdir=/nfs/S", "--config.train.steps=5")
-        wanted = [
+        expected = [
             (
                 *("ssl-jax", "train", f"--config={method}:digits", f"--workdir=/nfs/S/{name}"),
                 *(*more, "--config.train.steps=5", "--restarts=5"),
@@ -197,18 +197,18 @@ class LaunchTest(parameterized.TestCase):
             )
         ]
         self.assertIn("--array=0-1\n", dry(slurm, *argv))
-        for i, run in enumerate(wanted):
+        for i, run in enumerate(expected):
             script = bash(slurm, *argv)
-            self.assertEqual(self.ran(script, SLURM_ARRAY_TASK_ID=str(i)), [run])
-        self.assertEqual(self.ran(bash(local, *argv)), wanted)
-        with self.assertRaisesRegex(UserError, "give --config of a run or --study, not both"):
+            self.assertEqual(self.calls(script, SLURM_ARRAY_TASK_ID=str(i)), [run])
+        self.assertEqual(self.calls(bash(local, *argv)), expected)
+        with self.assertRaisesRegex(UserError, "expected --config for a run or --study, not both"):
             dry(slurm, *argv, "--config=simclr:digits")
 
     def test_a_jobset(self):
         text = dry(gke, *RUN, "--topology=8x8", "--num_slices=2")
-        made = yaml.safe_load(text)
-        self.assertEqual(made["kind"], "JobSet")
-        (slices,) = made["spec"]["replicatedJobs"]
+        jobset = yaml.safe_load(text)
+        self.assertEqual(jobset["kind"], "JobSet")
+        (slices,) = jobset["spec"]["replicatedJobs"]
         work = slices["template"]["spec"]
         self.assertEqual(
             (slices["replicas"], work["completions"], work["parallelism"]), (2, 16, 16)
@@ -217,7 +217,7 @@ class LaunchTest(parameterized.TestCase):
         self.assertEqual(pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"], "8x8")
         self.assertEqual(pod["volumes"][0]["persistentVolumeClaim"]["claimName"], "claim")
         self.assertIn("--config.mesh.replica=2", pod["containers"][0]["command"][2])
-        # What the user has to mend is not tried again.
+        # Errors that the user has to fix are not retried.
         (rule,) = work["podFailurePolicy"]["rules"]
         self.assertEqual(rule["action"], "FailJob")
         self.assertIn(2, rule["onExitCodes"]["values"])
@@ -241,12 +241,16 @@ class LaunchTest(parameterized.TestCase):
         self.assertEqual(read_metrics(workdir)[-1]["step"], 2)
 
     @parameterized.parameters(
-        (slurm, (), "give --workdir=W of a run, or --evaluate"),
-        (slurm, (*RUN, *SWEEP), "give --workdir=W of a run, or --evaluate"),
+        (slurm, (), "expected --workdir=W for a run or --evaluate"),
+        (slurm, (*RUN, *SWEEP), "expected --workdir=W for a run or --evaluate"),
         (slurm, (*RUN, "--gpu=8"), "unknown flag --gpu; did you mean 'gpus'"),
         (slurm, (*RUN, "--gpus=many"), "--gpus=many: expected a whole number, 1 or more"),
         (gke, (*RUN, "--topology=big"), "--topology=big: expected sides"),
-        (gke, (*RUN, "--topology=8x8", "--num_hosts=2"), "with 4 chips a host are 16 hosts"),
+        (
+            gke,
+            (*RUN, "--topology=8x8", "--num_hosts=2"),
+            "--num_hosts=2: expected 16, for 1 slice",
+        ),
         (gke, (*RUN, "--image="), "--image is missing"),
         (tpu_vm, (*RUN, "--zone="), "--zone is missing"),
     )
@@ -254,8 +258,8 @@ class LaunchTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             launcher.main(["launch", *OWN[launcher], *argv, "--dry_run"])
 
-    def test_a_program_that_is_not_there(self):
-        with self.assertRaisesRegex(UserError, "there is no no-such here; --dry_run shows"):
+    def test_a_program_that_is_not_installed(self):
+        with self.assertRaisesRegex(UserError, "no-such is not installed; --dry_run shows"):
             job.need("no-such")
 
 

@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.cost.hlo import collectives
-from ssl_jax.objectives.instdisc import InstDisc
 from tests.objectives import harness
 
 
@@ -82,9 +81,8 @@ class InstDiscTest(parameterized.TestCase):
         self.assertLess(max(c.elements for c in collectives(text)), bank.size / 50)
 
     def test_bad_numbers(self):
-        made = harness.experiment("instdisc").objective
         with self.assertRaisesRegex(UserError, "objective.negatives: .* at least 0, got -1"):
-            InstDisc.make(made.backbone, made.spec, negatives=-1)
+            with_negatives(-1)
 
 
 if __name__ == "__main__":

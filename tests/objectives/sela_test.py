@@ -70,7 +70,7 @@ class SeLaTest(parameterized.TestCase):
         small = dataclasses.replace(self.made.spec, num_examples=20)
         with self.assertRaisesRegex(UserError, "sela cannot make 50 clusters of 20 examples"):
             dataclasses.replace(self.objective, spec=small)
-        with self.assertRaisesRegex(UserError, "at least one head"):
+        with self.assertRaisesRegex(UserError, "objective.heads: .* at least 1, got 0"):
             dataclasses.replace(self.objective, heads=0)
 
 

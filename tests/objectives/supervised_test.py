@@ -149,10 +149,10 @@ class AverageTest(parameterized.TestCase):
 
 class ErrorsTest(parameterized.TestCase):
     @parameterized.parameters(
-        ({"label_smoothing": 1.0}, "label_smoothing: 1.0 is not in"),
-        ({"average": -0.1}, "average: -0.1 is not in"),
-        ({"mixup": -1.0}, "mixup and cutmix are 0 or more"),
-        ({"erase": 1.5}, r"erase is in \[0, 1\]"),
+        ({"label_smoothing": 1.0}, r"label_smoothing: .* in \[0, 1\), got 1.0"),
+        ({"average": -0.1}, r"average: .* in \[0, 1\), got -0.1"),
+        ({"mixup": -1.0}, "mixup: .* of at least 0, got -1.0"),
+        ({"erase": 1.5}, r"erase: .* in \[0, 1\], got 1.5"),
     )
     def test_bad_settings(self, hyper, message):
         with self.assertRaisesRegex(UserError, message):

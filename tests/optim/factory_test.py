@@ -1,6 +1,7 @@
 """The optimizer of a config: torch's numbers, rules on paths, groups, the step as clock."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -222,9 +223,8 @@ class GroupsTest(parameterized.TestCase):
 
         out, _ = run(tx, params, grads)
         fresh, _ = run(build(params, **settings)[0], params, grads[3:], start=3)
-        jax.tree.map(
-            np.testing.assert_array_equal, [p["head"] for p in out[3:]], [p["head"] for p in fresh]
-        )
+        equal = partial(np.testing.assert_allclose, rtol=1e-6)  # two programs round by themselves
+        jax.tree.map(equal, [p["head"] for p in out[3:]], [p["head"] for p in fresh])
 
     @parameterized.parameters("adamw", "sgd", "lars", "lamb")
     def test_groups_do_not_change_the_numbers(self, name):

@@ -1,4 +1,4 @@
-"""Curves stand where the metrics say."""
+"""Curves are drawn where the metrics say."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.report import curves
 
 
-def drawn(svg: str, name: str) -> list[ElementTree.Element]:
+def elements(svg: str, name: str) -> list[ElementTree.Element]:
     return list(ElementTree.fromstring(svg).iter(name))
 
 
@@ -18,7 +18,7 @@ class CurvesTest(parameterized.TestCase):
     def test_points_are_the_metrics(self):
         points = [(10, 4.0), (20, 3.0), (50, 1.0), (100, 0.5)]
         chart = curves.chart("loss", {0: points}, {})
-        (line,) = drawn(chart, "polyline")
+        (line,) = elements(chart, "polyline")
         places = np.array([p.split(",") for p in line.get("points").split()], float)
         steps, values = np.array(points).T
         room = 0.06 * (4.0 - 0.5)
@@ -32,7 +32,7 @@ class CurvesTest(parameterized.TestCase):
 
     def test_a_baseline_is_level_and_of_its_run(self):
         chart = curves.chart("kNN", {1: [(0, 0.2), (10, 0.8)]}, {(1, "untrained"): 0.5})
-        (line,) = [x for x in drawn(chart, "line") if "untrained" in x.get("class")]
+        (line,) = [x for x in elements(chart, "line") if "untrained" in x.get("class")]
         self.assertEqual(line.get("y1"), line.get("y2"))
         self.assertIn("c1", line.get("class").split())
         middle = (curves.HEIGHT - curves.BOTTOM + curves.TOP) / 2
@@ -40,10 +40,10 @@ class CurvesTest(parameterized.TestCase):
 
     def test_every_nth_point_of_many_and_the_last(self):
         points = [(i, float(i)) for i in range(3001)]
-        kept = curves.thinned(points)
-        self.assertLessEqual(len(kept), curves.MOST + 1)
-        self.assertLessEqual(set(kept), set(points))
-        self.assertEqual((kept[0], kept[-1]), (points[0], points[-1]))
+        selected = curves.thinned(points)
+        self.assertLessEqual(len(selected), curves.MOST + 1)
+        self.assertLessEqual(set(selected), set(points))
+        self.assertEqual((selected[0], selected[-1]), (points[0], points[-1]))
 
     def test_one_point_and_equal_values(self):
         for points in ([(0, 0.0)], [(5, 2.0), (6, 2.0)]):

@@ -12,8 +12,8 @@ def blobs(count: int, classes: int, seed: int = 0) -> Examples:
     draw = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     points = 0.05 * draw.normal(size=(count, 8)) + 3 * np.eye(8)[labels]
-    shown = draw.integers(0, 255, (count, 8, 8, 1)).astype(np.uint8)
-    return Examples(shown, points.astype(np.float32), points.astype(np.float32), labels)
+    pictures = draw.integers(0, 255, (count, 8, 8, 1)).astype(np.uint8)
+    return Examples(pictures, points.astype(np.float32), points.astype(np.float32), labels)
 
 
 class LookTest(absltest.TestCase):
@@ -30,26 +30,26 @@ class LookTest(absltest.TestCase):
         train, test = blobs(100, 5), blobs(50, 5, 1)
         rows = look.queries(test.labels)
         np.testing.assert_array_equal(test.labels[rows], np.arange(5))
-        for found in look.neighbours(train, test, rows).values():
-            self.assertEqual(found.same, 1.0)
-            np.testing.assert_array_equal(train.labels[found.nearest[:, 0]], test.labels[rows])
+        for near in look.neighbours(train, test, rows).values():
+            self.assertEqual(near.same, 1.0)
+            np.testing.assert_array_equal(train.labels[near.nearest[:, 0]], test.labels[rows])
 
     def test_without_labels_nothing_is_right_or_wrong(self):
         train = blobs(100, 5)._replace(labels=np.full(100, -1))
         rows = look.queries(train.labels)
         self.assertLen(rows, look.QUERIES)
-        found = look.neighbours(train, train, rows)[look.FEATURES]
-        self.assertIsNone(found.same)
-        html = images.neighbours(found, train, train, ())
+        near = look.neighbours(train, train, rows)[look.FEATURES]
+        self.assertIsNone(near.same)
+        html = images.neighbours(near, train, train, ())
         self.assertNotIn(images.RIGHT, html)
         self.assertNotIn(images.WRONG, html)
         self.assertTrue(all(c.label == -1 for c in look.clusters(train, 0)))
 
     def test_clusters_of_separate_classes_are_pure(self):
-        found = look.clusters(blobs(100, 5), 5)
-        self.assertEqual([cluster.size for cluster in found], [20] * 5)
-        self.assertEqual(sorted(cluster.label for cluster in found), [0, 1, 2, 3, 4])
-        self.assertTrue(all(cluster.purity == 1 for cluster in found))
+        clusters = look.clusters(blobs(100, 5), 5)
+        self.assertEqual([cluster.size for cluster in clusters], [20] * 5)
+        self.assertEqual(sorted(cluster.label for cluster in clusters), [0, 1, 2, 3, 4])
+        self.assertTrue(all(cluster.purity == 1 for cluster in clusters))
 
     def test_a_map_keeps_groups_together_and_stays_in_its_frame(self):
         test = blobs(60, 3)
@@ -61,11 +61,11 @@ class LookTest(absltest.TestCase):
     def test_a_map_of_equal_features_is_a_point(self):
         np.testing.assert_array_equal(look.flat_map(np.ones((20, 4)), True), 0.5)
 
-    def test_every_sign_is_another(self):
+    def test_markers_are_distinct(self):
         signs = {(maps.sign(i), maps.marker(i, 0, 0, 3)) for i in range(maps.MOST)}
         self.assertLen(signs, maps.MOST)
 
-    def test_classes_beyond_the_signs_are_drawn_as_others(self):
+    def test_classes_beyond_the_markers_are_drawn_as_other(self):
         labels = np.arange(200) % 40
         svg = maps.scatter("x", np.random.default_rng(0).random((200, 2)), labels, list("a" * 40))
         self.assertEqual(svg.count("<title>"), maps.MOST)

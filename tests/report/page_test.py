@@ -1,4 +1,4 @@
-"""The page as a file: well-formed, asking for no other, without overflow on a phone or a desk."""
+"""The page as a file: well-formed, self-contained, without overflow on phones and desktops."""
 
 import html
 import itertools
@@ -24,20 +24,22 @@ from ssl_jax.run.console import NAMES, SCORES
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def seen(side: int = 16, channels: int = 1, labelled: bool = True) -> Look:
+def view(side: int = 16, channels: int = 1, labelled: bool = True) -> Look:
     """A look at noise."""
     draw = np.random.default_rng(0)
 
-    def some(count: int, size: int = side) -> Examples:
-        shown = draw.integers(0, 256, (count, size, size, channels)).astype(np.uint8)
+    def examples(count: int, size: int = side) -> Examples:
+        pixels = draw.integers(0, 256, (count, size, size, channels)).astype(np.uint8)
         labels = np.arange(count) % 5 if labelled else np.full(count, -1)
-        return Examples(shown, shown.reshape(count, -1), shown.reshape(count, -1), labels)
+        return Examples(pixels, pixels.reshape(count, -1), pixels.reshape(count, -1), labels)
 
-    train, test = some(40), some(20)
+    train, test = examples(40), examples(20)
     near = Neighbours(np.arange(5), draw.integers(0, 40, (5, 8)), 0.5 if labelled else None)
-    said = np.array([[0, 1], [-1, 0]], np.int32)
-    pictures = [list(row) for row in some(4).images.reshape(2, 2, side, side, channels)]
-    grid = Grid("What is seen.", ("first", "second"), pictures, said, said * 0, ("0°", "90°"))
+    predicted = np.array([[0, 1], [-1, 0]], np.int32)
+    pictures = [list(row) for row in examples(4).images.reshape(2, 2, side, side, channels)]
+    grid = Grid(
+        "What is seen.", ("first", "second"), pictures, predicted, predicted * 0, ("0°", "90°")
+    )
     return Look(
         10,
         tuple(f"a rather long name of class {i}" for i in range(5)) if labelled else (),
@@ -46,12 +48,12 @@ def seen(side: int = 16, channels: int = 1, labelled: bool = True) -> Look:
         {look.FEATURES: near, look.RAW: near},
         {look.FEATURES: draw.random((20, 2)), look.RAW: draw.random((20, 2))},
         [Cluster(40, np.arange(24), 1 if labelled else -1, 0.5)],
-        {"Predicted <things>": grid, "Reconstructions": grid._replace(said=None, truth=None)},
+        {"Predicted <things>": grid, "Reconstructions": grid._replace(predicted=None, truth=None)},
     )
 
 
 def run(name: str, seed: int = 0, looked: Look | None = None) -> Run:
-    """Settings and metrics as a run has them."""
+    """A run with settings and metrics."""
     draw = np.random.default_rng(seed)
     metrics = [{"step": 0, "untrained/eval/knn_top1": 0.3, "pixels/eval/knn_top1": 0.6}]
     for step in range(10, 110, 10):
@@ -80,7 +82,7 @@ def page(*runs: Run) -> str:
 
 
 class Reader(HTMLParser):
-    """Raises where a tag is not closed; keeps all tags and the text."""
+    """Parser that raises if a tag is not closed, and collects all tags and the text."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -106,17 +108,17 @@ class Reader(HTMLParser):
 
 class PageTest(parameterized.TestCase):
     @parameterized.named_parameters(
-        ("one", [run("a", 0, seen())]),
-        ("two", [run("a", 0, seen()), run("b", 1, seen())]),
+        ("one", [run("a", 0, view())]),
+        ("two", [run("a", 0, view()), run("b", 1, view())]),
         ("no_checkpoint", [run("a")]),
-        ("no_labels", [run("a", 0, seen(labelled=False))]),
-        ("photographs", [run("a", 0, seen(96, 3))]),
+        ("no_labels", [run("a", 0, view(labelled=False))]),
+        ("photographs", [run("a", 0, view(96, 3))]),
     )
     def test_well_formed_and_self_contained(self, runs):
         text = page(*runs)
-        made = Reader(text)
+        reader = Reader(text)
         self.assertNotRegex(text, r"https?://")
-        for tag, attrs in made.tags:
+        for tag, attrs in reader.tags:
             for name in ("src", "href", "data", "action", "poster", "srcset"):
                 value = attrs.get(name)
                 if value is not None:
@@ -127,11 +129,11 @@ class PageTest(parameterized.TestCase):
         self.assertNotRegex(text, r"url\(|@import")
         self.assertNotIn("<b>", text.replace("<b>knn</b>", ""))
         self.assertLess(len(text), 3e6)
-        headings = [int(tag[1]) for tag, _ in made.tags if re.fullmatch(r"h\d", tag)]
+        headings = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch(r"h\d", tag)]
         self.assertEqual(headings.count(1), 1)
         self.assertTrue(all(b - a <= 1 for a, b in itertools.pairwise(headings)))
-        anchors = {attrs.get("id") for _, attrs in made.tags}
-        links = {a["href"][1:] for t, a in made.tags if t == "a"}
+        anchors = {attrs.get("id") for _, attrs in reader.tags}
+        links = {a["href"][1:] for t, a in reader.tags if t == "a"}
         self.assertLessEqual(links, anchors)
 
     def test_numbers_stand_beside_their_baselines(self):
@@ -148,7 +150,7 @@ class PageTest(parameterized.TestCase):
         self.assertEqual(chart.count('class="base pixels'), 2)
 
     def test_right_and_wrong_are_marked_by_more_than_colour(self):
-        text = page(run("a", 0, seen()))
+        text = page(run("a", 0, view()))
         self.assertIn("✓ 0°", text)
         self.assertIn("✗ 90°", text)
         self.assertIn("another class", text)
@@ -163,23 +165,23 @@ class PageTest(parameterized.TestCase):
 class BrowserTest(parameterized.TestCase):
     @parameterized.product(width=(390, 1400), runs=(1, 2))
     def test_no_overflow_no_error_no_request(self, width, runs):
-        made = page(*(run(f"run{i}", i, seen(96, 3)) for i in range(runs)))
-        # In a frame, as a headless window has a least width; measured once it has been drawn.
+        text = page(*(run(f"run{i}", i, view(96, 3)) for i in range(runs)))
+        # In a frame, as a headless window has a minimum width; measured after it has been drawn.
         frame = f"""<body style="margin:0"><iframe style="border:0;width:{width}px;height:900px"
-            srcdoc="{html.escape(made)}"></iframe><pre id="found"></pre><script>
+            srcdoc="{html.escape(text)}"></iframe><pre id="found"></pre><script>
             const frame = document.querySelector("iframe"), errors = [];
             frame.contentWindow.addEventListener("error", e => errors.push(e.message));
             addEventListener("load", () => {{
               const inner = frame.contentDocument, root = inner.documentElement;
               const wide = [...inner.querySelectorAll("body *")].filter(e => !e.closest(".scroll")
                 && e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.outerHTML);
-              const asked = frame.contentWindow.performance.getEntriesByType("resource")
+              const requests = frame.contentWindow.performance.getEntriesByType("resource")
                 .map(e => e.name).filter(name => !name.startsWith("data:"));
               const broken = [...inner.images].filter(i => !i.naturalWidth).length;
               const svg = inner.querySelector(".chart svg"), box = svg.getBoundingClientRect();
               svg.dispatchEvent(new PointerEvent("pointermove", {{clientX: box.right - 12}}));
               document.querySelector("#found").textContent = JSON.stringify({{
-                width: root.clientWidth, scroll: root.scrollWidth, errors, asked, broken,
+                width: root.clientWidth, scroll: root.scrollWidth, errors, requests, broken,
                 wide: wide.slice(0, 3).map(x => x.slice(0, 200)),
                 images: inner.images.length, hover: inner.querySelector("output").textContent}});
             }});</script>"""
@@ -200,15 +202,17 @@ class BrowserTest(parameterized.TestCase):
                 text=True,
                 timeout=180,
             )
-        found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
-        self.assertIsNotNone(found, done.stderr[-2000:])
-        said = json.loads(html.unescape(found.group(1)))
-        self.assertEqual(said["width"], width)
-        self.assertLessEqual(said["scroll"], width, said["wide"])
-        self.assertEqual((said["errors"], said["asked"], said["broken"]), ([], [], 0))
-        self.assertEqual(said["wide"], [])
-        self.assertGreater(said["images"], 50)
-        self.assertRegex(said["hover"], r"^step \d+: [\d.]+")
+        match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+        self.assertIsNotNone(match, done.stderr[-2000:])
+        measured = json.loads(html.unescape(match.group(1)))
+        self.assertEqual(measured["width"], width)
+        self.assertLessEqual(measured["scroll"], width, measured["wide"])
+        self.assertEqual(
+            (measured["errors"], measured["requests"], measured["broken"]), ([], [], 0)
+        )
+        self.assertEqual(measured["wide"], [])
+        self.assertGreater(measured["images"], 50)
+        self.assertRegex(measured["hover"], r"^step \d+: [\d.]+")
         self.assertNotIn("CONSOLE", done.stderr)
 
 

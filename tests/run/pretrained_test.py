@@ -106,7 +106,7 @@ class PretrainedTest(parameterized.TestCase):
         files.write_json(path, config)
         made = experiment("supervised", ("train.init_from", self.folder))
         with self.assertRaisesRegex(
-            UserError, "init_from: .*backbone.stem is 'small' here and 'cifar' there"
+            UserError, "init_from: .*backbone.stem is 'small' in the config but 'cifar' in"
         ):
             pretrained.check(made)
 
@@ -115,7 +115,7 @@ class PretrainedTest(parameterized.TestCase):
         like = ({"a": np.ones(2)}, {})
         found, left = pretrained.fit(given, like, "W")
         self.assertEqual((list(found[0]), left), (["a"], ["mask_token"]))
-        with self.assertRaisesRegex(UserError, "the file's has besides registers"):
+        with self.assertRaisesRegex(UserError, "the file also has registers"):
             pretrained.fit(({"a": np.zeros(2), "registers": np.zeros(1)}, {}), like, "W")
         with self.assertRaisesRegex(UserError, "missing b, c, d and 1 more"):
             pretrained.fit(given, ({k: np.zeros(2) for k in "abcde"}, {}), "W")

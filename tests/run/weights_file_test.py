@@ -112,7 +112,7 @@ class WeightsFileTest(parameterized.TestCase):
             self.assertEqual(encoder.view.recipe, "normalize_half")
         white = encoder.preprocess(np.full((1, 16, 16, 3), 255, np.uint8))
         np.testing.assert_allclose(white, 1, rtol=1e-6)
-        with self.assertRaisesRegex(UserError, "backbone.heads is 1 here and 2 there"):
+        with self.assertRaisesRegex(UserError, "backbone.heads is 1 in the config but 2 in"):
             ssl_jax.load(path, backbone={"heads": 1})
         (path.parent / "preprocessor_config.json").write_text(
             json.dumps({"image_mean": [0.1] * 3, "image_std": [0.5] * 3})
@@ -164,7 +164,7 @@ class WeightsFileTest(parameterized.TestCase):
         self.assertEqual(config["objective"]["view"]["size"] % 8, 0)
         self.assertIn(f"as in {self.file}", " ".join(reasons))
         other = self.save("w.safetensors", plain(VIT | {"depth": 1}))
-        with self.assertRaisesRegex(UserError, "train.init_from: .*give --config.backbone.heads"):
+        with self.assertRaisesRegex(UserError, "train.init_from: .*set --config.backbone.heads"):
             auto.choose("digits", str(other))
         self.assertEqual(auto.choose("digits", str(other), {"heads": 4})[0]["backbone"]["heads"], 4)
 

@@ -322,7 +322,9 @@ class CheckpointTest(parameterized.TestCase):
 
     @parameterized.parameters({"every": -1}, {"keep": 0}, {"keep_every": -2})
     def test_bad_configs(self, **keys):
-        with self.assertRaisesRegex(UserError, "checkpoint: every"):
+        with self.assertRaisesRegex(
+            UserError, rf"checkpoint.{next(iter(keys))}: expected a whole number of at least"
+        ):
             CheckpointConfig(**keys)
 
 

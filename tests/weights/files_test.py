@@ -1,4 +1,4 @@
-"""Files of tensors: they come back as they were, and a wrong one is told in one line, unrun."""
+"""Files of tensors: round trips are exact; wrong files give one line, and no code is run."""
 
 import collections
 import importlib.util
@@ -28,10 +28,10 @@ TENSORS = {
 
 
 def _member(shape):
-    """A .npy that says it has this shape, without its numbers."""
+    """Return the bytes of an .npy with this shape in its header and no data."""
     file = io.BytesIO()
-    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, about)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
     return file.getvalue()
 
 
@@ -42,7 +42,7 @@ def _text(value):
 
 
 class Evil:
-    """Leaves a mark where it is unpickled."""
+    """Object that creates the file `mark` when it is unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -66,16 +66,16 @@ class FilesTest(parameterized.TestCase):
     def test_round_trip(self, suffix):
         path = self.folder / f"w{suffix}"
         files.write(path, TENSORS, {"method": "x", "config": '{"a": 1}'})
-        found = files.read(path)
-        self.assertEqual(dict(found.metadata), {"method": "x", "config": '{"a": 1}'})
-        self.assertEqual(set(found.tensors), set(TENSORS))
+        content = files.read(path)
+        self.assertEqual(dict(content.metadata), {"method": "x", "config": '{"a": 1}'})
+        self.assertEqual(set(content.tensors), set(TENSORS))
         for name, array in TENSORS.items():
-            self.assertEqual(found.tensors[name].dtype, array.dtype)
-            self.assertEqual(found.tensors[name].shape, array.shape)
-            np.testing.assert_array_equal(found.tensors[name], array)
+            self.assertEqual(content.tensors[name].dtype, array.dtype)
+            self.assertEqual(content.tensors[name].shape, array.shape)
+            np.testing.assert_array_equal(content.tensors[name], array)
         self.assertEqual([p.name for p in self.folder.iterdir()], [path.name])
 
-    def test_the_format_is_told_by_content(self):
+    def test_the_format_is_recognised_by_content(self):
         files.write(self.folder / "w.safetensors", TENSORS, {})
         (self.folder / "w.safetensors").rename(self.folder / "w.pth")
         self.assertEqual(set(files.read(self.folder / "w.pth").tensors), set(TENSORS))
@@ -84,10 +84,10 @@ class FilesTest(parameterized.TestCase):
         ("page.pth", b"\n<!DOCTYPE html><html>404</html>", "web page"),
         ("empty.pth", b"", "is empty"),
         ("lfs.npz", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
-        ("text.safetensors", b"hello", "no file of weights"),
-        ("noise.pth", bytes(range(3, 200)), "no file of weights"),
-        ("header.safetensors", b"\xff" * 7 + b'\x00{"a"', "no whole safetensors"),
-        ("zip.npz", b"PK\x03\x04 cut short", "cut short or broken"),
+        ("text.safetensors", b"hello", "not a file of weights"),
+        ("noise.pth", bytes(range(3, 200)), "not a file of weights"),
+        ("header.safetensors", b"\xff" * 7 + b'\x00{"a"', "not a complete safetensors"),
+        ("zip.npz", b"PK\x03\x04 cut short", "truncated or corrupt"),
     )
     def test_wrong_files(self, name, content, message):
         (self.folder / name).write_bytes(content)
@@ -100,7 +100,7 @@ class FilesTest(parameterized.TestCase):
         whole = path.read_bytes()
         for share in (0.05, 0.3, 0.7, 0.99):
             path.write_bytes(whole[: int(len(whole) * share)])
-            self.assert_one_line(path, "no whole|cut short")
+            self.assert_one_line(path, "not a complete|truncated")
 
     def test_a_flipped_bit_of_a_compressed_one(self):
         arrays = {name: np.asarray(array, np.float32) for name, array in TENSORS.items()}
@@ -116,14 +116,14 @@ class FilesTest(parameterized.TestCase):
                 self.assertLen(str(e).splitlines(), 1)
 
     @parameterized.parameters(
-        ("a", _member((2**40, 4)), r"a of shape \(1099511627776, 4\) needs .* 0 are there"),
-        ("a", b"\x93NUMPY\x01\x00\x46\x00" + b"(" * 70, "or is broken"),
+        ("a", _member((2**40, 4)), r"a of shape \(1099511627776, 4\) needs .* 0 are in the file"),
+        ("a", b"\x93NUMPY\x01\x00\x46\x00" + b"(" * 70, "is corrupt or"),
         ("a", b"\x93NUMPY\x07\x00", "unknown version of .npy"),
         ("a", _text(["text"]), "a holds <U4, not numbers"),
-        ("__metadata__", _text("[1]"), "no JSON object of texts"),
-        ("__metadata__", _text("[" * 100_000), "no JSON: nested too deeply"),
-        ("__metadata__", _text('{"a": 1}'), "no JSON object of texts"),
-        ("__metadata__", _text('{"__bfloat16__": ["b"]}'), "no such bfloat16 tensor: 'b'"),
+        ("__metadata__", _text("[1]"), "not a JSON object of strings"),
+        ("__metadata__", _text("[" * 100_000), "not JSON: nested too deeply"),
+        ("__metadata__", _text('{"a": 1}'), "not a JSON object of strings"),
+        ("__metadata__", _text('{"__bfloat16__": ["b"]}'), "'b', which is not a bfloat16 tensor"),
     )
     def test_hostile_arrays(self, name, content, message):
         with zipfile.ZipFile(self.folder / "m.npz", "w") as archive:
@@ -143,9 +143,9 @@ class FilesTest(parameterized.TestCase):
         index = self.in_parts()
         (self.folder / "config.json").write_text('{"hidden_size": 8}')
         for path in (index, self.folder):
-            found = files.read(path)
-            self.assertEqual({k: len(v) for k, v in found.tensors.items()}, {"a": 2, "b": 3})
-            self.assertEqual(found.beside, {"config": {"hidden_size": 8}})
+            content = files.read(path)
+            self.assertEqual({k: len(v) for k, v in content.tensors.items()}, {"a": 2, "b": 3})
+            self.assertEqual(content.beside, {"config": {"hidden_size": 8}})
         (self.folder / "config.json").write_text('{"objective": {}}')  # of a run of ours
         self.assertEqual(files.read(index).beside, {})
         (self.folder / "config.json").write_text("[" * 100_000)
@@ -153,9 +153,9 @@ class FilesTest(parameterized.TestCase):
             files.read(index)
 
     @parameterized.parameters(
-        ({"b": "m-3.safetensors"}, "index.json names m-3.safetensors, and there is no such file"),
-        ({"b": "../m-2.safetensors"}, "expected a file of the same folder"),
-        ({"b": 7}, "expected a file of the same folder"),
+        ({"b": "m-3.safetensors"}, "index.json lists m-3.safetensors, but there is no such file"),
+        ({"b": "../m-2.safetensors"}, "expected a file in the same folder"),
+        ({"b": 7}, "expected a file in the same folder"),
         ({"c": "m-1.safetensors"}, "m-1.safetensors holds no tensor c"),
     )
     def test_an_index_that_does_not_fit(self, where, message):
@@ -165,7 +165,7 @@ class FilesTest(parameterized.TestCase):
         self.assert_one_line(self.folder, r"holds neither a run .* nor weights \(model.safetensors")
         for name in ("a.pth", "b.pth"):
             (self.folder / name).write_bytes(b"x")
-        self.assert_one_line(self.folder, "several files of weights: name one, a.pth")
+        self.assert_one_line(self.folder, "several files of weights; choose one, for example a.pth")
         self.assert_one_line(self.folder / "no.npz", "no file")
 
     def test_no_code_is_run(self):
@@ -194,23 +194,23 @@ class FilesTest(parameterized.TestCase):
         import torch
 
         state = {"model": {"a": torch.ones(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}}
-        for new in (True, False):
+        for zipped in (True, False):
             torch.save(
                 state | {"args": argparse.Namespace(lr=1.0), "epoch": 3},
                 self.folder / "w.pth",
-                _use_new_zipfile_serialization=new,
+                _use_new_zipfile_serialization=zipped,
             )
-            found = files.read(self.folder / "w.pth").tensors
-            self.assertEqual(set(found), {"model.a", "model.b"})
-            np.testing.assert_array_equal(found["model.b"], np.ones(2, np.float32))
+            tensors = files.read(self.folder / "w.pth").tensors
+            self.assertEqual(set(tensors), {"model.a", "model.b"})
+            np.testing.assert_array_equal(tensors["model.b"], np.ones(2, np.float32))
 
     @absltest.skipUnless(importlib.util.find_spec("torch"), "torch is not installed")
     def test_settings_beside_the_tensors(self):
         import torch
 
-        made = types.ModuleType("omegaconf.dictconfig")
-        made.DictConfig = type("DictConfig", (), {"__module__": made.__name__})
-        settings = made.DictConfig()
+        module = types.ModuleType("omegaconf.dictconfig")
+        module.DictConfig = type("DictConfig", (), {"__module__": module.__name__})
+        settings = module.DictConfig()
         settings.__dict__ |= {"lr": 0.1, "of": dict, "kind": int}
         beside = {
             "cfg": settings,
@@ -220,11 +220,11 @@ class FilesTest(parameterized.TestCase):
             "scores": collections.defaultdict(dict, {"knn": torch.ones(3)}),
             "set": {1, 2},
         }
-        modules = {"omegaconf": types.ModuleType("omegaconf"), made.__name__: made}
+        modules = {"omegaconf": types.ModuleType("omegaconf"), module.__name__: module}
         with mock.patch.dict(sys.modules, modules):
             torch.save({"model": {"a": torch.ones(2)}} | beside, self.folder / "w.pth")
-        found = files.read(self.folder / "w.pth").tensors  # without omegaconf
-        self.assertEqual(set(found), {"model.a", "scores.knn"})
+        tensors = files.read(self.folder / "w.pth").tensors  # without omegaconf
+        self.assertEqual(set(tensors), {"model.a", "scores.knn"})
 
     @absltest.skipUnless(importlib.util.find_spec("torch"), "torch is not installed")
     def test_hostile_tensors(self):
@@ -233,13 +233,13 @@ class FilesTest(parameterized.TestCase):
         path, itself = self.folder / "w.pth", {"a": torch.ones(2)}
         itself["itself"] = itself
         torch.save(itself, path)
-        self.assert_one_line(path, "is broken: RecursionError")
+        self.assert_one_line(path, "is corrupt: RecursionError")
         torch.save({"a": torch.ones(1).expand(2**20, 2**20)}, path)
-        self.assert_one_line(path, r"a of shape \(1048576, 1048576\) is no part of a file of")
+        self.assert_one_line(path, r"a of shape \(1048576, 1048576\) does not fit into a file of")
         torch.save({"a": (getattr, "x")}, path)
         self.assert_one_line(path, r"holds code \(__builtin__.getattr\)")
 
-    def test_what_cannot_be_written_leaves_nothing(self):
+    def test_a_failed_write_leaves_nothing(self):
         with self.assertRaisesRegex(UserError, "cannot write .*nowhere"):
             files.write(self.folder / "nowhere" / "w.npz", TENSORS, {})
         with self.assertRaisesRegex(UserError, "ends in .safetensors or .npz"):

@@ -1,4 +1,4 @@
-"""Names of transformers and of mmpretrain: each is read as the plain network."""
+"""Names of transformers and of mmpretrain: each file is read like the plain network."""
 
 import re
 
@@ -65,30 +65,30 @@ RESNETS = (
 
 
 def named(tensors, *swaps, prefix=""):
-    """By other names, queries, keys and values apart where the names say "qkv"."""
+    """Rename tensors; split "qkv" into queries, keys and values."""
     out = {}
     for name, array in tensors.items():
-        for old, new in swaps:
-            name = re.sub(old, new, name)
+        for old, replacement in swaps:
+            name = re.sub(old, replacement, name)
         parts = {"attention.qkv": ("query", "key", "value"), "self_attn.qkv": ("q", "k", "v")}
         fused = next((key for key in parts if key in name), None)
         for i, part in enumerate(parts[fused] if fused else ("",)):
-            one = name.replace("qkv", part) if fused else name
-            out[prefix + one] = np.split(array, 3)[i] if fused else array
+            single = name.replace("qkv", part) if fused else name
+            out[prefix + single] = np.split(array, 3)[i] if fused else array
     return out
 
 
-def read(tensors, backbone=None, config=None, **given):
+def read(tensors, backbone=None, config=None, **options):
     beside = {"config": {"model_type": "x", "num_attention_heads": 2} | (config or {})}
-    return networks.of_file(TensorFile(tensors, {}, beside), "F", backbone or given, 3)
+    return networks.of_file(TensorFile(tensors, {}, beside), "F", backbone or options, 3)
 
 
 class NamesTest(parameterized.TestCase):
     def assert_network(self, weights, backbone):
-        expected, found = variables(backbone), under(weights.networks["student"], "backbone/")
-        self.assertEqual(set(found), set(expected))
+        expected, loaded = variables(backbone), under(weights.networks["student"], "backbone/")
+        self.assertEqual(set(loaded), set(expected))
         for path, array in expected.items():
-            np.testing.assert_array_equal(found[path], array, err_msg=path)
+            np.testing.assert_array_equal(loaded[path], array, err_msg=path)
 
     @parameterized.parameters("", "vit.")
     def test_vit(self, prefix):
@@ -98,7 +98,7 @@ class NamesTest(parameterized.TestCase):
         self.assert_network(weights, VIT)
         self.assertEqual(weights.backbone["norm_eps"], 1e-12)  # transformers' default
         self.assertEqual(set(weights.report.skipped), set(beside))
-        with self.assertRaisesRegex(UserError, r"besides blocks\.\*\.attention.rotary"):
+        with self.assertRaisesRegex(UserError, r"also has blocks\.\*\.attention.rotary"):
             read(file | {f"{prefix}encoder.layer.0.attention.rotary": np.ones(3)})
 
     def test_dinov2(self):
@@ -127,7 +127,7 @@ class NamesTest(parameterized.TestCase):
     def test_resnet(self, **backbone):
         file = named(plain(backbone), *RESNETS, prefix="resnet.")
         self.assert_network(read(file, config={"hidden_act": "relu"}), backbone)
-        with self.assertRaisesRegex(UserError, "hidden_act='gelu'; ours has relu"):
+        with self.assertRaisesRegex(UserError, "hidden_act='gelu'; expected relu"):
             read(file, config={"hidden_act": "gelu"})
 
     def test_mmpretrain(self):

@@ -1,4 +1,4 @@
-"""From a file to a network: what names and shapes say, positions of another grid, and refusals."""
+"""From a file to a network: inference from names and shapes, resizing of positions, refusals."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,15 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.weights import networks, vit
 from ssl_jax.weights.files import TensorFile
-from tests.weights.releases_test import BOTTLENECK, RESNET, SWIN, VIT, drawn, plain, variables
+from tests.weights.releases_test import (
+    BOTTLENECK,
+    RESNET,
+    SWIN,
+    VIT,
+    plain,
+    random_tensors,
+    variables,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -31,12 +39,12 @@ class InferenceTest(parameterized.TestCase):
         SWIN,
     )
     def test_same_variables(self, **backbone):
-        asked = {"heads": 2} | ({"mlp": "gelu"} if "pre_norm" in backbone else {})
-        weights = of(plain(backbone), asked if backbone["name"] == "vit" else None)
+        options = {"heads": 2} | ({"mlp": "gelu"} if "pre_norm" in backbone else {})
+        weights = of(plain(backbone), options if backbone["name"] == "vit" else None)
         like = networks.flat(*networks.shapes(networks.build(backbone, 3)))
-        found = networks.flat(*networks.shapes(weights.net))
+        inferred = networks.flat(*networks.shapes(weights.net))
         shapes = lambda tree: {path: leaf.shape for path, leaf in tree.items()}  # noqa: E731
-        self.assertEqual(shapes(found), shapes(like))
+        self.assertEqual(shapes(inferred), shapes(like))
         self.assertEqual(weights.channels, 3)
 
     @parameterized.parameters(
@@ -48,8 +56,8 @@ class InferenceTest(parameterized.TestCase):
     def test_published_ones_by_name(self, backbone, more):
         shapes = networks.flat(*networks.shapes(networks.build(backbone, 3)))
         zeros = {path: np.zeros(leaf.shape, np.float16) for path, leaf in shapes.items()}
-        found = of(networks.to_timm(zeros, backbone)).backbone
-        self.assertEqual(found | backbone | more, found)
+        inferred = of(networks.to_timm(zeros, backbone)).backbone
+        self.assertEqual(inferred | backbone | more, inferred)
 
     def test_fixed_positions_are_no_parameters(self):
         for name, order in vit.FIXED_ORDERS.items():
@@ -65,80 +73,88 @@ class InferenceTest(parameterized.TestCase):
         shapes = networks.flat(*networks.shapes(networks.build(backbone, 3)))
         zeros = {path: np.zeros(leaf.shape, np.float16) for path, leaf in shapes.items()}
         table = vit.sincos(384, (14, 14), "mocov3", True)[None]
-        found = of(networks.to_timm(zeros, backbone) | {"pos_embed": table}).backbone
-        self.assertEqual(found | backbone, found)
+        inferred = of(networks.to_timm(zeros, backbone) | {"pos_embed": table}).backbone
+        self.assertEqual(inferred | backbone, inferred)
 
     def test_what_we_exported_says_what_it_is(self):
-        said = VIT | {"heads": 4}
-        metadata = {"format": "timm", "backbone": json.dumps(said), "channels": "3"}
+        section = VIT | {"heads": 4}
+        metadata = {"format": "timm", "backbone": json.dumps(section), "channels": "3"}
         weights = networks.of_file(TensorFile(plain(VIT), metadata), "F")
-        self.assertEqual(weights.backbone, said)
+        self.assertEqual(weights.backbone, section)
 
-    def test_known_names_of_other_tensors(self):
+    def test_known_names_with_unexpected_tensors(self):
         file = {name: np.zeros(3, np.float32) for name in plain(VIT)}
-        with self.assertRaisesRegex(UserError, "F: names of a known layout, but other tensors"):
+        with self.assertRaisesRegex(
+            UserError, "F: names of a known layout, but unexpected tensors"
+        ):
             of(file)
 
     @parameterized.parameters(
         ({}, 192, 3), ({}, 384, 6), ({"heads": 4}, 384, 4), ({"name": "vit", "heads": 2}, 16, 2)
     )
-    def test_heads_of_a_published_width_or_as_given(self, given, dim, heads):
+    def test_heads_of_a_published_width_or_from_the_config(self, options, dim, heads):
         backbone = VIT | {"dim": dim, "depth": 1, "heads": 1, "image_size": 8}
-        given = backbone | given if "name" in given else given
-        self.assertEqual(of(plain(backbone), given).backbone["heads"], heads)
+        options = backbone | options if "name" in options else options
+        self.assertEqual(of(plain(backbone), options).backbone["heads"], heads)
 
     def test_heads_of_widths_on_which_networks_disagree(self):
         for more in ({"dim": 128}, {"dim": 768, "mlp_ratio": 3.0}):
-            with self.assertRaisesRegex(UserError, "do not tell how many heads a width of"):
+            with self.assertRaisesRegex(UserError, "do not show the number of heads for width"):
                 of(plain(VIT | {"depth": 1, "heads": 1} | more))
 
     def test_a_config_beside_it_tells_heads_and_more(self):
         beside = {"config": {"hidden_size": 8, "num_attention_heads": 2, "hidden_act": "gelu"}}
         beside["config"] |= {"layer_norm_eps": 1e-5, "num_hidden_layers": 2, "patch_size": 4}
         file = TensorFile(plain(VIT), {}, beside)
-        found = networks.of_file(file, "F").backbone
-        self.assertEqual((found["heads"], found["mlp"], found["norm_eps"]), (2, "gelu", 1e-5))
+        inferred = networks.of_file(file, "F").backbone
+        self.assertEqual(
+            (inferred["heads"], inferred["mlp"], inferred["norm_eps"]), (2, "gelu", 1e-5)
+        )
         for key, value, message in (
-            ("hidden_act", "relu", "F: its config.json says hidden_act='relu'; ours has gelu"),
-            ("hidden_size", 16, "the config beside it says dim=16, its tensors 8"),
+            ("hidden_act", "relu", "F: config.json: unsupported hidden_act='relu'; expected gelu"),
+            (
+                "hidden_size",
+                16,
+                "the config beside the file has dim=16, but its tensors have dim=8",
+            ),
             ("num_attention_heads", "x", "num_attention_heads='x'; expected a positive whole"),
             ("layer_norm_eps", [], "layer_norm_eps"),
         ):
             with self.assertRaisesRegex(UserError, message):
                 other = {"config": beside["config"] | {key: value}}
                 networks.of_file(TensorFile(plain(VIT), {}, other), "F")
-        with self.assertRaisesRegex(UserError, "F: backbone.heads is 4 here and 2 there"):
+        with self.assertRaisesRegex(UserError, "F: backbone.heads is 4 in the config but 2 in the"):
             networks.of_file(file, "F", VIT | {"heads": 4, "norm_eps": 1e-5}, 3)
-        with self.assertRaisesRegex(UserError, "give --config.backbone.norm_eps=1e-05"):
+        with self.assertRaisesRegex(UserError, "set --config.backbone.norm_eps=1e-05"):
             networks.of_file(file, "F", VIT, 3)
 
     def test_settings_of_timm_and_open_clip_beside_it(self):
         clip = plain(VIT | {"pre_norm": True})
         timm = {"architecture": "vit_x_clip_quickgelu_224", "model_args": {"num_heads": 4}}
-        found = networks.of_file(TensorFile(clip, {}, {"config": timm}), "F").backbone
-        self.assertEqual((found["heads"], found["mlp"]), (4, "quick_gelu"))
+        inferred = networks.of_file(TensorFile(clip, {}, {"config": timm}), "F").backbone
+        self.assertEqual((inferred["heads"], inferred["mlp"]), (4, "quick_gelu"))
         vision = {"width": 8, "patch_size": 4, "head_width": 4}
         open_clip = {"open_clip": {"model_cfg": {"vision_cfg": vision}}}
-        found = networks.of_file(TensorFile(clip, {}, open_clip), "F").backbone
-        self.assertEqual((found["heads"], found["mlp"]), (2, "gelu"))
+        inferred = networks.of_file(TensorFile(clip, {}, open_clip), "F").backbone
+        self.assertEqual((inferred["heads"], inferred["mlp"]), (2, "gelu"))
 
-    def test_heads_are_asked_for(self):
-        with self.assertRaisesRegex(UserError, "F: .*width of 8 has; give --config.backbone.heads"):
+    def test_the_number_of_heads_is_required(self):
+        with self.assertRaisesRegex(UserError, "F: .* for width 8; set --config.backbone.heads"):
             of(plain(VIT))
 
-    def test_a_resnet_that_is_none_of_ours(self):
+    def test_an_unsupported_resnet(self):
         file = plain(RESNET)
         file = {k: v for k, v in file.items() if not k.startswith("layer4")}
         with self.assertRaisesRegex(
-            UserError, r"F: no ResNet of ours has basic blocks \(2, 2, 2\)"
+            UserError, r"F: unsupported ResNet with basic blocks \(2, 2, 2\)"
         ):
             of(file)
 
 
 class HostileTest(parameterized.TestCase):
     @parameterized.parameters(
-        ({"backbone": "[1]"}, r"F: backbone=\[1\] of 3 channels is no network"),
-        ({"backbone": "[" * 100_000}, "do not say which network"),
+        ({"backbone": "[1]"}, r"F: invalid network: backbone=\[1\], channels=3"),
+        ({"backbone": "[" * 100_000}, "metadata do not describe the network"),
         ({"backbone": '{"name": "vit", "size": [1]}'}, "F: "),
         ({"backbone": '{"name": "vit", "image_size": 1e400}'}, "F: "),
         ({"backbone": '{"name": "resnet", "depth": "x"}'}, "F: "),
@@ -157,7 +173,7 @@ class HostileTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, "^F: "):
                 of(file, {"heads": 1})
 
-    def test_texts_in_the_place_of_numbers(self):
+    def test_strings_instead_of_numbers(self):
         with self.assertRaisesRegex(UserError, "F: x holds <U1, not numbers"):
             of(plain(RESNET) | {"x": np.array(["a"])})
 
@@ -168,11 +184,11 @@ class PositionsTest(parameterized.TestCase):
         with np.load(GOLDEN / "resample_abs_pos_embed.npz") as data:
             table, expected = data["in_table"], data[f"out_{side}"]
         like = {"cls_token": (1, 1, 6), "pos_embed": expected.shape}
-        found = vit.fitted({"pos_embed": table, "cls_token": table[:, :1]}, like)
-        np.testing.assert_allclose(found["pos_embed"], expected, rtol=1e-5, atol=1e-6)
+        resized = vit.fitted({"pos_embed": table, "cls_token": table[:, :1]}, like)
+        np.testing.assert_allclose(resized["pos_embed"], expected, rtol=1e-5, atol=1e-6)
 
     def test_with_and_without_a_class_token(self):
-        table = drawn({"x": (1, 17, 8)})["x"]
+        table = random_tensors({"x": (1, 17, 8)})["x"]
         tensors = {"pos_embed": table, "cls_token": table[:, :1]}
         without = vit.fitted(tensors, {"pos_embed": (1, 16, 8)})["pos_embed"]
         np.testing.assert_array_equal(without, table[:, 1:])
@@ -193,9 +209,9 @@ class PositionsTest(parameterized.TestCase):
 
     def test_a_whole_network_of_another_grid(self):
         weights = of(plain(VIT), VIT | {"image_size": 24}, 3)
-        found = networks.flat(*weights.variables())
-        self.assertEqual(found["pos_embed"].shape, (1, 37, 8))
-        np.testing.assert_array_equal(found["pos_embed"][:, 0], variables(VIT)["pos_embed"][:, 0])
+        loaded = networks.flat(*weights.variables())
+        self.assertEqual(loaded["pos_embed"].shape, (1, 37, 8))
+        np.testing.assert_array_equal(loaded["pos_embed"][:, 0], variables(VIT)["pos_embed"][:, 0])
 
 
 class FitTest(parameterized.TestCase):
@@ -203,10 +219,12 @@ class FitTest(parameterized.TestCase):
         with self.assertRaisesRegex(
             UserError,
             r"of another shape stage1/0/layers/0/conv/kernel .* and 97 more"
-            r".*The file's is: name='resnet', depth=18.*num_filters=4",
+            r".*The file's network is: name='resnet', depth=18.*num_filters=4",
         ):
             of(plain(RESNET), RESNET | {"num_filters": 8}, 3)
-        with self.assertRaisesRegex(UserError, "F: it holds a vit, and backbone.name is 'resnet'"):
+        with self.assertRaisesRegex(
+            UserError, "F: the file holds a vit, but backbone.name is 'resnet'"
+        ):
             of(plain(VIT), RESNET, 3)
         with self.assertRaisesRegex(UserError, r"missing mask_token \(mask_token\)"):
             of(plain(VIT), VIT | {"mask_token": True}, 3)
@@ -223,15 +241,15 @@ class FitTest(parameterized.TestCase):
         (RESNET, "global_pool.weight", "global_pool.weight"),
         (SWIN, "layers.0.blocks.{}.attn.logit_scale", "layers.*.blocks.*.attn.logit_scale"),
     )
-    def test_more_in_the_network_than_in_ours_is_refused(self, backbone, name, shown):
+    def test_more_in_the_network_than_in_ours_is_refused(self, backbone, name, message):
         more = {name.format(i): np.ones(3, np.float32) for i in range(2)}
-        file, given = plain(backbone) | more, {"heads": 2} if backbone is VIT else None
+        file, options = plain(backbone) | more, {"heads": 2} if backbone is VIT else None
         with self.assertRaises(UserError) as caught:
-            of(file, given)
-        self.assertIn(f"the file's has besides {shown}. Without", str(caught.exception))
-        with self.assertRaisesRegex(UserError, "has besides"):
+            of(file, options)
+        self.assertIn(f"the file also has {message}. Without", str(caught.exception))
+        with self.assertRaisesRegex(UserError, "also has"):
             of(file, backbone, 3)
-        self.assertEqual(set(of(file, given, strict=False).report.skipped), set(more))
+        self.assertEqual(set(of(file, options, strict=False).report.skipped), set(more))
 
     def test_what_follows_the_network_is_left(self):
         names = ("head.weight", "fc.bias", "pre_logits.fc.weight", "lm_head.weight", "mask_token")
@@ -240,16 +258,16 @@ class FitTest(parameterized.TestCase):
         self.assertContainsSubset(set(weights.report.skipped), names)
 
     def test_more_blocks_than_ours(self):
-        with self.assertRaisesRegex(UserError, r"has besides blocks\.\*\.attn"):
+        with self.assertRaisesRegex(UserError, r"also has blocks\.\*\.attn"):
             of(plain(VIT), VIT | {"depth": 1}, 3)
 
-    def test_what_was_taken_is_told(self):
-        told = of(plain(VIT) | {"head.weight": np.ones((3, 8))}, {"heads": 2}).taken
-        self.assertRegex(told, r"^F: \d+ tensors, vit; backbone: .*heads=2.*3 channels")
-        self.assertEndsWith(told, "; left there: head.weight")
+    def test_the_summary_line(self):
+        text = of(plain(VIT) | {"queue": np.ones((3, 8))}, {"heads": 2}).taken
+        self.assertRegex(text, r"^F: \d+ tensors, vit; backbone: .*heads=2.*3 channels")
+        self.assertEndsWith(text, "; skipped: queue")
 
     def test_not_strict(self):
-        file = plain(RESNET) | drawn({"extra.weight": (3,)})
+        file = plain(RESNET) | random_tensors({"extra.weight": (3,)})
         del file["layer2.0.conv1.weight"]
         file["conv1.weight"] = file["conv1.weight"][:2]
         weights = of(file, RESNET, 3, strict=False)
@@ -268,14 +286,18 @@ class FitTest(parameterized.TestCase):
         np.testing.assert_array_equal(
             params["stem"]["0"]["conv"]["kernel"], named["backbone/stem/0/conv/kernel"]
         )
-        with self.assertRaisesRegex(UserError, "another network than `backbone`: of another shape"):
+        with self.assertRaisesRegex(
+            UserError, "the network does not match `backbone`: of another shape"
+        ):
             networks.of_file(TensorFile(named, metadata), "F", RESNET | {"num_filters": 8}, 3)
         more = named | {"backbone/registers": np.zeros((1, 2, 4), np.float32)}
-        with self.assertRaisesRegex(UserError, "the file's has besides registers"):
+        with self.assertRaisesRegex(UserError, "the file also has registers"):
             networks.of_file(TensorFile(more, metadata), "F").variables()
-        with self.assertRaisesRegex(UserError, "F: backbone.stride_in_1x1 is True here and False"):
-            networks.of_file(TensorFile(named, metadata), "F", RESNET | {"stride_in_1x1": True}, 3)
-        with self.assertRaisesRegex(UserError, "do not say which network"):
+        vit = {f"backbone/{path}": array for path, array in variables(VIT).items()}
+        file = TensorFile(vit, metadata | {"backbone": json.dumps(VIT)})
+        with self.assertRaisesRegex(UserError, "F: backbone.heads is 4 in the config but 2 in the"):
+            networks.of_file(file, "F", VIT | {"heads": 4}, 3)
+        with self.assertRaisesRegex(UserError, "metadata do not describe the network"):
             networks.of_file(TensorFile(named, {"format": "ssl_jax"}), "F")
 
 

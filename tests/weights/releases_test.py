@@ -1,5 +1,5 @@
-"""The layouts of public releases: each is a plain state dictionary as that release wraps and names
-it, and is read as the plain one.
+"""Layouts of public releases: a plain state dictionary, wrapped and renamed like each release, is
+read like the plain one.
 """
 
 import re
@@ -25,21 +25,21 @@ SWIN = {
 }  # fmt: skip
 
 
-def drawn(shapes, seed=0):
-    """Random values of these shapes, float32."""
+def random_tensors(shapes, seed=0):
+    """Draw random tensors of these shapes, float32."""
     draws = np.random.default_rng(seed)
     return {k: draws.normal(size=shape).astype(np.float32) for k, shape in shapes.items()}
 
 
 def variables(backbone, seed=0):
-    """Random variables of a backbone by our paths."""
+    """Draw random variables of a backbone, by our paths."""
     draws = np.random.default_rng(seed)
     draw = lambda _, like: draws.normal(size=like.shape).astype(np.float32)  # noqa: E731
     return networks.flat(*map_with_name(draw, networks.shapes(networks.build(backbone, 3))))
 
 
 def plain(backbone, seed=0):
-    """The same by timm's names."""
+    """Draw the same variables as `variables`, by timm's names."""
     return networks.to_timm(variables(backbone, seed), backbone)
 
 
@@ -49,13 +49,15 @@ def prefixed(prefix, tensors):
 
 def renamed(tensors, *swaps):
     out = dict(tensors)
-    for pattern, new in swaps:
-        out = {re.sub(pattern, new, name): array for name, array in out.items()}
+    for pattern, replacement in swaps:
+        out = {re.sub(pattern, replacement, name): array for name, array in out.items()}
     return out
 
 
 def sequential(*layers, seed=1):
-    """A PyTorch Sequential: ("0", in, out) a linear layer with bias, ("1", width) a batch norm."""
+    """Draw a PyTorch Sequential: ("0", in, out) is a linear layer with bias, ("1", width) a batch
+    norm.
+    """
     shapes = {}
     for name, *sizes in layers:
         if len(sizes) == 2:
@@ -64,12 +66,12 @@ def sequential(*layers, seed=1):
             norm = ("weight", "bias", "running_mean", "running_var")
             shapes |= {f"{name}.{leaf}": sizes for leaf in norm}
     counters = {f"{n}.num_batches_tracked": np.array(3) for n, *s in layers if len(s) == 1}
-    return drawn(shapes, seed) | counters
+    return random_tensors(shapes, seed) | counters
 
 
 def dino_head(seed=2):
     mlp = sequential(("mlp.0", 8, 6), ("mlp.2", 6, 6), ("mlp.4", 6, 5), seed=seed)
-    last = drawn({"last_layer.weight_v": (7, 5)}, seed)
+    last = random_tensors({"last_layer.weight_v": (7, 5)}, seed)
     return mlp | last | {"last_layer.weight_g": np.ones((7, 1), np.float32)}
 
 
@@ -83,13 +85,13 @@ NORMED = [("0", 32, 6), ("1", 6), ("3", 6, 5)]  # SwAV's and many others'
 
 class ReleasesTest(parameterized.TestCase):
     def assert_network(self, weights, role, backbone, seed=0, heads=()):
-        found = weights.networks[role]
+        loaded = weights.networks[role]
         expected = variables(backbone, seed)
-        got = under(found, "backbone/")
+        got = under(loaded, "backbone/")
         self.assertEqual(set(got), set(expected))
         for path, array in expected.items():
             np.testing.assert_array_equal(got[path], array, err_msg=path)
-        self.assertEqual({p.split("/")[0] for p in found} - {"backbone"}, set(heads))
+        self.assertEqual({p.split("/")[0] for p in loaded} - {"backbone"}, set(heads))
 
     @parameterized.parameters(RESNET, BOTTLENECK, VIT, SWIN)
     def test_plain(self, **backbone):
@@ -100,13 +102,13 @@ class ReleasesTest(parameterized.TestCase):
 
     def test_moco_v1_and_v2(self):
         for head, kernel in (({"weight": (5, 32), "bias": (5,)}, "linear1"), (None, "linear2")):
-            fc = drawn(head) if head else sequential(*HIDDEN)
+            fc = random_tensors(head) if head else sequential(*HIDDEN)
             encoder = {**plain(RESNET), **prefixed("fc.", fc)}
             slow = {**plain(RESNET, 7), **prefixed("fc.", fc)}
             file = {
                 **prefixed("state_dict.module.encoder_q.", encoder),
                 **prefixed("state_dict.module.encoder_k.", slow),
-                **drawn({"state_dict.module.queue": (5, 16)}),
+                **random_tensors({"state_dict.module.queue": (5, 16)}),
                 "state_dict.module.queue_ptr": np.array([3]),
             }
             weights = read(file, RESNET)
@@ -139,7 +141,7 @@ class ReleasesTest(parameterized.TestCase):
         self.assertEqual(weights.report.skipped, ())
 
     def test_swav(self):
-        head, prototypes = sequential(*NORMED), drawn({"weight": (9, 5)})
+        head, prototypes = sequential(*NORMED), random_tensors({"weight": (9, 5)})
         file = prefixed(
             "module.",
             plain(RESNET)
@@ -170,10 +172,10 @@ class ReleasesTest(parameterized.TestCase):
         self.assert_network(weights, TEACHER, RESNET, 7, heads=["projector"] if target_head else [])
         self.assertEqual(weights.report.skipped, ())
         if target_head:
-            mine, average = (
+            student, average = (
                 weights.networks[r]["projector/linear1/kernel"] for r in (STUDENT, TEACHER)
             )
-            self.assertFalse(np.array_equal(mine, average))
+            self.assertFalse(np.array_equal(student, average))
 
     def test_children_of_a_resnet(self):
         children = {"conv1": "0", "bn1": "1", **{f"layer{s}": str(s + 3) for s in range(1, 5)}}
@@ -187,7 +189,7 @@ class ReleasesTest(parameterized.TestCase):
         head = sequential(*NORMED)
         file = prefixed("model.module.backbone.", plain(RESNET))
         file |= prefixed("model.module.projector.", head)
-        weights = read(file | drawn({"model.module.bn.running_mean": (5,)}), RESNET)
+        weights = read(file | random_tensors({"model.module.bn.running_mean": (5,)}), RESNET)
         self.assert_network(weights, STUDENT, RESNET, heads=["projector"])
         self.assertEqual(weights.report.skipped, ("model.module.bn.running_mean",))
 
@@ -200,7 +202,9 @@ class ReleasesTest(parameterized.TestCase):
             tensors = renamed(plain(backbone, seed), swap)
             if masked:
                 tensors["masked_embed"] = tensors["masked_embed"][0]
-            head = dino_head(seed + 2) | (drawn({"last_layer2.weight_v": (7, 5)}) if masked else {})
+            head = dino_head(seed + 2) | (
+                random_tensors({"last_layer2.weight_v": (7, 5)}) if masked else {}
+            )
             return prefixed("backbone.", tensors) | prefixed("head.", head)
 
         file = prefixed("student.module.", release(0)) | prefixed("teacher.", release(7))
@@ -240,13 +244,13 @@ class ReleasesTest(parameterized.TestCase):
     @parameterized.parameters("", "model.")
     def test_mae(self, prefix):
         backbone = VIT | {"position": "sincos"}
-        table = drawn({"x": (1, 17, 8)})["x"] * 0
+        table = random_tensors({"x": (1, 17, 8)})["x"] * 0
         table[0] = networks.vit.sincos(8, (4, 4), "mae", True)
         decoder = renamed(plain(VIT, 3), (r"^blocks", "decoder_blocks"), (r"^norm", "decoder_norm"))
         decoder = {k: v for k, v in decoder.items() if k.startswith("decoder_")}
-        decoder |= prefixed("decoder_embed.", drawn({"weight": (8, 8), "bias": (8,)}))
-        decoder |= prefixed("decoder_pred.", drawn({"weight": (48, 8), "bias": (48,)}))
-        decoder |= {"decoder_pos_embed": table, "mask_token": drawn({"x": (1, 1, 8)})["x"]}
+        decoder |= prefixed("decoder_embed.", random_tensors({"weight": (8, 8), "bias": (8,)}))
+        decoder |= prefixed("decoder_pred.", random_tensors({"weight": (48, 8), "bias": (48,)}))
+        decoder |= {"decoder_pos_embed": table, "mask_token": random_tensors({"x": (1, 1, 8)})["x"]}
         file = prefixed(prefix, plain(backbone) | {"pos_embed": table} | decoder)
         weights = read(file, backbone)
         self.assert_network(weights, STUDENT, backbone, heads=["decoder"])
@@ -271,9 +275,11 @@ class ReleasesTest(parameterized.TestCase):
         tensors["rel_pos_bias.relative_position_index"] = np.zeros((17, 17), np.int64)
         if kind == "simmim":
             file = prefixed("model.encoder.", tensors)
-            file |= prefixed("model.decoder.0.", drawn({"weight": (48, 8, 1, 1), "bias": (48,)}))
+            file |= prefixed(
+                "model.decoder.0.", random_tensors({"weight": (48, 8, 1, 1), "bias": (48,)})
+            )
         else:
-            file = prefixed("model.", tensors | drawn({"lm_head.weight": (11, 8)}))
+            file = prefixed("model.", tensors | random_tensors({"lm_head.weight": (11, 8)}))
         weights = read(file, backbone)
         expected = variables(backbone)
         expected["blocks/attn/qkv/bias"][:, 8:16] = 0  # of the keys there is none
@@ -298,7 +304,7 @@ class ReleasesTest(parameterized.TestCase):
         names = [f"blocks.{i}.attn.relative_position_bias_table" for i in range(2)]
         weights = read(shared | dict.fromkeys(names, table), backbone)
         self.assert_network(weights, STUDENT, backbone)
-        with self.assertRaisesRegex(UserError, "each block has relative positions of its own"):
+        with self.assertRaisesRegex(UserError, "each block has its own relative positions"):
             read(shared | {names[0]: table, names[1]: table + 1}, backbone)
 
     @parameterized.parameters("", "module.")
@@ -326,7 +332,7 @@ class ReleasesTest(parameterized.TestCase):
             "visual.proj": (8, 5),
             "logit_scale": (),
         }
-        file = prefixed("visual.", visual) | renamed(text, *clip) | drawn(shapes)
+        file = prefixed("visual.", visual) | renamed(text, *clip) | random_tensors(shapes)
         weights = read(prefixed(prefix, file), backbone)
         heads = ["image_projection", "text", "text_projection", "temperature"]
         self.assert_network(weights, STUDENT, backbone, heads=heads)
@@ -339,10 +345,10 @@ class ReleasesTest(parameterized.TestCase):
             got["text/blocks/attn/qkv/bias"][1], text["blocks.1.attn.qkv.bias"]
         )
         self.assertEqual(weights.report.skipped, ())
-        with self.assertRaisesRegex(UserError, "F: shapes do not tell the nonlinearity of CLIP's"):
+        with self.assertRaisesRegex(UserError, "F: shapes do not show the nonlinearity of CLIP's"):
             networks.of_file(TensorFile(file, {}), "F", {"heads": 2})
-        asked = {"heads": 2, "mlp": "quick_gelu"}
-        inferred = networks.of_file(TensorFile(file, {}), "F", asked).backbone
+        options = {"heads": 2, "mlp": "quick_gelu"}
+        inferred = networks.of_file(TensorFile(file, {}), "F", options).backbone
         self.assertEqual(inferred["mlp"], "quick_gelu")
         self.assertTrue(inferred["pre_norm"])
         self.assertEqual(inferred["norm_eps"], 1e-5)
@@ -356,13 +362,13 @@ class ReleasesTest(parameterized.TestCase):
 
     def test_several_networks_and_none(self):
         both = prefixed("a.", plain(RESNET)) | prefixed("b.", plain(RESNET, 7))
-        with self.assertRaisesRegex(UserError, r"F: several networks, 'a.', 'b.'; choose one, --p"):
+        with self.assertRaisesRegex(UserError, r"F: several networks, 'a.', 'b.'; choose one with"):
             read(both, RESNET)
         weights = read(both, RESNET, prefix="b.")
         self.assert_network(weights, STUDENT, RESNET, 7)
         self.assertIn("a.conv1.weight", weights.report.skipped)
         with self.assertRaisesRegex(UserError, "no network of a known layout .* like x, y"):
-            read(drawn({"x": (1,), "y": (1,)}), RESNET)
+            read(random_tensors({"x": (1,), "y": (1,)}), RESNET)
         with self.assertRaisesRegex(UserError, "no network of a known layout"):
             read(plain(RESNET), RESNET, layout="vit")
         with self.assertRaisesRegex(UserError, "did you mean 'resnet'"):

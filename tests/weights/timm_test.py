@@ -1,4 +1,4 @@
-"""Networks by the names of timm and torchvision; `benchmarks/interchange.py` loads them there."""
+"""Networks by timm's and torchvision's names; `benchmarks/interchange.py` loads them there."""
 
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -35,9 +35,9 @@ class ExportTest(parameterized.TestCase):
         tensors, lines = timm.export(own, backbone, channels, library)
         compile("\n".join(lines), "lines", "exec")
         back = networks.of_file(TensorFile(tensors, {}), "F", backbone, channels)
-        found = back.networks["student"]
+        loaded = back.networks["student"]
         for path, array in own.items():
-            np.testing.assert_array_equal(found[f"backbone/{path}"], array, err_msg=path)
+            np.testing.assert_array_equal(loaded[f"backbone/{path}"], array, err_msg=path)
 
     def test_names_and_layouts(self):
         tensors, lines = timm.export(variables(RESNET), RESNET, 3, "timm")
@@ -67,7 +67,7 @@ class ExportTest(parameterized.TestCase):
         (VIT | {"cls_token": False, "pool": "avg"}, "torchvision", "cls_token=False"),
         (SWIN, "torchvision", "swin"),
     )
-    def test_what_they_do_not_have(self, backbone, library, message):
+    def test_unsupported_networks(self, backbone, library, message):
         with self.assertRaisesRegex(UserError, f"{library} has no network with .*{message}"):
             own = variables(backbone) if backbone["name"] == "vit" else {}
             timm.export(own, backbone, 3, library)

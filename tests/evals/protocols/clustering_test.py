@@ -16,7 +16,7 @@ from ssl_jax.evals.protocols import clustering
 from ssl_jax.evals.protocols.clustering import Clustering, agreement, assign_clusters, kmeans
 from ssl_jax.objectives.base import Probe
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 class AgreementTest(parameterized.TestCase):
