@@ -43,9 +43,9 @@ def imported(path: Path) -> set[str]:
 
 
 def sources(*parts: str) -> list[Path]:
-    found = sorted(PACKAGE.joinpath(*parts).rglob("*.py"))
-    assert found, parts
-    return found
+    paths = sorted(PACKAGE.joinpath(*parts).rglob("*.py"))
+    assert paths, parts
+    return paths
 
 
 class ArchitectureTest(parameterized.TestCase):
@@ -92,7 +92,7 @@ class ArchitectureTest(parameterized.TestCase):
         self.assertEqual(users, [PACKAGE / "train" / "checkpoint.py"])
 
     def test_no_jax_in_data(self):
-        """What reads and decodes knows no devices; `core/placement.py` puts arrays on them."""
+        """Readers and decoders know no devices; `core/placement.py` puts arrays on them."""
         users = [p for p in sources("data") if any(n.split(".")[0] == "jax" for n in imported(p))]
         self.assertEqual(users, [])
 
@@ -119,8 +119,8 @@ class ArchitectureTest(parameterized.TestCase):
                 # There they name an augmentation, and the linear probes of those papers.
                 meant = {"inputs.py": {"simclr"}, "linear.py": {"simclr", "dino", "mae"}}
                 meant["chain.py"] = {"simclr", "byol"}
-                found = strings & methods - meant.get(path.name, set())
-                self.assertEqual(found, set(), str(path))
+                names = strings & methods - meant.get(path.name, set())
+                self.assertEqual(names, set(), str(path))
 
 
 if __name__ == "__main__":

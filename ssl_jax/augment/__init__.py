@@ -1,1 +1,1 @@
-"""Augmentation on the device: functions of one float32 (H, W, C) image, to be vmapped over keys."""
+"""Augmentation on the device: functions of one float32 image, vmapped over random keys."""

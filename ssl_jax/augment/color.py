@@ -1,4 +1,6 @@
-"""Colour spaces, and what hides a lens's colour fringes. Planes, (3, H, W) float32."""
+"""Colour spaces, and operations that hide chromatic aberration. Images are planes, (3, H, W)
+float32.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +16,14 @@ XYZ = (
 )
 WHITE = (0.95047, 1.0, 1.08883)
 
-# What is left of a colour without its part along green - magenta, (-1, 2, -1): Doersch et al. 2015.
+# Projects the green - magenta direction, (-1, 2, -1), out of a colour (Doersch et al. 2015).
 PROJECTION = np.eye(3) - np.outer((-1, 2, -1), (-1, 2, -1)) / 6
 
 
 def srgb_to_lab(image: Array) -> Array:
-    """CIE L*a*b* (D65) of sRGB in [0, 1]: L in [0, 100], a and b about [-110, 110].
+    """Convert sRGB in [0, 1] to CIE L*a*b* (D65): L in [0, 100], a and b within about [-110, 110].
 
-    Colorization (Zhang et al. 2016) sees L and paints a and b.
+    Colorization (Zhang et al. 2016) predicts a and b from L.
     """
     linear = jnp.where(
         image <= 0.04045, image / 12.92, ((jnp.maximum(image, 0.0) + 0.055) / 1.055) ** 2.4
@@ -33,18 +35,18 @@ def srgb_to_lab(image: Array) -> Array:
 
 
 def project_colors(image: Array) -> Array:
-    """Without the green - magenta part of every colour; greys stay (Doersch et al. 2015)."""
+    """Remove the green - magenta part of every colour; greys stay (Doersch et al. 2015)."""
     return _mix(PROJECTION, image)
 
 
-def drop_channels(image: Array, kept: Array, noise: Array) -> Array:
-    """Channel `kept` of (C, H, W) stays, the others become `noise`, which broadcasts to it.
+def drop_channels(image: Array, channel: Array, noise: Array) -> Array:
+    """Replace all channels of (C, H, W) but `channel` by `noise`, which broadcasts to the image.
 
-    Colour dropping of Doersch et al. 2015; their code keeps `image - mean` and has noise in
-    [-1/2, 1/2), their text Gaussian noise of a hundredth of the kept channel's deviation.
+    Colour dropping of Doersch et al. 2015: their code keeps `image - mean` and has noise in
+    [-1/2, 1/2); their text has Gaussian noise of a hundredth of the remaining channel's deviation.
     """
-    channel = jnp.arange(image.shape[0])[:, None, None]
-    return jnp.where(channel == kept, image, noise)
+    channels = jnp.arange(image.shape[0])[:, None, None]
+    return jnp.where(channels == channel, image, noise)
 
 
 def _mix(matrix: np.ndarray, image: Array) -> Array:

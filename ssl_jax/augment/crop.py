@@ -1,4 +1,4 @@
-"""Views cut on the device, out of a set of images that lies there whole (`data.cache="device"`)."""
+"""Views cropped on the device from a data set in device memory (`data.cache="device"`)."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,19 +12,19 @@ from ssl_jax.core.inputs import Inputs
 Array = jax.Array
 Interpolation = Literal["bilinear", "bicubic"]
 
-_A = -0.75  # of the bicubic kernel, as OpenCV has it
+_A = -0.75  # parameter of the bicubic kernel, as in OpenCV
 
 
 def take_views(inputs: Inputs, sets: tuple[Array, ...], batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch as the host would have made it, `boxes` replaced by `views`.
+    """Replace the `boxes` of a batch by `views`, as the host would have made them.
 
-    Views of whole images are the same to the bit, crops to one grey level: OpenCV computes in fixed
-    point.
+    Views of whole images are bit-identical to the host's; crops differ by at most one grey level,
+    because OpenCV computes in fixed point.
 
     Args:
-      sets: for each view (N, H, W, C) uint8; already resized where the view is of whole images.
-      batch: `index` (B,) int32; `boxes`, one (B, count, 4) int32 for each view that is cropped; all
-        else is passed on.
+      sets: for each view (N, H, W, C) uint8, already resized if the view shows whole images.
+      batch: `index` (B,) int32; `boxes`, one (B, count, 4) int32 per cropped view; other entries
+        are passed on.
     """
     boxes = iter(batch["boxes"])
     views = []
@@ -46,17 +46,18 @@ def take_views(inputs: Inputs, sets: tuple[Array, ...], batch: Mapping[str, Any]
 def crop_resize(
     image: Array, box: Array, size: int, interpolation: Interpolation = "bilinear"
 ) -> Array:
-    """The box of an (H, W, C) uint8 image as (size, size, C) uint8: `data.decode.crop_resize`.
+    """Crop a box of an (H, W, C) uint8 image and resize it to (size, size, C) uint8, as
+    `data.decode.crop_resize` does.
 
-    Two products with a matrix of weights a side, which every kind of device does well and which
-    holds for any interpolation and any shrinking.
+    Computed as two matrix products, one per side, which are fast on every kind of device and work
+    for any interpolation and any scale.
 
     Args:
       box: (4,) int32: top, left, height, width.
     """
     height, width, channels = image.shape
     top, left, rows, columns = box
-    # How many interpolated values are averaged; both sides take two where one must.
+    # Number of interpolated values to average; if one side needs two, both take two.
     down, across = (jnp.maximum(1, -(-side // (2 * size))) for side in (rows, columns))
     down, across = (
         jnp.maximum(down, jnp.minimum(2, across)),
@@ -80,10 +81,11 @@ def _weights(
     longest: int,
     interpolation: Interpolation,
 ) -> Array:
-    """(size, length): what each of `length` pixels gives to each of `size` pixels of the crop.
+    """Return (size, length): the weight of each of `length` pixels in each of `size` pixels of the
+    resized crop.
 
-    The crop is `side` pixels from `start`; each of its new pixels is the mean of `samples` values,
-    interpolated at even distances, the edge pixels of the crop being repeated outside of it.
+    The crop spans `side` pixels from `start`. Each pixel of the result is the mean of `samples`
+    values, interpolated at even distances; edge pixels of the crop are repeated outside of it.
     """
     most = max(1, min(2, -(-longest // (2 * size))), -(-length // (2 * size)))
     fine = jnp.arange(size)[:, None] * samples + jnp.arange(most)
@@ -108,7 +110,7 @@ def _weights(
 
 
 def _cubic(distance: Array) -> Array:
-    """Keys' kernel at a distance in [0, 2]."""
+    """Evaluate Keys' kernel at a distance in [0, 2]."""
     near = ((_A + 2) * distance - (_A + 3)) * distance**2 + 1
     far = ((_A * distance - 5 * _A) * distance + 8 * _A) * distance - 4 * _A
     return jnp.where(distance <= 1, near, far)

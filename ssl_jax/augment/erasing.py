@@ -1,4 +1,4 @@
-"""Rectangles taken out of an image. Planes, (C, H, W) float32; any number of channels."""
+"""Erased rectangles. Images are planes, (C, H, W) float32, with any number of channels."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ TRIES = 10
 
 
 class Box(NamedTuple):
-    """Rows top to bottom and columns left to right, the ends left out; int32."""
+    """Rows top to bottom and columns left to right, the ends excluded; int32."""
 
     top: Array
     bottom: Array
@@ -22,23 +22,23 @@ class Box(NamedTuple):
 
 
 def inside(box: Box, height: int, width: int) -> Array:
-    """(H, W) bool: the pixels of the box."""
+    """Return (H, W) bool: true in the box."""
     y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     return (y >= box.top) & (y < box.bottom) & (x >= box.left) & (x < box.right)
 
 
 def erase(image: Array, box: Box, value: Array | float = 0.0) -> Array:
-    """`value`, a number, one a channel (C, 1, 1) or one a pixel, inside of the box."""
+    """Fill the box with `value`: a number, one per channel (C, 1, 1) or one per pixel."""
     return jnp.where(inside(box, *image.shape[1:]), value, image)
 
 
 def centred_box(
     key: Array, height: int, width: int, box_height: Array | int, box_width: Array | int
 ) -> Box:
-    """A box about a uniformly drawn pixel, cut off at the image's border.
+    """Draw a box around a uniformly random pixel, clipped at the image's border.
 
-    It reaches box // 2 to each side, as in Cutout (DeVries and Taylor 2017) and CutMix (Yun et al.
-    2019): never wider than the box asked for, and one narrower than an odd one.
+    It reaches side // 2 in each direction, as in Cutout (DeVries and Taylor 2017) and CutMix (Yun
+    et al. 2019): an odd side becomes one pixel shorter.
     """
     y, x = jax.random.randint(key, (2,), 0, np.array([height, width], np.int32))
     h, w = jnp.asarray(box_height, jnp.int32) // 2, jnp.asarray(box_width, jnp.int32) // 2
@@ -51,7 +51,7 @@ def centred_box(
 
 
 def cutout(key: Array, image: Array, size: int, value: Array | float = 0.0) -> Array:
-    """A square of `size` pixels about a random pixel erased (DeVries and Taylor 2017)."""
+    """Erase a square of side `size` around a random pixel (DeVries and Taylor 2017)."""
     _, height, width = image.shape
     return erase(image, centred_box(key, height, width, size, size), value)
 
@@ -63,10 +63,10 @@ def random_box(
     area: tuple[float, float] = (0.02, 0.33),
     aspect: tuple[float, float] = (0.3, 3.3),
 ) -> Box:
-    """A box of a random share of the image, wholly inside; of no pixels if ten draws do not fit.
+    """Draw a box of a random share of the image, wholly inside; empty if ten draws do not fit.
 
-    Random erasing (Zhong et al. 2017) as torchvision and timm draw it: the area uniform, height
-    over width log-uniform, a draw that is as high or as wide as the image refused.
+    Random erasing (Zhong et al. 2017) as torchvision and timm draw it: uniform area, log-uniform
+    height over width; draws as high or as wide as the image are rejected.
     """
     size_key, place_key = jax.random.split(key)
     draws = jax.random.uniform(size_key, (2, TRIES))

@@ -1,4 +1,4 @@
-"""Blur and sharpness. Images are planes, (C, H, W) float32 in [0, 1]; any number of channels."""
+"""Blur and sharpness. Images are planes, (C, H, W) float32 in [0, 1], of any number of channels."""
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +8,22 @@ Array = jax.Array
 
 
 def blur_radius(size: int) -> int:
-    """Radius in pixels of SimCLR's and BYOL's blur of images with this side: 224 -> 11, 32 -> 1."""
+    """Return the radius in pixels of SimCLR's and BYOL's blur for this image side: 224 -> 11,
+    32 -> 1.
+    """
     return (size // 10) // 2
 
 
 def gaussian_blur(image: Array, sigma: Array, radius: int, serial: bool = False) -> Array:
-    """Convolved with a Gaussian of `sigma` pixels, cut off at `radius`, normalised; zero padding.
+    """Convolve with a normalised Gaussian, cut off at `radius`, with zero padding.
 
     Args:
       image: (C, H, W).
-      sigma: pixels.
+      sigma: standard deviation in pixels.
       radius: pixels; 0 is no blur.
-      serial: as a sum of shifted images, for a loop over images on a CPU (see `recipes`). Else two
-        products with a banded matrix: what a TPU does best, and what a kernel of its own for every
-        image does not make slow.
+      serial: compute a sum of shifted images, for a loop over images on a CPU (see `recipes`).
+        Otherwise compute two products with a banded matrix, which are fast on a TPU, also with a
+        different kernel for every image.
     """
     if radius == 0:
         return image
@@ -31,8 +33,8 @@ def gaussian_blur(image: Array, sigma: Array, radius: int, serial: bool = False)
 def sharpness(image: Array, factor: Array) -> Array:
     """Blend with a smoothed copy: 0 is smooth, 1 the image, 2 sharper; clipped to [0, 1].
 
-    The copy is Pillow's `ImageEnhance.Sharpness`: a 3 x 3 mean whose middle counts five times; the
-    border stays as it is.
+    The smoothed copy is that of Pillow's `ImageEnhance.Sharpness`: a 3 x 3 mean whose centre counts
+    five times, with an unchanged border.
     """
     total = 4.0 * image[:, 1:-1, 1:-1]
     height, width = image.shape[1:]
@@ -62,7 +64,7 @@ def _products(image: Array, sigma: Array, radius: int) -> Array:
 
 def _shifted_sums(image: Array, sigma: Array, radius: int) -> Array:
     half = _gaussian(np.arange(radius + 1), sigma)
-    # The barriers stop XLA from fusing what comes before into the sums and computing it once a tap.
+    # The barriers keep XLA from fusing earlier operations into the sums, computing them per tap.
     tap = jax.lax.optimization_barrier(half / (2.0 * half.sum() - half[0]))
     height, width = image.shape[1:]
     margin = ((0, 0), (radius, radius), (radius, radius))

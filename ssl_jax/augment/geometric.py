@@ -1,4 +1,4 @@
-"""Changes of place. Images are (H, W, C) float32."""
+"""Flips, rotations and affine maps. Images are (H, W, C) float32."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,18 @@ Array = jax.Array
 
 
 def flip(image: Array) -> Array:
-    """Mirrored left to right."""
+    """Mirror the image left to right."""
     return image[:, ::-1]
 
 
 def affine_matrix(angle: Array, log_scale: Array, shear: Array, shift: Array) -> Array:
-    """(2, 3): output position -> input position, (y, x) in pixels from the image's centre.
+    """Return the (2, 3) map of output to input positions, (y, x) in pixels from the image's centre.
 
     Args:
       angle: radians; positive turns the picture counter-clockwise.
       log_scale: (2,) for (y, x); positive enlarges the picture.
       shear: shifts each row by `shear` times its height above the centre.
-      shift: (2,) pixels by which the picture moves down and to the right.
+      shift: (2,) pixels by which the picture moves down and right.
     """
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     turn = jnp.array([[cos, sin], [-sin, cos]])
@@ -31,9 +31,9 @@ def affine_matrix(angle: Array, log_scale: Array, shear: Array, shift: Array) ->
 
 
 def warp(image: Array, matrix: Array, padding: Padding = "zero") -> Array:
-    """Bilinear resampling: the output at p is the input at `matrix` p (see `affine_matrix`).
+    """Resample bilinearly: the output at p is the input at `matrix` p (see `affine_matrix`).
 
-    Outside of the image lie zeros or its edge pixels.
+    Positions outside of the image read zeros or its edge pixels.
     """
     height, width, channels = image.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -42,7 +42,7 @@ def warp(image: Array, matrix: Array, padding: Padding = "zero") -> Array:
     padded = jnp.pad(
         image, ((1, 2), (1, 2), (0, 0)), mode="edge" if padding == "edge" else "constant"
     )
-    # Beyond the border all is padding, so a position further out is as good as one on it.
+    # Everything beyond the border is padding, so positions can be clipped to the border.
     sy = jnp.clip(at[0] + (height + 1) / 2, 0, height + 1)
     sx = jnp.clip(at[1] + (width + 1) / 2, 0, width + 1)
     top, left = jnp.floor(sy).astype(jnp.int32), jnp.floor(sx).astype(jnp.int32)
@@ -51,7 +51,7 @@ def warp(image: Array, matrix: Array, padding: Padding = "zero") -> Array:
     pixels = padded.reshape(-1, channels)
     first = top * row + left
 
-    def corner(offset: int) -> Array:  # four small gathers: 5 times faster on a CPU than one of 4C
+    def corner(offset: int) -> Array:  # 4 gathers of C: 5 times faster on a CPU than one of 4C
         return pixels.at[first + offset].get(mode="promise_in_bounds")
 
     above = corner(0) * (1 - fx) + corner(1) * fx
@@ -60,10 +60,10 @@ def warp(image: Array, matrix: Array, padding: Padding = "zero") -> Array:
 
 
 def rotate90(image: Array, quarters: Array) -> Array:
-    """A square image turned counter-clockwise by `quarters` (0 to 3) right angles, exactly."""
+    """Rotate a square image counter-clockwise by `quarters` (0 to 3) right angles, exactly."""
     return jax.lax.select_n(quarters.astype(jnp.int32), *(jnp.rot90(image, k) for k in range(4)))
 
 
 def rotations(image: Array) -> Array:
-    """(4, H, W, C): a square image turned counter-clockwise by 0, 90, 180, 270 degrees, exactly."""
+    """Stack a square image rotated counter-clockwise by 0, 90, 180, 270 degrees: (4, H, W, C)."""
     return jnp.stack([jnp.rot90(image, k) for k in range(4)])

@@ -1,13 +1,15 @@
 """Colour jitter of planes, (C, H, W) float32 in [0, 1]: four adjustments in random order.
 
-Two forms with the same result, see `recipes`. Serial: one adjustment after the other, by real
-branches. Batched: under `vmap` every branch is computed, so a fixed program holds all 24 orders,
+There are two forms with the same result, see `recipes`. The serial form applies one adjustment
+after the other by real branches. Under `vmap` every branch would be computed, so the batched form
+is a fixed program that covers all 24 orders,
 
     bc S bc H bc S bc    (bc: brightness and contrast in either order; S saturation, H hue)
 
-where what an order does not use is an identity. Contrast alone needs the whole image, the mean as
-it stands before it: the program runs up to there first, and then anew with the mean known. So all
-of it is work on single pixels that XLA can fuse, which for a TPU halves the bytes.
+in which the steps that an order does not use are identities. Only contrast needs the whole image:
+the mean just before it. So the program first runs up to the contrast to get the mean, and then runs
+again with it. All of the work is then per pixel and XLA can fuse it, which on a TPU halves the
+memory traffic.
 """
 
 import itertools
@@ -34,7 +36,7 @@ class _Amounts(NamedTuple):
     contrast: Array
     saturation: Array
     hue: Array
-    native: bool  # torchvision's contrast and saturation
+    native: bool  # use torchvision's contrast and saturation
 
 
 def color_jitter(
@@ -44,15 +46,18 @@ def color_jitter(
     kind: Kind = "torchvision",
     serial: bool = False,
 ) -> Array:
-    """Brightness, contrast, saturation and hue by random amounts, in random order, each clipped.
+    """Change brightness, contrast, saturation and hue by random amounts in random order, clipping
+    after each.
 
-    An image without three channels has the first two only.
+    Images without three channels get the first two only.
 
     Args:
       draws: (DRAWS,) uniform in [0, 1).
-      strength: x of each; factors are uniform in [max(0, 1 - x), 1 + x], the hue's turn in [-x, x].
-      kind: whose brightness, contrast and saturation. BYOL's brightness adds a number in [-x, x].
-      serial: the form for a loop over images on a CPU.
+      strength: x of each; factors are uniform in [max(0, 1 - x), 1 + x], the hue's shift in
+        [-x, x].
+      kind: which code's brightness, contrast and saturation. BYOL's brightness adds a number in
+        [-x, x].
+      serial: use the form for a loop over images on a CPU.
     """
     x = np.asarray(strength, np.float32)
     low = np.maximum(1.0 - x, 0.0)
@@ -69,13 +74,13 @@ def color_jitter(
     orders, which = _order(present, draws[4:])
     if serial:
         return _serial(image, amounts, present, orders, which)
-    # Where each adjustment stands in the order; one that is not there comes after all.
+    # Position of each adjustment in the order; absent ones come after all others.
     places = np.array([[o.index(op) if op in o else 4 for op in range(4)] for o in orders])
     return _batched(image, amounts, present, jnp.asarray(places.astype(np.int32))[which])
 
 
 def _order(present: list[int], draws: Array) -> tuple[list[tuple[int, ...]], Array]:
-    """All orders of what is present, and the place in that list of the one drawn."""
+    """Return all orders of the adjustments in `present`, and the index of a random one."""
     orders = list(itertools.permutations(op for op in present if op != HUE))
     which = _choice(draws[0], len(orders))
     if HUE not in present:
@@ -110,14 +115,14 @@ def _batched(image: Array, amounts: _Amounts, present: list[int], place: Array) 
     brightness_first = place[BRIGHTNESS] < place[CONTRAST]
 
     def gap(op: int) -> Array:
-        """Which of the four pairs of the program brightness or contrast belongs to."""
+        """Return which of the program's four pairs brightness or contrast belongs to."""
         before = (place[SATURATION] < place[op]).astype(jnp.int32) + (place[HUE] < place[op])
         return jnp.where(saturation_first, before, before + 1)
 
     gaps = [gap(BRIGHTNESS), gap(CONTRAST)]
 
     def run(planes: Planes, until: Array | int, means: Sequence[Array]) -> Planes:
-        """The adjustments that stand before `until` in the order."""
+        """Apply the adjustments that come before position `until` in the order."""
 
         def pair(planes: Planes, here: int) -> Planes:
             def line(op: int, line: Line) -> Line:
@@ -162,5 +167,5 @@ def _batched(image: Array, amounts: _Amounts, present: list[int], place: Array) 
 
 
 def _choice(draw: Array, n: int) -> Array:
-    """0 to n - 1 from a uniform draw in [0, 1)."""
+    """Map a uniform draw in [0, 1) to an integer in 0 to n - 1."""
     return jnp.minimum((draw * n).astype(jnp.int32), n - 1)

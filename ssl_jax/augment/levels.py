@@ -1,6 +1,7 @@
-"""Operations on the 256 levels of an image: planes, (C, H, W) float32 in [0, 1], any channels.
+"""Operations on the 256 grey levels, as in Pillow's `ImageOps`.
 
-As Pillow's `ImageOps` has them. What counts levels rounds the image to them first.
+Images are planes, (C, H, W) float32 in [0, 1], of any number of channels. Operations that count
+levels round the image to them first.
 """
 
 import jax
@@ -10,13 +11,13 @@ Array = jax.Array
 
 
 def posterize(image: Array, bits: Array | int) -> Array:
-    """Only the `bits` (1 to 8) highest bits of every value are kept."""
+    """Keep only the `bits` (1 to 8) highest bits of every value."""
     step = jnp.exp2(8.0 - jnp.asarray(bits, jnp.float32))
     return jnp.floor(_levels(image) / step) * step / 255.0
 
 
 def autocontrast(image: Array) -> Array:
-    """Each channel stretched so that its least value is 0 and its greatest 1; flat ones are kept.
+    """Stretch each channel to a minimum of 0 and a maximum of 1; flat channels are unchanged.
 
     Pillow rounds the result down to a level; here it is not rounded.
     """
@@ -26,19 +27,19 @@ def autocontrast(image: Array) -> Array:
 
 
 def equalize(image: Array) -> Array:
-    """Each channel by a monotone map that makes its histogram as flat as it can be.
+    """Equalize the histogram of each channel by a monotone map.
 
-    The map of level v is (pixels below v + step // 2) // step, where 255 steps hold all pixels but
-    those of the highest level; a channel with fewer than 255 such pixels is kept.
+    Level v becomes (pixels below v + step // 2) // step, where 255 steps hold all pixels but those
+    of the highest level; a channel with fewer than 255 such pixels is unchanged.
     """
     return jax.vmap(_equalize)(_levels(image).astype(jnp.int32)) / 255.0
 
 
 def histogram(levels: Array) -> Array:
-    """(256,) int32: how many pixels have each level; `levels` (H, W) int32 in [0, 255].
+    """Count the pixels of each level: (256,) int32 of `levels` (H, W) int32 in [0, 255].
 
-    On accelerators as one product of the upper and the lower four bits, one-hot: no scatter, and
-    exact, for the counts are below 2^24. A CPU scatters (benchmarks/augment.py).
+    Accelerators compute a product of the one-hot upper and lower four bits, without a scatter; it
+    is exact because counts are below 2^24. A CPU scatters (benchmarks/augment.py).
     """
     return jax.lax.platform_dependent(levels.reshape(-1), cpu=_scattered, default=_products)
 

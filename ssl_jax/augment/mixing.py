@@ -1,7 +1,7 @@
-"""Batches mixed with themselves. Images (B, H, W, C), targets (B, K) of probabilities.
+"""Mixup and CutMix. Images are (B, H, W, C), targets (B, K) probabilities.
 
-The partner of example i is example B - 1 - i (timm's choice). That speaks of the global batch, so
-the result does not depend on the number of devices; sharded, it is one permutation between them.
+The partner of example i is example B - 1 - i (timm's choice) of the global batch, so the result
+does not depend on the number of devices; a sharded batch needs one permutation between devices.
 """
 
 import jax
@@ -13,18 +13,18 @@ Array = jax.Array
 
 
 def mixup(key: Array, images: Array, targets: Array, alpha: float = 0.8) -> tuple[Array, Array]:
-    """share * x + (1 - share) * partner, of images and targets; share ~ Beta(alpha, alpha), one a
-    batch (Zhang et al. 2018).
+    """Mix images and targets as share * x + (1 - share) * partner, with one share ~ Beta(alpha,
+    alpha) per batch (Zhang et al. 2018).
     """
     share = jax.random.beta(key, alpha, alpha)
     return _blend(images, share), _blend(targets, share)
 
 
 def cutmix(key: Array, images: Array, targets: Array, alpha: float = 1.0) -> tuple[Array, Array]:
-    """A box of the partner pasted in; targets by the share of pixels (Yun et al. 2019).
+    """Paste a box of the partner; mix targets by the share of pixels (Yun et al. 2019).
 
-    The box, one a batch, has sqrt(1 - share) of each side, share ~ Beta(alpha, alpha), and is cut
-    off at the border; the targets count what is left.
+    The box, one per batch, has sqrt(1 - share) of each side, share ~ Beta(alpha, alpha), and is
+    clipped at the border; the targets use the clipped area.
     """
     share_key, box_key = jax.random.split(key)
     height, width = images.shape[1:3]
@@ -47,7 +47,7 @@ def mixup_or_cutmix(
     cutmix_alpha: float = 1.0,
     cutmix_p: float = 0.5,
 ) -> tuple[Array, Array]:
-    """CutMix with probability `cutmix_p`, else mixup: fine-tuning of BEiT and MAE."""
+    """Apply CutMix with probability `cutmix_p`, else mixup, as fine-tuning of BEiT and MAE does."""
     choice, key = jax.random.split(key)
     return jax.lax.cond(
         jax.random.uniform(choice) < cutmix_p,

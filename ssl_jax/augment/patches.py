@@ -8,9 +8,9 @@ Array = jax.Array
 
 
 def tiles(images: Array, rows: int, columns: int) -> Array:
-    """(..., H, W, C) -> (..., rows * columns, H // rows, W // columns, C), row by row.
+    """Split (..., H, W, C) into (..., rows * columns, H // rows, W // columns, C), row by row.
 
-    Pixels that the grid leaves over at the bottom and the right are dropped.
+    Remaining pixels at the bottom and the right are dropped.
     """
     *lead, height, width, channels = images.shape
     h, w = height // rows, width // columns
@@ -27,13 +27,13 @@ def grid_corners(
     jitter: tuple[int, int],
     origin: Array | tuple[int, int] = (0, 0),
 ) -> Array:
-    """(rows * columns, 2) int32: upper left corners (y, x) of tiles on a grid, row by row.
+    """Return the upper left corners (y, x) of a grid of tiles, (rows * columns, 2) int32, by rows.
 
     Args:
-      key: of the jitter.
+      key: random key of the jitter.
       pitch: pixels from one tile of the grid to the next.
-      jitter: lowest and highest offset in pixels, both possible, drawn for each tile and axis.
-      origin: of the grid.
+      jitter: lowest and highest offset in pixels, inclusive, drawn for each tile and axis.
+      origin: corner of the grid.
     """
     cells = np.stack(np.divmod(np.arange(rows * columns), columns), axis=-1) * pitch
     offsets = jax.random.randint(key, cells.shape, jitter[0], jitter[1] + 1, jnp.int32)
@@ -41,33 +41,34 @@ def grid_corners(
 
 
 def cut(image: Array, corners: Array, size: int) -> Array:
-    """(N, size, size, C) squares of an image at (N, 2) corners, or at (N, C, 2), one a channel.
+    """Cut squares (N, size, size, C) at corners (N, 2), or (N, C, 2), one per channel.
 
-    A square that would leave the image is moved back into it.
+    Squares that would leave the image are moved back into it.
     """
     channels = image.shape[-1]
     if corners.ndim == 3:
         planes = jnp.moveaxis(image, -1, 0)[..., None]
         by_channel = jax.vmap(lambda plane, at: cut(plane, at, size), (0, 1), -1)
         return by_channel(planes, corners)[..., 0, :]
-    corners = jnp.maximum(corners, 0)  # dynamic_slice counts negative ones from the end
+    corners = jnp.maximum(corners, 0)  # dynamic_slice counts negative starts from the end
     window = (size, size, channels)
-    corners = jnp.pad(corners, ((0, 0), (0, 1)))  # from the first channel on
+    corners = jnp.pad(corners, ((0, 0), (0, 1)))  # start at the first channel
     return jax.vmap(lambda at: jax.lax.dynamic_slice(image, at, window))(corners)
 
 
 def jigsaw_tiles(
     key: Array, image: Array, rows: int = 3, size: int = 64, channel_jitter: int = 0
 ) -> Array:
-    """(rows * rows, size, size, C): a random square out of each cell of a grid, row by row.
+    """Cut a random square from each cell of a grid, row by row: (rows * rows, size, size, C).
 
-    Jigsaw (Noroozi and Favaro 2016): 225 or 255 px in 3 x 3 cells, 64 px tiles. The gap between
-    the tiles is what keeps the puzzle from being solved by the edges.
+    Jigsaw (Noroozi and Favaro 2016): 225 or 255 px in 3 x 3 cells, 64 px tiles. The gaps between
+    the tiles prevent solving the puzzle by continuing edges.
 
     Args:
       image: (H, W, C), square.
-      channel_jitter: up to so many further pixels down and to the right for each channel apart
-        (2 in the authors' code), which breaks colour fringes; may leave the cell.
+      channel_jitter: each channel is moved down and right by up to this many further pixels,
+        independently (2 in the authors' code), which hides chromatic aberration; channels may leave
+        the cell.
     """
     cell = image.shape[0] // rows
     corners = grid_corners(key, rows, rows, cell, (0, cell - size))
@@ -81,9 +82,9 @@ def jigsaw_tiles(
 def context_patches(
     key: Array, image: Array, rows: int = 3, size: int = 96, gap: int = 48, jitter: int = 7
 ) -> Array:
-    """(rows * rows, size, size, C): patches `gap` pixels apart, each moved by up to `jitter`.
+    """Cut patches `gap` pixels apart, each moved by up to `jitter`: (rows * rows, size, size, C).
 
-    Context prediction (Doersch et al. 2015). The grid lies anywhere in the image where it fits
+    Context prediction (Doersch et al. 2015). The grid has a random position at which it fits
     without the jitter; a patch that the jitter moves out of the image is moved back.
     """
     origin_key, key = jax.random.split(key)
@@ -94,14 +95,17 @@ def context_patches(
 
 
 def standardize(images: Array, per_channel: bool = False) -> Array:
-    """Each tile of (..., H, W, C) less its mean, over its standard deviation, of at least
-    1 / sqrt(n) for n values (TensorFlow's `per_image_standardization`): a flat tile is exactly 0.
+    """Subtract the mean of each tile of (..., H, W, C) and divide by the standard deviation.
 
-    Without it a network tells tiles by their brightness. `per_channel`: every channel apart.
+    The latter is at least 1 / sqrt(n) for n values, as in TensorFlow's `per_image_standardization`;
+    a flat tile is exactly 0.
+
+    Without it a network could use the tiles' brightness. `per_channel` treats every channel
+    separately.
     """
     axes = (-3, -2) if per_channel else (-3, -2, -1)
     n = np.prod([images.shape[a] for a in axes])
-    # Less a pixel first: a mean of equal numbers is that number only but for rounding.
+    # Subtract one pixel first: the mean of equal numbers is exact only up to rounding.
     first = images[..., :1, :1, :] if per_channel else images[..., :1, :1, :1]
     centred = images - first
     centred = centred - centred.mean(axes, keepdims=True)

@@ -1,4 +1,4 @@
-"""Permutations that differ in many places: the classes of jigsaw puzzles."""
+"""Permutations with large Hamming distances: the classes of jigsaw puzzles."""
 
 import functools
 import itertools
@@ -13,12 +13,16 @@ LARGEST = 9  # tiles; 10! permutations would take minutes and half a gigabyte
 
 
 def check_count(length: int, count: int) -> None:
-    """Raises UserError for more permutations than there are, or too many tiles."""
+    """Check the number of tiles and permutations.
+
+    Raises:
+      UserError: more permutations than exist, or too many tiles.
+    """
     if not 1 <= length <= LARGEST:
-        raise UserError(f"permutations of {length} tiles: there may be 1 to {LARGEST}")
+        raise UserError(f"permutations: expected 1 to {LARGEST} tiles, got {length}")
     if not 1 <= count <= math.factorial(length):
         raise UserError(
-            f"{count} permutations of {length} tiles: there are {math.factorial(length)}"
+            f"permutations of {length} tiles: expected 1 to {math.factorial(length)}, got {count}"
         )
 
 
@@ -26,15 +30,16 @@ def check_count(length: int, count: int) -> None:
 def distant_permutations(
     length: int, count: int, criterion: Literal["mean", "min"] = "mean", seed: int = 0
 ) -> np.ndarray:
-    """(count, length) int32: permutations of 0..length-1, far from each other; read-only.
+    """Choose permutations of 0..length-1 far from each other: (count, length) int32, read-only.
 
-    The greedy choice of Noroozi and Favaro (1603.09246, algorithm 1): from a random first one on,
-    always the permutation of the largest mean Hamming distance to those chosen ("mean", as in the
-    released sets), or of the largest smallest distance and then the largest mean ("min", which
-    makes easier puzzles). A pure function of its arguments; `count = length!` are all of them.
+    The greedy algorithm of Noroozi and Favaro (1603.09246, algorithm 1): after a random first
+    permutation, always choose the one with the largest mean Hamming distance to those chosen before
+    ("mean", as in the released sets), or with the largest minimum distance and then the largest
+    mean ("min", which makes easier puzzles). A pure function of its arguments; `count = length!`
+    returns all permutations.
 
     Raises:
-      UserError: more permutations than there are, or too many tiles.
+      UserError: more permutations than exist, or too many tiles.
     """
     check_count(length, count)
     places = np.array(list(itertools.permutations(range(length))), np.int8).T.copy()
@@ -48,7 +53,7 @@ def distant_permutations(
         total += distance
         if criterion == "min":
             least = np.minimum(least, distance)
-        score = (least << 32) + total  # equal smallest distances are told apart by the mean
+        score = (least << 32) + total  # ties of the minimum are broken by the mean
         score[chosen] = -1
         newest = int(np.argmax(score))
     out = places[:, chosen].T.astype(np.int32)

@@ -1,14 +1,14 @@
 """Changes of colour. Images are planes, (C, H, W) float32 in [0, 1].
 
 Planes, not (H, W, C): with three channels innermost the vector units lie idle, and a colour jitter
-of 32 px images takes four times as long on a CPU. `recipes.apply` turns them in and out. `jitter`
-puts these together.
+of 32 px images takes four times as long on a CPU. `recipes.apply` transposes. `jitter` combines
+these functions.
 
-What concerns colour (saturation, hue, grey) leaves images alone that do not have three channels, by
-static shape; brightness, contrast and solarization work on any number.
+Saturation, hue and grey leave images without three channels unchanged, by static shape; brightness,
+contrast and solarization work on any number of channels.
 
-Sources: torchvision's `ColorJitter`, SimCLR's `data_util.py`, BYOL's `augmentations.py`; where they
-differ is said at each function.
+Sources: torchvision's `ColorJitter`, SimCLR's `data_util.py`, BYOL's `augmentations.py`; each
+function names its source where they differ.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ import jax.numpy as jnp
 Array = jax.Array
 Planes = Array | Sequence[Array]  # (C, H, W), or C arrays (H, W)
 
-LUMA = (0.2989, 0.587, 0.114)  # ITU 601, rounded as all three sources have it
+LUMA = (0.2989, 0.587, 0.114)  # ITU 601, rounded as in all three sources
 
 
 class Line(NamedTuple):
-    """An adjustment: scale * x + offset, each a number, one a channel or one a pixel."""
+    """An adjustment scale * x + offset; each is a number, one per channel or one per pixel."""
 
     scale: Array | float
     offset: Array | float
 
 
 def adjust(image: Array, line: Line) -> Array:
-    """scale * image + offset, clipped to [0, 1]."""
+    """Compute scale * image + offset, clipped to [0, 1]."""
     return jnp.clip(line.scale * image + line.offset, 0.0, 1.0)
 
 
@@ -46,7 +46,7 @@ def added_brightness(image: Array, delta: Array) -> Line:
 
 
 def contrast(image: Array, factor: Array) -> Line:
-    """Blend with the mean of the grey image, one number (torchvision)."""
+    """Blend with the mean of the grey image, a scalar (torchvision)."""
     return Line(factor, (1.0 - factor) * luminance(image).mean())
 
 
@@ -63,7 +63,7 @@ def saturation(image: Planes, factor: Array) -> Line:
 def hsv_saturation(image: Planes, factor: Array) -> Line:
     """Multiply S of HSV by `factor`, at most to 1 (SimCLR, BYOL).
 
-    S scales the distances to the largest channel V, so this too is a blend, with V.
+    S scales the distances to the largest channel V, so this is a blend with V.
     """
     value, spread = _value_and_spread(image)
     limit = value / jnp.where(spread > 0, spread, 1.0)  # the factor that makes S one
@@ -77,11 +77,11 @@ def hue(image: Array, turn: Array) -> Array:
 
 
 def turned_planes(image: Planes, turn: Array) -> list[Array]:
-    """`hue` of three planes, not stacked."""
+    """Compute `hue` of three planes, not stacked."""
     red, green, blue = image
     value, spread = _value_and_spread(image)
     per_spread = 1.0 / jnp.where(spread > 0, spread, 1.0)
-    # Not `value == red`: XLA may compute the two apart, with other roundings, and then neither is.
+    # Not `value == red`: XLA may compute the two separately and round them differently.
     sixth = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) * per_spread,
@@ -97,26 +97,26 @@ def turned_planes(image: Planes, turn: Array) -> list[Array]:
 
 
 def grayscale(image: Array) -> Array:
-    """Luminance in all three channels."""
+    """Replace all three channels by the luminance."""
     if image.shape[0] != 3:
         return image
     return jnp.broadcast_to(luminance(image), image.shape)
 
 
 def luminance(image: Planes) -> Array:
-    """(H, W): ITU 601 luma of three channels, the mean of any other number."""
+    """Return (H, W): the ITU 601 luma of three channels, the mean of any other number."""
     if len(image) != 3:
         return sum(image[1:], start=image[0]) / len(image)
     return LUMA[0] * image[0] + LUMA[1] * image[1] + LUMA[2] * image[2]
 
 
 def solarize(image: Array, threshold: Array | float = 0.5) -> Array:
-    """Values from `threshold` on inverted, 1 - x."""
+    """Invert values of at least `threshold`: 1 - x."""
     return jnp.where(image < threshold, image, 1.0 - image)
 
 
 def _value_and_spread(image: Planes) -> tuple[Array, Array]:
-    """V = max over the channels, and max - min; (H, W)."""
+    """Return V, the maximum over the channels, and maximum - minimum; each (H, W)."""
     red, green, blue = image
     value = jnp.maximum(jnp.maximum(red, green), blue)
     return value, value - jnp.minimum(jnp.minimum(red, green), blue)

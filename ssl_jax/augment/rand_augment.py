@@ -1,9 +1,9 @@
-"""RandAugment (Cubuk et al. 2019, arXiv:1909.13719) as timm has it for fine-tuning ViTs.
+"""RandAugment (Cubuk et al. 2019, arXiv:1909.13719) as timm implements it for fine-tuning ViTs.
 
-timm's rand-m9-mstd0.5-inc1: two of fifteen operations, drawn with replacement, each of which is
-then made with probability 1/2 at a magnitude of N(9, 0.5), cut off at 0 and 10; "increasing" means
-that more magnitude is always more distortion. Images are planes, (C, H, W) float32 in [0, 1], and
-are not rounded to levels between operations; places are interpolated linearly.
+timm's rand-m9-mstd0.5-inc1: two of fifteen operations, drawn with replacement, each applied with
+probability 1/2 at a magnitude of N(9, 0.5), clipped to 0 and 10; "increasing" means that more
+magnitude is always more distortion. Images are planes, (C, H, W) float32 in [0, 1], and are not
+rounded to levels between operations; geometric operations interpolate linearly.
 """
 
 import math
@@ -19,8 +19,8 @@ Array = jax.Array
 
 LAYERS = 2
 PROBABILITY = 0.5
-DEVIATION = 0.5  # of the magnitude
-TOP = 10.0  # its greatest value
+DEVIATION = 0.5  # standard deviation of the magnitude
+TOP = 10.0  # largest magnitude
 OPERATIONS = (
     "autocontrast",
     "equalize",
@@ -38,20 +38,21 @@ OPERATIONS = (
     "translate_x",
     "translate_y",
 )
-PLACES = 5  # the last of them move pixels, by one common warp
+PLACES = 5  # the last 5 operations move pixels and share one warp
 
 
 def rand_augment(key: Array, image: Array, magnitude: float, fill: np.ndarray) -> Array:
-    """`image` (C, H, W) after the drawn operations; `fill`, a number or one a
-    channel, is what lies beyond its border.
+    """Apply random operations to `image` (C, H, W). Pixels beyond its border are `fill`, a number
+    or one per channel.
     """
     for layer in range(LAYERS):
-        drawn, which, size, side = jax.random.split(jax.random.fold_in(key, layer), 4)
-        level = jnp.clip(magnitude + DEVIATION * jax.random.normal(size), 0.0, TOP) / TOP
-        sign = jnp.where(jax.random.bernoulli(side), -1.0, 1.0)
-        operation = jax.random.randint(which, (), 0, len(OPERATIONS))
-        # One branch more: nothing.
-        on = jax.random.uniform(drawn) < PROBABILITY
+        apply_key, operation_key, magnitude_key, sign_key = jax.random.split(
+            jax.random.fold_in(key, layer), 4
+        )
+        level = jnp.clip(magnitude + DEVIATION * jax.random.normal(magnitude_key), 0.0, TOP) / TOP
+        sign = jnp.where(jax.random.bernoulli(sign_key), -1.0, 1.0)
+        operation = jax.random.randint(operation_key, (), 0, len(OPERATIONS))
+        on = jax.random.uniform(apply_key) < PROBABILITY  # operation -1 is the identity
         image = operate(image, jnp.where(on, operation, -1), level, sign, fill)
     return image
 
@@ -59,9 +60,9 @@ def rand_augment(key: Array, image: Array, magnitude: float, fill: np.ndarray) -
 def operate(
     image: Array, operation: Array | int, level: Array, sign: Array, fill: np.ndarray
 ) -> Array:
-    """Number `operation` of `OPERATIONS`, -1 for none, at `level` in [0, 1].
+    """Apply operation number `operation` of `OPERATIONS`, -1 for none, at `level` in [0, 1].
 
-    `sign`, 1 or -1, is the direction of those that have one.
+    `sign`, 1 or -1, is the direction of the operations that have one.
     """
     factor = jnp.maximum(1.0 + sign * 0.9 * level, 0.1)
     added = jnp.minimum(jnp.floor(level * 110.0), 128.0) / 255.0
@@ -73,7 +74,7 @@ def operate(
         lambda: levels.equalize(image),
         lambda: 1.0 - image,
         lambda: levels.posterize(image, 4.0 - jnp.floor(level * 4.0)),
-        # Half a level below the threshold, 256 - 256 level, so that rounding cannot matter.
+        # Half a level below the threshold 256 - 256 * level, so that rounding does not matter.
         lambda: photometric.solarize(image, (255.5 - jnp.floor(level * 256.0)) / 255.0),
         lambda: jnp.where(image < 127.5 / 255.0, jnp.minimum(image + added, 1.0), image),
         lambda: adjust(image, photometric.saturation(image, factor)) if len(image) == 3 else image,
@@ -86,15 +87,15 @@ def operate(
 
 
 def _moved(image: Array, place: Array, level: Array, fill: np.ndarray) -> Array:
-    """Turned by at most 30 degrees, sheared by 0.3 along x or y from the upper left corner, or
-    shifted by 0.45 of a side.
+    """Rotate by up to 30 degrees, shear by up to 0.3 along x or y from the upper left corner, or
+    shift by up to 0.45 of a side.
     """
     height, width = image.shape[1:]
     turned = geometric.affine_matrix(
         math.radians(30.0) * level, jnp.zeros(2), jnp.zeros(()), jnp.zeros(2)
     )
     lean, far = 0.3 * level, 0.45 * level
-    zero, one = jnp.zeros(()), jnp.ones(())
+    zero, unit = jnp.zeros(()), jnp.ones(())
 
     def matrix(*rows: Sequence[Array]) -> Array:
         return jnp.stack([jnp.stack(row) for row in rows])
@@ -102,10 +103,10 @@ def _moved(image: Array, place: Array, level: Array, fill: np.ndarray) -> Array:
     matrices = jnp.stack(
         [
             turned,
-            matrix((one, zero, zero), (lean, one, lean * height / 2)),
-            matrix((one, lean, lean * width / 2), (zero, one, zero)),
-            matrix((one, zero, zero), (zero, one, far * width)),
-            matrix((one, zero, far * height), (zero, one, zero)),
+            matrix((unit, zero, zero), (lean, unit, lean * height / 2)),
+            matrix((unit, lean, lean * width / 2), (zero, unit, zero)),
+            matrix((unit, zero, zero), (zero, unit, far * width)),
+            matrix((unit, zero, far * height), (zero, unit, zero)),
         ]
     )
     around = jnp.asarray(fill, image.dtype)

@@ -1,9 +1,9 @@
 """Named chains of augmentation, and their application to a batch inside the train step.
 
-A chain has two forms with the same result. Everywhere it runs batched, by `vmap`, where an
-operation that is not drawn is computed and thrown away: an accelerator does not notice. A single
-CPU device does, so there images go one after another through real branches ("serial"): 224 px views
-of SimCLR's chain cost a tenth (docs/performance.md).
+A chain has two forms with the same result. The batched form uses `vmap`, which computes every
+operation and discards those that the random draw switches off; accelerators do not notice that.
+A single CPU device uses the serial form, which takes one image after another through real branches:
+for 224 px views of SimCLR's chain it takes a tenth of the time (docs/performance.md).
 """
 
 import dataclasses
@@ -27,8 +27,7 @@ from ssl_jax.core.inputs import Inputs, View
 
 Array = jax.Array
 BLUR_SIGMA = (0.1, 2.0)  # pixels
-_DRAWS = 18  # scalars that a chain draws for an image
-
+_DRAWS = 18  # random scalars per image
 
 _UNIT: Mapping[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's code feeds [0, 1] as it is
 _STRONG_HUE = (0.4, 0.4, 0.4, 0.4)
@@ -36,7 +35,7 @@ _DIGITS: Mapping[str, Any] = {
     "jitter": (0.4, 0.0, 0.0, 0.0),
     "jitter_p": 1.0,
     "noise": 0.1,
-    "mean": (0.305,),  # of the training digits
+    "mean": (0.305,),  # over the training digits
     "std": (0.376,),
 }
 
@@ -44,38 +43,154 @@ RECIPES: dict[str, Recipe] = {
     "none": Recipe(**_UNIT),
     "flip": Recipe(flip=0.5, **_UNIT),
     # Chen et al. 2020; google-research/simclr, data_util.py; for CIFAR s = 0.5 without blur.
-    "simclr": Recipe(0.5, None, (0.8, 0.8, 0.8, 0.2), 0.8, "simclr", 0.2, 0.5, **_UNIT),
-    "simclr_cifar": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "simclr", 0.2, **_UNIT),
+    "simclr": Recipe(
+        flip=0.5,
+        jitter=(0.8, 0.8, 0.8, 0.2),
+        jitter_p=0.8,
+        jitter_kind="simclr",
+        gray_p=0.2,
+        blur_p=0.5,
+        **_UNIT,
+    ),
+    "simclr_cifar": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_p=0.8,
+        jitter_kind="simclr",
+        gray_p=0.2,
+        **_UNIT,
+    ),
     # Chen, Fan, Girshick, He 2020; facebookresearch/moco, --aug-plus.
-    "moco_v2": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "torchvision", 0.2, 0.5),
+    "moco_v2": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=0.5,
+    ),
     # The authors' CIFAR demo: without blur. SimSiam's on CIFAR too (2011.10566, appendix D).
-    "moco_cifar": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.1), 0.8, "torchvision", 0.2),
+    "moco_cifar": Recipe(
+        flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, jitter_kind="torchvision", gray_p=0.2
+    ),
     # He et al. 2019; facebookresearch/moco.
-    "moco_v1": Recipe(0.5, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
+    "moco_v1": Recipe(
+        flip=0.5,
+        jitter=_STRONG_HUE,
+        jitter_p=1.0,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        gray_first=True,
+    ),
     # Grill et al. 2020, table 6: the two views differ.
-    "byol_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 1.0, 0.0),
-    "byol_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 0.1, 0.2),
-    # Caron et al. 2021; facebookresearch/dino: the two global views differ, the local ones are a
-    # third kind. Barlow Twins and MoCo v3 have the two global ones: BYOL's with PyTorch's jitter.
-    "dino_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 1.0),
-    "dino_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.1, 0.2),
-    "dino_local": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.5),
-    # Amrani et al. 2021; elad-amrani/self-classifier: DINO's, otherwise shared out.
-    "self_classifier_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.1),
-    "self_classifier_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 1.0, 0.2),
-    # Caron et al. 2020; facebookresearch/swav: with a typing error in the red channel's deviation.
+    "byol_1": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="byol",
+        gray_p=0.2,
+        blur_p=1.0,
+        solarize_p=0.0,
+    ),
+    "byol_2": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="byol",
+        gray_p=0.2,
+        blur_p=0.1,
+        solarize_p=0.2,
+    ),
+    # Caron et al. 2021; facebookresearch/dino: the two global views differ, and the local views
+    # have a third chain. Barlow Twins and MoCo v3 use the two global chains, which are BYOL's with
+    # PyTorch's jitter.
+    "dino_1": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=1.0,
+    ),
+    "dino_2": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=0.1,
+        solarize_p=0.2,
+    ),
+    "dino_local": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=0.5,
+    ),
+    # Amrani et al. 2021; elad-amrani/self-classifier: DINO's operations, distributed
+    # differently over the views.
+    "self_classifier_1": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=0.1,
+    ),
+    "self_classifier_2": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=1.0,
+        solarize_p=0.2,
+    ),
+    # Caron et al. 2020; facebookresearch/swav: with a typo in the red channel's deviation.
     "swav": Recipe(
-        0.5, None, (0.8, 0.8, 0.8, 0.2), 0.8, "torchvision", 0.2, 0.5, std=(0.228, 0.224, 0.225)
+        flip=0.5,
+        jitter=(0.8, 0.8, 0.8, 0.2),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=0.5,
+        std=(0.228, 0.224, 0.225),
     ),
     # solo-learn's CIFAR views: without blur, the second one solarized.
-    "byol_cifar_1": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2),
-    "byol_cifar_2": Recipe(0.5, None, (0.4, 0.4, 0.2, 0.1), 0.8, "torchvision", 0.2, 0.0, 0.2),
+    "byol_cifar_1": Recipe(
+        flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, jitter_kind="torchvision", gray_p=0.2
+    ),
+    "byol_cifar_2": Recipe(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=0.0,
+        solarize_p=0.2,
+    ),
     # Wu et al. 2018; zhirongw/lemniscate.pytorch.
-    "instdisc": Recipe(0.5, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
-    "instdisc_cifar": Recipe(0.0, None, _STRONG_HUE, 1.0, "torchvision", 0.2, gray_first=True),
+    "instdisc": Recipe(
+        flip=0.5,
+        jitter=_STRONG_HUE,
+        jitter_p=1.0,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        gray_first=True,
+    ),
+    "instdisc_cifar": Recipe(
+        flip=0.0,
+        jitter=_STRONG_HUE,
+        jitter_p=1.0,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        gray_first=True,
+    ),
     "mae": Recipe(flip=0.5),  # SimMIM's too
     "normalize": Recipe(),  # I-JEPA
-    # What public networks are fed that are not fed so: Google's ViTs, and CLIP's.
+    # Normalisation of public networks that do not use ImageNet's: Google's ViTs, and CLIP.
     "normalize_half": Recipe(mean=(0.5,), std=(0.5,)),
     "normalize_clip": Recipe(
         mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
@@ -84,29 +199,36 @@ RECIPES: dict[str, Recipe] = {
     "finetune": Recipe(flip=0.5, rand_augment=9.0),
     "finetune_beit": Recipe(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
-    "beit": Recipe(0.5, None, (0.4, 0.4, 0.4, 0.0), 1.0, mean=(0.5,), std=(0.5,)),
+    "beit": Recipe(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, mean=(0.5,), std=(0.5,)),
     "rotnet": Recipe(flip=0.5),
     # Jigsaw and context prediction as Goyal et al. 2019 (VISSL) and Kolesnikov et al. 2019 train
     # them: two images in three are grey.
     "patches": Recipe(flip=0.5, gray_p=0.66),
-    # Small grey pictures that mean something else mirrored; upright: little turned, for RotNet.
-    "digits": Recipe(affine=Affine(0.35, 0.25, 0.3, 1.5 / 8), **_DIGITS),
-    "digits_upright": Recipe(affine=Affine(0.15, 0.25, 0.3, 1.5 / 8), **_DIGITS),
+    # Small grey images, without flips, which change their meaning. Upright: small rotations only,
+    # for RotNet.
+    "digits": Recipe(
+        affine=Affine(rotation=0.35, log_scale=0.25, shear=0.3, shift=1.5 / 8), **_DIGITS
+    ),
+    "digits_upright": Recipe(
+        affine=Affine(rotation=0.15, log_scale=0.25, shear=0.3, shift=1.5 / 8), **_DIGITS
+    ),
 }
 
 
 OWN = (
-    " (a chain of your own is given in full, --config.objective.view.recipe=\"{'flip': 0.5}\", see "
-    "docs/configs.md)"
+    "; or write out a chain of your own, --config.objective.view.recipe=\"{'flip': 0.5}\", see "
+    "docs/configs.md"
 )
-PUBLISHED: Mapping[str, Recipe] = MappingProxyType(dict(RECIPES))  # what every reader of a run has
+PUBLISHED: Mapping[str, Recipe] = MappingProxyType(
+    dict(RECIPES)
+)  # names known to every reader of a run
 
 
 def recipe(chain: str | Recipe) -> Recipe:
-    """The chain of this name, or the one that is given.
+    """Return the chain called `chain`; a `Recipe` is returned as it is.
 
     Raises:
-      UserError: there is none; the message names the nearest.
+      UserError: no chain has this name; the message names the nearest.
     """
     if isinstance(chain, Recipe):
         return chain
@@ -119,7 +241,7 @@ def check(inputs: Inputs) -> None:
     """Look up the chains of all views, before anything is compiled.
 
     Raises:
-      UserError: an unknown name.
+      UserError: a view names an unknown chain.
     """
     for view in inputs.views:
         recipe(view.recipe)
@@ -128,8 +250,8 @@ def check(inputs: Inputs) -> None:
 
 
 def portable(view: View) -> View:
-    """The view as a run keeps it: a name that a config file added to `RECIPES`, or gave another
-    chain, is replaced by the chain, as whoever reads the run has no such name.
+    """Return the view as a run stores it. If a config file added the name of its chain to
+    `RECIPES`, or redefined it, the chain replaces the name, which readers of the run do not know.
     """
     chain = recipe(view.recipe)
     if isinstance(view.recipe, str) and PUBLISHED.get(view.recipe) != chain:
@@ -138,28 +260,28 @@ def portable(view: View) -> View:
 
 
 def plain(chain: str | Recipe) -> str | dict[str, Any]:
-    """A view's `recipe` as a JSON value."""
+    """Convert a view's `recipe` to a JSON value."""
     return chain if isinstance(chain, str) else dataclasses.asdict(chain)
 
 
 def title(chain: str | Recipe | Mapping[str, Any]) -> str:
-    """A view's `recipe`, or its JSON value, in a few words."""
+    """Describe a view's `recipe`, or its JSON value, in a few words."""
     return chain if isinstance(chain, str) else "a chain of its own"
 
 
 def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, Any]:
-    """The batch with its views augmented and normalised. To be called inside the jitted train step.
+    """Augment and normalise the views of a batch, inside the jitted train step.
 
     The draws of a view are keyed by (key, view group, batch["index"], number of the view), so they
     depend neither on the example's place in the batch nor on the device count.
 
     Args:
-      inputs: names the recipe and the strength of each view group.
-      batch: `views`, a tuple of (B, count, H, W, C) uint8, one a view group; `index` (B,) int32.
-      key: the step's.
+      inputs: the recipe and the strength of each view group.
+      batch: `views`, a tuple of (B, count, H, W, C) uint8, one per view group; `index` (B,) int32.
+      key: the step's random key.
 
     Returns:
-      `batch` with `views` float32, in the streams' sub-batches too.
+      `batch` with float32 `views`, also in the streams' sub-batches.
 
     Raises:
       UserError: an unknown recipe.
@@ -176,12 +298,12 @@ def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, A
 
 
 def prepare(view: View, images: Array) -> Array:
-    """(..., H, W, C) uint8 to float32, normalised as the view's recipe says: no randomness."""
+    """Normalise (..., H, W, C) uint8 as the view's recipe does, without randomness; float32."""
     return _normalize(recipe(view.recipe), _unit(images))
 
 
 def pixels(view: View, images: np.ndarray) -> np.ndarray:
-    """The inverse of `prepare`, to look at: uint8, cut to what can be shown."""
+    """Invert `prepare`, for display: uint8, clipped to [0, 255]."""
     mean, std = statistics(recipe(view.recipe), images.shape[-1])
     return np.clip((images * std + mean) * 255 + 0.5, 0, 255).astype(np.uint8)
 
@@ -189,52 +311,51 @@ def pixels(view: View, images: np.ndarray) -> np.ndarray:
 def apply(
     chain: Recipe, key: Array, image: Array, strength: float = 1.0, serial: bool = False
 ) -> Array:
-    """One image, (H, W, C) float32 in [0, 1], through `chain`; `strength` scales its distortions.
+    """Apply `chain` to one image, (H, W, C) float32 in [0, 1], and normalise it.
 
-    Scaled are the ranges of the affine map, of the jitter and of the noise, not the probabilities.
-    `serial` is the form for a loop over images on a CPU, where what is not drawn costs nothing; the
-    result is the same.
+    `strength` scales the ranges of the affine map and of the jitter, the noise and the magnitude of
+    RandAugment, not the probabilities. `serial` selects the form for a loop over images on a CPU,
+    which skips operations that the draw switches off; the result is the same.
     """
-    on = jax.random.uniform(
-        jax.random.fold_in(key, 0), (_DRAWS,)
-    )  # at once: each costs compile time
+    # All draws in one call, because each call adds compile time.
+    draws = jax.random.uniform(jax.random.fold_in(key, 0), (_DRAWS,))
 
-    def maybe(drawn: Array, change: Callable[[Array], Array], image: Array) -> Array:
+    def maybe(condition: Array, change: Callable[[Array], Array], image: Array) -> Array:
         if serial:
-            return jax.lax.cond(drawn, change, lambda same: same, image)
-        return jnp.where(drawn, change(image), image)
+            return jax.lax.cond(condition, change, lambda same: same, image)
+        return jnp.where(condition, change(image), image)
 
     ranges, amounts = chain.affine, _scaled(chain.jitter, strength)
     if chain.flip:
-        image = maybe(on[0] < chain.flip, geometric.flip, image)
+        image = maybe(draws[0] < chain.flip, geometric.flip, image)
     if ranges and strength:
-        image = _affine(ranges, on[1:7], image, strength)
+        image = _affine(ranges, draws[1:7], image, strength)
     image = jnp.moveaxis(image, -1, 0)
     if chain.rand_augment and strength:
         fill = statistics(chain, len(image))[0]
-        own = jax.random.fold_in(key, 2)
-        image = rand_augment(own, image, strength * chain.rand_augment, fill)
+        layers_key = jax.random.fold_in(key, 2)
+        image = rand_augment(layers_key, image, strength * chain.rand_augment, fill)
     if chain.gray_p and chain.gray_first:
-        image = maybe(on[14] < chain.gray_p, photometric.grayscale, image)
+        image = maybe(draws[14] < chain.gray_p, photometric.grayscale, image)
     if any(amounts):
-        draws = on[7 : 7 + JITTER_DRAWS]
+        jitter_draws = draws[7 : 7 + JITTER_DRAWS]
         image = maybe(
-            on[13] < chain.jitter_p,
-            lambda im: color_jitter(im, draws, amounts, chain.jitter_kind, serial),
+            draws[13] < chain.jitter_p,
+            lambda im: color_jitter(im, jitter_draws, amounts, chain.jitter_kind, serial),
             image,
         )
     if chain.gray_p and not chain.gray_first:
-        image = maybe(on[14] < chain.gray_p, photometric.grayscale, image)
+        image = maybe(draws[14] < chain.gray_p, photometric.grayscale, image)
     if chain.blur_p:
-        sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * on[15]
+        sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * draws[15]
         radius = filters.blur_radius(image.shape[1])
         image = maybe(
-            on[16] < chain.blur_p,
+            draws[16] < chain.blur_p,
             lambda im: filters.gaussian_blur(im, sigma, radius, serial),
             image,
         )
     if chain.solarize_p:
-        image = maybe(on[17] < chain.solarize_p, photometric.solarize, image)
+        image = maybe(draws[17] < chain.solarize_p, photometric.solarize, image)
     image = jnp.moveaxis(image, 0, -1)
     if chain.noise and strength:
         noise = jax.random.normal(jax.random.fold_in(key, 1), image.shape)
@@ -243,27 +364,27 @@ def apply(
 
 
 def batched(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> Array:
-    """`apply` to (B, n, H, W, C) uint8 with (B, n) keys, by `vmap`."""
-    one = functools.partial(apply, chain, strength=strength)
-    return jax.vmap(jax.vmap(one))(keys, _unit(images))
+    """Apply `chain` to (B, n, H, W, C) uint8 images with (B, n) keys by `vmap`."""
+    augment_image = functools.partial(apply, chain, strength=strength)
+    return jax.vmap(jax.vmap(augment_image))(keys, _unit(images))
 
 
 def serial(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> Array:
-    """What `batched` computes, one image after another."""
+    """Compute the same as `batched`, one image after another."""
 
-    def one(pair: tuple[Array, Array]) -> Array:
+    def augment_image(pair: tuple[Array, Array]) -> Array:
         return apply(chain, pair[0], _unit(pair[1]), strength, serial=True)
 
-    flat = jax.lax.map(one, (keys.reshape(-1), images.reshape(-1, *images.shape[2:])))
+    flat = jax.lax.map(augment_image, (keys.reshape(-1), images.reshape(-1, *images.shape[2:])))
     return flat.reshape(images.shape)
 
 
 def _every(chain: Recipe, keys: Array, images: Array, strength: float) -> Array:
     forms = [functools.partial(f, chain, strength=strength) for f in (serial, batched)]
-    # A loop over a sharded axis would gather it; where no colours change it would save nothing.
+    # A loop over a sharded axis would gather it; without changes of colour it would save nothing.
     if jax.device_count() > 1 or not (chain.gray_p or chain.rand_augment):
         return forms[1](keys, images)
-    # By the platform compiled for, which is not the one at hand when compiling ahead of time.
+    # Chosen by the target platform, which differs from this one in ahead-of-time compilation.
     return jax.lax.platform_dependent(keys, images, cpu=forms[0], default=forms[1])
 
 
@@ -284,7 +405,7 @@ def _normalize(chain: Recipe, images: Array) -> Array:
 
 
 def statistics(chain: Recipe, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, one a channel, or one number for all."""
+    """Return the mean and the standard deviation, per channel or one number for all."""
     mean, std = np.array(chain.mean, np.float32), np.array(chain.std, np.float32)
     if channels != len(mean):
         mean, std = mean.mean(), std.mean()

@@ -1,3 +1,4 @@
-"""Path-named trees, sharding rules, keys and checked configuration: imports nothing else of
-ssl_jax.
+"""Path-named trees, sharding rules, random keys and checked configuration.
+
+Imports nothing from the rest of ssl_jax.
 """

@@ -1,4 +1,4 @@
-"""A chain of augmentation as plain values, so that a config can hold one and a run can keep it."""
+"""A chain of augmentations as plain values, so that configs and runs can store it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,9 @@ from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Finite, NonNegative, Positive, Probability
 
-Kind = Literal["torchvision", "simclr", "byol"]  # whose colour jitter
+Kind = Literal[
+    "torchvision", "simclr", "byol"
+]  # the library or code that defines the colour jitter
 Padding = Literal["zero", "edge"]
 Strengths = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
 
@@ -21,10 +23,10 @@ class Affine:
 
     Attributes:
       rotation: radians.
-      log_scale: of the height and the width, each drawn apart.
-      shear: pixels a pixel.
+      log_scale: log of the scale of height and width, drawn independently.
+      shear: pixels per pixel.
       shift: share of the image's side.
-      padding: what lies outside of the image.
+      padding: values outside of the image.
     """
 
     rotation: NonNegative = 0.0
@@ -46,11 +48,11 @@ class Recipe:
       affine: a random affine map, or None.
       jitter: strengths of brightness, contrast, saturation and hue, as in `color_jitter`.
       jitter_p, gray_p, blur_p, solarize_p: probabilities.
-      jitter_kind: whose colour jitter.
+      jitter_kind: which code's colour jitter.
       gray_first: grey before the colour jitter, not after it.
-      noise: standard deviation of Gaussian noise, before the normalisation and not clipped.
-      rand_augment: magnitude of RandAugment, of 10; 0 for none.
-      mean, std: of each channel of images in [0, 1], or one number for all of them.
+      noise: standard deviation of Gaussian noise, added before the normalisation, not clipped.
+      rand_augment: magnitude of RandAugment, up to 10; 0 for none.
+      mean, std: statistics of each channel of images in [0, 1], or one number for all channels.
     """
 
     flip: Probability = 0.0
@@ -70,20 +72,20 @@ class Recipe:
     def __post_init__(self) -> None:
         check(self, "recipe")
         if self.jitter[3] > 0.5:
-            raise UserError(f"recipe.jitter: a hue of {self.jitter[3]} is beyond 0.5, all colours")
+            raise UserError(f"recipe.jitter: expected a hue of at most 0.5, got {self.jitter[3]}")
         if len(self.mean) != len(self.std) or not self.mean:
             raise UserError(
-                f"recipe: mean has {len(self.mean)} values and std {len(self.std)}; give each one "
-                "value per channel, or one for all"
+                f"recipe: mean has {len(self.mean)} values and std has {len(self.std)}; give both "
+                "one value per channel, or one for all"
             )
 
     def unused(self) -> dict[str, str]:
-        """Fields that nothing reads, and why."""
+        """Return the fields that have no effect, with the reason."""
         no_jitter, no_grey = "jitter is (0, 0, 0, 0)", "gray_p is 0"
-        found = {} if any(self.jitter) else {"jitter_p": no_jitter, "jitter_kind": no_jitter}
-        return found | ({} if self.gray_p else {"gray_first": no_grey})
+        unused = {} if any(self.jitter) else {"jitter_p": no_jitter, "jitter_kind": no_jitter}
+        return unused | ({} if self.gray_p else {"gray_first": no_grey})
 
     @property
     def scalable(self) -> bool:
-        """Whether there is a distortion that `View.strength` multiplies."""
+        """True if the chain has a distortion that `View.strength` scales."""
         return bool(self.affine or any(self.jitter) or self.noise or self.rand_augment)

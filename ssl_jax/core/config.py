@@ -1,9 +1,9 @@
-"""From plain mappings (a section of a config) to frozen dataclasses, every key, type and range
-checked.
+"""Conversion of plain mappings (sections of a config) to frozen dataclasses, with every key, type
+and range checked.
 
-No key of a config is read that no dataclass declares: a misspelt key is an error that names its
-neighbours. A number lies in the range that is declared beside its type (`core.ranges`). A `Text`
-of a command line becomes what the declared type makes of it.
+Every key must be declared by a dataclass: a misspelt key is an error that names its nearest
+neighbours. A number must lie in the range that is declared with its type (`core.ranges`). A `Text`
+from a command line is converted to the declared type.
 """
 
 import dataclasses
@@ -20,25 +20,25 @@ from ssl_jax.core.plain import Text, literal
 from ssl_jax.core.ranges import Range
 
 T = TypeVar("T")
-_LARGEST = 2**63 - 1  # arrays hold no more
+_LARGEST = 2**63 - 1  # limit of integers in arrays
 
 
-def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> T:
-    """Build the dataclass `cls` from `values`; nested dataclasses from nested mappings.
+def build(cls: type[T], values: Mapping[str, Any], where: str, **fixed: Any) -> T:
+    """Build the dataclass `cls` from `values`, and nested dataclasses from nested mappings.
 
     Args:
       cls: a dataclass.
-      values: key -> value, as a config section holds them.
+      values: key -> value, a section of a config.
       where: the section's name, for messages ("optim").
-      **given: fields that the caller supplies and a config may not set.
+      **fixed: fields that the caller supplies and a config may not set.
 
     Raises:
       UserError: an unknown key (with the nearest known ones), a missing key or a value of the wrong
         type or out of its range.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in given}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in fixed}  # type: ignore[arg-type]
     hints = _hints(cls)
-    out = dict(given)
+    out = dict(fixed)
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"{where}: unknown key {key!r}; {suggest(key, fields)}")
@@ -56,46 +56,46 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **given: Any) -> 
 
 
 def arguments(
-    function: Callable, values: Mapping[str, Any], where: str, given: Collection[str] = ()
+    function: Callable, values: Mapping[str, Any], where: str, fixed: Collection[str] = ()
 ) -> dict[str, Any]:
-    """`values` as keyword arguments of `function`, checked as `build` checks those of a dataclass.
+    """Convert `values` to keyword arguments of `function`, checked as `build` checks fields.
 
     Args:
-      given: parameters that the caller supplies and a config may not set.
+      fixed: parameters that the caller supplies and a config may not set.
 
     Raises:
       UserError: an unknown key (with the nearest known ones) or a value of the wrong type or out
         of its range.
     """
     hints = _hints(function)
-    known = inspect.signature(function).parameters.keys() - set(given)
+    names = inspect.signature(function).parameters.keys() - set(fixed)
     for key in values:
-        if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}; {suggest(key, known)}")
+        if key not in names:
+            raise UserError(f"{where}: unknown key {key!r}; {suggest(key, names)}")
     return {k: _coerce(v, hints.get(k, Any), f"{where}.{k}", None) for k, v in values.items()}
 
 
 def check_used(section: Any, where: str, names: Collection[str] | None = None) -> None:
-    """Refuse settings that change nothing: fields that differ from their default though nothing
-    reads them, as the dataclass's `unused()` says, name -> why.
+    """Refuse settings without effect: fields that differ from their default although the
+    dataclass's `unused()` (name -> reason) lists them.
 
     Args:
-      where: as of `build`.
-      names: the fields to look at; by default all.
+      where: as in `build`.
+      names: the fields to check; by default all.
 
     Raises:
-      UserError: there is one.
+      UserError: a field was set that has no effect.
     """
-    known = defaults(type(section))
+    default = defaults(type(section))
     unused: Mapping[str, str] = getattr(section, "unused", dict)()
     for name, why in unused.items():
         value = getattr(section, name)
-        if (names is None or name in names) and value != known.get(name):
+        if (names is None or name in names) and value != default.get(name):
             raise UserError(f"{where}.{name}: {value!r} would change nothing: {why}")
 
 
 def check(made: Any, where: str) -> None:
-    """Check the ranges of a dataclass that was not made by `build`; for its `__post_init__`.
+    """Check the ranges of a dataclass that may not come from `build`; called in `__post_init__`.
 
     Raises:
       UserError: a number out of its range.
@@ -105,7 +105,7 @@ def check(made: Any, where: str) -> None:
 
 
 def settle(declared: Callable, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` with every `Text` as the plain value that its key takes; all else is left alone.
+    """Convert every `Text` in `values` to the plain value that its key takes; keep everything else.
 
     Args:
       declared: a dataclass or a function, whose fields or parameters are the keys.
@@ -113,7 +113,7 @@ def settle(declared: Callable, values: Mapping[str, Any], where: str) -> dict[st
       where: the section's name, for messages.
 
     Raises:
-      UserError: a text that is no value of its key's type, or out of its range.
+      UserError: a text that does not fit its key's type or range.
     """
     hints = _hints(declared)
     return {k: _settled(v, hints.get(k, Any), f"{where}.{k}") for k, v in values.items()}
@@ -140,9 +140,9 @@ def _settled(value: Any, hint: Any, where: str) -> Any:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """The fields of a dataclass that have a default, with it."""
-    known = {f.name: _default(f) for f in dataclasses.fields(cls)}
-    return {name: value for name, value in known.items() if value is not dataclasses.MISSING}
+    """Return name -> default of the fields of a dataclass that have one."""
+    fields = {f.name: _default(f) for f in dataclasses.fields(cls)}
+    return {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
 
 
 def _hints(declared: Any) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _options(hint: Any) -> list[Any]:
-    """The types of a union, or the one type, each without its range."""
+    """Return the types of a union, or the single type, without ranges."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return _options(args[0])
@@ -173,7 +173,7 @@ def _options(hint: Any) -> list[Any]:
 
 
 def _chosen(text: Text, hint: Any) -> Any:
-    """The plain value that `text` stands for where the type `hint` is declared."""
+    """Convert `text` to a plain value for the declared type `hint`."""
     options, value = _options(hint), literal(text)
     names = [name for o in options if typing.get_origin(o) is typing.Literal for name in o.__args__]
     for name in names:
@@ -185,7 +185,7 @@ def _chosen(text: Text, hint: Any) -> Any:
         return value
     takes_text = str in options
     if takes_text and not isinstance(value, str):
-        # "5" and "none" are text too, unless another type of a union takes them.
+        # "5" and "none" are texts too, unless another type of the union takes them.
         others = [o for o in options if o not in (str, type(None))]
         if not any(_fits(value, other) for other in others):
             return str(text)
@@ -212,7 +212,7 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
         if value is None and type(None) in args:
             return None
         sections = [arg for arg in args if dataclasses.is_dataclass(arg)]
-        if isinstance(value, Mapping) and len(sections) == 1:  # its own message names the key
+        if isinstance(value, Mapping) and len(sections) == 1:  # its message names the key
             return _coerce(value, sections[0], where, default)
         errors = []
         for arg in (a for a in args if a is not type(None)):
@@ -220,14 +220,14 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
                 return _coerce(value, arg, where, default)
             except UserError as e:
                 if str(e) != str(_wrong(value, arg, where)):
-                    errors.append(e)  # the type fits, what it holds does not
+                    errors.append(e)  # the type fits, its content does not
         raise errors[0] if len(errors) == 1 else _wrong(value, hint, where)
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value
         if not isinstance(value, Mapping):
             raise _wrong(value, hint, where)
-        # A nested section changes only what it names.
+        # A nested section changes only the keys that it names.
         if isinstance(default, hint):  # type: ignore[arg-type]
             value = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)} | dict(
                 value
@@ -235,7 +235,7 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is typing.Literal:
         if value not in args:
-            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
+            raise UserError(f"{where}: expected one of {', '.join(map(repr, args))}, got {value!r}")
         return value
     if origin is tuple or hint is tuple:
         if isinstance(value, str) or not isinstance(value, (tuple, list)):
@@ -267,12 +267,14 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
     if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
         raise _wrong(value, hint, where)
     if hint is int and not -_LARGEST <= value <= _LARGEST:
-        raise UserError(f"{where}: {value} is too large a number")
+        raise UserError(
+            f"{where}: expected an integer of at most {_LARGEST} in magnitude, got {value}"
+        )
     return value
 
 
 def _check_ranges(value: Any, hint: Any, where: str) -> None:
-    """Check numbers, those of tuples too; what is of another type is left to `_coerce`."""
+    """Check numbers, also in tuples; `_coerce` checks the types."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for arg in args:
@@ -293,7 +295,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
-    """The type as a user would write it, without ranges."""
+    """Return the type as a user would write it, without ranges."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return _name(args[0])

@@ -1,4 +1,4 @@
-"""Passwords and tokens do not belong into configs, logs and results: what holds one is refused."""
+"""Refusal of passwords and tokens in configs, logs and results."""
 
 import re
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from urllib.parse import unquote
 from ssl_jax.core.errors import UserError
 
 WHERE = (
-    "give it by the environment, which is written nowhere: AWS_ACCESS_KEY_ID and "
+    "set it in the environment, which is not written anywhere: AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY, HF_TOKEN, "
     "or fsspec's FSSPEC_HTTPS and the like"
 )
-# A user name alone is fine: abfs://container@account, hdfs://user@host. HTTP has no such names.
+# A user name alone is fine, as in abfs://container@account and hdfs://user@host, but not in HTTP.
 _LOGIN = re.compile(
-    r"://[^/:@\s]*:(?!/|\d+(?:/|$))\S*@|https?://[^/?#\s]+@",  # a port is no password
+    r"://[^/:@\s]*:(?!/|\d+(?:/|$))\S*@|https?://[^/?#\s]+@",  # a port is not a password
     re.IGNORECASE,
 )
 _QUERY = re.compile(
@@ -28,25 +28,26 @@ _TOKEN = re.compile(
 
 
 def refuse(value: Any, where: str) -> None:
-    """Raise for a text, or one anywhere within lists and mappings, that holds credentials.
+    """Refuse a text, or a text anywhere in lists and mappings, that holds credentials.
 
-    They would otherwise stand in config.json, checkpoints, results, reports and messages: a URL
-    with a password (`https://me:pw@host`) or a signature (`?token=...`, `&sig=...`), or an access
-    token of a known form (Hugging Face, GitHub, AWS, Google). The message does not repeat them.
+    Otherwise config.json, checkpoints, results, reports and messages would contain them.
+    Credentials are a URL with a password (`https://me:pw@host`) or a signature (`?token=...`,
+    `&sig=...`), or an access token of a known form (Hugging Face, GitHub, AWS, Google). The message
+    does not repeat them.
 
     Raises:
-      UserError: names `where`, and what to use instead.
+      UserError: a text holds credentials; the message names `where` and what to use instead.
     """
     if isinstance(value, Mapping):
-        for key, one in value.items():
-            refuse(one, f"{where}.{key}" if where else str(key))
+        for key, entry in value.items():
+            refuse(entry, f"{where}.{key}" if where else str(key))
     elif isinstance(value, (tuple, list)):
-        for one in value:
-            refuse(one, where)
-    elif isinstance(value, str) and found(value):
+        for entry in value:
+            refuse(entry, where)
+    elif isinstance(value, str) and has_credentials(value):
         raise UserError(f"{where} holds a password or an access token; {WHERE}")
 
 
-def found(text: str) -> bool:
-    """Whether a text holds credentials."""
+def has_credentials(text: str) -> bool:
+    """True if a text holds credentials."""
     return any(form.search(t) for t in {text, unquote(text)} for form in (_LOGIN, _QUERY, _TOKEN))

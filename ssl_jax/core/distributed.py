@@ -1,6 +1,4 @@
-"""Several processes as one run: how they find each other, and how they notice that one is gone or
-hangs.
-"""
+"""Runs of several processes: how they find each other and detect that one is lost or hangs."""
 
 import contextlib
 import os
@@ -17,21 +15,21 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.watch import LOST, Limits, Stall, Watch, end
 
 FLAGS = {
-    "coordinator": "HOST:PORT of process 0; by default as TPU pods, Slurm and Open MPI tell",
-    "num_processes": "processes of the run, with --coordinator",
-    "process_id": "number of this one, from 0, with --coordinator",
-    "start_timeout": "seconds to wait for all processes to come; by default 300",
-    "dead_timeout": "seconds of silence after which a process is given up; by default 60",
-    "stall_timeout": "seconds without progress after which the run is given up; by default 3600",
+    "coordinator": "HOST:PORT of process 0; by default from TPU pods, Slurm or Open MPI",
+    "num_processes": "number of processes of the run, with --coordinator",
+    "process_id": "number of this process, from 0, with --coordinator",
+    "start_timeout": "seconds to wait for all processes to start; by default 300",
+    "dead_timeout": "seconds of silence after which a process counts as lost; by default 60",
+    "stall_timeout": "seconds without progress after which the run ends; by default 3600",
 }
 T = TypeVar("T")
 _watch: "Watch | None" = None
-_stall: "Stall | None" = None  # in a process that is alone
+_stall: "Stall | None" = None  # in a run of one process
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands; None is for JAX to find out from the cluster `method`."""
+    """The place of a process in a run; JAX asks the cluster `method` for values that are None."""
 
     method: str
     coordinator: str | None = None
@@ -40,21 +38,21 @@ class Place:
 
 
 @contextlib.contextmanager
-def session(given: Mapping[str, str]) -> Iterator[None]:
-    """To be entered once, before any device is touched. One process alone is only watched for
-    getting on, from the first `at`.
+def session(flags: Mapping[str, str]) -> Iterator[None]:
+    """Connect the processes of a run; enter once, before any device is used. A single process is
+    only watched for progress, from the first `at`.
 
     With several processes it does not return from an error: all of them end with one line and exit
-    code 2 for a `UserError`, 75 (`LOST`) where one was lost, else 1.
+    code 2 for a `UserError`, 75 (`LOST`) if a process was lost, else 1.
 
     Args:
-      given: `FLAGS` -> their values on the command line, "" where they are not given.
+      flags: `FLAGS` -> their values on the command line, "" if not set.
 
     Raises:
-      UserError: flags that do not go together.
+      UserError: inconsistent flags.
     """
     global _watch, _stall
-    place, limits = find(given), _limits(given)
+    place, limits = find(flags), _limits(flags)
     _watch = _connect(place, limits) if place else None
     if _watch is None:
         _stall = Stall(limits.stall)
@@ -73,43 +71,43 @@ def session(given: Mapping[str, str]) -> Iterator[None]:
 
 
 def primary() -> bool:
-    """Whether this process is the one that writes files and talks to people."""
+    """True in the process that writes files and prints."""
     return _watch is None or _watch.process == 0
 
 
 def barrier(name: str) -> None:
-    """Wait here for all processes; `name` is used once in a run."""
+    """Wait for all processes; each `name` may be used once per run."""
     if _watch is not None:
         _watch.barrier(name)
 
 
 def agreed(decide: Callable[[], T]) -> T:
-    """What `decide` gives in the first process, in all of them: a JSON value. Every process must
-    come by here, in the same order.
+    """Call `decide` in the first process and return its result, a JSON value, in all processes.
+    Every process must call this, in the same order.
     """
     return decide() if _watch is None else _watch.agreed(decide)
 
 
 def at(what: str, step: int) -> None:
-    """Note what this process does now: "data", "step", "evaluate" ... Costs nothing."""
+    """Record the current activity of this process: "data", "step", "evaluate" ... Costs nothing."""
     if watcher := _watch or _stall:
         watcher.doing = (step, what, time.monotonic())
 
 
 def tick() -> None:
-    """Note that what this process is at, `at`, goes on."""
+    """Record progress in the current activity, set by `at`."""
     watcher = _watch or _stall
     if watcher and watcher.doing:
         watcher.doing = (*watcher.doing[:2], time.monotonic())
 
 
-def find(given: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Place | None:
-    """The place of this process from flags or from its cluster; None if it is alone.
+def find(flags: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Place | None:
+    """Return the place of this process from flags or from its cluster; None for a single process.
 
     Raises:
-      UserError: some of the three flags without the others, or numbers that do not fit.
+      UserError: some of the three flags without the others, or inconsistent numbers.
     """
-    named = {key: given.get(key, "") for key in ("coordinator", "num_processes", "process_id")}
+    named = {key: flags.get(key, "") for key in ("coordinator", "num_processes", "process_id")}
     if any(named.values()):
         for key, value in named.items():
             if not value:
@@ -140,32 +138,32 @@ def find(given: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Place
 
 
 def _tpu_chips() -> bool:
-    found = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
-    return bool(found) and not list(Path("/dev").glob("nvidia[0-9]*"))
+    chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+    return bool(chips) and not list(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _number(key: str, given: Mapping[str, str]) -> int:
-    if not given[key].isdigit():
-        raise UserError(f"--{key}={given[key]}: expected a whole number")
-    return int(given[key])
+def _number(key: str, flags: Mapping[str, str]) -> int:
+    if not flags[key].isdigit():
+        raise UserError(f"--{key}={flags[key]}: expected a whole number")
+    return int(flags[key])
 
 
-def _limits(given: Mapping[str, str]) -> Limits:
+def _limits(flags: Mapping[str, str]) -> Limits:
     keys = {"start": "start_timeout", "dead": "dead_timeout", "stall": "stall_timeout"}
-    limits = Limits(**{k: _number(flag, given) for k, flag in keys.items() if given.get(flag)})
+    limits = Limits(**{k: _number(flag, flags) for k, flag in keys.items() if flags.get(flag)})
     if min(limits.start, limits.dead, limits.stall) < 1:
         raise UserError("--start_timeout, --dead_timeout and --stall_timeout must be positive")
     return limits
 
 
 def _connect(place: Place, limits: Limits) -> "Watch | None":
-    """Meet the other processes; None where the cluster turns out to have no others."""
-    # Its SIGTERM handler would keep a process alive that was told to end.
+    """Connect to the other processes; None if the cluster has no others."""
+    # Its SIGTERM handler would keep a process alive that should end.
     jax.config.update("jax_enable_preemption_service", False)
     meeting = place.coordinator or f"the coordinator ({place.method})"
     message = (
-        f"not all processes came to {meeting} within {limits.start} s; look at the logs of the "
-        "others, or give --start_timeout more seconds"
+        f"not all processes reached {meeting} within {limits.start} s; see the logs of the others, "
+        "or raise --start_timeout"
     )
     timer = threading.Timer(limits.start, lambda: end(message, LOST))
     timer.daemon = True
@@ -180,12 +178,12 @@ def _connect(place: Place, limits: Limits) -> "Watch | None":
             heartbeat_timeout_seconds=2 * limits.dead + 10,
         )
     except ValueError as error:
-        if place.method == "gcetpu":  # a TPU on its own, as in a notebook
+        if place.method == "gcetpu":  # a single TPU host, as in a notebook
             return None
         raise UserError(f"several processes ({place.method}): {error}") from None
     finally:
         timer.cancel()
-    # JAX shows its key-value store nowhere else; orbax takes it from here too.
+    # JAX has no public access to its key-value store; orbax uses the same object.
     from jax._src import distributed
 
     state = distributed.global_state

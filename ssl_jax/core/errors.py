@@ -1,12 +1,12 @@
-"""Errors that a command line shows as a single line, without a traceback: the user's, and those of
-the system.
+"""Errors that the command line shows as a single line without a traceback: user errors and system
+errors.
 """
 
 import difflib
 import errno
 from collections.abc import Iterable
 
-# Errors of the system that last until a person does something: a name, a disk, a permission.
+# System errors that last until a person fixes them: a name, a disk, a permission.
 MENDABLE = (
     "E2BIG EACCES EBUSY EDQUOT EEXIST EFBIG EILSEQ EINVAL EISDIR ELOOP EMFILE ENAMETOOLONG ENFILE "
     "ENODEV ENOENT ENOLCK ENOSPC ENOTDIR ENOTEMPTY ENOTSUP ENXIO EPERM EROFS ETXTBSY EXDEV"
@@ -15,14 +15,12 @@ _LONG = 100  # characters of a file's name in a message
 
 
 class AtOnce(int):
-    """Exit code of a process that was interrupted: it ends without waiting for what its threads and
-    devices still compute.
-    """
+    """Exit code of an interrupted process that does not wait for its threads and devices."""
 
 
 class UserError(ValueError):
-    """What the user asked for cannot be done. The message is one line: what is wrong, and what
-    would be right. Characters that would break the line, or steer a terminal, are written out.
+    """Error in the user's request. The message is one line: what is wrong and what would be right.
+    Characters that would break the line or control a terminal are escaped.
     """
 
     def __init__(self, message: str):
@@ -30,15 +28,15 @@ class UserError(ValueError):
 
 
 def visible(text: str, plain: str = "") -> str:
-    """`text` with the characters written out that no terminal prints, but for those in `plain`."""
+    """Escape the unprintable characters of `text`, except those in `plain`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in plain else repr(c)[1:-1] for c in text)
 
 
 def of_system(error: OSError) -> tuple[str, int] | None:
-    """The line for an error of the system and the exit code: 2 where the user can mend it, 1 where
-    the same command may succeed later. None for an error that a library raises under that name.
+    """Return the message for a system error and the exit code: 2 if the user must fix it, 1 if the
+    same command may succeed later. None if a library raised an OSError without an error number.
     """
     if error.errno is None:
         return None
@@ -50,11 +48,11 @@ def of_system(error: OSError) -> tuple[str, int] | None:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'a' or 'b'?` for the known names nearest to `name`, else the list of all of
-    them.
+    """Return `did you mean 'a' or 'b'?` with the names in `known` nearest to `name`, or if none is
+    near, the list of all.
     """
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
-    return "known: " + ", ".join(known)
+    return "known: " + ", ".join(names)

@@ -1,4 +1,4 @@
-"""Files that others look at while they are written: whole or not there, one writer at a time."""
+"""Atomic writes and locks for files that other processes read while they are written."""
 
 import contextlib
 import errno
@@ -15,16 +15,17 @@ from typing import Any
 
 from ssl_jax.core.errors import UserError
 
-SHARED_SECONDS = 30  # a network file system may show a file so much later
-_TEMPORARY = ".tmp-"  # between a file's name and what tells writers of it apart
+SHARED_SECONDS = 30  # a network file system may show a file with this delay
+_TEMPORARY = ".tmp-"  # between the file's name and the writer's id
 _HOME = re.compile(r"""(?<![^=,:+*'"])~[\w.-]*(?=[/,+'"]|$)""")
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write a file or folder to, which takes its place once all is written:
-    a reader sees the old one or the new one, never a part, after a power cut too. What is half done
-    is removed. Each writer has a path of its own; the last one to finish wins.
+    """Yield a path beside `path` to write a file or folder to; on success it replaces `path`.
+
+    Readers see either the old or the new content, never a part, even after a power cut. Unfinished
+    files are removed. Each writer has its own path; the last to finish wins.
     """
     temporary = path.with_name(f".{path.name[:48]}{_TEMPORARY}{uuid.uuid4().hex[:8]}")
     try:
@@ -41,50 +42,50 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write as `replacing` does."""
+    """Write `text` to `path` atomically, see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write as `replacing` does."""
+    """Write `value` as JSON to `path` atomically, see `replacing`."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one that `replacing` gives to write to."""
+    """True if `name` is that of a temporary file of `replacing`."""
     return name.startswith(".") and _TEMPORARY in name
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk.
+    """Flush a file, or the entries of a folder, to the disk.
 
     Raises:
-      OSError: the disk does not take it.
+      OSError: the disk reports an error.
     """
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # of some file systems
+        if e.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # some file systems lack it
             raise
     finally:
         os.close(number)
 
 
 def home(text: str) -> str:
-    """`text` with each ~ that begins a path in it as the folder that it stands for."""
-    # Path.expanduser raises where there is no such user.
-    return _HOME.sub(lambda found: os.path.expanduser(found[0]), text)  # noqa: PTH111
+    """Expand each ~ that begins a path in `text`."""
+    # Path.expanduser raises for unknown users.
+    return _HOME.sub(lambda match: os.path.expanduser(match[0]), text)  # noqa: PTH111
 
 
 @contextlib.contextmanager
 def locked(folder: Path, unwritable: str, held: str) -> Iterator[None]:
-    """Hold the lock on `folder`, made if need be. It belongs to the process: it goes when that
+    """Hold the lock on `folder`, which is created if needed. The lock is released when the process
     ends, however it ends.
 
     Raises:
-      UserError: `unwritable`, with the reason after it, or `held` by another process.
+      UserError: `unwritable` and the reason, or `held` if another process has the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,10 +103,10 @@ def locked(folder: Path, unwritable: str, held: str) -> Iterator[None]:
 
 
 def await_shared(there: Callable[[], bool], otherwise: str) -> None:
-    """Wait until this process sees what another one wrote.
+    """Wait until this process sees a file that another process wrote.
 
     Raises:
-      UserError: `otherwise`, as it does not for `SHARED_SECONDS`.
+      UserError: `otherwise`, if it is not there after `SHARED_SECONDS`.
     """
     deadline = time.monotonic() + SHARED_SECONDS
     while not there():

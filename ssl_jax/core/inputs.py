@@ -1,4 +1,4 @@
-"""What an objective asks of the input pipeline: views, labels, text, frames, further streams."""
+"""Inputs that an objective requests from the pipeline: views, labels, text, frames, streams."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from ssl_jax.core.ranges import Count, NonNegative, Share
 
 @dataclass(frozen=True)
 class View:
-    """`count` random crops of one size of each image, augmented on the device by a chain.
+    """Random crops of each image, `count` of one size, augmented on the device by a chain.
 
     Attributes:
       size: side of the square crop in pixels.
-      count: crops an image.
+      count: crops per image.
       area: range of the crop's share of the image area; (1, 1) is the whole image, resized.
-      recipe: the chain: a name in `augment.recipes`, or a chain in full. What a config's mapping
-        leaves out has the default of `core.chain.Recipe`: that operation is not done.
-      strength: multiplies the recipe's random distortions; 1 is as published.
-      interpolation: between pixels, where a crop is resized.
-      crop: how a box is drawn: "torchvision" tries ten times and then takes the centre, "one_draw"
-        (BYOL's) cuts the only draw down to the image.
+      recipe: the chain: a name in `augment.recipes`, or a complete chain. Fields that a config's
+        mapping leaves out have the defaults of `core.chain.Recipe`, without that operation.
+      strength: factor of the chain's random distortions; 1 is as published.
+      interpolation: interpolation when a crop is resized.
+      crop: sampling of boxes: "torchvision" tries ten times and then takes the centre, "one_draw"
+        (BYOL's) clips a single draw to the image.
     """
 
     size: Count
@@ -36,7 +36,7 @@ class View:
 
     @property
     def whole(self) -> bool:
-        """Whether the view is of the whole image."""
+        """True if the view is the whole image."""
         return self.area == (1, 1)
 
     def unused(self) -> Mapping[str, str]:
@@ -46,18 +46,18 @@ class View:
     def __post_init__(self) -> None:
         check(self, "view")
         if self.area[0] > self.area[1]:
-            raise UserError(f"view.area: {self.area} is reversed; give the smaller share first")
+            raise UserError(f"view.area: {self.area} is reversed; put the smaller share first")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The batch that an objective's loss receives.
+    """Content of the batch that an objective's loss receives.
 
-    `batch["views"]` is a tuple with one entry a `View`, (B, count, H, W, C) uint8 from the host and
-    float32 after the device-side augmentation; `batch["index"]` (B,) int32, an example's stable
-    position in its data set, is always there; `batch["label"]` (B,) int32 with `label`;
+    `batch["views"]` is a tuple with one entry per `View`, (B, count, H, W, C) uint8 from the host
+    and float32 after the device-side augmentation; `batch["index"]` (B,) int32, an example's stable
+    position in its data set, is always present; `batch["label"]` is (B,) int32 with `label`;
     `batch["text"]` (B, text) int32 with `text`; `batch["frames"]` (B, frames, H, W, C) uint8 with
-    `frames`; `batch[name]` a whole sub-batch for each of `streams`.
+    `frames`; `batch[name]` is a complete sub-batch for each of `streams`.
     """
 
     views: tuple[View, ...] = ()

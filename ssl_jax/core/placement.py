@@ -1,4 +1,4 @@
-"""Arrays of the host on the devices of a mesh, and back."""
+"""Transfer of arrays from the host to the devices of a mesh, and back."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -12,29 +12,29 @@ from ssl_jax.core.errors import UserError
 
 
 def to_global(batch: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Each process's part, a tree of host arrays, to global arrays, split by `sharding` along their
-    first dimension.
+    """Build global arrays, split by `sharding` along the first dimension, from each process's part,
+    a tree of host arrays.
     """
     with jax.transfer_guard_host_to_device("allow"):  # with several processes it is not "explicit"
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def place(whole: Any, sharding: jax.sharding.Sharding) -> Any:
-    """A tree of host arrays that every process holds whole, to global arrays laid out so."""
+    """Build global arrays with `sharding` from host arrays that every process has whole."""
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), whole
     )
 
 
 def gather(tree: Any) -> Any:
-    """Global arrays, each whole, as NumPy in every process."""
+    """Gather global arrays as whole NumPy arrays in every process."""
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def prefetch_to_device(
     iterator: Iterable[Any], sharding: jax.sharding.Sharding, depth: int = 2
 ) -> Iterator[Any]:
-    """`to_global` of each batch, `depth` of them under way: transfers overlap with the steps."""
+    """Apply `to_global` to each batch, `depth` batches ahead: transfers overlap with the steps."""
     queue: collections.deque[Any] = collections.deque()
     for batch in iterator:
         queue.append(to_global(batch, sharding))
@@ -46,10 +46,10 @@ def prefetch_to_device(
 def replicate(
     sets: tuple[np.ndarray, ...], replicated: jax.sharding.Sharding
 ) -> tuple[jax.Array, ...]:
-    """Arrays that every process holds, whole on each device; equal objects are placed once.
+    """Copy whole arrays, which every process has, to each device; identical objects only once.
 
     Raises:
-      UserError: they take more than half of a device's memory, where its size is known.
+      UserError: they take more than half of a device's memory, if its size is known.
     """
     unique = {id(array): array for array in sets}
     need = sum(array.nbytes for array in unique.values())
@@ -57,12 +57,12 @@ def replicate(
     if room is not None and 2 * need > room:
         raise UserError(
             f"data.cache=device: the images take {need / 2**30:.1f} GiB, more than half of the "
-            f"{room / 2**30:.1f} GiB of a device; use data.cache=none"
+            f"device's {room / 2**30:.1f} GiB; use data.cache=none"
         )
     placed = place(unique, replicated)
     return tuple(placed[id(array)] for array in sets)
 
 
 def _device_memory(device: jax.Device) -> int | None:
-    """Bytes, as far as the backend tells."""
+    """Return the memory in bytes, or None if the backend does not report it."""
     return (device.memory_stats() or {}).get("bytes_limit")

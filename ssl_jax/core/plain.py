@@ -1,4 +1,4 @@
-"""Texts to plain values, JSON or Python literals; a ValueError at the worst, whatever the text."""
+"""Conversion of texts to plain values: JSON and Python literals. Any bad text is a ValueError."""
 
 import ast
 import json
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def from_json(text: str | bytes, **options: Any) -> Any:
-    """`json.loads`, which raises RecursionError for "[[[...".
+    """Parse JSON with `json.loads`, but raise ValueError, not RecursionError, for "[[[...".
 
     Raises:
-      ValueError: no JSON.
+      ValueError: not valid JSON.
     """
     try:
         return json.loads(text, **options)
@@ -20,24 +20,24 @@ def from_json(text: str | bytes, **options: Any) -> Any:
 
 
 def from_literal(text: str) -> Any:
-    """The value of a Python literal, made of what JSON has and of tuples.
+    """Parse a Python literal made of the types of JSON and of tuples.
 
     Raises:
-      ValueError: none, or one of other things: bytes, sets, complex numbers.
+      ValueError: not a literal, or one of other types: bytes, sets, complex numbers.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes, which are what the user wrote
+            warnings.simplefilter("ignore")  # about odd escapes in the user's text
             value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as e:
-        raise ValueError(f"{text[:80]!r} is no literal: {e}") from None
+        raise ValueError(f"{text[:80]!r} is not a literal: {e}") from None
     if not _is_plain(value):
         raise ValueError(f"{text[:80]!r} holds more than numbers, texts, lists and dicts")
     return value
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number that a float holds; NaN and infinity are."""
+    """True if a JSON value is a number that fits a float, including NaN and infinity."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -48,17 +48,17 @@ def is_number(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a JSON value is an integer that counts steps, examples and the like."""
+    """True if a JSON value is a non-negative integer, as counts of steps and examples are."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 class Text(str):
-    """A value as it was typed on a command line: the declared type of its key says what it is."""
+    """A value as typed on a command line; the declared type of its key determines its meaning."""
 
 
 def literal(text: str) -> Any:
-    """What `text` is where no type is known: a Python literal ("0.1", "(1, 5)", "True"); true,
-    false or none, in capitals or not; or else the text itself.
+    """Convert `text` without a declared type: a Python literal ("0.1", "(1, 5)", "True"); true,
+    false or none in any case; otherwise the text itself.
     """
     try:
         return from_literal(text)

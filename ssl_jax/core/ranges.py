@@ -1,6 +1,6 @@
 """Ranges of numbers, declared beside the type of a field: `temperature: Positive = 0.1`.
 
-`core.config` refuses what lies outside. No number of a config may be NaN or infinite.
+`core.config` refuses values outside of the range. No number in a config may be NaN or infinite.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`, both included unless they are said to be open."""
+    """The numbers from `low` to `high`, inclusive unless `open_low` or `open_high` is set."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -36,7 +36,7 @@ Integer = Annotated[int, Range()]
 Whole = Annotated[int, Range(0)]
 Count = Annotated[int, Range(1)]
 Several = Annotated[int, Range(2)]
-OrAll = Annotated[int, Range(-1)]  # -1 has a meaning of its own
+OrAll = Annotated[int, Range(-1)]  # -1 means all
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 Finite = Annotated[float, Range()]

@@ -1,7 +1,8 @@
-"""Being asked to end, by SIGTERM, a maintenance notice or Ctrl-C: when, for all processes of a run.
+"""Requests to end a run: SIGTERM, maintenance notices and Ctrl-C, for all of its processes.
 
-Whoever is asked finishes the step at hand, saves, and ends with an exit code that tells why. What
-loses nothing when it is cut short (reading, compiling, measuring) is cut short: `Stop.region`.
+After a request the run finishes the current step, saves, and ends with an exit code that gives the
+reason. Work that can be interrupted without loss (reading, compiling, measuring) is interrupted at
+once: `Stop.region`.
 """
 
 import contextlib
@@ -19,20 +20,23 @@ from jax.experimental import multihost_utils
 from ssl_jax.core.errors import AtOnce
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 
-GRACE = 2.0  # seconds in which the main thread must hear that a region is over
-_FIRST = "the step at hand is finished and saved first"
+GRACE = 2.0  # seconds that the main thread has to leave a region
+_FIRST = "finishing and saving the current step first"
 _HOW = {PREEMPTED: ("asked to end", ""), INTERRUPTED: ("interrupted", " (Ctrl-C ends at once)")}
 _SHOW_CURSOR = "\x1b[?25h"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked to end within a `Stop.region`."""
+    """A request to end arrived within a `Stop.region`."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """What may be cut short: the words for it, and what is done before the process ends where the
-    main thread does not hear.
+    """Work that may be interrupted.
+
+    Attributes:
+      text: message for the terminal.
+      leave: called before the process ends, if the main thread does not react.
     """
 
     text: str
@@ -40,14 +44,14 @@ class Region:
 
 
 class Stop:
-    """Listens to signals while it is entered, in the main thread: another one cannot. A second
-    Ctrl-C ends the process at once.
+    """Handler of signals while it is entered in the main thread; other threads cannot handle them.
+    A second Ctrl-C ends the process at once.
 
-    With several processes it is JAX's preemption service that hears SIGTERM, or a TPU's maintenance
-    notice, in any of them and finds a step that none has passed; Ctrl-C in one is told to it too.
+    With several processes JAX's preemption service receives SIGTERM, or a TPU's maintenance notice,
+    in any of them and finds a step that no process has passed; Ctrl-C is forwarded to it.
 
     Attributes:
-      code: exit code for what this process was asked, 0 while it was not.
+      code: exit code for the request that this process received, 0 without any.
     """
 
     def __init__(self) -> None:
@@ -56,16 +60,16 @@ class Stop:
         self._before: dict[int, Any] = {}
         self._heard: set[int] = set()
         self._region: Region | None = None
-        self._cut: Region | None = None  # the one that was cut short
+        self._cut: Region | None = None  # the region that was interrupted
         self._lock = threading.RLock()
 
     @property
     def cut(self) -> bool:
-        """Whether a region was cut short."""
+        """True if a region was interrupted."""
         return self._cut is not None
 
     def due(self, step: int) -> bool:
-        """Whether to end at `step`, the same in every process; to be asked once before each."""
+        """True if the run ends at `step`, the same in every process; call once before each step."""
         if not self._several:
             return self.code != 0
         if reached := multihost_utils.reached_preemption_sync_point(step):
@@ -73,24 +77,25 @@ class Stop:
         return reached
 
     def check(self) -> None:
-        """
+        """Raise after a request to end.
+
         Raises:
-          Interrupted: this process, which is alone, was asked to end.
+          Interrupted: this run of a single process received a request to end.
         """
         if self.code and not self._several:
             raise Interrupted
 
     @contextlib.contextmanager
     def region(self, text: str, leave: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """What ends at once when somebody asks to end: `Interrupted` is raised in the main thread.
+        """Mark work that a request ends at once: `Interrupted` is raised in the main thread.
 
-        A compiler does not hear that. So where the region goes on for `GRACE` seconds, another
-        thread calls `leave` and ends the process. With several processes nothing is cut short, as
-        all of them must come to the same step.
+        A compiler does not react to that. So if the region continues for `GRACE` seconds, another
+        thread calls `leave` and ends the process. With several processes nothing is interrupted,
+        because all of them must reach the same step.
 
         Args:
-          text: what happens to the run, in words, for the terminal.
-          leave: saves what must be saved; called in another thread.
+          text: message for the terminal: what happens to the run.
+          leave: saves everything that must be saved; called in another thread.
         """
         if self._several or not self._before:
             yield
@@ -102,11 +107,11 @@ class Stop:
                 yield
             finally:
                 self._close()
-        finally:  # once more, should the signal have come within the first one
+        finally:  # again, in case the signal arrived within the first call
             self._close()
 
     def _close(self) -> None:
-        with self._lock:  # whoever leaves holds it to the end of the process
+        with self._lock:  # `_leave` holds it until the process ends
             self._region = None
 
     def __enter__(self) -> Self:
@@ -118,7 +123,7 @@ class Stop:
         else:
             signals.append(signal.SIGTERM)
         # Python runs a handler only between two instructions of the main thread, which may compile
-        # for minutes; the bytes that the wakeup descriptor gets can be read at once.
+        # for minutes; the bytes of the wakeup descriptor can be read at once.
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
@@ -140,18 +145,18 @@ class Stop:
             os.close(end)
 
     def _handle(self, number: int, *_: Any) -> None:
-        """In the main thread, when it hears."""
+        """Handle a signal in the main thread."""
         self.code = _code(number)
         if self._region is not None and self._cut is None:
-            self._cut = self._region  # what follows, a save say, is not cut short
+            self._cut = self._region  # later work, such as a save, is not interrupted
             raise Interrupted
 
     def _listen(self) -> None:
         while number := os.read(self._pipe[0], 1)[0]:
             if number in self._before:
-                self._asked(number)
+                self._respond(number)
 
-    def _asked(self, number: int) -> None:
+    def _respond(self, number: int) -> None:
         if number == signal.SIGINT and number in self._heard:
             self._end(INTERRUPTED)
         self._heard.add(number)
@@ -162,9 +167,9 @@ class Stop:
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
         elif region:
-            deaf = threading.Timer(GRACE, self._leave, (region,))
-            deaf.daemon = True
-            deaf.start()
+            timer = threading.Timer(GRACE, self._leave, (region,))
+            timer.daemon = True
+            timer.start()
 
     def _leave(self, region: Region) -> None:
         with self._lock:
@@ -178,7 +183,7 @@ class Stop:
 
     def _end(self, code: int) -> None:
         if sys.stdout.isatty():
-            sys.stdout.write(_SHOW_CURSOR)  # a live line hides it
+            sys.stdout.write(_SHOW_CURSOR)  # a live line hides the cursor
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(code)
@@ -206,7 +211,9 @@ def _code(number: int) -> int:
 
 
 def _start_preemption_service() -> None:
-    """Only now, as it keeps SIGTERM from ending a process that does not ask `due`."""
+    """Start JAX's preemption service, as late as possible: with it SIGTERM no longer ends a process
+    that does not call `due`.
+    """
     from jax._src import distributed
 
     jax.config.update("jax_enable_preemption_service", True)

@@ -1,4 +1,4 @@
-"""Standard output and error that end no command: closed, full, or left by their reader."""
+"""Standard output and error that never end a command when closed, full or left by their reader."""
 
 import errno
 import io
@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 
 class Enduring(io.TextIOBase):
-    """A text stream whose writes do not raise; the next one tries again.
+    """A text stream whose writes do not raise; each write tries again.
 
     Attributes:
-      error: the first error of the system that a write met.
+      error: the first system error of a write.
     """
 
     def __init__(self, stream: TextIO, name: str = ""):
@@ -22,7 +22,7 @@ class Enduring(io.TextIOBase):
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except (OSError, ValueError) as e:  # ValueError: it was closed meanwhile
+        except (OSError, ValueError) as e:  # ValueError: the stream was closed
             self._failed(e)
         return len(text)
 
@@ -42,8 +42,8 @@ class Enduring(io.TextIOBase):
         self.error = error
         if self._name and error.errno != errno.EPIPE:
             print(
-                f"ssl-jax: {self._name}: {error.strerror}; what cannot be printed there is lost, "
-                "the command goes on",
+                f"ssl-jax: {self._name}: {error.strerror}; the command continues, its output there "
+                "is lost",
                 file=sys.stderr,
                 flush=True,
             )
@@ -63,7 +63,7 @@ class Enduring(io.TextIOBase):
 
 
 class _Closed(io.TextIOBase):
-    """Stands for a stream that the process was started without."""
+    """Placeholder for a stream that was closed when the process started."""
 
     encoding = "utf-8"  # type: ignore[assignment]
 
@@ -72,22 +72,24 @@ class _Closed(io.TextIOBase):
 
 
 def endure() -> Enduring:
-    """Make `sys.stdout` and `sys.stderr` enduring, for the whole process; returns the former.
+    """Make `sys.stdout` and `sys.stderr` enduring for the whole process; return the former.
 
-    Where one is closed, the null device takes its place and its number: else the next file that is
-    opened would get the number, and what libraries print.
+    A closed one is replaced by the null device under the same number: otherwise the next file that
+    is opened would get that number, and with it the output of libraries.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, _Closed())
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name need not be of the locale's
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # names may be outside of the locale's encoding
     sys.stderr = Enduring(sys.stderr)
     sys.stdout = out = Enduring(sys.stdout, "standard output")
     return out

@@ -1,6 +1,4 @@
-"""Pytrees whose leaves are named by path ("backbone/stage1/conv/kernel"), and rules over those
-names.
-"""
+"""Pytrees whose leaves are named by path ("backbone/stage1/conv/kernel"), and rules over names."""
 
 import difflib
 import re
@@ -22,22 +20,22 @@ def _name(path: tuple) -> str:
 
 
 def named_leaves(tree: Tree) -> dict[str, Any]:
-    """Path -> leaf, in the order of `jax.tree.leaves`."""
+    """Return path -> leaf, in the order of `jax.tree.leaves`."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def map_with_name(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-    """`jax.tree.map` whose function also gets the leaf's path: `fn(name, leaf, *others)`."""
+    """Map like `jax.tree.map`, passing the leaf's path too: `fn(name, leaf, *others)`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, *leaves: fn(_name(path), *leaves), tree, *rest
     )
 
 
 def match(rules: Sequence[tuple[str, T]], tree: Tree, what: str = "rules") -> Tree:
-    """For each leaf the value of the first rule whose regex is found (`re.search`) in its path.
+    """Return for each leaf the value of the first rule whose regex matches its path (`re.search`).
 
     Raises:
-      UserError: a leaf that no rule covers, or a pattern that is no regex.
+      UserError: a leaf that no rule covers, or an invalid regex.
     """
     try:
         compiled = [(re.compile(pattern), value) for pattern, value in rules]
@@ -54,19 +52,19 @@ def match(rules: Sequence[tuple[str, T]], tree: Tree, what: str = "rules") -> Tr
 
 
 def check_used(patterns: Collection[str], tree: Tree, what: str, leaf: str = "parameter") -> None:
-    """Check that each regex is found in the path of some leaf.
+    """Check that each regex matches the path of some leaf.
 
     Raises:
-      UserError: one is found in none; names the paths that are like it.
+      UserError: a regex matches no path; the message names the nearest paths.
     """
     names = list(named_leaves(tree))
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
-            raise UserError(f"{what}: {pattern!r} fits no {leaf}; {_nearest(pattern, names)}")
+            raise UserError(f"{what}: {pattern!r} matches no {leaf}; {_nearest(pattern, names)}")
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
-    """Which paths, or parts of paths, a mistyped pattern may mean."""
+    """Suggest paths, or parts of paths, that a mistyped pattern may mean."""
     plain = re.sub(r"\\[dwsbDWSB]|\(\?[:!=<]*|[\\^$.*+?(){}|\[\]]", "", pattern).strip("/")
     words = [name.split("/") for name in names]
     runs = {
@@ -81,20 +79,22 @@ def _nearest(pattern: str, names: Sequence[str]) -> str:
     return "there are " + ", ".join(names[:3]) + ", ..."
 
 
-def ema(average: Tree, new: Tree, momentum: Array | float) -> Tree:
-    """Exponential moving average, `momentum * average + (1 - momentum) * new`, leaf by leaf."""
+def ema(average: Tree, current: Tree, momentum: Array | float) -> Tree:
+    """Update an exponential moving average: `momentum * average + (1 - momentum) * current`."""
     with jax.named_scope("ema"):
-        return jax.tree.map(lambda a, n: a + (1 - momentum) * (n.astype(a.dtype) - a), average, new)
+        return jax.tree.map(
+            lambda a, c: a + (1 - momentum) * (c.astype(a.dtype) - a), average, current
+        )
 
 
 def global_norm(tree: Tree) -> Array:
-    """Euclidean norm over all leaves, accumulated in at least float32."""
+    """Compute the Euclidean norm over all leaves, accumulated in at least float32."""
     leaves = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree)]
     return jnp.sqrt(sum((jnp.sum(jnp.square(x)) for x in leaves), start=jnp.zeros((), jnp.float32)))
 
 
 def all_finite(tree: Tree) -> Array:
-    """True if no floating-point leaf holds a NaN or an infinity."""
+    """Return true if no floating-point leaf holds a NaN or an infinity."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return (
         jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]))
@@ -104,5 +104,5 @@ def all_finite(tree: Tree) -> Array:
 
 
 def count(tree: Tree) -> int:
-    """Number of elements over all leaves (arrays or abstract shapes)."""
+    """Count the elements of all leaves (arrays or abstract shapes)."""
     return sum(int(x.size) for x in jax.tree.leaves(tree))

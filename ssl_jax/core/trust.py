@@ -1,7 +1,7 @@
-"""Whose code is run: files of Python that a user names, but none that a run brings along.
+"""Trust in code: Python files that a user names are run, but none from the folder of a run.
 
-A run is data: somebody may have sent it. So a method or config file that lies in the folder of any
-run is refused, unless the user says that its author is trusted.
+A run is data that somebody else may have sent. So a method or config file in the folder of any run
+is refused, unless the user declares its author as trusted.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 
 FLAG = "trust_code"
-HELP = "run method and config files also where they lie in the folder of a run"
+HELP = "also run method and config files that lie in the folder of a run"
 _trusted: ContextVar[bool] = ContextVar(FLAG, default=False)
 
 
 @contextlib.contextmanager
 def scope(trusted: bool = False) -> Iterator[None]:
-    """Within, `allow` holds; it ends with the scope. `trusted`: it is called at once."""
+    """Limit `allow` to this scope; with `trusted`, code is trusted from the start."""
     token = _trusted.set(_trusted.get() or trusted)
     try:
         yield
@@ -31,53 +31,53 @@ def scope(trusted: bool = False) -> Iterator[None]:
 
 
 def allow() -> None:
-    """Trust the code in the folders of runs from now on, until the end of the scope."""
+    """Trust the code in the folders of runs until the end of the scope."""
     _trusted.set(True)
 
 
 def trusted() -> bool:
-    """Whether `allow` was called in this scope."""
+    """True if `allow` was called in this scope."""
     return _trusted.get()
 
 
 def check(path: Path, run: Path | None = None) -> None:
-    """Whether the Python file `path` may be run.
+    """Check that the Python file `path` may be run.
 
-    It may not where it, or what a link there leads to, lies below a folder with a run's
-    config.json, or below `run`, which may have none yet.
+    It may not if it, or the target of a link, lies below a folder with a run's config.json, or
+    below `run`, which may have none yet.
 
     Raises:
-      UserError: it may not.
+      UserError: it may not be run.
     """
     if _trusted.get():
         return
-    lexical = Path(os.path.abspath(path))  # noqa: PTH100  of a link the folder that it lies in
+    lexical = Path(os.path.abspath(path))  # noqa: PTH100 (keeps the folder of a link)
     for name in (lexical, path.resolve()):
         for folder in name.parents:
             if _is_run(folder) or (run is not None and folder == run.resolve()):
                 raise UserError(
                     f"{path} lies in the folder of a run, {folder}, which holds no code; move it "
-                    f"out of there and give its path, or add --{FLAG} if you trust its author"
+                    f"elsewhere and use that path, or add --{FLAG} if you trust its author"
                 )
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether it has a config.json that may be a run's: not that of another program."""
+    """True if the folder has a config.json that may be a run's, not another program's."""
     try:
-        found = from_json((folder / "config.json").read_text())
+        config = from_json((folder / "config.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
         return True
-    return not isinstance(found, dict) or not found or "objective" in found
+    return not isinstance(config, dict) or not config or "objective" in config
 
 
 def python(module: str) -> tuple[list[str], dict[str, str]]:
-    """A command that runs a module of ours in a new process, and its environment.
+    """Return the command that runs a module of this package in a new process, and its environment.
 
-    `python -m` alone would import what lies in the current folder, a run's perhaps, in place of
+    Plain `python -m` would import files in the current folder, perhaps a run's, in place of
     libraries of the same name.
     """
-    ours = str(Path(ssl_jax.__file__).resolve().parent.parent)
-    paths = [ours, *filter(None, [os.environ.get("PYTHONPATH")])]
+    package = str(Path(ssl_jax.__file__).resolve().parent.parent)
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     return [sys.executable, "-P", "-m", module], os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

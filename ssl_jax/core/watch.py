@@ -1,11 +1,11 @@
-"""The watch of a process over itself and, in process 0, over all others.
+"""Monitoring of a process by itself and, in process 0, of all others.
 
-JAX's coordination service makes every process abort, with a C++ stack, when it finds one dead. So
-each process tells process 0 now and then that it lives and what it is at, process 0 judges, and
-every process ends with the same line and the same exit code. JAX's own heartbeat is set to a longer
-time and stays as the last resort. With process 0 the service dies, and JAX aborts the others at
-once: that signal is caught, so that our line and exit code come after JAX's own lines. What hangs
-shows where all its threads stand before it is ended.
+JAX's coordination service aborts every process, with a C++ stack, when it detects a dead one.
+Instead, each process regularly reports to process 0 that it is alive and what it is doing, process
+0 judges, and every process ends with the same line and the same exit code. JAX's own heartbeat has
+a longer timeout and stays as the last resort. If process 0 dies, the service dies with it and JAX
+aborts the others at once: that signal is caught, so that our line and exit code come after JAX's
+lines. A process that hangs prints the stacks of all its threads before it ends.
 """
 
 import contextlib
@@ -27,18 +27,24 @@ import jax
 
 from ssl_jax.core.errors import UserError, of_system
 
-LOST = 75  # exit code: another process is gone; the same command may well succeed (EX_TEMPFAIL)
-PREEMPTED = 75  # asked to end, and saved: likewise
+LOST = 75  # exit code: another process is lost; the same command may succeed (EX_TEMPFAIL)
+PREEMPTED = 75  # exit code: a request to end, after saving; likewise
 FAILED, FINAL, INTERRUPTED = 1, 2, 130  # as `ssl_jax.cli.run` returns them
 
-STALLED = "no progress for"  # how the reason of a run that hangs begins
-ORDER = ("evaluate", "save", "refresh", "data", "step")  # of the loop, at one step
-_KEY = "ssl_jax"  # of all entries in the store
+STALLED = "no progress for"  # start of the message of a run that hangs
+ORDER = (
+    "evaluate",
+    "save",
+    "refresh",
+    "data",
+    "step",
+)  # order of activities within a step of the loop
+_KEY = "ssl_jax"  # prefix of all entries in the store
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds that the others are waited for: to come, to give a sign of life, to make a step."""
+    """Seconds to wait for other processes: to start, to give a sign of life, to make a step."""
 
     start: int = 300
     dead: int = 60
@@ -46,20 +52,20 @@ class Limits:
 
 
 class Watch(threading.Thread):
-    """Tells that this process lives and what it is at; in process 0 also judges."""
+    """Thread that reports the state of this process and, in process 0, judges those of all."""
 
     def __init__(self, client: Any, process: int, count: int, limits: Limits):
         super().__init__(name="watch", daemon=True)
         self._client, self.process, self._count = client, process, count
         self._limits, self._every = limits, min(limits.dead / 4, 10.0)
-        self._seen: dict[int, tuple[str, float]] = {}  # process -> last beat, when it changed
+        self._latest: dict[int, tuple[str, float]] = {}  # process -> last beat, time of its change
         self._lock, self._over = threading.Lock(), threading.Event()
         self._beats = self._decisions = 0
         self.doing = (-1, "start", time.monotonic())
 
     def run(self) -> None:
         while not self._over.is_set():
-            # A coordinator that hangs does not answer: only a further thread can tell.
+            # A coordinator that hangs does not answer: only another thread can notice that.
             silence = threading.Timer(self._limits.dead, self._coordinator_lost)
             silence.daemon = True
             silence.start()
@@ -76,7 +82,9 @@ class Watch(threading.Thread):
             self._over.wait(self._every)
 
     def catch_abort(self, coordinator: str) -> None:
-        """To be called once in all but process 0, whose service is at `coordinator`, HOST:PORT."""
+        """Handle JAX's abort; call once in all processes but 0, whose service is at `coordinator`,
+        HOST:PORT.
+        """
         host, _, port = coordinator.rpartition(":")
 
         def aborted(_: int) -> None:
@@ -84,9 +92,9 @@ class Watch(threading.Thread):
                 socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             except OSError:
                 self._coordinator_lost()
-            # The service answers, so the cause is another one: on return the abort goes on.
+            # The service answers, so there is another cause: on return the abort continues.
 
-        # Python's own handlers run between two instructions of the main thread: never, here.
+        # Python's own handlers run between instructions of the main thread, so never here.
         self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
         ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)
 
@@ -103,27 +111,27 @@ class Watch(threading.Thread):
         try:
             if self.process == 0:
                 self._client.key_value_set(key, json.dumps(decide()))
-            found = self._client.blocking_key_value_get(key, 1000 * self._limits.stall)
+            decision = self._client.blocking_key_value_get(key, 1000 * self._limits.stall)
         except jax.errors.JaxRuntimeError:
             self._await_verdict()
             raise
-        return json.loads(found)
+        return json.loads(decision)
 
     def finish(self) -> None:
-        """This process has done its work: its silence means nothing from now on."""
+        """Report that this process is done: its silence no longer matters."""
         self._over.set()
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._tell({"done": True})
 
     def fail(self, error: BaseException) -> NoReturn:
-        """End this process, and with it the others."""
+        """End this process and all others."""
         if isinstance(error, jax.errors.JaxRuntimeError):
-            self._await_verdict()  # most often another process is gone: then say which
+            self._await_verdict()  # usually another process is lost: report which
         code, message = FAILED, f"{type(error).__name__}: {error}".splitlines()[0]
         if isinstance(error, UserError):
             code, message = FINAL, str(error)
-        elif isinstance(error, OSError) and (said := of_system(error)) is not None:
-            message, code = said
+        elif isinstance(error, OSError) and (line_and_code := of_system(error)) is not None:
+            message, code = line_and_code
         elif isinstance(error, KeyboardInterrupt):
             code, message = INTERRUPTED, "interrupted"
         elif isinstance(error, SystemExit):
@@ -142,7 +150,7 @@ class Watch(threading.Thread):
             self._end("process 0, which coordinates the run, does not answer", LOST)
 
     def _await_verdict(self) -> None:
-        time.sleep(self._limits.dead + 3 * self._every)  # the thread ends the process before
+        time.sleep(self._limits.dead + 3 * self._every)  # the watch thread ends the process first
 
     def _tell(self, more: Mapping[str, Any]) -> None:
         step, what, since = self.doing
@@ -152,33 +160,33 @@ class Watch(threading.Thread):
         self._client.key_value_set(f"{_KEY}/beat/{self.process}", json.dumps(beat), True)
 
     def _judge(self) -> tuple[str, int] | None:
-        """In process 0: why the run cannot go on, and the exit code."""
-        now = time.monotonic()
+        """Return why the run cannot continue, and the exit code; called in process 0."""
+        checked_at = time.monotonic()
         for key, text in self._client.key_value_dir_get(f"{_KEY}/beat/"):
             process = int(key.rpartition("/")[2])
-            if self._seen.get(process, ("", 0.0))[0] != text:
-                self._seen[process] = text, now
+            if self._latest.get(process, ("", 0.0))[0] != text:
+                self._latest[process] = text, checked_at
         for process in range(self._count):
-            text, when = self._seen.setdefault(process, ("{}", now))
+            text, when = self._latest.setdefault(process, ("{}", checked_at))
             beat = json.loads(text)
-            name = f"process {process} ({beat.get('host', 'not yet heard of')})"
+            name = f"process {process} ({beat.get('host', 'not heard from yet')})"
             if "failed" in beat:
                 return f"{name} ended: {beat['failed']}", beat["code"]
-            if "done" not in beat and now - when > self._limits.dead:
+            if "done" not in beat and checked_at - when > self._limits.dead:
                 where = (
                     f"; it was at {beat['what']} of step {beat['step']}" if "what" in beat else ""
                 )
                 return f"{name} has been silent for {self._limits.dead} s{where}", LOST
-        return self._stalled([json.loads(text) for text, _ in self._seen.values()])
+        return self._stalled([json.loads(text) for text, _ in self._latest.values()])
 
     def _stalled(self, beats: list[dict[str, Any]]) -> tuple[str, int] | None:
-        """All live, but nobody got on: the one that the others wait for."""
+        """Return the verdict if no process makes progress; it names the one that blocks others."""
         if any("done" in b or b.get("since", 0) <= self._limits.stall for b in beats):
             return None
-        # Who is at an earlier part of the loop is the one that the others wait for in the step.
+        # The others wait for the process at the earliest part of the loop.
         places = [(b["step"], ORDER.index(b["what"]) if b["what"] in ORDER else -1) for b in beats]
         last = places.index(min(places))
-        beat, process = beats[last], list(self._seen)[last]
+        beat, process = beats[last], list(self._latest)[last]
         return (
             f"{STALLED} {self._limits.stall} s: process {process} ({beat['host']}) is still "
             f"at {beat['what']} of step {beat['step']}",
@@ -186,15 +194,15 @@ class Watch(threading.Thread):
         )
 
     def _verdict(self) -> tuple[str, int] | None:
-        """In the others: what process 0 found, if anything."""
-        found = dict(self._client.key_value_dir_get(f"{_KEY}/verdict/"))
-        if not found:
+        """Return the verdict of process 0, if any; called in the others."""
+        verdicts = dict(self._client.key_value_dir_get(f"{_KEY}/verdict/"))
+        if not verdicts:
             return None
-        verdict = json.loads(next(iter(found.values())))
+        verdict = json.loads(next(iter(verdicts.values())))
         return verdict["message"], verdict["code"]
 
     def _conclude(self, message: str, code: int) -> None:
-        """End for the reason that process 0 found."""
+        """End for the reason that process 0 announced."""
         if message.startswith(STALLED):
             show_stacks()
         if self.process == 0:
@@ -204,7 +212,7 @@ class Watch(threading.Thread):
         self._end(message, code)
 
     def _announce(self, message: str, code: int) -> None:
-        """In process 0: let all others end first, as the service goes with it."""
+        """Announce the verdict and wait for the others: the service ends with process 0."""
         verdict = json.dumps({"message": message, "code": code})
         self._client.key_value_set(f"{_KEY}/verdict/0", verdict, True)
         deadline = time.monotonic() + 3 * self._every
@@ -212,25 +220,25 @@ class Watch(threading.Thread):
             time.sleep(0.1)
 
     def _waiting(self) -> bool:
-        """Whether another process that lives has not yet said that it ends."""
+        """True if another live process has not yet reported its end."""
         for key, text in self._client.key_value_dir_get(f"{_KEY}/beat/"):
             process, beat = int(key.rpartition("/")[2]), json.loads(text)
-            _, heard = self._seen.get(process, ("", time.monotonic()))
+            _, heard = self._latest.get(process, ("", time.monotonic()))
             silent = time.monotonic() - heard > self._limits.dead
             if process and not (silent or "failed" in beat or "done" in beat):
                 return True
         return False
 
     def _end(self, message: str, code: int) -> NoReturn:
-        with self._lock:  # the first to end says why
+        with self._lock:  # the first to end prints the reason
             end(message, code)
 
 
 class Stall(threading.Thread):
-    """The same for a process that is alone: ends it when nothing got on for `limit` seconds.
+    """Thread that ends a single process after `limit` seconds without progress.
 
     Attributes:
-      doing: (step, what, since when by `time.monotonic`); None: not yet anything.
+      doing: (step, activity, start by `time.monotonic`); None before the first activity.
     """
 
     def __init__(self, limit: float):
@@ -252,13 +260,13 @@ class Stall(threading.Thread):
 
 
 def show_stacks() -> None:
-    """Where every thread of this process stands, on stderr."""
+    """Print the stacks of all threads of this process to stderr."""
     print("ssl-jax: all threads of this process:", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
 
 
 def end(message: str, code: int) -> NoReturn:
-    """One line, and no wait for others at the exit, which JAX's shutdown would be."""
+    """Print one line and end the process, without the wait for others of JAX's shutdown."""
     print(f"ssl-jax: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)

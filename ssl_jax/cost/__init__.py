@@ -1,1 +1,1 @@
-"""What a step costs, known before it runs: FLOPs, bytes, memory, collectives."""
+"""Cost of a step before it runs: FLOPs, bytes, memory, collectives."""

@@ -1,6 +1,6 @@
-"""The train step compiled ahead of time for devices that are not there, and what it will take.
+"""Ahead-of-time compilation of the train step for absent devices, and a report of its costs.
 
-Nothing is computed and no data are read: state and batch are shapes with shardings.
+Nothing is computed and no data is read: state and batch are shapes with shardings.
 """
 
 import re
@@ -28,16 +28,16 @@ DCN = "between slices"
 
 @dataclass(frozen=True)
 class Memory:
-    """HBM of one chip in bytes, by part. None where the compiler gave up before it knew.
+    """HBM of one chip in bytes, by part; None if the compiler failed before it could tell.
 
     Attributes:
-      parameters, optimizer, extra, batch: what the step is called with.
-      padding: what the chip's layout of these needs more.
-      activations: what the step holds besides while it runs, gradients included.
-      results: what it returns that does not take the place of an argument.
-      program: its code.
-      peak: all of it at once.
-      capacity: of the chip.
+      parameters, optimizer, extra, batch: arguments of the step.
+      padding: padding of the arguments in the chip's layout.
+      activations: temporaries while the step runs, gradients included.
+      results: results that do not reuse the memory of an argument.
+      program: code of the program.
+      peak: sum of all parts.
+      capacity: memory of the chip.
     """
 
     parameters: int
@@ -59,9 +59,9 @@ class Link:
     Attributes:
       kind: one of `hlo.KINDS`.
       axes: mesh axes, joined by a comma, or `DCN`.
-      count: executions a step.
-      bytes: a chip and a step, of the arrays that are gathered, reduced or sent.
-      sent: of them what a chip sends, at the least.
+      count: executions per step.
+      bytes: size of the arrays that are gathered, reduced or sent, per chip and step.
+      sent: bytes of these that a chip sends, at least.
     """
 
     kind: str
@@ -73,9 +73,9 @@ class Link:
 
 @dataclass(frozen=True)
 class Bound:
-    """Seconds a step that no schedule can beat, by what limits it; 0 where it is not known.
+    """Lower bound of the seconds per step, by limiting resource; 0 if unknown.
 
-    A bound, not a prediction: every part at its peak, and all of them at once.
+    A bound, not a prediction: it assumes every resource at its peak rate, all at once.
     """
 
     compute: float
@@ -88,10 +88,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class Report:
-    """What the compiled step takes. `bytes` and `links` are those of one chip, FLOPs those of all.
+    """Costs of the compiled step. `bytes` and `links` are per chip, FLOPs are over all chips.
 
-    An image is an example of the global batch, all of its views together. The seconds are those of
-    tracing and compiling: wall time and, of all threads, CPU time.
+    An image is an example of the global batch, with all of its views. The seconds are those of
+    tracing and compiling: wall time, and CPU time of all threads.
     """
 
     device: str
@@ -112,8 +112,8 @@ class Report:
 
 
 def abstract_batch(inputs: Inputs, spec: Spec, mesh: Mesh) -> dict[str, Any]:
-    """Shapes, dtypes and shardings of the host's batches for `inputs`, as `data.assemble` makes
-    them.
+    """Return the shapes, dtypes and shardings of the batches that `data.assemble` makes for
+    `inputs`.
     """
     rows, batch = sharding.batch_sharding(mesh), spec.global_batch
 
@@ -140,21 +140,21 @@ def compile_step(
     state: TrainState,
     placed: TrainState,
 ) -> tuple[Report, str]:
-    """Compile the step of a run for the devices of `mesh`, which need not be there.
+    """Compile the step of a run for the devices of `mesh`, which need not exist.
 
     Args:
-      objective, tx, schedule: of the run.
-      mesh: over real devices or those of a topology.
+      objective, tx, schedule: those of the run.
+      mesh: mesh over real devices or those of a topology.
       state, placed: the abstract state and its shardings (`train.state`).
 
     Returns:
-      The report, and the text of the program. Where the compiler runs out of memory the report
-      says so, and the text is empty.
+      The report and the text of the program. If the compiler runs out of memory, the report says so
+      and the text is empty.
     """
     batch = abstract_batch(objective.inputs(), objective.spec, mesh)
     device = mesh.devices.flat[0].device_kind
-    known = chip(device)
-    about: dict[str, Any] = {
+    target_chip = chip(device)
+    facts: dict[str, Any] = {
         "device": device,
         "mesh": dict(mesh.shape),
         "global_batch": objective.spec.global_batch,
@@ -164,7 +164,7 @@ def compile_step(
         "optimizer": local_bytes(state.opt_state, placed.opt_state),
         "extra": local_bytes(state.extra, placed.extra),
         "batch": local_bytes(batch, jax.tree.map(lambda x: x.sharding, batch)),
-        "capacity": known.hbm if known else 0,
+        "capacity": target_chip.hbm if target_chip else 0,
     }
     step: Any = make_train_step(objective, tx, schedule, mesh, placed)
     start, busy = time.perf_counter(), time.process_time()
@@ -174,40 +174,40 @@ def compile_step(
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
-        about |= _elapsed(start, busy)
-        return Report(**about, fits=False, memory=Memory(**memory), message=why(e)), ""
-    about |= _elapsed(start, busy)
-    found = compiled.memory_analysis()
-    given = sum(memory[name] for name in ("parameters", "optimizer", "extra", "batch"))
-    results = found.output_size_in_bytes - found.alias_size_in_bytes
+        facts |= _elapsed(start, busy)
+        return Report(**facts, fits=False, memory=Memory(**memory), message=why(e)), ""
+    facts |= _elapsed(start, busy)
+    analysis = compiled.memory_analysis()
+    argument_bytes = sum(memory[name] for name in ("parameters", "optimizer", "extra", "batch"))
+    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     peak = (
-        found.argument_size_in_bytes
-        + found.temp_size_in_bytes
+        analysis.argument_size_in_bytes
+        + analysis.temp_size_in_bytes
         + results
-        + found.generated_code_size_in_bytes
+        + analysis.generated_code_size_in_bytes
     )
     text = compiled.as_text()
-    done = costs.count(text)
-    links = _links(done.traffic, mesh)
+    costs_per_chip = costs.count(text)
+    links = _links(costs_per_chip.traffic, mesh)
     chips, images = mesh.size, objective.spec.global_batch
     report = Report(
-        **about,
-        fits=not known or not known.hbm or peak <= known.hbm,
+        **facts,
+        fits=not target_chip or not target_chip.hbm or peak <= target_chip.hbm,
         memory=Memory(
             **memory,
-            padding=max(found.argument_size_in_bytes - given, 0),
-            activations=found.temp_size_in_bytes,
+            padding=max(analysis.argument_size_in_bytes - argument_bytes, 0),
+            activations=analysis.temp_size_in_bytes,
             results=results,
-            program=found.generated_code_size_in_bytes,
+            program=analysis.generated_code_size_in_bytes,
             peak=peak,
         ),
-        flops=done.flops * chips,
-        flops_per_image=done.flops * chips / images,
-        bytes=done.bytes,
-        bytes_per_image=done.bytes * chips / images,
+        flops=costs_per_chip.flops * chips,
+        flops_per_image=costs_per_chip.flops * chips / images,
+        bytes=costs_per_chip.bytes,
+        bytes_per_image=costs_per_chip.bytes * chips / images,
         links=links,
-        unknown=done.unknown,
-        bound=bound(known, done, links, images) if known else None,
+        unknown=costs_per_chip.unknown,
+        bound=bound(target_chip, costs_per_chip, links, images) if target_chip else None,
     )
     return report, text
 
@@ -220,15 +220,17 @@ def _elapsed(start: float, busy: float) -> dict[str, float]:
 
 
 def local_bytes(arrays: Any, placed: Any) -> int:
-    """Bytes of `arrays` (shapes) that one device holds under the shardings `placed`."""
+    """Return the bytes of `arrays` (shapes) that one device holds under the shardings `placed`."""
     sizes = jax.tree.map(
         lambda x, where: int(np.prod(where.shard_shape(x.shape))) * x.dtype.itemsize, arrays, placed
     )
     return sum(jax.tree.leaves(sizes))
 
 
-def bound(known: Chip, done: costs.Costs, links: tuple[Link, ...], images: int) -> Bound:
-    """The roofline of a chip over what it has to do in a step of `images`."""
+def bound(
+    target_chip: Chip, costs_per_chip: costs.Costs, links: tuple[Link, ...], images: int
+) -> Bound:
+    """Return the roofline bound of a chip for one step of `images`."""
 
     def seconds(amount: float, rate: float) -> float:
         return amount / rate if rate else 0.0
@@ -236,37 +238,37 @@ def bound(known: Chip, done: costs.Costs, links: tuple[Link, ...], images: int) 
     inside = sum(link.sent for link in links if link.axes != DCN)
     outside = sum(link.sent for link in links if link.axes == DCN)
     parts = (
-        seconds(done.flops, known.flops),
-        seconds(done.bytes, known.bandwidth),
-        seconds(inside, known.ici),
-        seconds(outside, known.dcn),
+        seconds(costs_per_chip.flops, target_chip.flops),
+        seconds(costs_per_chip.bytes, target_chip.bandwidth),
+        seconds(inside, target_chip.ici),
+        seconds(outside, target_chip.dcn),
     )
     longest = max(parts)
     return Bound(*parts, longest, images / longest if longest else 0.0)
 
 
 def axes_of(groups: costs.Groups, mesh: Mapping[str, int]) -> str:
-    """The axes of a mesh along which the members of a group differ."""
+    """Name the axes of a mesh along which the members of a group differ."""
     names, sizes = list(mesh), list(mesh.values())
     places = np.stack(np.unravel_index(np.array(groups), sizes), -1)  # (groups, members, axes)
     differ = (places != places[:, :1]).any((0, 1))
-    return ", ".join(name for name, one in zip(names, differ, strict=True) if one)
+    return ", ".join(name for name, transfer in zip(names, differ, strict=True) if transfer)
 
 
 def _links(traffic: tuple[costs.Traffic, ...], mesh: Mesh) -> tuple[Link, ...]:
     merged: dict[tuple[str, str], list[float]] = {}
-    for one in traffic:
-        axes = axes_of(one.groups, dict(mesh.shape)) if one.groups else DCN
-        total = merged.setdefault((one.kind, axes), [0, 0, 0])
-        for i, value in enumerate((one.count, one.bytes, one.sent)):
+    for transfer in traffic:
+        axes = axes_of(transfer.groups, dict(mesh.shape)) if transfer.groups else DCN
+        total = merged.setdefault((transfer.kind, axes), [0, 0, 0])
+        for i, value in enumerate((transfer.count, transfer.bytes, transfer.sent)):
             total[i] += value
     links = (Link(kind, axes, *map(int, total)) for (kind, axes), total in merged.items())
     return tuple(sorted(links, key=lambda link: -link.bytes))
 
 
 def why(error: Exception) -> str:
-    """The compiler's own words on memory, on one line."""
+    """Extract the compiler's message about memory, on one line."""
     text = " ".join(str(error).split())
-    said = r"total memory required .*? exceeds .*?\([\d.]+\w\)|Used [\d.]+\w of [\d.]+\w hbm"
-    found = re.search(said, text)
-    return found[0] if found else text[:300]
+    pattern = r"total memory required .*? exceeds .*?\([\d.]+\w\)|Used [\d.]+\w of [\d.]+\w hbm"
+    analysis = re.search(pattern, text)
+    return analysis[0] if analysis else text[:300]

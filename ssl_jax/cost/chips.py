@@ -1,4 +1,4 @@
-"""What a chip can do: the constants behind utilisation and roofline bounds, in one table."""
+"""Peak rates of chips: the constants behind utilisation and roofline bounds, in one table."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator, by its data sheet; 0 where nothing was published.
+    """One accelerator, by its data sheet; 0 for unpublished values.
 
     Attributes:
-      kind: how jax's `device_kind` begins.
+      kind: prefix of jax's `device_kind`.
       flops: dense bfloat16 FLOP/s.
       hbm: bytes of memory. A compiler leaves a little of it free.
       bandwidth: bytes/s between the chip and its memory.
@@ -28,7 +28,7 @@ class Chip:
 
 # TPUs: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e, read in November 2026. `ici` is half
 # of the "bidirectional" bandwidth there; v4's from Jouppi et al. 2023 (arXiv:2304.01433), six links
-# of 50 GB/s. `dcn` of v5e: 2 x 100 Gb/s for 8 chips; v5p: 50 Gb/s a chip; for v4 and v6e the pages
+# of 50 GB/s. `dcn` of v5e: 2 x 100 Gb/s for 8 chips; v5p: 50 Gb/s per chip; for v4, v6e the pages
 # have none. GPUs: NVIDIA's data sheets.
 _V4 = Chip("TPU v4", 275e12, 32 * GIB, 1200e9, 300e9)
 _V5E = Chip("TPU v5 lite", 197e12, 16 * GIB, 819e9, 200e9, 3.125e9)
@@ -44,8 +44,8 @@ CHIPS = (
 
 
 def chip(device_kind: str) -> Chip | None:
-    """The chip of this `device_kind`, or None where it is not known (a CPU)."""
+    """Return the chip of this `device_kind`, or None if it is unknown (a CPU)."""
     aliases = {"TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite"}
     kind = next((new for old, new in aliases.items() if device_kind.startswith(old)), device_kind)
-    known = [one for one in CHIPS if kind.startswith(one.kind)]
-    return max(known, key=lambda one: len(one.kind), default=None)
+    candidates = [candidate for candidate in CHIPS if kind.startswith(candidate.kind)]
+    return max(candidates, key=lambda candidate: len(candidate.kind), default=None)

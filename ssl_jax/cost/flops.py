@@ -1,5 +1,5 @@
-"""Floating-point operations of a step, counted in its jaxpr: loops by their trip count, matmuls and
-convolutions only.
+"""Floating-point operations of a step, counted in its jaxpr: matmuls and convolutions only, loops
+multiplied by their trip count.
 """
 
 import math
@@ -13,17 +13,18 @@ from ssl_jax.cost.chips import chip
 
 
 def peak(device_kind: str) -> float | None:
-    """bfloat16 FLOP/s of a chip, or None where it is not known (a CPU)."""
-    known = chip(device_kind)
-    return known.flops if known else None
+    """Return the bfloat16 FLOP/s of a chip, or None if it is unknown (a CPU)."""
+    entry = chip(device_kind)
+    return entry.flops if entry else None
 
 
 def count(fn: Any, *args: Any) -> int:
-    """FLOPs (two a multiply-add) of `fn(*args)`; `args` may be abstract, and nothing is computed.
+    """Count the FLOPs (two per multiply-add) of `fn(*args)` without computing anything; `args` may
+    be abstract.
 
-    Recomputation that `jax.checkpoint` causes is counted: this is what the hardware does. A kernel
-    counts what its `pallas.CostEstimate` says, or else what its body does at each grid point; work
-    under `jax.shard_map` counts for every device. Elementwise work is not counted.
+    Recomputation due to `jax.checkpoint` is counted: this is what the hardware does. A kernel
+    counts its `pallas.CostEstimate`, or else its body at each grid point; work under
+    `jax.shard_map` counts for every device. Elementwise work is not counted.
     """
     return _flops(jax.make_jaxpr(fn)(*args).jaxpr)
 

@@ -1,7 +1,7 @@
-"""The text of a compiled program, `compiled.as_text()`, as computations of instructions.
+"""Parser for the text of a compiled program, `compiled.as_text()`: computations of instructions.
 
-jaxlib parses the text too, but its Python view of an instruction has neither its shape nor what it
-calls; a library that counts a compiled program was looked for and not found.
+jaxlib parses the text too, but its Python view of an instruction has neither its shape nor the
+computations it calls. We found no library that counts a compiled program.
 """
 
 import math
@@ -34,21 +34,21 @@ class Shape(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of the elements, without what a tiled layout pads them with."""
+        """Bytes of the elements, without the padding of a tiled layout."""
         if self.dtype in ("token", "opaque"):
             return 0
         bits = re.search(r"\d+", self.dtype)
-        return self.elements * int(bits[0] if bits else 8) // 8  # pred has a byte
+        return self.elements * int(bits[0] if bits else 8) // 8  # a pred takes one byte
 
 
 class Instruction(NamedTuple):
-    """One line.
+    """One instruction, a line of the text.
 
     Attributes:
-      shapes: of the result; those of all parts where it is a tuple.
-      arguments: what stands between the parentheses; a constant's value.
+      shapes: shape of the result, or those of all its parts if it is a tuple.
+      arguments: text between the parentheses; the value of a constant.
       operands: names of the instructions it reads.
-      attributes: what stands behind the parentheses.
+      attributes: text after the parentheses.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Instruction(NamedTuple):
     root: bool
 
     def attribute(self, pattern: str) -> str | None:
-        """What the one group of the regex `pattern` matches in the attributes."""
-        found = re.search(pattern, self.attributes)
-        return found[1] if found else None
+        """Return the match of the only group of the regex `pattern` in the attributes."""
+        match = re.search(pattern, self.attributes)
+        return match[1] if match else None
 
     @property
     def calls(self) -> str | None:
-        """The computation that a fusion, a call or an asynchronous start runs."""
+        """Name of the computation that a fusion, a call or an asynchronous start runs."""
         return self.attribute(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 
 
@@ -79,10 +79,10 @@ class Computation(NamedTuple):
         return next(i for i in self.instructions.values() if i.root)
 
     def parameter(self, number: int) -> Instruction | None:
-        """The parameter of this number."""
-        for one in self.instructions.values():
-            if one.opcode == "parameter" and one.arguments.strip() == str(number):
-                return one
+        """Return the parameter with this number."""
+        for instruction in self.instructions.values():
+            if instruction.opcode == "parameter" and instruction.arguments.strip() == str(number):
+                return instruction
         return None
 
 
@@ -92,7 +92,7 @@ class Program(NamedTuple):
 
 
 def parse(text: str) -> Program:
-    """The program whose text this is."""
+    """Parse the text of a program."""
     computations: dict[str, Computation] = {}
     entry = ""
     current: dict[str, Instruction] = {}
@@ -101,9 +101,9 @@ def parse(text: str) -> Program:
             current = {}
             computations[header["name"]] = Computation(header["name"], current)
             entry = header["name"] if header["entry"] else entry
-        elif found := _INSTRUCTION.match(line):
-            one = _instruction(found["name"], bool(found["root"]), line[found.end() :])
-            current[one.name] = one
+        elif match := _INSTRUCTION.match(line):
+            instruction = _instruction(match["name"], bool(match["root"]), line[match.end() :])
+            current[instruction.name] = instruction
     return Program(computations, computations[entry])
 
 
@@ -125,12 +125,12 @@ def _instruction(name: str, root: bool, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Behind the parenthesis that closes the one at `start`."""
+    """Return the position after the parenthesis that closes the one at `start`."""
     depth = 0
-    for found in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
         if not depth:
-            return found.end()
+            return match.end()
     raise ValueError(f"unbalanced: {text[start : start + 80]}")
 
 
@@ -146,7 +146,7 @@ def _shapes(text: str) -> tuple[Shape, ...]:
 
 
 class Collective(NamedTuple):
-    """One instruction: its kind, and the shapes of its results as (dtype, shape)."""
+    """A collective instruction: its kind, and the shapes of its results as (dtype, shape)."""
 
     kind: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -157,19 +157,22 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives in the text of a compiled program, in order.
+    """List the collectives in the text of a compiled program, in order.
 
-    Instructions are counted, not executions: one in a loop body counts once. `train.costs` counts
+    Instructions are counted, not executions: one in a loop body counts once. `cost.program` counts
     executions. An asynchronous one is counted at its start.
     """
     return [
-        Collective(one.opcode.removesuffix("-start"), tuple((s.dtype, s.dims) for s in one.shapes))
-        for one in _lines(text)
-        if one.opcode.removesuffix("-start") in KINDS
+        Collective(
+            instruction.opcode.removesuffix("-start"),
+            tuple((s.dtype, s.dims) for s in instruction.shapes),
+        )
+        for instruction in _lines(text)
+        if instruction.opcode.removesuffix("-start") in KINDS
     ]
 
 
 def _lines(text: str) -> Iterator[Instruction]:
     for line in text.splitlines():
-        if found := _INSTRUCTION.match(line):
-            yield _instruction(found["name"], bool(found["root"]), line[found.end() :])
+        if match := _INSTRUCTION.match(line):
+            yield _instruction(match["name"], bool(match["root"]), line[match.end() :])

@@ -1,8 +1,8 @@
-"""What one device does in a compiled program: FLOPs, bytes, collectives, read from its text.
+"""Costs of a compiled program on one device, read from its text: FLOPs, bytes, collectives.
 
-XLA's own `cost_analysis()` counts the body of a loop once; here it counts as often as it runs. So a
+XLA's own `cost_analysis()` counts the body of a loop once; here it counts as often as it runs, so a
 scan over the blocks of a transformer has the FLOPs of all of them. Matrix products, convolutions
-and what kernels say of themselves (`pallas.CostEstimate`) are counted, elementwise work is not.
+and the kernels' own estimates (`pallas.CostEstimate`) are counted, elementwise work is not.
 """
 
 import math
@@ -17,7 +17,7 @@ from ssl_jax.cost.hlo import KINDS, Computation, Instruction, Program, Shape, pa
 
 Groups = tuple[tuple[int, ...], ...]
 
-# Instructions that move no data: views, names, what a `-start` before them has moved.
+# Instructions that move no data: views, names, and ends of transfers counted at their `-start`.
 _FREE = {
     "parameter",
     "constant",
@@ -33,7 +33,7 @@ _FREE = {
 }
 _PASSED_ON = {"copy", "bitcast", "convert", "copy-done", "copy-start"}
 _FREE_CALLS = {"ConcatBitcast", "AllocateBuffer", "Sharding", "GatherScatterIndicesBitpacked"}
-_SLICES = ("slice", "dynamic-slice", "gather")  # they read what they return, not their operand
+_SLICES = ("slice", "dynamic-slice", "gather")  # they read as much as they return
 _VIEWS = ("bitcast", "reshape", "convert", "copy", "transpose")  # inside a fusion
 
 
@@ -43,10 +43,11 @@ class Traffic:
 
     Attributes:
       kind: one of `hlo.KINDS`.
-      groups: devices that talk to each other; pairs (source, target) of a permute; empty where all
-        slices talk to each other over the data centre's network.
+      groups: groups of devices that communicate; pairs (source, target) of a permute; empty if all
+        slices communicate over the data centre's network.
       count: executions.
-      bytes: of the whole array that is gathered, reduced or sent, a device, over all executions.
+      bytes: size of the whole array that is gathered, reduced or sent, per device, over all
+        executions.
     """
 
     kind: str
@@ -56,8 +57,8 @@ class Traffic:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends, at the least, where each has bandwidth to all others: a ring
-        sends (n - 1) / n of the array to gather or to scatter it, and both to reduce it.
+        """Bytes that a device sends, at least, if each has bandwidth to all others: a ring sends
+        (n - 1) / n of the array to gather or to scatter it, and twice that to reduce it.
         """
         if self.kind == "collective-permute" or not self.groups:
             return float(self.bytes)
@@ -67,14 +68,14 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one run on one device.
+    """Costs of one run of a program on one device.
 
     Attributes:
-      flops: two a multiply-add.
-      bytes: read from and written to the large memory (HBM); on-chip memory is free.
+      flops: two per multiply-add.
+      bytes: bytes read from and written to the large memory (HBM); on-chip memory is free.
       traffic: the collectives.
-      unknown: loops whose number of turns could not be read, counted once, and kernels that say
-        nothing of their FLOPs, by name.
+      unknown: names of loops without a readable trip count, which count once, and of kernels
+        without an estimate of their FLOPs.
     """
 
     flops: int = 0
@@ -84,10 +85,10 @@ class Costs:
 
     def __add__(self, other: "Costs") -> "Costs":
         merged: dict[tuple[str, Groups], Traffic] = {}
-        for one in (*self.traffic, *other.traffic):
-            before = merged.get((one.kind, one.groups), replace(one, count=0, bytes=0))
-            total = replace(one, count=before.count + one.count, bytes=before.bytes + one.bytes)
-            merged[one.kind, one.groups] = total
+        for item in (*self.traffic, *other.traffic):
+            before = merged.get((item.kind, item.groups), replace(item, count=0, bytes=0))
+            total = replace(item, count=before.count + item.count, bytes=before.bytes + item.bytes)
+            merged[item.kind, item.groups] = total
         return Costs(
             self.flops + other.flops,
             self.bytes + other.bytes,
@@ -101,70 +102,70 @@ class Costs:
 
 
 def count(text: str) -> Costs:
-    """The costs of the compiled program whose text this is (`compiled.as_text()`)."""
+    """Count the costs of a compiled program, given its text (`compiled.as_text()`)."""
     program = parse(text)
 
     @cache
     def of(name: str, fused: bool) -> Costs:
-        """Inside a fusion no instruction moves data: the fusion as a whole does."""
+        """Count one computation. In a fusion no instruction moves data: the whole fusion does."""
         total = Costs()
         where = program.computations[name]
-        for one in where.instructions.values():
-            total += _cost(program, where, one, fused, of)
+        for op in where.instructions.values():
+            total += _cost(program, where, op, fused, of)
         return total
 
     return of(program.entry.name, False)
 
 
 def _cost(
-    program: Program, where: Computation, one: Instruction, fused: bool, of: Callable[..., Costs]
+    program: Program, where: Computation, op: Instruction, fused: bool, of: Callable[..., Costs]
 ) -> Costs:
-    kind = one.opcode
+    kind = op.opcode
     if kind == "while":
-        turns = trip_count(program, where, one)
-        parts = (one.attribute(rf"{part}=%?([\w.\-]+)") for part in ("body", "condition"))
-        found = sum((of(part, fused) for part in parts), Costs())
-        return found.times(turns) if turns is not None else found + Costs(unknown=(one.name,))
+        turns = trip_count(program, where, op)
+        parts = (op.attribute(rf"{part}=%?([\w.\-]+)") for part in ("body", "condition"))
+        total = sum((of(part, fused) for part in parts), Costs())
+        return total.times(turns) if turns is not None else total + Costs(unknown=(op.name,))
     if kind == "conditional":  # the dearest branch
-        return max((of(b, fused) for b in _branches(one)), key=lambda c: (c.flops, c.bytes))
+        return max((of(b, fused) for b in _branches(op)), key=lambda c: (c.flops, c.bytes))
     if kind in ("call", "async-start"):
-        return of(one.calls, fused)
-    moved = 0 if fused else _moved(program, where, one)
+        return of(op.calls, fused)
+    nbytes = 0 if fused else _bytes_moved(program, where, op)
     if kind == "fusion":
-        return of(one.calls, True) + Costs(bytes=moved)
+        return of(op.calls, True) + Costs(bytes=nbytes)
     if kind == "dot":
-        return Costs(_dot_flops(where, one), moved)
+        return Costs(_dot_flops(where, op), nbytes)
     if kind == "convolution":
-        return Costs(_convolution_flops(where, one), moved)
+        return Costs(_convolution_flops(where, op), nbytes)
     if kind == "custom-call":
-        return _custom(one, moved)
-    if traffic := _traffic(where, one):
-        return Costs(0, moved, (traffic,))
-    return Costs(0, moved)
+        return _custom(op, nbytes)
+    if traffic := _traffic(where, op):
+        return Costs(0, nbytes, (traffic,))
+    return Costs(0, nbytes)
 
 
 # FLOPs
 
 
-def _dot_flops(where: Computation, one: Instruction) -> int:
-    left = _operand(where, one, 0)
-    contracted = one.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+def _dot_flops(where: Computation, op: Instruction) -> int:
+    left = _operand(where, op, 0)
+    contracted = op.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
     depth = math.prod(left.dims[int(d)] for d in contracted.split(",") if d)
-    return 2 * one.shapes[0].elements * depth
+    return 2 * op.shapes[0].elements * depth
 
 
-def _convolution_flops(where: Computation, one: Instruction) -> int:
-    """The usual closed form: kernel positions times outputs, padding included, holes of a dilated
-    input not.
+def _convolution_flops(where: Computation, op: Instruction) -> int:
+    """Count by the usual closed form: kernel positions times outputs, including padding but not the
+    holes of a dilated input.
 
     The TPU compiler writes matrix products and outer products as convolutions too, with batch
     dimensions as dilated windows: a multiply-add belongs to one input and one kernel position, and
     to one input and one output position, which bounds the pairs there.
     """
-    labels = one.attribute(r"dim_labels=(\S+?)(?:,|$)") or ""
+    labels = op.attribute(r"dim_labels=(\S+?)(?:,|$)") or ""
     left, right, out = re.split(r"_|->", labels)
-    image, kernel, result = _operand(where, one, 0), _operand(where, one, 1), one.shapes[0]
-    window = dict(re.findall(r"(\w+)=([\w\-]+)", one.attribute(r"window=\{([^}]*)\}") or ""))
+    image, kernel, result = _operand(where, op, 0), _operand(where, op, 1), op.shapes[0]
+    window = dict(re.findall(r"(\w+)=([\w\-]+)", op.attribute(r"window=\{([^}]*)\}") or ""))
     pairs = 1
     for i, digit in enumerate(sorted(d for d in out if d.isdigit())):
         inputs, outputs = image.dims[left.index(digit)], result.dims[out.index(digit)]
@@ -178,83 +179,85 @@ def _convolution_flops(where: Computation, one: Instruction) -> int:
     return 2 * pairs * outer * depth
 
 
-def _custom(one: Instruction, moved: int) -> Costs:
-    target = one.attribute(r'custom_call_target="([^"]*)"')
+def _custom(op: Instruction, nbytes: int) -> Costs:
+    target = op.attribute(r'custom_call_target="([^"]*)"')
     if target in _FREE_CALLS:
         return Costs()
-    estimate = one.attribute(r'"cost_estimate":\{([^}]*)\}')
+    estimate = op.attribute(r'"cost_estimate":\{([^}]*)\}')
     if estimate:
-        said = dict(re.findall(r'"(\w+)":"?(\d+)', estimate))
-        return Costs(int(said.get("flops", 0)), int(said.get("bytes_accessed", moved)))
-    unknown = (one.name,) if target == "tpu_custom_call" else ()
-    return Costs(0, moved, unknown=unknown)
+        estimates = dict(re.findall(r'"(\w+)":"?(\d+)', estimate))
+        return Costs(int(estimates.get("flops", 0)), int(estimates.get("bytes_accessed", nbytes)))
+    unknown = (op.name,) if target == "tpu_custom_call" else ()
+    return Costs(0, nbytes, unknown=unknown)
 
 
 # Bytes
 
 
-def _moved(program: Program, where: Computation, one: Instruction) -> int:
-    """Bytes of HBM that an instruction outside of fusions reads and writes."""
-    kind = one.opcode
+def _bytes_moved(program: Program, where: Computation, op: Instruction) -> int:
+    """Count the bytes of HBM that an instruction outside of fusions reads and writes."""
+    kind = op.opcode
     if kind in _FREE or kind.endswith("-done"):
         return 0
-    results = [s for s in one.shapes if not s.memory]
-    operands = [s for n in one.operands if n in where.instructions for s in _read(where, n)]
+    results = [s for s in op.shapes if not s.memory]
+    operands = [s for n in op.operands if n in where.instructions for s in _arrays_read(where, n)]
     if kind in ("copy-start", "slice-start"):  # (what is copied, the copy, ...), in either order
-        arrays = [s for s in one.shapes if s.memory in (0, 1)]
-        size = min(s.bytes for s in one.shapes[:2])
+        arrays = [s for s in op.shapes if s.memory in (0, 1)]
+        size = min(s.bytes for s in op.shapes[:2])
         return size * sum(not s.memory for s in arrays[:2])
     if kind in ("slice", "dynamic-slice", "gather"):
-        source = _operand(where, one, 0)
-        read = 0 if source.memory else sum(s.bytes for s in one.shapes)
+        source = _operand(where, op, 0)
+        read = 0 if source.memory else sum(s.bytes for s in op.shapes)
         return read + sum(s.bytes for s in results)
     if kind == "dynamic-update-slice":
-        return 2 * _operand(where, one, 1).bytes if results else 0
+        return 2 * _operand(where, op, 1).bytes if results else 0
     if kind == "scatter":
-        return 3 * _operand(where, one, len(one.operands) - 1).bytes if results else 0
+        return 3 * _operand(where, op, len(op.operands) - 1).bytes if results else 0
     if kind.endswith("-start") and kind != "all-reduce-start":  # holds its operands again
         whole = sum(s.bytes for s in results)
         return max(whole, sum(s.bytes for s in operands))
     if kind == "fusion":
-        return _fusion_moved(program, where, one)
+        return _fusion_bytes(program, where, op)
     if kind == "send":
         return sum(s.bytes for s in operands)
     return sum(s.bytes for s in operands) + sum(s.bytes for s in results)
 
 
-def _read(where: Computation, name: str) -> Iterator[Shape]:
-    """The arrays of an operand that lie in HBM; tuples are passed on, not read."""
-    one = where.instructions[name]
-    if one.opcode != "constant" and len(one.shapes) == 1:
-        yield from (s for s in one.shapes if not s.memory)
+def _arrays_read(where: Computation, name: str) -> Iterator[Shape]:
+    """Yield the arrays of an operand that lie in HBM; tuples are passed on, not read."""
+    op = where.instructions[name]
+    if op.opcode != "constant" and len(op.shapes) == 1:
+        yield from (s for s in op.shapes if not s.memory)
 
 
-def _fusion_moved(program: Program, where: Computation, one: Instruction) -> int:
-    """A fusion reads of an operand only the slices that it takes, and writes of an array that it
-    updates in place only the update.
+def _fusion_bytes(program: Program, where: Computation, op: Instruction) -> int:
+    """Count the bytes that a fusion moves: it reads only the slices that it takes of an operand,
+    and writes only the update of an array that it updates in place.
     """
-    inside = program.computations[one.calls or ""]
+    inside = program.computations[op.calls or ""]
     root = inside.root
     if "AsyncCollectiveDone" in root.attributes:
         return 0  # counted where it started
-    passed = _passed_through(inside, one)
-    moved = 0
-    for number, name in enumerate(one.operands):
+    aliases = _aliases(inside, op)
+    nbytes = 0
+    for number, name in enumerate(op.operands):
         source = where.instructions.get(name)
         if source is None or source.opcode == "constant" or len(source.shapes) != 1:
             continue
-        if not source.shapes[0].memory and number not in passed.values():
-            moved += _used(program, inside, inside.parameter(number), source.shapes[0].bytes)
+        if not source.shapes[0].memory and number not in aliases.values():
+            nbytes += _bytes_read(program, inside, inside.parameter(number), source.shapes[0].bytes)
     parts = [inside.instructions[n] for n in root.operands] if root.opcode == "tuple" else []
-    for number, shape in enumerate(one.shapes):
-        if not shape.memory and number not in passed:
-            written = parts[number] if parts else root
-            moved += _written(program, inside, written, shape)
-    return moved
+    for number, shape in enumerate(op.shapes):
+        if not shape.memory and number not in aliases:
+            value = parts[number] if parts else root
+            nbytes += _bytes_written(program, inside, value, shape)
+    return nbytes
 
 
-def _used(program: Program, inside: Computation, array: Instruction | None, whole: int) -> int:
-    """Bytes that a fusion reads of an operand of `whole` bytes, which is `array` in there."""
+def _bytes_read(
+    program: Program, inside: Computation, array: Instruction | None, whole: int
+) -> int:
+    """Count the bytes that a fusion reads of an operand of `whole` bytes, its parameter `array`."""
     if array is None:
         return whole
     total = 0
@@ -267,34 +270,34 @@ def _used(program: Program, inside: Computation, array: Instruction | None, whol
         if user.opcode in _SLICES and first:
             total += user.shapes[0].bytes
         elif user.opcode in _VIEWS and not user.root:
-            total += _used(program, inside, user, whole)
+            total += _bytes_read(program, inside, user, whole)
         elif user.opcode == "fusion":
             nested = program.computations[user.calls or ""]
             places = (i for i, name in enumerate(user.operands) if name == array.name)
-            total += sum(_used(program, nested, nested.parameter(i), whole) for i in places)
+            total += sum(_bytes_read(program, nested, nested.parameter(i), whole) for i in places)
         else:
             return whole
     return min(total, whole)
 
 
-def _passed_through(inside: Computation, one: Instruction) -> dict[int, int]:
-    """result -> operand of what a fusion beside a running collective only hands on."""
+def _aliases(inside: Computation, op: Instruction) -> dict[int, int]:
+    """Map result -> operand for arrays that a fusion beside a running collective only passes on."""
     if not any(
         "async_collective_fusion_config" in i.attributes for i in inside.instructions.values()
     ):
         return {}
     if "AsyncCollectiveStart" in inside.root.attributes:
         return {0: -1}  # its operand, which it reads
-    listed = one.attribute(r"output_to_operand_aliasing=\{(.*?)\}, ") or ""
-    return {int(a): int(b) for a, b in re.findall(r"\{(\d+)\}: \((\d+),", listed)}
+    text = op.attribute(r"output_to_operand_aliasing=\{(.*?)\}, ") or ""
+    return {int(a): int(b) for a, b in re.findall(r"\{(\d+)\}: \((\d+),", text)}
 
 
-def _written(program: Program, inside: Computation, root: Instruction, shape: Shape) -> int:
+def _bytes_written(program: Program, inside: Computation, root: Instruction, shape: Shape) -> int:
     while root.opcode in _VIEWS:
         root = inside.instructions[root.operands[0]]
     if root.opcode == "fusion" and len(root.shapes) == 1:
         nested = program.computations[root.calls or ""]
-        return _written(program, nested, nested.root, shape)
+        return _bytes_written(program, nested, nested.root, shape)
     if root.opcode == "dynamic-update-slice":
         return inside.instructions[root.operands[1]].shapes[0].bytes
     return shape.bytes
@@ -304,12 +307,12 @@ def _written(program: Program, inside: Computation, root: Instruction, shape: Sh
 
 
 def trip_count(program: Program, where: Computation, loop: Instruction) -> int | None:
-    """How often the body of a `while` runs: as the compiler says, or from its counter, which JAX
-    raises by one up to a constant. None where that is not what the loop looks like.
+    """Return how often the body of a `while` runs, from the compiler's annotation or from its
+    counter, which JAX raises by one up to a constant. None for any other form of loop.
     """
-    known = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
-    if known:
-        return int(known)
+    annotation = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+    if annotation:
+        return int(annotation)
     condition = program.computations[loop.attribute(r"condition=%?([\w.\-]+)") or ""]
     test = condition.root
     start = where.instructions.get(loop.operands[0])
@@ -317,10 +320,10 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
         return None
 
     def value(name: str) -> int | None:
-        """Of an operand of the test before the first turn."""
-        one = condition.instructions[name]
-        if one.opcode == "get-tuple-element":
-            return _constant(where, start.operands[int(one.attribute(r"index=(\d+)") or 0)])
+        """Return the value of an operand of the test before the first iteration."""
+        op = condition.instructions[name]
+        if op.opcode == "get-tuple-element":
+            return _constant(where, start.operands[int(op.attribute(r"index=(\d+)") or 0)])
         return _constant(condition, name)
 
     left, right = (value(name) for name in test.operands)
@@ -331,68 +334,68 @@ def trip_count(program: Program, where: Computation, loop: Instruction) -> int |
 
 
 def _constant(where: Computation, name: str) -> int | None:
-    one = where.instructions.get(name)
-    while one is not None and one.opcode in _PASSED_ON:
-        one = where.instructions.get(one.operands[0])
-    if one is None or one.opcode != "constant" or not one.arguments.lstrip("-").isdigit():
+    op = where.instructions.get(name)
+    while op is not None and op.opcode in _PASSED_ON:
+        op = where.instructions.get(op.operands[0])
+    if op is None or op.opcode != "constant" or not op.arguments.lstrip("-").isdigit():
         return None
-    return int(one.arguments)
+    return int(op.arguments)
 
 
-def _branches(one: Instruction) -> list[str]:
-    listed = one.attribute(r"branch_computations=\{([^}]*)\}")
-    if listed:
-        return [name.strip().lstrip("%") for name in listed.split(",")]
-    return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", one.attributes)
+def _branches(op: Instruction) -> list[str]:
+    text = op.attribute(r"branch_computations=\{([^}]*)\}")
+    if text:
+        return [name.strip().lstrip("%") for name in text.split(",")]
+    return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", op.attributes)
 
 
 # Collectives
 
 
-def _traffic(where: Computation, one: Instruction) -> Traffic | None:
-    kind = one.opcode.removesuffix("-start")
-    if kind == "send" and (said := one.attribute(r'_xla_megascale_transfer_type="(\w+)"')):
-        size = _operand(where, one, 0).bytes  # between slices, over the data centre's network
-        return Traffic(said.lower().replace("_", "-"), (), 1, size)
+def _traffic(where: Computation, op: Instruction) -> Traffic | None:
+    kind = op.opcode.removesuffix("-start")
+    if kind == "send" and (estimates := op.attribute(r'_xla_megascale_transfer_type="(\w+)"')):
+        size = _operand(where, op, 0).bytes  # between slices, over the data centre's network
+        return Traffic(estimates.lower().replace("_", "-"), (), 1, size)
     if kind not in KINDS:
         return None
-    # One that runs beside other work stands in several fusions: in the one that starts it, too.
+    # A collective that runs beside other work is in several fusions; the one that starts it counts.
     started = '"async_collective_fusion_config":{"flag_start":"-1"'
-    if "async_collective_fusion_config" in one.attributes and started not in one.attributes:
+    if "async_collective_fusion_config" in op.attributes and started not in op.attributes:
         return None
-    sent = sum(_operand(where, one, i).bytes for i in range(len(one.operands)))
-    whole = sum(s.bytes for s in one.shapes if s.dims)
-    if one.opcode in ("all-gather-start", "collective-permute-start"):
+    sent = sum(_operand(where, op, i).bytes for i in range(len(op.operands)))
+    whole = sum(s.bytes for s in op.shapes if s.dims)
+    if op.opcode in ("all-gather-start", "collective-permute-start"):
         whole -= sent
-    if where.name.startswith("all-reduce-scatter"):  # a reduction of which each keeps its part
+    if where.name.startswith("all-reduce-scatter"):  # each device keeps its part of the sum
         kind = "reduce-scatter"
-    return Traffic(kind, device_groups(one.attributes), 1, max(sent, whole))
+    return Traffic(kind, device_groups(op.attributes), 1, max(sent, whole))
 
 
 def device_groups(attributes: str) -> Groups:
-    """The groups of devices of a collective, as positions in the mesh.
+    """Parse the groups of devices of a collective, as positions in the mesh.
 
     Raises:
-      ValueError: a notation that is not known here.
+      ValueError: unknown notation.
     """
 
     def search(pattern: str) -> re.Match[str] | None:
         return re.search(pattern, attributes)
 
-    if found := search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}"):
-        groups = re.findall(r"\{([\d,]+)\}", found[1])
+    if match := search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}"):
+        groups = re.findall(r"\{([\d,]+)\}", match[1])
         return tuple(tuple(int(n) for n in group.split(",")) for group in groups)
-    if found := search(r"replica_groups=\[([\d,]+)\]<=(\S+?)(?:, |$)"):
-        return _rows(_ids(found[2]).reshape([int(n) for n in found[1].split(",")]))
+    if match := search(r"replica_groups=\[([\d,]+)\]<=(\S+?)(?:, |$)"):
+        return _rows(_ids(match[2]).reshape([int(n) for n in match[1].split(",")]))
     order = r"(?:, device_ids=\((\S+)\))?"
-    if found := search(rf"replica_groups=mesh\[([^\]]*)\]{order} \{{([^}}]*)\}}"):
-        return _named_groups(*found.groups(""))
-    raise ValueError(f"groups of devices in an unknown notation: {attributes[:200]}")
+    if match := search(rf"replica_groups=mesh\[([^\]]*)\]{order} \{{([^}}]*)\}}"):
+        return _named_groups(*match.groups(""))
+    raise ValueError(f"device groups: unknown notation: {attributes[:200]}")
 
 
 def _named_groups(mesh: str, order: str, axes: str) -> Groups:
-    """`'a'=4,'b'=8`, the devices in order if it is not 0, 1, ..., and `'b'`, or `'b':(2)4`: the
-    part of an axis that comes after 2 others.
+    """Parse `'a'=4,'b'=8`, the order of the devices if it is not 0, 1, ..., and `'b'`, or
+    `'b':(2)4`: the part of size 4 of an axis that comes after a part of size 2.
     """
     sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", mesh)}
     parts: list[tuple[int, bool]] = []  # (size, whether it is among the axes), in the mesh's order
@@ -412,7 +415,7 @@ def _named_groups(mesh: str, order: str, axes: str) -> Groups:
 
 
 def _ids(text: str) -> np.ndarray:
-    """`[2,4]T(1,0)`: 0 to 7 as (2, 4), transposed; or the devices one by one."""
+    """Parse `[2,4]T(1,0)`, which is 0 to 7 as (2, 4), transposed; or a list of device numbers."""
     if not text.startswith("["):
         return np.array([int(n) for n in text.split(",")])
     shape, _, axes = text[1:].rstrip(")").partition("]T(")
@@ -425,5 +428,5 @@ def _rows(ids: np.ndarray) -> Groups:
     return tuple(tuple(int(n) for n in row) for row in ids)
 
 
-def _operand(where: Computation, one: Instruction, number: int) -> Shape:
-    return where.instructions[one.operands[number]].shapes[0]
+def _operand(where: Computation, op: Instruction, number: int) -> Shape:
+    return where.instructions[op.operands[number]].shapes[0]

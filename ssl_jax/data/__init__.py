@@ -1,1 +1,1 @@
-"""Where examples come from, and how they become batches: sources, decoding, order, pipeline."""
+"""The input pipeline: sources of examples, decoding, order, batches."""

@@ -1,4 +1,4 @@
-"""Host batches by step number: indices, pixels, crops."""
+"""Assembly of host batches by step number: indices, pixels, crops."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +21,19 @@ class Steps:
     """Random access to this host's batches: `steps[step]` is a pure function of the step.
 
     The random crops of an example are drawn from (seed, epoch, index, view group, view). Images in
-    memory that are not cropped (area (1, 1)) are resized once, and batches sliced from the result.
-    With `boxes_only` a batch holds no views but `boxes`, one (b, count, 4) int32 for each view that
-    is cropped: all that a device needs to cut them out of `sets`.
+    memory that are not cropped (area (1, 1)) are resized once, and batches are sliced from the
+    result. With `boxes_only` a batch holds `boxes` in place of views, one (b, count, 4) int32 per
+    cropped view, from which a device crops the views out of `sets`.
 
     Args:
-      reader: gives the pixels of an example.
-      inputs: what a batch holds.
-      order: which examples a step sees.
-      rows: which rows of each global batch to make; by default all.
-      threads: examples of a batch are read side by side in so many; 0 is one a core.
-      boxes_only: for in-memory sets that lie on the devices.
-      streams: what makes the sub-batch of each of `inputs.streams`.
-      tokenizer: of the captions.
+      reader: reads the pixels of an example.
+      inputs: content of a batch.
+      order: the examples of each step.
+      rows: rows of each global batch to make; by default all.
+      threads: threads that read the examples of a batch; 0 is one per core.
+      boxes_only: for data sets in device memory.
+      streams: name -> maker of the sub-batch, for each of `inputs.streams`.
+      tokenizer: tokenizer of captions.
 
     Raises:
       UserError: inputs that the source does not have.
@@ -58,7 +58,7 @@ class Steps:
         self._reader, self._inputs, self._order = reader, inputs, order
         self._rows = rows
         self._pool = Pool(threads)
-        labels = reader.source.labels if inputs.label else None  # may cost a pass over the data
+        labels = reader.source.labels if inputs.label else None  # may take a pass over the data
         self._labels = np.full(len(reader.source), -1, np.int32) if labels is None else labels
         self._resized = _resize_all(reader, inputs.views)
         self._boxes_only, self._streams = boxes_only, streams or {}
@@ -91,13 +91,13 @@ class Steps:
 
     @property
     def bad(self) -> int:
-        """Number of broken images that were met, and replaced, so far."""
+        """Number of corrupt images that were replaced so far."""
         return len(self._reader.bad) + sum(steps.bad for steps in self._streams.values())
 
     def sets(self) -> tuple[np.ndarray, ...]:
-        """Of a set in memory: for each view the (N, H, W, C) images that it is taken from.
+        """Return for each view the (N, H, W, C) images, in memory, from which it is cropped.
 
-        Resized ones for a view of whole images, else the images as they are.
+        They are resized for a view of whole images, otherwise unchanged.
         """
         assert self._reader.source.arrays is not None
         arrays = to_channels(self._reader.source.arrays, self._reader.channels)
@@ -105,7 +105,7 @@ class Steps:
         return tuple(self._resized[_kind(v)] if v.whole else arrays for v in views)
 
     def _draws(self, index: np.ndarray, epoch: int, g: int) -> np.ndarray:
-        """(b, count, TRIES, 4): the draws of view group `g`."""
+        """Draw the random numbers of view group `g`: (b, count, TRIES, 4)."""
         places = (index[:, None], g, np.arange(self._inputs.views[g].count))
         return uniform(self._order.seed, epoch, *places, shape=(TRIES, 4))
 
@@ -116,12 +116,12 @@ class Steps:
         for g, view in enumerate(self._inputs.views):
             if not view.whole:
                 draws = self._draws(index, epoch, g)
-                each = [draw_box(height, width, d, view) for d in draws.reshape(-1, TRIES, 4)]
-                boxes.append(np.array(each, np.int32).reshape(*draws.shape[:2], 4))
+                rows = [draw_box(height, width, d, view) for d in draws.reshape(-1, TRIES, 4)]
+                boxes.append(np.array(rows, np.int32).reshape(*draws.shape[:2], 4))
         return tuple(boxes)
 
     def _views(self, index: np.ndarray, epoch: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """The views, and the indices that their pixels are of (`index`, but for broken images)."""
+        """Return the views and the indices of their pixels: `index`, except for corrupt images."""
         views, cropped, pixels_of = [], [], index.copy()
         for g, view in enumerate(self._inputs.views):
             if view.whole and _kind(view) in self._resized:
@@ -145,21 +145,21 @@ class Steps:
 
 
 class Pool:
-    """Calls a function on 0..n-1 in `threads` (0: one a core); one is the caller's own."""
+    """Pool of `threads` threads (0: one per core) that calls a function on 0..n-1."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads or _cores()
         self._pool = ThreadPoolExecutor(self._threads, "decode") if self._threads > 1 else None
 
     def run(self, fn: Callable[[int], None], n: int) -> None:
-        chunk = max(1, n // (4 * self._threads))  # small enough that all threads end together
+        chunk = max(1, n // (4 * self._threads))  # small, so that all threads end together
 
         def piece(first: int) -> None:
             for i in range(first, min(n, first + chunk)):
                 fn(i)
 
-        each = map if self._pool is None else self._pool.map
-        for _ in each(piece, range(0, n, chunk)):  # waits, and raises what a thread raised
+        run_all = map if self._pool is None else self._pool.map
+        for _ in run_all(piece, range(0, n, chunk)):  # waits, and raises the error of a thread
             pass
 
 
@@ -170,25 +170,23 @@ def _cores() -> int:
 
 
 class _Boxes:
-    """The crops of one image: for each view its (count, TRIES, 4) draws, whatever the image's size.
+    """The crops of one image: for each view its (count, TRIES, 4) draws, independent of the size.
 
-    A JPEG file that is decoded to half its size gets the boxes that the same draws make there: the
-    same at half their size, but for rounding (and for the rare try that fits one size only).
+    A JPEG file that is decoded at half its size gets the boxes that the same draws give there: the
+    same boxes at half their size, up to rounding (and rare tries that fit only one size).
     """
 
     def __init__(self, views: Sequence[tuple[View, np.ndarray]]) -> None:
         self._views = views
 
     def on(self, height: int, width: int) -> list[list[Box]]:
-        """The boxes of each view, on an image of this size."""
-        return [
-            [draw_box(height, width, draws, view) for draws in each] for view, each in self._views
-        ]
+        """Return the boxes of each view on an image of this size."""
+        return [[draw_box(height, width, d, view) for d in draws] for view, draws in self._views]
 
     def room(self, height: int, width: int) -> float:
-        """How many times smaller the image may be before a crop is smaller than its view."""
+        """Return how many times smaller the image may be before a crop is smaller than its view."""
         largest = max(view.size for view, _ in self._views)
-        if min(height, width) < 2 * largest:  # less than two, the least that is of use
+        if min(height, width) < 2 * largest:  # below 2, the smallest useful factor
             return 1
         return min(
             min(box[2:]) / view.size
@@ -198,13 +196,13 @@ class _Boxes:
 
 
 def draw_box(height: int, width: int, draws: np.ndarray, view: View) -> Box:
-    """The box of one crop of `view`; `draws` (TRIES, 4)."""
+    """Return the box of one crop of `view` from `draws` (TRIES, 4)."""
     if view.whole:
         return 0, 0, height, width
     return random_box(height, width, draws, view.area, kind=view.crop)
 
 
-Kind = tuple[int, Literal["bilinear", "bicubic"]]  # of whole images: size, interpolation
+Kind = tuple[int, Literal["bilinear", "bicubic"]]  # size and interpolation of whole images
 
 
 def _kind(view: View) -> Kind:
@@ -212,7 +210,7 @@ def _kind(view: View) -> Kind:
 
 
 def _resize_all(reader: Reader, views: tuple[View, ...]) -> dict[Kind, np.ndarray]:
-    """The whole in-memory set at each size that views show whole images in."""
+    """Resize the in-memory set to each size of views of whole images."""
     arrays = reader.source.arrays
     kinds = {_kind(view) for view in views if view.whole}
     if arrays is None or not kinds:

@@ -1,7 +1,8 @@
-"""What was learnt of a data set by a long look, kept for the next run: lists, offsets, labels.
+"""Cache of results of slow passes over data sets: file lists, offsets, labels.
 
-Files lie in `$SSL_JAX_CACHE`, else in `ssl_jax` of the user's cache folder. Who reads an entry
-checks that it still fits the data. A cache that cannot be written or read costs time, never a run.
+Files lie in `$SSL_JAX_CACHE`, or else in `ssl_jax` in the user's cache folder. Readers check that
+an entry still matches the data. A cache that cannot be written or read costs time, but no run
+fails.
 """
 
 import contextlib
@@ -16,14 +17,14 @@ import numpy as np
 
 
 def folder() -> Path:
-    """Where entries are kept.
+    """Return the folder of the cache.
 
     Raises:
-      OSError: nowhere, as of a container's user without a name and without HOME.
+      OSError: there is none, as for a container's user without a name and without HOME.
     """
     try:
         return _folder()
-    except RuntimeError as e:  # of `expanduser`
+    except RuntimeError as e:  # raised by `expanduser`
         raise OSError(str(e)) from None
 
 
@@ -34,7 +35,7 @@ def _folder() -> Path:
 
 
 def load(kind: str, key: str) -> dict[str, np.ndarray] | None:
-    """The arrays saved under (`kind`, `key`); None where there are none that can be read."""
+    """Load the arrays saved under (`kind`, `key`); None if there are none, or not readable."""
     try:
         with np.load(_file(kind, key), allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
@@ -43,7 +44,7 @@ def load(kind: str, key: str) -> dict[str, np.ndarray] | None:
 
 
 def save(kind: str, key: str, **arrays: np.ndarray) -> None:
-    """Keep `arrays`, in the place of what was there; a reader sees the old or the new, whole."""
+    """Save `arrays`, replacing an older entry atomically: readers see either version whole."""
     with contextlib.suppress(OSError):
         file = _file(kind, key)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,12 +58,12 @@ def save(kind: str, key: str, **arrays: np.ndarray) -> None:
 
 
 def pack(strings: Sequence[str]) -> np.ndarray:
-    """Strings without a zero character as one uint8 array, thousands of times faster to load."""
+    """Pack strings without zero characters in a uint8 array; it loads thousands of times faster."""
     return np.frombuffer("\0".join(strings).encode("utf-8", "surrogateescape"), np.uint8)
 
 
 def unpack(packed: np.ndarray) -> list[str]:
-    """The strings that `pack` was given; of none or of one empty string, none."""
+    """Invert `pack`; no strings and one empty string both give an empty list."""
     text = packed.tobytes().decode("utf-8", "surrogateescape")
     return text.split("\0") if text else []
 

@@ -1,4 +1,4 @@
-"""Frames of clips: consecutive ones, all cropped alike."""
+"""Consecutive frames of clips, with one crop for all of them."""
 
 from collections.abc import Callable
 
@@ -15,12 +15,12 @@ Run = Callable[[Callable[[int], None], int], None]  # calls a function on 0..n-1
 
 
 class Clips:
-    """Reads `frames` consecutive frames from a random place in a clip.
+    """Reader of `frames` consecutive frames from a random position in a clip.
 
-    Place and crop are drawn from (seed, epoch, index); the crop is one for all frames, of the size
-    and the share of the area that the first of `inputs.views` has. A clip that is too short holds
-    its last frame. One with a broken frame in the place is replaced by another clip, drawn from
-    (seed, index, attempt).
+    Position and crop are drawn from (seed, epoch, index); all frames have the same crop, with the
+    size and area range of the first of `inputs.views`. A clip that is too short repeats its last
+    frame. A clip with a corrupt frame at the position is replaced by another one, drawn from (seed,
+    index, attempt).
 
     Raises:
       UserError: a source of images, or no view.
@@ -32,7 +32,7 @@ class Clips:
                 f"{source.name} has no frames, which this method needs; use frames:/path"
             )
         if not inputs.views:
-            raise UserError("inputs: frames take their size from the first view, and there is none")
+            raise UserError("inputs: expected at least one view, whose size frames take; got none")
         self._view, self._count, self._group = inputs.views[0], inputs.frames, len(inputs.views)
         self._lengths = source.lengths.astype(np.int64)
         self._first = np.cumsum(self._lengths) - self._lengths
@@ -40,7 +40,7 @@ class Clips:
         self._reader = Reader(_Frames(source, self._first), channels, seed)
 
     def batch(self, index: np.ndarray, epoch: int, run: Run) -> np.ndarray:
-        """(b, frames, size, size, C) uint8 of the clips `index` (b,)."""
+        """Read frames of the clips `index` (b,): (b, frames, size, size, C) uint8."""
         size = self._view.size
         shape = (len(index), self._count, size, size, self._reader.channels)
         out = np.empty(shape, np.uint8)
@@ -52,7 +52,7 @@ class Clips:
         return out
 
     def read(self, index: int, epoch: int) -> np.ndarray:
-        """(frames, size, size, C) uint8 of the clip `index`."""
+        """Read frames of the clip `index`: (frames, size, size, C) uint8."""
         place = uniform(self._seed, epoch, index, self._group, 1, shape=(1,))[0]
         draws = uniform(self._seed, epoch, index, self._group, 0, shape=(TRIES, 4))
         attempt, chosen = 0, index
@@ -67,7 +67,7 @@ class Clips:
         return np.stack([crop_resize(i, box, view.size, view.interpolation) for i in images])
 
     def _frames(self, index: int, place: float) -> list[np.ndarray] | None:
-        """The frames from `place` in [0, 1) on; None if one is broken or of another size."""
+        """Read the frames from `place` in [0, 1) on; None if one is corrupt or has another size."""
         length = int(self._lengths[index])
         start = int(place * max(1, length - self._count + 1))
         images: list[np.ndarray] = []
@@ -80,7 +80,7 @@ class Clips:
 
 
 class _Frames(Source):
-    """Every frame of every clip of `clips` as an image of its own."""
+    """Source of every frame of every clip of `clips` as a separate image."""
 
     def __init__(self, clips: Source, first: np.ndarray) -> None:
         assert clips.lengths is not None

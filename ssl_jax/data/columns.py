@@ -1,4 +1,4 @@
-"""Columns of a table: which holds images, labels, captions and names."""
+"""Columns of a table that hold images, labels, captions and names."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,11 +11,11 @@ IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "cls")
 CAPTION_COLUMNS = ("captions", "caption", "text", "txt")
 NAME_COLUMNS = ("file_name", "filename", "path")
-COLUMNS = ("image", "label", "caption", "name")  # what can be named
+COLUMNS = ("image", "label", "caption", "name")  # columns that the user can name
 
 
 def features_of(schema: pa.Schema) -> dict:
-    """The columns' types as the Hugging Face `datasets` package notes them, {} without."""
+    """Return the columns' types in the metadata of Hugging Face's `datasets`, {} without."""
     try:
         info = from_json((schema.metadata or {}).get(b"huggingface", b"{}"))
         return dict(info["info"]["features"])
@@ -24,6 +24,11 @@ def features_of(schema: pa.Schema) -> dict:
 
 
 def image_column(name: str, schema: pa.Schema, features: dict, named: str | None) -> str:
+    """Return the column of images.
+
+    Raises:
+      UserError: no column holds images, or the named one does not.
+    """
     if named is not None and named not in schema.names:
         raise UserError(f"{name}: no column {named!r}; {suggest(named, schema.names)}")
     noted = [k for k, f in features.items() if isinstance(f, dict) and f.get("_type") == "Image"]
@@ -31,13 +36,13 @@ def image_column(name: str, schema: pa.Schema, features: dict, named: str | None
     if not candidates:
         raise UserError(
             f"{name}: no column {' or '.join(IMAGE_COLUMNS)}; it has {', '.join(schema.names)}; "
-            "name one, '#image=COLUMN' after the path"
+            "name one with '#image=COLUMN' after the path"
         )
     column = candidates[0]
     kind = whole = schema.field(column).type
     if is_list(kind):
         raise UserError(
-            f"{name}: column {column} is {kind}, several images a row; write a row for each"
+            f"{name}: column {column} is {kind}, several images per row; write one row per image"
         )
     if is_struct(kind):
         kinds = [kind.field(f).type for f in ("bytes", "path") if kind.get_field_index(f) >= 0]
@@ -50,7 +55,7 @@ def image_column(name: str, schema: pa.Schema, features: dict, named: str | None
 
 
 class Columns:
-    """Finds a column by what it holds: the one that the user names, or the first of the usual."""
+    """Lookup of columns by content: the column that the user names, or the first usual one."""
 
     def __init__(self, name: str, schema: pa.Schema, named: Mapping[str, str]) -> None:
         self._name, self._schema, self._named = name, schema, named
@@ -63,10 +68,11 @@ class Columns:
         expected: str,
         strict: bool = False,
     ) -> str | None:
-        """The column; None for none.
+        """Return the name of a column, or None.
 
         Raises:
-          UserError: one that the user names, or with `strict` the first of the usual, does not fit.
+          UserError: the column that the user names, or with `strict` the first usual one, has the
+            wrong type.
         """
         names, named = self._schema.names, self._named.get(what)
         if named == "":
@@ -79,7 +85,8 @@ class Columns:
         if column is None and there and (named or strict):
             raise UserError(
                 f"{self._name}: column {there[0]} is {self._schema.field(there[0]).type}; expected "
-                f"{expected}; name another, '#{what}=COLUMN' after the path, or none, '#{what}='"
+                f"{expected}; name another with '#{what}=COLUMN' after the path, or none with "
+                f"'#{what}='"
             )
         return column
 

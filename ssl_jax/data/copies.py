@@ -1,4 +1,4 @@
-"""Which rows of a data set show the same example, and parts of it that keep copies together."""
+"""Detection of rows that show the same example, and splits that keep such copies together."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -8,16 +8,16 @@ import numpy as np
 from ssl_jax.data.decode import DecodeError
 from ssl_jax.data.sources.base import Source
 
-READ = 4096  # encoded images whose bytes are compared; of more, the files or rows they come from
-SHARE = 5  # one of so many examples is held out
+READ = 4096  # compare the bytes of up to this many encoded images, else their files or rows
+SHARE = 5  # one of this many examples is held out
 THREADS = 16
 
 
 def identities(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
-    """Digests (N,) uint64 of what `rows` show, by default all: equal for copies of one image.
+    """Return digests (N,) uint64 of the images at `rows`, by default all: equal for copies.
 
-    Images in memory and up to `READ` encoded ones go by their content. Of larger sets, rows are
-    copies where they are read from the same file, or from the same row of the same set.
+    Images in memory and up to `READ` encoded ones are compared by content. In larger sets rows are
+    copies if they are read from the same file, or from the same row of the same set.
     """
     rows = np.arange(len(source)) if rows is None else rows
     places = [source.origin(int(row)) for row in rows]
@@ -28,10 +28,10 @@ def identities(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
         content = b""
         if origin.arrays is not None or few:
             try:
-                found = origin.read(row)
-                content = found if isinstance(found, bytes) else _bytes(found)
+                image = origin.read(row)
+                content = image if isinstance(image, bytes) else _bytes(image)
             except (OSError, DecodeError):
-                pass  # a broken image is a copy of none
+                pass  # a corrupt image has no copies
         whole = content or origin.describe(row).encode(errors="surrogateescape")
         return _digest(whole)
 
@@ -42,43 +42,46 @@ def identities(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
 
 
 def examples(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """`grouped` of all rows of a set."""
+    """Apply `grouped` to all rows of a set."""
     return grouped(identities(source))
 
 
-def grouped(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(first row of each example (E,), in order; example (N,) of each row) of identities (N,).
-    Where all rows show the same, each is an example of its own.
+def grouped(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Group rows of equal digests (N,) into examples.
+
+    Returns:
+      The first row of each example (E,), in order, and the example of each row (N,). If all rows
+      are equal, each is an example of its own.
     """
-    _, first, example = np.unique(shown, return_index=True, return_inverse=True)
+    _, first, example = np.unique(digests, return_index=True, return_inverse=True)
     if len(first) < 2:
-        return np.arange(len(shown)), np.arange(len(shown))
+        return np.arange(len(digests)), np.arange(len(digests))
     order = np.argsort(first)
     return first[order], np.argsort(order)[example]
 
 
 def apart(features: np.ndarray, labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which rows (N,) bool are a random share of the examples, even over the labels (N,); rows of
-    equal features (N, ...) are copies of one example.
+    """Choose a random share of the examples, even over the labels (N,): (N,) bool. Rows of equal
+    features (N, ...) are copies of one example.
     """
     first, example = grouped(np.array([_digest(row.tobytes()) for row in features], np.uint64))
     order, count = even_order(labels[first], seed), round(share * len(first))
     chosen = np.zeros(len(first), bool)
-    # From the middle of equal stretches: neither the first nor the last class gives more.
+    # From the middle of equal intervals: neither the first nor the last class gives more.
     chosen[order[((np.arange(count) + 0.5) * len(order) / max(count, 1)).astype(np.int64)]] = True
     return chosen[example]
 
 
 def held_out(source: Source, seed: int = 0) -> np.ndarray:
-    """Which rows (N,) bool are held out where there is no evaluation set: one example of `SHARE`,
-    drawn at random, evenly over the labels; copies of one example are all on the same side.
+    """Choose rows to hold out if there is no evaluation set: (N,) bool, one of `SHARE` examples,
+    drawn at random, even over the labels; all copies of an example are on the same side.
 
-    A class with a single example stays in training, unless most examples are such.
+    A class with a single example stays in training, unless most examples are of such classes.
     """
     first, example = examples(source)
     labels = np.zeros(len(first), np.int64) if source.labels is None else source.labels[first]
-    known, of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    single = (sizes[of] == 1) & (labels >= 0) & (len(known) > 1)
+    classes, of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    single = (sizes[of] == 1) & (labels >= 0) & (len(classes) > 1)
     if 2 * single.sum() > len(labels):
         labels, single = np.where(single, -2, labels), np.zeros_like(single)
     order = even_order(labels, seed)
@@ -92,13 +95,13 @@ def held_out(source: Source, seed: int = 0) -> np.ndarray:
 
 
 def even_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """All rows (N,), label by label, at random within each: every n-th is even over the labels."""
-    drawn = np.random.default_rng(seed).permutation(len(labels))
-    return drawn[np.argsort(labels[drawn], kind="stable")]
+    """Order all rows (N,) by label, randomly within each: every n-th is even over the labels."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    return shuffled[np.argsort(labels[shuffled], kind="stable")]
 
 
 def sample(labels: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
-    """At most `limit` of the rows (N,), in their order: drawn at random, evenly over the labels."""
+    """Draw at most `limit` of the rows (N,) at random, even over the labels; keep their order."""
     if len(labels) <= limit:
         return np.arange(len(labels))
     order = even_order(labels, seed)
@@ -110,5 +113,5 @@ def _digest(content: bytes) -> int:
 
 
 def _bytes(image: np.ndarray) -> bytes:
-    """Pixels and shape."""
+    """Return the pixels and shape as bytes."""
     return repr((image.shape, image.dtype.str)).encode() + np.ascontiguousarray(image).tobytes()

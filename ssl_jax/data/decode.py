@@ -1,4 +1,4 @@
-"""Encoded images to pixels, and pixels to crops of one size; uint8 throughout."""
+"""Decoding of images to pixels, and crops of one size; uint8 throughout."""
 
 import contextlib
 import io
@@ -16,61 +16,59 @@ from PIL import Image
 from ssl_jax.data import tiff
 from ssl_jax.data.jpeg import in_one_scan, is_turned, scans
 from ssl_jax.data.levels import Range, to_uint8
-from ssl_jax.data.pillow import ORIENTATION, converted, on_white, orientation, slabs, upright
+from ssl_jax.data.pillow import ORIENTATION, convert, on_white, orientation, slabs, upright
 
 cv2.setNumThreads(1)  # the pipeline's threads are the parallelism
 
-MAX_PIXELS = (
-    2 * 89_478_485
-)  # Pillow's own limit; the same for JPEG files, which do not go through it
-MAX_BYTES = 1 << 30  # of an image file
-MAX_MEMORY = 900_000_000  # bytes that a decode takes, pixels included, as the header tells
-MAX_SCANS = 100  # of a JPEG: each is a pass over all pixels, for as little as 30 bytes
-# Of Pillow's formats those that need no interpreter: an EPS file would be run by Ghostscript.
+MAX_PIXELS = 2 * 89_478_485  # Pillow's limit; also for JPEG files, which do not go through Pillow
+MAX_BYTES = 1 << 30  # size of an image file
+MAX_MEMORY = 900_000_000  # bytes per decode, pixels included, computed from the header
+MAX_SCANS = 100  # scans of a JPEG: each is a pass over all pixels, for as little as 30 bytes
+# Pillow's formats that need no interpreter: Ghostscript would run the code of an EPS file.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 TRIES = 10
-_NUMPY = b"\x93NUMPY"  # arrays, as `prepare` writes what no picture file holds
-_LARGE = 1 << 27  # bytes; decodes that take more go one after another
+_NUMPY = b"\x93NUMPY"  # arrays that `prepare` writes if no picture format fits
+_LARGE = 1 << 27  # bytes; decodes that take more run one at a time
 _one_at_a_time = threading.Lock()
 _logged: set[tuple[str, str]] = set()
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
-# Bytes a pixel that Pillow holds, by its mode, and beside them its decoder, by the format: measured
-# in tests/data/decode_test.py.
+# Bytes per pixel that Pillow holds, by mode, and that its decoder holds in addition, by format;
+# measured in tests/data/decode_test.py.
 _HELD = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 _BESIDE = {"WEBP": 14, "AVIF": 14, "JPEG2000": 18, "TIFF": 4}
 
-EVAL_SHARE = 0.875  # of an evaluation image's shorter side
+EVAL_SHARE = 0.875  # share of an evaluation image's shorter side
 Box = tuple[int, int, int, int]  # top, left, height, width
 Room = Callable[[int, int], float]
 
 
 class DecodeError(ValueError):
-    """The bytes are no image that can be read."""
+    """The bytes are not a readable image."""
 
 
 def decode(
     data: bytes, channels: int = 3, room: Room | None = None, value_range: Range = ()
 ) -> np.ndarray:
-    """Decode an image file to (H, W, channels) uint8, upright as its EXIF tag says.
+    """Decode an image file to (H, W, channels) uint8, upright according to its EXIF tag.
 
     JPEG goes through simplejpeg (twice Pillow's speed), TIFF files of several bands or wide pixels
-    through `data.tiff`, everything else through Pillow. Transparent parts become white, CMYK and
-    palettes become RGB. The fourth band of a TIFF is a band. Bands beyond `channels`, further pages
-    and the frames of an animation after the first are left out, which is logged once.
+    through `data.tiff`, everything else through Pillow. Transparent parts become white; CMYK and
+    palettes become RGB. The fourth band of a TIFF is an ordinary band. Bands beyond `channels`,
+    further pages and the frames of an animation after the first are left out, which is logged once.
 
     Args:
-      channels: 1 or 3: grey or RGB, of the first three bands or the only one. Any other number is
-        that of the first bands; where a TIFF has fewer, those of further pages of one size follow.
-      room: for training: how many times smaller, given (height, width), the image may be. A JPEG
-        or JPEG 2000 file is then decoded to 1/2, 1/4 or 1/8 of its size where that still is enough,
-        and JPEG in any case by libjpeg-turbo's fast transform and colour upsampling: off by 0.8
-        grey levels in the mean, a tenth of the time saved. Without, a decode is exact and of full
-        size.
-      value_range: what becomes 0 to 255, of pixels that are not 8-bit; by default the range of the
-        values of this image alone. See `levels.to_uint8`.
+      channels: 1 or 3 for grey or RGB, from the first three bands or the only one. Any other number
+        takes the first bands; if a TIFF has fewer, those of further pages of the same size follow.
+      room: for training: how many times smaller the image may be, as a function of (height, width).
+        A JPEG or JPEG 2000 file is then decoded to 1/2, 1/4 or 1/8 of its size if that is enough,
+        and JPEG always by libjpeg-turbo's fast transform and colour upsampling, which are off by
+        0.8 grey levels on average and save a tenth of the time. Without it, decoding is exact and
+        at full size.
+      value_range: values that become 0 to 255, for pixels that are not 8-bit; by default the range
+        of this image alone. See `levels.to_uint8`.
 
     Raises:
-      DecodeError: no image, a broken one, one without so many bands, or one beyond `MAX_PIXELS`,
+      DecodeError: not an image, a corrupt one, one with too few bands, or one beyond `MAX_PIXELS`,
         `MAX_BYTES`, `MAX_SCANS` or `MAX_MEMORY`.
     """
     pixels = native(data, channels, room)
@@ -78,10 +76,10 @@ def decode(
 
 
 def native(data: bytes, channels: int = 0, room: Room | None = None) -> np.ndarray:
-    """(H, W, bands) in the file's own numbers, for `decode`, whose arguments these are.
+    """Decode to (H, W, bands) in the file's own number type; arguments as for `decode`.
 
-    RGB or grey of pictures that are no more than that; else all bands of the file (0), or at least
-    as many as `channels`, where it has them.
+    Plain pictures give RGB or grey; other files give all bands (`channels` 0), or at least as many
+    as `channels` if the file has them.
 
     Raises:
       DecodeError: as `decode`.
@@ -98,7 +96,7 @@ def native(data: bytes, channels: int = 0, room: Room | None = None) -> np.ndarr
             image = _decode_tiff(data, channels)
             if image is not None:
                 return image
-    with opened(data) as file:
+    with open_image(data) as file:
         depth = _depth(file, data)
         if depth > 8 and file.mode in ("RGB", "RGBA", "LA"):
             return _decode_wide(file, data, channels)
@@ -107,11 +105,11 @@ def native(data: bytes, channels: int = 0, room: Room | None = None) -> np.ndarr
 
 
 @contextlib.contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
-    """An image file in Pillow, of one of `FORMATS`.
+def open_image(data: bytes) -> Iterator[Image.Image]:
+    """Open an image file of one of `FORMATS` in Pillow.
 
     Raises:
-      DecodeError: as `decode`, or anything else that is raised while it is open.
+      DecodeError: as `decode`, and for any other error that is raised while the file is open.
     """
     _check(data)
     with _readable(data), Image.open(io.BytesIO(data), formats=FORMATS) as file:
@@ -122,24 +120,24 @@ def opened(data: bytes) -> Iterator[Image.Image]:
 
 @contextlib.contextmanager
 def _readable(data: bytes) -> Iterator[None]:
-    """Raises `DecodeError` for whatever is raised inside."""
+    """Turn every error that is raised inside into a `DecodeError`."""
     try:
         yield
     except DecodeError:
         raise
     except Image.UnidentifiedImageError:
-        known = "damaged, or of a format other than " + ", ".join(FORMATS)
-        raise DecodeError(known if data else "the file is empty") from None
-    except Exception as e:  # plugins raise nearly any type on broken bytes
+        reason = "corrupt, or of a format other than " + ", ".join(FORMATS)
+        raise DecodeError(reason if data else "the file is empty") from None
+    except Exception as e:  # plugins raise nearly any type on corrupt bytes
         raise DecodeError(f"{type(e).__name__}: {e}" if data else "the file is empty") from None
 
 
 @contextlib.contextmanager
 def _bounded(height: int, width: int, need: float) -> Iterator[None]:
-    """To decode in, where that takes `need` bytes: large images one after another.
+    """Bound the memory of a decode that takes `need` bytes; large images are decoded one at a time.
 
     Raises:
-      DecodeError: it is more than `MAX_MEMORY`.
+      DecodeError: it takes more than `MAX_MEMORY`.
     """
     if need > MAX_MEMORY:
         raise DecodeError(
@@ -151,7 +149,7 @@ def _bounded(height: int, width: int, need: float) -> Iterator[None]:
 
 
 def check_size(size: int) -> None:
-    """Raises `DecodeError` for an image file of more than `MAX_BYTES`."""
+    """Raise `DecodeError` for an image file of more than `MAX_BYTES`."""
     if size > MAX_BYTES:
         raise DecodeError(f"a file of {size:,} bytes; the limit is {MAX_BYTES:,}")
 
@@ -163,7 +161,7 @@ def _check(data: bytes) -> None:
 
 
 def _decode_jpeg(data: bytes, channels: int, room: Room | None) -> np.ndarray | None:
-    """None where Pillow knows better: CMYK, a rotated picture, or data that are not quite right."""
+    """Decode a JPEG; None if Pillow must: CMYK, a rotated picture, or slightly corrupt data."""
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
         if colour == "CMYK" or height * width > MAX_PIXELS or is_turned(data):
@@ -189,26 +187,26 @@ def _decode_jpeg(data: bytes, channels: int, room: Room | None) -> np.ndarray | 
 
 
 def _power_of_two(room: float) -> int:
-    """The largest of 1, 2, 4, 8 within `room`: the scales that have vectorised transforms."""
+    """Return the largest of 1, 2, 4, 8 within `room`: the scales with vectorised transforms."""
     return next((n for n in (8, 4, 2) if n <= room), 1)
 
 
 def _array(data: bytes) -> np.ndarray:
-    """The array of a .npy file, (H, W, bands)."""
+    """Read the array of a .npy file, (H, W, bands)."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
     if read is None:
         raise DecodeError(f"an array in version {version} of NumPy's format")
-    shape, turned, dtype = read(file)
-    if len(shape) != 3 or dtype.kind not in "uif" or turned or 0 in shape:
+    shape, fortran_order, dtype = read(file)
+    if len(shape) != 3 or dtype.kind not in "uif" or fortran_order or 0 in shape:
         raise DecodeError(f"an array of {dtype}, {shape}; expected numbers (H, W, bands)")
     flat = np.frombuffer(data, dtype, math.prod(shape), file.tell())
     return flat.reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _decode_tiff(data: bytes, channels: int) -> np.ndarray | None:
-    """None where Pillow reads it: 8-bit grey, RGB, palettes, what is packed as JPEG."""
+    """Decode a TIFF; None if Pillow reads it: 8-bit grey, RGB, palettes, JPEG compression."""
     pages = tiff.pages(data, max(channels, 1) + 1)
     page = pages[0] if pages else None
     if page is None or page.dtype is None:
@@ -229,8 +227,8 @@ def _decode_tiff(data: bytes, channels: int) -> np.ndarray | None:
 
 
 def _halvings(file: Image.Image, data: bytes, room: Room | None) -> int:
-    """How often a JPEG 2000 file is halved, of as many times as it can be: for `room`, or as it
-    otherwise would take more than `MAX_MEMORY`.
+    """Return how often to halve a JPEG 2000 file, up to the file's limit: for `room`, or to stay
+    within `MAX_MEMORY`.
     """
     at = data.find(b"\xff\x52")  # coding style
     most = min(3, data[at + 9] if 0 <= at < len(data) - 9 else 0)
@@ -242,7 +240,7 @@ def _halvings(file: Image.Image, data: bytes, room: Room | None) -> int:
 
 
 def _depth(file: Image.Image, data: bytes) -> int:
-    """Bits of a sample of a PNG or JPEG 2000 file; 8 of any other."""
+    """Return the bits per sample of a PNG or JPEG 2000 file; 8 for any other."""
     if file.format == "PNG":
         return data[24]
     if file.format == "JPEG2000":
@@ -252,7 +250,7 @@ def _depth(file: Image.Image, data: bytes) -> int:
 
 
 def _decode_wide(file: Image.Image, data: bytes, channels: int) -> np.ndarray:
-    """Colours of more than 8 bits, of which Pillow keeps the highest 8."""
+    """Decode colours of more than 8 bits, of which Pillow would keep the highest 8."""
     bands = 3 if file.mode == "RGB" else 4
     beside = _BESIDE.get(str(file.format), 0)
     need = file.width * file.height * (4 * bands + beside + max(channels, 3))
@@ -267,11 +265,11 @@ def _decode_wide(file: Image.Image, data: bytes, channels: int) -> np.ndarray:
 
 
 def _from_pillow(file: Image.Image, channels: int, beside: int, halved: int) -> np.ndarray:
-    """What Pillow reads.
+    """Decode a file that Pillow reads.
 
     Args:
-      beside: bytes a pixel that a decoder holds beside the pixels.
-      halved: how often the image is halved, of those that the decoder can halve.
+      beside: bytes per pixel that the decoder holds beside the pixels.
+      halved: how often the decoder halves the image.
     """
     height, width = file.height, file.width
     wide = file.mode == "F" or file.mode.startswith("I")
@@ -290,28 +288,28 @@ def _from_pillow(file: Image.Image, channels: int, beside: int, halved: int) -> 
         if wide:
             image = np.concatenate([np.asarray(part) for part in slabs(file)])[..., None]
         else:
-            image = converted(file, mode)
-    with contextlib.suppress(Exception):  # what is broken there does no harm
+            image = convert(file, mode)
+    with contextlib.suppress(Exception):  # corrupt metadata do no harm
         if file.format in ("GIF", "WEBP", "PNG", "AVIF"):
             _left_out(getattr(file, "n_frames", 1) - 1, "frame", f"{file.format} file")
     return upright(image, orientation(file))
 
 
 def _left_out(count: int, what: str, of: str) -> None:
-    """Log, once a process, that a part of an image is left out."""
+    """Log, once per process, that a part of an image is left out."""
     if count > 0 and (what, of) not in _logged:
         _logged.add((what, of))
         more = "" if what == "frame" else "; --config.data.channels=N reads N bands"
         logging.warning(
-            "%d %s(s) of a %s are left out, as of others like it%s", count, what, of, more
+            "%d %s(s) of a %s are left out, and of similar files too%s", count, what, of, more
         )
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """(..., C) uint8 with `channels` channels: grey is repeated, RGB becomes luminance (ITU 601).
+    """Convert (..., C) uint8 to `channels` channels: repeat grey, or take the luminance (ITU 601).
 
     Raises:
-      ValueError: another pair of channel counts.
+      ValueError: any other pair of channel counts.
     """
     have = images.shape[-1]
     if have == channels:
@@ -325,11 +323,11 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def take_bands(image: np.ndarray, channels: int) -> np.ndarray:
-    """(H, W, channels) of (H, W, bands) uint8: grey or RGB of the first one or three bands, else
-    the first bands.
+    """Take (H, W, channels) of (H, W, bands) uint8: grey or RGB from the first one or three bands,
+    or else the first bands.
 
     Raises:
-      DecodeError: there are fewer.
+      DecodeError: there are fewer bands.
     """
     bands = image.shape[-1]
     if bands == channels:
@@ -340,15 +338,13 @@ def take_bands(image: np.ndarray, channels: int) -> np.ndarray:
         image = np.ascontiguousarray(image[..., :used])
         return to_channels(image, channels)
     if channels > bands:
-        raise DecodeError(f"an image of {bands} band(s), not {channels}")
+        raise DecodeError(f"expected an image of {channels} bands, got {bands}")
     _left_out(bands - channels, "band", f"image of {bands} bands")
     return np.ascontiguousarray(image[..., :channels])
 
 
 def viewable(images: np.ndarray) -> np.ndarray:
-    """(..., C) with as many channels as a picture can show: of two the first one, of more than
-    three the first three.
-    """
+    """Reduce (..., C) to displayable channels: the first of two, the first three of more."""
     bands = images.shape[-1]
     return images[..., : 3 if bands >= 3 else 1]
 
@@ -361,11 +357,11 @@ def random_box(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     kind: Literal["torchvision", "one_draw"] = "torchvision",
 ) -> Box:
-    """The box (top, left, height, width) of a random resized crop.
+    """Return the box (top, left, height, width) of a random resized crop.
 
-    Area share uniform in `area`, aspect ratio log-uniform in `ratio`. torchvision's
-    RandomResizedCrop takes the first of `TRIES` draws that fits, else the largest central crop
-    whose aspect ratio lies within `ratio`; BYOL's code takes the first draw, cut down to the image.
+    The area share is uniform in `area`, the aspect ratio log-uniform in `ratio`. torchvision's
+    RandomResizedCrop takes the first of `TRIES` draws that fits, or else the largest central crop
+    whose aspect ratio lies within `ratio`; BYOL's code clips the first draw to the image.
 
     Args:
       draws: (TRIES, 4) uniform in [0, 1): area, aspect, top and left of each try.
@@ -391,14 +387,14 @@ def crop_resize(
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The box (top, left, height, width) of an (H, W, C) image as (size, size, C).
+    """Crop a box (top, left, height, width) of an (H, W, C) image, resized to (size, size, C).
 
-    Interpolates between the nearest pixels. Where a side shrinks more than twofold, and that would
-    skip pixels, several bilinear values are averaged for each (`samples`): at up to fourfold a
-    third of the time of `cv2.INTER_AREA`. OpenCV's bicubic kernel has a = -0.75, as PyTorch's.
+    Interpolates between the nearest pixels. If a side shrinks more than twofold, which would skip
+    pixels, several bilinear values are averaged per pixel (`samples`): up to fourfold, in a third
+    of the time of `cv2.INTER_AREA`. OpenCV's bicubic kernel has a = -0.75, like PyTorch's.
 
     Args:
-      out: (size, size, C) uint8, contiguous: where the result is to be written.
+      out: (size, size, C) uint8, contiguous; receives the result.
     """
     top, left, height, width = box
     part = image[top : top + height, left : left + width]
@@ -417,9 +413,9 @@ def crop_resize(
 
 
 def averaged(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An (H, W, C) image as (height, width, C), each pixel the mean of those that it covers.
+    """Resize an (H, W, C) image to (height, width, C) by the mean of the covered pixels.
 
-    OpenCV averages images of at most four channels.
+    Works in groups of four channels, because OpenCV averages no more at once.
     """
     bands = [
         cv2.resize(image[..., at : at + 4], (width, height), interpolation=cv2.INTER_AREA)
@@ -429,10 +425,10 @@ def averaged(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def samples(height: int, width: int, size: int) -> tuple[int, int]:
-    """How many interpolated values, down and across, are averaged for each of (size, size) pixels.
+    """Return how many interpolated values, down and across, to average per output pixel.
 
-    So many that no two are further apart than two pixels; 2 x 2 rather than 2 x 1, which OpenCV
-    averages in half the time.
+    Enough that no two are more than two pixels apart; 2 x 2 rather than 2 x 1, because OpenCV
+    averages it in half the time.
     """
     down, across = (max(1, -(-side // (2 * size))) for side in (height, width))
     return max(down, min(2, across)), max(across, min(2, down))
@@ -441,15 +437,15 @@ def samples(height: int, width: int, size: int) -> tuple[int, int]:
 def resize(
     image: np.ndarray, size: int, interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 ) -> np.ndarray:
-    """The whole (H, W, C) image as (size, size, C); its aspect ratio is not kept."""
+    """Resize the whole (H, W, C) image to (size, size, C), without keeping its aspect ratio."""
     return crop_resize(image, (0, 0, *image.shape[:2]), size, interpolation)
 
 
 def eval_crop(image: np.ndarray, size: int, share: float = EVAL_SHARE) -> np.ndarray:
-    """The central square as (size, size, C), for evaluation.
+    """Crop the central square and resize it to (size, size, C), for evaluation.
 
     Its side is `share` of the image's shorter side (by default 224 / 256, the usual resize to 256
-    and crop of 224), or all of it where the image has no pixels to spare: a shorter side <= `size`.
+    and crop of 224), or the whole shorter side if that is at most `size`.
     """
     height, width = image.shape[:2]
     short = min(height, width)

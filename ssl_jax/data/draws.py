@@ -1,26 +1,27 @@
 """Counter-based random draws on the host: numbers and permutations as pure functions of integers.
 
-Everything random that the host does is computed from (seed, epoch, index, ...) by one 64-bit hash,
-so element i needs no generator state, no host needs to know another, and the numbers do not change
-with the version of a library. It works on arrays: a whole batch costs a fraction of a millisecond,
-where one `numpy.random.Generator` an example costs 17-24 us and grain's `index_shuffle` 6-35 us.
+All random numbers of the host are computed from (seed, epoch, index, ...) by a 64-bit hash, so
+element i needs no generator state, hosts need not communicate, and the numbers do not change with
+the version of a library. The functions work on arrays: a whole batch costs a fraction of a
+millisecond, while a `numpy.random.Generator` per example costs 17-24 us and grain's `index_shuffle`
+6-35 us.
 """
 
 import numpy as np
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
-_ROUNDS = 6  # even, so that the two halves are back in their places
+_ROUNDS = 6  # even, so that the two halves return to their places
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words."""
+    """Apply the finalizer of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64-bit words."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def fold(*parts: int | np.ndarray) -> np.ndarray:
-    """One 64-bit word from non-negative integers; arrays broadcast against each other."""
+    """Hash non-negative integers to a 64-bit word; arrays broadcast against each other."""
     with np.errstate(over="ignore"):
         word = np.zeros((), np.uint64)
         for part in parts:
@@ -29,7 +30,7 @@ def fold(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def uniform(*parts: int | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform draws in [0, 1), float64, (*broadcast shape of parts, *shape)."""
+    """Draw uniform float64 in [0, 1) of shape (*broadcast shape of parts, *shape)."""
     key = fold(*parts)
     counter = np.arange(np.prod(shape, dtype=np.int64))
     words = fold(key[..., None], counter)
@@ -37,11 +38,11 @@ def uniform(*parts: int | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def permute(position: np.ndarray, length: int, key: int | np.ndarray) -> np.ndarray:
-    """Where `position` (any shape) goes in the permutation of 0..length-1 that `key` names; int64.
+    """Map `position` (any shape) by the permutation of 0..length-1 with this `key`; int64.
 
-    A Feistel network over the next power of two; what falls outside of [0, length) is sent through
-    again until it falls inside (cycle walking), which keeps it a bijection. No table: a data set of
-    two billion examples costs what one of two thousand costs.
+    A Feistel network over the next power of two; results outside of [0, length) are mapped again
+    until they fall inside (cycle walking), which keeps it a bijection. There is no table, so the
+    cost does not depend on the number of examples.
     """
     bits = max(4, int(length - 1).bit_length())
     high, low = np.uint64(bits // 2), np.uint64(bits - bits // 2)

@@ -1,4 +1,4 @@
-"""The files that a path, a folder or a glob names, here or on a remote store."""
+"""Lookup and sampling of files named by a path, a folder or a glob, local or on a remote store."""
 
 import fnmatch
 import glob
@@ -14,12 +14,12 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 
-_GS_PATIENCE = "?retry_limit_seconds=20"  # else Arrow tries for a quarter of an hour
-# Neither chains of file systems ("filecache::"), nor files that name others ("reference://").
+_GS_PATIENCE = "?retry_limit_seconds=20"  # by default Arrow retries for a quarter of an hour
+# Without chains of file systems ("filecache::") and files that name others ("reference://").
 STORES = "gs gcs s3 s3a hdfs viewfs abfs abfss az adl http https hf oss sftp ftp file memory"
 _WILD = re.compile(r"[*?\[]")
-WHOLE_BYTES, WHOLE_FILES = 256 << 20, 20_000  # up to here `sample` reads every byte
-READS, REMOTE_READS = 4096, 64  # places that it looks at beyond
+WHOLE_BYTES, WHOLE_FILES = 256 << 20, 20_000  # up to these `sample` reads every byte
+READS, REMOTE_READS = 4096, 64  # blocks that it reads of larger sets
 _BLOCK = 4096
 _READERS = 16
 
@@ -29,18 +29,18 @@ def is_remote(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """A path here, whatever the working directory becomes; URLs and "" stay as they are."""
+    """Make a local path absolute; URLs and "" stay as they are."""
     if not path or is_remote(path):
         return path
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 (globs, no links)
 
 
 def sample(paths: Sequence[str], sizes: Sequence[int] | np.ndarray, scheme: str = "") -> bytes:
-    """Digest of the bytes of files: all of small sets; of large ones blocks of 4 KiB at `READS`
-    places, evenly over all their bytes, and the end of each file that such a place lies in.
+    """Digest the bytes of files: all bytes of small sets; of large ones blocks of 4 KiB at `READS`
+    positions, evenly over all their bytes, and the end of each file with such a position.
 
-    So the cost has a bound, and one changed image among a hundred thousand may go unnoticed.
-    What cannot be read counts as empty.
+    So the cost is bounded, and one changed image among a hundred thousand may go unnoticed. Files
+    that cannot be read count as empty.
     """
     remote = any(map(is_remote, paths))
     ends = np.cumsum(np.maximum(np.asarray(sizes, np.int64), 0))
@@ -65,7 +65,7 @@ def sample(paths: Sequence[str], sizes: Sequence[int] | np.ndarray, scheme: str 
                 while whole and (block := file.read(1 << 20)):
                     digest.update(block)
         except (OSError, UserError):
-            pass  # a broken image is replaced when its turn comes
+            pass  # the reader replaces corrupt images later
         return digest.digest()
 
     with ThreadPoolExecutor(_READERS) as pool:
@@ -80,27 +80,27 @@ def _opened(scheme: str, path: str) -> IO[bytes] | Any:
 
 
 def matching(scheme: str, pattern: str, inside: str) -> list[str]:
-    """Sorted paths of the files that `pattern` names: a file, a glob, or a folder.
+    """List the files that `pattern`, a file, a glob or a folder, names; sorted paths.
 
     Args:
-      scheme: for messages.
-      pattern: a path here, or a URL (`gs://bucket/x-*`).
-      inside: glob of what is wanted of a folder.
+      scheme: scheme of the data set, for messages.
+      pattern: a local path, or a URL (`gs://bucket/x-*`).
+      inside: glob of the files to list in a folder.
 
     Raises:
-      UserError: no such file, or a remote store that cannot be reached.
+      UserError: no such file, or an unreachable remote store.
     """
     if is_remote(pattern):
         paths = _remote(scheme, pattern, inside)
     else:
         path = Path(pattern).expanduser()
         if pattern and path.is_dir():
-            found = [p for p in path.rglob(inside) if p.is_file()]
-            paths = [str(p) for p in found if not p.name.startswith(".")]  # as of a glob
+            inner = [p for p in path.rglob(inside) if p.is_file()]
+            paths = [str(p) for p in inner if not p.name.startswith(".")]  # as globs do
         elif path.is_file():
             paths = [str(path)]
         else:
-            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (of an absolute pattern)
+            names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (pattern may be absolute)
             paths = [n for n in names if Path(n).is_file()]
     if not paths:
         raise UserError(f"{scheme}:{pattern}: no such file; expected a path, a folder or a glob")
@@ -108,7 +108,7 @@ def matching(scheme: str, pattern: str, inside: str) -> list[str]:
 
 
 def size_and_time(scheme: str, path: str) -> tuple[int, int]:
-    """Bytes of a file, and when it last changed, in ns."""
+    """Return the size of a file in bytes and its modification time in ns."""
     if not is_remote(path):
         stat = Path(path).stat()
         return stat.st_size, stat.st_mtime_ns
@@ -118,10 +118,10 @@ def size_and_time(scheme: str, path: str) -> tuple[int, int]:
 
 
 def remote_filesystem(scheme: str, url: str) -> tuple[Any, str]:
-    """A `pyarrow.fs.FileSystem` and the path on it: Arrow's own (gs, s3, hdfs), else fsspec's.
+    """Return a `pyarrow.fs.FileSystem`, Arrow's (gs, s3, hdfs) or fsspec's, and the path on it.
 
     Raises:
-      UserError: a kind of URL that neither knows, or a package that is needed for it.
+      UserError: an unknown kind of URL, or a missing package.
     """
     if url.partition("://")[0] not in STORES.split():
         raise UserError(f"{scheme}:{url}: cannot be opened (known stores: {STORES})")
@@ -151,18 +151,18 @@ def _remote(scheme: str, url: str, inside: str) -> list[str]:
         if info.type == fs.FileType.File:
             return [url]
         selector = fs.FileSelector(root, recursive=True, allow_not_found=True)
-        found = [i.path for i in filesystem.get_file_info(selector) if i.is_file]
+        listed = [i.path for i in filesystem.get_file_info(selector) if i.is_file]
     except UserError:
         raise
     except Exception as e:  # each store raises its own
         raise UserError(f"{scheme}:{url}: cannot be listed ({_line(e)})") from None
-    names = [path[len(root) :].lstrip("/") for path in found]
+    names = [path[len(root) :].lstrip("/") for path in listed]
     if wild:
         try:
-            wanted = re.compile(_glob_regex(url[len(base) + 1 :]))
+            regex = re.compile(_glob_regex(url[len(base) + 1 :]))
         except re.error as e:
-            raise UserError(f"{scheme}:{url}: no glob ({e})") from None
-        names = [n for n in names if wanted.fullmatch(n)]
+            raise UserError(f"{scheme}:{url}: not a glob ({e})") from None
+        names = [n for n in names if regex.fullmatch(n)]
     else:
         names = [n for n in names if fnmatch.fnmatch(n.rpartition("/")[2], inside)]
     names = [n for n in names if not n.rpartition("/")[2].startswith(".")]
@@ -170,7 +170,7 @@ def _remote(scheme: str, url: str, inside: str) -> list[str]:
 
 
 def _glob_regex(pattern: str) -> str:
-    """A glob whose `*` stays within a folder, but for `**/`, which is any number of them."""
+    """Convert a glob to a regex; `*` stays within a folder, `**/` is any number of folders."""
     parts = re.split(r"(\*\*/|\*|\?|\[[^\]]*\])", pattern)
     wild = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
     return "".join(wild.get(p) or (p if p.startswith("[") else re.escape(p)) for p in parts)

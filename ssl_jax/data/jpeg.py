@@ -1,4 +1,4 @@
-"""What the segments of a JPEG file tell before it is decoded."""
+"""Properties of a JPEG file from its segments, without decoding it."""
 
 import io
 import re
@@ -8,25 +8,25 @@ from PIL import Image
 
 from ssl_jax.data.pillow import ORIENTATION
 
-_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # of a segment that has a length
+_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")  # start of a segment with a length
 _WITH_LENGTH = frozenset(range(2, 0xFF)) - frozenset(range(0xD0, 0xD9))
 _PROGRESSIVE, _SCAN, _END = (0xC2, 0xC6, 0xCA, 0xCE), 0xDA, 0xD9
 _FRAME = tuple(n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC))
 
 
 def is_turned(data: bytes) -> bool:
-    """Whether its EXIF tag says that it is not upright."""
+    """True if the EXIF tag says that the picture is not upright."""
     if not _has_exif(data):
         return False
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as file:
             return file.getexif().get(ORIENTATION, 1) != 1
-    except Exception:  # a broken tag must not cost the picture
+    except Exception:  # a corrupt tag must not cost the picture
         return False
 
 
 def _has_exif(data: bytes) -> bool:
-    """Whether one of the segments that open a JPEG file is EXIF's."""
+    """True if one of the first segments of a JPEG file is EXIF."""
     for marker, at in _segments(data):
         if not 0xE0 <= marker <= 0xEF and marker != 0xFE:
             return False
@@ -36,7 +36,7 @@ def _has_exif(data: bytes) -> bool:
 
 
 def scans(data: bytes) -> int:
-    """Scans of a JPEG file; 1 where the decoder stops after the first, which holds all."""
+    """Count the scans of a JPEG file; 1 if the first holds all, where the decoder stops."""
     frame, count = 0, 0
     for marker, at in _segments(data):
         if marker in _FRAME and not frame:
@@ -49,7 +49,7 @@ def scans(data: bytes) -> int:
 
 
 def in_one_scan(data: bytes) -> bool:
-    """Whether no coefficients of all pixels are held: they are of a JPEG of several scans."""
+    """True if the decoder need not hold all coefficients, as it must for several scans."""
     frame, components = 0, 1
     if data[:2] != b"\xff\xd8":
         return True
@@ -62,12 +62,12 @@ def in_one_scan(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """(marker, place of what it holds) of the segments of a JPEG file, as decoders find them."""
+    """Yield (marker, position of the content) of the segments of a JPEG file, as decoders do."""
     at, last = 2, len(data) - 4
     while at <= last:
         if data[at] != 0xFF or data[at + 1] not in _WITH_LENGTH:  # filling, or damage
-            found = _MARKER.search(data, at)
-            at = found.start() if found else last + 1
+            match = _MARKER.search(data, at)
+            at = match.start() if match else last + 1
             continue
         marker = data[at + 1]
         if marker == _END:

@@ -1,7 +1,7 @@
-"""Pixels of any type as 256 levels: which range of values becomes 0 to 255.
+"""Conversion of pixels of any type to 256 levels: which range of values becomes 0 to 255.
 
-A 12-bit detector writes 16-bit files, a scanner signed ones: the type of a pixel does not say which
-values it takes. So the range is measured over a sample of a set, once, or named by the user.
+A 12-bit detector writes 16-bit files, a scanner signed ones: the type of a pixel does not determine
+its values. So the range is measured once over a sample of a data set, or set by the user.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 
-Range = tuple[float, ...]  # low and high, or a low and a high for each band; () is not known
-SHARES = (0.001, 0.999)  # of the pixels; those below and above are taken for outliers
-# Ranges that files are usually written in. One is taken where the values reach over half of it.
+Range = tuple[float, ...]  # low and high, or low and high for each band; () if unknown
+SHARES = (0.001, 0.999)  # quantiles of the pixels; values below and above count as outliers
+# Usual ranges of files. One is used if the values span at least half of it.
 _USUAL = ((0, 1), (-1, 1), (0, 255), (0, 1023), (0, 4095), (0, 16383), (0, 65535))
-_PIXELS = 1 << 16  # of an image, at most, that a measurement looks at
-_CHUNK = 1 << 18  # numbers that are converted at once
+_PIXELS = 1 << 16  # largest number of pixels per image that a measurement uses
+_CHUNK = 1 << 18  # numbers converted at once
 
 
 def check(value_range: Range, bands: int = 0) -> None:
-    """Raises `UserError` unless `value_range` is a range for images of `bands` (0: any)."""
+    """Raise `UserError` unless `value_range` is a range for images of `bands` bands (0: any)."""
     pairs = list(zip(value_range[::2], value_range[1::2], strict=False))
     whole = len(value_range) % 2 == 0 and all(low < high for low, high in pairs)
     if (
@@ -36,12 +36,12 @@ def check(value_range: Range, bands: int = 0) -> None:
 
 
 def to_uint8(pixels: np.ndarray, value_range: Range = ()) -> np.ndarray:
-    """(..., C) of any number type as uint8: `value_range` evenly over 0 to 255.
+    """Convert (..., C) of any number type to uint8: `value_range` becomes 0 to 255, linearly.
 
-    Values beyond the range are clipped; what is not a number becomes 0; uint8 stays as it is.
+    Values beyond the range are clipped; NaN becomes 0; uint8 stays as it is.
 
     Args:
-      value_range: by default that of these pixels alone, see `measure`.
+      value_range: by default the range of these pixels alone, see `measure`.
     """
     if pixels.dtype == np.uint8:
         return pixels
@@ -65,11 +65,11 @@ def to_uint8(pixels: np.ndarray, value_range: Range = ()) -> np.ndarray:
 
 
 def measure(images: Sequence[np.ndarray]) -> Range:
-    """The range of images (..., C) of one number of bands: of all values, or, where they have
-    neither one nor three bands, of each band.
+    """Measure the range of images (..., C) with the same number of bands: over all values, or per
+    band if they have neither one nor three bands.
 
-    A usual range of files where the values fit into one and reach over half of it, else `SHARES` of
-    the values.
+    The result is a usual range of files if the values lie in it and span at least half of it,
+    otherwise the quantiles `SHARES` of the values.
     """
     rows = [image.reshape(-1, image.shape[-1]) for image in images]
     rows = [row[:: -(-len(row) // _PIXELS) or 1] for row in rows]
@@ -77,13 +77,13 @@ def measure(images: Sequence[np.ndarray]) -> Range:
     if bands in (1, 3) or any(row.shape[-1] != bands for row in rows):
         return _measure(np.concatenate([row.reshape(-1) for row in rows]))
     values = np.concatenate(rows)
-    each = [_measure(values[:, band]) for band in range(bands)]
-    return each[0] if len(set(each)) == 1 else tuple(end for pair in each for end in pair)
+    ranges = [_measure(values[:, band]) for band in range(bands)]
+    return ranges[0] if len(set(ranges)) == 1 else tuple(end for pair in ranges for end in pair)
 
 
 def span(image: np.ndarray) -> int:
-    """How many of the 256 levels lie between the darkest and the brightest pixels of a uint8 image,
-    in its widest band.
+    """Count the levels, of 256, between the darkest and the brightest pixels of a uint8 image, in
+    its widest band.
     """
     rows = image.reshape(-1, image.shape[-1])
     low, high = np.quantile(rows, SHARES, axis=0)
@@ -91,7 +91,7 @@ def span(image: np.ndarray) -> int:
 
 
 def _measure(values: np.ndarray) -> Range:
-    """(low, high) of values (N,)."""
+    """Measure (low, high) of values (N,)."""
     whole = np.issubdtype(values.dtype, np.integer)
     values = values.astype(np.float64)
     values = values[np.isfinite(values)]

@@ -1,4 +1,4 @@
-"""The image files below a folder, found fast and remembered."""
+"""Fast, cached listing of the image files below a folder."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data import cache
 from ssl_jax.data.decode import FORMATS
 
-CACHED_FROM = 2000  # images; fewer are listed faster than anyone notices
-_SETTLED_NS = 2 * 10**9  # a folder that changed later than this may change again at the same time
+CACHED_FROM = 2000  # images; smaller folders are not worth caching
+_SETTLED_NS = 2 * 10**9  # a folder that changed more recently may change again with the same time
 _OPTIONAL = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}  # Pillow may lack them
-_SHOWN = 8  # endings that are named
+_SHOWN = 8  # endings named in messages
 
 
 def _extensions() -> tuple[str, ...]:
-    """File endings of `FORMATS` that the installed Pillow reads."""
+    """Return the file endings of `FORMATS` that the installed Pillow reads."""
     here = {f for f in FORMATS if f not in _OPTIONAL or features.check(_OPTIONAL[f])}
     return tuple(sorted(e for e, form in Image.registered_extensions().items() if form in here))
 
@@ -37,27 +37,27 @@ class Listing(NamedTuple):
 
 
 def image_files(root: str, name: str) -> Listing:
-    """The images below `root`, as paths relative to it, with "/", and a count of other files.
+    """List the images below `root`, as relative paths with "/", and count other files.
 
-    Links are followed, but not to a folder that they lie in; hidden files and folders are left out.
-    The list of a large tree is cached with the modification time of each folder in it, which
-    changes whenever a file is added, removed or renamed.
+    Links are followed, except to a parent folder; hidden files and folders are left out. The list
+    of a large tree is cached with the modification time of each folder in it, which changes
+    whenever a file is added, removed or renamed.
 
     Raises:
-      UserError: a folder that cannot be listed, or no image in any.
+      UserError: a folder that cannot be listed, or no image at all.
     """
     root = os.path.abspath(root)  # noqa: PTH100 (Path.resolve would follow links)
     key = f"{root}\n{EXTENSIONS}"
     stored = cache.load("folder", key)
     if stored is not None and _unchanged(root, stored):
         return Listing(cache.unpack(stored["paths"]), json.loads(stored["others"].tobytes()))
-    started = time.time_ns()
+    start = time.time_ns()
     paths, folders, others = _walk(root, name)
     if not paths:
         more = f"; it holds {endings(others)}" if others else ""
-        raise UserError(f"{name}: no image in it or below it; looked for {looked_for()}{more}")
+        raise UserError(f"{name}: no image in or below it; expected {image_endings()}{more}")
     paths.sort()
-    if len(paths) >= CACHED_FROM and max(folders.values()) < started - _SETTLED_NS:
+    if len(paths) >= CACHED_FROM and max(folders.values()) < start - _SETTLED_NS:
         times = np.fromiter(folders.values(), np.int64)
         packed = cache.pack([f"/{f}" for f in folders])
         counts = np.frombuffer(json.dumps(others).encode(), np.uint8)
@@ -68,28 +68,28 @@ def image_files(root: str, name: str) -> Listing:
 
 
 def ending(file: str) -> str:
-    """Of a file's name, in lower case: ".heic"; of one without any, "no ending"."""
+    """Return the ending of a file's name in lower case, ".heic", or "no ending"."""
     return os.path.splitext(file)[1].lower() or "no ending"  # noqa: PTH122 (a third of Path's cost)
 
 
 def endings(counts: Mapping[str, int]) -> str:
-    """`10 .heic, 2 .txt`: the most frequent first."""
+    """Format counts as `10 .heic, 2 .txt`, the most frequent first."""
     most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{count:,} {name}" for name, count in most[:_SHOWN]]
+    parts = [f"{count:,} {name}" for name, count in most[:_SHOWN]]
     rest = sum(count for _, count in most[_SHOWN:])
-    return ", ".join([*shown, f"{rest:,} of other endings"] if rest else shown)
+    return ", ".join([*parts, f"{rest:,} with other endings"] if rest else parts)
 
 
-def looked_for() -> str:
-    """The endings of images, for messages; the usual ones first."""
+def image_endings() -> str:
+    """List the endings of images for messages, the usual ones first."""
     usual = (".jpg", ".jpeg", ".png")
     return ", ".join(e[1:] for e in (*usual, *(e for e in EXTENSIONS if e not in usual)))
 
 
-def passed_over(others: Mapping[str, int], known: Iterable[str] = ()) -> dict[str, int]:
-    """`Source.left_out` of files that are no image; `known` are endings that say nothing."""
-    rest = {e: n for e, n in others.items() if e not in set(known)}
-    return {f"files of other endings ({endings(rest)})": sum(rest.values())} if rest else {}
+def count_other_files(others: Mapping[str, int], expected: Iterable[str] = ()) -> dict[str, int]:
+    """Return `Source.left_out` for files that are not images, without the `expected` endings."""
+    rest = {e: n for e, n in others.items() if e not in set(expected)}
+    return {f"files with other endings ({endings(rest)})": sum(rest.values())} if rest else {}
 
 
 def _unchanged(root: str, stored: dict[str, np.ndarray]) -> bool:
@@ -101,20 +101,20 @@ def _unchanged(root: str, stored: dict[str, np.ndarray]) -> bool:
 
 
 def _walk(root: str, name: str) -> tuple[list[str], dict[str, int], Counter[str]]:
-    """Paths of the images, in no order, the modification time of each folder, in ns, and the
-    number of other files by ending.
+    """Walk the tree; return the images' paths in any order, the modification time of each folder in
+    ns, and the number of other files by ending.
     """
     paths: list[str] = []
     folders: dict[str, int] = {}
     others: Counter[str] = Counter()
-    todo: list[tuple[str, frozenset]] = [("", frozenset())]  # folder, and what it lies in
+    todo: list[tuple[str, frozenset]] = [("", frozenset())]  # folder, and its parents
     while todo:
         prefix, above = todo.pop()
         try:
             stat = os.stat(f"{root}/{prefix}")  # noqa: PTH116 (twice as fast as Path's)
             here = (stat.st_dev, stat.st_ino)
             if here in above:
-                continue  # a link to a folder that it lies in
+                continue  # a link to a parent folder
             folders[prefix] = stat.st_mtime_ns
             with os.scandir(f"{root}/{prefix}") as scan:
                 for entry in scan:

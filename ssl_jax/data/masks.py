@@ -1,4 +1,4 @@
-"""Images with masks of class or object numbers: PNG files of indices beside the images."""
+"""Images with masks of class or object numbers, which are PNG files of indices."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.decode import DecodeError, averaged, check_size, decode, opened
+from ssl_jax.data.decode import DecodeError, averaged, check_size, decode, open_image
 from ssl_jax.data.levels import Range
 
 IGNORED = 255  # a pixel without a class
@@ -18,11 +18,11 @@ class Scenes(NamedTuple):
     """Images with the class of each pixel, all resized to one square.
 
     Attributes:
-      files: of each, its image and its mask.
+      files: (image, mask) of each scene.
       size: side of the square.
-      channels: of the images.
-      reduce_zero_label: 0 is no class, and the classes are counted from 1 (ADE20K).
-      value_range: of the images, see `decode`.
+      channels: channels of the images.
+      reduce_zero_label: 0 is not a class, and classes are counted from 1 (ADE20K).
+      value_range: range of the images, see `decode`.
     """
 
     files: list[tuple[Path, Path]]
@@ -40,7 +40,7 @@ class Scenes(NamedTuple):
         reduce_zero_label: bool,
         value_range: Range = (),
     ) -> "Scenes":
-        """Those of folder/images and folder/masks, paired by name.
+        """Make scenes from folder/images and folder/masks, paired by name.
 
         Raises:
           UserError: see `pairs`.
@@ -51,19 +51,19 @@ class Scenes(NamedTuple):
         )
 
     def mask(self, row: int) -> np.ndarray:
-        """Classes (size, size) uint8 of one of them, `IGNORED` where there is none."""
+        """Read the classes of a scene, (size, size) uint8, `IGNORED` for pixels without a class."""
         mask = nearest(read_mask(self.files[row][1]), self.size, self.size)
         if self.reduce_zero_label:
             mask = np.where((mask == 0) | (mask == IGNORED), IGNORED, mask - 1)
         return mask
 
     def image(self, row: int) -> np.ndarray:
-        """(size, size, channels) uint8."""
+        """Read the image of a scene, (size, size, channels) uint8."""
         image = read_image(self.files[row][0], self.channels, self.value_range)
         return averaged(image, self.size, self.size)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images and masks of these rows; of row -1 zeros and nothing but `IGNORED`."""
+        """Read the images and masks of `rows`; row -1 gives zeros and only `IGNORED`."""
         images = np.zeros((len(rows), self.size, self.size, self.channels), np.uint8)
         masks = np.full((len(rows), self.size, self.size), IGNORED, np.uint8)
 
@@ -75,10 +75,10 @@ class Scenes(NamedTuple):
         return images, masks
 
     def num_classes(self) -> int:
-        """One more than the highest class in any mask.
+        """Return the highest class in any mask plus one.
 
         Raises:
-          UserError: there is none.
+          UserError: no mask has a class.
         """
         with ThreadPoolExecutor() as pool:
             masks = pool.map(self.mask, range(len(self.files)))
@@ -89,26 +89,26 @@ class Scenes(NamedTuple):
 
 
 def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """(image, mask) of equal stem in two folders, sorted; images without a mask are left out.
+    """Pair the images and masks of equal stem in two folders, sorted; skip images without a mask.
 
     Raises:
-      UserError: a folder that is not there, or no pair.
+      UserError: a missing folder, or no pair.
     """
     for folder in (images, masks):
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; images and masks go into one each")
-    of = {path.stem: path for path in masks.iterdir() if path.suffix.lower() == ".png"}
-    found = [(path, of[path.stem]) for path in sorted(images.iterdir()) if path.stem in of]
-    if not found:
-        raise UserError(f"{images}: no image has a mask {masks}/NAME.png of its name")
-    return found
+            raise UserError(f"{folder}: no such folder; expected the folders images and masks")
+    mask_of = {path.stem: path for path in masks.iterdir() if path.suffix.lower() == ".png"}
+    files = [(p, mask_of[p.stem]) for p in sorted(images.iterdir()) if p.stem in mask_of]
+    if not files:
+        raise UserError(f"{images}: no image NAME.* has a mask {masks}/NAME.png")
+    return files
 
 
 def read_image(path: Path, channels: int = 3, value_range: Range = ()) -> np.ndarray:
-    """(H, W, channels) uint8; `value_range` as for `decode`.
+    """Read an image as (H, W, channels) uint8; `value_range` as for `decode`.
 
     Raises:
-      UserError: no image.
+      UserError: not an image.
     """
     try:
         return decode(_bytes(path), channels, None, value_range)
@@ -117,18 +117,20 @@ def read_image(path: Path, channels: int = 3, value_range: Range = ()) -> np.nda
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """(H, W) uint8: palette indices or grey values as they stand in the file.
+    """Read a mask as (H, W) uint8: the palette indices or grey values of the file.
 
     Raises:
-      UserError: no image, or one of colours.
+      UserError: not an image, or one with colours.
     """
     try:
-        with opened(_bytes(path)) as file:
+        with open_image(_bytes(path)) as file:
             mask = np.asarray(file.convert("L") if file.mode == "1" else file)
     except (OSError, DecodeError) as e:
         raise UserError(f"{path}: {e}") from None
     if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
-        raise UserError(f"{path}: a mask is a PNG of 8-bit indices, one a pixel, not {file.mode}")
+        raise UserError(
+            f"{path}: expected a mask of 8-bit indices, one per pixel, got a {file.mode} image"
+        )
     return mask.astype(np.uint8)
 
 
@@ -138,5 +140,5 @@ def _bytes(path: Path) -> bytes:
 
 
 def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask at another size, each pixel the one under its centre."""
+    """Resize a mask; each pixel takes the value under its centre."""
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))

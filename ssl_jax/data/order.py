@@ -1,4 +1,4 @@
-"""Which examples a step sees: arithmetic on the step number, no iterator state."""
+"""The examples of each step: arithmetic on the step number, without iterator state."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from ssl_jax.data.draws import fold, permute
 class Order:
     """The shuffled index stream.
 
-    An epoch is `num_examples // global_batch` batches of a fresh permutation; the rest of it is
-    dropped, so no batch holds an index twice, and an epoch holds each at most once.
+    An epoch is `num_examples // global_batch` batches of a new permutation; the remainder is
+    dropped, so no batch holds an index twice, and an epoch holds each index at most once.
 
     Raises:
       UserError: a batch that is not positive or larger than the data set.
@@ -40,7 +40,7 @@ class Order:
         return step // self.steps_per_epoch
 
     def indices(self, step: int, rows: np.ndarray | None = None) -> np.ndarray:
-        """Indices of the batch of `step`, int32; of its `rows` only, where they are given."""
+        """Return the int32 indices of the batch of `step`, by default of all its rows."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         rows = np.arange(self.global_batch) if rows is None else rows
         position = step_in_epoch * self.global_batch + rows

@@ -1,16 +1,16 @@
-"""Pictures that Pillow has loaded, as arrays: by rows, on white, upright."""
+"""Conversion of pictures loaded by Pillow to arrays: by rows, on white, upright."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-ORIENTATION = 0x0112  # the tag of EXIF, and of TIFF
-_ROWS = 1 << 18  # pixels that are converted at once
+ORIENTATION = 0x0112  # the tag in EXIF and TIFF
+_ROWS = 1 << 18  # pixels converted at once
 
 
-def converted(file: Image.Image, mode: str) -> np.ndarray:
-    """A loaded picture as "L", "RGB", "LA" or "RGBA", by rows, so that it is held but once."""
+def convert(file: Image.Image, mode: str) -> np.ndarray:
+    """Convert a loaded picture to "L", "RGB", "LA" or "RGBA" by rows, to hold only one copy."""
     out = np.empty((file.height, file.width, len(mode)), np.uint8)
     composite = "A" not in mode and file.format != "TIFF" and file.has_transparency_data
     top = 0
@@ -25,7 +25,7 @@ def converted(file: Image.Image, mode: str) -> np.ndarray:
 
 
 def slabs(file: Image.Image) -> Iterator[Image.Image]:
-    """A loaded picture by some rows at once."""
+    """Yield a loaded picture in slabs of rows."""
     step = max(1, _ROWS // file.width)
     for top in range(0, file.height, step):
         whole = step >= file.height
@@ -35,12 +35,12 @@ def slabs(file: Image.Image) -> Iterator[Image.Image]:
 def orientation(file: Image.Image) -> int:
     try:
         return int(file.getexif().get(ORIENTATION, 1))
-    except Exception:  # a broken tag must not cost the picture
+    except Exception:  # a corrupt tag must not cost the picture
         return 1
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """An (H, W, C) image turned and mirrored as its EXIF orientation, 1 to 8, asks for."""
+    """Rotate and mirror an (H, W, C) image according to its EXIF orientation, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     down = -1 if orientation in (3, 4, 7, 8) else 1
@@ -49,7 +49,7 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def on_white(image: np.ndarray) -> np.ndarray:
-    """The colours of an (H, W, 4) wide image, its transparent parts as bright as its brightest."""
+    """Blend an (H, W, 4) wide image with white, which is its brightest value."""
     out = np.empty((*image.shape[:2], 3), image.dtype)
     white = image[..., :3].max()
     for row, mixed in zip(image, out, strict=True):

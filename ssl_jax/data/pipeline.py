@@ -1,8 +1,8 @@
-"""Batches for the train step: a function of the step number, made ahead in threads, put on devices.
+"""Batches for the train step: a function of the step number, prepared ahead in threads.
 
-One grain element is one host batch, so grain's cost an element (11 us) is paid once a step and
-`prefetch` counts batches; the examples of a batch are read side by side, straight into the batch,
-so the memory held does not grow with the number of cores.
+One grain element is one host batch, so grain's cost per element (11 us) is paid once per step and
+`prefetch` counts batches; the examples of a batch are read in parallel, directly into the batch, so
+memory does not grow with the number of cores.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -31,30 +31,29 @@ class DataConfig:
     """The section `data` of a config.
 
     Attributes:
-      train: what to train on: "digits", "npz:/path.npz", "folder:/path".
-      eval: what to evaluate on; None is the part that `train` itself holds out, if it does.
-      fraction: train on this share of the images only, a fixed random one; evaluations learn from
-        all of them.
-      fold: "i/n" joins both sets and holds the i-th of n parts out for evaluation, as n-fold
-        cross-validation does.
-      labelled: train on a random labelled part only: "5" labels a class, or "1%", even over the
+      train: training data: "digits", "npz:/path.npz", "folder:/path".
+      eval: evaluation data; None is the part that `train` itself holds out, if any.
+      fraction: train on a fixed random share of the images; evaluations use all of them.
+      fold: "i/n" joins both sets and holds out the i-th of n parts for evaluation, as in n-fold
+        cross-validation.
+      labelled: train only on a random labelled part: "5" labels per class, or "1%", even over the
         classes.
-      draw: which of those parts.
-      threads: host threads that decode and crop; 0 is one a core.
-      prefetch: batches made ahead.
-      max_bad_fraction: the run stops at more broken images than this share, rounded up.
-      channels: 1 for grey, 3 for RGB, or as many bands; 0 is as the data are: 3 for encoded images,
-        or their number of bands where all have another, neither 1 nor 3.
-      range: of pixels that are not 8-bit, the values that become 0 to 255: (low, high), or a low
-        and a high for each band. By default it is measured over a sample of the images; the run's
-        config holds it, and all data that are evaluated with the run are read in it.
-      streams: further sets of images for methods that learn from several, name -> data; each has a
-        shuffled order of its own, and as many images in a batch.
-      cache: "device" keeps a set in memory on every device, whole, and cuts the views there: the
-        same order and the same crops, without pixel work on the host.
-      tokenizer: of captions: "" for their bytes, "train:SIZE" for a byte-level BPE vocabulary of so
-        many pieces learned from them, or the path of a tokenizer file of Hugging Face's
-        `tokenizers`. The run's folder keeps it as tokenizer.json.
+      draw: number of the random labelled part.
+      threads: host threads that decode and crop; 0 is one per core.
+      prefetch: number of batches prepared ahead.
+      max_bad_fraction: the run stops if more than this share of images, rounded up, is corrupt.
+      channels: 1 for grey, 3 for RGB, or a number of bands; 0 takes that of the data: 3 for encoded
+        images, or their number of bands if all agree on one other than 1 and 3.
+      range: values that become 0 to 255, for pixels that are not 8-bit: (low, high), or low and
+        high for each band. By default it is measured over a sample of the images; the run's config
+        stores it, and all evaluation data of the run use it.
+      streams: further data sets for methods that learn from several, name -> data; each has its own
+        shuffled order and as many images per batch.
+      cache: "device" keeps an in-memory set whole on every device and crops the views there: the
+        same order and crops, without pixel work on the host.
+      tokenizer: tokenizer of captions: "" for bytes, "train:SIZE" for a byte-level BPE vocabulary
+        of SIZE pieces learned from the captions, or the path of a tokenizer file of Hugging Face's
+        `tokenizers`. The run's folder stores it as tokenizer.json.
     """
 
     train: str = "digits"
@@ -74,11 +73,11 @@ class DataConfig:
 
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
-        return {} if self.labelled else {"draw": "no labelled part is drawn; give data.labelled"}
+        return {} if self.labelled else {"draw": "no labelled part is drawn; set data.labelled"}
 
 
 class Batches(Iterator[Batch]):
-    """Iterator over host batches; `batches` makes it."""
+    """Iterator over host batches, made by `batches`."""
 
     def __init__(self, start: int, stop: int, steps: Steps, prefetch: int) -> None:
         dataset = grain.MapDataset.range(start, max(start, stop)).map(steps.__getitem__)
@@ -91,11 +90,11 @@ class Batches(Iterator[Batch]):
 
     @property
     def bad(self) -> int:
-        """Number of broken images that this host met, and replaced, so far."""
+        """Number of corrupt images that this host replaced so far."""
         return self._steps.bad
 
     def sets(self) -> tuple[np.ndarray, ...]:
-        """With `boxes_only`: what each view is cut out of; see `Steps.sets`."""
+        """Return the images to crop each view from, with `boxes_only`; see `Steps.sets`."""
         return self._steps.sets()
 
     def close(self) -> None:
@@ -120,26 +119,26 @@ def batches(
     streams: Mapping[str, Source] | None = None,
     tokenizer: Tokenizer = BYTES,
 ) -> Batches:
-    """The batches of steps `start_step` to `stop_step - 1`; only `rows` of each, if given.
+    """Make the batches of steps `start_step` to `stop_step - 1`, by default with all rows of each.
 
-    Each is a dict of NumPy arrays as `Inputs` describes them, with b = len(rows) rows:
-    `views`, a tuple of (b, count, size, size, C) uint8, one a view; `index` (b,) int32; and, with
-    `inputs.label`, `label` (b,) int32 (-1 where there is none). For each of `inputs.streams` there
-    is a batch of the source of that name in `streams`. The batch of a step depends only on the
-    sources, `inputs`, `global_batch`, `seed` and the step: any start and any split into hosts
-    yields the same rows. `seed` and the steps are not negative.
+    Each batch is a dict of NumPy arrays as `Inputs` describes them, with b = len(rows) rows:
+    `views`, a tuple of (b, count, size, size, C) uint8, one per view; `index` (b,) int32; and, with
+    `inputs.label`, `label` (b,) int32 (-1 for none). For each of `inputs.streams` there is a batch
+    of the source of that name in `streams`. The batch of a step depends only on the sources,
+    `inputs`, `global_batch`, `seed` and the step: any start and any split into hosts yields the
+    same rows. `seed` and the steps are not negative.
 
-    With `boxes_only`, for `data.cache="device"`, there are no `views` but `boxes`, a tuple with one
-    (b, count, 4) int32 (top, left, height, width) for each view that is cropped.
+    With `boxes_only`, for `data.cache="device"`, `boxes` replaces `views`: a tuple with one
+    (b, count, 4) int32 (top, left, height, width) per cropped view.
 
     Raises:
       UserError: a batch larger than the data set; inputs that the source does not have;
-        `boxes_only` of a set that is not in memory; while iterating, too many broken images.
+        `boxes_only` for a set that is not in memory; while iterating, too many corrupt images.
     """
     if boxes_only:
         check_in_memory(source)
-    given = streams or {}
-    check_streams(inputs, given)
+    streams = streams or {}
+    check_streams(inputs, streams)
 
     def steps_of(source: Source, inputs: Inputs, seed: int, further: Mapping[str, Steps]) -> Steps:
         return Steps(
@@ -154,38 +153,38 @@ def batches(
         )
 
     further = {
-        name: steps_of(given[name], sub, int(fold(seed, *name.encode())), {})
+        name: steps_of(streams[name], sub, int(fold(seed, *name.encode())), {})
         for name, sub in inputs.streams
     }
     return Batches(start_step, stop_step, steps_of(source, inputs, seed, further), prefetch)
 
 
-def check_streams(inputs: Inputs, given: Collection[str]) -> None:
-    """Whether the further sets that a method needs are those that were `given`.
+def check_streams(inputs: Inputs, names: Collection[str]) -> None:
+    """Check that `names` are those of the further data sets that a method needs.
 
     Raises:
-      UserError: they are not.
+      UserError: a missing or an unnecessary set.
     """
     needed = [name for name, _ in inputs.streams]
-    for name in set(needed) - set(given):
+    for name in set(needed) - set(names):
         raise UserError(
-            f"this method needs a further set of images, {name!r}: name it with "
+            f"data.streams.{name}: this method needs a further data set {name!r}; set "
             f"--config.data.streams.{name}=folder:/path"
         )
-    for name in set(given) - set(needed):
-        known = f"only {', '.join(needed)}" if needed else "none"
-        raise UserError(f"data.streams.{name}: this method takes no such set; {known}")
+    for name in set(names) - set(needed):
+        expected = f"only {', '.join(needed)}" if needed else "none"
+        raise UserError(f"data.streams.{name}: this method uses no such data set; {expected}")
 
 
 def check_in_memory(source: Source) -> None:
-    """For `data.cache="device"`.
+    """Check that `data.cache="device"` can be used.
 
     Raises:
-      UserError: `source` is not in memory as one array.
+      UserError: `source` is not one array in memory.
     """
     if source.arrays is None:
         raise UserError(
-            f"data.cache=device: the images of {source.name} are not in memory, all of one size; "
+            f"data.cache=device: expected images in memory, all of one size, got {source.name}; "
             "use data.cache=none"
         )
 
@@ -200,16 +199,17 @@ def eval_arrays(
     threads: Whole = 0,
     max_bad_fraction: Probability = 0.01,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Examples in order, centrally cropped: images (batch, size, size, C) uint8, index (batch,).
+    """Yield examples in order, centrally cropped: images (batch, size, size, C) uint8 and their
+    index (batch,).
 
-    Rows that are no example have index -1 and zero pixels: the padding of the last batch, and
-    broken images, which are left out here rather than replaced.
+    Rows without an example have index -1 and zero pixels: the padding of the last batch, and
+    corrupt images, which are left out here, not replaced.
 
     Args:
-      rows: indices of the examples wanted; by default all. One of -1 is no example.
+      rows: indices of the examples, by default all; -1 is no example.
 
     Raises:
-      UserError: too many broken images.
+      UserError: too many corrupt images.
     """
     reader = Reader(source, channels, max_bad_fraction=max_bad_fraction)
     pool = Pool(threads)
@@ -229,8 +229,8 @@ def eval_arrays(
 
 
 def local_part(rows: np.ndarray, batch: int, local: np.ndarray) -> np.ndarray:
-    """Of `rows` in global batches of `batch`, those that this process reads: the places `local` of
-    each batch, one batch after another. The last one is filled up with -1.
+    """Select the rows that this process reads: the positions `local` of each global batch of size
+    `batch` from `rows`, one batch after another. The last batch is padded with -1.
     """
     padded = np.pad(rows, (0, -len(rows) % batch), constant_values=-1)
     return padded.reshape(-1, batch)[:, local].reshape(-1)

@@ -1,4 +1,4 @@
-"""Any data set to sharded ArrayRecord files, in parts that a killed run need not make again."""
+"""Conversion of data sets to sharded ArrayRecord files, which resumes after an interruption."""
 
 import hashlib
 import io
@@ -20,18 +20,18 @@ from ssl_jax.data.records import Record, encode
 from ssl_jax.data.sources.base import Source
 
 MANIFEST = "manifest.json"
-_AHEAD = 256  # images that are decoded side by side
+_AHEAD = 256  # images decoded in parallel
 
 
 @dataclass(frozen=True)
 class Shards:
-    """How the records are written.
+    """Options of the written records.
 
     Attributes:
-      size: the short side of every larger image becomes so many pixels; 0 leaves the files as
-        they are.
-      quality: of the JPEGs that resizing makes.
-      per_shard: examples of a file.
+      size: short side, in pixels, to which larger images are resized; 0 keeps the files as they
+        are.
+      quality: JPEG quality of resized images.
+      per_shard: examples per file.
     """
 
     size: int = 0
@@ -40,23 +40,23 @@ class Shards:
 
     def __post_init__(self) -> None:
         if self.size < 0 or not 1 <= self.quality <= 100 or self.per_shard < 1:
-            raise UserError("prepare: size >= 0, 1 <= quality <= 100 and per_shard >= 1 must hold")
+            raise UserError("prepare: expected size >= 0, 1 <= quality <= 100 and per_shard >= 1")
 
 
 def prepare(
     source: Source,
     output: Path,
     shards: Shards,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """Write `source` to `output`/data-00000-of-00001.array_record ... and `output`/manifest.json.
 
-    A shard is written under another name and renamed when it is whole; a second run with the same
-    source and options makes only what is missing. Images that cannot be decoded are left out and
-    named in the manifest.
+    A shard is written under another name and renamed when it is complete; a second run with the
+    same source and options writes only missing shards. Images that cannot be decoded are left out
+    and named in the manifest.
 
     Args:
-      progress: called with the number of examples done.
+      progress: called with the number of finished examples.
 
     Returns:
       The manifest: counts, class names, options, the source's fingerprint, a digest of each shard.
@@ -64,7 +64,7 @@ def prepare(
     Raises:
       UserError: `output` holds other data, or cannot be written, or no image could be decoded.
     """
-    asked = {
+    request = {
         "source": source.name,
         "fingerprint": source.fingerprint(),
         "size": shards.size,
@@ -73,18 +73,18 @@ def prepare(
     }
     try:
         output.mkdir(parents=True, exist_ok=True)
-        begun = output / f".{MANIFEST}.begun"
-        before = next((p for p in (output / MANIFEST, begun) if p.exists()), None)
-        if before is None and any(not p.name.startswith(".") for p in output.iterdir()):
+        marker = output / f".{MANIFEST}.begun"
+        earlier = next((p for p in (output / MANIFEST, marker) if p.exists()), None)
+        if earlier is None and any(not p.name.startswith(".") for p in output.iterdir()):
             raise UserError(f"{output} holds other files; name an empty folder")
-        if before is not None:
-            found = _read(before)
-            if source.matches(str(found.get("fingerprint"))):  # of an older version
-                asked["fingerprint"] = found["fingerprint"]
-            if any(found.get(key) != value for key, value in asked.items()):
+        if earlier is not None:
+            stored = _read(earlier)
+            if source.matches(str(stored.get("fingerprint"))):  # of an older version
+                request["fingerprint"] = stored["fingerprint"]
+            if any(stored.get(key) != value for key, value in request.items()):
                 raise UserError(f"{output} holds other data or options; name another folder")
         else:
-            write_json(begun, asked)
+            write_json(marker, request)
         parts = []
         count = -(-len(source) // shards.per_shard)
         names = [f"data-{k:05d}-of-{count:05d}.array_record" for k in range(count)]
@@ -94,15 +94,15 @@ def prepare(
             progress(rows.stop)
     except OSError as e:
         raise UserError(f"cannot write to {output}: {e.strerror or e}") from None
-    manifest = asked | {
+    manifest = request | {
         "examples": sum(part["examples"] for part in parts),
         "class_names": list(source.class_names),
         "shards": parts,
     }
     if not manifest["examples"]:
-        raise UserError(f"{source.name}: none of {len(source)} images can be decoded")
+        raise UserError(f"{source.name}: none of its {len(source)} images can be decoded")
     write_json(output / MANIFEST, manifest)
-    begun.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     for name in names:
         _note(output, name).unlink(missing_ok=True)
     return manifest
@@ -116,16 +116,16 @@ def _shard(
     shards: Shards,
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """One file and what the manifest says of it; read back where an earlier run finished it."""
+    """Write a file and return its entry in the manifest; files of an earlier run are kept."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path, note = output / name, _note(output, name)
     if (output / MANIFEST).exists():
-        done = _read(output / MANIFEST).get("shards", [])
-        found = next((part for part in done if part.get("name") == name), None)
-        if found is None:
+        parts = _read(output / MANIFEST).get("shards", [])
+        part = next((part for part in parts if part.get("name") == name), None)
+        if part is None:
             raise UserError(f"{output / MANIFEST} lacks {name}; name another folder")
-        return found
+        return part
     if path.exists() and note.exists():
         return _read(note)
     temporary = output / f".{name}.tmp"
@@ -134,24 +134,26 @@ def _shard(
 
     def image(row: int) -> bytes | DecodeError:
         try:
-            return encoded(source.read(row), shards.size, shards.quality)
+            return encode_image(source.read(row), shards.size, shards.quality)
         except DecodeError as e:
             return e
         except OSError as e:
             reason = e.strerror or e
-            raise UserError(f"{source.describe(row)}: {reason}; run again to go on") from None
+            raise UserError(
+                f"{source.describe(row)}: {reason}; run the command again to resume"
+            ) from None
 
     with ThreadPoolExecutor() as pool:
         for first in range(rows.start, rows.stop, _AHEAD):
             some = range(first, min(first + _AHEAD, rows.stop))
-            for row, made in zip(some, pool.map(image, some), strict=True):
-                if isinstance(made, DecodeError):
-                    left_out.append(f"{source.describe(row)}: {made}")
+            for row, result in zip(some, pool.map(image, some), strict=True):
+                if isinstance(result, DecodeError):
+                    left_out.append(f"{source.describe(row)}: {result}")
                     continue
                 label = None if source.labels is None else int(source.labels[row])
                 captions = source.captions[row] if source.captions is not None else ()
-                called = source.names[row] if source.names is not None else ""
-                data = encode(Record(made, label, tuple(captions), called))
+                file = source.names[row] if source.names is not None else ""
+                data = encode(Record(result, label, tuple(captions), file))
                 digest.update(data)
                 writer.write(data)
             progress(some.stop)
@@ -167,14 +169,14 @@ def _shard(
     return part
 
 
-def encoded(image: bytes | np.ndarray, size: int, quality: int) -> bytes:
-    """An image file: as it came, or with its short side brought to `size`.
+def encode_image(image: bytes | np.ndarray, size: int, quality: int) -> bytes:
+    """Return an image file: unchanged, or with its short side resized to `size`.
 
-    Pixels of 8 bits become a JPEG if they were resized and a PNG if not; wide ones a PNG of 16 bits
-    where they fit; what no PNG holds, as four bands or signed numbers, an array of NumPy's format.
+    Resized 8-bit pixels become a JPEG, others a PNG; wider pixels become a 16-bit PNG if they fit;
+    pixels that fit no PNG, such as four bands or signed numbers, become an array in NumPy's format.
 
     Raises:
-      DecodeError: the bytes are no image.
+      DecodeError: the bytes are not an image.
     """
     if isinstance(image, bytes) and not size:
         native(image)  # raises
@@ -184,15 +186,15 @@ def encoded(image: bytes | np.ndarray, size: int, quality: int) -> bytes:
     if not size or short <= size:
         return image if isinstance(image, bytes) else _lossless(pixels)
     height, width = (max(round(n * size / short), size) for n in pixels.shape[:2])
-    pixels = resized(pixels, height, width)
+    pixels = resize_pixels(pixels, height, width)
     if pixels.dtype != np.uint8 or pixels.shape[-1] not in (1, 3):
         return _lossless(pixels)
     space = "GRAY" if pixels.shape[-1] == 1 else "RGB"
     return simplejpeg.encode_jpeg(pixels, quality, space, "444" if space == "RGB" else "Gray")
 
 
-def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(height, width, C) of an image of any number type, which it keeps if OpenCV has it."""
+def resize_pixels(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image of any number type to (height, width, C), keeping types that OpenCV has."""
     kind = pixels.dtype
     if kind not in (np.uint8, np.uint16, np.int16, np.float32, np.float64):
         kind = np.dtype(np.float32 if kind.itemsize <= 2 else np.float64)
@@ -200,7 +202,7 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _lossless(pixels: np.ndarray) -> bytes:
-    """A PNG where it can hold these pixels (H, W, C), else a .npy file."""
+    """Encode pixels (H, W, C) as a PNG if it can hold them, else as a .npy file."""
     if pixels.dtype in (np.uint8, np.uint16) and pixels.shape[-1] in (1, 3):
         return cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
     file = io.BytesIO()
@@ -209,15 +211,15 @@ def _lossless(pixels: np.ndarray) -> bytes:
 
 
 def _note(output: Path, name: str) -> Path:
-    """What is known of a shard until all are written."""
+    """Return the path of a shard's manifest entry until all are written."""
     return output / f".{name}.json"
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = from_json(path.read_text())
+        content = from_json(path.read_text())
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        content = None
+    if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object; name another folder")
-    return found
+    return content

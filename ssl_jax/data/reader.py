@@ -1,4 +1,4 @@
-"""Pixels of an example whatever happens: retried, replaced, counted."""
+"""Fault-tolerant reading of pixels: retries, replacement and counts of corrupt images."""
 
 import contextlib
 import math
@@ -21,13 +21,14 @@ _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectory
 
 
 def num_channels(source: Source, channels: int, bands: int = 0) -> int:
-    """Channels of the images that `source` yields when asked for `channels` (0: as they are).
+    """Return the channels of the images read from `source` for a request of `channels` (0: as in
+    the data).
 
-    Encoded images are as they are with `bands` channels, by default those of the first one, or with
-    three where it has only one. They may have any number: it is seen when they are decoded.
+    For encoded images 0 is `bands`, by default the bands of the first image, or three if it has
+    only one. Other numbers are checked when the images are decoded.
 
     Raises:
-      UserError: a number that the images cannot be turned into.
+      UserError: the images cannot be converted to this number of channels.
     """
     if source.arrays is None:
         return channels or bands or _bands(source)
@@ -51,14 +52,14 @@ def _bands(source: Source) -> int:
 
 
 class Reader:
-    """Reads the examples of `source` as (H, W, channels) uint8. Thread-safe.
+    """Thread-safe reader of the examples of `source` as (H, W, channels) uint8.
 
-    A read error that may pass is retried. A broken image (or a file that is gone) is replaced by
-    the pixels of another index, drawn from (seed, index, attempt): the same on each host and after
-    a resume. It is logged once with its path and counted in `bad`.
+    Transient read errors are retried. A corrupt image (or a missing file) is replaced by the pixels
+    of another index, drawn from (seed, index, attempt): the same on each host and after resuming.
+    It is logged once with its path and counted in `bad`.
 
     Raises (from `pixels`):
-      UserError: more than `max_bad_fraction` of the examples (rounded up) are broken.
+      UserError: more than `max_bad_fraction` of the examples (rounded up) are corrupt.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class Reader:
         self._lock = threading.Lock()
 
     def pixels(self, index: int, room: Room | None = None) -> tuple[np.ndarray, int]:
-        """The image of `index` or of its replacement, and the index that the pixels are of.
+        """Read the image of `index` or of its replacement; also return the index of the pixels.
 
-        With `room`, for training, encoded images come faster and perhaps smaller: see `decode`.
+        With `room`, for training, encoded images are decoded faster and perhaps smaller: see
+        `decode`.
         """
         attempt, chosen = 0, index
         while (image := self.try_pixels(chosen, room)) is None:
@@ -83,7 +85,7 @@ class Reader:
         return image, chosen
 
     def try_pixels(self, index: int, room: Room | None = None) -> np.ndarray | None:
-        """The image of `index`; None if it is broken."""
+        """Read the image of `index`; None if it is corrupt."""
         if index in self.bad:
             return None
         try:
@@ -113,9 +115,9 @@ class Reader:
             first = next(iter(self.bad))
             count = len(self.bad)
         where = self.source.describe(index)
-        if where not in _logged:  # readers of several parts of a run meet the same image
+        if where not in _logged:  # several readers of a run may read the same image
             _logged.add(where)
-            logging.warning("broken image %s: %s", where, reason)
+            logging.warning("corrupt image %s: %s", where, reason)
         if count > self._allowed or count == len(self.source):
             raise UserError(
                 f"{count} of {len(self.source)} images of {self.source.name} cannot be read "

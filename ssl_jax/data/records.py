@@ -1,11 +1,11 @@
 """Records of images in ArrayRecord files: `tf.train.Example` messages, without TensorFlow.
 
-`ssl-jax prepare` writes what TFDS, TF-slim and most other writers write, so that its shards can be
-read by any of their readers and theirs by `array_record:`. An example is a map from names to lists
-of bytes, of floats or of integers (github.com/tensorflow/tensorflow, core/example/example.proto).
-Ours hold `image/encoded` (the bytes of an image file), `image/class/label` (a class number, -1
-where there is none; left out of unlabelled sets), `image/caption` (UTF-8; any number) and
-`image/filename` (where the source has names).
+`ssl-jax prepare` writes the format of TFDS, TF-slim and most other writers, so that their readers
+can read its shards and `array_record:` can read theirs. An example is a map from names to lists of
+bytes, floats or integers (github.com/tensorflow/tensorflow, core/example/example.proto). Our
+records hold `image/encoded` (the bytes of an image file), `image/class/label` (a class number, -1
+for none; absent in unlabelled sets), `image/caption` (UTF-8; any number) and `image/filename` (if
+the source has names).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ Values = list[bytes] | np.ndarray
 
 
 class RecordError(ValueError):
-    """The bytes are no `tf.train.Example`, or one without an image."""
+    """The bytes are not a `tf.train.Example` with an image."""
 
 
 class Record(NamedTuple):
-    """One example: encoded image, class number or None, captions, file name or "", and what stands
-    where a label does but is none.
+    """One example: encoded image, class number or None, captions, file name or "", and a
+    description of an invalid label.
     """
 
     image: bytes
@@ -40,7 +40,7 @@ class Record(NamedTuple):
 
 
 def encode(record: Record) -> bytes:
-    """`record` as bytes; `decode` is its inverse."""
+    """Encode `record` as bytes; `decode` is the inverse."""
     features: dict[str, Sequence[bytes] | Sequence[int]] = {IMAGE_KEYS[0]: [record.image]}
     if record.label is not None:
         features[LABEL_KEYS[0]] = [record.label]
@@ -52,31 +52,31 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes, image_keys: Sequence[str] = IMAGE_KEYS) -> Record:
-    """The image, label, captions and name under the first of their keys that `data` has.
+    """Decode image, label, captions and name, each from the first of its keys that `data` has.
 
     Raises:
-      RecordError: see there.
+      RecordError: not a `tf.train.Example`, or one without an image.
     """
     features = decode_features(data)
     image = _first(features, image_keys)
     if not isinstance(image, list) or not image:
-        found = ", ".join(sorted(features)) or "nothing"
-        raise RecordError(f"no image under {' or '.join(image_keys)}; it holds {found}")
+        names = ", ".join(sorted(features)) or "nothing"
+        raise RecordError(f"no image under {' or '.join(image_keys)}; it holds {names}")
     label, captions = _first(features, LABEL_KEYS), _first(features, CAPTION_KEYS)
     texts = captions if isinstance(captions, list) else []
-    names = _first(features, NAME_KEYS)
+    files = _first(features, NAME_KEYS)
     number, odd = _label(label)
     return Record(
         image[0],
         number,
         tuple(t.decode(errors="replace") for t in texts),
-        names[0].decode("utf-8", "surrogateescape") if isinstance(names, list) and names else "",
+        files[0].decode("utf-8", "surrogateescape") if isinstance(files, list) and files else "",
         odd,
     )
 
 
 def _label(values: Values | None) -> tuple[int | None, str]:
-    """The class number, -1 for NaN, or None and what is there in its place."""
+    """Return the class number, -1 for NaN, or None and a description of the invalid label."""
     if values is None or not len(values):
         return None, ""
     if isinstance(values, list):
@@ -91,7 +91,7 @@ def _label(values: Values | None) -> tuple[int | None, str]:
 
 
 def encode_features(features: Mapping[str, Sequence[bytes] | Sequence[int] | np.ndarray]) -> bytes:
-    """A `tf.train.Example` of lists of bytes, lists of integers and (n,) float32."""
+    """Encode lists of bytes, lists of integers and (n,) float32 as a `tf.train.Example`."""
     example = Example()
     for name, values in features.items():
         feature = example.features.feature[name]
@@ -105,16 +105,16 @@ def encode_features(features: Mapping[str, Sequence[bytes] | Sequence[int] | np.
 
 
 def decode_features(data: bytes) -> dict[str, Values]:
-    """Name -> list of bytes, (n,) float32 or (n,) int64.
+    """Decode to name -> list of bytes, (n,) float32 or (n,) int64.
 
     Raises:
-      RecordError: see there.
+      RecordError: not a `tf.train.Example`.
     """
     example = Example()
     try:
         example.ParseFromString(data)
     except DecodeError as e:
-        raise RecordError(f"no tf.train.Example: {e}") from None
+        raise RecordError(f"not a tf.train.Example: {e}") from None
     return {name: _values(feature) for name, feature in example.features.feature.items()}
 
 

@@ -1,5 +1,5 @@
-"""Folders that name a part of a data set, `train`, `Validation`, `test2017`, `unlabeled`, and no
-class: which part is trained on, and which are held out.
+"""Folders that name parts of a data set, such as `train`, `Validation`, `test2017`, `unlabeled`,
+not classes: which part is for training, and which are held out.
 """
 
 import re
@@ -22,12 +22,12 @@ _NAME = re.compile(rf"(?:{_ANY}){_MORE}", re.IGNORECASE)
 
 
 class Choice(NamedTuple):
-    """Rows of a list of paths.
+    """Selected rows of a list of paths.
 
     Attributes:
-      rows: their places in the list.
-      left_out: reason -> number of the others.
-      part: the folder of what is held out, if it is that.
+      rows: positions in the list.
+      left_out: reason -> number of other rows.
+      part: the folder of a held-out part, otherwise "".
     """
 
     rows: np.ndarray
@@ -36,21 +36,21 @@ class Choice(NamedTuple):
 
 
 def part_of(folder: str) -> str | None:
-    """The part that a folder's name means; None for any other name."""
+    """Return the part that a folder's name means; None for any other name."""
     match = _NAME.fullmatch(folder)
     return match.lastgroup if match else None
 
 
 def choose(paths: Sequence[str], part: str, which: str) -> Choice:
-    """The images of a folder, or those that are trained on and those that are held out, where it
-    holds both: where the first folders that tell paths apart all name parts of a data set.
+    """Choose all images of a folder, or its training or held-out images if it has both: if the
+    first folders in which paths differ all name parts of a data set.
 
-    Held out are the validation images, or without any the test images, if they have labels where
-    the training images do. Unlabelled images are trained on.
+    The validation images are held out, or else the test images, if they have labels when the
+    training images do. Unlabelled images are for training.
 
     Args:
       part: a folder, "." for all images; "" applies the rule above.
-      which: "train", or "eval" for what is held out; all images where nothing is.
+      which: "train", or "eval" for the held-out part; all images if nothing is held out.
     """
     everything = np.arange(len(paths))
     if part:
@@ -61,28 +61,28 @@ def choose(paths: Sequence[str], part: str, which: str) -> Choice:
     parts = {top: part_of(top) for top in sorted(set(tops))}
     labels, _ = top_folders(paths)
     of = np.array([parts[top] or "" for top in tops])
-    known = np.ones(len(paths), bool) if labels is None else labels >= 0
-    held = next((p for p in (VALIDATION, TEST) if (known & (of == p)).any()), None)
+    has_label = np.ones(len(paths), bool) if labels is None else labels >= 0
+    held = next((p for p in (VALIDATION, TEST) if (has_label & (of == p)).any()), None)
     if None in parts.values() or TRAIN not in parts.values() or held is None:
         return Choice(everything, {}, "")
-    folder = above + next(top for top, meant in parts.items() if meant == held)
+    folder = above + next(top for top, kind in parts.items() if kind == held)
     if which == "eval":
         return Choice(np.flatnonzero(of == held), {}, folder)
     trained = (of == TRAIN) | (of == UNLABELLED)
     left_out = {}
-    for top, meant in parts.items():
-        if meant not in (TRAIN, UNLABELLED):
-            why = "held out for evaluation" if meant == held else "neither trained nor evaluated on"
+    for top, kind in parts.items():
+        if kind not in (TRAIN, UNLABELLED):
+            why = "held out for evaluation" if kind == held else "neither trained nor evaluated on"
             left_out[f"in {above}{top}/, {why}"] = tops.count(top)
     return Choice(np.flatnonzero(trained), left_out, "")
 
 
 def choose_files(paths: Sequence[str], which: str) -> tuple[list[str], dict[str, int], str]:
-    """`choose` for the files of a folder of tables or records, whose names (`train-00000.parquet`)
-    or folders name parts.
+    """Apply `choose` to the files of a folder of tables or records, whose names
+    (`train-00000.parquet`) or folders name parts.
 
     Returns:
-      The files, reason -> number of the others, and the part of what is held out, if it is that.
+      The files, reason -> number of other files, and the name of a held-out part, otherwise "".
     """
     parts = [_part_of_file(path) for path in paths]
     held = next((p for p in (VALIDATION, TEST) if p in parts), None)
@@ -99,16 +99,15 @@ def choose_files(paths: Sequence[str], which: str) -> tuple[list[str], dict[str,
 
 
 def top_folders(paths: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels and class names: top-level folders, if every path has one and two of them differ.
+    """Return labels and class names from top-level folders, if every path has one and two differ.
 
-    A level that says nothing of the class is passed over: one folder that holds all, or folders
-    that name parts. Of those, the images of unlabelled ones, and of ones without folders within,
-    have the label -1.
+    Levels that do not name classes are skipped: a single folder that holds everything, or folders
+    that name parts. Images in parts that are unlabelled or have no inner folders get the label -1.
     """
     labelled = np.ones(len(paths), bool)
     pairs = list(map(_split_top, paths))
     while True:
-        here = [pair for pair, known in zip(pairs, labelled, strict=True) if known]
+        here = [pair for pair, has_label in zip(pairs, labelled, strict=True) if has_label]
         tops = {top for top, _ in here}
         parts = {top: part_of(top) for top in tops}
         if tops and all(parts.values()):
@@ -122,20 +121,23 @@ def top_folders(paths: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...
     if len(names) < 2 or "" in names:
         return None, ()
     number = {n: i for i, n in enumerate(names)}
-    labels = [number[top] if known else -1 for (top, _), known in zip(pairs, labelled, strict=True)]
+    labels = [
+        number[top] if has_label else -1
+        for (top, _), has_label in zip(pairs, labelled, strict=True)
+    ]
     return np.array(labels, np.int32), tuple(names)
 
 
 def _part_of_file(path: str) -> str | None:
-    """The part that a file's name begins with, or the nearest folder that names one."""
+    """Return the part that starts a file's name, or that of the nearest folder that names one."""
     *folders, name = path.split("/")
-    begin = re.match(r"[A-Za-z]+", name)
-    named = part_of(begin[0]) if begin else None
-    return named or next((part for f in reversed(folders) if (part := part_of(f))), None)
+    match = re.match(r"[A-Za-z]+", name)
+    part_of_name = part_of(match[0]) if match else None
+    return part_of_name or next((part for f in reversed(folders) if (part := part_of(f))), None)
 
 
 def _distinct_tops(paths: Sequence[str]) -> tuple[str, list[str]]:
-    """The folder that all paths lie in, with "/", and the first folder of each below it."""
+    """Return the folder that holds all paths, with "/", and the first folder of each below it."""
     above, pairs = "", [_split_top(path) for path in paths]
     while len({top for top, _ in pairs}) == 1 and pairs[0][0] and not part_of(pairs[0][0]):
         above += f"{pairs[0][0]}/"

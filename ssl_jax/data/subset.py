@@ -1,4 +1,4 @@
-"""Parts of a data set: a share, one of its folds, a few labelled examples."""
+"""Parts of a data set: a random share, a fold, a few labelled examples."""
 
 import hashlib
 import re
@@ -9,12 +9,12 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.copies import examples
 from ssl_jax.data.levels import Range
-from ssl_jax.data.sources.base import VERSION, Source, numbered
+from ssl_jax.data.sources.base import VERSION, Source, with_version
 from ssl_jax.data.sources.mix import MixSource
 
 
 class Subset(Source):
-    """Some examples of another source, `rows` (N,) of it, under the same class numbers."""
+    """Source of some examples, `rows` (N,), of another one, with the same class numbers."""
 
     def __init__(self, source: Source, rows: np.ndarray, name: str) -> None:
         self.name = name
@@ -53,15 +53,15 @@ class Subset(Source):
         return self._source.origin(int(self._rows[index]))
 
     def fingerprint(self, version: int = VERSION) -> str:
-        """Digest of the source's own, and of the rows."""
+        """Digest the source's fingerprint and the rows."""
         digest = hashlib.blake2b(self._source.fingerprint(version).encode(), digest_size=16)
         digest.update(self._rows.tobytes())
-        return numbered(digest.hexdigest(), version)
+        return with_version(digest.hexdigest(), version)
 
 
 def fraction(source: Source, share: float) -> Source:
-    """A random share of the examples, whatever their classes, the same every time; a smaller share
-    is a part of a larger one.
+    """Select a fixed random share of the examples, regardless of classes; a smaller share is a part
+    of a larger one.
 
     Raises:
       UserError: a share that is not in (0, 1], or that holds no example.
@@ -71,35 +71,36 @@ def fraction(source: Source, share: float) -> Source:
     count = round(share * len(source))
     if not 0 < share < 1 or count < 1:
         raise UserError(
-            f"data.fraction: {share} of the {len(source)} examples of {source.name}: expected a "
-            "share in (0, 1] that holds at least one"
+            f"data.fraction: expected a share in (0, 1] that holds at least one of the "
+            f"{len(source)} examples of {source.name}, got {share}"
         )
     rows = np.random.default_rng(0).permutation(len(source))[:count]
     return Subset(source, np.sort(rows), f"{source.name}, {share:g} of it")
 
 
 def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source]:
-    """Fold "i/n", 1 <= i <= n: both sets joined and split anew, an n-th for evaluation.
+    """Join both sets and split them anew by fold "i/n", 1 <= i <= n, an n-th for evaluation.
 
     Each example is evaluated in one of the n folds, together with all of its copies. The split is
-    the same every time, and even over the classes where there are labels.
+    fixed, and even over the classes if there are labels.
 
     Returns:
       The training and the evaluation set.
 
     Raises:
-      UserError: another form, or fewer examples than folds.
+      UserError: an invalid fold, or fewer examples than folds.
     """
     from sklearn.model_selection import KFold, StratifiedKFold  # takes a second to import
 
     parts = [(source, len(source)) for source in (train, test) if source is not None]
     whole = MixSource("+".join(source.name for source, _ in parts), parts)
-    found = re.fullmatch(r"(\d+)/(\d+)", which)
-    i, n = map(int, found.groups()) if found else (0, 0)
+    match = re.fullmatch(r"(\d+)/(\d+)", which)
+    i, n = map(int, match.groups()) if match else (0, 0)
     first, example = examples(whole)
     if not (1 <= i <= n and 2 <= n <= len(first)):
         raise UserError(
-            f"data.fold: {which!r} is not one of n parts of {len(first)} examples; write '2/5'"
+            f"data.fold: expected 'i/n', such as '2/5', with 1 <= i <= n and 2 <= n <= "
+            f"{len(first)} examples, got {which!r}"
         )
     labels = np.zeros(len(first)) if whole.labels is None else whole.labels[first]
     even = whole.labels is not None and np.unique(labels, return_counts=True)[1].max() >= n
@@ -115,38 +116,38 @@ def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source
 
 
 def labelled(source: Source, amount: str, draw: int = 0) -> Subset:
-    """A random labelled part: "5" labels a class, or "1%", drawn evenly over the classes.
+    """Draw a random labelled part: "5" labels per class, or "1%", even over the classes.
 
-    Draw i is that of the few-label evaluation (`evals.fewshot`) from the same set, so both can be
+    Draw i equals that of the few-label evaluation (`evals.fewshot`) on the same set, so both can be
     compared on the same labels.
 
     Raises:
-      UserError: another form, or a source without labels.
+      UserError: an invalid amount, or a source without labels.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", amount)
-    number = float(found[1]) if found else 0.0
-    percent = bool(found and found[2])
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", amount)
+    number = float(match[1]) if match else 0.0
+    percent = bool(match and match[2])
     if not number > 0 or (number > 100 if percent else number % 1) or draw < 0:
         raise UserError(
-            f"data.labelled: {amount!r}, draw {draw}: expected labels a class, '5', or a share of "
-            "each class, '1%', and a draw of 0 or more"
+            "data.labelled: expected labels per class, '5', or a share, '1%', and a draw of at "
+            f"least 0; got {amount!r}, draw {draw}"
         )
     if source.labels is None:
         raise UserError(f"data.labelled: {source.name} has no labels")
-    known = np.flatnonzero(source.labels >= 0)
-    labels = source.labels[known]
+    candidates = np.flatnonzero(source.labels >= 0)
+    labels = source.labels[candidates]
     if percent:
         chosen = draw_fraction(labels, number / 100, 0, draw)
     else:
         chosen = draw_labels(labels, int(number), 0, draw)
-    said = f"{amount} of the labels" if percent else f"{amount} labels a class"
-    return Subset(source, np.sort(known[chosen]), f"{source.name}, {said}, draw {draw}")
+    part = f"{amount} of the labels" if percent else f"{amount} labels per class"
+    return Subset(source, np.sort(candidates[chosen]), f"{source.name}, {part}, draw {draw}")
 
 
 def draw_labels(labels: np.ndarray, n: int, seed: int, draw: int) -> np.ndarray:
-    """Rows of a random labelled subset: n of each class, or all of a class that has fewer.
+    """Draw rows of a random labelled subset: n of each class, or all of a class that has fewer.
 
-    A function of the arguments alone: features of the same rows are compared on the same draws.
+    A pure function of its arguments, so features of the same rows are compared on the same draws.
     """
     rng = np.random.default_rng([seed, n, draw])
     rows = [np.flatnonzero(labels == c) for c in np.unique(labels)]
@@ -154,11 +155,11 @@ def draw_labels(labels: np.ndarray, n: int, seed: int, draw: int) -> np.ndarray:
 
 
 def draw_fraction(labels: np.ndarray, share: float, seed: int, draw: int) -> np.ndarray:
-    """Rows of a random labelled subset: `round(share N)` of the N, as evenly over the classes as
-    their sizes allow, and at least one of each.
+    """Draw rows of a random labelled subset: `round(share N)` of the N, as evenly over the classes
+    as their sizes allow, and at least one of each.
 
-    The classes that give one more than others are drawn too. So the 1 % and 10 % of ImageNet in
-    use were made (SimCLR 2002.05709, section 4.2: 12 or 13 and 128 or 129 images a class).
+    The classes that give one more than others are random too. The usual 1 % and 10 % of ImageNet
+    were made this way (SimCLR 2002.05709, section 4.2: 12 or 13 and 128 or 129 images per class).
     """
     rng = np.random.default_rng([seed, round(share * 1e9), draw])
     rows = [np.flatnonzero(labels == c) for c in rng.permutation(np.unique(labels))]

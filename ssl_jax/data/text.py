@@ -1,4 +1,4 @@
-"""Captions as token numbers: their UTF-8 bytes, or the pieces of a byte-level BPE vocabulary."""
+"""Tokenization of captions: UTF-8 bytes, or the pieces of a byte-level BPE vocabulary."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -11,22 +11,22 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data.draws import uniform
 
 PADDING = 0
-_CAPTION = 1 << 20  # tells these draws from those of the crops, which have a view group here
-_LEARN_FROM = 200_000  # captions; a vocabulary gets no better by more
+_CAPTION = 1 << 20  # key of these draws; crops have a view group in its place
+_LEARN_FROM = 200_000  # captions; more do not improve a vocabulary
 _BYTES = 256
 MAX_PIECES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Text to token numbers: 0 is padding, 1 to `pieces` the pieces, then come start and end.
+    """Tokenizer of text: 0 is padding, 1 to `pieces` are the pieces, followed by start and end.
 
     The end has the highest number, as in CLIP, which finds it by argmax.
 
     Attributes:
       pieces: number of different pieces.
-      split: text to piece numbers, 0 to pieces - 1.
-      json: the file that the pieces come from, "" for bytes.
+      split: function from text to piece numbers, 0 to pieces - 1.
+      json: content of the tokenizer file, "" for bytes.
     """
 
     pieces: int
@@ -47,7 +47,7 @@ class Tokenizer:
         return self.pieces + 3
 
     def tokens(self, text: str, length: int) -> np.ndarray:
-        """(length,) int32: start, the pieces as far as there is room, end, padding."""
+        """Tokenize to (length,) int32: start, as many pieces as fit, end, padding."""
         pieces = np.asarray(self.split(text), np.int32)[: length - 2] + 1
         out = np.full(length, PADDING, np.int32)
         out[: len(pieces) + 2] = [self.start, *pieces, self.end]
@@ -61,9 +61,9 @@ class Tokenizer:
         seed: int,
         epoch: int,
     ) -> np.ndarray:
-        """(b, length) int32: for each example one of its captions, drawn from (seed, epoch, index).
+        """Tokenize one caption per example, drawn from (seed, epoch, index): (b, length) int32.
 
-        An example without a caption has the empty one.
+        An example without captions gets the empty one.
         """
         draws = uniform(seed, epoch, index, _CAPTION, shape=(1,))[:, 0]
         chosen = []
@@ -74,7 +74,7 @@ class Tokenizer:
 
 
 def without_halves(text: str) -> str:
-    """`text` with "?" for halves of UTF-16 characters, which JSON may hold and UTF-8 may not."""
+    """Replace lone halves of UTF-16 characters, which JSON allows and UTF-8 does not, by "?"."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -82,59 +82,61 @@ BYTES = Tokenizer(_BYTES, lambda text: np.frombuffer(text.encode("utf-8", "repla
 
 
 def open_tokenizer(spec: str, captions: Sequence[Sequence[str]] | None = None) -> Tokenizer:
-    """The tokenizer that `data.tokenizer` names.
+    """Open the tokenizer that `data.tokenizer` names.
 
     Args:
-      spec: "" for bytes, which need no vocabulary and leave nothing out; "train:SIZE" for a
+      spec: "" for bytes, which need no vocabulary and cover every text; "train:SIZE" for a
         vocabulary of at most SIZE pieces learned from `captions`; or the path of a tokenizer file
         of Hugging Face's `tokenizers` (a JSON file).
-      captions: of the training data.
+      captions: captions of the training data.
 
     Raises:
-      UserError: no such file, a file that is none, a SIZE that is none, or no captions.
+      UserError: no such file, an invalid file or SIZE, or no captions.
     """
     if not spec:
         return BYTES
     if not spec.startswith("train:"):
         try:
             text = Path(spec).read_text("utf-8")
-        except (OSError, ValueError):  # ValueError: no text, or no name
+        except (OSError, ValueError):  # ValueError: not a text, or not a file name
             raise UserError(
-                f"data.tokenizer: no file {spec!r}; name a tokenizer JSON file, or 'train:8192'"
+                f"data.tokenizer: no file {spec!r}; expected a tokenizer JSON file, or 'train:8192'"
             ) from None
         return from_json(text, spec)
     size = spec.removeprefix("train:")
     if not size.isdecimal() or int(size) < _BYTES:
-        raise UserError(f"data.tokenizer: {spec!r} needs a size of at least {_BYTES}: 'train:8192'")
+        raise UserError(
+            f"data.tokenizer: expected a size of at least {_BYTES}, 'train:8192', got {spec!r}"
+        )
     if captions is None:
-        raise UserError(f"data.tokenizer: {spec!r} needs captions, and the data have none")
+        raise UserError(f"data.tokenizer: {spec!r} needs captions, but the data have none")
     return from_json(learn(captions, int(size)), spec)
 
 
 def from_json(text: str, where: str) -> Tokenizer:
-    """A tokenizer from the text of its file, which `where` names in messages.
+    """Make a tokenizer from the text of its file, called `where` in messages.
 
     Raises:
-      UserError: it is no tokenizer file.
+      UserError: not a tokenizer file.
     """
     import tokenizers  # most runs have no text
 
     try:
-        made = tokenizers.Tokenizer.from_str(text)
-    except BaseException as e:  # bare Exception, and where Rust panics not even that
+        tokenizer = tokenizers.Tokenizer.from_str(text)
+    except BaseException as e:  # a bare Exception, and not even that if Rust panics
         if isinstance(e, (KeyboardInterrupt, SystemExit)):
             raise
-        raise UserError(f"{where}: no tokenizer file ({' '.join(str(e).split())})") from None
-    made.no_truncation()
-    made.no_padding()
-    # Not every file numbers its pieces without holes.
-    pieces = max(made.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        raise UserError(f"{where}: not a tokenizer file ({' '.join(str(e).split())})") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # Some files number their pieces with gaps.
+    pieces = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
     if not 0 < pieces <= MAX_PIECES:
         raise UserError(f"{where}: {pieces} pieces; expected 1 to {MAX_PIECES}")
 
     def split(caption: str) -> list[int]:
         try:
-            return made.encode(without_halves(caption), add_special_tokens=False).ids
+            return tokenizer.encode(without_halves(caption), add_special_tokens=False).ids
         except Exception as e:
             raise UserError(f"{where}: cannot split {caption[:80]!r} ({e})") from None
 
@@ -142,17 +144,18 @@ def from_json(text: str, where: str) -> Tokenizer:
 
 
 def learn(captions: Sequence[Sequence[str]], size: int) -> str:
-    """A tokenizer file of a byte-level BPE vocabulary (lower case, as CLIP's) for these captions.
+    """Learn a byte-level BPE vocabulary (lower case, as CLIP's) from captions; return its tokenizer
+    file.
 
-    At most `size` pieces, the 256 bytes included, so that every text has one spelling at least.
-    From at most 200,000 examples, evenly over all; the same captions give the same file.
+    It has at most `size` pieces, including the 256 bytes, so that every text can be encoded. Uses
+    at most 200,000 examples, spread evenly; the same captions give the same file.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE())
-    made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         min_frequency=2,
@@ -161,5 +164,5 @@ def learn(captions: Sequence[Sequence[str]], size: int) -> str:
     )
     few = np.linspace(0, len(captions) - 1, min(len(captions), _LEARN_FROM)).astype(np.int64)
     texts = (without_halves(text) for i in few for text in captions[int(i)])
-    made.train_from_iterator(texts, trainer)
-    return made.to_str()
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.to_str()

@@ -1,8 +1,8 @@
 """TIFF files of any number of bands and pages, and of pixels wider than 8 bits.
 
-Pillow reads 8-bit pictures of one and three bands. Of anything else it keeps the high byte, takes
-the fourth band for transparency, or knows no image. But libtiff behind it unpacks the bytes of any
-file that is presented as a grey picture of as many columns as a row has bytes: so is done here.
+Pillow reads 8-bit pictures of one and three bands. For other files it keeps the high byte, takes
+the fourth band for transparency, or finds no image. But libtiff behind it decompresses the bytes of
+any file that is presented as a grey picture with one column per byte of a row, as is done here.
 """
 
 import io
@@ -16,21 +16,21 @@ from PIL import Image, TiffImagePlugin
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _KNOWN = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, Deflate, PackBits, LZMA, Zstandard
-_PREDICTED = (5, 8, 32946, 34925, 50000)  # those of them that honour a predictor
+_PREDICTED = (5, 8, 32946, 34925, 50000)  # compressions with a predictor
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}  # SampleFormat
 _MOST_PAGES = 1000
-_SLAB = 1 << 23  # bytes that are unpacked at once
-_NODATA = 42113  # GDAL's: a number, as text
+_SLAB = 1 << 23  # bytes decompressed at once
+_NODATA = 42113  # GDAL's tag: a number, as text
 
 
 class Page(NamedTuple):
     """One picture of a file.
 
     Attributes:
-      tags: number -> value.
-      dtype: of a sample, in the file's order of bytes; None where Pillow must read the page.
-      block: (height, width) of what is packed at once: a tile, or a strip over the whole width.
-      planar: whether each band is stored by itself.
+      tags: tag number -> value.
+      dtype: type of a sample, in the file's byte order; None if Pillow must read the page.
+      block: (height, width) of a compressed block: a tile, or a strip over the whole width.
+      planar: true if each band is stored separately.
     """
 
     tags: Any
@@ -44,7 +44,7 @@ class Page(NamedTuple):
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Height and width that are unpacked: whole tiles."""
+        """Height and width of the decompressed data: whole tiles."""
         if not self.tiled:
             return self.height, self.width
         down, across = (-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
@@ -56,17 +56,17 @@ class Page(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """Bytes that are held at most while it is read, beside those of the file."""
+        """Peak memory in bytes of reading the page, without the file itself."""
         item = self.dtype.itemsize if self.dtype else 1
         height, width = self.padded
         row = width * item * (1 if self.planar else self.bands)
-        unpacked = 4 * max(_SLAB, row * min(self.block[0], height))  # and copies of it
+        unpacked = 4 * max(_SLAB, row * min(self.block[0], height))  # includes copies
         numbers = self.height * self.width * self.bands * item
         return unpacked + numbers * (3 if self.nodata is not None else 1)
 
     @property
     def nodata(self) -> float | None:
-        """The number that marks pixels without a value, of wide pixels."""
+        """The number that marks pixels without a value, for pixels wider than 8 bits."""
         try:
             text = str(self.tags.get(_NODATA, "")).strip("\0 ")
             return float(text) if self.dtype and self.dtype.itemsize > 1 else None
@@ -79,22 +79,22 @@ def is_tiff(data: bytes) -> bool:
 
 
 def pages(data: bytes, most: int = _MOST_PAGES) -> list[Page]:
-    """The first `most` pictures of a file, without reduced copies and masks.
+    """Return the first `most` pictures of a file, without reduced copies and masks.
 
     Raises:
-      Exception: of nearly any type, for broken bytes.
+      Exception: of nearly any type, for corrupt bytes.
     """
     whole = (tags for tags in _directories(data) if not int(tags.get(254, 0)) & 0b101)
     return [_page(tags) for tags in itertools.islice(whole, most)]
 
 
 def read(data: bytes, page: Page) -> np.ndarray:
-    """(H, W, bands) of a page whose `dtype` is known, in native numbers.
+    """Read a page whose `dtype` is not None as (H, W, bands) in the native byte order.
 
-    Pixels that GDAL marks as without a value become NaN, wider ones than 8 bits.
+    Pixels that GDAL marks as without a value become NaN if they are wider than 8 bits.
 
     Raises:
-      Exception: of nearly any type, for broken bytes.
+      Exception: of nearly any type, for corrupt bytes.
     """
     assert page.dtype is not None
     out = np.empty((page.height, page.width, page.bands), page.dtype.newbyteorder("="))
@@ -119,10 +119,10 @@ def read(data: bytes, page: Page) -> np.ndarray:
 def _directories(data: bytes) -> Iterator[Any]:
     head = data[:16] if data[2:3] == b"+" or data[3:4] == b"+" else data[:8]
     directory, file = TiffImagePlugin.ImageFileDirectory_v2(head), io.BytesIO(data)
-    seen: set[int] = set()
-    while directory.next and directory.next not in seen and len(seen) < _MOST_PAGES:
+    visited: set[int] = set()
+    while directory.next and directory.next not in visited and len(visited) < _MOST_PAGES:
         at = directory.next
-        seen.add(at)
+        visited.add(at)
         directory = TiffImagePlugin.ImageFileDirectory_v2(head)
         file.seek(at)
         directory.load(file)
@@ -155,7 +155,7 @@ def _many(value: Any) -> tuple[int, ...]:
 
 
 def _unpack(data: bytes, page: Page, places: list[tuple[int, int]], out: np.ndarray) -> None:
-    """Write what is packed at `places` (start, size) into `out` (H, W, bands), rows by rows."""
+    """Decompress the blocks at `places` (start, size) into `out` (H, W, bands)."""
     assert page.dtype is not None
     item, bands = page.dtype.itemsize, out.shape[-1]
     (height, width), (down, across) = page.padded, page.block
@@ -171,7 +171,7 @@ def _unpack(data: bytes, page: Page, places: list[tuple[int, int]], out: np.ndar
 def _plain(
     data: bytes, page: Page, places: list[tuple[int, int]], width: int
 ) -> Iterator[np.ndarray]:
-    """Rows (h, width) of bytes, a strip or a row of tiles at once, where nothing is packed."""
+    """Yield rows (h, width) of bytes of an uncompressed page, by strips or rows of tiles."""
     across, down = page.padded[1] // page.block[1], page.block[0]
     for top in range(0, page.padded[0], down):
         rows = min(down, page.padded[0] - top)
@@ -183,7 +183,7 @@ def _plain(
 def _packed(
     data: bytes, page: Page, places: list[tuple[int, int]], width: int
 ) -> Iterator[np.ndarray]:
-    """The same of what libtiff unpacks."""
+    """Yield rows (h, width) of bytes of a compressed page, decompressed by libtiff."""
     across, down = page.padded[1] // page.block[1], page.block[0]
     group = max(1, _SLAB // (width * down))
     for first in range(0, len(places) // across, group):
@@ -197,9 +197,9 @@ def _packed(
 
 
 def _undo(packed: np.ndarray, predictor: int, dtype: np.dtype) -> np.ndarray:
-    """Numbers (h, blocks, w, bands) of bytes (h, blocks, w, bands, item), rid of the predictor."""
+    """Convert bytes (h, blocks, w, bands, item) to numbers, undoing the predictor."""
     h, blocks, w, bands, item = packed.shape
-    if predictor == 3:  # bytes of equal weight together, the highest first; then differences
+    if predictor == 3:  # bytes of equal significance together, highest first; then differences
         steps = packed.reshape(h, blocks, w * item, bands)
         flat = np.cumsum(steps, axis=2, dtype=np.uint8).reshape(h, blocks, item, w * bands)
         flat = np.ascontiguousarray(flat.swapaxes(-1, -2))
@@ -213,7 +213,7 @@ def _undo(packed: np.ndarray, predictor: int, dtype: np.dtype) -> np.ndarray:
 
 
 def _grey(blocks: list[bytes], page: Page, height: int, width: int) -> bytes:
-    """A TIFF file of one grey 8-bit picture, of packed strips or tiles."""
+    """Build a TIFF file of one grey 8-bit picture from compressed strips or tiles."""
     sizes = [len(block) for block in blocks]
     starts = list(itertools.accumulate(sizes[:-1], initial=8))
     tags = {256: [width], 257: [height], 258: [8], 259: [int(page.tags.get(259, 1))], 262: [1]}

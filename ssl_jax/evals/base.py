@@ -1,5 +1,5 @@
-"""What an evaluation protocol is, and what it looks at: an encoder, or raw pixels, on a training
-and a test set.
+"""Base classes of the evaluation protocols, and their subject: an encoder, or raw pixels, on a
+training and a test set.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -22,22 +22,23 @@ from ssl_jax.evals.checks import DoesNotApply, NotMeasurable, check_classes, che
 from ssl_jax.objectives.base import Encoder, Probe
 
 T = TypeVar("T")
-PIXELS = 32  # raw pixels of larger views are compared at this side
-STATISTICS = 1024  # images that batch statistics of an untrained network are made of
+PIXELS = 32  # side at which raw pixels of larger views are compared
+STATISTICS = 1024  # images used for the batch statistics of an untrained network
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """One way of measuring. Its fields are its settings: a sweep may vary each of them, and every
-    result carries all of them. It defines `measure`, or `measure_all` if settings share work.
+    """A way of measuring. Its fields are its settings: a sweep may vary each of them, and every
+    result records all of them. A protocol defines `measure`, or `measure_all` if settings share
+    work.
 
     Attributes:
-      prefix: of the names of its numbers.
+      prefix: prefix of the names of its numbers.
       labels: whether it needs labels.
-      needs: what it needs to apply, for a message.
-      every_stage: whether, where no stage is named, it is asked of all stages of the methods that
-        want that (`Objective.probe_every_stage`).
-      of_pixels: settings that only raw pixels are measured by, which `evaluate` does not sweep.
+      needs: requirements of the protocol, in words, for messages.
+      every_stage: whether, if no stage is set, it measures all stages of the methods that ask for
+        that (`Objective.probe_every_stage`).
+      of_pixels: settings that apply to raw pixels only; `evaluate` does not sweep them.
     """
 
     prefix: ClassVar[str] = "eval"
@@ -50,30 +51,29 @@ class Protocol:
         config.check(self, type(self).__name__.lower())
 
     def applies(self, subject: "Subject") -> bool:
-        """Whether there is what it needs: by default labels, or an encoder."""
+        """Return whether its requirements are met: by default labels, or an encoder."""
         return subject.labelled if self.labels else subject.encoder is not None
 
     def unused(self) -> Mapping[str, str]:
-        """Settings that change nothing beside the others, and why: name -> reason."""
+        """Return the settings that have no effect given the others: name -> reason."""
         return {}
 
     def check(self, subject: "Subject") -> None:
-        """What can be told before an image is read.
+        """Check everything that can be checked before an image is read.
 
         Raises:
           NotMeasurable: labels that allow no score.
-          UserError: a setting changes nothing, names a file that is not there, or does not fit the
-            data.
+          UserError: a setting has no effect, names a missing file, or does not fit the data.
         """
         config.check_used(self, type(self).__name__.lower())
         if self.labels:
             subject.images.check_classes()
 
     def at_most(self, name: str, most: int, what: str) -> int:
-        """The setting `name`, whose default is lowered to `most` where there is no more of `what`.
+        """Return the setting `name`, with its default lowered to `most`, the number of `what`.
 
         Raises:
-          UserError: a value of its own that is larger: it would be recorded and not applied.
+          UserError: a larger value that is not the default: it would be recorded and not applied.
         """
         value = getattr(self, name)
         if value > most and value != config.defaults(type(self))[name]:
@@ -83,11 +83,11 @@ class Protocol:
         return min(value, most)
 
     def settled(self) -> Self:
-        """The same with the settings filled in that it leaves to the others."""
+        """Return the same protocol, with the defaults that depend on other settings filled in."""
         return self
 
     def measure(self, subject: "Subject") -> dict[str, float]:
-        """Name -> number.
+        """Measure the subject; return name -> number.
 
         Raises:
           UserError: the data or the network do not allow it.
@@ -98,11 +98,11 @@ class Protocol:
     def measure_all(
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        """The numbers of each of `settings`, as they come."""
-        for one in settings:
-            one.check(subject)
-        for one in settings:
-            yield one, one.measure(subject)
+        """Yield each of `settings` with its numbers, as soon as they are measured."""
+        for setting in settings:
+            setting.check(subject)
+        for setting in settings:
+            yield setting, setting.measure(subject)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class AtLayer(Protocol):
     """A protocol that reads one layer.
 
     Attributes:
-      stage, pool: see `Probe`; by default where the method names it.
+      stage, pool: see `Probe`; by default those of the method.
     """
 
     stage: Integer | None = None
@@ -120,12 +120,12 @@ class AtLayer(Protocol):
     def measure_all(
         cls, settings: Sequence[Self], subject: "Subject"
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        for one in settings:
-            one.check(subject)
+        for setting in settings:
+            setting.check(subject)
         if cls.labels:
             subject.read(settings)
-        for one in settings:
-            yield one, one.measure(subject)
+        for setting in settings:
+            yield setting, setting.measure(subject)
 
 
 class Part(NamedTuple):
@@ -135,14 +135,14 @@ class Part(NamedTuple):
     rows: np.ndarray
 
     def some(self, count: int) -> "Part":
-        """At most so many of them, drawn evenly over the labels."""
+        """Return at most `count` of them, drawn evenly over the labels."""
         labels = self.source.labels
-        known = np.zeros(len(self.rows)) if labels is None else labels[self.rows]
-        return Part(self.source, self.rows[sample(known, count)])
+        strata = np.zeros(len(self.rows)) if labels is None else labels[self.rows]
+        return Part(self.source, self.rows[sample(strata, count)])
 
 
 class Labelled(NamedTuple):
-    """Features (N, D) float32 and labels (N,) of the examples that have one."""
+    """Features (N, D) float32 and labels (N,) of the examples that have a label."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -150,10 +150,11 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """The two sets, as an encoder is shown them: centrally cropped to its view.
+    """The training and the test set as the encoder sees them: centrally cropped to its view.
 
-    Without a test set, a fifth of the training examples is held out of what learns from labels (the
-    encoder saw its pixels): a random one, even over the labels, copies of one example on one side.
+    Without a test set, a fifth of the training examples is held out of everything that learns from
+    labels (the encoder saw its pixels): a random fifth, even over the labels, with all copies of an
+    example on the same side.
     """
 
     view: View
@@ -165,32 +166,36 @@ class Images:
 
     @classmethod
     def of(
-        cls, train: Source, test: Source | None, max_train: int, max_eval: int, **how: object
+        cls, train: Source, test: Source | None, max_train: int, max_eval: int, **settings: object
     ) -> "Images":
-        """At most so many examples of each set, drawn evenly over its labels."""
+        """Create it with at most so many examples of each set, drawn evenly over its labels."""
         if test is None:
-            held = held_out(train)
-            parts = Part(train, np.flatnonzero(~held)), Part(train, np.flatnonzero(held))
+            is_held_out = held_out(train)
+            parts = (
+                Part(train, np.flatnonzero(~is_held_out)),
+                Part(train, np.flatnonzero(is_held_out)),
+            )
         else:
             parts = Part(train, np.arange(len(train))), Part(test, np.arange(len(test)))
         train_part, test_part = (
             p.some(n) for p, n in zip(parts, (max_train, max_eval), strict=True)
         )
-        return cls(train=train_part, test=test_part, **how)  # type: ignore[arg-type]
+        return cls(train=train_part, test=test_part, **settings)  # type: ignore[arg-type]
 
     @property
     def labelled(self) -> bool:
-        """Whether both sets have labels, at least of one example each.
+        """True if both sets have at least one labelled example.
 
         Raises:
           UserError: one of them is empty.
         """
         parts = self.train, self.test
-        there = [np.any(self.labels(part, some_rows(part)) >= 0) for part in parts]
-        return all(there)
+        labelled = [np.any(self.labels(part, some_rows(part)) >= 0) for part in parts]
+        return all(labelled)
 
     def check_classes(self) -> None:
-        """
+        """Check that the labels allow a score.
+
         Raises:
           NotMeasurable: no two classes to learn from, or none of them in the test set.
         """
@@ -199,40 +204,41 @@ class Images:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes by the numbers that `labels` gives."""
-        known, names = self.train.source.class_names, self.test.source.class_names
-        if set(names) & set(known):
-            return tuple(dict.fromkeys((*known, *names)))
-        return (*known, *names[len(known) :])
+        """Names of the classes, indexed by the numbers that `labels` returns."""
+        train_names, test_names = self.train.source.class_names, self.test.source.class_names
+        if set(test_names) & set(train_names):
+            return tuple(dict.fromkeys((*train_names, *test_names)))
+        return (*train_names, *test_names[len(train_names) :])
 
     def notes(self) -> list[str]:
-        """What a reader of the numbers must know of the two sets, a line each."""
+        """Return caveats about the two sets for readers of the numbers, one line each."""
         return [*self._class_notes(), *self._copy_notes()]
 
     def _class_notes(self) -> list[str]:
         train, test = (self.labels(part, part.rows) for part in (self.train, self.test))
-        learned, asked = np.unique(train[train >= 0]), np.unique(test[test >= 0])
-        if not len(learned) or not len(asked):
+        train_classes, test_classes = np.unique(train[train >= 0]), np.unique(test[test >= 0])
+        if not len(train_classes) or not len(test_classes):
             return []
-        known, names, notes = self.train.source.class_names, self.test.source.class_names, []
-        if names != known and not set(names) & set(known):
+        train_names, test_names = self.train.source.class_names, self.test.source.class_names
+        notes = []
+        if test_names != train_names and not set(test_names) & set(train_names):
             notes.append(
-                f"{self.train.source.name} and {self.test.source.name} share no name of a class: "
+                f"{self.train.source.name} and {self.test.source.name} share no class name: "
                 "classes are matched by their numbers"
             )
-        lacking = asked[~np.isin(asked, learned)]
-        if len(lacking):
-            count, called = int(np.isin(test, lacking).sum()), self.class_names
-            some = ", ".join(called[c] if c < len(called) else str(c) for c in lacking[:5])
-            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        missing = test_classes[~np.isin(test_classes, train_classes)]
+        if len(missing):
+            count, names = int(np.isin(test, missing).sum()), self.class_names
+            examples = ", ".join(names[c] if c < len(names) else str(c) for c in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             notes.append(
                 f"{count} of {np.sum(test >= 0)} evaluation examples are of classes that the "
-                f"training part lacks ({some}{more}): every answer to them counts as wrong"
+                f"training part lacks ({examples}{more}): every prediction for them counts as wrong"
             )
         return notes
 
     def _copy_notes(self) -> list[str]:
-        """Where both are one set, its held-out part has no copies in the other part."""
+        # If both are one set, its held-out part has no copies in the other part.
         if self.train.source is self.test.source or not len(self.test.rows):
             return []
         train, test = (identities(p.source, p.rows) for p in (self.train, self.test))
@@ -241,41 +247,48 @@ class Images:
             return []
         return [
             f"{copies} of {len(test)} evaluation images are training images too: numbers on them "
-            "say what was seen, not what was learned"
+            "measure memorization, not generalization"
         ]
 
     def labels(self, part: Part, index: np.ndarray) -> np.ndarray:
-        """Labels (N,) of these examples of a part, in the numbers of the training set's classes, -1
-        where there is none.
+        """Return the labels (N,) of the examples `index` of a part, numbered as the training set's
+        classes, -1 for no label.
 
-        Two folders number their classes each by itself. So classes go by their names wherever the
-        two sets share one; those that training does not have get the numbers after its own.
+        Each of two folders has its own numbering of classes. So classes are matched by name if the
+        two sets share any; classes that the training set lacks are numbered after its own.
         """
-        source, known = part.source, self.train.source.class_names
+        source, train_names = part.source, self.train.source.class_names
         if source.labels is None:
             return np.full(len(index), -1, np.int32)
         names, labels = source.class_names, source.labels[index]
-        if names == known or not set(names) & set(known):
+        if names == train_names or not set(names) & set(train_names):
             return labels
-        number = {name: i for i, name in enumerate(dict.fromkeys((*known, *names)))}
+        number = {name: i for i, name in enumerate(dict.fromkeys((*train_names, *names)))}
         return np.array([*(number[name] for name in names), -1], np.int32)[labels]
 
-    def known(self, part: Part, found: Sequence[np.ndarray], index: np.ndarray) -> list["Labelled"]:
-        """Of what was `found` (N, ...) of the examples `index`, the rows that have a label.
+    def labelled_rows(
+        self, part: Part, arrays: Sequence[np.ndarray], index: np.ndarray
+    ) -> list[Labelled]:
+        """Drop the rows whose example has no label.
+
+        Args:
+          arrays: (N, ...) each, one row per example.
+          index: (N,), the examples of the rows.
 
         Raises:
-          NotMeasurable: none has.
+          NotMeasurable: no example has a label.
         """
         labels = self.labels(part, index)
-        kept = labels >= 0
-        if not kept.any():
+        has_label = labels >= 0
+        if not has_label.any():
             raise NotMeasurable(f"{part.source.name}: none of {len(index)} examples has a label")
-        if kept.all():  # without a copy
-            return [Labelled(rows, labels) for rows in found]
-        return [Labelled(rows[kept], labels[kept]) for rows in found]
+        if has_label.all():  # without a copy
+            return [Labelled(rows, labels) for rows in arrays]
+        return [Labelled(rows[has_label], labels[has_label]) for rows in arrays]
 
     def batches(self, part: Part, size: int | None = None) -> features.Batches:
-        """(images, index) of this process's rows of a part, at this side or the view's.
+        """Return batches (images, index) of this process's rows of a part, resized to `size`, by
+        default the view's.
 
         Raises:
           NotMeasurable: the part is empty.
@@ -292,21 +305,21 @@ class Images:
         )
 
     def some(self, count: int) -> Part:
-        """At most so many test examples, drawn evenly over their labels.
+        """Return at most `count` test examples, drawn evenly over their labels.
 
         Raises:
-          UserError: fewer than one.
+          UserError: `count` is below one.
         """
         if count < 1:
             raise UserError(f"examples = {count} must be positive")
         return self.test.some(count)
 
     def whole(self, part: Part, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """All images (N, H, W, C) uint8 of a part and their index, in every process."""
+        """Read all images (N, H, W, C) uint8 of a part and their index, in every process."""
         return features.collect(lambda images, _: images, self.batches(part, size), self.mesh)
 
     def with_statistics(self, encoder: Encoder) -> Encoder:
-        """The encoder with batch-norm statistics of at most `STATISTICS` training images; see
+        """Return the encoder with batch-norm statistics of at most `STATISTICS` training images, by
         `features.recompute_statistics`.
 
         Raises:
@@ -325,11 +338,11 @@ class Images:
 
 
 class Subject:
-    """An encoder on two sets of images, or their raw pixels where it is None.
+    """An encoder on two sets of images, or their raw pixels if the encoder is None.
 
     Args:
-      probe: where features are read unless a protocol says otherwise.
-      tokenizer: of the captions.
+      probe: where features are read unless a protocol sets otherwise.
+      tokenizer: tokenizer of the captions.
     """
 
     def __init__(
@@ -352,62 +365,62 @@ class Subject:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the training set, whose numbers all labels have."""
+        """Class names of the training set; all labels use its numbering."""
         return self.images.train.source.class_names
 
     def probe_of(self, protocol: AtLayer) -> Probe:
-        """Where the protocol reads features."""
+        """Return where the protocol reads features."""
         return self.probe.at(protocol.stage, protocol.pool)
 
     def train(self, protocol: AtLayer) -> Labelled:
-        """Of the training set, where the protocol reads them."""
+        """Return the training features, where the protocol reads them, and labels."""
         self.read([protocol])
         return self._read[True, self.probe_of(protocol)]
 
     def test(self, protocol: AtLayer) -> Labelled:
-        """Of the test set, where the protocol reads them."""
+        """Return the test features, where the protocol reads them, and labels."""
         self.read([protocol])
         return self._read[False, self.probe_of(protocol)]
 
     def read(self, protocols: Sequence[AtLayer]) -> None:
-        """Read all layers that these protocols need, and that were not yet read, in one pass."""
-        asked = dict.fromkeys(self.probe_of(protocol) for protocol in protocols)
-        probes = [probe for probe in asked if (True, probe) not in self._read]
+        """Read, in one pass, all layers that these protocols need and that were not yet read."""
+        requested = dict.fromkeys(self.probe_of(protocol) for protocol in protocols)
+        probes = [probe for probe in requested if (True, probe) not in self._read]
         for train in (True, False) if probes else ():
             part = self.images.train if train else self.images.test
-            for probe, found in zip(probes, self.known(part, probes), strict=True):
-                self._read[train, probe] = found
+            for probe, labelled in zip(probes, self.labelled_features(part, probes), strict=True):
+                self._read[train, probe] = labelled
             if not train:
                 check_classes(*(self._read[t, probes[0]].labels for t in (True, False)))
 
-    def known(self, part: Part, probes: Sequence[Probe]) -> list[Labelled]:
-        """Of the examples of a part that have a label, read at each of `probes` in one pass.
+    def labelled_features(self, part: Part, probes: Sequence[Probe]) -> list[Labelled]:
+        """Read the labelled examples of a part at each of `probes`, in one pass.
 
         Raises:
-          NotMeasurable: none has, or all features of a probe are the same.
+          NotMeasurable: no example has a label, or all features of a probe are the same.
         """
         batches = self.images.batches(part, self.side)
-        found = self.images.known(part, *self.features_of(batches, probes))
-        for each in found:
-            check_varied(each.features, self.what)
-        return found
+        results = self.images.labelled_rows(part, *self.features_of(batches, probes))
+        for labelled in results:
+            check_varied(labelled.features, self.what)
+        return results
 
     @property
     def what(self) -> str:
-        """Of what its features are, for a message."""
+        """Noun for its features, for messages."""
         return "features" if self.encoder is not None else "raw pixels"
 
     @property
     def side(self) -> int:
-        """Pixels of the images that `features_of` takes."""
+        """Side, in pixels, of the images that `features_of` takes."""
         size = self.images.view.size
         return size if self.encoder is not None else min(size, PIXELS)
 
     def features_of(
         self, batches: features.Batches, probes: Sequence[Probe]
     ) -> tuple[Sequence[np.ndarray], np.ndarray]:
-        """Features (N, D) of each of `probes` and index (N,) of the images, at this `side`; see
-        `features.extract`.
+        """Return the features (N, D) of each of `probes` and the index (N,) of the images, of this
+        `side`; see `features.extract`.
         """
         if self.encoder is None:
             pixels, index = features.collect(lambda images, _: images, batches, self.images.mesh)
@@ -416,16 +429,16 @@ class Subject:
         return features.extract(self.encoder, self.images.view, probes, batches, self.images.mesh)
 
 
-def grouped(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Those of equal key together, for what they share."""
+def group_by(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Group the items by their key."""
     groups: dict[Hashable, list[T]] = {}
-    for one in items:
-        groups.setdefault(key(one), []).append(one)
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return list(groups.values())
 
 
 def some_rows(part: Part) -> np.ndarray:
-    """The rows of a part.
+    """Return the rows of a part.
 
     Raises:
       NotMeasurable: there are none.
@@ -433,7 +446,7 @@ def some_rows(part: Part) -> np.ndarray:
     if not len(part.rows):
         raise NotMeasurable(
             f"{part.source.name}: no example to evaluate on; give evaluation data, or at least two "
-            "different training examples, of which a fifth is held out"
+            "different training examples, a fifth of which are held out"
         )
     return part.rows
 
@@ -441,19 +454,19 @@ def some_rows(part: Part) -> np.ndarray:
 def measured(
     settings: Sequence[Protocol], subject: Subject
 ) -> Iterator[tuple[Protocol, dict[str, float]]]:
-    """The numbers of each of `settings`, all of one protocol, under their full names.
+    """Measure each of `settings`, all of one protocol; yield it with its numbers by full name.
 
-    Every number that is written down passes here; those that are not finite are no scores.
+    Every recorded number passes through here; numbers that are not finite are no scores.
 
     Raises:
-      DoesNotApply: there is not what the protocol is about.
+      DoesNotApply: the method or the data lack what the protocol measures.
       NotMeasurable: the data, or features of them, do not allow it.
       UserError: a setting does not fit the data or the network.
     """
     first = settings[0]
     if not first.applies(subject):
         raise DoesNotApply(f"it needs {first.needs}")
-    for one in settings:
-        one.check(subject)
-    for one, numbers in type(first).measure_all(settings, subject):
-        yield one, {f"{one.prefix}/{name}": float(value) for name, value in numbers.items()}
+    for setting in settings:
+        setting.check(subject)
+    for setting, numbers in type(first).measure_all(settings, subject):
+        yield setting, {f"{setting.prefix}/{name}": float(value) for name, value in numbers.items()}

@@ -1,4 +1,4 @@
-"""What is no measurement: labels, features and numbers that say nothing."""
+"""Checks for labels, features and numbers that allow no measurement."""
 
 import math
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ ROWS = 1024  # compared at once
 
 
 class NotMeasurable(UserError):
-    """The data, or what the network makes of them, do not allow a measurement; no setting is wrong.
+    """The data, or the network's outputs for them, do not allow a measurement; no setting is wrong.
 
-    In training the protocol is left out, with this reason; where it was asked for by name the
-    command ends with it.
+    Training skips the protocol and logs this reason; a command that requested it by name fails.
     """
 
 
 class DoesNotApply(NotMeasurable):
-    """The method or the data lack what a protocol is about: a text tower, masks, labels."""
+    """The method or the data lack what a protocol measures: a text tower, masks, labels."""
 
 
 def check_finite(values: np.ndarray, what: str) -> None:
-    """
+    """Check that all rows are finite.
+
     Raises:
       NotMeasurable: a row of floats that is not finite.
     """
@@ -37,19 +37,20 @@ def check_finite(values: np.ndarray, what: str) -> None:
 
 
 def varied(features: np.ndarray) -> bool:
-    """Whether features (N, ...) differ between images, beyond rounding."""
+    """Return whether features (N, ...) differ between images, beyond rounding."""
     first = features[:1].astype(np.float32)
     for start in range(0, len(features), ROWS):
-        some = features[start : start + ROWS].astype(np.float32)
-        if np.abs(some - first).max(initial=0) > CONSTANT * np.abs(first).max(initial=0):
+        rows = features[start : start + ROWS].astype(np.float32)
+        if np.abs(rows - first).max(initial=0) > CONSTANT * np.abs(first).max(initial=0):
             return True
     return False
 
 
 def check_varied(features: np.ndarray, what: str) -> None:
-    """
+    """Check that features (N, ...) differ between images.
+
     Raises:
-      NotMeasurable: features (N, ...) that are the same for all of several images.
+      NotMeasurable: they are the same for all of several images.
     """
     if len(features) > 1 and not varied(features):
         kind = "the same" if features[0].any() else "zero"
@@ -57,27 +58,28 @@ def check_varied(features: np.ndarray, what: str) -> None:
 
 
 def check_count(count: int, least: int) -> None:
-    """
+    """Check that there are at least `least` images.
+
     Raises:
-      NotMeasurable: fewer images than it takes.
+      NotMeasurable: there are fewer.
     """
     if count < least:
-        raise NotMeasurable(f"{count} evaluation image(s) that can be read; {least} are the least")
+        raise NotMeasurable(f"{count} readable evaluation image(s); at least {least} are needed")
 
 
 def check_classes(train: np.ndarray, test: np.ndarray) -> None:
-    """Whether labels (N,) and (M,), -1 for none, allow a score.
+    """Check that labels (N,) and (M,), -1 for none, allow a score.
 
     Raises:
       NotMeasurable: fewer than two classes to learn from, or none of them in the test set.
     """
-    learned = np.unique(train[train >= 0])
-    if len(learned) < 2:
-        raise NotMeasurable("the training data have labels of one class only; two are the least")
-    if not np.isin(test[test >= 0], learned).any():
+    classes = np.unique(train[train >= 0])
+    if len(classes) < 2:
+        raise NotMeasurable("the training data have labels of one class only; two are needed")
+    if not np.isin(test[test >= 0], classes).any():
         raise NotMeasurable("no evaluation example is of a class that the training data have")
 
 
 def not_finite(numbers: Mapping[str, float]) -> list[str]:
-    """Names of the numbers that are none."""
+    """Return the names of the numbers that are not finite."""
     return [name for name, value in numbers.items() if not math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""What DAVIS measures masks by: region similarity J and boundary accuracy F (Perazzi et al., CVPR
+"""DAVIS's measures of masks: region similarity J and boundary accuracy F (Perazzi et al., CVPR
 2016; constants of the official davis2017-evaluation).
 """
 
@@ -7,27 +7,28 @@ import math
 import cv2
 import numpy as np
 
-BOUND = 0.008  # of the diagonal: boundaries that lie so near to each other match
+BOUND = 0.008  # distance at which boundaries match, as a share of the diagonal
 
 
-def region_similarity(seen: np.ndarray, true: np.ndarray) -> float:
-    """J, intersection over union of two masks (H, W) of bool; 1 where both are empty."""
-    union = np.count_nonzero(seen | true)
-    return np.count_nonzero(seen & true) / union if union else 1.0
+def region_similarity(predicted: np.ndarray, true: np.ndarray) -> float:
+    """J, intersection over union of two masks (H, W) of bool; 1 if both are empty."""
+    union = np.count_nonzero(predicted | true)
+    return np.count_nonzero(predicted & true) / union if union else 1.0
 
 
-def boundary_accuracy(seen: np.ndarray, true: np.ndarray, bound: float = BOUND) -> float:
+def boundary_accuracy(predicted: np.ndarray, true: np.ndarray, bound: float = BOUND) -> float:
     """F, harmonic mean of the shares of each mask's boundary that is near the other's.
 
     Args:
-      seen, true: (H, W) bool.
-      bound: how near, as a share of the diagonal, rounded up to pixels; from 1 on, in pixels.
+      predicted, true: (H, W) bool.
+      bound: largest distance, as a share of the diagonal, rounded up to pixels; from 1 on, in
+        pixels.
 
     Returns:
-      1 where neither has a boundary, 0 where one of them has none.
+      1 if neither has a boundary, 0 if only one of them has one.
     """
     radius = math.ceil(bound if bound >= 1 else bound * math.hypot(*true.shape))
-    ours, theirs = outline(seen), outline(true)
+    ours, theirs = outline(predicted), outline(true)
     if not ours.any() or not theirs.any():
         return float(ours.any() == theirs.any())
     precision = np.count_nonzero(ours & _near(theirs, radius)) / np.count_nonzero(ours)
@@ -36,8 +37,8 @@ def boundary_accuracy(seen: np.ndarray, true: np.ndarray, bound: float = BOUND) 
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
-    """Pixels (H, W) that differ from the one to the right, below, or both; beyond the border is
-    more of the same.
+    """Mark the pixels (H, W) that differ from the one to the right, below, or both; the mask is
+    extended by its edge values.
     """
     after = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     right, below, across = after[:-1, 1:], after[1:, :-1], after[1:, 1:]
@@ -45,7 +46,7 @@ def outline(mask: np.ndarray) -> np.ndarray:
 
 
 def _near(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Pixels within `radius` of one that is set."""
+    """Mark the pixels within `radius` of a set pixel."""
     offset = np.arange(-radius, radius + 1) ** 2
     disk = (offset[:, None] + offset <= radius**2).astype(np.uint8)
     return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)

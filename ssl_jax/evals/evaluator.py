@@ -1,5 +1,5 @@
-"""The protocols that there are, and those that look at a run while it goes: the encoder beside raw
-pixels and beside its own untrained weights, every number made the same way for all three.
+"""The list of protocols, and their measurement during a run: of the encoder, of raw pixels and of
+the encoder's own untrained weights, all three in the same way.
 """
 
 import dataclasses
@@ -42,16 +42,16 @@ from ssl_jax.objectives.base import Encoder, Objective, Probe
 
 @dataclass(frozen=True)
 class EvalsConfig:
-    """The section `evals` of a config: what is measured while a run goes, and at its end.
+    """The section `evals` of a config: the measurements during a run and at its end.
 
     Attributes:
       every: steps between evaluations; 0 measures at the end only, -1 never.
-      protocols: which of those below.
-      max_train: so many examples of the training set at the most.
-      max_eval: likewise of the evaluation set.
-      batch_size: images of a forward pass.
+      protocols: names of the protocols below to measure.
+      max_train: most examples of the training set.
+      max_eval: most examples of the evaluation set.
+      batch_size: images per forward pass.
 
-    All further fields are the protocols that there are, each with its settings.
+    All further fields are the protocols, each with its settings.
     """
 
     every: OrAll = 0
@@ -96,11 +96,11 @@ class EvalsConfig:
 
     @classmethod
     def known(cls) -> list[str]:
-        """Names of all protocols."""
+        """Return the names of all protocols."""
         return [f.name for f in dataclasses.fields(cls) if isinstance(f.default, Protocol)]
 
     def protocol(self, name: str) -> Protocol:
-        """The protocol of this name, with its settings.
+        """Return the protocol of this name, with its settings.
 
         Raises:
           UserError: there is none.
@@ -111,12 +111,13 @@ class EvalsConfig:
 
 
 class Quality:
-    """Measures encoders of one objective on one pair of data sets; see `Images` and `Subject`.
+    """Evaluator of the encoders of one objective on one pair of data sets; see `Images` and
+    `Subject`.
 
     Args:
-      probe: where features are read, by default where the method names it.
-      say: told once, in a line each, what cannot be measured and why.
-      progress: told which protocol is at work, in a few words.
+      probe: where features are read, by default as the method sets it.
+      progress: called with a few words on the protocol that starts.
+      say: called once with each one-line message on what cannot be measured and why.
     """
 
     def __init__(
@@ -133,8 +134,8 @@ class Quality:
     ):
         self._config, self._tokenizer, self._objective = config, tokenizer, objective
         self._progress = progress
-        self._say, self._said = say, set[str]()
-        self._names: dict[str, set[str]] = {}  # of the numbers that each protocol gave
+        self._say, self._reported = say, set[str]()
+        self._names: dict[str, set[str]] = {}  # of the numbers that each protocol returned
         self._probe = probe or objective.probe
         self.images = Images.of(
             train,
@@ -148,38 +149,44 @@ class Quality:
         )
 
     def subject(self, encoder: Encoder | None) -> Subject:
-        """What protocols look at: this encoder, or raw pixels."""
+        """Return the subject of the protocols: this encoder, or raw pixels if it is None."""
         return Subject(encoder, self.images, self._probe, self._tokenizer)
 
     def spread_over_stages(self, settings: Sequence[Protocol]) -> list[Protocol]:
-        """`settings`, those that leave the stage open asked of every stage where both the protocol
-        and the method want that (`Protocol.every_stage`, `Objective.probe_every_stage`).
+        """Return `settings`, with one copy per stage of those that leave the stage open, if both
+        the protocol and the method ask for that (`Protocol.every_stage`,
+        `Objective.probe_every_stage`).
         """
         out: list[Protocol] = []
-        for one in settings:
+        for setting in settings:
             # The network's own output is that of the last stage.
-            apart = isinstance(one, AtLayer) and one.stage is None and one.pool != "pooled"
-            if apart and one.every_stage and self._objective.probe_every_stage:
+            if (
+                isinstance(setting, AtLayer)
+                and setting.stage is None
+                and setting.pool != "pooled"
+                and setting.every_stage
+                and self._objective.probe_every_stage
+            ):
                 count = len(features.names(self._objective.stage_shapes))
-                out += [dataclasses.replace(one, stage=s) for s in range(-count, 0)]  # type: ignore[call-arg]
+                out += [dataclasses.replace(setting, stage=s) for s in range(-count, 0)]
             else:
-                out.append(one)
+                out.append(setting)
         return list(dict.fromkeys(out))
 
     def measure(
         self, encoder: Encoder | None, protocols: Sequence[str] | None = None
     ) -> dict[str, float]:
-        """All numbers of an encoder, or of raw pixels, as `diag/...` and `eval/...`, by the named
-        protocols or the config's.
+        """Return all numbers of an encoder, or of raw pixels, as `diag/...` and `eval/...`, by the
+        named protocols or the config's.
 
-        What the data or the features do not allow is named and left out; numbers of it from an
-        earlier encoder are then not finite, so that they do not pass for those of this one.
+        A protocol that the data or the features do not allow is reported and skipped; its numbers
+        are NaN if an earlier encoder had them, so that the old ones do not pass for this encoder's.
 
         Raises:
           UserError: a setting does not fit the data or the network.
         """
         subject = self.subject(encoder)
-        found: dict[str, float] = {}
+        results: dict[str, float] = {}
         names = self._config.protocols if protocols is None else protocols
         what = "" if encoder is not None else "raw pixels, "
         for number, name in enumerate(names, 1):
@@ -191,50 +198,50 @@ class Quality:
                     continue
                 ((_, numbers),) = measured([protocol], subject)
             except NotMeasurable as e:
-                self._tell(f"{name}: not measured: {e}")
+                self._report(f"{name}: not measured: {e}")
                 numbers = dict.fromkeys(self._names.get(name, ()), float("nan"))
             else:
                 if broken := not_finite(numbers):
-                    text = f"{name}: no score, as not finite or one answer for all images"
-                    self._tell(f"{text}: {', '.join(broken)}")
+                    text = f"{name}: no score: not finite, or one prediction for all images"
+                    self._report(f"{text}: {', '.join(broken)}")
                 if zero := [k for k, v in numbers.items() if k.endswith("_top1") and v == 0]:
-                    self._tell(f"{name}: {', '.join(zero)} is 0: not one answer is right")
+                    self._report(f"{name}: {', '.join(zero)} is 0: no prediction is right")
                 if encoder is not None:
                     self._names.setdefault(name, set()).update(numbers)
-            found |= numbers
-        return found
+            results |= numbers
+        return results
 
     def _missing(self, protocol: Protocol, subject: Subject) -> None:
-        """What the data lack; of what the method lacks nothing is said: other methods have it."""
+        """Report missing labels, but nothing that only the method lacks: other methods have it."""
         if protocol.labels and subject.encoder is not None and not subject.labelled:
-            self._tell("no labels: only the label-free numbers can be measured")
+            self._report("no labels: only the label-free numbers can be measured")
 
-    def _tell(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _report(self, text: str) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
             self._say(text)
 
     def baselines(self, encoder: Encoder) -> dict[str, float]:
-        """The same numbers for raw pixels (`pixels/...`) and an untrained encoder
+        """Measure the same numbers for raw pixels (`pixels/...`) and an untrained encoder
         (`untrained/...`).
 
         The untrained encoder's batch-norm statistics are those of the data; it has no online probe,
-        which would be untrained too. Costs nothing where nothing is to be measured.
+        which would be untrained too. Without protocols it costs nothing.
         """
         if not self._config.protocols:
             return {}
         for note in self.images.notes():
-            self._tell(note)
+            self._report(note)
         if self._objective.inputs().label and self.images.train.source is self.images.test.source:
-            self._tell(
-                "the held-out images are trained on with their labels, so classifier and online "
-                "do not measure unseen images; give evaluation data"
+            self._report(
+                "the method trains on the held-out images with their labels, so classifier and "
+                "online do not measure unseen images; give evaluation data"
             )
         bare = dataclasses.replace(encoder, online=None)
         try:
             untrained = self.measure(self.images.with_statistics(bare))
         except NotMeasurable as e:  # no image to take statistics of
-            self._tell(f"not measured: {e}")
+            self._report(f"not measured: {e}")
             return {}
         self._names.clear()
         pixels = self.measure(None)

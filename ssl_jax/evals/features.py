@@ -22,17 +22,18 @@ from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-CHUNK = 128  # images of a forward pass for batch statistics
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4  # of what is collected
+CHUNK = 128  # images per forward pass for batch statistics
+# Bytes of collected rows that are held in memory.
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def read(encoder: Encoder, view: View, probe: Probe, images: Array) -> Array:
-    """Features (B, D) float32 of uint8 images (B, H, W, C) where `probe` reads them."""
+    """Return the features (B, D) float32 of uint8 images (B, H, W, C), read at `probe`."""
     return select(encoder.features(prepare(view, images)), probe)
 
 
 def select(stages: dict[str, Array], probe: Probe) -> Array:
-    """The (B, D) features of `probe`, float32 at least, among a backbone's outputs.
+    """Select the (B, D) features of `probe`, float32 at least, from a backbone's outputs.
 
     Raises:
       UserError: the backbone has no such stage, no class token, or no output of its own there.
@@ -41,7 +42,7 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
     if probe.pool == "pooled":
         if name != names(stages)[-1]:
             raise UserError(
-                f"probe: pool 'pooled' is the network's own output, after its last stage; stage "
+                "probe: pool 'pooled' is the network's own output, after its last stage; stage "
                 f"{probe.stage} has avg, grid and cls"
             )
         return at_least_float32(stages["pooled"])
@@ -54,7 +55,7 @@ def select(stages: dict[str, Array], probe: Probe) -> Array:
 
 
 def stage_map(stages: dict[str, Array], stage: int) -> Array:
-    """The map (B, h, w, C) of a stage among a backbone's outputs; -1 is the last.
+    """Return the map (B, h, w, C) of a stage from a backbone's outputs; -1 is the last.
 
     Raises:
       UserError: there is no such stage.
@@ -63,37 +64,38 @@ def stage_map(stages: dict[str, Array], stage: int) -> Array:
 
 
 def stage_name(stages: Iterable[str], stage: int) -> str:
-    """The name of a stage among a backbone's outputs; -1 is the last.
+    """Return the name of a stage among a backbone's outputs; -1 is the last.
 
     Raises:
       UserError: there is no such stage.
     """
-    known = names(stages)
-    if not -len(known) <= stage < len(known):
-        raise UserError(f"probe: no stage {stage} among the backbone's {len(known)}")
-    return known[stage]
+    stage_names = names(stages)
+    if not -len(stage_names) <= stage < len(stage_names):
+        raise UserError(f"probe: no stage {stage} among the backbone's {len(stage_names)}")
+    return stage_names[stage]
 
 
 def names(stages: Iterable[str]) -> list[str]:
-    """Of the outputs that are stages, in order."""
+    """Return the names of the outputs that are stages, in order."""
     return [name for name in stages if name.startswith(("stage", "block"))]
 
 
-def pool(x: Array, how: str) -> Array:
-    """A map (B, h, w, C) to (B, C) by "avg", or to (B, 4 C) by "grid": averages over a 2x2 grid.
+def pool(x: Array, pooling: str) -> Array:
+    """Pool a map (B, h, w, C) to (B, C) by "avg", or to (B, 4 C) by "grid": averages over a 2x2
+    grid.
 
     Raises:
       UserError: an unknown pooling.
     """
-    if how == "avg":
+    if pooling == "avg":
         return x.mean((1, 2))
-    if how == "grid":
+    if pooling == "grid":
         b, h, w, c = x.shape
         x = x[:, : max(h // 2 * 2, 1), : max(w // 2 * 2, 1)]
         if h < 2 or w < 2:
             return jnp.broadcast_to(x.mean((1, 2))[:, None], (b, 4, c)).reshape(b, -1)
         return x.reshape(b, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(b, -1)
-    raise UserError(f"probe: unknown pooling {how!r}; known: pooled, avg, grid, cls")
+    raise UserError(f"probe: unknown pooling {pooling!r}; known: pooled, avg, grid, cls")
 
 
 def _read_all(
@@ -105,8 +107,8 @@ def _read_all(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: Array) -> Array:
-    """The map (B, h, w, D) float32 of a stage for uint8 images (B, H, W, C); of raw pixels, where
-    the encoder is None, the normalised pixels of each patch of this side.
+    """Return the map (B, h, w, D) float32 of a stage for uint8 images (B, H, W, C). If the encoder
+    is None, the map holds the normalised pixels of each patch, `patch` pixels a side.
 
     Raises:
       UserError: no such stage, or patches that do not divide the images.
@@ -132,12 +134,12 @@ def extract(
     batches: Batches,
     mesh: jax.sharding.Mesh,
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Features (N, D) float32 of each of `probes` and index (N,) of the examples in `batches`, in
-    every process.
+    """Extract the features (N, D) float32 at each of `probes` and the index (N,) of the examples in
+    `batches`, in every process.
 
     Args:
       batches: this process's rows of (images (B, H, W, C) uint8, index (B,)), B a multiple of the
-        devices; rows of index -1 are filling and are dropped.
+        devices; rows of index -1 are padding and are dropped.
     """
     return collect(lambda images, _: _read(encoder, view, tuple(probes), images), batches, mesh)
 
@@ -145,33 +147,33 @@ def extract(
 def collect(
     fn: Callable[[Array, Array], Any], batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[Any, np.ndarray]:
-    """`fn` of all images and their index, an array or a tree of them, jitted over the mesh, and the
-    index; see `extract`.
+    """Apply a jitted `fn` to the batches (images, index) over the mesh; return its results for all
+    images, an array or a tree of arrays, and the index; see `extract`.
+
+    Results of more than `MEMORY` bytes are stored in a temporary file, mapped into memory.
 
     Raises:
       NotMeasurable: floats of an image that are not finite.
-
-    What would fill more than `MEMORY` bytes lies in a temporary file, mapped into memory.
     """
-    placed, kept = sharding.batch_sharding(mesh), []
+    placed, indices = sharding.batch_sharding(mesh), []
     columns: list[Column] = []
     tree: Any = None
     for images, index in batches:
         distributed.tick()
         images, index = to_global((images, index), placed)
-        found, index = gather((fn(images, index), index))
-        leaves, tree = jax.tree.flatten(found)
+        outputs, index = gather((fn(images, index), index))
+        leaves, tree = jax.tree.flatten(outputs)
         for x in leaves:
             check_finite(x[index >= 0], "features")
         columns = columns or [Column(MEMORY // len(leaves)) for _ in leaves]
         for column, x in zip(columns, leaves, strict=True):
             column.append(x[index >= 0])
-        kept.append(index[index >= 0])
-    return jax.tree.unflatten(tree, [column.whole() for column in columns]), np.concatenate(kept)
+        indices.append(index[index >= 0])
+    return jax.tree.unflatten(tree, [column.whole() for column in columns]), np.concatenate(indices)
 
 
 class Column:
-    """Rows that come batch by batch, in memory up to so many bytes, in a file beyond them."""
+    """Rows that come batch by batch, in memory up to `most` bytes, in a file beyond them."""
 
     def __init__(self, most: int) -> None:
         self._parts: list[np.ndarray] = []
@@ -190,30 +192,30 @@ class Column:
                 part.tofile(self._file)
         except OSError as e:
             raise UserError(
-                f"features larger than memory go to {tempfile.gettempdir()}, and {e}; name another "
-                "folder by TMPDIR, or lower evals.max_train"
+                f"cannot write features larger than memory to {tempfile.gettempdir()}: {e}; set "
+                "TMPDIR to another folder, or lower evals.max_train"
             ) from None
         self._parts = [rows[:0]]
 
     def whole(self) -> np.ndarray:
-        """All rows."""
+        """Return all rows."""
         if self._file is None:
             return np.concatenate(self._parts)
         self._file.flush()
         (empty,) = self._parts
-        found = np.memmap(self._file, empty.dtype, "r")
-        return found.reshape(-1, *empty.shape[1:])
+        rows = np.memmap(self._file, empty.dtype, "r")
+        return rows.reshape(-1, *empty.shape[1:])
 
 
 def recompute_statistics(
     encoder: Encoder, view: View, images: np.ndarray, mesh: jax.sharding.Mesh
 ) -> Encoder:
-    """The encoder with batch-norm statistics of uint8 images (N, H, W, C), which every process
-    holds whole, for a fair look at untrained weights.
+    """Return the encoder with the batch-norm statistics of uint8 images (N, H, W, C), all of which
+    every process holds, for a fair measurement of untrained weights.
 
     The images pass once, in equal chunks of at most `CHUNK` (the last one is filled up from the
-    first); mean and variance are those over all chunks, so one chunk has its own exactly. Neither
-    the devices nor the batch size of evaluations count.
+    first); mean and variance are those over all chunks, so a single chunk gets exactly its own.
+    Neither the devices nor the batch size of evaluations change the result.
     """
     count = -(-len(images) // CHUNK)
     size = -(-len(images) // count)
@@ -221,38 +223,40 @@ def recompute_statistics(
     whole = sharding.replicated(mesh)
     placed = sharding.batch_sharding(mesh) if size % mesh.size == 0 else whole
     step = functools.partial(_train_statistics, encoder)
-    # A step gives `momentum * old + (1 - momentum) * those of the batch`: linear in old.
+    # A step returns `momentum * old + (1 - momentum) * batch statistics`: linear in old.
     first = place(images[chunks[0]], placed)
     part = step(jax.tree.map(jnp.zeros_like, encoder.stats), view, first)
     momentum = jax.tree.map(
         _momentum, jax.device_get(step(part, view, first)), jax.device_get(part)
     )
-    old = jax.tree.map(lambda p, m: p / (1 - m), part, momentum)  # near all that come
-    found = []
+    old = jax.tree.map(lambda p, m: p / (1 - m), part, momentum)  # close to all chunks'
+    per_chunk = []
     for rows in chunks:
-        new = jax.device_get(step(old, view, place(images[rows], placed)))
-        found.append(
-            jax.tree.map(lambda n, o, m: (n - m * o) / (1 - m), new, jax.device_get(old), momentum)
+        updated = jax.device_get(step(old, view, place(images[rows], placed)))
+        per_chunk.append(
+            jax.tree.map(
+                lambda n, o, m: (n - m * o) / (1 - m), updated, jax.device_get(old), momentum
+            )
         )
-    return dataclasses.replace(encoder, stats=place(_over_chunks(found), whole))
+    return dataclasses.replace(encoder, stats=place(_over_chunks(per_chunk), whole))
 
 
-def _momentum(new: np.ndarray, old: np.ndarray) -> float:
-    """From `new = momentum * old + old`; 0 where that does not tell."""
+def _momentum(updated: np.ndarray, old: np.ndarray) -> float:
+    """Solve `updated = momentum * old + old` for the momentum; 0 if `old` is zero."""
     size = float(np.abs(old).sum())
-    return round(float(np.abs(new - old).sum()) / size, 4) if size else 0.0
+    return round(float(np.abs(updated - old).sum()) / size, 4) if size else 0.0
 
 
 def _over_chunks(stats: Sequence[Any]) -> Any:
-    """Batch statistics of equal chunks to those of all: a `var` beside a `mean` is the mean of the
-    variances and the variance of the means.
+    """Combine the batch statistics of equal chunks: a `var` beside a `mean` is the mean of the
+    variances plus the variance of the means.
     """
     if not isinstance(stats[0], dict):
         return np.mean(stats, axis=0, dtype=np.float64).astype(np.float32)
-    made = {name: _over_chunks([each[name] for each in stats]) for name in stats[0]}
-    if set(made) == {"mean", "var"} and not isinstance(stats[0]["mean"], dict):
-        made["var"] = made["var"] + np.var([each["mean"] for each in stats], axis=0)
-    return made
+    merged = {name: _over_chunks([chunk[name] for chunk in stats]) for name in stats[0]}
+    if set(merged) == {"mean", "var"} and not isinstance(stats[0]["mean"], dict):
+        merged["var"] = merged["var"] + np.var([chunk["mean"] for chunk in stats], axis=0)
+    return merged
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -10,53 +10,55 @@ from ssl_jax.data.sources import Source
 
 
 def listed_rows(path: str, source: Source) -> np.ndarray:
-    """Rows of `source` that the file names, (n,) ascending, each once.
+    """Return the rows of `source` that the file lists, (n,) ascending, without duplicates.
 
-    A line holds a name, and after white space whatever else (a label: it is not read, labels are
-    those of the source). A name is that of an example if one of the two is the end of the other,
-    folder by folder: `n01440764_10026.JPEG` names `train/n01440764/n01440764_10026.JPEG`.
+    A line holds a name and, after white space, anything else (a label is not read: the source's
+    labels are used). A name matches an example if one of the two is the end of the other, folder by
+    folder: `n01440764_10026.JPEG` names `train/n01440764/n01440764_10026.JPEG`.
 
     Raises:
-      UserError: a file that cannot be read or names nothing, a source without names, a name of no
-        example or of several.
+      UserError: a file that cannot be read or is empty, a source without names, a name that matches
+        no example or several.
     """
     try:
         lines = [line.strip() for line in Path(path).read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"list {path}: {getattr(e, 'strerror', None) or 'not a text'}") from None
+        raise UserError(
+            f"list {path}: {getattr(e, 'strerror', None) or 'not a text file'}"
+        ) from None
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError(f"list {path}: it is empty; expected the name of an example a line")
+        raise UserError(f"list {path}: it is empty; expected one example name per line")
     if source.names is None:
         raise UserError(f"list {path}: the examples of {source.name} have no names")
-    asked = [(line, line.split()[0]) for line in lines]
-    wanted = {_last(name) for pair in asked for name in pair}
+    entries = [(line, line.split()[0]) for line in lines]
+    last_parts = {_last(name) for pair in entries for name in pair}
     places: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(source.names):
-        if (last := _last(name)) in wanted:
+        if (last := _last(name)) in last_parts:
             places[last].append(row)
 
     def rows_of(name: str) -> list[int]:
-        known = ((row, source.names[row]) for row in places.get(_last(name), ()))  # type: ignore[index]
-        return [row for row, other in known if _ends(other, name) or _ends(name, other)]
+        candidates = ((row, source.names[row]) for row in places.get(_last(name), ()))  # type: ignore[index]
+        return [row for row, other in candidates if _ends(other, name) or _ends(name, other)]
 
-    found, unknown = [], []
-    for line, name in asked:
+    matches, unknown = [], []
+    for line, name in entries:
         rows = rows_of(line) or rows_of(name)  # a name may hold spaces
         if len(rows) > 1:
             raise UserError(
-                f"list {path}: {name} names {len(rows)} examples of {source.name}, "
-                f"{source.names[rows[0]]} for one; give more of its path"
+                f"list {path}: {name} matches {len(rows)} examples of {source.name}, such as "
+                f"{source.names[rows[0]]}; give more of its path"
             )
-        found += rows
+        matches += rows
         if not rows:
             unknown.append(name)
     if unknown:
         raise UserError(
-            f"list {path}: {len(unknown)} of {len(lines)} names are no example of {source.name}, "
-            f"{unknown[0]} for one; names there are like {source.names[0]}"
+            f"list {path}: {len(unknown)} of {len(lines)} names match no example of {source.name}, "
+            f"such as {unknown[0]}; expected names like {source.names[0]}"
         )
-    return np.unique(found)
+    return np.unique(matches)
 
 
 def _last(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Online probe: a linear classifier that is trained along with any method and leaves no trace."""
+"""Online probe: a linear classifier trained alongside any method, without influence on it."""
 
 import functools
 from collections.abc import Collection, Mapping
@@ -27,14 +27,14 @@ MOMENTUM, EPS = 0.9, 1e-6  # of the running statistics of features
 
 @dataclass(frozen=True)
 class OnlineProbe(Objective):
-    """A method with a classifier on what its encoder makes of the first view.
+    """A method with a classifier on its encoder's features of the first view.
 
     The classifier lives in `extra` and takes its own steps of Adam, so neither the optimizer, nor
-    the norm of the gradients, nor the finite check ever sees it: what the method trains is bit for
-    bit what it is without. It costs one more forward pass of the encoder, in evaluation mode.
+    the gradient norm, nor the finite check sees it: the method's training is bit for bit the same
+    as without the probe. It costs one more forward pass of the encoder, in evaluation mode.
 
     Attributes:
-      method: that is wrapped; all that is asked of an objective is asked of it.
+      method: wrapped method; all calls to the objective are forwarded to it.
       lr: learning rate.
     """
 
@@ -43,12 +43,13 @@ class OnlineProbe(Objective):
 
     @classmethod
     def around(cls, method: Objective, lr: float) -> Self:
-        """
+        """Wrap a method.
+
         Raises:
           UserError: a learning rate that is not positive.
         """
         if not lr > 0:
-            raise UserError(f"train.online_probe: a learning rate of {lr}; give None or > 0")
+            raise UserError(f"train.online_probe: expected None or a learning rate > 0, got {lr}")
         spec, chunks = method.spec, method.microbatches
         return cls(method.backbone, spec, microbatches=chunks, method=method, lr=lr)
 
@@ -87,27 +88,27 @@ class OnlineProbe(Objective):
         size = self.inputs().views[0].size
         images = jax.ShapeDtypeStruct((1, size, size, self.spec.channels), jnp.float32)
         encoder = self.method.encoder(params, extra)
-        seen = functools.partial(self._features, encoder.net)
-        width = jax.eval_shape(seen, encoder.params, encoder.stats, images).shape[1]
+        feature_fn = functools.partial(self._features, encoder.net)
+        width = jax.eval_shape(feature_fn, encoder.params, encoder.stats, images).shape[1]
         return params, extra | {NAME: fresh(width, self.spec.num_classes)}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         loss, aux = self.method.loss(params, _own(extra), batch, key, step)
-        # Nothing of the method may be fused, or shared, with the probe: its rounding would change.
+        # Nothing of the method may be fused or shared with the probe: its rounding would change.
         encoder, images = self.method.encoder(params, _own(extra)), batch["views"][0][:, 0]
-        seen = jax.lax.optimization_barrier((encoder.params, encoder.stats, images))
+        inputs = jax.lax.optimization_barrier((encoder.params, encoder.stats, images))
         with jax.named_scope(NAME):
-            found = self._features(encoder.net, *jax.lax.stop_gradient(seen))
-            weights, metrics = learn(extra[NAME], found, batch["label"], step, self.lr)
+            x = self._features(encoder.net, *jax.lax.stop_gradient(inputs))
+            weights, metrics = learn(extra[NAME], x, batch["label"], step, self.lr)
         return loss, Aux({**aux.extra, NAME: weights}, aux.signals, {**aux.metrics, **metrics})
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
-        params, new = self.method.after_update(params, _own(extra), signals, step)
-        return params, new | {NAME: extra[NAME]}
+        params, updated = self.method.after_update(params, _own(extra), signals, step)
+        return params, updated | {NAME: extra[NAME]}
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         return replace(self.method.encoder(params, _own(extra)), online=extra[NAME])
@@ -135,18 +136,18 @@ class OnlineProbe(Objective):
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
     ) -> tuple[Tree, Tree]:
-        params, new = self.method.refresh(params, _own(extra), features, key, step)
-        return params, new | {NAME: extra[NAME]}
+        params, updated = self.method.refresh(params, _own(extra), features, key, step)
+        return params, updated | {NAME: extra[NAME]}
 
     def _features(self, net: Net, params: Tree, stats: Tree, images: Array) -> Array:
-        """(B, D) where the method's representation is read, in its microbatches."""
+        """Return (B, D), read at the method's probe, in its microbatches."""
         chunks = self.microbatches if len(images) > 1 else 1
         stages, _ = net.apply(params, stats, images, train=False, stages=True, microbatches=chunks)
         return features.select(stages, self.probe)
 
 
 def fresh(width: int, classes: int) -> Tree:
-    """An untrained classifier of features (B, width), whose logits are 0."""
+    """Create an untrained classifier of features (B, width), whose logits are 0."""
     zeros = {"kernel": jnp.zeros((width, classes)), "bias": jnp.zeros(classes)}
     moments = {name: jax.tree.map(jnp.zeros_like, zeros) for name in ("mu", "nu")}
     return zeros | moments | {"mean": jnp.zeros(width), "var": jnp.ones(width)}
@@ -155,48 +156,48 @@ def fresh(width: int, classes: int) -> Tree:
 def learn(
     weights: Tree, features: Array, labels: Array, step: Array, lr: float
 ) -> tuple[Tree, dict[str, Array]]:
-    """The classifier after one step of Adam, and its `online_loss` and `online_top1` before.
+    """Take one step of Adam; return the classifier, and `online_loss` and `online_top1` before it.
 
     Features are scaled to mean 0 and deviation 1 over the batch, as in MAE's linear probe
-    (2111.06377, appendix A.1), so that one learning rate does for all networks.
+    (2111.06377, appendix A.1), so that one learning rate works for all networks.
 
     Args:
       weights: see `fresh`.
       features: (B, D).
-      labels: (B,) int; below 0 where there is none: such a row does not count.
-      step: steps made before.
+      labels: (B,) int; rows with a negative label are ignored.
+      step: number of earlier steps.
     """
     mean, var = jnp.mean(features, 0), jnp.var(features, 0)
-    seen = (features - mean) * jax.lax.rsqrt(var + EPS)
-    known = labels >= 0
-    count = jnp.maximum(jnp.sum(known), 1)
+    scaled = (features - mean) * jax.lax.rsqrt(var + EPS)
+    has_label = labels >= 0
+    count = jnp.maximum(jnp.sum(has_label), 1)
 
     def loss_fn(linear: Tree) -> tuple[Array, Array]:
-        out = seen @ linear["kernel"] + linear["bias"]
+        out = scaled @ linear["kernel"] + linear["bias"]
         losses = cross_entropy(out, jnp.maximum(labels, 0))
-        return jnp.sum(jnp.where(known, losses, 0)) / count, out
+        return jnp.sum(jnp.where(has_label, losses, 0)) / count, out
 
     linear = {name: weights[name] for name in ("kernel", "bias")}
     (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(linear)
     state = optax.ScaleByAdamState(step, weights["mu"], weights["nu"])
     change, adam = optax.scale_by_adam().update(grads, state)
-    new = jax.tree.map(lambda w, u: w - lr * u, linear, change)
+    updated = jax.tree.map(lambda w, u: w - lr * u, linear, change)
     running = {"mean": mean, "var": var}
-    new |= {k: MOMENTUM * weights[k] + (1 - MOMENTUM) * x for k, x in running.items()}
-    hits = jnp.sum(known & (jnp.argmax(out, -1) == labels))
+    updated |= {k: MOMENTUM * weights[k] + (1 - MOMENTUM) * x for k, x in running.items()}
+    hits = jnp.sum(has_label & (jnp.argmax(out, -1) == labels))
     metrics = {"online_loss": loss, "online_top1": hits / count}
-    return new | {"mu": adam.mu, "nu": adam.nu}, metrics
+    return updated | {"mu": adam.mu, "nu": adam.nu}, metrics
 
 
 def logits(weights: Tree, features: Array) -> Array:
-    """(B, D) -> (B, classes), features scaled by the statistics of the last batches."""
-    seen = (features - weights["mean"]) * jax.lax.rsqrt(weights["var"] + EPS)
-    return seen @ weights["kernel"] + weights["bias"]
+    """Return logits (B, classes) of features (B, D), scaled by their running statistics."""
+    scaled = (features - weights["mean"]) * jax.lax.rsqrt(weights["var"] + EPS)
+    return scaled @ weights["kernel"] + weights["bias"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Online(Protocol):
-    """Accuracy of the online probe, where one was trained along, on the test images."""
+    """Accuracy on the test images of the online probe, if one was trained along."""
 
     needs: ClassVar[str] = "a probe trained along (train.online_probe), and labels"
 
@@ -206,18 +207,17 @@ class Online(Protocol):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         assert subject.encoder is not None
-        weights, seen = jax.device_get(subject.encoder.online), subject.test(AtLayer())
+        weights, test = jax.device_get(subject.encoder.online), subject.test(AtLayer())
         if (width := weights["kernel"].shape[1]) != subject.classes:
             raise UserError(
-                f"online: the probe was trained on {width} classes, and these data have "
+                f"online: the probe was trained on {width} classes, these data have "
                 f"{subject.classes}; leave online out of --eval"
             )
-        answers = np.asarray(logits(weights, jnp.asarray(seen.features)))
-        check_finite(answers, "logits")
-        found = answers.argmax(-1)
-        return {"online_top1": float(np.mean(found == seen.labels))}
+        scores = np.asarray(logits(weights, jnp.asarray(test.features)))
+        check_finite(scores, "logits")
+        return {"online_top1": float(np.mean(scores.argmax(-1) == test.labels))}
 
 
 def _own(extra: Tree) -> Tree:
-    """What the wrapped method carries along."""
+    """Return the wrapped method's part of `extra`."""
     return {name: value for name, value in extra.items() if name != NAME}

@@ -3,32 +3,32 @@
 import numpy as np
 
 GUESSES = 5
-LEAST = 10  # examples of which not all get the same answer by chance
+LEAST = 10  # examples that do not all get the same prediction by chance
 
 
 def guesses_of(classes: int) -> int:
-    """How many guesses are looked at: five, or one where five would be all, or nearly."""
+    """Return the number of guesses to score: five, or one if there are at most five classes."""
     return GUESSES if classes > GUESSES else 1
 
 
 def accuracies(guesses: np.ndarray, labels: np.ndarray, name: str) -> dict[str, float]:
-    """`NAME_top1`, the share of first guesses that are right; `NAME_mean_per_class`, the mean of
-    that share of each class, over the classes that occur; with five guesses `NAME_top5`, the share
-    of examples whose class is among them. Where `LEAST` examples or more of several classes all get
-    one answer, nothing was told apart: the numbers are not finite.
+    """Score guesses: `NAME_top1` is the share of first guesses that are right,
+    `NAME_mean_per_class` the mean of that share per class, over the classes that occur, and, with
+    five guesses, `NAME_top5` the share of examples whose class is among them. The numbers are NaN
+    if at least `LEAST` examples of several classes all get the same first guess.
 
     Args:
       guesses: (N,), or (N, 5) with the likeliest first.
       labels: (N,) integers from 0, N > 0.
     """
-    right = guesses.reshape(len(labels), -1) == labels[:, None]
-    first, examples = right[:, 0], np.bincount(labels)
-    there = examples > 0
-    shares = np.bincount(labels, weights=first)[there] / examples[there]
-    found = {f"{name}_top1": float(first.mean()), f"{name}_mean_per_class": float(shares.mean())}
-    if right.shape[1] == GUESSES:
-        found[f"{name}_top5"] = float(right.any(axis=1).mean())
+    correct = guesses.reshape(len(labels), -1) == labels[:, None]
+    first, examples = correct[:, 0], np.bincount(labels)
+    present = examples > 0
+    shares = np.bincount(labels, weights=first)[present] / examples[present]
+    scores = {f"{name}_top1": float(first.mean()), f"{name}_mean_per_class": float(shares.mean())}
+    if correct.shape[1] == GUESSES:
+        scores[f"{name}_top5"] = float(correct.any(axis=1).mean())
     constant = np.ptp(guesses.reshape(len(labels), -1)[:, 0]) == 0
-    if constant and len(labels) >= LEAST and there.sum() > 1:
-        return dict.fromkeys(found, float("nan"))
-    return found
+    if constant and len(labels) >= LEAST and present.sum() > 1:
+        return dict.fromkeys(scores, float("nan"))
+    return scores

@@ -1,4 +1,4 @@
-"""Superclasses: a file that says of each class which wider one it belongs to (WordNet, BREEDS)."""
+"""Superclasses: a file that assigns each class to a wider one (WordNet, BREEDS)."""
 
 import re
 from collections.abc import Sequence
@@ -16,35 +16,35 @@ class Superclasses(NamedTuple):
 
     Attributes:
       of: (C,) int32, -1 for a class that the file leaves out.
-      names: of the superclasses.
+      names: names of the superclasses.
     """
 
     of: np.ndarray
     names: tuple[str, ...]
 
-    def known(self, labels: np.ndarray) -> np.ndarray:
-        """Rows of `labels` (N,), class numbers, that have a superclass.
+    def rows(self, labels: np.ndarray) -> np.ndarray:
+        """Return the rows of `labels` (N,), class numbers, that have a superclass.
 
         Raises:
-          UserError: none has.
+          UserError: there are none.
         """
-        own = labels < len(self.of)
-        rows = np.flatnonzero(own & (self.of[np.where(own, labels, 0)] >= 0))
+        in_range = labels < len(self.of)
+        rows = np.flatnonzero(in_range & (self.of[np.where(in_range, labels, 0)] >= 0))
         if not len(rows):
-            raise UserError("superclasses: no example is of a class that the file names")
+            raise UserError("superclasses: no example belongs to a class that the file names")
         return rows
 
 
 def read_superclasses(path: str, class_names: Sequence[str]) -> Superclasses:
-    """The superclasses of the classes named so.
+    """Read the superclasses of the classes `class_names`.
 
-    The file is a JSON object {class: superclass}, or has lines `CLASS SUPERCLASS` with a tab, a
-    comma or else white space between. A class is given by its name, or else its number. What the
-    file does not name is left out of what is measured, as BREEDS does (2008.04859).
+    The file is a JSON object {class: superclass}, or has lines `CLASS SUPERCLASS`, separated by a
+    tab, a comma or else white space. A class is given by its name, or else its number. Classes that
+    the file does not name are left out of the measurement, as BREEDS does (2008.04859).
 
     Raises:
-      UserError: a file that cannot be read or is of another form, a class that there is not or that
-        stands there twice, fewer than two superclasses.
+      UserError: a file that cannot be read or has another format, a class that does not exist or is
+        listed twice, fewer than two superclasses.
     """
     where = f"superclasses {path}"
     pairs = _pairs(path, where)
@@ -52,14 +52,14 @@ def read_superclasses(path: str, class_names: Sequence[str]) -> Superclasses:
     number |= {name: i for i, name in enumerate(class_names)}
     names = tuple(sorted({above for _, above in pairs}))
     if len(names) < 2:
-        raise UserError(f"{where}: {len(names)} superclasses; expected two or more")
+        raise UserError(f"{where}: expected two or more superclasses, got {len(names)}")
     of = np.full(len(class_names), -1, np.int32)
     for name, above in pairs:
         if name not in number:
-            some = ", ".join(class_names[:3])
-            raise UserError(f"{where}: no class {name!r} here; they are like {some}")
+            examples = ", ".join(class_names[:3])
+            raise UserError(f"{where}: no class {name!r} here; expected classes like {examples}")
         if of[number[name]] >= 0:
-            raise UserError(f"{where}: class {name!r} stands there twice")
+            raise UserError(f"{where}: class {name!r} is listed twice")
         of[number[name]] = names.index(above)
     return Superclasses(of, names)
 
@@ -68,10 +68,10 @@ def _pairs(path: str, where: str) -> list[tuple[str, str]]:
     try:
         text = Path(path).read_text()
         if text.lstrip().startswith("{"):
-            found = from_json(text, object_pairs_hook=list)
-            if any(isinstance(above, (list, dict)) for _, above in found):
+            entries = from_json(text, object_pairs_hook=list)
+            if any(isinstance(above, (list, dict)) for _, above in entries):
                 raise UserError(f"{where}: expected an object {{class: superclass}}")
-            return [(name, str(above)) for name, above in found]
+            return [(name, str(above)) for name, above in entries]
     except (OSError, ValueError) as e:
         raise UserError(f"{where}: {getattr(e, 'strerror', None) or e}") from None
     pairs = []
@@ -81,6 +81,6 @@ def _pairs(path: str, where: str) -> list[tuple[str, str]]:
         separator = next((s for s in ("\t", ",") if s in line), r"\s+")
         parts = [part.strip() for part in re.split(separator, line.strip())]
         if len(parts) != 2 or not all(parts):
-            raise UserError(f"{where}: line {number} is {line[:80]!r}; expected CLASS SUPERCLASS")
+            raise UserError(f"{where}: line {number}: expected CLASS SUPERCLASS, got {line[:80]!r}")
         pairs.append((parts[0], parts[1]))
     return pairs

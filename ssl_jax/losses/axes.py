@@ -1,8 +1,8 @@
-"""A decorator for losses, written for the whole batch as one array, that must run on any mesh.
+"""A decorator that lets a loss, written for the whole batch as one array, run on any mesh.
 
-JAX makes the axes of a mesh Explicit by default: each operation must then say how its result lies
-on the devices, and `z @ z.T` of a batch that is split by rows has no answer. A loss does not care:
-it leaves that to the compiler, as on Auto axes.
+JAX makes the axes of a mesh Explicit by default: the sharding of each result must then be
+determined, and that of `z @ z.T` for a batch split by rows is ambiguous. The decorator leaves it to
+the compiler, as on Auto axes.
 """
 
 import functools
@@ -22,11 +22,11 @@ def any_axes(leading: int | EllipsisType = 0) -> Callable[[F], F]:
     """Decorate a loss so that it computes on Explicit axes of a mesh what it computes on Auto axes.
 
     The mesh is that of the context (`jax.set_mesh`), else that of the arrays. Without an Explicit
-    axis the function runs as it is.
+    axis the function runs unchanged.
 
     Args:
-      leading: how many leading dimensions of the result lie as those of the first argument; the
-        rest of the result is whole on every device. `...` is all of them.
+      leading: number of leading dimensions of the result that are sharded as those of the first
+        argument; the others are replicated. `...` means all of them.
     """
 
     def decorate(loss: F) -> F:
@@ -49,7 +49,7 @@ def any_axes(leading: int | EllipsisType = 0) -> Callable[[F], F]:
 _TRACED = (jax.Array, np.ndarray, np.generic, float)
 
 
-# Compiled: without a mesh in the context, only a compiled function takes arrays of several devices.
+# Compiled: without a mesh in context, only a compiled function accepts arrays on several devices.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _placed(
     loss: Callable[..., Any],

@@ -1,4 +1,4 @@
-"""Barlow Twins: the cross-correlation of two views shall be the identity (2103.03230)."""
+"""Barlow Twins: the cross-correlation of two views should be the identity (2103.03230)."""
 
 import jax
 import jax.numpy as jnp

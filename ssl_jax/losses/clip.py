@@ -21,24 +21,24 @@ def clip_loss(
 ) -> Array:
     """Mean of the cross-entropies image -> text and text -> image of each pair.
 
-    Row i of one belongs to row i of the other; all other rows of the batch are its negatives, with
+    Row i of `image` belongs to row i of `text`; all other rows of the batch are its negatives, with
     gradients through both sides.
 
     Args:
       image, text: (B, d).
-      scale: what the similarities are multiplied by, 1 / temperature: its gradient is exact.
-      normalize: the similarity is the cosine; else the plain inner product.
-      similarity: whether the (B, B) similarities are held; see `losses.similarity`.
+      scale: factor of the similarities, 1 / temperature; its gradient is exact.
+      normalize: use the cosine as the similarity; else the plain inner product.
+      similarity: how the (B, B) similarities are computed; see `losses.large_batch.similarity`.
 
     Returns:
-      (B,), one value a pair, in at least float32; the loss is their mean.
+      (B,), one value per pair, in at least float32; the loss is their mean.
 
     Raises:
-      ValueError: not two matrices of one shape; see also `losses.similarity`.
+      ValueError: not two matrices of one shape; see also `losses.large_batch.similarity`.
     """
     if image.ndim != 2 or image.shape != text.shape:
         raise ValueError(
-            f"clip_loss wants two (B, d) of one shape; got {image.shape}, {text.shape}"
+            f"clip_loss: expected two (B, d) of one shape, got {image.shape} and {text.shape}"
         )
     image, text = (l2_normalize(x) if normalize else as_float(x) for x in (image, text))
     image = scale * image

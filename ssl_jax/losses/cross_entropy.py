@@ -21,7 +21,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
       label_smoothing: s in [0, 1).
 
     Returns:
-      (...), one value a row.
+      (...), one value per row.
     """
     log_probs = jax.nn.log_softmax(as_float(logits), axis=-1)
     loss = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
@@ -34,9 +34,9 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
 
     Args:
       logits: (..., C).
-      targets: (..., C), probabilities; a row of zeros costs nothing.
+      targets: (..., C), probabilities; a row of zeros has loss 0.
 
     Returns:
-      (...), one value a row.
+      (...), one value per row.
     """
     return -jnp.sum(targets * jax.nn.log_softmax(as_float(logits), axis=-1), axis=-1)

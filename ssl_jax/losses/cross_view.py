@@ -1,4 +1,4 @@
-"""Soft targets from some views of an image, predicted from its other views."""
+"""Cross-entropy with soft targets from some views of an image, predicted from its other views."""
 
 import jax
 import jax.numpy as jnp

@@ -13,12 +13,13 @@ Array = jax.Array
 def teacher_probabilities(logits: Array, center: Array, temperature: float | Array) -> Array:
     """`softmax((logits - center) / temperature)`: targets, without gradient.
 
-    The centre keeps one prototype from winning everywhere, the low temperature keeps all from being
-    alike: each alone collapses, the one to the even spread, the other to one prototype.
+    The centre keeps one prototype from dominating, the low temperature keeps the distribution from
+    becoming uniform. Either one alone collapses: the centre to the uniform distribution, the
+    temperature to one prototype.
 
     Args:
       logits: (..., K) of the teacher.
-      center: broadcasts to them; a running mean of such logits.
+      center: broadcasts to `logits`; a running mean of such logits.
       temperature: > 0.
     """
     return jax.nn.softmax(jax.lax.stop_gradient((as_float(logits) - center) / temperature))
@@ -27,8 +28,10 @@ def teacher_probabilities(logits: Array, center: Array, temperature: float | Arr
 def teacher_temperature(
     step: Array, steps_per_epoch: int, start: float, end: float, warmup_epochs: int
 ) -> Array:
-    """The teacher's temperature: a line from `start` in the first to `end` in the last epoch of the
-    warmup, the same within an epoch, as released. A float scalar for the int scalar `step`.
+    """Return the teacher's temperature, a float scalar for the int scalar `step`.
+
+    It rises linearly from `start` in the first to `end` in the last epoch of the warmup and is
+    constant within an epoch, as released.
     """
     epoch = step // steps_per_epoch
     line = start + (end - start) * epoch / max(warmup_epochs - 1, 1)

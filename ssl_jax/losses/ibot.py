@@ -11,9 +11,9 @@ Array = jax.Array
 
 @any_axes()
 def masked_patch_loss(targets: Array, logits: Array, mask: Array) -> Array:
-    """Cross-entropy at the patches that were hidden, the mean within and then over the images.
+    """Cross-entropy at the hidden patches: the mean within each image, then over the images.
 
-    An image of which nothing is hidden counts as 0, as released.
+    An image without hidden patches counts as 0, as released.
 
     Args:
       targets: (..., N, K), probabilities of N patches.

@@ -1,4 +1,4 @@
-"""InfoNCE, one direction: which of these keys is the query's own? MoCo, MoCo v3, CMC, CLIP."""
+"""InfoNCE in one direction, from queries to keys: MoCo, MoCo v3, CMC, CLIP."""
 
 import jax
 import jax.numpy as jnp
@@ -25,25 +25,28 @@ def infonce(
     Key i belongs to query i. Without `negatives` the candidates are the keys of the whole batch
     (CPC, 1807.03748, equation 4; MoCo v3, 2104.02057, equation 1). With them they are the query's
     own key and all of the negatives (MoCo, 1911.05722, equation 1). The gradient goes to all
-    arguments: who wants constant keys stops it.
+    arguments; for constant keys, stop it outside.
 
     Args:
       queries, keys: (B, d).
       temperature: t > 0; an array if it is learned.
-      negatives: (K, d), used as they are: of unit length already, if the others are made so.
+      negatives: (K, d), used as they are: with `normalize` they must already have unit length.
       normalize: s is the cosine; else the plain inner product.
-      similarity: whether the (B, B) or (B, K) similarities are held; see `losses.similarity`.
+      similarity: how the (B, B) or (B, K) similarities are computed; see
+        `losses.large_batch.similarity`.
 
     Returns:
-      (B,), one value a query, in at least float32.
+      (B,), one value per query, in at least float32.
 
     Raises:
-      ValueError: queries and keys of different shapes; see also `losses.similarity`.
+      ValueError: queries and keys of different shapes; see also `losses.large_batch.similarity`.
     """
     if queries.ndim != 2 or queries.shape != keys.shape:
-        raise ValueError(f"infonce wants two of (B, d); got {queries.shape} and {keys.shape}")
-    made = (lambda x: l2_normalize(x, floor="norm")) if normalize else as_float
-    queries, keys = made(queries), made(keys)
+        raise ValueError(
+            f"infonce: expected two (B, d) of one shape, got {queries.shape} and {keys.shape}"
+        )
+    convert = (lambda x: l2_normalize(x, floor="norm")) if normalize else as_float
+    queries, keys = convert(queries), convert(keys)
     others = keys if negatives is None else as_float(negatives)
     queries = queries / temperature
     positive = jnp.sum(queries * keys, axis=1)

@@ -1,4 +1,4 @@
-"""Pixel targets of masked autoencoders (2111.06377) and the loss on what was masked."""
+"""Pixel targets of masked autoencoders (2111.06377) and the loss on the masked patches."""
 
 import math
 
@@ -16,7 +16,7 @@ def patchify(images: Array, patch: int) -> Array:
     """(B, H, W, C) -> (B, L, patch * patch * C), L patches row by row, each (row, column, channel).
 
     Raises:
-      ValueError: H or W is no multiple of `patch`.
+      ValueError: H or W is not a multiple of `patch`.
     """
     b, height, width, c = images.shape
     if height % patch or width % patch:
@@ -42,7 +42,7 @@ def unpatchify(patches: Array, patch: int, grid: tuple[int, int] | None = None) 
     rows, columns = grid or (math.isqrt(length),) * 2
     if rows * columns != length or size % patch**2:
         raise ValueError(
-            f"{patches.shape} is no {rows}x{columns} grid of patches of {patch}x{patch}"
+            f"patches: {patches.shape} is not a {rows}x{columns} grid of patches of {patch}x{patch}"
         )
     x = patches.reshape(b, rows, columns, patch, patch, size // patch**2)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * patch, columns * patch, -1)
@@ -50,7 +50,7 @@ def unpatchify(patches: Array, patch: int, grid: tuple[int, int] | None = None) 
 
 @any_axes(...)
 def normalize_patches(patches: Array, eps: float = 1e-6) -> Array:
-    """Each patch less its mean, over its standard deviation; (..., n), float32 or wider.
+    """Normalise each patch by its mean and standard deviation; (..., n), float32 or wider.
 
     `(x - mean) / sqrt(var + eps)` with the unbiased (n - 1) variance, as the released code has it.
     """

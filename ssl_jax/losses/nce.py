@@ -1,4 +1,4 @@
-"""Noise-contrastive estimation: an example told from noise, one candidate at a time."""
+"""Noise-contrastive estimation: each candidate is classified as the right example or as noise."""
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +11,23 @@ Array = jax.Array
 
 @any_axes()
 def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
-    """Binary NCE with m negatives an example; a scalar, the mean over the examples.
+    """Binary NCE with m negatives per example; a scalar, the mean over the examples.
 
     With c = m noise, m times a candidate's probability under the noise:
     `-log(p+ / (p+ + c + eps)) - sum_j log(c / (p_j + c + eps))` (Gutmann and Hyvarinen 2010; Wu et
     al. 2018, arXiv 1805.01978, equations 6 and 7; eps as in the released NCECriterion).
 
     Args:
-      log_probs: (B, 1 + m), log-probabilities of the candidates under the model: first of the
-        right one, then of m that were drawn from the noise.
+      log_probs: (B, 1 + m), log-probabilities of the candidates under the model: first the right
+        one, then m drawn from the noise.
       noise: probability of a candidate under the noise; 1 / N for uniform draws.
       eps: keeps the denominators positive.
 
     Raises:
-      ValueError: no matrix, or no negatives.
+      ValueError: not a matrix, or no negatives.
     """
     if log_probs.ndim != 2 or log_probs.shape[1] < 2:
-        raise ValueError(f"nce wants (B, 1 + m) with m of at least 1; got {log_probs.shape}")
+        raise ValueError(f"nce: expected shape (B, 1 + m) with m >= 1, got {log_probs.shape}")
     log_probs = as_float(log_probs)
     expected = (log_probs.shape[1] - 1) * jnp.asarray(noise, log_probs.dtype)
     total = jnp.logaddexp(log_probs, jnp.log(expected + eps))  # no score is too large for it
@@ -38,7 +38,8 @@ def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
 
 @any_axes()
 def estimate_partition(scores: Array, count: int) -> Array:
-    """The constant Z = N mean(exp(score)) that makes scores of N candidates log-probabilities, from
-    some of them; no gradient flows through it (1805.01978, equation 8). Scalar.
+    """Estimate Z = N mean(exp(score)), a scalar, from the scores of some of N candidates.
+
+    Scores minus log Z are log-probabilities. No gradient flows through Z (1805.01978, equation 8).
     """
     return jax.lax.stop_gradient(jnp.mean(jnp.exp(as_float(scores))) * count)

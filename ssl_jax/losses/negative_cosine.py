@@ -14,10 +14,10 @@ def regression_loss(prediction: Array, target: Array) -> Array:
     """Squared distance of the unit vectors, `2 - 2 cos`, in [0, 4]; BYOL (2006.07733, equation 2).
 
     Args:
-      prediction, target: (..., d). BYOL stops the gradient of the target; that is the caller's.
+      prediction, target: (..., d). BYOL stops the gradient of the target; the caller has to do it.
 
     Returns:
-      (...), one value a vector.
+      (...), one value per vector.
     """
     return jnp.sum(jnp.square(l2_normalize(prediction) - l2_normalize(target)), axis=-1)
 

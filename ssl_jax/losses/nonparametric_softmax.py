@@ -1,4 +1,4 @@
-"""Softmax over all examples of a data set, each a class of its own with one stored vector."""
+"""Softmax over all examples of a data set, each a class with one stored vector."""
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,10 @@ def nonparametric_softmax(
 
     Args:
       features: (B, d), unit vectors.
-      memory: (R, d), a row a class. No gradient flows into it.
+      memory: (R, d), one row per class. No gradient flows into it.
       index: (B,) int, each example's own row.
       temperature: t > 0.
-      present: (R,) bool; False for rows that are no class (padding).
+      present: (R,) bool; False for rows of padding.
     """
     features, memory = as_float(features), jax.lax.stop_gradient(as_float(memory))
     scores = jnp.matmul(features, memory.T, precision="highest") / temperature

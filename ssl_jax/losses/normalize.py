@@ -9,19 +9,19 @@ Array = jax.Array
 
 
 def as_float(x: Array) -> Array:
-    """`x` in at least float32: losses are never computed in half precision."""
+    """Return `x` in at least float32: losses are never computed in half precision."""
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def l2_normalize(
     x: Array, axis: int = -1, eps: float = 1e-12, floor: Literal["square", "norm"] = "square"
 ) -> Array:
-    """`x / |x|` along `axis`, in at least float32; 0 with zero gradient for a zero vector.
+    """Compute `x / |x|` along `axis` in at least float32; 0 with zero gradient for a zero vector.
 
     Args:
       x: any shape.
-      axis: the vectors' axis.
-      eps: the smallest value that is divided by.
+      axis: axis of the vectors.
+      eps: smallest divisor.
       floor: what `eps` bounds: the squared norm, `x rsqrt(max(|x|^2, eps))` (TensorFlow, SimCLR,
         BYOL), or the norm, `x / max(|x|, eps)` (PyTorch's `normalize`).
     """

@@ -34,13 +34,13 @@ def ntxent(
       normalize: s is the cosine; else the plain inner product.
       reduction: "mean" over the 2B anchors, as in the paper. "simclr" is the sum of the means of
         the two directions, twice that, as in the released code and its learning rates.
-      similarity: whether the (2B, 2B) similarities are held; see `losses.similarity`.
+      similarity: whether the (2B, 2B) similarities are held; see `losses.large_batch.similarity`.
 
     Raises:
-      ValueError: an odd number of rows, or not a matrix; see also `losses.similarity`.
+      ValueError: an odd number of rows, or not a matrix; see also `losses.large_batch.similarity`.
     """
     if z.ndim != 2 or z.shape[0] % 2:
-        raise ValueError(f"ntxent wants (2B, d), two rows an example; got {z.shape}")
+        raise ValueError(f"ntxent: expected shape (2B, d) with two rows per example, got {z.shape}")
     z = l2_normalize(z) if normalize else as_float(z)
     z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
     candidates = log_sum_exp(z, similarity=similarity)

@@ -1,4 +1,4 @@
-"""The loss of Self-Classifier (2103.10994, equations 3 to 5): labels that views agree on, with a
+"""The loss of Self-Classifier (2103.10994, equations 3 to 5): views agree on a label, with a
 uniform prior over classes in place of negatives or a teacher.
 """
 
@@ -20,19 +20,20 @@ def self_classifier(
     column_temperature: float = 0.05,
     eps: float = 1e-12,
 ) -> Array:
-    """Cross-entropy of every view's prediction with every other's target, a scalar.
+    """Cross-entropy of every view's prediction with the target of every other view; a scalar.
 
     Target: a softmax of each class over the batch, each example's row then divided by its sum.
     Prediction: a softmax over the classes, each class's column divided by its sum over the batch,
-    times B / C. Both see the whole batch, both carry gradient. Identical examples give log C,
+    times B / C. Both depend on the whole batch and carry gradient. Identical examples give log C;
     balanced classes on which the views agree give 0.
 
     Args:
-      logits: (B, V, C). B should be about as large as C, for the columns to mean something.
-      large: the first so many views; pairs of two of the others are left out.
+      logits: (B, V, C). B should be about as large as C, or the softmax over the batch means
+        little.
+      large: number of leading views that count as large; pairs of two other views are skipped.
       row_temperature, column_temperature: of the softmax over classes and over the batch.
-      eps: added inside of the logarithm, and the least that is divided by: an example that no class
-        wants among the batch is no target.
+      eps: added inside the logarithm, and the smallest divisor: an example that gets no weight
+        from any class has no target.
     """
     logits = as_float(logits)
     rows, views, classes = logits.shape
@@ -43,6 +44,6 @@ def self_classifier(
     log = jnp.log(rows / classes * predictions + eps)
     entropies = -jnp.einsum("bic,bjc->ij", targets, log, precision="highest") / rows
     number = jnp.arange(views)
-    one, other = number[:, None], number[None, :]
-    pairs = (one != other) & ((one < large) | (other < large))
+    first, second = number[:, None], number[None, :]
+    pairs = (first != second) & ((first < large) | (second < large))
     return jnp.sum(jnp.where(pairs, entropies, 0)) / jnp.sum(pairs)

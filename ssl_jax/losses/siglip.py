@@ -20,31 +20,33 @@ def siglip(
     normalize: bool = True,
     similarity: Similarity = "auto",
 ) -> Array:
-    """Is this the image's text, asked of each of the B^2 pairs by itself, for each image.
+    """Binary classification of each of the B^2 pairs as matching or not, summed for each image.
 
     With `l(i, j) = scale s(i, j) + bias` the value of image i is
     `-log sigmoid(l(i, i)) - sum_{j != i} log sigmoid(-l(i, j))`.
 
     Args:
-      image, text: (B, d); row i of one belongs to row i of the other.
-      scale: t, published as learned from 10.
-      bias: b, published as learned from -10, so that the many negatives begin with little loss.
+      image, text: (B, d); row i of `image` belongs to row i of `text`.
+      scale: t; learned from 10 in the paper.
+      bias: b; learned from -10 in the paper, so that the many negatives start with little loss.
       normalize: s is the cosine; else the plain inner product.
-      similarity: whether the (B, B) similarities are held; see `losses.similarity`.
+      similarity: how the (B, B) similarities are computed; see `losses.large_batch.similarity`.
 
     Returns:
-      (B,), one value an image, in at least float32; the loss is their mean, a sum over B^2 pairs
+      (B,), one value per image, in at least float32; the loss is their mean, a sum over B^2 pairs
       divided by B.
 
     Raises:
-      ValueError: not two matrices of one shape; see also `losses.similarity`.
+      ValueError: not two matrices of one shape; see also `losses.large_batch.similarity`.
     """
     if image.ndim != 2 or image.shape != text.shape:
-        raise ValueError(f"siglip wants two (B, d) of one shape; got {image.shape}, {text.shape}")
+        raise ValueError(
+            f"siglip: expected two (B, d) of one shape, got {image.shape} and {text.shape}"
+        )
     image, text = (l2_normalize(x) if normalize else as_float(x) for x in (image, text))
-    # The bias is one more feature, which all texts have: its gradient comes with the images'.
-    one = jnp.ones_like(text[:, :1])
-    image = jnp.concatenate([scale * image, bias * one], axis=1)
-    text = jnp.concatenate([text, one], axis=1)
-    # All pairs as if none belonged together: softplus(l); what does, has softplus(-l) instead.
+    # The bias is one more feature, 1 for all texts: its gradient comes with that of the images.
+    ones = jnp.ones_like(text[:, :1])
+    image = jnp.concatenate([scale * image, bias * ones], axis=1)
+    text = jnp.concatenate([text, ones], axis=1)
+    # All pairs as if none matched: softplus(l). A matching pair has softplus(-l) = softplus(l) - l.
     return sum_softplus(image, text, similarity=similarity) - jnp.sum(image * text, axis=1)

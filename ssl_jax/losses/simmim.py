@@ -1,4 +1,4 @@
-"""Pixel regression where the image was masked: the loss of SimMIM (2111.09886)."""
+"""Pixel regression of the masked part of an image: the loss of SimMIM (2111.09886)."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ Array = jax.Array
 def masked_l1(prediction: Array, target: Array, mask: Array, eps: float = 1e-5) -> Array:
     """Mean absolute error over the values of the masked pixels of the batch; a scalar.
 
-    `sum(|x - y| m) / (sum(m) + eps) / C`, where m counts a pixel once, not once a channel
+    `sum(|x - y| m) / (sum(m) + eps) / C`, where m counts a pixel once, not once per channel
     (microsoft/SimMIM, models/simmim.py). Float32 or wider; nothing masked gives 0.
 
     Args:

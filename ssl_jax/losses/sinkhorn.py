@@ -16,9 +16,9 @@ from ssl_jax.losses.large_batch.sinkhorn_sweeps import Source, Sums
 Array = jax.Array
 Form = Literal["auto", "scaling", "log", "kernel"]
 
-ROUND = 10  # iterations between two looks at the tolerance: SeLa looks after the 1st, 11th, ...
-KEPT = 4  # readings from which on the matrix of a round is kept
-GPU_BLOCK = 2**23  # elements: few and long loops; the L2 cache of an H100 holds it
+ROUND = 10  # iterations between tolerance checks: SeLa checks after the 1st, 11th, ...
+STORE_FROM = 4  # number of readings from which the matrix of a round is stored
+GPU_BLOCK = 2**23  # elements: few and long loops; fits the L2 cache of an H100
 
 
 @any_axes(...)
@@ -32,63 +32,66 @@ def sinkhorn(
     form: Form = "auto",
     spec: P | None = None,
 ) -> Array:
-    """Assigns B examples to K prototypes, softly, so that each prototype gets about B / K of them.
+    """Assign B examples to K prototypes, softly, so that each prototype gets about B / K of them.
 
     An iteration scales the columns of `exp(scores / epsilon)` to equal sums and then its rows to
     sum 1. Only the two vectors of scales are iterated; an iteration reads the matrix once. It ends
-    with the rows: they are exact, the columns as near as the iterations bring them.
+    with the rows, whose sums are exact; those of the columns converge with the iterations.
 
       SwAV     sinkhorn(z @ prototypes, 0.05, 3)                  (2006.09882, equation 3)
       DINOv2   sinkhorn(teacher_logits, teacher_temperature, 3)   (2304.07193, section 4)
       SeLa     sinkhorn(log_probabilities, 1 / 25, 5000, tolerance=0.1); its labels are the argmax
                (1911.05371, equations 7 and 8; 1 / epsilon is the power lambda)
 
-    No form overflows, and in none does a column vanish:
+    No form overflows or loses a column:
 
-      scaling  rows are divided by their largest element, scales are kept as logarithms between
-               rounds of ten iterations, and nothing falls below 1e-26 of its row's largest
-               (float32). From five iterations on, the matrix of a round is kept: one more
-               array like the scores, in exchange for fewer exponentials.
+      scaling  rows are divided by their largest element, scales are stored as logarithms between
+               rounds of ten iterations, and no element falls below 1e-26 of its row's largest
+               (float32). From five iterations on, the matrix of a round is stored: one more array
+               like the scores, in exchange for fewer exponentials.
       log      logarithms throughout, exact for scores of any spread; twice as many exponentials.
                In float32 rounding moves the tolerance's sum by up to 1e-7 B max |scores| / epsilon.
-      kernel   for TPUs: as scaling, but the matrix is made anew from the scores, in the chip's
+      kernel   for TPUs: as scaling, but the matrix is recomputed from the scores, in the chip's
                memory, at each reading; bfloat16 scores are read as such.
 
-    Over several devices an iteration sums over them one vector: of K for scores split by rows, of B
-    for scores split by columns. Split by both, it sums one of K and the B sums of the rows, those
-    of each block apart.
+    On several devices, an iteration sums one vector over them: of size K for scores split by rows,
+    of size B for scores split by columns. Split by both, it sums one of size K and the B sums of
+    the rows, block by block.
 
     Args:
       scores: (B, K), any real numbers. No gradient flows back into them.
       epsilon: > 0, the smoothness; a larger one gives softer assignments.
-      iterations: how many, or with `tolerance` at most how many.
+      iterations: number of iterations, or with `tolerance` the largest number.
       tolerance: stop when sum_i |u_i / u_i' - 1| of two successive scales of the rows is below it.
         That is a sum over B: float32 cannot bring it below about 1e-7 B.
-      valid: (B,) bool; rows that are False (padding) have no part in it and come out as 0.
+      valid: (B,) bool; rows that are False (padding) are ignored and come out as 0.
       form: auto is kernel on TPUs (with whole rows of at most `sinkhorn_kernel.MAX_COLUMNS`
         columns) and else scaling.
-      spec: how scores of several devices lie over the mesh of the context (`jax.set_mesh`). None is
-        by rows over all its axes, if they divide B.
+      spec: partition of the scores over the mesh of the context (`jax.set_mesh`). None is by rows
+        over all its axes, if they divide B.
 
     Returns:
-      (B, K) in at least float32, rows of sum 1, split as `spec` says.
+      (B, K) in at least float32, rows of sum 1, partitioned by `spec`.
 
     Raises:
-      ValueError: `scores` is no matrix; no iteration; a form that is none of these, or kernel
-        where it cannot run.
+      ValueError: `scores` is not a matrix; no iteration; an unknown form, or kernel where it cannot
+        run.
     """
     if scores.ndim != 2 or iterations < 1:
-        raise ValueError(f"sinkhorn wants (B, K) and an iteration; got {scores.shape, iterations}")
+        raise ValueError(
+            f"sinkhorn: expected scores (B, K) and iterations >= 1, got {scores.shape} and "
+            f"{iterations}"
+        )
     if form not in get_args(Form):
-        raise ValueError(f"sinkhorn: form {form!r} is none of {get_args(Form)}")
+        raise ValueError(f"sinkhorn: form {form!r} is not one of {get_args(Form)}")
     rows, columns = _axes(spec, scores.shape[0])
     scores = jax.lax.stop_gradient(scores)
     wide = jnp.promote_types(scores.dtype, jnp.float32)
     runs_kernel = not columns and scores.shape[1] <= kernel.MAX_COLUMNS and wide == jnp.float32
     if form == "kernel" and not runs_kernel:
         raise ValueError(
-            f"sinkhorn: form 'kernel' wants whole rows of at most {kernel.MAX_COLUMNS} columns, in "
-            f"at most float32; got {scores.dtype} {scores.shape} split as {spec}"
+            f"sinkhorn: form 'kernel' expects whole rows of at most {kernel.MAX_COLUMNS} columns, "
+            f"in at most float32, got {scores.dtype} {scores.shape} split as {spec}"
         )
     valid = jnp.ones(scores.shape[:1], bool) if valid is None else valid
     solve = functools.partial(_solve, rows, columns, iterations, tolerance)
@@ -109,7 +112,7 @@ def sinkhorn(
 
 
 def _axes(spec: P | None, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Mesh axes over which rows and columns are split."""
+    """Return the mesh axes over which rows and columns are split."""
     mesh = jax.sharding.get_abstract_mesh()
     if spec is None:
         everywhere = mesh.size > 1 and AxisType.Manual not in mesh.axis_types
@@ -124,10 +127,10 @@ class _Round(NamedTuple):
 
     Attributes:
       used: y that the last iteration read.
-      next: y that it gave.
-      log_x: x that it gave.
-      ratio: (B,) scale of a row of the scores before the last iteration by that after it.
-      room: an array like the scores that is written over; None where nothing is kept.
+      next: y that it computed.
+      log_x: x that it computed.
+      ratio: (B,) scale of a row of the scores before the last iteration divided by that after it.
+      room: an array like the scores that is overwritten; None if no matrix is stored.
     """
 
     used: Array
@@ -148,12 +151,12 @@ def _solve(
     epsilon: Array,
     valid: Array,
 ) -> Array:
-    """One device's part of `sinkhorn`, whose rows and columns are split over these mesh axes.
+    """Solve one device's part of `sinkhorn`, with rows and columns split over these mesh axes.
 
-    A reading of A takes scales y of its columns, gives x of its rows and the next y. Where A are
-    the scores, an iteration is the second half of one reading and the first half of the next.
-    Scores split by columns alone are read by columns, A is their transpose and an iteration one
-    reading: so the sums that devices exchange, over A's rows, are exchanged once an iteration.
+    A reading of A takes scales y of its columns and gives x of its rows and the next y. If A is the
+    matrix of the scores, an iteration is the second half of one reading and the first half of the
+    next. Scores split by columns alone are read by columns: A is their transpose and an iteration
+    is one reading, so that devices exchange sums, over A's rows, only once per iteration.
     """
     transposed = bool(columns) and not rows
     inner, outer = (rows, columns) if transposed else (columns, rows)
@@ -175,8 +178,8 @@ def _solve(
     else:
         wants_rows = tolerance is not None or transposed
         advance = functools.partial(_round, source, p, q, form, wants_rows)
-    # The array of the result, until it is written, holds the matrix of a round.
-    keep = form == "scaling" and (readings >= KEPT or tolerance is not None)
+    # Until the result is written, its array holds the matrix of a round.
+    keep = form == "scaling" and (readings >= STORE_FROM or tolerance is not None)
     room = jnp.zeros(source.shape, epsilon.dtype) if keep else None
     start = _Round(log_y, log_y, jnp.zeros_like(p), share, room)
 
@@ -216,8 +219,8 @@ def _round(
     last: _Round,
     length: int | Array,
 ) -> _Round:
-    """Some iterations on the matrix whose columns are scaled by what the last round found and whose
-    rows are then divided by their largest element.
+    """Iterate on the matrix whose columns have the scales of the last round and whose rows are then
+    divided by their largest element.
     """
     log_y, room = last.next, last.room
     tiny = float(jnp.finfo(p.dtype).tiny)
@@ -234,7 +237,7 @@ def _round(
         def again(y: Array) -> Sums:
             if room is None:
                 return sweeps.sweep(source, log_y, y, p, None)[0]
-            return sweeps.kept_sweep(source, room, y, p)
+            return sweeps.stored_sweep(source, room, y, p)
 
     def scaled(sums: Sums) -> tuple[Array, Array]:
         return p / sums.rows, q / jnp.maximum(sums.columns, tiny)
@@ -256,8 +259,8 @@ def _log_round(source: Source, p: Array, q: Array, last: _Round, length: int | A
 
     def iterate(_: Any, scales: tuple[Array, ...]) -> tuple[Array, ...]:
         _, log_x, _, log_y = scales
-        found, log_z = sweeps.log_sweep(source, log_y, log_p)
-        return log_x, found, log_y, log_q - log_z
+        new_x, log_z = sweeps.log_sweep(source, log_y, log_p)
+        return log_x, new_x, log_y, log_q - log_z
 
     before, log_x, used, log_y = jax.lax.fori_loop(
         0, length, iterate, (log_p, log_p, last.next, last.next)

@@ -24,8 +24,8 @@ def variance(z: Array, target: float = 1.0, eps: float = 1e-4) -> Array:
 
     Args:
       z: (B, d).
-      target: the standard deviation that is enough, the paper's gamma.
-      eps: keeps the gradient finite where a feature is constant.
+      target: the standard deviation to reach, the paper's gamma.
+      eps: keeps the gradient finite if a feature is constant.
     """
     deviation = jnp.sqrt(jnp.var(as_float(z), axis=0, ddof=1) + eps)
     return jnp.mean(jax.nn.relu(target - deviation))

@@ -15,7 +15,7 @@ BACKBONES = {make.__name__: make for make in (resnet, resnet_small, swin, vit)}
 
 
 def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:
-    """The backbone `name` for images of `channels`, with the options of its constructor.
+    """Build the backbone `name` for images of `channels`, with the options of its constructor.
 
     Raises:
       UserError: an unknown backbone, option or dtype, with the nearest known ones, or a value of
@@ -27,5 +27,5 @@ def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:
         compute_dtype(options.get("dtype"))
     except UserError as e:
         raise UserError(f"backbone.{e}") from None
-    made = config.arguments(BACKBONES[name], options, "backbone", given=("channels",))
+    made = config.arguments(BACKBONES[name], options, "backbone", fixed=("channels",))
     return BACKBONES[name](channels=channels, **made)

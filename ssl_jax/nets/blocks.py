@@ -1,5 +1,5 @@
-"""Transformer blocks (Vaswani et al. 2017, arXiv:1706.03762), stacked and scanned; what a ViT, a
-Swin, a decoder and a text tower share.
+"""Transformer blocks (Vaswani et al. 2017, arXiv:1706.03762), stacked and scanned, shared by ViT,
+Swin, decoder and text tower.
 """
 
 from typing import Any, Literal, get_args
@@ -19,7 +19,7 @@ Scheme = Literal["normal", "xavier", "mocov3"]
 Perceptron = Literal["gelu", "quick_gelu", "swiglu"]
 
 REMAT_POLICIES = {
-    "full": None,  # nothing but each block's input is kept
+    "full": None,  # keeps nothing but each block's input
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and linear layers' outputs
 }
 
@@ -34,11 +34,11 @@ def linear(
     use_bias: bool = True,
     parts: int = 1,
 ) -> nnx.Linear:
-    """A linear layer as a transformer starts it, bias 0.
+    """Create a linear layer with a transformer's initialisation, bias 0.
 
-    "normal": N(0, 0.02), which DINO's truncation at 100 standard deviations is. "xavier": Glorot's
-    uniform. "mocov3": the same, with a fused layer's `parts` (query, key, value) treated as layers
-    of their own.
+    "normal": N(0, 0.02), to which DINO's truncation at 100 standard deviations amounts. "xavier":
+    Glorot's uniform. "mocov3": the same, with a fused layer's `parts` (query, key, value) treated
+    as separate layers.
     """
     fan_out = features // parts if scheme == "mocov3" else features
     init = normal(0.02) if scheme == "normal" else xavier_uniform(features_in, fan_out)
@@ -48,7 +48,7 @@ def linear(
 
 
 def token(std: float, count: int, dim: int, *, rngs: nnx.Rngs) -> nnx.Param:
-    """Trained tokens or positions (1, count, dim), N(0, std)."""
+    """Create trained tokens or positions (1, count, dim), N(0, std)."""
     return nnx.Param(normal(std)(rngs.params(), (1, count, dim)))
 
 
@@ -69,7 +69,7 @@ class Attention(nnx.Module):
         return self.proj(jnp.reshape(attend(*self._qkv(x), bias), x.shape))
 
     def maps(self, x: Array, bias: Array | None = None) -> Array:
-        """The weights of the attention, (B, heads, T, T): row i is what token i looks at."""
+        """Return the attention weights (B, heads, T, T): row i is what token i attends to."""
         q, k, _ = self._qkv(x)
         return weights(q, k, bias)
 
@@ -82,8 +82,8 @@ class Mlp(nnx.Module):
     """Linear, nonlinearity, linear.
 
     `kind` is the exact GELU; "quick_gelu", x sigmoid(1.702 x) (OpenAI's CLIP); or "swiglu"
-    (arXiv:2002.05202), whose first layer makes the gate, then what it gates, both of 2/3 `hidden`
-    rounded up to a multiple of 8 (DINOv2).
+    (arXiv:2002.05202), whose first layer computes the gate, then the gated values, each of width
+    2/3 `hidden` rounded up to a multiple of 8 (DINOv2).
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Mlp(nnx.Module):
 
 
 def swiglu_width(hidden: int) -> int:
-    """Width of a gated perceptron with as many weights as a plain one of width `hidden`."""
+    """Return the width of a gated perceptron with as many weights as a plain one of `hidden`."""
     return -(-int(hidden * 2 / 3) // 8) * 8
 
 
@@ -146,26 +146,28 @@ class Block(nnx.Module):
             for _ in range(2)
         )
 
-    def __call__(self, x: Array, bias: Array | None = None, kept: Array | None = None) -> Array:
-        """`kept` (2, B): what the attention's and the perceptron's branch are multiplied by."""
-        attention, perceptron = (None, None) if kept is None else kept
+    def __call__(
+        self, x: Array, bias: Array | None = None, branch_factors: Array | None = None
+    ) -> Array:
+        """`branch_factors` (2, B): factors of the attention branch and of the perceptron branch."""
+        attention, perceptron = (None, None) if branch_factors is None else branch_factors
         x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
         return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
 
 
 def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
-    """Patches (B, N, D) with the mask token in the place of those that `mask` (B, r, c) hides.
+    """Replace those of the patches (B, N, D) that `mask` (B, r, c) hides by the mask token.
 
     Raises:
-      UserError: no mask token, or a grid of patches that is no multiple of the mask's.
+      UserError: no mask token, or a grid of patches that is not a multiple of the mask's.
     """
     if mask_token is None:
-        raise UserError("to hide patches needs a mask token; set backbone.mask_token=True")
+        raise UserError("hiding patches needs a mask token; set backbone.mask_token=True")
     rows, columns = mask.shape[1:]
     if grid[0] % rows or grid[1] % columns:
         raise UserError(
             f"a mask of {rows} x {columns} cells does not fit {grid[0]} x {grid[1]} patches; make "
-            "the cells a multiple of the patches"
+            "the side of a cell a multiple of the patch size"
         )
     mask = mask.repeat(grid[0] // rows, axis=1).repeat(grid[1] // columns, axis=2)
     hidden = mask.reshape(len(mask), -1, 1).astype(bool)
@@ -173,7 +175,7 @@ def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Arr
 
 
 def stack(depth: int, dim: int, heads: int, *, rngs: nnx.Rngs, **block) -> Block:
-    """`depth` blocks as one module, each of whose parameters has a leading axis of that size."""
+    """Build `depth` blocks as one module whose parameters have a leading axis of that size."""
     return nnx.vmap(lambda keys: Block(dim, heads, rngs=keys, **block))(rngs.split(depth))
 
 
@@ -181,35 +183,39 @@ def run_stack(
     blocks: Block,
     x: Array,
     remat: Remat,
-    every: bool = False,
+    all_outputs: bool = False,
     bias: Array | None = None,
     attention: bool = False,
-    kept: Array | None = None,
+    branch_factors: Array | None = None,
 ) -> tuple[Array, tuple[Array | None, Array | None]]:
-    """Tokens (B, T, D) after a stack of blocks; and, as `every` and `attention` ask, after each
-    (depth, B, T, D), and what each attends to (depth, B, heads, T, T).
+    """Run tokens (B, T, D) through a stack of blocks. Also return, with `all_outputs`, the tokens
+    after each block (depth, B, T, D) and, with `attention`, its weights (depth, B, heads, T, T).
 
-    `bias` is added to the attention's logits in every block, `kept` (depth, 2, B) are the factors
-    of stochastic depth. A scan, so that the time to compile does not grow with the depth.
+    `bias` is added to the attention's logits in every block; `branch_factors` (depth, 2, B) are the
+    factors of stochastic depth. A scan, so that the compile time does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
 
     def body(
         x: Array, layer: tuple[nnx.State, Array | None]
     ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        block, kept = nnx.merge(graphdef, layer[0]), layer[1]
+        block, branch_factors = nnx.merge(graphdef, layer[0]), layer[1]
         maps = block.attn.maps(block.norm1(x), bias) if attention else None
-        x = block(x, bias) if kept is None else block(x, bias, kept)  # not every stack can drop
-        return x, (x if every else None, maps)
+        x = (
+            block(x, bias) if branch_factors is None else block(x, bias, branch_factors)
+        )  # not every stack can drop
+        return x, (x if all_outputs else None, maps)
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, (state, kept))
+    return jax.lax.scan(body, x, (state, branch_factors))
 
 
 def check_options(dim: int, heads: int, remat: str, mlp: str = "gelu") -> None:
-    """Raises UserError for heads that do not divide the width, and for an unknown remat policy or
-    perceptron.
+    """Check the options of a block.
+
+    Raises:
+      UserError: heads that do not divide the width, an unknown remat policy or perceptron.
     """
     if heads < 1 or dim % heads:
         raise UserError(f"{heads} heads do not divide a width of {dim}; use a divisor of it")
@@ -220,7 +226,7 @@ def check_options(dim: int, heads: int, remat: str, mlp: str = "gelu") -> None:
 
 
 def attend(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
-    """softmax(q k' / sqrt(D) + bias) v over (B, T, heads, D)."""
+    """Compute softmax(q k' / sqrt(D) + bias) v over (B, T, heads, D)."""
     if q.dtype != jnp.float64:
         bias = None if bias is None else jnp.asarray(bias, q.dtype)
         return jax.nn.dot_product_attention(q, k, v, bias=bias)
@@ -229,7 +235,9 @@ def attend(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
 
 
 def weights(q: Array, k: Array, bias: Array | None = None) -> Array:
-    """softmax(q k' / sqrt(D) + bias) (B, heads, T, T), float32 at least, for (B, T, heads, D)."""
+    """Compute softmax(q k' / sqrt(D) + bias) (B, heads, T, T), in at least float32, for queries and
+    keys (B, T, heads, D).
+    """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) * q.shape[-1] ** -0.5
     return jax.nn.softmax(logits if bias is None else logits + bias)

@@ -47,15 +47,15 @@ class MAEDecoder(nnx.Module):
     def __call__(self, tokens: Array, ids_restore: Array, *, train: bool) -> Array:
         """Tokens (B, 1 + K, encoder_dim), ids_restore (B, N) int -> (B, N, out_dim) float32.
 
-        The class token is the first. `ids_restore[b, i]` is the place of patch i among the kept
+        The class token comes first. `ids_restore[b, i]` is the index of patch i in the visible
         patches followed by the masked ones.
         """
         del train
         if ids_restore.shape[1] != self.grid[0] * self.grid[1]:
             raise UserError(f"{ids_restore.shape[1]} patches do not fill the grid {self.grid}")
         x = self.embed(tokens)
-        batch, kept, dim = x.shape
-        missing = ids_restore.shape[1] - (kept - 1)
+        batch, count, dim = x.shape
+        missing = ids_restore.shape[1] - (count - 1)
         masks = jnp.broadcast_to(jnp.asarray(self.mask_token[...], x.dtype), (batch, missing, dim))
         patches = jnp.concatenate([x[:, 1:], masks], axis=1)
         patches = jnp.take_along_axis(patches, ids_restore[:, :, None], axis=1)
@@ -81,13 +81,13 @@ def mae_decoder(
 
     `apply(params, stats, tokens, ids_restore, train=...)`: a linear layer to `dim`, a mask token at
     each missing patch, fixed sin-cos positions, transformer blocks, norm, and a linear layer to
-    `out_dim` values a patch. Shapes: `MAEDecoder.__call__`.
+    `out_dim` values per patch. Shapes: `MAEDecoder.__call__`.
 
     Args:
       encoder_dim: width of the tokens.
-      dim, depth, heads, mlp_ratio: of the decoder's transformer.
-      grid: rows and columns of patches, N of them.
-      out_dim: values a patch: patch * patch * channels.
+      dim, depth, heads, mlp_ratio: sizes of the decoder's transformer.
+      grid: rows and columns of patches, N in all.
+      out_dim: values per patch: patch * patch * channels.
       remat, dtype: as for `vit`.
 
     Raises:
@@ -95,7 +95,7 @@ def mae_decoder(
         policy.
     """
     check_options(dim, heads, remat)
-    sincos(dim, grid)  # raises for a width that it cannot have
+    sincos(dim, grid)  # raises for an invalid width
     compute_dtype(dtype)
 
     def make(rngs: nnx.Rngs) -> MAEDecoder:
@@ -124,27 +124,29 @@ class PixelDecoder(nnx.Module):
         self.linear = nnx.Linear(dim, out, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, patches: Array, *, train: bool) -> Array:
-        """(B, h, w, D) -> images (B, h stride, w stride, C) float32."""
+        """Decode (B, h, w, D) to images (B, h stride, w stride, C) float32."""
         del train
         return pixel_shuffle(at_least_float32(self.linear(patches)), self.stride)
 
 
 def pixel_decoder(dim: int, stride: int, channels: int, *, dtype: DType = None) -> Net:
-    """The decoder of SimMIM (Xie et al. 2021, arXiv:2111.09886): a linear layer, as pixels.
+    """The decoder of SimMIM (Xie et al. 2021, arXiv:2111.09886): a linear layer to pixels.
 
     `apply(params, stats, patches, train=...)`; shapes: `PixelDecoder.__call__`.
 
     Args:
       dim: width of the patches' features.
-      stride: pixels of the image to a patch, along a side.
-      channels: of the image.
+      stride: side of a patch in pixels of the image.
+      channels: channels of the image.
       dtype: of the computation; None follows the parameters, which are made float32.
 
     Raises:
       UserError: an argument below 1.
     """
     if min(dim, stride, channels) < 1:
-        raise UserError(f"dim={dim}, stride={stride}, channels={channels}: not all positive")
+        raise UserError(
+            f"dim={dim}, stride={stride}, channels={channels}: expected positive numbers"
+        )
     compute_dtype(dtype)
 
     def make(rngs: nnx.Rngs) -> PixelDecoder:
@@ -154,7 +156,7 @@ def pixel_decoder(dim: int, stride: int, channels: int, *, dtype: DType = None) 
 
 
 def pixel_shuffle(x: Array, stride: int) -> Array:
-    """(B, h, w, C stride^2) -> (B, h stride, w stride, C); each position becomes a square.
+    """Reshape (B, h, w, C stride^2) to (B, h stride, w stride, C): each position becomes a square.
 
     The channels hold (channel, row, column) of the square, as in PyTorch's `PixelShuffle`.
     """

@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al. 2016, arXiv:1603.09382): residual branches left out by chance."""
+"""Stochastic depth (Huang et al. 2016, arXiv:1603.09382): randomly dropped residual branches."""
 
 import jax
 import jax.numpy as jnp
@@ -9,26 +9,31 @@ from ssl_jax.core.tree import Array
 
 
 def check_rate(rate: float, depth: int) -> None:
-    """Raises UserError for a rate that is no probability below 1, or that no block has."""
+    """Check the rate of stochastic depth.
+
+    Raises:
+      UserError: a rate outside [0, 1), or a positive one for a single block.
+    """
     if not 0 <= rate < 1:
-        raise UserError(f"backbone.drop_path: {rate} is not in [0, 1)")
+        raise UserError(f"backbone.drop_path: expected a rate in [0, 1), got {rate}")
     if rate and depth < 2:
-        raise UserError(f"backbone.drop_path: {rate} of {depth} block, and the first never drops")
+        raise UserError(
+            f"backbone.drop_path: {rate} has no effect on {depth} block, as the first never drops; "
+            "set it to 0"
+        )
 
 
 def rates(rate: float, depth: int) -> np.ndarray:
-    """(depth,): how often the branches of each block are left out, 0 in the first, `rate` in the
-    last.
-    """
+    """Return the drop rates of all blocks, (depth,): 0 for the first, `rate` for the last."""
     return np.linspace(0, rate, depth)
 
 
 def factors(keys: Array | None, rate: float, depth: int, branches: int = 1) -> Array | None:
-    """What each branch of each block is multiplied by, (depth, branches, B): 0, or 1 / (1 - rate of
+    """Draw the factor of each branch of each block, (depth, branches, B): 0, or 1 / (1 - rate of
     the block); None for a rate of 0.
 
     Args:
-      keys: (B,), one an example: its draws do not depend on its place in the batch.
+      keys: (B,), one per example: its draws do not depend on its place in the batch.
 
     Raises:
       UserError: no keys.
@@ -37,13 +42,13 @@ def factors(keys: Array | None, rate: float, depth: int, branches: int = 1) -> A
         return None
     if keys is None:
         raise UserError("backbone.drop_path: this method draws no stochastic depth; set it to 0")
-    kept = 1 - rates(rate, depth)[:, None]
+    keep_probability = 1 - rates(rate, depth)[:, None]
     draws = jax.vmap(lambda key: jax.random.uniform(key, (depth, branches)))(keys)
-    return jnp.moveaxis(jnp.where(draws < kept, 1 / kept, 0.0), 0, -1)
+    return jnp.moveaxis(jnp.where(draws < keep_probability, 1 / keep_probability, 0.0), 0, -1)
 
 
 def drop(branch: Array, factor: Array | None) -> Array:
-    """`branch` (B, ...) times `factor` (B,); as it is without one."""
+    """Multiply `branch` (B, ...) by `factor` (B,); return it unchanged without one."""
     if factor is None:
         return branch
     return branch * factor.reshape(-1, *[1] * (branch.ndim - 1)).astype(branch.dtype)

@@ -1,4 +1,4 @@
-"""NNX modules as pure functions over plain nested dicts: the one bridge to flax."""
+"""NNX modules as pure functions over plain nested dicts: the only bridge to flax."""
 
 import functools
 from collections.abc import Callable
@@ -20,17 +20,15 @@ class Net:
     """A network without state of its own, hashable by identity: static metadata for `jax.jit`.
 
     Attributes:
-      init: key -> (params, stats), nested dicts of float32 arrays with string keys, {} where there
-        are none. `params` is what an optimizer trains, `stats` the running statistics of batch
-        norm.
+      init: key -> (params, stats), nested dicts of float32 arrays with string keys, {} if there are
+        none. `params` is trained by an optimizer, `stats` are the running statistics of batch norm.
       apply: `apply(params, stats, *arrays, train, microbatches=1, **options) -> (out, new_stats)`.
-        Every array, given by position or by keyword, and every array of `out` has the batch as its
-        first axis. With `train=False` the returned stats are the given ones. See `functional` for
-        `microbatches`.
-      name: for messages and logs.
-      attention: whether `apply(..., attention=True)` also gives what every token attends to; see
+        Every positional or keyword array and every array of `out` has the batch as its first axis.
+        With `train=False`, `stats` are returned unchanged. See `functional` for `microbatches`.
+      name: name for messages and logs.
+      attention: whether `apply(..., attention=True)` also returns what every token attends to; see
         `vit.ViT.__call__`.
-      draws: whether `apply` in training needs `keys` (B,), one an example.
+      draws: whether `apply` in training needs `keys` (B,), one per example.
     """
 
     init: Callable[[Array], tuple[Tree, Tree]]
@@ -46,19 +44,18 @@ def functional(
     attention: bool = False,
     draws: bool = False,
 ) -> Net:
-    """The pure (init, apply) pair of the module that `make` builds.
+    """Return the pure (init, apply) pair of the module that `make` builds.
 
     The module may hold variables of type `nnx.Param` and `nnx.BatchStat` only (no stored
     `nnx.Rngs`), and its `__call__` takes `train` by keyword. Outside `init` it is only ever built
-    abstractly, so nothing runs eagerly: a step can be traced for a topology whose devices are not
-    there.
+    abstractly, so nothing runs eagerly: a step can be traced for a topology of absent devices.
 
     `apply(..., microbatches=k)` runs k chunks of the batch one after another and recomputes each in
     the backward pass, so that one chunk's activations are held at a time. Chunk j is the rows j::k:
     with a batch sharded in contiguous blocks every device keeps rows of every chunk. Output rows
-    keep their places. The result equals that of k = 1, gradients included, unless there is batch
-    norm, whose statistics are then those of each chunk (the running ones pass from chunk to chunk).
-    It is gradient caching (Gao et al. 2021, arXiv:2101.06983) for any loss.
+    keep their order. The result equals that of k = 1, gradients included, except with batch norm,
+    whose statistics are then those of each chunk (the running ones pass from chunk to chunk). This
+    is gradient caching (Gao et al. 2021, arXiv:2101.06983) for any loss.
 
     Raises:
       UserError: from `apply`, if k does not divide the batch, or the trees belong to another
@@ -118,7 +115,7 @@ def functional(
 
 
 def init_all(key: Array, **nets: Net) -> tuple[Tree, Tree]:
-    """Fresh (params, stats) with an entry for each of `nets`, whose keys go by their names."""
+    """Return fresh (params, stats) with an entry per net, each from a key derived from its name."""
     made = {name: net.init(rng.named(key, name)) for name, net in nets.items()}
     return {k: v[0] for k, v in made.items()}, {k: v[1] for k, v in made.items()}
 
@@ -126,7 +123,7 @@ def init_all(key: Array, **nets: Net) -> tuple[Tree, Tree]:
 def output_shapes(
     net: Net, image_shape: tuple[int, int, int], **options: Any
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes, without the batch axis, of all outputs for images (H, W, C); computes nothing.
+    """Return the shapes of all outputs, without the batch axis, for images (H, W, C).
 
     Example: `output_shapes(net, (32, 32, 3))["pooled"]` is `(512,)` for a ResNet-18.
     """
@@ -155,25 +152,25 @@ def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
 
 
 def _string_keys(tree: Any) -> Any:
-    """`nnx.List` makes integer keys; regex rules and checkpoints see strings."""
+    """Convert the integer keys of `nnx.List` to strings, as regex rules and checkpoints need."""
     return {str(k): _string_keys(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _own_keys(tree: Any, like: Any, path: str = "") -> Any:
-    """The inverse of `_string_keys` for a network whose trees look `like` this."""
+    """Invert `_string_keys` for a network whose trees have the keys of `like`."""
     if not isinstance(like, dict):
         return tree
-    given = set(tree) if isinstance(tree, dict) else set()
-    if wrong := sorted(given ^ {str(k) for k in like}):
-        state = "unknown" if wrong[0] in given else "missing"
+    names = set(tree) if isinstance(tree, dict) else set()
+    if wrong := sorted(names ^ {str(k) for k in like}):
+        state = "unknown" if wrong[0] in names else "missing"
         raise UserError(
-            f"{state} variable {path + wrong[0]!r}: these variables belong to another network"
+            f"{state} variable {path + wrong[0]!r}: these variables are of another network"
         )
     return {k: _own_keys(tree[str(k)], v, f"{path}{k}/") for k, v in like.items()}
 
 
 def _chunked(x: Array, k: int) -> Array:
-    """(B, ...) -> (k, B // k, ...), chunk j holding the rows j::k."""
+    """Reshape (B, ...) to (k, B // k, ...), with the rows j::k in chunk j."""
     if k < 1 or x.shape[0] % k:
         raise UserError(
             f"microbatches={k} does not divide the batch of {x.shape[0]}; use one of its divisors"
@@ -182,5 +179,5 @@ def _chunked(x: Array, k: int) -> Array:
 
 
 def _interleaved(x: Array) -> Array:
-    """The inverse of `_chunked`."""
+    """Invert `_chunked`."""
     return jnp.reshape(jnp.swapaxes(x, 0, 1), (-1, *x.shape[2:]))

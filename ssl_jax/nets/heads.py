@@ -106,8 +106,8 @@ def mlp_head(
       a linear classifier: dims (classes,)
 
     Args:
-      in_dim: width of the input; `functional.output_shapes` tells a backbone's.
-      dims: widths of the layers, the output's last.
+      in_dim: width of the input; `functional.output_shapes` returns that of a backbone.
+      dims: widths of the layers, the last one that of the output.
       norm: batch norm after the hidden layers, or None.
       last_norm: batch norm after the last layer: None, "affine", "no_affine" (neither scale nor
         bias), "no_bias".
@@ -115,8 +115,8 @@ def mlp_head(
       last_bias: bias of the last linear layer; None: only where no norm follows.
       init: "lecun" (normal, bias 0), "normal0.01", "normal0.02" or "normal2e-5" (bias 0), "torch"
         (its uniform default), "zeros".
-      activation: between layers.
-      dtype: of the computation; None follows the parameters, which are made float32.
+      activation: activation between layers.
+      dtype: dtype of the computation; None follows the parameters, which are float32.
 
     Raises:
       UserError: no layer, a width below 1, or an unknown option.
@@ -124,7 +124,8 @@ def mlp_head(
     widths = (in_dim, *dims)
     if not dims or min(widths) < 1:
         raise UserError(
-            f"a head of widths {widths} is none; give the input and at least one layer, positive"
+            f"head: invalid widths {widths}; give an input width and at least one layer, all "
+            "positive"
         )
     for what, value, known in (
         ("norm", norm, ("batch", None)),
@@ -226,11 +227,11 @@ def dino_head(
     Args:
       in_dim: width of the input.
       out_dim: number of prototypes.
-      hidden_dim, bottleneck_dim, layers: of the perceptron, bottleneck included in `layers`.
+      hidden_dim, bottleneck_dim, layers: sizes of the perceptron; `layers` includes the bottleneck.
       norm: batch norm after the perceptron's hidden layers, or None (`--use_bn_in_head`).
-      norm_last_layer: fix the norm of each prototype at 1 (then it is no parameter); False trains
-        it.
-      dtype: of the computation; None follows the parameters, which are made float32.
+      norm_last_layer: fix the norm of each prototype at 1, which is then not a parameter; False
+        trains it.
+      dtype: dtype of the computation; None follows the parameters, which are float32.
 
     Raises:
       UserError: a width or a number of layers below 1, or another norm.
@@ -238,7 +239,7 @@ def dino_head(
     dims = (in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim)
     if layers < 1 or min(*dims, out_dim) < 1:
         raise UserError(
-            f"a DINO head of widths {(*dims, out_dim)} is none; give at least one layer, positive"
+            f"DINO head: invalid widths {(*dims, out_dim)}; give at least one layer, all positive"
         )
     if norm not in ("batch", None):
         raise UserError(f"unknown norm {norm!r}; {suggest(str(norm), ('batch', 'None'))}")
@@ -258,16 +259,16 @@ def dino_head(
 
 
 def prototype_head(dim: int, count: int, *, trained_norm: bool = True, dtype: DType = None) -> Net:
-    """A linear layer without bias, weight-normalised (arXiv:1602.07868): (B, dim) -> (B, count).
+    """A weight-normalised linear layer without bias (arXiv:1602.07868): (B, dim) -> (B, count).
 
     Its parameters are directions "v" (dim, count) and, with `trained_norm`, norms "g" (count,) that
-    start at 1; else the norms are 1. `dtype` is the computation's; the output is float32.
+    start at 1; else the norms are 1. `dtype` is that of the computation; the output is float32.
 
     Raises:
       UserError: a width below 1.
     """
     if min(dim, count) < 1:
-        raise UserError(f"{count} prototypes of width {dim} are none; give positive numbers")
+        raise UserError(f"prototypes: expected positive numbers, got {count} of width {dim}")
     compute_dtype(dtype)
 
     def make(rngs: nnx.Rngs) -> Prototypes:
@@ -278,7 +279,7 @@ def prototype_head(dim: int, count: int, *, trained_norm: bool = True, dtype: DT
 
 
 def _initializers(init: HeadInit, fan_in: int) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """Initialisers of a linear layer's kernel and bias."""
+    """Return the initialisers of a linear layer's kernel and bias."""
     zeros = nnx.initializers.zeros
     if init == "torch":
         return torch_default(fan_in), torch_default(fan_in)

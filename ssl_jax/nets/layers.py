@@ -15,30 +15,30 @@ Init = Callable[..., Array]
 
 
 def compute_dtype(dtype: DType) -> jnp.dtype | None:
-    """What layers compute in: None, "as the parameters", also for float32.
+    """Return the dtype that layers compute in: None, "as the parameters", also for float32.
 
     Raises:
-      UserError: neither float32 nor bfloat16. float16 and float8 need scaled losses, which there
-        are not, and parameters are never made float64.
+      UserError: neither float32 nor bfloat16. float16 and float8 need scaled losses, which are not
+        implemented, and parameters are never float64.
     """
     if dtype is None:
         return None
     try:
-        known = jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
+        supported = jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
     except TypeError:
-        known = False
-    if not known:
-        raise UserError(f"dtype: {dtype} is not computed in; give 'float32' or 'bfloat16'")
+        supported = False
+    if not supported:
+        raise UserError(f"dtype: expected 'float32' or 'bfloat16', got {dtype}")
     return None if jnp.dtype(dtype) == jnp.float32 else jnp.dtype(dtype)
 
 
 def at_least_float32(x: Array) -> Array:
-    """`x` in float32 if it is narrower, as it is otherwise."""
+    """Return `x` in float32 if its dtype is narrower, else unchanged."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def l2_normalize(x: Array, eps: float = 1e-12) -> Array:
-    """`x / max(|x|, eps)` over the last axis, in at least float32; finite gradient at zero."""
+    """Compute `x / max(|x|, eps)` over the last axis in at least float32; finite gradient at 0."""
     x = at_least_float32(x)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), eps**2))
 
@@ -47,9 +47,9 @@ class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
     Statistics are computed in at least float32; the output has the input's dtype. The batch axis is
-    the global batch under `jax.jit`, so statistics are synchronised over devices without being
-    told. The running variance is the unbiased one, as in PyTorch: `new = momentum * old + (1 -
-    momentum) * batch`.
+    the global batch under `jax.jit`, so statistics are synchronised over devices automatically. The
+    running variance is the unbiased one, as in PyTorch: `new = momentum * old + (1 - momentum) *
+    batch`.
 
     Args:
       features: size of the last axis.
@@ -81,11 +81,11 @@ class BatchNorm(nnx.Module):
             # One pass, hence one reduction over the devices. Moments are taken about the running
             # mean, a constant near the true one: E[x^2] - E[x]^2 about zero loses digits where the
             # mean is large.
-            about = jax.lax.stop_gradient(mean).astype(wide.dtype)
+            center = jax.lax.stop_gradient(mean).astype(wide.dtype)
             axes, count = tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
-            shift = jnp.mean(wide - about, axes)
-            square = jnp.mean(jnp.square(wide - about), axes)
-            mean, var = about + shift, jnp.maximum(square - jnp.square(shift), 0)
+            shift = jnp.mean(wide - center, axes)
+            square = jnp.mean(jnp.square(wide - center), axes)
+            mean, var = center + shift, jnp.maximum(square - jnp.square(shift), 0)
             self._update(self.mean, mean)
             self._update(self.var, var * (count / max(count - 1, 1)))
         factor = jax.lax.rsqrt(var + self.eps)
@@ -99,10 +99,10 @@ class BatchNorm(nnx.Module):
     def _update(self, running: nnx.BatchStat, batch: Array) -> None:
         old = running[...]
         batch = jax.lax.stop_gradient(batch)
-        new = (self.momentum * old + (1 - self.momentum) * batch).astype(old.dtype)
-        # Not `running[...] = new`: that asks a tracer for its sharding, in time quadratic in the
-        # network.
-        running.set_value(new)
+        updated = (self.momentum * old + (1 - self.momentum) * batch).astype(old.dtype)
+        # Not `running[...] = new`: that queries a tracer's sharding, in time quadratic in the size
+        # of the network.
+        running.set_value(updated)
 
 
 class LayerNorm(nnx.Module):
@@ -121,19 +121,19 @@ class LayerNorm(nnx.Module):
 
 
 def normal(std: float) -> Init:
-    """Initialiser N(0, std)."""
+    """Return the initialiser N(0, std)."""
     return _as_matrix(lambda key, shape, dtype: std * jax.random.normal(key, shape, dtype))
 
 
 def uniform(bound: float) -> Init:
-    """Initialiser U(-bound, bound)."""
+    """Return the initialiser U(-bound, bound)."""
     return _as_matrix(
         lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
     )
 
 
 def _as_matrix(draw: Init) -> Init:
-    """Draws kernels as matrices (all other axes, last axis): XLA compiles that 5 times as fast."""
+    """Draw kernels as matrices (all other axes, last axis): XLA compiles that 5 times as fast."""
 
     def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
         return jnp.reshape(draw(key, (math.prod(shape[:-1]), shape[-1]), dtype), shape)
@@ -142,19 +142,19 @@ def _as_matrix(draw: Init) -> Init:
 
 
 def torch_default(fan_in: int) -> Init:
-    """PyTorch's default for weights and biases, U(-b, b) with b = 1 / sqrt(fan_in)."""
+    """Return PyTorch's default for weights and biases, U(-b, b) with b = 1 / sqrt(fan_in)."""
     return uniform(fan_in**-0.5)
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> Init:
-    """Glorot's uniform initialiser with the fans given, whatever the kernel's shape."""
+    """Return Glorot's uniform initialiser with these fans, whatever the kernel's shape."""
     return uniform(math.sqrt(6 / (fan_in + fan_out)))
 
 
 def conv(
     features_in: int, features: int, kernel: int, stride: int, *, dtype: DType, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """A convolution without bias, padded by `kernel // 2` as in PyTorch; He init, fan out."""
+    """Create a convolution without bias, padded by `kernel // 2` (PyTorch); He init, fan out."""
     return nnx.Conv(
         features_in,
         features,

@@ -1,5 +1,5 @@
-"""Positions of vision transformers: fixed sin-cos tables, resizing to another grid, and the trained
-bias of relative ones.
+"""Positions of vision transformers: fixed sin-cos tables, resizing to another grid, and trained
+relative biases.
 """
 
 import functools
@@ -19,7 +19,7 @@ Order = Literal["mae", "mocov3"]  # which axis comes first: the column, the row
 
 
 def sincos(dim: int, grid: Grid, order: Order = "mae", cls_token: bool = False) -> np.ndarray:
-    """The fixed 2-D sine-cosine table (h * w, dim), float64; `cls_token` puts a row of 0 before.
+    """Build the fixed 2-D sine-cosine table (h * w, dim), float64; `cls_token` prepends a zero row.
 
     Each axis has dim / 2 channels, sin(t w_k) then cos(t w_k) with w_k = 10000^(-k / (dim / 4)).
     The first half holds the column in "mae" order (He et al. 2021, arXiv:2111.06377, official
@@ -27,10 +27,10 @@ def sincos(dim: int, grid: Grid, order: Order = "mae", cls_token: bool = False) 
     `vits.py`).
 
     Raises:
-      UserError: if 4 does not divide `dim`.
+      UserError: 4 does not divide `dim`.
     """
     if dim % 4:
-        raise UserError(f"sin-cos positions need a width that 4 divides, not {dim}")
+        raise UserError(f"sin-cos positions: expected a width divisible by 4, got {dim}")
     frequency = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
     row, column = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in grid), indexing="ij")
     axes = (column, row) if order == "mae" else (row, column)
@@ -40,15 +40,15 @@ def sincos(dim: int, grid: Grid, order: Order = "mae", cls_token: bool = False) 
 
 
 def resize_grid(table: Array, old: Grid, new: Grid, offset: float = 0.0) -> Array:
-    """Bicubic resizing of a position table to another grid, (1, h * w, D) -> (1, h' * w', D).
+    """Resize a position table bicubically to another grid, (1, h * w, D) -> (1, h' * w', D).
 
-    As PyTorch's: a = -0.75, no antialiasing.
+    As in PyTorch: a = -0.75, no antialiasing.
 
     Args:
       table: positions of the patches, row-major.
       old, new: grids.
-      offset: added to the new sides where the scale is computed; DINO (arXiv:2104.14294) uses 0.1,
-        for which sample points lie slightly denser than the sides' ratio says.
+      offset: added to the new sides when the scale is computed; DINO (arXiv:2104.14294) uses 0.1,
+        so that sample points lie slightly denser than the ratio of the sides.
     """
     if old == new:
         return table
@@ -63,7 +63,7 @@ def resize_grid(table: Array, old: Grid, new: Grid, offset: float = 0.0) -> Arra
 
 @functools.cache
 def bicubic(n: int, m: int, scale: float) -> np.ndarray:
-    """Weights (m, n) of cubic interpolation (Keys 1981, a = -0.75), borders repeated."""
+    """Return weights (m, n) of cubic interpolation (Keys 1981, a = -0.75), borders repeated."""
     a = -0.75
     point = (np.arange(m) + 0.5) / scale - 0.5
     left = np.floor(point).astype(int)
@@ -90,7 +90,7 @@ class RelativePositions(nnx.Module):
         self.table = nnx.Param(jnp.zeros((offsets, heads), jnp.float32))
 
     def __call__(self, grid: Grid) -> Array:
-        """(1, heads, T, T) for a grid of patches; another than one's own resizes the table."""
+        """Return the bias (1, heads, T, T) of a grid of patches; resize the table if it differs."""
         table = self.table[...]
         old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (self.grid, grid))
         count = old[0] * old[1]
@@ -100,7 +100,7 @@ class RelativePositions(nnx.Module):
 
 
 def relative_index(grid: Grid, cls_token: bool = False) -> np.ndarray:
-    """(T, T) int32: which row of the table is the bias from token i (rows) to token j (columns).
+    """Index (T, T) int32 of the table's row with the bias from token i (rows) to token j (columns).
 
     The row of an offset (down, right) is (down + h - 1)(2 w - 1) + right + w - 1, as in Swin; then
     class to patch, patch to class, class to class, as in BEiT.

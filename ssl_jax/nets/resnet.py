@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2015, arXiv:1512.03385), plain, wide, small, selective-kernel."""
+"""Residual networks (He et al. 2015, arXiv:1512.03385): plain, wide, small, selective-kernel."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -116,8 +116,8 @@ class Block(nnx.Module):
         projects = stride != 1 or channels != out
         self.shortcut = layer(channels, out, 1, 1 if sk_ratio else stride) if projects else None
 
-    def __call__(self, x: Array, kept: Array | None = None, *, train: bool) -> Array:
-        """`kept` (B,): what the branch is multiplied by."""
+    def __call__(self, x: Array, branch_factor: Array | None = None, *, train: bool) -> Array:
+        """`branch_factor` (B,): factor of the branch."""
         shortcut = x
         if self.shortcut is not None:
             if self.pool_stride is not None:
@@ -125,7 +125,7 @@ class Block(nnx.Module):
             shortcut = self.shortcut(shortcut, train=train)
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x, train=train))
-        return jax.nn.relu(drop(self.layers[-1](x, train=train), kept) + shortcut)
+        return jax.nn.relu(drop(self.layers[-1](x, train=train), branch_factor) + shortcut)
 
 
 class ResNet(nnx.Module):
@@ -184,13 +184,13 @@ class ResNet(nnx.Module):
     def __call__(
         self, images: Array, keys: Array | None = None, *, train: bool, stages: bool = True
     ) -> dict[str, Array]:
-        """Images (B, H, W, C) -> "stem", "stage1", ..: maps (B, h, w, c) after their ReLU; "pooled"
-        (B, c), float32.
+        """Map images (B, H, W, C) to "stem", "stage1", ..: maps (B, h, w, c) after their ReLU, and
+        "pooled" (B, c), float32.
 
-        `stages=False` leaves only "pooled". `keys` (B,) are for `drop_path` in training.
+        `stages=False` returns only "pooled". `keys` (B,) are for `drop_path` in training.
         """
-        kept = factors(keys, self.drop_path if train else 0.0, self.depth)
-        each = iter([None] * self.depth if kept is None else kept[:, 0])
+        branch_factor = factors(keys, self.drop_path if train else 0.0, self.depth)
+        each = iter([None] * self.depth if branch_factor is None else branch_factor[:, 0])
         x = images
         for layer in self.stem:
             x = jax.nn.relu(layer(x, train=train))
@@ -221,7 +221,7 @@ def resnet_custom(
     dtype: DType = None,
     name: str = "resnet",
 ) -> Net:
-    """A residual network with any stages; the arguments not named here are those of `resnet`.
+    """Build a residual network with any stages; for arguments not listed here see `resnet`.
 
     Args:
       stages: blocks of each stage; every stage but the first halves the resolution.
@@ -229,28 +229,28 @@ def resnet_custom(
       inner_width: multiplies the inner width of bottleneck blocks ("wide" ResNets).
 
     Raises:
-      UserError: unknown block or stem, as many widths as stages not given, selective kernels or
-        `stride_in_1x1` in basic blocks.
+      UserError: an unknown block or stem, another number of widths than of stages, selective
+        kernels or `stride_in_1x1` in basic blocks.
     """
     if block not in ("basic", "bottleneck"):
-        raise UserError(f"block is {block!r}; use 'basic' or 'bottleneck'")
+        raise UserError(f"block: expected 'basic' or 'bottleneck', got {block!r}")
     if stem not in ("imagenet", "cifar", "small"):
-        raise UserError(f"stem is {stem!r}; use 'imagenet', 'cifar' or 'small'")
+        raise UserError(f"stem: expected 'imagenet', 'cifar' or 'small', got {stem!r}")
     if (
         len(stages) != len(filters)
         or min((*stages, *filters, stem_filters, channels), default=0) < 1
     ):
         raise UserError(
-            f"stages {tuple(stages)}, filters {tuple(filters)}: give a positive number a stage"
+            f"stages {tuple(stages)}, filters {tuple(filters)}: expected a positive number of each "
+            "per stage"
         )
     if sk_ratio < 0 or (sk_ratio and block == "basic"):
         raise UserError(
             f"sk_ratio={sk_ratio} must be >= 0, and > 0 only with bottleneck blocks (depth >= 50)"
         )
-
     if stride_in_1x1 and block == "basic":
         raise UserError(
-            "stride_in_1x1 is of bottleneck blocks (depth >= 50): basic ones have no 1x1 layer"
+            "stride_in_1x1 needs bottleneck blocks (depth >= 50): basic ones have no 1x1 layer"
         )
 
     def make(rngs: nnx.Rngs) -> ResNet:
@@ -288,25 +288,25 @@ def resnet(
     sk_ratio: Probability = 0.0,
     drop_path: BelowOne = 0.0,
 ) -> Net:
-    """ResNet of a published depth. Outputs: `ResNet.__call__`.
+    """Build a ResNet of a published depth. Outputs: `ResNet.__call__`.
 
     Args:
-      depth: 18, 34, 50, 101 or 152; 8 is a net of three stages with one basic block each, for work
+      depth: 18, 34, 50, 101 or 152; 8 is a net of three stages with one basic block each, for use
         on a CPU.
       width: multiplies every width (SimCLR's 2x, 4x).
       stem: "imagenet" 7x7 stride 2 and 3x3 max pool stride 2; "cifar" 3x3 stride 1; "small" 3x3
         stride 2, no pool.
       num_filters: width of the stem and of the first stage; each later stage doubles it.
-      channels: of the images.
-      dtype: of the computation; None follows the parameters, which are made float32.
-      zero_init_residual: the last batch norm of each block starts at 0, so that blocks start as
+      channels: channels of the images.
+      dtype: dtype of the computation; None follows the parameters, which are float32.
+      zero_init_residual: start the last batch norm of each block at 0, so that blocks start as
         identities.
       stride_in_1x1: ResNet v1 (stride in the first 1x1 of a bottleneck); False is v1.5 (in the
         3x3).
-      sk_ratio: > 0 turns on selective kernels, with the stem and the pooled shortcuts of ResNet-D
+      sk_ratio: > 0 enables selective kernels, with the stem and the pooled shortcuts of ResNet-D
         (SimCLRv2: 0.0625).
-      drop_path: stochastic depth: how often the last block's branch is left out for an example of
-        training, less often those of earlier blocks; the method must draw it.
+      drop_path: rate of stochastic depth, at which the last block's branch is dropped for a
+        training example; it falls to 0 in the first block. The method must draw it.
 
     Raises:
       UserError: a depth that is not listed, an unknown stem, `sk_ratio` or `stride_in_1x1` with
@@ -335,9 +335,9 @@ def resnet(
 def resnet_small(
     width: Count = 16, *, channels: int = 3, stem: Stem = "small", dtype: DType = None
 ) -> Net:
-    """Three basic blocks of `width`, 2 and 4 times `width`: 77,000 parameters at 16, for 16 px.
+    """Build three basic blocks of 1, 2 and 4 times `width`: 77,000 parameters at 16, for 16 px.
 
-    So short a net trains as well, and starts out better, without the zero start of its branches.
+    So short a net trains as well, and starts better, without zero-initialised branches.
     """
     return resnet(
         8, stem=stem, num_filters=width, channels=channels, zero_init_residual=False, dtype=dtype
@@ -345,7 +345,7 @@ def resnet_small(
 
 
 def _average_pool(x: Array, stride: int) -> Array:
-    """2x2 means as in SimCLRv2's shortcuts: stride 1 keeps the size, 2 adds a zero to odd sides."""
+    """Average 2x2 as in SimCLRv2's shortcuts: stride 1 keeps the size, 2 pads odd sides by a 0."""
     if stride == 1:
         return nnx.avg_pool(x, (2, 2), strides=(1, 1), padding="SAME", count_include_pad=False)
     padding = tuple((0, size % 2) for size in x.shape[1:3])

@@ -26,7 +26,7 @@ SIZES = {  # dim, blocks and heads of each stage
 
 
 class Pair(nnx.Module):
-    """Two transformer blocks in windows of a map (B, h, w, D), those of the second one shifted."""
+    """Two transformer blocks in windows of a map (B, h, w, D); those of the second are shifted."""
 
     def __init__(self, dim: int, heads: int, window: int, *, dtype: DType, rngs: nnx.Rngs):
         self.window = window
@@ -38,7 +38,7 @@ class Pair(nnx.Module):
         )
 
     def __call__(self, x: Array, bias: Array | None = None) -> Array:
-        del bias  # what `run_stack` gives to a ViT's blocks
+        del bias  # `run_stack` passes one to a ViT's blocks
         _, height, width, _ = x.shape
         window = min(self.window, height, width)
         x = in_windows(x, window, self.straight, self.straight_bias((window, window)))
@@ -54,15 +54,15 @@ class Pair(nnx.Module):
 
 
 def pairs(count: int, dim: int, heads: int, window: int, *, dtype: DType, rngs: nnx.Rngs) -> Pair:
-    """`count` pairs as one module, each of whose parameters has a leading axis of that size."""
+    """Build `count` pairs as one module whose parameters have a leading axis of that size."""
     make = nnx.vmap(lambda keys: Pair(dim, heads, window, dtype=dtype, rngs=keys))
     return make(rngs.split(count))
 
 
 def in_windows(x: Array, window: int, block: Block, bias: Array) -> Array:
-    """A block on each window of (B, h, w, D); `bias` (1 or windows, heads, T, T).
+    """Apply a block to each window of (B, h, w, D); `bias` (1 or windows, heads, T, T).
 
-    All but the attention acts on tokens one by one, so the whole block may see windows.
+    Everything but the attention acts on single tokens, so the whole block may see windows.
     """
     batch, height, width, dim = x.shape
     rows, columns = height // window, width // window
@@ -76,7 +76,9 @@ def in_windows(x: Array, window: int, block: Block, bias: Array) -> Array:
 
 @functools.cache
 def shifted_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
-    """(windows, T, T) float32: -inf between tokens that lie together only by the roll, else 0."""
+    """Mask (windows, T, T), float32: -inf between tokens that only the roll made neighbours, else
+    0.
+    """
 
     def regions(side: int) -> np.ndarray:
         at = np.arange(side)
@@ -90,7 +92,7 @@ def shifted_mask(height: int, width: int, window: int, shift: int) -> np.ndarray
 
 
 class Merge(nnx.Module):
-    """Four neighbours to one patch of twice the width."""
+    """Merges four neighbouring patches into one of twice the width."""
 
     def __init__(self, dim: int, *, dtype: DType, rngs: nnx.Rngs):
         self.norm = LayerNorm(4 * dim)
@@ -146,14 +148,14 @@ class Swin(nnx.Module):
     def __call__(
         self, images: Array, mask: Array | None = None, *, train: bool, stages: bool = False
     ) -> dict[str, Array]:
-        """Images (B, H, W, C) to the features of the N patches of the last stage.
+        """Map images (B, H, W, C) to the features of the N patches of the last stage.
 
         Args:
-          images: sides that fit the windows; other sides than the network's resize the positions
-            where a window is cut down to the map.
-          mask: (B, r, c), 1 or True where the mask token stands in the place of the patches; the
-            grid of patches is a multiple of r x c.
-          train: nothing depends on it.
+          images: their sides must fit the windows; for sides other than the network's, positions
+            are resized where a window is cut down to the map.
+          mask: (B, r, c), 1 or True where the mask token replaces the patches; the grid of patches
+            is a multiple of r x c.
+          train: has no effect.
           stages: also return the map after every stage.
 
         Returns:
@@ -197,21 +199,22 @@ def swin(
     remat: Remat = "none",
     dtype: DType = None,
 ) -> Net:
-    """Swin transformer. Outputs: `Swin.__call__`; inputs besides the images: `mask`, `stages`.
+    """Build a Swin transformer. Outputs: `Swin.__call__`; inputs besides the images: `mask`,
+    `stages`.
 
     Args:
-      size: "tiny", "small", "base", "large", or None: then dim, depths and heads are needed.
-      window: side of a window in patches, at most that of the first stage's map; of a later stage
-        whose map is smaller, the map's side.
-      image_size: side of the images that it is made for.
+      size: "tiny", "small", "base", "large", or None, which requires dim, depths and heads.
+      window: side of a window in patches, at most that of the first stage's map; a later stage with
+        a smaller map uses the map's side.
+      image_size: side of the images that the network is made for.
       patch: side of a patch in pixels.
       dim: width of the first stage; each later one doubles it and halves the map.
       depths: blocks of each stage, even numbers: every second one has shifted windows.
-      heads: of each stage.
-      channels: of the images.
-      mask_token: whether there is a token that stands for hidden patches.
+      heads: attention heads of each stage.
+      channels: channels of the images.
+      mask_token: whether there is a token that replaces hidden patches.
       remat: what the backward pass recomputes, two blocks at a time: see `vit`.
-      dtype: of the computation; None follows the parameters, which are made float32.
+      dtype: dtype of the computation; None follows the parameters, which are float32.
 
     Raises:
       UserError: an unknown size or option, odd depths, heads that do not divide the width, windows
@@ -224,11 +227,11 @@ def swin(
     depths = published[1] if depths is None else depths
     heads = published[2] if heads is None else heads
     if dim is None or depths is None or heads is None:
-        raise UserError("a Swin without a size needs dim, depths and heads")
+        raise UserError("a Swin with size=None needs dim, depths and heads")
     if len(depths) != len(heads) or any(d < 2 or d % 2 for d in depths):
         raise UserError(
-            f"depths {tuple(depths)} with heads {tuple(heads)}: give an even depth and heads to "
-            "each stage"
+            f"depths {tuple(depths)} with heads {tuple(heads)}: expected an even depth and a "
+            "number of heads for each stage"
         )
     for s, count in enumerate(heads):
         check_options(dim * 2**s, count, remat)

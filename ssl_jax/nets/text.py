@@ -1,4 +1,4 @@
-"""A transformer for text that looks back only: the text tower of CLIP."""
+"""A causal transformer for text: the text tower of CLIP."""
 
 from typing import Any
 
@@ -45,20 +45,18 @@ class TextTransformer(nnx.Module):
             layer.kernel.set_value(layer.kernel[...] * (std / 0.02))
 
     def __call__(self, tokens: Array, *, train: bool) -> dict[str, Array]:
-        """Token numbers (B, L) to "tokens" (B, L, D), normed, and "pooled" (B, D) float32.
+        """Encode token ids (B, L) to "tokens" (B, L, D), normed, and "pooled" (B, D) float32.
 
-        "pooled" is the feature at the highest number, which is the end of the text. L may be less
-        than the network's length.
+        "pooled" is the feature at the highest id, which is the end of the text. L may be less than
+        the network's length.
 
         Raises:
-          UserError: longer texts than the network was made for.
+          UserError: texts longer than the network's length.
         """
         del train
         length = tokens.shape[1]
         if length > len(self.positions):
-            raise UserError(
-                f"texts of {length} tokens for a network of at most {len(self.positions)}"
-            )
+            raise UserError(f"text: expected at most {len(self.positions)} tokens, got {length}")
         x = self.embedding[...][tokens] + self.positions[:length]
         x = x if self.dtype is None else x.astype(self.dtype)
         future = jnp.triu(jnp.full((length, length), -jnp.inf, jnp.float32), 1)
@@ -81,13 +79,13 @@ def text_transformer(
     """The text transformer of CLIP (Radford et al. 2021, arXiv:2103.00020; openai/CLIP, model.py).
 
     `apply(params, stats, tokens, train=...)`; outputs: `TextTransformer.__call__`. Pre-norm blocks
-    with a causal mask and CLIP's initialisation; the exact GELU (open_clip) in the place of
-    OpenAI's x sigmoid(1.702 x).
+    with a causal mask and CLIP's initialisation; the exact GELU (open_clip) in place of OpenAI's
+    x sigmoid(1.702 x).
 
     Args:
-      vocabulary: number of token numbers.
+      vocabulary: number of token ids.
       length: tokens of the longest text.
-      dim, depth, heads: of the transformer.
+      dim, depth, heads: sizes of the transformer.
       remat, dtype: as for `vit`.
 
     Raises:
@@ -95,7 +93,8 @@ def text_transformer(
     """
     if min(vocabulary, length, dim, depth) < 1:
         raise UserError(
-            f"vocabulary={vocabulary}, length={length}, dim={dim}, depth={depth}: not all positive"
+            f"vocabulary={vocabulary}, length={length}, dim={dim}, depth={depth}: expected "
+            "positive numbers"
         )
     check_options(dim, heads, remat)
     compute_dtype(dtype)

@@ -1,4 +1,4 @@
-"""Vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929) of scanned blocks."""
+"""Vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929) with scanned blocks."""
 
 from typing import Literal
 
@@ -122,16 +122,16 @@ class ViT(nnx.Module):
         stages: bool = False,
         attention: bool = False,
     ) -> dict[str, Array]:
-        """Images (B, H, W, C) to features of N patches, or of the kept ones; T counts all tokens
-        but the registers.
+        """Map images (B, H, W, C) to features of N patches, or of those in `keep`; T counts all
+        tokens except the registers.
 
         Args:
-          images: sides that the patch size divides; other sides than the network's resize the
-            positions.
+          images: the patch size must divide their sides; for sides other than the network's,
+            positions are resized.
           keep: (B, K) int, the patches to keep, row-major. Positions are added before the others
             are dropped (MAE).
-          mask: (B, r, c), 1 or True where the mask token stands in the place of the patches; the
-            grid of patches is a multiple of r x c.
+          mask: (B, r, c), 1 or True where the mask token replaces the patches; the grid of patches
+            is a multiple of r x c.
           keys: (B,) random keys, for `drop_path` in training.
           train: whether branches are dropped.
           stages: also return the patch tokens after every block as maps, and its class token.
@@ -139,17 +139,17 @@ class ViT(nnx.Module):
 
         Returns:
           "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches"
-          (B, N, D) of these; "cls" (B, D) if there is one; "pooled" (B, D), float32, as `pool`
-          says. With `stages` "block1", ..: (B, h, w, D) and, if there is a class token, "cls1", ..:
-          (B, D); the last ones are normed like the tokens.
-          With `attention` "attention" (B, depth, heads, T, T), float32, whose rows sum to 1, or to
-          what the registers leave.
+          (B, N, D) of these; "cls" (B, D) if there is one; "pooled" (B, D), float32, according to
+          `pool`. With `stages` "block1", ..: (B, h, w, D) and, if there is a class token, "cls1",
+          ..: (B, D); the last ones are normed like the tokens. With `attention` "attention"
+          (B, depth, heads, T, T), float32, whose rows sum to 1, or to less by the weight of the
+          registers.
 
         Raises:
           UserError: a side that the patch size does not divide, `keep` together with `stages` or
             with relative positions, a mask without a mask token or of another grid.
         """
-        kept = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
+        branch_factors = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
         if keep is not None and (stages or self.relative is not None):
             raise UserError("stages=True and relative positions need all patches; leave keep out")
         _, height, width, _ = images.shape
@@ -168,14 +168,16 @@ class ViT(nnx.Module):
             x = jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, x.shape[-1])), x], axis=1)
             first = 1
         count = x.shape[1]
-        if self.registers is not None:  # last: nothing looks at the order, and T stays as it is
+        if self.registers is not None:  # last: the order has no effect, and T stays as it is
             registers = jnp.asarray(self.registers[...], x.dtype)
             shape = (x.shape[0], *registers.shape[1:])
             x = jnp.concatenate([x, jnp.broadcast_to(registers, shape)], axis=1)
         if self.norm_pre is not None:
             x = self.norm_pre(x)
         bias = None if self.relative is None else self.relative(grid)
-        x, (every, maps) = run_stack(self.blocks, x, self.remat, stages, bias, attention, kept)
+        x, (block_outputs, maps) = run_stack(
+            self.blocks, x, self.remat, stages, bias, attention, branch_factors
+        )
         x = x[:, :count]
         tokens = x if self.norm_after_pool else self.norm(x)
         out = {"tokens": tokens, "patches": tokens[:, first:]}
@@ -183,19 +185,19 @@ class ViT(nnx.Module):
             out["cls"] = tokens[:, 0]
         pooled = out["cls"] if self.pool == "cls" else jnp.mean(at_least_float32(out["patches"]), 1)
         out["pooled"] = at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled)
-        if every is not None:
-            patches = [*every[:-1, :, first:count], out["patches"]]
+        if block_outputs is not None:
+            patches = [*block_outputs[:-1, :, first:count], out["patches"]]
             shape = (x.shape[0], *grid, x.shape[-1])
             out |= {f"block{i + 1}": jnp.reshape(p, shape) for i, p in enumerate(patches)}
             if first:
-                own = [*every[:-1, :, 0], out["cls"]]
+                own = [*block_outputs[:-1, :, 0], out["cls"]]
                 out |= {f"cls{i + 1}": x for i, x in enumerate(own)}
         if maps is not None:
             out["attention"] = jnp.swapaxes(maps[..., :count, :count], 0, 1)
         return out
 
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
-        """Positions of the class token (1, 0 or 1, D) and of the patches (1, N, D)."""
+        """Return the positions of the class token (1, 0 or 1, D) and of the patches (1, N, D)."""
         first = int(self.cls_token is not None)
         if self.relative is not None:
             nothing = jnp.zeros((1, 1, 1), jnp.float32)
@@ -236,39 +238,38 @@ def vit(
     remat: Remat = "none",
     dtype: DType = None,
 ) -> Net:
-    """Vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`, `mask`,
-    `stages`, `attention`.
+    """Build a vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`,
+    `mask`, `stages`, `attention`.
 
     Args:
-      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None: then dim, depth
-        and heads are needed.
+      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None, which requires
+        dim, depth and heads.
       patch: side of a patch in pixels.
       image_size: side of the images that the position table is made for.
-      dim, depth, heads, mlp_ratio: override the size's (MoCo v3's small has 12 heads).
-      channels: of the images.
+      dim, depth, heads, mlp_ratio: override those of the size (MoCo v3's small has 12 heads).
+      channels: channels of the images.
       position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order,
         "sincos_mocov3" in MoCo v3's; or "relative", a trained bias of the attention that all
         blocks share (SimMIM, BEiT).
       cls_token: whether there is a class token; fixed positions add 0 to it.
-      mask_token: whether there is a token that stands for hidden patches.
-      pool: "pooled" is the class token, or the mean of the patch tokens.
-      norm_after_pool: the final norm acts on "pooled", and the tokens stay without it (timm's
-        `fc_norm`).
+      mask_token: whether there is a token that replaces hidden patches.
+      pool: whether "pooled" is the class token or the mean of the patch tokens.
+      norm_after_pool: apply the final norm to "pooled" and not to the tokens (timm's `fc_norm`).
       interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
-      drop_path: stochastic depth: how often both branches of the last block are left out for an
-        example of training, less often in earlier ones; the method must draw it.
-      layer_scale: start of the blocks' LayerScale, None for none.
+      drop_path: rate of stochastic depth, at which each branch of the last block is dropped for a
+        training example; it falls to 0 in the first block. The method must draw it.
+      layer_scale: initial value of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
       mlp: nonlinearity of the perceptrons; see `blocks.Mlp`.
-      registers: trained tokens that hold no place of the image (arXiv:2309.16588); they are in no
-        output.
-      pre_norm: a norm before the blocks, and patches without bias (CLIP).
+      registers: number of trained tokens without a place in the image (arXiv:2309.16588); no output
+        contains them.
+      pre_norm: whether there is a norm before the blocks, and no bias in the patch embedding
+        (CLIP).
       norm_eps: epsilon of all norms; CLIP's is 1e-5.
-      init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None: the one that goes with
-        `position`.
+      init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None chooses by `position`.
       remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but
         its linear layers).
-      dtype: of the computation; None follows the parameters, which are made float32.
+      dtype: dtype of the computation; None follows the parameters, which are float32.
 
     Raises:
       UserError: an unknown size or option, heads that do not divide the width, a patch that does
@@ -282,18 +283,21 @@ def vit(
     heads = published[2] if heads is None else heads
     ratio = published[3] if mlp_ratio is None else mlp_ratio
     if dim is None or depth is None or heads is None:
-        raise UserError("a ViT without a size needs dim, depth and heads")
+        raise UserError("a ViT with size=None needs dim, depth and heads")
     if min(dim, depth, ratio, channels) <= 0:
         raise UserError(
-            f"dim={dim}, depth={depth}, mlp_ratio={ratio}, channels={channels}: not all positive"
+            f"dim={dim}, depth={depth}, mlp_ratio={ratio}, channels={channels}: expected positive "
+            "numbers"
         )
     check_options(dim, heads, remat, mlp)
     if registers < 0 or (registers and position == "relative"):
-        raise UserError(f"registers={registers}: give 0 or more, and none with relative positions")
+        raise UserError(f"registers={registers}: expected 0 or more, and 0 with relative positions")
     if position not in INIT_OF_POSITION:
         raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
     if interpolate_offset and position == "relative":
-        raise UserError("interpolate_offset is of position tables; relative positions have none")
+        raise UserError(
+            "interpolate_offset is for position tables, which relative positions lack; set it to 0"
+        )
     scheme = INIT_OF_POSITION[position] if init is None else init
     if scheme not in INIT_OF_POSITION.values():
         raise UserError(f"unknown init {init!r}; {suggest(scheme, INIT_OF_POSITION.values())}")
@@ -304,7 +308,7 @@ def vit(
     check_rate(drop_path, depth)
     grid = patch_grid((image_size, image_size), patch)
     if position in FIXED_ORDERS:
-        sincos(dim, grid)  # raises for a width that it cannot have
+        sincos(dim, grid)  # raises for an invalid width
     compute_dtype(dtype)
 
     def make(rngs: nnx.Rngs) -> ViT:
@@ -339,10 +343,10 @@ def vit(
 
 
 def patch_grid(image: tuple[int, int], patch: int) -> Grid:
-    """Rows and columns of patches of an image (H, W).
+    """Return the rows and columns of patches of an image (H, W).
 
     Raises:
-      UserError: if the patch size does not divide both sides.
+      UserError: the patch size does not divide both sides.
     """
     height, width = image
     if patch < 1 or height % patch or width % patch:

@@ -20,13 +20,13 @@ Tree = Any
 
 @dataclass(frozen=True)
 class BarlowTwins(Objective):
-    """Each feature agrees between two views of an image and tells nothing about the others.
+    """Each feature agrees between two views of an image and is uncorrelated with the others.
 
     Attributes:
       views: the two views, each with its own augmentation (count 1).
-      projector: widths of its layers, batch norm between them; the last is linear.
+      projector: widths of its layers, with batch norm between them; the last is linear.
       redundancy: weight of the correlations between different features, the paper's lambda.
-      scale: multiplies the loss. Biases and norms feel it, as LARS does not adapt their steps.
+      scale: factor of the loss. It affects biases and norms, whose steps LARS does not adapt.
     """
 
     family: ClassVar[str] = "siamese"
@@ -49,8 +49,8 @@ class BarlowTwins(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         views = separate(batch["views"])
-        (one, two), stats = self.branch.apply_each(params, extra["stats"], views)
-        loss = barlow_twins(one["projector"], two["projector"], self.redundancy)
+        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
+        loss = barlow_twins(first["projector"], second["projector"], self.redundancy)
         return self.scale * loss, Aux({"stats": stats})
 
 

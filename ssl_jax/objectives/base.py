@@ -1,10 +1,10 @@
-"""The contract of a self-supervised method: what the one train step asks of it, and nothing else.
+"""The contract of a self-supervised method: what the one train step needs of it, and nothing else.
 
 A method is a frozen dataclass in its own file; its fields are its hyper-parameters. The file's
-`make(backbone, spec, **hyper)` builds it. `params` is what the optimizer trains, `extra` everything
-else that the method carries along (batch statistics, teacher, queue, memory): both are plain nested
-dicts of arrays. Every function sees the whole global batch as one array and names neither a device
-nor a mesh axis. docs/contract.md walks through it with an example.
+`make(backbone, spec, **hyper)` builds it. `params` is what the optimizer trains, `extra` all other
+state of the method (batch statistics, teacher, queue, memory): both are plain nested dicts of
+arrays. Every function sees the whole global batch as one array and names neither a device nor a
+mesh axis. docs/contract.md walks through it with an example.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -43,14 +43,14 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Stream:
-    """A further set of images that a method learns from; see `Inputs.streams`."""
+    """An additional set of images that a method learns from; see `Inputs.streams`."""
 
     name: str
     num_examples: Whole
     num_classes: Whole
 
 
-MOST = 2**31 - 1  # of steps and examples, whose numbers are int32 on the devices
+MOST = 2**31 - 1  # largest number of steps and examples, which are int32 on the devices
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Spec:
     total_steps: Count
     channels: Count = 3
     streams: tuple[Stream, ...] = ()
-    vocabulary: Count = 259  # token numbers of a caption: its bytes, padding, start and end
+    vocabulary: Count = 259  # token ids of a caption: its bytes, padding, start and end
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "num_examples"):
@@ -78,8 +78,8 @@ class Group:
 
     Attributes:
       pattern: regex on parameter paths.
-      frozen_until: before this step no update, no decay, no moments and no count.
-      constant_lr: the learning rate is the peak's all the time: no warmup, no decay.
+      frozen_until: step before which there is no update, no decay, no moments and no count.
+      constant_lr: use the peak learning rate throughout: no warmup, no decay.
     """
 
     pattern: str
@@ -89,7 +89,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Probe:
-    """Where a method's representation is read, named per family before anything is measured.
+    """Place where a method's representation is read, fixed per family before any measurement.
 
     Attributes:
       stage: index into the backbone's stages; -1 is the last, -2 the one before it.
@@ -102,10 +102,9 @@ class Probe:
     pool: str = "avg"
 
     def at(self, stage: int | None = None, pool: str | None = None) -> "Probe":
-        """The same with another stage, another pooling or both.
+        """Return the probe with another stage, another pooling or both.
 
-        An earlier stage has no output of the network's own: without a `pool` of its own it is
-        averaged.
+        Only the last stage has "pooled": an earlier stage is averaged unless `pool` is set.
         """
         stage = self.stage if stage is None else stage
         inherited = "avg" if self.pool == "pooled" and stage != -1 else self.pool
@@ -113,10 +112,10 @@ class Probe:
 
 
 class Aux(NamedTuple):
-    """What `loss` returns beside its value.
+    """Auxiliary results of `loss`.
 
     Attributes:
-      extra: the new extra, batch statistics updated.
+      extra: the new extra, with updated batch statistics.
       signals: arrays for `after_update` (keys to enqueue, a batch centre).
       metrics: scalars to log.
     """
@@ -127,12 +126,12 @@ class Aux(NamedTuple):
 
 
 class DataPass(NamedTuple):
-    """What a method recorded of the whole data set, as long as `core.sharding.padded_rows` says and
-    split by rows over all devices.
+    """Records of a method for the whole data set, `core.sharding.padded_rows` rows split over all
+    devices.
 
     Attributes:
-      values: (R, ...), row i from example i; zeros where there is none.
-      present: (R,) bool, False for the padding and for broken images.
+      values: (R, ...), row i from example i; zeros if there is none.
+      present: (R,) bool, False for the padding and for corrupt images.
     """
 
     values: Array
@@ -142,21 +141,21 @@ class DataPass(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Picture:
-    """Images in rows and columns that show what a method does. A pytree; drawn elsewhere.
+    """Images in rows and columns that show what a method does. A pytree; rendered elsewhere.
 
     Attributes:
-      images: (rows, columns, H, W, C), valued as the images that the network is shown.
-      caption: what is seen and how it was made, for one who does not know the method.
-      columns: a heading for each column, or none.
-      said: (rows, columns) int32, what the method answered there, -1 where it was not asked.
-      truth: likewise, what is right.
-      answers: their names; without any only right and wrong are told.
+      images: (rows, columns, H, W, C), normalised like the network's inputs.
+      caption: description of the images and how they were made, for readers new to the method.
+      columns: a heading per column, or none.
+      prediction: (rows, columns) int32, the answer of the method there, -1 where there is none.
+      truth: (rows, columns) int32, the right answer, likewise.
+      answers: names of the answers; without them only right or wrong is shown.
     """
 
     images: Array
     caption: str = field(metadata={"static": True})
     columns: tuple[str, ...] = field(default=(), metadata={"static": True})
-    said: Array | None = None
+    prediction: Array | None = None
     truth: Array | None = None
     answers: tuple[str, ...] = field(default=(), metadata={"static": True})
 
@@ -164,10 +163,10 @@ class Picture:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TextTower:
-    """What image-text methods keep beside the backbone: the ways into the joint space. A pytree.
+    """Embeddings of images and texts in the joint space of image-text methods. A pytree.
 
     Attributes:
-      params: of both ways.
+      params: parameters of both embeddings.
       context: tokens of a caption.
       embed_image: (params, the backbone's "pooled" features (B, D)) -> (B, d).
       embed_text: (params, tokens (B, context) int32) -> (B, d).
@@ -188,11 +187,11 @@ class TextTower:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Heads:
-    """What a method keeps beside the backbone that tells images apart by itself: the way to its
-    clusters, or to the classes whose labels it learned. A pytree.
+    """Classification heads of a method: those of its clusters, or of the classes it was trained on.
+    A pytree.
 
     Attributes:
-      params: of all that follows the backbone.
+      params: parameters of everything after the backbone.
       score: (params, the backbone's "pooled" features (B, D)) -> logits (B, K) of each head.
     """
 
@@ -210,7 +209,7 @@ class Encoder:
     into the program.
 
     Attributes:
-      online: weights of the classifier that was trained along, if one was; see `evals.online`.
+      online: weights of the online probe, if one was trained; see `evals.online`.
     """
 
     params: Tree
@@ -222,7 +221,7 @@ class Encoder:
     online: Tree = None
 
     def features(self, images: Array) -> dict[str, Array]:
-        """Every stage of the backbone, by name, for normalised float images (B, H, W, C)."""
+        """Compute all outputs and stages of the backbone for normalised images (B, H, W, C)."""
         return self.net.apply(self.params, self.stats, images, train=False, stages=True)[0]
 
 
@@ -230,25 +229,25 @@ class Networks(Protocol):
     """Networks that belong together, such as `parts.branch.Branch`."""
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        """Fresh (params, stats), an entry a network."""
+        """Create fresh (params, stats), one entry per network."""
         ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a method must define, and the defaults of what it may leave out.
+    """Base class of methods: what a method must define, with defaults for the rest.
 
     Attributes:
-      backbone: the network that is kept.
+      backbone: the network that the method trains for use after the run.
       spec: the run.
-      microbatches: the backbone runs in so many chunks; see `parts.branch.Branch`.
+      microbatches: number of chunks in which the backbone runs; see `parts.branch.Branch`.
       family, needs: for `ssl-jax methods`.
-      probe: where the representation is read: by default the backbone's own output, which is what
-        most methods train.
+      probe: where the representation is read: by default the backbone's own output, which most
+        methods train.
       refresh_groups: parameter groups whose optimizer state restarts with each `refresh`.
-      least_batch: images of the smallest batch that teaches something: 2 where the images of a
-        batch are each other's negatives, or where their variance is part of the loss or of a head.
-      decays: regex of vectors that decay by default all the same, as the method was released.
+      least_batch: smallest useful batch: 2 if the images of a batch are each other's negatives, or
+        if their variance is part of the loss or of a head.
+      decays: regex of vectors that decay by default nevertheless, as in the method's release.
     """
 
     backbone: Net
@@ -274,45 +273,47 @@ class Objective:
 
     @classmethod
     def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:
-        """Build the method. Raises `UserError` for an unknown hyper-parameter, with the nearest
-        known ones.
+        """Build the method.
+
+        Raises:
+          UserError: an unknown hyper-parameter, with the nearest known ones.
         """
         return config.build(cls, hyper, "objective", backbone=backbone, spec=spec)
 
     def with_backbone(self, backbone: Net) -> Self:
-        """The same method for another backbone."""
+        """Return the same method with another backbone."""
         return replace(self, backbone=backbone)
 
     def inputs(self) -> Inputs:
-        """What a batch holds: by default images as the method's field `views`, or `view`, says.
+        """Describe a batch: by default images of the method's field `views` or `view`.
 
         Raises:
-          UserError: it has neither.
+          UserError: the method has neither.
         """
-        said = vars(self)
-        if "views" not in said and "view" not in said:
+        fields = vars(self)
+        if "views" not in fields and "view" not in fields:
             raise UserError(
-                f"{type(self).__name__}: give the method a field `view` or `views`, or an inputs()"
+                f"{type(self).__name__}: no field `view` or `views`; define one, or inputs()"
             )
-        return Inputs(views=said["views"] if "views" in said else (said["view"],))
+        return Inputs(views=fields["views"] if "views" in fields else (fields["view"],))
 
     @property
     def branch(self) -> Networks:
-        """The networks that are trained, for the methods whose `init` is the default one."""
+        """Trained networks, for methods with the default `init`."""
         raise NotImplementedError
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        """Fresh (params, extra): by default those of `branch`."""
+        """Create fresh (params, extra): by default those of `branch`."""
         params, stats = self.branch.init(key)
         return params, {"stats": stats}
 
     def chain(self, **heads: Net) -> Branch:
-        """The backbone and, one after the other, `heads`."""
+        """Build a branch of the backbone followed by `heads`."""
         return Branch((("backbone", self.backbone),), self.microbatches).then(**heads)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The backbone's outputs for an image of the first view, without the batch axis."""
+        """Shapes of the backbone's outputs for an image of the first view, without batch axis."""
         return self._shapes()
 
     def _shapes(self, **options: Any) -> dict[str, tuple[int, ...]]:
@@ -321,15 +322,14 @@ class Objective:
 
     @property
     def probe_every_stage(self) -> bool:
-        """Whether a linear probe that names no stage looks at each: what solves a pretext task or
-        paints what is hidden is not what tells classes apart, and where that is best is not known
-        before.
+        """Whether a linear probe without a stage setting tries every stage: features for a pretext
+        task or a reconstruction are not those for classes, and the best stage is not known before.
         """
         return self.family in ("pretext", "masked")
 
     @cached_property
     def stage_shapes(self) -> dict[str, tuple[int, ...]]:
-        """`shapes`, with those of every stage."""
+        """Like `shapes`, including every stage."""
         return self._shapes(stages=True)
 
     @property
@@ -339,14 +339,14 @@ class Objective:
 
     @property
     def patch_grid(self) -> tuple[int, int]:
-        """(patches along a side of the first view, their width).
+        """Number of patches along a side of the first view, and their width.
 
         Raises:
           UserError: the backbone has no patches.
         """
         if "patches" not in self.shapes:
             raise UserError(
-                f"objective: this backbone has no patches, and the method needs {self.needs}; set "
+                f"objective: this backbone has no patches, but the method needs {self.needs}; set "
                 "backbone.name='vit'"
             )
         patches, width = self.shapes["patches"]
@@ -355,31 +355,31 @@ class Objective:
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        """The scalar to minimise over the global batch, and what goes with it. Pure."""
+        """Compute the scalar to minimise over the global batch, and its `Aux`. Pure."""
         raise NotImplementedError
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
-        """(params, extra) after the optimizer's update: teacher average, queue push, prototype
-        norm.
+        """Return (params, extra) after the optimizer's update: teacher average, queue push,
+        prototype norm.
         """
         return params, extra
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        """The network that is kept: by default the trained backbone."""
+        """Return the network to use after training: by default the trained backbone."""
         return Encoder(params["backbone"], extra["stats"]["backbone"], self.backbone)
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
-        """(params, stats) of the slow average of the trained networks, named as those are:
-        teacher, target, key encoder; by default there is none. It only selects from its arguments.
+        """Return (params, stats) of the slow average of the trained networks, with their names:
+        teacher, target, key encoder; by default None. It only selects from its arguments.
         """
         return None
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
-        """Title -> what is particular to the method, for `ssl-jax report`: by default nothing.
+        """Return method-specific pictures by title, for `ssl-jax report`: by default none.
 
         Pure; jitted. `images` (B, H, W, C) are whole evaluation images, centrally cropped to the
         first view and normalised; show a few, or choose among all of them.
@@ -387,29 +387,29 @@ class Objective:
         return {}
 
     def groups(self) -> dict[str, Group]:
-        """Named parameter groups beside "rest"."""
+        """Name the parameter groups besides "rest"."""
         return {}
 
     def refresh_steps(self) -> Collection[int]:
-        """Steps before which `refresh` is called; `range` has a fast `in`."""
+        """Return the steps before which `refresh` is called; `range` has a fast `in`."""
         return ()
 
     def pass_steps(self) -> Collection[int]:
-        """Those of them for which the network first runs over the whole data set."""
+        """Return those of `refresh_steps` that first run the network over the whole data set."""
         return self.refresh_steps()
 
     def record(self, params: Tree, extra: Tree, images: Array) -> Array:
-        """What such a pass keeps of clean, normalised images (B, H, W, C), (B, ...): by default the
-        encoder's "pooled" features.
+        """Compute the records (B, ...) of a pass from clean, normalised images (B, H, W, C): by
+        default the encoder's "pooled" features.
         """
         return self.encoder(params, extra).features(images)["pooled"]
 
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
     ) -> tuple[Tree, Tree]:
-        """(params, extra) after a look at the whole data set. Pure; runs on the devices, jitted.
+        """Update (params, extra) from the whole data set. Pure; runs on the devices, jitted.
 
-        The optimizer states of `refresh_groups` restart. `features` is None at a step that is not
-        in `pass_steps`.
+        The optimizer states of `refresh_groups` restart. `features` is None at steps outside
+        `pass_steps`.
         """
         return params, extra

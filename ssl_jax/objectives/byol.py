@@ -22,12 +22,13 @@ Tree = Any
 
 @dataclass(frozen=True)
 class BYOL(Objective):
-    """The online network predicts what its own slow average sees in the other view; no negatives.
+    """The online network predicts its own slow average's projection of the other view, without
+    negatives.
 
     Attributes:
       views: the two views, each with its own augmentation (count 1).
-      projector: hidden and output width of the projector, and of the predictor.
-      momentum: of the target's average at step 0; it rises to 1 along a cosine.
+      projector: hidden and output width of the projector and of the predictor.
+      momentum: momentum of the target's average at step 0; it rises to 1 along a cosine.
     """
 
     family: ClassVar[str] = "siamese"
@@ -65,7 +66,7 @@ class BYOL(Objective):
     ) -> tuple[Array, Aux]:
         predictions, targets = [], []
         stats, target_stats = extra["stats"], extra["target_stats"]
-        for group in batch["views"]:  # one forward a view: batch norm sees each view by itself
+        for group in batch["views"]:  # one forward per view: batch norm sees each view by itself
             out, stats = self.online.apply(params, stats, group[:, 0])
             predictions.append(out["predictor"])
             out, target_stats = self.target.apply(extra["target"], target_stats, group[:, 0])

@@ -27,19 +27,20 @@ Tree = Any
 
 @dataclass(frozen=True)
 class CLIP(Objective):
-    """Images and their captions meet in a joint space; all other pairs of the global batch repel.
+    """Images and their captions attract in a joint space; all other pairs of the batch repel.
 
     The temperature is learned, as the logarithm of its inverse.
 
     Attributes:
-      view: crop and augmentation of the image (count 1); published: next to none.
-      context: tokens of a caption, start and end included.
+      view: crop and augmentation of the image (count 1); the published one is minimal.
+      context: tokens of a caption, including start and end.
       dim: width of the joint space.
-      text_dim, text_depth, text_heads: of the text transformer.
+      text_dim, text_depth, text_heads: sizes of the text transformer.
       text_remat: what its backward pass recomputes; see `nets.blocks`.
-      temperature: at the start.
-      max_scale: the inverse of the smallest temperature, kept to after every update.
-      similarity: whether the loss holds the similarities of all pairs; see `losses.similarity`.
+      temperature: initial temperature.
+      max_scale: the inverse of the smallest temperature, enforced after every update.
+      similarity: whether the loss holds the similarities of all pairs; see
+        `losses.large_batch.similarity`.
 
     Raises:
       UserError: a temperature below 1 / max_scale, or no room for a token in `context`.
@@ -68,7 +69,9 @@ class CLIP(Objective):
                 f"{1 / self.max_scale}"
             )
         if self.context < 3:
-            raise UserError(f"objective.context: {self.context} has no room for a token; use 3 up")
+            raise UserError(
+                f"objective.context: {self.context} has no room for a token; set it to 3 or more"
+            )
 
     @cached_property
     def image(self) -> Branch:
@@ -98,7 +101,7 @@ class CLIP(Objective):
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.image.init(rng.named(key, "image"))
         text, text_stats = self.text.init(rng.named(key, "text"))
-        # Named as a scale is: none of them decays.
+        # Named like a scale, so that it does not decay.
         temperature = {"scale": jnp.full((), -math.log(self.temperature), jnp.float32)}
         return params | text | {"temperature": temperature}, {"stats": stats | text_stats}
 
@@ -112,7 +115,7 @@ class CLIP(Objective):
         pairs = clip_loss(
             image["image_projection"], text["text_projection"], scale, similarity=self.similarity
         )
-        # Mean over both directions, geometric, then over pairs; no logits are needed for it.
+        # Geometric mean over both directions, then mean over pairs; this needs no logits.
         metrics = {"pair_probability": jnp.mean(jnp.exp(-pairs)), "scale": scale}
         return jnp.mean(pairs), Aux({"stats": stats}, metrics=metrics)
 

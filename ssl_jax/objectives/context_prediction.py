@@ -28,12 +28,12 @@ OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
 def neighbours(rows: int, pairs: Literal["centre", "all"]) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (m, 2) int32 of adjacent cells of a rows x rows grid, and the class (m,) int32 of each.
+    """List the pairs (m, 2) int32 of adjacent cells of a rows x rows grid and their classes (m,).
 
-    The class says where the second cell lies as seen from the first. "centre": the first is the
-    middle cell of an odd grid; "all": both orders of every two.
+    The class is the place of the second cell relative to the first. "centre": the first is the
+    middle cell of an odd grid; "all": every two neighbours in both orders.
     """
-    found = [
+    pairs_and_classes = [
         (y * rows + x, (y + dy) * rows + x + dx, k)
         for y in range(rows)
         for x in range(rows)
@@ -41,28 +41,30 @@ def neighbours(rows: int, pairs: Literal["centre", "all"]) -> tuple[np.ndarray, 
         if 0 <= y + dy < rows and 0 <= x + dx < rows
     ]
     if pairs == "centre":
-        found = [pair for pair in found if pair[0] == rows * rows // 2]
-    table = np.array(found, np.int32)
+        pairs_and_classes = [pair for pair in pairs_and_classes if pair[0] == rows * rows // 2]
+    table = np.array(pairs_and_classes, np.int32)
     return table[:, :2], table[:, 2]
 
 
 @dataclass(frozen=True)
 class ContextPrediction(Objective):
-    """Of two patches of an image: on which of the eight sides of the first one is the second?
+    """Prediction of which of the eight neighbours of a patch another patch of the image is.
 
     Attributes:
       view: crop and augmentation of the whole image.
-      rows: patches of the grid along a side, odd for `pairs="centre"`.
+      rows: patches along a side of the grid, odd for `pairs="centre"`.
       patch: side of a patch in pixels.
-      gap: pixels between patches: without it an edge that goes on from one to the next tells all.
-      jitter: pixels by which each patch is moved at the most.
-      pairs: "centre" asks for each outer patch around the middle one (Kolesnikov et al. 2019,
-        1901.09005), "all" for every two neighbours in both orders, as the authors' code.
-      colors: against colour fringes, which give a patch's place in the lens away. "drop": one
-        channel of a patch stays, less its mean, the others are noise; "project": green - magenta is
-        taken out; both for images in [0, 1], such as the recipe "none" gives. "keep": all three.
-      standardize: subtract each patch's mean and divide by its deviation, against brightness that
-        goes on from one to the next. Leave it out where whole images should give like activations.
+      gap: pixels between patches, so that continuous edges do not reveal the answer.
+      jitter: largest shift of each patch in pixels.
+      pairs: "centre" uses each outer patch with the middle one (Kolesnikov et al. 2019,
+        1901.09005), "all" every two neighbours in both orders, as the authors' code.
+      colors: protection against colour fringes, which reveal a patch's place in the lens. "drop"
+        keeps one channel of a patch, less its mean, and replaces the others by noise; "project"
+        removes green - magenta; both are for images in [0, 1], as from the recipe "none". "keep"
+        keeps all three.
+      standardize: subtract each patch's mean and divide by its deviation, so that continuous
+        brightness does not reveal the answer. Disable it if whole images should give similar
+        activations.
       embedding: width of a patch's embedding.
       hidden: widths of the classifier's hidden layers.
 
@@ -83,7 +85,7 @@ class ContextPrediction(Objective):
     embedding: Count = 1000
     hidden: tuple[Count, ...] = (4096,)
 
-    # The last stage turns to positions; what transfers is one stage earlier.
+    # The last stage specialises in positions; the stage before it transfers better.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     def __post_init__(self) -> None:
@@ -109,7 +111,7 @@ class ContextPrediction(Objective):
             self.backbone,
             self.patch,
             self.spec.channels,
-            shown=2,
+            tiles_per_question=2,
             classes=len(OFFSETS),
             width=self.embedding,
             hidden=self.hidden,
@@ -117,23 +119,23 @@ class ContextPrediction(Objective):
         )
 
     def patches(self, key: Array, image: Array) -> Array:
-        """(rows * rows, patch, patch, C): what the net sees of one image (H, W, C)."""
+        """Cut the network's inputs (rows * rows, patch, patch, C) from one image (H, W, C)."""
         cut_key, color_key = jax.random.split(key)
         patches = context_patches(cut_key, image, self.rows, self.patch, self.gap, self.jitter)
         if self.colors != "keep" and image.shape[-1] == 3:
             keys = jax.random.split(color_key, len(patches))
-            planes = jax.vmap(self._recolored)(keys, jnp.moveaxis(patches, -1, 1))
+            planes = jax.vmap(self._recolor)(keys, jnp.moveaxis(patches, -1, 1))
             patches = jnp.moveaxis(planes, 1, -1)
         return standardize(patches) if self.standardize else patches
 
-    def _recolored(self, key: Array, planes: Array) -> Array:
-        """One patch (3, h, w) without what a lens does to its colours."""
+    def _recolor(self, key: Array, planes: Array) -> Array:
+        """Remove the colour fringes of a lens from one patch (3, h, w)."""
         if self.colors == "project":
             return project_colors(planes)
-        kept_key, noise_key = jax.random.split(key)
-        kept = jax.random.randint(kept_key, (), 0, 3, jnp.int32)
+        channel_key, noise_key = jax.random.split(key)
+        channel = jax.random.randint(channel_key, (), 0, 3, jnp.int32)
         noise = jax.random.uniform(noise_key, planes.shape, planes.dtype, -0.5, 0.5)
-        return drop_channels(planes - planes.mean((1, 2), keepdims=True), kept, noise)
+        return drop_channels(planes - planes.mean((1, 2), keepdims=True), channel, noise)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -155,30 +157,30 @@ class ContextPrediction(Objective):
         rows, classes = jnp.arange(len(images)), jnp.asarray(self.questions[1])
         keys = rng.per_example(key, rows)
         patches = jax.vmap(self.patches)(keys, images)
-        # Another question for each image.
-        asked = rows * (len(classes) // len(images) + 1) % len(classes)
-        pairs = jnp.asarray(self.questions[0])[asked]
+        # A different pair for each image.
+        selected = rows * (len(classes) // len(images) + 1) % len(classes)
+        pairs = jnp.asarray(self.questions[0])[selected]
         logits, _ = self.branch.apply(params, extra["stats"], patches, pairs[:, None], train=False)
-        said, truth = logits[:, 0].argmax(-1).astype(jnp.int32), classes[asked]
+        prediction, truth = logits[:, 0].argmax(-1).astype(jnp.int32), classes[selected]
         first, second = patches[rows, pairs[:, 0]], patches[rows, pairs[:, 1]]
         empty = jnp.zeros((len(images), 9, *patches.shape[2:]), patches.dtype)
         cells = jnp.array([0, 1, 2, 3, 5, 6, 7, 8])  # of a 3 x 3 board, as `OFFSETS`
-        placed = [
+        placements = [
             board(empty.at[:, 4].set(first).at[rows, cells[side]].set(second), 3)
-            for side in (said, truth)
+            for side in (prediction, truth)
         ]
-        nothing = jnp.full_like(said, -1)
+        no_answer = jnp.full_like(prediction, -1)
         caption = (
-            "Two patches of an image as the network is fed them: the first in the middle, the "
-            "second on that of the eight sides where the network says it lies."
+            "Two patches of an image as the network sees them: the first in the middle, the second "
+            "at the one of the eight places that the network predicts."
         )
         return {
             "Predicted places": Picture(
-                jnp.stack(placed, axis=1),
+                jnp.stack(placements, axis=1),
                 caption,
-                ("as answered", "in the image"),
-                jnp.stack([said, nothing], axis=1),
-                jnp.stack([truth, nothing], axis=1),
+                ("predicted", "in the image"),
+                jnp.stack([prediction, no_answer], axis=1),
+                jnp.stack([truth, no_answer], axis=1),
                 SIDES,
             )
         }

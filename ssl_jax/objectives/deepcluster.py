@@ -27,19 +27,21 @@ Tree = Any
 
 @dataclass(frozen=True)
 class DeepCluster(Objective):
-    """In turns: cluster the features of all images by k-means, learn to predict the clusters.
+    """Alternates between clustering the features of all images by k-means and learning to predict
+    the clusters.
 
-    Every epoch gives other clusters, so the classifier starts anew with each. Where the authors
-    draw images uniformly over the clusters, the loss is weighted by one over a cluster's size, as
-    the paper says is the same (section 3.3). The Sobel filter of their AlexNet is left out, and the
-    classifier, which there has no momentum, shares the optimizer with the rest.
+    Each clustering gives new clusters, so the classifier restarts with it. Instead of drawing
+    images uniformly over the clusters, the loss is weighted by one over a cluster's size, which the
+    paper states is equivalent (section 3.3). Other differences from the released code: no Sobel
+    filter as in its AlexNet, and the classifier, which has no momentum there, shares the optimizer
+    with the rest.
 
     Attributes:
       view: crop and augmentation of the training images.
       clusters: k of k-means.
-      whitened: principal components that are clustered.
-      iterations: of k-means.
-      epochs: between two clusterings.
+      whitened: number of principal components that are clustered.
+      iterations: iterations of k-means.
+      epochs: epochs between two clusterings.
     """
 
     family: ClassVar[str] = "clustering"
@@ -57,8 +59,8 @@ class DeepCluster(Objective):
         memory.check_clusters("deepcluster", self.clusters, self.spec.num_examples)
         if not 1 <= self.whitened <= self.feature_dim:
             raise UserError(
-                f"objective.whitened: {self.whitened} components of {self.feature_dim} features; "
-                f"give at most {self.feature_dim}"
+                f"objective.whitened: expected at most the {self.feature_dim} features, got "
+                f"{self.whitened}"
             )
 
     @cached_property
@@ -109,22 +111,22 @@ class DeepCluster(Objective):
     ) -> tuple[Tree, Tree]:
         assert features is not None
         points = l2_normalize(pca_whiten(*features, self.whitened))
-        found = kmeans(
+        clustering = kmeans(
             points,
             features.present,
             self.clusters,
             rng.named(key, "kmeans"),
             iterations=self.iterations,
         )
-        used = found.counts > 0
-        share = jnp.sum(features.present) / jnp.sum(used)  # images of a cluster, were all alike
-        weights = jnp.where(used, share / jnp.maximum(found.counts, 1), 0)
+        nonempty = clustering.counts > 0
+        share = jnp.sum(features.present) / jnp.sum(nonempty)  # mean size of a nonempty cluster
+        weights = jnp.where(nonempty, share / jnp.maximum(clustering.counts, 1), 0)
         classifier, _ = self.classifier.init(rng.named(key, "classifier"))
         cast = lambda new, old: new.astype(old.dtype)  # noqa: E731
         classifier = jax.tree.map(cast, classifier, params["classifier"])
         extra = dict(
             extra,
-            assignments=found.assignments,
+            assignments=clustering.assignments,
             weights=weights.astype(extra["weights"].dtype),
         )
         return dict(params, classifier=classifier), extra

@@ -26,26 +26,26 @@ Tree = Any
 
 @dataclass(frozen=True)
 class DeepClusterV2(Objective):
-    """Every crop predicts the cluster of its image; the centroids themselves classify.
+    """Every crop predicts the cluster of its image, with the centroids as the classifier.
 
-    The embeddings of the large crops are kept as they pass by, and once an epoch they are clustered
-    on the sphere, once a head. So there is no pass over the data set but the first, which fills the
-    memory (with the embedding of the whole image for each large crop), and no classifier to start
-    anew. An image that an epoch leaves out keeps its last embedding.
+    The embeddings of the large crops are stored during training, and once per epoch they are
+    clustered on the sphere, once per head. So the only pass over the data set is the first, which
+    fills the memory (with the embedding of the whole image for each large crop), and no classifier
+    has to restart. An image that an epoch leaves out keeps its last embedding.
 
     Attributes:
       views: groups of crops, the large ones first.
-      remembered: number of large crops; head h is of crop h mod this.
+      remembered: number of large crops; head h clusters those of crop h mod this number.
       projector: widths of the head.
       clusters: k of each head.
       heads: number of clusterings.
-      temperature: of the predictions.
-      iterations: of k-means.
-      epochs: between two clusterings.
+      temperature: temperature of the predictions.
+      iterations: iterations of k-means.
+      epochs: epochs between two clusterings.
     """
 
     family: ClassVar[str] = "clustering"
-    needs: ClassVar[str] = "a memory of one vector a large crop and image"
+    needs: ClassVar[str] = "a memory of one vector per large crop and image"
 
     views: tuple[View, ...] = (
         View(224, 2, (0.14, 1.0), "swav"),
@@ -74,14 +74,14 @@ class DeepClusterV2(Objective):
         count, dim = self.spec.num_examples, self.projector[-1]
         keys = jax.random.split(rng.named(key, "labels"), self.heads)
         labels = [memory.balanced_labels(k, count, self.clusters) for k in keys]
-        drawn = jax.random.normal(
+        random_prototypes = jax.random.normal(
             rng.named(key, "prototypes"), (self.heads, self.clusters, dim), jnp.float32
         )
         return params, {
             "stats": stats,
             "memory": jnp.zeros((padded_rows(count), self.remembered, dim), jnp.float32),
             "assignments": jnp.stack(labels, axis=1),
-            "prototypes": l2_normalize(drawn),
+            "prototypes": l2_normalize(random_prototypes),
         }
 
     def loss(
@@ -126,14 +126,14 @@ class DeepClusterV2(Objective):
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array
     ) -> tuple[Tree, Tree]:
-        bank, seen = extra["memory"], memory.present(self.spec.num_examples)
+        bank, present = extra["memory"], memory.present(self.spec.num_examples)
         if features is not None:
             bank = jnp.repeat(features.values[:, None], self.remembered, axis=1).astype(bank.dtype)
-        seen = seen & jnp.any(bank != 0, axis=(1, 2))  # not the rows of broken images
-        found = [
+        present = present & jnp.any(bank != 0, axis=(1, 2))  # not the rows of broken images
+        clusterings = [
             kmeans(
                 bank[:, h % self.remembered],
-                seen,
+                present,
                 self.clusters,
                 jax.random.fold_in(key, h),
                 iterations=self.iterations,
@@ -142,8 +142,8 @@ class DeepClusterV2(Objective):
             )
             for h in range(self.heads)
         ]
-        labels = jnp.stack([f.assignments for f in found], axis=1)
-        prototypes = jnp.stack([f.centroids for f in found]).astype(extra["prototypes"].dtype)
+        labels = jnp.stack([f.assignments for f in clusterings], axis=1)
+        prototypes = jnp.stack([f.centroids for f in clusterings]).astype(extra["prototypes"].dtype)
         return params, dict(extra, memory=bank, assignments=labels, prototypes=prototypes)
 
 

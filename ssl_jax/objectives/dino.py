@@ -20,7 +20,7 @@ Tree = Any
 
 @dataclass(frozen=True)
 class DINO(SelfDistillation):
-    """The student predicts from every crop what the teacher says of the image's other large crops.
+    """The student predicts from every crop the teacher's output for the image's other large crops.
 
     The hyper-parameters are those of `parts.self_distillation.SelfDistillation`.
     """

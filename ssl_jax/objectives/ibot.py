@@ -26,18 +26,19 @@ Tree = Any
 
 @dataclass(frozen=True)
 class IBOT(SelfDistillation):
-    """DINO between the views, and within a view the same for its patches: the student, for whom
-    some of a large crop's patches are masked, predicts the teacher's output for those.
+    """DINO between views, and the same within a view for its patches: some patches of a large crop
+    are masked for the student, which predicts the teacher's output for them.
 
-    The backbone is a ViT with `mask_token`. Beside the hyper-parameters of
-    `parts.self_distillation.SelfDistillation`, whose temperature is that of the image's target:
+    The backbone is a ViT with `mask_token`. The hyper-parameters of
+    `parts.self_distillation.SelfDistillation`, whose temperature is that of the image's target,
+    and:
 
     Attributes:
       mask_ratios, mask_spreads: shares of the patches to hide; see `augment.masks.ibot_mask`.
-      mask_blocks: hide blocks, or else single patches.
-      shared_head: images and patches have one head, as in the paper.
-      patch_temperature: the teacher's after its warm-up, for patches.
-      image_weight, patch_weight: of the two losses.
+      mask_blocks: whether blocks are hidden instead of single patches.
+      shared_head: whether images and patches share one head, as in the paper.
+      patch_temperature: the teacher's temperature for patches, after its warmup.
+      image_weight, patch_weight: weights of the two losses.
     """
 
     family: ClassVar[str] = "masked"
@@ -66,18 +67,18 @@ class IBOT(SelfDistillation):
         if len(self.mask_ratios) != len(self.mask_spreads):
             raise UserError(
                 f"objective: {len(self.mask_ratios)} mask_ratios with {len(self.mask_spreads)} "
-                "mask_spreads; give one spread for each ratio"
+                "mask_spreads; set one spread per ratio"
             )
         for ratio, spread in zip(self.mask_ratios, self.mask_spreads, strict=True):
             if spread > min(ratio, 1 - ratio):
                 raise UserError(
-                    f"objective.mask_spreads: {ratio} -+ {spread} leaves [0, 1]; give a spread of "
+                    f"objective.mask_spreads: {ratio} -+ {spread} leaves [0, 1]; use a spread of "
                     f"at most {min(ratio, 1 - ratio):g}"
                 )
         if not self.mask_ratios:
-            raise UserError("objective.mask_ratios: give at least one share of patches to hide")
+            raise UserError("objective.mask_ratios: expected at least one share, got none")
         if not self.image_weight + self.patch_weight:
-            raise UserError("objective: image_weight and patch_weight are both 0; one must weigh")
+            raise UserError("objective: image_weight and patch_weight are both 0; set one of them")
 
     @cached_property
     def heads(self) -> dict[str, Net]:
@@ -120,7 +121,7 @@ class IBOT(SelfDistillation):
         return loss, Aux(extra, centers, metrics)
 
     def masks(self, key: Array, index: Array) -> Array:
-        """(B, large, rows, columns) bool: the patches to hide from the student."""
+        """Draw masks (B, large, rows, columns), bool, of the patches to hide from the student."""
         grid = (self.patch_grid[0],) * 2
 
         def draw(key: Array) -> Array:
@@ -132,8 +133,8 @@ class IBOT(SelfDistillation):
     def features(
         self, params: Tree, stats: Tree, groups: Sequence[Array], mask: Array | None
     ) -> tuple[Array, Array, Tree]:
-        """Features of images (B, G, D) and of patches (B, G, N, D), and the new statistics."""
-        out, new = self.backbone.apply(
+        """Compute features of images (B, G, D) and patches (B, G, N, D), and the new statistics."""
+        out, backbone_stats = self.backbone.apply(
             params["backbone"],
             stats["backbone"],
             fold(*groups),
@@ -142,12 +143,12 @@ class IBOT(SelfDistillation):
             microbatches=self.microbatches,
         )
         images, patches = (unfold(out[name], self.large) for name in ("pooled", "patches"))
-        return images, patches, dict(stats, backbone=new)
+        return images, patches, dict(stats, backbone=backbone_stats)
 
     def project(
         self, params: Tree, stats: Tree, images: Array, patches: Array
     ) -> tuple[Array, Array, Tree]:
-        """Logits of images (B, V, D) and of patches (B, G, N, D), and the new statistics."""
+        """Compute logits for images (B, V, D) and patches (B, G, N, D), and the new statistics."""
         count, stats = images.shape[1], dict(stats)
         inputs = {"head": images, "patch_head": patches.reshape(len(patches), -1, images.shape[-1])}
         if self.shared_head:  # one pass, one batch norm

@@ -27,18 +27,18 @@ Tree = Any
 
 @dataclass(frozen=True)
 class InstDisc(Objective):
-    """Each image is a class of its own, whose vector is the average of what was seen of it.
+    """Each image is a class of its own, whose vector is an average of its past embeddings.
 
     Attributes:
       view: crop and augmentation (count 1).
-      projector: widths of the head's layers; the paper has one, without batch norm.
-      negatives: images drawn for each image to tell it from (NCE); 0 is the softmax over all.
-      temperature: of the softmax.
-      momentum: of the vectors in the memory.
+      projector: widths of the head's layers; the paper has one layer, without batch norm.
+      negatives: number of images drawn as noise for each image (NCE); 0 uses the softmax over all.
+      temperature: temperature of the softmax.
+      momentum: momentum of the vectors in the memory.
     """
 
     family: ClassVar[str] = "contrastive"
-    needs: ClassVar[str] = "a memory of one vector an image"
+    needs: ClassVar[str] = "a memory of one vector per image"
 
     view: View = View(224, area=(0.2, 1.0), recipe="instdisc")
     projector: tuple[Count, ...] = (128,)
@@ -59,7 +59,7 @@ class InstDisc(Objective):
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.branch.init(key)
         bank = memory.uniform(rng.named(key, "memory"), self.spec.num_examples, self.projector[-1])
-        # The partition constant is estimated from the first batch and then stays; 0 is "not yet".
+        # The partition constant is estimated from the first batch and then stays; 0 until then.
         return params, {"stats": stats, "memory": bank, "partition": jnp.zeros((), jnp.float32)}
 
     def loss(
@@ -73,7 +73,7 @@ class InstDisc(Objective):
             draw = lambda k: jax.random.randint(k, (self.negatives,), 0, count)  # noqa: E731
             others = jax.vmap(draw)(rng.per_example(key, index))
             candidates = jnp.concatenate([index[:, None], others], axis=1)
-            # All scores, then those drawn: the memory's rows stay on their devices.
+            # All scores, then the selected ones: the memory's rows stay on their devices.
             scores = jnp.matmul(features, bank.T, precision="highest") / self.temperature
             scores = jnp.take_along_axis(split_columns(scores), candidates, axis=1)
             estimate = estimate_partition(scores, count).astype(partition.dtype)

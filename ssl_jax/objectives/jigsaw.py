@@ -25,20 +25,21 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Jigsaw(Objective):
-    """The tiles of an image lie in a wrong order: which of the known permutations is it?
+    """Prediction of the permutation, one of a fixed set, in which an image's tiles are shuffled.
 
     Attributes:
-      view: crop and augmentation of the whole image, its greying included; the side should be a
-        multiple of `rows`.
+      view: crop and augmentation of the whole image, including conversion to grey; the side should
+        be a multiple of `rows`.
       rows: the puzzle is a grid of rows x rows cells.
       tile: side of a tile in pixels, cut at random out of its cell: the gap between the tiles keeps
-        their edges from giving the order away.
-      channel_jitter: up to so many pixels that each colour is moved by itself (2 as released).
+        their edges from revealing the order.
+      channel_jitter: largest shift of each colour channel in pixels (2 as released).
       permutations: number of classes (100 to 2000 of the 9!).
-      criterion: how they are chosen; see `distant_permutations`.
-      puzzles: permutations of each image in a step; further ones cost only the head.
-      standardize: subtract each tile's mean and divide by its deviation, against brightness that
-        goes on from one to the next. Leave it out where whole images should give like activations.
+      criterion: how the permutations are chosen; see `distant_permutations`.
+      puzzles: permutations of each image per step; more than one costs only the head.
+      standardize: subtract each tile's mean and divide by its deviation, so that continuous
+        brightness does not reveal the order. Disable it if whole images should give similar
+        activations.
       embedding: width of a tile's embedding.
       hidden: widths of the classifier's hidden layers.
 
@@ -59,7 +60,7 @@ class Jigsaw(Objective):
     embedding: Count = 1000
     hidden: tuple[Count, ...] = ()
 
-    # The last stage turns to positions; what transfers is one stage earlier.
+    # The last stage specialises in positions; the stage before it transfers better.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class Jigsaw(Objective):
         if not 1 <= self.tile <= cell:
             raise UserError(
                 f"objective.tile: {self.tile} px do not fit the cells of a view of "
-                f"{self.view.size} px in {self.rows} rows; at most {cell}"
+                f"{self.view.size} px in {self.rows} rows; use at most {cell}"
             )
         check_count(self.rows**2, self.permutations)
 
@@ -83,7 +84,7 @@ class Jigsaw(Objective):
             self.backbone,
             self.tile,
             self.spec.channels,
-            shown=self.rows**2,
+            tiles_per_question=self.rows**2,
             classes=self.permutations,
             width=self.embedding,
             hidden=self.hidden,
@@ -103,8 +104,9 @@ class Jigsaw(Objective):
     def solve(
         self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
     ) -> tuple[Array, Array, Array, Tree]:
-        """Logits (B, puzzles, permutations) of puzzles that `keys` (B,) draw, the images' tiles in
-        order (B, tiles, h, w, C), the right answers (B, puzzles), and the new statistics.
+        """Compute logits (B, puzzles, permutations) of puzzles drawn by `keys` (B,). Also return
+        the images' tiles in order (B, tiles, h, w, C), the right answers (B, puzzles), and the new
+        statistics.
         """
 
         def make(key: Array, image: Array) -> tuple[Array, Array]:
@@ -115,8 +117,8 @@ class Jigsaw(Objective):
 
         tiles, labels = jax.vmap(make)(keys, images)
         order = jnp.asarray(self.classes)[labels]
-        seen = standardize(tiles) if self.standardize else tiles
-        logits, stats = self.branch.apply(params, stats, seen, order, train=train)
+        inputs = standardize(tiles) if self.standardize else tiles
+        logits, stats = self.branch.apply(params, stats, inputs, order, train=train)
         return logits, tiles, labels, stats
 
     def pictures(
@@ -125,25 +127,25 @@ class Jigsaw(Objective):
         images = images[:ROWS]
         keys = rng.per_example(key, jnp.arange(len(images)))
         logits, tiles, labels, _ = self.solve(params, extra["stats"], images, keys, train=False)
-        truth, said = labels[:, 0], logits[:, 0].argmax(-1).astype(jnp.int32)
+        truth, prediction = labels[:, 0], logits[:, 0].argmax(-1).astype(jnp.int32)
         orders = jnp.asarray(self.classes)
-        mixed = jax.vmap(lambda each, at: each[at])(tiles, orders[truth])
-        solved = jax.vmap(lambda each, at: jnp.zeros_like(each).at[at].set(each))(
-            mixed, orders[said]
+        puzzles = jax.vmap(lambda each, at: each[at])(tiles, orders[truth])
+        solutions = jax.vmap(lambda each, at: jnp.zeros_like(each).at[at].set(each))(
+            puzzles, orders[prediction]
         )
-        shown = jnp.stack([board(part, self.rows) for part in (mixed, solved, tiles)], axis=1)
-        nothing = jnp.full_like(said, -1)
+        boards = jnp.stack([board(part, self.rows) for part in (puzzles, solutions, tiles)], axis=1)
+        no_answer = jnp.full_like(prediction, -1)
         caption = (
-            f"The network sees the tiles of the puzzle and says which of {self.permutations} "
-            "orders they are in; each tile is then put where that order has it."
+            f"The network sees the tiles of the puzzle and predicts which of {self.permutations} "
+            "orders they are in; each tile is then placed by that order."
         )
         return {
             "Solved puzzles": Picture(
-                shown,
+                boards,
                 caption,
-                ("puzzle", "as put together", "solution"),
-                jnp.stack([nothing, said, nothing], axis=1),
-                jnp.stack([nothing, truth, nothing], axis=1),
+                ("puzzle", "predicted order", "solution"),
+                jnp.stack([no_answer, prediction, no_answer], axis=1),
+                jnp.stack([no_answer, truth, no_answer], axis=1),
             )
         }
 

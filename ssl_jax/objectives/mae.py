@@ -24,21 +24,21 @@ Tree = Any
 
 @dataclass(frozen=True)
 class MAE(Objective):
-    """The encoder sees a quarter of the patches; a small decoder paints the others.
+    """The encoder sees a quarter of the patches; a small decoder reconstructs the others.
 
     The backbone is a ViT with fixed sin-cos positions.
 
     Attributes:
       view: crop and augmentation (count 1).
       mask_ratio: share of the patches that are hidden.
-      norm_pixels: the target is each patch's pixels, normalised by its own mean and deviation.
-      decoder_dim, decoder_depth, decoder_heads: of the decoder.
+      norm_pixels: normalise the pixels of each target patch by their own mean and deviation.
+      decoder_dim, decoder_depth, decoder_heads: sizes of the decoder.
     """
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT backbone"
     decays: ClassVar[str] = r"(cls|mask)_token$"  # the release counts axes, and these have three
-    # The loss trains the patches; a class token, if there is one, only as far as they look at it.
+    # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
     view: View = View(224, area=(0.2, 1.0), recipe="mae")
@@ -74,23 +74,23 @@ class MAE(Objective):
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
         keys = rng.per_example(key, batch["index"])
-        painted, mask, stats = self.paint(params, extra["stats"], images, keys, train=True)
+        prediction, mask, stats = self.reconstruct(params, extra["stats"], images, keys, train=True)
         target = patchify(images, self.patch)
         if self.norm_pixels:
             target = normalize_patches(target)
-        return masked_mse(painted, target, mask), Aux({"stats": stats})
+        return masked_mse(prediction, target, mask), Aux({"stats": stats})
 
-    def paint(
+    def reconstruct(
         self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
     ) -> tuple[Array, Array, Tree]:
-        """What is painted of every patch (B, N, pixels), the mask (B, N), 1 where a patch was
-        hidden, and the new statistics; `keys` (B,) draw the masks.
+        """Predict every patch (B, N, pixels); also return the mask (B, N), 1 where a patch was
+        hidden, and the new statistics. `keys` (B,) draw the masks.
         """
         patches = self.patch_grid[0] ** 2
         noise = jax.vmap(lambda k: jax.random.uniform(k, (patches,)))(keys)
         keep, mask, restore = random_masking(noise, self.mask_ratio)
         stats = dict(stats)
-        seen, stats["backbone"] = self.backbone.apply(
+        features, stats["backbone"] = self.backbone.apply(
             params["backbone"],
             stats["backbone"],
             images,
@@ -98,34 +98,34 @@ class MAE(Objective):
             train=train,
             microbatches=self.microbatches,
         )
-        painted, stats["decoder"] = self.decoder.apply(
-            params["decoder"], stats["decoder"], seen["tokens"], restore, train=train
+        prediction, stats["decoder"] = self.decoder.apply(
+            params["decoder"], stats["decoder"], features["tokens"], restore, train=train
         )
-        return painted, mask, stats
+        return prediction, mask, stats
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
         images = images[:ROWS]
         keys = rng.per_example(key, jnp.arange(len(images)))
-        painted, mask, _ = self.paint(params, extra["stats"], images, keys, train=False)
+        prediction, mask, _ = self.reconstruct(params, extra["stats"], images, keys, train=False)
         target, mask = patchify(images, self.patch), mask[..., None]
-        if self.norm_pixels:  # back to the brightness and contrast of the patch that is missing
+        if self.norm_pixels:  # restore the brightness and contrast of the hidden patch
             deviation = jnp.sqrt(jnp.var(target, axis=-1, keepdims=True, ddof=1) + 1e-6)
-            painted = painted * deviation + jnp.mean(target, axis=-1, keepdims=True)
-        columns = (target * (1 - mask), target * (1 - mask) + painted * mask, target)
-        shown = [unpatchify(column, self.patch) for column in columns]
+            prediction = prediction * deviation + jnp.mean(target, axis=-1, keepdims=True)
+        columns = (target * (1 - mask), target * (1 - mask) + prediction * mask, target)
+        rows = [unpatchify(column, self.patch) for column in columns]
         caption = (
-            f"Of each image {self.mask_ratio:.0%} of the patches are hidden (grey); the decoder "
-            "paints them from what the encoder makes of the others."
+            f"{self.mask_ratio:.0%} of the patches of each image are hidden (grey); the decoder "
+            "reconstructs them from the encoder's features of the others."
         )
         if self.norm_pixels:
             caption += (
-                " It learned patches of mean 0 and deviation 1: the mean and deviation shown here "
+                " It predicts patches of mean 0 and deviation 1: the mean and deviation shown here "
                 "are those of the hidden patch itself."
             )
-        names = ("shown to the network", "painted", "image")
-        return {"Reconstructions": Picture(jnp.stack(shown, axis=1), caption, names)}
+        names = ("input", "reconstruction", "image")
+        return {"Reconstructions": Picture(jnp.stack(rows, axis=1), caption, names)}
 
 
 make = MAE.make

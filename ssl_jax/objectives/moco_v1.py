@@ -25,20 +25,20 @@ Tree = Any
 
 @dataclass(frozen=True)
 class MoCoV1(Objective):
-    """A query finds its key, which a slow average of the encoder made, among a queue of old keys.
+    """Each query is matched to its key, computed by a slow average of the encoder, among a queue of
+    old keys.
 
     Attributes:
       view: crops and augmentation of the query and of the key (count 2).
       projector: widths of the head's layers, without batch norm.
-      temperature: of the softmax over similarities.
-      queue_size: old keys; a multiple of the global batch and no longer than the data set.
-      momentum: of the key encoder's average.
-      bn_groups: batch norm sees one of so many parts of the batch at a time, and the keys are
-        encoded in a random order, so that a key's statistics do not tell which query is its own
-        (shuffled BN, section 3.3; the released code has 8, one a GPU). 1: the whole batch, no
-        order.
+      temperature: temperature of the softmax over similarities.
+      queue_size: number of old keys; a multiple of the global batch, at most the data set.
+      momentum: momentum of the key encoder's average.
+      bn_groups: number of parts of the batch, each normalised by itself in batch norm. The keys are
+        encoded in a random order, so that a key's statistics do not reveal its query (shuffled BN,
+        section 3.3; the released code has 8, one per GPU). 1 uses the whole batch, unshuffled.
       similarity: whether the loss holds the similarities of queries and queue; see
-        `losses.similarity`.
+        `losses.large_batch.similarity`.
     """
 
     family: ClassVar[str] = "contrastive"
@@ -81,9 +81,9 @@ class MoCoV1(Objective):
         return jnp.mean(rows), Aux(extra, signals={"keys": keys})
 
     def encode_keys(self, extra: Tree, images: Array, example_keys: Array) -> tuple[Array, Tree]:
-        """Keys (B, d) of unit length, without gradient, and the key encoder's new statistics."""
+        """Return keys (B, d) of unit length, without gradient, and the key encoder's new stats."""
         shuffled = self.bn_groups > 1
-        if shuffled:  # the order of random numbers is a random order
+        if shuffled:  # sorting random numbers gives a random order
             order = jnp.argsort(jax.vmap(jax.random.uniform)(example_keys))
             images = sharding.split_rows(images[order])
         out, stats = self.branch.apply(extra["key_encoder"], extra["key_stats"], images)
@@ -96,7 +96,8 @@ class MoCoV1(Objective):
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
-        # Averaged here or, as released, before the next keys: the same. Batch statistics are not.
+        # Averaging here equals averaging before the next keys, as released. Batch statistics are
+        # not averaged.
         encoder = tree.ema(extra["key_encoder"], params, self.momentum)
         pushed = queue.push(extra["queue"], signals["keys"])
         return params, dict(extra, key_encoder=encoder, queue=pushed)

@@ -9,14 +9,14 @@ from ssl_jax.objectives.moco_v1 import MoCoV1
 
 @dataclass(frozen=True)
 class MoCoV2(MoCoV1):
-    """MoCo with what SimCLR found: a head with a hidden layer, blur, a warmer softmax.
+    """MoCo with SimCLR's improvements: a head with a hidden layer, blur, a warmer softmax.
 
-    Queue, key encoder and loss are `moco_v1`'s.
+    Queue, key encoder and loss are those of `moco_v1`.
 
     Attributes:
-      view: as there, with more and with blur.
+      view: as in `moco_v1`, with stronger augmentation and blur.
       projector: hidden and output width, ReLU between them and no batch norm.
-      temperature: as there.
+      temperature: as in `moco_v1`.
     """
 
     view: View = View(224, count=2, area=(0.2, 1.0), recipe="moco_v2")

@@ -24,10 +24,10 @@ Tree = Any
 
 @dataclass(frozen=True)
 class MoCoV3(Objective):
-    """The prediction from one view finds the key of the other among the keys of the batch.
+    """The prediction from one view is matched to the key of the other among the batch's keys.
 
-    Keys are made by the slow average of the encoder; there is no queue. A ViT's patch embedding
-    stays as it was drawn, which keeps the training from becoming unstable (section 4.3).
+    Keys come from a slow average of the encoder; there is no queue. A ViT's patch embedding stays
+    at its random initialisation, which keeps the training stable (section 4.3).
 
     Attributes:
       views: the two views, each with its own augmentation (count 1).
@@ -36,11 +36,11 @@ class MoCoV3(Objective):
       predictor: hidden and output width.
       predictor_norm: batch norm after the predictor's last layer: released with ViTs, not with
         ResNets.
-      temperature: of the softmax over similarities; 0.2 for ViTs, 1 for ResNets.
-      momentum: of the key encoder's average at step 0; it rises to 1 along a cosine.
+      temperature: temperature of the softmax over similarities; 0.2 for ViTs, 1 for ResNets.
+      momentum: momentum of the key encoder's average at step 0; it rises to 1 along a cosine.
       freeze_patches: whether a ViT's patch embedding is frozen; other backbones have none.
       similarity: whether the loss holds the similarities of queries and keys; see
-        `losses.similarity`.
+        `losses.large_batch.similarity`.
     """
 
     family: ClassVar[str] = "contrastive"
@@ -82,17 +82,17 @@ class MoCoV3(Objective):
         return ("patch_embed",) if self.freeze_patches and "patch_embed" in params else ()
 
     def groups(self) -> dict[str, Group]:
-        """No gradient is not enough: weight decay would shrink the frozen part."""
+        """Freeze by groups: without a gradient, weight decay would still shrink the part."""
         never = self.spec.total_steps
         return {name: Group(f"^backbone/{name}/", frozen_until=never) for name in self.frozen}
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.branch.init(key)
-        kept = [name for name, _ in self.key_branch.nets]  # the key encoder starts as a copy
+        names = [name for name, _ in self.key_branch.nets]  # the key encoder starts as a copy
         return params, {
             "stats": stats,
-            "key_encoder": {name: params[name] for name in kept},
-            "key_stats": {name: stats[name] for name in kept},
+            "key_encoder": {name: params[name] for name in names},
+            "key_stats": {name: stats[name] for name in names},
         }
 
     def loss(
@@ -119,7 +119,7 @@ class MoCoV3(Objective):
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
-        # As released, the average is made before the keys of a step, with that step's momentum.
+        # As released, the average is updated before the keys of a step, with that step's momentum.
         momentum = cosine_momentum(step + 1, self.spec.total_steps, self.momentum)
         online = {name: params[name] for name in extra["key_encoder"]}
         return params, dict(extra, key_encoder=tree.ema(extra["key_encoder"], online, momentum))

@@ -21,19 +21,18 @@ Tree = Any
 
 @dataclass(frozen=True)
 class RotNet(Objective):
-    """Which of 0, 90, 180 and 270 degrees was the image turned by? All four copies are in the
-    batch.
+    """Prediction of an image's rotation by 0, 90, 180 or 270 degrees; a batch has all four copies.
 
     Attributes:
-      view: crop and augmentation of the upright image. Flips come before the turn: after it, a flip
-        would make 90 and 270 degrees the same thing.
+      view: crop and augmentation of the upright image. Flips come before the rotation: after it,
+        they would make 90 and 270 degrees the same.
     """
 
     family: ClassVar[str] = "pretext"
 
     view: View = View(224, area=(0.08, 1.0), recipe="rotnet")
 
-    # The last stage turns to orientation; what transfers is one stage earlier.
+    # The last stage specialises in orientation; the stage before it transfers better.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     @cached_property
@@ -44,7 +43,7 @@ class RotNet(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         upright = fold(batch["views"][0])
-        turned = self.turned(upright)
+        turned = self.rotate(upright)
         out, stats = self.branch.apply(params, extra["stats"], fold(turned))
         logits = out["classifier"]
         turns = jnp.tile(jnp.arange(4), upright.shape[0])
@@ -52,26 +51,25 @@ class RotNet(Objective):
         loss = jnp.mean(cross_entropy(logits, turns))
         return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
 
-    def turned(self, upright: Array) -> Array:
-        """(B, H, W, C) to (B, 4, H, W, C). Exact transposes and flips: resampling would give the
-        rotation away by its artefacts.
+    def rotate(self, upright: Array) -> Array:
+        """Rotate (B, H, W, C) to (B, 4, H, W, C) by exact transposes and flips, as artefacts of
+        resampling would reveal the rotation.
         """
         return jnp.stack([jnp.rot90(upright, k, axes=(1, 2)) for k in range(4)], axis=1)
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
-        turned = self.turned(images[:ROWS])
+        turned = self.rotate(images[:ROWS])
         out, _ = self.branch.apply(params, extra["stats"], fold(turned), train=False)
-        said = unfold(out["classifier"].argmax(-1), 4).astype(jnp.int32)
-        truth = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), said.shape)
+        prediction = unfold(out["classifier"].argmax(-1), 4).astype(jnp.int32)
+        truth = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), prediction.shape)
         caption = (
-            "Each image is turned by four angles; below it the angle that the network says it was "
-            "turned by."
+            "Each image is rotated by four angles; below it is the angle that the network predicts."
         )
         names = ("0°", "90°", "180°", "270°")
-        columns = tuple(f"turned by {name}" for name in names)
-        return {"Predicted rotations": Picture(turned, caption, columns, said, truth, names)}
+        columns = tuple(f"rotated by {name}" for name in names)
+        return {"Predicted rotations": Picture(turned, caption, columns, prediction, truth, names)}
 
 
 make = RotNet.make

@@ -26,24 +26,24 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SeLa(Objective):
-    """In turns: label all images as the classifiers do, but with equally many of each label; learn
-    to predict the labels.
+    """Alternates between labelling all images with the classifiers, balanced over the labels, and
+    learning to predict these labels.
 
-    The pass that labels sees the middle of each image, without augmentation and with the running
-    batch statistics, where the authors' sees one augmented crop in training mode.
+    The labelling pass sees a central crop of each image, without augmentation and with the running
+    batch statistics; that of the authors sees one augmented crop in training mode.
 
     Attributes:
       view: crop and augmentation (count 1).
-      clusters: labels of each head.
-      heads: classifiers on the same features, each with labels of its own.
-      power: lambda; the larger, the nearer to the best balanced labelling.
-      tolerance: at which Sinkhorn-Knopp stops: a sum over all images of their relative change.
-      iterations: at most so many.
-      labellings: how often the images are labelled.
+      clusters: labels per head.
+      heads: number of classifiers on the same features, each with its own labels.
+      power: lambda; the larger, the nearer to the optimal balanced labelling.
+      tolerance: Sinkhorn-Knopp stops below this sum over all images of their relative change.
+      iterations: maximum number of iterations.
+      labellings: number of times that the images are labelled.
       spacing: labelling i is before step `total (i / labellings)^spacing`: 2 is dense early.
-      rotations: learn to tell rotations by 90 degrees as well, with a head of their own: the
-        paper's "+ Rot", there a second training with the labels of the first. Labels are learned
-        on the upright copy.
+      rotations: also learn to predict rotations by 90 degrees, with a separate head: the paper's
+        "+ Rot", there a second training with the labels of the first. Labels are learned on the
+        upright copy.
     """
 
     family: ClassVar[str] = "clustering"
@@ -132,7 +132,7 @@ class SeLa(Objective):
             )
             return balanced.argmax(-1).astype(jnp.int32)
 
-        # One head after another: its (examples x labels) are the largest arrays.
+        # One head at a time: its arrays (examples x labels) are the largest.
         labels = jax.lax.map(label, (kernels.swapaxes(0, 1), biases))
         return params, dict(extra, assignments=labels.T)
 

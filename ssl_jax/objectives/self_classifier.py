@@ -26,17 +26,17 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SelfClassifier(Objective):
-    """Views of an image get the same class, and all classes are used: representation and labels are
-    learned together in one stage.
+    """Views of an image are assigned the same class and all classes are used: representation and
+    labels are learned together in one stage.
 
     Attributes:
       views: groups of crops, the large ones first.
       large: number of large crops.
       projector: widths of the head.
-      classes: of one classifier each; the loss is their mean.
+      classes: number of classes of each classifier; the loss is the mean over classifiers.
       row_temperature, column_temperature: see `losses.self_classifier`.
-      queue_size: earlier embeddings of the first crop, among which it is replaced by its nearest
-        neighbour from another image; a multiple of the batch, 0 for none.
+      queue_size: number of earlier embeddings of first crops; the first crop is replaced by its
+        nearest neighbour among them from another image. A multiple of the batch, 0 for none.
     """
 
     family: ClassVar[str] = "clustering"
@@ -60,8 +60,8 @@ class SelfClassifier(Objective):
         leading_groups(self.views, self.large)
         if not self.classes or max(self.classes) > self.spec.num_examples:
             raise UserError(
-                f"objective.classes: {self.classes} for {self.spec.num_examples} examples; give "
-                "one or more numbers of classes, none larger than that"
+                f"objective.classes: expected one or more numbers, none above the "
+                f"{self.spec.num_examples} examples, got {self.classes}"
             )
 
     @cached_property
@@ -82,7 +82,7 @@ class SelfClassifier(Objective):
         if self.queue_size:
             dim, queue_key = self.projector[-1], rng.named(key, "queue")
             extra["queue"] = queue.init(queue_key, self.queue_size, dim, self.spec)
-            # Whose embeddings they are; of nobody yet.
+            # The example of each embedding; -1 for none yet.
             shape = extra["queue"]["keys"].shape[:2]
             extra["queue"]["index"] = jnp.full(shape, -1, jnp.int32)
         return params, extra
@@ -122,7 +122,7 @@ class SelfClassifier(Objective):
         return [net.apply(params[name], {}, z, train=False)[0] for name, net in nets]
 
     def neighbours(self, queued: Tree, first: Array, index: Array, step: Array) -> Array:
-        """The queue's nearest embedding of another image to each of `first` (B, D), without
+        """Return the queue's nearest embedding of another image for each of `first` (B, D), without
         gradient; `first` itself until the queue is full.
         """
         keys = queue.keys(queued)

@@ -21,14 +21,15 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SimCLR(Objective):
-    """Two views of an image attract, all other images of the global batch repel.
+    """Two views of an image attract; all other images of the global batch repel.
 
     Attributes:
       view: crops and augmentation of both views (count 2).
       projector: widths of the head's layers, each a linear map with batch norm; the last batch norm
         has no offset (google-research/simclr, model_util.py).
-      temperature: of the softmax over similarities; 0.1 for ImageNet, 0.5 for CIFAR.
-      similarity: whether the loss holds the similarities of all pairs; see `losses.similarity`.
+      temperature: temperature of the softmax over similarities; 0.1 for ImageNet, 0.5 for CIFAR.
+      similarity: whether the loss holds the similarities of all pairs; see
+        `losses.large_batch.similarity`.
     """
 
     family: ClassVar[str] = "contrastive"

@@ -25,7 +25,7 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SimMIM(Objective):
-    """A mask token hides large cells; a linear layer on the encoder's output paints their pixels.
+    """A mask token hides large cells; a linear layer on the encoder's output predicts their pixels.
 
     The backbone is a ViT or a Swin with a mask token (`backbone.mask_token=True`).
 
@@ -40,7 +40,7 @@ class SimMIM(Objective):
 
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT or Swin backbone with a mask token"
-    # The loss trains the patches; a class token, if there is one, only as far as they look at it.
+    # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
     view: View = View(192, area=(0.67, 1.0), recipe="mae")
@@ -69,20 +69,20 @@ class SimMIM(Objective):
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
         keys = rng.per_example(key, batch["index"])
-        painted, mask, stats = self.paint(params, extra["stats"], images, keys, train=True)
-        return masked_l1(painted, images, mask), Aux({"stats": stats})
+        prediction, mask, stats = self.reconstruct(params, extra["stats"], images, keys, train=True)
+        return masked_l1(prediction, images, mask), Aux({"stats": stats})
 
-    def paint(
+    def reconstruct(
         self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
     ) -> tuple[Array, Array, Tree]:
-        """What is painted (B, H, W, C), the mask (B, cells, cells), 1 where a cell was hidden, and
-        the new statistics; `keys` (B,) draw the masks.
+        """Predict the images (B, H, W, C); also return the mask (B, cells, cells), 1 where a cell
+        was hidden, and the new statistics. `keys` (B,) draw the masks.
         """
         cells = self.view.size // self.cell
         order = jax.vmap(lambda k: jax.random.permutation(k, cells * cells))(keys)
         mask = simmim_mask(order, self.mask_ratio, cells, cells, scale=1)
         stats = dict(stats)
-        seen, stats["backbone"] = self.backbone.apply(
+        features, stats["backbone"] = self.backbone.apply(
             params["backbone"],
             stats["backbone"],
             images,
@@ -91,28 +91,27 @@ class SimMIM(Objective):
             microbatches=self.microbatches,
         )
         side, width = self.patch_grid
-        patches = jnp.reshape(seen["patches"], (len(images), side, side, width))
-        painted, stats["decoder"] = self.decoder.apply(
+        patches = jnp.reshape(features["patches"], (len(images), side, side, width))
+        prediction, stats["decoder"] = self.decoder.apply(
             params["decoder"], stats["decoder"], patches, train=train
         )
-        return painted, mask, stats
+        return prediction, mask, stats
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
         images = images[:ROWS]
         keys = rng.per_example(key, jnp.arange(len(images)))
-        painted, mask, _ = self.paint(params, extra["stats"], images, keys, train=False)
+        prediction, mask, _ = self.reconstruct(params, extra["stats"], images, keys, train=False)
         mask = mask.repeat(self.cell, axis=1).repeat(self.cell, axis=2)[..., None]
-        seen = images * (1 - mask)
-        shown = jnp.stack([seen, seen + painted * mask, images], axis=1)
+        visible = images * (1 - mask)
+        rows = jnp.stack([visible, visible + prediction * mask, images], axis=1)
         caption = (
-            f"Of each image {self.mask_ratio:.0%} of the cells are hidden (grey): a mask token "
-            "stands in their place, and a linear layer on the encoder's output paints them."
+            f"{self.mask_ratio:.0%} of the cells of each image are hidden (grey): a mask token "
+            "replaces them, and a linear layer on the encoder's output predicts their pixels."
         )
-        return {
-            "Reconstructions": Picture(shown, caption, ("shown to the network", "painted", "image"))
-        }
+        names = ("input", "reconstruction", "image")
+        return {"Reconstructions": Picture(rows, caption, names)}
 
 
 make = SimMIM.make

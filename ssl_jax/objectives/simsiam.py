@@ -21,7 +21,7 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SimSiam(Objective):
-    """Each view predicts the other's projection, which is held constant; no negatives, no teacher.
+    """Each view predicts the other's projection, held constant, without negatives or teacher.
 
     Attributes:
       view: crops and augmentation of both views (count 2).
@@ -52,9 +52,9 @@ class SimSiam(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         views = separate(batch["views"])
-        (one, two), stats = self.branch.apply_each(params, extra["stats"], views)
-        z1, z2 = (jax.lax.stop_gradient(out["projector"]) for out in (one, two))
-        crossed = negative_cosine(one["predictor"], z2) + negative_cosine(two["predictor"], z1)
+        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
+        z1, z2 = (jax.lax.stop_gradient(out["projector"]) for out in (first, second))
+        crossed = negative_cosine(first["predictor"], z2) + negative_cosine(second["predictor"], z1)
         return jnp.mean(crossed) / 2, Aux({"stats": stats})
 
 

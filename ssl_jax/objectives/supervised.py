@@ -25,10 +25,10 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Supervised(Objective):
-    """Which class is it? Examples without a label do not count.
+    """Classification of the labels. Examples without a label do not count.
 
-    To fine-tune, name the run to start from, `train.init_from`. What the head reads is the
-    backbone's "pooled": `backbone.pool` and `backbone.norm_after_pool` choose it for a ViT, and
+    To fine-tune, set `train.init_from` to the run to start from. The head reads the backbone's
+    "pooled": `backbone.pool` and `backbone.norm_after_pool` choose it for a ViT, and
     `backbone.drop_path` is its stochastic depth.
 
     Attributes:
@@ -37,9 +37,9 @@ class Supervised(Objective):
       mixup, cutmix: alpha of their Beta distribution, 0 for none; with both, each batch gets one of
         them, with equal chances.
       erase: probability that a box of an image becomes noise (random erasing, "pixel").
-      head_init: how the classifier's weights start.
-      average: momentum of an exponential moving average of all weights, which then is the encoder
-        that is evaluated; 0 for none. Early on it is smaller, (1 + step) / (10 + step).
+      head_init: initialisation of the classifier's weights.
+      average: momentum of an exponential moving average of all weights, which is then evaluated as
+        the encoder; 0 for none. Early in training it is smaller, (1 + step) / (10 + step).
     """
 
     family: ClassVar[str] = "baseline"
@@ -81,12 +81,12 @@ class Supervised(Objective):
     ) -> tuple[Array, Aux]:
         images, targets = fold(batch["views"][0]), self.targets(batch["label"])
         if self.erase:
-            images = self.erased(images, rng.named(key, "erase"), batch["index"])
-        images, targets = self.mixed(images, targets, rng.named(key, "mix"))
+            images = self.erase_boxes(images, rng.named(key, "erase"), batch["index"])
+        images, targets = self.mix(images, targets, rng.named(key, "mix"))
 
-        drawn = {}
+        options = {}
         if self.backbone.draws:
-            drawn["keys"] = rng.per_example(rng.named(key, "drop_path"), batch["index"])
+            options["keys"] = rng.per_example(rng.named(key, "drop_path"), batch["index"])
         stats = dict(extra["stats"])
         out, stats["backbone"] = self.backbone.apply(
             params["backbone"],
@@ -94,37 +94,37 @@ class Supervised(Objective):
             images,
             train=True,
             microbatches=self.microbatches,
-            **drawn,
+            **options,
         )
         (logits,) = self._score(params["classifier"], out["pooled"])
-        share = jnp.sum(targets, axis=-1)  # of an example that is labelled: 0, 1, or mixed
+        share = jnp.sum(targets, axis=-1)  # labelled share of an example: 0, 1, or mixed
         total = jnp.maximum(jnp.sum(share), 1e-6)
         loss = jnp.sum(soft_cross_entropy(logits, targets)) / total
         hits = share * (jnp.argmax(logits, -1) == jnp.argmax(targets, -1))
         return loss, Aux(dict(extra, stats=stats), metrics={"top1": jnp.sum(hits) / total})
 
     def targets(self, labels: Array) -> Array:
-        """(B, classes): probabilities, or zeros where there is no label (-1)."""
+        """Return target probabilities (B, classes), zeros for examples without a label (-1)."""
         classes = self.spec.num_classes
         smooth = self.label_smoothing
         targets = (1 - smooth) * jax.nn.one_hot(labels, classes) + smooth / classes
         return targets * (labels >= 0)[:, None]
 
-    def erased(self, images: Array, key: Array, index: Array) -> Array:
-        """Images (B, H, W, C), of some of which a box is noise N(0, 1) (Zhong et al. 2017)."""
+    def erase_boxes(self, images: Array, key: Array, index: Array) -> Array:
+        """Replace a box of some of the images (B, H, W, C) by noise N(0, 1) (Zhong et al. 2017)."""
 
-        def one(key: Array, image: Array) -> Array:
-            drawn, where, noise = jax.random.split(key, 3)
+        def erase_image(key: Array, image: Array) -> Array:
+            chance, where, noise = jax.random.split(key, 3)
             height, width, _ = image.shape
             box = erasing.inside(erasing.random_box(where, height, width), height, width)
-            box = box & (jax.random.uniform(drawn) < self.erase)
+            box = box & (jax.random.uniform(chance) < self.erase)
             pixels = jax.random.normal(noise, image.shape, image.dtype)
             return jnp.where(box[..., None], pixels, image)
 
-        return jax.vmap(one)(rng.per_example(key, index), images)
+        return jax.vmap(erase_image)(rng.per_example(key, index), images)
 
-    def mixed(self, images: Array, targets: Array, key: Array) -> tuple[Array, Array]:
-        """The batch after mixup, or CutMix, or neither."""
+    def mix(self, images: Array, targets: Array, key: Array) -> tuple[Array, Array]:
+        """Apply mixup or CutMix, if enabled, to a batch."""
         if self.mixup and self.cutmix:
             return mixing.mixup_or_cutmix(key, images, targets, self.mixup, self.cutmix)
         if self.mixup:
@@ -139,15 +139,15 @@ class Supervised(Objective):
         if not self.average:
             return params, extra
         momentum = jnp.minimum(self.average, (1 + step) / (10 + step))
-        now = {"params": params, "stats": extra["stats"]}
-        return params, dict(extra, average=tree.ema(extra["average"], now, momentum))
+        current = {"params": params, "stats": extra["stats"]}
+        return params, dict(extra, average=tree.ema(extra["average"], current, momentum))
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
         average = extra.get("average")
         return None if average is None else (average["params"], average["stats"])
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        """With its classifier; the average of both if there is one."""
+        """Return the backbone and its classifier, or their average if there is one."""
         stats = extra["stats"]
         if self.average:
             params, stats = extra["average"]["params"], extra["average"]["stats"]

@@ -26,20 +26,21 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SwAV(Objective):
-    """From each crop, predict to which prototypes the large crops of the image are assigned; the
-    assignments use all prototypes equally over the global batch.
+    """Each crop predicts the assignments of the image's large crops to prototypes; the assignments
+    use all prototypes equally over the global batch.
 
     Attributes:
       views: groups of crops, the large ones first.
-      assigned: number of large crops, which give assignments.
+      assigned: number of large crops, which are assigned to prototypes.
       projector: widths of the head.
       prototypes: number of prototypes.
-      temperature: of the predictions.
+      temperature: temperature of the predictions.
       epsilon, iterations: of Sinkhorn-Knopp.
-      queue_size: earlier embeddings of each large crop that are assigned together with the batch,
-        for batches that are small beside the prototypes; a multiple of the batch, 0 for none.
+      queue_size: number of earlier embeddings of each large crop that are assigned together with
+        the batch, for batches smaller than the number of prototypes; a multiple of the batch, 0 for
+        none.
       queue_start: epoch from which the queue fills; it is used as soon as it is full.
-      freeze_epochs: the prototypes do not move so long.
+      freeze_epochs: epochs for which the prototypes are frozen.
     """
 
     family: ClassVar[str] = "clustering"
@@ -65,13 +66,13 @@ class SwAV(Objective):
         leading_groups(self.views, self.assigned)
         if self.prototypes > self.spec.num_examples:
             raise UserError(
-                f"objective.prototypes: {self.prototypes} are more than the "
-                f"{self.spec.num_examples} examples; use a tenth of them or fewer"
+                f"objective.prototypes: {self.prototypes} is more than the "
+                f"{self.spec.num_examples} examples; use a tenth of that or fewer"
             )
 
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
-        return {} if self.queue_size else {"queue_start": "there is no queue; give queue_size"}
+        return {} if self.queue_size else {"queue_start": "there is no queue; set queue_size"}
 
     @cached_property
     def branch(self) -> Branch:
@@ -86,8 +87,8 @@ class SwAV(Objective):
         params, stats = self.branch.init(key)
         dim, extra = self.projector[-1], {"stats": stats}
         shape = (self.prototypes, dim)
-        drawn = jax.random.normal(rng.named(key, "prototypes"), shape, jnp.float32)
-        params["prototypes"] = l2_normalize(drawn)
+        random_prototypes = jax.random.normal(rng.named(key, "prototypes"), shape, jnp.float32)
+        params["prototypes"] = l2_normalize(random_prototypes)
         if self.queue_size:
             queue_key = rng.named(key, "queue")
             extra["queue"] = queue.init(queue_key, self.queue_size, self.assigned * dim, self.spec)
@@ -112,7 +113,7 @@ class SwAV(Objective):
         return loss, Aux(dict(extra, stats=stats), {"large": large})
 
     def scores(self, params: Tree, z: Array) -> Array:
-        """Cosines with the prototypes, (..., D) -> (..., K)."""
+        """Compute the cosines with the prototypes, (..., D) -> (..., K)."""
         return jnp.matmul(z, params["prototypes"].T, precision="highest")
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
@@ -126,8 +127,8 @@ class SwAV(Objective):
         return [self.scores(after["params"], z)]
 
     def assign(self, scores: Array, in_use: Array) -> Array:
-        """Assignments (B, A, K) of the batch, the first in `scores` (B, 1 + S, A, K), before the S
-        batches of the queue; `in_use` (1 + S,).
+        """Compute the assignments (B, A, K) of the batch, which comes first in `scores`
+        (B, 1 + S, A, K), before the S batches of the queue; `in_use` (1 + S,).
         """
         rows, length, crops, count = scores.shape
         valid = jnp.broadcast_to(in_use, (rows, length)).reshape(-1)
@@ -152,8 +153,8 @@ class SwAV(Objective):
             large = signals["large"]
             pushed = queue.push(extra["queue"], large.reshape(large.shape[0], -1))
             started = step >= self.first_push
-            kept = jax.tree.map(lambda n, o: jnp.where(started, n, o), pushed, extra["queue"])
-            extra = dict(extra, queue=kept)
+            new_queue = jax.tree.map(lambda n, o: jnp.where(started, n, o), pushed, extra["queue"])
+            extra = dict(extra, queue=new_queue)
         return params, extra
 
 

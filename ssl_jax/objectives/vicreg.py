@@ -20,12 +20,12 @@ Tree = Any
 
 @dataclass(frozen=True)
 class VICReg(Objective):
-    """Two views of an image agree, while every feature keeps its variance and shares none.
+    """Two views of an image agree, while features keep their variance and are uncorrelated.
 
     Attributes:
       views: the two views, each with its own augmentation (count 1).
-      projector: widths of the expander's layers, batch norm between them; the last is linear.
-      invariance_weight, variance_weight, covariance_weight: of the loss's terms.
+      projector: widths of the expander's layers, with batch norm between them; the last is linear.
+      invariance_weight, variance_weight, covariance_weight: weights of the terms of the loss.
     """
 
     family: ClassVar[str] = "siamese"
@@ -42,7 +42,7 @@ class VICReg(Objective):
 
     @cached_property
     def branch(self) -> Branch:
-        # The release has biases before its batch norms, too, where they change nothing.
+        # The release also has biases before its batch norms, where they have no effect.
         head = mlp_head(self.feature_dim, self.projector, last_bias=False, init="torch")
         return self.chain(projector=head)
 
@@ -50,10 +50,10 @@ class VICReg(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         views = separate(batch["views"])
-        (one, two), stats = self.branch.apply_each(params, extra["stats"], views)
+        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
         loss = vicreg(
-            one["projector"],
-            two["projector"],
+            first["projector"],
+            second["projector"],
             invariance_weight=self.invariance_weight,
             variance_weight=self.variance_weight,
             covariance_weight=self.covariance_weight,

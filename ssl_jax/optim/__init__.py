@@ -1,1 +1,1 @@
-"""Optimizers and schedules that read the training step; one optimizer state a parameter group."""
+"""Optimizers and schedules that read the training step; one optimizer state per parameter group."""

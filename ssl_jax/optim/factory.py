@@ -34,7 +34,7 @@ NO_BIAS_NO_NORM: Rules = ((r"(^|/)(bias|scale)$", 0.0), *EVERYTHING)
 
 
 class Group(Protocol):
-    """Parameters with an optimizer state of their own; `objectives.base.Group` is one."""
+    """Parameters with an optimizer state of their own, such as `objectives.base.Group`."""
 
     @property
     def pattern(self) -> str: ...
@@ -52,31 +52,32 @@ class OptimConfig:
       name: adamw (decoupled decay, lr times wd), sgd (decay added to the gradient), lars, or lamb.
       lr: peak learning rate, before `lr_scaling`.
       lr_scaling: linear: lr B / 256 for a global batch B. sqrt: lr sqrt(B), SimCLR's 0.075 sqrt(B).
-      schedule: what follows the warmup: cosine to `lr_end`, constant, or step (`milestones`).
-      warmup_steps, warmup_epochs: length of the linear warmup; give one of them.
+      schedule: schedule after the warmup: cosine to `lr_end`, constant, or step (`milestones`).
+      warmup_steps, warmup_epochs: length of the linear warmup; set one of them.
       warmup_inclusive: see `schedules.warmup_cosine`.
       lr_start, lr_end: first rate of the warmup and last rate of the cosine, as fractions of the
         scaled peak.
       milestones: epochs at which the rate is multiplied by `decay`, for schedule step.
       weight_decay: weight decay at the start.
-      weight_decay_end: at the end of the run, reached on a cosine (DINO); None is constant.
-      momentum, nesterov: of sgd and lars.
-      b1, b2, eps: of adamw and lamb.
-      lars_variant: see `lars`; `byol` is also Barlow Twins' and MoCo v3's.
-      trust_coefficient: of lars.
+      weight_decay_end: weight decay at the end of the run, reached on a cosine (DINO); None keeps
+        it constant.
+      momentum, nesterov: for sgd and lars.
+      b1, b2, eps: for adamw and lamb.
+      lars_variant: see `lars`; `byol` is also the form of Barlow Twins and MoCo v3.
+      trust_coefficient: for lars.
       clip_norm: largest norm of all gradients together, over all groups.
       clip_per_parameter: largest norm of the gradient of one parameter (DINO).
       decay_rules: (path regex, multiplier of the weight decay); the first match wins and every
-        parameter must have one. None is 0 for biases, norm scales and whatever else is one vector
-        or number (LayerScale, a token, a temperature), 1 for the rest, except for lars' apex
-        forms, which exclude nothing. Multiplier 0 in lars and lamb means no layer-wise
-        adaptation either (again not in the apex forms).
+        parameter must have one. None means 0 for biases, norm scales and any other single vector or
+        number (LayerScale, a token, a temperature), and 1 for the rest, except for lars' apex
+        forms, which exclude nothing. In lars and lamb, multiplier 0 also disables layer-wise
+        adaptation (again not in the apex forms).
       lr_rules: (path regex, multiplier of the learning rate), likewise.
-      layer_decay: each layer of the backbone has so many times the learning rate of the next one,
-        beside `lr_rules`; 1 is no difference (`optim.layers`).
+      layer_decay: ratio of the learning rates of a backbone layer and the next one, multiplied with
+        `lr_rules`; 1 makes no difference (`optim.layers`).
       frozen: regexes of parameters that are never updated and have no optimizer state.
-      stacked: regexes of parameters whose first axis counts layers (scanned blocks): every norm of
-        "one parameter" is then one of each layer.
+      stacked: regexes of parameters whose first axis counts layers (scanned blocks): each layer
+        then has its own norm wherever a norm per parameter is taken.
     """
 
     name: Literal["adamw", "sgd", "lars", "lamb"] = "adamw"
@@ -110,9 +111,12 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check(self, "optim")
         if self.warmup_steps and self.warmup_epochs:
-            raise UserError("optim: give warmup_steps or warmup_epochs, not both")
+            raise UserError("optim: warmup_steps and warmup_epochs are both set; set one of them")
         if self.milestones and self.schedule != "step":
-            raise UserError(f"optim.milestones need schedule='step', not {self.schedule!r}")
+            raise UserError(
+                f"optim.milestones: expected schedule='step', got {self.schedule!r}; set "
+                "optim.schedule=step or remove the milestones"
+            )
         if list(self.milestones) != sorted(self.milestones):
             raise UserError(f"optim.milestones: expected ascending epochs, got {self.milestones}")
 
@@ -133,7 +137,7 @@ class OptimConfig:
             for key in keys
         }
         if not warmup:
-            why = "there is no warmup; give warmup_steps or warmup_epochs"
+            why = "there is no warmup; set warmup_steps or warmup_epochs"
             unused |= dict.fromkeys(("lr_start", "warmup_inclusive"), why)
         return unused
 
@@ -144,7 +148,7 @@ class OptimConfig:
 
 
 def peak_lr(config: OptimConfig, batch_size: int) -> float:
-    """The learning rate after the warmup, scaled by the global batch."""
+    """Return the learning rate after the warmup, scaled by the global batch."""
     scale = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}[config.lr_scaling]
     return config.lr * scale
 
@@ -152,7 +156,7 @@ def peak_lr(config: OptimConfig, batch_size: int) -> float:
 def make_schedule(
     config: OptimConfig, batch_size: int, total_steps: int, steps_per_epoch: int
 ) -> Schedule:
-    """The learning rate as a function of the training step; `batch_size` is the global one."""
+    """Return the learning rate as a function of the training step, for a global `batch_size`."""
     peak = peak_lr(config, batch_size)
     warmup = config.warmup_steps or round(config.warmup_epochs * steps_per_epoch)
     if config.schedule == "cosine":
@@ -179,10 +183,10 @@ def make_optimizer(
     steps_per_epoch: int,
     decays: str = "",
 ) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
-    """The optimizer of a run, and its learning rate as a function of the step.
+    """Build the optimizer of a run, and its learning rate as a function of the step.
 
-    `opt_state` is a dict of one optimizer state a group, in the order of `groups` and then "rest",
-    the parameters of no group. A parameter of two groups belongs to the first.
+    `opt_state` is a dict of one optimizer state per group, in the order of `groups` and then
+    "rest", the parameters of no group. A parameter that matches two groups belongs to the first.
 
     Args:
       config: the section `optim`.
@@ -191,11 +195,11 @@ def make_optimizer(
       groups: name -> group.
       batch_size: the global batch.
       total_steps: steps of the run.
-      steps_per_epoch: for settings given in epochs.
-      decays: regex of vectors that decay where `decay_rules` is None; "" is none.
+      steps_per_epoch: for settings in epochs.
+      decays: regex of vectors that decay if `decay_rules` is None; "" for none.
 
     Raises:
-      UserError: a parameter that no rule covers; a pattern that fits no parameter.
+      UserError: no rule covers a parameter, or a pattern matches none.
     """
     schedule = make_schedule(config, batch_size, total_steps, steps_per_epoch)
     stacked_rules = [*((pattern, True) for pattern in config.stacked), (".*", False)]
@@ -259,8 +263,8 @@ def make_optimizer(
         updates = {path: jnp.zeros_like(p) for path, p in leaves.items()}
         new_state = {}
         for name, rule in rules.items():
-            old, kept = opt_state[name], pick(updates, name)
-            change, new = rule.update(
+            old, zeros = opt_state[name], pick(updates, name)
+            change, group_state = rule.update(
                 pick(flat, name),
                 old,
                 pick(leaves, name),
@@ -269,9 +273,12 @@ def make_optimizer(
             )
             if name in groups and groups[name].frozen_until > 0:
                 active = step >= groups[name].frozen_until
-                change, new = _where(active, change, kept), _where(active, new, old)
+                change, group_state = (
+                    _where(active, change, zeros),
+                    _where(active, group_state, old),
+                )
             updates |= tree.named_leaves(change)
-            new_state[name] = new
+            new_state[name] = group_state
         return jax.tree.unflatten(jax.tree.structure(params), list(updates.values())), new_state
 
     return optax.GradientTransformationExtraArgs(init, update), schedule
@@ -283,10 +290,10 @@ def reset(
     params: Tree,
     names: Collection[str],
 ) -> dict[str, Tree]:
-    """`opt_state` with the groups `names` as at the start of a run, their counts included.
+    """Return `opt_state` with the groups `names` reset to the start of a run, counts included.
 
     Raises:
-      UserError: a name that is no group.
+      UserError: a name that is not a group.
     """
     for name in names:
         if name not in opt_state:
@@ -296,8 +303,8 @@ def reset(
 
 
 def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTransformationExtraArgs:
-    """One group's `update(grads, state, params, lr=, weight_decay=)`, both trees of scalars; a
-    stacked leaf's `lr` may be one a layer.
+    """Build one group's `update(grads, state, params, lr=, weight_decay=)`. `lr` and `weight_decay`
+    are trees of scalars; a stacked leaf may have one `lr` per layer.
     """
     if config.name == "lars":
         return lars(
@@ -321,7 +328,7 @@ def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTran
     ) -> tuple[Tree, Tree]:
         if config.name == "sgd":
             grads = add_decay(grads, params, weight_decay)
-        updates, new = inner.update(grads, state, params)
+        updates, new_state = inner.update(grads, state, params)
         if config.name != "sgd":
             updates = add_decay(updates, params, weight_decay)
         if config.name == "lamb":
@@ -329,7 +336,7 @@ def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTran
                 lambda u, p, on, stack: u * trust_ratio(p, u, stacked=stack) if on else u,
                 *(updates, params, adapt, stacked),
             )
-        return jax.tree.map(lambda u, lr: -lr * u, updates, lr), new
+        return jax.tree.map(lambda u, lr: -lr * u, updates, lr), new_state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
@@ -340,7 +347,7 @@ def _clip(
     clip_per_parameter: Positive | None,
     stacked: Mapping[str, bool],
 ) -> dict[str, Array]:
-    """As `torch.nn.utils.clip_grad_norm_`, and as DINO's `clip_gradients`."""
+    """Clip as `torch.nn.utils.clip_grad_norm_` and as DINO's `clip_gradients` do."""
     if clip_per_parameter is not None:
         grads = {
             path: g * jnp.minimum(clip_per_parameter / (norm(g, stacked[path]) + 1e-6), 1.0)
@@ -353,8 +360,8 @@ def _clip(
 
 
 def _is_vector(path: str, shape: tuple[int, ...], stacked: bool) -> bool:
-    """Whether a parameter, or that of one layer of a stack, is a bias, a norm's scale, or one
-    number or vector: (), (D,), or the (1, 1, D) of a token. A kernel of one input is none.
+    """Return whether a parameter, or its part in one layer of a stack, is a bias, a norm's scale,
+    or a single number or vector: (), (D,), or the (1, 1, D) of a token, but not a kernel (1, D).
     """
     own = shape[1:] if stacked else shape
     if re.search(NO_BIAS_NO_NORM[0][0], path) or len(own) <= 1:
@@ -365,9 +372,9 @@ def _is_vector(path: str, shape: tuple[int, ...], stacked: bool) -> bool:
 def _members(
     frozen: Collection[str], groups: Mapping[str, Group], shapes: Tree
 ) -> dict[str, list[str]]:
-    """Group -> paths of its parameters, in their order; frozen ones are in no group."""
+    """Map each group to the paths of its parameters, in order; frozen ones are in no group."""
     if REST in groups:
-        raise UserError(f"parameter group {REST!r}: this name is taken by what is in no group")
+        raise UserError(f"parameter group {REST!r}: reserved for parameters of no group; rename it")
     rules: list[tuple[str, str | None]] = [(pattern, None) for pattern in frozen]
     rules += [(group.pattern, name) for name, group in groups.items()]
     owners = tree.named_leaves(
@@ -380,7 +387,7 @@ def _members(
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}."""
+    """Nest paths: {"a/b": x} -> {"a": {"b": x}}."""
     out: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, last = path.split("/")

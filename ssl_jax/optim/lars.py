@@ -101,14 +101,14 @@ def lars(
         **_: Any,
     ) -> tuple[Tree, optax.TraceState]:
         def leaf(p, g, v, lr, wd, adapt, stack):  # type: ignore[no-untyped-def]
-            kept, wide = v.dtype, jnp.promote_types(p.dtype, jnp.float32)
+            buffer_dtype, wide = v.dtype, jnp.promote_types(p.dtype, jnp.float32)
             p, g, v, lr, wd = (jnp.asarray(x, wide) for x in (p, g, v, lr, wd))
             g = adapted(p, g, lr, wd, adapt, stack)
             v = momentum * v + g
             step = momentum * v + g if nesterov else v
             if variant == "simclr_popular" and adapt:
                 step = step * trust_ratio(p, step, trust_coefficient, stacked=stack)
-            return -step if variant == "simclr" else -lr * step, v.astype(kept)
+            return -step if variant == "simclr" else -lr * step, v.astype(buffer_dtype)
 
         trees = (grads, state.trace, lr, weight_decay, adapt, stacked)
         pairs = jax.tree.map(leaf, params, *trees)

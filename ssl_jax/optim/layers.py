@@ -1,8 +1,8 @@
-"""Layer-wise learning rates: the nearer a layer is to the image, the less it learns.
+"""Layer-wise learning rates: the nearer a layer is to the image, the lower its rate.
 
 The rule of ELECTRA (2003.10555), BEiT (2106.08254) and MAE (2111.06377): layer i of L has the rate
 of the head times decay^(L + 1 - i). Embeddings (patches, positions, tokens) are layer 0, block i is
-layer i + 1, the last norm and all that is not the backbone have the head's rate.
+layer i + 1; the last norm and everything outside the backbone have the head's rate.
 """
 
 import re
@@ -18,13 +18,13 @@ EMBEDDINGS = re.compile(
     r"backbone/(stem|patch_embed|patch_norm|pos_embed|cls_token|mask_token|registers|norm_pre)\b"
 )
 MERGE = re.compile(r"backbone/merge(\d+)/")
-# A ViT's scanned blocks, those of a Swin's stage two by two, or a ResNet's stage.
+# A ViT's scanned blocks, the block pairs of a Swin's stage, or a ResNet's stage.
 STAGE = re.compile(r"backbone/(?:(?:stage(\d+)/)?blocks/(?!\d)(?:(straight|shifted))?|stage(\d+)/)")
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a parameter lies in a stage of `depth` layers: in the layers `within`, from 0."""
+    """Place of a parameter: in the layers `within` (from 0) of a stage of `depth` layers."""
 
     stage: int
     depth: int
@@ -32,14 +32,14 @@ class _Place:
 
 
 def layer_ids(shapes: Tree) -> tuple[dict[str, np.ndarray], int]:
-    """The layer of each parameter by its path, and that of the head, L + 1.
+    """Return the layer of each parameter by its path, and that of the head, L + 1.
 
-    A scanned leaf's layers are (depth, 1, ...), to multiply it with; others' are scalars. A layer
-    of a ResNet is a stage, as its blocks are many and its stages few.
+    The layers of a scanned leaf have shape (depth, 1, ...), to multiply it with; the others are
+    scalars. A layer of a ResNet is a stage, as its blocks are many and its stages few.
 
     Args:
-      shapes: the parameters of all networks, or their shapes, a nested dict; of those under
-        "backbone" the names are those of `nets`.
+      shapes: the parameters of all networks, or their shapes, a nested dict; those under "backbone"
+        have the names of `nets`.
 
     Raises:
       UserError: the backbone has no layers of known names.
@@ -67,18 +67,18 @@ def layer_ids(shapes: Tree) -> tuple[dict[str, np.ndarray], int]:
 
 
 def multipliers(shapes: Tree, decay: float) -> dict[str, np.ndarray]:
-    """Path -> what the learning rate is multiplied by, decay^(L + 1 - layer); see `layer_ids`."""
+    """Map path -> factor of the learning rate, decay^(L + 1 - layer); see `layer_ids`."""
     ids, head = layer_ids(shapes)
     return {path: decay ** (head - layer) for path, layer in ids.items()}
 
 
 def _place(path: str, shape: tuple[int, ...]) -> _Place | None:
-    found = STAGE.match(path)
-    if found is None:
+    match = STAGE.match(path)
+    if match is None:
         return None
-    if found[3]:
-        return _Place(int(found[3]), 1, np.array(0))
-    each = 2 if found[2] else 1  # of a pair the straight block is first
-    first = int(found[2] == "shifted")
+    if match[3]:
+        return _Place(int(match[3]), 1, np.array(0))
+    each = 2 if match[2] else 1  # of a pair the straight block is first
+    first = int(match[2] == "shifted")
     within = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1)) * each + first
-    return _Place(int(found[1] or 0), shape[0] * each, within)
+    return _Place(int(match[1] or 0), shape[0] * each, within)

@@ -215,7 +215,7 @@ def grid(picture: Picture, objective: Objective) -> Grid:
         picture.caption,
         picture.columns,
         [list(row) for row in pictures],
-        None if picture.said is None else np.asarray(picture.said),
+        None if picture.prediction is None else np.asarray(picture.prediction),
         None if picture.truth is None else np.asarray(picture.truth),
         picture.answers,
     )

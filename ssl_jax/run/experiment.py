@@ -393,7 +393,7 @@ class Experiment:
         """The sharding of every leaf of the state."""
         return state.shardings(self.abstract_state, self.sections["mesh"], self.mesh)
 
-    def fresh_state(self, given: state.Given | None = None) -> state.TrainState:
+    def fresh_state(self, given: state.InitialWeights | None = None) -> state.TrainState:
         """The state that training starts from; `given` weights replace random ones."""
         return state.create(self.objective, self.tx, self.train.seed, self.placed, given)
 

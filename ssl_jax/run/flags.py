@@ -70,7 +70,7 @@ def parse(
             rest.append(word)
     for word in argv:
         name = word.partition("=")[0]
-        plain = name.startswith("--") and not credentials.found(name)
+        plain = name.startswith("--") and not credentials.has_credentials(name)
         credentials.refuse(word, name if plain else "the command line")
     try:
         stray = values(rest)[1:]

@@ -17,7 +17,7 @@ from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.roles import places
 from ssl_jax.train import state
 from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.state import Given
+from ssl_jax.train.state import InitialWeights
 from ssl_jax.weights import networks
 from ssl_jax.weights.networks import REST, STUDENT, TEACHER, Weights
 from ssl_jax.weights.places import under
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     left: list[str]
 
 
-def load(experiment: Experiment, console: Console) -> Given | None:
+def load(experiment: Experiment, console: Console) -> InitialWeights | None:
     """What `train.init_from` names, laid out over this run's mesh; None if it names nothing.
 
     Of another run the encoder is taken, whatever this run trains. Of a file, also the heads that
@@ -69,7 +69,7 @@ def load(experiment: Experiment, console: Console) -> Given | None:
     more = f"; left there: {', '.join(left)}" if left else ""
     method = other.raw["objective"]["name"]
     console.print(f"backbone from step {step} of {folder} ({method}){more}")
-    return Given(backbone)
+    return InitialWeights(backbone)
 
 
 def check(experiment: Experiment) -> None:
@@ -175,7 +175,7 @@ def _fits(given: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], head: st
     return all(path.endswith("last_layer/g") and np.all(given[path] == 1) for path in more)
 
 
-def _placed(experiment: Experiment, found: Plan) -> Given:
+def _placed(experiment: Experiment, found: Plan) -> InitialWeights:
     where = {
         "params": experiment.placed.params,
         "extra": experiment.placed.extra,
@@ -191,7 +191,9 @@ def _placed(experiment: Experiment, found: Plan) -> Given:
         tree.map_with_name(lambda path, x: put(x, f"params/backbone/{path}"), params),
         tree.map_with_name(lambda path, x: put(x, f"extra/stats/backbone/{path}"), stats),
     )
-    return Given(backbone, {path: put(array, path) for path, array in found.leaves.items()})
+    return InitialWeights(
+        backbone, {path: put(array, path) for path, array in found.leaves.items()}
+    )
 
 
 def _tell(console: Console, name: str, weights: Weights, found: Plan) -> None:

@@ -88,8 +88,10 @@ def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Proto
 def evaluation_set(
     experiment: Experiment, source: Source, data: str, eval_data: str
 ) -> Source | None:
-    """The images to measure on: those of `eval_data`, else the run's own; beside other training
-    images what their data set holds out, as in training. None is a fifth of the training images.
+    """Return the images to measure on, None for a fifth of the training images.
+
+    They are those of `eval_data`, by default the run's own. Other training images bring the part
+    that their data set holds out, as in training.
 
     Args:
       source: the training images, opened.
@@ -104,7 +106,7 @@ def evaluation_set(
 
 
 def measured_on(images: Images) -> str:
-    """Which images are measured on, for people."""
+    """Describe the evaluation images in a few words."""
     train, test, count = images.train.source, images.test.source, len(images.test.rows)
     if test is train:
         return f"{count:,} images, a fifth of {train.name}; --eval_data names others"

@@ -221,13 +221,13 @@ class Training:
         spikes = Spikes(run.train.spike)
         for line in written.lines if written else ():
             if "train/loss" in line:
-                spikes.seen(line["train/loss"])
+                spikes.height(line["train/loss"])
         told: dict[str, Any] = {}  # of the last checkpoint
         now: dict[str, float] = {}  # measured at the last step that anything was
 
         def log(step: int, values: Mapping[str, float]) -> None:
             if "train/loss" in values:
-                height = spikes.seen(values["train/loss"])
+                height = spikes.height(values["train/loss"])
                 spike = {} if height is None else {"diag/loss_spike": height}
                 values = {**values, "perf/bad_images": host.bad} | spike
                 self._line.update(step, values)

@@ -1,10 +1,10 @@
 """Checkpoints of the train state: atomic, written in the background, checked when they are read,
 restored onto any mesh.
 
-The only place that imports orbax. A checkpoint counts from the moment when its manifest lies there,
-the last of its files: that is written when the storage layer has read back which arrays it holds,
-and all its files are on the disk. So what a dying process or a full disk left half done is never
-taken for whole. Older ones go only after that.
+The only place that imports orbax. A checkpoint is complete once its manifest exists. The manifest
+is the last file to be written, after the storage layer has read back which arrays the checkpoint
+holds and all files are on the disk. So a checkpoint left incomplete by a dying process or a full
+disk is never used. Older checkpoints are removed only after that.
 """
 
 import contextlib
@@ -34,15 +34,15 @@ from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.train import manifest
 from ssl_jax.train.state import TrainState
 
-# Orbax tells every stage of every save, and shows the stack of what it then raises as well.
+# Orbax logs every stage of every save, and the stack trace of every error that it raises as well.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)
 
 _log = logging.getLogger(__name__)
-SLOW = 30.0  # seconds that training waits for the last save before it says so
-DAMAGED = ".damaged"  # at the end of the name of a folder that was set aside
-ASIDE = 3  # so many of those stay
-PATIENCE = 600  # seconds that processes wait for the one whose part is not written yet
-REMOVED = ".removed"  # at the end of the name of a folder that is on its way out
+SLOW = 30.0  # seconds of waiting for the last save from which a warning is printed
+DAMAGED = ".damaged"  # suffix of a folder that was set aside
+ASIDE = 3  # number of those to keep
+PATIENCE = 600  # seconds that processes wait for another one's part to be written
+REMOVED = ".removed"  # suffix of a folder that is being removed
 _HALF = ("*.orbax-checkpoint-tmp*", f"*{REMOVED}")
 _ODD = re.compile(r"[\[\]*?{}\\\ud800-\udfff]")  # the storage layer reads other names into these
 
@@ -53,12 +53,13 @@ class CheckpointConfig:
 
     Attributes:
       every: steps between saves; 0 saves at the end only.
-      wait: training waits until each of them is on the disk, so that a run which is killed never
-        loses more than `every` steps; without, what it did meanwhile is lost too.
-      keep: how many of the newest checkpoints stay.
-      keep_every: those of steps that it divides stay too; 0 is none.
-      best: the one with the highest value of this metric stays too, "eval/knn_top1" say; with the
-        lowest of "-train/loss". Of equal ones the newest. "" is none.
+      wait: make training wait until each save is on the disk, so that a killed run never loses more
+        than `every` steps; otherwise the steps made during the save are lost too.
+      keep: number of newest checkpoints to keep.
+      keep_every: also keep those whose step it divides; 0 for none.
+      best: also keep the checkpoint with the highest value of this metric, for example
+        "eval/knn_top1", or the lowest with a minus, "-train/loss"; the newest of equal ones. ""
+        for none.
     """
 
     every: Whole = 100
@@ -71,25 +72,25 @@ class CheckpointConfig:
         check(self, "checkpoint")
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
-        """What `best` compares, the higher the better; None where it was not measured."""
-        found = metrics.get(self.best.removeprefix("-")) if self.best else None
-        if found is None or not np.isfinite(found):
+        """Return the value that `best` compares, higher is better; None if it was not measured."""
+        value = metrics.get(self.best.removeprefix("-")) if self.best else None
+        if value is None or not np.isfinite(value):
             return None
-        return -float(found) if self.best.startswith("-") else float(found)
+        return -float(value) if self.best.startswith("-") else float(value)
 
     def stay(self, values: Mapping[int, float | None]) -> set[int]:
-        """Which of the checkpoints, step -> what `best` compares, are kept."""
+        """Return the steps of the checkpoints to keep; `values` maps step -> value of `best`."""
         steps = sorted(values)
-        kept = set(steps[-self.keep :])
+        stay_steps = set(steps[-self.keep :])
         if self.keep_every:
-            kept |= {step for step in steps if step % self.keep_every == 0}
+            stay_steps |= {step for step in steps if step % self.keep_every == 0}
         scored = [(value, step) for step, value in values.items() if value is not None]
-        return kept | {max(scored)[1]} if scored else kept
+        return stay_steps | {max(scored)[1]} if scored else stay_steps
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A state to go on from, and what its checkpoint says of itself."""
+    """A state to resume from, with the metadata of its checkpoint."""
 
     step: int
     state: TrainState
@@ -97,13 +98,12 @@ class Resumed:
 
 
 class Checkpoints:
-    """The checkpoints below one folder. A context manager: leaving it waits for what is being
-    written.
+    """The checkpoints in one folder. A context manager that waits on exit for pending writes.
 
     Args:
-      config: which of them stay.
-      reader: another process may be writing there: nothing is cleaned up.
-      warn: told in one line of what goes wrong without ending the run.
+      config: which checkpoints to keep.
+      reader: another process may be writing there, so clean nothing up.
+      warn: called with one line for each failure that does not end the run.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class Checkpoints:
     ):
         self._folder, self._config, self._warn = folder.absolute(), config, warn
         self._alias: tempfile.TemporaryDirectory | None = None
-        self._best_missed = False  # whether that was said
+        self._best_missed = False  # whether a missing `best` metric was reported
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self._last: int | None = None  # the newest step that this process saved or went on from
+        self._last: int | None = None  # the newest step that this process saved or resumed from
         self.failed: str = ""  # why the newest save was not completed
         if not reader:
             _quiet_aftermath()
@@ -126,12 +126,12 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
+        """Step of the newest complete checkpoint."""
         return max(self.steps, default=None)
 
     @property
     def steps(self) -> list[int]:
-        """The steps of all complete checkpoints, ascending; whether they are whole is not asked."""
+        """Steps of all complete checkpoints, ascending; their files are not verified."""
         return manifest.steps(self._folder)
 
     def save(
@@ -144,29 +144,29 @@ class Checkpoints:
         """Copy `state` off the devices and write it in the background, after any earlier save; with
         `CheckpointConfig.wait` until that is done.
 
-        What fails is told to `warn` and stands in `failed`; the run goes on. A step that this
-        process saved, or went on from, is not saved again.
+        A failure is passed to `warn` and stored in `failed`; the run continues. A step that this
+        process saved, or resumed from, is not saved again.
 
         Args:
-          metadata: what the checkpoint says of itself, JSON values, the same in every process.
-          metrics: measured at this step, of which `CheckpointConfig.best` may be one; of the first
-            process.
+          metadata: JSON values to store with the checkpoint, the same in every process.
+          metrics: measured at this step, possibly with `CheckpointConfig.best`; only those of the
+            first process count.
         """
         if step == self._last and not self.failed:
             return
         began = time.monotonic()
         self.wait()
-        if (waited := time.monotonic() - began) > SLOW:
+        if (seconds := time.monotonic() - began) > SLOW:
             self._warn(
                 f"step {step}: the last checkpoint was still being written; training waited "
-                f"{waited:.0f} s (raise checkpoint.every, or find a faster disk)"
+                f"{seconds:.0f} s (raise checkpoint.every, or find a faster disk)"
             )
         self._clear()
         self._last, self.failed = step, ""
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            # In the background a folder that cannot be made is waited for.
+            # In the background, orbax would wait for a folder that cannot be made.
             options = ocp.options.AsyncOptions(
                 create_directories_asynchronously=False, timeout_secs=PATIENCE
             )
@@ -184,16 +184,16 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Wait until nothing is being written."""
         if self._writing is not None:
             self._writing.result()
 
     def finish(self) -> None:
-        """Wait for the last save. `warn` is told if no checkpoint has the metric that
-        `CheckpointConfig.best` names.
+        """Wait for the last save. Warn if no checkpoint has the metric that `CheckpointConfig.best`
+        names.
 
         Raises:
-          UserError: it failed; names the step that is left to go on from.
+          UserError: the save failed; names the step that the run can resume from.
         """
         self.wait()
         self._clear()
@@ -206,30 +206,30 @@ class Checkpoints:
             left = self.latest
             rest = "from the start" if left is None else f"from step {left}"
             raise UserError(
-                f"the state of step {self._last} could not be saved: {self.failed}; mend that and "
-                f"run the same command again, which goes on {rest}"
+                f"the state of step {self._last} could not be saved: {self.failed}; fix that and "
+                f"run the same command again, which resumes {rest}"
             )
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """What the checkpoint of `step` says of itself.
+        """Return the metadata of the checkpoint of `step`.
 
         Raises:
-          UserError: the folder is none that the storage layer knows.
+          UserError: the storage layer does not recognise the folder.
         """
         try:
             return dict(ocp.metadata(self._stored(step)).custom_metadata or {})
-        except Exception as e:  # the storage layer has many
-            raise UserError(f"{self._path(step)} is no checkpoint: {_reason(e)}") from None
+        except Exception as e:  # the storage layer raises many types
+            raise UserError(f"{self._path(step)} is not a checkpoint: {_reason(e)}") from None
 
     def restore(self, step: int, abstract: TrainState, placed: TrainState) -> TrainState:
-        """The state of `step`, with the shapes of `abstract`, laid out as `placed` says.
+        """Load the state of `step`, with the shapes of `abstract` and the shardings `placed`.
 
         Raises:
           UserError: the checkpoint is damaged, or does not hold such a state.
         """
         self.wait()
         damage = distributed.agreed(
-            lambda: manifest.damage(self._path(step)) if self._exists(step) else "it is not there"
+            lambda: manifest.damage(self._path(step)) if self._exists(step) else "it does not exist"
         )
         if damage:
             others = ", ".join(map(str, (s for s in self.steps if s != step))) or "none"
@@ -239,8 +239,8 @@ class Checkpoints:
         return self._load(step, abstract, placed)
 
     def resume(self, abstract: TrainState, placed: TrainState) -> Resumed | None:
-        """The newest checkpoint that is whole and finite; None if none was ever completed. Damaged
-        ones are set aside, which `warn` is told.
+        """Load the newest checkpoint that is whole and finite; None if none was ever completed.
+        Damaged ones are set aside with a warning.
 
         Raises:
           UserError: all are damaged, or it does not hold such a state.
@@ -253,33 +253,36 @@ class Checkpoints:
                 return Resumed(step, state, self.metadata(step))
             if distributed.primary():
                 self._set_aside(step, "it holds numbers that are not finite")
-            distributed.agreed(lambda: None)  # nobody looks before it is gone
+            distributed.agreed(lambda: None)  # no process looks again before it is gone
         return None
 
     def stay(self) -> set[int]:
-        """The steps of the complete checkpoints that `config` keeps."""
+        """Return the steps of the complete checkpoints that `config` keeps."""
         measured = self._measured()
         return self._config.stay({step: self._config.value(m) for step, m in measured.items()})
 
     def check_best(self) -> None:
-        """
+        """Check that some checkpoint has the metric that `CheckpointConfig.best` names.
+
         Raises:
-          UserError: no checkpoint has the metric that `CheckpointConfig.best` names.
+          UserError: none has it.
         """
         name, measured = self._config.best.removeprefix("-"), self._measured()
-        known = {metric for metrics in measured.values() for metric in metrics}
-        if name and measured and name not in known:
-            rest = suggest(name, known - {"step"}) if known else "they have no metrics at all"
+        names = {metric for metrics in measured.values() for metric in metrics}
+        if name and measured and name not in names:
+            rest = suggest(name, names - {"step"}) if names else "they have no metrics at all"
             raise UserError(f"checkpoint.best: no checkpoint has the metric {name!r}; {rest}")
 
     def _measured(self) -> dict[int, dict[str, float]]:
-        """Complete checkpoint -> what was measured at its step."""
+        """Map each complete checkpoint to the metrics measured at its step."""
         return {step: manifest.read(self._path(step)).get("metrics", {}) for step in self.steps}
 
     def prune(self, damaged: bool = False) -> list[str]:
-        """Remove all that `config` does not keep and what older ones left that were never finished,
-        with `damaged` also what was set aside and all that was never finished; no trainer may be at
-        work there. The names of the folders that went.
+        """Remove the checkpoints that `config` does not keep and unfinished ones older than the
+        newest; return the names of the removed folders.
+
+        With `damaged`, remove those that were set aside and all unfinished ones too; no trainer may
+        be running there.
         """
         complete = self.steps
         stay = self.stay()
@@ -292,7 +295,7 @@ class Checkpoints:
         return [path.name for path in gone if _remove(path)]
 
     def set_damaged_aside(self) -> None:
-        """Verify all that are complete; `warn` is told of those that are not whole."""
+        """Verify all complete checkpoints; set damaged ones aside with a warning."""
         for step in self.steps:
             if damage := manifest.damage(self._path(step)):
                 self._set_aside(step, damage)
@@ -300,7 +303,7 @@ class Checkpoints:
     def _complete(
         self, step: int, response: Any, shapes: TrainState, metrics: Mapping[str, float]
     ) -> None:
-        """In the background: what comes after the last byte of a checkpoint."""
+        """Finish a written checkpoint in the background: read back, manifest, prune."""
         try:
             response.result()
             if distributed.primary():
@@ -310,36 +313,36 @@ class Checkpoints:
                 self._look_for_best(step, metrics)
                 self.prune()
             _give_back()
-        except Exception as e:  # whatever the storage layer raises: training can go on
+        except Exception as e:  # whatever the storage layer raises, training can continue
             self._fail(step, e)
 
     def _fail(self, step: int, error: Exception) -> None:
-        """A save that failed leaves nothing behind that looks whole; `_clear` does the rest."""
+        """Remove a failed save, so that it cannot look complete; `_clear` does the rest."""
         self.failed = _reason(error)
         if distributed.primary():
             _remove(self._path(step))
-        self._warn(f"step {step} could not be saved, training goes on: {self.failed}")
+        self._warn(f"step {step} could not be saved, training continues: {self.failed}")
 
     def _clear(self) -> None:
-        """Remove what saves that came to nothing left; none may be under way."""
+        """Remove the remains of failed saves; no save may be in progress."""
         if distributed.primary():
             for half in self._named(*_HALF):
                 shutil.rmtree(half, ignore_errors=True)
 
     def _look_for_best(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell once of a checkpoint that cannot be the best one."""
+        """Warn once about a checkpoint that cannot be the best one."""
         name = self._config.best.removeprefix("-")
         if not name or name in metrics or self._best_missed:
             return
         self._best_missed = True
-        known = set(metrics) - {"step"}
+        names = set(metrics) - {"step"}
         self._warn(
-            f"checkpoint.best: {name!r} was not measured at step {step}, so that this checkpoint "
-            f"cannot be the best; {suggest(name, known) if known else 'nothing was'}"
+            f"checkpoint.best: {name!r} was not measured at step {step}, so this checkpoint cannot "
+            f"be the best; {suggest(name, names) if names else 'nothing was measured'}"
         )
 
     def _newest_whole(self) -> int | None:
-        """In the first process: the newest step whose files are what was written."""
+        """Return, in the first process, the newest step whose files match their manifest."""
         finished = 0
         for step in reversed(manifest.numbered(self._folder)):
             finished += (self._path(step) / manifest.NAME).exists()
@@ -349,13 +352,13 @@ class Checkpoints:
             self._set_aside(step, damage)
         if finished:
             raise UserError(
-                f"no checkpoint in {self._folder} is whole: the reasons stand above; restore one, "
-                "or give another --workdir to start anew"
+                f"no checkpoint in {self._folder} is whole (reasons above); restore one, or start "
+                "a new run with another --workdir"
             )
         return None
 
     def _set_aside(self, step: int, reason: str) -> None:
-        """Out of the way, for a person to look at; of many only the last few."""
+        """Rename a damaged checkpoint, for inspection; keep only the last few of those."""
         asides = self._named(f"*{DAMAGED}")
         for old in sorted(asides, key=lambda path: path.stat().st_mtime)[: 1 - ASIDE]:
             shutil.rmtree(old, ignore_errors=True)
@@ -369,7 +372,7 @@ class Checkpoints:
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed
         )
         try:
-            # Orbax itself would convert types without a word.
+            # Orbax itself would convert types silently.
             wrong = _difference(ocp.metadata(self._stored(step)).metadata, abstract)
             if not wrong:
                 return ocp.load(self._stored(step), target)
@@ -387,7 +390,7 @@ class Checkpoints:
         return [path for pattern in patterns for path in self._folder.glob(pattern)]
 
     def _stored(self, step: int) -> Path:
-        """The same folder by a name that the storage layer does not read anything into."""
+        """Return the same folder under a name in which the storage layer sees no pattern."""
         if not _ODD.search(str(self._folder)):
             return self._path(step)
         if self._alias is None:
@@ -407,7 +410,7 @@ class Checkpoints:
 
 
 def _remove(path: Path) -> bool:
-    """Remove a folder so that a part of it is never taken for a checkpoint; whether it is gone."""
+    """Remove a folder so that no part of it looks like a checkpoint; return whether it is gone."""
     aside = path if path.name.endswith(REMOVED) else path.with_name(f"{path.name}{REMOVED}")
     with contextlib.suppress(OSError):
         if aside != path:
@@ -418,15 +421,15 @@ def _remove(path: Path) -> bool:
 
 
 def _give_back() -> None:
-    """What the threads of a save freed goes back to the system. Each of them may have got an arena
-    of its own from glibc, which else keeps it (docs/faults.md: the soak).
+    """Return the memory freed by the threads of a save to the system. Each thread may have its own
+    glibc arena, which otherwise keeps it (docs/faults.md: the soak).
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _quiet_aftermath() -> None:
-    """Threads of the storage layer that outlive a failed save each show a stack of their own."""
+    """Silence the stack traces of storage threads that outlive a failed save."""
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     before = sys.unraisablehook
     if getattr(before, "quiet", False):
@@ -451,18 +454,18 @@ def _all_finite(state: TrainState) -> jax.Array:
 
 
 def _difference(saved: Any, wanted: TrainState) -> str:
-    """The first array that is not the same in both, "" if all are."""
+    """Describe the first array that differs, "" if none does."""
     there, here = (
         {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in tree.named_leaves(x).items()}
         for x in (saved, wanted)
     )
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):
-            return f"{name} is {there.get(name, 'not there')}, not {here.get(name, 'known')}"
+            return f"{name} is {there.get(name, 'missing')}, expected {here.get(name, 'none')}"
     return ""
 
 
 def _reason(error: Exception) -> str:
-    """The line of an error that says why: storage layers wrap it in much else."""
+    """Return the line of an error that says why; storage layers wrap it in many others."""
     lines: Sequence[str] = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].strip() if lines else type(error).__name__

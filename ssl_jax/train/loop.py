@@ -29,24 +29,24 @@ class TrainConfig:
     """The section `train` of a config.
 
     Attributes:
-      steps: updates in all; if 0,
+      steps: total number of updates; 0 uses `epochs`.
       epochs: passes over the data set, each of `examples // batch_size` steps.
-      batch_size: images of a global batch, over all devices.
-      seed: of everything random.
-      init_from: folder of another run: the backbone starts as that run's encoder; or a file of
-        weights, ours or a public one: heads and averages that fit start from it too.
+      batch_size: images per global batch, over all devices.
+      seed: seed of all randomness.
+      init_from: folder of another run, whose encoder the backbone starts as; or a file of weights,
+        ours or a public one, from which heads and averages that fit start too.
       log_every: steps between logged lines.
-      nonfinite: what is done where a loss or gradient is not finite, after that update was undone:
-        "stop" the run; "skip" up to `nonfinite_limit` such steps in a row; or "rollback", go back
-        to the newest checkpoint, up to so many times without a newer one, and on from there with
-        all batches left out that led there.
-      nonfinite_limit: see there.
-      spike: a loss is called a spike this many deviations above the median of those logged before;
-        see `train.spikes`. 0 looks for none.
-      stop_at: end the process after this step as if it were interrupted; schedules do not see it. 0
-        is never.
-      online_probe: learning rate of a linear classifier that is trained along on labels, 0.001 say,
-        and leaves no trace in the method; see `evals.online`. None: there is none.
+      nonfinite: what to do when a loss or gradient is not finite, after undoing that update: "stop"
+        the run; "skip" up to `nonfinite_limit` such steps in a row; or "rollback" to the newest
+        checkpoint, up to `nonfinite_limit` times without a newer one, and continue from there
+        without the batches that led to the failure.
+      nonfinite_limit: see `nonfinite`.
+      spike: deviations above the median of the losses logged before from which a loss is called a
+        spike; see `train.spikes`. 0 disables the check.
+      stop_at: end the process after this step as if it were interrupted; schedules ignore it. 0
+        means never.
+      online_probe: learning rate, for example 0.001, of a linear classifier that is trained
+        alongside on labels and leaves no trace in the method; see `evals.online`. None disables it.
     """
 
     steps: Whole = 0
@@ -65,21 +65,21 @@ class TrainConfig:
         check(self, "train")
         if max(self.steps, self.epochs) == 0:
             raise UserError(
-                "train: give steps or epochs, a positive number (steps wins over epochs)"
+                "train: steps and epochs are both 0; set one of them (steps takes precedence)"
             )
 
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
         unused = {}
         if self.steps:
-            unused["epochs"] = f"train.steps is {self.steps}, and wins; set it to 0"
+            unused["epochs"] = f"train.steps is {self.steps} and takes precedence; set it to 0"
         if self.nonfinite == "stop":
-            unused["nonfinite_limit"] = "train.nonfinite is 'stop', at the first such step"
+            unused["nonfinite_limit"] = "train.nonfinite is 'stop' and stops at the first such step"
         return unused
 
     @property
     def skips(self) -> int:
-        """Steps in a row that may be skipped."""
+        """Number of steps in a row that may be skipped."""
         return self.nonfinite_limit if self.nonfinite == "skip" else 0
 
 
@@ -87,7 +87,7 @@ _NOTHING = contextlib.nullcontext()
 
 
 class NotFinite(UserError):
-    """More losses or gradients in a row were not finite than may be skipped, at `step` the last."""
+    """More losses or gradients in a row were not finite than may be skipped; `step` is the last."""
 
     def __init__(self, step: int):
         self.step = step
@@ -99,21 +99,21 @@ class NotFinite(UserError):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls, and when; none of it changes the state but `refresh`.
+    """Callbacks of the loop. Only `refresh` changes the state.
 
     Attributes:
-      evaluate: (state, step) -> metrics; called where `evaluate_at(step)`.
-      save: (state, step, whether what is due at the step was evaluated); called where
-        `save_at(step)` and where the run ends early after some steps, never with a state that is
+      evaluate: (state, step) -> metrics; called if `evaluate_at(step)`.
+      save: (state, step, whether the evaluation due at the step was made); called if
+        `save_at(step)` and when the run ends early after some steps, never with a state that is
         not finite.
-      refresh: (state) -> state; called where `refresh_at(step)`. It raises `Interrupted` only
-        while it leaves the state alone.
+      refresh: (state) -> state; called if `refresh_at(step)`. It raises `Interrupted` only before
+        it changes the state.
       log: (step, metrics as floats).
-      at: (what is done now, step), for who watches from outside.
-      end_at: whether somebody asked to end; called once at every step.
-      interruptible: (state to save first, None where that is saved, step, whether what is due there
-        was evaluated) -> a context in which `Interrupted` is raised where somebody asks to end:
-        around an evaluation, the wait for data, and the first step, which compiles.
+      at: (current activity, step), for outside observers.
+      end_at: whether an end was requested; called once per step.
+      interruptible: (state to save first or None if it is saved, step, whether the evaluation due
+        there was made) -> a context in which a request to end raises `Interrupted`: around an
+        evaluation, the wait for data, and the first step, which compiles.
     """
 
     evaluate: Evaluation
@@ -143,14 +143,14 @@ def run(
     evaluated: bool = True,
     mfu: Callable[[Any, float], Mapping[str, float]] = lambda batch, steps_per_second: {},
 ) -> tuple[TrainState, int]:
-    """Make the steps `start` to `stop`; the state and the step that was reached.
+    """Train from step `start` to `stop`; return the state and the last step.
 
-    A run that resumes at `start` has saved there before, and `evaluated` unless it was asked to
-    end.
+    A run that resumes at `start` has saved there before; `evaluated` says whether it had evaluated
+    there as well, which it had unless it was asked to end.
 
     Args:
       batches: global batches on the device, from step `start` on.
-      mfu: (batch's shapes, steps a second) -> further metrics, where the chip's peak is known.
+      mfu: (batch's shapes, steps per second) -> further metrics, if the chip's peak is known.
 
     Raises:
       NotFinite: a loss or gradient was not finite.
@@ -160,7 +160,7 @@ def run(
     shapes: Any = None
 
     def read_pending(check: bool = False) -> None:
-        """Log the last step's metrics where due; `check` looks at its finite flag anyway."""
+        """Log the last step's metrics if due; with `check`, check its finite flag in any case."""
         nonlocal pending
         if pending is None:
             return
@@ -188,9 +188,9 @@ def run(
 
     with jax.transfer_guard("disallow"):
         for step in range(start, stop + 1):
-            fresh, ending = step > start or step == 0, hooks.end_at(step)
+            newly_reached, ending = step > start or step == 0, hooks.end_at(step)
             unsaved = state if step > start else None
-            due = hooks.evaluate_at(step) and (fresh or not evaluated)
+            due = hooks.evaluate_at(step) and (newly_reached or not evaluated)
             if due and not ending:
                 read_pending(check=True)
                 hooks.at("evaluate", step)
@@ -200,11 +200,11 @@ def run(
                         jax.transfer_guard("allow"),
                         hooks.interruptible(unsaved, step, False),
                     ):
-                        found = hooks.evaluate(state, step)
-                    hooks.log(step, found)
+                        results = hooks.evaluate(state, step)
+                    hooks.log(step, results)
                 except Interrupted:
                     ending = True
-            if (ending and step > start) or (not ending and fresh and hooks.save_at(step)):
+            if (ending and step > start) or (not ending and newly_reached and hooks.save_at(step)):
                 save(not (due and ending))
             if step == stop or ending:
                 break
@@ -214,7 +214,7 @@ def run(
                     hooks.at("refresh", step)
                     with clock.paused(), jax.transfer_guard("allow"):
                         state = hooks.refresh(state)
-                    if unsaved is not None:  # a refreshed state is never saved, and the other gone
+                    if unsaved is not None:  # a refreshed state is never saved; the old one is gone
                         wait = _NOTHING
                 hooks.at("data", step)
                 with clock.waiting(), wait:
@@ -240,22 +240,22 @@ def run(
 
 
 class _Clock:
-    """Rates between two readings, without the time spent in evaluations and saves."""
+    """Rates between two readings, excluding the time spent in evaluations and saves."""
 
     def __init__(self, batch_size: int, step: int):
         self._batch_size, self._step = batch_size, step
         self._since, self._waited = time.monotonic(), 0.0
 
     def read(self, step: int) -> dict[str, float]:
-        now = time.monotonic()
-        elapsed = max(now - self._since, 1e-9)
+        time_now = time.monotonic()
+        elapsed = max(time_now - self._since, 1e-9)
         pace = (step - self._step) / elapsed
         rates = {
             "perf/steps_per_second": pace,
             "perf/images_per_second": pace * self._batch_size,
             "perf/data_wait": min(self._waited / elapsed, 1.0),
         }
-        self._since, self._step, self._waited = now, step, 0.0
+        self._since, self._step, self._waited = time_now, step, 0.0
         return rates
 
     @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""What the files of a checkpoint are: sizes and digests, written when all of them lie there.
+"""The manifest of a checkpoint: sizes and digests of its files, written once all of them exist.
 
-The storage layer's own checks do not see every flipped bit, nor that a file is gone.
+The storage layer's own checks miss some flipped bits and missing files.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ _STEP = re.compile("0|[1-9][0-9]{0,17}")  # the name of a checkpoint's folder
 
 
 def numbered(folder: Path) -> list[int]:
-    """The steps that folders below `folder` are named after, ascending."""
+    """List the steps that the folders in `folder` are named after, ascending."""
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if _STEP.fullmatch(p.name) and p.is_dir())
 
 
 def steps(folder: Path) -> list[int]:
-    """Those of them that have a manifest; whether they are whole is not asked."""
+    """List the steps that have a manifest, ascending, without verifying their files."""
     return [step for step in numbered(folder) if (folder / str(step) / NAME).exists()]
 
 
@@ -43,52 +43,52 @@ def write(folder: Path, **facts: Any) -> None:
         sync(path)
     for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         sync(path)
-    said = {"time": time.time(), "files": _digests(folder, names), **facts}
+    content = {"time": time.time(), "files": _digests(folder, names), **facts}
     with replacing(folder / NAME) as temporary:
-        text = json.dumps(said | {"sha256": _own_digest(said)}, indent=1, sort_keys=True)
+        text = json.dumps(content | {"sha256": _own_digest(content)}, indent=1, sort_keys=True)
         temporary.write_text(text)
     sync(folder.parent)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint; {} if there is none, or not as it was written."""
+    """Read the manifest of a checkpoint; {} if there is none or it was altered."""
     try:
-        found = from_json((folder / NAME).read_text())
-        return found if found.pop("sha256") == _own_digest(found) else {}
+        content = from_json((folder / NAME).read_text())
+        return content if content.pop("sha256") == _own_digest(content) else {}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
 
 
 def damage(folder: Path) -> str:
-    """What is wrong with the files of a checkpoint, "" if nothing is."""
+    """Describe what is wrong with the files of a checkpoint, "" if nothing is."""
     if not (folder / NAME).exists():
         return f"it has no {NAME}: its writing was never finished"
-    known = read(folder).get("files")
-    if known is None:
+    recorded = read(folder).get("files")
+    if recorded is None:
         return f"{NAME} is not what was written"
     there = _names(folder)
-    for name in known:
+    for name in recorded:
         if name not in there:
             return f"{name} is missing"
     try:
-        found = _digests(folder, there)
+        digests = _digests(folder, there)
     except OSError as e:
         return f"{e.filename} cannot be read: {e.strerror}"
-    for name, file in found.items():
-        if name not in known:
+    for name, file in digests.items():
+        if name not in recorded:
             return f"{name} does not belong there"
-        if file != known[name]:
+        if file != recorded[name]:
             return f"{name} is not what was written"
     return ""
 
 
 def size(manifest: Mapping[str, Any]) -> int:
-    """Bytes of all files."""
+    """Return the total size of all files in bytes."""
     return sum(file["bytes"] for file in manifest.get("files", {}).values())
 
 
-def _own_digest(said: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+def _own_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _names(folder: Path) -> set[str]:
@@ -98,11 +98,11 @@ def _names(folder: Path) -> set[str]:
 
 
 def _digests(folder: Path, names: set[str]) -> dict[str, dict[str, Any]]:
-    def one(name: str) -> dict[str, Any]:
+    def describe(name: str) -> dict[str, Any]:
         with (folder / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return {"bytes": file.tell(), "sha256": digest}
 
     ordered = sorted(names)
     with ThreadPoolExecutor(4) as pool:  # digesting releases the GIL
-        return dict(zip(ordered, pool.map(one, ordered), strict=True))
+        return dict(zip(ordered, pool.map(describe, ordered), strict=True))

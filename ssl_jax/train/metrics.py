@@ -1,5 +1,5 @@
-"""What a run measured: `metrics.jsonl`, `summary.json` and TensorBoard events, the same after any
-number of restarts, and written late rather than not where the disk is full for a while.
+"""Metrics of a run: `metrics.jsonl`, `summary.json` and TensorBoard events, the same after any
+number of restarts. While the disk is full, they are kept and written later.
 """
 
 import contextlib
@@ -23,13 +23,15 @@ FLUSH = 30.0  # seconds between two times that events reach the disk
 
 
 class MetricsWriter:
-    """Appends one JSON object a step; on leaving, writes the last value of every metric.
+    """Writer that appends one JSON object per step and, on exit, writes the last value of every
+    metric.
 
-    Opened at the step a run goes on from, it drops what an interrupted part wrote beyond it: those
-    steps are made again. A line that cannot be written is kept and tried again with the next.
+    Opened at the step that a run resumes from, it drops the lines that an interrupted run wrote
+    beyond that step, as those steps are repeated. A line that cannot be written is retried with the
+    next.
 
     Args:
-      warn: told in one line what cannot be written; training goes on.
+      warn: called with one line when something cannot be written; training continues.
     """
 
     def __init__(self, workdir: Path, step: int, warn: Callable[[str], None] = _log.warning):
@@ -49,7 +51,7 @@ class MetricsWriter:
             self._warn(f"no TensorBoard events are written: {workdir / 'events'}: {e.strerror}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line for `step`, the number of updates made."""
+        """Write one line for `step`, the number of updates made."""
         line = {"step": step} | {k: float(v) for k, v in sorted(values.items())}
         self.last |= line
         self._waiting.append(f"{json.dumps(line)}\n".encode())
@@ -62,7 +64,7 @@ class MetricsWriter:
             self._warn(f"step {step}: no more TensorBoard events are written: {e.strerror}")
 
     def sync(self) -> None:
-        """Have all lines on the disk, as they must be before a checkpoint that follows them."""
+        """Flush all lines to the disk, which a checkpoint that follows them requires."""
         self._flush()
         try:
             os.fsync(self._file.fileno())
@@ -73,17 +75,17 @@ class MetricsWriter:
         text, waited = b"".join(self._waiting), len(self._waiting) > 1
         try:
             done = self._file.write(text) or 0
-            if done < len(text):  # a full disk takes a part and does not complain
+            if done < len(text):  # a full disk takes a part without an error
                 self._file.write(text[done:])
         except OSError as e:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._size)  # no torn line in the middle of the file
             if not waited:
-                self._warn(f"metrics cannot be written, training goes on: {e.strerror}")
+                self._warn(f"metrics cannot be written, training continues: {e.strerror}")
             return
         self._size, self._waiting = self._size + len(text), []
         if waited:
-            self._warn("metrics are written again, none is lost")
+            self._warn("metrics are written again, none were lost")
 
     def __enter__(self) -> Self:
         return self
@@ -100,9 +102,9 @@ class MetricsWriter:
 
 
 class _Events:
-    """An events file; TensorBoard drops from older ones what is not before the step `first`.
+    """An events file; TensorBoard drops from older files everything from the step `first` on.
 
-    Written at once: tensorboardX's `SummaryWriter` waits for ever once its thread met a full disk.
+    Written directly: tensorboardX's `SummaryWriter` hangs once its thread has met a full disk.
     """
 
     def __init__(self, folder: Path, first: int):
@@ -126,8 +128,8 @@ class _Events:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of `metrics.jsonl` in order; a line that was torn by a crash, or that holds
-    anything but numbers, is left out.
+    """Read the lines of `metrics.jsonl` in order, without lines that were torn by a crash or that
+    hold anything but numbers.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
@@ -136,15 +138,15 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
 
 
 def read_summary(workdir: Path) -> dict[str, float]:
-    """The last value of every metric: of `summary.json`, or where that cannot be used of
+    """Read the last value of every metric from `summary.json`, or if that is unusable from
     `metrics.jsonl`.
     """
     try:
-        found = from_json((workdir / "summary.json").read_bytes())
+        summary = from_json((workdir / "summary.json").read_bytes())
     except (OSError, ValueError):
-        found = None
-    if isinstance(found, dict) and all(map(is_number, found.values())):
-        return found
+        summary = None
+    if isinstance(summary, dict) and all(map(is_number, summary.values())):
+        return summary
     last: dict[str, float] = {}
     for line in read_metrics(workdir):
         last |= line
@@ -152,7 +154,7 @@ def read_summary(workdir: Path) -> dict[str, float]:
 
 
 def _line(text: bytes) -> dict[str, float] | None:
-    """A line of `metrics.jsonl`; None if it is none."""
+    """Parse a line of `metrics.jsonl`; None if it is invalid."""
     try:
         line = from_json(text)
     except ValueError:
@@ -162,11 +164,12 @@ def _line(text: bytes) -> dict[str, float] | None:
 
 
 def _cut(path: Path, step: int) -> list[dict[str, float]]:
-    """The lines of a file up to `step`, the others being removed from it: at its end, where a run
-    that goes on has them, without needing room for a second copy.
+    """Remove the lines beyond `step` from a file and return the others.
+
+    Lines at its end, where a resumed run has them, are cut off without a second copy.
     """
-    kept, end, size = [], 0, 0
-    rest: list[bytes] = []  # what stays, if it must be written anew
+    lines, end, size = [], 0, 0
+    rest: list[bytes] = []  # the lines to keep, if the file must be rewritten
     beyond = anew = False
     for text in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         size += len(text)
@@ -174,7 +177,7 @@ def _cut(path: Path, step: int) -> list[dict[str, float]]:
         if line is not None and line["step"] > step:
             beyond = True
         elif line is not None:
-            kept.append(line)
+            lines.append(line)
             rest.append(text.rstrip(b"\n") + b"\n")
             anew |= beyond or not text.endswith(b"\n")
             end = size
@@ -183,4 +186,4 @@ def _cut(path: Path, step: int) -> list[dict[str, float]]:
             temporary.write_bytes(b"".join(rest))
     elif end < size:
         os.truncate(path, end)
-    return kept
+    return lines

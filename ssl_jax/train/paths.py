@@ -13,7 +13,7 @@ STREAMS = "data.streams."
 
 
 def anchored(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with the data, files and runs that it names as absolute paths."""
+    """Return `config` with absolute paths for the data, files and runs that it names."""
     made = copy.deepcopy(dict(config))
     for key in KEYS:
         section, _, name = key.partition(".")
@@ -29,11 +29,11 @@ def anchored(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def anchor(key: str, value: str) -> str:
-    """The value of one key, with an absolute path if it is one; names stay as they are."""
+    """Return the value of one key, made absolute if it is a path; names stay as they are."""
     if key.startswith((*KEYS[:2], STREAMS)):
         return sources.absolute(value)
     if key == "objective.name" and not value.endswith(".py"):
-        return value  # of one of ours
+        return value  # a built-in method
     try:
         is_there = bool(value) and Path(value).expanduser().exists()
     except (OSError, RuntimeError, ValueError):
@@ -42,8 +42,10 @@ def anchor(key: str, value: str) -> str:
 
 
 def same(key: str, old: Any, new: Any) -> bool:
-    """Whether two values of a key name the same: of a relative path, as older runs have them, the
-    end is compared where the working directory is another one; "#." is the whole of a folder.
+    """Return whether two values of a key name the same thing.
+
+    Older runs hold relative paths: if the working directory has changed, such a path only has to
+    match the end of the other. "#." stands for the whole of a folder.
     """
     if old == new:
         return True

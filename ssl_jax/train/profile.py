@@ -8,18 +8,18 @@ from ssl_jax.core.errors import UserError
 
 
 class Profile:
-    """Traces the steps `first` to `last - 1` into a folder, without a wait for the device.
+    """Traces the steps `first` to `last - 1` into a folder, without waiting for the device.
 
-    A step is on its way when the loop goes on to the next: the trace ends once the step after the
-    last has been dispatched, when the loop has seen the last one end, and so holds all of it.
+    A step is still running when the loop moves on to the next: the trace ends once the step after
+    the last has been dispatched, when the last one has ended, and so holds all of it.
 
     Args:
       span: "100:105", or "" for no trace.
-      folder: that the trace is written to.
+      folder: folder that the trace is written to.
       here: whether this process traces; one of several is enough.
 
     Raises:
-      UserError: `span` is no such range.
+      UserError: `span` is not such a range.
     """
 
     def __init__(self, span: str, folder: Path, here: bool = True):
@@ -30,7 +30,7 @@ class Profile:
         self._folder, self._on = folder, False
 
     def at(self, what: str, step: int) -> None:
-        """To be told what the loop does next; see `loop.Hooks.at`."""
+        """Start or end the trace, given the next activity of the loop; see `loop.Hooks.at`."""
         if self._steps is None:
             return
         first, last = self._steps
@@ -41,7 +41,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """End a trace that is under way: what it holds is written."""
+        """End a running trace and write it."""
         if self._on:
             jax.profiler.stop_trace()
             self._steps, self._on = None, False

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: a live line in a terminal, plain lines elsewhere."""
+"""Progress of a run: a live line in a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,18 +9,18 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 PLAIN_SECONDS = 10.0
-SHORT = 2.0  # seconds that a phase takes before its time is shown
+SHORT = 2.0  # seconds after which the time of a phase is shown
 
 
 def duration(seconds: float) -> str:
-    """75 -> "1:15", 3700 -> "1:01:40"."""
+    """Format seconds: 75 -> "1:15", 3700 -> "1:01:40"."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
 class _Elapsed(ProgressColumn):
-    """How long the phase at hand has been going on."""
+    """Elapsed time of the current phase."""
 
     def render(self, task: Task) -> Text:
         since = task.fields["since"]
@@ -29,15 +29,15 @@ class _Elapsed(ProgressColumn):
 
 
 class Line:
-    """A live line in a terminal, else a plain one every ten seconds. A context manager.
+    """A live line in a terminal, else a plain line every ten seconds. A context manager.
 
     Args:
-      count: how many are done, of all, in words.
-      total: None: not yet known.
-      done: at the start.
+      count: number done -> its text, such as "step 3/10".
+      total: number of items; None if not yet known.
+      done: number done at the start.
 
     Attributes:
-      console: where all of it is printed.
+      console: where everything is printed.
     """
 
     def __init__(
@@ -66,23 +66,23 @@ class Line:
             )
 
     def phase(self, text: str, detail: str = "", brief: bool = False) -> None:
-        """Name what is done now, before the numbers of `show` come; of it, the `detail` at hand.
+        """Name the current phase, before the numbers of `show` come, and its current `detail`.
 
-        Where lines are plain, each phase is named once unless it is `brief`, and a detail only
-        where nothing was printed for some time.
+        With plain lines, each phase is named once unless it is `brief`, and a detail only if
+        nothing was printed for some time.
         """
-        now, entered = time.monotonic(), text != self._phase
+        time_now, entered = time.monotonic(), text != self._phase
         self._phase = text
-        shown = f"{text}: {detail} ..." if detail else f"{text} ..."
+        phase_text = f"{text}: {detail} ..." if detail else f"{text} ..."
         if self._live is not None:
-            since = {"since": now} if entered else {}
-            self._live.update(self._task, refresh=True, description=shown, **since)  # type: ignore[arg-type]
-        elif (entered and not brief) or (detail and now - self._named >= PLAIN_SECONDS):
-            self._named = now
-            self.console.print(f"{text} ..." if entered else shown, markup=False)
+            since = {"since": time_now} if entered else {}
+            self._live.update(self._task, refresh=True, description=phase_text, **since)  # type: ignore[arg-type]
+        elif (entered and not brief) or (detail and time_now - self._named >= PLAIN_SECONDS):
+            self._named = time_now
+            self.console.print(f"{text} ..." if entered else phase_text, markup=False)
 
     def back(self, text: str) -> None:
-        """From a phase back to the numbers that were shown last, or to `text` without any."""
+        """Return from a phase to the numbers shown last, or to `text` if there are none."""
         if self._live is not None and self._phase:
             self._live.update(self._task, description=self._shown or f"{text} ...", since=None)
         self._phase = ""
@@ -103,7 +103,7 @@ class Line:
             self.console.print(f"{self._count(done)}  {text}", markup=False)
 
     def stop(self) -> None:
-        """Show nothing any more."""
+        """Remove the live line."""
         if self._live is not None:
             self._live.stop()
 
@@ -117,8 +117,8 @@ class Line:
 
 
 class ProgressLine(Line):
-    """What a run does; once it trains, step/total, loss, images per second, share of time spent
-    waiting for data, MFU if known, time to go.
+    """Progress of a training run: its phase, then step/total, loss, images per second, share of
+    time spent waiting for data, MFU if known, and remaining time.
     """
 
     def __init__(self, console: Console):
@@ -129,7 +129,7 @@ class ProgressLine(Line):
         self._first: tuple[int, float] | None = None  # after compilation
 
     def begin(self, step: int, total: int) -> None:
-        """From here on there are steps, of which so many are done."""
+        """Start to count steps: `step` of `total` are done."""
         self._total, self._first = total, None
         if self._live is not None:
             self._live.update(self._task, total=total, completed=step, count=self._count(step))
@@ -148,9 +148,9 @@ class ProgressLine(Line):
         parts.append(f"data wait {values['perf/data_wait']:.0%}")
         if "perf/mfu" in values:
             parts.append(f"MFU {values['perf/mfu']:.0%}")
-        now, pace = time.monotonic(), values["perf/steps_per_second"]
-        self._first = self._first or (step, now)
+        time_now, pace = time.monotonic(), values["perf/steps_per_second"]
+        self._first = self._first or (step, time_now)
         if step > self._first[0]:
-            pace = (step - self._first[0]) / (now - self._first[1])
+            pace = (step - self._first[0]) / (time_now - self._first[1])
         parts.append(f"ETA {duration((self._total - step) / pace)}")
         return "  ".join(parts)

@@ -1,6 +1,6 @@
-"""A refresh: the network's outputs for the whole data set, and what a method makes of them.
+"""A refresh: a pass over the whole data set and the method's update from its outputs.
 
-All of it happens on the devices; no device ever holds more than its rows of what is recorded.
+All of it runs on the devices; no device ever holds more than its rows of the recorded outputs.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,18 +25,18 @@ Examples = Iterable[Batch]
 
 
 def make_recorder(objective: Objective) -> Callable[..., DataPass]:
-    """(params, extra, so far, images (B, H, W, C) uint8, index (B,)) -> the pass with these rows
-    written; pure. Rows of index -1 are filling.
+    """Return `(params, extra, pass so far, images (B, H, W, C) uint8, index (B,)) -> pass with
+    these rows written`; pure. Rows of index -1 are padding.
     """
     view = objective.inputs().views[0]
 
     def record(
         params: Any, extra: Any, features: DataPass, images: Array, index: Array
     ) -> DataPass:
-        found = objective.record(params, extra, prepare(view, images))
+        recorded = objective.record(params, extra, prepare(view, images))
         rows = jnp.where(index < 0, features.present.shape[0], index)  # out of bounds: dropped
         return DataPass(
-            features.values.at[rows].set(found.astype(features.values.dtype), mode="drop"),
+            features.values.at[rows].set(recorded.astype(features.values.dtype), mode="drop"),
             features.present.at[rows].set(True, mode="drop"),
         )
 
@@ -44,7 +44,7 @@ def make_recorder(objective: Objective) -> Callable[..., DataPass]:
 
 
 def empty_pass(objective: Objective, state: TrainState, size: int) -> DataPass:
-    """A pass of nothing, for images of `size` pixels; to be called in `jax.jit`."""
+    """Create an empty pass for images of `size` pixels; call it in `jax.jit`."""
     image = jax.ShapeDtypeStruct((1, size, size, objective.spec.channels), jnp.float32)
     row = jax.eval_shape(objective.record, state.params, state.extra, image)
     rows = sharding.padded_rows(objective.spec.num_examples)
@@ -54,9 +54,11 @@ def empty_pass(objective: Objective, state: TrainState, size: int) -> DataPass:
 def make_kernel(
     objective: Objective, tx: optax.GradientTransformationExtraArgs
 ) -> Callable[[TrainState, DataPass | None], TrainState]:
-    """(state, pass) -> state: the method's `refresh` and the restart of its optimizer groups; pure.
+    """Return `(state, pass) -> state`, the method's `refresh` and the restart of its optimizer
+    groups; pure.
 
-    All randomness is a function of (seed, step): a refresh that was killed is made again, the same.
+    All randomness is a function of (seed, step), so an interrupted refresh gives the same result
+    when repeated.
     """
 
     def kernel(state: TrainState, features: DataPass | None) -> TrainState:
@@ -74,9 +76,9 @@ def make_refresh(
     mesh: Mesh,
     placed: TrainState,
 ) -> Callable[[TrainState, Callable[[], Examples]], TrainState]:
-    """(state, the data) -> state, which keeps its shardings and types and is donated.
+    """Return `(state, examples) -> state`; the state keeps its shardings and types and is donated.
 
-    The data is a function, called only where a pass is due, that returns this host's part of the
+    `examples` is a function, called only if a pass is due, that returns this host's part of the
     examples in batches: `images` (b, H, W, C) uint8, centrally cropped, and `index` (b,) int32.
     """
     rows, steps = sharding.batch_sharding(mesh), objective.pass_steps()

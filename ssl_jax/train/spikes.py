@@ -5,7 +5,7 @@ import math
 import statistics
 
 WINDOW = 50  # losses that a new one is compared with
-LEAST = 10  # before so many, none is called a spike
+LEAST = 10  # number of losses before which none is called a spike
 _NORMAL = 1.4826  # median absolute deviation to standard deviation, for a normal distribution
 
 
@@ -21,16 +21,16 @@ class Spikes:
         self._threshold = threshold
         self._losses: collections.deque[float] = collections.deque(maxlen=WINDOW)
 
-    def seen(self, loss: float) -> float | None:
-        """How many deviations `loss` lies above the median, if that is a spike; else None."""
-        known = list(self._losses)
+    def height(self, loss: float) -> float | None:
+        """Return how many deviations `loss` lies above the median if it is a spike, else None."""
+        previous = list(self._losses)
         if not math.isfinite(loss):
             return None
         self._losses.append(loss)
-        if not self._threshold or len(known) < LEAST:
+        if not self._threshold or len(previous) < LEAST:
             return None
-        middle = statistics.median(known)
-        spread = _NORMAL * statistics.median(abs(x - middle) for x in known)
+        middle = statistics.median(previous)
+        spread = _NORMAL * statistics.median(abs(x - middle) for x in previous)
         # Losses that hardly vary, in a run that has converged, are no measure of a spike.
         spread = max(spread, 0.01 * abs(middle))
         height = (loss - middle) / spread if spread else 0.0

@@ -28,13 +28,13 @@ class TrainState:
     Attributes:
       step: int32 scalar, the number of updates made.
       seed: uint32 scalar; all randomness of a step is a function of (seed, step).
-      skipped: int32 scalar, updates that were undone as their loss or gradient was not finite.
-      in_row: int32 scalar, those of them that no good one has followed.
-      bad_step: int32 scalar, the first step that makes more of them in a row than are allowed, -1
-        while there is none.
-      params: what the optimizer trains.
-      extra: what else the objective carries along.
-      opt_state: the optimizer's, one entry a parameter group.
+      skipped: int32 scalar, updates undone because their loss or gradient was not finite.
+      in_row: int32 scalar, undone updates since the last good one.
+      bad_step: int32 scalar, the first step at which more updates in a row were undone than
+        allowed; -1 until then.
+      params: parameters that the optimizer trains.
+      extra: all other state of the objective.
+      opt_state: the optimizer's state, one entry per parameter group.
     """
 
     step: Array
@@ -49,12 +49,12 @@ class TrainState:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Given:
+class InitialWeights:
     """Weights that a run starts from.
 
     Attributes:
-      backbone: (params, stats) of the backbone, and of whatever the method makes a copy of it.
-      leaves: others, by their path in the state ("params/projector/linear1/kernel").
+      backbone: (params, stats) of the backbone and of every copy that the method makes of it.
+      leaves: other arrays, by their path in the state ("params/projector/linear1/kernel").
     """
 
     backbone: tuple[Tree, Tree]
@@ -66,17 +66,17 @@ def init_fn(
     tx: optax.GradientTransformationExtraArgs,
     leaves: Mapping[str, Array] = MappingProxyType({}),
 ) -> Callable[[Array], TrainState]:
-    """seed (uint32 scalar) -> a fresh state; pure, to be traced by `create` and `abstract`.
+    """Return `seed (uint32 scalar) -> fresh state`: pure, to be traced by `create` and `abstract`.
 
-    `leaves` by path are in the place of those that the method draws.
+    `leaves`, by path, replace those that the method draws.
     """
 
-    def given(path: str, leaf: Array) -> Array:
+    def weights(path: str, leaf: Array) -> Array:
         return jnp.copy(leaves[path]).astype(leaf.dtype) if path in leaves else leaf
 
     def init(seed: Array) -> TrainState:
         params, extra = objective.init(rng.named(jax.random.key(seed), "init"))
-        both = tree.map_with_name(given, {"params": params, "extra": extra})
+        both = tree.map_with_name(weights, {"params": params, "extra": extra})
         params, extra = both["params"], both["extra"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -93,12 +93,12 @@ def init_fn(
 
 
 def abstract(objective: Objective, tx: optax.GradientTransformationExtraArgs) -> TrainState:
-    """Shapes and dtypes of the state; nothing is computed."""
+    """Return the shapes and dtypes of the state without computing anything."""
     return jax.eval_shape(init_fn(objective, tx), jax.ShapeDtypeStruct((), jnp.uint32))
 
 
 def shardings(state: TrainState, config: sharding.MeshConfig, mesh: Mesh) -> TrainState:
-    """A sharding for each leaf of the abstract `state`."""
+    """Return a sharding for each leaf of the abstract `state`."""
     return sharding.tree_shardings(state, config, mesh)
 
 
@@ -107,20 +107,20 @@ def create(
     tx: optax.GradientTransformationExtraArgs,
     seed: int,
     placed: TrainState,
-    given: Given | None = None,
+    weights: InitialWeights | None = None,
 ) -> TrainState:
-    """A fresh state. Built inside `jit`: no buffer is shared, so that every one can be donated.
+    """Create a fresh state, inside `jit`: no buffer is shared, so that every one can be donated.
 
-    With `given` the backbone starts as that, and so does whatever the method makes a copy of it:
-    teacher, key encoder; then the single leaves are put in.
+    With `weights` the backbone starts from them, and so does every copy that the method makes of it
+    (teacher, key encoder); then the single leaves are put in.
     """
 
-    def init(seed: Array, given: Given | None) -> TrainState:
-        if given is None:
+    def init(seed: Array, weights: InitialWeights | None) -> TrainState:
+        if weights is None:
             return init_fn(objective, tx)(seed)
-        copied = lambda key: jax.tree.map(jnp.copy, given.backbone)  # noqa: E731
+        copied = lambda key: jax.tree.map(jnp.copy, weights.backbone)  # noqa: E731
         own = objective.with_backbone(dataclasses.replace(objective.backbone, init=copied))
-        return init_fn(own, tx, given.leaves)(seed)
+        return init_fn(own, tx, weights.leaves)(seed)
 
     where: Any = placed.seed
-    return jax.jit(init, out_shardings=placed)(place(np.uint32(seed), where), given)
+    return jax.jit(init, out_shardings=placed)(place(np.uint32(seed), where), weights)

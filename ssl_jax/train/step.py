@@ -51,11 +51,13 @@ def make_kernel(
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         old = (state.params, state.extra, state.opt_state)
         params, extra, opt_state = jax.tree.map(
-            lambda new, kept: jnp.where(finite, new, kept), (params, extra, opt_state), old
+            lambda updated, previous: jnp.where(finite, updated, previous),
+            (params, extra, opt_state),
+            old,
         )
         in_row = jnp.where(finite, 0, state.in_row + 1)
         fine = (in_row <= skips) | (state.bad_step >= 0)
-        now = TrainState(
+        new_state = TrainState(
             step=state.step + 1,
             seed=state.seed,
             skipped=jnp.where(finite, state.skipped, state.skipped + 1),
@@ -67,8 +69,8 @@ def make_kernel(
         )
         metrics = {"loss": loss, "lr": schedule(state.step), "grad_norm": grad_norm}
         metrics = {f"train/{k}": v for k, v in (metrics | dict(aux.metrics)).items()}
-        metrics |= {"bad_step": now.bad_step, "skipped": now.skipped}
-        return now, metrics
+        metrics |= {"bad_step": new_state.bad_step, "skipped": new_state.skipped}
+        return new_state, metrics
 
     return kernel
 

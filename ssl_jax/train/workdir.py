@@ -1,4 +1,4 @@
-"""The folder of one run: its lock, its resolved config, and what may change when a run goes on."""
+"""The folder of one run: its lock, its resolved config, and what may change when it resumes."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ FREE = (
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
+    """Flatten nested keys: {"a": {"b": 1}} to {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -39,7 +39,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The resolved config of the run in `workdir`.
+    """Read the resolved config of the run in `workdir`.
 
     Raises:
       UserError: there is no run, or its config cannot be read.
@@ -47,31 +47,31 @@ def read_config(workdir: Path) -> dict[str, Any]:
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(
-            f"no run in {workdir}: it holds no config.json; train one with --workdir={workdir}"
+            f"no run in {workdir}: it has no config.json; train one with --workdir={workdir}"
         )
     try:
-        found = from_json(path.read_text())
+        config = from_json(path.read_text())
     except (OSError, ValueError) as e:
         raise UserError(f"cannot read {path}: {e}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"cannot read {path}: it holds no JSON object")
-    for section, values in found.items():
-        if not isinstance(values, dict) and "objective" not in found:
+    if not isinstance(config, dict):
+        raise UserError(f"cannot read {path}: expected a JSON object")
+    for section, values in config.items():
+        if not isinstance(values, dict) and "objective" not in config:
             raise UserError(
-                f"no run in {workdir}: its config.json is of something else; weights that lie "
-                f"there are read with --weights={workdir}"
+                f"no run in {workdir}: its config.json belongs to something else; to read weights "
+                f"stored there, use --weights={workdir}"
             )
         if not isinstance(values, dict):
-            raise UserError(f"cannot read {path}: {section} holds {values!r:.80}, not keys")
-    return found
+            raise UserError(f"cannot read {path}: {section}: expected keys, got {values!r:.80}")
+    return config
 
 
 def named(text: str) -> list[Path]:
-    """The folders that --workdir names: of existing ones the name is enough, whatever is in it;
-    else several, by comma and by glob.
+    """List the folders that --workdir names: separated by commas, with glob patterns. The name of
+    an existing folder is taken literally, whatever characters it has.
 
     Raises:
-      UserError: a pattern that no run matches.
+      UserError: no run matches a pattern.
     """
     parts, folders = text.split(","), []  # type: tuple[list[str], list[Path]]
     while parts:
@@ -80,7 +80,7 @@ def named(text: str) -> list[Path]:
         count = next(there, 1)
         name, parts = ",".join(parts[:count]), parts[count:]
         if _is_folder(name) or not any(c in name for c in "*?["):
-            folders.append(Path(name))  # what reads it says whether it is there
+            folders.append(Path(name))  # its reader reports a missing folder
             continue
         matches = sorted(m for m in _matching(Path(name)) if (m / "config.json").is_file())
         if not matches:
@@ -94,17 +94,17 @@ def _is_folder(name: str) -> bool:
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """The paths of a pattern, in which the name of an existing folder stands for itself."""
-    found = [Path(pattern.anchor)]
+    """List the paths that match a pattern; the name of an existing folder is taken literally."""
+    config = [Path(pattern.anchor)]
     for part in pattern.relative_to(pattern.anchor).parts:
-        every = [[at / part] if (at / part).exists() else at.glob(part) for at in found]
-        found = [path for paths in every for path in paths]
-    return found
+        every = [[at / part] if (at / part).exists() else at.glob(part) for at in config]
+        config = [path for paths in every for path in paths]
+    return config
 
 
 def started(workdir: Path) -> bool:
-    """Whether the run has a checkpoint, whole or damaged: one without can start anew, with another
-    config.
+    """Return whether the run has a checkpoint, whole or damaged. A run without one can start over
+    with another config.
     """
     return any((workdir / "checkpoints").glob("[0-9]*/manifest.json"))
 
@@ -116,12 +116,12 @@ def check_resumable(
     defaults: Mapping[str, Any] | None = None,
     accept: bool = False,
 ) -> None:
-    """Refuse to go on with a run under a config that would change its result, unless `accept`.
+    """Refuse to resume a run under a config that would change its result, unless `accept`.
 
-    A key that `old` lacks, as the version that wrote it had none, has its value in `defaults`.
+    A key missing from `old`, because an older version wrote it, takes its value from `defaults`.
 
     Args:
-      what: holds the run, for the message.
+      what: the folder or file with the run, for the message.
 
     Raises:
       UserError: names the keys that differ; another method is never accepted.
@@ -131,19 +131,19 @@ def check_resumable(
         raise UserError(
             f"{what} holds a run of {name(old)!r}, not of {name(new)!r}; give another --workdir"
         )
-    b, known = flatten(json.loads(json.dumps(new))), flatten(defaults or {})
-    a = {key: known[key] for key in b if key in known} | flatten(old)
+    b, default_values = flatten(json.loads(json.dumps(new))), flatten(defaults or {})
+    a = {key: default_values[key] for key in b if key in default_values} | flatten(old)
     changed = [
         key
         for key in sorted(a.keys() | b.keys())
         if not paths.same(key, a.get(key), b.get(key)) and not key.startswith(FREE)
     ]
     if changed and not accept:
-        shown = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])
+        differences = ", ".join(f"{k} (was {a.get(k)!r}, now {b.get(k)!r})" for k in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{what} holds a run with another config: {shown}{more}; "
-            "give another --workdir, the old values, or --accept_changes to go on all the same"
+            f"{what} holds a run with another config: {differences}{more}; "
+            "give another --workdir, the old values, or --accept_changes to resume anyway"
         )
 
 
@@ -155,15 +155,14 @@ def opened(
     accept: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Hold the lock on `workdir`, made if need be, with `config` written into it; see
-    `check_resumable` for `defaults` and `accept`. `check` is called before it is written.
+    """Hold the lock on `workdir`, created if missing, with `config` written into it; see
+    `check_resumable` for `defaults` and `accept`. `check` is called before the config is written.
 
-    The lock belongs to the process, the first of several: it goes when the process ends, however it
-    ends.
+    The lock belongs to the process, the first of several, and ends with it, however it ends.
 
     Raises:
-      UserError: not writable, a trainer at work in it, or a run with another config; in another
-        process than the first, it does not see what the first one wrote.
+      UserError: `workdir` is not writable, is in use by another trainer, or holds a run with
+        another config; in another process than the first: it does not hold what the first wrote.
     """
     first = distributed.primary()
     prepared = _prepared(workdir, config, defaults, accept, check)
@@ -176,10 +175,10 @@ def opened(
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Hold the lock on `workdir`, made if need be.
+    """Hold the lock on `workdir`, created if missing.
 
     Raises:
-      UserError: not writable, or a trainer at work in it.
+      UserError: it is not writable, or is in use by another trainer.
     """
     busy = f"another trainer is at work in {workdir}; wait for it or give another --workdir"
     with files.locked(workdir, f"cannot write to --workdir={workdir}", busy):
@@ -208,7 +207,7 @@ def _prepared(
 
 
 def _check_shared(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Whether this process sees the config that the first one wrote."""
+    """Check that this process sees the config that the first one wrote."""
     files.await_shared(
         lambda: (workdir / "config.json").exists() and read_config(workdir) == config,
         f"--workdir={workdir} on {socket.gethostname()} does not hold the config that process 0 "

@@ -12,7 +12,7 @@ RGB = np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
 
 class ColorTest(absltest.TestCase):
     def test_lab_of_the_corners(self):
-        known = {
+        published = {
             (0, 0, 0): (0, 0, 0),
             (1, 1, 1): (100, 0, 0),
             (1, 0, 0): (53.241, 80.092, 67.203),
@@ -22,9 +22,9 @@ class ColorTest(absltest.TestCase):
             (1, 1, 0): (97.140, -21.555, 94.478),
             (0.5, 0.5, 0.5): (53.389, 0, 0),
         }
-        pixels = np.array(list(known), np.float32).T[:, None]
+        pixels = np.array(list(published), np.float32).T[:, None]
         got = np.asarray(color.srgb_to_lab(jnp.asarray(pixels)))[:, 0].T
-        np.testing.assert_allclose(got, list(known.values()), atol=0.01)
+        np.testing.assert_allclose(got, list(published.values()), atol=0.01)
 
     def test_lab_is_cv2s(self):
         want = cv2.cvtColor(RGB.transpose(1, 2, 0), cv2.COLOR_RGB2Lab).transpose(2, 0, 1)

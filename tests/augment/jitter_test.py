@@ -32,7 +32,7 @@ class JitterTest(parameterized.TestCase):
             lambda im: p.adjust(im, saturation(im, factor[2])),
             lambda im: p.hue(im, signed[3]),
         ]
-        draws, wanted, orders = [], [], set()
+        draws, expected, orders = [], [], set()
         for (o, order), ahead in itertools.product(
             enumerate(itertools.permutations(range(3))), range(4)
         ):
@@ -42,12 +42,12 @@ class JitterTest(parameterized.TestCase):
             out = jnp.asarray(RGB)
             for i in order:
                 out = ops[i](out)
-            wanted.append(out)
+            expected.append(out)
         self.assertLen(orders, 24)
         jitter = jax.jit(lambda d: color_jitter(jnp.asarray(RGB), d, strength, kind, serial))
         each = functools.partial(jax.lax.map, jitter) if serial else jax.vmap(jitter)
         got = each(jnp.asarray(draws, jnp.float32))
-        np.testing.assert_allclose(got, np.stack(wanted), atol=3e-6)
+        np.testing.assert_allclose(got, np.stack(expected), atol=3e-6)
         self.assertGreater(len(np.unique(np.round(got, 4), axis=0)), 11)  # some orders commute
 
     @parameterized.product(
@@ -59,8 +59,8 @@ class JitterTest(parameterized.TestCase):
         draws = jax.random.uniform(jax.random.key(0), (40, DRAWS))
         image = jnp.asarray(RGB)
         batched = jax.vmap(lambda d: color_jitter(image, d, strength, kind))(draws)
-        one = jax.jit(lambda d: color_jitter(image, d, strength, kind, serial=True))
-        np.testing.assert_allclose(batched, jax.lax.map(one, draws), atol=3e-6)
+        serial = jax.jit(lambda d: color_jitter(image, d, strength, kind, serial=True))
+        np.testing.assert_allclose(batched, jax.lax.map(serial, draws), atol=3e-6)
         self.assertGreater(np.abs(np.asarray(batched) - RGB).max(), 0.05)
 
     def test_ranges(self):

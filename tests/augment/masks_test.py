@@ -19,18 +19,18 @@ class RandomMaskingTest(parameterized.TestCase):
         ids_keep, mask, ids_restore = random_masking(noise, float(data["hp_mask_ratio"]))
         np.testing.assert_array_equal(mask, data["out_mask"])
         np.testing.assert_array_equal(ids_restore, data["out_ids_restore"])
-        kept = take(jnp.asarray(data["in_x"]), ids_keep)
-        np.testing.assert_array_equal(kept, data["out_x_masked"])
+        visible = take(jnp.asarray(data["in_x"]), ids_keep)
+        np.testing.assert_array_equal(visible, data["out_x_masked"])
         self.assertEqual((ids_keep.dtype, mask.dtype), (jnp.int32, jnp.float32))
 
     @parameterized.parameters((16, 0.75), (49, 0.6), (10, 0.0), (7, 0.9))
     def test_restores_the_order(self, length, ratio):
         noise = jax.random.uniform(jax.random.key(0), (length,))
         ids_keep, mask, ids_restore = random_masking(noise, ratio)
-        kept = int(length * (1 - ratio))
-        self.assertEqual((ids_keep.shape, int(mask.sum())), ((kept,), length - kept))
+        count = int(length * (1 - ratio))
+        self.assertEqual((ids_keep.shape, int(mask.sum())), ((count,), length - count))
         tokens = jnp.arange(length)[:, None]
-        padded = jnp.concatenate([take(tokens, ids_keep), jnp.full((length - kept, 1), -1)])
+        padded = jnp.concatenate([take(tokens, ids_keep), jnp.full((length - count, 1), -1)])
         restored = take(padded, ids_restore)[:, 0]
         np.testing.assert_array_equal(restored, np.where(mask == 1, -1, np.arange(length)))
 
@@ -53,7 +53,7 @@ class SimMIMMaskTest(absltest.TestCase):
 
 
 def published_block_mask(rng, grid, target, least, most=math.inf):
-    """BEiT's generator, as specs and paper tell it, with its loops."""
+    """BEiT's generator, written with the loops of its specification and paper."""
     mask, (height, width) = np.zeros(grid, int), grid
     while mask.sum() < target:
         cap = min(target - mask.sum(), most)
@@ -151,9 +151,9 @@ class MultiBlockTest(parameterized.TestCase):
 
     def test_blocks(self):
         f = lambda k: masks.multi_block(k, (14, 14), (5, 6), (12, 13))  # noqa: E731
-        seen, hidden = jax.jit(jax.vmap(f))(jax.random.split(jax.random.key(0), 2000))
-        seen, hidden = np.asarray(seen), np.asarray(hidden)
-        self.assertFalse((seen[:, None] & hidden).any())
+        visible, hidden = jax.jit(jax.vmap(f))(jax.random.split(jax.random.key(0), 2000))
+        visible, hidden = np.asarray(visible), np.asarray(hidden)
+        self.assertFalse((visible[:, None] & hidden).any())
         np.testing.assert_array_equal(hidden.sum((2, 3)), np.full((2000, 4), 30))
         np.testing.assert_array_equal(hidden.any(3).sum(2), np.full((2000, 4), 5))
         self.assertFalse(hidden[..., -1, :].any() or hidden[..., -1].any())
@@ -162,10 +162,10 @@ class MultiBlockTest(parameterized.TestCase):
             counts = np.bincount(place.ravel(), minlength=room)
             self.assertLen(counts, room)
             np.testing.assert_allclose(counts / 8000, 1 / room, atol=0.02)
-        whole = seen | hidden.any(1)
+        whole = visible | hidden.any(1)
         rows = whole.any(2)
         self.assertEqual({tuple(np.flatnonzero(r)[[0, -1]]) for r in rows} & {(0, 11)}, {(0, 11)})
-        self.assertGreater(seen.sum((1, 2)).min(), 10)
+        self.assertGreater(visible.sum((1, 2)).min(), 10)
 
     def test_context_tokens(self):
         # The released collator, per 8 images on 14 x 14: some 64 are left when all are cut to the
@@ -180,9 +180,9 @@ class MultiBlockTest(parameterized.TestCase):
 
     def test_too_little_context_takes_targets_in(self):
         f = lambda k: masks.multi_block(k, (6, 6), (5, 5), (5, 5), min_keep=10)  # noqa: E731
-        seen, hidden = jax.vmap(f)(jax.random.split(jax.random.key(0), 50))
+        visible, hidden = jax.vmap(f)(jax.random.split(jax.random.key(0), 50))
         # 5 x 5 blocks have one place here: no context is left before every target is allowed in it.
-        np.testing.assert_array_equal(seen, hidden[:, 0])
+        np.testing.assert_array_equal(visible, hidden[:, 0])
 
     def test_mask_ids(self):
         mask = np.random.default_rng(0).random((3, 4, 5)) < 0.5

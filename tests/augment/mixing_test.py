@@ -34,23 +34,23 @@ class MixingTest(parameterized.TestCase):
 
     @parameterized.parameters((0.8, 0.8), (1.0, 1.0))
     def test_shares_are_beta(self, mixup_alpha, cutmix_alpha):
-        one = np.eye(2, dtype=np.float32)
+        targets = np.eye(2, dtype=np.float32)
         image = jnp.zeros((2, SIDE, SIDE, 1), jnp.float32)
-        mix = jax.vmap(lambda k: mixing.mixup(k, image, one, mixup_alpha)[1][0, 0])(KEYS)
+        mix = jax.vmap(lambda k: mixing.mixup(k, image, targets, mixup_alpha)[1][0, 0])(KEYS)
         # Beta(a, a) has the mean 1/2 and the variance 1 / (4 (2 a + 1)).
         deviation = 0.5 / np.sqrt(2 * mixup_alpha + 1)
         self.assertAlmostEqual(np.mean(mix), 0.5, delta=5 * deviation / np.sqrt(1000))
         self.assertAlmostEqual(np.std(mix), deviation, delta=0.02)
-        cut = jax.vmap(lambda k: mixing.cutmix(k, image, one, cutmix_alpha)[1][0, 0])(KEYS)
-        rng, wanted = np.random.default_rng(0), []
+        cut = jax.vmap(lambda k: mixing.cutmix(k, image, targets, cutmix_alpha)[1][0, 0])(KEYS)
+        rng, expected = np.random.default_rng(0), []
         for _ in range(1000):  # the published box
             side = np.sqrt(1 - rng.beta(cutmix_alpha, cutmix_alpha))
             cy, cx, half = *rng.integers(0, SIDE, 2), int(SIDE * side) // 2
             y, x = (min(c + half, SIDE) - max(c - half, 0) for c in (cy, cx))
-            wanted.append(1 - y * x / SIDE**2)
-        error = np.std(wanted) * np.sqrt(2 / 1000)
-        self.assertAlmostEqual(np.mean(cut), np.mean(wanted), delta=5 * error)
-        self.assertAlmostEqual(np.std(cut), np.std(wanted), delta=5 * error)
+            expected.append(1 - y * x / SIDE**2)
+        error = np.std(expected) * np.sqrt(2 / 1000)
+        self.assertAlmostEqual(np.mean(cut), np.mean(expected), delta=5 * error)
+        self.assertAlmostEqual(np.std(cut), np.std(expected), delta=5 * error)
 
     def test_either(self):
         run = jax.vmap(lambda k: mixing.mixup_or_cutmix(k, IMAGES[..., :1], TARGETS, cutmix_p=0.3))

@@ -7,7 +7,7 @@ from ssl_jax.augment import patches
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((51, 51, 3)).astype(np.float32)
-# Each pixel says where it is, each channel which one it is.
+# Each pixel holds its position, each channel its number.
 WHERE = np.stack([1000 * np.mgrid[:51, :51][0] + np.mgrid[:51, :51][1]] * 3, -1).astype(np.float32)
 WHERE += np.array([0.0, 0.25, 0.5], np.float32)
 KEYS = jax.random.split(jax.random.key(0), 600)
@@ -53,15 +53,15 @@ class PatchesTest(parameterized.TestCase):
         np.testing.assert_allclose(counts / counts.sum(), p, atol=spread + 1e-12)
 
     def test_jigsaw_channels_apart(self):
-        one = lambda k: patches.jigsaw_tiles(k, jnp.asarray(WHERE), 3, 12, channel_jitter=2)  # noqa: E731
-        at = corners(jax.vmap(one)(KEYS))
+        cut_tiles = lambda k: patches.jigsaw_tiles(k, jnp.asarray(WHERE), 3, 12, channel_jitter=2)  # noqa: E731
+        at = corners(jax.vmap(cut_tiles)(KEYS))
         apart = at - at.min(2, keepdims=True)
         self.assertEqual((apart.min(), apart.max()), (0, 2))
         self.assertLess(np.abs(np.corrcoef(at[:, 4, 0, 0], at[:, 4, 0, 1])[0, 1]), 0.2)
 
     def test_context_patches_have_gaps(self):
-        one = lambda k: patches.context_patches(k, jnp.asarray(WHERE), 3, 9, gap=6, jitter=2)  # noqa: E731
-        at = corners(jax.vmap(one)(KEYS))[..., 0, :].reshape(600, 3, 3, 2)
+        cut_tiles = lambda k: patches.context_patches(k, jnp.asarray(WHERE), 3, 9, gap=6, jitter=2)  # noqa: E731
+        at = corners(jax.vmap(cut_tiles)(KEYS))[..., 0, :].reshape(600, 3, 3, 2)
         down, across = np.diff(at[..., 0], axis=1), np.diff(at[..., 1], axis=2)
         for steps in (down, across):
             self.assertEqual((steps.min(), steps.max()), (9 + 6 - 4, 9 + 6 + 4))

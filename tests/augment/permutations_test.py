@@ -23,9 +23,9 @@ class PermutationsTest(parameterized.TestCase):
     def test_nine_tiles(self, criterion, count, least, mean):
         made = distant_permutations(9, count, criterion, seed=3)
         np.testing.assert_array_equal(np.sort(made, axis=1), [range(9)] * count)
-        found = distances(made)
-        self.assertEqual((found.min(), found.max()), (least, 9))
-        self.assertAlmostEqual(found.mean(), mean, delta=0.006)
+        distance = distances(made)
+        self.assertEqual((distance.min(), distance.max()), (least, 9))
+        self.assertAlmostEqual(distance.mean(), mean, delta=0.006)
         self.assertEqual(distances(made[:9]).min(), 9)  # a Latin square
 
     def test_all_of_few_tiles(self):
@@ -41,7 +41,9 @@ class PermutationsTest(parameterized.TestCase):
         with self.assertRaises(ValueError):
             a[0, 0] = 1
 
-    @parameterized.parameters((16, 5, "16 tiles"), (4, 25, "there are 24"), (4, 0, "there are 24"))
+    @parameterized.parameters(
+        (16, 5, "got 16"), (4, 25, "1 to 24, got 25"), (4, 0, "1 to 24, got 0")
+    )
     def test_user_errors(self, length, count, message):
         with self.assertRaisesRegex(UserError, message):
             distant_permutations(length, count)

@@ -27,8 +27,8 @@ def added(image, amount):
     return image.point(table * 3)
 
 
-def wanted(name, level, sign):
-    """What timm makes of `PIXELS` at magnitude 10 `level`."""
+def expected(name, level, sign):
+    """Compute timm's result for `PIXELS` at magnitude 10 `level`."""
     factor = max(0.1, 1 + sign * 0.9 * level)
     shear, shift = sign * 0.3 * level, sign * 0.45 * level * SIZE
     operation = {
@@ -61,7 +61,7 @@ class OperationsTest(parameterized.TestCase):
     @parameterized.product(name=OPERATIONS, level=[0.35, 0.9], sign=[1, -1])
     def test_equals_pillow(self, name, level, sign):
         got = OPERATE(PLANES, OPERATIONS.index(name), jnp.float32(level), jnp.float32(sign), MEAN)
-        got, want = 255 * np.asarray(got).transpose(1, 2, 0), wanted(name, level, sign)
+        got, want = 255 * np.asarray(got).transpose(1, 2, 0), expected(name, level, sign)
         wrong = np.abs(got - want).max(-1) > 1.5  # one level and a half: Pillow rounds
         # At the border of what was moved Pillow does not blend the picture with the filling.
         moved = OPERATIONS.index(name) >= OPERATIONS.index("rotate")

@@ -28,7 +28,7 @@ def inputs(name, count=2, **kw):
 
 
 def many(chain: Recipe, image, n=2000, strength=1.0):
-    """`n` draws of `chain` on one image."""
+    """Apply `chain` to one image with `n` random draws."""
     keys = jax.random.split(jax.random.key(1), n)
     f = jax.jit(jax.vmap(lambda k: apply(chain, k, jnp.asarray(image), strength)))
     return np.asarray(f(keys))
@@ -60,12 +60,12 @@ class RecipesTest(parameterized.TestCase):
         batch = make_batch()
         run = jax.jit(lambda b, k: augment(inputs("all"), b, k)["views"][0])
         with mock.patch.dict(RECIPES, all=ALL):
-            one, again, other = (np.asarray(run(batch, jax.random.key(s))) for s in (0, 0, 1))
-        np.testing.assert_array_equal(one, again)
-        self.assertTrue(np.isfinite(one).all())
-        for b in range(len(one)):
-            self.assertGreater(np.abs(one[b] - other[b]).max(), 0.01)
-            self.assertGreater(np.abs(one[b, 0] - one[b, 1]).max(), 0.01)
+            first, again, other = (np.asarray(run(batch, jax.random.key(s))) for s in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        self.assertTrue(np.isfinite(first).all())
+        for b in range(len(first)):
+            self.assertGreater(np.abs(first[b] - other[b]).max(), 0.01)
+            self.assertGreater(np.abs(first[b, 0] - first[b, 1]).max(), 0.01)
 
     def test_views_of_one_image_differ_and_are_keyed_by_index(self):
         batch = make_batch()
@@ -119,7 +119,7 @@ class RecipesTest(parameterized.TestCase):
 
 
 class ChainTest(parameterized.TestCase):
-    """Each part alone: how often, how much."""
+    """Each operation alone: how often it is applied, and how strongly."""
 
     @parameterized.named_parameters(
         ("flip", {"flip": 0.3}, 0.3, IMAGE[:, ::-1]),

@@ -82,7 +82,7 @@ class ChainsTest(parameterized.TestCase):
         ("objective.view.recipe.std=(0.0,)", r"std\[0\]: expected a number above 0, got 0.0"),
         ("objective.view.recipe.jitter=(0,0,0)", "jitter: expected 4 values, got 3"),
         ("objective.view.recipe=5", "unknown recipe '5'"),
-        ("objective.view.recipe=from_abov", "unknown recipe 'from_abov'.*of your own is given in"),
+        ("objective.view.recipe=from_abov", "unknown recipe 'from_abov'.*of your own"),
         ("objective.projector.2.x=1", "expected a number from 0 to 1, not '2'"),
         ("objective.projector.x=1", "expected a number from 0 to 1, not 'x'"),
     )

@@ -257,7 +257,7 @@ class PathsTest(Runs):
         (self.folder / "0" / "x").mkdir(parents=True)
         output = f"--output={self.folder}/e.npz"
         words = ("embed", f"--weights={self.folder}", "--data=digits", output)
-        self.fails(*words, message="/0 is no checkpoint: ")
+        self.fails(*words, message="/0 is not a checkpoint: ")
 
     @parameterized.parameters("r[1]x", "a,b", "a*b", "back\\slash", "q?x", "{a,b}", "~x", "[bold]")
     def test_a_folder_by_its_own_name(self, name):

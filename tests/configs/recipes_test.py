@@ -111,7 +111,7 @@ if __name__ == "__main__":
             made = {recipe: resolve(name, recipe) for recipe in recipes(name)}
             any_of_them = next(iter(made.values()))
             DEFAULTS.write_text(json.dumps(shared(any_of_them), indent=1, sort_keys=True) + "\n")
-            values = {recipe: changed(one) for recipe, one in made.items()}
+            values = {recipe: changed(config) for recipe, config in made.items()}
             text = json.dumps({"defaults": own(any_of_them), "recipes": values}, indent=1)
             (STORED / f"{name}.json").write_text(text + "\n")
     else:

@@ -35,7 +35,9 @@ class ConfigTest(parameterized.TestCase):
         self.assertIsInstance(made.lr, float)
         self.assertEqual(made.shots, (2, 3))
         self.assertEqual(made.clip, 3.0)
-        self.assertEqual(made.view, View(32, recipe="mae"))  # what is not named keeps its default
+        self.assertEqual(
+            made.view, View(32, recipe="mae")
+        )  # keys that are not named keep their defaults
         self.assertEqual(made.views, (View(8),))
         self.assertIsNone(config.build(Section, {"clip": None}, "s").clip)
 
@@ -45,7 +47,7 @@ class ConfigTest(parameterized.TestCase):
         ({"steps": 1.5}, r"s.steps: expected int, got 1.5"),
         ({"steps": True}, r"s.steps: expected int, got True"),
         ({"flip": 1}, r"s.flip: expected bool, got 1"),
-        ({"name": "adam"}, r"s.name: 'adam' is not one of 'adamw', 'sgd'"),
+        ({"name": "adam"}, r"s.name: expected one of 'adamw', 'sgd', got 'adam'"),
         ({"shots": 3}, r"s.shots: expected .*tuple.*, got 3"),
         ({"shots": [1, "x"]}, r"s.shots\[1\]: expected int"),
         ({"pair": [1.0]}, r"s.pair: expected 2 values, got 1"),
@@ -90,7 +92,7 @@ class TextTest(parameterized.TestCase):
         ("text", "True", "True"),
         ("text", "1e-3", "1e-3"),
         ("text", "(1, 2)", "(1, 2)"),
-        ("text", "'7'", "7"),  # in quotes of its own
+        ("text", "'7'", "7"),  # with its own quotes
         ("maybe", "none", None),
         ("maybe", "None", None),
         ("maybe", "7", "7"),
@@ -132,7 +134,7 @@ class TextTest(parameterized.TestCase):
         ("count", "none", "s.count: expected int, got None"),
         ("clip", "-1", "s.clip: expected a number above 0, got -1"),
         ("flag", "1", "s.flag: expected bool, got 1"),
-        ("choice", "gpu", "s.choice: 'gpu' is not one of 'none', 'device'"),
+        ("choice", "gpu", "s.choice: expected one of 'none', 'device', got 'gpu'"),
         ("shots", "5", r"s.shots: expected tuple\[int, ...\], got 5"),
     )
     def test_errors_name_the_key_and_its_type(self, key, text, message):

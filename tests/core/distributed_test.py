@@ -1,4 +1,4 @@
-"""How a process finds its place; tests/cli/processes_test.py has real processes."""
+"""The place of a process; tests/cli/processes_test.py has real processes."""
 
 from unittest import mock
 
@@ -29,8 +29,8 @@ class DistributedTest(parameterized.TestCase):
         ({}, {"SLURM_NTASKS": "8"}, None),  # a shell in an allocation, not one of its tasks
         ({}, {"OMPI_COMM_WORLD_SIZE": "2"}, Place("ompi")),
     )
-    def test_the_place_of_a_process(self, given, env, place):
-        self.assertEqual(distributed.find(given, env), place)
+    def test_the_place_of_a_process(self, flags, env, place):
+        self.assertEqual(distributed.find(flags, env), place)
 
     @parameterized.parameters(
         ({}, Place("gcetpu")),

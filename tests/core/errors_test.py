@@ -1,4 +1,4 @@
-"""Lines for errors of the system."""
+"""One-line messages of system errors."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Files that others look at while they are written."""
+"""Files that others read while they are written."""
 
 from pathlib import Path
 from unittest import mock
@@ -38,11 +38,11 @@ class FilesTest(absltest.TestCase):
 
     def test_two_writers_do_not_mix(self):
         path = self.folder / ("x" * 250)
-        with files.replacing(path) as one, files.replacing(path) as other:
-            self.assertNotEqual(one, other)
-            one.write_text("one")
-            other.write_text("other")
-        self.assertEqual(path.read_text(), "one")  # the last to finish
+        with files.replacing(path) as first, files.replacing(path) as second:
+            self.assertNotEqual(first, second)
+            first.write_text("first")
+            second.write_text("second")
+        self.assertEqual(path.read_text(), "first")  # the last to finish
         self.assertLen(list(self.folder.iterdir()), 1)
 
     def test_what_is_written_is_on_the_disk_before_it_takes_its_place(self):

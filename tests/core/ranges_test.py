@@ -1,4 +1,4 @@
-"""Every number of every config has a range, and what lies outside is refused by the key's name."""
+"""Every number in every config has a range; values outside are refused by the key's name."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ SPEC = Spec(8, 100, 10, 5, 10)
 
 
 def leaves(hint, where):
-    """(path, type, range or None, what wraps a value of it) of the numbers in a type."""
+    """Yield (path, type, range or None, wrapper of a value) of the numbers in a type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         limits = next((a for a in args[1:] if isinstance(a, Range)), None)

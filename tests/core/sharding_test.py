@@ -13,7 +13,7 @@ from ssl_jax.core.sharding import MeshConfig
 
 @dataclass(frozen=True)
 class Chip:
-    """What a mesh looks at in a device."""
+    """The attributes of a device that a mesh uses."""
 
     id: int
     slice_index: int
@@ -30,15 +30,15 @@ class ShardingTest(parameterized.TestCase):
     @parameterized.parameters(
         (MeshConfig(data=3), "replica x data x fsdp = 1x3x1 does not fit the 8 device"),
         (MeshConfig(data=-1, fsdp=3), "1x-1x3 does not fit the 8 device"),
-        (MeshConfig(data=-1, fsdp=-1), "at most one of them -1"),
-        (MeshConfig(data=0), "at most one of them -1"),
+        (MeshConfig(data=-1, fsdp=-1), "at most one may be -1"),
+        (MeshConfig(data=0), "at most one may be -1"),
     )
     def test_meshes_that_do_not_fit(self, config, message):
         with self.assertRaisesRegex(UserError, message):
             sharding.make_mesh(config)
 
     def test_replica_alone_goes_across_slices(self):
-        # Listed in turns, so that nothing is right by chance.
+        # Interleaved, so that no order is right by chance.
         devices = [Chip(i, i % 2) for i in range(8)]
         for config, shape in (
             (MeshConfig(replica=2), (2, 4, 1)),
@@ -48,8 +48,8 @@ class ShardingTest(parameterized.TestCase):
             grid = sharding.make_mesh(config, devices).devices
             self.assertEqual(grid.shape, shape)
             for index, row in enumerate(grid):
-                found = {chip.slice_index for chip in row.flat}
-                self.assertEqual(found, {index // (shape[0] // 2)})
+                slices = {chip.slice_index for chip in row.flat}
+                self.assertEqual(slices, {index // (shape[0] // 2)})
             self.assertLen(set(grid.flat), 8)
 
     @parameterized.parameters(
@@ -79,7 +79,7 @@ class ShardingTest(parameterized.TestCase):
     def test_the_rows_of_this_process_are_all_where_it_is_alone(self):
         mesh = sharding.make_mesh(MeshConfig(fsdp=2))
         np.testing.assert_array_equal(sharding.local_rows(mesh, 16), np.arange(16))
-        with self.assertRaisesRegex(UserError, "batch of 12 does not divide by the 8 devices"):
+        with self.assertRaisesRegex(UserError, "batch of 12 is not divisible by the 8 devices"):
             sharding.local_rows(mesh, 12)
 
     def test_rules(self):
@@ -119,7 +119,7 @@ class ShardingTest(parameterized.TestCase):
     def test_an_unknown_rule(self):
         config = MeshConfig(rules=((".*", "split"),))
         mesh = sharding.make_mesh(config)
-        with self.assertRaisesRegex(UserError, "'split' for 'x' is not one of"):
+        with self.assertRaisesRegex(UserError, "for 'x', got 'split'"):
             sharding.tree_shardings({"x": jax.ShapeDtypeStruct((2,), jnp.float32)}, config, mesh)
 
 

@@ -1,4 +1,4 @@
-"""Signals to a process that is alone; several processes: tests/faults."""
+"""Signals to a single process; tests/faults covers several processes."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 
 
 class StopTest(absltest.TestCase):
-    def asked(self, number):
+    def send(self, number):
         err = io.StringIO()
         with contextlib.redirect_stderr(err), Stop() as stop:
             self.assertFalse(stop.due(3))
@@ -30,14 +30,14 @@ class StopTest(absltest.TestCase):
         return stop.code, err.getvalue()
 
     def test_sigterm(self):
-        code, said = self.asked(signal.SIGTERM)
+        code, output = self.send(signal.SIGTERM)
         self.assertEqual(code, PREEMPTED)
-        self.assertIn("ssl-jax: asked to end", said)
+        self.assertIn("ssl-jax: asked to end", output)
 
     def test_ctrl_c(self):
-        code, said = self.asked(signal.SIGINT)
+        code, output = self.send(signal.SIGINT)
         self.assertEqual(code, INTERRUPTED)
-        self.assertIn("Ctrl-C ends at once", said)
+        self.assertIn("Ctrl-C ends at once", output)
 
     def test_a_region_is_cut_short_once(self):
         for number, code in ((signal.SIGTERM, PREEMPTED), (signal.SIGINT, INTERRUPTED)):
@@ -47,7 +47,7 @@ class StopTest(absltest.TestCase):
                     os.kill(os.getpid(), number)
                     time.sleep(30)
                 self.assertEqual(stop.code, code)
-                with self.assertRaises(Interrupted):  # whoever asked is remembered
+                with self.assertRaises(Interrupted):  # the request is remembered
                     stop.check()
                 with self.assertRaises(Interrupted), stop.region("likewise"):
                     after.append("entered")
@@ -67,7 +67,7 @@ class StopTest(absltest.TestCase):
             self.assertEqual(stop.code, PREEMPTED)
 
     def test_a_main_thread_that_does_not_hear_is_left(self):
-        """What must be saved is saved by another thread, and the process ends."""
+        """Another thread saves everything and ends the process."""
         script = (
             "import hashlib, os, signal, threading\n"
             "from ssl_jax.core.stop import Stop\n"
@@ -95,30 +95,30 @@ class StopTest(absltest.TestCase):
         self.assertEqual(interruptible(lambda: 3, ""), 3)
 
     def test_what_was_before_is_there_again(self):
-        seen = []
+        received = []
         for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.signal(number, lambda number, frame: seen.append(number))
+            handler = signal.signal(number, lambda number, frame: received.append(number))
             self.addCleanup(signal.signal, number, handler)
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
-        self.asked(signal.SIGTERM)
+        self.send(signal.SIGTERM)
         self.assertEqual(signal.set_wakeup_fd(-1), -1)
         self.assertLen(list(Path("/proc/self/fd").iterdir()), descriptors)
         self.assertNotIn("stop", [t.name for t in threading.enumerate()])
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
-        self.assertEqual(seen, [signal.SIGINT, signal.SIGTERM])
+        self.assertEqual(received, [signal.SIGINT, signal.SIGTERM])
 
     def test_another_thread_is_left_alone(self):
-        found = []
+        due = []
 
         def work():
             with Stop() as stop:
-                found.append(stop.due(0))
+                due.append(stop.due(0))
 
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        self.assertEqual(found, [False])
+        self.assertEqual(due, [False])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Standard output that is full, closed, or left by its reader."""
+"""Standard output that is full, closed or left by its reader."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from ssl_jax.core.streams import Enduring
 
 
 class Full(io.StringIO):
-    """Takes nothing while it is full."""
+    """Stream that refuses writes while it is full."""
 
     full = True
 
@@ -21,7 +21,7 @@ class Full(io.StringIO):
 
 
 class Gone(io.StringIO):
-    """Its reader has seen enough."""
+    """Stream whose reader has gone."""
 
     def flush(self):
         raise BrokenPipeError(32, "Broken pipe")

@@ -1,4 +1,4 @@
-"""What process 0 makes of the signs of life of all."""
+"""Verdicts of process 0 about the signs of life of all processes."""
 
 import time
 from unittest import mock
@@ -10,7 +10,7 @@ from ssl_jax.core.watch import LOST, Limits, Watch
 
 
 class Store:
-    """The part of JAX's key-value store that a watch uses."""
+    """Stand-in for the part of JAX's key-value store that a watch uses."""
 
     def __init__(self):
         self.values = {}
@@ -25,14 +25,14 @@ class Store:
 class WatchTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
-        self.now = 1000.0
-        self.enter_context(mock.patch.object(time, "monotonic", lambda: self.now))
+        self.time = 1000.0
+        self.enter_context(mock.patch.object(time, "monotonic", lambda: self.time))
         store = Store()
         self.watches = [Watch(store, i, 3, Limits(300, 60, 600)) for i in range(3)]
 
     def judge(self, *alive, after):
-        """The verdict `after` seconds in which the processes `alive` told that they live."""
-        self.now += after
+        """Return the verdict `after` seconds in which the processes `alive` reported."""
+        self.time += after
         for process in alive:
             self.watches[process]._tell({})
         return self.watches[0]._judge()
@@ -42,21 +42,21 @@ class WatchTest(absltest.TestCase):
             self.assertIsNone(self.judge(0, 1, 2, after=50))
 
     def test_a_silent_process(self):
-        self.watches[2].doing = (7, "data", self.now)
+        self.watches[2].doing = (7, "data", self.time)
         self.assertIsNone(self.judge(0, 1, 2, after=1))
         self.assertIsNone(self.judge(0, 1, after=50))
         message, code = self.judge(0, 1, after=50)
         self.assertRegex(message, "process 2 .* silent for 60 s; it was at data of step 7")
         self.assertEqual(code, LOST)
 
-    def test_a_process_that_never_told(self):
+    def test_a_process_that_never_reported(self):
         self.assertIsNone(self.judge(0, 1, after=1))
         message, _ = self.judge(0, 1, after=61)
-        self.assertIn("process 2 (not yet heard of)", message)
+        self.assertIn("process 2 (not heard from yet)", message)
 
     def test_a_straggler_is_named(self):
         for process, what in enumerate(("step", "data", "step")):
-            self.watches[process].doing = (7, what, self.now)
+            self.watches[process].doing = (7, what, self.time)
         for _ in range(12):
             self.assertIsNone(self.judge(0, 1, 2, after=50))
         message, code = self.judge(0, 1, 2, after=50)
@@ -67,7 +67,7 @@ class WatchTest(absltest.TestCase):
         for _ in range(30):
             for process in (0, 2):
                 self.watches[process].doing = (7, "step", 1000.0)
-            self.watches[1].doing = (7, "evaluate", self.now)
+            self.watches[1].doing = (7, "evaluate", self.time)
             self.assertIsNone(self.judge(0, 1, 2, after=50))
 
     def test_an_error_ends_all_with_its_code(self):

@@ -60,9 +60,9 @@ class ReportTest(absltest.TestCase):
         made = self.made
         step = make_train_step(made.objective, made.tx, made.schedule, mesh(), self.placed)
         batch = aot.abstract_batch(made.objective.inputs(), made.spec, mesh())
-        asked = flops.count(step, made.abstract_state, batch)
+        counted = flops.count(step, made.abstract_state, batch)
         # Small maps at small images: some positions of the kernels see only padding.
-        self.assertBetween(self.report.flops / asked, 0.85, 1.05)
+        self.assertBetween(self.report.flops / counted, 0.85, 1.05)
         self.assertEqual(self.report.flops_per_image, self.report.flops / harness.BATCH)
 
     def test_collectives_name_their_axes(self):
@@ -85,8 +85,8 @@ class BoundTest(absltest.TestCase):
             aot.Link("all-reduce", "data", 1, 8, 12),
             aot.Link("all-reduce", aot.DCN, 1, 3, 3),
         )
-        found = aot.bound(chip, done, links, images=10)
-        self.assertEqual(found, aot.Bound(2.0, 5.0, 3.0, 3.0, 5.0, 2.0))
+        limit = aot.bound(chip, done, links, images=10)
+        self.assertEqual(limit, aot.Bound(2.0, 5.0, 3.0, 3.0, 5.0, 2.0))
 
     def test_every_tpu_is_in_the_table(self):
         for kind, chip in chips.TPUS.items():
@@ -112,8 +112,8 @@ class OutOfMemoryTest(parameterized.TestCase):
         ),
         ("RESOURCE_EXHAUSTED: something\nelse", "RESOURCE_EXHAUSTED: something else"),
     )
-    def test_the_compilers_numbers_are_kept(self, message, kept):
-        self.assertEqual(aot.why(ValueError(message)), kept)
+    def test_the_compilers_numbers_are_kept(self, message, expected):
+        self.assertEqual(aot.why(ValueError(message)), expected)
 
 
 if __name__ == "__main__":

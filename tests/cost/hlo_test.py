@@ -43,10 +43,10 @@ class CollectivesTest(absltest.TestCase):
             "  %ag = (f32[2]{0}, f32[16]{0}) all-gather-start(%c), dimensions={0}\n"
             "  %done = f32[16]{0} all-gather-done(%ag)\n"
         )
-        found = collectives(text)
-        self.assertEqual([c.kind for c in found], ["all-reduce", "all-gather"])
-        self.assertEqual(found[0].shapes, (("f32", (4,)), ("f32", ())))
-        self.assertEqual(found[0].elements, 5)
+        operations = collectives(text)
+        self.assertEqual([c.kind for c in operations], ["all-reduce", "all-gather"])
+        self.assertEqual(operations[0].shapes, (("f32", (4,)), ("f32", ())))
+        self.assertEqual(operations[0].elements, 5)
 
     def test_negative_control(self):
         """Work within a row needs none."""
@@ -62,9 +62,9 @@ class CollectivesTest(absltest.TestCase):
         )
         with jax.set_mesh(self.mesh):
             text = step.lower(made.abstract_state, batch).compile().as_text()
-        found = collectives(text)
-        kinds = collections.Counter(c.kind for c in found)
-        gathers = [c for c in found if c.kind in ("all-gather", "collective-permute")]
+        operations = collectives(text)
+        kinds = collections.Counter(c.kind for c in operations)
+        gathers = [c for c in operations if c.kind in ("all-gather", "collective-permute")]
         self.assertGreaterEqual(len(gathers), 1)
         self.assertGreater(kinds["all-reduce"], 0)
         self.assertEqual(set(kinds) - {"all-gather", "collective-permute", "all-reduce"}, set())

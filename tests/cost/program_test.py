@@ -42,7 +42,7 @@ def resnet50(size):
 
 
 def vit(dim, depth, size, patch=16):
-    """The same of a vision transformer, whose patches have no gradient to the image either."""
+    """Count a vision transformer likewise; its patches have no gradient to the image either."""
     tokens = (size // patch) ** 2 + 1
     stem = (tokens - 1) * 3 * patch**2 * dim
     block = tokens * 12 * dim**2 + 2 * tokens**2 * dim  # qkv, out, MLP; scores and their sums
@@ -65,11 +65,11 @@ class ClosedFormTest(parameterized.TestCase):
         def loss(params, stats, x):
             return jnp.sum(net.apply(params, stats, x, train=True)[0]["pooled"] ** 2)
 
-        found = compiled(jax.grad(loss), params, stats, shaped(images, size, size, 3))
+        costs_of_step = compiled(jax.grad(loss), params, stats, shaped(images, size, size, 3))
         total, stem = macs
-        self.assertEqual(found.unknown, ())
+        self.assertEqual(costs_of_step.unknown, ())
         expected = images * 2 * (3 * total - stem)
-        self.assertAlmostEqual(found.flops / expected, 1.0, delta=0.03)
+        self.assertAlmostEqual(costs_of_step.flops / expected, 1.0, delta=0.03)
 
 
 class LoopsTest(absltest.TestCase):
@@ -79,40 +79,41 @@ class LoopsTest(absltest.TestCase):
             body = lambda c, _: (jax.lax.scan(inner, c, length=5)[0], None)  # noqa: E731
             return jax.lax.scan(body, x, length=7)[0]
 
-        found = compiled(outer, shaped(16, 16))
-        self.assertEqual(found.flops, 7 * 5 * 2 * 16**3)
-        self.assertEqual(found.unknown, ())
+        costs_of_step = compiled(outer, shaped(16, 16))
+        self.assertEqual(costs_of_step.flops, 7 * 5 * 2 * 16**3)
+        self.assertEqual(costs_of_step.unknown, ())
 
     def test_a_loop_until_something_happens_is_named(self):
         def fn(x):
             return jax.lax.while_loop(lambda c: c.sum() < 1e9, lambda c: c @ c, x)
 
-        found = compiled(fn, shaped(16, 16))
-        self.assertEqual(found.flops, 2 * 16**3)
-        self.assertLen(found.unknown, 1)
+        costs_of_step = compiled(fn, shaped(16, 16))
+        self.assertEqual(costs_of_step.flops, 2 * 16**3)
+        self.assertLen(costs_of_step.unknown, 1)
 
     def test_a_scanned_matrix_is_read_once_by_slices(self):
         def fn(x, weights):
             return jax.lax.scan(lambda c, w: (c @ w, None), x, weights)[0]
 
         depth, width = 64, 128
-        found = compiled(fn, shaped(8, width), shaped(depth, width, width))
+        costs_of_step = compiled(fn, shaped(8, width), shaped(depth, width, width))
         weights = 4 * depth * width**2
-        self.assertGreaterEqual(found.bytes, weights)
-        self.assertLess(found.bytes, 3.5 * weights)  # sliced (read, written), read: not 64 times
+        self.assertGreaterEqual(costs_of_step.bytes, weights)
+        # Slicing reads and writes them once, and they are read once: not 64 times.
+        self.assertLess(costs_of_step.bytes, 3.5 * weights)
 
     def test_the_dearest_branch_counts(self):
         def fn(which, x):
             return jax.lax.switch(which, [lambda x: x, lambda x: x @ x, lambda x: x @ x @ x], x)
 
-        found = compiled(fn, shaped(dtype=jnp.int32), shaped(32, 32))
-        self.assertEqual(found.flops, 2 * 2 * 32**3)
+        costs_of_step = compiled(fn, shaped(dtype=jnp.int32), shaped(32, 32))
+        self.assertEqual(costs_of_step.flops, 2 * 2 * 32**3)
 
 
 class BytesTest(absltest.TestCase):
     def test_a_product_reads_and_writes_its_matrices(self):
-        found = compiled(lambda x, w: x @ w, shaped(32, 64), shaped(64, 128))
-        self.assertEqual(found.bytes, 4 * (32 * 64 + 64 * 128 + 32 * 128))
+        costs_of_step = compiled(lambda x, w: x @ w, shaped(32, 64), shaped(64, 128))
+        self.assertEqual(costs_of_step.bytes, 4 * (32 * 64 + 64 * 128 + 32 * 128))
 
     def test_as_xla_counts_where_nothing_loops(self):
         def fn(x, w):
@@ -135,21 +136,21 @@ class CollectivesTest(absltest.TestCase):
         placed = tuple(NamedSharding(self.mesh, spec) for spec in specs)
         text = jax.jit(fn, in_shardings=placed).lower(*args).compile().as_text()
         return [
-            (one.kind, aot.axes_of(one.groups, dict(self.mesh.shape)), one.count, one.bytes)
-            for one in costs.count(text).traffic
+            (link.kind, aot.axes_of(link.groups, dict(self.mesh.shape)), link.count, link.bytes)
+            for link in costs.count(text).traffic
         ]
 
     def test_a_reduction_in_a_loop(self):
         def looped(x, w):  # contracts the split dimension in every turn
             return jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, length=6)[0]
 
-        found = self.links(looped, (shaped(4, 16), shaped(16, 16)), (P(), P("data", None)))
-        self.assertIn(("all-reduce", "data", 6), {one[:3] for one in found})
+        links = self.links(looped, (shaped(4, 16), shaped(16, 16)), (P(), P("data", None)))
+        self.assertIn(("all-reduce", "data", 6), {link[:3] for link in links})
 
     def test_axes(self):
         for axes in (("data",), ("replica", "fsdp"), ("replica", "data", "fsdp")):
-            found = self.links(lambda x: x.sum(0), (shaped(16, 4),), (P(axes),))
-            self.assertEqual(found, [("all-reduce", ", ".join(axes), 1, 16)])
+            links = self.links(lambda x: x.sum(0), (shaped(16, 4),), (P(axes),))
+            self.assertEqual(links, [("all-reduce", ", ".join(axes), 1, 16)])
 
     def test_notations(self):
         pairs = ((0, 2), (1, 3))
@@ -261,7 +262,7 @@ ENTRY %main (x.0: f32[128,128], w.0: f32[4,128,128]) -> f32[128,128] {
 
 
 class TpuTest(absltest.TestCase):
-    """What only a TPU's compiler writes, cut down from its programs."""
+    """Constructs that only a TPU's compiler writes, cut down from its programs."""
 
     def setUp(self):
         super().setUp()
@@ -274,25 +275,25 @@ class TpuTest(absltest.TestCase):
         self.assertEqual(self.costs.unknown, ("silent",))
 
     def test_only_hbm_counts(self):
-        one, half = 4 * 128**2, 4 * 64 * 128
+        whole, half = 4 * 128**2, 4 * 64 * 128
         parts = {
             "copied": 4,
-            "copy-start": one,  # the copy is on the chip
-            "loop": 4 * (one + (4 + 4) + (4 + 1)),  # a slice of w, the counter, the test
+            "copy-start": whole,  # the copy is on the chip
+            "loop": 4 * (whole + (4 + 4) + (4 + 1)),  # a slice of w, the counter, the test
             "kernel": 5678,
-            "silent": one,
-            "scattered": one + half,
-            "begun": half + one,
-            "send": one,
-            "last": one + one,
+            "silent": whole,
+            "scattered": whole + half,
+            "begun": half + whole,
+            "send": whole,
+            "last": whole + whole,
         }
         self.assertEqual(self.costs.bytes, sum(parts.values()))
 
     def test_collectives(self):
-        found = {(t.kind, t.groups, t.count, t.bytes) for t in self.costs.traffic}
+        traffic = {(t.kind, t.groups, t.count, t.bytes) for t in self.costs.traffic}
         pair, size = ((0, 1),), 4 * 128**2
         self.assertEqual(
-            found,
+            traffic,
             {
                 ("reduce-scatter", pair, 1, size),
                 ("all-gather", pair, 1, size),

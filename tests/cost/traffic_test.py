@@ -48,9 +48,9 @@ class TrafficTest(parameterized.TestCase):
         ("small_arrays", lambda x: jnp.sum(x[:16]) + jnp.sum(x[16:17]), 17 / 256, 0),
     )  # fmt: skip
     def test_known_programs(self, fn, reads, writes):
-        found = count(fn)
-        self.assertAlmostEqual(found.reads, reads, delta=0.02)
-        self.assertAlmostEqual(found.writes, writes, delta=0.02)
+        traffic_of_fn = count(fn)
+        self.assertAlmostEqual(traffic_of_fn.reads, reads, delta=0.02)
+        self.assertAlmostEqual(traffic_of_fn.writes, writes, delta=0.02)
 
     def test_a_loop_without_end_in_sight(self):
         def halve(x):

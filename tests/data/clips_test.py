@@ -57,14 +57,14 @@ class ClipsTest(parameterized.TestCase):
     def test_a_broken_frame_replaces_the_clip_only_where_it_is_in_the_place(self):
         source = self.source(6, 6, 6, 6, 6, 6, 6, 6, broken=[(2, 5)])
         clips = Clips(source, Inputs((WHOLE,), frames=3), 3, seed=0)
-        seen = set()
+        clips_read = set()
         for epoch in range(30):
             frames = clips.read(2, epoch)
             clip, start = int(frames[0, 0, 0, 0]), int(frames[0, 0, 0, 1])
             self.assertLen(set(frames[..., 0].flat), 1)
             self.assertEqual(clip == 2, start < 3)
-            seen.add(clip)
-        self.assertLen(seen, 2)  # itself, and always the same other one
+            clips_read.add(clip)
+        self.assertLen(clips_read, 2)  # itself, and always the same other one
 
     def test_in_a_batch(self):
         source = self.source(5, 4, 3, 6)
@@ -86,7 +86,7 @@ class ClipsTest(parameterized.TestCase):
         images = ArraySource("a", np.zeros((4, 4, 4, 3), np.uint8))
         with self.assertRaisesRegex(UserError, "a has no frames, .* use frames:/path"):
             Clips(images, Inputs((WHOLE,), frames=2), 3, 0)
-        with self.assertRaisesRegex(UserError, "take their size from the first view"):
+        with self.assertRaisesRegex(UserError, "expected at least one view"):
             Clips(self.source(2), Inputs(frames=2), 3, 0)
 
 

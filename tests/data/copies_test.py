@@ -55,14 +55,14 @@ class CopiesTest(parameterized.TestCase):
         same = ArraySource("same", np.repeat(large.arrays, 2, 0), np.repeat(large.labels, 2))
         joined = MixSource("joined", [(small, 30), (Subset(small, np.arange(9), "some"), 9)])
         for source in (mixed, same, joined, Subset(mixed, np.arange(10, 190), "part")):
-            shown = identities(source)
+            digests = identities(source)
             held = held_out(source)
-            self.assertNotEmpty(shown[held])
-            self.assertEmpty(np.intersect1d(shown[held], shown[~held]))
+            self.assertNotEmpty(digests[held])
+            self.assertEmpty(np.intersect1d(digests[held], digests[~held]))
             for i in (1, 2, 3):
-                learned, asked = (identities(part) for part in fold(source, None, f"{i}/3"))
-                self.assertEmpty(np.intersect1d(learned, asked))
-                self.assertEqual(len(learned) + len(asked), len(source))
+                learned, held_out_part = (identities(part) for part in fold(source, None, f"{i}/3"))
+                self.assertEmpty(np.intersect1d(learned, held_out_part))
+                self.assertEqual(len(learned) + len(held_out_part), len(source))
 
     def test_files_go_by_content_or_by_path(self):
         folder = self.create_tempdir().full_path
@@ -73,9 +73,9 @@ class CopiesTest(parameterized.TestCase):
         self.assertLen(np.unique(identities(source)), 3)
         both = MixSource("both", [(source, 6), (open_source(f"folder:{folder}"), 6)])
         with mock.patch("ssl_jax.data.copies.READ", 0):
-            found = identities(both)
-        self.assertLen(np.unique(found), 6)
-        np.testing.assert_array_equal(found[:6], found[6:])
+            digests = identities(both)
+        self.assertLen(np.unique(digests), 6)
+        np.testing.assert_array_equal(digests[:6], digests[6:])
 
     def test_a_fold_without_copies_is_what_it_was(self):
         from sklearn.model_selection import StratifiedKFold

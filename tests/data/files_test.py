@@ -45,11 +45,11 @@ class MatchingTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, "scheme:.*no such file"):
                 matching("scheme", root + pattern, "*.parquet")
         else:
-            found = matching("scheme", root + pattern, "*.parquet")
-            self.assertEqual(found, sorted(found))
-            self.assertEqual({size_and_time("scheme", f)[0] for f in found}, {1})
-            self.assertTrue(all(f.startswith(root) and "//" not in f[10:] for f in found), found)
-            self.assertEqual("".join(sorted(Path(f).stem for f in found)), want)
+            paths = matching("scheme", root + pattern, "*.parquet")
+            self.assertEqual(paths, sorted(paths))
+            self.assertEqual({size_and_time("scheme", f)[0] for f in paths}, {1})
+            self.assertTrue(all(f.startswith(root) and "//" not in f[10:] for f in paths), paths)
+            self.assertEqual("".join(sorted(Path(f).stem for f in paths)), want)
 
     def test_a_store_that_nothing_knows(self):
         with self.assertRaisesRegex(UserError, "nowhere://x/y: cannot be opened"):

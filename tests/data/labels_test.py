@@ -14,8 +14,8 @@ class LabelsTest(parameterized.TestCase):
         ([0, -1], ("x", "y"), [0, -1], ("x", "y")),
         ([-1, None], ("x", "y"), [-1, -1], ("x", "y")),
     )
-    def test_numbers(self, values, given, want, names):
-        labels, class_names = number_labels(values, "set", given)
+    def test_numbers(self, values, class_names, want, names):
+        labels, class_names = number_labels(values, "set", class_names)
         np.testing.assert_array_equal(labels, want)
         self.assertEqual((labels.dtype, class_names), (np.int32, names))
 
@@ -34,18 +34,18 @@ class LabelsTest(parameterized.TestCase):
         self.assertEqual((got.tolist(), classes), (labels, names))
 
     @parameterized.parameters(
-        ([0, 3], ("a", "b", "c"), "set: label 3 of index 1 is out of range; expected 0 to 2"),
-        ([0, -2], (), "label -2 of index 1 is out of range"),
-        ([-2, -2], (), "label -2 of index 0"),
-        ([7, 3_000_000_000], (), "label 3000000000 of index 1"),
-        (["a", "d"], ("a", "b"), "label 'd' is none of its 2 classes"),
+        ([0, 3], ("a", "b", "c"), "set: label 3 at index 1 is out of range; expected 0 to 2"),
+        ([0, -2], (), "label -2 at index 1 is out of range"),
+        ([-2, -2], (), "label -2 at index 0"),
+        ([7, 3_000_000_000], (), "label 3000000000 at index 1"),
+        (["a", "d"], ("a", "b"), "label 'd' is not one of its 2 classes"),
         (["a", 1], (), "labels are int and str; expected all"),
-        ([0.0, 1.5], (), "label 1.5 of index 1 is no class; expected whole numbers, and NaN"),
+        ([0.0, 1.5], (), "label 1.5 at index 1 is not a class; expected whole numbers, or NaN"),
         ([b"a"], (), "labels are bytes"),
     )
-    def test_bad(self, values, given, message):
+    def test_bad(self, values, class_names, message):
         with self.assertRaisesRegex(UserError, message):
-            number_labels(values, "set", given)
+            number_labels(values, "set", class_names)
 
     def test_texts(self):
         labels, names = number_texts(["3", "", "0", "-1"], "set")

@@ -87,8 +87,8 @@ class ListingTest(absltest.TestCase):
             self.assertEqual(paths, ["a/deep/2.JPG", "b/1.png", "b/z.jfif"])
             want = {".heic": 2, ".txt": 1, "no ending": 1, "broken links": 1}
             self.assertEqual(dict(others), want)
-        (why,) = listing.passed_over(others, (".txt",))
-        self.assertEqual(why, "files of other endings (2 .heic, 1 broken links, 1 no ending)")
+        (why,) = listing.count_other_files(others, (".txt",))
+        self.assertEqual(why, "files with other endings (2 .heic, 1 broken links, 1 no ending)")
 
     def test_endings_that_pillow_reads_are_taken(self):
         for end in (".jfif", ".jpe", ".avif", ".jp2", ".pgm", ".dib", ".webp"):

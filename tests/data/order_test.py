@@ -12,10 +12,10 @@ class OrderTest(parameterized.TestCase):
         self.assertEqual(order.steps_per_epoch, n // batch)
         for epoch in range(3):
             steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
-            seen = np.concatenate([order.indices(s) for s in steps])
-            self.assertLen(seen, n - n % batch)
-            self.assertLen(set(seen.tolist()), len(seen))
-            self.assertTrue((seen >= 0).all() and (seen < n).all())
+            indices = np.concatenate([order.indices(s) for s in steps])
+            self.assertLen(indices, n - n % batch)
+            self.assertLen(set(indices.tolist()), len(indices))
+            self.assertTrue((indices >= 0).all() and (indices < n).all())
             self.assertEqual({order.epoch(s) for s in steps}, {epoch})
 
     def test_epochs_and_seeds_differ_in_order(self):
@@ -26,8 +26,8 @@ class OrderTest(parameterized.TestCase):
 
     def test_what_an_epoch_drops_changes(self):
         order = Order(15, 10, seed=0)
-        seen = set(np.concatenate([order.indices(s) for s in range(20)]).tolist())
-        self.assertEqual(seen, set(range(15)))
+        indices = set(np.concatenate([order.indices(s) for s in range(20)]).tolist())
+        self.assertEqual(indices, set(range(15)))
 
     @parameterized.parameters(1, 2, 4)
     def test_hosts_together_make_the_global_batch(self, hosts):

@@ -8,10 +8,10 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
+from ssl_jax.core import placement
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.placement import prefetch_to_device, replicate, to_global
-from ssl_jax.data import pipeline
 from ssl_jax.data import reader as reader_module
 from ssl_jax.data.decode import decode
 from ssl_jax.data.pipeline import batches, eval_arrays
@@ -101,11 +101,11 @@ class BatchesTest(parameterized.TestCase):
 
     def test_views_and_epochs_see_other_crops(self):
         source = arrays()
-        seen: dict[int, list] = {}
+        crops_of: dict[int, list] = {}
         for batch in run(source, stop_step=4):  # two epochs of two steps
             for row, index in enumerate(batch["index"]):
-                seen.setdefault(int(index), []).extend(batch["views"][0][row])
-        twice = [crops for crops in seen.values() if len(crops) == 4]
+                crops_of.setdefault(int(index), []).extend(batch["views"][0][row])
+        twice = [crops for crops in crops_of.values() if len(crops) == 4]
         self.assertGreater(len(twice), 5)
         for crops in twice:
             self.assertLen({c.tobytes() for c in crops}, 4)
@@ -136,15 +136,15 @@ class BatchesTest(parameterized.TestCase):
     @parameterized.parameters(22, 24, 8)
     def test_an_epoch_is_every_example_but_the_rest(self, n):
         source = arrays(n)
-        seen = np.concatenate([b["index"] for b in run(source, stop_step=n // 8)])
-        self.assertLen(set(seen.tolist()), n - n % 8)
+        indices = np.concatenate([b["index"] for b in run(source, stop_step=n // 8)])
+        self.assertLen(set(indices.tolist()), n - n % 8)
 
     def test_a_seed_changes_order_and_crops(self):
-        one, other = run(arrays(8)), run(arrays(8), seed=1)
-        self.assertFalse(np.array_equal(one[0]["index"], other[0]["index"]))
+        first, second = run(arrays(8)), run(arrays(8), seed=1)
+        self.assertFalse(np.array_equal(first[0]["index"], second[0]["index"]))
         crops = [
             {int(i): v.tobytes() for i, v in zip(b[0]["index"], b[0]["views"][0], strict=True)}
-            for b in (one, other)
+            for b in (first, second)
         ]
         self.assertTrue(all(crops[0][i] != crops[1][i] for i in range(8)))
 
@@ -185,8 +185,11 @@ class BatchesTest(parameterized.TestCase):
         for options, message in (
             ({"batch": 23}, "batch of 23 is larger"),
             ({"inputs": Inputs(text=4)}, "has no captions"),
-            ({"inputs": Inputs(streams=(("b", WHOLE),))}, "set of images, 'b': name it with"),
-            ({"streams": {"b": arrays()}}, "data.streams.b: .* takes no such set; none"),
+            (
+                {"inputs": Inputs(streams=(("b", WHOLE),))},
+                "needs a further data set 'b'; set --config.data.streams.b",
+            ),
+            ({"streams": {"b": arrays()}}, "data.streams.b: .* uses no such data set; none"),
         ):
             kw = {"inputs": WHOLE, "batch": 8, "seed": 0, "stop_step": 1} | options
             with self.assertRaisesRegex(UserError, message):
@@ -253,7 +256,7 @@ class BoxesOnlyTest(parameterized.TestCase):
         root = Path(self.create_tempdir().full_path)
         for i in range(3):
             Image.new("RGB", (9, 9)).save(root / f"{i}.png")
-        with self.assertRaisesRegex(UserError, "data.cache=device: .* not in memory"):
+        with self.assertRaisesRegex(UserError, "data.cache=device: expected images in memory"):
             run(open_source(f"folder:{root}"), batch=2, boxes_only=True)
 
 
@@ -313,11 +316,11 @@ class DeviceTest(absltest.TestCase):
         everywhere = NamedSharding(mesh, PartitionSpec())
         a = np.zeros((4, 8, 8, 3), np.uint8)
         for room, fits in ((2 * a.nbytes, True), (2 * a.nbytes - 1, False)):
-            with mock.patch.object(pipeline, "_device_memory", return_value=room):
+            with mock.patch.object(placement, "_device_memory", return_value=room):
                 if fits:
                     replicate((a, a), everywhere)
                 else:
-                    with self.assertRaisesRegex(UserError, "more than half of .* of a device"):
+                    with self.assertRaisesRegex(UserError, "more than half of the device's"):
                         replicate((a, a), everywhere)
 
     def test_prefetch_keeps_order_and_end_and_runs_ahead(self):

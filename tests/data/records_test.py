@@ -34,11 +34,11 @@ class RecordTest(parameterized.TestCase):
 
     def test_what_protobuf_writes_is_read(self):
         numbers = [0, 1, 127, 128, 300, -1, 2**62, -(2**63)]
-        found = r.decode_features(message(i=numbers, f=[0.5, -2.0], b=[b"x", b""], one=[5]))
-        np.testing.assert_array_equal(found["i"], numbers)
-        np.testing.assert_array_equal(found["f"], np.float32([0.5, -2.0]))
-        self.assertEqual((found["b"], found["one"].tolist()), ([b"x", b""], [5]))
-        self.assertEqual((found["i"].dtype, found["f"].dtype), (np.int64, np.float32))
+        features = r.decode_features(message(i=numbers, f=[0.5, -2.0], b=[b"x", b""], one=[5]))
+        np.testing.assert_array_equal(features["i"], numbers)
+        np.testing.assert_array_equal(features["f"], np.float32([0.5, -2.0]))
+        self.assertEqual((features["b"], features["one"].tolist()), ([b"x", b""], [5]))
+        self.assertEqual((features["i"].dtype, features["f"].dtype), (np.int64, np.float32))
         self.assertEqual(r.decode_features(b""), {})
 
     def test_lists_that_are_not_packed(self):
@@ -66,9 +66,9 @@ class RecordTest(parameterized.TestCase):
         self.assertEqual(r.decode(data).captions, ("bad ? x",))
 
     @parameterized.parameters(
-        (b"\xff\xd8 a JPEG", "no tf.train.Example"),
-        (b"\x0a\x05ab", "no tf.train.Example"),
-        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "no tf.train.Example"),
+        (b"\xff\xd8 a JPEG", "not a tf.train.Example"),
+        (b"\x0a\x05ab", "not a tf.train.Example"),
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "not a tf.train.Example"),
         (message(label=[1], z=[b""]), "no image under image/encoded or .*; it holds label, z"),
         (message(image=[1]), "no image under"),
         (b"", "no image .*; it holds nothing"),

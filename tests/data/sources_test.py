@@ -52,8 +52,8 @@ class DigitsTest(absltest.TestCase):
 class SchemeTest(parameterized.TestCase):
     @parameterized.parameters("", "digit", "zip:/x", "/no/path", "base:/x")
     def test_unknown(self, spec):
-        known = "array_record:PATH, digits, folder:PATH, frames:PATH, mix:PATH, npz:PATH, parquet"
-        with self.assertRaisesRegex(UserError, f"expected one of {known}"):
+        schemes = "array_record:PATH, digits, folder:PATH, frames:PATH, mix:PATH, npz:PATH, parquet"
+        with self.assertRaisesRegex(UserError, f"expected one of {schemes}"):
             open_source(spec)
 
     def test_a_path_that_exists_needs_no_scheme(self):
@@ -123,12 +123,12 @@ class NpzTest(parameterized.TestCase):
             {"x": np.zeros((2, 13, 16, 17), np.uint16)},
             r"channels-first \(C 13, H 16, W 17\)",
         ),
-        ("no_images", {"z": np.zeros(3)}, "expected one named image or images or x, found z"),
+        ("no_images", {"z": np.zeros(3)}, "expected one named image or images or x, got z"),
         ("pickle", {"x": np.array([None, {}])}, "not a readable"),
         (
             "label_length",
             {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(3, int)},
-            r"labels of shape \(3,\) for 2 images",
+            r"labels of shape \(2,\), one per image, got \(3,\)",
         ),
         (
             "label_type",
@@ -201,7 +201,7 @@ class FolderTest(absltest.TestCase):
         self.assertEqual((held.names, held.name), (paths[4:], f"{spec}#val"))
         self.assertEqual(open_source(held.name).fingerprint(), held.fingerprint())
         self.assertEqual(train.class_names, ("a", "b"))
-        why = ("images in val/, held out for evaluation", "files of other endings (1 .heic)")
+        why = ("images in val/, held out for evaluation", "files with other endings (1 .heic)")
         self.assertEqual(train.left_out, {why[0]: 4, why[1]: 1})
         self.assertIsNone(held_out(f"{spec}#."))
         with self.assertRaisesRegex(UserError, "no image in .*/other"):
@@ -211,14 +211,14 @@ class FolderTest(absltest.TestCase):
         root = self.tree("a.png", "b.png", "c.heic")
         with self.assertLogs("absl") as logs:
             open_source(f"folder:{root}")
-        self.assertIn("left out 1 file of other endings (1 .heic)", logs.output[0])
+        self.assertIn("left out 1 file with other endings (1 .heic)", logs.output[0])
         with self.assertNoLogs("absl"):
             open_source(f"folder:{root}")
 
     def test_what_is_shown_is_not_logged_too(self):
         spec = f"folder:{self.tree('a.png', 'b.heic')}"
         with self.assertNoLogs("absl"), left_out_is_shown():
-            self.assertEqual(left_out(open_source(spec)), ["1 file of other endings (1 .heic)"])
+            self.assertEqual(left_out(open_source(spec)), ["1 file with other endings (1 .heic)"])
         with self.assertLogs("absl") as logs, self.assertRaises(UserError), left_out_is_shown():
             open_source(spec)
             raise UserError("before it was shown")
@@ -269,7 +269,7 @@ class FolderTest(absltest.TestCase):
         for spec in ("folder:", "folder:/nowhere"):
             with self.assertRaisesRegex(UserError, "no such folder"):
                 open_source(spec)
-        with self.assertRaisesRegex(UserError, "no image in it .* looked for jpg"):
+        with self.assertRaisesRegex(UserError, "no image in or below it; expected jpg"):
             open_source(f"folder:{self.tree('a/readme.txt')}")
 
 

@@ -41,14 +41,14 @@ class SubsetTest(parameterized.TestCase):
     def test_folds_cover_both_sets_once_and_evenly(self, with_test):
         train, test = numbered(30), numbered(10, 30) if with_test else None
         total = 40 if with_test else 30
-        seen = []
+        held_values = []
         for i in range(1, 6):
             learned, held = fold(train, test, f"{i}/5")
             self.assertEqual(sorted(values(learned) + values(held)), list(range(total)))
             counts = np.bincount(held.labels)
             self.assertLessEqual(counts.max() - counts.min(), 1)
-            seen += values(held)
-        self.assertEqual(sorted(seen), list(range(total)))
+            held_values += values(held)
+        self.assertEqual(sorted(held_values), list(range(total)))
         again = fold(train, test, "5/5")[1]
         self.assertEqual(values(again), values(held))
         self.assertEqual(again.fingerprint(), held.fingerprint())
@@ -60,7 +60,7 @@ class SubsetTest(parameterized.TestCase):
 
     @parameterized.parameters("0/5", "6/5", "1/1", "1/99", "2", "a/b", "2/5x")
     def test_bad_fold(self, which):
-        with self.assertRaisesRegex(UserError, "data.fold: .* write '2/5'"):
+        with self.assertRaisesRegex(UserError, "data.fold: expected 'i/n', such as '2/5'"):
             fold(numbered(40), None, which)
 
     def test_digits_labels_are_those_of_the_few_label_evaluation(self):
@@ -83,13 +83,13 @@ class SubsetTest(parameterized.TestCase):
             self.assertEqual(counts.sum(), size)
         np.testing.assert_array_equal(np.bincount(labelled(source, "100%").labels), [200, 100, 10])
         np.testing.assert_array_equal(np.bincount(labelled(source, "50").labels), [50, 50, 10])
-        one, other = labelled(source, "10%"), labelled(source, "10%", draw=1)
-        self.assertNotEqual(one.fingerprint(), other.fingerprint())
-        self.assertEqual(one.name, "uneven, 10% of the labels, draw 0")
+        first, second = labelled(source, "10%"), labelled(source, "10%", draw=1)
+        self.assertNotEqual(first.fingerprint(), second.fingerprint())
+        self.assertEqual(first.name, "uneven, 10% of the labels, draw 0")
 
     @parameterized.parameters("0", "-1", "1.5", "101%", "five", "%")
     def test_bad_amount(self, amount):
-        with self.assertRaisesRegex(UserError, "data.labelled: .*expected labels a class"):
+        with self.assertRaisesRegex(UserError, "data.labelled: .*expected labels per class"):
             labelled(numbered(10), amount)
 
     def test_no_labels(self):
@@ -102,13 +102,15 @@ class FractionTest(parameterized.TestCase):
         pixels = np.arange(200, dtype=np.uint8)[:, None, None, None]
         source = ArraySource("set", pixels, np.arange(200) // 20)
         small, large = fraction(source, 0.1), fraction(source, 0.5)
-        seen = [[int(part.read(i)[0, 0, 0]) for i in range(len(part))] for part in (small, large)]
-        self.assertEqual([len(rows) for rows in seen], [20, 100])
-        self.assertLess(set(seen[0]), set(seen[1]))
-        self.assertEqual(seen[0], sorted(set(seen[0])))
+        rows_of = [
+            [int(part.read(i)[0, 0, 0]) for i in range(len(part))] for part in (small, large)
+        ]
+        self.assertEqual([len(rows) for rows in rows_of], [20, 100])
+        self.assertLess(set(rows_of[0]), set(rows_of[1]))
+        self.assertEqual(rows_of[0], sorted(set(rows_of[0])))
         self.assertGreater(len(set(small.labels)), 5)  # random, not the first
-        np.testing.assert_array_equal(small.labels, np.array(seen[0]) // 20)
-        np.testing.assert_array_equal(small.arrays[:, 0, 0, 0], seen[0])
+        np.testing.assert_array_equal(small.labels, np.array(rows_of[0]) // 20)
+        np.testing.assert_array_equal(small.arrays[:, 0, 0, 0], rows_of[0])
         self.assertEqual(small.fingerprint(), fraction(source, 0.1).fingerprint())
         self.assertNotEqual(small.fingerprint(), large.fingerprint())
         self.assertIs(fraction(source, 1.0), source)
@@ -124,7 +126,7 @@ class FractionTest(parameterized.TestCase):
 
     @parameterized.parameters(0.0, -1.0, 1.5, 1e-5)
     def test_what_is_wrong_is_said(self, share):
-        with self.assertRaisesRegex(UserError, r"data.fraction: .* expected a share in \(0, 1\]"):
+        with self.assertRaisesRegex(UserError, r"data.fraction: expected a share in \(0, 1\]"):
             fraction(open_source("digits"), share)
 
 

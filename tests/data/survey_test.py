@@ -27,11 +27,13 @@ class SurveyTest(absltest.TestCase):
     def test_a_detector_of_12_bits_and_a_scanner(self):
         for low, top, dtype in ((0, 4095, np.uint16), (-1000, 1500, np.int16)):
             source = self.folder(self.waves(top, dtype, low=low))
-            found = survey(source)
-            np.testing.assert_allclose(found.value_range, (low, top), atol=60)
-            self.assertRegex(found.lines[0], r"range .*int16 pixels: .* become 0\.\.255 \(measured")
-            self.assertEqual(found, survey(source))
-            source.read_in(found.value_range)
+            result = survey(source)
+            np.testing.assert_allclose(result.value_range, (low, top), atol=60)
+            self.assertRegex(
+                result.lines[0], r"range .*int16 pixels: .* become 0\.\.255 \(measured"
+            )
+            self.assertEqual(result, survey(source))
+            source.read_in(result.value_range)
             self.assertGreater(len(np.unique(Reader(source).pixels(0)[0])), 100)
 
     def test_one_range_for_all_images(self):
@@ -46,7 +48,7 @@ class SurveyTest(absltest.TestCase):
     def test_bytes_have_no_range(self):
         source = self.folder(self.waves(255, np.uint8, 3))
         self.assertEqual(survey(source), Survey())
-        with self.assertRaisesRegex(UserError, "data.range: 6 images .* 8-bit already"):
+        with self.assertRaisesRegex(UserError, "data.range: all of 6 sampled images .* are 8-bit"):
             survey(source, value_range=(0.0, 100.0))
 
     def test_few_levels_are_named(self):
@@ -57,9 +59,9 @@ class SurveyTest(absltest.TestCase):
 
     def test_bands(self):
         source = self.folder(self.waves(255, np.uint8, 4))
-        found = survey(source)
-        self.assertEqual((found.bands, found.value_range), (4, ()))
-        self.assertIn("4 of each image", found.lines[0])
+        result = survey(source)
+        self.assertEqual((result.bands, result.value_range), (4, ()))
+        self.assertIn("4 per image", result.lines[0])
         self.assertEqual(Reader(source).pixels(0)[0].shape, (32, 32, 4))
         mixed = [*self.waves(255, np.uint8, 4), *self.waves(255, np.uint8, 3)]
         self.assertEqual(survey(self.folder(mixed)).bands, 3)

@@ -78,7 +78,7 @@ class LearnedTest(parameterized.TestCase):
             ("train:100", CAPTIONS, "at least 256"),
             ("train:300", None, "needs captions"),
             ("nowhere.json", CAPTIONS, "no file 'nowhere.json'"),
-            (bad, CAPTIONS, "no tokenizer file"),
+            (bad, CAPTIONS, "not a tokenizer file"),
         ):
             with self.assertRaisesRegex(UserError, message):
                 open_tokenizer(spec, captions)

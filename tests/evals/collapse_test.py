@@ -1,4 +1,4 @@
-"""Each kind of collapse is forced and named, and nothing healthy is."""
+"""Each kind of collapse is forced and diagnosed, and healthy runs are not."""
 
 import io
 import math
@@ -66,8 +66,8 @@ def spread_out(images):
 class DiagnoseTest(parameterized.TestCase):
     @parameterized.named_parameters((name, *row) for name, row in HEALTHY.items())
     def test_runs_that_learned_are_healthy(self, std, rank, std_before, rank_before):
-        found = diagnose(numbers(std, rank), numbers(std_before, rank_before))
-        self.assertEqual(found.kind, Kind.NONE)
+        finding = diagnose(numbers(std, rank), numbers(std_before, rank_before))
+        self.assertEqual(finding.kind, Kind.NONE)
 
     @parameterized.named_parameters(
         ("far_below_untrained", numbers(0.12), numbers(0.45), Kind.CONSTANT),
@@ -85,17 +85,17 @@ class DiagnoseTest(parameterized.TestCase):
         ("no_numbers", {}, None, Kind.NONE),
         ("two_images_have_no_rank", numbers(rank=1.5) | {"dimensions": 2.0}, None, Kind.NONE),
     )
-    def test_thresholds(self, found, untrained, kind):
-        self.assertEqual(diagnose(found, untrained).kind, kind)
+    def test_thresholds(self, measurement, untrained, kind):
+        self.assertEqual(diagnose(measurement, untrained).kind, kind)
 
     def test_entropy_of_clusters(self):
         even = np.eye(8)[np.arange(64) % 8]
         self.assertAlmostEqual(float(cluster_entropy([jnp.asarray(even)])), 1.0, places=6)
-        one = np.eye(8)[np.zeros(64, int)]
-        self.assertEqual(float(cluster_entropy([jnp.asarray(one)])), 0.0)
+        constant = np.eye(8)[np.zeros(64, int)]
+        self.assertEqual(float(cluster_entropy([jnp.asarray(constant)])), 0.0)
         half = np.eye(8)[np.arange(64) % 2]
         self.assertAlmostEqual(float(cluster_entropy([jnp.asarray(half)])), 1 / 3, places=6)
-        self.assertEqual(float(cluster_entropy([jnp.asarray(even), jnp.asarray(one)])), 0.0)
+        self.assertEqual(float(cluster_entropy([jnp.asarray(even), jnp.asarray(constant)])), 0.0)
         few_images = np.eye(1000)[np.arange(10)]
         self.assertAlmostEqual(float(cluster_entropy([jnp.asarray(few_images)])), 1.0, places=6)
 
@@ -113,8 +113,8 @@ class ForcedTest(parameterized.TestCase):
     def test_features_of_rank_one(self):
         line = jax.random.normal(jax.random.key(0), (64,))
         mean = lambda images: images.mean((1, 2, 3))  # noqa: E731
-        one = lambda images: (mean(images) - mean(images).mean())[:, None] * line  # noqa: E731
-        self.assertEqual(self.kind(made(one)), Kind.DIMENSIONAL)
+        features_of = lambda images: (mean(images) - mean(images).mean())[:, None] * line  # noqa: E731
+        self.assertEqual(self.kind(made(features_of)), Kind.DIMENSIONAL)
 
     def test_one_cluster(self):
         first = lambda pooled: jnp.eye(10)[jnp.zeros(len(pooled), int)]  # noqa: E731
@@ -133,20 +133,20 @@ class TerminalTest(parameterized.TestCase):
     def test_one_line_while_it_lasts_and_a_metric_all_the_time(self):
         console = Console(file=io.StringIO(), width=300)
         before = {f"untrained/diag/{k}": v for k, v in numbers(0.45).items()}
-        found = {f"diag/{k}": v for k, v in numbers(0.01).items()}
+        record = {f"diag/{k}": v for k, v in numbers(0.01).items()}
         last = dict(before)
         for step, values in ((10, numbers()), (20, numbers(0.01)), (30, numbers(0.01))):
             last |= alarmed(console, step, {f"diag/{k}": v for k, v in values.items()}, last)
         self.assertEqual(last["diag/collapse"], 1.0)
-        said = console.file.getvalue().strip().splitlines()
-        self.assertLen(said, 1)
-        self.assertStartsWith(said[0], "step 20: constant collapse")
-        self.assertIn("feature_std 0.01, untrained 0.45", said[0])
-        self.assertIn("try a lower optim.lr", said[0])
+        lines = console.file.getvalue().strip().splitlines()
+        self.assertLen(lines, 1)
+        self.assertStartsWith(lines[0], "step 20: constant collapse")
+        self.assertIn("feature_std 0.01, untrained 0.45", lines[0])
+        self.assertIn("try a lower optim.lr", lines[0])
         final_table(console, last, "stage -1")
         self.assertIn("constant collapse", console.file.getvalue().splitlines()[-1])
         self.assertEqual(alarmed(console, 40, {"eval/knn_top1": 1.0}, last), {"eval/knn_top1": 1.0})
-        self.assertEqual(alarmed(console, 40, found, {})["diag/collapse"], 1.0)
+        self.assertEqual(alarmed(console, 40, record, {})["diag/collapse"], 1.0)
 
     def test_what_is_not_finite_is_no_finding(self):
         console = Console(file=io.StringIO(), width=200)

@@ -8,17 +8,17 @@ from absl.testing import absltest
 from ssl_jax.evals import davis
 
 
-def brute_boundary(seen, true, bound):
-    """As the definition reads: shares of boundary pixels that are near one of the other mask."""
+def brute_boundary(predicted, true, bound):
+    """Follow the definition: shares of boundary pixels that are near one of the other mask."""
 
     def pixels(mask):
-        found = []
+        border = []
         for i, j in np.ndindex(*mask.shape):
             down, right = min(i + 1, len(mask) - 1), min(j + 1, mask.shape[1] - 1)
             after = mask[i, right], mask[down, j], mask[down, right]
             if any(mask[i, j] != other for other in after):
-                found.append((i, j))
-        return found
+                border.append((i, j))
+        return border
 
     radius = math.ceil(bound * math.sqrt(true.shape[0] ** 2 + true.shape[1] ** 2))
 
@@ -26,7 +26,7 @@ def brute_boundary(seen, true, bound):
         hits = [min((a - c) ** 2 + (b - d) ** 2 for c, d in near) <= radius**2 for a, b in of]
         return sum(hits) / len(of)
 
-    ours, theirs = pixels(seen), pixels(true)
+    ours, theirs = pixels(predicted), pixels(true)
     precision, recall = share(ours, theirs), share(theirs, ours)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
@@ -46,9 +46,9 @@ class DavisTest(absltest.TestCase):
         self.assertEqual(davis.region_similarity(nothing, ~nothing), 0)
 
     def test_outline(self):
-        found = davis.outline(square(1, 1, 2, (4, 5)))
+        outline = davis.outline(square(1, 1, 2, (4, 5)))
         expected = np.array([[1, 1, 1, 0, 0], [1, 0, 1, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
-        np.testing.assert_array_equal(found, expected.astype(bool))
+        np.testing.assert_array_equal(outline, expected.astype(bool))
         self.assertFalse(davis.outline(np.ones((3, 3), bool)).any())
 
     def test_boundary_accuracy(self):
@@ -67,11 +67,13 @@ class DavisTest(absltest.TestCase):
     def test_boundary_accuracy_is_the_definition(self):
         rng = np.random.default_rng(0)
         for _ in range(5):
-            seen, true = (square(*rng.integers(0, 12, 2), rng.integers(4, 14)) for _ in range(2))
-            seen, true = seen ^ square(20, 20, 9), true ^ square(22, 19, 9)
+            predicted, true = (
+                square(*rng.integers(0, 12, 2), rng.integers(4, 14)) for _ in range(2)
+            )
+            predicted, true = predicted ^ square(20, 20, 9), true ^ square(22, 19, 9)
             for bound in (0.008, 0.03):
-                found = davis.boundary_accuracy(seen, true, bound)
-                self.assertAlmostEqual(found, brute_boundary(seen, true, bound), places=12)
+                accuracy = davis.boundary_accuracy(predicted, true, bound)
+                self.assertAlmostEqual(accuracy, brute_boundary(predicted, true, bound), places=12)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every protocol on data that are hardly any: one clear line, or what docs/protocols.md says."""
+"""Every protocol on tiny data: a one-line error, or the behaviour in docs/protocols.md."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.objectives.base import Encoder, Heads, Probe
 from ssl_jax.report import look
 
-# What would take long, shorter.
+# Shorter settings of slow protocols.
 QUICK = {
     "attentive": {"epochs": 2, "batch_size": 4, "heads": 2},
     "fewshot": {"draws": 2, "fractions": (0.1,)},
@@ -31,7 +31,7 @@ QUICK = {
     "corruptions": {"examples": 4},
 }
 LEARN = ("linear", "logistic", "fewshot", "attentive", "svm", "corruptions", "patches")
-# What asks for a text tower, a ViT, a probe trained along, videos or masks first.
+# Protocols that need a text tower, a ViT, a probe trained along, videos or masks.
 ABSENT = ("retrieval", "zero_shot", "attention", "online", "propagation", "segmentation")
 ALL = EvalsConfig.known()
 
@@ -57,21 +57,21 @@ class EdgesTest(parameterized.TestCase):
         cls.mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
 
     def measure(self, name, train, test) -> dict[str, float] | None:
-        """None where the protocol says that it does not apply."""
+        """Measure, or return None if the protocol does not apply."""
         protocol: Protocol = EvalsConfig().protocol(name)
         protocol = dataclasses.replace(protocol, **QUICK.get(name, {}))
         how = {"view": View(8), "channels": 1, "batch_size": 4, "mesh": self.mesh}
         subject = Subject(self.encoder, Images.of(train, test, 1000, 1000, **how), Probe())
         if not protocol.applies(subject):
             return None
-        found = protocol.measure(subject)
-        self.assertNotEmpty(found)
-        for metric, value in found.items():
+        numbers = protocol.measure(subject)
+        self.assertNotEmpty(numbers)
+        for metric, value in numbers.items():
             self.assertTrue(math.isfinite(value), f"{metric} = {value}")
-        return found
+        return numbers
 
     def check(self, name, train, test, message="", but=()):
-        """All numbers are there and finite; of those in `but` this line in their place."""
+        """Check that all numbers are present and finite; protocols in `but` fail with this line."""
         if name in ABSENT:
             self.assertIsNone(self.measure(name, train, test))
         elif name in but:
@@ -81,11 +81,11 @@ class EdgesTest(parameterized.TestCase):
         else:
             self.assertIsNotNone(self.measure(name, train, test))
 
-    @parameterized.product(name=ALL, given=[True, False])
-    def test_nothing_to_evaluate_on(self, name, given):
+    @parameterized.product(name=ALL, has_test_set=[True, False])
+    def test_nothing_to_evaluate_on(self, name, has_test_set):
         train = source([0])  # nothing can be held out of one
-        test = source([]) if given else None
-        if name in ABSENT and name != "online":  # which asks for labels first
+        test = source([]) if has_test_set else None
+        if name in ABSENT and name != "online":  # online needs labels first
             self.assertIsNone(self.measure(name, train, test))
             return
         with self.assertRaisesRegex(UserError, "squares: no example to evaluate on"):
@@ -98,11 +98,11 @@ class EdgesTest(parameterized.TestCase):
         self.check(name, source(np.zeros(30, int)), test, "(one class|two classes)", learn)
 
     @parameterized.parameters(*ALL)
-    def test_a_class_with_fewer_labels_than_asked_for(self, name):
+    def test_a_class_with_fewer_labels_than_requested(self, name):
         self.check(name, source([0] * 20 + [1] * 20 + [2] * 2), source(np.arange(20) % 3))
 
     @parameterized.parameters(*ALL)
-    def test_fewer_neighbours_than_asked_for(self, name):
+    def test_fewer_neighbours_than_requested(self, name):
         train, test = source([0, 1, 0, 1, 0]), source(np.arange(20) % 2)
         self.check(name, train, test, "5 training examples are too few", ["logistic"])
 
@@ -135,20 +135,20 @@ class EdgesTest(parameterized.TestCase):
             self.assertEqual(self.measure(name, train, test) is not None, free)
 
     def test_classes_go_by_their_names(self):
-        """As of two folders, one of which lacks a class: each numbers its own."""
+        """Two folders, one of which lacks a class, number their classes independently."""
         train, test = source([0, 1, 2, 0, 1, 2]), source([0, 1, 0, -1])
         train.class_names, test.class_names = ("ant", "bee", "cow"), ("bee", "dog")
         how = {"view": View(8), "channels": 1, "batch_size": 4, "mesh": self.mesh}
         images = Images.of(train, test, 1000, 1000, **how)
-        found = images.labels(images.test, np.arange(4))
-        np.testing.assert_array_equal(found, [1, 3, 1, -1])
+        labels = images.labels(images.test, np.arange(4))
+        np.testing.assert_array_equal(labels, [1, 3, 1, -1])
         self.assertEqual(images.class_names, ("ant", "bee", "cow", "dog"))
         # The report's neighbours, and the patches, too.
-        seen = look.examples(self.encoder, SimpleNamespace(probe=Probe()), images, images.test)
-        np.testing.assert_array_equal(seen.labels, [1, 3, 1, -1])
+        examples = look.examples(self.encoder, SimpleNamespace(probe=Probe()), images, images.test)
+        np.testing.assert_array_equal(examples.labels, [1, 3, 1, -1])
         _, of = Patches().of_labels(Subject(None, images, Probe()), images.test)
         np.testing.assert_array_equal(of, [1, 3, 1])
-        test.class_names = ("0", "1")  # numbers stay
+        test.class_names = ("0", "1")  # matched by number
         np.testing.assert_array_equal(images.labels(images.test, np.arange(4)), [0, 1, 0, -1])
 
 

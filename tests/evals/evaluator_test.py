@@ -1,5 +1,5 @@
-"""What a run measures of itself: the same on any devices, skipped with its reason where it says
-nothing, and never a number that is none.
+"""Measurements during a run: equal on any devices, skipped with a reason where they mean nothing,
+and never a number that is not finite.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def source(labels, seed=0, name="squares"):
 
 
 class Method:
-    """As much of an objective as is asked of it here."""
+    """The part of an objective that the evaluator uses."""
 
     probe, probe_every_stage = Probe(), False
     spec = dataclasses.make_dataclass("Spec", [("channels", int, 1)])()
@@ -77,36 +77,36 @@ def encoder(scale=1.0):
 
 class SuiteTest(parameterized.TestCase):
     def quality(self, train, test=None, protocols=LABELLED):
-        said = []
+        messages = []
         config = EvalsConfig(protocols=protocols, batch_size=64)
         config = dataclasses.replace(
             config, fewshot=dataclasses.replace(config.fewshot, draws=2, shots=(1,))
         )
-        return Quality(Method(), config, train, test, mesh(), say=said.append), said
+        return Quality(Method(), config, train, test, mesh(), say=messages.append), messages
 
     def test_statistics_count_rows_on_any_devices(self):
-        found = [
+        encoders = [
             images(source(np.arange(n) % 3), source([0, 1, 2]), devices, size).with_statistics(
                 encoder()
             )
             for n, devices, size in ((131, 1, 256), (131, 4, 32), (131, 8, 7))
         ]
-        for other in found[1:]:
+        for other in encoders[1:]:
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
                 other.stats,
-                found[0].stats,
+                encoders[0].stats,
             )
 
-    @parameterized.parameters(131, 300)  # one chunk, and three that are filled up
+    @parameterized.parameters(131, 300)  # one chunk, and three with padding
     def test_statistics_of_the_first_layer_are_those_of_all_images(self, count):
-        seen = source(np.arange(count) % 3)
-        made = features.recompute_statistics(encoder(), View(8), seen.arrays, mesh())
+        data = source(np.arange(count) % 3)
+        result = features.recompute_statistics(encoder(), View(8), data.arrays, mesh())
         chunk = -(-count // -(-count // features.CHUNK))
         rows = np.resize(np.arange(count), (-(-count // chunk) * chunk))
-        shown = np.asarray(prepare(View(8), seen.arrays[rows]))
-        np.testing.assert_allclose(made.stats["norm"]["mean"], [shown.mean()], rtol=1e-4)
-        np.testing.assert_allclose(made.stats["norm"]["var"], [shown.var()], rtol=1e-3)
+        pixels = np.asarray(prepare(View(8), data.arrays[rows]))
+        np.testing.assert_allclose(result.stats["norm"]["mean"], [pixels.mean()], rtol=1e-4)
+        np.testing.assert_allclose(result.stats["norm"]["var"], [pixels.var()], rtol=1e-3)
 
     def test_a_broken_image_changes_no_statistics_of_the_others(self):
         class Broken(ArraySource):
@@ -122,9 +122,11 @@ class SuiteTest(parameterized.TestCase):
         broken.arrays = None
         rest = ArraySource("rest", np.delete(whole.arrays, 5, 0), np.delete(whole.labels, 5))
         test = source([0, 1])
-        found, right = (images(s, test).with_statistics(encoder()) for s in (broken, rest))
+        with_broken, without = (images(s, test).with_statistics(encoder()) for s in (broken, rest))
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found.stats, right.stats
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+            with_broken.stats,
+            without.stats,
         )
 
     @parameterized.parameters(
@@ -136,27 +138,27 @@ class SuiteTest(parameterized.TestCase):
         ([-1] * 30, "no labels"),
     )
     def test_labels_never_stop_it(self, labels, reason):
-        quality, said = self.quality(source(labels))
-        found = quality.baselines(encoder()) | quality.measure(encoder())
+        quality, messages = self.quality(source(labels))
+        numbers = quality.baselines(encoder()) | quality.measure(encoder())
         if reason:
-            self.assertTrue(any(reason in text for text in said), said)
+            self.assertTrue(any(reason in text for text in messages), messages)
         else:
-            self.assertNotIn("not measured", str(said))
-        self.assertEqual("eval/knn_top1" in found, not reason)
-        self.assertLen(set(said), len(said))
+            self.assertNotIn("not measured", str(messages))
+        self.assertEqual("eval/knn_top1" in numbers, not reason)
+        self.assertLen(set(messages), len(messages))
 
-    def test_features_that_are_none_give_no_score(self):
-        quality, said = self.quality(
+    def test_features_that_are_not_finite_give_no_score(self):
+        quality, messages = self.quality(
             source(np.arange(60) % 3), protocols=(*LABELLED, "diagnostics")
         )
         good = quality.measure(quality.images.with_statistics(encoder()))
         self.assertTrue(all(map(math.isfinite, good.values())))
         for scale, reason in ((np.nan, "not finite"), (0.0, "are zero")):
-            found = quality.measure(encoder(scale))
-            self.assertTrue(any(reason in text for text in said), said)
-            for name in good:  # nor does the number from before stay the last one
+            numbers = quality.measure(encoder(scale))
+            self.assertTrue(any(reason in text for text in messages), messages)
+            for name in good:  # the earlier number does not stay the latest
                 if name.startswith("eval/"):
-                    self.assertTrue(math.isnan(found[name]), name)
+                    self.assertTrue(math.isnan(numbers[name]), name)
 
     def test_checks(self):
         check_varied(np.eye(3), "features")
@@ -170,8 +172,8 @@ class SuiteTest(parameterized.TestCase):
 
     def test_a_probe_that_diverged_has_no_accuracy(self):
         subject = Subject(None, images(source(np.arange(60) % 3)), Probe())
-        found = Linear(preset="moco", lr=1e38, epochs=3).measure(subject)
-        self.assertTrue(all(map(math.isnan, found.values())), found)
+        numbers = Linear(preset="moco", lr=1e38, epochs=3).measure(subject)
+        self.assertTrue(all(map(math.isnan, numbers.values())), numbers)
 
     def test_one_answer_for_all_is_no_score(self):
         labels = np.arange(20) % 2
@@ -184,15 +186,15 @@ class SuiteTest(parameterized.TestCase):
         self.assertEqual(images(MixSource("mix", [(train, 100)])).notes(), [])
         (same,) = images(train, source(np.arange(40) % 4)).notes()
         self.assertIn("40 of 40 evaluation images are training images too", same)
-        lacking = images(source(np.arange(40) % 3), train).notes()[0]
-        self.assertIn("10 of 40 evaluation examples are of classes that the training", lacking)
-        named = source(np.arange(8) % 4, 7)
-        named.class_names = ("a", "b", "c", "d")
-        self.assertIn("matched by their numbers", images(train, named).notes()[0])
+        note = images(source(np.arange(40) % 3), train).notes()[0]
+        self.assertIn("10 of 40 evaluation examples are of classes that the training", note)
+        named_source = source(np.arange(8) % 4, 7)
+        named_source.class_names = ("a", "b", "c", "d")
+        self.assertIn("matched by their numbers", images(train, named_source).notes()[0])
 
-    def test_nothing_is_measured_where_nothing_is_asked(self):
-        quality, said = self.quality(source([0]), protocols=())
-        self.assertEqual((quality.baselines(encoder()), said), ({}, []))
+    def test_without_protocols_nothing_is_measured(self):
+        quality, messages = self.quality(source([0]), protocols=())
+        self.assertEqual((quality.baselines(encoder()), messages), ({}, []))
 
 
 if __name__ == "__main__":

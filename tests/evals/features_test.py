@@ -1,4 +1,4 @@
-"""Features that are collected: in memory or in a file, the same."""
+"""Collected features are equal in memory and in a file."""
 
 import tempfile
 from unittest import mock
@@ -15,7 +15,7 @@ from ssl_jax.evals.protocols import knn
 
 
 def batches(count=23, size=8):
-    """Images i filled with i, the last batch filled up."""
+    """Yield images i filled with i, the last batch padded."""
     for start in range(0, count, size):
         index = np.arange(start, start + size)
         images = np.broadcast_to(index.astype(np.uint8)[:, None, None, None], (size, 2, 2, 1))
@@ -36,13 +36,13 @@ class CollectTest(parameterized.TestCase):
     @parameterized.parameters(10**6, 500, 0)
     def test_rows_are_the_same_wherever_they_lie(self, most):
         with mock.patch.object(features, "MEMORY", most):
-            found, index = features.collect(jax.jit(read), batches(), self.mesh)
+            outputs, index = features.collect(jax.jit(read), batches(), self.mesh)
         np.testing.assert_array_equal(index, np.arange(23))
-        np.testing.assert_array_equal(found["wide"], np.tile(np.arange(23.0)[:, None], 5))
-        np.testing.assert_array_equal(found["half"][:, 0], np.arange(23, dtype="f4"))
-        self.assertEqual(found["half"].dtype, jnp.bfloat16)
-        self.assertEqual(isinstance(found["wide"], np.memmap), most < 10**6)
-        self.assertEqual(isinstance(found["half"], np.memmap), most == 0)
+        np.testing.assert_array_equal(outputs["wide"], np.tile(np.arange(23.0)[:, None], 5))
+        np.testing.assert_array_equal(outputs["half"][:, 0], np.arange(23, dtype="f4"))
+        self.assertEqual(outputs["half"].dtype, jnp.bfloat16)
+        self.assertEqual(isinstance(outputs["wide"], np.memmap), most < 10**6)
+        self.assertEqual(isinstance(outputs["half"], np.memmap), most == 0)
 
     def test_neighbours_of_a_set_that_lies_in_a_file(self):
         rng = np.random.default_rng(0)
@@ -53,15 +53,15 @@ class CollectTest(parameterized.TestCase):
         mapped = column.whole()
         self.assertIsInstance(mapped, np.memmap)
         with mock.patch.object(knn, "TRAIN_ROWS", 64):
-            found = [knn.knn_classes(x, labels, rows[:20], 3, [5]) for x in (mapped, rows)]
-        np.testing.assert_array_equal(found[0][5, 0.07], found[1][5, 0.07])
+            classes = [knn.knn_classes(x, labels, rows[:20], 3, [5]) for x in (mapped, rows)]
+        np.testing.assert_array_equal(classes[0][5, 0.07], classes[1][5, 0.07])
 
     def test_no_room(self):
         column = features.Column(0)
         full = OSError(28, "No space left on device")
         with (
             mock.patch.object(tempfile, "TemporaryFile", side_effect=full),
-            self.assertRaisesRegex(UserError, "No space left on device; name another folder"),
+            self.assertRaisesRegex(UserError, "No space left on device; set TMPDIR"),
         ):
             column.append(np.zeros((2, 2)))
 

@@ -1,4 +1,4 @@
-"""Lists of labelled examples: what names what, and what is wrong with a list."""
+"""Lists of labelled examples: how names match examples, and errors of bad lists."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ssl_jax.evals.lists import listed_rows
 NAMES = ("train/cat/1.jpg", "train/cat/2.jpg", "train/dog/1.jpg", "train/dog/a dog 3.jpg")
 
 
-def named(names=NAMES):
+def named_source(names=NAMES):
     source = ArraySource("pictures", np.zeros((4, 2, 2, 1), np.uint8))
     source.names = names
     return source
@@ -32,24 +32,24 @@ class ListsTest(parameterized.TestCase):
         ("a dog 3.jpg\n", [3]),
     )
     def test_names(self, text, rows):
-        np.testing.assert_array_equal(listed_rows(self.write(text), named()), rows)
+        np.testing.assert_array_equal(listed_rows(self.write(text), named_source()), rows)
 
     @parameterized.parameters(
         ("", "it is empty"),
         (" \n\n", "it is empty"),
-        ("2.jpg\n9.jpg 1\n8.jpg\n", "2 of 3 names are no example of pictures, 9.jpg for one"),
+        ("2.jpg\n9.jpg 1\n8.jpg\n", "2 of 3 names match no example of pictures, such as 9.jpg"),
         ("g/1.jpg\n", "1 of 1 names"),  # folders are whole
-        ("1.jpg\n", "1.jpg names 2 examples of pictures, train/cat/1.jpg for one"),
+        ("1.jpg\n", "1.jpg matches 2 examples of pictures, such as train/cat/1.jpg"),
     )
     def test_bad_lists(self, text, message):
         with self.assertRaisesRegex(UserError, message):
-            listed_rows(self.write(text), named())
+            listed_rows(self.write(text), named_source())
 
     def test_no_file_and_no_names(self):
         with self.assertRaisesRegex(UserError, "list /nowhere: No such file"):
-            listed_rows("/nowhere", named())
+            listed_rows("/nowhere", named_source())
         with self.assertRaisesRegex(UserError, "the examples of pictures have no names"):
-            listed_rows(self.write("2.jpg"), named(None))
+            listed_rows(self.write("2.jpg"), named_source(None))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The online probe: it learns, it leaves no trace in the method, and it is kept like all else."""
+"""The online probe learns, does not influence the method, and is part of the checkpoint."""
 
 import dataclasses
 import functools
@@ -29,23 +29,23 @@ FAMILIES = ("rotnet", "simclr", "byol", "deepcluster", "mae")
 
 
 def experiment(method, lr, **mesh):
-    """With gradients clipped to a norm below theirs, so that one more gradient would be seen."""
+    """Clip gradients to a norm below theirs, so that an extra gradient would change the result."""
     made = harness.experiment(method, **mesh)
     sections = {
         **made.sections,
         "train": dataclasses.replace(made.train, online_probe=lr),
         "optim": dataclasses.replace(made.sections["optim"], clip_norm=0.01),
     }
-    new = Experiment(made.raw, sections)
-    new.__dict__.update(spec=made.spec, source=made.source)
-    return new
+    result = Experiment(made.raw, sections)
+    result.__dict__.update(spec=made.spec, source=made.source)
+    return result
 
 
 def trained(made, start=None, steps=(0, 4), devices=1):
     mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:devices])
     placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
     start = start or state.create(made.objective, made.tx, 5, placed)
-    # As users' programs are compiled, and not as those of tests (conftest.py): only so are two
+    # Compiled as for users, not as in tests (conftest.py): only then are two
     # programs that share most of their operations equal to the last bit.
     compiled = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
     with jax.set_mesh(mesh), mock.patch.object(jax, "jit", compiled):
@@ -73,7 +73,7 @@ class NoTraceTest(parameterized.TestCase):
     def test_eight_devices_make_what_one_does(self):
         one, eight = {}, {}
         with jax.enable_x64(True):
-            for mesh, found in (({}, one), ({"fsdp": 8}, eight)):
+            for mesh, trees in (({}, one), ({"fsdp": 8}, eight)):
                 made = experiment("byol", LR, **mesh)
                 grid = sharding.make_mesh(made.sections["mesh"], jax.devices()[: 8 if mesh else 1])
                 placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
@@ -81,15 +81,15 @@ class NoTraceTest(parameterized.TestCase):
                 run = jax.jit(
                     harness.observe(made), in_shardings=(placed.params, placed.extra, rows, None)
                 )
-                begun = jax.device_get(jax.jit(made.objective.init)(jax.random.key(3)))
-                begun = jax.tree.map(lambda x: x.astype(np.float64), begun)
-                found |= dict(zip(("params", "extra"), begun, strict=True))
+                initial = jax.device_get(jax.jit(made.objective.init)(jax.random.key(3)))
+                initial = jax.tree.map(lambda x: x.astype(np.float64), initial)
+                trees |= dict(zip(("params", "extra"), initial, strict=True))
                 for step in range(3):
                     batch = harness.device_batch(made, step, np.float64)
                     with jax.set_mesh(grid):
-                        out = run(*jax.device_get((found["params"], found["extra"])), batch, step)
-                    found |= jax.device_get(out)
-        one, eight = (dict(found["extra"][online.NAME]) for found in (one, eight))
+                        out = run(*jax.device_get((trees["params"], trees["extra"])), batch, step)
+                    trees |= jax.device_get(out)
+        one, eight = (dict(trees["extra"][online.NAME]) for trees in (one, eight))
         # Adam divides by as little as 1e-8, so the steps hold the gradients' rounding times 1e8.
         for name, bound in (("kernel", 1e-7), ("bias", 1e-7), (None, 1e-9)):
             parts = (one, eight) if name is None else (one.pop(name), eight.pop(name))
@@ -110,21 +110,21 @@ class NoTraceTest(parameterized.TestCase):
     def test_microbatches_change_nothing(self):
         made = experiment("simclr", LR)
         encoder = made.objective.encoder(*made.objective.init(jax.random.key(0)))
-        seen = encoder.net, encoder.params, encoder.stats
+        arguments = encoder.net, encoder.params, encoder.stats
         images = harness.device_batch(made)["views"][0][:, 0]
-        whole = made.objective._features(*seen, images)
+        whole = made.objective._features(*arguments, images)
         chunked = dataclasses.replace(made.objective, microbatches=4)
-        np.testing.assert_allclose(chunked._features(*seen, images), whole, rtol=1e-5)
+        np.testing.assert_allclose(chunked._features(*arguments, images), whole, rtol=1e-5)
 
-    def test_all_that_is_asked_of_an_objective_is_asked_of_the_method(self):
-        """But for what follows from its inputs and its backbone, and what only it itself calls."""
+    def test_all_calls_of_an_objective_are_forwarded_to_the_method(self):
+        """Except what follows from inputs and backbone, and what only the method itself calls."""
         follows = {"backbone", "spec", "microbatches", "shapes", "stage_shapes", "feature_dim"}
         own = {"make", "needs", "chain", "branch", "patch_grid"}
-        asked = {name for name in vars(Objective) if not name.startswith("_")} - follows - own
-        self.assertEqual(asked - vars(online.OnlineProbe).keys(), set())
+        names = {name for name in vars(Objective) if not name.startswith("_")} - follows - own
+        self.assertEqual(names - vars(online.OnlineProbe).keys(), set())
 
-    def test_a_rate_that_is_none(self):
-        with self.assertRaisesRegex(UserError, "train.online_probe: a learning rate of 0.0"):
+    def test_an_invalid_learning_rate(self):
+        with self.assertRaisesRegex(UserError, "train.online_probe: expected .* > 0, got 0.0"):
             online.OnlineProbe.around(harness.experiment("simclr").method, 0.0)
 
 
@@ -133,50 +133,52 @@ class LearnTest(parameterized.TestCase):
         draw = np.random.default_rng(0)
         self.labels = draw.integers(0, 3, 64).astype(np.int32)
         centres = draw.normal(size=(3, 8))
-        self.seen = (5 + centres[self.labels] + 0.1 * draw.normal(size=(64, 8))).astype(np.float32)
+        self.features = (5 + centres[self.labels] + 0.1 * draw.normal(size=(64, 8))).astype(
+            np.float32
+        )
 
     def test_the_first_step_by_hand(self):
         """Adam's first step is the rate times the gradient's sign; logits of 0 lose ln C."""
-        weights, metrics = online.learn(online.fresh(8, 3), self.seen, self.labels, 0, LR)
+        weights, metrics = online.learn(online.fresh(8, 3), self.features, self.labels, 0, LR)
         self.assertAlmostEqual(float(metrics["online_loss"]), np.log(3), places=5)
         self.assertAlmostEqual(float(metrics["online_top1"]), np.mean(self.labels == 0), places=5)
-        scaled = (self.seen - self.seen.mean(0)) / self.seen.std(0)
+        scaled = (self.features - self.features.mean(0)) / self.features.std(0)
         gradient = scaled.T @ (1 / 3 - np.eye(3)[self.labels])
         np.testing.assert_allclose(weights["kernel"], -LR * np.sign(gradient), rtol=1e-3)
-        np.testing.assert_allclose(weights["mean"], 0.1 * self.seen.mean(0), rtol=1e-4)
-        np.testing.assert_allclose(weights["var"], 0.9 + 0.1 * self.seen.var(0), rtol=1e-4)
+        np.testing.assert_allclose(weights["mean"], 0.1 * self.features.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(weights["var"], 0.9 + 0.1 * self.features.var(0), rtol=1e-4)
 
     def test_it_learns_what_can_be_separated(self):
         weights, learn = online.fresh(8, 3), jax.jit(online.learn)
         for step in range(100):
-            weights, metrics = learn(weights, self.seen, self.labels, step, LR)
+            weights, metrics = learn(weights, self.features, self.labels, step, LR)
         self.assertEqual(float(metrics["online_top1"]), 1.0)
-        found = online.logits(weights, self.seen).argmax(-1)
-        np.testing.assert_array_equal(found, self.labels)
+        predictions = online.logits(weights, self.features).argmax(-1)
+        np.testing.assert_array_equal(predictions, self.labels)
 
     def test_rows_without_a_label_do_not_count(self):
-        twice = jnp.concatenate([self.seen, self.seen])
+        twice = jnp.concatenate([self.features, self.features])
         half = jnp.concatenate([self.labels, jnp.full(64, -1)])
-        a, m = online.learn(online.fresh(8, 3), self.seen, self.labels, 0, LR)
+        a, m = online.learn(online.fresh(8, 3), self.features, self.labels, 0, LR)
         b, n = online.learn(online.fresh(8, 3), twice, half, 0, LR)
         chex.assert_trees_all_close((a, m), (b, n), rtol=1e-4, atol=1e-7)
-        _, none = online.learn(online.fresh(8, 3), self.seen, jnp.full(64, -1), 0, LR)
+        _, none = online.learn(online.fresh(8, 3), self.features, jnp.full(64, -1), 0, LR)
         self.assertEqual(float(none["online_loss"]), 0.0)
 
 
 class ProtocolTest(parameterized.TestCase):
     def quality(self, lr):
         made = experiment("simclr", lr)
-        (now, _), _ = trained(made)
+        (final_state, _), _ = trained(made)
         config = EvalsConfig(max_train=64, max_eval=64, batch_size=32, protocols=("online",))
         mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
         quality = Quality(made.objective, config, made.source, made.eval_source, mesh)
-        return quality, made.objective.encoder(now.params, now.extra)
+        return quality, made.objective.encoder(final_state.params, final_state.extra)
 
     def test_accuracy_on_the_test_images(self):
         quality, encoder = self.quality(LR)
-        seen = quality.subject(encoder).test(AtLayer())
-        expected = np.mean(online.logits(encoder.online, seen.features).argmax(-1) == seen.labels)
+        test = quality.subject(encoder).test(AtLayer())
+        expected = np.mean(online.logits(encoder.online, test.features).argmax(-1) == test.labels)
         self.assertAlmostEqual(quality.measure(encoder)["eval/online_top1"], expected, places=6)
         self.assertEqual(quality.baselines(encoder), {})  # neither has a probe
 
@@ -184,10 +186,10 @@ class ProtocolTest(parameterized.TestCase):
         quality, encoder = self.quality(None)
         self.assertEqual(quality.measure(encoder), {})
 
-    def test_other_classes_are_told(self):
+    def test_a_probe_of_other_classes_is_an_error(self):
         quality, encoder = self.quality(LR)
         other = dataclasses.replace(encoder, online=online.fresh(encoder.online["mean"].size, 7))
-        with self.assertRaisesRegex(UserError, "trained on 7 classes, and these data have 10"):
+        with self.assertRaisesRegex(UserError, "trained on 7 classes, these data have 10"):
             quality.measure(other)
 
     def test_it_reads_where_the_method_does(self):
@@ -195,8 +197,8 @@ class ProtocolTest(parameterized.TestCase):
         encoder = made.objective.encoder(*made.objective.init(jax.random.key(0)))
         images = harness.device_batch(made)["views"][0][:, 0]
         expected = features.select(encoder.features(images), made.method.probe)
-        found = made.objective._features(encoder.net, encoder.params, encoder.stats, images)
-        np.testing.assert_array_equal(found, expected)
+        rows = made.objective._features(encoder.net, encoder.params, encoder.stats, images)
+        np.testing.assert_array_equal(rows, expected)
         self.assertEqual(made.objective.probe, made.method.probe)
 
 

@@ -25,27 +25,27 @@ class ResultsTest(absltest.TestCase):
     def test_what_is_written_is_read(self):
         self.assertEqual(self.file.read(), [])
         records = [record(1), record(2, seconds=1.0)]
-        for one in records:
-            self.file.append(one)
+        for item in records:
+            self.file.append(item)
         self.assertEqual(self.file.read(), records)
 
-    def test_the_key_is_of_the_question(self):
+    def test_the_key_depends_on_the_request(self):
         self.assertEqual(key(record(1, 0.5, seconds=3)), key(record(1, 0.6)))
         self.assertNotEqual(key(record(1)), key(record(2)))
         self.assertNotEqual(key(record(1)), key(record(1, step=3)))
 
-    def test_files_and_folders_that_settings_name_are_told_apart_by_what_they_hold(self):
+    def test_files_and_folders_in_settings_are_distinguished_by_content(self):
         folder = Path(self.create_tempdir().full_path)
         names, masks = folder / "names.txt", folder / "masks"
         masks.mkdir()
         settings = {"lists": [str(names)], "train": str(masks), "k": 3, "pool": "avg", "data": ""}
-        seen = []
+        digests = []
         for name, text in ((names, "a"), (names, "b"), (masks / "1.png", "x"), (names, "a")):
             name.write_text(text)
-            seen.append(named_files(settings))
-            self.assertEqual(set(seen[-1]), {str(names), str(masks)})
-        self.assertLen({str(one) for one in seen}, 4)
-        self.assertEqual(seen[3][str(names)], seen[0][str(names)])
+            digests.append(named_files(settings))
+            self.assertEqual(set(digests[-1]), {str(names), str(masks)})
+        self.assertLen({str(item) for item in digests}, 4)
+        self.assertEqual(digests[3][str(names)], digests[0][str(names)])
 
     def test_a_question_has_one_answer(self):
         for top1 in (0.5, 0.6):
@@ -69,8 +69,8 @@ class ResultsTest(absltest.TestCase):
         for writer in writers:
             writer.join()
             self.assertEqual(writer.exitcode, 0)
-        found = sorted(one["settings"]["k"] for one in self.file.read())
-        self.assertEqual(found, [*range(200), *range(1000, 1200)])
+        neighbours = sorted(item["settings"]["k"] for item in self.file.read())
+        self.assertEqual(neighbours, [*range(200), *range(1000, 1200)])
         self.assertLen(self.file.path.read_text().splitlines(), 400)
 
 

@@ -1,5 +1,5 @@
-"""Every setting of every protocol changes what is measured, or is refused. The tables below must
-name each field that there is: a new setting without a second value fails the test.
+"""Every setting of every protocol changes the measurement, or is refused. The tables below must
+name each field: a new setting without a second value fails the test.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from ssl_jax.run import suites
 NAMES = ("ant", "bee", "cow", "dog")
 LAYER = {"stage": -2, "pool": "avg"}
 
-# What they are measured with, so that it is quick and no number is at its limit.
+# Base settings, so that measuring is quick and no number is at its limit.
 BASE = {
     "diagnostics": {"examples": 30},
     "lidar": {"examples": 20, "views": 3},
@@ -55,7 +55,7 @@ BASE = {
     },
     "propagation": {"data": "{videos}", "size": 64, "context": 1, "radius": 2, "k": 2},
 }
-# Of each setting a second value.
+# A second value of each setting.
 OTHER = {
     "diagnostics": {"examples": 20},
     "lidar": {"examples": 10, "views": 2, "delta": 0.5},
@@ -122,7 +122,7 @@ OTHER = {
         "patch": 4,
     },
 }
-REFUSED = {("corruptions", "baseline"): "these data have 4"}  # what fits no other data
+REFUSED = {("corruptions", "baseline"): "these data have 4"}  # values that do not fit these data
 FIELDS = [
     (name, field.name)
     for name in EvalsConfig.known()
@@ -149,13 +149,13 @@ class SettingsTest(parameterized.TestCase):
         self.enterContext(mock.patch.object(corruptions, "SEVERITIES", (3,)))
 
     def numbers(self, name, **settings):
-        """Sorted, as some settings are in the names of their numbers."""
+        """Return the sorted numbers, as some settings are part of their names."""
         chosen = {k: self.filled(v) for k, v in (BASE.get(name, {}) | settings).items()}
         protocol = dataclasses.replace(EvalsConfig().protocol(name), **chosen)
         if protocol not in self.measured:
             self.assertTrue(protocol.applies(self.subject))
-            ((_, found),) = type(protocol).measure_all([protocol], self.subject)
-            self.measured[protocol] = sorted(found.values())
+            ((_, numbers),) = type(protocol).measure_all([protocol], self.subject)
+            self.measured[protocol] = sorted(numbers.values())
         return self.measured[protocol]
 
     def filled(self, value):
@@ -184,13 +184,13 @@ class SettingsTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("linear", {"preset": "lbfgs", "lr": 0.1}, "linear.lr: 0.1 would change nothing"),
-        ("linear", {"preset": "lbfgs", "epochs": 3}, "epochs: 3 .* give one that takes steps"),
+        ("linear", {"preset": "lbfgs", "epochs": 3}, "epochs: 3 .* choose preset=moco"),
         ("linear", {"preset": "lbfgs", "batch_size": 8}, "batch_size"),
         ("linear", {"seed": 1}, "linear.seed: 1 .* draws nothing without a holdout"),
         ("linear", {"batch_size": 61}, "batch_size = 61 is more than the 60 training examples"),
-        ("linear", {"holdout": 0.001}, "holdout = 0.001 of 60 examples leaves none"),
+        ("linear", {"holdout": 0.001}, "holdout = 0.001 of 60 examples holds out none"),
         ("attentive", {"batch_size": 61}, "batch_size = 61 is more than the 60"),
-        ("attentive", {"holdout": 0.001}, "leaves none"),
+        ("attentive", {"holdout": 0.001}, "holds out none"),
         ("clustering", {"clusters": 3, "factor": 2.0}, "factor: 2.0 .* clusters = 3"),
         ("fewshot", {"shots": (), "lists": ("{list}",), "draws": 3}, "draws: 3 .* not drawn"),
         ("fewshot", {"shots": (50,)}, r"shots \[50\]: no class has more than 15"),
@@ -202,7 +202,7 @@ class SettingsTest(parameterized.TestCase):
         ("patches", {"per_image": 17}, "per_image = 17 is more than the 16 patches"),
         ("knn", {"pool": "pooled", "stage": -2}, "the network's own output, after its last"),
     )
-    def test_refused_where_nothing_reads_it(self, name, settings, message):
+    def test_settings_that_nothing_reads_are_refused(self, name, settings, message):
         settings = {k: self.filled(v) for k, v in settings.items()}
         protocol = dataclasses.replace(EvalsConfig().protocol(name), **settings)
         view = View(48 if name == "corruptions" else 16, recipe="flip")
@@ -212,9 +212,9 @@ class SettingsTest(parameterized.TestCase):
             list(type(protocol).measure_all([protocol], subject))
 
     def test_a_sweep_over_the_rate_is_applied(self):
-        """README's, which names no preset."""
+        """The README's sweep sets no preset."""
         made = suites.settings(EvalsConfig().linear, "linear", [{"lr": 0.01}, {"lr": 30.0}])
-        self.assertEqual([one.settled().preset for one in made], ["simclr", "simclr"])
+        self.assertEqual([setting.settled().preset for setting in made], ["simclr", "simclr"])
         (_, low), (_, high) = type(made[0]).measure_all(made, self.subject)
         self.assertNotEqual(low, high)
         self.assertEqual(EvalsConfig().linear.settled().preset, "lbfgs")
@@ -241,7 +241,7 @@ class SettingsTest(parameterized.TestCase):
 
 
 def encoder():
-    """A ViT of two blocks as far as anybody can see, without what takes long to compile."""
+    """A stand-in for a ViT of two blocks, without the parts that take long to compile."""
     rng = np.random.default_rng(0)
     shapes = {"patch": (48, 6), "mix": (6, 6), "token": (6, 6), "text": (300, 6)}
     params = {k: rng.normal(size=shape).astype(np.float32) for k, shape in shapes.items()}
@@ -269,7 +269,7 @@ def forward(params, stats, images, *, train, stages=True, attention=False):
 
 
 def squares(count, seed):
-    """Pictures of four classes that are hard to tell apart, with names and captions."""
+    """Pictures of four classes that are hard to distinguish, with names and captions."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 4
     images = rng.integers(0, 200, (count, 16, 16, 3)) + 12 * labels[:, None, None, None]
@@ -280,7 +280,7 @@ def squares(count, seed):
 
 
 def files(folder):
-    """What settings name."""
+    """Write the files that settings name."""
     texts = {
         "list": "\n".join(f"{i}.png" for i in range(9)),
         "superclasses": "ant,insect\nbee,insect\ncow,mammal\n",
@@ -289,7 +289,7 @@ def files(folder):
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
-    found = {name: str(folder / name) for name in texts}
+    paths = {name: str(folder / name) for name in texts}
     rng = np.random.default_rng(0)
     for number, name in enumerate(("masks", "masks2", "videos", "videos2")):
         side, inside = (16, "") if number < 2 else (64, "one")
@@ -301,8 +301,8 @@ def files(folder):
                 path = folder / name / kind / inside / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
-        found[name] = str(folder / name)
-    return found
+        paths[name] = str(folder / name)
+    return paths
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Superclass files, and agreement with what they name, by hand."""
+"""Superclass files, and agreement with superclasses, by hand."""
 
 from pathlib import Path
 
@@ -26,21 +26,21 @@ class SuperclassesTest(parameterized.TestCase):
         "0 mammal\n1 fish\n2  mammal\n",
     )
     def test_forms(self, text):
-        found = read_superclasses(self.write(text), CLASSES)
-        np.testing.assert_array_equal(found.of, [1, 0, 1, -1])
-        self.assertEqual(found.names, ("fish", "mammal"))
-        np.testing.assert_array_equal(found.known(np.array([3, 1, 0, 7])), [1, 2])
-        with self.assertRaisesRegex(UserError, "no example is of a class"):
-            found.known(np.array([3, 3]))
+        superclasses = read_superclasses(self.write(text), CLASSES)
+        np.testing.assert_array_equal(superclasses.of, [1, 0, 1, -1])
+        self.assertEqual(superclasses.names, ("fish", "mammal"))
+        np.testing.assert_array_equal(superclasses.rows(np.array([3, 1, 0, 7])), [1, 2])
+        with self.assertRaisesRegex(UserError, "no example belongs to a class"):
+            superclasses.rows(np.array([3, 3]))
 
     @parameterized.parameters(
-        ('{"cow": 1, "cat": 2}', "no class 'cow' here; they are like cat"),
-        ('{"cat": 1, "dog": 1}', "1 superclasses; expected two or more"),
-        ("", "0 superclasses"),
+        ('{"cow": 1, "cat": 2}', "no class 'cow' here; expected classes like cat"),
+        ('{"cat": 1, "dog": 1}', "expected two or more superclasses, got 1"),
+        ("", "expected two or more superclasses, got 0"),
         ('{"mammal": ["cat", "dog"]}', "expected an object {class: superclass}"),
         ('{"cat": ', "Expecting value"),
-        ("cat mammal\ndog\n", "line 2 is 'dog'; expected CLASS SUPERCLASS"),
-        ("cat mammal\n0 fish\n", "class '0' stands there twice"),
+        ("cat mammal\ndog\n", "line 2: expected CLASS SUPERCLASS, got 'dog'"),
+        ("cat mammal\n0 fish\n", "class '0' is listed twice"),
     )
     def test_bad_files(self, text, message):
         with self.assertRaisesRegex(UserError, message):
@@ -48,7 +48,7 @@ class SuperclassesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "No such file"):
             read_superclasses("/nowhere", CLASSES)
 
-    def test_the_classes_are_found_first(self):
+    def test_clusters_are_assigned_to_classes_first(self):
         """Two clusters mix classes of one superclass, a third mixes superclasses."""
         labels = np.array([0, 0, 1, 1, 1, 0, 2, 2, 3, 0])
         clusters = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
@@ -56,12 +56,12 @@ class SuperclassesTest(parameterized.TestCase):
         np.testing.assert_array_equal(
             named_classes(clusters, labels), [0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
         )
-        found = agreements(clusters, labels, above)
-        self.assertAlmostEqual(found["acc"], 0.6)
-        self.assertAlmostEqual(found["super_acc"], 0.9)
+        numbers = agreements(clusters, labels, above)
+        self.assertAlmostEqual(numbers["acc"], 0.6)
+        self.assertAlmostEqual(numbers["super_acc"], 0.9)
         direct = agreement(clusters, np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 0]))
-        self.assertAlmostEqual(found["direct_nmi"], direct.nmi)
-        self.assertAlmostEqual(found["direct_acc"], direct.acc)
+        self.assertAlmostEqual(numbers["direct_nmi"], direct.nmi)
+        self.assertAlmostEqual(numbers["direct_acc"], direct.acc)
 
     def test_gaps_between_numbers_do_not_matter(self):
         draw = np.random.default_rng(0)

@@ -49,7 +49,7 @@ class DataTest(absltest.TestCase):
         (place / "0005.png").unlink()
         out, err = process.communicate(timeout=300)
         self.assertEqual(process.returncode, 0, out + err)
-        self.assertIn("broken image", err)
+        self.assertIn("corrupt image", err)
         self.assertIn("0005.png", err)
         self.assertNotIn("Traceback", err)
         # The rest is another set of images, which is not taken without a word.

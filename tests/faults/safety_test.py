@@ -211,7 +211,7 @@ class CodeTest(parameterized.TestCase):
         (self.folder / "features.json").write_text(features)
         with self.assertRaisesRegex(UserError, "asks for the code of tests.faults.evil.Feature"):
             open_source(f"tfds:{self.folder}")
-        with self.assertRaisesRegex(UserError, "name space are not read"):
+        with self.assertRaisesRegex(UserError, "namespace are not read"):
             open_source("tfds:huggingface:x:train")
 
 
@@ -245,7 +245,7 @@ class SizeTest(parameterized.TestCase):
     def test_labels_that_would_need_a_name_each(self):
         path = Path(self.create_tempdir().full_path) / "x.npz"
         np.savez(path, images=np.zeros((2, 2, 2, 3), np.uint8), labels=np.array([0, 2**31 - 1]))
-        with self.assertRaisesRegex(UserError, "label 2147483647 of index 1 is out of range"):
+        with self.assertRaisesRegex(UserError, "label 2147483647 at index 1 is out of range"):
             open_source(f"npz:{path}")
 
     def test_a_tar_that_goes_backwards(self):
@@ -260,7 +260,7 @@ class SizeTest(parameterized.TestCase):
         data[512 + 148 : 512 + 156] = b" " * 8
         data[512 + 148 : 512 + 156] = b"%06o\0 " % sum(data[512:1024])
         path.write_bytes(data)
-        with self.assertRaisesRegex(UserError, "no whole tar file"):
+        with self.assertRaisesRegex(UserError, "not a complete tar file"):
             open_source(f"tar:{path}")
 
 
@@ -336,7 +336,7 @@ class SecretsTest(parameterized.TestCase):
 
     @parameterized.parameters(*HARMLESS)
     def test_what_is_none(self, data):
-        self.assertFalse(credentials.found(data))
+        self.assertFalse(credentials.has_credentials(data))
 
     @pytest.mark.full
     def test_the_environment_is_written_nowhere(self):

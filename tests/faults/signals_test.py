@@ -35,7 +35,7 @@ class SignalsTest(absltest.TestCase):
         whole.end()
         text, code = self.told(run, signal.SIGTERM)
         self.assertEqual(code, 75, text)
-        self.assertIn("asked to end; the step at hand is finished and saved first", text)
+        self.assertIn("asked to end; finishing and saving the current step first", text)
         self.assertRegex(text, r"saved at step \d+; the same command goes on from there")
         at = max(int(p.name) for p in (run.folder / "checkpoints").iterdir())
         self.assertEqual(run.reached(), at)

@@ -99,11 +99,11 @@ class Bfloat16Test(parameterized.TestCase):
         made = jax.eval_shape(CASES[case], x, y, temperature)
         self.assertEqual(made.dtype, jnp.float32)
 
-    def compare(self, case, found, expected):
-        (half, gradients), (whole, wanted) = found, expected
+    def compare(self, case, result, expected):
+        (half, gradients), (whole, whole_gradients) = result, expected
         self.assertTrue(np.isfinite(half), half)
         np.testing.assert_allclose(half, whole, rtol=self.rounded(case))
-        for gradient, want in zip(gradients, wanted, strict=True):
+        for gradient, want in zip(gradients, whole_gradients, strict=True):
             gradient = np.asarray(gradient, np.float32)
             self.assertTrue(np.isfinite(gradient).all())
             largest = np.abs(want).max() or 1.0
@@ -114,7 +114,7 @@ class Bfloat16Test(parameterized.TestCase):
         return jnp.sum(CASES[case](x, y, temperature))
 
     def rounded(self, case):
-        """Where a case rounds values of its own to bfloat16 before the loss sees them."""
+        """Tolerance of a case that rounds values of its own to bfloat16 before the loss."""
         own = ("soft_cross_entropy", "cross_view", "ibot", "dino", "clip_inner", "infonce_queue")
         return 2e-2 if case in own else 1e-5
 

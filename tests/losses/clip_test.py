@@ -40,8 +40,8 @@ class ClipLossTest(parameterized.TestCase):
 
     @parameterized.parameters(2, 9)
     def test_closed_forms(self, b):
-        one = jnp.ones((b, 5))
-        np.testing.assert_allclose(VALUE(one, one, 7.0), np.log(b), rtol=1e-6)
+        ones = jnp.ones((b, 5))
+        np.testing.assert_allclose(VALUE(ones, ones, 7.0), np.log(b), rtol=1e-6)
         eye = jnp.eye(b)
         np.testing.assert_allclose(VALUE(eye, eye, 1.0), np.log(np.e + b - 1) - 1, rtol=1e-6)
 
@@ -58,8 +58,8 @@ class ClipLossTest(parameterized.TestCase):
         self.assertGreater(abs(VALUE(image, text[order], 3.0) - value), 0.01)
 
     def test_no_gradient_to_the_scale_where_all_logits_are_equal(self):
-        one = jnp.ones((6, 4))
-        np.testing.assert_allclose(jax.grad(VALUE, 2)(one, one, 5.0), 0, atol=1e-6)
+        ones = jnp.ones((6, 4))
+        np.testing.assert_allclose(jax.grad(VALUE, 2)(ones, ones, 5.0), 0, atol=1e-6)
 
     def test_half_precision_is_computed_in_float32(self):
         image, text = (draw(8, 5, i).astype(jnp.bfloat16) for i in (0, 1))

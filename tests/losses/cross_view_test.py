@@ -17,12 +17,12 @@ def draw(*shape, seed=0):
 class CrossViewTest(parameterized.TestCase):
     def test_every_pair(self):
         targets, logits = jax.nn.softmax(draw(5, 2, 7)), 3 * draw(5, 4, 7, seed=1)
-        found = cross_entropies(targets, logits)
-        self.assertEqual(found.shape, (2, 4))
+        entropies = cross_entropies(targets, logits)
+        self.assertEqual(entropies.shape, (2, 4))
         for g in range(2):
             for v in range(4):
                 rows = -jnp.sum(targets[:, g] * jax.nn.log_softmax(logits[:, v]), axis=-1)
-                np.testing.assert_allclose(found[g, v], rows.mean(), rtol=1e-5)
+                np.testing.assert_allclose(entropies[g, v], rows.mean(), rtol=1e-5)
 
     @parameterized.parameters((2, 2), (2, 8), (1, 2), (3, 3))
     def test_mean_leaves_the_own_view_out(self, views, others):

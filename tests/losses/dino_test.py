@@ -69,9 +69,9 @@ class GoldenTest(parameterized.TestCase):
         args = [float(data[f"hp_{k}"]) for k in ("warmup_teacher_temp", "teacher_temp")]
         args.append(int(data["hp_warmup_teacher_temp_epochs"]))
         steps = jnp.arange(3 * int(data["hp_nepochs"]))
-        found = jax.vmap(lambda step: teacher_temperature(step, 3, *args))(steps)
+        temperatures = jax.vmap(lambda step: teacher_temperature(step, 3, *args))(steps)
         expected = data["out_teacher_temp_schedule"].repeat(3)
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        np.testing.assert_allclose(temperatures, expected, rtol=1e-6)
 
     def test_dinov2(self):
         """The sum over all pairs, own views included; the centre moves a step later."""
@@ -108,9 +108,9 @@ class DinoTest(parameterized.TestCase):
 
     def test_a_constant_vector_in_logits_and_centre_does_not_matter(self):
         logits, center, shift = draw(6, 2, 9), draw(9, seed=1), 4 * draw(9, seed=2)
-        found = teacher_probabilities(logits + shift, center + shift, 0.05)
+        shifted = teacher_probabilities(logits + shift, center + shift, 0.05)
         expected = teacher_probabilities(logits, center, 0.05)
-        np.testing.assert_allclose(found, expected, atol=1e-4)
+        np.testing.assert_allclose(shifted, expected, atol=1e-4)
 
     def test_centring_spreads_and_sharpening_narrows(self):
         logits = 0.3 * draw(64, 10) + 3 * draw(10, seed=1)

@@ -54,10 +54,10 @@ class GoldenTest(parameterized.TestCase):
                 patches = hyper["lambda2"] * masked_patch_loss(targets, patch, hidden)
                 return image + patches, (image, patches)
 
-            found, grads = jax.value_and_grad(loss, has_aux=True)(student)
+            values, grads = jax.value_and_grad(loss, has_aux=True)(student)
             means = jnp.mean(teacher_cls, axis=0), jnp.mean(teacher_patch, axis=(0, 1))
             pairs = zip(centers, means, (hyper["cm"], hyper["cm2"]), strict=True)
-            return found, grads, [tree.ema(*pair) for pair in pairs]
+            return values, grads, [tree.ema(*pair) for pair in pairs]
 
         with jax.enable_x64(wide):
             wide_array = lambda x: jnp.asarray(x, dtype)  # noqa: E731
@@ -116,8 +116,8 @@ class MaskedPatchLossTest(parameterized.TestCase):
         targets, logits = jax.nn.softmax(draw(2, 9, 5)), draw(2, 9, 5, seed=1)
         mask = jnp.zeros((2, 9), bool).at[0, :4].set(True)
         both = masked_patch_loss(targets, logits, mask)
-        one = masked_patch_loss(targets[:1], logits[:1], mask[:1])
-        np.testing.assert_allclose(both, one / 2, rtol=1e-6)
+        single = masked_patch_loss(targets[:1], logits[:1], mask[:1])
+        np.testing.assert_allclose(both, single / 2, rtol=1e-6)
 
     def test_equal_logits_give_log_k(self):
         targets, mask = jax.nn.softmax(draw(2, 4, 8192)), jnp.ones((2, 4))

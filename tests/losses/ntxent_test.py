@@ -107,7 +107,7 @@ class NtxentTest(parameterized.TestCase):
 
     @parameterized.parameters(((3, 4),), ((2, 2, 4),))
     def test_bad_shape(self, shape):
-        with self.assertRaisesRegex(ValueError, "two rows an example"):
+        with self.assertRaisesRegex(ValueError, "two rows per example"):
             ntxent(jnp.ones(shape), 0.1)
 
 

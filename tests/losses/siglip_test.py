@@ -45,8 +45,8 @@ class SiglipTest(parameterized.TestCase):
 
     @parameterized.parameters(1, 2, 9)
     def test_closed_forms(self, b):
-        one = jnp.ones((b, 5))
-        np.testing.assert_allclose(VALUE(one, one, 10.0, -10.0), b * np.log(2), rtol=1e-5)
+        ones = jnp.ones((b, 5))
+        np.testing.assert_allclose(VALUE(ones, ones, 10.0, -10.0), b * np.log(2), rtol=1e-5)
         expected = np.log(2) + (b - 1) * np.log1p(np.exp(-10))
         np.testing.assert_allclose(VALUE(jnp.eye(b), jnp.eye(b), 10.0, -10.0), expected, rtol=1e-5)
 

@@ -31,15 +31,15 @@ class SimMIMLossTest(parameterized.TestCase):
         params = {"linear": {"kernel": kernel, "bias": data["in_b"].astype(dtype)}}
 
         def loss(z, params):
-            painted, _ = decoder.apply(params, {}, z, train=True)
-            return masked_l1(painted, images, mask), painted
+            prediction, _ = decoder.apply(params, {}, z, train=True)
+            return masked_l1(prediction, images, mask), prediction
 
         with jax.enable_x64(wide):
             gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-            (value, painted), (grad_z, grads) = gradient(z, params)
+            (value, prediction), (grad_z, grads) = gradient(z, params)
         np.testing.assert_allclose(value, data[prefix + "out_loss"], rtol=rtol)
         for key, actual in (
-            ("out_rec", np.moveaxis(painted, -1, 1)),
+            ("out_rec", np.moveaxis(prediction, -1, 1)),
             ("grad_z", np.moveaxis(grad_z, -1, 1)),
             ("grad_w", grads["linear"]["kernel"].T[:, :, None, None]),
             ("grad_b", grads["linear"]["bias"]),

@@ -31,7 +31,7 @@ def mesh():
 
 
 def compiled(spec, iterations, dtype, **options):
-    """On the scores and which of them are valid, over eight devices."""
+    """Compile `sinkhorn` over eight devices, as a function of scores and valid rows."""
     over = mesh()
     spread = NamedSharding(over, spec or P(("a", "b")))
     valid = NamedSharding(over, P(spread.spec[0]))
@@ -63,27 +63,27 @@ class ShardingTest(parameterized.TestCase):
         options = {"form": form, "tolerance": tolerance}
         with jax.enable_x64(True):
             scores, valid = draw(np.float64)
-            found = compiled(SPECS[where], iterations, np.float64, **options)(scores, valid)
+            q = compiled(SPECS[where], iterations, np.float64, **options)(scores, valid)
             expected = sinkhorn(jnp.asarray(scores), 0.3, iterations, valid=valid, **options)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-        np.testing.assert_array_equal(np.asarray(found)[~valid], 0)
+        np.testing.assert_allclose(q, expected, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(np.asarray(q)[~valid], 0)
 
     def test_kernel_equals_one_device(self):
         scores, valid = draw(np.float32)
         interpreted = functools.partial(pl.pallas_call, interpret=True)
         with mock.patch.object(pl, "pallas_call", interpreted):
-            found = compiled(SPECS["rows"], 3, np.float32, form="kernel")(scores, valid)
+            q = compiled(SPECS["rows"], 3, np.float32, form="kernel")(scores, valid)
         expected = sinkhorn(scores, 0.3, 3, valid=valid, form="scaling")
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(q, expected, rtol=0, atol=1e-6)
         with self.assertRaisesRegex(ValueError, "whole rows"):
             compiled(SPECS["columns"], 3, np.float32, form="kernel")
 
     @parameterized.parameters(("rows", COLUMNS), ("columns", ROWS))
     def test_an_iteration_exchanges_one_vector(self, where, length):
         """Two iterations, without a loop around them: nothing longer than a vector."""
-        found = collectives(compiled(SPECS[where], 2, np.float32, form="scaling").as_text())
-        self.assertEqual({c.kind for c in found}, {"all-reduce"})
-        sizes = collections.Counter(c.elements for c in found)
+        operations = collectives(compiled(SPECS[where], 2, np.float32, form="scaling").as_text())
+        self.assertEqual({c.kind for c in operations}, {"all-reduce"})
+        sizes = collections.Counter(c.elements for c in operations)
         self.assertLessEqual(max(sizes), length)
         # One of them twice, as logarithms, whose maximum comes before their sum: the first of rows;
         # that of the assignments, which only columns need.

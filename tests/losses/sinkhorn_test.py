@@ -32,23 +32,23 @@ class SinkhornTest(parameterized.TestCase):
             for epsilon, iterations, q in zip(
                 data["hp_epsilon"], data["hp_iters"], expected, strict=True
             ):
-                found = JITTED(scores, float(epsilon), int(iterations), form=form)
-                self.assertEqual(found.dtype, scores.dtype)
-                np.testing.assert_allclose(found, q, rtol=0, atol=1e-12 if wide else 2e-6)
+                actual = JITTED(scores, float(epsilon), int(iterations), form=form)
+                self.assertEqual(actual.dtype, scores.dtype)
+                np.testing.assert_allclose(actual, q, rtol=0, atol=1e-12 if wide else 2e-6)
 
     @parameterized.parameters(*FORMS)
     def test_dinov2_golden(self, form):
         data = np.load(GOLDEN / "dinov2_dino.npz")
         for teacher, expected in zip(data["in_teacher"], data["out_sinkhorn"], strict=True):
             teacher = teacher.reshape(-1, teacher.shape[-1])
-            found = JITTED(teacher, float(data["hp_teacher_temp"]), 3, form=form)
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+            actual = JITTED(teacher, float(data["hp_teacher_temp"]), 3, form=form)
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
     @parameterized.parameters(*FORMS)
     def test_dinov2_masked_patches_golden(self, form):
         data = np.load(GOLDEN / "dinov2_ibot.npz")
         teacher, mask = data["in_teacher"], data["in_mask"]
-        found = JITTED(
+        actual = JITTED(
             teacher.reshape(-1, teacher.shape[-1]),
             float(data["hp_teacher_temp"]),
             3,
@@ -56,9 +56,9 @@ class SinkhornTest(parameterized.TestCase):
             form=form,
         )
         np.testing.assert_allclose(
-            found[mask.ravel()], data["out_sinkhorn_masked"], rtol=0, atol=1e-5
+            actual[mask.ravel()], data["out_sinkhorn_masked"], rtol=0, atol=1e-5
         )
-        np.testing.assert_array_equal(found[~mask.ravel()], 0)
+        np.testing.assert_array_equal(actual[~mask.ravel()], 0)
 
     @parameterized.parameters(*FORMS)
     def test_sela_golden(self, form):
@@ -78,21 +78,21 @@ class SinkhornTest(parameterized.TestCase):
     def test_sela_in_float32(self, form):
         data = np.load(GOLDEN / "sela_sk.npz")
         scores = jnp.log(data["in_probs"])
-        found = JITTED(scores, 1 / int(data["hp_lamb"]), 5000, tolerance=0.1, form=form)
-        self.assertEqual(found.dtype, jnp.float32)
-        expected = data["out_Q"].T * len(found)
-        np.testing.assert_array_equal(found.argmax(1), data["out_labels"])
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+        actual = JITTED(scores, 1 / int(data["hp_lamb"]), 5000, tolerance=0.1, form=form)
+        self.assertEqual(actual.dtype, jnp.float32)
+        expected = data["out_Q"].T * len(actual)
+        np.testing.assert_array_equal(actual.argmax(1), data["out_labels"])
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3)
 
     @parameterized.parameters(("scaling", 3), ("scaling", 14), ("log", 3))
     def test_blocks_of_any_size(self, form, iterations):
-        """Of one row, four (they divide), five (a rest), all; with and without a kept matrix."""
-        scores, found = draw(12, 5), []
+        """Blocks of one row, four (they divide), five (a rest) or all, with and without storing."""
+        scores, results = draw(12, 5), []
         for rows in (1, 4, 5, 100):
             with mock.patch.object(sinkhorn_sweeps, "BLOCK", 5 * rows):
-                found.append(jax.jit(lambda s: sinkhorn(s, 0.3, iterations, form=form))(scores))
-        for other in found[1:]:
-            np.testing.assert_allclose(other, found[0], atol=1e-6)
+                results.append(jax.jit(lambda s: sinkhorn(s, 0.3, iterations, form=form))(scores))
+        for other in results[1:]:
+            np.testing.assert_allclose(other, results[0], atol=1e-6)
 
     def test_equal_scores_are_spread_evenly(self):
         np.testing.assert_allclose(JITTED(jnp.full((12, 7), 3.0), 0.05, 3), 1 / 7, rtol=1e-6)
@@ -118,9 +118,9 @@ class SinkhornTest(parameterized.TestCase):
     @parameterized.product(form=FORMS, scale=(1e2, 1e4, 1e6))
     def test_out_of_range_of_exp(self, form, scale):
         scores = draw(30, 5, scale).at[:, 3].add(-10 * scale).at[7].add(20 * scale)
-        found = JITTED(scores, 0.05, 50, form=form)
-        self.assertTrue(np.isfinite(found).all())
-        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+        actual = JITTED(scores, 0.05, 50, form=form)
+        self.assertTrue(np.isfinite(actual).all())
+        np.testing.assert_allclose(actual.sum(1), 1, rtol=1e-5)
 
     def test_logarithms_are_exact_for_any_spread(self):
         """A column e^-4000 below the others gets its share in the first iteration."""
@@ -129,9 +129,9 @@ class SinkhornTest(parameterized.TestCase):
         for _ in range(2):
             log_q -= scipy.special.logsumexp(log_q, axis=0, keepdims=True)
             log_q -= scipy.special.logsumexp(log_q, axis=1, keepdims=True)
-        found = JITTED(scores, 0.05, 2, form="log")
+        actual = JITTED(scores, 0.05, 2, form="log")
         # Scores of 4000 have float32's step of 2e-4.
-        np.testing.assert_allclose(found, np.exp(log_q), atol=1e-3)
+        np.testing.assert_allclose(actual, np.exp(log_q), atol=1e-3)
         self.assertGreater(np.exp(log_q)[:, 3].sum(), 3)
 
     @parameterized.parameters(*FORMS)
@@ -139,10 +139,10 @@ class SinkhornTest(parameterized.TestCase):
         scores, padding = draw(11, 4), 100 * draw(5, 4, seed=1)
         valid = jnp.arange(16) < 11
         for options in ({"form": form}, {"form": form, "tolerance": 0.01}):
-            found = JITTED(jnp.concatenate([scores, padding]), 0.1, 40, valid=valid, **options)
+            actual = JITTED(jnp.concatenate([scores, padding]), 0.1, 40, valid=valid, **options)
             expected = JITTED(scores, 0.1, 40, **options)
-            np.testing.assert_allclose(found[:11], expected, atol=1e-6)
-            np.testing.assert_array_equal(found[11:], 0)
+            np.testing.assert_allclose(actual[:11], expected, atol=1e-6)
+            np.testing.assert_array_equal(actual[11:], 0)
         nothing = JITTED(scores, 0.1, 3, valid=jnp.zeros(11, bool), form=form)
         np.testing.assert_array_equal(nothing, 0)
 
@@ -152,19 +152,19 @@ class SinkhornTest(parameterized.TestCase):
 
     def test_half_precision_input_is_computed_in_float32(self):
         scores = draw(8, 4).astype(jnp.bfloat16)
-        found = JITTED(scores, 0.05, 3)
-        self.assertEqual(found.dtype, jnp.float32)
-        np.testing.assert_array_equal(found, JITTED(scores.astype(jnp.float32), 0.05, 3))
+        actual = JITTED(scores, 0.05, 3)
+        self.assertEqual(actual.dtype, jnp.float32)
+        np.testing.assert_array_equal(actual, JITTED(scores.astype(jnp.float32), 0.05, 3))
 
     @parameterized.parameters(((3,), 3), ((2, 3), 0))
     def test_bad_arguments(self, shape, iterations):
-        with self.assertRaisesRegex(ValueError, "sinkhorn wants"):
+        with self.assertRaisesRegex(ValueError, "sinkhorn: expected"):
             sinkhorn(jnp.ones(shape), 0.1, iterations)
 
     def test_bad_form(self):
-        with self.assertRaisesRegex(ValueError, "'dense' is none of"):
+        with self.assertRaisesRegex(ValueError, "'dense' is not one of"):
             sinkhorn(jnp.ones((2, 3)), 0.1, 3, form="dense")
-        with self.assertRaisesRegex(ValueError, "'kernel' wants"):
+        with self.assertRaisesRegex(ValueError, "'kernel' expects"):
             sinkhorn(jnp.ones((2, 2**17)), 0.1, 3, form="kernel")
 
 

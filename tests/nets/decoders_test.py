@@ -35,7 +35,7 @@ class MAEDecoderTest(parameterized.TestCase):
             grid=(side, side),
             out_dim=len(weights["decoder_pred.weight"]),
         )
-        params, _ = torch.given(encoder, weights, position="sincos")
+        params, _ = torch.convert(encoder, weights, position="sincos")
         decoder_params = torch.head(weights, "decoder")
         shuffle = np.argsort(data["in_noise"], axis=1)
         restore = np.argsort(shuffle, axis=1)
@@ -82,7 +82,7 @@ class MAEDecoderTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (lambda: mae_decoder(8, 16, heads=3), "3 heads"),
-        (lambda: mae_decoder(8, 6, heads=2), "4 divides, not 6"),
+        (lambda: mae_decoder(8, 6, heads=2), "divisible by 4, got 6"),
         (lambda: mae_decoder(8, 16, heads=4, remat="all"), "'all'"),
     )
     def test_user_errors(self, make, message):

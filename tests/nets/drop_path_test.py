@@ -22,14 +22,14 @@ def nets(rate):
 class FactorsTest(absltest.TestCase):
     def test_linear_rates_and_a_mean_of_one(self):
         keys = jax.random.split(jax.random.key(0), 4000)
-        found = np.asarray(factors(keys, 0.6, 4, branches=2))
-        self.assertEqual(found.shape, (4, 2, 4000))
+        draws = np.asarray(factors(keys, 0.6, 4, branches=2))
+        self.assertEqual(draws.shape, (4, 2, 4000))
         for block, rate in enumerate((0.0, 0.2, 0.4, 0.6)):
-            values = np.unique(found[block])
+            values = np.unique(draws[block])
             np.testing.assert_allclose(values, ([0] if rate else []) + [1 / (1 - rate)], rtol=1e-6)
-            np.testing.assert_allclose((found[block] == 0).mean(), rate, atol=0.03)
-        np.testing.assert_allclose(found.mean((1, 2)), 1, atol=0.06)
-        self.assertFalse(np.array_equal(found[3, 0], found[3, 1]))
+            np.testing.assert_allclose((draws[block] == 0).mean(), rate, atol=0.03)
+        np.testing.assert_allclose(draws.mean((1, 2)), 1, atol=0.06)
+        self.assertFalse(np.array_equal(draws[3, 0], draws[3, 1]))
 
     def test_a_branch_is_scaled_in_its_own_type(self):
         branch = np.ones((2, 3, 4), np.float16)
@@ -73,19 +73,19 @@ class NetsTest(parameterized.TestCase):
         self.assertGreater(len(np.unique(np.round(same[:, 0], 5))), 2)
 
     def test_a_dropped_block_is_the_identity(self):
-        """With both branches of a block at 0 its tokens go on as they are."""
+        """A block with both branches at 0 passes its tokens on unchanged."""
         net = nets(0.999)["vit"]  # the last block is left out, nearly always
         params, stats = net.init(jax.random.key(0))
         images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
         keys = jax.random.split(jax.random.key(2), 2)
-        kept = np.asarray(factors(keys, 0.999, 3, branches=2))
-        self.assertFalse(kept[2].any())
+        draws = np.asarray(factors(keys, 0.999, 3, branches=2))
+        self.assertFalse(draws[2].any())
         first = {"blocks": jax.tree.map(lambda p: p.at[2].add(5.0), params["blocks"])}
         run = lambda p: net.apply(p, stats, images, keys=keys, train=True)[0]["pooled"]  # noqa: E731
         np.testing.assert_array_equal(run(params | first), run(params))
 
     def test_bad_rate(self):
-        with self.assertRaisesRegex(UserError, r"drop_path: 1.0 is not in \[0, 1\)"):
+        with self.assertRaisesRegex(UserError, r"drop_path: expected a rate in \[0, 1\), got 1.0"):
             nets(1.0)
 
 

@@ -15,16 +15,18 @@ from tests.nets import weights as torch
 
 def golden_head(weights, prefix):
     """Net, params and stats of a torch Sequential of linear layers, batch norms and ReLUs."""
-    found = perceptron(torch.under(weights, f"{prefix}."))
-    kernels = [found[f"linear{i}/kernel"] for i in range(1, 4) if f"linear{i}/kernel" in found]
+    variables = perceptron(torch.under(weights, f"{prefix}."))
+    kernels = [
+        variables[f"linear{i}/kernel"] for i in range(1, 4) if f"linear{i}/kernel" in variables
+    ]
     net = mlp_head(
         len(kernels[0]),
         [kernel.shape[1] for kernel in kernels],
-        last_norm="no_affine" if f"norm{len(kernels)}/mean" in found else None,
+        last_norm="no_affine" if f"norm{len(kernels)}/mean" in variables else None,
     )
     like = jax.eval_shape(net.init, jax.random.key(0))
-    assert set(found) == set(networks.flat(*like))
-    return net, *networks.fill(found, like, prefix)
+    assert set(variables) == set(networks.flat(*like))
+    return net, *networks.fill(variables, like, prefix)
 
 
 class GoldenTest(parameterized.TestCase):
@@ -38,8 +40,8 @@ class GoldenTest(parameterized.TestCase):
         def run(trees, x, train):
             outs, stats = {}, {}
             for name, source in zip(names, (None, names[0], names[0]), strict=True):
-                given = x if source is None else outs[source]
-                outs[name], stats[name] = heads[name][0].apply(*trees[name], given, train=train)
+                inputs = x if source is None else outs[source]
+                outs[name], stats[name] = heads[name][0].apply(*trees[name], inputs, train=train)
             return outs, {name: (trees[name][0], stats[name]) for name in names}
 
         run = torch.jit(run, static_argnums=2)

@@ -47,7 +47,7 @@ class SinCosTest(parameterized.TestCase):
         )
 
     def test_width(self):
-        with self.assertRaisesRegex(UserError, "4 divides, not 10"):
+        with self.assertRaisesRegex(UserError, "divisible by 4, got 10"):
             sincos(10, (2, 2))
 
 

@@ -55,7 +55,7 @@ class GoldenTest(parameterized.TestCase):
             block="bottleneck" if bottleneck else "basic",
             stem_filters=len(weights["conv1.weight"]),
         )
-        params, stats = torch.given(net, weights)
+        params, stats = torch.convert(net, weights)
         fc = torch.head(weights, "classifier")["linear1"]
         self.assertEqual(
             jax.tree.map(np.shape, params), jax.tree.map(lambda x: x.shape, parameters(net))
@@ -86,7 +86,7 @@ class GoldenTest(parameterized.TestCase):
             self.assertEqual(actual.dtype, dtype)
             torch.assert_close(actual, data[prefix + key], rtol, key)
         running = torch.under(data, f"{prefix}out_train_after.")
-        _, expected = torch.given(net, weights | running)
+        _, expected = torch.convert(net, weights | running)
         jax.tree.map(lambda a, b: torch.assert_close(a, b, rtol / 10), after, expected)
         jax.tree.map(np.testing.assert_array_equal, same, stats)
 
@@ -201,8 +201,8 @@ class ResNetTest(parameterized.TestCase):
         (lambda: resnet(20), "depth 20"),
         (lambda: resnet(18, stem="mnist"), "'mnist'"),
         (lambda: resnet(18, sk_ratio=0.1), "bottleneck"),
-        (lambda: resnet(18, dtype="int8"), "give 'float32' or 'bfloat16'"),
-        (lambda: resnet(18, dtype="float99"), "give 'float32' or 'bfloat16'"),
+        (lambda: resnet(18, dtype="int8"), "expected 'float32' or 'bfloat16'"),
+        (lambda: resnet(18, dtype="float99"), "expected 'float32' or 'bfloat16'"),
         (lambda: resnet_custom((1, 1), (4,)), "filters"),
         (lambda: resnet_custom((1,), (4,), block="plain"), "'plain'"),
     )

@@ -28,7 +28,7 @@ def run(net, images, **options):
 class SwinTest(parameterized.TestCase):
     @parameterized.parameters(("tiny", 28_288_354 - 769_000), ("base", 87_768_224 - 1_025_000))
     def test_published_sizes(self, size, parameters):
-        """Of ImageNet's classifiers, less the linear layer of 1000 classes."""
+        """Counts of ImageNet's classifiers, less the linear layer of 1000 classes."""
         net = swin(size)
         self.assertEqual(count(jax.eval_shape(net.init, jax.random.key(0))), parameters)
 
@@ -59,9 +59,9 @@ class SwinTest(parameterized.TestCase):
         changed = images.copy()
         changed[:, 0, 0] += 1  # of patch (0, 0) of 16 x 16; windows of 4, shifted by 2
         a, b = (run(net, x)["stage1"][0] for x in (images, changed))
-        seen = np.abs(a - b).max(-1) > 1e-7
-        self.assertTrue(seen[:6, :6].all())
-        self.assertFalse(seen[6:].any() or seen[:, 6:].any())
+        reached = np.abs(a - b).max(-1) > 1e-7
+        self.assertTrue(reached[:6, :6].all())
+        self.assertFalse(reached[6:].any() or reached[:, 6:].any())
 
     def test_the_roll_joins_no_strangers(self):
         mask = shifted_mask(8, 8, 4, 2)

@@ -55,7 +55,7 @@ class TextTest(parameterized.TestCase):
     def test_user_errors(self):
         params, _ = jax.eval_shape(lambda: NET.init(jax.random.key(0)))
         long = jax.ShapeDtypeStruct((1, 9), jnp.int32)
-        with self.assertRaisesRegex(UserError, "9 tokens for a network of at most 8"):
+        with self.assertRaisesRegex(UserError, "expected at most 8 tokens, got 9"):
             jax.eval_shape(lambda p, t: NET.apply(p, {}, t, train=True), params, long)
         with self.assertRaisesRegex(UserError, "3 heads"):
             text_transformer(20, dim=16, heads=3)

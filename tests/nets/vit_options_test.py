@@ -1,4 +1,4 @@
-"""What DINOv2 and CLIP add to a vision transformer: registers, SwiGLU, a norm before the blocks."""
+"""DINOv2's and CLIP's options of a vision transformer: registers, SwiGLU, norm before blocks."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from tests.nets.vit_test import run, started, tiny, variables
 
 class OptionsTest(parameterized.TestCase):
     def test_published_sizes(self):
-        """Of timm 1.0.31: vit_giant_patch14_dinov2, vit_small_patch14_reg4_dinov2 and
+        """Counts of timm 1.0.31: vit_giant_patch14_dinov2, vit_small_patch14_reg4_dinov2 and
         vit_base_patch32_clip_224 without classifiers; its second has no position of the class.
         """
         giant = dict(dim=1536, depth=40, heads=24, mlp="swiglu", layer_scale=1e-5)
@@ -83,7 +83,7 @@ class OptionsTest(parameterized.TestCase):
     @parameterized.parameters(
         (dict(mlp="relu"), "unknown mlp 'relu'"),
         (dict(registers=-1), "registers=-1"),
-        (dict(registers=1, position="relative"), "none with relative positions"),
+        (dict(registers=1, position="relative"), "0 with relative positions"),
     )
     def test_user_errors(self, options, message):
         with self.assertRaisesRegex(UserError, message):

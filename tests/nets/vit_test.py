@@ -56,7 +56,10 @@ class GoldenTest(parameterized.TestCase):
         prefix, rtol, dtype = ("f64_", 1e-9, np.float64) if wide else ("", 1e-4, np.float32)
         options = dict(cls_token=False, pool="avg", norm_after_pool=True) if pool == "avg" else {}
         net = golden_vit(weights, data["in_x"], **options)
-        (params, _), head = torch.given(net, weights), torch.head(weights, "classifier")["linear1"]
+        (params, _), head = (
+            torch.convert(net, weights),
+            torch.head(weights, "classifier")["linear1"],
+        )
         expected_shapes = jax.tree.map(lambda x: x.shape, variables(net)[0])
         self.assertEqual(jax.tree.map(np.shape, params), expected_shapes)
 
@@ -84,7 +87,7 @@ class GoldenTest(parameterized.TestCase):
     def test_moco_v3(self):
         weights, data = torch.load("model_mocov3_vit")
         net = golden_vit(weights, data["in_x"], position="sincos_mocov3")
-        params, _ = torch.given(net, weights, position="sincos_mocov3")
+        params, _ = torch.convert(net, weights, position="sincos_mocov3")
         (out,) = run(params, (net, torch.nhwc(data["in_x"]), {}))
         head = torch.head(weights, "classifier")["linear1"]
         torch.assert_close(out["tokens"], data["out_features"], 1e-4)
@@ -94,7 +97,7 @@ class GoldenTest(parameterized.TestCase):
         weights, data = torch.load("model_dino_vit_head")
         backbone = torch.under(weights, "backbone.")
         net = golden_vit(backbone, data["in_x"], interpolate_offset=0.1)
-        params, _ = torch.given(net, weights)
+        params, _ = torch.convert(net, weights)
         head_params = torch.head(weights, "head")
         mlp = head_params["mlp"]
         projector = dino_head(
@@ -226,19 +229,19 @@ class ViTTest(parameterized.TestCase):
         params, images = started(net)
         every = np.tile(np.arange(16), (2, 1))
         some = np.array([[5, 2, 7], [0, 15, 9]])
-        seen = np.zeros((2, 16, 1, 1))
-        np.put_along_axis(seen, some[..., None, None], 1, axis=1)
-        mask = np.kron(seen.reshape(2, 4, 4), np.ones((1, 4, 4)))[..., None]
+        visible = np.zeros((2, 16, 1, 1))
+        np.put_along_axis(visible, some[..., None, None], 1, axis=1)
+        mask = np.kron(visible.reshape(2, 4, 4), np.ones((1, 4, 4)))[..., None]
         changed = (images * mask + 9 * (1 - mask)).astype(np.float32)
-        full, kept, before, after = run(
+        full, reordered, before, after = run(
             params,
             (net, images, {}),
             (net, images, dict(keep=every[:, ::-1])),
             (net, images, dict(keep=some)),
             (net, changed, dict(keep=some)),
         )
-        np.testing.assert_allclose(kept["patches"], full["patches"][:, ::-1], atol=1e-5)
-        np.testing.assert_allclose(kept["cls"], full["cls"], atol=1e-5)
+        np.testing.assert_allclose(reordered["patches"], full["patches"][:, ::-1], atol=1e-5)
+        np.testing.assert_allclose(reordered["cls"], full["cls"], atol=1e-5)
 
         self.assertEqual(before["patches"].shape, (2, 3, 8))
         self.assertEqual(before["tokens"].shape, (2, 4, 8))
@@ -295,7 +298,7 @@ class ViTTest(parameterized.TestCase):
         (lambda: tiny(cls_token=False), "cls_token=False"),
         (lambda: tiny(remat="some"), "'some'"),
         (lambda: tiny(dim=6, heads=2, position="sincos"), "6"),
-        (lambda: tiny(dtype="int32"), "give 'float32' or 'bfloat16'"),
+        (lambda: tiny(dtype="int32"), "expected 'float32' or 'bfloat16'"),
         (lambda: output_shapes(tiny(), (16, 18, 3)), "patch of 4 .* 16 x 18"),
         (
             lambda: output_shapes(tiny(), (16, 16, 3), stages=True, keep=np.zeros((1, 2), int)),

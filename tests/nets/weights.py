@@ -26,34 +26,34 @@ jit = functools.partial(
 
 
 def load(name: str) -> tuple[Weights, dict[str, np.ndarray]]:
-    """The state dictionary of a golden file, and its other arrays."""
+    """Load the state dictionary of a golden file, and its other arrays."""
     with np.load(GOLDEN / f"{name}.npz") as data:
         arrays = dict(data)
     weights = {k.removeprefix("in_sd."): v for k, v in arrays.items() if k.startswith("in_sd.")}
     return weights, {k: v for k, v in arrays.items() if not k.startswith("in_sd.")}
 
 
-def given(net, weights: Weights, **backbone) -> tuple[dict, dict]:
-    """(params, stats) of a network from the state dictionary of the one that it is like.
+def convert(net, weights: Weights, **backbone) -> tuple[dict, dict]:
+    """Return (params, stats) of a network from the state dictionary of its PyTorch counterpart.
 
-    Every tensor of the backbone must be used, and every variable be there; `backbone` as in
+    Every tensor of the backbone must be used, and every variable be present; `backbone` as in
     `networks.convert`.
     """
-    (found,) = releases.find(weights)
+    (release,) = releases.find(weights)
     like = jax.eval_shape(net.init, jax.random.key(0))
-    variables, report = networks.convert(found, like, backbone)
+    variables, report = networks.convert(release, like, backbone)
     assert not report.complaint() and not report.skipped, report
     return networks.fill(under(variables, "backbone/"), like, "golden")
 
 
 def head(weights: Weights, name: str) -> dict:
-    """The variables of a head beside the backbone, nested."""
-    (found,) = releases.find(weights)
-    return nested(found.heads[name])
+    """Return the variables of a head of the network, nested."""
+    (release,) = releases.find(weights)
+    return nested(release.heads[name])
 
 
 def nested(variables: Weights) -> dict:
-    """{"a/b": x} to {"a": {"b": x}}."""
+    """Nest {"a/b": x} to {"a": {"b": x}}."""
     tree: dict = {}
     for path, array in variables.items():
         *outer, last = path.split("/")
@@ -65,9 +65,7 @@ def nested(variables: Weights) -> dict:
 
 
 def random_variables(net) -> tuple:
-    """Parameters and statistics of a net with all of them random, without its initialisation being
-    compiled.
-    """
+    """Draw random parameters and statistics of a net, without compiling its initialisation."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: net.init(jax.random.key(0)))
 
@@ -88,7 +86,7 @@ def nhwc(x: np.ndarray) -> np.ndarray:
 
 
 def assert_close(actual, expected, rtol: float, what: str = "") -> None:
-    """Largest difference relative to the largest expected value."""
+    """Compare the largest difference, relative to the largest expected value, with `rtol`."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, not {expected.shape}"
     error = np.abs(actual - expected).max() / np.abs(expected).max()

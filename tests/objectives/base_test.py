@@ -1,4 +1,4 @@
-"""What a method gets for nothing: its inputs, its networks, and words where it lacks something."""
+"""Defaults of a method: its inputs, its networks, and an error where something is missing."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class ObjectiveTest(absltest.TestCase):
         self.assertEqual(several.inputs(), Inputs(views=(View(16), View(8, 4))))
 
     def test_a_method_without_views_is_told(self):
-        with self.assertRaisesRegex(UserError, "Objective: give the method a field `view`"):
+        with self.assertRaisesRegex(UserError, "Objective: no field `view` or `views`; define one"):
             Objective(NET, SPEC).inputs()
 
     def test_params_and_statistics_of_its_branch(self):
@@ -47,7 +47,7 @@ class ObjectiveTest(absltest.TestCase):
         self.assertEqual(made.branch.microbatches, 2)
 
     def test_a_backbone_without_patches(self):
-        with self.assertRaisesRegex(UserError, "no patches, and the method needs any backbone"):
+        with self.assertRaisesRegex(UserError, "no patches, but the method needs any backbone"):
             _ = OneView(NET, SPEC).patch_grid
 
 

@@ -1,6 +1,4 @@
-"""What must hold for every method; a new file in `objectives/` is tested without being named
-here.
-"""
+"""Properties of every method; a new file in `objectives/` is tested without being named here."""
 
 import tempfile
 from collections.abc import Callable
@@ -39,8 +37,8 @@ def initial(method: str) -> tuple[Any, Any]:
 def observed(
     method: str, dtype: type[np.floating], seed: int = 0, steps: int = 1, **mesh: int
 ) -> dict[str, Any]:
-    """What the last of some steps makes on a mesh of as many devices as it asks for. The tests of a
-    method share it, so nothing may be changed in it.
+    """Return the results of the last of some steps on a mesh with as many devices as it needs. The
+    tests of a method share them, so they must not be modified.
     """
     made = harness.experiment(method, **mesh)
     devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]

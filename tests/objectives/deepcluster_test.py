@@ -1,4 +1,4 @@
-"""DeepCluster: what a refresh leaves behind."""
+"""DeepCluster: the state after a refresh."""
 
 import dataclasses
 
@@ -30,12 +30,12 @@ class DeepClusterTest(absltest.TestCase):
         placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
         whole = state.create(objective, made.tx, 0, placed)
         moments = jax.tree.map(lambda x: x + 1, whole.opt_state)
-        seen = drawn_pass(made, objective.feature_dim)
+        records = drawn_pass(made, objective.feature_dim)
         after = jax.jit(refresh.make_kernel(objective, made.tx))(
-            dataclasses.replace(whole, opt_state=moments), seen
+            dataclasses.replace(whole, opt_state=moments), records
         )
         labels, weights = np.asarray(after.extra["assignments"]), np.asarray(after.extra["weights"])
-        present = np.asarray(seen.present)
+        present = np.asarray(records.present)
         counts = np.bincount(labels[present], minlength=objective.clusters)
         self.assertEqual(counts.sum(), made.spec.num_examples - 2)
         np.testing.assert_array_equal(weights > 0, counts > 0)
@@ -58,7 +58,7 @@ class DeepClusterTest(absltest.TestCase):
         small = dataclasses.replace(made.spec, num_examples=49)
         with self.assertRaisesRegex(UserError, "50 clusters of 49 examples; set objective.clust"):
             dataclasses.replace(made.objective, spec=small)
-        with self.assertRaisesRegex(UserError, "give at most 32"):
+        with self.assertRaisesRegex(UserError, "at most the 32 features"):
             dataclasses.replace(made.objective, whitened=33)
 
 

@@ -40,10 +40,10 @@ class DeepClusterV2Test(absltest.TestCase):
         present = np.arange(2048) < 1437
         values = unit(np.random.default_rng(0).normal(size=(2048, dim))) * present[:, None]
         values[9] = 0  # broken
-        seen = DataPass(
+        records = DataPass(
             jnp.asarray(values, jnp.float32), jnp.asarray(present & (values != 0).any(1))
         )
-        _, extra = self.refresh(self.params, extra, seen, jax.random.key(1), jnp.int32(0))
+        _, extra = self.refresh(self.params, extra, records, jax.random.key(1), jnp.int32(0))
         for crop in range(self.objective.remembered):
             np.testing.assert_allclose(extra["memory"][:, crop], values, rtol=1e-6)
         self.check(extra)

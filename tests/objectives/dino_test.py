@@ -45,8 +45,8 @@ class DinoTest(parameterized.TestCase):
         np.testing.assert_allclose(after["center"], 0.1, rtol=1e-5)
         _, end = method.after_update(moved, extra, signals, jnp.int32(SPEC.total_steps))
         chex.assert_trees_all_close(end["teacher"], params, atol=1e-6)
-        kept = method.encoder(moved, after)
-        chex.assert_trees_all_equal(kept.params, after["teacher"]["backbone"])
+        encoder = method.encoder(moved, after)
+        chex.assert_trees_all_equal(encoder.params, after["teacher"]["backbone"])
 
     def test_the_teacher_sees_the_large_crops_only(self):
         method = tiny_vit()

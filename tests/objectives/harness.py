@@ -82,25 +82,25 @@ def observe(made: Experiment) -> Any:
 
 
 def worst_difference(a: Any, b: Any, floor: float) -> tuple[float, str]:
-    """Largest max|a - b| / max(max|a|, floor) over the leaves, and the leaf it is at."""
+    """Return the largest max|a - b| / max(max|a|, floor) over the leaves, and its leaf."""
     names = [
         jax.tree_util.keystr(p, simple=True, separator="/")
         for p, _ in jax.tree_util.tree_leaves_with_path(a)
     ]
-    found = []
+    differences = []
     for name, x, y in zip(names, jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        found.append(
+        differences.append(
             (
                 float(np.max(np.abs(x - y), initial=0) / max(np.max(np.abs(x), initial=0), floor)),
                 name,
             )
         )
-    return max(found)
+    return max(differences)
 
 
 def refreshes(method: str) -> bool:
-    """Whether the method looks at the whole data set at times."""
+    """Return whether the method refreshes from the whole data set."""
     return load_method(method).make.__self__.refresh_steps is not Objective.refresh_steps
 
 

@@ -94,7 +94,7 @@ class IBOTTest(parameterized.TestCase):
         np.testing.assert_allclose(loss, base, rtol=1e-4)  # a constant centre changes no softmax
 
     @parameterized.parameters(
-        (lambda: tiny(mask_ratios=(0.1,)), "one spread for each ratio"),
+        (lambda: tiny(mask_ratios=(0.1,)), "one spread per ratio"),
         (lambda: tiny(resnet_small(width=8, channels=1)).patch_grid, "no patches"),
         (lambda: tiny(views=(View(8, 3),)), "must fill whole groups"),
     )

@@ -1,4 +1,4 @@
-"""InstDisc's NCE form, which the digits recipe does not use, and what its step sends."""
+"""InstDisc's NCE form, which the digits recipe does not use, and its communication per step."""
 
 import dataclasses
 from types import SimpleNamespace

@@ -135,10 +135,10 @@ class GroupsTest(parameterized.TestCase):
         np.testing.assert_allclose(self.keys(grouped, extra), self.keys(whole, extra), atol=1e-5)
 
     def test_equal_on_one_and_eight_devices_which_share_the_work(self):
-        """The shuffled images must not lie, and be encoded, on every device whole."""
+        """The shuffled images must not be copied to, and encoded on, every device."""
         run = harness.observe(types.SimpleNamespace(objective=self.objective))
         state = jax.jit(self.objective.init)(jax.random.key(3))
-        found, flops = [], []
+        outputs, flops = [], []
         for count in (1, 8):
             mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:count])
             placed = sharding.tree_shardings(state, sharding.MeshConfig(), mesh)
@@ -148,8 +148,8 @@ class GroupsTest(parameterized.TestCase):
                 args = jax.device_get((*state, self.batch, np.int32(0)))
                 compiled = step.lower(*args).compile()
                 flops.append(compiled.cost_analysis()["flops"])
-                found.append(jax.device_get(step(*args)))
-        worst, where = harness.worst_difference(*found, 1e-3)
+                outputs.append(jax.device_get(step(*args)))
+        worst, where = harness.worst_difference(*outputs, 1e-3)
         self.assertLessEqual(worst, 1e-4, where)
         self.assertLess(8 * flops[1], 1.5 * flops[0])
 

@@ -30,7 +30,7 @@ def made(**options):
 
 
 def train(objective, steps):
-    """States before and after each of so many steps of AdamW with a strong decay."""
+    """Return the states before and after each step of AdamW with a strong decay."""
     config = OptimConfig(weight_decay=10.0, decay_rules=((".*", 1.0),), lr=0.01)
     shapes, _ = jax.eval_shape(objective.init, jax.random.key(0))
     groups = objective.groups()
@@ -78,7 +78,7 @@ class FrozenTest(absltest.TestCase):
 
 class AverageTest(absltest.TestCase):
     def test_the_keys_of_a_step_are_averaged_with_its_momentum(self):
-        """As released: m(s) at step s, from the parameters of its start."""
+        """The release uses m(s) at step s, with the parameters at its start."""
         states = train(made(momentum=0.9), 3)
         for s in (1, 2):
             momentum = 1 - 0.1 * (1 + np.cos(np.pi * s / STEPS)) / 2

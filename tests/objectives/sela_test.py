@@ -21,8 +21,10 @@ class SeLaTest(parameterized.TestCase):
     def label(self, objective, values, padding=1.0):
         present = np.arange(2048) < 1437
         params, extra = jax.jit(objective.init)(jax.random.key(0))
-        seen = DataPass(jnp.where(present[:, None], values, padding), jnp.asarray(present))
-        _, after = jax.jit(objective.refresh)(params, extra, seen, jax.random.key(1), jnp.int32(0))
+        records = DataPass(jnp.where(present[:, None], values, padding), jnp.asarray(present))
+        _, after = jax.jit(objective.refresh)(
+            params, extra, records, jax.random.key(1), jnp.int32(0)
+        )
         return np.asarray(after["assignments"])[:1437], params
 
     def test_labels_are_balanced_and_do_not_see_the_padding(self):
@@ -39,9 +41,9 @@ class SeLaTest(parameterized.TestCase):
         np.testing.assert_array_equal(other, labels)
         # They are near what the classifier says: much nearer than chance.
         layer = params["classifiers"]["linear1"]
-        said = values[:1437] @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
-        said = said.reshape(1437, objective.heads, objective.clusters).argmax(-1)
-        self.assertGreater(np.mean(said == labels), 10 / objective.clusters)
+        answers = values[:1437] @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+        answers = answers.reshape(1437, objective.heads, objective.clusters).argmax(-1)
+        self.assertGreater(np.mean(answers == labels), 10 / objective.clusters)
 
     def test_when(self):
         spec = dataclasses.replace(self.made.spec, total_steps=1000)

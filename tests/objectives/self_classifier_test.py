@@ -27,10 +27,10 @@ class SelfClassifierTest(parameterized.TestCase):
         # The first is nearest to itself, an embedding of the same image.
         index = jnp.arange(16, dtype=jnp.int32).at[0].set(queued["index"][3, 1])
         first = l2_normalize(jnp.asarray(keys[::-1, 0] + 0.01)).at[0].set(keys[3, 1])
-        found = np.asarray(method.neighbours(queued, first, index, jnp.int32(2)))
-        np.testing.assert_array_equal(found[1:], keys[::-1, 0][1:])
+        neighbours = np.asarray(method.neighbours(queued, first, index, jnp.int32(2)))
+        np.testing.assert_array_equal(neighbours[1:], keys[::-1, 0][1:])
         others = np.delete(keys.reshape(-1, 4), 7, axis=0)
-        np.testing.assert_array_equal(found[0], others[np.argmax(others @ keys[3, 1])])
+        np.testing.assert_array_equal(neighbours[0], others[np.argmax(others @ keys[3, 1])])
         waiting = method.neighbours(queued, first, index, jnp.int32(1))
         np.testing.assert_array_equal(waiting, first)
 

@@ -34,16 +34,16 @@ class MicrobatchTest(absltest.TestCase):
         temporary bytes of both programs.
         """
         images = np.random.default_rng(0).normal(size=(SPEC.global_batch, 2, 8, 8, 3))
-        found, sizes = [], []
+        outputs, sizes = [], []
         with jax.enable_x64(True):
             state = jax.jit(simclr(backbone).init)(jax.random.key(0))
             state = jax.tree.map(lambda x: x.astype(np.float64), state)
             for chunks in (1, 4):
                 objective = simclr(backbone, microbatches=chunks)
                 compiled = gradient(objective).lower(*state, images).compile()
-                found.append(jax.device_get(compiled(*state, images)))
+                outputs.append(jax.device_get(compiled(*state, images)))
                 sizes.append(compiled.memory_analysis().temp_size_in_bytes)
-        return worst_difference(*found, 1e-4), sizes
+        return worst_difference(*outputs, 1e-4), sizes
 
     def test_without_batch_norm_in_the_backbone_exact_in_less_memory(self):
         """Every image repels every other one of the whole batch; the head's batch norm sees all."""

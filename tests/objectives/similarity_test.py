@@ -17,7 +17,7 @@ from tests.objectives import harness
 
 
 def has_negatives(method):
-    """Whether it has the field, and not just its parent's loss."""
+    """Return whether the method has the field, and not just its parent's loss."""
     kind = harness.load_method(method).make.__self__
     return "loss" in vars(kind) and any(f.name == "similarity" for f in dataclasses.fields(kind))
 

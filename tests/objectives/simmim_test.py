@@ -46,8 +46,8 @@ class GoldenTest(parameterized.TestCase):
             mask_token=True,
             layer_scale=0.1,
         )
-        (params, _), head = torch.given(net, weights), torch.head(weights, "decoder")
-        painter = pixel_decoder(dim, patch, channels)
+        (params, _), head = torch.convert(net, weights), torch.head(weights, "decoder")
+        decoder = pixel_decoder(dim, patch, channels)
         side = size // patch
         np.testing.assert_array_equal(
             relative_index((side, side), True),
@@ -57,17 +57,17 @@ class GoldenTest(parameterized.TestCase):
         def loss(params, head, images, mask):
             out, _ = net.apply(params, {}, images, mask=mask, train=True)
             z = out["patches"].reshape(len(images), side, side, dim)
-            painted, _ = painter.apply(head, {}, z, train=True)
-            return masked_l1(painted, images, mask), (z, painted)
+            prediction, _ = decoder.apply(head, {}, z, train=True)
+            return masked_l1(prediction, images, mask), (z, prediction)
 
         with jax.enable_x64(wide):
             cast = lambda x: jnp.asarray(x, dtype)  # noqa: E731
             args = jax.tree.map(cast, (params, head, torch.nhwc(data["in_x"]), data["in_mask"]))
             gradient = torch.jit(jax.value_and_grad(loss, has_aux=True))
-            (value, (z, painted)), grads = gradient(*args)
+            (value, (z, prediction)), grads = gradient(*args)
         for key, actual in (
             ("out_z", np.moveaxis(z, -1, 1)),
-            ("out_rec", np.moveaxis(painted, -1, 1)),
+            ("out_rec", np.moveaxis(prediction, -1, 1)),
             ("out_loss", value),
             ("grad_mask_token", grads["mask_token"]),
             ("grad_rel", grads["relative"]["table"]),
@@ -91,11 +91,11 @@ class SimMIMTest(parameterized.TestCase):
 
     @parameterized.parameters(0.3, 0.6)
     def test_hides_whole_cells_as_many_as_asked(self, ratio):
-        made, seen = self.made(mask_ratio=ratio), []
+        made, masks = self.made(mask_ratio=ratio), []
         net = made.backbone
 
         def spy(*args, **options):
-            seen.append(options.get("mask"))
+            masks.append(options.get("mask"))
             return net.apply(*args, **options)
 
         made = dataclasses.replace(made, backbone=dataclasses.replace(net, apply=spy))
@@ -104,8 +104,8 @@ class SimMIMTest(parameterized.TestCase):
         batch = {"views": (images,), "index": np.arange(4, dtype=np.int32)}
         loss, _ = made.loss(params, extra, batch, jax.random.key(1), jnp.int32(0))
         self.assertTrue(np.isfinite(loss))
-        self.assertEqual(seen[-1].shape, (4, 2, 2))
-        np.testing.assert_array_equal(seen[-1].sum((1, 2)), math.ceil(4 * ratio))
+        self.assertEqual(masks[-1].shape, (4, 2, 2))
+        np.testing.assert_array_equal(masks[-1].sum((1, 2)), math.ceil(4 * ratio))
 
     def test_a_hidden_patch_is_not_seen(self):
         net = self.made().backbone

@@ -31,8 +31,8 @@ class SimSiamTest(absltest.TestCase):
         z1, z2 = (out["projector"] for out in jax.jit(apply)(self.params))
 
         def written_out(params):
-            one, two = apply(params)
-            p1, p2 = one["predictor"], two["predictor"]
+            first, second = apply(params)
+            p1, p2 = first["predictor"], second["predictor"]
             return jnp.mean(negative_cosine(p1, z2)) / 2 + jnp.mean(negative_cosine(p2, z1)) / 2
 
         value, grads = jax.jit(jax.value_and_grad(self.loss))(self.params)
@@ -43,7 +43,7 @@ class SimSiamTest(absltest.TestCase):
         self.assertTrue(-1 <= float(value) <= 1)
 
     def test_the_predictor_keeps_its_rate(self):
-        """At the last step of the cosine the encoder hardly moves, the predictor as ever."""
+        """The encoder hardly moves at the cosine's last step, the predictor as much as before."""
         params = self.params
         ones = jax.tree.map(jnp.ones_like, params)
         last = jnp.int32(self.made.spec.total_steps)

@@ -1,4 +1,4 @@
-"""Supervised learning: its loss by hand, what is drawn, the average, and what it asks for."""
+"""Supervised learning: its loss by hand, its random draws, the average, and its requirements."""
 
 import jax
 import jax.numpy as jnp
@@ -48,11 +48,11 @@ class LossTest(parameterized.TestCase):
         params, extra = made.init(jax.random.key(0))
         loss, aux = made.loss(params, extra, batch(LABELS), jax.random.key(1), jnp.int32(0))
         out, _ = made.branch.apply(params, extra["stats"], batch(LABELS)["views"][0][:, 0])
-        logits, known = np.asarray(out["classifier"]), np.array(LABELS) >= 0
-        labels = np.array(LABELS)[known]
-        each = cross_entropy(logits[known], labels, 0.1)
+        logits, labelled = np.asarray(out["classifier"]), np.array(LABELS) >= 0
+        labels = np.array(LABELS)[labelled]
+        each = cross_entropy(logits[labelled], labels, 0.1)
         np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)
-        top1 = np.mean(logits[known].argmax(-1) == labels)
+        top1 = np.mean(logits[labelled].argmax(-1) == labels)
         np.testing.assert_allclose(aux.metrics["top1"], top1, rtol=1e-6)
 
     def test_a_batch_without_labels_costs_nothing(self):
@@ -70,7 +70,7 @@ class LossTest(parameterized.TestCase):
         targets = made.targets(np.arange(B) % K)
         changed = 0
         for seed in range(4):
-            mixed, soft = made.mixed(images, targets, jax.random.key(seed))
+            mixed, soft = made.mix(images, targets, jax.random.key(seed))
             np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-5)
             changed += not np.array_equal(mixed, images)
         self.assertGreater(changed, 0)
@@ -78,7 +78,7 @@ class LossTest(parameterized.TestCase):
     def test_erased_is_a_box_of_noise_in_some_images(self):
         images = np.full((200, 16, 16, 1), 7.0, np.float32)
         made = build(erase=0.25)
-        out = np.asarray(made.erased(images, jax.random.key(0), np.arange(200)))
+        out = np.asarray(made.erase_boxes(images, jax.random.key(0), np.arange(200)))
         changed = out[..., 0] != 7
         share = changed.any((1, 2)).mean()
         self.assertBetween(share, 0.15, 0.35)
@@ -99,12 +99,12 @@ class LossTest(parameterized.TestCase):
                 (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
                 return value, grads, aux.extra
 
-            one = jax.jit(step)(params, extra, data)
+            single = jax.jit(step)(params, extra, data)
             mesh = sharding.make_mesh(sharding.MeshConfig(data=8), jax.devices())
             rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
             with jax.set_mesh(mesh):
                 many = jax.jit(step, in_shardings=(whole, whole, rows))(params, extra, data)
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+        for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(many), strict=True):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-7)
 
     def test_microbatches_drop_the_same_branches(self):

@@ -76,8 +76,8 @@ class GoldenTest(parameterized.TestCase):
             if suffix == "queue":
                 extra["queue"]["keys"] = extra["queue"]["keys"].astype(dtype)
             for i in range(steps):
-                given = jnp.asarray(data["in_crops"][i], dtype)
-                loss, grads, extra = iteration(prototypes, given, extra, jnp.int32(i))
+                crops = jnp.asarray(data["in_crops"][i], dtype)
+                loss, grads, extra = iteration(prototypes, crops, extra, jnp.int32(i))
                 self.assertEqual(loss.dtype, dtype)
                 np.testing.assert_allclose(loss, data[f"{prefix}out_loss_{suffix}"][i], rtol=rtol)
                 for name, grad in zip(("protos", "crops"), grads, strict=True):

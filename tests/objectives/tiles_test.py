@@ -1,4 +1,4 @@
-"""What jigsaw and context prediction share, and what is particular to each."""
+"""Common and specific properties of jigsaw and context prediction."""
 
 import math
 
@@ -86,9 +86,9 @@ class TilesTest(parameterized.TestCase):
     def test_opposite_classes(self):
         for rows in (2, 3, 4):
             pairs, labels = neighbours(rows, "all")
-            known = {tuple(p): k for p, k in zip(pairs, labels, strict=True)}
-            self.assertTrue(all(known[b, a] == 7 - k for (a, b), k in known.items()))
-            self.assertLen(known, 2 * (2 * rows * (rows - 1) + 2 * (rows - 1) ** 2))
+            classes = {tuple(p): k for p, k in zip(pairs, labels, strict=True)}
+            self.assertTrue(all(classes[b, a] == 7 - k for (a, b), k in classes.items()))
+            self.assertLen(classes, 2 * (2 * rows * (rows - 1) + 2 * (rows - 1) ** 2))
         pairs, labels = neighbours(3, "centre")
         np.testing.assert_array_equal(pairs[:, 0], 4)
         np.testing.assert_array_equal(pairs[:, 1], [0, 1, 2, 3, 5, 6, 7, 8])
@@ -118,7 +118,7 @@ class TilesTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (lambda: jigsaw(tile=7), "at most 6"),
-        (lambda: jigsaw(permutations=25), "there are 24"),
+        (lambda: jigsaw(permutations=25), "1 to 24, got 25"),
         (lambda: jigsaw(rows=4, tile=3), "16 tiles"),
         (lambda: context(gap=5), "do not fit a view of 20 px"),
         (lambda: context(rows=2), "no middle patch"),

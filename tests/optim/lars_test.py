@@ -133,16 +133,16 @@ class LarsTest(parameterized.TestCase):
         layers = jnp.stack([jnp.ones((2, 2)), 5 * jnp.ones((2, 2))])
         grads = jnp.stack([jnp.eye(2), jnp.ones((2, 2))])
         tx = lars({"w": True}, stacked={"w": True})
-        one = lars({"w": True})
+        plain = lars({"w": True})
 
         def step(tx, p, g):
             p, g = {"w": p}, {"w": g}
             rates = {"lr": {"w": jnp.float32(1.0)}, "weight_decay": {"w": jnp.float32(0.1)}}
             return tx.update(g, tx.init(p), p, **rates)[0]["w"]
 
-        apart = jnp.stack([step(one, p, g) for p, g in zip(layers, grads, strict=True)])
+        apart = jnp.stack([step(plain, p, g) for p, g in zip(layers, grads, strict=True)])
         np.testing.assert_allclose(step(tx, layers, grads), apart, rtol=1e-6)
-        self.assertGreater(float(jnp.abs(step(one, layers, grads) - apart).max()), 1e-4)
+        self.assertGreater(float(jnp.abs(step(plain, layers, grads) - apart).max()), 1e-4)
 
 
 if __name__ == "__main__":

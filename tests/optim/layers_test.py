@@ -25,9 +25,9 @@ def shapes(name, **options):
 class MultipliersTest(parameterized.TestCase):
     @parameterized.parameters((12, 0.65), (24, 0.75))
     def test_every_leaf_of_a_vit(self, depth, decay):
-        found = multipliers(shapes("vit", size=None, depth=depth, **VIT), decay)
+        scales = multipliers(shapes("vit", size=None, depth=depth, **VIT), decay)
         embeddings = ("patch_embed", "pos_embed", "cls_token", "mask_token")
-        for path, scale in found.items():
+        for path, scale in scales.items():
             name = path.split("/")[1]
             if path.startswith("backbone/blocks/"):
                 self.assertEqual(scale.shape[0], depth)
@@ -38,10 +38,10 @@ class MultipliersTest(parameterized.TestCase):
                 np.testing.assert_array_equal(scale, 1.0, err_msg=path)
 
     def test_the_published_numbers(self):
-        """Those of ViT-B with 0.65 and of ViT-L with 0.75 at the patch embedding."""
+        """Factors of ViT-B with 0.65 and of ViT-L with 0.75 at the patch embedding."""
         for depth, decay, expected in ((12, 0.65, 0.0036972), (24, 0.75, 0.000752543)):
-            found = multipliers(shapes("vit", size=None, depth=depth, **VIT), decay)
-            scale = found["backbone/patch_embed/kernel"]
+            scales = multipliers(shapes("vit", size=None, depth=depth, **VIT), decay)
+            scale = scales["backbone/patch_embed/kernel"]
             np.testing.assert_allclose(scale, expected, rtol=1e-4)
 
     def test_every_leaf_of_a_resnet_by_its_stage(self):
@@ -51,7 +51,7 @@ class MultipliersTest(parameterized.TestCase):
             np.testing.assert_array_equal(scale, 0.5**power, err_msg=path)
 
     def test_swin_blocks_count_over_all_stages(self):
-        found = multipliers(shapes("swin", size="tiny"), 0.5)  # depths 2, 2, 6, 2: L = 12
+        scales = multipliers(shapes("swin", size="tiny"), 0.5)  # depths 2, 2, 6, 2: L = 12
         table = {
             "patch_embed/kernel": 13,
             "patch_norm/scale": 13,
@@ -65,8 +65,8 @@ class MultipliersTest(parameterized.TestCase):
             "norm/scale": 0,
         }
         for path, power in table.items():
-            np.testing.assert_array_equal(found[f"backbone/{path}"].ravel(), [0.5**power], path)
-        third = found["backbone/stage3/blocks/straight/norm1/scale"]
+            np.testing.assert_array_equal(scales[f"backbone/{path}"].ravel(), [0.5**power], path)
+        third = scales["backbone/stage3/blocks/straight/norm1/scale"]
         np.testing.assert_array_equal(third, 0.5 ** np.array([[8.0], [6.0], [4.0]]))
 
     def test_unknown_layers_are_told(self):

@@ -82,9 +82,9 @@ class ShardedTest(parameterized.TestCase):
             parts, state = three_steps(
                 tx, params, functools.partial(sharding.tree_shardings, config=config, mesh=mesh)
             )
-        for expected, found in zip(jax.device_get(whole), jax.device_get(parts), strict=True):
+        for expected, updates in zip(jax.device_get(whole), jax.device_get(parts), strict=True):
             expected = tree.named_leaves(expected)
-            for path, update in tree.named_leaves(found).items():
+            for path, update in tree.named_leaves(updates).items():
                 size = np.abs(expected[path]).max()
                 self.assertGreater(size, 0, path)
                 np.testing.assert_allclose(

@@ -69,7 +69,7 @@ class WeightsFileTest(parameterized.TestCase):
         self.command(
             "report", f"--weights={self.file}", self.data, f"--output={page}", "--examples=16"
         )
-        self.assertIn("Weights of a file", page.read_text())
+        self.assertIn("Weights from a file", page.read_text())
         self.assertIn(hashlib.sha256(self.file.read_bytes()).hexdigest(), page.read_text())
 
     @parameterized.parameters("evaluate", "report", "embed")
@@ -104,8 +104,8 @@ class WeightsFileTest(parameterized.TestCase):
             (path.parent / name).write_text(json.dumps(content))
         for command in ("evaluate", "report", "checkpoints"):
             message = self.command(command, f"--workdir={path.parent}", code=2)
-            self.assertIn(f"no run in {path.parent}: its config.json is of something", message)
-            self.assertIn(f"read with --weights={path.parent}", message)
+            self.assertIn(f"no run in {path.parent}: its config.json belongs to something", message)
+            self.assertIn(f"use --weights={path.parent}", message)
         for name in (path, path.parent):
             encoder = ssl_jax.load(name)
             self.assertEqual(encoder.config["backbone"]["heads"], 2)

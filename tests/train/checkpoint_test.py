@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what is not taken for whole, does not fit, or cannot be written.
+"""Checkpoints: which are kept, are damaged, do not fit, or cannot be written.
 
 Kills and real runs: tests/faults.
 """
@@ -26,7 +26,7 @@ ROWS = 64
 
 
 def state(step, devices=1, rows=ROWS, dtype=np.float32):
-    """A small state, its matrix by rows over so many devices."""
+    """Create a small state, with its matrix split by rows over `devices`."""
     split, whole = shardings(devices)
     values = np.arange(rows * 3, dtype=dtype).reshape(rows, 3) + step
     number = lambda x, kind: jax.device_put(kind(x), whole)  # noqa: E731
@@ -48,7 +48,7 @@ def shardings(devices):
 
 
 def like(made):
-    """The abstract state and the shardings of one."""
+    """Return the abstract state and the shardings of a state."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
     return abstract, jax.tree.map(lambda x: x.sharding, made)
 
@@ -57,10 +57,10 @@ class CheckpointTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = Path(self.create_tempdir().full_path)
-        self.told = []
+        self.warnings = []
 
     def open(self, reader=False, **config):
-        return Checkpoints(self.folder, CheckpointConfig(**config), reader, self.told.append)
+        return Checkpoints(self.folder, CheckpointConfig(**config), reader, self.warnings.append)
 
     def save(self, *steps, metrics=None, **config):
         with self.open(**config) as checkpoints:
@@ -79,27 +79,27 @@ class CheckpointTest(parameterized.TestCase):
             shutil.rmtree(self.folder, ignore_errors=True)
             with self.open() as checkpoints:
                 checkpoints.save(4, state(4, before), {"a": [1, "b"]})
-            found = self.resumed(state(0, after))
-            self.assertEqual((found.step, found.metadata), (4, {"a": [1, "b"]}))
-            self.assertLen(found.state.params["kernel"].sharding.device_set, after)
-            for a, b in zip(*map(jax.tree.leaves, (found.state, state(4))), strict=True):
+            restored = self.resumed(state(0, after))
+            self.assertEqual((restored.step, restored.metadata), (4, {"a": [1, "b"]}))
+            self.assertLen(restored.state.params["kernel"].sharding.device_set, after)
+            for a, b in zip(*map(jax.tree.leaves, (restored.state, state(4))), strict=True):
                 np.testing.assert_array_equal(a, b)
 
     def test_what_is_kept(self):
         steps = range(1, 9)
         self.assertEqual(self.save(*steps, keep=2), [7, 8])
         self.assertEqual(self.save(*steps, keep=1, keep_every=3), [3, 6, 8])
-        found = dict(zip(steps, [0.1, 0.9, 0.2, 0.9, 0.3, float("nan"), 0.1, 0.2], strict=True))
-        self.assertEqual(self.save(*steps, metrics=found, keep=1, best="eval/x"), [4, 8])
-        self.assertEqual(self.save(*steps, metrics=found, keep=1, best="-eval/x"), [7, 8])
+        values = dict(zip(steps, [0.1, 0.9, 0.2, 0.9, 0.3, float("nan"), 0.1, 0.2], strict=True))
+        self.assertEqual(self.save(*steps, metrics=values, keep=1, best="eval/x"), [4, 8])
+        self.assertEqual(self.save(*steps, metrics=values, keep=1, best="-eval/x"), [7, 8])
         self.assertEqual(self.save(*steps, keep=1, best="eval/x"), [8])  # never measured
 
     def test_the_same_step_is_not_saved_twice(self):
         self.save(4)
         written = (self.folder / "4" / manifest.NAME).stat().st_mtime_ns
         with self.open() as checkpoints:
-            found = checkpoints.resume(*like(state(0)))
-            checkpoints.save(4, found.state, {})
+            latest = checkpoints.resume(*like(state(0)))
+            checkpoints.save(4, latest.state, {})
             checkpoints.finish()
         self.assertEqual((self.folder / "4" / manifest.NAME).stat().st_mtime_ns, written)
 
@@ -125,17 +125,17 @@ class CheckpointTest(parameterized.TestCase):
 
     def test_every_file_that_is_cut_flipped_or_gone_is_noticed(self):
         self.save(4)
-        kept = Path(self.create_tempdir().full_path) / "kept"
-        shutil.copytree(self.folder, kept)
-        names = [p.relative_to(kept) for p in kept.rglob("*") if p.is_file()]
+        folder_copy = Path(self.create_tempdir().full_path) / "kept"
+        shutil.copytree(self.folder, folder_copy)
+        names = [p.relative_to(folder_copy) for p in folder_copy.rglob("*") if p.is_file()]
         self.assertGreater(len(names), 6)
         for name in names:
-            data = (kept / name).read_bytes()
+            data = (folder_copy / name).read_bytes()
             flipped = bytearray(data or b"x")
             flipped[len(flipped) // 2] ^= 4
             for harm in (bytes(flipped), data[:-1] if data else b"\0", None):
                 shutil.rmtree(self.folder)
-                shutil.copytree(kept, self.folder)
+                shutil.copytree(folder_copy, self.folder)
                 (self.folder / name).unlink()
                 if harm is not None:
                     (self.folder / name).write_bytes(harm)
@@ -145,13 +145,15 @@ class CheckpointTest(parameterized.TestCase):
                 else:
                     with self.assertRaisesRegex(UserError, "no checkpoint in .* is whole"):
                         self.resumed()
-                self.assertRegex(self.told[-1], "checkpoint 4 is not used: .*moved to 4.damaged")
+                self.assertRegex(
+                    self.warnings[-1], "checkpoint 4 is not used: .*moved to 4.damaged"
+                )
 
     def test_a_damaged_one_is_set_aside_and_the_one_before_is_used(self):
         self.save(4, 8)
         (self.folder / "8" / "state" / "_METADATA").unlink()
         self.assertEqual(self.resumed().step, 4)
-        self.assertRegex(self.told[0], r"checkpoint 8 is not used: state/_METADATA is missing")
+        self.assertRegex(self.warnings[0], r"checkpoint 8 is not used: state/_METADATA is missing")
         self.assertCountEqual([p.name for p in self.folder.iterdir()], ["4", "8.damaged"])
         self.assertEqual(self.save(8), [4, 8])  # made again
 
@@ -161,7 +163,7 @@ class CheckpointTest(parameterized.TestCase):
         with self.open() as checkpoints:
             checkpoints.save(8, bad, {})
         self.assertEqual(self.resumed().step, 4)
-        self.assertRegex(self.told[0], "8 is not used: it holds numbers that are not finite")
+        self.assertRegex(self.warnings[0], "8 is not used: it holds numbers that are not finite")
 
     def test_a_file_that_does_not_belong_there(self):
         self.save(4)
@@ -179,8 +181,8 @@ class CheckpointTest(parameterized.TestCase):
         self.assertTrue((self.folder / "8").exists())
 
     @parameterized.parameters(
-        (dict(rows=32), r"extra/queue is float32\[64, 3\], not float32\[32, 3\]$"),
-        (dict(dtype=np.float16), r"extra/queue is float32\[64, 3\], not float16\[64, 3\]$"),
+        (dict(rows=32), r"extra/queue is float32\[64, 3\], expected float32\[32, 3\]$"),
+        (dict(dtype=np.float16), r"extra/queue is float32\[64, 3\], expected float16\[64, 3\]$"),
     )
     def test_another_shape_or_type_does_not_fit(self, other, message):
         self.save(4)
@@ -199,13 +201,13 @@ class CheckpointTest(parameterized.TestCase):
         self.assertTrue(half.exists())  # another process may be at it
         self.assertEqual(self.resumed().step, 4)
         self.assertFalse(half.exists())
-        self.assertRegex(self.told[0], "8 is not used: it has no manifest.json")
+        self.assertRegex(self.warnings[0], "8 is not used: it has no manifest.json")
 
     @parameterized.parameters("r[1]x", "back\\slash", "a*b", "\udcff")
     def test_a_path_that_storage_layers_read_something_into(self, name):
         self.folder = self.folder / name / "checkpoints"
         self.assertEqual(self.save(4), [4])
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.warnings, [])
         self.assertEqual(self.resumed().metadata, {"step": 4})
 
     def test_one_that_cannot_be_read_back_does_not_count(self):
@@ -218,7 +220,7 @@ class CheckpointTest(parameterized.TestCase):
             checkpoints.save(8, state(8), {})
             checkpoints.wait()
             self.assertEqual(checkpoints.steps, [4])
-        self.assertRegex(self.told[0], "step 8 could not be saved, .* it cannot be read back: ")
+        self.assertRegex(self.warnings[0], "step 8 could not be saved, .* it cannot be read back: ")
 
     def test_files_are_on_the_disk_before_the_manifest(self):
         there = []
@@ -260,12 +262,12 @@ class CheckpointTest(parameterized.TestCase):
 
     def test_the_metric_of_the_best_is_misspelt(self):
         self.save(4, 8, metrics={4: 0.5, 8: 0.6}, best="-eval/y")
-        first, end = self.told
+        first, end = self.warnings
         self.assertRegex(first, "'eval/y' was not measured at step 4, .*did you mean 'eval/x'")
         self.assertRegex(end, "no checkpoint has the metric 'eval/y'; did you mean 'eval/x'")
-        self.told.clear()
+        self.warnings.clear()
         self.save(12, metrics={12: 0.1}, best="eval/x")
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.warnings, [])
 
     def test_a_save_that_fails_is_told_and_leaves_nothing(self):
         self.save(4)
@@ -275,7 +277,9 @@ class CheckpointTest(parameterized.TestCase):
                 checkpoints.save(8, state(8), {})
                 checkpoints.wait()
             self.assertEqual([p.name for p in self.folder.iterdir()], ["4"])
-            self.assertRegex(self.told[0], "step 8 could not be saved, .*No space left on device")
+            self.assertRegex(
+                self.warnings[0], "step 8 could not be saved, .*No space left on device"
+            )
             with self.assertRaisesRegex(UserError, "step 8 could not be saved: .* from step 4$"):
                 checkpoints.finish()
             checkpoints.save(8, state(8), {})  # there is room again
@@ -296,8 +300,8 @@ class CheckpointTest(parameterized.TestCase):
         ):
             checkpoints.save(4, state(4), {})
             checkpoints.save(8, state(8), {})
-        self.assertLen(self.told, 1)
-        self.assertRegex(self.told[0], "step 8: the last checkpoint was still .*waited")
+        self.assertLen(self.warnings, 1)
+        self.assertRegex(self.warnings[0], "step 8: the last checkpoint was still .*waited")
         self.assertEqual(self.resumed().step, 8)
 
     def test_prune_by_hand(self):
@@ -310,12 +314,12 @@ class CheckpointTest(parameterized.TestCase):
 
     def test_the_manifest(self):
         self.save(4, metrics={4: 0.5})
-        found = manifest.read(self.folder / "4")
-        self.assertEqual(found["metrics"], {"eval/x": 0.5})
+        contents = manifest.read(self.folder / "4")
+        self.assertEqual(contents["metrics"], {"eval/x": 0.5})
         self.assertEqual(manifest.damage(self.folder / "4"), "")
         files = [p for p in (self.folder / "4").rglob("*") if p.is_file()]
         written = sum(p.stat().st_size for p in files if p.name != manifest.NAME)
-        self.assertEqual(manifest.size(found), written)
+        self.assertEqual(manifest.size(contents), written)
         path = self.folder / "4" / manifest.NAME
         path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {"eval/x": 0.9}}))
         self.assertEqual(manifest.read(self.folder / "4"), {})

@@ -12,8 +12,8 @@ from ssl_jax.train.step import make_train_step
 from tests.objectives import harness
 
 
-def bytes_a_device(abstract, placed):
-    """Of each leaf's shard."""
+def bytes_per_device(abstract, placed):
+    """Return the bytes that one device holds."""
     sizes = jax.tree.map(
         lambda a, s: int(np.prod(s.shard_shape(a.shape))) * a.dtype.itemsize, abstract, placed
     )
@@ -39,8 +39,8 @@ class FsdpTest(parameterized.TestCase):
         whole, split = vit_b(), vit_b(**{"mesh.data": 1, "mesh.fsdp": 8})
         for part in ("params", "opt_state", "extra"):
             abstract = getattr(whole.abstract_state, part)
-            most = bytes_a_device(abstract, getattr(whole.placed, part))
-            least = bytes_a_device(abstract, getattr(split.placed, part))
+            most = bytes_per_device(abstract, getattr(whole.placed, part))
+            least = bytes_per_device(abstract, getattr(split.placed, part))
             self.assertEqual(
                 most, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
             )
@@ -49,7 +49,7 @@ class FsdpTest(parameterized.TestCase):
 
     def test_the_same_losses(self):
         """A method with a teacher and a queue."""
-        found = []
+        runs = []
         for mesh in ({"data": 8}, {"data": 1, "fsdp": 8}):
             made = harness.experiment("moco_v2", **mesh)
             step = make_train_step(made.objective, made.tx, made.schedule, made.mesh, made.placed)
@@ -58,13 +58,13 @@ class FsdpTest(parameterized.TestCase):
             for batch in batches:
                 current, metrics = step(current, batch)
                 losses.append(float(metrics["train/loss"]))
-            found.append(losses)
+            runs.append(losses)
             if "fsdp" in mesh:
                 for part in (current.params, current.extra["key_encoder"]):
                     leaves = tree.named_leaves(part)
                     self.assertTrue(any(x.sharding.spec for x in leaves.values()))
-        self.assertLen(found[0], 5)
-        np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+        self.assertLen(runs[0], 5)
+        np.testing.assert_allclose(runs[1], runs[0], rtol=1e-5)
 
 
 if __name__ == "__main__":

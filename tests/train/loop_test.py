@@ -139,7 +139,7 @@ class LoopTest(parameterized.TestCase):
         self.assertEqual(saved, [])
 
     @parameterized.parameters(
-        ({}, "give steps or epochs, a positive number"),
+        ({}, "steps and epochs are both 0; set one of them"),
         ({"steps": -3}, "train.steps: expected a whole number of at least 0, got -3"),
         ({"steps": 3, "batch_size": -1}, "train.batch_size: expected .* of at least 1, got -1"),
         ({"steps": 3, "seed": -1}, r"train.seed: expected a whole number in \[0, 4294967295\]"),

@@ -85,15 +85,15 @@ class MetricsTest(absltest.TestCase):
 
     def test_tensorboard_events(self):
         self.write(0, (1, 2))
-        found = []
+        events = []
         for path in (self.folder / "events").iterdir():
             data, at = path.read_bytes(), 0
             while at < len(data):  # length (8), its checksum (4), the event, its checksum (4)
                 length = int.from_bytes(data[at : at + 8], "little")
                 event = Event.FromString(data[at + 12 : at + 12 + length])
-                found += [(event.step, v.tag) for v in event.summary.value]
+                events += [(event.step, v.tag) for v in event.summary.value]
                 at += 16 + length
-        self.assertEqual(found, [(1, "train/loss"), (2, "train/loss")])
+        self.assertEqual(events, [(1, "train/loss"), (2, "train/loss")])
 
 
 if __name__ == "__main__":

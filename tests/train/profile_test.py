@@ -1,4 +1,4 @@
-"""`--profile`: a trace of the steps asked for, in which the parts of a step have their names."""
+"""`--profile`: a trace of the requested steps, in which the parts of a step are named."""
 
 import os
 import re

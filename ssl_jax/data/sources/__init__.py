@@ -1,8 +1,8 @@
-"""Data sets by name: `digits`, `folder:/path`, `parquet:/glob`, ...: a file here, a scheme.
+"""Data sets by name: `digits`, `folder:/path`, `parquet:/glob`, ...; one scheme per module.
 
-A scheme is a module of this package with `load(path, split) -> Source` and, where its data may
-themselves set a part aside for evaluation, `held_out(path) -> Source | None`, and where `path` is
-not that of files, `absolute(path) -> str`; it is found by its name, so a new one is one new file.
+A scheme is a module of this package with `load(path, split) -> Source`. If its data may define an
+evaluation part, it also has `held_out(path) -> Source | None`, and if `path` is not a path of
+files, `absolute(path) -> str`. Modules are found by name, so a new scheme is one new file.
 """
 
 import contextlib
@@ -26,38 +26,37 @@ from ssl_jax.data.sources.base import ArraySource, Source
 
 __all__ = ["ArraySource", "Source", "absolute", "held_out", "open_source", "schemes"]
 
-_ENDINGS = {  # of files whose scheme need not be written
+_ENDINGS = {  # endings of files that need no scheme
     "npz": (".npz",),
     "parquet": (".parquet",),
     "tar": (".tar", ".tar.gz", ".tgz"),
     "array_record": (".array_record",),
     "folder": (".txt", ".csv", ".lst", ".list"),
 }
-_LOOKED_AT = 1000  # files of a folder, to tell images from tables
+_LOOKED_AT = 1000  # files of a folder, to distinguish images from tables
 _PLURAL = re.compile(r"^(1 (?:\S+ )?)(file|image|clip|label)s\b")
 _logged: set[str] = set()
 _later: ContextVar[list[str] | None] = ContextVar("later", default=None)
 
 
 def schemes() -> tuple[str, ...]:
-    """Names of the known schemes."""
+    """Return the names of all schemes."""
     return tuple(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
 
 
 def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
     """Open the data set that `spec` ("scheme" or "scheme:path") names.
 
-    A path that exists needs no scheme: it is a folder, or a file by its ending.
+    An existing path needs no scheme: it is a folder, or a file with a known ending.
 
-    `split` matters only to data that define one (`digits`, `tfds:NAME`, a folder that holds `train`
-    and `val`); other data are whole under both names. What they leave out is logged once.
+    `split` matters only for data that define splits (`digits`, `tfds:NAME`, a folder with `train`
+    and `val`); other data are the same for both. The number of files left out is logged once.
 
     Raises:
-      UserError: an unknown scheme, a password in a URL, or data that are missing, empty or of the
-        wrong form.
+      UserError: an unknown scheme, a password in a URL, or missing, empty or malformed data.
     """
     module, path = _scheme(spec)
-    with _told(spec):
+    with _as_user_errors(spec):
         source = module.load(path, split)
     for line in left_out(source):
         text = f"{source.name}: left out {line}"
@@ -69,14 +68,14 @@ def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
 
 
 def left_out(source: Source) -> list[str]:
-    """What lies there and is not used, a line per reason: "1 file of other endings (1 .heic)"."""
+    """Return one line per reason for files left out: "1 file with other endings (1 .heic)"."""
     lines = [f"{count:,} {why}" for why, count in source.left_out.items()]
     return [_PLURAL.sub(r"\1\2", line) if line.startswith("1 ") else line for line in lines]
 
 
 @contextlib.contextmanager
 def left_out_is_shown() -> Iterator[None]:
-    """Within, what is left out is logged only if an error comes before it can be shown."""
+    """Log what is left out only if an error comes first: the caller shows it otherwise."""
     texts: list[str] = []
     token = _later.set(texts)
     try:
@@ -96,30 +95,30 @@ def _log_once(text: str) -> None:
 
 
 def absolute(spec: str) -> str:
-    """`spec` with its scheme and with absolute paths, so that it means the same anywhere; what
-    cannot be opened stays as it is.
+    """Add the scheme to `spec` and make its paths absolute, so that it means the same in every
+    folder; a spec that cannot be opened stays as it is.
     """
     try:
         module, path = _scheme(spec)
-        made = getattr(module, "absolute", files.absolute)(path)
+        whole = getattr(module, "absolute", files.absolute)(path)
     except (UserError, OSError, RuntimeError, ValueError):
         return spec
-    return f"{module.__name__.rpartition('.')[2]}:{made}" if made else spec
+    return f"{module.__name__.rpartition('.')[2]}:{whole}" if whole else spec
 
 
 def held_out(spec: str) -> Source | None:
-    """The evaluation part that the data set `spec` itself defines; None where it defines none."""
+    """Open the evaluation part that the data set `spec` defines; None if it defines none."""
     module, path = _scheme(spec)
-    with _told(spec):
+    with _as_user_errors(spec):
         return module.held_out(path) if hasattr(module, "held_out") else None
 
 
 @contextlib.contextmanager
-def _told(spec: str) -> Iterator[None]:
-    """What a system says of a name or a file that it does not like, as a `UserError`."""
+def _as_user_errors(spec: str) -> Iterator[None]:
+    """Turn system errors about names and files into a `UserError`."""
     try:
         yield
-    except (OSError, RuntimeError, UnicodeError) as e:  # RuntimeError: of ~NOBODY
+    except (OSError, RuntimeError, UnicodeError) as e:  # RuntimeError: raised for ~NOBODY
         reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
         raise UserError(f"{spec}: {reason}") from None
 
@@ -130,16 +129,16 @@ def _scheme(spec: str) -> tuple[ModuleType, str]:
     if name not in schemes() and (guess := _guess(spec)):
         name, path = guess, spec
     if name not in schemes():
-        known = ", ".join(s if s == "digits" else f"{s}:PATH" for s in schemes())
+        expected = ", ".join(s if s == "digits" else f"{s}:PATH" for s in schemes())
         hint = suggest(name, schemes()) if name else ""
         hint = f"; {hint}" if hint.startswith("did") else ""
         path_hint = "no such file or folder; " if "/" in spec and ":" not in spec else ""
-        raise UserError(f"unknown data {spec!r}: {path_hint}expected one of {known}{hint}")
+        raise UserError(f"unknown data {spec!r}: {path_hint}expected one of {expected}{hint}")
     return importlib.import_module(f"{__name__}.{name}"), path
 
 
 def _guess(spec: str) -> str | None:
-    """The scheme of a path that exists: of a folder by the files in it, of a file by its ending."""
+    """Guess the scheme of an existing path: of a folder by its files, of a file by its ending."""
     with contextlib.suppress(OSError, RuntimeError, ValueError):
         path = Path(spec.partition("#")[0]).expanduser() if spec else Path("/nowhere")
         if path.is_file():

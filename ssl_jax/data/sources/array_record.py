@@ -1,4 +1,4 @@
-"""`array_record:GLOB`: sharded records of images; what `ssl-jax prepare` writes, and TFDS."""
+"""`array_record:GLOB`: sharded records of images, as `ssl-jax prepare` and TFDS write them."""
 
 import hashlib
 import json
@@ -21,26 +21,26 @@ from ssl_jax.data.splits import choose_files
 
 MANIFEST = "manifest.json"
 _SCAN = 256  # records read at once
-LONG_LOOK = 16 << 30  # bytes; labels of more, without a manifest, are not in a fingerprint
+LONG_LOOK = 16 << 30  # bytes; without a manifest, fingerprints of larger sets omit the labels
 
 
 class RecordSource(Source):
-    """Records (`data.records`) behind random access.
+    """Source of records (`data.records`) with random access.
 
-    Whether there are labels, captions and names is told by the first record. All of them are read
-    only when they are first asked for, in one pass over the data, and cached.
+    The first record decides if there are labels, captions and names. They are read on first use, in
+    one pass over the data, and cached.
 
     Args:
-      name: what the user called it.
-      records: `len`, and `__getitem__` and `__getitems__` that give bytes.
-      shards: path, size and time of the last change of each file.
-      part: which records of the files, if not all.
-      class_names: if known.
-      image_keys: names under which a record may hold its image.
-      digests: of all that each file holds, if known.
+      name: name that the user gave.
+      records: object with `__len__`, and `__getitem__` and `__getitems__` that return bytes.
+      shards: path, size and modification time of each file.
+      part: name of the part, if not all records of the files.
+      class_names: names of the classes, if known.
+      image_keys: keys under which a record may hold its image.
+      digests: digest of the content of each file, if known.
 
     Raises:
-      UserError: no record, or a first one that is no image.
+      UserError: no record, or a first record without an image.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class RecordSource(Source):
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        named = self._names and self._first.label is not None
-        return self._names if named else self._labels_and_names[1]
+        use_names = self._names and self._first.label is not None
+        return self._names if use_names else self._labels_and_names[1]
 
     @cached_property
     def captions(self) -> Sequence[Sequence[str]] | None:  # type: ignore[override]
@@ -90,17 +90,17 @@ class RecordSource(Source):
     def read(self, index: int) -> bytes:
         try:
             data = self._records[index]
-        except (RuntimeError, ValueError) as e:  # what the reader says of a damaged block
+        except (RuntimeError, ValueError) as e:  # raised by the reader for a corrupt block
             raise DecodeError(str(e)) from None
         return self._decode(data).image
 
     def layout(self) -> str:
-        """Digest of the names and sizes of the files."""
+        """Digest the names and sizes of the files."""
         return self._digest
 
     def content(self) -> Iterator[bytes]:
-        """Class names, the digests that a manifest has or else labels and captions, for which all
-        records are read (of sets up to `LONG_LOOK`), and a sample of the bytes.
+        """Yield class names, the digests of a manifest, or else labels and captions, for which all
+        records are read (in sets up to `LONG_LOOK`), and a sample of the bytes.
         """
         paths, sizes = [path for path, *_ in self._shards], [size for _, size, _ in self._shards]
         yield repr(self._names).encode("utf-8", "surrogatepass")
@@ -124,13 +124,13 @@ class RecordSource(Source):
 
     @cached_property
     def _scan(self) -> dict[str, np.ndarray]:
-        """Label (-1: none), captions (as JSON) and name of every record; of one that is broken,
-        none.
+        """Read the label (-1: none), captions (as JSON) and name of every record; corrupt records
+        have none.
         """
-        kept = cache.load("records", self._cache_key)
-        whole = kept is not None and len(kept.get("labels", ())) == len(self)
-        if kept is not None and whole and ("names" in kept or not self._first.name):
-            return kept
+        cached = cache.load("records", self._cache_key)
+        whole = cached is not None and len(cached.get("labels", ())) == len(self)
+        if cached is not None and whole and ("names" in cached or not self._first.name):
+            return cached
         labels = np.full(len(self), -1, np.int64)
         captions: list[tuple[str, ...]] = [()] * len(self)
         names, odd = [""] * len(self), 0
@@ -145,19 +145,19 @@ class RecordSource(Source):
                 odd += bool(record.odd_label)
                 captions[i], names[i] = record.captions, record.name
         if odd:
-            logging.warning("%s: %d labels are not one whole number, and left out", self.name, odd)
-        found = {"labels": labels}
+            logging.warning("%s: left out %d labels that are not one whole number", self.name, odd)
+        arrays = {"labels": labels}
         if self._first.captions:
-            found["captions"] = np.frombuffer(json.dumps(captions).encode(), np.uint8)
+            arrays["captions"] = np.frombuffer(json.dumps(captions).encode(), np.uint8)
         if self._first.name:
-            found["names"] = cache.pack(names)
-        cache.save("records", self._cache_key, **found)
-        return found
+            arrays["names"] = cache.pack(names)
+        cache.save("records", self._cache_key, **arrays)
+        return arrays
 
     def _read_rows(self, rows: range) -> list[bytes]:
         try:
             return self._records.__getitems__(list(rows))
-        except (RuntimeError, ValueError):  # a damaged block: one by one, to save the others
+        except (RuntimeError, ValueError):  # a corrupt block: one by one, to save the others
             return [self._read_row(i) for i in rows]
 
     def _read_row(self, index: int) -> bytes:
@@ -168,15 +168,15 @@ class RecordSource(Source):
 
 
 def load(path: str, split: str) -> RecordSource:
-    """The records of the shards that `path` (a file, a folder, a glob, a URL) names, in order.
+    """Open the records of the shards that `path` (a file, a folder, a glob, a URL) names, in order.
 
-    Of a folder whose files name parts, `train-*` and `test-*`, the training files, and for
-    evaluation the held-out ones: see `splits.choose_files`; `FOLDER#.` is all of them.
+    In a folder whose files name parts, `train-*` and `test-*`, these are the training files, or for
+    evaluation the held-out ones: see `splits.choose_files`; `FOLDER#.` names all files.
 
     A `manifest.json` beside them may name the classes: {"class_names": [...]}.
 
     Raises:
-      UserError: no such file, one that is no ArrayRecord, or records that are no images.
+      UserError: no such file, not an ArrayRecord file, or records without images.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -189,9 +189,9 @@ def load(path: str, split: str) -> RecordSource:
     name += f" ({part} files)" if part else ""
     try:
         records = ArrayRecordDataSource(shards)
-    except Exception as e:  # the reader's own, of any type
+    except Exception as e:  # the reader raises any type
         line = str(e).strip().partition("\n")[0]
-        raise UserError(f"{name}: not whole ArrayRecord files ({line})") from None
+        raise UserError(f"{name}: not complete ArrayRecord files ({line})") from None
     stats = [(shard, *files.size_and_time("array_record", shard)) for shard in shards]
     manifest = _manifest(name, shards[0])
     names = _class_names(name, Path(shards[0]).parent / MANIFEST, manifest)
@@ -203,7 +203,7 @@ def load(path: str, split: str) -> RecordSource:
 
 
 def held_out(path: str) -> RecordSource | None:
-    """The validation files, or the test files, of a folder that also holds training files."""
+    """Open the validation or test files of a folder that also holds training files."""
     if files.is_remote(path) or not Path(path).expanduser().is_dir():
         return None
     held = load(path, "eval")
@@ -211,30 +211,30 @@ def held_out(path: str) -> RecordSource | None:
 
 
 def _manifest(name: str, shard: str) -> Mapping[str, Any]:
-    """What lies beside a shard, {} where there is none."""
+    """Read the manifest beside a shard, {} if there is none."""
     file = Path(shard).parent / MANIFEST
     if files.is_remote(shard) or not file.is_file():
         return {}
     try:
-        found = from_json(file.read_text())
+        content = from_json(file.read_text())
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        content = None
+    if not isinstance(content, dict):
         raise UserError(f"{name}: {file} is not a JSON object")
-    return found
+    return content
 
 
 def _digests(shards: Sequence[str], manifest: Mapping[str, Any]) -> list[str]:
-    """Digests of the shards that `ssl-jax prepare` wrote; [] unless it wrote all of them."""
+    """Return the digests of the shards if `ssl-jax prepare` wrote all of them, else []."""
     parts = manifest.get("shards")
     entries = [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-    known = {part.get("name"): str(part.get("blake2b", "")) for part in entries}
-    found = [known.get(Path(shard).name, "") for shard in shards]
-    return found if all(found) and len({Path(s).parent for s in shards}) == 1 else []
+    by_name = {part.get("name"): str(part.get("blake2b", "")) for part in entries}
+    digests = [by_name.get(Path(shard).name, "") for shard in shards]
+    return digests if all(digests) and len({Path(s).parent for s in shards}) == 1 else []
 
 
 def _class_names(name: str, file: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     names = manifest.get("class_names", [])
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise UserError(f"{name}: class_names of {file} are no list of texts")
+        raise UserError(f"{name}: class_names of {file} are not a list of strings")
     return tuple(names)

@@ -1,4 +1,4 @@
-"""What every data set offers, and the in-memory kind."""
+"""The interface of data sets, and data sets in memory."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,30 +10,30 @@ import numpy as np
 
 from ssl_jax.data.levels import Range, measure, to_uint8
 
-VERSION = 2  # of fingerprints; those of version 1 have no number and hold no pixels
+VERSION = 2  # of fingerprints; those of version 1 have no number and omit the pixels
 
 
-def numbered(digest: str, version: int) -> str:
-    """A fingerprint with the number of its version before it; of version 1 none."""
+def with_version(digest: str, version: int) -> str:
+    """Prefix a fingerprint with its version; version 1 has no prefix."""
     return digest if version == 1 else f"{version}:{digest}"
 
 
 class Source(Protocol):
     """Random access to examples, each at a stable index. Thread-safe.
 
-    What has a value here is what a kind of data set need not define that has no such thing.
+    Attributes with a default are optional.
 
     Attributes:
-      name: what the user called it.
+      name: name that the user gave.
       class_names: names of the classes, () without labels.
-      labels: (N,) int32, -1 for an example without one; None if no example has one.
+      labels: (N,) int32, -1 for an example without a label; None if no example has one.
       arrays: (N, H, W, C) uint8 for sets in memory whose images have one size, else None.
-      captions: the captions of each example, none or several; None if no example has one.
-      names: of each example, as a list of examples calls it: a path with "/", or a file name; None
-        where there are none.
+      captions: the captions of each example, none or several; None if no example has any.
+      names: name of each example in lists of examples: a path with "/", or a file name; None if
+        there are no names.
       lengths: (N,) int32, frames of each example, for sets of clips; None for sets of images.
-      left_out: reason -> number of files, members or labels that lie there and are not used.
-      value_range: which values become 0 to 255, of pixels that are not 8-bit: see `read_in`.
+      left_out: reason -> number of files, members or labels that are present but not used.
+      value_range: values that become 0 to 255, for pixels that are not 8-bit: see `read_in`.
     """
 
     name: str
@@ -54,56 +54,58 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes | np.ndarray:
-        """The encoded image (of a clip, its middle frame), or (H, W, C) numbers, mostly uint8.
+        """Read the encoded image (of a clip, its middle frame), or (H, W, C) numbers.
 
-        May raise OSError, for what may pass, and DecodeError, for what will not.
+        Raises:
+          OSError: an error that may be transient.
+          DecodeError: a permanent error.
         """
         ...
 
     def read_frame(self, index: int, frame: int) -> bytes | np.ndarray:
-        """Frame `frame`, 0 to lengths[index] - 1, of a clip, as `read` would give it."""
+        """Read frame `frame`, 0 to lengths[index] - 1, of a clip, in the form of `read`."""
         raise TypeError(f"{self.name} holds images, not clips")
 
     def read_in(self, value_range: Range) -> None:
-        """From now on, `value_range` becomes 0 to 255 wherever pixels are not 8-bit. Without one,
-        it is the range of each image by itself.
+        """Set the range that becomes 0 to 255 for pixels that are not 8-bit; () takes the range of
+        each image.
         """
         self.value_range = value_range
 
     def describe(self, index: int) -> str:
-        """Where example `index` lies, for messages: a path, or "index i of NAME"."""
+        """Describe the place of example `index` for messages: a path, or "index i of NAME"."""
         return f"index {index} of {self.name}"
 
     def origin(self, index: int) -> tuple["Source", int]:
-        """The set, and the row there, that example `index` is taken from: of parts and mixtures
-        those that they are made of.
+        """Return the data set, and its row, that example `index` comes from; parts and mixtures
+        return those they are made of.
         """
         return self, index
 
     def fingerprint(self, version: int = VERSION) -> str:
-        """Digest of what the data are: the same for a copy on another machine, another one as soon
-        as names, sizes, labels, class names, captions or a sample of the bytes differ.
+        """Digest the data: the same for a copy on another machine, different if names, sizes,
+        labels, class names, captions or a sample of the bytes differ.
 
-        Version 1, which runs of before version 2 hold, is `layout` alone.
+        Version 1, which older runs store, is `layout` alone.
         """
         if version == 1:
             return self.layout()
         digest = hashlib.blake2b(self.layout().encode(), digest_size=16)
         for part in self.content():
             digest.update(part)
-        return numbered(digest.hexdigest(), version)
+        return with_version(digest.hexdigest(), version)
 
     def matches(self, fingerprint: str) -> bool:
-        """Whether the data have this fingerprint, of whichever version."""
+        """True if the data have this fingerprint, of any version."""
         version = fingerprint.partition(":")[0] if ":" in fingerprint else "1"
         return version in ("1", str(VERSION)) and self.fingerprint(int(version)) == fingerprint
 
     def layout(self) -> str:
-        """Digest of the names and sizes of all that is read; of a part, unused."""
+        """Digest the names and sizes of all files; not used for parts."""
         return self.name
 
     def content(self) -> Iterator[bytes]:
-        """What a fingerprint holds beside `layout`; here labels, class names and captions."""
+        """Yield what a fingerprint holds beside `layout`: labels, class names and captions."""
         if self.labels is not None:
             yield np.ascontiguousarray(self.labels, np.int32).tobytes()
             yield repr(self.class_names).encode("utf-8", "surrogatepass")
@@ -115,11 +117,11 @@ class ArraySource(Source):
     """A `Source` of images in memory.
 
     Args:
-      name: what the user called it.
+      name: name of the data set, for messages.
       arrays: (N, H, W, C), uint8 or other numbers.
       labels: (N,) integers, or None.
       class_names: by default the numbers 0 to max(labels).
-      captions: of each example, or None.
+      captions: captions of each example, or None.
     """
 
     def __init__(
@@ -156,7 +158,7 @@ class ArraySource(Source):
         return self._pixels[index]
 
     def layout(self) -> str:
-        """Digest of the pixels and the labels."""
+        """Digest the pixels and the labels."""
         digest = hashlib.blake2b(repr(self._pixels.shape).encode(), digest_size=16)
         digest.update(self._pixels.data)
         if self.labels is not None:

@@ -7,7 +7,7 @@ from ssl_jax.data.sources.base import ArraySource
 
 TRAIN = 1437
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# There are no captions to these images: the label's word in a sentence stands in for them.
+# The images have no captions: sentences with the label's word stand in for them.
 TEMPLATES = (
     "{}",
     "the digit {}",
@@ -19,14 +19,14 @@ TEMPLATES = (
 
 
 def load(path: str, split: str) -> ArraySource:
-    """1437 training or 360 evaluation images, (N, 8, 8, 1); one fixed random split.
+    """Load 1437 training or 360 evaluation images, (N, 8, 8, 1), of a fixed random split.
 
-    Captions are made from the labels, one for each of `TEMPLATES`.
+    Captions are made from the labels, one per template in `TEMPLATES`.
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
     if path:
-        raise UserError(f"data 'digits:{path}': digits takes no path; write 'digits'")
+        raise UserError(f"data 'digits:{path}': digits takes no path; use 'digits'")
     digits = load_digits()
     order = np.random.RandomState(0).permutation(len(digits.target))
     rows = np.sort(order[:TRAIN] if split == "train" else order[TRAIN:])
@@ -38,10 +38,10 @@ def load(path: str, split: str) -> ArraySource:
 
 
 def held_out(path: str) -> ArraySource:
-    """The 360 evaluation images."""
+    """Load the 360 evaluation images."""
     return load(path, "eval")
 
 
 def absolute(path: str) -> str:
-    """Nothing to change: there is no path."""
+    """Return `path` unchanged: digits have none."""
     return path

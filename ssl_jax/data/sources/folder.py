@@ -1,6 +1,6 @@
-"""`folder:/path`: any tree of image files; `folder:/path/list.txt`: those that a list names.
+"""`folder:/path`: any tree of image files; `folder:/path/list.txt`: the files in a list.
 
-`folder:/path#PART` is the part in one of its folders, `folder:/path#.` all of it.
+`folder:/path#PART` is the part in one of its folders, `folder:/path#.` the whole tree.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.data import files
 from ssl_jax.data.decode import check_size
 from ssl_jax.data.labels import number_texts
-from ssl_jax.data.listing import EXTENSIONS, image_files, passed_over
+from ssl_jax.data.listing import EXTENSIONS, count_other_files, image_files
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.splits import choose, top_folders
 from ssl_jax.data.text import without_halves
@@ -30,9 +30,9 @@ _LINE = re.compile(rf"(.+(?:{'|'.join(map(re.escape, EXTENSIONS))}))(?:[\s,]+(.+
 class FolderSource(Source):
     """Image files at `paths` below `root`.
 
-    Captions are those of the file `captions.jsonl` or `metadata.jsonl` in `root`: one object a
+    Captions are read from the file `captions.jsonl` or `metadata.jsonl` in `root`: one object per
     line, {"file_name": path below `root`, "text": ...}; the text (or `caption`, `captions`) is a
-    string or a list of them, and a file name may stand in several lines.
+    string or a list of strings, and a file name may occur in several lines.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class FolderSource(Source):
         return os.path.join(self._root, self._paths[index])  # noqa: PTH118
 
     def layout(self) -> str:
-        """Digest of the relative paths and file sizes."""
+        """Digest the relative paths and file sizes."""
         digest = hashlib.blake2b(digest_size=16)
         for path, size in zip(self._paths, self._sizes, strict=True):
             digest.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def content(self) -> Iterator[bytes]:
-        """Labels, class names, the file of captions, and a sample of the images' bytes."""
+        """Yield labels, class names, the file of captions, and a sample of the images' bytes."""
         if self.labels is not None:
             yield self.labels.tobytes()
             yield repr(self.class_names).encode("utf-8", "surrogatepass")
@@ -87,21 +87,21 @@ class FolderSource(Source):
 
 
 def load(path: str, split: str) -> FolderSource:
-    """The images below a folder, in the order of their sorted paths, or those of a list.
+    """Open the images below a folder, sorted by path, or the images in a list.
 
-    Below a folder links are followed, and hidden files and folders left out. An example's label is
-    the name of the top-level sub-folder that it lies in, when every image lies in one and there are
-    at least two of them; otherwise the set has no labels. (`train/cat/1.jpg` is a cat: see
+    Below a folder links are followed, and hidden files and folders are left out. An example's label
+    is the name of its top-level sub-folder, if every image lies in one and there are at least two
+    of them; otherwise the set has no labels. (`train/cat/1.jpg` is a cat: see
     `splits.top_folders`.)
 
-    A folder that holds training and held-out images, `train/` and `val/`, is the training images,
-    and for evaluation the held-out ones: see `splits.choose`.
+    If a folder holds training and held-out images, `train/` and `val/`, these are the training
+    images, or for evaluation the held-out ones: see `splits.choose`.
 
-    A list holds a path a line, relative to the folder of the list, which it may not lead out of,
-    and a label after it or not: a number or a name.
+    A list has one path per line, relative to the folder of the list and inside of it, optionally
+    followed by a label, which is a number or a name.
 
     Raises:
-      UserError: no such folder, part or list, no image in it, a line that is not as above.
+      UserError: no such folder, part or list, no image in it, or an invalid line.
     """
     root, part = root_and_part(path)
     if path and root.is_file():
@@ -114,14 +114,14 @@ def load(path: str, split: str) -> FolderSource:
         raise UserError(f"folder:{path}: no image in {root}/{part}")
     paths = [paths[i] for i in chosen.rows]
     name = f"folder:{path}" + (f"#{chosen.part}" if chosen.part else "")
-    known = (".jsonl",) if _caption_file(root) else ()
+    expected = (".jsonl",) if _caption_file(root) else ()
     left_out = {f"images {why}": n for why, n in chosen.left_out.items()}
-    left_out |= passed_over(others, known)
+    left_out |= count_other_files(others, expected)
     return FolderSource(name, root, paths, *top_folders(paths), left_out)
 
 
 def held_out(path: str) -> FolderSource | None:
-    """The validation images, or the test images, of a folder that also holds training images."""
+    """Open the validation or test images of a folder that also holds training images."""
     root, part = root_and_part(path)
     if part or not root.is_dir():
         return None
@@ -130,7 +130,7 @@ def held_out(path: str) -> FolderSource | None:
 
 
 def root_and_part(path: str) -> tuple[Path, str]:
-    """ROOT and PART of `ROOT#PART`; a "#" in the name of a folder that is there is none such."""
+    """Split `ROOT#PART`; a "#" in the name of an existing folder does not separate a part."""
     root = Path(path).expanduser()
     if "#" in path and not root.exists():
         text, _, part = path.rpartition("#")
@@ -143,7 +143,7 @@ def _from_list(path: str, file: Path) -> FolderSource:
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"{name}: neither a folder nor a list of files, one a line") from None
+        raise UserError(f"{name}: neither a folder nor a list of files, one per line") from None
     inside = os.path.abspath(file.parent)  # noqa: PTH100 (Path.resolve would follow links)
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -163,12 +163,12 @@ def _from_list(path: str, file: Path) -> FolderSource:
     if not paths:
         raise UserError(f"{name}: the list is empty")
     if not (file.parent / paths[0]).is_file():
-        raise UserError(f"{name}: {file.parent / paths[0]} is not there; paths start at the list's")
+        raise UserError(f"{name}: no file {file.parent / paths[0]}; paths are relative to the list")
     return FolderSource(name, file.parent, paths, *number_texts(labels, name))
 
 
 def _lies_in(path: str, folder: str) -> bool:
-    """Whether a path, taken from `folder`, an absolute one, stays in it."""
+    """True if a path relative to the absolute path `folder` stays in it."""
     whole = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
     return whole.startswith(os.path.join(folder, ""))  # noqa: PTH118
 
@@ -178,7 +178,7 @@ def _caption_file(root: Path) -> Path | None:
 
 
 def _captions(file: Path, paths: list[str]) -> list[list[str]]:
-    place = {p: i for i, p in enumerate(paths)}
+    index_of = {p: i for i, p in enumerate(paths)}
     captions: list[list[str]] = [[] for _ in paths]
     try:
         lines = file.read_text("utf-8").splitlines()
@@ -187,18 +187,20 @@ def _captions(file: Path, paths: list[str]) -> list[list[str]]:
     for number, line in enumerate(lines, 1):
         try:
             entry = from_json(line) if line.strip() else {}
-            index = place.get(entry.get("file_name", ""))
-            found = next((entry[k] for k in CAPTION_KEYS if k in entry), ())
-            texts = [found] if isinstance(found, str) else list(map(str, found))
+            index = index_of.get(entry.get("file_name", ""))
+            value = next((entry[k] for k in CAPTION_KEYS if k in entry), ())
+            texts = [value] if isinstance(value, str) else list(map(str, value))
             texts = [without_halves(text) for text in texts]
         except (ValueError, AttributeError, TypeError):
             raise UserError(
-                f'{file}: line {number} is no JSON object {{"file_name": ..., "text": ...}}'
+                f'{file}: line {number} is not a JSON object {{"file_name": ..., "text": ...}}'
             ) from None
         if index is not None:
             captions[index].extend(texts)
     if not any(captions):
-        raise UserError(f'{file}: no caption of an image here; expected {{"file_name", "text"}}')
+        raise UserError(
+            f'{file}: no caption of these images; expected {{"file_name": ..., "text": ...}}'
+        )
     return captions
 
 

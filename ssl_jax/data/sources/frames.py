@@ -1,4 +1,4 @@
-"""`frames:/path`: clips, each a folder of image files; `frames:/path#PART` those in one folder."""
+"""`frames:/path`: clips, each a folder of image files; `frames:/path#PART`: those in one folder."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.listing import image_files, passed_over
+from ssl_jax.data.listing import count_other_files, image_files
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.sources.folder import FolderSource, root_and_part
 from ssl_jax.data.splits import choose, top_folders
 
 
 class FramesSource(Source):
-    """Clips: consecutive rows of `files`, `lengths` of them each."""
+    """Clips: consecutive rows of `files`, of the given `lengths`."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class FramesSource(Source):
         return str(Path(self._files.describe(int(self._first[index]))).parent)
 
     def layout(self) -> str:
-        """Digest of the relative paths and file sizes."""
+        """Digest the relative paths and file sizes."""
         return self._files.layout()
 
     def content(self) -> Iterator[bytes]:
@@ -53,11 +53,11 @@ class FramesSource(Source):
 
 
 def load(path: str, split: str) -> FramesSource:
-    """Each folder at or below `path` that holds images is a clip, its frames in order of their
-    names, whose numbers count as numbers (9.jpg before 10.jpg).
+    """Open the clips at or below `path`: folders with images, whose frames are sorted by name with
+    numbers compared as numbers (9.jpg before 10.jpg).
 
-    A clip's label is the name of the top-level folder that it lies in, as of an image in `folder:`,
-    and what is held out in `val/` is no training data, likewise.
+    A clip's label is the name of its top-level folder, and held-out clips in `val/` are not used
+    for training, as for images in `folder:`.
 
     Raises:
       UserError: no such folder or part, or no image in it.
@@ -75,12 +75,12 @@ def load(path: str, split: str) -> FramesSource:
     name = f"frames:{path}" + (f"#{chosen.part}" if chosen.part else "")
     files = FolderSource(name, root, [frame for _, frames in groups for frame in frames])
     left_out = {f"clips {why}": n for why, n in chosen.left_out.items()}
-    left_out |= passed_over(listing.others)
+    left_out |= count_other_files(listing.others)
     return FramesSource(name, files, [clip for clip, _ in groups], lengths, left_out)
 
 
 def held_out(path: str) -> FramesSource | None:
-    """The clips of the validation or test folder beside training folders."""
+    """Open the clips of the validation or test folder beside training folders."""
     root, part = root_and_part(path)
     if part or not root.is_dir():
         return None

@@ -1,4 +1,4 @@
-"""`mix:0.7*folder:/a+0.3*npz:/b`: several data sets as one, in given shares."""
+"""`mix:0.7*folder:/a+0.3*npz:/b`: several data sets as one, with weights."""
 
 import hashlib
 import re
@@ -11,19 +11,19 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.data import sources
 from ssl_jax.data.draws import permute
 from ssl_jax.data.levels import Range
-from ssl_jax.data.sources.base import VERSION, Source, numbered
+from ssl_jax.data.sources.base import VERSION, Source, with_version
 
 _MAX_EXAMPLES = 2**31 - 1  # indices are int32
 
 
 class MixSource(Source):
-    """Rows of several sources; `parts` says how many of each.
+    """Rows of several sources; `parts` gives the number of rows of each.
 
-    A part of more rows than its source has examples holds each as often as the next, but for one: a
-    fixed random choice of them stands once more. Each row has its own index, so an epoch shows each
-    row once, with other crops each.
+    A part with more rows than its source has examples repeats all examples equally often, and a
+    fixed random choice of them once more. Each row has its own index, so an epoch shows each row
+    once, with different crops.
 
-    Captions are there if all sources have them. Classes of one name are one class.
+    There are captions if all sources have them. Classes of the same name are one class.
     """
 
     def __init__(self, name: str, parts: Sequence[tuple[Source, int]]) -> None:
@@ -62,10 +62,10 @@ class MixSource(Source):
         return source.origin(row)
 
     def fingerprint(self, version: int = VERSION) -> str:
-        """Digest of the sources' own, and of their shares."""
+        """Digest the fingerprints of the sources and their shares."""
         parts = [source.fingerprint(version) for source in self._sources]
         text = f"{parts} {self._first.tolist()}"
-        return numbered(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), version)
+        return with_version(hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), version)
 
     def _place(self, index: int) -> tuple[Source, int]:
         part = int(np.searchsorted(self._first, index, "right")) - 1
@@ -73,52 +73,52 @@ class MixSource(Source):
 
 
 def load(path: str, split: str) -> MixSource:
-    """The data sets between `+`, each as --data takes it, with `WEIGHT*` before it or not.
+    """Open the data sets between `+`, each as in --data, optionally after `WEIGHT*`.
 
-    Without weights the sets are joined: each example once. With them, the shares of the rows are
-    the weights, over their sum, and their number is the least for which each example of every set
-    is there at least once; so the sets that are small for their weight are repeated.
+    Without weights the sets are joined, each example once. With weights, the shares of the rows are
+    proportional to them, and the number of rows is the smallest that includes each example of every
+    set at least once; so sets that are small for their weight are repeated.
 
     Raises:
-      UserError: weights for some only, not positive, or that repeat a set beyond reason.
+      UserError: weights for only some sets, not positive, or that repeat a set too often.
     """
     name = f"mix:{path}"
     if "mix:" in path:
-        raise UserError(f"{name}: a mixture of mixtures; write all in one")
+        raise UserError(f"{name}: expected no mixture in a mixture; list all sets in one")
     weights, opened = [], []
     for weight, spec in _terms(path):
         weights.append(_weight(name, weight))
         opened.append(sources.open_source(spec, split))  # type: ignore[arg-type]
-    given = [w for w in weights if w is not None]
+    numbers = [w for w in weights if w is not None]
     sizes = np.array([len(source) for source in opened])
-    if given and len(given) < len(weights):
-        raise UserError(f"{name}: weights for some only; expected WEIGHT*DATA for all or for none")
-    share = np.array(given) / sum(given) if given else sizes / sizes.sum()
+    if numbers and len(numbers) < len(weights):
+        raise UserError(f"{name}: expected WEIGHT*DATA for all sets or for none")
+    share = np.array(numbers) / sum(numbers) if numbers else sizes / sizes.sum()
     total = float((sizes / share).max())
     if total > _MAX_EXAMPLES:
         raise UserError(
-            f"{name}: {total:.3g} rows to show each example at least once; expected weights nearer "
-            f"to the sizes {', '.join(map(str, sizes))}"
+            f"{name}: these weights need {total:.3g} rows to include each example once; expected "
+            f"weights closer to the sizes {', '.join(map(str, sizes))}"
         )
     rows = np.maximum(sizes, np.round(share * total).astype(np.int64))
     return MixSource(name, list(zip(opened, rows.tolist(), strict=True)))
 
 
 def absolute(path: str) -> str:
-    """The same sets with absolute paths."""
+    """Make the paths of all sets absolute."""
     terms = [(weight, sources.absolute(spec)) for weight, spec in _terms(path)]
     return "+".join(spec if weight is None else f"{weight}*{spec}" for weight, spec in terms)
 
 
 def _terms(path: str) -> list[tuple[str | None, str]]:
-    """Weight, or None, and data of each term."""
+    """Split `path` into terms: weight, or None, and data."""
     schemes = "|".join(s for s in sources.schemes() if s != "mix")
-    found = []
+    terms = []
     for term in re.split(rf"\+(?=(?:[^*+:/]*\*)?(?:{schemes})(?:[:+]|$))", path):
         match = re.fullmatch(r"(?:([^*:/]*)\*)?(.*)", term, re.DOTALL)
         assert match is not None  # it matches anything
-        found.append((match[1], match[2]))
-    return found
+        terms.append((match[1], match[2]))
+    return terms
 
 
 def _weight(name: str, text: str | None) -> float | None:
@@ -129,12 +129,12 @@ def _weight(name: str, text: str | None) -> float | None:
     except ValueError:
         weight = 0.0
     if not 0 < weight < float("inf"):
-        raise UserError(f"{name}: weight {text!r}; expected a positive number")
+        raise UserError(f"{name}: expected a positive weight, got {text!r}")
     return weight
 
 
 def _rows(size: int, rows: int) -> np.ndarray:
-    """`rows` examples of `size`: all, as often as they fit, and a random choice of them."""
+    """Choose `rows` of `size` examples: all, as often as they fit, and a random rest."""
     whole, rest = divmod(rows, size)
     return np.concatenate([np.tile(np.arange(size), whole), permute(np.arange(rest), size, 0)])
 
@@ -151,6 +151,6 @@ def _merge_labels(
         if source.labels is None:
             labels.append(np.full(len(row), -1, np.int32))
         else:
-            new = np.array([*(number[n] for n in source.class_names), -1], np.int32)
-            labels.append(new[source.labels[row]])  # -1 is the last of `new`
+            table = np.array([*(number[n] for n in source.class_names), -1], np.int32)
+            labels.append(table[source.labels[row]])  # label -1 takes the last entry
     return np.concatenate(labels), names

@@ -1,4 +1,4 @@
-"""`npz:/path.npz`: images, and labels where there are some, as NumPy arrays in one file."""
+"""`npz:/path.npz`: images, and optionally labels, as NumPy arrays in one file."""
 
 import os
 from pathlib import Path
@@ -11,11 +11,13 @@ from ssl_jax.data.sources.base import ArraySource
 
 IMAGE_KEYS = ("image", "images", "x")
 LABEL_KEYS = ("label", "labels", "y")
-_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # of this machine, in bytes
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf(
+    "SC_PHYS_PAGES"
+)  # memory of this machine in bytes
 
 
 def load(path: str, split: str) -> ArraySource:
-    """Images (N, H, W) or (N, H, W, C) numbers under `IMAGE_KEYS`, labels (N,) under `LABEL_KEYS`.
+    """Load images (N, H, W) or (N, H, W, C) at `IMAGE_KEYS` and labels (N,) at `LABEL_KEYS`.
 
     Raises:
       UserError: no such file, not an npz file, or arrays of the wrong name, dtype or shape.
@@ -25,21 +27,19 @@ def load(path: str, split: str) -> ArraySource:
         raise UserError(f"npz:{path}: no such file")
     try:
         with np.load(file, allow_pickle=False) as content:
-            found = list(content.files)
-            size = sum(
-                part.file_size for part in content.zip.infolist()
-            )  # what is unpacked at most
+            names_in_file = list(content.files)
+            size = sum(part.file_size for part in content.zip.infolist())  # decompressed
             if size > _MEMORY:
                 raise ValueError(f"arrays of {size >> 30} GiB, more than this machine's memory")
             images = _first(content, IMAGE_KEYS)
             labels = _first(content, LABEL_KEYS)
-    except Exception as e:  # NumPy and zipfile raise nearly any type on damaged bytes
+    except Exception as e:  # NumPy and zipfile raise nearly any type on corrupt bytes
         line = " ".join(str(e).split()) or type(e).__name__
         raise UserError(f"npz:{path}: not a readable .npz file of plain arrays ({line})") from None
     if images is None:
         raise UserError(
             f"npz:{path}: no array of images; expected one named {' or '.join(IMAGE_KEYS)}, "
-            f"found {', '.join(found) or 'nothing'}"
+            f"got {', '.join(names_in_file) or 'nothing'}"
         )
     names: tuple[str, ...] = ()
     images = _check_images(images, path)
@@ -53,11 +53,13 @@ def _first(content: np.lib.npyio.NpzFile, keys: tuple[str, ...]) -> np.ndarray |
 
 
 def _check_images(images: np.ndarray, path: str) -> np.ndarray:
-    """(N, H, W, C) of uint8, or of numbers of another type."""
+    """Check images and return them as (N, H, W, C) numbers."""
     if images.dtype == np.bool_:
         images = images.astype(np.uint8) * np.uint8(255)
     if images.dtype.kind not in "uif":
-        raise UserError(f"npz:{path}: images are {images.dtype}; expected numbers, best uint8")
+        raise UserError(
+            f"npz:{path}: images are {images.dtype}; expected numbers, preferably uint8"
+        )
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
@@ -77,7 +79,9 @@ def _check_labels(labels: np.ndarray, length: int, path: str) -> np.ndarray:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (length,):
-        raise UserError(f"npz:{path}: labels of shape {labels.shape} for {length} images")
+        raise UserError(
+            f"npz:{path}: expected labels of shape ({length},), one per image, got {labels.shape}"
+        )
     if labels.dtype.kind not in "iubf":
         raise UserError(
             f"npz:{path}: labels are {labels.dtype}; expected whole numbers, NaN or -1 for none"

@@ -1,11 +1,12 @@
 """`parquet:GLOB`: tables of encoded images, as the Hugging Face hub stores them.
 
-`parquet:GLOB#image=COLUMN&label=COLUMN&caption=COLUMN&name=COLUMN` names columns; `label=` takes
-none. `parquet:FOLDER#.` is all files of a folder whose names tell training and held-out ones apart.
+`parquet:GLOB#image=COLUMN&label=COLUMN&caption=COLUMN&name=COLUMN` names columns; `label=` selects
+no column. `parquet:FOLDER#.` is all files of a folder whose names separate training and held-out
+files.
 
-A Parquet file cannot give one row: a row group is decoded whole. The row groups last used are kept,
-`CACHE_BYTES` of them, so that a set that fits is decoded once; for a larger one `ssl-jax prepare`
-makes files that can be read in any order.
+Parquet has no access to single rows: a row group is decoded whole. Recently used row groups are
+cached, up to `CACHE_BYTES`, so that a set that fits is decoded once; for larger sets
+`ssl-jax prepare` writes files that can be read in any order.
 """
 
 import hashlib
@@ -45,18 +46,18 @@ from ssl_jax.data.sources.base import Source
 from ssl_jax.data.splits import choose_files
 from ssl_jax.data.text import without_halves
 
-LONG_LOOK = 16 << 30  # bytes; captions of more are not in a fingerprint
+LONG_LOOK = 16 << 30  # bytes; fingerprints of larger sets omit the captions
 CACHE_BYTES = 2 << 30
-MAX_GROUP_BYTES = 8 << 30  # of a row group
-_OPENERS = 16  # files whose ends are read side by side
+MAX_GROUP_BYTES = 8 << 30  # largest row group
+_OPENERS = 16  # files whose footers are read in parallel
 
 
 class ParquetSource(Source):
     """Rows of the files `tables`, in order.
 
     Args:
-      name: what the user called it.
-      columns: of `COLUMNS`, the column that the user names; "" is none.
+      name: name that the user gave.
+      columns: column that the user names for each of `COLUMNS`; "" is none.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class ParquetSource(Source):
         for table in tables[1:]:
             other = table.metadata.schema.to_arrow_schema()
             if self._image not in other.names:
-                raise UserError(f"{name}: {table.path} has no column {self._image}")
+                raise UserError(f"{name}: expected a column {self._image} in {table.path}")
         groups = [(t, g) for t in tables for g in range(t.metadata.num_row_groups)]
         groups = [(t, g) for t, g in groups if t.metadata.row_group(g).num_rows]
         rows = [t.metadata.row_group(g).num_rows for t, g in groups]
@@ -111,7 +112,7 @@ class ParquetSource(Source):
         group, row = self._place(index)
         column = self._cache[group]
         if row >= len(column):
-            raise DecodeError("the row group holds fewer rows than the file says")
+            raise DecodeError("the row group has fewer rows than its metadata say")
         value: Any = column[row].as_py()
         if isinstance(value, dict):
             value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
@@ -127,8 +128,8 @@ class ParquetSource(Source):
         return f"row {row} of row group {number} of {table.path}"
 
     def layout(self) -> str:
-        """Digest of the file names, of their footers (where all columns lie, the range of their
-        values), and of the labels.
+        """Digest the file names, the footers (positions and value ranges of all columns), and the
+        labels.
         """
         digest = hashlib.blake2b(digest_size=16)
         for table in self._tables:
@@ -140,8 +141,8 @@ class ParquetSource(Source):
         return digest.hexdigest()
 
     def content(self) -> Iterator[bytes]:
-        """Labels, class names, captions (of sets up to `LONG_LOOK`), the columns that were chosen
-        and a sample of the bytes of the files.
+        """Yield labels, class names, captions (in sets up to `LONG_LOOK`), the selected columns and
+        a sample of the bytes of the files.
         """
         paths = [table.path for table in self._tables]
         sizes = [files.size_and_time("parquet", path)[0] for path in paths]
@@ -157,10 +158,10 @@ class ParquetSource(Source):
     def _read_group(self, group: int) -> pa.ChunkedArray:
         table, number = self._groups[group]
         try:
-            found = table.open().read_row_group(number, columns=[self._image], use_threads=False)
+            rows = table.open().read_row_group(number, columns=[self._image], use_threads=False)
         except pa.ArrowException as e:
             raise DecodeError(f"{_line(e)} in {table.path}") from None
-        return found.column(0)
+        return rows.column(0)
 
     def _read_column(self, column: str) -> list:
         def read(table: Table) -> list:
@@ -183,12 +184,12 @@ class ParquetSource(Source):
             return None, ()
         feature = features.get(column)
         names = feature.get("names") if isinstance(feature, dict) else None
-        named = isinstance(names, list) and all(isinstance(n, str) for n in names)
-        classes = tuple(map(without_halves, names or ())) if named else ()
+        valid = isinstance(names, list) and all(isinstance(n, str) for n in names)
+        classes = tuple(map(without_halves, names or ())) if valid else ()
         return number_labels(self._read_column(column), self.name, classes)
 
     def _check_paths(self) -> None:
-        """Raises `UserError` where images are files by themselves and the first cannot be read."""
+        """Raise `UserError` if images are separate files and the first cannot be read."""
         kind = self._tables[0].metadata.schema.to_arrow_schema().field(self._image).type
         if not is_string(kind) and not (is_struct(kind) and kind.get_field_index("bytes") < 0):
             return
@@ -200,20 +201,21 @@ class ParquetSource(Source):
             raise UserError(where + reason) from None
 
     def _check_size(self) -> None:
-        """Raises `UserError` for a row group that is too large, warns of slow sets."""
-        # Of all columns: to ask one of a damaged footer ends the process (pyarrow 26.0.1).
+        """Raise `UserError` for a row group that is too large; warn about slow sets."""
+        # Sizes of all columns: asking for one column of a corrupt footer ends the process (pyarrow
+        # 26.0.1).
         sizes = [t.metadata.row_group(g).total_byte_size for t, g in self._groups]
         if max(sizes) > MAX_GROUP_BYTES:
             table, number = self._groups[int(np.argmax(sizes))]
             raise UserError(
-                f"{self.name}: row group {number} of {table.path} holds {max(sizes) >> 30} GiB and "
-                f"is read whole; write groups of at most {MAX_GROUP_BYTES >> 30} GiB"
+                f"{self.name}: expected row groups of at most {MAX_GROUP_BYTES >> 30} GiB, which "
+                f"are read whole; got {max(sizes) >> 30} GiB in row group {number} of {table.path}"
             )
         size = sum(sizes)
         if size > CACHE_BYTES:
             logging.warning(
-                "%s: %.1f GiB in row groups that are decoded whole; %.1f GiB are kept, "
-                "so random order is slow; `ssl-jax prepare` makes files for it",
+                "%s: %.1f GiB in row groups that are decoded whole, of which %.1f GiB are cached: "
+                "random order is slow; `ssl-jax prepare` writes files for fast random access",
                 self.name,
                 size / 2**30,
                 CACHE_BYTES / 2**30,
@@ -221,7 +223,7 @@ class ParquetSource(Source):
 
 
 class Table:
-    """One file: its footer, read once."""
+    """One file, whose footer is read once."""
 
     def __init__(self, name: str, path: str) -> None:
         self.path, self._name = path, name
@@ -229,10 +231,10 @@ class Table:
             self.metadata: Any = None
             self.metadata = self.open().metadata
         except (pa.ArrowException, OSError) as e:
-            raise UserError(f"{name}: {path} is no whole Parquet file ({_line(e)})") from None
+            raise UserError(f"{name}: {path} is not a complete Parquet file ({_line(e)})") from None
 
     def open(self) -> pq.ParquetFile:
-        """A reader of one's own: one is not safe to share between threads."""
+        """Open a new reader, because readers are not safe to share between threads."""
         if not files.is_remote(self.path):
             return pq.ParquetFile(self.path, metadata=self.metadata, memory_map=True)
         filesystem, path = files.remote_filesystem(self._name.partition(":")[0], self.path)
@@ -240,19 +242,19 @@ class Table:
 
 
 class RecentGroups:
-    """`load(group)`, called once for threads that ask together, the last `budget` bytes kept."""
+    """Cache of the last `budget` bytes of `load(group)`, called once for concurrent requests."""
 
     def __init__(self, load: Callable[[int], pa.ChunkedArray], budget: int) -> None:
         self._load, self._budget = load, budget
-        self._kept: dict[int, Future] = {}  # the last used last
+        self._groups: dict[int, Future] = {}  # the most recently used last
         self._lock = threading.Lock()
 
     def __getitem__(self, group: int) -> pa.ChunkedArray:
         with self._lock:
-            future = self._kept.pop(group, None)
+            future = self._groups.pop(group, None)
             mine = future is None
             future = future or Future()
-            self._kept[group] = future
+            self._groups[group] = future
         if mine:
             try:
                 future.set_result(self._load(group))
@@ -262,48 +264,48 @@ class RecentGroups:
         return future.result()
 
     def _settle(self, group: int, future: Future) -> None:
-        """Forget a failure, and what is over the budget, the longest unused first."""
+        """Drop failures, and groups beyond the budget, the least recently used first."""
         with self._lock:
             if future.exception() is not None:
-                self._kept.pop(group, None)
-            done = {g: f.result().nbytes for g, f in self._kept.items() if f.done()}
+                self._groups.pop(group, None)
+            done = {g: f.result().nbytes for g, f in self._groups.items() if f.done()}
             size = sum(done.values())
             for old, bytes_ in done.items():
                 if size <= self._budget or old == group:
                     break
                 size -= bytes_
-                del self._kept[old]
+                del self._groups[old]
 
 
 def load(path: str, split: str) -> ParquetSource:
-    """The rows of the files that `path` (a file, a folder, a glob, a URL) names.
+    """Open the rows of the files that `path` (a file, a folder, a glob, a URL) names.
 
-    The image is in the first of `IMAGE_COLUMNS`, or in the first that the Hugging Face metadata
-    call an image, as bytes, as the path of a file in the folder of the table, or as a struct with
-    fields `bytes` or `path`; the label in the first of `LABEL_COLUMNS`, numbers (names from the
-    metadata, if any) or strings; captions in the first of `CAPTION_COLUMNS` that holds strings or
-    lists of them; the name in the first of `NAME_COLUMNS` that holds strings. `#image=...` names
-    others.
+    Images come from the first of `IMAGE_COLUMNS`, or the first that the Hugging Face metadata
+    declare as an image, as bytes, as the path of a file in the folder of the table, or as a struct
+    with fields `bytes` or `path`; labels from the first of `LABEL_COLUMNS`, numbers (names from the
+    metadata, if any) or strings; captions from the first of `CAPTION_COLUMNS` with strings or lists
+    of strings; names from the first of `NAME_COLUMNS` with strings. `#image=...` names other
+    columns.
 
-    Of a folder whose files name parts, `train-*` and `validation-*`, the training files, and for
-    evaluation the held-out ones: see `splits.choose_files`.
+    In a folder whose files name parts, `train-*` and `validation-*`, these are the training files,
+    or for evaluation the held-out ones: see `splits.choose_files`.
 
     Raises:
-      UserError: no such file, a damaged one, no column of images, no row, labels that are none, a
-        column that is not there or holds something else.
+      UserError: no such file, a corrupt one, no column of images, no row, invalid labels, or a
+        column that is missing or has the wrong type.
     """
     pattern, columns, whole = _parse(path)
     name = f"parquet:{path}"
-    found, part = files.matching("parquet", pattern, "*.parquet"), ""
+    paths, part = files.matching("parquet", pattern, "*.parquet"), ""
     left_out: dict[str, int] = {}
     if not whole and not files.is_remote(pattern) and Path(pattern).expanduser().is_dir():
-        found, left_out, part = choose_files(found, split)
+        paths, left_out, part = choose_files(paths, split)
     name += f" ({part} files)" if part else ""
-    return ParquetSource(name, list(_map(lambda p: Table(name, p), found)), columns, left_out)
+    return ParquetSource(name, list(_map(lambda p: Table(name, p), paths)), columns, left_out)
 
 
 def held_out(path: str) -> ParquetSource | None:
-    """The validation files, or the test files, of a folder that also holds training files."""
+    """Open the validation or test files of a folder that also holds training files."""
     pattern, _, whole = _parse(path)
     if whole or files.is_remote(pattern) or not Path(pattern).expanduser().is_dir():
         return None
@@ -312,15 +314,15 @@ def held_out(path: str) -> ParquetSource | None:
 
 
 def _parse(path: str) -> tuple[str, dict[str, str], bool]:
-    """Files, columns by what they hold, and whether all files are meant, of FILES#COLUMNS."""
+    """Parse FILES#COLUMNS: files, columns by content, and true for all files (`#.`)."""
     pattern, mark, fragment = path.rpartition("#")
     if not mark or Path(path).expanduser().exists():
         return path, {}, False
     columns: dict[str, str] = {}
     whole = False
     for term in fragment.split("&"):
-        key, given, column = term.partition("=")
-        if given and key in COLUMNS:
+        key, equals, column = term.partition("=")
+        if equals and key in COLUMNS:
             columns[key] = column
         elif term == ".":
             whole = True
@@ -330,10 +332,10 @@ def _parse(path: str) -> tuple[str, dict[str, str], bool]:
 
 
 def _read_file(path: str, table: str) -> bytes:
-    """The image file that a row names, by its path from the folder of the table, or a file:// URL.
+    """Read the image file that a row names by a path in the folder of the table, or a file:// URL.
 
     Raises:
-      DecodeError: a path out of that folder, or a URL of another machine.
+      DecodeError: a path outside of that folder, or a URL of another machine.
     """
     local = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
     if files.is_remote(local) or files.is_remote(table):

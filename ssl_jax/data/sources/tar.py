@@ -1,6 +1,6 @@
-"""`tar:GLOB`: images in tar files, WebDataset shards among them; nothing is ever extracted.
+"""`tar:GLOB`: images in tar files, including WebDataset shards; nothing is extracted.
 
-`tar:GLOB#FOLDER` is the part below a folder of the archives, `tar:GLOB#.` all of them.
+`tar:GLOB#FOLDER` is the part below a folder of the archives, `tar:GLOB#.` everything.
 """
 
 import gzip
@@ -22,17 +22,17 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.data import cache, files
 from ssl_jax.data.decode import check_size
 from ssl_jax.data.labels import number_texts
-from ssl_jax.data.listing import EXTENSIONS, ending, looked_for, passed_over
+from ssl_jax.data.listing import EXTENSIONS, count_other_files, ending, image_endings
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.sources.folder import CAPTION_KEYS
 from ssl_jax.data.splits import choose, top_folders
 from ssl_jax.data.text import without_halves
 
-MEMORY_LIMIT = 1 << 30  # of an archive that is compressed, hence unpacked in memory
-TEXT_LIMIT = 1 << 20  # of a .cls, .txt or .json member
+MEMORY_LIMIT = 1 << 30  # bytes of a compressed archive, which is decompressed in memory
+TEXT_LIMIT = 1 << 20  # bytes of a .cls, .txt or .json member
 _BLOCK = 512
 _GZIP = b"\x1f\x8b"
-_FORM = 2  # of the index in the cache
+_FORM = 2  # version of the index in the cache
 _TEXTS = (".cls", ".txt", ".json")
 
 
@@ -40,9 +40,9 @@ class TarSource(Source):
     """Images at byte ranges of `shards`.
 
     Args:
-      name: what the user called it.
-      shards: paths, or the bytes of archives in memory.
-      entries: one an image: shard number, offset, size, name, label text or "", captions.
+      name: name that the user gave.
+      shards: the archives.
+      entries: one per image: shard number, offset, size, name, label text or "", captions.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TarSource(Source):
         return f"{self._names[index]} in {self._shards[self._places[index, 0]].path}"
 
     def layout(self) -> str:
-        """Digest of the names, offsets and sizes of the images, and of the labels."""
+        """Digest the names, offsets and sizes of the images, and the labels."""
         digest = hashlib.blake2b(self._places.tobytes(), digest_size=16)
         digest.update("\0".join(self._names).encode("utf-8", "surrogateescape"))
         if self.labels is not None:
@@ -83,14 +83,14 @@ class TarSource(Source):
         return digest.hexdigest()
 
     def content(self) -> Iterator[bytes]:
-        """Labels, class names, captions and a sample of the bytes of the archives."""
+        """Yield labels, class names, captions and a sample of the bytes of the archives."""
         yield from super().content()
         paths = [shard.path for shard in self._shards]
         yield files.sample(paths, [Path(path).stat().st_size for path in paths])
 
 
 class Shard:
-    """One archive: a file, or its bytes where it was compressed."""
+    """One archive: a file, or its decompressed bytes."""
 
     def __init__(self, name: str, path: str) -> None:
         self.path, self._memory = path, None
@@ -116,8 +116,12 @@ class Shard:
 
 
 class Index(NamedTuple):
-    """What a shard holds: [offset, size, name, label text, captions] of each image, in the order of
-    the archive, reason -> number of what is left out, and ending -> number of other members.
+    """Content of a shard.
+
+    Attributes:
+      images: [offset, size, name, label text, captions] of each image, in the order of the archive.
+      left_out: reason -> number of members left out.
+      others: ending -> number of other members.
     """
 
     images: list[list]
@@ -126,26 +130,26 @@ class Index(NamedTuple):
 
 
 def load(path: str, split: str) -> TarSource:
-    """The images of the archives that `path` (a file, a folder, a glob) names, in their order.
+    """Open the images of the archives that `path` (a file, a folder, a glob) names, in order.
 
-    Members that share their name up to the first dot of its last part are one sample, as of
-    WebDataset: `.cls` is its label (number or name), `.txt` its caption, `.json` an object with
-    `label` and `text`, `caption` or `captions`. Its image is NAME.ENDING, and then others of the
-    sample (NAME.mask.png) are left out; without one, each of its images is an example
-    (`walk.0001.png`, `walk.0002.png`), with the texts of the longest name that they share. Where no
-    image has a label, labels are the top-level folders, as in `folder:`, and what is held out in
-    `val/` is no training data, likewise. An archive is indexed once; the index is cached with the
-    archive's size and time.
+    Members whose file names agree up to the first dot are one sample, as in WebDataset: `.cls` is
+    its label (number or name), `.txt` its caption, `.json` an object with `label` and `text`,
+    `caption` or `captions`. Its image is NAME.ENDING, and other images of the sample
+    (NAME.mask.png) are left out; without a NAME.ENDING, each of its images is an example
+    (`walk.0001.png`, `walk.0002.png`) with the texts of the longest shared name. If no image has a
+    label, labels are the top-level folders, and held-out images in `val/` are not used for
+    training, as in `folder:`. An archive is indexed once; the index is cached with the archive's
+    size and time.
 
-    A gzipped archive of up to `MEMORY_LIMIT` is unpacked in memory.
+    A gzipped archive of up to `MEMORY_LIMIT` is decompressed in memory.
 
     Raises:
-      UserError: no such file, a damaged or too large compressed one, no image.
+      UserError: no such file, a corrupt or too large compressed one, or no image.
     """
     pattern, part = _pattern_and_part(path)
     name = f"tar:{path}"
     if files.is_remote(pattern):
-        raise UserError(f"{name}: tar files are read from this machine's disks only")
+        raise UserError(f"{name}: expected local tar files; URLs are not supported")
     shards = [Shard(name, p) for p in files.matching("tar", pattern, "*.tar")]
     indices = [_index(name, shard) for shard in shards]
     every = [(number, *image) for number, index in enumerate(indices) for image in index.images]
@@ -160,10 +164,10 @@ def load(path: str, split: str) -> TarSource:
     for index in indices:
         counts.update(index.left_out)
         others.update(index.others)
-    left_out = dict(counts) | passed_over(others)
+    left_out = dict(counts) | count_other_files(others)
     if not entries:
         more = f"; left out: {', '.join(left_out)}" if left_out else ""
-        raise UserError(f"{name}: no image in it; looked for {looked_for()}{more}")
+        raise UserError(f"{name}: no image in it; expected {image_endings()}{more}")
     if chosen.part:
         name += f"#{chosen.part}"
     held = {f"images {why}": n for why, n in chosen.left_out.items()}
@@ -171,7 +175,7 @@ def load(path: str, split: str) -> TarSource:
 
 
 def held_out(path: str) -> TarSource | None:
-    """The images of the validation or test folder beside training folders of the archives."""
+    """Open the images of the validation or test folder beside training folders of the archives."""
     if _pattern_and_part(path)[1]:
         return None
     held = load(path, "eval")
@@ -205,22 +209,22 @@ def _scan(name: str, shard: Shard) -> Index:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 end = 0
                 while (member := archive.next()) is not None:
-                    if archive.offset <= end:  # a negative size: it would read in circles
-                        raise tarfile.ReadError(f"damaged at byte {end}")
+                    if archive.offset <= end:  # a negative size would read in circles
+                        raise tarfile.ReadError(f"corrupt at byte {end}")
                     end = archive.offset
                     members.add(member, file)
-                    archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+                    archive.members = []  # type: ignore[attr-defined]  # else it would hold them all
                 end = archive.offset
         except (tarfile.TarError, EOFError, OSError) as e:
-            raise UserError(f"{name}: {shard.path} is no whole tar file ({e})") from None
+            raise UserError(f"{name}: {shard.path} is not a complete tar file ({e})") from None
         file.seek(end)
-        if file.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
-            raise UserError(f"{name}: {shard.path} is damaged at byte {end}")
+        if file.read(_BLOCK).strip(b"\0"):  # tarfile takes a corrupt header for the end
+            raise UserError(f"{name}: {shard.path} is corrupt at byte {end}")
     return members.index()
 
 
 class _Members:
-    """The members of one archive: its images, and the texts by the name that they belong to."""
+    """Members of one archive: the images, and the texts by the name of their sample."""
 
     def __init__(self) -> None:
         self._images: list[tuple[int, int, str]] = []  # offset, size, path
@@ -229,7 +233,7 @@ class _Members:
         self._left_out: Counter[str] = Counter()
 
     def add(self, member: tarfile.TarInfo, file: IO[bytes]) -> None:
-        """Note one member; of a text read it."""
+        """Record one member; read it if it is a text."""
         path = member.name.removeprefix("./")
         last = path.rpartition("/")[2]
         if member.isdir() or last.startswith("."):
@@ -248,7 +252,7 @@ class _Members:
             self._add_text(path[: -len(kind)], kind, text)
 
     def index(self) -> Index:
-        """Images, each with its texts; of a sample with a NAME.ENDING only that one."""
+        """Return the images with their texts; of samples with a NAME.ENDING only that image."""
         plain: set[str] = set()
         images = []
         for offset, size, path in self._images:
@@ -279,12 +283,12 @@ class _Members:
         elif kind == ".txt":
             captions = [*captions, text]
         else:
-            found, more = self._from_json(text)
-            label, captions = label or found, captions + more
+            json_label, more = self._from_json(text)
+            label, captions = label or json_label, captions + more
         self._texts[stem] = label, captions
 
     def _from_json(self, text: str) -> tuple[str, list[str]]:
-        """Label and captions of a .json member."""
+        """Read label and captions of a .json member."""
         try:
             content = from_json(text)
         except ValueError:
@@ -294,15 +298,15 @@ class _Members:
             return "", []
         label = _label_text(content.get("label"))
         if label is None:
-            self._left_out["labels of .json, neither whole number nor text"] += 1
-        found: Any = next((content[k] for k in CAPTION_KEYS if k in content), [])
-        texts = found if isinstance(found, list) else [found]
+            self._left_out["labels in .json, neither whole number nor text"] += 1
+        value: Any = next((content[k] for k in CAPTION_KEYS if k in content), [])
+        texts = value if isinstance(value, list) else [value]
         captions = [without_halves(text) for text in texts if isinstance(text, str) and text]
         return label or "", captions
 
 
 def _label_text(value: Any) -> str | None:
-    """A label of JSON as text, "" for none; None for what is no label."""
+    """Convert a label in JSON to text, "" for none; None if it is not a label."""
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, str):
@@ -313,7 +317,7 @@ def _label_text(value: Any) -> str | None:
 
 
 def _keys(stem: str) -> Sequence[str]:
-    """Names that the texts of an image may have, the longest first: a/b.c.d, a/b.c, a/b."""
+    """List the names that the texts of an image may have, longest first: a/b.c.d, a/b.c, a/b."""
     folder, slash, last = stem.rpartition("/")
     parts = last.split(".")
     return [f"{folder}{slash}{'.'.join(parts[:n])}" for n in range(len(parts), 0, -1)]
@@ -324,10 +328,10 @@ def _unpack(name: str, path: str) -> bytes:
         with gzip.open(path) as file:
             data = file.read(MEMORY_LIMIT + 1)
     except (OSError, EOFError, zlib.error) as e:
-        raise UserError(f"{name}: {path} is no whole gzip file ({e})") from None
+        raise UserError(f"{name}: {path} is not a complete gzip file ({e})") from None
     if len(data) > MEMORY_LIMIT:
         raise UserError(
-            f"{name}: {path} is compressed and larger than {MEMORY_LIMIT >> 20} MiB: no random "
-            "access; gunzip it first"
+            f"{name}: expected at most {MEMORY_LIMIT >> 20} MiB in the compressed archive {path}, "
+            "which is held in memory; gunzip it first"
         )
     return data

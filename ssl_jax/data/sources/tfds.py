@@ -1,6 +1,6 @@
 """`tfds:NAME[/CONFIG][:SPLIT]`, `tfds:/path/to/NAME/VERSION[:SPLIT]`: TensorFlow Datasets.
 
-Only data sets that are prepared as ArrayRecord files are read; TensorFlow is not needed.
+Only data sets that are prepared as ArrayRecord files can be read; TensorFlow is not needed.
 """
 
 import re
@@ -18,42 +18,42 @@ _PATH = re.compile(r"(.*?)(?::([A-Za-z_]\w*(?:\[[^\]/]*\])?))?", re.DOTALL)
 
 
 def load(path: str, split: str) -> RecordSource:
-    """The split that `path` names, else `train`, or for evaluation `test` or `validation`.
+    """Open the split that `path` names, else `train`, or for evaluation `test` or `validation`.
 
-    Splits are written as TFDS has them: `train`, `train[:90%]`.
+    Splits have the syntax of TFDS: `train`, `train[:90%]`.
 
     Raises:
       UserError: a data set that is unknown, not prepared, of another file format, without such a
         split, or without images.
     """
-    name, wanted = _parse(path)
+    name, split_name = _parse(path)
     builder = _builder(path, name)
     splits = list(builder.info.splits)
-    if not wanted:
+    if not split_name:
         names = ("train",) if split == "train" else EVAL_SPLITS
-        wanted = next((s for s in names if s in splits), "")
-    if not wanted or re.split(r"\W", wanted)[0] not in splits:
+        split_name = next((s for s in names if s in splits), "")
+    if not split_name or re.split(r"\W", split_name)[0] not in splits:
         raise UserError(
-            f"tfds:{path}: no split {wanted or ' or '.join(names)}; it has {', '.join(splits)}"
+            f"tfds:{path}: no split {split_name or ' or '.join(names)}; it has {', '.join(splits)}"
         )
-    return _open(f"tfds:{path}", builder, wanted)
+    return _open(f"tfds:{path}", builder, split_name)
 
 
 def held_out(path: str) -> RecordSource | None:
-    """The `test` or `validation` split; None without one, or where `path` is of it."""
-    name, wanted = _parse(path)
+    """Open the `test` or `validation` split; None if there is none, or `path` names it."""
+    name, split_name = _parse(path)
     splits = _builder(path, name).info.splits
     held = next((s for s in EVAL_SPLITS if s in splits), None)
-    if held is None or wanted.startswith(held):
+    if held is None or split_name.startswith(held):
         return None
     return load(f"{name}:{held}", "eval")
 
 
 def absolute(path: str) -> str:
-    """The folder of a version as an absolute path; a name stays one."""
-    name, wanted = _parse(path)
+    """Make the folder of a version absolute; a name stays as it is."""
+    name, split_name = _parse(path)
     here = name.startswith(("/", "~", ".")) or (Path(name) / "dataset_info.json").is_file()
-    return files.absolute(name) + (f":{wanted}" if wanted else "") if here else path
+    return files.absolute(name) + (f":{split_name}" if split_name else "") if here else path
 
 
 def _parse(path: str) -> tuple[str, str]:
@@ -66,10 +66,10 @@ def _builder(path: str, name: str) -> Any:
     import tensorflow_datasets as tfds  # takes a second to import
 
     if not name:
-        raise UserError("tfds: name a data set, tfds:NAME, or its folder, tfds:/path")
+        raise UserError("tfds: expected a data set, tfds:NAME, or its folder, tfds:/path")
     if re.search(r":(?!\d|//)", name):
         raise UserError(
-            f"tfds:{path}: data sets of a name space are not read; their code would be downloaded"
+            f"tfds:{path}: data sets in a namespace are not read; their code would be downloaded"
         )
     folder = Path(name).expanduser()
     here = (folder / "dataset_info.json").is_file()
@@ -87,7 +87,7 @@ def _builder(path: str, name: str) -> Any:
             builder = tfds.builder_from_directory(folder)
         else:
             builder = tfds.builder(name)
-    except Exception as e:  # its own, of many types, and of many lines
+    except Exception as e:  # TFDS raises many types, with many lines
         line = str(e).strip().partition("\n")[0]
         raise UserError(f"tfds:{path}: {line or type(e).__name__}") from None
     if not builder.info.splits:
@@ -105,13 +105,13 @@ def _builder(path: str, name: str) -> Any:
 
 
 def _check_kinds(name: str, file: Path) -> None:
-    """Raises `UserError` unless all features are TFDS' own: it imports the module of any kind that
-    is named there.
+    """Raise `UserError` unless all features are TFDS' own: TFDS would import any module that is
+    named there.
     """
     try:
         todo = [from_json(file.read_text())]
     except (OSError, ValueError):
-        return  # TFDS says what is wrong
+        return  # TFDS reports the error
     while todo:
         node = todo.pop()
         todo += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()

@@ -1,4 +1,4 @@
-"""What a vision transformer looks at: attention maps, how far they reach, how wide they spread."""
+"""Attention maps of vision transformers: their mean distance and their entropy."""
 
 import dataclasses
 import math
@@ -18,15 +18,15 @@ from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
-BATCH = 16  # images whose maps are held at once: 100 MB each for a ViT-L of 257 tokens
+BATCH = 16  # images whose maps are in memory at once: 100 MB each for a ViT-L of 257 tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Protocol):
-    """Mean attention distance and entropy of clean test images, for backbones that are ViTs.
+    """Mean attention distance and entropy on clean test images, for backbones that are ViTs.
 
     `attention_distance_0` (pixels) and `attention_entropy_0` (nats) are those of the first block,
-    averaged over its heads; `attention_distance_0_1` is that of its second head.
+    averaged over its heads; `attention_distance_0_1` is the distance of its second head.
 
     Attributes:
       examples: test images (128 in the paper, 2010.11929).
@@ -58,7 +58,7 @@ class Attention(Protocol):
 
 
 def attention_maps(encoder: Encoder, images: Array) -> Array:
-    """What every token attends to, in every block: (layers, B, heads, T, T) float32.
+    """Return the attention weights of every token in every block: (layers, B, heads, T, T) float32.
 
     Rows sum to 1. Tokens are the class token, if there is one, and the patches, row by row.
 
@@ -66,7 +66,7 @@ def attention_maps(encoder: Encoder, images: Array) -> Array:
       images: (B, H, W, C), normalised.
 
     Raises:
-      UserError: the backbone has no attention that is over the whole image.
+      UserError: the backbone has no attention over the whole image.
     """
     if not encoder.net.attention:
         raise UserError(f"attention maps need a ViT, not {encoder.net.name or 'this backbone'}")
@@ -75,37 +75,37 @@ def attention_maps(encoder: Encoder, images: Array) -> Array:
 
 
 def distance(maps: Array, side: float) -> Array:
-    """Mean attention distance (2010.11929, figure 7): how far the patches look, in pixels.
+    """Mean attention distance (2010.11929, figure 7), in pixels.
 
-    The distance between the middles of two patches, averaged over the patches looked at by the
-    attention to them, then over the patches that look. The class token neither looks nor is looked
-    at: the weights of the patches are rescaled to sum to 1.
+    The distance between the centers of a query and a key patch, averaged over the keys with the
+    attention weights, then over the queries. The class token is neither a query nor a key: the
+    weights of the patches are rescaled to sum to 1.
 
     Args:
       maps: (..., T, T), T the square of an integer, or one more for a class token at the front.
-      side: of the image, in pixels.
+      side: side of the image, in pixels.
     """
     count = math.isqrt(maps.shape[-1])
     patches = maps[..., -(count**2) :, -(count**2) :]
     row, column = np.divmod(np.arange(count**2), count)
     apart = np.hypot(row[:, None] - row, column[:, None] - column) * side / count
-    seen = jnp.maximum(patches.sum(-1), jnp.finfo(maps.dtype).tiny)
-    return jnp.mean((patches * apart).sum(-1) / seen, axis=-1)
+    total = jnp.maximum(patches.sum(-1), jnp.finfo(maps.dtype).tiny)
+    return jnp.mean((patches * apart).sum(-1) / total, axis=-1)
 
 
 def entropy(maps: Array) -> Array:
     """Entropy of the attention (..., T, T) of each token, in nats, averaged over tokens.
 
-    0 where every token looks at one other, ln T where it looks at all of them alike.
+    0 if every token attends to a single token, ln T if it attends to all of them equally.
     """
     return jnp.mean(jax.scipy.special.entr(maps).sum(-1), axis=-1)
 
 
-def _measured(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
-    """Distance and entropy of each image, layer and head, (B, layers, heads) both."""
+def _distance_and_entropy(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
+    """Return the distance and the entropy per image, layer and head, both (B, layers, heads)."""
     maps = jnp.swapaxes(attention_maps(encoder, prepare(view, images)), 0, 1)
     return distance(maps, view.size), entropy(maps)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.
-_statistics = jax.jit(_measured, static_argnums=1)
+_statistics = jax.jit(_distance_and_entropy, static_argnums=1)

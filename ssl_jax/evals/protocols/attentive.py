@@ -1,10 +1,10 @@
-"""The attentive probe: a learned query looks over the tokens of a frozen stage, then a linear
-classifier.
+"""The attentive probe: a learned query attends to the tokens of a frozen stage, then a linear
+classifier follows.
 
-The tokens are read once and kept in host memory as bfloat16, one stage at a time: 2 N T D bytes a
-set. Running the encoder again in every epoch would hold less and cost `epochs` times its forward
-passes, which are nearly all of the work; 8 bits of mantissa are what accelerators compute the
-features with anyway. What does not fit is refused before it is read.
+The tokens are read once and kept in host memory as bfloat16, one stage at a time: 2 N T D bytes per
+set. Running the encoder again in every epoch would take less memory and cost `epochs` times its
+forward passes, which are nearly all of the work; accelerators compute the features with 8 bits of
+mantissa anyway. Tokens that do not fit in memory are refused before they are read.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, grouped
+from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
 Tree = Any
-CHUNK_BYTES = 2**26  # of tokens handed to the devices at once
-POOLED = 2**28  # numbers that pooling holds at once
+CHUNK_BYTES = 2**26  # of tokens placed on the devices at once
+POOLED = 2**28  # numbers that pooling has in memory at once
 EPS = 1e-6
 
 
@@ -44,14 +44,14 @@ class Attentive(Protocol):
     """Accuracy of attention pooling and a linear classifier that saw all labels; see `fit`.
 
     Attributes:
-      stage: whose patch tokens, or positions of its map; by default where the method names it.
-      lr, weight_decay: of AdamW; the rate falls to 0 along half a cosine. Several of them are
-        trained at once.
-      epochs, batch_size: by default a batch is at most the training set.
-      heads: of the attention.
-      holdout: share of the training examples that are kept from the probe; its accuracy on them,
-        `attentive_holdout_top1`, is what settings should be chosen by.
-      seed: of the order of the examples and of the first weights.
+      stage: stage whose patch tokens, or positions of its map, are read; by default the method's.
+      lr, weight_decay: of AdamW; the rate falls to 0 along half a cosine. Several pairs are trained
+        at once.
+      epochs, batch_size: the default batch is at most the training set.
+      heads: attention heads.
+      holdout: share of the training examples that the probe is not trained on; choose settings by
+        its accuracy on them, `attentive_holdout_top1`.
+      seed: seed of the order of the examples and of the initial weights.
     """
 
     stage: Integer | None = None
@@ -72,51 +72,55 @@ class Attentive(Protocol):
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        """Those that differ in rate and decay only are trained together."""
-        for one in settings:
-            one.check(subject)
+        """Train settings that differ in rate and decay only together."""
+        for setting in settings:
+            setting.check(subject)
 
-        def stage(one: Self) -> int:
-            return subject.probe.stage if one.stage is None else one.stage
+        def stage(setting: Self) -> int:
+            return subject.probe.stage if setting.stage is None else setting.stage
 
-        for same in grouped(settings, stage):
-            train, test = read(subject, stage(same[0]))
-            for group in grouped(
-                same, lambda s: dataclasses.replace(s, stage=None, lr=1.0, weight_decay=0.0)
+        for same_stage in group_by(settings, stage):
+            train, test = read(subject, stage(same_stage[0]))
+            for group in group_by(
+                same_stage, lambda s: dataclasses.replace(s, stage=None, lr=1.0, weight_decay=0.0)
             ):
-                yield from _measured(train, test, group, subject)
+                yield from _measure_group(train, test, group, subject)
 
 
-def _measured(
+def _measure_group(
     train: Labelled, test: Labelled, group: Sequence[Attentive], subject: Subject
 ) -> Iterator[tuple[Any, dict[str, float]]]:
-    one, mesh = group[0], subject.images.mesh
-    out = np.zeros(len(train.labels), bool)
-    if one.holdout:
-        out = apart(*train, one.holdout, one.seed)
-    held, rows = np.flatnonzero(out), np.flatnonzero(~out)
-    if one.holdout and not len(held):
-        raise UserError(f"attentive: holdout = {one.holdout} of {len(out)} examples leaves none")
-    batch = one.at_most("batch_size", len(rows), "training examples")
-    some = max(1, POOLED // (batch * one.heads * train.features.shape[-1]))
-    for i in range(0, len(group), some):
-        probes = fit(train, group[i : i + some], subject.classes, np.sort(rows), mesh)
-        found = {"attentive_top1": accuracy(probes, test, np.arange(len(test.labels)), mesh)}
-        if len(held):
-            found["attentive_holdout_top1"] = accuracy(probes, train, held, mesh)
+    first, mesh = group[0], subject.images.mesh
+    is_held_out = np.zeros(len(train.labels), bool)
+    if first.holdout:
+        is_held_out = apart(*train, first.holdout, first.seed)
+    held_out, rows = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
+    if first.holdout and not len(held_out):
+        raise UserError(
+            f"attentive: holdout = {first.holdout} of {len(is_held_out)} examples holds out none; "
+            "raise it"
+        )
+    batch = first.at_most("batch_size", len(rows), "training examples")
+    size = max(1, POOLED // (batch * first.heads * train.features.shape[-1]))
+    for i in range(0, len(group), size):
+        settings = group[i : i + size]
+        probes = fit(train, settings, subject.classes, np.sort(rows), mesh)
+        scores = {"attentive_top1": accuracy(probes, test, np.arange(len(test.labels)), mesh)}
+        if len(held_out):
+            scores["attentive_holdout_top1"] = accuracy(probes, train, held_out, mesh)
         finite = [
             all(np.isfinite(p[s]).all() for p in probes.params.values())
-            for s in range(len(group[i : i + some]))
+            for s in range(len(settings))
         ]
-        for s, setting in enumerate(group[i : i + some]):
+        for s, setting in enumerate(settings):
             yield (
                 setting,
-                {name: float(v[s]) if finite[s] else np.nan for name, v in found.items()},
+                {name: float(v[s]) if finite[s] else np.nan for name, v in scores.items()},
             )
 
 
 def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
-    """Tokens (N, T, D) bfloat16 of a stage, of the training and of the test set.
+    """Read the tokens (N, T, D) bfloat16 of a stage, of the training and of the test set.
 
     Raises:
       UserError: they would take more than half of this machine's memory, or there is no such stage.
@@ -131,27 +135,27 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
     if 2 * need > room:
         raise UserError(
             f"attentive: {token.shape[1]} tokens of {count} images take {need / 2**30:.1f} GiB, "
-            f"more than half of the {room / 2**30:.1f} GiB here; lower evals.max_train, or name a "
-            "later stage"
+            f"more than half of the {room / 2**30:.1f} GiB here; lower evals.max_train, or choose "
+            "a later stage"
         )
 
-    def part(part: Part) -> Labelled:
-        found, index = features.collect(
+    def tokens_of(part: Part) -> Labelled:
+        rows, index = features.collect(
             lambda batch, _: _read(encoder, images.view, stage, batch),
             images.batches(part),
             images.mesh,
         )
-        (tokens,) = images.known(part, [found], index)
+        (tokens,) = images.labelled_rows(part, [rows], index)
         check_varied(tokens.features, "tokens")
         return tokens
 
-    return part(images.train), part(images.test)
+    return tokens_of(images.train), tokens_of(images.test)
 
 
 def _tokens(encoder: Encoder, view: View, stage: int, images: Array) -> Array:
-    """(B, T, D) bfloat16 of uint8 images (B, H, W, C)."""
-    found = features.stage_map(encoder.features(prepare(view, images)), stage)
-    return found.reshape(len(found), -1, found.shape[-1]).astype(jnp.bfloat16)
+    """Return tokens (B, T, D) bfloat16 of uint8 images (B, H, W, C)."""
+    x = features.stage_map(encoder.features(prepare(view, images)), stage)
+    return x.reshape(len(x), -1, x.shape[-1]).astype(jnp.bfloat16)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.
@@ -177,28 +181,28 @@ def fit(
     rows: np.ndarray,
     mesh: Mesh | None = None,
 ) -> Probes:
-    """A probe for each of `settings`, which differ in lr and weight_decay only, on the same batches
-    of the examples `rows`; each is what it would be alone.
+    """Train a probe for each of `settings`, which differ in lr and weight_decay only, on the same
+    batches of the examples `rows`; each is the same as if trained alone.
 
     Head h of the attention weighs the standardised tokens x_t by `softmax_t(query_h x_t)` and sums
     `value_h x_t`, E = ceil(D / H) numbers; a linear classifier reads those of all heads. A query
-    and a projection of the keys act by their product only: the one vector `query_h` is that. It
-    starts near 0, where this is average pooling. The bias does not decay.
+    and a projection of the keys act by their product only, which is the vector `query_h`. It starts
+    near 0, where this is average pooling. The bias does not decay.
 
     Args:
       train: features (N, T, D).
-      rows: which examples to learn from.
+      rows: examples to learn from.
 
     Raises:
       UserError: a single class.
     """
     if len(np.unique(train.labels[rows])) < 2:
         raise NotMeasurable("attentive probe: the training data have labels of one class only")
-    one = settings[0]
-    batch = one.at_most("batch_size", len(rows), "training examples")
+    first = settings[0]
+    batch = first.at_most("batch_size", len(rows), "training examples")
     epoch = len(rows) // batch
     width, (mean, deviation) = train.features.shape[-1], moments(train.features, rows)
-    params = _start(one, width, classes, len(settings))
+    params = _start(first, width, classes, len(settings))
     rates = np.array([s.lr for s in settings], np.float32)
     decays = np.array([s.weight_decay for s in settings], np.float32)
     alone = SingleDeviceSharding(jax.local_devices()[0])
@@ -206,24 +210,24 @@ def fit(
     run = place(run, sharding.replicated(mesh) if mesh else alone)
     apart = sharding.batches_of(mesh, batch) if mesh else alone
     chunk = max(1, CHUNK_BYTES // (2 * batch * train.features[0].size))
-    for number in range(one.epochs):
-        order = np.random.default_rng([one.seed, number]).permutation(rows)[: epoch * batch]
+    for number in range(first.epochs):
+        order = np.random.default_rng([first.seed, number]).permutation(rows)[: epoch * batch]
         order = order.reshape(epoch, batch)
         for start in range(0, epoch, chunk):
-            now = order[start : start + chunk]
-            steps = np.arange(number * epoch + start, number * epoch + start + len(now))
-            seen = place((train.features[now], train.labels[now]), apart)
-            shares = (0.5 + 0.5 * np.cos(np.pi * steps / (epoch * one.epochs))).astype(np.float32)
-            run = _train(run, *seen, shares, rates, decays, mean, deviation)
+            batch_rows = order[start : start + chunk]
+            steps = np.arange(number * epoch + start, number * epoch + start + len(batch_rows))
+            batches = place((train.features[batch_rows], train.labels[batch_rows]), apart)
+            shares = (0.5 + 0.5 * np.cos(np.pi * steps / (epoch * first.epochs))).astype(np.float32)
+            run = _train(run, *batches, shares, rates, decays, mean, deviation)
     return Probes(jax.device_get(run[0]), mean, deviation)
 
 
 def moments(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (D,) float32 over the tokens (N, T, D) of some examples."""
+    """Return mean and standard deviation (D,) float32 over the tokens (N, T, D) of `rows`."""
     total = square = np.zeros(tokens.shape[-1])
-    some = max(1, CHUNK_BYTES // (8 * tokens[0].size))
-    for start in range(0, len(rows), some):
-        x = tokens[rows[start : start + some]].astype(np.float64)
+    size = max(1, CHUNK_BYTES // (8 * tokens[0].size))
+    for start in range(0, len(rows), size):
+        x = tokens[rows[start : start + size]].astype(np.float64)
         total, square = total + x.sum((0, 1)), square + np.square(x).sum((0, 1))
     count = len(rows) * tokens.shape[1]
     mean = total / count
@@ -234,36 +238,36 @@ def moments(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def accuracy(
     probes: Probes, data: Labelled, rows: np.ndarray, mesh: Mesh | None = None
 ) -> np.ndarray:
-    """Share (S,) of the examples `rows` that each probe names right."""
+    """Return the share (S,) of the examples `rows` that each probe classifies correctly."""
     alone = SingleDeviceSharding(jax.local_devices()[0])
     apart, whole = (
         (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (alone, alone)
     )
     size = max(1, min(len(rows), CHUNK_BYTES // (4 * data.features[0].size)))
     size += -size % (mesh.size if mesh else 1)
-    placed, right = place(tuple(probes), whole), 0
+    placed, correct = place(tuple(probes), whole), 0
     for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        asked = np.resize(some, size)  # repeated, for one shape
-        named = gather(_named(*placed, place(data.features[asked], apart)))[: len(some)]
-        right = right + np.sum(named == data.labels[some][:, None], axis=0)
-    return np.asarray(right) / len(rows)
+        part = rows[start : start + size]
+        padded = np.resize(part, size)  # repeated, for one shape
+        predicted = gather(_predict(*placed, place(data.features[padded], apart)))[: len(part)]
+        correct = correct + np.sum(predicted == data.labels[part][:, None], axis=0)
+    return np.asarray(correct) / len(rows)
 
 
 def _start(setting: Attentive, width: int, classes: int, count: int) -> Tree:
-    """The same first weights for each of `count` probes."""
-    draw, each = np.random.default_rng(setting.seed), -(-width // setting.heads)
+    """Return the same initial weights for each of `count` probes."""
+    draw, value_width = np.random.default_rng(setting.seed), -(-width // setting.heads)
     first = {
         "query": 0.02 * draw.normal(size=(setting.heads, width)),
-        "value": draw.normal(size=(setting.heads, width, each)) / width**0.5,
-        "weight": 0.01 * draw.normal(size=(setting.heads * each, classes)),
+        "value": draw.normal(size=(setting.heads, width, value_width)) / width**0.5,
+        "weight": 0.01 * draw.normal(size=(setting.heads * value_width, classes)),
         "bias": np.zeros(classes),
     }
     return {k: np.repeat(v[None], count, axis=0).astype(np.float32) for k, v in first.items()}
 
 
 def _logits(params: Tree, tokens: Array) -> Array:
-    """(B, S, C) of standardised tokens (B, T, D)."""
+    """Return logits (B, S, C) of standardised tokens (B, T, D)."""
     scores = jnp.einsum("btd,shd->bsht", tokens, params["query"])
     pooled = jnp.einsum("bsht,btd->bshd", jax.nn.softmax(scores), tokens)
     values = jnp.einsum("bshd,shde->bshe", pooled, params["value"])
@@ -272,7 +276,7 @@ def _logits(params: Tree, tokens: Array) -> Array:
 
 
 @jax.jit
-def _named(params: Tree, mean: Array, deviation: Array, tokens: Array) -> Array:
+def _predict(params: Tree, mean: Array, deviation: Array, tokens: Array) -> Array:
     return _logits(params, (tokens.astype(jnp.float32) - mean) / deviation).argmax(-1)
 
 
@@ -287,23 +291,23 @@ def _train(
     mean: Array,
     deviation: Array,
 ) -> tuple[Tree, Tree]:
-    """Some steps of AdamW: batches (n, B, T, D) and (n, B), shares (n,) of the peak rates (S,)."""
+    """Take n steps of AdamW: batches (n, B, T, D), (n, B), shares (n,) of the peak rates (S,)."""
 
     def loss(params: Tree, x: Array, y: Array) -> Array:
         logits = _logits(params, x)
         labels = jnp.broadcast_to(y[:, None], logits.shape[:2])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.sum(jnp.mean(losses, axis=0))  # a sum: no probe sees another
+        return jnp.sum(jnp.mean(losses, axis=0))  # a sum: the probes are independent
 
-    def step(run: tuple[Tree, Tree], seen: tuple[Array, Array, Array]) -> tuple[Any, None]:
-        (params, state), (x, y, share) = run, seen
+    def step(run: tuple[Tree, Tree], inputs: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        (params, state), (x, y, share) = run, inputs
         gradient = jax.grad(loss)(params, (x.astype(jnp.float32) - mean) / deviation, y)
         update, state = optax.scale_by_adam().update(gradient, state)
-        new = {}
+        updated = {}
         for name, p in params.items():
             per_probe = (-1, *[1] * (p.ndim - 1))
             decay = 0.0 if name == "bias" else decays.reshape(per_probe)
-            new[name] = p - share * rates.reshape(per_probe) * (update[name] + decay * p)
-        return (new, state), None
+            updated[name] = p - share * rates.reshape(per_probe) * (update[name] + decay * p)
+        return (updated, state), None
 
     return jax.lax.scan(step, run, (tokens, labels, shares))[0]

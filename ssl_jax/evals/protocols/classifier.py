@@ -1,4 +1,4 @@
-"""The accuracy of a network's own classifier, for methods that learn the labels."""
+"""Accuracy of a network's own classifier, for methods that learn the labels."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,9 +19,8 @@ Array = jax.Array
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier(Protocol):
-    """How often the class of a test image is the first guess of the method's own classifier
-    (`Encoder.classifier`), over all images and as the mean over classes; and, of more than five
-    classes, how often it is among the first five.
+    """Accuracy of the method's own classifier (`Encoder.classifier`) on the test images: top-1, its
+    mean over classes and, with more than five classes, top-5.
     """
 
     needs: ClassVar[str] = "a classifier of the method's own, and labels"
@@ -32,19 +31,19 @@ class Classifier(Protocol):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        (found, logits), index = collect(  # the logits for `collect` to check
+        (predictions, logits), index = collect(  # the logits for `collect` to check
             lambda batch, _: _guesses(subject.encoder, images.view, batch),
             images.batches(images.test),
             images.mesh,
         )
         check_varied(logits, "logits")
-        ((guesses, labels),) = images.known(images.test, [found], index)
+        ((guesses, labels),) = images.labelled_rows(images.test, [predictions], index)
         return accuracies(guesses, labels, "classifier")
 
 
 def _likeliest(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
-    """Classes (B, guesses) int32 of uint8 images (B, H, W, C), the likeliest first, and the logits
-    of these and of the first class.
+    """Return classes (B, guesses) int32 of uint8 images (B, H, W, C), the likeliest first, and the
+    logits of these and of the first class.
     """
     assert encoder.classifier is not None
     pooled = encoder.features(prepare(view, images))["pooled"]

@@ -1,6 +1,6 @@
-"""Unsupervised classification by the clusters that the method itself has: its head, its prototypes.
+"""Unsupervised classification by the method's own clusters: its head, its prototypes.
 
-Self-Classifier (2103.10994) is measured so; for methods without clusters there is `clustering`.
+Self-Classifier (2103.10994) is measured this way; `clustering` serves methods without clusters.
 """
 
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ Array = jax.Array
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterHead(Protocol):
-    """How well the clusters of the method's own head (`Encoder.clusters`) agree with the classes.
+    """Agreement of the clusters of the method's own head (`Encoder.clusters`) with the classes.
 
     An image's cluster is the largest logit of its central crop. `cluster_head_used` is the number
-    of clusters that any image has.
+    of clusters that have at least one image.
 
     Attributes:
-      head: which, of a method that has several.
+      head: index of the head, for methods with several.
       part: the images: "test" or "train".
-      superclasses: a file of them (`superclasses.read_superclasses`); classes that are not in it
-        are left out.
+      superclasses: file of superclasses (`superclasses.read_superclasses`); classes that are not in
+        it are left out.
     """
 
     head: Whole = 0
@@ -52,26 +52,28 @@ class ClusterHead(Protocol):
         images, path = subject.images, self.superclasses
         above = read_superclasses(path, subject.class_names) if path else None
         part = images.train if self.part == "train" else images.test
-        (found, logits), index = features.collect(  # the logits for `collect` to check
+        (assignments, logits), index = features.collect(  # the logits for `collect` to check
             lambda batch, _: _clusters(subject.encoder, images.view, self.head, batch),
             images.batches(part),
             images.mesh,
         )
         check_varied(logits, "logits")
-        ((clusters, labels),) = images.known(part, [found], index)
+        ((clusters, labels),) = images.labelled_rows(part, [assignments], index)
         if above:
-            kept = above.known(labels)
-            clusters, labels = clusters[kept], labels[kept]
+            rows = above.rows(labels)
+            clusters, labels = clusters[rows], labels[rows]
         numbers = {**agreements(clusters, labels, above), "used": float(len(np.unique(clusters)))}
         return {f"cluster_head_{name}": value for name, value in numbers.items()}
 
 
 def _argmax(encoder: Encoder, view: View, head: int, images: Array) -> tuple[Array, Array]:
-    """Clusters (B,) int32 of uint8 images (B, H, W, C), and their largest and first logits."""
+    """Return clusters (B,) int32 of uint8 images (B, H, W, C), their largest and first logits."""
     assert encoder.clusters is not None
     heads = encoder.clusters.logits(encoder.features(prepare(view, images))["pooled"])
     if not 0 <= head < len(heads):
-        raise UserError(f"cluster_head: no head {head}; the method has {len(heads)}, from 0")
+        raise UserError(
+            f"cluster_head: no head {head}; the method has {len(heads)}, counted from 0"
+        )
     logits = heads[head].astype(jnp.float32)
     most = jnp.stack([logits.max(-1), logits[:, 0]], axis=-1)
     return jnp.argmax(logits, axis=-1).astype(jnp.int32), most

@@ -1,4 +1,4 @@
-"""Unsupervised classification: k-means on features, and how well clusters agree with classes."""
+"""Unsupervised classification: k-means on features, and the agreement of clusters and classes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from ssl_jax.evals.superclasses import Superclasses, read_superclasses
 
 @dataclass(frozen=True, kw_only=True)
 class Clustering(AtLayer):
-    """How well k-means clusters of the standardised training features agree with the classes.
+    """Agreement of k-means clusters of the standardised training features with the classes.
 
     Attributes:
-      clusters: their number; by default `factor` times that of the classes that occur.
+      clusters: number of clusters; by default `factor` times the number of classes that occur.
       factor: above 1 for over-clustering, below for under-clustering.
-      runs: from different starts, averaged.
-      superclasses: a file of them (`superclasses.read_superclasses`); classes that are not in it
-        are left out.
+      runs: number of runs from different starting points, averaged.
+      superclasses: file of superclasses (`superclasses.read_superclasses`); classes that are not in
+        it are left out.
     """
 
     clusters: Count | None = None
@@ -40,7 +40,7 @@ class Clustering(AtLayer):
     def unused(self) -> Mapping[str, str]:
         if self.clusters is None:
             return {}
-        return {"factor": f"their number is given, clusters = {self.clusters}"}
+        return {"factor": f"the number is set, clusters = {self.clusters}"}
 
     def check(self, subject: Subject) -> None:
         super().check(subject)
@@ -52,15 +52,15 @@ class Clustering(AtLayer):
         above = None
         if self.superclasses:
             above = read_superclasses(self.superclasses, subject.class_names)
-            kept = above.known(labels)
-            features, labels = features[kept], labels[kept]
-        classes = len(np.unique(labels))  # that occur: of others there is nothing to cluster
+            rows = above.rows(labels)
+            features, labels = features[rows], labels[rows]
+        classes = len(np.unique(labels))  # that occur: the others have nothing to cluster
         clusters = self.clusters or max(round(self.factor * classes), 1)
-        found = [
+        scores = [
             agreements(kmeans(features, clusters, seed, 1, True), labels, above)
             for seed in range(self.runs)
         ]
-        return {f"kmeans_{name}": float(np.mean([f[name] for f in found])) for name in found[0]}
+        return {f"kmeans_{name}": float(np.mean([f[name] for f in scores])) for name in scores[0]}
 
 
 class Agreement(NamedTuple):
@@ -86,31 +86,34 @@ def kmeans(
     restarts: int = 3,
     standardize: bool = False,
 ) -> np.ndarray:
-    """Cluster of each row, (N,) int32 in [0, clusters), by k-means++ and the best of `restarts`.
+    """Cluster each row, (N,) int32 in [0, clusters), by k-means++ and the best of `restarts`.
 
     Args:
       features: (N, D).
-      clusters: their number.
-      seed: of the starting points.
-      restarts: runs from different starting points; the one of least inertia is kept.
-      standardize: give each dimension mean 0 and standard deviation 1 first.
+      clusters: number of clusters.
+      seed: seed of the starting points.
+      restarts: runs from different starting points; the one of least inertia is returned.
+      standardize: scale each dimension to mean 0 and standard deviation 1 first.
 
     Raises:
       UserError: fewer rows than clusters.
     """
     if not 1 <= clusters <= len(features):
-        raise NotMeasurable(f"k-means: {clusters} clusters of {len(features)} examples")
+        raise NotMeasurable(
+            f"k-means: {clusters} clusters of {len(features)} examples; expected at least 1 and at "
+            "most one per example"
+        )
     if standardize:
         features = StandardScaler().fit_transform(features)
     return KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features)
 
 
 def assign_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The class of each cluster, (number of clusters,) int.
+    """Assign a class to each cluster, (number of clusters,) int.
 
-    One cluster a class, chosen to make as many examples right as possible (Hungarian method); if
-    there are more clusters than classes, each of the others goes to its most frequent class, as in
-    Self-Classifier (2103.10994).
+    One cluster per class, chosen to classify as many examples correctly as possible (Hungarian
+    method); if there are more clusters than classes, each of the others goes to its most frequent
+    class, as in Self-Classifier (2103.10994).
 
     Args:
       clusters, labels: (N,) integers from 0.
@@ -125,10 +128,9 @@ def assign_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def named_classes(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The class (N,) that each example's cluster stands for, by `assign_clusters`.
+    """Return the class (N,) that each example's cluster stands for, by `assign_clusters`.
 
-    Clusters and classes without an example do not count: of three classes numbered 0, 2 and 7 there
-    are three.
+    Clusters and classes without an example do not count: classes numbered 0, 2 and 7 are three.
     """
     _, clusters = np.unique(clusters, return_inverse=True)
     classes, labels = np.unique(labels, return_inverse=True)
@@ -138,26 +140,26 @@ def named_classes(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def agreements(
     clusters: np.ndarray, labels: np.ndarray, above: Superclasses | None = None
 ) -> Mapping[str, float]:
-    """Name -> number: `agreement` with the classes, and with superclasses, if given, as well.
+    """Return name -> number: the `agreement` with the classes and, if given, with superclasses.
 
     `super_acc` is the share of the examples whose cluster stands for a class of their superclass;
-    the classes are found first, the superclasses not asked (Self-Classifier, section 4.2).
-    `direct_acc` and its like are the agreement with the superclasses as if these were the classes.
+    the clusters are assigned to classes without the superclasses (Self-Classifier, section 4.2).
+    `direct_acc` and the like are the agreement with the superclasses as if these were the classes.
 
     Args:
       clusters, labels: (N,), the labels all with a superclass.
     """
-    found = agreement(clusters, labels)._asdict()
+    numbers = agreement(clusters, labels)._asdict()
     if above is not None:
-        right = above.of[named_classes(clusters, labels)] == above.of[labels]
+        correct = above.of[named_classes(clusters, labels)] == above.of[labels]
         direct = agreement(clusters, above.of[labels])._asdict()
-        found["super_acc"] = float(np.mean(right))
-        found |= {f"direct_{name}": value for name, value in direct.items()}
-    return found
+        numbers["super_acc"] = float(np.mean(correct))
+        numbers |= {f"direct_{name}": value for name, value in direct.items()}
+    return numbers
 
 
 def agreement(clusters: np.ndarray, labels: np.ndarray) -> Agreement:
-    """ACC, NMI, AMI and ARI of (N,) cluster numbers against (N,) class numbers."""
+    """Compute ACC, NMI, AMI and ARI of (N,) cluster numbers against (N,) class numbers."""
     return Agreement(
         acc=float(np.mean(named_classes(clusters, labels) == labels)),
         nmi=float(normalized_mutual_info_score(labels, clusters)),

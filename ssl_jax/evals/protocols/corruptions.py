@@ -1,4 +1,4 @@
-"""Robustness: a classifier of clean images, asked about corrupted ones (ImageNet-C, 1903.12261).
+"""Robustness: a classifier of clean images, tested on corrupted ones (ImageNet-C, 1903.12261).
 
 The fifteen corruptions are those of the library imagecorruptions-imaug (the extra `robustness`).
 """
@@ -40,8 +40,8 @@ ALEXNET_CLEAN = 0.435
 IMAGENET = 1000  # classes
 CORRUPTIONS = tuple(ALEXNET)
 SEVERITIES = (1, 2, 3, 4, 5)
-LEAST = 32  # pixels a side, of the library
-_SEEDED = ("glass_blur", "impulse_noise")  # by an argument, not by NumPy's global state
+LEAST = 32  # least side of the library, in pixels
+_SEEDED = ("glass_blur", "impulse_noise")  # seeded by an argument, not by NumPy's global state
 Batches = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
@@ -49,17 +49,17 @@ Batches = Sequence[tuple[np.ndarray, np.ndarray]]
 class Corruptions(AtLayer):
     """Errors of a classifier on corrupted test images, each a function of its index.
 
-    Of each corruption the mean over five severities; the mean of those, and their means relative
-    to a baseline: see `summary`.
+    The numbers are the mean per corruption over five severities, the mean of those, and their means
+    relative to a baseline: see `summary`.
 
     Attributes:
-      classifier: what learns from the clean training images: "linear" is `linear` with its preset
+      classifier: classifier trained on the clean images: "linear" is `linear` with its preset
         "lbfgs", "knn" is `knn`, both with their default settings.
-      baseline: "pixels" is the same classifier on raw pixels; "alexnet" are the published errors,
-        which are of ImageNet's classes.
-      examples: test images at the most, evenly over all of them.
-      size: images of a smaller view are corrupted at this side and then shrunk; at least 32, those
-        of a larger view at their own.
+      baseline: "pixels" is the same classifier on raw pixels; "alexnet" are the published errors on
+        ImageNet's classes.
+      examples: most test images, drawn evenly over their labels.
+      size: images of a smaller view are corrupted at this side and then shrunk, images of a larger
+        view at their own; at least 32.
     """
 
     classifier: Literal["linear", "knn"] = "linear"
@@ -76,32 +76,32 @@ class Corruptions(AtLayer):
             )
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        library()  # says at once that it is missing
+        library()  # fails at once if it is missing
         images = subject.images
         if self.baseline == "alexnet" and subject.classes != IMAGENET:
             raise UserError(
-                f"corruptions: AlexNet's errors are of ImageNet's {IMAGENET} classes, these data "
+                f"corruptions: AlexNet's errors are for ImageNet's {IMAGENET} classes, these data "
                 f"have {subject.classes}; use baseline=pixels"
             )
-        asked = [self._error(subject)]
+        error_fns = [self._error(subject)]
         if self.baseline == "pixels":
             pixels = Subject(None, images, subject.probe)
-            asked.append(asked[0] if subject.encoder is None else self._error(pixels))
+            error_fns.append(error_fns[0] if subject.encoder is None else self._error(pixels))
         clean = list(images.batches(images.some(self.examples)))
-        errors = [[error(clean)] for error in asked]
+        errors = [[error(clean)] for error in error_fns]
         for kind in CORRUPTIONS:
-            seen = np.zeros(len(asked))
+            totals = np.zeros(len(error_fns))
             for severity in SEVERITIES:
-                batches = corrupted(clean, kind, severity, self.size)
-                seen += [error(batches) for error in asked]
-            for found, mean in zip(errors, seen / len(SEVERITIES), strict=True):
-                found.append(float(mean))
+                batches = corrupt_batches(clean, kind, severity, self.size)
+                totals += [error(batches) for error in error_fns]
+            for row, mean in zip(errors, totals / len(SEVERITIES), strict=True):
+                row.append(float(mean))
         if self.baseline == "alexnet":
             errors.append([ALEXNET_CLEAN, *ALEXNET.values()])
         return summary(errors[0], errors[-1])
 
     def _error(self, subject: Subject) -> Callable[[Batches], float]:
-        """The share of such images that the classifier, made here, gets wrong."""
+        """Train the classifier; return its error, the share of images classified wrongly."""
         train, images = subject.train(self), subject.images
         classify: Callable[[np.ndarray], np.ndarray]
         if self.classifier == "linear":
@@ -112,45 +112,44 @@ class Corruptions(AtLayer):
 
             def classify(rows: np.ndarray) -> np.ndarray:
                 args = (*train, rows, subject.classes)
-                found = knn_classes(*args, [knn.k], [knn.temperature], images.mesh)
-                return found[knn.k, knn.temperature]
+                classes = knn_classes(*args, [knn.k], [knn.temperature], images.mesh)
+                return classes[knn.k, knn.temperature]
 
         def error(batches: Batches) -> float:
             shrunk = ((_at(subject.side, b), index) for b, index in batches)
-            found, index = subject.features_of(shrunk, [subject.probe_of(self)])
-            (asked,) = images.known(images.test, found, index)
-            return float(np.mean(classify(asked.features) != asked.labels))
+            arrays, index = subject.features_of(shrunk, [subject.probe_of(self)])
+            (test,) = images.labelled_rows(images.test, arrays, index)
+            return float(np.mean(classify(test.features) != test.labels))
 
         return error
 
 
 def summary(errors: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
-    """The numbers of a classifier from its errors and a baseline's.
+    """Compute the numbers of a classifier from its errors and a baseline's.
 
-    `mce` is the mean of the errors over the baseline's, `relative_mce` the mean of what corruption
-    adds to the error, over what it adds to the baseline's, without the corruptions that add nothing
-    to that one: in the paper both are times 100.
+    `mce` is the mean ratio of the errors to the baseline's. `relative_mce` is the mean ratio of the
+    increases of the error by corruption to the baseline's increases, without the corruptions that
+    do not increase the baseline's error. The paper multiplies both by 100.
 
     Args:
-      errors, baseline: (16,), that on clean images and then those of `CORRUPTIONS`.
+      errors, baseline: (16,), on clean images and then on those of `CORRUPTIONS`.
     """
-    clean, *found = errors
-    base_clean, *base = baseline
-    over = [e / b for e, b in zip(found, base, strict=True) if b > 0]
-    added = [
-        (e - clean) / (b - base_clean) for e, b in zip(found, base, strict=True) if b > base_clean
-    ]
-    numbers = {f"corruptions_{kind}_error": e for kind, e in zip(CORRUPTIONS, found, strict=True)}
-    numbers |= {"corruptions_clean_error": clean, "corruptions_error": float(np.mean(found))}
-    if over:
-        numbers["corruptions_mce"] = float(np.mean(over))
-    if added:
-        numbers["corruptions_relative_mce"] = float(np.mean(added))
+    clean, *errors = errors
+    base_clean, *baseline = baseline
+    pairs = list(zip(errors, baseline, strict=True))
+    ratios = [e / b for e, b in pairs if b > 0]
+    increase_ratios = [(e - clean) / (b - base_clean) for e, b in pairs if b > base_clean]
+    numbers = {f"corruptions_{kind}_error": e for kind, e in zip(CORRUPTIONS, errors, strict=True)}
+    numbers |= {"corruptions_clean_error": clean, "corruptions_error": float(np.mean(errors))}
+    if ratios:
+        numbers["corruptions_mce"] = float(np.mean(ratios))
+    if increase_ratios:
+        numbers["corruptions_relative_mce"] = float(np.mean(increase_ratios))
     return numbers
 
 
-def corrupted(batches: Batches, kind: str, severity: int, size: int = LEAST) -> Batches:
-    """All images of (images, index), each by `corrupt`."""
+def corrupt_batches(batches: Batches, kind: str, severity: int, size: int = LEAST) -> Batches:
+    """Apply `corrupt` to all images of the batches (images, index)."""
     return [
         (np.stack([corrupt(x, kind, severity, i, size) for x, i in zip(*b, strict=True)]), b[1])
         for b in batches
@@ -160,47 +159,48 @@ def corrupted(batches: Batches, kind: str, severity: int, size: int = LEAST) -> 
 def corrupt(
     image: np.ndarray, kind: str, severity: Count, index: Count, size: Count = LEAST
 ) -> np.ndarray:
-    """A corrupted image, a function of the arguments alone.
+    """Corrupt an image as a function of the arguments alone.
 
-    The corruptions are of pictures. So an image of another number of channels than one or three is
-    taken for several pictures, of three channels each, which are corrupted by the same draws.
+    The corruptions are defined for pictures of one or three channels. So an image with another
+    number of channels is split into pictures of three channels each, which are corrupted by the
+    same draws.
 
     Args:
       image: (S, S, C) uint8.
       kind: one of `CORRUPTIONS`.
       severity: 1 to 5.
-      index: of the example.
-      size: where S is less, the image is enlarged to this side, and then shrunk again.
+      index: index of the example.
+      size: if S is less, the image is enlarged to this side, and then shrunk again.
 
     Raises:
       UserError: the library is not installed.
     """
     words = [int(index) % 2**32, CORRUPTIONS.index(kind), severity]
     seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-    how = {"severity": severity, "corruption_name": kind}
-    how |= {"seed": seed} if kind in _SEEDED else {}
+    options = {"severity": severity, "corruption_name": kind}
+    options |= {"seed": seed} if kind in _SEEDED else {}
     large, bands = resize(image, max(size, len(image))), image.shape[-1]
     pictures = [large[..., at : at + 3] for at in range(0, bands, 3)]
     if pictures[-1].shape[-1] == 2:  # no picture has two channels
         pictures[-1:] = [pictures[-1][..., :1], pictures[-1][..., 1:]]
-    before, found = np.random.get_state(), []
+    before, corrupted_pictures = np.random.get_state(), []
     try:
         for picture in pictures:
             np.random.seed(seed)
-            made = library().corrupt(np.ascontiguousarray(picture), **how)
-            found.append(made[..., : picture.shape[-1]])
+            result = library().corrupt(np.ascontiguousarray(picture), **options)
+            corrupted_pictures.append(result[..., : picture.shape[-1]])
     finally:
         np.random.set_state(before)
-    return resize(np.concatenate(found, axis=-1), len(image))
+    return resize(np.concatenate(corrupted_pictures, axis=-1), len(image))
 
 
 def _at(side: int, images: np.ndarray) -> np.ndarray:
-    """Images (B, S, S, C) at another side."""
+    """Resize images (B, S, S, C) to another side."""
     return np.stack([resize(image, side) for image in images])
 
 
 def library() -> ModuleType:
-    """What makes the corruptions.
+    """Import the library of corruptions.
 
     Raises:
       UserError: it is not installed.
@@ -209,6 +209,6 @@ def library() -> ModuleType:
         return importlib.import_module("imagecorruptions")
     except ImportError as e:
         raise UserError(
-            f"corruptions need a library ({e}): pip install -e '.[robustness]' in your clone of "
-            "ssl_jax"
+            f"corruptions: the library is missing ({e}); run pip install -e '.[robustness]' in "
+            "your clone of ssl_jax"
         ) from None

@@ -25,11 +25,10 @@ Array = jax.Array
 class Diagnostics(AtLayer):
     """The numbers below, of clean test images and of two augmentations of each.
 
-    `dimensions` is the most that `rankme` can be; `cluster_entropy` there is of methods with
-    clusters.
+    `dimensions` is the upper bound of `rankme`; only methods with clusters have `cluster_entropy`.
 
     Attributes:
-      examples: at most so many, as some numbers hold all pairs.
+      examples: most test images; some numbers need all pairs in memory.
     """
 
     examples: Several = 2048
@@ -39,14 +38,14 @@ class Diagnostics(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
-        shown, index = images.whole(images.some(self.examples))
+        pixels, index = images.whole(images.some(self.examples))
         check_count(len(index), 2)
-        seen = place((shown, index), sharding.replicated(images.mesh))
-        found = _numbers(subject.encoder, images.view, subject.probe_of(self), *seen)
-        return {name: float(value) for name, value in jax.device_get(found).items()}
+        inputs = place((pixels, index), sharding.replicated(images.mesh))
+        numbers = _numbers(subject.encoder, images.view, subject.probe_of(self), *inputs)
+        return {name: float(value) for name, value in jax.device_get(numbers).items()}
 
 
-def _measured(
+def _compute(
     encoder: Encoder, view: View, probe: Probe, images: Array, index: Array
 ) -> dict[str, Array]:
     twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}
@@ -68,7 +67,7 @@ def _measured(
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.
-_numbers = jax.jit(_measured, static_argnums=(1, 2))
+_numbers = jax.jit(_compute, static_argnums=(1, 2))
 
 
 def rankme(features: Array, eps: float = 1e-7) -> Array:
@@ -88,7 +87,7 @@ def feature_std(features: Array) -> Array:
     """Standard deviation over the batch of unit features, mean over dimensions, times sqrt(D).
 
     1 for directions spread evenly over the sphere, 0 at collapse (SimSiam 2011.10566, section 4.1,
-    which shows it without the factor). (N, D) -> scalar.
+    which plots it without the factor). (N, D) -> scalar.
     """
     unit = _unit(features)
     return jnp.mean(jnp.std(unit, axis=0)) * unit.shape[1] ** 0.5
@@ -97,7 +96,7 @@ def feature_std(features: Array) -> Array:
 def alignment(x: Array, y: Array, alpha: float = 2.0) -> Array:
     """Mean of |x_i - y_i|^alpha over positive pairs of unit vectors (2005.10242, section 4.1).
 
-    (N, D), (N, D) -> scalar; 0 is perfect, 2 what unrelated directions give at alpha 2.
+    (N, D), (N, D) -> scalar; 0 is perfect, 2 is that of unrelated directions at alpha 2.
     """
     distance = jnp.sum(jnp.square(_unit(x) - _unit(y)), axis=-1)
     return jnp.mean(distance ** (alpha / 2))
@@ -106,8 +105,8 @@ def alignment(x: Array, y: Array, alpha: float = 2.0) -> Array:
 def uniformity(x: Array, t: float = 2.0) -> Array:
     """`log mean_{i<j} exp(-t |x_i - x_j|^2)` of unit vectors (2005.10242, section 4.1).
 
-    (N, D) -> scalar; 0 when all are the same, near -2 t when spread evenly in a high dimension.
-    Every pair counts once, none with itself. N x N similarities are held at once.
+    (N, D) -> scalar; 0 if all are the same, near -2 t if spread evenly in a high dimension. Every
+    pair counts once, without self-pairs. N x N similarities are in memory at once.
     """
     unit = _unit(x)
     n = unit.shape[0]

@@ -1,5 +1,5 @@
-"""Few-label linear classification: what features are worth when few labels are known: n a class, a
-share of all, or those of a fixed list.
+"""Few-label linear classification: from n labels per class, a share of all labels, or those of a
+fixed list.
 """
 
 import warnings
@@ -29,12 +29,12 @@ class FewShot(AtLayer):
     """Accuracy of linear classifiers from few labels; see `few_labels`.
 
     Attributes:
-      shots: labels a class.
+      shots: labels per class.
       fractions: shares of the training examples, drawn evenly over the classes (`draw_fraction`).
-      lists: files that name the labelled examples (`lists.listed_rows`), which are read whatever
-        `max_train` is. Without an evaluation set those that are held out for it are left out.
+      lists: files that name the labelled examples (`lists.listed_rows`), which are read regardless
+        of `max_train`. Without an evaluation set, the held-out examples are left out.
       draws: random draws of the labels, averaged; by default 20, and with more than 20 classes,
-        which take longer and vary less, 400 / classes, at least 2. A list is no draw.
+        which take longer and vary less, 400 / classes, at least 2. A list is not drawn.
     """
 
     shots: tuple[Count, ...] = (1, 5, 10)
@@ -48,8 +48,8 @@ class FewShot(AtLayer):
             raise UserError("fewshot: give shots, fractions or lists")
 
     def unused(self) -> Mapping[str, str]:
-        drawn = self.shots or self.fractions
-        return {} if drawn else {"draws": "lists are not drawn; give shots or fractions"}
+        has_draws = self.shots or self.fractions
+        return {} if has_draws else {"draws": "lists are not drawn; give shots or fractions"}
 
     def check(self, subject: Subject) -> None:
         super().check(subject)
@@ -60,31 +60,31 @@ class FewShot(AtLayer):
         train, test = subject.train(self), subject.test(self)
         draws = range(self.draws or min(DRAWS, max(2, 400 // subject.classes)))
         check_shots(self, self.shots, train)
-        found = {}
+        scores = {}
         for n in self.shots:
             rows = (draw_labels(train.labels, n, 0, draw) for draw in draws)
-            found[f"fewshot{n}_top1"] = few_labels(train, test, rows).mean
+            scores[f"fewshot{n}_top1"] = few_labels(train, test, rows).mean
         for share in self.fractions:
             rows = (draw_fraction(train.labels, share, 0, draw) for draw in draws)
-            found[f"fewshot{100 * share:g}pct_top1"] = few_labels(train, test, rows).mean
+            scores[f"fewshot{100 * share:g}pct_top1"] = few_labels(train, test, rows).mean
         for path in self.lists:
             accuracy = few_labels(train, test, [self._listed(subject, path)]).mean
-            found[f"fewshot_{Path(path).stem}_top1"] = accuracy
-        return found
+            scores[f"fewshot_{Path(path).stem}_top1"] = accuracy
+        return scores
 
     def _listed(self, subject: Subject, path: str) -> Labelled:
         (source, _), held_out = subject.images.train, subject.images.test
         rows = listed_rows(path, source)
         if held_out.source is source:
             rows = np.setdiff1d(rows, held_out.rows)
-        return subject.known(Part(source, rows), [subject.probe_of(self)])[0]
+        return subject.labelled_features(Part(source, rows), [subject.probe_of(self)])[0]
 
 
 class Accuracy(NamedTuple):
     """Test accuracy over the label draws.
 
     Attributes:
-      mean: over the draws.
+      mean: mean over the draws.
       standard_error: of the mean, over the draws (not over test images); 0 for a single draw.
       accuracies: (draws,), in the order of the draws, so that two feature sets can be paired.
     """
@@ -103,16 +103,16 @@ def fewshot_linear(
     draws: Count = 20,
     seed: int = 0,
 ) -> dict[int, Accuracy]:
-    """Labels a class -> accuracy of `few_labels` over random draws of so many.
+    """Return labels per class -> accuracy of `few_labels` over random draws of so many labels.
 
-    A class with fewer labels than asked for gives all that it has.
+    A class with fewer labels contributes all of them.
 
     Args:
       train, test: (N, D) and (M, D).
       train_labels, test_labels: (N,) and (M,) integers.
-      shots: labels a class.
-      draws: labelled subsets a number of shots.
-      seed: of the draws.
+      shots: labels per class.
+      draws: labelled subsets per number of shots.
+      seed: seed of the draws.
 
     Raises:
       UserError: fewer than two classes, or shots or draws below 1.
@@ -128,10 +128,10 @@ def fewshot_linear(
 def few_labels(
     train: Labelled, test: Labelled, subsets: Iterable[np.ndarray | Labelled]
 ) -> Accuracy:
-    """Accuracy on `test` of the linear classifiers that saw each of some labelled subsets.
+    """Measure the accuracy on `test` of linear classifiers trained on each of the labelled subsets.
 
     Features are standardised with the mean and standard deviation of all training rows (which needs
-    no label); the classifier is logistic regression with an intercept and L2 penalty C = 1.
+    no labels); the classifier is logistic regression with an intercept and L2 penalty C = 1.
 
     Args:
       subsets: rows of `train`, or examples of their own.
@@ -140,28 +140,28 @@ def few_labels(
       UserError: a subset of fewer than two classes.
     """
     scaler = StandardScaler().fit(train.features)
-    scaled, asked = scaler.transform(train.features), scaler.transform(test.features)
+    scaled, scaled_test = scaler.transform(train.features), scaler.transform(test.features)
 
     def accuracy(subset: np.ndarray | Labelled) -> float:
         if isinstance(subset, Labelled):
-            seen, labels = scaler.transform(subset.features), subset.labels
+            x, labels = scaler.transform(subset.features), subset.labels
         else:
-            seen, labels = scaled[subset], train.labels[subset]
+            x, labels = scaled[subset], train.labels[subset]
         if len(np.unique(labels)) < 2:
             raise NotMeasurable(
                 "few-label linear needs labels of at least two classes in the training data"
             )
-        questions = asked
-        if seen.shape[1] > len(seen):
+        test_x = scaled_test
+        if x.shape[1] > len(x):
             # The solution lies in the span of the rows, and its penalty is the same in any basis.
-            basis, _ = np.linalg.qr(seen.T)
-            seen, questions = seen @ basis, asked @ basis
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(seen, labels)
-        return float(np.mean(model.predict(questions) == test.labels))
+            basis, _ = np.linalg.qr(x.T)
+            x, test_x = x @ basis, scaled_test @ basis
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(x, labels)
+        return float(np.mean(model.predict(test_x) == test.labels))
 
-    # Threads cost more than they bring on problems this small.
+    # Threads cost more than they save on problems this small.
     with threadpool_limits(1), warnings.catch_warnings():
-        # scikit-learn takes one label a class for a regression.
+        # scikit-learn mistakes one label per class for a regression.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         values = np.array([accuracy(subset) for subset in subsets])
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
@@ -169,9 +169,10 @@ def few_labels(
 
 
 def check_shots(protocol: AtLayer, shots: tuple[int, ...], train: Labelled) -> None:
-    """
+    """Check that some class has as many labels as the largest of `shots`.
+
     Raises:
-      UserError: more labels a class than any class has, unless that is by default.
+      UserError: no class has, and `shots` is not the default.
     """
     most, default = int(np.bincount(train.labels).max()), config.defaults(type(protocol))["shots"]
     if shots != default and max(shots, default=0) > most:

@@ -1,4 +1,4 @@
-"""Does an image find others of its class? Ranking the training images by cosine."""
+"""Image retrieval: ranking the training images by their cosine to a test image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 
 Array = jax.Array
-TILE_ELEMENTS = 2**24  # similarities ranked at once
+TILE_ELEMENTS = 2**24  # similarities that are ranked at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +20,14 @@ class ImageRetrieval(AtLayer):
     """Mean average precision and recall of each test image as a query among the training images.
 
     Attributes:
-      k: numbers of nearest images among which one of the query's class counts as found.
+      k: numbers of nearest images among which recall looks for one of the query's class.
     """
 
     k: tuple[Count, ...] = (1, 5, 10)
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        found, recall = retrieve(*subject.train(self), *subject.test(self), self.k)
-        return {"image_retrieval_map": found} | {
+        precision, recall = retrieve(*subject.train(self), *subject.test(self), self.k)
+        return {"image_retrieval_map": precision} | {
             f"image_retrieval{k}": share for k, share in recall.items()
         }
 
@@ -39,11 +39,11 @@ def retrieve(
     query_labels: np.ndarray,
     k: Sequence[int] = (1, 5, 10),
 ) -> tuple[float, dict[int, float]]:
-    """(mean average precision, k -> recall): over the queries with an image of their class.
+    """Return (mean average precision, k -> recall) over the queries with an image of their class.
 
     The average precision of a query is the mean, over the images of its class, of the share of its
-    class down to that image in the order of decreasing cosine; of equally near ones the earlier
-    come first. Recall at k is the share of queries with one among the first k.
+    class down to that image in the order of decreasing cosine; ties go to the earlier image. Recall
+    at k is the share of queries with an image of their class among the first k.
 
     Args:
       gallery, queries: (N, D) and (M, D) features of any scale.
@@ -52,26 +52,30 @@ def retrieve(
     Raises:
       UserError: no query has an image of its class.
     """
-    known = np.isin(query_labels, gallery_labels)
-    if not known.any():
+    answerable = np.isin(query_labels, gallery_labels)
+    if not answerable.any():
         raise NotMeasurable("image retrieval: no test image has a training image of its class")
-    queries, query_labels = queries[known], np.asarray(query_labels)[known]
+    queries, query_labels = queries[answerable], np.asarray(query_labels)[answerable]
     size = max(1, TILE_ELEMENTS // len(gallery))
     tiles = [
         _ranked(gallery, gallery_labels, queries[i : i + size], query_labels[i : i + size])
         for i in range(0, len(queries), size)
     ]
-    precision, first = (np.concatenate(found) for found in zip(*tiles, strict=True))
+    precision, first = (np.concatenate(columns) for columns in zip(*tiles, strict=True))
     return float(precision.mean()), {n: float(np.mean(first < n)) for n in k}
 
 
 @jax.jit
-def _ranked(gallery: Array, labels: Array, queries: Array, wanted: Array) -> tuple[Array, Array]:
-    """(average precision (T,), rank (T,) of the first image of its class, from 0) of each query."""
+def _ranked(
+    gallery: Array, labels: Array, queries: Array, query_labels: Array
+) -> tuple[Array, Array]:
+    """Return, per query, the average precision (T,) and the rank (T,) of the first image of its
+    class, from 0.
+    """
     unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
     similarity = jnp.matmul(unit(queries), unit(gallery).T, precision="highest")
     order = jnp.argsort(-similarity, axis=1, stable=True)
-    right = labels[order] == wanted[:, None]
-    hits = jnp.cumsum(right, axis=1)
-    share = jnp.where(right, hits / jnp.arange(1, len(gallery) + 1), 0)
-    return jnp.sum(share, axis=1) / hits[:, -1], jnp.argmax(right, axis=1)
+    correct = labels[order] == query_labels[:, None]
+    hits = jnp.cumsum(correct, axis=1)
+    share = jnp.where(correct, hits / jnp.arange(1, len(gallery) + 1), 0)
+    return jnp.sum(share, axis=1) / hits[:, -1], jnp.argmax(correct, axis=1)

@@ -1,4 +1,4 @@
-"""What each stage of the backbone holds: its effective rank, and how alike two stages are (CKA)."""
+"""Comparison of the backbone's stages: effective ranks, and the similarity of two stages (CKA)."""
 
 import itertools
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ Array = jax.Array
 
 @dataclass(frozen=True, kw_only=True)
 class Layers(Protocol):
-    """RankMe of every stage, averaged over its positions, and CKA of every two.
+    """RankMe of every stage, averaged over its positions, and CKA of every pair of stages.
 
-    `rankme_0` is that of the first stage, `cka_0_1` the likeness of the first two.
+    `rankme_0` is that of the first stage, `cka_0_1` the similarity of the first two.
 
     Attributes:
       examples: test images.
@@ -47,9 +47,9 @@ class Layers(Protocol):
 
 
 def cka(x: Array, y: Array) -> Array:
-    """Linear centred kernel alignment of (N, D) and (N, E), of the same rows (1905.00414, eq. 4).
+    """Linear centred kernel alignment of (N, D) and (N, E), for the same rows (1905.00414, eq. 4).
 
-    1 for features that are equal up to rotation and scale, 0 for uncorrelated ones.
+    1 for features that are equal up to rotation and scale, 0 for uncorrelated features.
     """
     x, y = (jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)) for a in (x, y))
     x, y = (a - a.mean(0) for a in (x, y))
@@ -59,9 +59,11 @@ def cka(x: Array, y: Array) -> Array:
 
 
 def _pooled(encoder: Encoder, view: View, images: Array) -> tuple[Array, ...]:
-    """(B, C) float32 of each stage, in order."""
-    found = encoder.features(prepare(view, images))
-    return tuple(features.pool(found[n], "avg").astype(jnp.float32) for n in features.names(found))
+    """Return the pooled features (B, C) float32 of each stage, in order."""
+    stages = encoder.features(prepare(view, images))
+    return tuple(
+        features.pool(stages[n], "avg").astype(jnp.float32) for n in features.names(stages)
+    )
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

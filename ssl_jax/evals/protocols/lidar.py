@@ -1,4 +1,4 @@
-"""LiDAR: how many directions tell images apart from their own augmentations (2312.04000)."""
+"""LiDAR: the number of directions that separate images beyond their augmentations (2312.04000)."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -22,8 +22,7 @@ Array = jax.Array
 
 @dataclass(frozen=True, kw_only=True)
 class Lidar(AtLayer):
-    """The number below, of clean test images under the method's own augmentation, as many as in the
-    paper.
+    """LiDAR of clean test images under the method's own augmentation, as many as in the paper.
 
     Attributes:
       examples: images.
@@ -39,16 +38,16 @@ class Lidar(AtLayer):
     labels: ClassVar[bool] = False
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        size = max(subject.images.batch_size // self.views, 1)  # each image is so many in a pass
+        size = max(subject.images.batch_size // self.views, 1)  # each counts `views` times
         images = dataclasses.replace(subject.images, batch_size=size)
         probe = subject.probe_of(self)
-        seen, _ = features.collect(
+        embeddings, _ = features.collect(
             lambda *batch: _augmented(subject.encoder, images.view, probe, self.views, *batch),
             images.batches(images.some(self.examples)),
             images.mesh,
         )
-        check_count(len(seen), 2)
-        return {"lidar": lidar(seen, self.delta)}
+        check_count(len(embeddings), 2)
+        return {"lidar": lidar(embeddings, self.delta)}
 
 
 def lidar(embeddings: np.ndarray, delta: float = 1e-4, eps: float = 1e-7) -> float:
@@ -76,11 +75,11 @@ def lidar(embeddings: np.ndarray, delta: float = 1e-4, eps: float = 1e-7) -> flo
 def _views(
     encoder: Encoder, view: View, probe: Probe, count: int, images: Array, index: Array
 ) -> Array:
-    """Features (B, count, D) of so many augmentations of each image."""
+    """Return the features (B, count, D) of `count` augmentations of each image."""
     inputs = Inputs(views=(dataclasses.replace(view, count=count),))
     batch = {"views": (jnp.repeat(images[:, None], count, axis=1),), "index": index}
-    drawn = augment(inputs, batch, jax.random.key(0))["views"][0]
-    rows = drawn.reshape(-1, *drawn.shape[2:])
+    views = augment(inputs, batch, jax.random.key(0))["views"][0]
+    rows = views.reshape(-1, *views.shape[2:])
     return features.select(encoder.features(rows), probe).reshape(len(images), count, -1)
 
 

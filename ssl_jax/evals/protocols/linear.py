@@ -1,8 +1,8 @@
 """The linear probe: a linear classifier on frozen features, trained as each paper trains it.
 
-Many learning rates and weight decays are trained at once: they see the same batches, so that all of
-their logits are one product. The published recipes augment the images in each epoch; here the
-features are those of clean central crops, read once.
+Many learning rates and weight decays are trained at once, on the same batches: all of their logits
+are one matrix product. The published recipes augment the images in each epoch; here the features
+are those of clean central crops, read once.
 """
 
 import dataclasses
@@ -25,28 +25,28 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
-from ssl_jax.evals.base import AtLayer, Labelled, Subject, grouped
+from ssl_jax.evals.base import AtLayer, Labelled, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
-CHUNK_BYTES = 2**26  # of features handed to the devices at once
-LOGITS = 2**28
+CHUNK_BYTES = 2**26  # of features placed on the devices at once
+LOGITS = 2**28  # in memory at once
 EPS = 1e-6  # of MAE's batch norm
-SMALL = 2**24  # numbers of a problem for one thread
+SMALL = 2**24  # numbers in the features below which one thread is faster
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a paper trains its linear probe.
+    """A paper's training of its linear probe.
 
     Attributes:
-      lr: learning rate, of the whole batch or, `per_256`, of 256 examples.
+      lr: learning rate, per batch or, with `per_256`, per 256 examples.
       milestones: epochs after each of which the rate falls to a tenth; without any it falls along
         half a cosine to 0.
-      init: standard deviation of the first weights.
-      lars: updates scaled to the weights' norm, trust 0.001.
-      batch_norm: features are normalised by the batch, without scale and offset.
+      init: standard deviation of the initial weights.
+      lars: scale updates to the weights' norm, trust 0.001.
+      batch_norm: normalise features by the batch, without scale and offset.
     """
 
     lr: float
@@ -77,17 +77,17 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(AtLayer):
-    """Accuracy of a linear classifier that saw all labels.
+    """Accuracy of a linear classifier trained on all labels.
 
     Attributes:
       preset: one of `PRESETS`, or "lbfgs": logistic regression to its optimum. By default "lbfgs",
-        and "simclr" where lr, epochs or batch_size is set, which "lbfgs" has not.
-      lr, weight_decay, epochs, batch_size: in place of the preset's, whose batch is at most the
+        or "simclr" if lr, epochs or batch_size is set, which do not apply to "lbfgs".
+      lr, weight_decay, epochs, batch_size: override the preset's, whose batch is at most the
         training set. For "lbfgs", `weight_decay` is the penalty lambda of `mean cross-entropy +
         lambda / 2 |W|^2`, by default 1e-4.
-      holdout: share of the training examples that are kept from the classifier; its accuracy on
-        them, `linear_holdout_top1`, is what settings should be chosen by.
-      seed: of the order of the examples and of the first weights.
+      holdout: share of the training examples that the classifier is not trained on; choose settings
+        by its accuracy on them, `linear_holdout_top1`.
+      seed: seed of the order of the examples and of the initial weights.
     """
 
     every_stage: ClassVar[bool] = True
@@ -101,16 +101,16 @@ class Linear(AtLayer):
     seed: Seed = 0
 
     def settled(self) -> Self:
-        """With the preset that is trained by."""
-        trained = any(n is not None for n in (self.lr, self.epochs, self.batch_size))
-        preset = self.preset or ("simclr" if trained else "lbfgs")
+        """Return the same protocol with the preset filled in."""
+        takes_steps = any(n is not None for n in (self.lr, self.epochs, self.batch_size))
+        preset = self.preset or ("simclr" if takes_steps else "lbfgs")
         return dataclasses.replace(self, preset=preset)
 
     def unused(self) -> Mapping[str, str]:
         if self.settled().preset != "lbfgs":
             return {}
         others = ", ".join(PRESETS)
-        why = f"preset 'lbfgs' goes to the optimum; give one that takes steps, preset={others}"
+        why = f"preset 'lbfgs' trains to the optimum; to set it, choose preset={others}"
         unused = dict.fromkeys(("lr", "epochs", "batch_size"), why)
         if not self.holdout:
             unused["seed"] = "preset 'lbfgs' draws nothing without a holdout"
@@ -118,38 +118,38 @@ class Linear(AtLayer):
 
     @property
     def recipe(self) -> Recipe:
-        """The preset with what is set here."""
+        """The preset, overridden by the settings."""
         own = {name: getattr(self, name) for name in ("lr", "weight_decay", "epochs", "batch_size")}
-        given = {name: value for name, value in own.items() if value is not None}
-        return dataclasses.replace(PRESETS[str(self.settled().preset)], **given)
+        overrides = {name: value for name, value in own.items() if value is not None}
+        return dataclasses.replace(PRESETS[str(self.settled().preset)], **overrides)
 
     @classmethod
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject
     ) -> Iterator[tuple[Self, dict[str, float]]]:
-        """Those that differ in rate and decay only are trained together."""
-        for one in settings:
-            one.check(subject)
+        """Train settings that differ in rate and decay only together."""
+        for setting in settings:
+            setting.check(subject)
         subject.read(settings)
-        for group in grouped(
+        for group in group_by(
             settings, lambda s: dataclasses.replace(s.settled(), lr=None, weight_decay=None)
         ):
             whole = subject.train(group[0])
-            train, held = split(whole, group[0].holdout, group[0].seed)
-            if group[0].holdout and not len(held.labels):
+            train, held_out = split(whole, group[0].holdout, group[0].seed)
+            if group[0].holdout and not len(held_out.labels):
                 raise UserError(
-                    f"linear: holdout = {group[0].holdout} of {len(whole.labels)} examples leaves "
-                    "none"
+                    f"linear: holdout = {group[0].holdout} of {len(whole.labels)} examples holds "
+                    "out none; raise it"
                 )
             heads = fit(train, group, subject.classes, subject.images.mesh)
-            for one, head in zip(group, heads, strict=True):
-                test = subject.test(one)
+            for setting, head in zip(group, heads, strict=True):
+                test = subject.test(setting)
                 numbers = accuracies(head.classes(test.features), test.labels, "linear")
-                if len(held.labels):
-                    numbers["linear_holdout_top1"] = head.accuracy(held)
-                if not head.finite:  # it diverged, and its answers are no answers
+                if len(held_out.labels):
+                    numbers["linear_holdout_top1"] = head.accuracy(held_out)
+                if not head.finite:  # the training diverged
                     numbers = dict.fromkeys(numbers, float("nan"))
-                yield one, numbers
+                yield setting, numbers
 
 
 class Head(NamedTuple):
@@ -161,13 +161,13 @@ class Head(NamedTuple):
     deviation: np.ndarray | float = 1.0
 
     def classes(self, features: np.ndarray) -> np.ndarray:
-        """The most probable class (N,) of each row."""
+        """Return the most probable class (N,) of each row."""
         logits = (features - self.mean) / self.deviation @ self.weight + self.bias
         return logits.argmax(1)
 
     @property
     def finite(self) -> bool:
-        """Whether it can be asked; the bias of a class without examples is -inf."""
+        """True if the head is usable; the bias of a class without examples is -inf."""
         return bool(np.isfinite(self.weight).all() and not np.isnan(self.bias).any())
 
     def accuracy(self, data: Labelled) -> float:
@@ -175,17 +175,19 @@ class Head(NamedTuple):
 
 
 def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
-    """(what is left, a random share of the examples, even over the classes, copies together)."""
+    """Split off a random share of the examples, even over the classes, copies together; return
+    (rest, share).
+    """
     if not share:
         return data, Labelled(data.features[:0], data.labels[:0])  # without a copy
-    held = apart(*data, share, seed)
-    return Labelled(*(x[~held] for x in data)), Labelled(*(x[held] for x in data))
+    is_held_out = apart(*data, share, seed)
+    return Labelled(*(x[~is_held_out] for x in data)), Labelled(*(x[is_held_out] for x in data))
 
 
 def fit(
     train: Labelled, settings: Sequence[Linear], classes: int, mesh: Mesh | None = None
 ) -> list[Head]:
-    """The head of each of `settings`, which differ in lr and weight_decay only.
+    """Train the head of each of `settings`, which differ in lr and weight_decay only.
 
     Raises:
       UserError: a single class.
@@ -193,23 +195,23 @@ def fit(
     if len(np.unique(train.labels)) < 2:
         raise NotMeasurable("linear probe: the training data have labels of one class only")
     if settings[0].settled().preset == "lbfgs":
-        return [_logistic(train, one.weight_decay, classes) for one in settings]
+        return [_logistic(train, setting.weight_decay, classes) for setting in settings]
     if settings[0].batch_size is not None:
         settings[0].at_most("batch_size", len(train.labels), "training examples")
-    recipes = [one.recipe for one in settings]
+    recipes = [setting.recipe for setting in settings]
     rates = np.array([r.lr for r in recipes], np.float32)
     decays = np.array([r.weight_decay for r in recipes], np.float32)
     batch = min(recipes[0].batch_size, len(train.labels))
-    some = max(1, LOGITS // (batch * classes))  # heads whose logits are held at once
+    size = max(1, LOGITS // (batch * classes))  # heads whose logits are held at once
     return [
         head
-        for i in range(0, len(rates), some)
+        for i in range(0, len(rates), size)
         for head in train_heads(
             train,
             classes,
             recipes[0],
-            rates[i : i + some],
-            decays[i : i + some],
+            rates[i : i + size],
+            decays[i : i + size],
             settings[0].seed,
             mesh,
         )
@@ -223,21 +225,21 @@ def _logistic(train: Labelled, decay: float | None, classes: int) -> Head:
 
 
 def regularisation_path(train: Labelled, inverse: Sequence[float], classes: int) -> list[Head]:
-    """Logistic regression with each of the inverse penalties C, in this order, each from the
-    solution before; at most 1000 steps of L-BFGS.
+    """Fit logistic regression with each of the inverse penalties C, in this order, each starting
+    from the previous solution; at most 1000 steps of L-BFGS.
     """
     model = LogisticRegression(max_iter=1000, warm_start=True)
     # On small problems the threads of BLAS wait for each other longer than they work.
     threads = threadpool_limits(1 if train.features.size < SMALL else None)
     with threads, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 1000 are enough, or are the protocol
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 1000 are enough, or the protocol's
         return [head_of(model.set_params(C=float(c)).fit(*train), classes) for c in inverse]
 
 
 def head_of(model: LogisticRegression, classes: int) -> Head:
-    """What scikit-learn has learned, from some of so many classes."""
+    """Convert scikit-learn's model, which knows the classes with examples, to `classes` classes."""
     weight = np.zeros((model.coef_.shape[1], classes), np.float32)
-    bias = np.full(classes, -np.inf, np.float32)  # a class without examples is never named
+    bias = np.full(classes, -np.inf, np.float32)  # a class without examples is never predicted
     if len(model.classes_) == 2:  # scikit-learn keeps the second class's logit alone
         weight[:, model.classes_[1]], bias[model.classes_] = model.coef_[0], (0, *model.intercept_)
     else:
@@ -265,10 +267,10 @@ def train_heads(
     seed: Seed = 0,
     mesh: Mesh | None = None,
 ) -> list[Head]:
-    """One head for each pair of learning rate and weight decay, (S,) and (S,), on the same batches.
+    """Train a head per pair of learning rate and weight decay, (S,) and (S,), on the same batches.
 
-    An epoch is as many whole batches as there are; each head's training is what it would be alone.
-    On a mesh whose devices divide the batch each sees its rows of it, else all of it.
+    An epoch is as many whole batches as there are; each head is the same as if trained alone. On a
+    mesh whose devices divide the batch each sees its rows of it, else all of it.
     """
     count, width = train.features.shape
     batch = min(recipe.batch_size, count)
@@ -281,9 +283,9 @@ def train_heads(
     bias = np.zeros((len(rates), classes), np.float32)
     flat = np.zeros(width, np.float32)
     run = Run(weight, bias, 0 * weight, 0 * bias, flat, flat + 1)
-    one = SingleDeviceSharding(jax.local_devices()[0])
-    run = place(run, sharding.replicated(mesh) if mesh else one)
-    apart = sharding.batches_of(mesh, batch) if mesh else one
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    run = place(run, sharding.replicated(mesh) if mesh else device)
+    apart = sharding.batches_of(mesh, batch) if mesh else device
     chunk = max(1, CHUNK_BYTES // (4 * batch * width))
     for number in range(recipe.epochs):
         order = np.random.default_rng([seed, number]).permutation(count)[: epoch * batch]
@@ -291,11 +293,11 @@ def train_heads(
         for start in range(0, epoch, chunk):
             rows = order[start : start + chunk]
             steps = np.arange(number * epoch + start, number * epoch + start + len(rows))
-            seen = place((train.features[rows], train.labels[rows]), apart)
-            run = _train(run, *seen, steps, rates, decays, recipe, epoch)
-    done = jax.device_get(run)
-    scale = (done.mean, np.sqrt(done.variance + EPS)) if recipe.batch_norm else (0.0, 1.0)
-    return [Head(done.weight[:, s], done.bias[s], *scale) for s in range(len(rates))]
+            batches = place((train.features[rows], train.labels[rows]), apart)
+            run = _train(run, *batches, steps, rates, decays, recipe, epoch)
+    final = jax.device_get(run)
+    scale = (final.mean, np.sqrt(final.variance + EPS)) if recipe.batch_norm else (0.0, 1.0)
+    return [Head(final.weight[:, s], final.bias[s], *scale) for s in range(len(rates))]
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "epoch"), donate_argnames="run")
@@ -309,10 +311,10 @@ def _train(
     recipe: Recipe,
     epoch: int,
 ) -> Run:
-    """Some steps: batches (T, B, D) and (T, B) of the steps (T,)."""
+    """Take T steps: batches (T, B, D) and (T, B), step numbers (T,)."""
 
-    def step(run: Run, seen: tuple[Array, Array, Array]) -> tuple[Run, None]:
-        x, y, number = seen
+    def step(run: Run, inputs: tuple[Array, Array, Array]) -> tuple[Run, None]:
+        x, y, number = inputs
         if recipe.batch_norm:
             mean, variance = x.mean(0), x.var(0)
             x = (x - mean) * jax.lax.rsqrt(variance + EPS)
@@ -344,19 +346,19 @@ def _descend(
 
 
 def _trusted(update: Array, weight: Array) -> Array:
-    """LARS as MAE has it: each head's update (D, S, C) scaled to 0.001 of its weights' norm."""
+    """Scale each head's update (D, S, C) to 0.001 of its weights' norm, as MAE's LARS."""
     norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), (0, 2), keepdims=True))  # noqa: E731
     sizes = norm(weight), norm(update)
-    known = (sizes[0] > 0) & (sizes[1] > 0)
-    return update * jnp.where(known, 0.001 * sizes[0] / jnp.where(known, sizes[1], 1), 1)
+    nonzero = (sizes[0] > 0) & (sizes[1] > 0)
+    return update * jnp.where(nonzero, 0.001 * sizes[0] / jnp.where(nonzero, sizes[1], 1), 1)
 
 
 def _schedule(step: Array, epoch: int, recipe: Recipe) -> Array:
-    """The learning rate at `step`, as a share of its peak."""
+    """Return the learning rate at `step`, as a share of its peak."""
     if recipe.milestones:
         passed = step // epoch >= jnp.asarray(recipe.milestones)
         return 0.1 ** jnp.sum(passed).astype(jnp.float32)
-    now = step / epoch
-    line = now / max(recipe.warmup_epochs, 1)
-    rest = (now - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
-    return jnp.where(now < recipe.warmup_epochs, line, 0.5 * (1 + jnp.cos(jnp.pi * rest)))
+    epochs = step / epoch
+    line = epochs / max(recipe.warmup_epochs, 1)
+    rest = (epochs - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return jnp.where(epochs < recipe.warmup_epochs, line, 0.5 * (1 + jnp.cos(jnp.pi * rest)))

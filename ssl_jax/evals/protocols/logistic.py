@@ -1,5 +1,5 @@
-"""Logistic regression whose penalty is chosen on a part of the training set, then fitted to all of
-it: the linear protocol of the transfer suites.
+"""Logistic regression, its penalty chosen on a part of the training set, then fitted to all of it:
+the linear protocol of the transfer suites.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ LOW, HIGH = -6, 5  # of the grid, powers of ten
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic(AtLayer):
-    """Accuracy of logistic regression with the best of `count` penalties from 1e-6 to 1e5, evenly
-    in their logarithm; at most 1000 steps of L-BFGS each, from the solution before.
+    """Accuracy of logistic regression with the best of `count` penalties from 1e-6 to 1e5, spaced
+    evenly in their logarithm; at most 1000 steps of L-BFGS each, from the previous solution.
 
     Attributes:
-      preset: what the grid is of: "kornblith" (1805.08974, and SimCLR and BYOL after it) lambda of
-        `mean cross-entropy + lambda / 2 |W|^2`; "dinov2" (2304.07193, the release) C of `C * summed
-        cross-entropy + 1/2 |W|^2`.
-      count: of penalties.
+      preset: parameter of the grid: "kornblith" (1805.08974, and SimCLR and BYOL after it) lambda
+        of `mean cross-entropy + lambda / 2 |W|^2`; "dinov2" (2304.07193, the release) C of
+        `C * summed cross-entropy + 1/2 |W|^2`.
+      count: number of penalties.
       holdout: share of the training examples that the penalty is chosen on.
-      seed: of that choice of examples.
+      seed: seed of the choice of those examples.
     """
 
     preset: Literal["kornblith", "dinov2"] = "kornblith"
@@ -39,8 +39,8 @@ class Logistic(AtLayer):
         train, test = subject.train(self), subject.test(self)
         if len(np.unique(train.labels)) < 2:
             raise NotMeasurable("logistic: the training data have labels of one class only")
-        kept, held = split(train, self.holdout, self.seed)
-        if not len(held.labels) or len(np.unique(kept.labels)) < 2:
+        rest, held_out = split(train, self.holdout, self.seed)
+        if not len(held_out.labels) or len(np.unique(rest.labels)) < 2:
             raise NotMeasurable(
                 f"logistic: {len(train.labels)} training examples are too few to choose the "
                 "penalty on a part of them"
@@ -49,17 +49,17 @@ class Logistic(AtLayer):
         penalties = np.logspace(HIGH, LOW, self.count)
         if self.preset == "dinov2":
             penalties = penalties[::-1]
-        heads = regularisation_path(kept, self._inverse(penalties, kept), subject.classes)
-        scores = [head.accuracy(held) for head in heads]
+        heads = regularisation_path(rest, self._inverse(penalties, rest), subject.classes)
+        scores = [head.accuracy(held_out) for head in heads]
         best = int(np.argmax(scores))
-        chosen = self._inverse(penalties[best : best + 1], train)
-        (head,) = regularisation_path(train, chosen, subject.classes)
+        best_inverse = self._inverse(penalties[best : best + 1], train)
+        (head,) = regularisation_path(train, best_inverse, subject.classes)
         return accuracies(head.classes(test.features), test.labels, "logistic") | {
             "logistic_holdout_top1": scores[best],
             "logistic_log10_penalty": float(np.log10(penalties[best])),
         }
 
     def _inverse(self, penalties: np.ndarray, train: Labelled) -> list[float]:
-        """C of scikit-learn."""
+        """Convert the penalties to scikit-learn's C."""
         scale = penalties if self.preset == "dinov2" else 1 / (penalties * len(train.labels))
         return scale.tolist()  # type: ignore[no-any-return]

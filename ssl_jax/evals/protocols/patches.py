@@ -1,5 +1,5 @@
-"""What single patches know: a linear classifier of patch features, without what is around them in
-the network's output.
+"""Classification of single patches: a linear classifier of patch features, without the neighbouring
+patches in the network's output.
 """
 
 import functools
@@ -33,17 +33,17 @@ Array = jax.Array
 class Patches(Protocol):
     """Accuracy of logistic regression on the features of single patches, some of each image.
 
-    With masks it says the class that most of a patch's pixels have; with labels, the image's.
+    With masks it predicts the class of most of a patch's pixels; with labels, the image's class.
 
     Attributes:
       train, test: folders with images/NAME.jpg and masks/NAME.png of class numbers, 255 for none;
-        without them the run's own images and labels are taken.
+        without them the run's own images and labels are used.
       size: whole images with masks are resized to squares of this side.
-      stage: of the backbone; -1 is the last.
+      stage: stage of the backbone; -1 is the last.
       reduce_zero_label: 0 is no class, and the classes are counted from 1 (ADE20K).
-      per_image: so many patches of each image, drawn at random.
-      max_images: of each set, at most.
-      patch: side of the patches that raw pixels are measured by.
+      per_image: patches per image, drawn at random.
+      max_images: most images of each set.
+      patch: side of the patches that raw pixels are split into.
     """
 
     of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
@@ -60,7 +60,7 @@ class Patches(Protocol):
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.train) != bool(self.test):
-            raise UserError("patches: name both folders, train and test")
+            raise UserError("patches: give both folders, train and test")
 
     def unused(self) -> Mapping[str, str]:
         if self.train:
@@ -68,7 +68,7 @@ class Patches(Protocol):
         return dict.fromkeys(("size", "reduce_zero_label"), "there are no masks; give train, test")
 
     def applies(self, subject: Subject) -> bool:
-        """Whether there are masks, or labels."""
+        """Return whether there are masks, or labels."""
         return bool(self.train) or subject.labelled
 
     def check(self, subject: Subject) -> None:
@@ -78,64 +78,67 @@ class Patches(Protocol):
     def measure(self, subject: Subject) -> dict[str, float]:
         if self.train:
             x, labels = self.of_masks(subject, self.train)
-            asked, true = self.of_masks(subject, self.test)
-            found, classes = probabilities(x, labels, asked)
-            return {"patches_top1": accuracy(found, classes, true)}
+            test_x, test_labels = self.of_masks(subject, self.test)
+            predictions, classes = probabilities(x, labels, test_x)
+            return {"patches_top1": accuracy(predictions, classes, test_labels)}
         x, labels = self.of_labels(subject, subject.images.train)
-        asked, true = self.of_labels(subject, subject.images.test)
+        test_x, test_labels = self.of_labels(subject, subject.images.test)
         count = x.shape[1]
-        found, classes = probabilities(_flat(x), labels.repeat(count), _flat(asked))
-        votes = found.reshape(len(true), count, -1).mean(1)
+        predictions, classes = probabilities(_flat(x), labels.repeat(count), _flat(test_x))
+        votes = predictions.reshape(len(test_labels), count, -1).mean(1)
         return {
-            "patches_top1": accuracy(found, classes, true.repeat(count)),
-            "patches_vote_top1": accuracy(votes, classes, true),
+            "patches_top1": accuracy(predictions, classes, test_labels.repeat(count)),
+            "patches_vote_top1": accuracy(votes, classes, test_labels),
         }
 
     def of_labels(self, subject: Subject, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """Features (N, P, D) and labels (N,) of images that have one."""
-        (x, _), index = self.drawn(subject, subject.images.batches(part.some(self.max_images)))
-        ((features, labels),) = subject.images.known(part, [x], index)
+        """Read the features (N, P, D) and labels (N,) of the labelled images."""
+        (x, _), index = self.sampled_patches(
+            subject, subject.images.batches(part.some(self.max_images))
+        )
+        ((features, labels),) = subject.images.labelled_rows(part, [x], index)
         check_varied(features, subject.what)
         return features, labels
 
     def of_masks(self, subject: Subject, folder: str) -> tuple[np.ndarray, np.ndarray]:
-        """Features (M, D) of patches and the class of most of each one's pixels, where most have
-        one.
+        """Read the features (M, D) of patches and the class of most pixels of each patch, of those
+        where most pixels have a class.
         """
         images = subject.images
-        how = images.channels, self.reduce_zero_label, images.train.source.value_range
-        scenes = Scenes.of(folder, self.size, *how)
+        options = images.channels, self.reduce_zero_label, images.train.source.value_range
+        scenes = Scenes.of(folder, self.size, *options)
         rows = sample(np.zeros(len(scenes.files)), self.max_images)
         batch = min(images.batch_size, len(rows))
         batch += -batch % images.mesh.size
         mine = sharding.local_rows(images.mesh, batch)
         local = local_part(rows, batch, mine).reshape(-1, len(mine))
-        (x, places), index = self.drawn(subject, ((scenes.read(some)[0], some) for some in local))
-        one, _ = scenes.read(rows[:1])
+        batches = ((scenes.read(batch_rows)[0], batch_rows) for batch_rows in local)
+        (x, places), index = self.sampled_patches(subject, batches)
+        example, _ = scenes.read(rows[:1])
         maps = jax.eval_shape(
-            lambda net: features.maps(net, *self.layer(subject), one), subject.encoder
+            lambda net: features.maps(net, *self.layer(subject), example), subject.encoder
         )
-        of = [majority(scenes.mask(row), maps.shape[1:3]).ravel() for row in index]
-        labels = np.concatenate([classes[p] for classes, p in zip(of, places, strict=True)])
+        grids = [majority(scenes.mask(row), maps.shape[1:3]).ravel() for row in index]
+        labels = np.concatenate([grid[p] for grid, p in zip(grids, places, strict=True)])
         return _flat(x)[labels != IGNORED], labels[labels != IGNORED]
 
     def layer(self, subject: Subject) -> tuple[View, int, int]:
-        """Where features are read; see `features.maps`."""
+        """Return where features are read; see `features.maps`."""
         return subject.images.view, self.stage, self.patch
 
-    def drawn(
+    def sampled_patches(
         self, subject: Subject, batches: features.Batches
     ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """((features (N, P, D), places (N, P) in the row-major grid), index (N,)) of images."""
+        """Return ((features (N, P, D), places (N, P) in the row-major grid), index (N,))."""
 
-        def some(images: Array, index: Array) -> tuple[Array, Array]:
-            return _some(subject.encoder, self.layer(subject), self, images, index)
+        def sample_batch(images: Array, index: Array) -> tuple[Array, Array]:
+            return _sample(subject.encoder, self.layer(subject), self, images, index)
 
-        return features.collect(some, batches, subject.images.mesh)
+        return features.collect(sample_batch, batches, subject.images.mesh)
 
 
 def majority(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(h, w) the class that most pixels of each cell of a mask (H, W) have; the lower of two."""
+    """Return the most frequent class (h, w) of each cell of a mask (H, W); ties go to the lower."""
     h, w = grid
     if mask.shape[0] % h or mask.shape[1] % w:
         raise UserError(f"patches: {h} x {w} patches do not divide a mask of {mask.shape}")
@@ -148,31 +151,35 @@ def majority(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 def probabilities(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (M, C) of the test rows and the classes (C,) that they are of: standardised
-    features, logistic regression with C = 1.
+    """Return the probabilities (M, C) of the test rows and their classes (C,), by logistic
+    regression with C = 1 on standardised features.
 
     Raises:
       UserError: labels of fewer than two classes.
     """
     if len(np.unique(labels)) < 2:
-        raise NotMeasurable("patches: the training patches need two classes or more")
+        raise NotMeasurable("patches: the training patches have fewer than two classes")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
     return model.fit(train, labels).predict_proba(test), model.classes_
 
 
-def accuracy(found: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
-    """Share of rows whose most probable class is right."""
-    return float(np.mean(classes[found.argmax(1)] == labels))
+def accuracy(predictions: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of rows whose most probable class is right."""
+    return float(np.mean(classes[predictions.argmax(1)] == labels))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _some(
-    encoder: Encoder | None, layer: tuple[View, int, int], how: Patches, images: Array, index: Array
+def _sample(
+    encoder: Encoder | None,
+    layer: tuple[View, int, int],
+    settings: Patches,
+    images: Array,
+    index: Array,
 ) -> tuple[Array, Array]:
     x = features.maps(encoder, *layer, images)
     x = x.reshape(len(x), -1, x.shape[-1])
     patches = x.shape[1]
-    count = how.at_most("per_image", patches, "patches of an image")
+    count = settings.at_most("per_image", patches, "patches of an image")
 
     def draw(row: Array) -> Array:
         key = jax.random.fold_in(jax.random.key(0), row)

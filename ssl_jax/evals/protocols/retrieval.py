@@ -1,4 +1,4 @@
-"""Does an image find its caption? Retrieval in the joint space of image-text methods."""
+"""Retrieval of captions by images, and images by captions, in the space of image-text methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from ssl_jax.evals.features import Batches, collect
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
-TEXTS = 256  # of a forward pass
+TEXTS = 256  # per forward pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval(Protocol):
-    """Recall of captions among those of all test images, and of images by their captions, for
+    """Recall at k of captions among those of all test images, and of images by their captions, for
     methods with a text tower.
 
     Attributes:
-      k: captions that an image may name, or images that a caption may.
+      k: number of nearest captions of an image, or images of a caption, that count.
     """
 
     k: Count = 10
@@ -48,16 +48,18 @@ class Retrieval(Protocol):
         batches = images.batches(Part(images.test.source, _captioned(subject)))
         embedded, index = embed_images(encoder, images.view, batches, images.mesh)
         texts, own = distinct([captions[int(i)] for i in index])
-        said = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
+        embedded_texts = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
         name = f"retrieval{self.k}"
         return {
-            name: recall(embedded, said, own, self.k),
-            f"{name}_text_to_image": recall(said, embedded, owners(own, len(texts)), self.k),
+            name: recall(embedded, embedded_texts, own, self.k),
+            f"{name}_text_to_image": recall(
+                embedded_texts, embedded, owners(own, len(texts)), self.k
+            ),
         }
 
 
 def _captioned(subject: Subject) -> np.ndarray:
-    """The rows of the test set that have a caption."""
+    """Return the rows of the test set that have a caption."""
     captions = subject.images.test.source.captions
     rows = subject.images.test.rows
     return np.array([i for i in rows if captions is not None and captions[int(i)]], np.int64)
@@ -68,60 +70,60 @@ def recall(
 ) -> float:
     """Image-to-text recall at k: the share of images with a caption of theirs among the k nearest.
 
-    Nearest by cosine; of equally near texts the first come first. With images and texts in each
-    other's place, and `owners` for `own`, it is text-to-image recall.
+    Nearest by cosine; ties go to the earlier text. With images and texts swapped, and `owners` for
+    `own`, it is text-to-image recall.
 
     Args:
       images: (N, d).
       texts: (M, d), distinct captions.
-      own: for each image the rows of `texts` that are its own, one or more.
+      own: per image, the rows of `texts` that are its own, one or more.
       k: at most M.
     """
     images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
     nearest = np.argsort(-images @ texts.T, axis=1, kind="stable")[:, :k]
-    found = [np.isin(rows, mine).any() for rows, mine in zip(nearest, own, strict=True)]
-    return float(np.mean(found))
+    hits = [np.isin(rows, mine).any() for rows, mine in zip(nearest, own, strict=True)]
+    return float(np.mean(hits))
 
 
 def distinct(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
-    """All captions, each once, in order of appearance, and for each image which are its own."""
+    """Return the distinct captions in order of appearance and, per image, the rows of its own."""
     number: dict[str, int] = {}
     own = [[number.setdefault(text, len(number)) for text in texts] for texts in captions]
     return list(number), own
 
 
 def owners(own: Sequence[Sequence[int]], texts: int) -> list[list[int]]:
-    """For each of so many texts which images it belongs to."""
-    found: list[list[int]] = [[] for _ in range(texts)]
+    """Return, for each of `texts` texts, the images that it belongs to."""
+    images_of: list[list[int]] = [[] for _ in range(texts)]
     for image, rows in enumerate(own):
         for text in rows:
-            found[text].append(image)
-    return found
+            images_of[text].append(image)
+    return images_of
 
 
 def embed_images(
     encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Joint embeddings (N, d) and index (N,) of the images in `batches`; see `features.extract`."""
-    found, index = collect(lambda images, _: _image(encoder, view, images), batches, mesh)
-    check_varied(found, "embeddings")
-    return found, index
+    """Return joint embeddings (N, d) and index (N,) of the images; see `features.extract`."""
+    embeddings, index = collect(lambda images, _: _image(encoder, view, images), batches, mesh)
+    check_varied(embeddings, "embeddings")
+    return embeddings, index
 
 
 def embed_texts(
     encoder: Encoder, texts: Sequence[str], tokenizer: Tokenizer, mesh: jax.sharding.Mesh
 ) -> np.ndarray:
-    """Joint embeddings (M, d) of texts."""
+    """Return joint embeddings (M, d) of texts."""
     assert encoder.text is not None
     batch = TEXTS + -TEXTS % mesh.size
     tokens = np.stack([tokenizer.tokens(text, encoder.text.context) for text in texts])
     tokens = np.pad(tokens, ((0, -len(tokens) % batch), (0, 0)))
     placed = sharding.batch_sharding(mesh)
-    found = [
+    parts = [
         gather(_text(encoder, place(part, placed)))
         for part in np.split(tokens, len(tokens) // batch)
     ]
-    embedded = np.concatenate(found)[: len(texts)]
+    embedded = np.concatenate(parts)[: len(texts)]
     check_finite(embedded, "embeddings of texts")
     return embedded
 

@@ -1,4 +1,4 @@
-"""Low-shot linear SVMs on frozen features, as VOC07 is measured (Goyal et al., 1905.01235)."""
+"""Low-shot linear SVMs on frozen features, the protocol of VOC07 (Goyal et al., 1905.01235)."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.protocols.fewshot import check_shots
 
 FOLDS = 3
-FEW = 1.0  # C of a class with a single example, which no fold can be kept from
+FEW = 1.0  # C of a class with a single example, which cannot be split into folds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class Svm(AtLayer):
     """Mean over the classes of the average precision of one-vs-rest SVMs; see `svm_map`.
 
     Attributes:
-      shots: labels a class; a class that has fewer gives all it has.
+      shots: labels per class; a class with fewer contributes all of them.
       draws: random draws of those labels, averaged.
-      full: with all labels, too.
+      full: also measure with all labels.
       costs: values of C to choose from.
     """
 
@@ -47,51 +47,59 @@ class Svm(AtLayer):
             raise UserError("svm: give shots, or full=True")
 
     def unused(self) -> Mapping[str, str]:
-        return {} if self.shots else {"draws": "all labels are no draw; give shots"}
+        return {} if self.shots else {"draws": "all labels are used, none drawn; give shots"}
 
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
         check_shots(self, self.shots, train)
-        found = {}
+        scores = {}
         for k in self.shots:
             rows = (draw_labels(train.labels, k, 0, draw) for draw in range(self.draws))
-            some = (Labelled(train.features[r], train.labels[r]) for r in rows)
-            found[f"svm{k}_map"] = float(np.mean([svm_map(s, test, self.costs) for s in some]))
+            subsets = (Labelled(train.features[r], train.labels[r]) for r in rows)
+            scores[f"svm{k}_map"] = float(np.mean([svm_map(s, test, self.costs) for s in subsets]))
         if self.full:
-            found["svm_map"] = svm_map(train, test, self.costs)
-        return found
+            scores["svm_map"] = svm_map(train, test, self.costs)
+        return scores
 
 
 def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
-    """Mean average precision, over the classes that `test` has, of one linear SVM a class.
+    """Measure mean average precision, over the classes of `test`, of one linear SVM per class.
 
-    Features are divided by their norm + 1e-5; squared hinge loss, positives weigh twice. C is
-    chosen for each class by the mean average precision of 3 folds, 2 for a class with two examples;
-    with a single one it is `FEW`. A class that only `test` has is ranked by a constant, one that
-    `test` lacks is left out of the mean.
+    Features are divided by their norm + 1e-5; the loss is the squared hinge, positives weigh twice.
+    C is chosen per class by the mean average precision of 3 folds, or 2 for a class with two
+    examples; with a single example it is `FEW`. A class that only `test` has is ranked by a
+    constant, one that `test` lacks is left out of the mean.
 
     Raises:
       UserError: a single class to learn from.
     """
     if len(np.unique(train.labels)) < 2:
         raise NotMeasurable("svm: the training data have labels of one class only")
-    seen, asked = (x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test))
+    train_x, test_x = (
+        x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test)
+    )
     precisions = []
-    # Threads cost more than they bring on problems this small.
+    # Threads cost more than they save on problems this small.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 iterations are the protocol
         for c in np.unique(test.labels):
             positive = train.labels == c
-            scores = np.zeros(len(asked))
+            scores = np.zeros(len(test_x))
             if positive.any():
-                cost = choose_cost(seen, positive, costs)
-                scores = _machine(cost).fit(seen, positive).decision_function(asked)
+                cost = choose_cost(train_x, positive, costs)
+                scores = _machine(cost).fit(train_x, positive).decision_function(test_x)
             precisions.append(average_precision(scores, test.labels == c))
     return float(np.mean(precisions))
 
 
 def choose_cost(features: np.ndarray, positive: np.ndarray, costs: Sequence[float]) -> float:
-    """The first of `costs` whose average precision is best over folds of (N, D) and (N,) bool."""
+    """Return the first of `costs` with the best mean average precision over folds of the rows.
+
+    Args:
+      features: (N, D).
+      positive: (N,) bool.
+      costs: values of C.
+    """
     folds = min(FOLDS, np.sum(positive), np.sum(~positive))
     if len(costs) == 1:
         return costs[0]
@@ -101,20 +109,20 @@ def choose_cost(features: np.ndarray, positive: np.ndarray, costs: Sequence[floa
 
     def score(cost: float) -> float:
         machines = ((_machine(cost).fit(features[a], positive[a]), b) for a, b in parts)
-        found = (
+        precisions = (
             average_precision(m.decision_function(features[b]), positive[b]) for m, b in machines
         )
-        return sum(found) / folds
+        return sum(precisions) / folds
 
     return max(costs, key=score)
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area below the precision-recall curve, at each recall the best precision of no lesser recall
-    (PASCAL VOC since 2010). Equal scores are one step of the curve.
+    """Area under the precision-recall curve, with the best precision at that or a higher recall
+    (PASCAL VOC since 2010). Equal scores are a single step of the curve.
 
     Args:
-      scores: (N,), the larger the more likely positive.
+      scores: (N,), larger is more likely positive.
       positive: (N,) bool, at least one True.
     """
     precision, recall, _ = precision_recall_curve(positive, scores)  # from the largest recall down

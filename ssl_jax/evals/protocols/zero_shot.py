@@ -1,5 +1,5 @@
-"""Zero-shot classification: a class is the mean of what the text tower says to its name in several
-sentences, and an image belongs to the class that it is nearest to (CLIP 2103.00020, section 3.1.4).
+"""Zero-shot classification: a class is the mean of the text tower's embeddings of its name in
+several sentences, and an image is assigned to the nearest class (CLIP 2103.00020, section 3.1.4).
 """
 
 from dataclasses import dataclass
@@ -30,11 +30,12 @@ TEMPLATES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot(Protocol):
-    """Accuracy of the nearest class name, for methods with a text tower; no label is learned from.
+    """Accuracy of the nearest class name, for methods with a text tower; no training on labels.
 
     Attributes:
-      templates: file of sentences, one a line, with {} where the name goes; by default `TEMPLATES`.
-      names: file of class names, one a line, in the order of the classes; by default the data's.
+      templates: file of sentences, one per line, with {} in place of the name; by default
+        `TEMPLATES`.
+      names: file of class names, one per line, in the order of the classes; by default the data's.
     """
 
     templates: str = ""
@@ -47,12 +48,11 @@ class ZeroShot(Protocol):
     )
 
     def applies(self, subject: Subject) -> bool:
-        """Not where the classes have numbers only: those say nothing."""
+        """Return whether there are a text tower, labels, and names that are not mere numbers."""
         encoder, test = subject.encoder, subject.images.test.source
-        named = bool(self.names) or not all(name.isdecimal() for name in test.class_names)
-        return (
-            encoder is not None and encoder.text is not None and test.labels is not None and named
-        )
+        has_names = bool(self.names) or not all(name.isdecimal() for name in test.class_names)
+        has_text = encoder is not None and encoder.text is not None
+        return has_text and test.labels is not None and has_names
 
     def measure(self, subject: Subject) -> dict[str, float]:
         encoder, images = subject.encoder, subject.images
@@ -61,48 +61,50 @@ class ZeroShot(Protocol):
         names = lines(self.names, "names") if self.names else test.class_names
         if len(names) != test.num_classes:
             raise UserError(
-                f"zero_shot: {len(names)} names for the {test.num_classes} classes of {test.name}"
+                f"zero_shot: expected {test.num_classes} class names for {test.name}, got "
+                f"{len(names)}"
             )
         templates = lines(self.templates, "templates") if self.templates else TEMPLATES
         for template in templates:
             if "{}" not in template:
-                raise UserError(f"zero_shot: no {{}} for the class name in {template!r}")
+                raise UserError(f"zero_shot: expected {{}} for the class name in {template!r}")
         sentences = [template.replace("{}", name) for name in names for template in templates]
-        said = embed_texts(encoder, sentences, subject.tokenizer, images.mesh)
+        embedded_texts = embed_texts(encoder, sentences, subject.tokenizer, images.mesh)
         labelled = Part(test, rows[test.labels[rows] >= 0])
         embedded, index = embed_images(encoder, images.view, images.batches(labelled), images.mesh)
-        classes = class_embeddings(said.reshape(len(names), len(templates), -1))
+        classes = class_embeddings(embedded_texts.reshape(len(names), len(templates), -1))
         return zero_shot_accuracies(embedded, classes, test.labels[index])
 
 
 def lines(file: str, what: str) -> list[str]:
-    """Those of a text file that are not empty.
+    """Read the lines of a text file that are not empty.
 
     Raises:
-      UserError: it cannot be read, or holds none.
+      UserError: the file cannot be read, or has none.
     """
     try:
-        found = [text.strip() for text in Path(file).expanduser().read_text().splitlines()]
+        texts = [text.strip() for text in Path(file).expanduser().read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"zero_shot: {what} = {file}: {e}") from None
-    found = [text for text in found if text]
-    if not found:
+    texts = [text for text in texts if text]
+    if not texts:
         raise UserError(f"zero_shot: {what} = {file} is empty")
-    return found
+    return texts
 
 
-def class_embeddings(said: np.ndarray) -> np.ndarray:
-    """Unit vectors (C, d) of classes: the mean of the unit vectors of their sentences (C, T, d)."""
-    return _unit(_unit(said).mean(1))
+def class_embeddings(sentences: np.ndarray) -> np.ndarray:
+    """Return unit vectors (C, d) of classes: means of the unit vectors of sentences (C, T, d)."""
+    return _unit(_unit(sentences).mean(1))
 
 
 def zero_shot_accuracies(
     images: np.ndarray, classes: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-    """Share of the images whose class is the nearest (top1), among the five nearest (top5, with
-    more than five classes), and the mean over classes of the first; see `scores.accuracies`.
+    """Return the share of the images whose class is the nearest (top1), among the five nearest
+    (top5, with more than five classes), and the mean over classes of the first; see
+    `scores.accuracies`.
 
-    Nearest by cosine; of equally near classes the lower comes first.
+    Nearest by cosine; ties go to the lower class.
 
     Args:
       images: (N, d), N > 0.

@@ -1,1 +1,1 @@
-"""Forms of losses for large global batches: tiles, ring, Sinkhorn sweeps."""
+"""Implementations of losses for large global batches: tiles, ring, Sinkhorn sweeps."""

@@ -1,8 +1,9 @@
 """Sums over a matrix of inner products whose rows and columns lie on different devices.
 
 Every device keeps its rows of x; blocks of y go from device to device, around all axes of the mesh
-in context, and meet all of them (the ring of Inf-CL, 2410.17243). A block's column sums and its
-gradient travel with it. What a device holds is a few blocks of (rows / devices, d) and one tile.
+in context, until each has visited all of them (the ring of Inf-CL, 2410.17243). A block's column
+sums and its gradient travel with it. A device holds a few blocks of (rows / devices, d) and one
+tile.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ Array = jax.Array
 def forward(
     kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None
 ) -> tuple[tiles.State, tiles.State | None]:
-    """As `tiles.forward`, over the mesh in context; rows of x and y must divide by its size."""
+    """Compute `tiles.forward` over the mesh in context, whose size must divide the rows of x, y."""
 
     def device(x: Array, y: Array | None) -> tuple[tiles.State, tiles.State | None]:
         y = x if y is None else y
@@ -28,7 +29,7 @@ def forward(
 
         def hop(carry: Any, k: Array) -> tuple[Any, None]:
             sums, y, down = carry
-            coming = _pass_on(y)  # asked for first, so that it can travel during the work
+            coming = _pass_on(y)  # requested first, so that it can travel during the computation
             rows, columns = tiles.reduce(
                 kind, x, y, columns=pattern == "both", keep=_keep(pattern, k)
             )
@@ -50,8 +51,8 @@ def backward(
     rows: tiles.State,
     columns: tiles.State | None,
 ) -> tuple[Array, Array | None]:
-    """As `tiles.backward`. With "self" no gradient travels: what is known of a block's rows does,
-    and says how they pull at those here.
+    """Compute `tiles.backward` over the mesh in context. With "self", instead of a gradient the
+    states of a block's rows travel, from which their gradient on the local rows is computed.
     """
 
     def device(
@@ -62,7 +63,7 @@ def backward(
 
         def hop(carry: Any, k: Array) -> tuple[Any, None]:
             dx, dy, block = carry
-            # A block's gradient follows one hop behind: it too can travel during the work.
+            # A block's gradient follows one hop behind: it too can travel during the computation.
             coming, dy = _pass_on((block, dy))
             y, columns = block
             keep, both = _keep(pattern, k), dy is not None
@@ -86,12 +87,12 @@ def _on_each_device(fn: Any) -> Any:
 
 
 def _pass_on(block: Any) -> Any:
-    """Every device's `block` to the next one."""
+    """Send every device's `block` to the next one."""
     size = _mesh().size
     order = [(i, (i + 1) % size) for i in range(size)]
     return jax.tree.map(lambda v: jax.lax.ppermute(v, _mesh().axis_names, order), block)
 
 
 def _keep(pattern: tiles.Pattern, hop: Array) -> tiles.Keep | None:
-    """At hop 0 a device meets its own rows."""
+    """Return the condition that skips a row's own entry: at hop 0 a device meets its own rows."""
     return (lambda rows, columns: (rows != columns) | (hop > 0)) if pattern == "self" else None

@@ -1,19 +1,19 @@
-"""Sums over the rows and columns of a similarity matrix, which need not be held: what every loss
-with a batch of negatives is made of.
+"""Sums over the rows and columns of a similarity matrix, for losses with a batch of negatives; the
+matrix need not be held in memory.
 
-Three forms, all exact, of value and of gradient:
+Three forms, all exact in value and gradient:
 
 - "dense" holds the matrix of similarities, (n, m).
-- "tiled" holds one tile of it at a time, at most 512 x 512, and computes the tile again in the
-  backward pass. Kept in between are the embeddings and one number a row (and column).
-- "ring" is for a mesh of devices, the one in context (`jax.set_mesh`): rows stay where they are,
-  blocks of the other side go around all of its axes, and tiles are used inside a block. Without a
-  mesh of several devices in context it is "tiled". Over such a mesh "tiled" is exact too, but every
-  device does all of the work.
+- "tiled" holds one tile of it at a time, at most 512 x 512, and recomputes the tile in the backward
+  pass. It keeps only the embeddings and one number per row (and column).
+- "ring" is for a mesh of devices, the one in context (`jax.set_mesh`): rows stay in place, blocks
+  of the other side go around all of its axes, and tiles are used inside a block. Without a mesh of
+  several devices in context it is "tiled". Over such a mesh "tiled" is exact too, but every device
+  does all of the work.
 - "auto" is "dense" while the matrix takes at most `DENSE_BYTES` on a device, "ring" where the mesh
   in context has several devices that divide n and m, and "tiled" otherwise.
 
-The lean forms have a gradient but, like every `jax.custom_vjp`, no forward-mode derivative.
+"tiled" and "ring" have a gradient but, like every `jax.custom_vjp`, no forward-mode derivative.
 """
 
 import functools
@@ -36,14 +36,14 @@ DENSE_BYTES = 16 * 2**20
 def log_sum_exp(
     x: Array, y: Array | None = None, *, columns: bool = False, similarity: Similarity = "auto"
 ) -> Any:
-    """Logarithm of the summed exponentials over each row of `x @ y.T`.
+    """Compute the logarithm of the summed exponentials over each row of `x @ y.T`.
 
-    A temperature is a factor of x (or, without y, its root is), so its gradient is exact as well.
+    A temperature is a factor of x (without y, its square root is), so its gradient is exact too.
 
     Args:
       x: (n, d), at least float32.
-      y: (m, d); None: x itself, and no row counts its own entry.
-      columns: of each column too.
+      y: (m, d); None means x itself, without each row's own entry.
+      columns: also sum over each column.
       similarity: the form, see above.
 
     Returns:
@@ -57,7 +57,7 @@ def log_sum_exp(
 
 @any_axes(1)
 def sum_softplus(x: Array, y: Array, *, similarity: Similarity = "auto") -> Array:
-    """(n,) sums of `log(1 + exp(s))` over each row of s = `x @ y.T`; as `log_sum_exp`."""
+    """Sum `log(1 + exp(s))` over each row of s = `x @ y.T`, (n,); see `log_sum_exp`."""
     return _sums(tiles.SUM_SOFTPLUS, x, y, False, similarity)
 
 
@@ -74,7 +74,9 @@ def _sums(
 
 def _form(similarity: Similarity, x: Array, y: Array) -> str:
     if similarity not in ("auto", "dense", "tiled", "ring"):
-        raise ValueError(f"similarity {similarity!r} is none of 'auto', 'dense', 'tiled', 'ring'")
+        raise ValueError(
+            f"similarity: expected 'auto', 'dense', 'tiled' or 'ring', got {similarity!r}"
+        )
     n, m = x.shape[0], y.shape[0]
     mesh = jax.sharding.get_abstract_mesh()
     # Inside a `shard_map` the axes are the caller's.
@@ -86,7 +88,9 @@ def _form(similarity: Similarity, x: Array, y: Array) -> str:
         return "ring" if devices > 1 and divide else "tiled"
     if similarity == "ring":
         if not divide:
-            raise ValueError(f"{devices} devices do not divide {n} rows and {m} columns of a ring")
+            raise ValueError(
+                f"similarity='ring': {devices} devices do not divide {n} rows and {m} columns"
+            )
         return "ring" if devices > 1 else "tiled"
     return similarity
 
@@ -115,9 +119,9 @@ def _lean_forward(
 
 
 def _lean_backward(
-    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, saved: Any, gradient: Any
+    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, residuals: Any, gradient: Any
 ) -> tuple[Array, Array | None]:
-    x, y, rows, columns = saved
+    x, y, rows, columns = residuals
     across = kind.pull(rows, gradient if columns is None else gradient[0])
     down = None if columns is None else kind.pull(columns, gradient[1])
     return (ring if form == "ring" else tiles).backward(kind, pattern, x, y, across, down)

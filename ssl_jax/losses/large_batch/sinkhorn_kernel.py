@@ -1,4 +1,4 @@
-"""The readings of `sinkhorn_sweeps` as TPU kernels (Pallas): scores come in, sums go out.
+"""The readings of `sinkhorn_sweeps` as TPU kernels (Pallas), from scores to sums.
 
 XLA writes a block of the matrix between the exponential, the sums of its rows and those of its
 columns; here it stays in VMEM, so that a reading fetches the scores once, in their own precision.
@@ -17,11 +17,11 @@ Array = jax.Array
 
 MAX_COLUMNS = 2**16  # of which 8 rows in float32 are 2 MiB
 BLOCK = 2**18  # elements
-VMEM = 32 * 2**20  # bytes: two blocks on their way in, one being worked on, sums
+VMEM = 32 * 2**20  # bytes: two blocks being fetched, one in use, sums
 
 
 def column_logsumexp(source: Source, log_x: Array) -> Array:
-    """As `sinkhorn_sweeps.column_logsumexp`."""
+    """Compute `sinkhorn_sweeps.column_logsumexp`."""
     length = source.shape[1]
     row = jax.ShapeDtypeStruct((1, length), jnp.float32)
     top, total = _call(_columns_body, source, (log_x[:, None],), (), (row, row))
@@ -29,7 +29,7 @@ def column_logsumexp(source: Source, log_x: Array) -> Array:
 
 
 def sweep(source: Source, base: Array, y: Array, p: Array, wants_rows: bool) -> Sums:
-    """As `sinkhorn_sweeps.sweep`; `rows` and `top` are zeros unless they are wanted."""
+    """Compute `sinkhorn_sweeps.sweep`; `rows` and `top` are zeros unless `wants_rows`."""
     count, length = source.shape
     outputs = [jax.ShapeDtypeStruct((1, length), jnp.float32)]
     if wants_rows:
@@ -40,10 +40,10 @@ def sweep(source: Source, base: Array, y: Array, p: Array, wants_rows: bool) -> 
 
 
 def assign(source: Source, log_v: Array, valid: Array) -> Array:
-    """As `sinkhorn_sweeps.assign`."""
+    """Compute `sinkhorn_sweeps.assign`."""
     out = jax.ShapeDtypeStruct(source.shape, jnp.float32)
-    wanted = valid.astype(jnp.float32)[:, None]
-    return _call(_assign_body, source, (wanted,), (log_v[None],), (out,))[0]
+    valid_rows = valid.astype(jnp.float32)[:, None]
+    return _call(_assign_body, source, (valid_rows,), (log_v[None],), (out,))[0]
 
 
 def _columns_body(rows: Array, scale: Any, scores: Any, log_x: Any, top: Any, total: Any) -> None:
@@ -54,10 +54,10 @@ def _columns_body(rows: Array, scale: Any, scores: Any, log_x: Any, top: Any, to
 
     a = scores[...].astype(jnp.float32) * scale[0, 0] + log_x[...]
     a = jnp.where(rows, a, -jnp.inf)
-    new = jnp.maximum(top[...], jnp.max(a, axis=0, keepdims=True))
-    added = jnp.sum(jnp.exp(a - new), axis=0, keepdims=True)
-    total[...] = total[...] * jnp.exp(top[...] - new) + added
-    top[...] = new
+    peak = jnp.maximum(top[...], jnp.max(a, axis=0, keepdims=True))
+    added = jnp.sum(jnp.exp(a - peak), axis=0, keepdims=True)
+    total[...] = total[...] * jnp.exp(top[...] - peak) + added
+    top[...] = peak
 
 
 def _sweep_body(
@@ -71,7 +71,7 @@ def _sweep_body(
     top = jnp.max(a, axis=1, keepdims=True)
     e = jnp.maximum(jnp.exp(a - top), least(jnp.float32))
     total = jnp.sum(e * y[...], axis=1, keepdims=True)
-    # Past the last row lies anything, NaN included.
+    # Values past the last row are arbitrary, NaN included.
     scaled = jnp.where(rows, p[...] / total * e, 0.0)
     columns[...] += jnp.sum(scaled, axis=0, keepdims=True)
     for pair in pairs:
@@ -79,22 +79,24 @@ def _sweep_body(
         pair[:, 1:2] = top
 
 
-def _assign_body(rows: Array, scale: Any, scores: Any, wanted: Any, log_v: Any, out: Any) -> None:
+def _assign_body(
+    rows: Array, scale: Any, scores: Any, valid_rows: Any, log_v: Any, out: Any
+) -> None:
     a = scores[...].astype(jnp.float32) * scale[0, 0] + log_v[...]
     e = jnp.exp(a - jnp.max(a, axis=1, keepdims=True))
-    out[...] = jnp.where(wanted[...] > 0, e / jnp.sum(e, axis=1, keepdims=True), 0.0)
+    out[...] = jnp.where(valid_rows[...] > 0, e / jnp.sum(e, axis=1, keepdims=True), 0.0)
 
 
 def _call(body: Any, source: Source, by_row: Any, by_column: Any, outputs: Any) -> Any:
-    """Runs `body` over blocks of rows, one after another.
+    """Run `body` over blocks of rows, one after another.
 
     Args:
-      body: takes which rows of the block are rows of the scores, then references: to 1 / epsilon, a
-        block of the scores, the parts of `by_row`, all of `by_column`, the outputs.
+      body: takes a mask of the block's rows that are rows of the scores, then references: to
+        1 / epsilon, a block of the scores, the parts of `by_row`, all of `by_column`, the outputs.
       source: not transposed.
       by_row: arrays (B, 1).
       by_column: arrays (1, K).
-      outputs: shapes (B, ...), of which a block is written, or (1, K), which stay in VMEM.
+      outputs: shapes (B, ...), written block by block, or (1, K), which stay in VMEM.
     """
     scores = source.scores
     count, length = scores.shape

@@ -1,7 +1,7 @@
 """Single readings of a matrix that give the scales of its rows and the sums of its scaled columns.
 
-A is `exp(scores / epsilon)`, (m, n), or its transpose, and is never made as a whole: a block of
-rows is read, made into a block of A, used twice where it lies (in the cache, in VMEM), forgotten.
+A is `exp(scores / epsilon)`, (m, n), or its transpose, and never exists as a whole: a block of rows
+is read, turned into a block of A, used twice in place (in the cache, in VMEM) and dropped.
 """
 
 import math
@@ -24,7 +24,7 @@ class Source(NamedTuple):
     Attributes:
       scores: any floating type.
       epsilon: the smoothness.
-      transposed: A's rows are the columns of the scores.
+      transposed: whether A's rows are the columns of the scores.
       inner: mesh axes over which the columns of A are split.
       outer: mesh axes over which the rows of A are split.
       block: elements of a block.
@@ -43,13 +43,13 @@ class Source(NamedTuple):
         return (columns, rows) if self.transposed else (rows, columns)
 
     def read(self, start: Array | int, size: int) -> Array:
-        """log A[start : start + size]."""
+        """Return log A[start : start + size]."""
         block = jax.lax.dynamic_slice_in_dim(self.scores, start, size, int(self.transposed))
         block = as_float(block) / self.epsilon
         return block.T if self.transposed else block
 
     def fold(self, body: Callable[[Array, Array | int, Any], Any], init: Any) -> Any:
-        """Folds `body(log A[start : start + size], start, carry)` over the blocks of rows."""
+        """Fold `body(log A[start : start + size], start, carry)` over the blocks of rows."""
         return _fold(self.read, self.shape, self.block, body, init)
 
 
@@ -61,8 +61,9 @@ def _fold(
     init: Any,
     ahead: bool = True,
 ) -> Any:
-    """With `ahead`, a block is fetched into the loop's state a turn before it is used. So it is an
-    array of its own; else XLA may fetch it anew for each use. Products on a CPU do not.
+    """Fold `body` over blocks of rows. With `ahead`, a block is fetched into the loop's state one
+    iteration before its use, so that it is an array of its own; otherwise XLA may fetch it again
+    for each use. Products on a CPU do not.
     """
     count, length = shape
     size = max(1, min(count, elements // length))
@@ -84,7 +85,7 @@ def _fold(
 
 
 class Sums(NamedTuple):
-    """Of one reading, with y scales of the columns, E = A exp(base - top) and x = p / (E y).
+    """Sums of one reading, for scales y of the columns, E = A exp(base - top) and x = p / (E y).
 
     Attributes:
       rows: (m,) E y.
@@ -98,7 +99,7 @@ class Sums(NamedTuple):
 
 
 def least(dtype: Any) -> float:
-    """A floor below which nothing of E falls: its inverse can still be summed."""
+    """Return the floor of the elements of E, whose inverse can still be summed."""
     return float(jnp.finfo(dtype).tiny) ** 0.7
 
 
@@ -115,7 +116,7 @@ def take(whole: Array, start: Array | int, size: int) -> Array:
 
 
 def column_logsumexp(source: Source, log_x: Array) -> Array:
-    """(n,) log (x A), exact for numbers of any size; `log_x` (m,) may hold -inf."""
+    """Compute log (x A), (n,), exact for numbers of any size; `log_x` (m,) may hold -inf."""
 
     def body(block: Array, start: Array | int, columns: tuple[Array, Array]) -> tuple[Array, Array]:
         return _add_columns(columns, block + take(log_x, start, len(block))[:, None])
@@ -125,8 +126,8 @@ def column_logsumexp(source: Source, log_x: Array) -> Array:
 
 
 def log_sweep(source: Source, log_y: Array, log_p: Array) -> tuple[Array, Array]:
-    """(log x, log (x A)) with x = p / (A y): what `sweep` does, exact for numbers of any size, for
-    twice as many exponentials.
+    """Return (log x, log (x A)) with x = p / (A y): as `sweep`, but exact for numbers of any size,
+    with twice as many exponentials.
     """
 
     def body(block: Array, start: Array | int, carry: Any) -> Any:
@@ -134,8 +135,8 @@ def log_sweep(source: Source, log_y: Array, log_p: Array) -> tuple[Array, Array]
         inside = block + log_y
         top = jax.lax.pmax(jnp.max(inside, axis=1), source.inner)
         total = jax.lax.psum(jnp.sum(jnp.exp(inside - top[:, None]), axis=1), source.inner)
-        found = take(log_p, start, len(block)) - top - jnp.log(total)
-        return put(log_x, found, start), _add_columns(columns, block + found[:, None])
+        part = take(log_p, start, len(block)) - top - jnp.log(total)
+        return put(log_x, part, start), _add_columns(columns, block + part[:, None])
 
     init = (jnp.zeros_like(log_p), _no_columns(source, log_p.dtype))
     log_x, columns = source.fold(body, init)
@@ -143,34 +144,34 @@ def log_sweep(source: Source, log_y: Array, log_p: Array) -> tuple[Array, Array]
 
 
 def _no_columns(source: Source, dtype: Any) -> tuple[Array, Array]:
-    """Largest logarithm so far (finite: two infinities have no difference), sum divided by it."""
+    """Return the initial largest logarithm (finite, as inf - inf is NaN) and the scaled sum."""
     length = source.shape[1]
     return jnp.full(length, jnp.finfo(dtype).min, dtype), jnp.zeros(length, dtype)
 
 
 def _add_columns(columns: tuple[Array, Array], a: Array) -> tuple[Array, Array]:
     top, total = columns
-    new = jnp.maximum(top, jnp.max(a, axis=0))
-    return new, total * jnp.exp(top - new) + jnp.sum(jnp.exp(a - new), axis=0)
+    peak = jnp.maximum(top, jnp.max(a, axis=0))
+    return peak, total * jnp.exp(top - peak) + jnp.sum(jnp.exp(a - peak), axis=0)
 
 
 def join_columns(columns: tuple[Array, Array], outer: tuple[str, ...]) -> Array:
-    """log (total exp(top)), summed over the devices of `outer`."""
+    """Compute log (total exp(top)), with the sum over the devices of `outer`."""
     top, total = columns
-    new = jax.lax.pmax(top, outer)
-    return new + jnp.log(jax.lax.psum(total * jnp.exp(top - new), outer))
+    peak = jax.lax.pmax(top, outer)
+    return peak + jnp.log(jax.lax.psum(total * jnp.exp(top - peak), outer))
 
 
 def sweep(
     source: Source, base: Array, y: Array, p: Array, room: Array | None
 ) -> tuple[Sums, Array | None]:
-    """The sums, and E (m, n) in `room`, if there is any.
+    """Compute the sums, and write E (m, n) to `room` if there is one.
 
     Args:
       source: A.
-      base: (n,) logarithm of the scales of the columns when E was, or would have been, made.
-      y: (n,) how they have changed since then.
-      p: (m,) what the rows are scaled to.
+      base: (n,) logarithm of the scales of the columns when E was, or would have been, computed.
+      y: (n,) factor by which they have changed since then.
+      p: (m,) target sums of the rows.
       room: (m, n), overwritten.
     """
     floor = least(base.dtype)
@@ -187,17 +188,17 @@ def sweep(
     return sums._replace(columns=jax.lax.psum(sums.columns, source.outer)), room
 
 
-def kept_sweep(source: Source, kept: Array, y: Array, p: Array) -> Sums:
-    """As `sweep`, with E from an earlier one (all but `top`)."""
+def stored_sweep(source: Source, stored: Array, y: Array, p: Array) -> Sums:
+    """Compute the sums of `sweep`, except `top`, with the E `stored` by an earlier one."""
 
     def body(e: Array, start: Array | int, sums: Sums) -> Sums:
         return _add(sums, e, start, y, p, source.inner)
 
-    init = _no_sums(source, kept.dtype)
+    init = _no_sums(source, stored.dtype)
 
     def read(start: Array | int, size: int) -> Array:
-        # On a TPU, the two products would else fetch a block each.
-        return jax.lax.optimization_barrier(take(kept, start, size))
+        # On a TPU, the two products would otherwise each fetch the block.
+        return jax.lax.optimization_barrier(take(stored, start, size))
 
     sums = _fold(read, source.shape, source.block, body, init, ahead=False)
     return sums._replace(columns=jax.lax.psum(sums.columns, source.outer))
@@ -217,8 +218,8 @@ def _add(
 
 
 def assign(source: Source, log_v: Array, valid: Array, room: Array | None) -> Array:
-    """(B, K) softmax over the columns of log A + log v, 0 in rows that are not valid; `source` is
-    not transposed, `room` is overwritten.
+    """Compute the softmax (B, K) over the columns of log A + log v, 0 in rows that are not valid.
+    `source` must not be transposed; `room` is overwritten.
     """
     if source.inner:
         a = as_float(source.scores) / source.epsilon + log_v
@@ -228,8 +229,8 @@ def assign(source: Source, log_v: Array, valid: Array, room: Array | None) -> Ar
         return jnp.where(valid[:, None], e / total, 0)
 
     def body(block: Array, start: Array | int, out: Array) -> Array:
-        found = jax.nn.softmax(block + log_v, axis=1)
-        return put(out, jnp.where(take(valid, start, len(block))[:, None], found, 0), start)
+        probabilities = jax.nn.softmax(block + log_v, axis=1)
+        return put(out, jnp.where(take(valid, start, len(block))[:, None], probabilities, 0), start)
 
     return source.fold(body, jnp.zeros(source.shape, log_v.dtype) if room is None else room)
 

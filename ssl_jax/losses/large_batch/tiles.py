@@ -1,7 +1,8 @@
 """Sums over the rows and columns of a matrix of inner products, one tile of it at a time.
 
-What `losses.similarity` and `losses.ring` are made of. The matrix is `x @ y.T`; a `Reduction` says
-what is summed of it, a `Pattern` over what. Both passes loop over tiles; only vectors outlive one.
+The basis of `similarity` and `ring`. The matrix is `x @ y.T`; a `Reduction` defines the summed
+function of its entries, a `Pattern` which entries are summed. Both passes loop over tiles and keep
+only vectors between them.
 """
 
 from collections.abc import Callable
@@ -17,20 +18,20 @@ State = tuple[Array, ...]
 Keep = Callable[[Array, Array], Array]
 Pattern = Literal["rows", "both", "self"]  # sums of rows; and of columns; of x @ x.T off-diagonal
 
-TILE = 512  # rows and columns at most: 1 MB in float32, which stays in a core's cache
+TILE = 512  # largest number of rows and columns: 1 MB in float32, which stays in a core's cache
 
 
 class Reduction(NamedTuple):
-    """A sum over a row (or column) that can be put together from parts.
+    """A sum over a row (or column) that can be computed from parts.
 
     Attributes:
-      empty: what no entry at all sums to, one number for each part of the state.
-      part: (scores, axis) -> state, of some entries of each row.
-      merge: (state, state) -> state, of both.
+      empty: dtype -> state without entries, one number for each part of the state.
+      part: (scores, axis) -> state of some entries of each row.
+      merge: (state, state) -> state of both.
       value: state -> the sum.
-      pull: (state, gradient of the value) -> what `slope` needs to know of each row.
-      slope: (scores, *what `pull` made, broadcast against them) -> gradient of the scores. Zeros in
-        its place (of padding) give a gradient of zero.
+      pull: (state, gradient of the value) -> per-row arrays that `slope` needs.
+      slope: (scores, *result of `pull`, broadcast against them) -> gradient of the scores. Zeros in
+        place of that result (padding) give a gradient of zero.
     """
 
     empty: Callable[[Any], tuple[float, ...]]
@@ -42,7 +43,7 @@ class Reduction(NamedTuple):
 
 
 def _lse_part(scores: Array, axis: int) -> State:
-    # Not -inf, which a row without a candidate would subtract from itself.
+    # Not -inf: a row without candidates would compute -inf - -inf.
     peak = jnp.maximum(jnp.max(scores, axis), jnp.finfo(scores.dtype).min)
     peak = jax.lax.stop_gradient(peak)  # the sum does not depend on it
     return peak, jnp.sum(jnp.exp(scores - jnp.expand_dims(peak, axis)), axis)
@@ -58,7 +59,7 @@ LOG_SUM_EXP = Reduction(
     part=_lse_part,
     merge=_lse_merge,
     value=lambda state: state[0] + jnp.log(state[1]),
-    # Not exp(scores - value): a large value is rounded by more than its logarithm can bear.
+    # Not exp(scores - value): the rounding of a large value would spoil the exponential.
     pull=lambda state, gradient: (state[0], gradient / state[1]),
     slope=lambda scores, peak, weight: jnp.exp(scores - peak) * weight,
 )
@@ -73,22 +74,22 @@ SUM_SOFTPLUS = Reduction(
 
 
 def nothing(kind: Reduction, count: int, dtype: Any) -> State:
-    """The state of `count` rows before anything is summed."""
+    """Return the state of `count` rows before anything is summed."""
     return tuple(jnp.full((count,), v, dtype) for v in kind.empty(dtype))
 
 
 def scores(x: Array, y: Array) -> Array:
-    """`x @ y.T`."""
+    """Compute `x @ y.T`."""
     return jnp.matmul(x, y.T, precision="highest")
 
 
 def forward(
     kind: Reduction, pattern: Pattern, x: Array, y: Array | None
 ) -> tuple[State, State | None]:
-    """States of the (n,) rows of `x @ y.T`; with "both" of the (m,) columns too, else None.
+    """Return the states of the (n,) rows of `x @ y.T` and, with "both", of the (m,) columns.
 
-    With "self" y is x itself and no row counts its own entry. Each tile above the diagonal then
-    stands for its mirror image too.
+    With "self", y is x itself and no row counts its own entry. Each tile above the diagonal then
+    also stands for its mirror image.
     """
     if pattern == "self":
         across, down = reduce(kind, x, x, columns=True, keep=_above, upper=True)
@@ -101,7 +102,7 @@ def forward(
 def backward(
     kind: Reduction, pattern: Pattern, x: Array, y: Array | None, rows: State, columns: State | None
 ) -> tuple[Array, Array | None]:
-    """Gradients of x and y; `rows` and `columns` are what `kind.pull` made of their states."""
+    """Return the gradients of x and y; `rows` and `columns` are `kind.pull` of their states."""
     if pattern == "self":
         dx, dy = pull_back(kind, x, x, rows, rows, keep=_above, upper=True)
         assert dy is not None
@@ -116,7 +117,7 @@ def _above(rows: Array, columns: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Tiling:
-    """(count, size) tiles of a padded axis of `length`."""
+    """Tiling (count, size) of a padded axis of `length`."""
 
     length: int
     count: int
@@ -143,7 +144,7 @@ class _Tiling:
 
 
 def _masked(s: Array, keep: Keep | None, a: _Tiling, b: _Tiling, i: Array, j: Array) -> Array:
-    """-inf for what does not count: by `keep`, or because it is padding."""
+    """Set entries that do not count, by `keep` or as padding, to -inf."""
     rows, columns = a.place(i)[:, None], b.place(j)[None, :]
     if keep is not None:
         s = jnp.where(keep(rows, columns), s, -jnp.inf)
@@ -155,16 +156,16 @@ def _masked(s: Array, keep: Keep | None, a: _Tiling, b: _Tiling, i: Array, j: Ar
 
 
 def _loop(step: Any, carry: Any, a: _Tiling, b: _Tiling, keep: Keep | None, upper: bool) -> Any:
-    """What `step(carry, i, j, keep)` makes of all tiles; with `upper` of none below the diagonal,
-    and those above it are taken to count in whole.
+    """Fold `step(carry, i, j, keep)` over all tiles; with `upper`, skip those below the diagonal
+    and count those above it whole.
     """
     i, j = np.triu_indices(a.count, 1) if upper else np.indices((a.count, b.count)).reshape(2, -1)
     parts = [(i, j, None if upper else keep)]
     if upper:
         parts.append((np.arange(a.count), np.arange(a.count), keep))
-    for rows, columns, kept in parts:
+    for rows, columns, condition in parts:
         pairs = jnp.asarray(np.stack([rows, columns], axis=1), jnp.int32)
-        each = lambda carry, pair: (step(carry, *pair, kept), None)  # noqa: B023, E731
+        each = lambda carry, pair: (step(carry, *pair, condition), None)  # noqa: B023, E731
         carry = jax.lax.scan(each, carry, pairs)[0] if len(pairs) else carry
     return carry
 
@@ -178,13 +179,14 @@ def reduce(
     keep: Keep | None = None,
     upper: bool = False,
 ) -> tuple[State, State | None]:
-    """States of the rows, and of the columns if asked for, of `x @ y.T`.
+    """Return the states of the rows of `x @ y.T` and, with `columns`, of its columns.
 
     Args:
       x, y: (n, d), (m, d).
+      columns: whether to reduce the columns as well.
       keep: (row numbers, column numbers) -> bool, which entries count; all by default.
-      upper: tiles below the diagonal are left out and those above it count in whole, whatever
-        `keep` says: so it is if only entries above the diagonal count.
+      upper: skip tiles below the diagonal and count those above it whole, whatever `keep` returns;
+        valid if only entries above the diagonal count.
     """
     a, b = _Tiling.of(x.shape[0]), _Tiling.of(y.shape[0])
     xs, ys = a.split(x), b.split(y)
@@ -225,12 +227,12 @@ def pull_back(
     both: bool = True,
     onto: Array | None = None,
 ) -> tuple[Array, Array | None]:
-    """Gradients of x and, with `both`, of y.
+    """Return the gradients of x and, with `both`, of y.
 
     Args:
-      rows, columns: what `kind.pull` made of the rows' and columns' states.
+      rows, columns: `kind.pull` of the rows' and columns' states.
       keep, upper: as in `reduce`.
-      onto: (n, d), what the gradient of x is added to.
+      onto: (n, d), array that the gradient of x is added to.
     """
     a, b = _Tiling.of(x.shape[0]), _Tiling.of(y.shape[0])
     xs, ys = a.split(x), b.split(y)
@@ -246,7 +248,7 @@ def pull_back(
         if columns is not None:
             ds += kind.slope(s, *(v[j][None, :] for v in of_columns))
         dx = dx.at[i].add(jnp.matmul(ds, ys[j], precision="highest"))
-        if both:  # kept transposed: a tile would be transposed otherwise
+        if both:  # stored transposed, which avoids transposing each tile
             dy = dy.at[j].add(jnp.matmul(xs[i].T, ds, precision="highest"))
         return dx, dy
 

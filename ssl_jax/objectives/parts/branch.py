@@ -1,4 +1,4 @@
-"""Networks applied one after the other: backbone, projector, predictor, or backbone, classifier."""
+"""Networks applied one after another: backbone, projector, predictor, or backbone, classifier."""
 
 import dataclasses
 import functools
@@ -23,12 +23,12 @@ class Branch:
 
     Attributes:
       nets: (name, network) in order.
-      microbatches: the backbone runs in so many chunks, each recomputed in the backward pass. The
-        gradient stays exact for every loss over the whole batch, except through batch norm, whose
-        statistics become those of a chunk.
-      bn_groups: in training every batch norm normalises over one of so many runs of neighbouring
-        rows, as if each were on a device of its own, and not over the whole batch. The running
-        statistics are the means over the groups.
+      microbatches: number of chunks in which the backbone runs, each recomputed in the backward
+        pass. The gradient stays exact for every loss over the whole batch, except through batch
+        norm, whose statistics become those of a chunk.
+      bn_groups: number of groups of consecutive rows; in training, batch norm normalises over each
+        group, as if it were on its own device, and not over the whole batch. The running statistics
+        are the means over the groups.
     """
 
     nets: tuple[tuple[str, Net], ...]
@@ -36,17 +36,17 @@ class Branch:
     bn_groups: int = 1
 
     def then(self, **nets: Net) -> Self:
-        """The chain with `nets` after its last one, in the order given."""
+        """Return the chain extended by `nets`, in order."""
         return dataclasses.replace(self, nets=(*self.nets, *nets.items()))
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        """Fresh (params, stats), one entry a network."""
+        """Create fresh (params, stats), one entry per network."""
         return init_all(key, **dict(self.nets))
 
     def apply(
         self, params: Tree, stats: Tree, images: Array, *, train: bool = True
     ) -> tuple[dict[str, Any], Tree]:
-        """Outputs by name, and the new statistics. `images` (N, H, W, C) normalised floats.
+        """Return outputs by name and the new statistics, for normalised images (N, H, W, C).
 
         The backbone's entry is its dict of features, the others' are (N, D) arrays.
 
@@ -69,7 +69,7 @@ class Branch:
     def apply_each(
         self, params: Tree, stats: Tree, views: Sequence[Array]
     ) -> tuple[list[dict[str, Any]], Tree]:
-        """`apply` to one view after another, each of which batch norm sees by itself."""
+        """Apply the chain to one view after another, so that batch norm sees each by itself."""
         outs = []
         for images in views:
             out, stats = self.apply(params, stats, images)
@@ -77,8 +77,8 @@ class Branch:
         return outs, stats
 
     def finish(self, params: Tree, stats: Tree, pooled: Array) -> Array:
-        """Output of the last network for the backbone's "pooled" features (B, D), in evaluation
-        mode. The trees need no entry for the backbone.
+        """Compute the last network's output from the backbone's "pooled" features (B, D), in
+        evaluation mode. The trees need no entry for the backbone.
         """
         for name, net in self.nets[1:]:
             pooled, _ = net.apply(params[name], stats[name], pooled, train=False)

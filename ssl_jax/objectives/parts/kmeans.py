@@ -1,7 +1,7 @@
-"""k-means and PCA-whitening of as many points as there are examples, on the devices.
+"""k-means and PCA whitening of one point per example of the data set, on the devices.
 
-The points stay split by rows over all devices. An iteration sends one sum a cluster; distances are
-made for a block of centroids at a time, so that no array of (points x clusters) is ever held.
+The points stay split by rows over all devices. An iteration sends one sum per cluster; distances
+are computed for a block of centroids at a time, so that no array of (points x clusters) exists.
 """
 
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ Empty = Literal["split", "keep"]
 
 BLOCK = 2**28  # entries of the similarities held at a time, over all devices: 1 GiB
 SPLIT = 1 / 1024  # relative move of the two halves of a split cluster (faiss)
-WHITENING_FLOOR = 1e-6  # of the largest variance: directions without variance are not blown up
+WHITENING_FLOOR = 1e-6  # share of the largest variance: directions without variance stay small
 
 
 class Clusters(NamedTuple):
@@ -24,7 +24,7 @@ class Clusters(NamedTuple):
 
     Attributes:
       centroids: (K, d).
-      assignments: (R,) int32, the nearest centroid, of the rows that are not present too.
+      assignments: (R,) int32, the nearest centroid, also for rows that are not present.
       counts: (K,) int32, present points of each cluster.
       cost: mean squared distance of the present points to their centroids.
     """
@@ -50,14 +50,14 @@ def kmeans(
 
     Args:
       points: (R, d).
-      present: (R,) bool; other rows have no part in it. At least `clusters` must be True.
+      present: (R,) bool; other rows are ignored. At least `clusters` must be True.
       clusters: K.
-      key: of the starting points.
-      iterations: rounds of assignment and averages; one assignment more follows them.
-      spherical: centroids are unit vectors and the nearest is that of the largest inner product,
-        for points on the sphere.
-      empty: what becomes of a cluster without points. "split": the largest clusters are split in
-        two, by small moves to either side (faiss draws which ones). "keep": its old centroid stays.
+      key: random key of the starting points.
+      iterations: rounds of assignment and averaging, followed by one more assignment.
+      spherical: centroids are unit vectors and the nearest one has the largest inner product, for
+        points on the sphere.
+      empty: what to do with a cluster without points. "split" splits the largest clusters in two,
+        by small moves to either side (faiss draws which ones); "keep" keeps its old centroid.
       block: entries of the similarities that are held at a time.
     """
     points = as_float(points)
@@ -84,8 +84,8 @@ def kmeans(
 def nearest(
     points: Array, centroids: Array, *, spherical: bool = False, block: int = BLOCK
 ) -> tuple[Array, Array]:
-    """Each point's centroid, (R,) int32, and its similarity (R,): the inner product, less half the
-    centroid's squared norm unless `spherical`. Of equals the first one is taken.
+    """Find each point's centroid, (R,) int32, and its similarity (R,): the inner product, minus
+    half the centroid's squared norm unless `spherical`. Ties go to the first centroid.
     """
     bias = 0 if spherical else -jnp.sum(jnp.square(centroids), axis=1) / 2
     bias = jnp.broadcast_to(bias, centroids.shape[:1]).astype(points.dtype)
@@ -96,8 +96,11 @@ def nearest(
 
     def better(best: tuple[Array, Array], tile: tuple[Array, Array, Array]) -> tuple:
         start, centroids, bias = tile
-        found = jnp.matmul(points, centroids.T, precision="highest") + bias
-        here = (jnp.argmax(found, axis=1).astype(jnp.int32) + start, jnp.max(found, axis=1))
+        similarity = jnp.matmul(points, centroids.T, precision="highest") + bias
+        here = (
+            jnp.argmax(similarity, axis=1).astype(jnp.int32) + start,
+            jnp.max(similarity, axis=1),
+        )
         closer = here[1] > best[1]
         return tuple(jnp.where(closer, h, b) for h, b in zip(here, best, strict=True)), None
 
@@ -108,38 +111,39 @@ def nearest(
 def totals(
     points: Array, present: Array, assignments: Array, clusters: int, *, block: int = BLOCK
 ) -> tuple[Array, Array]:
-    """Sum (K, d) and number (K,) int32 of the present points of each cluster.
+    """Compute the sum (K, d) and number (K,) int32 of the present points of each cluster.
 
-    Sums are products with one-hot rows, not scatters: those are slow on TPUs, and on GPUs they do
-    not repeat bit for bit.
+    Sums are products with one-hot rows, not scatters, which are slow on TPUs and not bitwise
+    reproducible on GPUs.
     """
     size, starts = _blocks(len(points), clusters, block)
 
-    def one(start: Array) -> tuple[Array, Array]:
+    def block_totals(start: Array) -> tuple[Array, Array]:
         members = assignments[:, None] == start + jnp.arange(size, dtype=jnp.int32)
         members = members & present[:, None]
         sums = jnp.matmul(members.T.astype(points.dtype), points, precision="highest")
         return sums, jnp.sum(members, axis=0, dtype=jnp.int32)
 
-    sums, counts = jax.lax.map(one, starts)
+    sums, counts = jax.lax.map(block_totals, starts)
     return sums.reshape(-1, points.shape[1])[:clusters], counts.reshape(-1)[:clusters]
 
 
 def count(assignments: Array, present: Array, clusters: int, *, block: int = BLOCK) -> Array:
-    """(K,) int32 present points of each cluster."""
+    """Count the present points of each cluster, (K,) int32."""
     size, starts = _blocks(len(assignments), clusters, block)
 
-    def one(start: Array) -> Array:
+    def block_totals(start: Array) -> Array:
         members = assignments[:, None] == start + jnp.arange(size, dtype=jnp.int32)
         return jnp.sum(members & present[:, None], axis=0, dtype=jnp.int32)
 
-    return jax.lax.map(one, starts).reshape(-1)[:clusters]
+    return jax.lax.map(block_totals, starts).reshape(-1)[:clusters]
 
 
 def pca_whiten(points: Array, present: Array, dim: int) -> Array:
-    """The `dim` first principal components of the present points, each of variance 1: (R, dim).
+    """Compute the first `dim` principal components of the present points, scaled to variance 1.
 
-    Rows that are not present come out as 0. Directions of (nearly) no variance stay near 0.
+    Returns (R, dim), 0 in rows that are not present. Directions of (nearly) no variance stay near
+    0.
     """
     points = as_float(points)
     weight = present[:, None].astype(points.dtype)
@@ -154,7 +158,7 @@ def pca_whiten(points: Array, present: Array, dim: int) -> Array:
 
 
 def _split(centroids: Array, counts: Array) -> Array:
-    """Empty clusters take one half of the largest ones; the other half stays there."""
+    """Replace empty clusters by one half of the largest ones, which keep the other half."""
     clusters, dim = centroids.shape
     empty = counts == 0
     largest_first = jnp.argsort(-counts, stable=True)
@@ -169,6 +173,6 @@ def _split(centroids: Array, counts: Array) -> Array:
 
 
 def _blocks(points: int, clusters: int, block: int) -> tuple[int, Array]:
-    """Clusters of a block, and where each block begins."""
+    """Return the number of clusters per block and the start of each block."""
     size = min(max(block // points, 1), clusters)
     return size, jnp.arange(0, clusters, size, dtype=jnp.int32)

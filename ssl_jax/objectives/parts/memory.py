@@ -1,8 +1,8 @@
-"""Arrays with one row an example of the data set: a bank of embeddings, pseudo-labels.
+"""Arrays with one row per example of the data set: a bank of embeddings, pseudo-labels.
 
 They are padded to `core.sharding.padded_rows` and, under the names "memory" and "assignments" in
-`extra`, lie split by rows over all devices. `array[index]` reads the rows of a batch: each device
-finds those that it owns.
+`extra`, split by rows over all devices. `array[index]` reads the rows of a batch: each device looks
+up those that it owns.
 """
 
 import jax
@@ -16,40 +16,38 @@ Array = jax.Array
 
 
 def uniform(key: Array, count: int, dim: int) -> Array:
-    """A fresh bank (padded_rows(count), dim), uniform in +-sqrt(3 / dim), so of norm about 1."""
+    """Create a bank (padded_rows(count), dim), uniform in +-sqrt(3 / dim), with norms near 1."""
     bound = (3 / dim) ** 0.5
     return jax.random.uniform(key, (padded_rows(count), dim), jnp.float32, -bound, bound)
 
 
 def present(count: int) -> Array:
-    """(padded_rows(count),) bool: which rows are of an example, not padding."""
+    """Return a mask (padded_rows(count),), bool, of the rows that are not padding."""
     return jnp.arange(padded_rows(count)) < count
 
 
 def write(memory: Array, index: Array, rows: Array) -> Array:
-    """The memory with `rows` (B, ...) in the places `index` (B,), which holds none twice."""
+    """Return the memory with `rows` (B, ...) written at the distinct indices `index` (B,)."""
     return memory.at[index].set(rows.astype(memory.dtype), unique_indices=True)
 
 
 def average(memory: Array, index: Array, rows: Array, momentum: float) -> Array:
-    """The memory with the rows of a batch moved towards `rows` (B, dim) and on the unit sphere:
+    """Return the memory with the rows of a batch moved towards `rows` (B, dim) on the unit sphere:
     `v = l2(momentum v + (1 - momentum) row)` (Wu et al. 2018, arXiv 1805.01978).
     """
     return write(memory, index, l2_normalize(momentum * memory[index] + (1 - momentum) * rows))
 
 
 def balanced_labels(key: Array, count: int, labels: int) -> Array:
-    """(padded_rows(count),) int32 random pseudo-labels in [0, labels), equally many of each: what a
-    method starts from.
-    """
+    """Draw initial pseudo-labels (padded_rows(count),) int32 in [0, labels), balanced."""
     first = jax.random.permutation(key, padded_rows(count))
     return (first % labels).astype(jnp.int32)
 
 
 def check_clusters(method: str, clusters: int, count: int) -> None:
-    """Raises `UserError` where there are fewer examples than clusters."""
+    """Raise `UserError` if there are fewer examples than clusters."""
     if not 1 <= clusters <= count:
         raise UserError(
             f"objective: {method} cannot make {clusters} clusters of {count} examples; "
-            f"set objective.clusters to less than {count}, a tenth of it or fewer"
+            f"set objective.clusters to a tenth of {count} or fewer"
         )

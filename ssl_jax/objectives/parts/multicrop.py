@@ -19,15 +19,16 @@ Tree = Any
 def apply_views(
     branch: Branch, params: Tree, stats: Tree, groups: Sequence[Array], *, train: bool = True
 ) -> tuple[dict[str, Array], Tree]:
-    """Outputs for every crop by network, (B, V, D) in the crops' order, and the new statistics.
+    """Return the outputs for every crop by network, (B, V, D) in the crops' order, and the new
+    statistics.
 
-    The backbone runs once for each run of groups of one size, and the heads once over all crops: so
+    The backbone runs once per sequence of groups of one size, and the heads once over all crops, so
     batch norm sees the crops of one size together, and in the heads all of them.
 
     Args:
       branch: the networks.
-      params, stats: theirs.
-      groups: as `batch["views"]` has them, (B, n, H, W, C) each, V = sum(n).
+      params, stats: parameters and statistics of the networks.
+      groups: groups of crops as in `batch["views"]`, (B, n, H, W, C) each, V = sum(n).
       train: whether batch norm uses and updates the batch's statistics.
 
     Returns:
@@ -49,10 +50,10 @@ def apply_views(
 
 
 def leading_groups(views: Sequence[View], crops: int) -> int:
-    """How many of the view groups hold the first `crops` crops, the large or "global" ones.
+    """Return how many of the view groups hold the first `crops` crops, the large or "global" ones.
 
     Raises:
-      UserError: the boundary is inside of a group, or there is no second crop to compare with.
+      UserError: the boundary is inside a group, or there is no second crop to compare with.
     """
     ends = list(itertools.accumulate(view.count for view in views))
     if crops not in ends or ends[-1] < 2:

@@ -11,25 +11,25 @@ ROWS = 8  # examples in a picture
 
 
 def prototypes(images: Array, scores: Array) -> Picture:
-    """For each of the prototypes that most images prefer, a row of its nearest images.
+    """Show the prototypes that most images prefer, each with a row of its nearest images.
 
     Args:
       images: (B, H, W, C).
-      scores: (B, K), of every image with every prototype; the largest is preferred.
+      scores: (B, K), of every image with every prototype; an image prefers the largest.
     """
-    most, shown = min(ROWS, scores.shape[1]), min(ROWS, len(images))
+    most, count = min(ROWS, scores.shape[1]), min(ROWS, len(images))
     uses = jnp.bincount(scores.argmax(1), length=scores.shape[1])
-    rows = jax.lax.top_k(scores.T[jax.lax.top_k(uses, most)[1]], shown)[1]
+    rows = jax.lax.top_k(scores.T[jax.lax.top_k(uses, most)[1]], count)[1]
     caption = (
-        f"Each row is one prototype: the {shown} images that score highest with it, the highest "
-        f"first. Of all {scores.shape[1]} these {most} are preferred by the most of the "
-        f"{len(images)} images looked at, most of all the one on top."
+        f"Each row is one prototype: the {count} images that score highest with it, the highest "
+        f"first. Of all {scores.shape[1]}, these {most} are preferred by most of the "
+        f"{len(images)} images, in descending order."
     )
     return Picture(images[rows], caption)
 
 
 def board(tiles: Array, rows: int) -> Array:
-    """(B, rows * columns, h, w, C) tiles, row by row, to (B, H, W, C), with lines between them."""
+    """Join tiles (B, rows * columns, h, w, C), row by row, to (B, H, W, C), with lines between."""
     batch, count, height, width, channels = tiles.shape
     columns, gap = count // rows, max(1, width // 16)
     tiles = jnp.pad(tiles, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)))

@@ -14,21 +14,21 @@ Tree = Any
 
 
 def init(key: Array, size: int, dim: int, spec: Spec) -> Tree:
-    """A queue of `size` random unit vectors of `dim` features.
+    """Create a queue of `size` random unit vectors of `dim` features.
 
-    Its state is "keys" (B, size / B, dim) and "next", the int32 place along the second axis that
-    the next batch takes. Row i holds what row i of the last size / B batches had: split by rows
-    as the batch is, a push moves nothing between devices. For that, name the entry of `extra`
-    "queue" (see `core.sharding.DEFAULT_RULES`).
+    Its state is "keys" (B, size / B, dim) and "next", the int32 index along the second axis of the
+    next batch. Row i holds the keys of row i of the last size / B batches: split by rows as the
+    batch is, a push moves nothing between devices. For that, name the entry of `extra` "queue" (see
+    `core.sharding.DEFAULT_RULES`).
 
     Raises:
-      UserError: `size` is no multiple of the global batch, or is more than the data set.
+      UserError: `size` is not a multiple of the global batch, or is more than the data set.
     """
     batch, most = spec.global_batch, spec.num_examples // spec.global_batch * spec.global_batch
     if size < 1 or size % batch:
         near = min(max(round(size / batch) * batch, batch), most)
         raise UserError(
-            f"objective.queue_size: {size} is no multiple of the batch of {batch}; use {near}"
+            f"objective.queue_size: {size} is not a multiple of the batch of {batch}; use {near}"
         )
     if size > most:
         raise UserError(
@@ -40,12 +40,12 @@ def init(key: Array, size: int, dim: int, spec: Spec) -> Tree:
 
 
 def keys(queue: Tree) -> Array:
-    """All keys, (K, dim), in no order that means anything."""
+    """Return all keys, (K, dim), in arbitrary order."""
     return queue["keys"].reshape(-1, queue["keys"].shape[-1])
 
 
 def push(queue: Tree, keys: Array) -> Tree:
-    """The queue with a batch of keys (B, dim) in the place of its oldest."""
+    """Return the queue with its oldest keys replaced by a batch of keys (B, dim)."""
     old, place = queue["keys"], queue["next"]
-    new = jax.lax.dynamic_update_index_in_dim(old, keys.astype(old.dtype), place, axis=1)
-    return {"keys": new, "next": (place + 1) % old.shape[1]}
+    new_keys = jax.lax.dynamic_update_index_in_dim(old, keys.astype(old.dtype), place, axis=1)
+    return {"keys": new_keys, "next": (place + 1) % old.shape[1]}

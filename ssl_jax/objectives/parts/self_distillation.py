@@ -1,4 +1,4 @@
-"""What DINO and iBOT share: a head of prototypes, a slow teacher, centred and sharp targets."""
+"""Base of DINO and iBOT: a head of prototypes, a slow teacher, centred and sharp targets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,23 +22,24 @@ Tree = Any
 
 @dataclass(frozen=True)
 class SelfDistillation(Objective):
-    """The student predicts what its own slow average, the teacher, says of the large crops. The
-    teacher is what is kept.
+    """The student predicts the output of its own slow average, the teacher, for the large crops.
+    The teacher is the resulting encoder.
 
     Attributes:
       views: groups of crops, the large ones first.
       large: number of large crops, which the teacher sees.
       prototypes: outputs of the head, K.
-      hidden_dim, bottleneck_dim: of the head (`nets.heads.dino_head`).
-      head_norm: "batch" for batch norm in the head. A new transformer's features of different
-        images have cosines above 0.9: then it keeps the first targets from being even.
+      hidden_dim, bottleneck_dim: sizes of the head (`nets.heads.dino_head`).
+      head_norm: "batch" for batch norm in the head. The features of different images in an
+        untrained transformer have cosines above 0.9; batch norm then keeps the first targets from
+        being uniform.
       norm_last_layer: whether the prototypes have norm 1 or a trained one.
-      freeze_epochs: the head's last layer does not move so long.
-      student_temperature: of the predictions.
-      temperature, warmup_temperature, warmup_epochs: the teacher's; see
+      freeze_epochs: epochs for which the head's last layer is frozen.
+      student_temperature: temperature of the predictions.
+      temperature, warmup_temperature, warmup_epochs: those of the teacher; see
         `losses.dino.teacher_temperature`.
-      center_momentum: of the running means of the teacher's logits.
-      momentum: of the teacher at step 0; it rises to 1 along a cosine.
+      center_momentum: momentum of the running means of the teacher's logits.
+      momentum: momentum of the teacher at step 0; it rises to 1 along a cosine.
     """
 
     views: tuple[View, ...] = (
@@ -67,10 +68,10 @@ class SelfDistillation(Objective):
         """See `core.config.check_used`."""
         if self.warmup_epochs:
             return {}
-        return {"warmup_temperature": "the temperature is not warmed up; give warmup_epochs"}
+        return {"warmup_temperature": "the temperature is not warmed up; set warmup_epochs"}
 
     def make_head(self, dim: int) -> Net:
-        """The head for features of width `dim`."""
+        """Build the head for features of width `dim`."""
         return dino_head(
             dim,
             self.prototypes,
@@ -85,25 +86,25 @@ class SelfDistillation(Objective):
         return {"last_layer": Group("head/last_layer/", frozen_until=steps)}
 
     def extra(self, params: Tree, stats: Tree, *centers: str) -> Tree:
-        """A teacher that starts as the student, and centres of these names that start at 0."""
+        """Create a teacher that starts as the student, and `centers` that start at 0."""
         zeros = {name: jnp.zeros((self.prototypes,), jnp.float32) for name in centers}
         return {"stats": stats, "teacher": params, "teacher_stats": stats} | zeros
 
     def targets(self, logits: Array, center: Array, step: Array, temperature: float) -> Array:
-        """The teacher's probabilities, its temperature on the way to `temperature`."""
-        now = teacher_temperature(
+        """Compute the teacher's probabilities, with the temperature warming up to `temperature`."""
+        current_temperature = teacher_temperature(
             step,
             self.spec.steps_per_epoch,
             self.warmup_temperature,
             temperature,
             self.warmup_epochs,
         )
-        return teacher_probabilities(logits, center, now)
+        return teacher_probabilities(logits, center, current_temperature)
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
-        """`signals` are the batch's means of the teacher's logits, by the names of the centres."""
+        """Update teacher and centres; `signals` holds the batch means of the logits by centre."""
         momentum = cosine_momentum(step, self.spec.total_steps, self.momentum)
         teacher = tree.ema(extra["teacher"], params, momentum)
         old = {name: extra[name] for name in signals}
@@ -119,7 +120,7 @@ class SelfDistillation(Objective):
         return Encoder(teacher["backbone"], stats["backbone"], self.backbone, clusters=heads)
 
     def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
-        """The teacher's centred logits."""
+        """Compute the teacher's centred logits."""
         head = self.make_head(pooled.shape[-1])
         logits, _ = head.apply(after["params"], after["stats"], pooled, train=False)
         return [logits - after["center"]]

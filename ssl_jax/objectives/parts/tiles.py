@@ -1,4 +1,4 @@
-"""A network without context: it sees one tile at a time, and only its head sees several."""
+"""A network without context: the backbone sees one tile at a time, and only the head several."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,27 +19,27 @@ class TileClassifier:
     """Embeds each tile on its own with shared weights; a classifier reads several embeddings.
 
     Attributes:
-      embedder: backbone and "embedding".
-      classifier: of concatenated embeddings.
+      embedder: the backbone and "embedding".
+      classifier: classifier of concatenated embeddings.
     """
 
     embedder: Branch
     classifier: Net
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        """Fresh (params, stats): "backbone", "embedding", "classifier"."""
+        """Create fresh (params, stats) of "backbone", "embedding", "classifier"."""
         return self.embedder.then(classifier=self.classifier).init(key)
 
     def apply(
         self, params: Tree, stats: Tree, tiles: Array, order: Array, *, train: bool = True
     ) -> tuple[Array, Tree]:
-        """Logits (B, m, classes) of m questions an image, and the new statistics.
+        """Compute logits (B, m, classes) of m questions per image, and the new statistics.
 
-        As the embedder has no context, a tile is embedded once for however many questions it is in.
+        As the embedder has no context, a tile is embedded once for all questions that it is in.
 
         Args:
           tiles: (B, n, h, w, C).
-          order: (B, m, k) int32, the k of the n tiles that a question shows, in order.
+          order: (B, m, k) int32, indices of the k tiles of each question, in order.
         """
         batch, count, _ = order.shape
         out, stats = self.embedder.apply(params, stats, fold(tiles), train=train)
@@ -59,23 +59,23 @@ def tile_classifier(
     size: int,
     channels: int,
     *,
-    shown: int,
+    tiles_per_question: int,
     classes: int,
     width: int,
     hidden: tuple[int, ...],
     microbatches: int = 1,
 ) -> TileClassifier:
-    """A `TileClassifier` whose embedding is a linear map with batch norm and ReLU.
+    """Build a `TileClassifier` whose embedding is a linear map with batch norm and ReLU.
 
     Args:
-      size, channels: of a tile.
-      shown: tiles that a question shows.
-      classes: answers to choose from.
-      width: of the embedding.
+      size, channels: those of a tile.
+      tiles_per_question: number of tiles in a question.
+      classes: number of possible answers.
+      width: width of the embedding.
       hidden: widths of the classifier's hidden layers.
       microbatches: see `Branch`.
     """
     dim = output_shapes(backbone, (size, size, channels))["pooled"][0]
     embedding = mlp_head(dim, (width,), last_norm="affine")
     embedder = Branch((("backbone", backbone), ("embedding", embedding)), microbatches)
-    return TileClassifier(embedder, mlp_head(shown * width, (*hidden, classes)))
+    return TileClassifier(embedder, mlp_head(tiles_per_question * width, (*hidden, classes)))

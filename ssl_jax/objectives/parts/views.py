@@ -1,6 +1,4 @@
-"""Views lie example-major: an example's views are neighbours, so that folding them moves no
-data.
-"""
+"""Views in example-major order: an example's views are adjacent, so that folding moves no data."""
 
 from collections.abc import Sequence
 
@@ -11,7 +9,7 @@ Array = jax.Array
 
 
 def fold(*groups: Array) -> Array:
-    """Groups of views of one size, each (B, n, ...), to one batch (B * sum(n), ...), example-major.
+    """Fold groups of views of one size, each (B, n, ...), to (B * sum(n), ...), example-major.
 
     With two views in all, the positive of row i is row `i ^ 1`.
     """
@@ -20,10 +18,10 @@ def fold(*groups: Array) -> Array:
 
 
 def separate(groups: Sequence[Array]) -> list[Array]:
-    """Every view by itself, (B, H, W, C), of groups of views (B, n, H, W, C), in order."""
+    """Split groups of views (B, n, H, W, C) into single views (B, H, W, C), in order."""
     return [group[:, i] for group in groups for i in range(group.shape[1])]
 
 
 def unfold(x: Array, views: int) -> Array:
-    """(B * views, ...) back to (B, views, ...)."""
+    """Reshape (B * views, ...) back to (B, views, ...)."""
     return x.reshape(-1, views, *x.shape[1:])

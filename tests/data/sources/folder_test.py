@@ -43,8 +43,8 @@ class FolderTest(parameterized.TestCase):
     @parameterized.parameters(
         ("", "the list is empty"),
         ("a/1.jpg 0\npath,label", "line 2 is 'path,label'; expected IMAGE or IMAGE LABEL"),
-        ("1.jpg 0", "1.jpg is not there; paths start at the list's"),
-        ("a/1.jpg -2", "label -2 of index 0 is out of range"),
+        ("1.jpg 0", "1.jpg; paths are relative to the list"),
+        ("a/1.jpg -2", "label -2 at index 0 is out of range"),
     )
     def test_bad_lists(self, text, message):
         with self.assertRaisesRegex(UserError, message):
@@ -73,9 +73,9 @@ class FolderTest(parameterized.TestCase):
     def test_no_or_bad_captions(self):
         self.assertIsNone(open_source(f"folder:{self.root}").captions)
         for text, message in (
-            ('{"file_name": "a/1.jpg", "text": "x"}\n{', "line 2 is no JSON object"),
-            ("[1]", "line 1 is no JSON object"),
-            ('{"file_name": "z.jpg", "text": "x"}', "no caption of an image here"),
+            ('{"file_name": "a/1.jpg", "text": "x"}\n{', "line 2 is not a JSON object"),
+            ("[1]", "line 1 is not a JSON object"),
+            ('{"file_name": "z.jpg", "text": "x"}', "no caption of these images"),
         ):
             (self.root / "captions.jsonl").write_text(text)
             with self.assertRaisesRegex(UserError, message):

@@ -31,8 +31,8 @@ class FramesTest(absltest.TestCase):
         source = open_source(f"frames:{root}")
         self.assertEqual((source.class_names, source.num_classes), (("run", "walk"), 2))
         self.assertEqual(source.labels.tolist(), [0, 0, 1])
-        one = open_source(f"frames:{root}/walk/1")
-        self.assertEqual((len(one), one.lengths.tolist()), (1, [2]))
+        clip = open_source(f"frames:{root}/walk/1")
+        self.assertEqual((len(clip), clip.lengths.tolist()), (1, [2]))
 
     def test_fingerprint(self):
         root = self.clips("a/0.jpg", "a/1.jpg")
@@ -45,7 +45,7 @@ class FramesTest(absltest.TestCase):
         for path in ("", "/nowhere"):
             with self.assertRaisesRegex(UserError, f"frames:{path}: no such folder"):
                 open_source(f"frames:{path}")
-        with self.assertRaisesRegex(UserError, "frames:.*: no image in it or below it"):
+        with self.assertRaisesRegex(UserError, "frames:.*: no image in or below it"):
             open_source(f"frames:{self.clips('a/readme.txt')}")
 
     def test_images_are_no_clips(self):

@@ -89,12 +89,12 @@ class MixTest(parameterized.TestCase):
 
     def test_bad(self):
         for path, message in (
-            (f"0.5*{self.a}+{self.b}", "weights for some only"),
-            (f"0*{self.a}+1*{self.b}", "weight '0'; expected a positive number"),
-            (f"x*{self.a}+1*{self.b}", "weight 'x'; expected a positive number"),
-            (f"nan*{self.a}+1*{self.b}", "weight 'nan'; expected a positive number"),
-            (f"1e-12*{self.a}+1*{self.b}", "rows to show each example at least once"),
-            (f"1*mix:{self.a}", "a mixture of mixtures"),
+            (f"0.5*{self.a}+{self.b}", r"expected WEIGHT\*DATA for all"),
+            (f"0*{self.a}+1*{self.b}", "expected a positive weight, got '0'"),
+            (f"x*{self.a}+1*{self.b}", "expected a positive weight, got 'x'"),
+            (f"nan*{self.a}+1*{self.b}", "expected a positive weight, got 'nan'"),
+            (f"1e-12*{self.a}+1*{self.b}", "rows to include each example once"),
+            (f"1*mix:{self.a}", "no mixture in a mixture"),
             ("npz:/nowhere.npz+digits", "npz:/nowhere.npz: no such file"),
             ("", "unknown data ''"),
         ):

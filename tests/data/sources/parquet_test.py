@@ -92,7 +92,7 @@ class ParquetTest(parameterized.TestCase):
         spec = self.write(image=IMAGES[:2], label=[[1, 2], [3]], cls=[1, 0], half=[0.5, 1.0])
         with self.assertRaisesRegex(UserError, "column label is list<.*expected numbers or texts"):
             open_source(spec)
-        with self.assertRaisesRegex(UserError, "label 0.5 of index 0 is no class"):
+        with self.assertRaisesRegex(UserError, "label 0.5 at index 0 is not a class"):
             open_source(f"{spec}#label=half")
         self.assertIsNone(open_source(f"{spec}#label=").labels)
         self.assertEqual(open_source(f"{spec}#label=cls").labels.tolist(), [1, 0])
@@ -181,7 +181,7 @@ class ParquetTest(parameterized.TestCase):
         whole = file.read_bytes()
         for data in (b"", whole[:100], whole[:-8], b"text"):
             file.write_bytes(data)
-            with self.assertRaisesRegex(UserError, "a.parquet is no whole Parquet file"):
+            with self.assertRaisesRegex(UserError, "a.parquet is not a complete Parquet file"):
                 open_source(spec)
         file.write_bytes(whole)
         chunk = pq.ParquetFile(file).metadata.row_group(1).column(0)
@@ -199,9 +199,9 @@ class ParquetTest(parameterized.TestCase):
         ("column", {"z": IMAGES}, "no column image or img or .*; it has z"),
         ("kind", {"image": [1, 2]}, "column image is int64; expected the bytes"),
         ("struct", {"image": [{"url": "x"}]}, "column image is struct"),
-        ("list", {"image": [[b"x"]]}, "column image is list.*several images a row"),
+        ("list", {"image": [[b"x"]]}, "column image is list.*several images per row"),
         ("empty", {"image": pa.array([], pa.binary())}, "no row in it"),
-        ("label", {"image": IMAGES[:1], "label": [-2]}, "label -2 of index 0"),
+        ("label", {"image": IMAGES[:1], "label": [-2]}, "label -2 at index 0"),
     )
     def test_bad(self, columns, message):
         with self.assertRaisesRegex(UserError, message):
@@ -217,13 +217,13 @@ class ParquetTest(parameterized.TestCase):
     def test_labels_beyond_the_class_names(self):
         noted = hub(label={"names": ["a", "b"], "_type": "ClassLabel"})
         spec = self.write(metadata=noted, image=IMAGES[:2], label=[0, 2])
-        with self.assertRaisesRegex(UserError, "label 2 of index 1 is out of range; .* 0 to 1"):
+        with self.assertRaisesRegex(UserError, "label 2 at index 1 is out of range; .* 0 to 1"):
             open_source(spec)
 
     def test_a_file_without_the_column_of_the_others(self):
         self.write("a.parquet", image=IMAGES)
         self.write("b.parquet", img=IMAGES)
-        with self.assertRaisesRegex(UserError, "b.parquet has no column image"):
+        with self.assertRaisesRegex(UserError, "expected a column image in .*b.parquet"):
             open_source(f"parquet:{self.root}")
 
     def test_remote(self):
@@ -270,7 +270,7 @@ class RecentGroupsTest(absltest.TestCase):
 
     def test_threads_that_ask_together_load_once(self):
         entered, go = threading.Event(), threading.Event()
-        loads, found = [], []
+        loads, rows = [], []
 
         def load(group):
             loads.append(group)
@@ -280,7 +280,7 @@ class RecentGroupsTest(absltest.TestCase):
 
         groups = parquet.RecentGroups(load, 100)
         threads = [
-            threading.Thread(target=lambda: found.append(groups[7][0].as_py())) for _ in range(4)
+            threading.Thread(target=lambda: rows.append(groups[7][0].as_py())) for _ in range(4)
         ]
         for thread in threads:
             thread.start()
@@ -288,7 +288,7 @@ class RecentGroupsTest(absltest.TestCase):
         go.set()
         for thread in threads:
             thread.join(10)
-        self.assertEqual((loads, found), ([7], [7] * 4))
+        self.assertEqual((loads, rows), ([7], [7] * 4))
 
 
 if __name__ == "__main__":

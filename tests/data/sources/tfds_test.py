@@ -117,7 +117,7 @@ class TfdsTest(parameterized.TestCase):
     def test_bad(self):
         folder = prepare(self.root)
         for path, message in (
-            ("", "name a data set"),
+            ("", "expected a data set"),
             (self.root, "no dataset_info.json in it; .* such as /.*/1.0.0"),
             ("/nowhere/1.0.0", "tfds:/nowhere/1.0.0: no dataset_info.json"),
             ("no_such_data_set_anywhere", "tfds:no_such_data_set_anywhere: "),

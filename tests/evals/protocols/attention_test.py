@@ -1,4 +1,4 @@
-"""Attention maps against NumPy; distances and entropies that are known in closed form."""
+"""Attention maps against NumPy; distances and entropies against closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def encoder(**options):
 
 
 def naive(block, x, bias):
-    """What block attends to for tokens (B, T, D), one image, head and token after the other."""
+    """Compute the block's attention to tokens (B, T, D), one image, head and token at a time."""
     norm, qkv = block["norm1"], block["attn"]["qkv"]
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     x = (x * norm["scale"] + norm["bias"]) @ qkv["kernel"] + qkv["bias"]
@@ -80,7 +80,7 @@ class MapsTest(parameterized.TestCase):
         for name, value in plain.items():
             np.testing.assert_array_equal(value, more[name], name)
 
-    def test_a_network_without_attention_is_told(self):
+    def test_a_network_without_attention_is_an_error(self):
         net = resnet_small(width=4)
         made = Encoder(*net.init(jax.random.key(0)), net)
         with self.assertRaisesRegex(UserError, "need a ViT"):

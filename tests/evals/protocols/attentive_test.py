@@ -1,4 +1,4 @@
-"""The attentive probe: what averages do not see; many rates at once; meshes; by hand."""
+"""The attentive probe: tokens that averages hide; many rates at once; meshes; by hand."""
 
 import dataclasses
 
@@ -17,15 +17,17 @@ from ssl_jax.evals.protocols.linear import fit as fit_linear
 
 
 def hidden(count, seed, tokens=16, classes=2):
-    """All images have the same tokens in another order, but that one is marked, and it shows the
-    class: their averages are all alike.
+    """Create images of the same tokens in different orders, where a marked token shows the class:
+    their averages are equal.
     """
     draw = np.random.default_rng(seed)
     rows, where = np.arange(count), draw.integers(0, tokens, count)
-    shown = draw.permuted(np.tile(np.resize(np.arange(classes), tokens), (count, 1)), axis=1)
-    labels = shown[rows, where]
+    token_classes = draw.permuted(
+        np.tile(np.resize(np.arange(classes), tokens), (count, 1)), axis=1
+    )
+    labels = token_classes[rows, where]
     x = np.zeros((count, tokens, classes + 1))
-    x[rows[:, None], np.arange(tokens), shown] = 1
+    x[rows[:, None], np.arange(tokens), token_classes] = 1
     x[rows, where, classes] = 1  # the mark
     x += 0.05 * draw.normal(size=x.shape)
     return Labelled(x.astype(jnp.bfloat16), labels)
@@ -48,8 +50,8 @@ class AttentiveTest(parameterized.TestCase):
             for lr, decay in ((1e-3, 0.0), (0.1, 0.0), (1e-3, 50.0))
         ]
         together = fit(train, some, 2, rows)
-        for s, one in enumerate(some):
-            alone = fit(train, [one], 2, rows)
+        for s, setting in enumerate(some):
+            alone = fit(train, [setting], 2, rows)
             for name, value in alone.params.items():
                 np.testing.assert_allclose(
                     together.params[name][s], value[0], rtol=1e-4, atol=1e-6, err_msg=name
@@ -61,8 +63,8 @@ class AttentiveTest(parameterized.TestCase):
     def test_by_hand(self):
         """The logits, token by token; one step of AdamW moves each weight by its rate."""
         train = hidden(8, 3, tokens=4)
-        one = Attentive(lr=0.01, weight_decay=0.0, epochs=1, batch_size=8, heads=2, seed=4)
-        start = attentive._start(one, 3, 2, 1)
+        setting = Attentive(lr=0.01, weight_decay=0.0, epochs=1, batch_size=8, heads=2, seed=4)
+        start = attentive._start(setting, 3, 2, 1)
         mean, deviation = moments(train.features, np.arange(8))
         x = train.features.astype(np.float64)
         np.testing.assert_allclose(mean, x.mean((0, 1)), rtol=1e-6, atol=1e-7)
@@ -75,18 +77,18 @@ class AttentiveTest(parameterized.TestCase):
                 weights = np.exp(image @ start["query"][0, h])
                 heads.append((weights / weights.sum()) @ image @ start["value"][0, h])
             pooled.append(np.concatenate(heads) @ start["weight"][0])
-        found = attentive._logits(start, x.astype(np.float32))
+        logits = attentive._logits(start, x.astype(np.float32))
         self.assertEqual(start["value"].shape, (1, 2, 3, 2))  # ceil(3 / 2)
-        np.testing.assert_allclose(found[:, 0], np.stack(pooled), rtol=1e-4, atol=1e-7)
-        after = fit(train, [one], 2, np.arange(8)).params
+        np.testing.assert_allclose(logits[:, 0], np.stack(pooled), rtol=1e-4, atol=1e-7)
+        after = fit(train, [setting], 2, np.arange(8)).params
         np.testing.assert_allclose(np.abs(after["weight"] - start["weight"]), 0.01, rtol=1e-3)
         self.assertFalse(np.array_equal(after["query"], start["query"]))
 
     def test_on_a_mesh(self):
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:4])
         train, rows = hidden(50, 0, tokens=5), np.arange(50)
-        one = Attentive(lr=0.01, epochs=2, batch_size=16, heads=2)
-        whole, split = fit(train, [one], 2, rows), fit(train, [one], 2, rows, mesh)
+        setting = Attentive(lr=0.01, epochs=2, batch_size=16, heads=2)
+        whole, split = fit(train, [setting], 2, rows), fit(train, [setting], 2, rows, mesh)
         for name, value in whole.params.items():
             np.testing.assert_allclose(split.params[name], value, rtol=1e-3, atol=1e-5)
         for some in (rows, rows[:3]):
@@ -94,7 +96,7 @@ class AttentiveTest(parameterized.TestCase):
                 accuracy(whole, train, some), accuracy(whole, train, some, mesh)
             )
         for size in (2, 15):  # fewer than devices, and what they do not divide
-            odd = dataclasses.replace(one, batch_size=size)
+            odd = dataclasses.replace(setting, batch_size=size)
             whole, split = (fit(train, [odd], 2, rows[:30], m).params for m in (None, mesh))
             np.testing.assert_allclose(split["weight"], whole["weight"], rtol=1e-5)
 

@@ -31,8 +31,8 @@ class ClassifierTest(absltest.TestCase):
     def test_measures_the_test_set_on_every_mesh(self):
         levels = np.array([0, 0.2, 0.4, 0.6, 0.8, 1.0], np.float32)
         labels = np.array([0, 1, 2, 3, 4, 5, 5, 0, -1, 2, 2], np.int32)
-        shown = np.array([0, 1, 2, 3, 4, 5, 4, 5, 0, 2, 2])  # one off by one, one by all
-        pixels = np.round(255 * levels[shown]).astype(np.uint8)[:, None, None, None]
+        pixels = np.array([0, 1, 2, 3, 4, 5, 4, 5, 0, 2, 2])  # one off by one, one by all
+        pixels = np.round(255 * levels[pixels]).astype(np.uint8)[:, None, None, None]
         source = ArraySource("levels", np.broadcast_to(pixels, (11, 4, 4, 1)), labels)
         encoder = Encoder({}, {}, NET, classifier=Heads({"levels": levels}, nearest))
         for devices in (1, 8):
@@ -50,12 +50,12 @@ class ClassifierTest(absltest.TestCase):
             protocol, subject = Classifier(), Subject(encoder, images, Probe())
             self.assertTrue(protocol.applies(subject))
             with jax.set_mesh(mesh):
-                found = protocol.measure(subject)
-            self.assertAlmostEqual(found["classifier_top1"], 8 / 10)
+                numbers = protocol.measure(subject)
+            self.assertAlmostEqual(numbers["classifier_top1"], 8 / 10)
             self.assertAlmostEqual(
-                found["classifier_mean_per_class"], (0.5 + 1 + 1 + 1 + 1 + 0.5) / 6
+                numbers["classifier_mean_per_class"], (0.5 + 1 + 1 + 1 + 1 + 0.5) / 6
             )
-            self.assertAlmostEqual(found["classifier_top5"], 9 / 10)
+            self.assertAlmostEqual(numbers["classifier_top5"], 9 / 10)
         without = dataclasses.replace(encoder, classifier=None)
         self.assertFalse(protocol.applies(Subject(without, images, Probe())))
         self.assertFalse(protocol.applies(Subject(None, images, Probe())))

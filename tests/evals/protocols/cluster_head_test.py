@@ -1,4 +1,4 @@
-"""Cluster heads: what the methods' contract gives, and agreement of clusters made by hand."""
+"""Cluster heads: the methods' contract, and the agreement of clusters by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from ssl_jax.objectives.base import Encoder, Heads, Probe
 from ssl_jax.run.configs import methods
 from tests.objectives import harness
 
-# Clusters of each head of the methods that have any.
+# Clusters per head, for the methods that have any.
 SIZES = {
     "deepcluster": lambda o: (o.clusters,),
     "deepcluster_v2": lambda o: (o.clusters,) * o.heads,
@@ -40,11 +40,11 @@ class MethodsTest(parameterized.TestCase):
         size = made.inputs().views[0].size
         images = jax.ShapeDtypeStruct((3, size, size, made.spec.channels), jnp.float32)
 
-        def logits(encoder, images):  # it passes through as a pytree
+        def logits(encoder, images):  # the encoder is passed as a pytree
             return encoder.clusters.logits(encoder.features(images)["pooled"])
 
-        found = jax.eval_shape(logits, made.encoder(*state), images)
-        self.assertEqual([x.shape for x in found], [(3, n) for n in SIZES[method](made)])
+        shapes = jax.eval_shape(logits, made.encoder(*state), images)
+        self.assertEqual([x.shape for x in shapes], [(3, n) for n in SIZES[method](made)])
 
     def test_cosines_with_the_prototypes(self):
         made = harness.experiment("swav").objective
@@ -55,8 +55,8 @@ class MethodsTest(parameterized.TestCase):
         out, _ = made.branch.apply(params, extra["stats"], images, train=False)
         z = np.asarray(out["projector"])
         z = z / np.linalg.norm(z, axis=1, keepdims=True)
-        (found,) = encoder.clusters.logits(out["backbone"]["pooled"])
-        np.testing.assert_allclose(found, z @ params["prototypes"].T, rtol=1e-4, atol=1e-5)
+        (logits,) = encoder.clusters.logits(out["backbone"]["pooled"])
+        np.testing.assert_allclose(logits, z @ params["prototypes"].T, rtol=1e-4, atol=1e-5)
 
 
 def _brightness(params, stats, images, *, train, stages=True):
@@ -70,7 +70,7 @@ def _nearest(levels, pooled):
 
 
 class ProtocolTest(parameterized.TestCase):
-    """A network that sees brightness, and three clusters of it."""
+    """A network that computes brightness, and three clusters of it."""
 
     def subject(self):
         grey = np.repeat([40, 130, 220, 130, 40, 130], 4)
@@ -87,22 +87,22 @@ class ProtocolTest(parameterized.TestCase):
 
     @parameterized.parameters("train", "test")
     def test_agreement(self, part):
-        found = ClusterHead(part=part).measure(self.subject())
+        numbers = ClusterHead(part=part).measure(self.subject())
         # 8, 12 and 4 images; the second holds 8 of class 1 and 4 of class 0.
-        self.assertAlmostEqual(found["cluster_head_acc"], 20 / 24)
-        self.assertEqual(found["cluster_head_used"], 3)
+        self.assertAlmostEqual(numbers["cluster_head_acc"], 20 / 24)
+        self.assertEqual(numbers["cluster_head_used"], 3)
         two = ClusterHead(head=1, part=part).measure(self.subject())
         self.assertAlmostEqual(two["cluster_head_acc"], 16 / 24)
 
     def test_superclasses(self):
         path = self.create_tempfile(content="0 dark\n1 dark\n2 bright\n").full_path
-        found = ClusterHead(superclasses=path).measure(self.subject())
-        self.assertEqual(found["cluster_head_super_acc"], 1.0)
-        self.assertAlmostEqual(found["cluster_head_acc"], 20 / 24)
+        numbers = ClusterHead(superclasses=path).measure(self.subject())
+        self.assertEqual(numbers["cluster_head_super_acc"], 1.0)
+        self.assertAlmostEqual(numbers["cluster_head_acc"], 20 / 24)
         path = self.create_tempfile(content="0 dark\n2 bright\n").full_path
-        found = ClusterHead(superclasses=path).measure(self.subject())
-        # The cluster between the two is now one too many, and goes to its majority.
-        self.assertEqual(found["cluster_head_acc"], 1.0)
+        numbers = ClusterHead(superclasses=path).measure(self.subject())
+        # The cluster between the two is now surplus, and goes to its majority class.
+        self.assertEqual(numbers["cluster_head_acc"], 1.0)
 
     def test_no_such_head(self):
         with self.assertRaisesRegex(UserError, "no head 2; the method has 2"):

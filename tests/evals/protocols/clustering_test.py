@@ -92,9 +92,9 @@ class KMeansTest(parameterized.TestCase):
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
         how = {"view": View(2), "channels": 1, "batch_size": 8, "mesh": mesh}
         subject = Subject(None, Images.of(source, source, 100, 100, **how), Probe())
-        with mock.patch.object(clustering, "kmeans", return_value=labels) as found:
+        with mock.patch.object(clustering, "kmeans", return_value=labels) as kmeans:
             numbers = Clustering(runs=1, **settings).measure(subject)
-        self.assertEqual(found.call_args.args[1], clusters)
+        self.assertEqual(kmeans.call_args.args[1], clusters)
         self.assertEqual(numbers["kmeans_acc"], 1)
         self.assertNotIn("kmeans_super_acc", numbers)
 

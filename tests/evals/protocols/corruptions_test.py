@@ -29,25 +29,25 @@ except UserError:
 class SummaryTest(absltest.TestCase):
     def test_the_baseline_itself(self):
         alexnet = [ALEXNET_CLEAN, *ALEXNET.values()]
-        found = summary(alexnet, alexnet)
-        self.assertAlmostEqual(found["corruptions_mce"], 1)
-        self.assertAlmostEqual(found["corruptions_relative_mce"], 1)
-        self.assertAlmostEqual(found["corruptions_error"], np.mean(list(ALEXNET.values())))
-        self.assertEqual(found["corruptions_fog_error"], ALEXNET["fog"])
+        numbers = summary(alexnet, alexnet)
+        self.assertAlmostEqual(numbers["corruptions_mce"], 1)
+        self.assertAlmostEqual(numbers["corruptions_relative_mce"], 1)
+        self.assertAlmostEqual(numbers["corruptions_error"], np.mean(list(ALEXNET.values())))
+        self.assertEqual(numbers["corruptions_fog_error"], ALEXNET["fog"])
 
     def test_in_numpy(self):
         rng = np.random.default_rng(0)
         errors, base = rng.uniform(0.3, 1, 16), rng.uniform(0.3, 1, 16)
         errors[0], base[0] = 0.1, 0.2
-        found = summary(errors, base)
-        self.assertAlmostEqual(found["corruptions_mce"], np.mean(errors[1:] / base[1:]))
+        numbers = summary(errors, base)
+        self.assertAlmostEqual(numbers["corruptions_mce"], np.mean(errors[1:] / base[1:]))
         relative = np.mean((errors[1:] - 0.1) / (base[1:] - 0.2))
-        self.assertAlmostEqual(found["corruptions_relative_mce"], relative)
+        self.assertAlmostEqual(numbers["corruptions_relative_mce"], relative)
 
     def test_a_baseline_that_a_corruption_does_no_harm(self):
-        found = summary([0.1] + 15 * [0.3], [0.2, 0.2, 0.0] + 13 * [0.6])
-        self.assertAlmostEqual(found["corruptions_mce"], np.mean([1.5] + 13 * [0.5]))
-        self.assertAlmostEqual(found["corruptions_relative_mce"], 0.5)
+        numbers = summary([0.1] + 15 * [0.3], [0.2, 0.2, 0.0] + 13 * [0.6])
+        self.assertAlmostEqual(numbers["corruptions_mce"], np.mean([1.5] + 13 * [0.5]))
+        self.assertAlmostEqual(numbers["corruptions_relative_mce"], 0.5)
         self.assertNotIn("corruptions_relative_mce", summary(16 * [0.1], 16 * [0.2]))
 
     def test_fifteen(self):
@@ -99,21 +99,21 @@ class CorruptTest(parameterized.TestCase):
     @parameterized.parameters("linear", "knn")
     def test_raw_pixels(self, classifier):
         subject = Subject(None, self.images(open_source("digits")), Probe())
-        made = Corruptions(classifier=classifier, examples=8)
+        protocol = Corruptions(classifier=classifier, examples=8)
         with mock.patch.object(corruptions, "SEVERITIES", (1, 5)):
-            found = made.measure(subject)
-        self.assertEqual(found["corruptions_mce"], 1)  # its own baseline
-        self.assertEqual(found["corruptions_relative_mce"], 1)
-        self.assertLess(found["corruptions_clean_error"], found["corruptions_error"])
+            numbers = protocol.measure(subject)
+        self.assertEqual(numbers["corruptions_mce"], 1)  # its own baseline
+        self.assertEqual(numbers["corruptions_relative_mce"], 1)
+        self.assertLess(numbers["corruptions_clean_error"], numbers["corruptions_error"])
 
     def test_the_clean_error_is_that_of_the_linear_probe(self):
         subject = Subject(None, self.images(open_source("digits")), Probe())
         with mock.patch.object(corruptions, "CORRUPTIONS", ("contrast",)):
-            found = Corruptions(examples=1000).measure(subject)
+            numbers = Corruptions(examples=1000).measure(subject)
         top1 = Linear().measure(subject)["linear_top1"]
-        self.assertAlmostEqual(found["corruptions_clean_error"], 1 - top1)
+        self.assertAlmostEqual(numbers["corruptions_clean_error"], 1 - top1)
 
-    def test_what_is_wrong_is_said(self):
+    def test_errors(self):
         subject = Subject(None, self.images(open_source("digits")), Probe())
         with self.assertRaisesRegex(UserError, "ImageNet's 1000 classes, these data have 10"):
             Corruptions(baseline="alexnet").measure(subject)
@@ -124,7 +124,7 @@ class CorruptTest(parameterized.TestCase):
 
 
 class SettingsTest(absltest.TestCase):
-    def test_what_is_wrong_is_said(self):
+    def test_invalid_settings(self):
         with self.assertRaisesRegex(UserError, "corruptions.size: expected .* at least 32, got 16"):
             Corruptions(size=16)
         with self.assertRaisesRegex(UserError, "corruptions.examples: expected .* of at least 1"):

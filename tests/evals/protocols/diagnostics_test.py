@@ -1,4 +1,4 @@
-"""Diagnostics on representations whose rank, spread and distances are known."""
+"""Diagnostics of representations with known rank, spread and distances."""
 
 import jax
 import jax.numpy as jnp

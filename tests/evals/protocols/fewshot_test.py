@@ -76,9 +76,9 @@ class FewShotTest(parameterized.TestCase):
         )
 
     def test_fractions_are_even_over_the_classes(self):
-        """As the lists of ImageNet are: 1.28 m images give 12,811 and 12 or 13 a class."""
+        """Like the lists of ImageNet: 1.28 m images give 12,811 and 12 or 13 per class."""
         labels = np.repeat(np.arange(4), (50, 60, 3, 87))
-        # Of round(share 200) = 10 the classes give 3, 3, 2, 2; of 40 13, 12, 12 and all 3 of one.
+        # The classes give 3, 3, 2, 2 of round(share 200) = 10; of 40: 13, 12, 12, and all 3.
         for share, least, most in ((0.05, 2, 3), (0.2, 12, 13), (0.001, 1, 1)):
             rows = draw_fraction(labels, share, 0, 0)
             counts = np.bincount(labels[rows], minlength=4)
@@ -91,7 +91,7 @@ class FewShotTest(parameterized.TestCase):
             draw_fraction(labels, 0.05, 0, 1), draw_fraction(labels, 0.05, 0, 1)
         )
         extra = {tuple(np.bincount(labels[draw_fraction(labels, 0.05, 0, d)])) for d in range(9)}
-        self.assertGreater(len(extra), 1)  # who gives one more is drawn
+        self.assertGreater(len(extra), 1)  # the classes that give one more are random
 
     def test_a_subset_of_examples_of_their_own(self):
         train, test = Labelled(*self.train), Labelled(*self.test)
@@ -130,9 +130,9 @@ class ProtocolTest(parameterized.TestCase):
         def source(count):
             labels = np.arange(count) % 3
             images = draw.integers(0, 100, (count, 4, 4, 1)) + 40 * labels[:, None, None, None]
-            made = ArraySource("squares", images.astype(np.uint8), labels)
-            made.names = [f"{c}/{i}.png" for i, c in enumerate(labels)]
-            return made
+            data = ArraySource("squares", images.astype(np.uint8), labels)
+            data.names = [f"{c}/{i}.png" for i, c in enumerate(labels)]
+            return data
 
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
         how = {"view": View(4), "channels": 1, "batch_size": 16, "mesh": mesh}
@@ -142,17 +142,17 @@ class ProtocolTest(parameterized.TestCase):
     def test_all_three_kinds(self):
         path = Path(self.create_tempdir().full_path) / "ten.txt"
         path.write_text("".join(f"{i}.png 7\n" for i in range(30, 40)))
-        subject = self.subject(max_train=20)  # the list's are not among them
+        subject = self.subject(max_train=20)  # without the list's examples
         settings = FewShot(shots=(2,), fractions=(0.3,), lists=(str(path),), draws=2)
-        found = settings.measure(subject)
-        self.assertEqual(list(found), ["fewshot2_top1", "fewshot30pct_top1", "fewshot_ten_top1"])
+        numbers = settings.measure(subject)
+        self.assertEqual(list(numbers), ["fewshot2_top1", "fewshot30pct_top1", "fewshot_ten_top1"])
         rows = np.arange(30, 40)
         pixels = subject.images.train.source.arrays[rows].reshape(10, -1) / np.float32(255)
         own = Labelled(pixels, rows % 3)
         expected = few_labels(subject.train(settings), subject.test(settings), [own]).mean
-        self.assertEqual(found["fewshot_ten_top1"], expected)
+        self.assertEqual(numbers["fewshot_ten_top1"], expected)
 
-    def test_a_bad_list_is_told_before_images_are_read(self):
+    def test_a_bad_list_fails_before_images_are_read(self):
         subject = self.subject()
         with self.assertRaisesRegex(UserError, "list /nowhere"):
             list(FewShot.measure_all([FewShot(), FewShot(lists=("/nowhere",))], subject))

@@ -90,8 +90,8 @@ class KnnTest(parameterized.TestCase):
             rng.normal(size=few.shape).astype(np.float32),
             np.where(few > 1, few, -np.inf),
         ):
-            for found, expected in zip(knn._top(x, k), jax.lax.top_k(x, k), strict=True):
-                np.testing.assert_array_equal(found, expected)
+            for values, expected in zip(knn._top(x, k), jax.lax.top_k(x, k), strict=True):
+                np.testing.assert_array_equal(values, expected)
 
     def test_itself_is_the_nearest(self):
         train, y = blobs(40)
@@ -117,7 +117,9 @@ class KnnTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(
-        ([0], [0.07], "k = "), ([41], [0.07], "k = "), ([3], [0.0], "positive")
+        ([0], [0.07], "expected k between"),
+        ([41], [0.07], "expected k between"),
+        ([3], [0.0], "positive"),
     )
     def test_bad_settings(self, k, temperature, message):
         train, y = blobs(40)

@@ -21,7 +21,7 @@ class LayersTest(absltest.TestCase):
     def test_rotation_scale_and_shift_do_not_matter(self):
         self.assertAlmostEqual(float(cka(self.x, 3 * self.x @ self.turn + 1)), 1, places=5)
 
-    def test_a_constant_layer_is_like_none(self):
+    def test_a_constant_layer_has_no_similarity(self):
         self.assertEqual(float(cka(self.x, np.ones((50, 3)))), 0)
 
 

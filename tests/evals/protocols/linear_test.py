@@ -22,7 +22,7 @@ def blobs(count, classes=3, width=5, seed=0):
 
 
 def by_hand(train, classes, recipe, lr, decay, seed):
-    """One head, one step after another, as the papers write it."""
+    """Train one head, one step after another, by the papers' formulas."""
     x, y = train.features.astype(np.float64), train.labels
     batch = min(recipe.batch_size, len(x))
     epoch = len(x) // batch
@@ -34,25 +34,25 @@ def by_hand(train, classes, recipe, lr, decay, seed):
         order = np.random.default_rng([seed, number]).permutation(len(x))
         for i in range(epoch):
             rows = order[i * batch : (i + 1) * batch]
-            now, seen = number + i / epoch, x[rows]
+            epochs, features = number + i / epoch, x[rows]
             if recipe.batch_norm:
-                mean = 0.9 * mean + 0.1 * seen.mean(0)
-                variance = 0.9 * variance + 0.1 * seen.var(0, ddof=1)
-                seen = (seen - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-6)
-            logits = seen @ w + b
+                mean = 0.9 * mean + 0.1 * features.mean(0)
+                variance = 0.9 * variance + 0.1 * features.var(0, ddof=1)
+                features = (features - features.mean(0)) / np.sqrt(features.var(0) + 1e-6)
+            logits = features @ w + b
             p = np.exp(logits - logits.max(1, keepdims=True))
             p /= p.sum(1, keepdims=True)
             p[np.arange(batch), y[rows]] -= 1
-            grads = [seen.T @ p / batch + decay * w, p.mean(0)]
+            grads = [features.T @ p / batch + decay * w, p.mean(0)]
             if recipe.lars:
                 sizes = np.linalg.norm(w), np.linalg.norm(grads[0])
                 grads[0] = grads[0] * (0.001 * sizes[0] / sizes[1] if min(sizes) > 0 else 1)
             if recipe.milestones:
                 rate = lr * 0.1 ** sum(number >= m for m in recipe.milestones)
-            elif now < recipe.warmup_epochs:
-                rate = lr * now / recipe.warmup_epochs
+            elif epochs < recipe.warmup_epochs:
+                rate = lr * epochs / recipe.warmup_epochs
             else:
-                share = (now - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+                share = (epochs - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
                 rate = lr * (1 + np.cos(np.pi * share)) / 2
             for j, (value, grad) in enumerate(zip((w, b), grads, strict=True)):
                 speeds[j] = recipe.momentum * speeds[j] + grad
@@ -124,11 +124,11 @@ class LinearTest(parameterized.TestCase):
             for preset in ("moco", "simclr", "dino")
         }
         grids["lbfgs"] = [Linear(weight_decay=decay) for decay in decays]
-        found = {
+        accuracies = {
             preset: max(head.accuracy(test) for head in fit(train, grid, 10))
             for preset, grid in grids.items()
         }
-        for preset, accuracy in found.items():
+        for preset, accuracy in accuracies.items():
             self.assertGreater(accuracy, best - 0.005, preset)
 
     def test_lbfgs_is_scikit_learn_s(self):
@@ -148,15 +148,15 @@ class LinearTest(parameterized.TestCase):
 
     def test_held_out_examples_are_apart(self):
         train = blobs(50)
-        kept, held = split(train, 0.2, seed=0)
-        self.assertLen(held.labels, 10)
-        apart = np.bincount(held.labels) - np.bincount(train.labels) / 5
+        rest, held_out = split(train, 0.2, seed=0)
+        self.assertLen(held_out.labels, 10)
+        apart = np.bincount(held_out.labels) - np.bincount(train.labels) / 5
         self.assertLessEqual(np.abs(apart).max(), 1)
         twice = Labelled(*(np.tile(x, (2,) + (1,) * (x.ndim - 1)) for x in train))
         for part, other in (split(twice, 0.2, 0), split(twice, 0.2, 0)[::-1]):
-            seen = {row.tobytes() for row in part.features}
-            self.assertFalse(any(row.tobytes() in seen for row in other.features))
-        rows = np.concatenate([kept.features, held.features])
+            examples = {row.tobytes() for row in part.features}
+            self.assertFalse(any(row.tobytes() in examples for row in other.features))
+        rows = np.concatenate([rest.features, held_out.features])
         np.testing.assert_array_equal(np.sort(rows, 0), np.sort(train.features, 0))
 
     @parameterized.parameters({"lr": 0.0}, {"epochs": 0}, {"weight_decay": -1.0}, {"holdout": 1.0})

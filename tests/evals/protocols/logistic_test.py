@@ -20,29 +20,29 @@ def subject(source, most=150):
 
 class LogisticTest(parameterized.TestCase):
     @parameterized.parameters("kornblith", "dinov2")
-    def test_as_a_loop_over_scikit_learn(self, preset):
+    def test_equals_a_loop_over_scikit_learn(self, preset):
         pixels = subject(open_source("digits"))
-        one = Logistic(preset=preset, count=5, holdout=0.2)
-        found = one.measure(pixels)
-        train, test = pixels.train(one), pixels.test(one)
-        kept, held = split(train, 0.2, 0)
+        protocol = Logistic(preset=preset, count=5, holdout=0.2)
+        numbers = protocol.measure(pixels)
+        train, test = pixels.train(protocol), pixels.test(protocol)
+        rest, held_out = split(train, 0.2, 0)
         scores = {}
         for power in np.linspace(5, -6, 5):
-            given = 10**power
-            c = 1 / given if preset == "kornblith" else given
-            scale = len(kept.labels) if preset == "kornblith" else 1
-            model = LogisticRegression(C=c / scale, max_iter=1000).fit(*kept)
-            scores[power] = model.score(*held)
+            penalty = 10**power
+            c = 1 / penalty if preset == "kornblith" else penalty
+            scale = len(rest.labels) if preset == "kornblith" else 1
+            model = LogisticRegression(C=c / scale, max_iter=1000).fit(*rest)
+            scores[power] = model.score(*held_out)
         order = scores if preset == "kornblith" else sorted(scores)  # the strongest penalty first
         best = max(order, key=scores.get)
-        self.assertAlmostEqual(found["logistic_log10_penalty"], best)
-        self.assertAlmostEqual(found["logistic_holdout_top1"], scores[best])
+        self.assertAlmostEqual(numbers["logistic_log10_penalty"], best)
+        self.assertAlmostEqual(numbers["logistic_holdout_top1"], scores[best])
         c = 1 / 10**best / len(train.labels) if preset == "kornblith" else 10**best
         model = LogisticRegression(C=c, max_iter=1000).fit(*train)
-        self.assertAlmostEqual(found["logistic_top1"], model.score(*test))
+        self.assertAlmostEqual(numbers["logistic_top1"], model.score(*test))
 
     def test_one_solution_from_the_other(self):
-        """They end where they would alone."""
+        """Each ends where it would alone."""
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 3, 60)
         train = Labelled(np.float32(rng.normal(size=(60, 4)) + labels[:, None]), labels)
@@ -52,7 +52,7 @@ class LogisticTest(parameterized.TestCase):
             np.testing.assert_allclose(head.weight, alone.weight, atol=2e-3)
         self.assertTrue(np.all(path[0].bias[3:] == -np.inf))  # classes that do not occur
 
-    def test_what_is_wrong_is_said(self):
+    def test_errors(self):
         with self.assertRaisesRegex(UserError, "logistic.count: expected .* of at least 1"):
             Logistic(count=0)
         with self.assertRaisesRegex(UserError, r"logistic.holdout: expected a number in \(0, 1\)"):

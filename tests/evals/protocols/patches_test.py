@@ -21,7 +21,7 @@ COLOURS = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220]], np.uint8)
 
 
 def subject(count=40, labelled=True, devices=1):
-    """Images of noise with three of four quarters in the colour of their label."""
+    """Create noise images with three of four quarters in the colour of their label."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, count)
     images = np.broadcast_to(COLOURS[labels][:, None, None], (count, 16, 16, 3)).copy()
@@ -37,11 +37,11 @@ class PatchesTest(absltest.TestCase):
         protocol = Patches(patch=4, per_image=8)
         self.assertTrue(protocol.applies(subject()))
         self.assertFalse(protocol.applies(subject(labelled=False)))
-        found = protocol.measure(subject())
-        # A quarter of the patches shows nothing of the label.
-        self.assertBetween(found["patches_top1"], 0.7, 0.95)
-        self.assertEqual(found["patches_vote_top1"], 1)
-        self.assertEqual(protocol.measure(subject(devices=2)), found)
+        numbers = protocol.measure(subject())
+        # A quarter of the patches does not show the label.
+        self.assertBetween(numbers["patches_top1"], 0.7, 0.95)
+        self.assertEqual(numbers["patches_vote_top1"], 1)
+        self.assertEqual(protocol.measure(subject(devices=2)), numbers)
 
     def test_masks(self):
         rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ class PatchesTest(absltest.TestCase):
         protocol = Patches(train=folders[0], test=folders[1], size=16, patch=4, per_image=16)
         self.assertTrue(protocol.applies(subject(labelled=False)))
         x, labels = protocol.of_masks(subject(), folders[0])
-        self.assertEqual(x.shape, (6 * 15, 48))  # the ignored one is left out
+        self.assertEqual(x.shape, (6 * 15, 48))  # without the ignored patch
         self.assertLessEqual(labels.max(), 2)
         self.assertEqual(protocol.measure(subject(labelled=False)), {"patches_top1": 1})
 
@@ -69,7 +69,7 @@ class PatchesTest(absltest.TestCase):
             patches.majority(mask, (3, 2))
 
     def test_errors(self):
-        with self.assertRaisesRegex(UserError, "name both folders"):
+        with self.assertRaisesRegex(UserError, "give both folders"):
             Patches(train="x")
         with self.assertRaisesRegex(UserError, "two classes"):
             patches.probabilities(np.zeros((3, 2)), np.zeros(3), np.zeros((1, 2)))

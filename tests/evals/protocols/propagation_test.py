@@ -1,4 +1,4 @@
-"""Label propagation against a loop over tokens, and on videos whose answer is known."""
+"""Label propagation against a loop over tokens, and on videos with known masks."""
 
 import tempfile
 from pathlib import Path
@@ -24,12 +24,12 @@ VIEW = View(32, recipe="normalize")
 def naive(target, features, masks, valid, radius, k, temperature):
     out = np.zeros((*target.shape[:2], masks.shape[-1]))
     for i, j in np.ndindex(*target.shape[:2]):
-        found = []
+        neighbours = []
         for n, a, b in np.ndindex(*features.shape[:3]):
             if valid[n] and abs(a - i) <= radius and abs(b - j) <= radius:
                 weight = np.exp(target[i, j] @ features[n, a, b] / temperature)
-                found.append((weight, masks[n, a, b]))
-        best = sorted(found, key=lambda pair: -pair[0])[:k]
+                neighbours.append((weight, masks[n, a, b]))
+        best = sorted(neighbours, key=lambda pair: -pair[0])[:k]
         out[i, j] = sum(w * m for w, m in best) / sum(w for w, _ in best)
     return out
 
@@ -42,7 +42,7 @@ def subject(encoder=None, devices=1):
 
 
 def scene(tops, shape=(64, 128), single=True):
-    """Frames of a red square and, unless single, a blue one below it, on green; and their masks."""
+    """Create frames of a red square and, unless single, a blue one below, on green; and masks."""
     for top in tops:
         frame, mask = np.full((*shape, 3), (20, 160, 30), np.uint8), np.zeros(shape, np.uint8)
         frame[8:24, top : top + 16], mask[8:24, top : top + 16] = (220, 30, 20), 1
@@ -52,7 +52,7 @@ def scene(tops, shape=(64, 128), single=True):
 
 
 def halves(count):
-    """Frames of which the left half is the object: without corners, which bilinear logits round."""
+    """Create frames whose left half is the object: without corners, which bilinear logits round."""
     frame, mask = np.full((64, 128, 3), 200, np.uint8), np.zeros((64, 128), np.uint8)
     frame[:, :64, 1:], mask[:, :64] = 20, 255
     return [(frame, mask)] * count
@@ -74,8 +74,8 @@ class PropagateTest(parameterized.TestCase):
         features /= np.linalg.norm(features, axis=-1, keepdims=True)
         masks = rng.random((3, 5, 6, 2)).astype(np.float32)
         args = (features[3], features[:3], masks, np.array([True, False, True]), radius, k, 0.1)
-        found = jax.jit(propagation.propagate, static_argnums=(4, 5, 6))(*args)
-        np.testing.assert_allclose(found, naive(*args), rtol=2e-5, atol=1e-6)
+        prediction = jax.jit(propagation.propagate, static_argnums=(4, 5, 6))(*args)
+        np.testing.assert_allclose(prediction, naive(*args), rtol=2e-5, atol=1e-6)
 
     def test_the_ring_holds_the_first_and_the_last_frames(self):
         rng = np.random.default_rng(0)
@@ -85,8 +85,8 @@ class PropagateTest(parameterized.TestCase):
             memory, _ = propagation._advance(memory, frame, (4, 4), 1, 5, 0.1)
         unit = maps / np.linalg.norm(maps, axis=-1, keepdims=True)
         np.testing.assert_allclose(memory.features[0, 0], unit[0, 0], rtol=1e-6)
-        kept = {round(float(x), 5) for x in memory.features[0, 1:, 0, 0, 0]}
-        self.assertEqual(kept, {round(float(x), 5) for x in unit[-3:, 0, 0, 0, 0]})
+        frames = {round(float(x), 5) for x in memory.features[0, 1:, 0, 0, 0]}
+        self.assertEqual(frames, {round(float(x), 5) for x in unit[-3:, 0, 0, 0, 0]})
 
 
 class VideosTest(parameterized.TestCase):
@@ -108,16 +108,16 @@ class VideosTest(parameterized.TestCase):
     @parameterized.parameters(True, False)
     def test_moving_squares_of_their_own_colours(self, single):
         write(self.folder, "a", scene(range(8, 40, 4), single=single))
-        found = self.measure()
-        self.assertGreater(found["propagation_j"], 0.97)
-        self.assertGreater(found["propagation_f"], 0.97)
-        self.assertLess(found["propagation_copy_first_jf"], 0.8)
+        numbers = self.measure()
+        self.assertGreater(numbers["propagation_j"], 0.97)
+        self.assertGreater(numbers["propagation_f"], 0.97)
+        self.assertLess(numbers["propagation_copy_first_jf"], 0.8)
 
     def test_a_still_video_is_copied(self):
         write(self.folder, "a", halves(5))
-        found = self.measure()
+        numbers = self.measure()
         for name in ("j", "f", "jf", "copy_first_jf"):
-            self.assertEqual(found[f"propagation_{name}"], 1)
+            self.assertEqual(numbers[f"propagation_{name}"], 1)
 
     def test_the_first_and_the_last_frame_are_not_scored(self):
         empty = np.zeros((64, 128, 3), np.uint8), np.zeros((64, 128), np.uint8)
@@ -147,8 +147,8 @@ class VideosTest(parameterized.TestCase):
             (resnet_small(width=4), 1),
         ):
             encoder = Encoder(*net.init(jax.random.key(0)), net)
-            found = self.measure(encoder, stage=stage)
-            self.assertBetween(found["propagation_jf"], 0, 1)
+            numbers = self.measure(encoder, stage=stage)
+            self.assertBetween(numbers["propagation_jf"], 0, 1)
         with self.assertRaisesRegex(UserError, "no stage 7"):
             self.measure(encoder, stage=7)
 
@@ -156,7 +156,7 @@ class VideosTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "expected videos"):
             self.measure()
         write(self.folder, "a", scene([8, 8]))
-        with self.assertRaisesRegex(UserError, "a has 2 frames"):
+        with self.assertRaisesRegex(UserError, "a: expected at least 3 frames .* got 2"):
             self.measure()
         write(self.folder, "a", scene(range(8, 20, 4)))
         with self.assertRaisesRegex(UserError, "patches of 7 pixels do not divide"):

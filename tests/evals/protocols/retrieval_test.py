@@ -28,8 +28,8 @@ class RetrievalTest(absltest.TestCase):
         own = [[0, 1], [1]]
         self.assertEqual(owners(own, 3), [[0], [0, 1], []])
         images, texts = np.array([[1.0, 0], [0, 1.0]]), np.array([[0.0, 1], [1, 0.0], [0.0, 1]])
-        found = recall(texts, images, owners([[0, 1], [2]], 3), k=1)
-        self.assertAlmostEqual(found, 2 / 3)
+        text_to_image = recall(texts, images, owners([[0, 1], [2]], 3), k=1)
+        self.assertAlmostEqual(text_to_image, 2 / 3)
 
     def test_equal_captions_are_one(self):
         texts, own = distinct([("a", "b"), ("b", "c"), ("a",)])

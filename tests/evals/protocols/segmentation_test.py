@@ -63,16 +63,18 @@ class SegmentationTest(absltest.TestCase):
     def test_colours_are_classes(self):
         colours(self.train, 10, 0)
         colours(self.test, 5, 1)
-        found = self.measure(subject())
-        self.assertGreater(found["segmentation_miou"], 0.85)
-        self.assertGreater(found["segmentation_pixel_accuracy"], 0.9)
+        numbers = self.measure(subject())
+        self.assertGreater(numbers["segmentation_miou"], 0.85)
+        self.assertGreater(numbers["segmentation_pixel_accuracy"], 0.9)
         self.assertFalse(Segmentation().applies(subject()))
-        for devices in (2, 3):  # the latter does not divide the batch
+        for devices in (2, 3):  # 3 does not divide the batch
             more = self.measure(subject(devices=devices))
-            self.assertAlmostEqual(more["segmentation_miou"], found["segmentation_miou"], places=4)
+            self.assertAlmostEqual(
+                more["segmentation_miou"], numbers["segmentation_miou"], places=4
+            )
 
-    def test_blocks_of_a_class_each(self):
-        """Nothing to smooth where an image has one class only: no error is left."""
+    def test_blocks_with_one_class_each(self):
+        """An image of one class has nothing to smooth: no error is left."""
         for folder in (self.train, self.test):
             for i, colour in enumerate(COLOURS):
                 image = np.broadcast_to(colour, (40, 20, 3))
@@ -84,8 +86,8 @@ class SegmentationTest(absltest.TestCase):
         colours(self.test, 2, 1)
         net = vit(None, 4, 32, dim=16, depth=2, heads=2)
         encoder = Encoder(*net.init(jax.random.key(0)), net)
-        found = self.measure(subject(encoder), stage=0, steps=40, lr=0.03)
-        self.assertGreater(found["segmentation_miou"], 0.5)
+        numbers = self.measure(subject(encoder), stage=0, steps=40, lr=0.03)
+        self.assertGreater(numbers["segmentation_miou"], 0.5)
         with self.assertRaisesRegex(UserError, "does not divide an image of 30 x 30"):
             self.measure(subject(encoder), size=30)
         with self.assertRaisesRegex(UserError, "no stage 5"):
@@ -104,7 +106,7 @@ class SegmentationTest(absltest.TestCase):
     def test_errors(self):
         with self.assertRaisesRegex(UserError, "no such folder"):
             self.measure(subject())
-        with self.assertRaisesRegex(UserError, "name both folders"):
+        with self.assertRaisesRegex(UserError, "give both folders"):
             Segmentation(train="x")
         colours(self.train, 1, 0)
         save(self.test, "a", np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8))
@@ -115,12 +117,12 @@ class SegmentationTest(absltest.TestCase):
 class MeasureTest(absltest.TestCase):
     def test_scores_are_scikit_learns(self):
         rng = np.random.default_rng(0)
-        true, seen = rng.integers(0, 4, 300), rng.integers(0, 5, 300)
-        counts = confusion_matrix(true, seen, labels=range(6))
-        found = segmentation.scores(counts)
-        expected = jaccard_score(true, seen, average="macro")
-        self.assertAlmostEqual(found["miou"], expected, places=12)
-        self.assertAlmostEqual(found["pixel_accuracy"], np.mean(true == seen), places=12)
+        true, predicted = rng.integers(0, 4, 300), rng.integers(0, 5, 300)
+        counts = confusion_matrix(true, predicted, labels=range(6))
+        numbers = segmentation.scores(counts)
+        expected = jaccard_score(true, predicted, average="macro")
+        self.assertAlmostEqual(numbers["miou"], expected, places=12)
+        self.assertAlmostEqual(numbers["pixel_accuracy"], np.mean(true == predicted), places=12)
         with self.assertRaisesRegex(UserError, "no pixel"):
             segmentation.scores(np.zeros((2, 2), int))
 
@@ -136,23 +138,25 @@ class MeasureTest(absltest.TestCase):
             return Head(*map(jax.numpy.array, (weight, np.zeros(3, np.float32), 0 * one, one)))
 
         masks[0, :5] = IGNORED
-        found = np.asarray(segmentation._confusion(head(), None, (images, masks), layer))
+        confusion = np.asarray(segmentation._confusion(head(), None, (images, masks), layer))
         logits = head().logits(segmentation.features.maps(None, *layer, images), 8)
         scored = masks != IGNORED
         expected = confusion_matrix(masks[scored], np.argmax(logits, -1)[scored], labels=range(3))
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(confusion, expected)
 
         how = Segmentation(lr=0.1, steps=10)
 
         def stepped(masks):
             state = how.optimizer().init(head()[:2])
-            new = head()
+            trained = head()
             for _ in range(3):  # the first rate is 0
-                new, state = segmentation._step(new, state, None, (images, masks), layer, how)
-            return new
+                trained, state = segmentation._step(
+                    trained, state, None, (images, masks), layer, how
+                )
+            return trained
 
         nothing = stepped(np.full_like(masks, IGNORED))
-        np.testing.assert_allclose(nothing.weight, weight, rtol=1e-3)  # but for the decay
+        np.testing.assert_allclose(nothing.weight, weight, rtol=1e-3)  # except for the decay
         self.assertGreater(np.abs(stepped(masks).weight - weight).max(), 0.05)
         mean = np.asarray(segmentation.features.maps(None, *layer, images)).mean((0, 1, 2))
         np.testing.assert_allclose(nothing.mean, (1 - 0.9**3) * mean, rtol=1e-4, atol=1e-6)

@@ -18,7 +18,7 @@ def blobs(count, seed, classes=3, spread=0.7):
 
 
 def by_hand(scores, positive):
-    """VOC's own way: a point for each image in order of its score, then the envelope's area."""
+    """Compute it as VOC does: a point per image in order of its score, then the envelope's area."""
     hits = np.cumsum(positive[np.argsort(-scores, kind="stable")])
     recall = np.concatenate([[0], hits / hits[-1], [1]])
     precision = np.concatenate([[0], hits / np.arange(1, len(scores) + 1), [0]])
@@ -66,13 +66,13 @@ class SvmTest(parameterized.TestCase):
         self.assertAlmostEqual(svm_map(train, test, [0.5]), np.mean(precisions), places=6)
 
     def test_separate_classes_are_ranked_perfectly(self):
-        found = svm_map(blobs(30, 0, spread=0.01), blobs(30, 1, spread=0.01), [1.0])
-        self.assertAlmostEqual(found, 1.0, places=12)
+        precision = svm_map(blobs(30, 0, spread=0.01), blobs(30, 1, spread=0.01), [1.0])
+        self.assertAlmostEqual(precision, 1.0, places=12)
 
     def test_the_cost_is_chosen_by_folds(self):
         train = blobs(60, 0, spread=1.5)
         positive = train.labels == 0
-        # So small a C leaves all weights at 0 but for rounding.
+        # Such a small C leaves all weights at 0 except for rounding.
         self.assertEqual(choose_cost(train.features, positive, [1e-12, 1.0]), 1.0)
         self.assertEqual(choose_cost(train.features, np.arange(60) == 0, [7.0, 9.0]), 1.0)
         self.assertEqual(choose_cost(train.features, positive, [7.0]), 7.0)
@@ -82,8 +82,8 @@ class SvmTest(parameterized.TestCase):
         without = Labelled(*(x[test.labels != 2] for x in test))
         # The third is left out of the mean.
         self.assertAlmostEqual(svm_map(train, without, [1.0]), 1.0, places=12)
-        new = Labelled(test.features, np.where(test.labels == 2, 5, test.labels))
-        self.assertAlmostEqual(svm_map(train, new, [1.0]), (1 + 1 + 1 / 3) / 3)
+        renumbered = Labelled(test.features, np.where(test.labels == 2, 5, test.labels))
+        self.assertAlmostEqual(svm_map(train, renumbered, [1.0]), (1 + 1 + 1 / 3) / 3)
         with self.assertRaisesRegex(UserError, "one class only"):
             svm_map(Labelled(train.features, 0 * train.labels), test, [1.0])
 

@@ -29,16 +29,18 @@ class AccuraciesTest(absltest.TestCase):
         angles = np.linspace(0, 1, 6)
         classes = np.stack([np.cos(angles), np.sin(angles)], 1)
         images = np.tile([1.0, 0.0], (6, 1))
-        found = zero_shot_accuracies(images, classes, np.arange(6))
-        self.assertAlmostEqual(found["zero_shot_top1"], 1 / 6)
-        self.assertAlmostEqual(found["zero_shot_top5"], 5 / 6)
+        numbers = zero_shot_accuracies(images, classes, np.arange(6))
+        self.assertAlmostEqual(numbers["zero_shot_top1"], 1 / 6)
+        self.assertAlmostEqual(numbers["zero_shot_top5"], 5 / 6)
         self.assertNotIn(
             "zero_shot_top5", zero_shot_accuracies(images, classes[:5], np.zeros(6, int))
         )
 
     def test_of_equal_classes_the_lower_comes_first(self):
-        found = zero_shot_accuracies(np.ones((4, 3)), np.ones((2, 3)), np.array([0, 0, 0, 1]))
-        self.assertEqual((found["zero_shot_top1"], found["zero_shot_mean_per_class"]), (0.75, 0.5))
+        numbers = zero_shot_accuracies(np.ones((4, 3)), np.ones((2, 3)), np.array([0, 0, 0, 1]))
+        self.assertEqual(
+            (numbers["zero_shot_top1"], numbers["zero_shot_mean_per_class"]), (0.75, 0.5)
+        )
 
     def test_no_image(self):
         with self.assertRaisesRegex(UserError, "no test image has a label"):
@@ -48,9 +50,9 @@ class AccuraciesTest(absltest.TestCase):
 class ClassEmbeddingsTest(absltest.TestCase):
     def test_directions_are_averaged(self):
         """A long vector weighs no more than a short one."""
-        said = np.array([[[10.0, 0], [0, 0.1]], [[3.0, 4], [3, 4]]])
+        sentences = np.array([[[10.0, 0], [0, 0.1]], [[3.0, 4], [3, 4]]])
         np.testing.assert_allclose(
-            class_embeddings(said), [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], rtol=1e-12
+            class_embeddings(sentences), [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], rtol=1e-12
         )
 
     def test_a_sentence_twice_weighs_twice(self):
@@ -61,9 +63,7 @@ class ClassEmbeddingsTest(absltest.TestCase):
 
 
 class ZeroShotTest(parameterized.TestCase):
-    """Stub towers: the embedding of an image is its label's axis, that of a text how often each of
-    the letters a to f stands in it.
-    """
+    """Stub towers: images are embedded at their label's axis, texts at their counts of a to f."""
 
     def setUp(self):
         super().setUp()
@@ -109,24 +109,25 @@ class ZeroShotTest(parameterized.TestCase):
 
     def test_every_name_in_every_template(self):
         templates = self.write("t.txt", "{}{}\n\n it is {}, you see\n")
-        found = self.measure(templates=templates)
+        numbers = self.measure(templates=templates)
         self.assertEqual(self.texts[:4], ["aa", "it is a, you see", "bb", "it is b, you see"])
-        self.assertEqual(found["zero_shot_top1"], 1)  # "it is b, you see" is nearer to e than b
+        self.assertEqual(numbers["zero_shot_top1"], 1)  # "it is b, you see" is nearer to e than b
         self.measure()
         self.assertLen(self.texts, 6 * len(zero_shot.TEMPLATES))
 
     def test_names_from_a_file(self):
         names, only = self.write("n.txt", "b\na\nc\nd\ne\nf\n"), self.write("t.txt", "{}")
-        found = self.measure(names=names, templates=only)
-        self.assertAlmostEqual(found["zero_shot_top1"], 5 / 7)  # the example without a label is out
-        self.assertAlmostEqual(found["zero_shot_mean_per_class"], 4 / 6)
+        numbers = self.measure(names=names, templates=only)
+        # The example without a label is left out.
+        self.assertAlmostEqual(numbers["zero_shot_top1"], 5 / 7)
+        self.assertAlmostEqual(numbers["zero_shot_mean_per_class"], 4 / 6)
 
     @parameterized.parameters(
-        ({"names": "a\nb"}, "2 names for the 6 classes of stub"),
-        ({"templates": "a photo"}, "no {} for the class name in 'a photo'"),
+        ({"names": "a\nb"}, "expected 6 class names for stub, got 2"),
+        ({"templates": "a photo"}, "expected {} for the class name in 'a photo'"),
         ({"templates": "\n"}, "is empty"),
     )
-    def test_what_is_wrong_is_said(self, texts, message):
+    def test_errors(self, texts, message):
         files = {what: self.write(what, text) for what, text in texts.items()}
         with self.assertRaisesRegex(UserError, message):
             self.measure(**files)

@@ -39,7 +39,7 @@ def draw(*shape, seed=0):
 
 
 def losses(similarity, dtype="float64"):
-    """Every loss, as a function of all that it has a gradient of; in float32 one of each kind."""
+    """Return every loss as a function of its differentiable arguments; in float32 one per kind."""
     form = {"similarity": similarity}
     q, k, t = draw(ROWS, DIM), draw(ROWS, DIM, seed=1), 0.2
     queue = draw(NEGATIVES, DIM, seed=2) / 3
@@ -61,8 +61,8 @@ def compiled(similarity, dtype):
 
     def run(arguments):
         return {
-            name: jax.value_and_grad(made[name][0], tuple(range(len(given))))(*given)
-            for name, given in arguments.items()
+            name: jax.value_and_grad(made[name][0], tuple(range(len(values))))(*values)
+            for name, values in arguments.items()
         }
 
     return jax.jit(run)
@@ -70,14 +70,14 @@ def compiled(similarity, dtype):
 
 @functools.cache
 def observed(similarity, devices, dtype, colder=1.0):
-    """What `compiled` says, at temperatures `colder` times as low."""
-    arguments = {name: given for name, (_, given) in losses(similarity, dtype).items()}
+    """Run `compiled` at temperatures `colder` times as low."""
+    arguments = {name: values for name, (_, values) in losses(similarity, dtype).items()}
     arguments = {
         name: tuple(
             x * (colder if name in ("clip", "siglip") else 1 / colder) if i == SCALARS[name] else x
-            for i, x in enumerate(given)
+            for i, x in enumerate(values)
         )
-        for name, given in arguments.items()
+        for name, values in arguments.items()
     }
     with jax.enable_x64(dtype == "float64"), on(devices), mock.patch.object(tiles, "TILE", 3):
         arguments = jax.tree.map(lambda x: jnp.asarray(x, dtype), arguments)
@@ -119,21 +119,21 @@ class FormsTest(parameterized.TestCase):
 
         run = jax.jit(jax.value_and_grad(total, (1, 2)), static_argnums=0)
         with on(8), mock.patch.object(tiles, "TILE", 3):
-            found, expected = run(form, x, x[::-1]), run("dense", x, x[::-1])
-        for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            actual, expected = run(form, x, x[::-1]), run("dense", x, x[::-1])
+        for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             self.assertTrue(np.isfinite(a).all())
             np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5 * np.abs(e).max())
 
     def test_one_pair_of_two_towers_and_one_example_of_two_views(self):
-        one = jnp.asarray(draw(1, DIM), jnp.float32)
-        two = jnp.concatenate([one, one])
+        single = jnp.asarray(draw(1, DIM), jnp.float32)
+        two = jnp.concatenate([single, single])
 
         @jax.jit
-        def run(one, two):
+        def run(single, two):
             loss = lambda z: ntxent(z, 0.1, similarity="tiled")  # noqa: E731
-            return infonce(one, one, 0.1, similarity="tiled"), jax.value_and_grad(loss)(two)
+            return infonce(single, single, 0.1, similarity="tiled"), jax.value_and_grad(loss)(two)
 
-        rows, (value, grad) = run(one, two)
+        rows, (value, grad) = run(single, two)
         np.testing.assert_allclose([*rows, value], [0.0, 0.0], atol=1e-6)
         self.assertTrue(np.isfinite(grad).all())
 
@@ -141,13 +141,13 @@ class FormsTest(parameterized.TestCase):
     def test_a_ring_of_any_number_of_devices(self, devices):
         x, y = (jnp.asarray(draw(20, DIM, seed=i), jnp.float32) for i in (0, 1))
         with jax.set_mesh(mesh(1, devices, 1)):
-            found = jax.jit(lambda x, y: log_sum_exp(x, y, columns=True, similarity="ring"))(x, y)
-        for actual, axis in zip(found, (1, 0), strict=True):
+            sums = jax.jit(lambda x, y: log_sum_exp(x, y, columns=True, similarity="ring"))(x, y)
+        for actual, axis in zip(sums, (1, 0), strict=True):
             np.testing.assert_allclose(actual, jax.nn.logsumexp(x @ y.T, axis), rtol=1e-5)
 
     @parameterized.parameters("tiled", "ring")
     def test_inside_a_callers_shard_map(self, form):
-        """There a device's rows are all there is, whichever form is asked for."""
+        """In a `shard_map` only the device's rows count, in every form."""
         x = jnp.asarray(draw(16, DIM), jnp.float32)
         rows = P(sharding.AXES)
         with jax.set_mesh(mesh()):
@@ -182,19 +182,19 @@ class CostTest(parameterized.TestCase):
 
     @parameterized.parameters(True, False)
     def test_a_ring_passes_blocks_of_embeddings_and_gathers_nothing(self, single):
-        found = collectives(self.compiled("ring", 8, self_similarity=single).as_text())
-        self.assertEqual({c.kind for c in found}, {"collective-permute"})
+        operations = collectives(self.compiled("ring", 8, self_similarity=single).as_text())
+        self.assertEqual({c.kind for c in operations}, {"collective-permute"})
         # A block, or a block and two numbers a row where its sums travel with it.
-        self.assertLessEqual(max(c.elements for c in found), 2048 // 8 * (DIM + 2))
+        self.assertLessEqual(max(c.elements for c in operations), 2048 // 8 * (DIM + 2))
 
     def test_a_constant_side_gets_no_gradient_computed(self):
-        """The loop's gradient of keys that nobody asks for is gone from the compiled program."""
+        """The compiled program drops the loop's gradient of keys if it is not used."""
         x = jax.ShapeDtypeStruct((64, DIM), jnp.float32)
         loss = lambda x, y: jnp.mean(log_sum_exp(x, y, similarity="ring"))  # noqa: E731
         counts = []
         with on(8):
-            for wanted in (0, (0, 1)):
-                text = jax.jit(jax.grad(loss, wanted)).lower(x, x).compile().as_text()
+            for argnums in (0, (0, 1)):
+                text = jax.jit(jax.grad(loss, argnums)).lower(x, x).compile().as_text()
                 counts.append(sum(c.kind == "collective-permute" for c in collectives(text)))
         self.assertLess(*counts)
 
@@ -216,7 +216,7 @@ class CostTest(parameterized.TestCase):
 
     def test_errors(self):
         x = jnp.ones((12, 3))
-        with self.assertRaisesRegex(ValueError, "none of 'auto', 'dense', 'tiled', 'ring'"):
+        with self.assertRaisesRegex(ValueError, "expected 'auto', 'dense', 'tiled' or 'ring'"):
             log_sum_exp(x, similarity="sparse")
         with on(8), self.assertRaisesRegex(ValueError, "8 devices do not divide 12 rows"):
             sum_softplus(x, x, similarity="ring")

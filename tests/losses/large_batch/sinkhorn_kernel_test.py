@@ -40,15 +40,15 @@ for rows, columns, dtype in ((2**16 + 8, 3072, jnp.float32), (2**12, 2**16, jnp.
 
 
 def run(scores, epsilon, iterations, block=2**18, **options):
-    """Interpreted, with blocks of so many elements."""
+    """Run the kernel in the interpreter, with blocks of `block` elements."""
     interpreted = functools.partial(pl.pallas_call, interpret=True)
     with (
         mock.patch.object(sinkhorn_kernel, "BLOCK", block),
         mock.patch.object(pl, "pallas_call", interpreted),
     ):
         options |= {"form": "kernel"}
-        found = jax.jit(lambda s: sinkhorn(s, epsilon, iterations, **options))(scores)
-        return np.asarray(found)
+        actual = jax.jit(lambda s: sinkhorn(s, epsilon, iterations, **options))(scores)
+        return np.asarray(actual)
 
 
 class KernelTest(parameterized.TestCase):
@@ -62,19 +62,19 @@ class KernelTest(parameterized.TestCase):
         rng = np.random.default_rng(0)
         scores = jnp.asarray(rng.normal(size=(rows, columns)), dtype)
         valid = jnp.arange(rows) < rows - 2
-        found = run(scores, 0.3, 4, block, valid=valid)
-        self.assertEqual(found.dtype, jnp.float32)
+        actual = run(scores, 0.3, 4, block, valid=valid)
+        self.assertEqual(actual.dtype, jnp.float32)
         expected = sinkhorn(scores, 0.3, 4, valid=valid, form="scaling")
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
-        np.testing.assert_array_equal(found[~valid], 0)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(actual[~valid], 0)
 
     def test_tolerance_and_spread(self):
         """It stops where the plain form does; scores beyond the range of exp."""
         rng = np.random.default_rng(1)
         scores = jnp.asarray(rng.normal(size=(24, 5)), jnp.float32)
-        found = run(scores, 0.3, 200, 8 * 5, tolerance=0.01)
+        actual = run(scores, 0.3, 200, 8 * 5, tolerance=0.01)
         plain = sinkhorn(scores, 0.3, 200, tolerance=0.01, form="scaling")
-        np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(actual, plain, rtol=1e-4, atol=1e-6)
         wild = (1e4 * scores).at[:, 3].add(-1e5)
         self.assertTrue(np.isfinite(run(wild, 0.05, 12)).all())
 
@@ -82,24 +82,24 @@ class KernelTest(parameterized.TestCase):
         data = np.load(GOLDEN / "swav_sinkhorn.npz")
         settings = zip(data["hp_epsilon"], data["hp_iters"], data["out_q"], strict=True)
         for epsilon, iterations, expected in settings:
-            found = run(jnp.asarray(data["in_scores"]), float(epsilon), int(iterations))
-            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+            actual = run(jnp.asarray(data["in_scores"]), float(epsilon), int(iterations))
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6)
 
     def test_dinov2_golden(self):
-        """In the interpreter that knows a TPU's memories."""
+        """The interpreter that models a TPU's memories gives the same."""
         data = np.load(GOLDEN / "dinov2_dino.npz")
         teacher = jnp.asarray(data["in_teacher"][0])
         teacher = teacher.reshape(-1, teacher.shape[-1])
         with pltpu.force_tpu_interpret_mode():
-            found = sinkhorn(teacher, float(data["hp_teacher_temp"]), 3, form="kernel")
-        np.testing.assert_allclose(found, data["out_sinkhorn"][0], rtol=0, atol=1e-5)
+            actual = sinkhorn(teacher, float(data["hp_teacher_temp"]), 3, form="kernel")
+        np.testing.assert_allclose(actual, data["out_sinkhorn"][0], rtol=0, atol=1e-5)
 
     def test_sela_golden(self):
         data = np.load(GOLDEN / "sela_sk.npz")
         scores = jnp.log(jnp.asarray(data["in_probs"], jnp.float32))
-        found = run(scores, 1 / int(data["hp_lamb"]), 5000, tolerance=0.1)
-        np.testing.assert_array_equal(found.argmax(1), data["out_labels"])
-        np.testing.assert_allclose(found, data["out_Q"].T * len(found), rtol=0, atol=1e-3)
+        actual = run(scores, 1 / int(data["hp_lamb"]), 5000, tolerance=0.1)
+        np.testing.assert_array_equal(actual.argmax(1), data["out_labels"])
+        np.testing.assert_allclose(actual, data["out_Q"].T * len(actual), rtol=0, atol=1e-3)
 
     @absltest.skipUnless(importlib.util.find_spec("libtpu"), "libtpu is not installed")
     def test_compiled_for_a_tpu_it_reads_once_an_iteration(self):

@@ -39,15 +39,17 @@ class BranchTest(absltest.TestCase):
         self.assertGreater(float(jnp.abs(out["head"] - together).max()), 0.01)
 
     def test_evaluation_knows_no_groups(self):
-        one, two = (apply(b, self.variables, IMAGES, False) for b in (self.whole, self.grouped))
-        jax.tree.map(np.testing.assert_array_equal, one, two)
+        first, second = (
+            apply(b, self.variables, IMAGES, False) for b in (self.whole, self.grouped)
+        )
+        jax.tree.map(np.testing.assert_array_equal, first, second)
 
     def test_one_view_after_another(self):
         views = [IMAGES[:4], IMAGES[4:]]
         outs, stats = jax.jit(lambda v, x: self.whole.apply_each(*v, x))(self.variables, views)
-        one, between = apply(self.whole, self.variables, views[0])
-        two, after = apply(self.whole, (self.variables[0], between), views[1])
-        for out, expected in zip(outs, (one, two), strict=True):
+        first, between = apply(self.whole, self.variables, views[0])
+        second, after = apply(self.whole, (self.variables[0], between), views[1])
+        for out, expected in zip(outs, (first, second), strict=True):
             torch.assert_close(out["head"], expected["head"], 1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), stats, after)
 

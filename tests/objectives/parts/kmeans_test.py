@@ -42,12 +42,12 @@ class KmeansTest(parameterized.TestCase):
         points, present, _ = blobs()
         key = jax.random.key(1)
         start = RUN(points, present, 7, key, iterations=0)
-        found = RUN(points, present, 7, key, iterations=iterations, empty="keep")
+        clustering = RUN(points, present, 7, key, iterations=iterations, empty="keep")
         centroids, labels, cost = lloyd(points[present], np.asarray(start.centroids), iterations)
-        np.testing.assert_allclose(found.centroids, centroids, rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(found.assignments[present], labels)
-        np.testing.assert_array_equal(found.counts, np.bincount(labels, minlength=7))
-        np.testing.assert_allclose(found.cost, cost, rtol=1e-3)
+        np.testing.assert_allclose(clustering.centroids, centroids, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(clustering.assignments[present], labels)
+        np.testing.assert_array_equal(clustering.counts, np.bincount(labels, minlength=7))
+        np.testing.assert_allclose(clustering.cost, cost, rtol=1e-3)
 
     def test_it_starts_from_distinct_present_points(self):
         points, present, _ = blobs()
@@ -69,29 +69,29 @@ class KmeansTest(parameterized.TestCase):
     def test_spherical_centroids_are_unit_vectors(self):
         points, present, _ = blobs()
         points /= np.linalg.norm(points, axis=1, keepdims=True)
-        found = RUN(points, present, 9, jax.random.key(0), iterations=5, spherical=True)
-        np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1, rtol=1e-6)
-        best = (points @ np.asarray(found.centroids).T).argmax(1)
-        np.testing.assert_array_equal(found.assignments, best)
+        clustering = RUN(points, present, 9, jax.random.key(0), iterations=5, spherical=True)
+        np.testing.assert_allclose(np.linalg.norm(clustering.centroids, axis=1), 1, rtol=1e-6)
+        best = (points @ np.asarray(clustering.centroids).T).argmax(1)
+        np.testing.assert_array_equal(clustering.assignments, best)
 
     def test_empty_clusters(self):
-        """Of 1024 points only three differ: most clusters stay empty, and nothing breaks."""
+        """1024 points with only three distinct values: most clusters stay empty, nothing breaks."""
         points = np.eye(3, dtype=np.float32)[np.arange(1024) % 3]
         present = np.ones(1024, bool)
         for empty in ("split", "keep"):
-            found = RUN(points, present, 8, jax.random.key(0), iterations=6, empty=empty)
-            self.assertTrue(np.isfinite(found.centroids).all())
-            self.assertEqual(int(found.counts.sum()), 1024)
-            self.assertAlmostEqual(float(found.cost), 0, delta=1e-5)
+            clustering = RUN(points, present, 8, jax.random.key(0), iterations=6, empty=empty)
+            self.assertTrue(np.isfinite(clustering.centroids).all())
+            self.assertEqual(int(clustering.counts.sum()), 1024)
+            self.assertAlmostEqual(float(clustering.cost), 0, delta=1e-5)
 
     def test_splitting_finds_what_the_start_missed(self):
         """All starting points in one of four blobs, others empty: splits spread over it."""
         points, present, _ = blobs(centres=4)
         twice = np.concatenate([points, points])
         present = np.concatenate([present, present])
-        kept = RUN(twice, present, 64, jax.random.key(0), iterations=15, empty="keep")
+        keep = RUN(twice, present, 64, jax.random.key(0), iterations=15, empty="keep")
         split = RUN(twice, present, 64, jax.random.key(0), iterations=15, empty="split")
-        self.assertGreaterEqual(int((split.counts > 0).sum()), int((kept.counts > 0).sum()))
+        self.assertGreaterEqual(int((split.counts > 0).sum()), int((keep.counts > 0).sum()))
         self.assertEqual(int((split.counts > 0).sum()), 64)
 
     @parameterized.parameters(1, 1024 * 3, 1024 * 5, 2**28)
@@ -119,17 +119,17 @@ class KmeansTest(parameterized.TestCase):
         np.testing.assert_array_equal(counts, count(labels, present, 6, block=2048))
 
     def test_split_over_devices(self):
-        """The same clusters as on one device; what is sent does not grow with the points."""
+        """Clusters equal those of one device; the data sent does not grow with the points."""
         points, present, _ = blobs(rows=8192, real=8000)
         run = functools.partial(kmeans, clusters=16, iterations=5, block=8192 * 5)
         key = jax.random.key(0)
-        one = jax.jit(run)(points, present, key=key)
+        single = jax.jit(run)(points, present, key=key)
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:8])
         rows = sharding.batch_sharding(mesh)
         split = jax.jit(lambda p, there: run(p, there, key=key), in_shardings=rows)
         eight = split(points, present)
-        np.testing.assert_array_equal(eight.assignments, one.assignments)
-        np.testing.assert_allclose(eight.centroids, one.centroids, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(eight.assignments, single.assignments)
+        np.testing.assert_allclose(eight.centroids, single.centroids, rtol=1e-4, atol=1e-4)
         sent = collectives(split.lower(points, present).compile().as_text())
         self.assertLessEqual(max(c.elements for c in sent if c.kind != "all-gather"), 16 * 6)
         # The start: one number a point, to find the first centroids.

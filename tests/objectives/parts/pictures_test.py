@@ -24,8 +24,8 @@ class PicturesTest(parameterized.TestCase):
             self.assertTrue(np.isfinite(picture.images).all(), title)
             self.assertTrue(picture.caption.endswith("."), title)
             self.assertIn(len(picture.columns), (0, columns))
-            self.assertEqual(picture.said is None, picture.truth is None)
-            for answers in (picture.said, picture.truth):
+            self.assertEqual(picture.prediction is None, picture.truth is None)
+            for answers in (picture.prediction, picture.truth):
                 if answers is not None:
                     self.assertEqual(answers.shape, (rows, columns))
                     self.assertEqual(answers.dtype, np.int32)
@@ -40,12 +40,12 @@ class PicturesTest(parameterized.TestCase):
         size = objective.view.size
         images = np.random.default_rng(0).normal(size=(8, size, size, 1)).astype(np.float32)
         (made,) = objective.pictures(params, extra, images, jax.random.key(1)).values()
-        seen, painted, whole = np.moveaxis(np.asarray(made.images), 1, 0)
+        visible, prediction, whole = np.moveaxis(np.asarray(made.images), 1, 0)
         np.testing.assert_array_equal(whole, images)
-        hidden = seen == 0
+        hidden = visible == 0
         self.assertAlmostEqual(hidden.mean(), objective.mask_ratio, delta=0.07)
-        np.testing.assert_allclose(painted[~hidden], images[~hidden], atol=1e-6)
-        self.assertFalse(np.allclose(painted[hidden], images[hidden], atol=0.1))
+        np.testing.assert_allclose(prediction[~hidden], images[~hidden], atol=1e-6)
+        self.assertFalse(np.allclose(prediction[hidden], images[hidden], atol=0.1))
 
     def test_a_puzzle_put_together_rightly_is_the_solution(self):
         objective = harness.experiment("jigsaw").objective
@@ -58,7 +58,7 @@ class PicturesTest(parameterized.TestCase):
             # The tiles are the same ones, in another order.
             for other in (puzzle[i], solved[i]):
                 np.testing.assert_allclose(np.sort(other, None), np.sort(solution[i], None))
-            right = made.said[i, 1] == made.truth[i, 1]
+            right = made.prediction[i, 1] == made.truth[i, 1]
             self.assertEqual(bool(right), np.array_equal(solved[i], solution[i]))
 
     def test_the_most_used_prototypes_and_their_best_images(self):

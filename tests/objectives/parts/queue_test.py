@@ -64,8 +64,8 @@ class QueueTest(parameterized.TestCase):
         self.assertEqual(collectives(push.lower(extra["queue"], batch).compile().as_text()), [])
 
     @parameterized.parameters(
-        (10, 100, "10 is no multiple of the batch of 4; use 8"),
-        (0, 100, "0 is no multiple of the batch of 4; use 4"),
+        (10, 100, "10 is not a multiple of the batch of 4; use 8"),
+        (0, 100, "0 is not a multiple of the batch of 4; use 4"),
         (65538, 100, "use 100"),
         (104, 103, "104 keys of 103 examples .* at most 100"),
     )
