@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.stop import interruptible
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.survey import read_alike
@@ -74,7 +75,8 @@ def main(argv: list[str]) -> int:
     data = flags.data or Experiment.from_config(workdir.read_config(where)).data.train
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: no folder {output.parent}")
-    with distributed.session(flags.flag_values_dict()):
+
+    def work() -> int:
         console = terminal()
         mesh = sharding.make_mesh(sharding.MeshConfig())
         encoder = load(
@@ -102,7 +104,10 @@ def main(argv: list[str]) -> int:
             near = neighbors.path_of(output)
             neighbors.write(output, near, count, mesh)
             console.print(neighbors.usage(output, near))
-    return 0
+        return 0
+
+    with distributed.session(flags.flag_values_dict()):
+        return interruptible(work, "the same command goes on from the parts that are written")
 
 
 def pooling(pool: str, patches: bool) -> str | None:

@@ -28,6 +28,7 @@ from rich.text import Text
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.plain import from_json
+from ssl_jax.core.stop import interruptible
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.records import Record, ResultsFile, key
 from ssl_jax.run import flags as command_line
@@ -49,7 +50,7 @@ FLAGS = {
     "results": "file of results; by default eval/results.jsonl in each run's folder",
     "suite": "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME",
     "data": "labelled training images; by default the run's own",
-    "eval_data": "evaluation images; by default the run's own",
+    "eval_data": "evaluation images; by default the run's own, or what --data holds out",
     "no_baselines": "skip the untrained network and raw pixels; each takes as long again",
     "config.backbone.KEY": weights_file.BACKBONE_HELP,
     **distributed.FLAGS,
@@ -76,26 +77,31 @@ def main(argv: list[str]) -> int:
     cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
     sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
     console, unmeasured = terminal(), []  # type: tuple[Console, list[str]]
-    with distributed.session(flags.flag_values_dict()):
+
+    def work() -> int:
         weights = weights_file.requested(flags, overrides)
         if weights:
             console.print(weights.summary, markup=False)
-            folders = [weights.path]
-            sets = sets if flags.suite else {"": DataSet()}  # the experiment has the data
-        for folder in folders:
+        # The experiment of a file has the data.
+        measured = sets if flags.suite or not weights else {"": DataSet()}
+        for folder in [weights.path] if weights else folders:
             default = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
             file = ResultsFile(Path(flags.results or default))
             measurements = measure(
-                *(folder, sets, protocols, cells, step, flags.follow, file, unmeasured, weights),
+                *(folder, measured, protocols, cells, step),
+                *(flags.follow, file, unmeasured, weights),
                 baselines=not flags.no_baselines,
             )
             for at_step, requests in measurements:
                 show(console, f"{folder}, step {at_step}", requests, file.read())
             console.print(f"Results and their settings are in {file.path}")
-    if unmeasured:
-        names = ", ".join(dict.fromkeys(unmeasured))
-        console.print(f"Not measured: {names}, for the reasons above")
-    return 2 if unmeasured else 0
+        if unmeasured:
+            names = ", ".join(dict.fromkeys(unmeasured))
+            console.print(f"Not measured: {names}, for the reasons above")
+        return 2 if unmeasured else 0
+
+    with distributed.session(flags.flag_values_dict()):
+        return interruptible(work, "finished measurements are saved")
 
 
 def grid(sweeps: Sequence[str]) -> list[Cell]:

@@ -20,6 +20,7 @@ from ssl_jax.augment.recipes import title
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
+from ssl_jax.core.stop import interruptible
 from ssl_jax.evals.base import Images
 from ssl_jax.evals.checks import varied
 from ssl_jax.report.look import look
@@ -31,6 +32,7 @@ from ssl_jax.run.configs import load_method
 from ssl_jax.run.console import NAMES, SCORES, terminal, verdict
 from ssl_jax.run.evaluation import NEWEST
 from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.suites import evaluation_set, measured_on
 from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
@@ -41,7 +43,7 @@ FLAGS = {
     "step": "step of the checkpoint; by default the newest",
     "examples": "number of training and of evaluation images to look at; by default 1000",
     "data": "training images; by default the run's own",
-    "eval_data": "evaluation images; by default the run's own",
+    "eval_data": "evaluation images; by default the run's own, or what --data holds out",
     "config.backbone.KEY": weights_file.BACKBONE_HELP,
 }
 
@@ -63,24 +65,28 @@ def main(argv: list[str]) -> int:
     output = Path(flags.output) if flags.output else single
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: no folder {output.parent}")
-    for folder, run in zip(folders, runs, strict=True):
-        try:
-            examine(run, folder, step, count, flags, weights)
-        except UserError as e:
-            if len(folders) == 1 and (weights or flags.step or flags.data or flags.eval_data):
-                raise  # the request itself is wrong
-            run.notes.append(f"No pictures: {e}.")
-        before = "at the start" if run.config.get("train", {}).get("init_from") else "untrained"
-        if line := verdict(run.last, before):
-            run.notes.append(f"{line}.")
-        for note in run.notes:
-            terminal().print(f"{folder}: {note}")
-    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    version = importlib.metadata.version("ssl-jax")
-    footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
-    write(output, render(runs, NAMES, SCORES, footer))
-    terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    return 0
+
+    def work() -> int:
+        for folder, run in zip(folders, runs, strict=True):
+            try:
+                examine(run, folder, step, count, flags, weights)
+            except UserError as e:
+                if len(folders) == 1 and (weights or flags.step or flags.data or flags.eval_data):
+                    raise  # the request itself is wrong
+                run.notes.append(f"No pictures: {e}.")
+            before = "at the start" if run.config.get("train", {}).get("init_from") else "untrained"
+            if line := verdict(run.last, before):
+                run.notes.append(f"{line}.")
+            for note in run.notes:
+                terminal().print(f"{folder}: {note}")
+        date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        version = importlib.metadata.version("ssl-jax")
+        footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
+        write(output, render(runs, NAMES, SCORES, footer))
+        terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
+        return 0
+
+    return interruptible(work, "no page is written")
 
 
 def write(path: Path, text: str) -> None:
@@ -134,10 +140,9 @@ def examine(
             run.facts["checkpoint"] = f"step {number:,}"
             versions = checkpoints.metadata(number).get("versions", {})
             run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in versions.items())
-        other = flags.data and not weights  # other data than the experiment's
-        source = experiment.opened(flags.data, "train") if other else experiment.source
-        test = None if other else experiment.eval_source
-        test = experiment.opened(flags.eval_data, "eval") if flags.eval_data else test
+        data, eval_data = ("", "") if weights else (flags.data, flags.eval_data)
+        source = experiment.opened(data, "train") if data else experiment.source
+        test = evaluation_set(experiment, source, data, eval_data)
         images = Images.of(
             source,
             test,
@@ -150,6 +155,7 @@ def examine(
         )
         state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
         terminal().print(f"{folder}, step {number}: looking at some images")
+        run.facts["images looked at"] = f"{source.name}; evaluation: {measured_on(images)}"
         run.notes += [f"{note}." for note in images.notes()]
         run.look = look(experiment.objective, state, images, number)
         if not varied(run.look.train.features):

@@ -15,7 +15,7 @@ from rich.console import Console
 from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Interrupted, Stop
-from ssl_jax.data.sources import Source, held_out
+from ssl_jax.data.sources import Source, held_out, left_out, left_out_is_shown
 from ssl_jax.run import auto, pretrained, restart
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.configs import configured, override
@@ -56,7 +56,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     profile = Profile(flags.profile, folder / "profile", distributed.primary())
     with Stop() as stop, ProgressLine(terminal()) as line:
         try:
-            with stop.region(UNTOUCHED):
+            with stop.region(UNTOUCHED), left_out_is_shown():
                 line.phase("reading the data")
                 experiment = resolve(flags, overrides, folder, line.console)
                 resolved = experiment.resolved()
@@ -180,7 +180,7 @@ def announce(console: Console, experiment: Experiment) -> None:
         )
     )
     console.print(
-        f"{experiment.data.train}: {spec.num_examples:,} images, {spec.total_steps:,} steps of "
+        f"{experiment.data.train}: {_images(spec.num_examples)}, {spec.total_steps:,} steps of "
         f"{spec.global_batch} ({spec.steps_per_epoch:,} steps per epoch)",
     )
     for line in (*data_lines(experiment), *experiment.survey.lines):
@@ -193,9 +193,10 @@ def data_lines(experiment: Experiment) -> list[str]:
     """Describe the data: classes, unused files and labels, and the evaluation set."""
     source, evals = experiment.source, experiment.evals
     lines = [f"  {classes(source, count=evals.every >= 0)}"]
-    lines += [f"  left out: {count:,} {_printable(why)}" for why, count in source.left_out.items()]
+    lines += [f"  left out: {_printable(line)}" for line in left_out(source)]
     for name, stream in experiment.streams.items():
-        lines.append(f"  stream {name}: {len(stream):,} images of {_printable(stream.name)}")
+        lines.append(f"  stream {name}: {_images(len(stream))} of {_printable(stream.name)}")
+        lines += [f"  left out of stream {name}: {_printable(line)}" for line in left_out(stream)]
     if evals.every < 0:
         return [*lines, "  evaluated on: nothing during training (evals.every=-1)"]
     test = experiment.eval_source
@@ -204,8 +205,10 @@ def data_lines(experiment: Experiment) -> list[str]:
             *lines,
             "  evaluated on: a fifth of the training images; set others with --eval_data",
         ]
-    size = f"{len(test):,} images, {classes(test, count=True)}"
-    return [*lines, f"  evaluated on: {_printable(test.name)}: {size}"]
+    size = f"{_images(len(test))}, {classes(test, count=True)}"
+    lines.append(f"  evaluated on: {_printable(test.name)}: {size}")
+    unused = left_out(test) if experiment.data.eval else []
+    return [*lines, *(f"  left out of these: {_printable(line)}" for line in unused)]
 
 
 def classes(source: Source, count: bool) -> str:
@@ -217,8 +220,12 @@ def classes(source: Source, count: bool) -> str:
     listed += ", ..." if len(names) > CLASSES_SHOWN else ""
     line = f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({listed})"
     if count and source.labels is not None and (missing := int((source.labels < 0).sum())):
-        line += f", {missing:,} images without a label"
+        line += f", {_images(missing)} without a label"
     return line
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s'[: count != 1]}"
 
 
 def _printable(text: str) -> str:

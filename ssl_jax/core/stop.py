@@ -17,6 +17,7 @@ from typing import Any, Self
 import jax
 from jax.experimental import multihost_utils
 
+from ssl_jax.core.errors import AtOnce
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 
 GRACE = 2.0  # seconds that the main thread has to leave a region
@@ -186,6 +187,23 @@ class Stop:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(code)
+
+
+def interruptible(work: Callable[[], int], text: str) -> int:
+    """Call `work`, which loses nothing when it is cut short, and return its exit code, or the one
+    for what this process was asked; of several processes each ends as it always would.
+
+    Args:
+      text: what is left behind, in words, for the terminal.
+    """
+    if jax.process_count() > 1:
+        return work()
+    with Stop() as stop:
+        try:
+            with stop.region(text):
+                return work()
+        except Interrupted:
+            return AtOnce(stop.code)
 
 
 def _code(number: int) -> int:

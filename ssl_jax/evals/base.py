@@ -47,6 +47,9 @@ class Protocol:
     every_stage: ClassVar[bool] = False
     of_pixels: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self) -> None:
+        config.check(self, type(self).__name__.lower())
+
     def applies(self, subject: "Subject") -> bool:
         """Return whether its requirements are met: by default labels, or an encoder."""
         return subject.labelled if self.labels else subject.encoder is not None

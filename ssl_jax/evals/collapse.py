@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
+SIGNS = ("feature_std", "rankme", "cluster_entropy")  # numbers that tell of collapse
 LOW_STD, NO_STD = 0.3, 0.03  # of `feature_std`, 1 for directions spread evenly
 LOW_RANK, NO_RANK = 0.1, 2.0  # of RankMe: as a share of the dimensions, and absolute
 LOW_ENTROPY, NO_ENTROPY = 0.2, 0.05  # of `cluster_entropy`, 1 for clusters used alike

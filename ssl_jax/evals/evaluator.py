@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 
+from ssl_jax.core import config
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import Count, OrAll
 from ssl_jax.data.sources import Source
@@ -89,8 +90,7 @@ class EvalsConfig:
     propagation: Propagation = Propagation()
 
     def __post_init__(self) -> None:
-        if self.every < -1 or min(self.max_train, self.max_eval, self.batch_size) < 1:
-            raise UserError("evals: every must be >= -1 and all other numbers positive")
+        config.check(self, "evals")
         for name in self.protocols:
             self.protocol(name)
 

@@ -22,7 +22,7 @@ from ssl_jax.run import weights_file
 from ssl_jax.run.baselines import Baselines, Numbers, run_config, untrained
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.run.suites import Cell, DataSet, Task
+from ssl_jax.run.suites import Cell, DataSet, Task, measured_on
 from ssl_jax.train.checkpoint import Checkpoints
 
 NEWEST = -1  # in the place of a step
@@ -58,6 +58,9 @@ def measure(
         for name, data in sets.items():
             with report_dataset_errors(name, unmeasured):
                 tasks.append(Task.of(experiment, name, data, protocols, cells))
+        for task in tasks:
+            which = f"{task.name} " if task.name else ""
+            terminal().print(f"{which}evaluated on: {measured_on(task.quality.images)}")
         for note in dict.fromkeys(n for task in tasks for n in task.quality.images.notes()):
             terminal().print(note, markup=False)
         start = functools.cache(functools.partial(untrained, experiment))

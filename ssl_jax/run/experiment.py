@@ -52,8 +52,11 @@ TOKENIZER = "tokenizer.json"  # in the folder of a run
 
 
 def range_of(config: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the range of pixels that are not 8-bit, from a run's resolved config."""
-    return tuple(config.get("data", {}).get("range", RANGE_BEFORE))
+    """Return the range of pixels that are not 8-bit, from a run's resolved config; () if no run
+    made it.
+    """
+    data = config.get("data")
+    return tuple(data.get("range", RANGE_BEFORE)) if isinstance(data, Mapping) else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,10 +192,15 @@ class Experiment:
         images, the same in all processes.
         """
         old = self._existing
-        if old is not None and self.data.range in ((), range_of(old)):
-            return Survey(range_of(old), int(old["spec"].get("channels", 3)))
+        if old is not None and self.data.range not in ((), range_of(old)):
+            old = None  # another range is set
+        channels = int(old["spec"].get("channels", 3)) if old else 3
+        if old and ("spec" in self.raw or "range" in old.get("data", {})):
+            return Survey(range_of(old), channels)
         look = functools.partial(survey, self._opened, self.data.channels, self.data.range)
         facts = distributed.agreed(lambda: dataclasses.asdict(look()))
+        if old:  # begun before there was `data.range`
+            return Survey(RANGE_BEFORE if facts["value_range"] else (), channels)
         return Survey(tuple(facts["value_range"]), facts["bands"], tuple(facts["lines"]))
 
     @cached_property
@@ -455,8 +463,8 @@ class Experiment:
         """Return the default of each key of `resolved`, likewise."""
         out = {name: checked.defaults(type(section)) for name, section in self.sections.items()}
         out["objective"] = checked.defaults(type(self.method))
-        if self._existing is not None and "range" not in self._existing.get("data", {}):
-            out["data"]["range"] = self.survey.value_range
+        if self._existing is not None:  # of a config.json or checkpoint from before `data.range`
+            out["data"]["range"] = RANGE_BEFORE if self.survey.value_range else ()
         return json.loads(json.dumps(out, default=dataclasses.asdict))
 
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from ssl_jax.core import config as checked
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Whole
-from ssl_jax.data.sources import held_out
+from ssl_jax.data.sources import Source, held_out
 from ssl_jax.data.survey import read_alike
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import Images, Protocol, Subject
 from ssl_jax.evals.evaluator import EvalsConfig, Quality
 from ssl_jax.objectives.base import Encoder
 from ssl_jax.run.configs import load_config
@@ -86,6 +86,34 @@ def settings(protocol: Protocol, name: str, cells: Sequence[Cell]) -> list[Proto
     return list(dict.fromkeys(variants))
 
 
+def evaluation_set(
+    experiment: Experiment, source: Source, data: str, eval_data: str
+) -> Source | None:
+    """Return the images to measure on, None for a fifth of the training images.
+
+    They are those of `eval_data`, by default the run's own. Other training images bring the part
+    that their data set holds out, as in training.
+
+    Args:
+      source: the training images, opened.
+      data: their name; "" for the run's own.
+    """
+    if eval_data:
+        return experiment.opened(eval_data, "eval")
+    if not data:
+        return experiment.eval_source
+    test = held_out(data)
+    return test and read_alike(test, source.value_range)
+
+
+def measured_on(images: Images) -> str:
+    """Describe the evaluation images in a few words."""
+    train, test, count = images.train.source, images.test.source, len(images.test.rows)
+    if test is train:
+        return f"{count:,} images, a fifth of {train.name}; --eval_data names others"
+    return f"{count:,} images of {test.name}"
+
+
 @dataclass(frozen=True)
 class Task:
     """Measurements to make on one pair of data sets.
@@ -126,12 +154,7 @@ class Task:
             )
             requested[protocol] = settings(base, protocol, cells)
         source = experiment.opened(data.data, "train") if data.data else experiment.evals_source
-        test = experiment.opened(data.eval_data, "eval") if data.eval_data else None
-        if test is None and not data.data:
-            test = experiment.eval_source
-        elif test is None and name:
-            test = held_out(data.data)
-            test = test and read_alike(test, experiment.survey.value_range)
+        test = evaluation_set(experiment, source, data.data, data.eval_data)
         quality = Quality(
             experiment.objective,
             dataclasses.replace(evals, **most),

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import math
 import socket
 import sys
 import time
@@ -24,7 +25,7 @@ from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
 from ssl_jax.cost import flops
 from ssl_jax.data.pipeline import Batches
-from ssl_jax.evals.collapse import diagnose
+from ssl_jax.evals.collapse import SIGNS, diagnose
 from ssl_jax.evals.evaluator import Quality
 from ssl_jax.run import pretrained
 from ssl_jax.run.auto import estimate
@@ -425,8 +426,8 @@ class RunHooks:
 def alarmed(
     console: Console, step: int, metrics: Mapping[str, float], last: Mapping[str, float]
 ) -> dict[str, float]:
-    """Add `diag/collapse` to the metrics of a step that have diagnostics; print a warning if the
-    collapse was not yet in `last`, the metrics of the steps before.
+    """Add `diag/collapse` to the metrics of a step that have diagnostics, NaN where these are not
+    finite; print a warning if the collapse was not yet in `last`, the metrics of the steps before.
     """
     numbers, before = (
         {name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)}
@@ -434,6 +435,8 @@ def alarmed(
     )
     if not numbers:
         return dict(metrics)
+    if any(math.isnan(numbers.get(name, 0.0)) for name in SIGNS):
+        return {**metrics, "diag/collapse": math.nan}
     diagnosis = diagnose(numbers, before)
     if diagnosis.kind and diagnosis.kind != last.get("diag/collapse"):
         console.print(f"step {step}: {diagnosis}", style="bold red")

@@ -20,12 +20,14 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
+from ssl_jax.data import levels
+from ssl_jax.data.survey import Survey, survey
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.objectives import base as objectives
 from ssl_jax.objectives.base import Objective, Probe
 from ssl_jax.run import orbax_export
 from ssl_jax.run.configs import override
-from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.experiment import Experiment, range_of
 from ssl_jax.run.flags import Override
 from ssl_jax.weights import files, folders, huggingface, networks
 from ssl_jax.weights.networks import Weights
@@ -78,6 +80,7 @@ def preprocessing(weights: Weights, usual: str) -> tuple[View, Probe, dict[str, 
             None if stage is None else int(stage), None if pool is None else str(pool)
         )
         settings = dict(config) or {"backbone": backbone}
+        levels.check(range_of(settings))
     except (ValueError, TypeError, AttributeError, OverflowError) as e:
         raise UserError(f"{weights.name}: invalid metadata: {e}") from None
     recipe(view.recipe)  # raises if it is unknown
@@ -198,12 +201,12 @@ class FileExperiment(Experiment):
         """
         file = orbax_export.read_any(path)
         weights = networks.of_file(file, str(path), backbone)
-        view, probe, _ = preprocessing(weights, normalization(file, path))
+        view, probe, settings = preprocessing(weights, normalization(file, path))
         spec = objectives.Spec(1, 1, 0, 1, 1, channels=weights.channels)
         config = {
             "objective": {"name": NAME},
             "backbone": dict(weights.backbone),
-            "data": {"train": data, "eval": eval_data},
+            "data": {"train": data, "eval": eval_data, "range": range_of(settings)},
             "train": {"steps": 1},
             "spec": {k: v for k, v in dataclasses.asdict(spec).items() if k != "streams"},
         }
@@ -214,6 +217,15 @@ class FileExperiment(Experiment):
     def method(self) -> Objective:
         assert self.weights is not None
         return Frozen(self.weights.net, self.spec, view=self.view, probe=self.probe)
+
+    @cached_property
+    def survey(self) -> Survey:
+        """Range and bands of the pixels: those of the run that wrote the file, else from a sample
+        of the images.
+        """
+        if self.data.range:
+            return Survey(self.data.range, self.spec.channels)
+        return survey(self._opened, self.spec.channels)
 
     @cached_property
     def identity(self) -> dict[str, str]:

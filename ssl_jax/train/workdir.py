@@ -56,6 +56,11 @@ def read_config(workdir: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"cannot read {path}: expected a JSON object")
     for section, values in config.items():
+        if not isinstance(values, dict) and "objective" not in config:
+            raise UserError(
+                f"no run in {workdir}: its config.json belongs to something else; to read weights "
+                f"stored there, use --weights={workdir}"
+            )
         if not isinstance(values, dict):
             raise UserError(f"cannot read {path}: {section}: expected keys, got {values!r:.80}")
     return config

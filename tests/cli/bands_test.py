@@ -149,11 +149,27 @@ class RangeOfARunTest(absltest.TestCase):
         again = self.experiment()
         self.assertEqual(again.survey.value_range, (0, 65535))
         check_resumable(old, again.resolved(), "the run", again.defaults())
+        write_json(self.folder / "config.json", again.resolved())
+        third = self.experiment()  # beside a checkpoint of before
+        check_resumable(old, third.resolved(), "the checkpoint", third.defaults())
         for path in self.data.iterdir():  # the data need not be at hand, nor be wide
             path.write_bytes(tiff([pictures(3, 255, np.uint8)[0]]))
         write_json(self.folder / "config.json", again.resolved())
         config = {k: v for k, v in again.resolved().items() if k != "spec"}
         self.assertEqual(Experiment.from_config(config, self.folder).survey, again.survey)
+
+    def test_a_run_of_before_on_8_bit_images_gets_no_range(self):
+        for path in self.data.iterdir():
+            path.write_bytes(tiff([pictures(3, 255, np.uint8)[0]]))
+        old = self.experiment().resolved()
+        del old["data"]["range"]
+        write_json(self.folder / "config.json", old)
+        again = self.experiment()
+        self.assertEqual(again.resolved()["data"]["range"], [])
+        check_resumable(old, again.resolved(), "the run", again.defaults())
+        write_json(self.folder / "config.json", again.resolved())
+        self.assertEqual(self.experiment().resolved(), again.resolved())
+        check_resumable(old, again.resolved(), "the checkpoint", self.experiment().defaults())
 
     def test_no_range(self):
         for values in ((5, 1), (1,), (0, 1, 0, 1)):

@@ -38,7 +38,7 @@ class DataLinesTest(absltest.TestCase):
             [
                 "2 classes (a, b)",
                 "left out: 4 images in val/, held out for evaluation",
-                "left out: 1 files with other endings (1 .heic)",
+                "left out: 1 file with other endings (1 .heic)",
                 f"evaluated on: folder:{self.root}#val: 4 images, 2 classes (a, b)",
             ],
         )

@@ -19,6 +19,7 @@ from ssl_jax import cli
 from ssl_jax.cli import evaluate
 from ssl_jax.evals import features
 from ssl_jax.evals.records import ResultsFile, key
+from ssl_jax.run import evaluation
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -196,7 +197,7 @@ class EvaluateTest(parameterized.TestCase):
         while not (folder / "config.json").exists():
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.05)
-        with mock.patch.object(evaluate, "POLL", 0.1):
+        with mock.patch.object(evaluation, "POLL", 0.1):
             self.evaluate("--eval=knn", "--follow", runs="live", results="live.jsonl")
         self.assertEqual([line["step"] for line in self.read("live.jsonl")], [2, 4])
         self.assertEqual(run.wait(), 0)

@@ -50,6 +50,7 @@ class ReportTest(absltest.TestCase):
         text = (self.run_folder / "report.html").read_text()
         for heading in ("Curves", "Nearest neighbours", "Clusters", "Predicted rotations"):
             self.assertIn(f"<h2>{heading}</h2>", text)
+        self.assertRegex(text, "digits; evaluation: [0-9]+ images of digits")
         self.assertIn("jax 0.", text)  # from the checkpoint's metadata
         lines = map(json.loads, (self.run_folder / "metrics.jsonl").read_text().splitlines())
         losses = " ".join(f"{x['train/loss']:.4g}" for x in lines if "train/loss" in x)

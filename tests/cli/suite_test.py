@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from absl.testing import absltest, parameterized
+from PIL import Image
 
 from ssl_jax import cli
 from ssl_jax.cli import results
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.records import ResultsFile
 from ssl_jax.run import suites
+from ssl_jax.run.experiment import Experiment
 from tests.cli.evaluate_test import TINY
 
 SUITE = """
@@ -94,6 +96,27 @@ class SuiteTest(parameterized.TestCase):
             self.assertEqual(row[7:], expected)
         err = self.command(*table, "--columns=set", "--value=x", code=2)
         self.assertIn("no result has both 'set' and --value=x", err)
+
+    def test_other_data_are_measured_on_what_they_hold_out(self):
+        root, draws = self.folder / "parts", np.random.default_rng(0)
+        for top, most in (("train", 4095), ("val", 1000)):
+            for name in "ab":
+                (root / top / name).mkdir(parents=True)
+                for i in range(4):
+                    pixels = draws.integers(0, most + 1, (8, 8), np.uint16)
+                    Image.fromarray(pixels).save(root / top / name / f"{i}.png")
+        experiment = Experiment.of_run(self.folder / "run")
+        made = suites.Task.of(experiment, "", suites.DataSet(f"folder:{root}"), ["knn"], [{}])
+        self.assertEqual(made.about["eval_data"], f"folder:{root}#val")
+        self.assertEqual(suites.measured_on(made.quality.images), f"8 images of folder:{root}#val")
+        self.assertEqual(made.quality.images.test.source.value_range, (0, 4095))  # of train
+        out = self.evaluate("parts.jsonl", "--eval=knn", f"--data=folder:{root}")
+        self.assertIn(f"evaluated on: 8 images of folder:{root}#val\n", out)
+        images = draws.integers(0, 256, (40, 8, 8), np.uint8)
+        np.savez(self.folder / "whole.npz", images=images, labels=np.arange(40) % 2)
+        whole = suites.DataSet(f"npz:{self.folder / 'whole.npz'}")
+        made = suites.Task.of(experiment, "", whole, ["knn"], [{}])
+        self.assertRegex(suites.measured_on(made.quality.images), "^8 images, a fifth of npz:")
 
     def test_the_shipped_one_without_a_download(self):
         out = self.evaluate("digits.jsonl", "--eval=knn", "--suite=suites:digits")

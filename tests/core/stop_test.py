@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl.testing import absltest
 
-from ssl_jax.core.stop import Interrupted, Stop
+from ssl_jax.core.errors import AtOnce
+from ssl_jax.core.stop import Interrupted, Stop, interruptible
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 
 
@@ -80,6 +81,18 @@ class StopTest(absltest.TestCase):
         self.assertEqual(done.returncode, PREEMPTED, done.stderr)
         self.assertEqual(done.stdout, "saved\n")
         self.assertIn("asked to end; saved first", done.stderr)
+
+    def test_a_command_that_loses_nothing_ends_at_once(self):
+        def work():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(30)
+            return 0
+
+        with contextlib.redirect_stderr(io.StringIO()):
+            code = interruptible(work, "nothing is lost")
+        self.assertIsInstance(code, AtOnce)
+        self.assertEqual(code, INTERRUPTED)
+        self.assertEqual(interruptible(lambda: 3, ""), 3)
 
     def test_what_was_before_is_there_again(self):
         received = []

@@ -6,7 +6,14 @@ from absl.testing import absltest, parameterized
 from PIL import Image
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.sources import ArraySource, absolute, held_out, open_source
+from ssl_jax.data.sources import (
+    ArraySource,
+    absolute,
+    held_out,
+    left_out,
+    left_out_is_shown,
+    open_source,
+)
 from ssl_jax.data.sources.folder import top_folders
 
 TRAIN_FINGERPRINT = "9c1006658e6f0b5423ef5470deda752b"
@@ -204,9 +211,18 @@ class FolderTest(absltest.TestCase):
         root = self.tree("a.png", "b.png", "c.heic")
         with self.assertLogs("absl") as logs:
             open_source(f"folder:{root}")
-        self.assertIn("left out 1 files with other endings (1 .heic)", logs.output[0])
+        self.assertIn("left out 1 file with other endings (1 .heic)", logs.output[0])
         with self.assertNoLogs("absl"):
             open_source(f"folder:{root}")
+
+    def test_what_is_shown_is_not_logged_too(self):
+        spec = f"folder:{self.tree('a.png', 'b.heic')}"
+        with self.assertNoLogs("absl"), left_out_is_shown():
+            self.assertEqual(left_out(open_source(spec)), ["1 file with other endings (1 .heic)"])
+        with self.assertLogs("absl") as logs, self.assertRaises(UserError), left_out_is_shown():
+            open_source(spec)
+            raise UserError("before it was shown")
+        self.assertLen(logs.output, 1)
 
     def test_fingerprint_sees_pixels_labels_and_captions_and_no_times(self):
         root = self.tree("a.png", "b.png")

@@ -1,6 +1,7 @@
 """Each kind of collapse is forced and diagnosed, and healthy runs are not."""
 
 import io
+import math
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +147,15 @@ class TerminalTest(parameterized.TestCase):
         self.assertIn("constant collapse", console.file.getvalue().splitlines()[-1])
         self.assertEqual(alarmed(console, 40, {"eval/knn_top1": 1.0}, last), {"eval/knn_top1": 1.0})
         self.assertEqual(alarmed(console, 40, record, {})["diag/collapse"], 1.0)
+
+    def test_what_is_not_finite_is_no_finding(self):
+        console = Console(file=io.StringIO(), width=200)
+        values = numbers(math.nan, math.nan, cluster_entropy=0.0)  # argmax of NaN is one cluster
+        found = {f"diag/{k}": v for k, v in values.items()}
+        found = alarmed(console, 10, found, {"diag/collapse": 0.0})
+        self.assertTrue(math.isnan(found["diag/collapse"]))
+        final_table(console, found, "stage -1")
+        self.assertNotIn("collapse:", console.file.getvalue())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import ssl_jax
 from ssl_jax import cli
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import auto, weights_file
+from ssl_jax.run.experiment import range_of
 from ssl_jax.run.flags import Override
 from ssl_jax.weights import networks, timm
 from tests.weights.releases_test import VIT, plain, variables
@@ -57,6 +58,9 @@ class WeightsFileTest(parameterized.TestCase):
         digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
         self.assertEqual((record["digest"], record["method"]), (digest, "weights"))
         self.assertIn("eval/knn_top1", record["results"])
+        self.assertEqual(set(record["baselines"]), {"untrained", "pixels"})
+        for beside in record["baselines"].values():
+            self.assertEqual(set(beside), set(record["results"]))
         self.command(*flags)  # beside the file
         self.assertTrue(Path(f"{self.file}.results.jsonl").is_file())
 
@@ -65,7 +69,7 @@ class WeightsFileTest(parameterized.TestCase):
         self.command(
             "report", f"--weights={self.file}", self.data, f"--output={page}", "--examples=16"
         )
-        self.assertIn("Weights of a file", page.read_text())
+        self.assertIn("Weights from a file", page.read_text())
         self.assertIn(hashlib.sha256(self.file.read_bytes()).hexdigest(), page.read_text())
 
     @parameterized.parameters("evaluate", "report", "embed")
@@ -98,6 +102,10 @@ class WeightsFileTest(parameterized.TestCase):
         }
         for name, content in beside.items():
             (path.parent / name).write_text(json.dumps(content))
+        for command in ("evaluate", "report", "checkpoints"):
+            message = self.command(command, f"--workdir={path.parent}", code=2)
+            self.assertIn(f"no run in {path.parent}: its config.json belongs to something", message)
+            self.assertIn(f"use --weights={path.parent}", message)
         for name in (path, path.parent):
             encoder = ssl_jax.load(name)
             self.assertEqual(encoder.config["backbone"]["heads"], 2)
@@ -120,6 +128,8 @@ class WeightsFileTest(parameterized.TestCase):
         ("probe", '{"stage": 99, "pool": "avg"}'),
         ("probe", '{"pool": [1]}'),
         ("config", "[" * 100_000),
+        ("config", '{"data": {"range": 5}}'),
+        ("config", '{"data": {"range": [1, "x"]}}'),
     )
     def test_what_a_file_says_of_itself(self, key, text):
         metadata = {"format": "ssl_jax", "backbone": json.dumps(SMALL), "channels": "3", key: text}
@@ -134,9 +144,18 @@ class WeightsFileTest(parameterized.TestCase):
         run = weights_file.FileExperiment.read(self.file, {}, "digits")
         state = run.checkpoints().restore(0, run.abstract_state, run.placed)
         encoder = run.objective.encoder(state.params, state.extra)
+        untrained = jax.tree.map(np.array_equal, run.fresh_state().params, state.params)
+        self.assertFalse(all(jax.tree.leaves(untrained)))  # random, not the file's
         like = run.abstract_state.params["backbone"]
         shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)  # noqa: E731
         self.assertEqual(shapes(encoder.params), shapes(like))
+
+    def test_pixels_of_12_bits_fill_the_range_that_they_have(self):
+        pixels = np.random.default_rng(0).integers(0, 4096, (9, 16, 16, 3)).astype(np.uint16)
+        np.savez(self.folder / "wide.npz", images=pixels)
+        made = weights_file.FileExperiment.read(self.file, {}, f"npz:{self.folder / 'wide.npz'}")
+        self.assertEqual(made.evals_source.value_range, (0, 4095))
+        self.assertEqual(range_of({"backbone": {}}), ())  # of a public file, for `embed`
 
     def test_auto_starts_from_a_file(self):
         overrides: list[Override] = [("train.init_from", str(self.file)), ("train.steps", 3)]

@@ -8,7 +8,9 @@ files, `absolute(path) -> str`. Modules are found by name, so a new scheme is on
 import contextlib
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +34,9 @@ _ENDINGS = {  # endings of files that need no scheme
     "folder": (".txt", ".csv", ".lst", ".list"),
 }
 _LOOKED_AT = 1000  # files of a folder, to distinguish images from tables
-_logged: set[tuple[str, str]] = set()
+_PLURAL = re.compile(r"^(1 (?:\S+ )?)(file|image|clip|label)s\b")
+_logged: set[str] = set()
+_later: ContextVar[list[str] | None] = ContextVar("later", default=None)
 
 
 def schemes() -> tuple[str, ...]:
@@ -54,11 +58,40 @@ def open_source(spec: str, split: Literal["train", "eval"] = "train") -> Source:
     module, path = _scheme(spec)
     with _as_user_errors(spec):
         source = module.load(path, split)
-    for why, count in source.left_out.items():
-        if (source.name, why) not in _logged:
-            _logged.add((source.name, why))
-            logging.warning("%s: left out %s %s", source.name, f"{count:,}", why)
+    for line in left_out(source):
+        text = f"{source.name}: left out {line}"
+        if (later := _later.get()) is not None:
+            later.append(text)
+        else:
+            _log_once(text)
     return source
+
+
+def left_out(source: Source) -> list[str]:
+    """Return one line per reason for files left out: "1 file with other endings (1 .heic)"."""
+    lines = [f"{count:,} {why}" for why, count in source.left_out.items()]
+    return [_PLURAL.sub(r"\1\2", line) if line.startswith("1 ") else line for line in lines]
+
+
+@contextlib.contextmanager
+def left_out_is_shown() -> Iterator[None]:
+    """Log what is left out only if an error comes first: the caller shows it otherwise."""
+    texts: list[str] = []
+    token = _later.set(texts)
+    try:
+        yield
+    except Exception:
+        for text in texts:
+            _log_once(text)
+        raise
+    finally:
+        _later.reset(token)
+
+
+def _log_once(text: str) -> None:
+    if text not in _logged:
+        _logged.add(text)
+        logging.warning("%s", text)
 
 
 def absolute(spec: str) -> str:

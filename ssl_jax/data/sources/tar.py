@@ -239,7 +239,7 @@ class _Members:
         if member.isdir() or last.startswith("."):
             return
         if not member.isreg() or member.issparse():
-            self._left_out["links and sparse files"] += 1
+            self._left_out["files that are links or sparse"] += 1
         elif last.lower().endswith(EXTENSIONS):
             self._images.append((member.offset_data, member.size, path))
         elif (kind := ending(last)) not in _TEXTS:
@@ -294,11 +294,11 @@ class _Members:
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            self._left_out[".json without an object"] += 1
+            self._left_out[".json files without an object"] += 1
             return "", []
         label = _label_text(content.get("label"))
         if label is None:
-            self._left_out["labels in .json that are neither whole numbers nor texts"] += 1
+            self._left_out["labels in .json, neither whole number nor text"] += 1
         value: Any = next((content[k] for k in CAPTION_KEYS if k in content), [])
         texts = value if isinstance(value, list) else [value]
         captions = [without_halves(text) for text in texts if isinstance(text, str) and text]

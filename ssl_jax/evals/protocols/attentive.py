@@ -63,14 +63,6 @@ class Attentive(Protocol):
     holdout: BelowOne = 0.0
     seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        if min(self.lr, self.epochs, self.batch_size, self.heads) <= 0 or self.weight_decay < 0:
-            raise UserError(
-                "attentive: lr, epochs, batch_size and heads must be positive, weight_decay >= 0"
-            )
-        if not 0 <= self.holdout < 1:
-            raise UserError(f"attentive: holdout = {self.holdout} is not in [0, 1)")
-
     needs: ClassVar[str] = "a network, and labels of training and evaluation images"
 
     def applies(self, subject: Subject) -> bool:

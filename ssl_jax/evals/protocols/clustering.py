@@ -14,7 +14,6 @@ from sklearn.metrics import (
 )
 from sklearn.preprocessing import StandardScaler
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
@@ -37,13 +36,6 @@ class Clustering(AtLayer):
     factor: Positive = 1.0
     runs: Count = 3
     superclasses: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.runs < 1 or self.factor <= 0 or (self.clusters is not None and self.clusters < 1):
-            raise UserError(
-                f"clustering: clusters = {self.clusters}, factor = {self.factor} and "
-                f"runs = {self.runs} must be positive"
-            )
 
     def unused(self) -> Mapping[str, str]:
         if self.clusters is None:

@@ -7,12 +7,12 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.ranges import Count
+from ssl_jax.core.ranges import Count, Range
 from ssl_jax.data.decode import resize
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.protocols.knn import Knn, knn_classes
@@ -65,14 +65,7 @@ class Corruptions(AtLayer):
     classifier: Literal["linear", "knn"] = "linear"
     baseline: Literal["pixels", "alexnet"] = "pixels"
     examples: Count = 500
-    size: Count = LEAST
-
-    def __post_init__(self) -> None:
-        if self.examples < 1 or self.size < LEAST:
-            raise UserError(
-                f"corruptions: examples = {self.examples} must be positive, and size = {self.size} "
-                f"{LEAST} or more"
-            )
+    size: Annotated[int, Range(LEAST)] = LEAST
 
     def check(self, subject: Subject) -> None:
         super().check(subject)

@@ -43,9 +43,7 @@ class FewShot(AtLayer):
     draws: Count | None = None
 
     def __post_init__(self) -> None:
-        _check(self.shots or (1,), 1 if self.draws is None else self.draws)
-        if not all(0 < share <= 1 for share in self.fractions):
-            raise UserError(f"fewshot: fractions {list(self.fractions)} are not all in (0, 1]")
+        super().__post_init__()
         if not self.shots + self.fractions + self.lists:
             raise UserError("fewshot: give shots, fractions or lists")
 

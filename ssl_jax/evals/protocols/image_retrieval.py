@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
@@ -25,10 +24,6 @@ class ImageRetrieval(AtLayer):
     """
 
     k: tuple[Count, ...] = (1, 5, 10)
-
-    def __post_init__(self) -> None:
-        if min(self.k, default=1) < 1:
-            raise UserError(f"image_retrieval: k = {list(self.k)} must be positive")
 
     def measure(self, subject: Subject) -> dict[str, float]:
         precision, recall = retrieve(*subject.train(self), *subject.test(self), self.k)

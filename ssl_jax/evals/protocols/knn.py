@@ -37,12 +37,6 @@ class Knn(AtLayer):
     k: Count = 20
     temperature: Positive = 0.07
 
-    def __post_init__(self) -> None:
-        if self.k < 1 or self.temperature <= 0:
-            raise UserError(
-                f"knn: k = {self.k} and temperature = {self.temperature} must be positive"
-            )
-
     @classmethod
     def measure_all(
         cls, settings: Sequence[Self], subject: Subject

@@ -10,7 +10,6 @@ import numpy as np
 from scipy.linalg import eigh
 
 from ssl_jax.augment.recipes import augment
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.ranges import Positive, Several
 from ssl_jax.evals import features
@@ -37,10 +36,6 @@ class Lidar(AtLayer):
 
     prefix: ClassVar[str] = "diag"
     labels: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if min(self.examples, self.views) < 2 or self.delta <= 0:
-            raise UserError("lidar: examples and views must be at least 2, and delta positive")
 
     def measure(self, subject: Subject) -> dict[str, float]:
         size = max(subject.images.batch_size // self.views, 1)  # each counts `views` times

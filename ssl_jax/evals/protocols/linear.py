@@ -100,13 +100,6 @@ class Linear(AtLayer):
     holdout: BelowOne = 0.0
     seed: Seed = 0
 
-    def __post_init__(self) -> None:
-        numbers = (self.lr, self.epochs, self.batch_size)
-        if any(n is not None and n <= 0 for n in numbers) or (self.weight_decay or 0) < 0:
-            raise UserError("linear: lr, epochs and batch_size must be positive, weight_decay >= 0")
-        if not 0 <= self.holdout < 1:
-            raise UserError(f"linear: holdout = {self.holdout} is not in [0, 1)")
-
     def settled(self) -> Self:
         """Return the same protocol with the preset filled in."""
         takes_steps = any(n is not None for n in (self.lr, self.epochs, self.batch_size))

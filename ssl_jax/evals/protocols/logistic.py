@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Part, Seed
 from ssl_jax.evals.base import AtLayer, Labelled, Subject
 from ssl_jax.evals.checks import NotMeasurable
@@ -35,13 +34,6 @@ class Logistic(AtLayer):
     count: Count = 45
     holdout: Part = 0.1
     seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or not 0 < self.holdout < 1:
-            raise UserError(
-                f"logistic: count = {self.count} must be positive and holdout = {self.holdout} "
-                "between 0 and 1"
-            )
 
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)

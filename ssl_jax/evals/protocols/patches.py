@@ -58,8 +58,7 @@ class Patches(Protocol):
     patch: Count = 8
 
     def __post_init__(self) -> None:
-        if min(self.size, self.per_image, self.max_images, self.patch) < 1:
-            raise UserError("patches: size, per_image, max_images and patch must be positive")
+        super().__post_init__()
         if bool(self.train) != bool(self.test):
             raise UserError("patches: give both folders, train and test")
 

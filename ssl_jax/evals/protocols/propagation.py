@@ -58,10 +58,6 @@ class Propagation(Protocol):
     temperature: Positive = 0.1
     patch: Count = 8
 
-    def __post_init__(self) -> None:
-        if min(self.size, self.context, self.radius, self.k, self.temperature, self.patch) <= 0:
-            raise UserError("propagation: all numbers but stage must be positive")
-
     needs: ClassVar[str] = "a folder of videos (data)"
 
     def applies(self, subject: Subject) -> bool:

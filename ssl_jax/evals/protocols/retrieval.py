@@ -9,7 +9,6 @@ import numpy as np
 
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import Count
@@ -35,10 +34,6 @@ class Retrieval(Protocol):
     k: Count = 10
 
     labels: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"retrieval: k = {self.k} must be positive")
 
     needs: ClassVar[str] = "a method with a text tower, and captions of evaluation images"
 

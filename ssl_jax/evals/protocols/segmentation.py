@@ -67,12 +67,7 @@ class Segmentation(Protocol):
     patch: Count = 8
 
     def __post_init__(self) -> None:
-        numbers = (self.size, self.steps, self.batch_size, self.lr, self.patch)
-        if min(numbers) <= 0 or self.weight_decay < 0:
-            raise UserError(
-                "segmentation: size, steps, batch_size, lr and patch must be positive, "
-                "weight_decay >= 0"
-            )
+        super().__post_init__()
         if bool(self.train) != bool(self.test):
             raise UserError("segmentation: give both folders, train and test")
 

@@ -40,11 +40,9 @@ class Svm(AtLayer):
     costs: tuple[Positive, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
 
     def __post_init__(self) -> None:
-        if self.draws < 1 or min(self.shots, default=1) < 1 or min(self.costs, default=0) <= 0:
-            raise UserError(
-                f"svm: shots {list(self.shots)}, draws {self.draws} and costs {list(self.costs)} "
-                "must be positive"
-            )
+        super().__post_init__()
+        if not self.costs:
+            raise UserError("svm: give costs")
         if not self.shots and not self.full:
             raise UserError("svm: give shots, or full=True")
 

@@ -89,8 +89,8 @@ class TarTest(parameterized.TestCase):
         members = {"0.json": '{"label": [1, 2]}', "1.json": "[", "0.jpg": b"", "1.jpg": b""}
         source = open_source(self.write(members=members))
         self.assertIsNone(source.labels)
-        why = "labels in .json that are neither whole numbers nor texts"
-        self.assertEqual(source.left_out, {why: 1, ".json without an object": 1})
+        why = "labels in .json, neither whole number nor text"
+        self.assertEqual(source.left_out, {why: 1, ".json files without an object": 1})
 
     def test_texts_with_halves_of_characters(self):
         members = {"0.json": '{"label": "\\ud800", "text": "a \\udfff"}', "0.jpg": b""}

@@ -109,7 +109,7 @@ class AttentiveTest(parameterized.TestCase):
         {"lr": 0.0}, {"epochs": 0}, {"heads": 0}, {"weight_decay": -1.0}, {"holdout": 1.0}
     )
     def test_bad_settings(self, **settings):
-        with self.assertRaisesRegex(UserError, "attentive: "):
+        with self.assertRaisesRegex(UserError, "attentive.* expected"):
             Attentive(**settings)
 
 

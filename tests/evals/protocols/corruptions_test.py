@@ -125,9 +125,9 @@ class CorruptTest(parameterized.TestCase):
 
 class SettingsTest(absltest.TestCase):
     def test_invalid_settings(self):
-        with self.assertRaisesRegex(UserError, "size = 16 32 or more"):
+        with self.assertRaisesRegex(UserError, "corruptions.size: expected .* at least 32, got 16"):
             Corruptions(size=16)
-        with self.assertRaisesRegex(UserError, "examples = 0 must be positive"):
+        with self.assertRaisesRegex(UserError, "corruptions.examples: expected .* of at least 1"):
             Corruptions(examples=0)
 
     def test_without_the_library(self):

@@ -43,7 +43,7 @@ class LidarTest(absltest.TestCase):
         self.assertLessEqual(lidar(x), 2.01)
 
     def test_impossible_settings(self):
-        with self.assertRaisesRegex(UserError, "lidar: "):
+        with self.assertRaisesRegex(UserError, "lidar.views: expected .* of at least 2"):
             Lidar(views=1)
 
 

@@ -53,9 +53,9 @@ class LogisticTest(parameterized.TestCase):
         self.assertTrue(np.all(path[0].bias[3:] == -np.inf))  # classes that do not occur
 
     def test_errors(self):
-        with self.assertRaisesRegex(UserError, "count = 0 must be positive"):
+        with self.assertRaisesRegex(UserError, "logistic.count: expected .* of at least 1"):
             Logistic(count=0)
-        with self.assertRaisesRegex(UserError, "holdout = 0 between 0 and 1"):
+        with self.assertRaisesRegex(UserError, r"logistic.holdout: expected a number in \(0, 1\)"):
             Logistic(holdout=0)
         images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
         few = ArraySource("few", images, np.arange(5) % 2)

@@ -164,7 +164,7 @@ class VideosTest(parameterized.TestCase):
         net = vit(None, 7, 28, dim=8, depth=1, heads=2)
         with self.assertRaisesRegex(UserError, "7 pixels does not divide an image of 64 x 128"):
             self.measure(Encoder(*net.init(jax.random.key(0)), net))
-        with self.assertRaisesRegex(UserError, "must be positive"):
+        with self.assertRaisesRegex(UserError, "propagation.k: expected .* of at least 1"):
             Propagation(k=0)
 
     def test_sizes(self):
