@@ -68,7 +68,7 @@ class MaeTest(parameterized.TestCase):
     def test_bad_shapes(self):
         with self.assertRaisesRegex(ValueError, "do not tile an image of 6x8"):
             patchify(jnp.zeros((1, 6, 8, 3)), 4)
-        with self.assertRaisesRegex(ValueError, "no 2x2 grid"):
+        with self.assertRaisesRegex(ValueError, "is not a 2x2 grid"):
             unpatchify(jnp.zeros((1, 6, 12)), 2)
 
 

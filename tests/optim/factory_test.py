@@ -201,7 +201,7 @@ class RulesTest(parameterized.TestCase):
         ({"lr": float("nan")}, "optim.lr"),
         ({"clip_norm": 0.0}, "optim.clip_norm"),
         ({"momentum": 1.0}, "optim.momentum"),
-        ({"warmup_steps": 3, "warmup_epochs": 1.0}, "warmup_steps or warmup_epochs"),
+        ({"warmup_steps": 3, "warmup_epochs": 1.0}, "warmup_steps and warmup_epochs are both set"),
         ({"milestones": (3.0,)}, "schedule='step'"),
         ({"name": "adam"}, "got 'adam'"),
         ({"decay_rules": (("a", "b"),)}, "decay_rules"),

@@ -20,7 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 from ssl_jax.losses.large_batch import sinkhorn_kernel
 from ssl_jax.losses.sinkhorn import sinkhorn
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"
 
 COMPILED = """
