@@ -66,7 +66,7 @@ class BandsTest(parameterized.TestCase):
     def test_a_run_and_all_that_looks_at_it(self):
         run = self.folder / "run"
         text = self.command("train", *TINY, f"--data={self.data[13]}", f"--workdir={run}")
-        self.assertRegex(text, r"bands +13 of each image")
+        self.assertRegex(text, r"bands +13 per image")
         self.assertIn("0..4095 become 0..255", text)
         config = json.loads((run / "config.json").read_text())
         self.assertEqual((config["spec"]["channels"], config["data"]["range"]), (13, [0, 4095]))

@@ -235,7 +235,7 @@ class ImportTest(parameterized.TestCase):
             pretrained.check(run)
         files.write(self.folder / "vit.npz", plain_vit(), {})
         run = experiment("simclr", ("train.init_from", f"{self.folder}/vit.npz"))
-        with self.assertRaisesRegex(UserError, "holds a vit, and backbone.name is 'resnet_small'"):
+        with self.assertRaisesRegex(UserError, "holds a vit, but backbone.name is 'resnet_small'"):
             pretrained.load(run, terminal())
 
 
