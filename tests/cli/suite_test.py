@@ -107,7 +107,7 @@ class SuiteTest(parameterized.TestCase):
                     Image.fromarray(pixels).save(root / top / name / f"{i}.png")
         experiment = Experiment.of_run(self.folder / "run")
         made = suites.Task.of(experiment, "", suites.DataSet(f"folder:{root}"), ["knn"], [{}])
-        self.assertEqual(made.about["eval_data"], f"folder:{root}#val")
+        self.assertEqual(made.identity["eval_data"], f"folder:{root}#val")
         self.assertEqual(suites.measured_on(made.quality.images), f"8 images of folder:{root}#val")
         self.assertEqual(made.quality.images.test.source.value_range, (0, 4095))  # of train
         out = self.evaluate("parts.jsonl", "--eval=knn", f"--data=folder:{root}")
