@@ -28,7 +28,7 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    """As lightly's SwAV for CIFAR-10: two crops without blur, 512 clusters per head, Adam."""
+    """Follows lightly's SwAV for CIFAR-10: two crops without blur, 512 clusters per head, Adam."""
     view = {"size": 32, "count": 2, "area": (0.08, 1.0), "recipe": "simclr_cifar"}
     objective = {"name": "deepcluster_v2", "views": (view,), "clusters": 512}
     optim = {"name": "adamw", "lr": 5e-4, "weight_decay": 1e-6}

@@ -1,4 +1,4 @@
-"""From the config section `optim` to an optimizer: schedules, rules on parameter paths, groups.
+"""The optimizer of the config section `optim`: schedules, rules on parameter paths, groups.
 
 The result is an optax pair whose `update` takes the training step:
 `updates, opt_state = tx.update(grads, opt_state, params, step=step)`. Learning rate and weight
@@ -143,7 +143,7 @@ class OptimConfig:
 
     @property
     def excludes(self) -> bool:
-        """Whether a decay multiplier of 0 also switches off layer-wise adaptation."""
+        """Tell whether a decay multiplier of 0 also switches off layer-wise adaptation."""
         return not (self.name == "lars" and self.lars_variant.startswith("apex"))
 
 

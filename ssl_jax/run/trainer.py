@@ -326,7 +326,7 @@ class Training:
 
 
 class RunHooks:
-    """What the loop calls while `training` trains from `start`: logging, saving and evaluating.
+    """Callbacks of the loop while `training` trains from `start`: logging, saving and evaluating.
 
     Args:
       host: this host's batches, which count corrupt images.

@@ -107,7 +107,7 @@ class Weights:
 
     @property
     def taken(self) -> str:
-        """What was loaded from the file and what was skipped, in one line."""
+        """One line that says what was loaded from the file and what was skipped."""
         backbone = ", ".join(f"{key}={value!r}" for key, value in self.backbone.items())
         text = f"{self.name}: {self.report.loaded:,} tensors, {', '.join(self.report.networks)}"
         skipped = f"; skipped: {few(self.report.skipped)}" if self.report.skipped else ""

@@ -364,7 +364,9 @@ class EditedTest(Runs):
             with self.assertLogs("ssl_jax.evals.records", "WARNING") as logs:
                 code, _, printed = call("results", f"--workdir={self.run_}", *flags)
             self.assertEqual(code, 0, printed)
-            self.assertRegex(logs.output[0], r"results.jsonl: skipped 1 line\(s\) that are not results")
+            self.assertRegex(
+                logs.output[0], r"results.jsonl: skipped 1 line\(s\) that are not results"
+            )
         self.assertEqual(call("report", f"--workdir={self.run_}")[0], 0)
 
     @parameterized.parameters("config.json", "metrics.jsonl", "eval/results.jsonl", "eval")

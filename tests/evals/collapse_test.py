@@ -151,10 +151,10 @@ class TerminalTest(parameterized.TestCase):
     def test_what_is_not_finite_is_no_finding(self):
         console = Console(file=io.StringIO(), width=200)
         values = numbers(math.nan, math.nan, cluster_entropy=0.0)  # argmax of NaN is one cluster
-        found = {f"diag/{k}": v for k, v in values.items()}
-        found = alarmed(console, 10, found, {"diag/collapse": 0.0})
-        self.assertTrue(math.isnan(found["diag/collapse"]))
-        final_table(console, found, "stage -1")
+        measured = {f"diag/{k}": v for k, v in values.items()}
+        metrics = alarmed(console, 10, measured, {"diag/collapse": 0.0})
+        self.assertTrue(math.isnan(metrics["diag/collapse"]))
+        final_table(console, metrics, "stage -1")
         self.assertNotIn("collapse:", console.file.getvalue())
 
 

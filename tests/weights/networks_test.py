@@ -1,4 +1,4 @@
-"""From a file to a network: inference from names and shapes, resizing of positions, refusals."""
+"""Networks of files: inference from names and shapes, resizing of positions, refusals."""
 
 import json
 from pathlib import Path

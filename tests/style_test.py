@@ -1,0 +1,54 @@
+"""The rules of the language: names are nouns, docstrings have a subject."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl.testing import absltest
+
+ROOT = Path(__file__).parent.parent
+PARTICIPLES = {"asked", "drawn", "found", "given", "kept", "said", "seen", "told"}
+OPENERS = {"As", "From", "How", "Of", "That", "Told", "What", "Where", "Whether", "Which"}
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for folder in ("ssl_jax", "configs", "launch", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            yield path.relative_to(ROOT), ast.parse(path.read_text())
+
+
+def bindings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the line and the name of every variable, argument, function and class."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.lineno, node.name
+
+
+class StyleTest(absltest.TestCase):
+    def test_no_name_is_a_bare_participle(self):
+        names = [
+            f"{path}:{line}: {name}"
+            for path, tree in trees()
+            for line, name in bindings(tree)
+            if name in PARTICIPLES
+        ]
+        self.assertEqual(names, [])
+
+    def test_docstrings_start_with_a_verb_or_a_noun(self):
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        openings = [
+            f"{path}: {text.splitlines()[0]}"
+            for path, tree in trees()
+            for node in ast.walk(tree)
+            if isinstance(node, kinds) and (text := ast.get_docstring(node))
+            if text.split()[0] in OPENERS
+        ]
+        self.assertEqual(openings, [])
+
+
+if __name__ == "__main__":
+    absltest.main()
