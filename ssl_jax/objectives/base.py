@@ -322,8 +322,9 @@ class Objective:
 
     @property
     def probe_every_stage(self) -> bool:
-        """Tell whether a linear probe without a stage setting tries every stage: features for a pretext
-        task or a reconstruction are not those for classes, and the best stage is not known before.
+        """Tell whether a linear probe without a stage setting tries every stage: features for a
+        pretext task or a reconstruction are not those for classes, and the best stage is not known
+        before.
         """
         return self.family in ("pretext", "masked")
 
