@@ -119,7 +119,7 @@ class TilesTest(parameterized.TestCase):
     @parameterized.parameters(
         (lambda: jigsaw(tile=7), "at most 6"),
         (lambda: jigsaw(permutations=25), "1 to 24, got 25"),
-        (lambda: jigsaw(rows=4, tile=3), "16 tiles"),
+        (lambda: jigsaw(rows=4, tile=3), "1 to 9 tiles, got 16"),
         (lambda: context(gap=5), "do not fit a view of 20 px"),
         (lambda: context(rows=2), "no middle patch"),
     )
