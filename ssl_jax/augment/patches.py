@@ -1,10 +1,49 @@
-"""Images cut into grids of tiles. Images are (H, W, C)."""
+"""Images cut into patches and tiles. Images are (H, W, C)."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
+
+
+def patchify(images: Array, patch: int) -> Array:
+    """Cut images (B, H, W, C) into patches, row by row: (B, L, patch * patch * C).
+
+    The values of a patch are in the order (row, column, channel).
+
+    Raises:
+      ValueError: H or W is not a multiple of `patch`.
+    """
+    b, height, width, c = images.shape
+    if height % patch or width % patch:
+        raise ValueError(f"patches of {patch} do not tile an image of {height}x{width}")
+    rows, columns = height // patch, width // patch
+    x = images.reshape(b, rows, patch, columns, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch * patch * c)
+
+
+def unpatchify(patches: Array, patch: int, grid: tuple[int, int] | None = None) -> Array:
+    """Join the patches (B, L, patch * patch * C) of `patchify` to images (B, H, W, C).
+
+    Args:
+      patches: as `patchify` returns them.
+      patch: side of a patch.
+      grid: (rows, columns) of patches; default: a square.
+
+    Raises:
+      ValueError: the patches do not fill the grid.
+    """
+    b, length, size = patches.shape
+    rows, columns = grid or (math.isqrt(length),) * 2
+    if rows * columns != length or size % patch**2:
+        raise ValueError(
+            f"patches: {patches.shape} is not a {rows}x{columns} grid of patches of {patch}x{patch}"
+        )
+    x = patches.reshape(b, rows, columns, patch, patch, size // patch**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * patch, columns * patch, -1)
 
 
 def tiles(images: Array, rows: int, columns: int) -> Array:

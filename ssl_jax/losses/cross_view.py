@@ -13,12 +13,16 @@ Array = jax.Array
 def cross_entropies(targets: Array, logits: Array) -> Array:
     """Cross-entropy of every view's prediction with every view's target, the mean over the batch.
 
+        for g in range(G):                                       # the teacher's, or large, views
+            for v in range(V):                                   # the student's, or all, views
+                entropies[g, v] = -mean_b(sum_k(targets[b, g, k] * log_softmax(logits[b, v])[k]))
+
     Args:
       targets: (B, G, K), probabilities of G views.
       logits: (B, V, K) of V views, divided by their temperature.
 
     Returns:
-      (G, V) in at least float32: `-mean_b sum_k targets[b, g, k] log softmax(logits[b, v])[k]`.
+      (G, V) in at least float32.
     """
     log_probs = jax.nn.log_softmax(as_float(logits), axis=-1)
     total = jnp.einsum("bgk,bvk->gv", as_float(targets), log_probs, precision="highest")
@@ -27,6 +31,8 @@ def cross_entropies(targets: Array, logits: Array) -> Array:
 
 def mean_of_other_views(entropies: Array) -> Array:
     """Mean of a (G, V) matrix without its diagonal: no view predicts its own target.
+
+        mean(entropies[g, v] for g in range(G) for v in range(V) if g != v)
 
     View g of the targets is view g of the predictions, G <= V, V > 1.
     """

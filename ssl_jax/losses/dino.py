@@ -1,7 +1,6 @@
 """Self-distillation with a centred, sharpened teacher (DINO, 2104.14294, section 3.1)."""
 
 import jax
-import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
@@ -23,16 +22,3 @@ def teacher_probabilities(logits: Array, center: Array, temperature: float | Arr
       temperature: > 0.
     """
     return jax.nn.softmax(jax.lax.stop_gradient((as_float(logits) - center) / temperature))
-
-
-def teacher_temperature(
-    step: Array, steps_per_epoch: int, start: float, end: float, warmup_epochs: int
-) -> Array:
-    """Return the teacher's temperature, a float scalar for the int scalar `step`.
-
-    It rises linearly from `start` in the first to `end` in the last epoch of the warmup and is
-    constant within an epoch, as released.
-    """
-    epoch = step // steps_per_epoch
-    line = start + (end - start) * epoch / max(warmup_epochs - 1, 1)
-    return jnp.where(epoch < warmup_epochs, line, end)

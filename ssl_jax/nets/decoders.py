@@ -31,13 +31,14 @@ class MAEDecoder(nnx.Module):
         heads: int,
         grid: Grid,
         out_dim: int,
+        cls_token: bool,
         mlp_ratio: float,
         remat: Remat,
         dtype: DType,
         rngs: nnx.Rngs,
     ):
         options: dict[str, Any] = dict(scheme="xavier", dtype=dtype, rngs=rngs)
-        self.grid, self.remat = grid, remat
+        self.grid, self.cls_token, self.remat = grid, cls_token, remat
         self.embed = linear(encoder_dim, dim, **options)
         self.mask_token = token(0.02, 1, dim, rngs=rngs)
         self.blocks = stack(depth, dim, heads, mlp_ratio=mlp_ratio, **options)
@@ -45,24 +46,26 @@ class MAEDecoder(nnx.Module):
         self.pred = linear(dim, out_dim, **options)
 
     def __call__(self, tokens: Array, ids_restore: Array, *, train: bool) -> Array:
-        """Tokens (B, 1 + K, encoder_dim), ids_restore (B, N) int -> (B, N, out_dim) float32.
+        """Tokens (B, T, encoder_dim), ids_restore (B, N) int -> (B, N, out_dim) float32.
 
-        The class token comes first. `ids_restore[b, i]` is the index of patch i in the visible
-        patches followed by the masked ones.
+        The T tokens are the class token, if there is one, and those of the visible patches.
+        `ids_restore[b, i]` is the index of patch i in the visible patches followed by the masked
+        ones.
         """
         del train
         if ids_restore.shape[1] != self.grid[0] * self.grid[1]:
             raise UserError(f"{ids_restore.shape[1]} patches do not fill the grid {self.grid}")
         x = self.embed(tokens)
         batch, count, dim = x.shape
-        missing = ids_restore.shape[1] - (count - 1)
+        first = int(self.cls_token)  # index of the first patch
+        missing = ids_restore.shape[1] - (count - first)
         masks = jnp.broadcast_to(jnp.asarray(self.mask_token[...], x.dtype), (batch, missing, dim))
-        patches = jnp.concatenate([x[:, 1:], masks], axis=1)
+        patches = jnp.concatenate([x[:, first:], masks], axis=1)
         patches = jnp.take_along_axis(patches, ids_restore[:, :, None], axis=1)
-        x = jnp.concatenate([x[:, :1], patches], axis=1)
-        x = x + jnp.asarray(sincos(dim, self.grid, cls_token=True)[None], x.dtype)
+        x = jnp.concatenate([x[:, :first], patches], axis=1)
+        x = x + jnp.asarray(sincos(dim, self.grid, cls_token=self.cls_token)[None], x.dtype)
         x, _ = run_stack(self.blocks, x, self.remat)
-        return at_least_float32(self.pred(self.norm(x))[:, 1:])
+        return at_least_float32(self.pred(self.norm(x))[:, first:])
 
 
 def mae_decoder(
@@ -73,6 +76,7 @@ def mae_decoder(
     *,
     grid: Grid = (14, 14),
     out_dim: int = 16 * 16 * 3,
+    cls_token: bool = True,
     mlp_ratio: float = 4.0,
     remat: Remat = "none",
     dtype: DType = None,
@@ -88,6 +92,7 @@ def mae_decoder(
       dim, depth, heads, mlp_ratio: sizes of the decoder's transformer.
       grid: rows and columns of patches, N in all.
       out_dim: values per patch: patch * patch * channels.
+      cls_token: whether a class token comes first.
       remat, dtype: as for `vit`.
 
     Raises:
@@ -106,6 +111,7 @@ def mae_decoder(
             heads=heads,
             grid=grid,
             out_dim=out_dim,
+            cls_token=cls_token,
             mlp_ratio=mlp_ratio,
             remat=remat,
             dtype=compute_dtype(dtype),

@@ -93,7 +93,7 @@ def mlp_head(
     activation: Literal["relu", "gelu", "leaky_relu"] = "relu",
     dtype: DType = None,
 ) -> Net:
-    """A multi-layer perceptron on vectors (B, in_dim) -> (B, dims[-1]) float32.
+    """A multi-layer perceptron on vectors (..., in_dim) -> (..., dims[-1]) float32.
 
     Every hidden layer is linear, norm, activation; the last one is linear and `last_norm`.
     Published heads:
@@ -108,7 +108,7 @@ def mlp_head(
     Args:
       in_dim: width of the input; `functional.output_shapes` returns that of a backbone.
       dims: widths of the layers, the last one that of the output.
-      norm: batch norm after the hidden layers, or None.
+      norm: batch norm over all vectors after the hidden layers, or None.
       last_norm: batch norm after the last layer: None, "affine", "no_affine" (neither scale nor
         bias), "no_bias".
       hidden_bias: biases of the hidden linear layers; None: only where no norm follows.
@@ -259,7 +259,8 @@ def dino_head(
 
 
 def prototype_head(dim: int, count: int, *, trained_norm: bool = True, dtype: DType = None) -> Net:
-    """A weight-normalised linear layer without bias (arXiv:1602.07868): (B, dim) -> (B, count).
+    """A weight-normalised linear layer without bias (arXiv:1602.07868): (..., dim) to
+    (..., count).
 
     Its parameters are directions "v" (dim, count) and, with `trained_norm`, norms "g" (count,) that
     start at 1; else the norms are 1. `dtype` is that of the computation; the output is float32.

@@ -11,7 +11,7 @@ from ssl_jax.core.ranges import Count, NonNegative, Positive
 from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import separate
 
 Array = jax.Array
@@ -41,17 +41,19 @@ class BarlowTwins(Objective):
     scale: Positive = 1.0
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         head = mlp_head(self.feature_dim, self.projector, last_bias=False, init="torch")
-        return self.chain(projector=head)
+        return self.backbone_and(projector=head)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
+        nets = self.networks.bind(params, extra["stats"])
+        # One view after the other: batch norm sees each by itself.
         views = separate(batch["views"])
-        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
-        loss = barlow_twins(first["projector"], second["projector"], self.redundancy)
-        return self.scale * loss, Aux({"stats": stats})
+        first, second = (nets.projector(nets.backbone(view)["pooled"]) for view in views)
+        loss = barlow_twins(first, second, self.redundancy)
+        return self.scale * loss, Aux({"stats": nets.stats})
 
 
 make = BarlowTwins.make

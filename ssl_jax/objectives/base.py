@@ -10,7 +10,7 @@ mesh axis. docs/contract.md walks through it with an example.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 
@@ -19,7 +19,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.nets.functional import Net, output_shapes
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 
 __all__ = [
     "Aux",
@@ -225,14 +225,6 @@ class Encoder:
         return self.net.apply(self.params, self.stats, images, train=False, stages=True)[0]
 
 
-class Networks(Protocol):
-    """Networks that belong together, such as `parts.branch.Branch`."""
-
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        """Create fresh (params, stats), one entry per network."""
-        ...
-
-
 @dataclass(frozen=True)
 class Objective:
     """Base class of methods: what a method must define, with defaults for the rest.
@@ -240,7 +232,8 @@ class Objective:
     Attributes:
       backbone: the network that the method trains for use after the run.
       spec: the run.
-      microbatches: number of chunks in which the backbone runs; see `parts.branch.Branch`.
+      microbatches: number of chunks in which the backbone runs; see
+        `parts.networks.Networks`.
       family, needs: for `ssl-jax methods`.
       probe: where the representation is read: by default the backbone's own output, which most
         methods train.
@@ -298,18 +291,18 @@ class Objective:
         return Inputs(views=fields["views"] if "views" in fields else (fields["view"],))
 
     @property
-    def branch(self) -> Networks:
-        """Trained networks, for methods with the default `init`."""
-        raise NotImplementedError
+    def networks(self) -> Networks:
+        """Trained networks: by default the backbone alone."""
+        return self.backbone_and()
+
+    def backbone_and(self, **others: Net) -> Networks:
+        """Return the backbone together with `others`: heads, a decoder."""
+        return Networks({"backbone": self.backbone, **others}, self.microbatches)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        """Create fresh (params, extra): by default those of `branch`."""
-        params, stats = self.branch.init(key)
+        """Create fresh (params, extra): by default those of `networks`."""
+        params, stats = self.networks.init(key)
         return params, {"stats": stats}
-
-    def chain(self, **heads: Net) -> Branch:
-        """Build a branch of the backbone followed by `heads`."""
-        return Branch((("backbone", self.backbone),), self.microbatches).then(**heads)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -13,8 +13,9 @@ from ssl_jax.core.ranges import Count, Probability
 from ssl_jax.losses.negative_cosine import regression_loss
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
-from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.ema import cosine_momentum
+from ssl_jax.objectives.parts.networks import Networks
+from ssl_jax.objectives.parts.views import separate
 
 Array = jax.Array
 Tree = Any
@@ -42,37 +43,32 @@ class BYOL(Objective):
     momentum: Probability = 0.996
 
     @cached_property
-    def target(self) -> Branch:
-        head = mlp_head(
-            self.feature_dim, self.projector, hidden_bias=True, last_norm=None, last_bias=False
+    def networks(self) -> Networks:
+        head = lambda dim: mlp_head(dim, self.projector, hidden_bias=True, last_bias=False)  # noqa: E731
+        return self.backbone_and(
+            projector=head(self.feature_dim), predictor=head(self.projector[-1])
         )
-        return self.chain(projector=head)
-
-    @cached_property
-    def online(self) -> Branch:
-        head = mlp_head(
-            self.projector[-1], self.projector, hidden_bias=True, last_norm=None, last_bias=False
-        )
-        return self.target.then(predictor=head)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.online.init(rng.named(key, "online"))
-        # As released, the target starts from weights of its own.
-        target, target_stats = self.target.init(rng.named(key, "target"))
+        params, stats = self.networks.init(rng.named(key, "online"))
+        # As released, the target starts from weights of its own. It has no predictor.
+        target_networks = self.networks.only("backbone", "projector")
+        target, target_stats = target_networks.init(rng.named(key, "target"))
         return params, {"stats": stats, "target": target, "target_stats": target_stats}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
+        online = self.networks.bind(params, extra["stats"])
+        target = self.networks.bind(extra["target"], extra["target_stats"])
         predictions, targets = [], []
-        stats, target_stats = extra["stats"], extra["target_stats"]
-        for group in batch["views"]:  # one forward per view: batch norm sees each view by itself
-            out, stats = self.online.apply(params, stats, group[:, 0])
-            predictions.append(out["predictor"])
-            out, target_stats = self.target.apply(extra["target"], target_stats, group[:, 0])
-            targets.append(out["projector"])
+        for view in separate(batch["views"]):  # one by one: batch norm sees each view by itself
+            z = online.projector(online.backbone(view)["pooled"])
+            predictions.append(online.predictor(z))
+            targets.append(target.projector(target.backbone(view)["pooled"]))
         crossed = [regression_loss(p, t) for p, t in zip(predictions, targets[::-1], strict=True)]
-        return jnp.mean(sum(crossed)), Aux(dict(extra, stats=stats, target_stats=target_stats))
+        extra = dict(extra, stats=online.stats, target_stats=target.stats)
+        return jnp.mean(sum(crossed)), Aux(extra)
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -19,10 +19,12 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.nets.text import text_transformer
 from ssl_jax.objectives.base import Aux, Encoder, Inputs, Objective, TextTower, View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 
 Array = jax.Array
 Tree = Any
+
+IMAGE, TEXT = ("backbone", "image_projection"), ("text", "text_projection")
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,8 @@ class CLIP(Objective):
             )
 
     @cached_property
-    def image(self) -> Branch:
-        return self.chain(image_projection=self._projection(self.feature_dim))
-
-    @cached_property
-    def text(self) -> Branch:
-        transformer = text_transformer(
+    def networks(self) -> Networks:
+        text = text_transformer(
             self.spec.vocabulary,
             self.context,
             self.text_dim,
@@ -87,10 +85,12 @@ class CLIP(Objective):
             self.text_heads,
             remat=self.text_remat,
         )
-        return Branch(
-            (("text", transformer), ("text_projection", self._projection(self.text_dim))),
-            self.microbatches,
+        networks = self.backbone_and(
+            image_projection=self._projection(self.feature_dim),
+            text=text,
+            text_projection=self._projection(self.text_dim),
         )
+        return replace(networks, chunked=("backbone", "text"))
 
     def _projection(self, dim: int) -> Net:
         return mlp_head(dim, (self.dim,), last_bias=False)
@@ -99,25 +99,25 @@ class CLIP(Objective):
         return Inputs(views=(self.view,), text=self.context)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.image.init(rng.named(key, "image"))
-        text, text_stats = self.text.init(rng.named(key, "text"))
+        image, text = (self.networks.only(*names) for names in (IMAGE, TEXT))
+        params, stats = image.init(rng.named(key, "image"))
+        text_params, text_stats = text.init(rng.named(key, "text"))
         # Named like a scale, so that it does not decay.
         temperature = {"scale": jnp.full((), -math.log(self.temperature), jnp.float32)}
-        return params | text | {"temperature": temperature}, {"stats": stats | text_stats}
+        return params | text_params | {"temperature": temperature}, {"stats": stats | text_stats}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images, texts = batch["views"][0][:, 0], batch["text"]
-        image, stats = self.image.apply(params, extra["stats"], images)
-        text, stats = self.text.apply(params, stats, texts)
+        nets = self.networks.bind(params, extra["stats"])
+        image = nets.image_projection(nets.backbone(images)["pooled"])
+        text = nets.text_projection(nets.text(texts)["pooled"])
         scale = jnp.exp(params["temperature"]["scale"])
-        pairs = clip_loss(
-            image["image_projection"], text["text_projection"], scale, similarity=self.similarity
-        )
+        pairs = clip_loss(image, text, scale, similarity=self.similarity)
         # Geometric mean over both directions, then mean over pairs; this needs no logits.
         metrics = {"pair_probability": jnp.mean(jnp.exp(-pairs)), "scale": scale}
-        return jnp.mean(pairs), Aux({"stats": stats}, metrics=metrics)
+        return jnp.mean(pairs), Aux({"stats": nets.stats}, metrics=metrics)
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
@@ -131,12 +131,11 @@ class CLIP(Objective):
         return Encoder(params["backbone"], extra["stats"]["backbone"], self.backbone, text)
 
     def _embed_image(self, params: Tree, features: Array) -> Array:
-        (_, projection) = self.image.nets[1]
-        return projection.apply(params["image_projection"], {}, features, train=False)[0]
+        return self.networks.bind(params, {}, train=False).image_projection(features)
 
     def _embed_text(self, params: Tree, tokens: Array) -> Array:
-        stats: Tree = {"text": {}, "text_projection": {}}
-        return self.text.apply(params, stats, tokens, train=False)[0]["text_projection"]
+        nets = self.networks.bind(params, {}, train=False)
+        return nets.text_projection(nets.text(tokens)["pooled"])
 
 
 make = CLIP.make

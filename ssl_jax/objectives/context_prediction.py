@@ -16,8 +16,9 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Several, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.pictures import ROWS, board
-from ssl_jax.objectives.parts.tiles import TileClassifier, tile_classifier
+from ssl_jax.objectives.parts.tiles import answer, tile_heads
 
 Array = jax.Array
 Tree = Any
@@ -106,8 +107,8 @@ class ContextPrediction(Objective):
         return neighbours(self.rows, self.pairs)
 
     @cached_property
-    def branch(self) -> TileClassifier:
-        return tile_classifier(
+    def networks(self) -> Networks:
+        heads = tile_heads(
             self.backbone,
             self.patch,
             self.spec.channels,
@@ -115,8 +116,8 @@ class ContextPrediction(Objective):
             classes=len(OFFSETS),
             width=self.embedding,
             hidden=self.hidden,
-            microbatches=self.microbatches,
         )
+        return self.backbone_and(**heads)
 
     def patches(self, key: Array, image: Array) -> Array:
         """Cut the network's inputs (rows * rows, patch, patch, C) from one image (H, W, C)."""
@@ -144,11 +145,12 @@ class ContextPrediction(Objective):
         patches = jax.vmap(self.patches)(rng.per_example(key, batch["index"]), images)
         pairs, classes = self.questions
         order = jnp.broadcast_to(pairs, (len(images), *pairs.shape))
-        logits, stats = self.branch.apply(params, extra["stats"], patches, order)
+        nets = self.networks.bind(params, extra["stats"])
+        logits = answer(nets, patches, order)
         labels = jnp.broadcast_to(classes, logits.shape[:2])
         loss = jnp.mean(cross_entropy(logits, labels))
         accuracy = jnp.mean(logits.argmax(-1) == labels)
-        return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
+        return loss, Aux({"stats": nets.stats}, metrics={"accuracy": accuracy})
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
@@ -160,7 +162,8 @@ class ContextPrediction(Objective):
         # A different pair for each image.
         selected = rows * (len(classes) // len(images) + 1) % len(classes)
         pairs = jnp.asarray(self.questions[0])[selected]
-        logits, _ = self.branch.apply(params, extra["stats"], patches, pairs[:, None], train=False)
+        nets = self.networks.bind(params, extra["stats"], train=False)
+        logits = answer(nets, patches, pairs[:, None])
         prediction, truth = logits[:, 0].argmax(-1).astype(jnp.int32), classes[selected]
         first, second = patches[rows, pairs[:, 0]], patches[rows, pairs[:, 1]]
         empty = jnp.zeros((len(images), 9, *patches.shape[2:]), patches.dtype)

@@ -17,8 +17,8 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans, pca_whiten
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -68,14 +68,14 @@ class DeepCluster(Objective):
         return mlp_head(self.feature_dim, (self.clusters,), init="normal0.01")
 
     @cached_property
-    def branch(self) -> Branch:
-        return self.chain(classifier=self.classifier)
+    def networks(self) -> Networks:
+        return self.backbone_and(classifier=self.classifier)
 
     def groups(self) -> dict[str, Group]:
         return {"classifier": Group("^classifier/")}
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
+        params, stats = self.networks.init(key)
         labels = memory.balanced_labels(
             rng.named(key, "labels"), self.spec.num_examples, self.clusters
         )
@@ -86,14 +86,15 @@ class DeepCluster(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
-        out, stats = self.branch.apply(params, extra["stats"], images)
+        nets = self.networks.bind(params, extra["stats"])
+        logits = nets.classifier(nets.backbone(images)["pooled"])
         labels = jnp.repeat(extra["assignments"][batch["index"]], self.view.count)
-        losses = extra["weights"][labels] * cross_entropy(out["classifier"], labels)
+        losses = extra["weights"][labels] * cross_entropy(logits, labels)
         metrics = {
-            "accuracy": jnp.mean(out["classifier"].argmax(-1) == labels),
+            "accuracy": jnp.mean(logits.argmax(-1) == labels),
             "clusters": jnp.sum(extra["weights"] > 0),
         }
-        return jnp.mean(losses), Aux(dict(extra, stats=stats), metrics=metrics)
+        return jnp.mean(losses), Aux(dict(extra, stats=nets.stats), metrics=metrics)
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         heads = Heads(params["classifier"], self._score)

@@ -16,9 +16,9 @@ from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, DataPass, Encoder, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.kmeans import kmeans
-from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+from ssl_jax.objectives.parts.multicrop import leading_groups, multicrop
+from ssl_jax.objectives.parts.networks import Networks
 
 Array = jax.Array
 Tree = Any
@@ -65,12 +65,12 @@ class DeepClusterV2(Objective):
         memory.check_clusters("deepcluster_v2", self.clusters, self.spec.num_examples)
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         head = mlp_head(self.feature_dim, self.projector, hidden_bias=True, init="torch")
-        return self.chain(projector=head)
+        return self.backbone_and(projector=head)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
+        params, stats = self.networks.init(key)
         count, dim = self.spec.num_examples, self.projector[-1]
         keys = jax.random.split(rng.named(key, "labels"), self.heads)
         labels = [memory.balanced_labels(k, count, self.clusters) for k in keys]
@@ -87,14 +87,14 @@ class DeepClusterV2(Objective):
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        out, stats = apply_views(self.branch, params, extra["stats"], batch["views"])
-        z = l2_normalize(out["projector"])  # (B, V, D)
+        nets = self.networks.bind(params, extra["stats"])
+        z = l2_normalize(nets.projector(multicrop(nets.backbone, batch["views"])))  # (B, V, D)
         logits = jnp.einsum("bvd,hkd->bvhk", z, extra["prototypes"], precision="highest")
         labels = jnp.broadcast_to(extra["assignments"][batch["index"]][:, None], logits.shape[:3])
         loss = jnp.mean(cross_entropy(logits / self.temperature, labels))
         metrics = {"accuracy": jnp.mean(logits.argmax(-1) == labels)}
         signals = {"embeddings": z[:, : self.remembered], "index": batch["index"]}
-        return loss, Aux(dict(extra, stats=stats), signals, metrics)
+        return loss, Aux(dict(extra, stats=nets.stats), signals, metrics)
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
@@ -109,7 +109,8 @@ class DeepClusterV2(Objective):
         return replace(super().encoder(params, extra), clusters=heads)
 
     def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
-        z = l2_normalize(self.branch.finish(after["params"], after["stats"], pooled))
+        nets = self.networks.bind(after["params"], after["stats"], train=False)
+        z = l2_normalize(nets.projector(pooled))
         return list(jnp.einsum("bd,hkd->hbk", z, after["params"]["prototypes"]))
 
     def refresh_steps(self) -> Collection[int]:
@@ -120,8 +121,8 @@ class DeepClusterV2(Objective):
         return (0,)
 
     def record(self, params: Tree, extra: Tree, images: Array) -> Array:
-        out, _ = self.branch.apply(params, extra["stats"], images, train=False)
-        return l2_normalize(out["projector"])
+        nets = self.networks.bind(params, extra["stats"], train=False)
+        return l2_normalize(nets.projector(nets.backbone(images)["pooled"]))
 
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array

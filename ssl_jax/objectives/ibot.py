@@ -3,37 +3,54 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment.masks import ibot_mask
-from ssl_jax.core import rng
+from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.ranges import NonNegative, Positive, Probability, Several, Whole
+from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability, Several, Whole
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
-from ssl_jax.losses.ibot import masked_patch_loss
-from ssl_jax.nets.functional import Net, init_all
-from ssl_jax.objectives.base import Aux, View
-from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
-from ssl_jax.objectives.parts.self_distillation import SelfDistillation
+from ssl_jax.losses.dino import teacher_probabilities
+from ssl_jax.losses.masked import masked_patch_loss
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import dino_head
+from ssl_jax.objectives.base import Aux, Encoder, Group, Objective, View
+from ssl_jax.objectives.parts import self_distillation
+from ssl_jax.objectives.parts.ema import cosine_momentum
+from ssl_jax.objectives.parts.multicrop import leading_groups, multicrop
+from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.views import fold, unfold
 
 Array = jax.Array
 Tree = Any
 
+CENTERS = ("center", "patch_center")  # in `extra`: running means of the teacher's logits
+
 
 @dataclass(frozen=True)
-class IBOT(SelfDistillation):
+class IBOT(Objective):
     """DINO between views, and the same within a view for its patches: some patches of a large crop
     are masked for the student, which predicts the teacher's output for them.
 
-    The backbone is a ViT with `mask_token`. The hyper-parameters of
-    `parts.self_distillation.SelfDistillation`, whose temperature is that of the image's target,
-    and:
+    The backbone is a ViT with `mask_token`. The teacher is the student's slow average and the
+    resulting encoder.
 
     Attributes:
+      views: groups of crops, the large ones first.
+      large: number of large crops, which the teacher sees.
+      prototypes: outputs of the head, K.
+      hidden_dim, bottleneck_dim, head_norm, norm_last_layer: those of the head; see
+        `nets.heads.dino_head` and `dino.DINO`.
+      freeze_epochs: epochs for which the heads' last layers are frozen.
+      student_temperature: temperature of the predictions.
+      temperature, warmup_temperature, warmup_epochs: those of the teacher for images; see
+        `parts.self_distillation.teacher_temperature`.
+      center_momentum: momentum of the running means of the teacher's logits, one for images and one
+        for patches.
+      momentum: momentum of the teacher at step 0; it rises to 1 along a cosine.
       mask_ratios, mask_spreads: shares of the patches to hide; see `augment.masks.ibot_mask`.
       mask_blocks: whether blocks are hidden instead of single patches.
       shared_head: whether images and patches share one head, as in the paper.
@@ -50,9 +67,19 @@ class IBOT(SelfDistillation):
         View(224, area=(0.25, 1.0), recipe="dino_2"),
         View(96, 10, (0.05, 0.25), "dino_local"),
     )
+    large: Count = 2
     prototypes: Several = 8192
+    hidden_dim: Count = 2048
+    bottleneck_dim: Count = 256
+    head_norm: Literal["batch"] | None = None
+    norm_last_layer: bool = True
+    freeze_epochs: NonNegative = 1.0
+    student_temperature: Positive = 0.1
     temperature: Positive = 0.07
+    warmup_temperature: Positive = 0.04
     warmup_epochs: Whole = 30
+    center_momentum: Probability = 0.9
+    momentum: Probability = 0.996
     mask_ratios: tuple[Probability, ...] = (0.0, 0.3)
     mask_spreads: tuple[Probability, ...] = (0.0, 0.2)
     mask_blocks: bool = True
@@ -63,7 +90,7 @@ class IBOT(SelfDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        super().__post_init__()
+        leading_groups(self.views, self.large)
         if len(self.mask_ratios) != len(self.mask_spreads):
             raise UserError(
                 f"objective: {len(self.mask_ratios)} mask_ratios with {len(self.mask_spreads)} "
@@ -80,45 +107,61 @@ class IBOT(SelfDistillation):
         if not self.image_weight + self.patch_weight:
             raise UserError("objective: image_weight and patch_weight are both 0; set one of them")
 
+    def unused(self) -> Mapping[str, str]:
+        """See `core.config.check_used`."""
+        return {} if self.warmup_epochs else self_distillation.NO_WARMUP
+
     @cached_property
-    def heads(self) -> dict[str, Net]:
+    def networks(self) -> Networks:
         names = ("head",) if self.shared_head else ("head", "patch_head")
-        return {name: self.make_head(self.patch_grid[1]) for name in names}
+        return self.backbone_and(**{name: self._head() for name in names})
+
+    def _head(self) -> Net:
+        return dino_head(
+            self.patch_grid[1],
+            self.prototypes,
+            hidden_dim=self.hidden_dim,
+            bottleneck_dim=self.bottleneck_dim,
+            norm=self.head_norm,
+            norm_last_layer=self.norm_last_layer,
+        )
+
+    def groups(self) -> dict[str, Group]:
+        return self_distillation.last_layer_group(self.spec, self.freeze_epochs)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = init_all(key, backbone=self.backbone, **self.heads)
-        return params, self.extra(params, stats, "center", "patch_center")
+        params, stats = self.networks.init(key)
+        teacher = {"teacher": params, "teacher_stats": stats}  # starts as the student
+        centers = {name: jnp.zeros((self.prototypes,), jnp.float32) for name in CENTERS}
+        return params, {"stats": stats, **teacher, **centers}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         split = leading_groups(self.views, self.large)
         large, small = batch["views"][:split], batch["views"][split:]
-        mask = self.masks(key, batch["index"])
-        images, patches, stats = self.features(params, extra["stats"], large, mask)
+        masks = self.masks(key, batch["index"])
+        student = self.networks.bind(params, extra["stats"])
+        teacher = self.networks.bind(extra["teacher"], extra["teacher_stats"])
+
+        images, patches = self.encode(student, large, masks)
         if small:
-            out, stats = apply_views(self.chain(), params, stats, small)
-            images = jnp.concatenate([images, out["backbone"]], axis=1)
-        images, patches, stats = self.project(params, stats, images, patches)
-        teacher, teacher_stats = extra["teacher"], extra["teacher_stats"]
-        clean = self.features(teacher, teacher_stats, large, None)
-        image_logits, patch_logits, teacher_stats = self.project(teacher, clean[2], *clean[:2])
+            images = jnp.concatenate([images, multicrop(student.backbone, small)], axis=1)
+        predictions = [
+            logits / self.student_temperature for logits in self.predict(student, images, patches)
+        ]
+        logits = self.predict(teacher, *self.encode(teacher, large))
+        image_targets, patch_targets = self.targets(*logits, extra, step)
 
-        targets = self.targets(image_logits, extra["center"], step, self.temperature)
-        predicted = images / self.student_temperature
-        image_loss = mean_of_other_views(cross_entropies(targets, predicted))
-        targets = self.targets(patch_logits, extra["patch_center"], step, self.patch_temperature)
-        predicted, hidden = patches / self.student_temperature, mask.reshape(targets.shape[:-1])
-        patch_loss = masked_patch_loss(targets, predicted, hidden)
-
-        centers = {
-            "center": jnp.mean(image_logits, axis=(0, 1)),
-            "patch_center": jnp.mean(patch_logits, axis=(0, 1, 2)),
-        }
-        extra = dict(extra, stats=stats, teacher_stats=teacher_stats)
-        metrics = {"image_loss": image_loss, "patch_loss": patch_loss}
+        image_loss = mean_of_other_views(cross_entropies(image_targets, predictions[0]))
+        hidden = masks.reshape(patch_targets.shape[:-1])
+        patch_loss = masked_patch_loss(patch_targets, predictions[1], hidden)
         loss = self.image_weight * image_loss + self.patch_weight * patch_loss
-        return loss, Aux(extra, centers, metrics)
+
+        means = [jnp.mean(each, axis=tuple(range(each.ndim - 1))) for each in logits]
+        extra = dict(extra, stats=student.stats, teacher_stats=teacher.stats)
+        metrics = {"image_loss": image_loss, "patch_loss": patch_loss}
+        return loss, Aux(extra, dict(zip(CENTERS, means, strict=True)), metrics)
 
     def masks(self, key: Array, index: Array) -> Array:
         """Draw masks (B, large, rows, columns), bool, of the patches to hide from the student."""
@@ -130,35 +173,55 @@ class IBOT(SelfDistillation):
         keys = jax.vmap(lambda k: jax.random.split(k, self.large))(rng.per_example(key, index))
         return jax.vmap(jax.vmap(draw))(keys)
 
-    def features(
-        self, params: Tree, stats: Tree, groups: Sequence[Array], mask: Array | None
-    ) -> tuple[Array, Array, Tree]:
-        """Compute features of images (B, G, D) and patches (B, G, N, D), and the new statistics."""
-        out, backbone_stats = self.backbone.apply(
-            params["backbone"],
-            stats["backbone"],
-            fold(*groups),
-            mask=None if mask is None else fold(mask),
-            train=True,
-            microbatches=self.microbatches,
-        )
-        images, patches = (unfold(out[name], self.large) for name in ("pooled", "patches"))
-        return images, patches, dict(stats, backbone=backbone_stats)
+    def encode(
+        self, nets: Bound, large: Sequence[Array], masks: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Compute features of the large crops (B, G, D) and of their patches (B, G, N, D)."""
+        mask = None if masks is None else fold(masks)
+        features = nets.backbone(fold(*large), mask=mask)
+        return unfold(features["pooled"], self.large), unfold(features["patches"], self.large)
 
-    def project(
-        self, params: Tree, stats: Tree, images: Array, patches: Array
-    ) -> tuple[Array, Array, Tree]:
-        """Compute logits for images (B, V, D) and patches (B, G, N, D), and the new statistics."""
-        count, stats = images.shape[1], dict(stats)
-        inputs = {"head": images, "patch_head": patches.reshape(len(patches), -1, images.shape[-1])}
-        if self.shared_head:  # one pass, one batch norm
-            inputs = {"head": jnp.concatenate(list(inputs.values()), axis=1)}
-        outs = []
-        for name, x in inputs.items():
-            out, stats[name] = self.heads[name].apply(params[name], stats[name], x, train=True)
-            outs.append(out)
-        of_images, of_patches = jnp.split(outs[0], [count], 1) if self.shared_head else outs
-        return of_images, of_patches.reshape(*patches.shape[:-1], -1), stats
+    def predict(self, nets: Bound, images: Array, patches: Array) -> tuple[Array, Array]:
+        """Compute logits (..., K) for images (B, V, D) and patches (B, G, N, D)."""
+        if not self.shared_head:
+            return nets.head(images), nets.patch_head(patches)
+        rows = patches.reshape(len(patches), -1, patches.shape[-1])
+        logits = nets.head(jnp.concatenate([images, rows], axis=1))  # one pass, one batch norm
+        of_images, of_patches = jnp.split(logits, [images.shape[1]], axis=1)
+        return of_images, of_patches.reshape(*patches.shape[:-1], -1)
+
+    def targets(
+        self, images: Array, patches: Array, extra: Tree, step: Array
+    ) -> tuple[Array, Array]:
+        """Compute the probabilities of the teacher's logits, with the centre and the temperature of
+        images and of patches.
+        """
+        image_temperature, patch_temperature = (
+            self_distillation.teacher_temperature(
+                step, self.spec.steps_per_epoch, self.warmup_temperature, end, self.warmup_epochs
+            )
+            for end in (self.temperature, self.patch_temperature)
+        )
+        return (
+            teacher_probabilities(images, extra["center"], image_temperature),
+            teacher_probabilities(patches, extra["patch_center"], patch_temperature),
+        )
+
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        momentum = cosine_momentum(step, self.spec.total_steps, self.momentum)
+        teacher = tree.ema(extra["teacher"], params, momentum)
+        old = {name: extra[name] for name in CENTERS}
+        centers = tree.ema(old, signals, self.center_momentum)
+        return params, extra | centers | {"teacher": teacher}
+
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        return extra["teacher"], extra["teacher_stats"]
+
+    def encoder(self, params: Tree, extra: Tree) -> Encoder:
+        head = self.networks.nets["head"]
+        return self_distillation.teacher_encoder(self.backbone, head, extra)
 
 
 make = IBOT.make

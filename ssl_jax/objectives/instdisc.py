@@ -18,7 +18,7 @@ from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -52,12 +52,12 @@ class InstDisc(Objective):
             raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         head = mlp_head(self.feature_dim, self.projector)
-        return self.chain(projector=head)
+        return self.backbone_and(projector=head)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
+        params, stats = self.networks.init(key)
         bank = memory.uniform(rng.named(key, "memory"), self.spec.num_examples, self.projector[-1])
         # The partition constant is estimated from the first batch and then stays; 0 until then.
         return params, {"stats": stats, "memory": bank, "partition": jnp.zeros((), jnp.float32)}
@@ -66,8 +66,9 @@ class InstDisc(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         bank, index, partition = extra["memory"], batch["index"], extra["partition"]
-        out, stats = self.branch.apply(params, extra["stats"], fold(batch["views"][0]))
-        features = l2_normalize(out["projector"])
+        nets = self.networks.bind(params, extra["stats"])
+        features = nets.backbone(fold(batch["views"][0]))["pooled"]
+        features = l2_normalize(nets.projector(features))
         count = self.spec.num_examples
         if self.negatives:
             draw = lambda k: jax.random.randint(k, (self.negatives,), 0, count)  # noqa: E731
@@ -82,7 +83,7 @@ class InstDisc(Objective):
         else:
             real = memory.present(count)
             loss = nonparametric_softmax(features, bank, index, self.temperature, real)
-        extra = dict(extra, stats=stats, partition=partition)
+        extra = dict(extra, stats=nets.stats, partition=partition)
         return loss, Aux(extra, signals={"features": features, "index": index})
 
     def after_update(

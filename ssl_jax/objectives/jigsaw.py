@@ -16,8 +16,9 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Several, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
+from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.pictures import ROWS, board
-from ssl_jax.objectives.parts.tiles import TileClassifier, tile_classifier
+from ssl_jax.objectives.parts.tiles import answer, tile_heads
 
 Array = jax.Array
 Tree = Any
@@ -79,8 +80,8 @@ class Jigsaw(Objective):
         return distant_permutations(self.rows**2, self.permutations, self.criterion)
 
     @cached_property
-    def branch(self) -> TileClassifier:
-        return tile_classifier(
+    def networks(self) -> Networks:
+        heads = tile_heads(
             self.backbone,
             self.tile,
             self.spec.channels,
@@ -88,25 +89,23 @@ class Jigsaw(Objective):
             classes=self.permutations,
             width=self.embedding,
             hidden=self.hidden,
-            microbatches=self.microbatches,
         )
+        return self.backbone_and(**heads)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = batch["views"][0][:, 0]
         keys = rng.per_example(key, batch["index"])
-        logits, _, labels, stats = self.solve(params, extra["stats"], images, keys, train=True)
+        nets = self.networks.bind(params, extra["stats"])
+        logits, _, labels = self.solve(nets, images, keys)
         loss = jnp.mean(cross_entropy(logits, labels))
         accuracy = jnp.mean(logits.argmax(-1) == labels)
-        return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
+        return loss, Aux({"stats": nets.stats}, metrics={"accuracy": accuracy})
 
-    def solve(
-        self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
-    ) -> tuple[Array, Array, Array, Tree]:
+    def solve(self, nets: Bound, images: Array, keys: Array) -> tuple[Array, Array, Array]:
         """Compute logits (B, puzzles, permutations) of puzzles drawn by `keys` (B,). Also return
-        the images' tiles in order (B, tiles, h, w, C), the right answers (B, puzzles), and the new
-        statistics.
+        the images' tiles in order (B, tiles, h, w, C) and the right answers (B, puzzles).
         """
 
         def make(key: Array, image: Array) -> tuple[Array, Array]:
@@ -118,15 +117,15 @@ class Jigsaw(Objective):
         tiles, labels = jax.vmap(make)(keys, images)
         order = jnp.asarray(self.classes)[labels]
         inputs = standardize(tiles) if self.standardize else tiles
-        logits, stats = self.branch.apply(params, stats, inputs, order, train=train)
-        return logits, tiles, labels, stats
+        return answer(nets, inputs, order), tiles, labels
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
         images = images[:ROWS]
         keys = rng.per_example(key, jnp.arange(len(images)))
-        logits, tiles, labels, _ = self.solve(params, extra["stats"], images, keys, train=False)
+        nets = self.networks.bind(params, extra["stats"], train=False)
+        logits, tiles, labels = self.solve(nets, images, keys)
         truth, prediction = labels[:, 0], logits[:, 0].argmax(-1).astype(jnp.int32)
         orders = jnp.asarray(self.classes)
         puzzles = jax.vmap(lambda each, at: each[at])(tiles, orders[truth])

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment.masks import random_masking
+from ssl_jax.augment.patches import patchify, unpatchify
 from ssl_jax.core import rng
 from ssl_jax.core.ranges import Count, Part
-from ssl_jax.losses.mae import masked_mse, normalize_patches, patchify, unpatchify
+from ssl_jax.losses.masked import masked_mse, normalize_patches
 from ssl_jax.nets.decoders import mae_decoder
-from ssl_jax.nets.functional import Net, init_all
+from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
+from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
 
@@ -63,52 +65,50 @@ class MAE(Objective):
             heads=self.decoder_heads,
             grid=(side, side),
             out_dim=self.patch**2 * self.spec.channels,
+            cls_token="cls" in self.shapes,
         )
 
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = init_all(key, backbone=self.backbone, decoder=self.decoder)
-        return params, {"stats": stats}
+    @cached_property
+    def networks(self) -> Networks:
+        return self.backbone_and(decoder=self.decoder)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
-        keys = rng.per_example(key, batch["index"])
-        prediction, mask, stats = self.reconstruct(params, extra["stats"], images, keys, train=True)
-        target = patchify(images, self.patch)
-        if self.norm_pixels:
-            target = normalize_patches(target)
-        return masked_mse(prediction, target, mask), Aux({"stats": stats})
+        keep, mask, restore = self.masking(rng.per_example(key, batch["index"]))
+        nets = self.networks.bind(params, extra["stats"])
+        tokens = self.encode(nets, images, keep)
+        prediction = self.decode(nets, tokens, restore)
+        return masked_mse(prediction, self.targets(images), mask), Aux({"stats": nets.stats})
 
-    def reconstruct(
-        self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
-    ) -> tuple[Array, Array, Tree]:
-        """Predict every patch (B, N, pixels); also return the mask (B, N), 1 where a patch was
-        hidden, and the new statistics. `keys` (B,) draw the masks.
-        """
+    def masking(self, keys: Array) -> tuple[Array, Array, Array]:
+        """Draw the patches to keep with keys (B,); see `augment.masks.random_masking`."""
         patches = self.patch_grid[0] ** 2
         noise = jax.vmap(lambda k: jax.random.uniform(k, (patches,)))(keys)
-        keep, mask, restore = random_masking(noise, self.mask_ratio)
-        stats = dict(stats)
-        features, stats["backbone"] = self.backbone.apply(
-            params["backbone"],
-            stats["backbone"],
-            images,
-            keep=keep,
-            train=train,
-            microbatches=self.microbatches,
-        )
-        prediction, stats["decoder"] = self.decoder.apply(
-            params["decoder"], stats["decoder"], features["tokens"], restore, train=train
-        )
-        return prediction, mask, stats
+        return random_masking(noise, self.mask_ratio)
+
+    def encode(self, nets: Bound, images: Array, keep: Array) -> Array:
+        """Compute tokens (B, T, D) of the patches `keep` (B, K), after the class token if any."""
+        return nets.backbone(images, keep=keep)["tokens"]
+
+    def decode(self, nets: Bound, tokens: Array, restore: Array) -> Array:
+        """Predict every patch, (B, N, pixels), from the tokens of the visible ones."""
+        return nets.decoder(tokens, restore)
+
+    def targets(self, images: Array) -> Array:
+        """Return the patches (B, N, pixels) to predict, normalised each by itself if requested."""
+        patches = patchify(images, self.patch)
+        return normalize_patches(patches) if self.norm_pixels else patches
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
         images = images[:ROWS]
         keys = rng.per_example(key, jnp.arange(len(images)))
-        prediction, mask, _ = self.reconstruct(params, extra["stats"], images, keys, train=False)
+        keep, mask, restore = self.masking(keys)
+        nets = self.networks.bind(params, extra["stats"], train=False)
+        prediction = self.decode(nets, self.encode(nets, images, keep), restore)
         target, mask = patchify(images, self.patch), mask[..., None]
         if self.norm_pixels:  # restore the brightness and contrast of the hidden patch
             deviation = jnp.sqrt(jnp.var(target, axis=-1, keepdims=True, ddof=1) + 1e-6)

@@ -1,8 +1,7 @@
 """MoCo v1: momentum contrast for unsupervised visual representation learning (1911.05722)."""
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
 from ssl_jax.objectives.parts import queue
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Bound, Networks
 
 Array = jax.Array
 Tree = Any
@@ -52,12 +51,12 @@ class MoCoV1(Objective):
     similarity: Similarity = "auto"
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         head = mlp_head(self.feature_dim, self.projector, norm=None, init="torch")
-        return dataclasses.replace(self.chain(projector=head), bn_groups=self.bn_groups)
+        return replace(self.backbone_and(projector=head), bn_groups=self.bn_groups)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
+        params, stats = self.networks.init(key)
         return params, {
             "stats": stats,
             "key_encoder": params,  # starts as a copy
@@ -71,24 +70,31 @@ class MoCoV1(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         views = batch["views"][0]
-        out, stats = self.branch.apply(params, extra["stats"], views[:, 0])
-        keys, key_stats = self.encode_keys(extra, views[:, 1], rng.per_example(key, batch["index"]))
+        nets = self.networks.bind(params, extra["stats"])
+        queries = self.encode(nets, views[:, 0])["projector"]
+        example_keys = rng.per_example(key, batch["index"])
+        encoded, key_stats = self.encode_keys(extra, views[:, 1], example_keys)
+        keys = l2_normalize(encoded["projector"], floor="norm")
         negatives = jax.lax.stop_gradient(queue.keys(extra["queue"]))
-        rows = infonce(
-            out["projector"], keys, self.temperature, negatives, similarity=self.similarity
-        )
-        extra = dict(extra, stats=stats, key_stats=key_stats)
+        rows = infonce(queries, keys, self.temperature, negatives, similarity=self.similarity)
+        extra = dict(extra, stats=nets.stats, key_stats=key_stats)
         return jnp.mean(rows), Aux(extra, signals={"keys": keys})
 
-    def encode_keys(self, extra: Tree, images: Array, example_keys: Array) -> tuple[Array, Tree]:
-        """Return keys (B, d) of unit length, without gradient, and the key encoder's new stats."""
-        shuffled = self.bn_groups > 1
-        if shuffled:  # sorting random numbers gives a random order
-            order = jnp.argsort(jax.vmap(jax.random.uniform)(example_keys))
-            images = sharding.split_rows(images[order])
-        out, stats = self.branch.apply(extra["key_encoder"], extra["key_stats"], images)
-        keys = out["projector"][jnp.argsort(order)] if shuffled else out["projector"]
-        return l2_normalize(keys, floor="norm"), stats
+    def encode(self, nets: Bound, images: Array) -> dict[str, Any]:
+        """Compute the outputs of all networks by name for a view (B, H, W, C)."""
+        features = nets.backbone(images)
+        return {"backbone": features, "projector": nets.projector(features["pooled"])}
+
+    def encode_keys(self, extra: Tree, images: Array, example_keys: Array) -> tuple[Tree, Tree]:
+        """Return the key encoder's `encode`, without gradient, and its new statistics."""
+        nets = self.networks.bind(extra["key_encoder"], extra["key_stats"])
+        if self.bn_groups == 1:
+            return self.encode(nets, images), nets.stats
+        # Sorting random numbers gives a random order.
+        order = jnp.argsort(jax.vmap(jax.random.uniform)(example_keys))
+        shuffled = self.encode(nets, sharding.split_rows(images[order]))
+        restore = jnp.argsort(order)
+        return jax.tree.map(lambda x: x[restore], shuffled), nets.stats
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
         return extra["key_encoder"], extra["key_stats"]

@@ -14,8 +14,8 @@ from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Group, Objective, View
-from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.ema import cosine_momentum
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import separate
 
 Array = jax.Array
@@ -60,20 +60,16 @@ class MoCoV3(Objective):
     similarity: Similarity = "auto"
 
     @cached_property
-    def key_branch(self) -> Branch:
-        head = mlp_head(self.feature_dim, self.projector, last_norm="no_affine", init="torch")
-        return self.chain(projector=head)
-
-    @cached_property
-    def branch(self) -> Branch:
-        head = mlp_head(
+    def networks(self) -> Networks:
+        projector = mlp_head(self.feature_dim, self.projector, last_norm="no_affine", init="torch")
+        predictor = mlp_head(
             self.projector[-1],
             self.predictor,
             last_norm="no_affine" if self.predictor_norm else None,
             last_bias=False,
             init="torch",
         )
-        return self.key_branch.then(predictor=head)
+        return self.backbone_and(projector=projector, predictor=predictor)
 
     @cached_property
     def frozen(self) -> tuple[str, ...]:
@@ -87,31 +83,30 @@ class MoCoV3(Objective):
         return {name: Group(f"^backbone/{name}/", frozen_until=never) for name in self.frozen}
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
-        names = [name for name, _ in self.key_branch.nets]  # the key encoder starts as a copy
-        return params, {
-            "stats": stats,
-            "key_encoder": {name: params[name] for name in names},
-            "key_stats": {name: stats[name] for name in names},
-        }
+        params, stats = self.networks.init(key)
+        key_encoder, key_stats = (  # starts as a copy, without predictor
+            {name: each[name] for name in ("backbone", "projector")} for each in (params, stats)
+        )
+        return params, {"stats": stats, "key_encoder": key_encoder, "key_stats": key_stats}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         fixed = {name: jax.lax.stop_gradient(params["backbone"][name]) for name in self.frozen}
         params = dict(params, backbone=params["backbone"] | fixed)
-        views = separate(batch["views"])
-        queries, stats = self.branch.apply_each(params, extra["stats"], views)
-        keys, key_stats = self.key_branch.apply_each(
-            extra["key_encoder"], extra["key_stats"], views
-        )
+        nets = self.networks.bind(params, extra["stats"])
+        key_nets = self.networks.bind(extra["key_encoder"], extra["key_stats"])
+        queries, keys = [], []
+        for view in separate(batch["views"]):  # one by one: batch norm sees each view by itself
+            queries.append(nets.predictor(nets.projector(nets.backbone(view)["pooled"])))
+            keys.append(key_nets.projector(key_nets.backbone(view)["pooled"]))
         crossed = [
-            infonce(q["predictor"], k["projector"], self.temperature, similarity=self.similarity)
+            infonce(q, k, self.temperature, similarity=self.similarity)
             for q, k in zip(queries, keys[::-1], strict=True)
         ]
         # Times 2t, so that the gradient's size hardly depends on the temperature.
         loss = 2 * self.temperature * jnp.mean(sum(crossed))
-        return loss, Aux(dict(extra, stats=stats, key_stats=key_stats))
+        return loss, Aux(dict(extra, stats=nets.stats, key_stats=key_nets.stats))
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
         return extra["key_encoder"], extra["key_stats"]

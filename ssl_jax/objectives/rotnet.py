@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold, unfold
 
@@ -36,20 +36,20 @@ class RotNet(Objective):
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     @cached_property
-    def branch(self) -> Branch:
-        return self.chain(classifier=mlp_head(self.feature_dim, (4,)))
+    def networks(self) -> Networks:
+        return self.backbone_and(classifier=mlp_head(self.feature_dim, (4,)))
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         upright = fold(batch["views"][0])
         turned = self.rotate(upright)
-        out, stats = self.branch.apply(params, extra["stats"], fold(turned))
-        logits = out["classifier"]
+        nets = self.networks.bind(params, extra["stats"])
+        logits = nets.classifier(nets.backbone(fold(turned))["pooled"])
         turns = jnp.tile(jnp.arange(4), upright.shape[0])
         accuracy = jnp.mean(logits.argmax(-1) == turns)
         loss = jnp.mean(cross_entropy(logits, turns))
-        return loss, Aux({"stats": stats}, metrics={"accuracy": accuracy})
+        return loss, Aux({"stats": nets.stats}, metrics={"accuracy": accuracy})
 
     def rotate(self, upright: Array) -> Array:
         """Rotate (B, H, W, C) to (B, 4, H, W, C) by exact transposes and flips, as artefacts of
@@ -61,8 +61,9 @@ class RotNet(Objective):
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
         turned = self.rotate(images[:ROWS])
-        out, _ = self.branch.apply(params, extra["stats"], fold(turned), train=False)
-        prediction = unfold(out["classifier"].argmax(-1), 4).astype(jnp.int32)
+        nets = self.networks.bind(params, extra["stats"], train=False)
+        logits = nets.classifier(nets.backbone(fold(turned))["pooled"])
+        prediction = unfold(logits.argmax(-1), 4).astype(jnp.int32)
         truth = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), prediction.shape)
         caption = (
             "Each image is rotated by four angles; below it is the angle that the network predicts."

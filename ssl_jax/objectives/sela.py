@@ -17,7 +17,7 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, DataPass, Encoder, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -73,11 +73,11 @@ class SeLa(Objective):
         )
 
     @cached_property
-    def branch(self) -> Branch:
-        return self.chain(classifiers=self.classifiers)
+    def networks(self) -> Networks:
+        return self.backbone_and(classifiers=self.classifiers)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
+        params, stats = self.networks.init(key)
         keys = jax.random.split(rng.named(key, "labels"), self.heads)
         count = self.spec.num_examples
         labels = [memory.balanced_labels(k, count, self.clusters) for k in keys]
@@ -88,8 +88,8 @@ class SeLa(Objective):
     ) -> tuple[Array, Aux]:
         images, turns = fold(batch["views"][0]), 4 if self.rotations else 1
         turned = jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(turns)], axis=1)
-        out, stats = self.branch.apply(params, extra["stats"], fold(turned))
-        outputs = out["classifiers"]
+        nets = self.networks.bind(params, extra["stats"])
+        outputs = nets.classifiers(nets.backbone(fold(turned))["pooled"])
         logits = outputs[::turns, : self.heads * self.clusters]
         logits = logits.reshape(-1, self.heads, self.clusters)
         labels = extra["assignments"][batch["index"]]
@@ -98,7 +98,7 @@ class SeLa(Objective):
             answers = jnp.tile(jnp.arange(4), len(images))
             loss += jnp.mean(cross_entropy(outputs[:, -4:], answers))
         metrics = {"accuracy": jnp.mean(logits.argmax(-1) == labels)}
-        return loss, Aux(dict(extra, stats=stats), metrics=metrics)
+        return loss, Aux(dict(extra, stats=nets.stats), metrics=metrics)
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         heads = Heads(params["classifiers"], self._score)

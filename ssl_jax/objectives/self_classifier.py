@@ -17,8 +17,8 @@ from ssl_jax.nets.functional import Net, init_all
 from ssl_jax.nets.heads import mlp_head, prototype_head
 from ssl_jax.objectives.base import Aux, Encoder, Heads, Objective, View
 from ssl_jax.objectives.parts import queue
-from ssl_jax.objectives.parts.branch import Branch
-from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+from ssl_jax.objectives.parts.multicrop import leading_groups, multicrop
+from ssl_jax.objectives.parts.networks import Networks
 
 Array = jax.Array
 Tree = Any
@@ -65,11 +65,11 @@ class SelfClassifier(Objective):
             )
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         head = mlp_head(
             self.feature_dim, self.projector, init="normal0.02", activation="leaky_relu"
         )
-        return self.chain(projector=head)
+        return self.backbone_and(projector=head)
 
     @cached_property
     def classifiers(self) -> dict[str, Net]:
@@ -90,8 +90,8 @@ class SelfClassifier(Objective):
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        out, stats = apply_views(self.branch, params, extra["stats"], batch["views"])
-        z = l2_normalize(out["projector"])  # (B, V, D)
+        nets = self.networks.bind(params, extra["stats"])
+        z = l2_normalize(nets.projector(multicrop(nets.backbone, batch["views"])))  # (B, V, D)
         first = z[:, 0]
         if self.queue_size:
             z = z.at[:, 0].set(self.neighbours(extra["queue"], first, batch["index"], step))
@@ -107,7 +107,7 @@ class SelfClassifier(Objective):
                 )
             )
         signals = {"first": first, "index": batch["index"]} if self.queue_size else {}
-        return jnp.mean(jnp.stack(losses)), Aux(dict(extra, stats=stats), signals)
+        return jnp.mean(jnp.stack(losses)), Aux(dict(extra, stats=nets.stats), signals)
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         after = {name: params[name] for name in ("projector", *self.classifiers)}
@@ -117,7 +117,8 @@ class SelfClassifier(Objective):
 
     def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
         params = after["params"]
-        z = l2_normalize(self.branch.finish(params, after["stats"], pooled))
+        projector = self.networks.bind(params, after["stats"], train=False).projector
+        z = l2_normalize(projector(pooled))
         nets = self.classifiers.items()
         return [net.apply(params[name], {}, z, train=False)[0] for name, net in nets]
 

@@ -12,7 +12,7 @@ from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -42,20 +42,19 @@ class SimCLR(Objective):
     similarity: Similarity = "auto"
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         head = mlp_head(self.feature_dim, self.projector, last_norm="no_bias", init="normal0.01")
-        return self.chain(projector=head)
+        return self.backbone_and(projector=head)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])  # (2B, H, W, C): the positive of row i is i ^ 1
-        out, stats = self.branch.apply(params, extra["stats"], images)
+        nets = self.networks.bind(params, extra["stats"])
+        z = nets.projector(nets.backbone(images)["pooled"])
         # The released code sums both directions: its learning rates belong to this scale.
-        loss = ntxent(
-            out["projector"], self.temperature, reduction="simclr", similarity=self.similarity
-        )
-        return loss, Aux({"stats": stats})
+        loss = ntxent(z, self.temperature, reduction="simclr", similarity=self.similarity)
+        return loss, Aux({"stats": nets.stats})
 
 
 make = SimCLR.make

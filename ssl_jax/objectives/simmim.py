@@ -12,10 +12,11 @@ from ssl_jax.augment.masks import simmim_mask
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Share
-from ssl_jax.losses.simmim import masked_l1
+from ssl_jax.losses.masked import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder
-from ssl_jax.nets.functional import Net, init_all
+from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
+from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
 
@@ -60,49 +61,43 @@ class SimMIM(Objective):
         side, width = self.patch_grid
         return pixel_decoder(width, self.view.size // side, self.spec.channels)
 
-    def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = init_all(key, backbone=self.backbone, decoder=self.decoder)
-        return params, {"stats": stats}
+    @cached_property
+    def networks(self) -> Networks:
+        return self.backbone_and(decoder=self.decoder)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
-        keys = rng.per_example(key, batch["index"])
-        prediction, mask, stats = self.reconstruct(params, extra["stats"], images, keys, train=True)
-        return masked_l1(prediction, images, mask), Aux({"stats": stats})
+        mask = self.masks(rng.per_example(key, batch["index"]))
+        nets = self.networks.bind(params, extra["stats"])
+        prediction = self.predict(nets, self.encode(nets, images, mask))
+        return masked_l1(prediction, images, mask), Aux({"stats": nets.stats})
 
-    def reconstruct(
-        self, params: Tree, stats: Tree, images: Array, keys: Array, *, train: bool
-    ) -> tuple[Array, Array, Tree]:
-        """Predict the images (B, H, W, C); also return the mask (B, cells, cells), 1 where a cell
-        was hidden, and the new statistics. `keys` (B,) draw the masks.
-        """
+    def masks(self, keys: Array) -> Array:
+        """Draw masks (B, cells, cells) with keys (B,), 1 where a cell is hidden."""
         cells = self.view.size // self.cell
         order = jax.vmap(lambda k: jax.random.permutation(k, cells * cells))(keys)
-        mask = simmim_mask(order, self.mask_ratio, cells, cells, scale=1)
-        stats = dict(stats)
-        features, stats["backbone"] = self.backbone.apply(
-            params["backbone"],
-            stats["backbone"],
-            images,
-            mask=mask,
-            train=train,
-            microbatches=self.microbatches,
-        )
+        return simmim_mask(order, self.mask_ratio, cells, cells, scale=1)
+
+    def encode(self, nets: Bound, images: Array, mask: Array) -> Array:
+        """Compute the map (B, h, w, D) of all patches, with the mask token in the hidden cells."""
         side, width = self.patch_grid
-        patches = jnp.reshape(features["patches"], (len(images), side, side, width))
-        prediction, stats["decoder"] = self.decoder.apply(
-            params["decoder"], stats["decoder"], patches, train=train
-        )
-        return prediction, mask, stats
+        patches = nets.backbone(images, mask=mask)["patches"]
+        return jnp.reshape(patches, (len(images), side, side, width))
+
+    def predict(self, nets: Bound, features: Array) -> Array:
+        """Predict the images (B, H, W, C) from the map."""
+        return nets.decoder(features)
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
         images = images[:ROWS]
         keys = rng.per_example(key, jnp.arange(len(images)))
-        prediction, mask, _ = self.reconstruct(params, extra["stats"], images, keys, train=False)
+        mask = self.masks(keys)
+        nets = self.networks.bind(params, extra["stats"], train=False)
+        prediction = self.predict(nets, self.encode(nets, images, mask))
         mask = mask.repeat(self.cell, axis=1).repeat(self.cell, axis=2)[..., None]
         visible = images * (1 - mask)
         rows = jnp.stack([visible, visible + prediction * mask, images], axis=1)

@@ -12,7 +12,7 @@ from ssl_jax.core.ranges import Count
 from ssl_jax.losses.negative_cosine import negative_cosine
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Group, Objective, View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import separate
 
 Array = jax.Array
@@ -39,11 +39,11 @@ class SimSiam(Objective):
     fix_predictor_lr: bool = True
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         projector = mlp_head(self.feature_dim, self.projector, last_norm="no_affine", init="torch")
         out = self.projector[-1]
         predictor = mlp_head(out, (self.predictor, out), init="torch")
-        return self.chain(projector=projector, predictor=predictor)
+        return self.backbone_and(projector=projector, predictor=predictor)
 
     def groups(self) -> dict[str, Group]:
         return {"predictor": Group("^predictor/", constant_lr=self.fix_predictor_lr)}
@@ -51,11 +51,16 @@ class SimSiam(Objective):
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        views = separate(batch["views"])
-        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
-        z1, z2 = (jax.lax.stop_gradient(out["projector"]) for out in (first, second))
-        crossed = negative_cosine(first["predictor"], z2) + negative_cosine(second["predictor"], z1)
-        return jnp.mean(crossed) / 2, Aux({"stats": stats})
+        nets = self.networks.bind(params, extra["stats"])
+        # One view after the other: batch norm sees each by itself.
+        predictions, projections = [], []
+        for view in separate(batch["views"]):
+            z = nets.projector(nets.backbone(view)["pooled"])
+            predictions.append(nets.predictor(z))
+            projections.append(jax.lax.stop_gradient(z))
+        (p1, p2), (z1, z2) = predictions, projections
+        loss = jnp.mean(negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2
+        return loss, Aux({"stats": nets.stats})
 
 
 make = SimSiam.make

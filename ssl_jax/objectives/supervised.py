@@ -16,7 +16,7 @@ from ssl_jax.losses.cross_entropy import soft_cross_entropy
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import HeadInit, mlp_head
 from ssl_jax.objectives.base import Aux, Encoder, Heads, Inputs, Objective, View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -65,14 +65,14 @@ class Supervised(Objective):
         return mlp_head(self.feature_dim, (self.spec.num_classes,), init=self.head_init)
 
     @cached_property
-    def branch(self) -> Branch:
-        return self.chain(classifier=self.head)
+    def networks(self) -> Networks:
+        return self.backbone_and(classifier=self.head)
 
     def inputs(self) -> Inputs:
         return Inputs(views=(self.view,), label=True)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
+        params, stats = self.networks.init(key)
         average = {"average": {"params": params, "stats": stats}} if self.average else {}
         return params, {"stats": stats} | average
 
@@ -87,21 +87,13 @@ class Supervised(Objective):
         options = {}
         if self.backbone.draws:
             options["keys"] = rng.per_example(rng.named(key, "drop_path"), batch["index"])
-        stats = dict(extra["stats"])
-        out, stats["backbone"] = self.backbone.apply(
-            params["backbone"],
-            stats["backbone"],
-            images,
-            train=True,
-            microbatches=self.microbatches,
-            **options,
-        )
-        (logits,) = self._score(params["classifier"], out["pooled"])
+        nets = self.networks.bind(params, extra["stats"])
+        logits = nets.classifier(nets.backbone(images, **options)["pooled"])
         share = jnp.sum(targets, axis=-1)  # labelled share of an example: 0, 1, or mixed
         total = jnp.maximum(jnp.sum(share), 1e-6)
         loss = jnp.sum(soft_cross_entropy(logits, targets)) / total
         hits = share * (jnp.argmax(logits, -1) == jnp.argmax(targets, -1))
-        return loss, Aux(dict(extra, stats=stats), metrics={"top1": jnp.sum(hits) / total})
+        return loss, Aux(dict(extra, stats=nets.stats), metrics={"top1": jnp.sum(hits) / total})
 
     def targets(self, labels: Array) -> Array:
         """Return target probabilities (B, classes), zeros for examples without a label (-1)."""

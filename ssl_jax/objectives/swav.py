@@ -17,8 +17,8 @@ from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Encoder, Group, Heads, Objective, View
 from ssl_jax.objectives.parts import queue
-from ssl_jax.objectives.parts.branch import Branch
-from ssl_jax.objectives.parts.multicrop import apply_views, leading_groups
+from ssl_jax.objectives.parts.multicrop import leading_groups, multicrop
+from ssl_jax.objectives.parts.networks import Networks
 
 Array = jax.Array
 Tree = Any
@@ -75,16 +75,16 @@ class SwAV(Objective):
         return {} if self.queue_size else {"queue_start": "there is no queue; set queue_size"}
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         head = mlp_head(self.feature_dim, self.projector, hidden_bias=True, init="torch")
-        return self.chain(projector=head)
+        return self.backbone_and(projector=head)
 
     def groups(self) -> dict[str, Group]:
         steps = round(self.freeze_epochs * self.spec.steps_per_epoch)
         return {"prototypes": Group("^prototypes$", frozen_until=steps)}
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        params, stats = self.branch.init(key)
+        params, stats = self.networks.init(key)
         dim, extra = self.projector[-1], {"stats": stats}
         shape = (self.prototypes, dim)
         random_prototypes = jax.random.normal(rng.named(key, "prototypes"), shape, jnp.float32)
@@ -97,8 +97,8 @@ class SwAV(Objective):
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        out, stats = apply_views(self.branch, params, extra["stats"], batch["views"])
-        z = l2_normalize(out["projector"])  # (B, V, D)
+        nets = self.networks.bind(params, extra["stats"])
+        z = l2_normalize(nets.projector(multicrop(nets.backbone, batch["views"])))  # (B, V, D)
         large = z[:, : self.assigned]
         together, in_use = large[:, None], jnp.ones((1,), bool)
         if self.queue_size:
@@ -110,7 +110,7 @@ class SwAV(Objective):
         targets = self.assign(self.scores(params, together), in_use)
         logits = self.scores(params, z) / self.temperature
         loss = mean_of_other_views(cross_entropies(targets, logits))
-        return loss, Aux(dict(extra, stats=stats), {"large": large})
+        return loss, Aux(dict(extra, stats=nets.stats), {"large": large})
 
     def scores(self, params: Tree, z: Array) -> Array:
         """Compute the cosines with the prototypes, (..., D) -> (..., K)."""
@@ -123,7 +123,8 @@ class SwAV(Objective):
         return replace(super().encoder(params, extra), clusters=heads)
 
     def _score(self, after: Tree, pooled: Array) -> Sequence[Array]:
-        z = l2_normalize(self.branch.finish(after["params"], after["stats"], pooled))
+        nets = self.networks.bind(after["params"], after["stats"], train=False)
+        z = l2_normalize(nets.projector(pooled))
         return [self.scores(after["params"], z)]
 
     def assign(self, scores: Array, in_use: Array) -> Array:

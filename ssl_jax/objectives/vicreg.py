@@ -11,7 +11,7 @@ from ssl_jax.core.ranges import Count, NonNegative
 from ssl_jax.losses.vicreg import vicreg
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import separate
 
 Array = jax.Array
@@ -41,24 +41,26 @@ class VICReg(Objective):
     covariance_weight: NonNegative = 1.0
 
     @cached_property
-    def branch(self) -> Branch:
+    def networks(self) -> Networks:
         # The release also has biases before its batch norms, where they have no effect.
         head = mlp_head(self.feature_dim, self.projector, last_bias=False, init="torch")
-        return self.chain(projector=head)
+        return self.backbone_and(projector=head)
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
+        nets = self.networks.bind(params, extra["stats"])
+        # One view after the other: batch norm sees each by itself.
         views = separate(batch["views"])
-        (first, second), stats = self.branch.apply_each(params, extra["stats"], views)
+        first, second = (nets.projector(nets.backbone(view)["pooled"]) for view in views)
         loss = vicreg(
-            first["projector"],
-            second["projector"],
+            first,
+            second,
             invariance_weight=self.invariance_weight,
             variance_weight=self.variance_weight,
             covariance_weight=self.covariance_weight,
         )
-        return loss, Aux({"stats": stats})
+        return loss, Aux({"stats": nets.stats})
 
 
 make = VICReg.make

@@ -171,10 +171,6 @@ class Frozen(Objective):
     def inputs(self) -> Inputs:
         return Inputs(views=(self.view,))
 
-    @property
-    def branch(self) -> objectives.Networks:
-        return self.chain()
-
 
 class State(NamedTuple):
     """The part of a `TrainState` that a network consists of."""

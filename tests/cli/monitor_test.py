@@ -20,7 +20,6 @@ from ssl_jax.train.metrics import read_metrics
 # SimSiam without its stop-gradient and its predictor: two views should be alike, and no more.
 ALIKE = """
 from dataclasses import dataclass
-from functools import cached_property
 
 import jax.numpy as jnp
 
@@ -33,14 +32,10 @@ from ssl_jax.objectives.parts.views import fold
 class Alike(Objective):
     view: View = View(16, count=2, recipe="digits")
 
-    @cached_property
-    def branch(self):
-        return self.chain()
-
     def loss(self, params, extra, batch, key, step):
-        out, stats = self.branch.apply(params, extra["stats"], fold(batch["views"][0]))
-        z = l2_normalize(out["backbone"]["pooled"])
-        return -jnp.mean(jnp.sum(z[::2] * z[1::2], -1)), Aux({"stats": stats})
+        nets = self.networks.bind(params, extra["stats"])
+        z = l2_normalize(nets.backbone(fold(batch["views"][0]))["pooled"])
+        return -jnp.mean(jnp.sum(z[::2] * z[1::2], -1)), Aux({"stats": nets.stats})
 
 
 make = Alike.make

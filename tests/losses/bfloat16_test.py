@@ -17,16 +17,14 @@ from ssl_jax.losses.clip import clip_loss
 from ssl_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.dino import teacher_probabilities
-from ssl_jax.losses.ibot import masked_patch_loss
 from ssl_jax.losses.infonce import infonce
-from ssl_jax.losses.mae import masked_mse, normalize_patches
+from ssl_jax.losses.masked import masked_l1, masked_mse, masked_patch_loss, normalize_patches
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.losses.siglip import siglip
-from ssl_jax.losses.simmim import masked_l1
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.vicreg import covariance, invariance, variance, vicreg
 

@@ -9,7 +9,8 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import tree
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
-from ssl_jax.losses.dino import teacher_probabilities, teacher_temperature
+from ssl_jax.losses.dino import teacher_probabilities
+from ssl_jax.objectives.parts.self_distillation import teacher_temperature
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.losses.simmim import masked_l1
+from ssl_jax.losses.masked import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder, pixel_shuffle
 
 GOLDEN = Path(__file__).parents[1] / "golden"

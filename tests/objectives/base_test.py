@@ -19,8 +19,8 @@ class OneView(Objective):
     view: View = View(16)
 
     @property
-    def branch(self):
-        return self.chain(head=mlp_head(self.feature_dim, (3,)))
+    def networks(self):
+        return self.backbone_and(head=mlp_head(self.feature_dim, (3,)))
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class ObjectiveTest(absltest.TestCase):
         with self.assertRaisesRegex(UserError, "Objective: no field `view` or `views`; define one"):
             Objective(NET, SPEC).inputs()
 
-    def test_params_and_statistics_of_its_branch(self):
+    def test_params_and_statistics_of_its_networks(self):
         made = OneView(NET, SPEC, microbatches=2)
         params, extra = made.init(jax.random.key(0))
         self.assertEqual(set(params), {"backbone", "head"})
         self.assertEqual(set(extra), {"stats"})
         self.assertEqual(params["head"]["linear1"]["kernel"].shape, (made.feature_dim, 3))
-        self.assertEqual(made.branch.microbatches, 2)
+        self.assertEqual(made.networks.microbatches, 2)
 
     def test_a_backbone_without_patches(self):
         with self.assertRaisesRegex(UserError, "no patches, but the method needs any backbone"):

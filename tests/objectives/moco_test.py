@@ -12,6 +12,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives import moco_v2
 from ssl_jax.objectives.base import Spec, View
@@ -112,10 +113,11 @@ class GroupsTest(parameterized.TestCase):
         self.batch = harness.device_batch(self.made)
 
     def keys(self, objective, extra, seed=0):
-        """Keys of the toy batch, encoded in the order that `seed` draws."""
+        """Keys of unit length of the toy batch, encoded in the order that `seed` draws."""
         example_keys = jax.random.split(jax.random.key(seed), harness.BATCH)
         images = self.batch["views"][0][:, 1]
-        return jax.jit(objective.encode_keys)(extra, images, example_keys)[0]
+        outputs, _ = jax.jit(objective.encode_keys)(extra, images, example_keys)
+        return l2_normalize(outputs["projector"])
 
     def test_shuffled_keys_come_back_in_order_and_know_their_group(self):
         _, extra = jax.jit(self.objective.init)(jax.random.key(0))

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
-from ssl_jax.losses.simmim import masked_l1
+from ssl_jax.losses.masked import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder
 from ssl_jax.nets.positions import relative_index
 from ssl_jax.nets.resnet import resnet_small

@@ -27,12 +27,17 @@ class SimSiamTest(absltest.TestCase):
     def test_projections_are_constant_targets(self):
         """The gradient is that of a loss whose targets were computed beforehand."""
         views = [self.batch["views"][0][:, i] for i in range(2)]
-        apply = lambda p: self.objective.branch.apply_each(p, self.extra["stats"], views)[0]  # noqa: E731
-        z1, z2 = (out["projector"] for out in jax.jit(apply)(self.params))
+
+        def apply(params):
+            """Return projection and prediction of each view."""
+            nets = self.objective.networks.bind(params, self.extra["stats"])
+            projections = [nets.projector(nets.backbone(view)["pooled"]) for view in views]
+            return [(z, nets.predictor(z)) for z in projections]
+
+        (z1, _), (z2, _) = jax.jit(apply)(self.params)
 
         def written_out(params):
-            first, second = apply(params)
-            p1, p2 = first["predictor"], second["predictor"]
+            (_, p1), (_, p2) = apply(params)
             return jnp.mean(negative_cosine(p1, z2)) / 2 + jnp.mean(negative_cosine(p2, z1)) / 2
 
         value, grads = jax.jit(jax.value_and_grad(self.loss))(self.params)

@@ -47,8 +47,9 @@ class LossTest(parameterized.TestCase):
         made = build(label_smoothing=0.1)
         params, extra = made.init(jax.random.key(0))
         loss, aux = made.loss(params, extra, batch(LABELS), jax.random.key(1), jnp.int32(0))
-        out, _ = made.branch.apply(params, extra["stats"], batch(LABELS)["views"][0][:, 0])
-        logits, labelled = np.asarray(out["classifier"]), np.array(LABELS) >= 0
+        nets = made.networks.bind(params, extra["stats"])
+        logits = nets.classifier(nets.backbone(batch(LABELS)["views"][0][:, 0])["pooled"])
+        logits, labelled = np.asarray(logits), np.array(LABELS) >= 0
         labels = np.array(LABELS)[labelled]
         each = cross_entropy(logits[labelled], labels, 0.1)
         np.testing.assert_allclose(loss, np.mean(each), rtol=1e-5)

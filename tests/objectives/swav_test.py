@@ -11,7 +11,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Spec, View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.swav import SwAV
 from tests.objectives import harness
 
@@ -27,11 +27,11 @@ def identity(read):
 class Direct(SwAV):
     """The images are the embeddings: (B, n, 1, 1, D)."""
 
-    branch = Branch(
-        (
-            ("backbone", identity(lambda x: {"pooled": x[:, 0, 0]})),
-            ("projector", identity(lambda x: x)),
-        )
+    networks = Networks(
+        {
+            "backbone": identity(lambda x: {"pooled": x[:, 0, 0]}),
+            "projector": identity(lambda x: x),
+        }
     )
 
 

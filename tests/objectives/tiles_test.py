@@ -12,6 +12,7 @@ from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.context_prediction import OFFSETS, ContextPrediction, neighbours
 from ssl_jax.objectives.jigsaw import Jigsaw
+from ssl_jax.objectives.parts.tiles import answer
 
 SPEC = Spec(4, 100, 0, 10, 100)
 RNG = np.random.default_rng(0)
@@ -59,13 +60,13 @@ class TilesTest(parameterized.TestCase):
 
     def test_the_embedder_has_no_context_and_the_head_sees_the_order(self):
         made = jigsaw()
-        params, stats = made.branch.init(jax.random.key(0))
+        nets = made.networks.bind(*made.networks.init(jax.random.key(0)), train=False)
         tiles = RNG.normal(size=(2, 4, 5, 5, 3)).astype(np.float32)
         order = np.array([[0, 1, 2, 3], [2, 0, 3, 1]], np.int32)
         both = np.broadcast_to(order, (2, 2, 4))
-        logits, _ = made.branch.apply(params, stats, tiles, both, train=False)
+        logits = answer(nets, tiles, both)
         # Tiles in another order, looked at in order, are the tiles looked at in that order.
-        moved, _ = made.branch.apply(params, stats, tiles[:, order[1]], both, train=False)
+        moved = answer(nets, tiles[:, order[1]], both)
         np.testing.assert_allclose(logits[:, 1], moved[:, 0], rtol=1e-4, atol=1e-5)
         self.assertGreater(np.abs(logits[:, 0] - logits[:, 1]).max(), 1e-3)
 

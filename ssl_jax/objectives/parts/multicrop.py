@@ -1,7 +1,7 @@
-"""Crops of several sizes through one chain of networks (SwAV, 2006.09882, section 3.2)."""
+"""Crops of several sizes through one backbone (SwAV, 2006.09882, section 3.2)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,44 +9,27 @@ import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
-from ssl_jax.objectives.parts.branch import Branch
 from ssl_jax.objectives.parts.views import fold, unfold
 
 Array = jax.Array
-Tree = Any
 
 
-def apply_views(
-    branch: Branch, params: Tree, stats: Tree, groups: Sequence[Array], *, train: bool = True
-) -> tuple[dict[str, Array], Tree]:
-    """Return the outputs for every crop by network, (B, V, D) in the crops' order, and the new
-    statistics.
+def multicrop(backbone: Callable[[Array], Any], groups: Sequence[Array]) -> Array:
+    """Compute the "pooled" features of every crop, (B, V, D) in the crops' order.
 
-    The backbone runs once per sequence of groups of one size, and the heads once over all crops, so
-    batch norm sees the crops of one size together, and in the heads all of them.
+    The backbone runs once per sequence of groups of one size, so batch norm sees the crops of one
+    size together. A head that is then applied to the result sees all of them.
 
     Args:
-      branch: the networks.
-      params, stats: parameters and statistics of the networks.
+      backbone: `Bound.backbone` (`parts.networks`).
       groups: groups of crops as in `batch["views"]`, (B, n, H, W, C) each, V = sum(n).
-      train: whether batch norm uses and updates the batch's statistics.
-
-    Returns:
-      The backbone's entry is its "pooled" features.
     """
-    (name, backbone), pooled, stats = branch.nets[0], [], dict(stats)
+    pooled = []
     for _, run in itertools.groupby(groups, key=lambda group: group.shape[2:4]):
         images = fold(*(same := list(run)))
-        features, stats[name] = backbone.apply(
-            params[name], stats[name], images, train=train, microbatches=branch.microbatches
-        )
+        features = backbone(images)
         pooled.append(unfold(features["pooled"], sum(group.shape[1] for group in same)))
-    out = {name: jnp.concatenate(pooled, axis=1)}
-    x = fold(out[name])
-    for head, net in branch.nets[1:]:
-        x, stats[head] = net.apply(params[head], stats[head], x, train=train)
-        out[head] = unfold(x, out[name].shape[1])
-    return out, stats
+    return jnp.concatenate(pooled, axis=1)
 
 
 def leading_groups(views: Sequence[View], crops: int) -> int:

@@ -52,10 +52,11 @@ class MethodsTest(parameterized.TestCase):
         encoder = made.encoder(params, extra)
         size = made.inputs().views[0].size
         images = jnp.ones((2, size, size, made.spec.channels))
-        out, _ = made.branch.apply(params, extra["stats"], images, train=False)
-        z = np.asarray(out["projector"])
+        nets = made.networks.bind(params, extra["stats"], train=False)
+        pooled = nets.backbone(images)["pooled"]
+        z = np.asarray(nets.projector(pooled))
         z = z / np.linalg.norm(z, axis=1, keepdims=True)
-        (logits,) = encoder.clusters.logits(out["backbone"]["pooled"])
+        (logits,) = encoder.clusters.logits(pooled)
         np.testing.assert_allclose(logits, z @ params["prototypes"].T, rtol=1e-4, atol=1e-5)
 
 

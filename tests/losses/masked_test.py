@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.losses.mae import masked_mse, normalize_patches, patchify, unpatchify
+from ssl_jax.augment.patches import patchify, unpatchify
+from ssl_jax.losses.masked import masked_mse, normalize_patches
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
