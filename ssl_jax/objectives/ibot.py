@@ -142,7 +142,7 @@ class IBOT(SelfDistillation):
             train=True,
             microbatches=self.microbatches,
         )
-        images, patches = (unfold(out[name], self.large) for name in ("pooled", "patches"))
+        images, patches = (unfold(x, self.large) for x in (out.pooled, out.patches))
         return images, patches, dict(stats, backbone=backbone_stats)
 
     def project(

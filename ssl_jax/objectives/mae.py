@@ -99,7 +99,7 @@ class MAE(Objective):
             microbatches=self.microbatches,
         )
         prediction, stats["decoder"] = self.decoder.apply(
-            params["decoder"], stats["decoder"], features["tokens"], restore, train=train
+            params["decoder"], stats["decoder"], features.tokens, restore, train=train
         )
         return prediction, mask, stats
 

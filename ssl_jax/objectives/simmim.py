@@ -90,10 +90,8 @@ class SimMIM(Objective):
             train=train,
             microbatches=self.microbatches,
         )
-        side, width = self.patch_grid
-        patches = jnp.reshape(features["patches"], (len(images), side, side, width))
         prediction, stats["decoder"] = self.decoder.apply(
-            params["decoder"], stats["decoder"], patches, train=train
+            params["decoder"], stats["decoder"], features.map, train=train
         )
         return prediction, mask, stats
 

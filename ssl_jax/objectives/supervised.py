@@ -96,7 +96,7 @@ class Supervised(Objective):
             microbatches=self.microbatches,
             **options,
         )
-        (logits,) = self._score(params["classifier"], out["pooled"])
+        (logits,) = self._score(params["classifier"], out.pooled)
         share = jnp.sum(targets, axis=-1)  # labelled share of an example: 0, 1, or mixed
         total = jnp.maximum(jnp.sum(share), 1e-6)
         loss = jnp.sum(soft_cross_entropy(logits, targets)) / total

@@ -39,7 +39,7 @@ class Alike(Objective):
 
     def loss(self, params, extra, batch, key, step):
         out, stats = self.branch.apply(params, extra["stats"], fold(batch["views"][0]))
-        z = l2_normalize(out["backbone"]["pooled"])
+        z = l2_normalize(out["backbone"].pooled)
         return -jnp.mean(jnp.sum(z[::2] * z[1::2], -1)), Aux({"stats": stats})
 
 

@@ -49,10 +49,10 @@ class MAEDecoderTest(parameterized.TestCase):
 
         def loss(params, decoder_params, images):
             out, _ = encoder.apply(params, {}, images, train=True, keep=keep)
-            pred, _ = decoder.apply(decoder_params, {}, out["tokens"], restore, train=True)
+            pred, _ = decoder.apply(decoder_params, {}, out.tokens, restore, train=True)
             error = jnp.mean(jnp.square(pred - target), -1)
             mask = data["out_mask"]
-            return jnp.sum(error * mask) / mask.sum(), (out["tokens"], pred)
+            return jnp.sum(error * mask) / mask.sum(), (out.tokens, pred)
 
         gradient = torch.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
         (value, (latent, pred)), (grads, decoder_grads) = gradient(params, decoder_params, images)

@@ -57,7 +57,7 @@ class CLIPTest(parameterized.TestCase):
         images, texts = data["views"][0][:, 0], data["text"]
         image, _ = made.image.apply(params, extra["stats"], images, train=False)
         text, _ = made.text.apply(params, extra["stats"], texts, train=False)
-        run = jax.jit(lambda e: (e.text.image(e.features(images)["pooled"]), e.text.text(texts)))
+        run = jax.jit(lambda e: (e.text.image(e.features(images).pooled), e.text.text(texts)))
         for actual, expected in zip(
             run(encoder), (image["image_projection"], text["text_projection"]), strict=True
         ):

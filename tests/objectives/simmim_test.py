@@ -56,7 +56,7 @@ class GoldenTest(parameterized.TestCase):
 
         def loss(params, head, images, mask):
             out, _ = net.apply(params, {}, images, mask=mask, train=True)
-            z = out["patches"].reshape(len(images), side, side, dim)
+            z = out.patches.reshape(len(images), side, side, dim)
             prediction, _ = decoder.apply(head, {}, z, train=True)
             return masked_l1(prediction, images, mask), (z, prediction)
 
@@ -115,7 +115,7 @@ class SimMIMTest(parameterized.TestCase):
         other[:, :8, 8:] = 5
         mask = np.array([[[0, 1], [0, 0]]])
         features = [
-            net.apply(params, {}, x, mask=mask, train=True)[0]["tokens"] for x in (images, other)
+            net.apply(params, {}, x, mask=mask, train=True)[0].tokens for x in (images, other)
         ]
         np.testing.assert_array_equal(*features)
 

@@ -48,7 +48,7 @@ class Branch:
     ) -> tuple[dict[str, Any], Tree]:
         """Return outputs by name and the new statistics, for normalised images (N, H, W, C).
 
-        The backbone's entry is its dict of features, the others' are (N, D) arrays.
+        The backbone's entry is its `Features`, the others' are (N, D) arrays.
 
         Raises:
           UserError: `bn_groups` does not divide N.
@@ -94,5 +94,5 @@ class Branch:
                 params[name], stats[name], x, train=train, microbatches=chunks
             )
             out[name] = y
-            x = y["pooled"] if i == 0 else y
+            x = y.pooled if i == 0 else y
         return out, stats

@@ -32,7 +32,7 @@ def apply_views(
       train: whether batch norm uses and updates the batch's statistics.
 
     Returns:
-      The backbone's entry is its "pooled" features.
+      The backbone's entry is its `pooled` features.
     """
     (name, backbone), pooled, stats = branch.nets[0], [], dict(stats)
     for _, run in itertools.groupby(groups, key=lambda group: group.shape[2:4]):
@@ -40,7 +40,7 @@ def apply_views(
         features, stats[name] = backbone.apply(
             params[name], stats[name], images, train=train, microbatches=branch.microbatches
         )
-        pooled.append(unfold(features["pooled"], sum(group.shape[1] for group in same)))
+        pooled.append(unfold(features.pooled, sum(group.shape[1] for group in same)))
     out = {name: jnp.concatenate(pooled, axis=1)}
     x = fold(out[name])
     for head, net in branch.nets[1:]:

@@ -75,7 +75,7 @@ def tile_classifier(
       hidden: widths of the classifier's hidden layers.
       microbatches: see `Branch`.
     """
-    dim = output_shapes(backbone, (size, size, channels))["pooled"][0]
+    dim = output_shapes(backbone, (size, size, channels)).pooled.shape[0]
     embedding = mlp_head(dim, (width,), last_norm="affine")
     embedder = Branch((("backbone", backbone), ("embedding", embedding)), microbatches)
     return TileClassifier(embedder, mlp_head(tiles_per_question * width, (*hidden, classes)))

@@ -12,6 +12,7 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.protocols.cluster_head import ClusterHead
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, Probe
 from ssl_jax.run.configs import methods
@@ -41,7 +42,7 @@ class MethodsTest(parameterized.TestCase):
         images = jax.ShapeDtypeStruct((3, size, size, made.spec.channels), jnp.float32)
 
         def logits(encoder, images):  # the encoder is passed as a pytree
-            return encoder.clusters.logits(encoder.features(images)["pooled"])
+            return encoder.clusters.logits(encoder.features(images).pooled)
 
         shapes = jax.eval_shape(logits, made.encoder(*state), images)
         self.assertEqual([x.shape for x in shapes], [(3, n) for n in SIZES[method](made)])
@@ -55,12 +56,12 @@ class MethodsTest(parameterized.TestCase):
         out, _ = made.branch.apply(params, extra["stats"], images, train=False)
         z = np.asarray(out["projector"])
         z = z / np.linalg.norm(z, axis=1, keepdims=True)
-        (logits,) = encoder.clusters.logits(out["backbone"]["pooled"])
+        (logits,) = encoder.clusters.logits(out["backbone"].pooled)
         np.testing.assert_allclose(logits, z @ params["prototypes"].T, rtol=1e-4, atol=1e-5)
 
 
 def _brightness(params, stats, images, *, train, stages=True):
-    return {"pooled": images.mean((1, 2))}, stats
+    return Features(pooled=images.mean((1, 2))), stats
 
 
 def _nearest(levels, pooled):
