@@ -9,10 +9,10 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.decoders import mae_decoder
-from ssl_jax.nets.vit import vit
 from tests.nets import weights as torch
-from tests.nets.vit_test import HEADS, golden_vit
+from tests.nets.backbones.vit_test import HEADS, golden_vit
 
 
 def size(net):

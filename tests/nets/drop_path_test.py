@@ -5,9 +5,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.nets.backbones.resnet import resnet_custom
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.drop_path import drop, factors
-from ssl_jax.nets.resnet import resnet_custom
-from ssl_jax.nets.vit import vit
 
 VIT = {"size": None, "patch": 4, "image_size": 8, "dim": 8, "depth": 3, "heads": 2}
 

@@ -13,10 +13,10 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.blocks import linear
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.nets.heads import dino_head
-from ssl_jax.nets.vit import vit
 from tests.nets import weights as torch
 
 HEADS = 2  # of every tiny transformer in the golden files

@@ -12,8 +12,8 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
+from ssl_jax.nets.backbones.resnet import SelectiveKernel, resnet, resnet_custom, resnet_small
 from ssl_jax.nets.functional import functional, output_shapes
-from ssl_jax.nets.resnet import SelectiveKernel, resnet, resnet_custom, resnet_small
 from tests.nets import weights as torch
 
 

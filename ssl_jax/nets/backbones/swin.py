@@ -11,12 +11,12 @@ from flax import nnx
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import Count
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.backbones.vit import patch_grid
 from ssl_jax.nets.blocks import Block, Remat, check_options, hide, linear, run_stack, token
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype, torch_default
 from ssl_jax.nets.positions import RelativePositions
-from ssl_jax.nets.vit import patch_grid
 
 SIZES = {  # dim, blocks and heads of each stage
     "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),

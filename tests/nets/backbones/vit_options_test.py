@@ -7,11 +7,11 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.blocks import Mlp, swiglu_width
 from ssl_jax.nets.functional import functional
-from ssl_jax.nets.vit import vit
 from tests.nets import weights as torch
-from tests.nets.vit_test import run, started, tiny, variables
+from tests.nets.backbones.vit_test import run, started, tiny, variables
 
 
 class OptionsTest(parameterized.TestCase):
