@@ -103,7 +103,7 @@ def compare(folder: Path, case: str, ours: dict[str, np.ndarray]) -> dict[str, f
         run = jax.jit(lambda p, s, x: net.apply(p, s, x, train=train))
         with jax.default_matmul_precision("highest"):
             out, updated = run(params, stats, images)
-        return np.asarray(out["pooled"]), networks.flat({}, updated)
+        return np.asarray(out.pooled), networks.flat({}, updated)
 
     report: dict[str, float | bool] = {"features": error(forward(False)[0], theirs["features"])}
     if stats:

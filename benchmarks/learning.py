@@ -125,7 +125,6 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
     """Best layer of the untrained network by accuracy with 5 labels per class: accuracy, name."""
     import jax
 
-    from ssl_jax.evals import features
     from ssl_jax.evals.evaluator import Quality
     from ssl_jax.evals.protocols.fewshot import FewShot
     from ssl_jax.train import state
@@ -139,8 +138,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
         encoder = quality.images.with_statistics(encoder)
         size = objective.inputs().views[0].size
         image = jax.ShapeDtypeStruct((1, size, size, experiment.spec.channels), "float32")
-        stages = jax.eval_shape(encoder.features, image)
-        depth = len(features.names(stages))
+        depth = len(jax.eval_shape(encoder.features, image).stages)
         pools = sorted({"avg", objective.probe.pool} - {"cls", "pooled"})
         layers = [
             FewShot(stage=stage, pool=pool, shots=(5,)) for stage in range(depth) for pool in pools

@@ -16,7 +16,6 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.decode import eval_crop, to_channels
-from ssl_jax.evals import features
 from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
@@ -137,7 +136,7 @@ class Encoder(base.Encoder):
     @property
     def layers(self) -> list[str]:
         """Names of the stages, in order."""
-        return features.names(jax.eval_shape(lambda e, x: e.features(x), self, self._image(1)))
+        return jax.eval_shape(lambda e, x: e.features(x), self, self._image(1)).names
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -164,10 +163,10 @@ class Encoder(base.Encoder):
 
 def read_normalised(encoder: Encoder, images: Array) -> Array:
     """Compute the features (B, ...) float32 of normalised images (B, H, W, C). Pure; not jitted."""
-    stages = encoder.features(images)
+    outputs = encoder.features(images)
     if encoder.probe.pool == UNPOOLED:
-        return at_least_float32(features.stage_map(stages, encoder.probe.stage))
-    return features.select(stages, encoder.probe)
+        return at_least_float32(outputs.stage(encoder.probe.stage).whole_map)
+    return encoder.probe.read(outputs)
 
 
 def read(encoder: Encoder, crops: Array) -> Array:

@@ -13,7 +13,6 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import Count, OrAll
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
-from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject, measured
 from ssl_jax.evals.checks import NotMeasurable, not_finite
 from ssl_jax.evals.online import Online
@@ -167,7 +166,7 @@ class Quality:
                 and setting.every_stage
                 and self._objective.probe_every_stage
             ):
-                count = len(features.names(self._objective.stage_shapes))
+                count = len(self._objective.stage_shapes.stages)
                 out += [dataclasses.replace(setting, stage=s) for s in range(-count, 0)]
             else:
                 out.append(setting)

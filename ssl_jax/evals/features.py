@@ -29,80 +29,14 @@ MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 def read(encoder: Encoder, view: View, probe: Probe, images: Array) -> Array:
     """Return the features (B, D) float32 of uint8 images (B, H, W, C), read at `probe`."""
-    return select(encoder.features(prepare(view, images)), probe)
-
-
-def select(stages: dict[str, Array], probe: Probe) -> Array:
-    """Select the (B, D) features of `probe`, float32 at least, from a backbone's outputs.
-
-    Raises:
-      UserError: the backbone has no such stage, no class token, or no output of its own there.
-    """
-    name = stage_name(stages, probe.stage)
-    if probe.pool == "pooled":
-        if name != names(stages)[-1]:
-            raise UserError(
-                "probe: pool 'pooled' is the network's own output, after its last stage; stage "
-                f"{probe.stage} has avg, grid and cls"
-            )
-        return at_least_float32(stages["pooled"])
-    if probe.pool == "cls":
-        token = name.replace("block", "cls")
-        if token == name or token not in stages:
-            raise UserError("probe: pool 'cls' needs a backbone with a class token")
-        return at_least_float32(stages[token])
-    return at_least_float32(pool(stages[name], probe.pool))
-
-
-def stage_map(stages: dict[str, Array], stage: int) -> Array:
-    """Return the map (B, h, w, C) of a stage from a backbone's outputs; -1 is the last.
-
-    Raises:
-      UserError: there is no such stage.
-    """
-    return stages[stage_name(stages, stage)]
-
-
-def stage_name(stages: Iterable[str], stage: int) -> str:
-    """Return the name of a stage among a backbone's outputs; -1 is the last.
-
-    Raises:
-      UserError: there is no such stage.
-    """
-    stage_names = names(stages)
-    if not -len(stage_names) <= stage < len(stage_names):
-        raise UserError(f"probe: no stage {stage} among the backbone's {len(stage_names)}")
-    return stage_names[stage]
-
-
-def names(stages: Iterable[str]) -> list[str]:
-    """Return the names of the outputs that are stages, in order."""
-    return [name for name in stages if name.startswith(("stage", "block"))]
-
-
-def pool(x: Array, pooling: str) -> Array:
-    """Pool a map (B, h, w, C) to (B, C) by "avg", or to (B, 4 C) by "grid": averages over a 2x2
-    grid.
-
-    Raises:
-      UserError: an unknown pooling.
-    """
-    if pooling == "avg":
-        return x.mean((1, 2))
-    if pooling == "grid":
-        b, h, w, c = x.shape
-        x = x[:, : max(h // 2 * 2, 1), : max(w // 2 * 2, 1)]
-        if h < 2 or w < 2:
-            return jnp.broadcast_to(x.mean((1, 2))[:, None], (b, 4, c)).reshape(b, -1)
-        return x.reshape(b, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(b, -1)
-    raise UserError(f"probe: unknown pooling {pooling!r}; known: pooled, avg, grid, cls")
+    return probe.read(encoder.features(prepare(view, images)))
 
 
 def _read_all(
     encoder: Encoder, view: View, probes: tuple[Probe, ...], images: Array
 ) -> tuple[Array, ...]:
-    stages = encoder.features(prepare(view, images))
-    return tuple(select(stages, probe) for probe in probes)
+    outputs = encoder.features(prepare(view, images))
+    return tuple(probe.read(outputs) for probe in probes)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -115,7 +49,7 @@ def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: A
     """
     images = prepare(view, images)
     if encoder is not None:
-        return at_least_float32(stage_map(encoder.features(images), number))
+        return at_least_float32(encoder.features(images).stage(number).whole_map)
     batch, height, width, channels = images.shape
     if height % patch or width % patch:
         raise UserError(f"patches of {patch} pixels do not divide images of {height} x {width}")

@@ -12,7 +12,6 @@ import optax
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
-from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Protocol, Subject
 from ssl_jax.evals.checks import check_finite
 from ssl_jax.losses.cross_entropy import cross_entropy
@@ -142,8 +141,8 @@ class OnlineProbe(Objective):
     def _features(self, net: Net, params: Tree, stats: Tree, images: Array) -> Array:
         """Return (B, D), read at the method's probe, in its microbatches."""
         chunks = self.microbatches if len(images) > 1 else 1
-        stages, _ = net.apply(params, stats, images, train=False, stages=True, microbatches=chunks)
-        return features.select(stages, self.probe)
+        outputs, _ = net.apply(params, stats, images, train=False, stages=True, microbatches=chunks)
+        return self.probe.read(outputs)
 
 
 def fresh(width: int, classes: int) -> Tree:

@@ -5,11 +5,11 @@ from typing import Any
 
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.nets.backbones.resnet import resnet, resnet_small
+from ssl_jax.nets.backbones.swin import swin
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.layers import compute_dtype
-from ssl_jax.nets.resnet import resnet, resnet_small
-from ssl_jax.nets.swin import swin
-from ssl_jax.nets.vit import vit
 
 BACKBONES = {make.__name__: make for make in (resnet, resnet_small, swin, vit)}
 

@@ -13,6 +13,7 @@ from flax import nnx
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array, Tree
+from ssl_jax.nets.features import Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Net:
         With `train=False`, `stats` are returned unchanged. See `functional` for `microbatches`.
       name: name for messages and logs.
       attention: whether `apply(..., attention=True)` also returns what every token attends to; see
-        `vit.ViT.__call__`.
+        `features.Features`.
       draws: whether `apply` in training needs `keys` (B,), one per example.
     """
 
@@ -120,21 +121,22 @@ def init_all(key: Array, **nets: Net) -> tuple[Tree, Tree]:
     return {k: v[0] for k, v in made.items()}, {k: v[1] for k, v in made.items()}
 
 
-def output_shapes(
-    net: Net, image_shape: tuple[int, int, int], **options: Any
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all outputs, without the batch axis, for images (H, W, C).
+def output_shapes(net: Net, image_shape: tuple[int, int, int], **options: Any) -> Features:
+    """Return the shapes of a backbone's outputs, without the batch axis, for images (H, W, C): its
+    features with a `jax.ShapeDtypeStruct` in place of each array.
 
-    Example: `output_shapes(net, (32, 32, 3))["pooled"]` is `(512,)` for a ResNet-18.
+    Example: `output_shapes(net, (32, 32, 3)).pooled.shape` is `(512,)` for a ResNet-18.
     """
 
-    def forward() -> Any:
+    def forward() -> Features:
         params, stats = net.init(jax.random.key(0))
         return net.apply(
             params, stats, jnp.zeros((1, *image_shape), jnp.float32), train=False, **options
         )[0]
 
-    return {name: tuple(out.shape[1:]) for name, out in jax.eval_shape(forward).items()}
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(forward)
+    )
 
 
 def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:

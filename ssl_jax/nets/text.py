@@ -8,6 +8,7 @@ from flax import nnx
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.blocks import Remat, check_options, run_stack, stack
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype, normal
 
@@ -44,10 +45,10 @@ class TextTransformer(nnx.Module):
         ):
             layer.kernel.set_value(layer.kernel[...] * (std / 0.02))
 
-    def __call__(self, tokens: Array, *, train: bool) -> dict[str, Array]:
-        """Encode token ids (B, L) to "tokens" (B, L, D), normed, and "pooled" (B, D) float32.
+    def __call__(self, tokens: Array, *, train: bool) -> Features:
+        """Encode token ids (B, L) to tokens (B, L, D), normed, and `pooled` (B, D).
 
-        "pooled" is the feature at the highest id, which is the end of the text. L may be less than
+        `pooled` is the feature at the highest id, which is the end of the text. L may be less than
         the network's length.
 
         Raises:
@@ -63,7 +64,8 @@ class TextTransformer(nnx.Module):
         x, _ = run_stack(self.blocks, x, self.remat, bias=future[None, None])
         x = self.norm(x)
         end = jnp.argmax(tokens, axis=1)[:, None, None]
-        return {"tokens": x, "pooled": at_least_float32(jnp.take_along_axis(x, end, 1)[:, 0])}
+        pooled = at_least_float32(jnp.take_along_axis(x, end, 1)[:, 0])
+        return Features(pooled=pooled, tokens=x)
 
 
 def text_transformer(

@@ -51,7 +51,7 @@ class BarlowTwins(Objective):
         nets = self.networks.bind(params, extra["stats"])
         # One view after the other: batch norm sees each by itself.
         views = separate(batch["views"])
-        first, second = (nets.projector(nets.backbone(view)["pooled"]) for view in views)
+        first, second = (nets.projector(nets.backbone(view).pooled) for view in views)
         loss = barlow_twins(first, second, self.redundancy)
         return self.scale * loss, Aux({"stats": nets.stats})
 

@@ -18,6 +18,7 @@ from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.ranges import Count, Whole
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.parts.networks import Networks
 
@@ -109,6 +110,10 @@ class Probe:
         stage = self.stage if stage is None else stage
         inherited = "avg" if self.pool == "pooled" and stage != -1 else self.pool
         return Probe(stage, pool or inherited)
+
+    def read(self, features: Features) -> Array:
+        """Read the representation (B, D), float32 at least; see `Features.read` for errors."""
+        return features.read(self.stage, self.pool)
 
 
 class Aux(NamedTuple):
@@ -220,7 +225,7 @@ class Encoder:
     classifier: Heads | None = None
     online: Tree = None
 
-    def features(self, images: Array) -> dict[str, Array]:
+    def features(self, images: Array) -> Features:
         """Compute all outputs and stages of the backbone for normalised images (B, H, W, C)."""
         return self.net.apply(self.params, self.stats, images, train=False, stages=True)[0]
 
@@ -305,11 +310,11 @@ class Objective:
         return params, {"stats": stats}
 
     @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the backbone's outputs for an image of the first view, without batch axis."""
+    def shapes(self) -> Features:
+        """Shapes of the backbone's outputs for an image of the first view; see `output_shapes`."""
         return self._shapes()
 
-    def _shapes(self, **options: Any) -> dict[str, tuple[int, ...]]:
+    def _shapes(self, **options: Any) -> Features:
         size = self.inputs().views[0].size
         return output_shapes(self.backbone, (size, size, self.spec.channels), **options)
 
@@ -322,14 +327,14 @@ class Objective:
         return self.family in ("pretext", "masked")
 
     @cached_property
-    def stage_shapes(self) -> dict[str, tuple[int, ...]]:
+    def stage_shapes(self) -> Features:
         """Like `shapes`, including every stage."""
         return self._shapes(stages=True)
 
     @property
     def feature_dim(self) -> int:
         """Width of the backbone's "pooled" features."""
-        return self.shapes["pooled"][0]
+        return self.shapes.pooled.shape[0]
 
     @property
     def patch_grid(self) -> tuple[int, int]:
@@ -338,13 +343,13 @@ class Objective:
         Raises:
           UserError: the backbone has no patches.
         """
-        if "patches" not in self.shapes:
+        if self.shapes.tokens is None or self.shapes.map is None:
             raise UserError(
                 f"objective: this backbone has no patches, but the method needs {self.needs}; set "
                 "backbone.name='vit'"
             )
-        patches, width = self.shapes["patches"]
-        return round(patches**0.5), width
+        rows, _, width = self.shapes.map.shape
+        return rows, width
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -396,7 +401,7 @@ class Objective:
         """Compute the records (B, ...) of a pass from clean, normalised images (B, H, W, C): by
         default the encoder's "pooled" features.
         """
-        return self.encoder(params, extra).features(images)["pooled"]
+        return self.encoder(params, extra).features(images).pooled
 
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array

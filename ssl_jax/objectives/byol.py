@@ -63,9 +63,9 @@ class BYOL(Objective):
         target = self.networks.bind(extra["target"], extra["target_stats"])
         predictions, targets = [], []
         for view in separate(batch["views"]):  # one by one: batch norm sees each view by itself
-            z = online.projector(online.backbone(view)["pooled"])
+            z = online.projector(online.backbone(view).pooled)
             predictions.append(online.predictor(z))
-            targets.append(target.projector(target.backbone(view)["pooled"]))
+            targets.append(target.projector(target.backbone(view).pooled))
         crossed = [regression_loss(p, t) for p, t in zip(predictions, targets[::-1], strict=True)]
         extra = dict(extra, stats=online.stats, target_stats=target.stats)
         return jnp.mean(sum(crossed)), Aux(extra)

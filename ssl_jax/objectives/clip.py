@@ -111,8 +111,8 @@ class CLIP(Objective):
     ) -> tuple[Array, Aux]:
         images, texts = batch["views"][0][:, 0], batch["text"]
         nets = self.networks.bind(params, extra["stats"])
-        image = nets.image_projection(nets.backbone(images)["pooled"])
-        text = nets.text_projection(nets.text(texts)["pooled"])
+        image = nets.image_projection(nets.backbone(images).pooled)
+        text = nets.text_projection(nets.text(texts).pooled)
         scale = jnp.exp(params["temperature"]["scale"])
         pairs = clip_loss(image, text, scale, similarity=self.similarity)
         # Geometric mean over both directions, then mean over pairs; this needs no logits.
@@ -135,7 +135,7 @@ class CLIP(Objective):
 
     def _embed_text(self, params: Tree, tokens: Array) -> Array:
         nets = self.networks.bind(params, {}, train=False)
-        return nets.text_projection(nets.text(tokens)["pooled"])
+        return nets.text_projection(nets.text(tokens).pooled)
 
 
 make = CLIP.make

@@ -87,7 +87,7 @@ class DeepCluster(Objective):
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
         nets = self.networks.bind(params, extra["stats"])
-        logits = nets.classifier(nets.backbone(images)["pooled"])
+        logits = nets.classifier(nets.backbone(images).pooled)
         labels = jnp.repeat(extra["assignments"][batch["index"]], self.view.count)
         losses = extra["weights"][labels] * cross_entropy(logits, labels)
         metrics = {

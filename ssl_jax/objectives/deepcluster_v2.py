@@ -122,7 +122,7 @@ class DeepClusterV2(Objective):
 
     def record(self, params: Tree, extra: Tree, images: Array) -> Array:
         nets = self.networks.bind(params, extra["stats"], train=False)
-        return l2_normalize(nets.projector(nets.backbone(images)["pooled"]))
+        return l2_normalize(nets.projector(nets.backbone(images).pooled))
 
     def refresh(
         self, params: Tree, extra: Tree, features: DataPass | None, key: Array, step: Array

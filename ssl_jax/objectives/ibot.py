@@ -179,7 +179,7 @@ class IBOT(Objective):
         """Compute features of the large crops (B, G, D) and of their patches (B, G, N, D)."""
         mask = None if masks is None else fold(masks)
         features = nets.backbone(fold(*large), mask=mask)
-        return unfold(features["pooled"], self.large), unfold(features["patches"], self.large)
+        return unfold(features.pooled, self.large), unfold(features.patches, self.large)
 
     def predict(self, nets: Bound, images: Array, patches: Array) -> tuple[Array, Array]:
         """Compute logits (..., K) for images (B, V, D) and patches (B, G, N, D)."""

@@ -67,7 +67,7 @@ class InstDisc(Objective):
     ) -> tuple[Array, Aux]:
         bank, index, partition = extra["memory"], batch["index"], extra["partition"]
         nets = self.networks.bind(params, extra["stats"])
-        features = nets.backbone(fold(batch["views"][0]))["pooled"]
+        features = nets.backbone(fold(batch["views"][0])).pooled
         features = l2_normalize(nets.projector(features))
         count = self.spec.num_examples
         if self.negatives:

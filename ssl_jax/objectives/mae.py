@@ -65,7 +65,7 @@ class MAE(Objective):
             heads=self.decoder_heads,
             grid=(side, side),
             out_dim=self.patch**2 * self.spec.channels,
-            cls_token="cls" in self.shapes,
+            cls_token=self.shapes.cls is not None,
         )
 
     @cached_property
@@ -90,7 +90,7 @@ class MAE(Objective):
 
     def encode(self, nets: Bound, images: Array, keep: Array) -> Array:
         """Compute tokens (B, T, D) of the patches `keep` (B, K), after the class token if any."""
-        return nets.backbone(images, keep=keep)["tokens"]
+        return nets.backbone(images, keep=keep).tokens
 
     def decode(self, nets: Bound, tokens: Array, restore: Array) -> Array:
         """Predict every patch, (B, N, pixels), from the tokens of the visible ones."""

@@ -83,7 +83,7 @@ class MoCoV1(Objective):
     def encode(self, nets: Bound, images: Array) -> dict[str, Any]:
         """Compute the outputs of all networks by name for a view (B, H, W, C)."""
         features = nets.backbone(images)
-        return {"backbone": features, "projector": nets.projector(features["pooled"])}
+        return {"backbone": features, "projector": nets.projector(features.pooled)}
 
     def encode_keys(self, extra: Tree, images: Array, example_keys: Array) -> tuple[Tree, Tree]:
         """Return the key encoder's `encode`, without gradient, and its new statistics."""

@@ -98,8 +98,8 @@ class MoCoV3(Objective):
         key_nets = self.networks.bind(extra["key_encoder"], extra["key_stats"])
         queries, keys = [], []
         for view in separate(batch["views"]):  # one by one: batch norm sees each view by itself
-            queries.append(nets.predictor(nets.projector(nets.backbone(view)["pooled"])))
-            keys.append(key_nets.projector(key_nets.backbone(view)["pooled"]))
+            queries.append(nets.predictor(nets.projector(nets.backbone(view).pooled)))
+            keys.append(key_nets.projector(key_nets.backbone(view).pooled))
         crossed = [
             infonce(q, k, self.temperature, similarity=self.similarity)
             for q, k in zip(queries, keys[::-1], strict=True)

@@ -45,7 +45,7 @@ class RotNet(Objective):
         upright = fold(batch["views"][0])
         turned = self.rotate(upright)
         nets = self.networks.bind(params, extra["stats"])
-        logits = nets.classifier(nets.backbone(fold(turned))["pooled"])
+        logits = nets.classifier(nets.backbone(fold(turned)).pooled)
         turns = jnp.tile(jnp.arange(4), upright.shape[0])
         accuracy = jnp.mean(logits.argmax(-1) == turns)
         loss = jnp.mean(cross_entropy(logits, turns))
@@ -62,7 +62,7 @@ class RotNet(Objective):
     ) -> Mapping[str, Picture]:
         turned = self.rotate(images[:ROWS])
         nets = self.networks.bind(params, extra["stats"], train=False)
-        logits = nets.classifier(nets.backbone(fold(turned))["pooled"])
+        logits = nets.classifier(nets.backbone(fold(turned)).pooled)
         prediction = unfold(logits.argmax(-1), 4).astype(jnp.int32)
         truth = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), prediction.shape)
         caption = (

@@ -89,7 +89,7 @@ class SeLa(Objective):
         images, turns = fold(batch["views"][0]), 4 if self.rotations else 1
         turned = jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(turns)], axis=1)
         nets = self.networks.bind(params, extra["stats"])
-        outputs = nets.classifiers(nets.backbone(fold(turned))["pooled"])
+        outputs = nets.classifiers(nets.backbone(fold(turned)).pooled)
         logits = outputs[::turns, : self.heads * self.clusters]
         logits = logits.reshape(-1, self.heads, self.clusters)
         labels = extra["assignments"][batch["index"]]

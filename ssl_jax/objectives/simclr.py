@@ -51,7 +51,7 @@ class SimCLR(Objective):
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])  # (2B, H, W, C): the positive of row i is i ^ 1
         nets = self.networks.bind(params, extra["stats"])
-        z = nets.projector(nets.backbone(images)["pooled"])
+        z = nets.projector(nets.backbone(images).pooled)
         # The released code sums both directions: its learning rates belong to this scale.
         loss = ntxent(z, self.temperature, reduction="simclr", similarity=self.similarity)
         return loss, Aux({"stats": nets.stats})

@@ -82,9 +82,7 @@ class SimMIM(Objective):
 
     def encode(self, nets: Bound, images: Array, mask: Array) -> Array:
         """Compute the map (B, h, w, D) of all patches, with the mask token in the hidden cells."""
-        side, width = self.patch_grid
-        patches = nets.backbone(images, mask=mask)["patches"]
-        return jnp.reshape(patches, (len(images), side, side, width))
+        return nets.backbone(images, mask=mask).map
 
     def predict(self, nets: Bound, features: Array) -> Array:
         """Predict the images (B, H, W, C) from the map."""

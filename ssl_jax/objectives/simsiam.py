@@ -55,7 +55,7 @@ class SimSiam(Objective):
         # One view after the other: batch norm sees each by itself.
         predictions, projections = [], []
         for view in separate(batch["views"]):
-            z = nets.projector(nets.backbone(view)["pooled"])
+            z = nets.projector(nets.backbone(view).pooled)
             predictions.append(nets.predictor(z))
             projections.append(jax.lax.stop_gradient(z))
         (p1, p2), (z1, z2) = predictions, projections

@@ -88,7 +88,7 @@ class Supervised(Objective):
         if self.backbone.draws:
             options["keys"] = rng.per_example(rng.named(key, "drop_path"), batch["index"])
         nets = self.networks.bind(params, extra["stats"])
-        logits = nets.classifier(nets.backbone(images, **options)["pooled"])
+        logits = nets.classifier(nets.backbone(images, **options).pooled)
         share = jnp.sum(targets, axis=-1)  # labelled share of an example: 0, 1, or mixed
         total = jnp.maximum(jnp.sum(share), 1e-6)
         loss = jnp.sum(soft_cross_entropy(logits, targets)) / total

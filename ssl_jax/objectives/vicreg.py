@@ -52,7 +52,7 @@ class VICReg(Objective):
         nets = self.networks.bind(params, extra["stats"])
         # One view after the other: batch norm sees each by itself.
         views = separate(batch["views"])
-        first, second = (nets.projector(nets.backbone(view)["pooled"]) for view in views)
+        first, second = (nets.projector(nets.backbone(view).pooled) for view in views)
         loss = vicreg(
             first,
             second,

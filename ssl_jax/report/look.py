@@ -127,7 +127,7 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
 def _prototypes(encoder: Encoder, images: jax.Array) -> Picture:
     """Return the picture of the prototypes; of several heads, of the first."""
     assert encoder.clusters is not None
-    return prototypes(images, encoder.clusters.logits(encoder.features(images)["pooled"])[0])
+    return prototypes(images, encoder.clusters.logits(encoder.features(images).pooled)[0])
 
 
 def examples(encoder: Encoder, objective: Objective, images: Images, part: Part) -> Examples:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.decomposition import PCA
 
-from ssl_jax.evals import features
 from ssl_jax.evals.protocols.attention import attention_maps
 from ssl_jax.objectives.base import Encoder
 
@@ -53,8 +52,8 @@ def attention(encoder: Encoder, images: jax.Array, thumbnails: np.ndarray) -> di
 
     maps = np.asarray(last(encoder, images))
     heads = maps.shape[1] - 1
-    tokens = "pooled" if "cls" not in jax.eval_shape(Encoder.features, encoder, images) else "cls"
-    query = "the class token" if tokens == "cls" else "the average patch"
+    has_cls = jax.eval_shape(Encoder.features, encoder, images).cls is not None
+    query = "the class token" if has_cls else "the average patch"
     caption = (
         f"Attention of {query} of the last block: the mean over all heads, and {heads} single "
         "heads. Each map goes from 0 (dark) to its own largest weight (bright)."
@@ -71,8 +70,7 @@ def colours(encoder: Encoder, images: jax.Array, thumbnails: np.ndarray) -> dict
     """Draw the last feature map as colours; empty if the map is too coarse. The arguments are those
     of `attention`.
     """
-    stages = jax.device_get(jax.jit(Encoder.features)(encoder, images))
-    last = stages[features.names(stages)[-1]].astype(np.float32)
+    last = np.asarray(jax.jit(lambda e, x: e.features(x).map)(encoder, images), np.float32)
     if min(last.shape[1:3]) < COARSEST or last.shape[-1] < 3 or len(last) < 2:
         return {}
     parts = PCA(3).fit_transform(last.reshape(-1, last.shape[-1]))

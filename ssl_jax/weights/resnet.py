@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.nets.resnet import DEPTHS
+from ssl_jax.nets.backbones.resnet import DEPTHS
 from ssl_jax.weights.places import Arrays, Layout, Place, layers
 
 LEAVES: Mapping[str, tuple[str, Layout]] = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.nets.swin import SIZES
+from ssl_jax.nets.backbones.swin import SIZES
 from ssl_jax.weights.places import Arrays, Layout, Place, layers
 from ssl_jax.weights.vit import BLOCK, TOP
 

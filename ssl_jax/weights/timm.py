@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.nets.backbones.resnet import DEPTHS, resnet, resnet_small
+from ssl_jax.nets.backbones.swin import SIZES as SWINS
+from ssl_jax.nets.backbones.swin import swin
+from ssl_jax.nets.backbones.vit import FIXED_ORDERS, SIZES, vit
 from ssl_jax.nets.positions import sincos
-from ssl_jax.nets.resnet import DEPTHS, resnet, resnet_small
-from ssl_jax.nets.swin import SIZES as SWINS
-from ssl_jax.nets.swin import swin
-from ssl_jax.nets.vit import FIXED_ORDERS, SIZES, vit
 from ssl_jax.weights import torchvision
 from ssl_jax.weights.networks import to_timm
 from ssl_jax.weights.places import Arrays

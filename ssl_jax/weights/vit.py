@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.nets.backbones.vit import FIXED_ORDERS, SIZES
 from ssl_jax.nets.blocks import swiglu_width
 from ssl_jax.nets.positions import resize_grid, sincos
-from ssl_jax.nets.vit import FIXED_ORDERS, SIZES
 from ssl_jax.weights.places import Arrays, Layout, Place, layers
 
 TABLE = "rel_pos_bias.relative_position_bias_table"

@@ -34,7 +34,7 @@ class Alike(Objective):
 
     def loss(self, params, extra, batch, key, step):
         nets = self.networks.bind(params, extra["stats"])
-        z = l2_normalize(nets.backbone(fold(batch["views"][0]))["pooled"])
+        z = l2_normalize(nets.backbone(fold(batch["views"][0])).pooled)
         return -jnp.mean(jnp.sum(z[::2] * z[1::2], -1)), Aux({"stats": nets.stats})
 
 

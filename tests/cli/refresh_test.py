@@ -104,7 +104,7 @@ class RefreshTest(absltest.TestCase):
         *_, last = run.examples()
         (row,) = np.flatnonzero(last["index"] == 1400)
         encoder = run.objective.encoder(current.params, current.extra)
-        alone = encoder.features(prepare(view, last["images"][row : row + 1]))["pooled"]
+        alone = encoder.features(prepare(view, last["images"][row : row + 1])).pooled
         np.testing.assert_allclose(features.values[1400], alone[0], rtol=1e-4, atol=1e-5)
 
     def test_hosts_share_the_examples_in_equal_parts(self):

@@ -9,7 +9,7 @@ from ssl_jax.cost import flops
 def forward_macs(net, size):
     def forward(image):
         params, stats = net.init(jax.random.key(0))
-        return net.apply(params, stats, image, train=False)[0]["pooled"]
+        return net.apply(params, stats, image, train=False)[0].pooled
 
     return flops.count(forward, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)) // 2
 

@@ -63,7 +63,7 @@ class ClosedFormTest(parameterized.TestCase):
         images = 8
 
         def loss(params, stats, x):
-            return jnp.sum(net.apply(params, stats, x, train=True)[0]["pooled"] ** 2)
+            return jnp.sum(net.apply(params, stats, x, train=True)[0].pooled ** 2)
 
         costs_of_step = compiled(jax.grad(loss), params, stats, shaped(images, size, size, 3))
         total, stem = macs

@@ -49,7 +49,7 @@ class EncoderTest(parameterized.TestCase):
         stages = encoder.features(prepare(encoder.view, jnp.asarray(crops)))
         output = encoder(pixels)
         self.assertEqual((output.shape, output.dtype), ((3, 16), np.float32))
-        np.testing.assert_allclose(output, stages["stage3"].mean((1, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(output, stages.map.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
     def test_images_of_any_form(self):
         encoder = small()
@@ -84,14 +84,14 @@ class EncoderTest(parameterized.TestCase):
         """Each block has its own: that of a network which ends there, without the last norm."""
         encoder = small("vit", depth=3).at(pool="cls")
         pixels = images(2, SIZE, SIZE, 3)
-        expected = encoder.features(encoder.preprocess(pixels))["cls"]
+        expected = encoder.features(encoder.preprocess(pixels)).cls
         np.testing.assert_allclose(encoder(pixels), expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(encoder(pixels), encoder.at("block3")(pixels))
         for count in (1, 2):
             short = small("vit", depth=count, norm_after_pool=True)
             blocks = jax.tree.map(lambda x, n=count: x[:n], encoder.params["blocks"])
             short = dataclasses.replace(short, params=encoder.params | {"blocks": blocks})
-            expected = short.features(short.preprocess(pixels))["cls"]
+            expected = short.features(short.preprocess(pixels)).cls
             output = encoder.at(f"block{count}")(pixels)
             np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)
 
@@ -99,7 +99,7 @@ class EncoderTest(parameterized.TestCase):
         """With the norm after the pooling, which no pooling of a map has."""
         options = {"cls_token": False, "pool": "avg", "norm_after_pool": True}
         encoder, pixels = small("vit", **options).at(pool="pooled"), images(2, SIZE, SIZE, 3)
-        expected = encoder.features(encoder.preprocess(pixels))["pooled"]
+        expected = encoder.features(encoder.preprocess(pixels)).pooled
         np.testing.assert_allclose(encoder(pixels), expected, rtol=1e-4, atol=1e-5)
         self.assertGreater(np.abs(encoder(pixels) - encoder.at(pool="avg")(pixels)).max(), 0.1)
         self.assertEqual(encoder.at("block1").probe, Probe(-2, "avg"))  # which has none

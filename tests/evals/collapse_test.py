@@ -15,9 +15,10 @@ from ssl_jax.data.sources import open_source
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.collapse import Kind, cluster_entropy, diagnose
 from ssl_jax.evals.protocols.diagnostics import Diagnostics
+from ssl_jax.nets.backbones.resnet import resnet_small
+from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
-from ssl_jax.nets.resnet import resnet_small
-from ssl_jax.nets.vit import vit
 from ssl_jax.objectives.base import Encoder, Heads, Probe
 from ssl_jax.run.console import final_table
 from ssl_jax.run.trainer import alarmed
@@ -53,7 +54,8 @@ def made(stage, clusters=None):
 
     def apply(params, stats, images, *, train, stages):
         rows = stage(images)
-        return {"stage0": rows[:, None, None], "pooled": rows}, stats
+        layer = Stage(name="stage1", map=rows[:, None, None])
+        return Features(pooled=rows, stages=(layer,)), stats
 
     heads = clusters and Heads({}, lambda _, pooled: [clusters(pooled)])
     return Encoder({}, {}, Net(lambda key: ({}, {}), apply), clusters=heads)

@@ -22,6 +22,7 @@ from ssl_jax.evals.checks import NotMeasurable, check_finite, check_varied
 from ssl_jax.evals.evaluator import EvalsConfig, Quality
 from ssl_jax.evals.protocols.linear import Linear
 from ssl_jax.evals.scores import accuracies
+from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Probe
 
@@ -37,7 +38,8 @@ def apply(params, stats, images, train, **options):
             "norm": {"mean": 0.9 * old["mean"] + 0.1 * mean, "var": 0.9 * old["var"] + 0.1 * var}
         }
     x = (images - mean) / jnp.sqrt(var + 1e-5) * params["weight"]
-    return {"stage1": x.reshape(len(x), 2, 2, -1), "pooled": x.reshape(len(x), -1)}, stats
+    stage = Stage(name="stage1", map=x.reshape(len(x), 2, 2, -1))
+    return Features(pooled=x.reshape(len(x), -1), stages=(stage,)), stats
 
 
 NET = Net(lambda key: None, apply, "pixels")

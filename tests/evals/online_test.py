@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import features, online
+from ssl_jax.evals import online
 from ssl_jax.evals.base import AtLayer
 from ssl_jax.evals.evaluator import EvalsConfig, Quality
 from ssl_jax.objectives.base import Objective
@@ -196,7 +196,7 @@ class ProtocolTest(parameterized.TestCase):
         made = experiment("mae", LR)
         encoder = made.objective.encoder(*made.objective.init(jax.random.key(0)))
         images = harness.device_batch(made)["views"][0][:, 0]
-        expected = features.select(encoder.features(images), made.method.probe)
+        expected = made.method.probe.read(encoder.features(images))
         rows = made.objective._features(encoder.net, encoder.params, encoder.stats, images)
         np.testing.assert_array_equal(rows, expected)
         self.assertEqual(made.objective.probe, made.method.probe)

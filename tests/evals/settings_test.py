@@ -21,6 +21,7 @@ from ssl_jax.evals import online
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.protocols import corruptions
+from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, Probe, TextTower
 from ssl_jax.run import suites
@@ -259,12 +260,16 @@ def forward(params, stats, images, *, train, stages=True, attention=False):
     first = jnp.tanh(cells.reshape(*cells.shape[:3], -1) @ params["patch"])
     second = jnp.tanh(first @ params["mix"] + first.mean((1, 2), keepdims=True))
     tokens = [jnp.sin(x.max((1, 2)) @ params["token"]) for x in (first, second)]
-    out = {"block1": first, "block2": second, "cls1": tokens[0], "cls2": tokens[1]}
-    out |= {"cls": tokens[1], "pooled": jnp.tanh(second.mean((1, 2)) @ params["token"])}
-    if attention:
-        flat = [x.reshape(batch, -1, x.shape[-1]) for x in (first, second)]
-        each = [jax.nn.softmax(x @ x.swapaxes(1, 2))[:, None] for x in flat]
-        out["attention"] = jnp.stack(each, 1)
+    blocks = enumerate(zip((first, second), tokens, strict=True))
+    flat = [x.reshape(batch, -1, x.shape[-1]) for x in (first, second)]
+    each = [jax.nn.softmax(x @ x.swapaxes(1, 2))[:, None] for x in flat]
+    out = Features(
+        pooled=jnp.tanh(second.mean((1, 2)) @ params["token"]),
+        map=second,
+        cls=tokens[1],
+        stages=tuple(Stage(name=f"block{i + 1}", map=x, cls=cls) for i, (x, cls) in blocks),
+        attention=jnp.stack(each, 1) if attention else None,
+    )
     return out, stats
 
 

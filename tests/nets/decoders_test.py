@@ -9,10 +9,10 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.decoders import mae_decoder
-from ssl_jax.nets.vit import vit
 from tests.nets import weights as torch
-from tests.nets.vit_test import HEADS, golden_vit
+from tests.nets.backbones.vit_test import HEADS, golden_vit
 
 
 def size(net):
@@ -49,10 +49,10 @@ class MAEDecoderTest(parameterized.TestCase):
 
         def loss(params, decoder_params, images):
             out, _ = encoder.apply(params, {}, images, train=True, keep=keep)
-            pred, _ = decoder.apply(decoder_params, {}, out["tokens"], restore, train=True)
+            pred, _ = decoder.apply(decoder_params, {}, out.tokens, restore, train=True)
             error = jnp.mean(jnp.square(pred - target), -1)
             mask = data["out_mask"]
-            return jnp.sum(error * mask) / mask.sum(), (out["tokens"], pred)
+            return jnp.sum(error * mask) / mask.sum(), (out.tokens, pred)
 
         gradient = torch.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
         (value, (latent, pred)), (grads, decoder_grads) = gradient(params, decoder_params, images)

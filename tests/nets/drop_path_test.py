@@ -5,9 +5,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.nets.backbones.resnet import resnet_custom
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.drop_path import drop, factors
-from ssl_jax.nets.resnet import resnet_custom
-from ssl_jax.nets.vit import vit
 
 VIT = {"size": None, "patch": 4, "image_size": 8, "dim": 8, "depth": 3, "heads": 2}
 
@@ -56,8 +56,8 @@ class NetsTest(parameterized.TestCase):
         images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
         with self.assertRaisesRegex(UserError, "this method draws no stochastic depth"):
             net.apply(params, stats, images, train=True)
-        with_rate = net.apply(params, stats, images, train=False)[0]["pooled"]
-        without = nets(0.0)[name].apply(params, stats, images, train=False)[0]["pooled"]
+        with_rate = net.apply(params, stats, images, train=False)[0].pooled
+        without = nets(0.0)[name].apply(params, stats, images, train=False)[0].pooled
         np.testing.assert_array_equal(with_rate, without)
 
     def test_draws_go_with_the_example(self):
@@ -66,7 +66,7 @@ class NetsTest(parameterized.TestCase):
         params = jax.tree.map(lambda p: p + 0.1, params)
         images = np.random.default_rng(0).normal(size=(6, 8, 8, 3)).astype(np.float32)
         keys = jax.random.split(jax.random.key(1), 6)
-        run = lambda x, k: net.apply(params, stats, x, keys=k, train=True)[0]["pooled"]  # noqa: E731
+        run = lambda x, k: net.apply(params, stats, x, keys=k, train=True)[0].pooled  # noqa: E731
         there = run(images, keys)
         np.testing.assert_allclose(run(images[::-1], keys[::-1])[::-1], there, rtol=1e-5, atol=1e-6)
         same = run(np.repeat(images[:1], 6, axis=0), keys)  # one image under six draws
@@ -81,7 +81,7 @@ class NetsTest(parameterized.TestCase):
         draws = np.asarray(factors(keys, 0.999, 3, branches=2))
         self.assertFalse(draws[2].any())
         first = {"blocks": jax.tree.map(lambda p: p.at[2].add(5.0), params["blocks"])}
-        run = lambda p: net.apply(p, stats, images, keys=keys, train=True)[0]["pooled"]  # noqa: E731
+        run = lambda p: net.apply(p, stats, images, keys=keys, train=True)[0].pooled  # noqa: E731
         np.testing.assert_array_equal(run(params | first), run(params))
 
     def test_bad_rate(self):

@@ -12,10 +12,10 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import named_leaves
+from ssl_jax.nets.backbones.resnet import resnet_custom
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.functional import functional, output_shapes
 from ssl_jax.nets.layers import BatchNorm
-from ssl_jax.nets.resnet import resnet_custom
-from ssl_jax.nets.vit import vit
 from tests.nets import weights as torch
 
 
@@ -123,9 +123,9 @@ class FunctionalTest(parameterized.TestCase):
     def test_output_shapes(self):
         net = vit(None, 4, 8, dim=8, depth=1, heads=2)
         shapes = output_shapes(net, (8, 8, 3), stages=True)
-        self.assertEqual(shapes["pooled"], (8,))
-        self.assertEqual(shapes["tokens"], (5, 8))
-        self.assertEqual(shapes["block1"], (2, 2, 8))
+        self.assertEqual(shapes.pooled.shape, (8,))
+        self.assertEqual(shapes.tokens.shape, (5, 8))
+        self.assertEqual(shapes.stages[0].map.shape, (2, 2, 8))
 
     def test_nothing_runs_eagerly(self):
         """Without any device: abstract variables, shapes and a traced gradient of every kind of
@@ -136,8 +136,8 @@ import jax, jax.numpy as jnp
 from ssl_jax.nets.decoders import mae_decoder
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.nets.heads import dino_head, mlp_head
-from ssl_jax.nets.resnet import resnet_small
-from ssl_jax.nets.vit import vit
+from ssl_jax.nets.backbones.resnet import resnet_small
+from ssl_jax.nets.backbones.vit import vit
 from tests.nets import weights as torch
 
 def trace(net, *shapes):
@@ -157,7 +157,7 @@ trace(mlp_head(6, (8, 4), last_norm="affine"), vector)
 trace(dino_head(6, 8, hidden_dim=8, bottleneck_dim=4), vector)
 decoder = mae_decoder(8, 8, 1, 2, grid=(2, 2), out_dim=3)
 trace(decoder, ((4, 3, 8), jnp.float32), ((4, 4), jnp.int32))
-print(output_shapes(resnet_small(4), (16, 16, 3))["pooled"])
+print(output_shapes(resnet_small(4), (16, 16, 3)).pooled.shape)
 try:
     jnp.zeros(3)
 except RuntimeError:
@@ -184,7 +184,7 @@ class MicrobatchTest(parameterized.TestCase):
             out, same = net.apply(
                 params, stats, x, train=True, keep=keep, microbatches=microbatches
             )
-            z = out["pooled"]  # every row against every other one: a loss that no chunk can compute
+            z = out.pooled  # every row against every other one: a loss that no chunk can compute
             return jnp.mean(jax.nn.logsumexp(z @ jnp.roll(z, 1, 0).T, axis=1)), (out, same)
 
         run = torch.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
@@ -223,7 +223,7 @@ class MicrobatchTest(parameterized.TestCase):
         def temporary(k):
             def loss(params, stats, x):
                 out, _ = net.apply(params, stats, x, train=True, microbatches=k, stages=False)
-                return jnp.mean(jnp.square(out["pooled"]))
+                return jnp.mean(jnp.square(out.pooled))
 
             compiled = jax.jit(jax.grad(loss)).lower(params, stats, images).compile()
             return compiled.memory_analysis().temp_size_in_bytes

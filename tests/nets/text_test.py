@@ -22,13 +22,13 @@ class TextTest(parameterized.TestCase):
         changed = TOKENS.copy()
         changed[:, 4:] = 2
         other = run(changed)
-        np.testing.assert_allclose(out["tokens"][:, :4], other["tokens"][:, :4], atol=1e-6)
-        self.assertGreater(np.abs(out["tokens"][:, 4:] - other["tokens"][:, 4:]).max(), 1e-3)
-        np.testing.assert_allclose(out["pooled"][0], out["tokens"][0, 3], rtol=1e-6)
-        np.testing.assert_allclose(out["pooled"][1], out["tokens"][1, 5], rtol=1e-6)
+        np.testing.assert_allclose(out.tokens[:, :4], other.tokens[:, :4], atol=1e-6)
+        self.assertGreater(np.abs(out.tokens[:, 4:] - other.tokens[:, 4:]).max(), 1e-3)
+        np.testing.assert_allclose(out.pooled[0], out.tokens[0, 3], rtol=1e-6)
+        np.testing.assert_allclose(out.pooled[1], out.tokens[1, 5], rtol=1e-6)
         # What comes after the end does not matter, nor how much of it.
         longer = run(np.pad(TOKENS, ((0, 0), (0, 2))))
-        np.testing.assert_allclose(longer["pooled"], out["pooled"], atol=1e-6)
+        np.testing.assert_allclose(longer.pooled, out.pooled, atol=1e-6)
 
     def test_initialisation(self):
         dim, depth = 64, 3

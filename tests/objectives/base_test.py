@@ -6,8 +6,8 @@ import jax
 from absl.testing import absltest
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.nets.backbones.resnet import resnet_small
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.objectives.base import Inputs, Objective, Spec, View
 
 SPEC = Spec(8, 100, 10, 10, 10, channels=1)

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.sources.digits import WORDS
-from ssl_jax.nets.resnet import resnet_small
+from ssl_jax.nets.backbones.resnet import resnet_small
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.clip import CLIP
 from ssl_jax.optim.factory import NO_BIAS_NO_NORM
@@ -57,7 +57,7 @@ class CLIPTest(parameterized.TestCase):
         images, texts = data["views"][0][:, 0], data["text"]
         image, _ = made.image.apply(params, extra["stats"], images, train=False)
         text, _ = made.text.apply(params, extra["stats"], texts, train=False)
-        run = jax.jit(lambda e: (e.text.image(e.features(images)["pooled"]), e.text.text(texts)))
+        run = jax.jit(lambda e: (e.text.image(e.features(images).pooled), e.text.text(texts)))
         for actual, expected in zip(
             run(encoder), (image["image_projection"], text["text_projection"]), strict=True
         ):

@@ -13,6 +13,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives import moco_v2
 from ssl_jax.objectives.base import Spec, View
@@ -23,7 +24,7 @@ from tests.objectives.parts.queue_test import from_columns
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # The released MoCo's encoder was two linear layers: here the head, on images of one pixel.
-PIXELS = Net(lambda key: ({}, {}), lambda p, s, x, **_: ({"pooled": x[:, 0, 0]}, s), "pixels")
+PIXELS = Net(lambda key: ({}, {}), lambda p, s, x, **_: (Features(pooled=x[:, 0, 0]), s), "pixels")
 
 
 def golden_setup(data, dtype):

@@ -12,6 +12,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.losses.large_batch import tiles
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from tests.objectives import harness
 
@@ -33,7 +34,7 @@ def linear(width=8):
 
     def apply(params, stats, images, **_):
         x = jax.image.resize(images.mean((2, 3)), (images.shape[0], 8), "linear")
-        return {"pooled": jnp.tanh(x @ params["kernel"])}, stats
+        return Features(pooled=jnp.tanh(x @ params["kernel"])), stats
 
     return Net(init, apply, "linear")
 

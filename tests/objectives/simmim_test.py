@@ -13,10 +13,10 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
 from ssl_jax.losses.masked import masked_l1
+from ssl_jax.nets.backbones.resnet import resnet_small
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.decoders import pixel_decoder
 from ssl_jax.nets.positions import relative_index
-from ssl_jax.nets.resnet import resnet_small
-from ssl_jax.nets.vit import vit
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.simmim import SimMIM
 from ssl_jax.weights.places import layers
@@ -56,7 +56,7 @@ class GoldenTest(parameterized.TestCase):
 
         def loss(params, head, images, mask):
             out, _ = net.apply(params, {}, images, mask=mask, train=True)
-            z = out["patches"].reshape(len(images), side, side, dim)
+            z = out.patches.reshape(len(images), side, side, dim)
             prediction, _ = decoder.apply(head, {}, z, train=True)
             return masked_l1(prediction, images, mask), (z, prediction)
 
@@ -115,7 +115,7 @@ class SimMIMTest(parameterized.TestCase):
         other[:, :8, 8:] = 5
         mask = np.array([[[0, 1], [0, 0]]])
         features = [
-            net.apply(params, {}, x, mask=mask, train=True)[0]["tokens"] for x in (images, other)
+            net.apply(params, {}, x, mask=mask, train=True)[0].tokens for x in (images, other)
         ]
         np.testing.assert_array_equal(*features)
 

@@ -31,7 +31,7 @@ class SimSiamTest(absltest.TestCase):
         def apply(params):
             """Return projection and prediction of each view."""
             nets = self.objective.networks.bind(params, self.extra["stats"])
-            projections = [nets.projector(nets.backbone(view)["pooled"]) for view in views]
+            projections = [nets.projector(nets.backbone(view).pooled) for view in views]
             return [(z, nets.predictor(z)) for z in projections]
 
         (z1, _), (z2, _) = jax.jit(apply)(self.params)

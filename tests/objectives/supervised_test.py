@@ -8,8 +8,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import rng, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
-from ssl_jax.nets.resnet import resnet_custom
-from ssl_jax.nets.vit import vit
+from ssl_jax.nets.backbones.resnet import resnet_custom
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.supervised import Supervised
 
@@ -48,7 +48,7 @@ class LossTest(parameterized.TestCase):
         params, extra = made.init(jax.random.key(0))
         loss, aux = made.loss(params, extra, batch(LABELS), jax.random.key(1), jnp.int32(0))
         nets = made.networks.bind(params, extra["stats"])
-        logits = nets.classifier(nets.backbone(batch(LABELS)["views"][0][:, 0])["pooled"])
+        logits = nets.classifier(nets.backbone(batch(LABELS)["views"][0][:, 0]).pooled)
         logits, labelled = np.asarray(logits), np.array(LABELS) >= 0
         labels = np.array(LABELS)[labelled]
         each = cross_entropy(logits[labelled], labels, 0.1)

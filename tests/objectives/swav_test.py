@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.parts.networks import Networks
@@ -29,7 +30,7 @@ class Direct(SwAV):
 
     networks = Networks(
         {
-            "backbone": identity(lambda x: {"pooled": x[:, 0, 0]}),
+            "backbone": identity(lambda x: Features(pooled=x[:, 0, 0])),
             "projector": identity(lambda x: x),
         }
     )

@@ -71,7 +71,7 @@ def attention_maps(encoder: Encoder, images: Array) -> Array:
     if not encoder.net.attention:
         raise UserError(f"attention maps need a ViT, not {encoder.net.name or 'this backbone'}")
     out = encoder.net.apply(encoder.params, encoder.stats, images, train=False, attention=True)[0]
-    return jnp.swapaxes(out["attention"], 0, 1)
+    return jnp.swapaxes(out.attention, 0, 1)
 
 
 def distance(maps: Array, side: float) -> Array:

@@ -154,7 +154,7 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
 
 def _tokens(encoder: Encoder, view: View, stage: int, images: Array) -> Array:
     """Return tokens (B, T, D) bfloat16 of uint8 images (B, H, W, C)."""
-    x = features.stage_map(encoder.features(prepare(view, images)), stage)
+    x = encoder.features(prepare(view, images)).stage(stage).whole_map
     return x.reshape(len(x), -1, x.shape[-1]).astype(jnp.bfloat16)
 
 

@@ -46,7 +46,7 @@ def _likeliest(encoder: Encoder, view: View, images: Array) -> tuple[Array, Arra
     logits of these and of the first class.
     """
     assert encoder.classifier is not None
-    pooled = encoder.features(prepare(view, images))["pooled"]
+    pooled = encoder.features(prepare(view, images)).pooled
     (logits,) = encoder.classifier.logits(pooled)
     best, guesses = jax.lax.top_k(logits, guesses_of(logits.shape[-1]))
     return guesses.astype(jnp.int32), jnp.concatenate([best, logits[:, :1]], -1).astype(jnp.float32)

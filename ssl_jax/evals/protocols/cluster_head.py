@@ -69,7 +69,7 @@ class ClusterHead(Protocol):
 def _argmax(encoder: Encoder, view: View, head: int, images: Array) -> tuple[Array, Array]:
     """Return clusters (B,) int32 of uint8 images (B, H, W, C), their largest and first logits."""
     assert encoder.clusters is not None
-    heads = encoder.clusters.logits(encoder.features(prepare(view, images))["pooled"])
+    heads = encoder.clusters.logits(encoder.features(prepare(view, images)).pooled)
     if not 0 <= head < len(heads):
         raise UserError(
             f"cluster_head: no head {head}; the method has {len(heads)}, counted from 0"

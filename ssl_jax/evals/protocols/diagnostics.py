@@ -12,7 +12,6 @@ from ssl_jax.core import sharding
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import Several
-from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import check_count
 from ssl_jax.evals.collapse import cluster_entropy
@@ -51,9 +50,9 @@ def _compute(
     twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}
     inputs = Inputs(views=(dataclasses.replace(view, count=2),))
     pairs = augment(inputs, twice, jax.random.key(0))["views"][0]
-    a, b = (features.select(encoder.features(pairs[:, i]), probe) for i in (0, 1))
-    stages = encoder.features(prepare(view, images))
-    clean = features.select(stages, probe)
+    a, b = (probe.read(encoder.features(pairs[:, i])) for i in (0, 1))
+    outputs = encoder.features(prepare(view, images))
+    clean = probe.read(outputs)
     numbers = {
         "rankme": rankme(clean),
         "feature_std": feature_std(clean),
@@ -62,7 +61,7 @@ def _compute(
         "dimensions": jnp.asarray(min(clean.shape)),
     }
     if encoder.clusters is not None:
-        numbers["cluster_entropy"] = cluster_entropy(encoder.clusters.logits(stages["pooled"]))
+        numbers["cluster_entropy"] = cluster_entropy(encoder.clusters.logits(outputs.pooled))
     return numbers
 
 

@@ -60,10 +60,8 @@ def cka(x: Array, y: Array) -> Array:
 
 def _pooled(encoder: Encoder, view: View, images: Array) -> tuple[Array, ...]:
     """Return the pooled features (B, C) float32 of each stage, in order."""
-    stages = encoder.features(prepare(view, images))
-    return tuple(
-        features.pool(stages[n], "avg").astype(jnp.float32) for n in features.names(stages)
-    )
+    stages = encoder.features(prepare(view, images)).stages
+    return tuple(stage.pool("avg").astype(jnp.float32) for stage in stages)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

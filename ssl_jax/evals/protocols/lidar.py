@@ -80,7 +80,7 @@ def _views(
     batch = {"views": (jnp.repeat(images[:, None], count, axis=1),), "index": index}
     views = augment(inputs, batch, jax.random.key(0))["views"][0]
     rows = views.reshape(-1, *views.shape[2:])
-    return features.select(encoder.features(rows), probe).reshape(len(images), count, -1)
+    return probe.read(encoder.features(rows)).reshape(len(images), count, -1)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.

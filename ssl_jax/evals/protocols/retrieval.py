@@ -130,7 +130,7 @@ def embed_texts(
 
 def _read_image(encoder: Encoder, view: View, images: Array) -> Array:
     assert encoder.text is not None
-    return encoder.text.image(encoder.features(prepare(view, images))["pooled"])
+    return encoder.text.image(encoder.features(prepare(view, images)).pooled)
 
 
 def _read_text(encoder: Encoder, tokens: Array) -> Array:

@@ -28,7 +28,7 @@ def multicrop(backbone: Callable[[Array], Any], groups: Sequence[Array]) -> Arra
     for _, run in itertools.groupby(groups, key=lambda group: group.shape[2:4]):
         images = fold(*(same := list(run)))
         features = backbone(images)
-        pooled.append(unfold(features["pooled"], sum(group.shape[1] for group in same)))
+        pooled.append(unfold(features.pooled, sum(group.shape[1] for group in same)))
     return jnp.concatenate(pooled, axis=1)
 
 

@@ -61,7 +61,7 @@ class Bound:
 
     Example:
       nets = networks.bind(params, extra["stats"])
-      z = nets.projector(nets.backbone(images)["pooled"])
+      z = nets.projector(nets.backbone(images).pooled)
       extra = {"stats": nets.stats}
 
     Attributes:

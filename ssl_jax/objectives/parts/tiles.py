@@ -29,7 +29,7 @@ def tile_heads(
       width: width of the embedding.
       hidden: widths of the classifier's hidden layers.
     """
-    dim = output_shapes(backbone, (size, size, channels))["pooled"][0]
+    dim = output_shapes(backbone, (size, size, channels)).pooled.shape[0]
     return {
         "embedding": mlp_head(dim, (width,), last_norm="affine"),
         "classifier": mlp_head(tiles_per_question * width, (*hidden, classes)),
@@ -47,7 +47,7 @@ def answer(nets: Bound, tiles: Array, order: Array) -> Array:
       tiles: (B, n, h, w, C).
       order: (B, m, k) int32, indices of the k tiles of each question, in order.
     """
-    embeddings = jax.nn.relu(nets.embedding(nets.backbone(fold(tiles))["pooled"]))
+    embeddings = jax.nn.relu(nets.embedding(nets.backbone(fold(tiles)).pooled))
     tiles_of = jax.vmap(lambda each, at: each[at])
     questions = tiles_of(unfold(embeddings, tiles.shape[1]), order)  # (B, m, k, width)
     return nets.classifier(questions.reshape(*order.shape[:2], -1))

@@ -11,12 +11,13 @@ from ssl_jax.core import sharding
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.protocols.classifier import Classifier
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, Probe, View
 
 
 def mean_level(params, stats, images, *, train, stages=False):
-    return {"pooled": jnp.mean(images, (1, 2))}, stats
+    return Features(pooled=jnp.mean(images, (1, 2))), stats
 
 
 NET = Net(lambda key: ({}, {}), mean_level)

@@ -12,6 +12,7 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.protocols.cluster_head import ClusterHead
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, Probe
 from ssl_jax.run.configs import methods
@@ -41,7 +42,7 @@ class MethodsTest(parameterized.TestCase):
         images = jax.ShapeDtypeStruct((3, size, size, made.spec.channels), jnp.float32)
 
         def logits(encoder, images):  # the encoder is passed as a pytree
-            return encoder.clusters.logits(encoder.features(images)["pooled"])
+            return encoder.clusters.logits(encoder.features(images).pooled)
 
         shapes = jax.eval_shape(logits, made.encoder(*state), images)
         self.assertEqual([x.shape for x in shapes], [(3, n) for n in SIZES[method](made)])
@@ -53,7 +54,7 @@ class MethodsTest(parameterized.TestCase):
         size = made.inputs().views[0].size
         images = jnp.ones((2, size, size, made.spec.channels))
         nets = made.networks.bind(params, extra["stats"], train=False)
-        pooled = nets.backbone(images)["pooled"]
+        pooled = nets.backbone(images).pooled
         z = np.asarray(nets.projector(pooled))
         z = z / np.linalg.norm(z, axis=1, keepdims=True)
         (logits,) = encoder.clusters.logits(pooled)
@@ -61,7 +62,7 @@ class MethodsTest(parameterized.TestCase):
 
 
 def _brightness(params, stats, images, *, train, stages=True):
-    return {"pooled": images.mean((1, 2))}, stats
+    return Features(pooled=images.mean((1, 2))), stats
 
 
 def _nearest(levels, pooled):

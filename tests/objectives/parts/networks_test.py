@@ -6,9 +6,9 @@ import numpy as np
 from absl.testing import absltest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.nets import make_backbone
+from ssl_jax.nets.backbones.resnet import resnet_small
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.nets.vit import vit
 from ssl_jax.objectives.parts.networks import Networks
 from tests.nets import weights as torch
 
@@ -16,7 +16,7 @@ IMAGES = torch.random_images(8, 8, 8, 1)
 
 
 def networks(**options):
-    backbone = make_backbone("resnet_small", 1, {"width": 4})
+    backbone = resnet_small(width=4, channels=1)
     return Networks({"backbone": backbone, "head": mlp_head(16, (8, 4))}, **options)
 
 
@@ -25,7 +25,7 @@ def apply(networks, variables, images, train=True):
 
     def forward(variables, images):
         nets = networks.bind(*variables, train=train)
-        return nets.head(nets.backbone(images)["pooled"]), nets.stats
+        return nets.head(nets.backbone(images).pooled), nets.stats
 
     return jax.jit(forward)(variables, images)
 
@@ -51,7 +51,7 @@ class NetworksTest(absltest.TestCase):
         whole, grouped = (Networks({"backbone": net}, bn_groups=g) for g in (1, 2))
         variables = whole.init(jax.random.key(0))
         tokens = [n.bind(*variables).backbone(IMAGES[:4], keep=keep) for n in (whole, grouped)]
-        torch.assert_close(tokens[1]["tokens"], tokens[0]["tokens"], 1e-5)
+        torch.assert_close(tokens[1].tokens, tokens[0].tokens, 1e-5)
 
     def test_evaluation_knows_no_groups_and_keeps_the_statistics(self):
         first, second = (
@@ -66,7 +66,7 @@ class NetworksTest(absltest.TestCase):
         @jax.jit
         def both(variables):
             nets = self.whole.bind(*variables)
-            return [nets.head(nets.backbone(view)["pooled"]) for view in views], nets.stats
+            return [nets.head(nets.backbone(view).pooled) for view in views], nets.stats
 
         outs, stats = both(self.variables)
         first, between = apply(self.whole, self.variables, views[0])
@@ -82,8 +82,8 @@ class NetworksTest(absltest.TestCase):
         @jax.jit
         def forward(images):
             nets = both.bind(params, stats)
-            features = nets.backbone(images, stages=True)
-            return nets.head(features["pooled"]), nets.dense(features["stage3"]), nets.stats
+            features = nets.backbone(images)
+            return nets.head(features.pooled), nets.dense(features.map), nets.stats
 
         pooled, dense, new_stats = forward(IMAGES)
         self.assertEqual((pooled.shape, dense.shape[0], dense.shape[-1]), ((8, 4), 8, 4))

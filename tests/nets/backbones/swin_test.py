@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
-from ssl_jax.nets.swin import shifted_mask, swin
+from ssl_jax.nets.backbones.swin import shifted_mask, swin
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.simmim import SimMIM
 from tests.nets import weights as torch
@@ -44,13 +44,13 @@ class SwinTest(parameterized.TestCase):
         net = tiny()
         images = torch.random_images(2, 32, 32, 3)
         out = run(net, images)
-        self.assertEqual(out["stage1"].shape, (2, 8, 8, 8))
-        self.assertEqual(out["stage2"].shape, (2, 4, 4, 16))
-        np.testing.assert_array_equal(out["patches"].reshape(2, 4, 4, 16), out["stage2"])
-        np.testing.assert_allclose(out["pooled"], out["patches"].mean(1), atol=1e-6)
+        self.assertEqual(out.stages[0].map.shape, (2, 8, 8, 8))
+        self.assertEqual(out.map.shape, (2, 4, 4, 16))
+        np.testing.assert_array_equal(out.patches.reshape(2, 4, 4, 16), out.stages[1].map)
+        np.testing.assert_allclose(out.pooled, out.patches.mean(1), atol=1e-6)
         params, _ = torch.random_variables(net)
         again, _ = net.apply(params, {}, images, train=True)
-        self.assertEqual(set(again), {"tokens", "patches", "pooled"})
+        self.assertEqual(again.stages, ())
 
     def test_a_pixel_is_seen_in_its_windows_and_no_farther(self):
         """After two blocks: its own window, and the shifted ones that meet it."""
@@ -58,7 +58,7 @@ class SwinTest(parameterized.TestCase):
         net = swin(None, 4, 64, dim=8, depths=(2,), heads=(2,))
         changed = images.copy()
         changed[:, 0, 0] += 1  # of patch (0, 0) of 16 x 16; windows of 4, shifted by 2
-        a, b = (run(net, x)["stage1"][0] for x in (images, changed))
+        a, b = (run(net, x).stages[0].map[0] for x in (images, changed))
         reached = np.abs(a - b).max(-1) > 1e-7
         self.assertTrue(reached[:6, :6].all())
         self.assertFalse(reached[6:].any() or reached[:, 6:].any())
@@ -76,16 +76,16 @@ class SwinTest(parameterized.TestCase):
         other = images.copy()
         other[:, :16, 16:] = 5
         net, mask = tiny(mask_token=True), jnp.array([[[0, 1], [0, 0]]])
-        a, b = (run(net, x, mask=mask)["patches"] for x in (images, other))
+        a, b = (run(net, x, mask=mask).patches for x in (images, other))
         np.testing.assert_array_equal(a, b)
-        self.assertGreater(np.abs(run(net, images)["patches"] - a).max(), 1e-3)
+        self.assertGreater(np.abs(run(net, images).patches - a).max(), 1e-3)
 
     def test_recomputed_and_float64(self):
         images = torch.random_images(2, 32, 32, 3)
         params, _ = torch.random_variables(tiny())
 
         def loss(net):
-            of = lambda p: jnp.sum(jnp.square(net.apply(p, {}, images, train=True)[0]["pooled"]))  # noqa: E731
+            of = lambda p: jnp.sum(jnp.square(net.apply(p, {}, images, train=True)[0].pooled))  # noqa: E731
             return torch.jit(jax.grad(of))(params)
 
         plain, remat = loss(tiny()), loss(tiny(remat="full"))
@@ -95,7 +95,7 @@ class SwinTest(parameterized.TestCase):
         with jax.enable_x64(True):
             wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
             out, _ = tiny().apply(wide, {}, jnp.asarray(images, jnp.float64), train=True)
-        self.assertEqual(out["pooled"].dtype, np.float64)
+        self.assertEqual(out.pooled.dtype, np.float64)
 
     @parameterized.parameters(
         (lambda: swin("huge"), "no Swin of size 'huge'"),

@@ -19,6 +19,7 @@ from ssl_jax.nets.blocks import (
     token,
 )
 from ssl_jax.nets.drop_path import check_rate, factors
+from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import (
     DType,
@@ -121,7 +122,7 @@ class ViT(nnx.Module):
         train: bool,
         stages: bool = False,
         attention: bool = False,
-    ) -> dict[str, Array]:
+    ) -> Features:
         """Map images (B, H, W, C) to features of N patches, or of those in `keep`; T counts all
         tokens except the registers.
 
@@ -134,24 +135,21 @@ class ViT(nnx.Module):
             is a multiple of r x c.
           keys: (B,) random keys, for `drop_path` in training.
           train: whether branches are dropped.
-          stages: also return the patch tokens after every block as maps, and its class token.
+          stages: also return what every block returns, with its own class token.
           attention: also return what every token attends to.
 
         Returns:
-          "tokens" (B, T, D) after the final norm, the class token first if there is one; "patches"
-          (B, N, D) of these; "cls" (B, D) if there is one; "pooled" (B, D), float32, according to
-          `pool`. With `stages` "block1", ..: (B, h, w, D) and, if there is a class token, "cls1",
-          ..: (B, D); the last ones are normed like the tokens. With `attention` "attention"
-          (B, depth, heads, T, T), float32, whose rows sum to 1, or to less by the weight of the
-          registers.
+          `pooled` is according to the option `pool`. The stages are "block1", ..; the last one is
+          normed like the tokens. The rows of `attention`, float32, sum to 1, or to less by the
+          weight of the registers.
 
         Raises:
-          UserError: a side that the patch size does not divide, `keep` together with `stages` or
-            with relative positions, a mask without a mask token or of another grid.
+          UserError: a side that the patch size does not divide, `keep` with relative positions, a
+            mask without a mask token or of another grid.
         """
         branch_factors = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
-        if keep is not None and (stages or self.relative is not None):
-            raise UserError("stages=True and relative positions need all patches; leave keep out")
+        if keep is not None and self.relative is not None:
+            raise UserError("relative positions need all patches; leave keep out")
         _, height, width, _ = images.shape
         grid = patch_grid((height, width), self.patch)
         x = self.patch_embed(images)
@@ -180,21 +178,27 @@ class ViT(nnx.Module):
         )
         x = x[:, :count]
         tokens = x if self.norm_after_pool else self.norm(x)
-        out = {"tokens": tokens, "patches": tokens[:, first:]}
-        if first:
-            out["cls"] = tokens[:, 0]
-        pooled = out["cls"] if self.pool == "cls" else jnp.mean(at_least_float32(out["patches"]), 1)
-        out["pooled"] = at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled)
-        if block_outputs is not None:
-            patches = [*block_outputs[:-1, :, first:count], out["patches"]]
-            shape = (x.shape[0], *grid, x.shape[-1])
-            out |= {f"block{i + 1}": jnp.reshape(p, shape) for i, p in enumerate(patches)}
-            if first:
-                own = [*block_outputs[:-1, :, 0], out["cls"]]
-                out |= {f"cls{i + 1}": x for i, x in enumerate(own)}
-        if maps is not None:
-            out["attention"] = jnp.swapaxes(maps[..., :count, :count], 0, 1)
-        return out
+        layout = None if keep is not None else (x.shape[0], *grid, x.shape[-1])
+
+        def outputs(tokens: Array) -> dict[str, Array | None]:
+            """Name the (B, T, D) tokens of a block, and their class token and map."""
+            return {
+                "tokens": tokens,
+                "cls": tokens[:, 0] if first else None,
+                "map": None if layout is None else jnp.reshape(tokens[:, first:], layout),
+            }
+
+        if self.pool == "cls":
+            pooled = tokens[:, 0]
+        else:
+            pooled = jnp.mean(at_least_float32(tokens[:, first:]), 1)
+        each = [] if block_outputs is None else [*block_outputs[:-1, :, :count], tokens]
+        return Features(
+            pooled=at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled),
+            stages=tuple(Stage(name=f"block{i + 1}", **outputs(x)) for i, x in enumerate(each)),
+            attention=None if maps is None else jnp.swapaxes(maps[..., :count, :count], 0, 1),
+            **outputs(tokens),
+        )
 
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
         """Return the positions of the class token (1, 0 or 1, D) and of the patches (1, N, D)."""

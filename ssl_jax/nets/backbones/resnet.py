@@ -12,6 +12,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Probability
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.drop_path import check_rate, drop, factors
+from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import BatchNorm, DType, at_least_float32, compute_dtype, conv
 
@@ -182,12 +183,12 @@ class ResNet(nnx.Module):
             setattr(self, f"stage{s + 1}", nnx.List(blocks))
 
     def __call__(
-        self, images: Array, keys: Array | None = None, *, train: bool, stages: bool = True
-    ) -> dict[str, Array]:
-        """Map images (B, H, W, C) to "stem", "stage1", ..: maps (B, h, w, c) after their ReLU, and
-        "pooled" (B, c), float32.
+        self, images: Array, keys: Array | None = None, *, train: bool, stages: bool = False
+    ) -> Features:
+        """Map images (B, H, W, C) to the last map (B, h, w, c), after its ReLU, and its mean, with
+        `stages` also to the map of every stage, "stage1", ..
 
-        `stages=False` returns only "pooled". `keys` (B,) are for `drop_path` in training.
+        `keys` (B,) are for `drop_path` in training.
         """
         branch_factor = factors(keys, self.drop_path if train else 0.0, self.depth)
         each = iter([None] * self.depth if branch_factor is None else branch_factor[:, 0])
@@ -196,13 +197,13 @@ class ResNet(nnx.Module):
             x = jax.nn.relu(layer(x, train=train))
         if self.pool:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        out = {"stem": x}
+        named = []
         for s in range(1, self.num_stages + 1):
             for block in getattr(self, f"stage{s}"):
                 x = block(x, next(each), train=train)
-            out[f"stage{s}"] = x
-        pooled = {"pooled": jnp.mean(at_least_float32(x), (1, 2))}
-        return out | pooled if stages else pooled
+            named.append(Stage(name=f"stage{s}", map=x))
+        pooled = jnp.mean(at_least_float32(x), (1, 2))
+        return Features(pooled=pooled, map=x, stages=tuple(named) if stages else ())
 
 
 def resnet_custom(

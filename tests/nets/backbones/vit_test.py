@@ -2,6 +2,8 @@
 stages, kept patches.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,10 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
+from ssl_jax.nets.backbones.vit import vit
 from ssl_jax.nets.blocks import linear
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.nets.heads import dino_head
-from ssl_jax.nets.vit import vit
 from tests.nets import weights as torch
 
 HEADS = 2  # of every tiny transformer in the golden files
@@ -65,7 +67,7 @@ class GoldenTest(parameterized.TestCase):
 
         def forward(params, images):
             out, _ = net.apply(params, {}, images, train=True)
-            logits = out["pooled"] @ head["kernel"] + head["bias"]
+            logits = out.pooled @ head["kernel"] + head["bias"]
             return jnp.mean(jnp.square(logits)), (logits, out)
 
         with jax.enable_x64(wide):
@@ -75,8 +77,8 @@ class GoldenTest(parameterized.TestCase):
             (grads, grad_x), (logits, out) = gradient(params, images)
         for key, actual in (
             ("out_logits", logits),
-            ("out_features", out["tokens"]),
-            ("out_prelogits", out["pooled"]),
+            ("out_features", out.tokens),
+            ("out_prelogits", out.pooled),
             ("grad_x", np.moveaxis(grad_x, -1, -3)),
             ("grad_qkv0_weight", grads["blocks"]["attn"]["qkv"]["kernel"][0].T),
             ("grad_patch_proj", grads["patch_embed"]["kernel"].transpose(3, 2, 0, 1)),
@@ -90,8 +92,8 @@ class GoldenTest(parameterized.TestCase):
         params, _ = torch.convert(net, weights, position="sincos_mocov3")
         (out,) = run(params, (net, torch.nhwc(data["in_x"]), {}))
         head = torch.head(weights, "classifier")["linear1"]
-        torch.assert_close(out["tokens"], data["out_features"], 1e-4)
-        torch.assert_close(out["cls"] @ head["kernel"] + head["bias"], data["out_logits"], 1e-4)
+        torch.assert_close(out.tokens, data["out_features"], 1e-4)
+        torch.assert_close(out.cls @ head["kernel"] + head["bias"], data["out_logits"], 1e-4)
 
     def test_dino_multi_crop(self):
         weights, data = torch.load("model_dino_vit_head")
@@ -113,7 +115,7 @@ class GoldenTest(parameterized.TestCase):
             for key in ("in_x", "in_x_small"):
                 x = torch.nhwc(data[key])
                 out, _ = net.apply(params, {}, x.reshape(-1, *x.shape[2:]), train=True)
-                features[key] = out["pooled"]
+                features[key] = out.pooled
             crops = jnp.concatenate(list(features.values()))
             logits, _ = projector.apply(head_params, {}, crops, train=True)
             # What the file's gradients are of: it does not say, and this alone fits them.
@@ -132,9 +134,9 @@ class GoldenTest(parameterized.TestCase):
         view = torch.nhwc(data["in_x"])[0]
         last = data["out_intermediate"][-1]
         (out,) = run(params, (net, view, dict(stages=True)))
-        torch.assert_close(out["tokens"], last, 1e-4)
+        torch.assert_close(out.tokens, last, 1e-4)
         normed = data["out_intermediate"][0][:, 1:]
-        x = np.asarray(out["block1"]).reshape(normed.shape)
+        x = np.asarray(out.stages[0].patches)
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
         torch.assert_close(x * params["norm"]["scale"] + params["norm"]["bias"], normed, 1e-4)
 
@@ -181,7 +183,7 @@ class ViTTest(parameterized.TestCase):
         def loss(remat):
             def f(params):
                 out, _ = tiny(remat=remat).apply(params, {}, images, train=True)
-                return jnp.mean(jnp.square(out["cls"]) * jnp.arange(8))
+                return jnp.mean(jnp.square(out.cls) * jnp.arange(8))
 
             return jax.value_and_grad(f)
 
@@ -209,20 +211,21 @@ class ViTTest(parameterized.TestCase):
         net = tiny(**options)
         params, images = started(net)
         plain, staged = run(params, (net, images, {}), (net, images, dict(stages=True)))
-        maps, tokens = (sorted(f"{name}{i}" for i in (1, 2, 3)) for name in ("block", "cls"))
-        self.assertEqual(sorted(set(staged) - set(plain)), maps if options else maps + tokens)
-        for key, value in plain.items():
-            np.testing.assert_allclose(staged[key], value, rtol=1e-5, atol=1e-6)
-        self.assertEqual(staged["block1"].shape, (2, 4, 4, 8))
-        np.testing.assert_array_equal(staged["block3"].reshape(2, 16, 8), staged["patches"])
-        self.assertGreater(float(jnp.abs(staged["block1"] - staged["block2"]).max()), 0.0)
+        first, second, last = staged.stages
+        self.assertEqual(staged.names, ["block1", "block2", "block3"])
+        chex.assert_trees_all_close(
+            dataclasses.replace(staged, stages=()), plain, rtol=1e-5, atol=1e-6
+        )
+        self.assertEqual(first.map.shape, (2, 4, 4, 8))
+        np.testing.assert_array_equal(last.map.reshape(2, 16, 8), staged.patches)
+        self.assertGreater(float(jnp.abs(first.map - second.map).max()), 0.0)
         if options:
-            mean = staged["patches"].mean(1)
-            np.testing.assert_allclose(staged["pooled"], mean, rtol=1e-6, atol=1e-6)
+            mean = staged.patches.mean(1)
+            np.testing.assert_allclose(staged.pooled, mean, rtol=1e-6, atol=1e-6)
         else:
-            np.testing.assert_array_equal(staged["pooled"], staged["tokens"][:, 0])
-            np.testing.assert_array_equal(staged["cls3"], staged["cls"])
-            self.assertGreater(float(jnp.abs(staged["cls1"] - staged["cls2"]).max()), 0.0)
+            np.testing.assert_array_equal(staged.pooled, staged.tokens[:, 0])
+            np.testing.assert_array_equal(last.cls, staged.cls)
+            self.assertGreater(float(jnp.abs(first.cls - second.cls).max()), 0.0)
 
     def test_keep(self):
         net = tiny(position="sincos")
@@ -240,17 +243,42 @@ class ViTTest(parameterized.TestCase):
             (net, images, dict(keep=some)),
             (net, changed, dict(keep=some)),
         )
-        np.testing.assert_allclose(reordered["patches"], full["patches"][:, ::-1], atol=1e-5)
-        np.testing.assert_allclose(reordered["cls"], full["cls"], atol=1e-5)
+        np.testing.assert_allclose(reordered.patches, full.patches[:, ::-1], atol=1e-5)
+        np.testing.assert_allclose(reordered.cls, full.cls, atol=1e-5)
 
-        self.assertEqual(before["patches"].shape, (2, 3, 8))
-        self.assertEqual(before["tokens"].shape, (2, 4, 8))
-        np.testing.assert_array_equal(after["tokens"], before["tokens"])
+        self.assertEqual(before.patches.shape, (2, 3, 8))
+        self.assertEqual(before.tokens.shape, (2, 4, 8))
+        np.testing.assert_array_equal(after.tokens, before.tokens)
+        self.assertIsNone(before.map)
+
+    def test_keep_mask_and_stages_together(self):
+        """Every block returns its own tokens of the visible patches; of all patches in any order
+        they are those without `keep`.
+        """
+        net = tiny(mask_token=True)
+        params, images = started(net)
+        mask = np.zeros((2, 4, 4), bool)
+        mask[:, 1] = True
+        every = np.tile(np.arange(16), (2, 1))[:, ::-1]
+        options = dict(mask=mask, stages=True)
+        full, reordered, fewer = run(
+            params,
+            (net, images, options),
+            (net, images, options | dict(keep=every)),
+            (net, images, options | dict(keep=every[:, :5])),
+        )
+        self.assertEqual(fewer.names, full.names)
+        for whole, stage, part in zip(full.stages, reordered.stages, fewer.stages, strict=True):
+            np.testing.assert_allclose(stage.patches[:, ::-1], whole.patches, atol=1e-5)
+            np.testing.assert_allclose(stage.cls, whole.cls, atol=1e-5)
+            np.testing.assert_array_equal(stage.cls, stage.tokens[:, 0])
+            self.assertEqual(part.patches.shape, (2, 5, 8))
+            self.assertIsNone(part.map)
 
     def test_other_sizes(self):
         for options in ({}, dict(position="sincos"), dict(cls_token=False, pool="avg")):
             shapes = output_shapes(tiny(**options), (24, 8, 3))
-            self.assertEqual(shapes["patches"], (12, 8))
+            self.assertEqual(shapes.map.shape, (6, 2, 8))
 
     def test_bfloat16_computes_in_it_and_keeps_float32_state(self):
         net = tiny(dtype="bfloat16", layer_scale=0.1)
@@ -258,12 +286,12 @@ class ViTTest(parameterized.TestCase):
         self.assertEqual({x.dtype.name for x in jax.tree.leaves(params)}, {"float32"})
         images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
         out = jax.eval_shape(lambda p, x: net.apply(p, {}, x, train=True)[0], params, images)
-        self.assertEqual(out["tokens"].dtype, jnp.bfloat16)
-        self.assertEqual(out["pooled"].dtype, jnp.float32)
+        self.assertEqual(out.tokens.dtype, jnp.bfloat16)
+        self.assertEqual(out.pooled.dtype, jnp.float32)
 
         params, images = started(net)
         exact, rounded = run(params, (tiny(layer_scale=0.1), images, {}), (net, images, {}))
-        error = float(jnp.abs(exact["pooled"] - rounded["pooled"]).max())
+        error = float(jnp.abs(exact.pooled - rounded.pooled).max())
         self.assertBetween(error, 1e-5, 0.1)
 
     @parameterized.parameters(
@@ -301,7 +329,9 @@ class ViTTest(parameterized.TestCase):
         (lambda: tiny(dtype="int32"), "expected 'float32' or 'bfloat16'"),
         (lambda: output_shapes(tiny(), (16, 18, 3)), "patch of 4 .* 16 x 18"),
         (
-            lambda: output_shapes(tiny(), (16, 16, 3), stages=True, keep=np.zeros((1, 2), int)),
+            lambda: output_shapes(
+                tiny(position="relative"), (16, 16, 3), keep=np.zeros((1, 2), int)
+            ),
             "keep",
         ),
     )

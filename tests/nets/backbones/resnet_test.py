@@ -12,8 +12,8 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
+from ssl_jax.nets.backbones.resnet import SelectiveKernel, resnet, resnet_custom, resnet_small
 from ssl_jax.nets.functional import functional, output_shapes
-from ssl_jax.nets.resnet import SelectiveKernel, resnet, resnet_custom, resnet_small
 from tests.nets import weights as torch
 
 
@@ -29,7 +29,7 @@ def macs(net, size, classes=1000):
     """Multiply-adds of the convolutions and a classifier for one image, from the traced forward."""
 
     def forward(variables, images):
-        return net.apply(*variables, images, train=False)[0]["pooled"]
+        return net.apply(*variables, images, train=False)[0].pooled
 
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     jaxpr = jax.make_jaxpr(forward)(variables(net), images)
@@ -63,7 +63,7 @@ class GoldenTest(parameterized.TestCase):
 
         def forward(params, images, train):
             out, new_stats = net.apply(params, stats, images, train=train)
-            logits = out["pooled"] @ fc["kernel"] + fc["bias"]
+            logits = out.pooled @ fc["kernel"] + fc["bias"]
             return jnp.mean(jnp.square(logits)), (logits, out, new_stats)
 
         gradient = jax.jit(jax.grad(forward, (0, 1), has_aux=True), static_argnums=2)
@@ -72,10 +72,10 @@ class GoldenTest(parameterized.TestCase):
             images = jnp.asarray(torch.nhwc(data["in_x"]), dtype)
             (grads, grad_x), (logits, out, same) = gradient(params, images, False)
             (_, grad_train_x), (train_logits, _, after) = gradient(params, images, True)
-        maps = {"features": out["stage4"], "stem": out["stem"]}
+        maps = {"features": out.map}
         close = [
             ("out_logits", logits),
-            ("out_prelogits", out["pooled"]),
+            ("out_prelogits", out.pooled),
             ("out_train_logits", train_logits),
             *((f"out_{k}", np.moveaxis(v, -1, -3)) for k, v in maps.items()),
             ("grad_x", np.moveaxis(grad_x, -1, -3)),
@@ -131,34 +131,38 @@ class SizeTest(parameterized.TestCase):
     def test_small(self):
         net = resnet_small(16, channels=1)
         self.assertEqual(round(count(parameters(net)), -3), 77_000)
-        shapes = output_shapes(net, (16, 16, 1))
-        self.assertEqual(
-            shapes,
-            dict(
-                stem=(8, 8, 16),
-                stage1=(8, 8, 16),
-                stage2=(4, 4, 32),
-                stage3=(2, 2, 64),
-                pooled=(64,),
-            ),
-        )
-        self.assertEqual(list(output_shapes(net, (16, 16, 1), stages=False)), ["pooled"])
+        shapes = output_shapes(net, (16, 16, 1), stages=True)
+        maps = [stage.map.shape for stage in shapes.stages]
+        self.assertEqual(maps, [(8, 8, 16), (4, 4, 32), (2, 2, 64)])
+        self.assertEqual(shapes.pooled.shape, (64,))
 
     @parameterized.parameters(("imagenet", 8), ("cifar", 32), ("small", 16))
     def test_stems(self, stem, side):
-        shapes = output_shapes(resnet(18, stem=stem, num_filters=4), (32, 32, 3))
-        self.assertEqual(shapes["stem"], (side, side, 4))
-        self.assertEqual(shapes["stage4"], (side // 8, side // 8, 32))
+        net = resnet(18, stem=stem, num_filters=4)
+        shapes = output_shapes(net, (32, 32, 3), stages=True)
+        self.assertEqual(shapes.stages[0].map.shape, (side, side, 4))
+        self.assertEqual(shapes.map.shape, (side // 8, side // 8, 32))
 
 
 class ResNetTest(parameterized.TestCase):
     def test_blocks_start_as_identities(self):
         net = resnet_custom((2,), (4,), stem="small", stem_filters=4)
         images = torch.random_images(2, 8, 8, 3)
-        forward = torch.jit(lambda key: net.apply(*net.init(key), images, train=False)[0])
-        out = forward(jax.random.key(0))
-        self.assertGreater(float(out["stem"].max()), 0)
-        np.testing.assert_array_equal(out["stage1"], out["stem"])
+        shorter = resnet_custom((1,), (4,), stem="small", stem_filters=4)
+
+        @torch.jit
+        def forward(key):
+            trees = net.init(key)
+            fewer = ({**tree, "stage1": {"0": tree["stage1"]["0"]}} for tree in trees)
+            both = (
+                net.apply(*trees, images, train=False),
+                shorter.apply(*fewer, images, train=False),
+            )
+            return [out.map for out, _ in both]
+
+        two, one = forward(jax.random.key(0))
+        self.assertGreater(float(two.max()), 0)
+        np.testing.assert_array_equal(two, one)
 
     def test_bfloat16_computes_in_it_and_keeps_float32_state(self):
         net = resnet_small(8, dtype="bfloat16")
@@ -167,8 +171,8 @@ class ResNetTest(parameterized.TestCase):
         apply = lambda tree, x: net.apply(*tree, x, train=True)  # noqa: E731
         out, stats = jax.eval_shape(apply, shapes, images)
         self.assertEqual({x.dtype.name for x in jax.tree.leaves((shapes, stats))}, {"float32"})
-        self.assertEqual(out["stage3"].dtype, jnp.bfloat16)
-        self.assertEqual(out["pooled"].dtype, jnp.float32)
+        self.assertEqual(out.map.dtype, jnp.bfloat16)
+        self.assertEqual(out.pooled.dtype, jnp.float32)
 
     def test_selective_kernel_mixes_its_streams(self):
         class Streams(nnx.Module):
@@ -193,8 +197,9 @@ class ResNetTest(parameterized.TestCase):
 
     def test_selective_kernel_net_runs_and_halves_odd_maps_up(self):
         net = resnet_custom((1, 1), (4, 8), block="bottleneck", stem_filters=4, sk_ratio=0.5)
-        shapes = output_shapes(net, (18, 18, 3))
-        self.assertEqual((shapes["stem"], shapes["stage2"]), ((5, 5, 4), (3, 3, 32)))
+        shapes = output_shapes(net, (18, 18, 3), stages=True)
+        maps = [stage.map.shape for stage in shapes.stages]
+        self.assertEqual(maps, [(5, 5, 16), (3, 3, 32)])
         self.assertIn("stage1/0/layers/1/mix/kernel", named_leaves(parameters(net)))
 
     @parameterized.parameters(

@@ -11,11 +11,12 @@ from flax import nnx
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import Count
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.backbones.vit import patch_grid
 from ssl_jax.nets.blocks import Block, Remat, check_options, hide, linear, run_stack, token
+from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype, torch_default
 from ssl_jax.nets.positions import RelativePositions
-from ssl_jax.nets.vit import patch_grid
 
 SIZES = {  # dim, blocks and heads of each stage
     "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
@@ -147,7 +148,7 @@ class Swin(nnx.Module):
 
     def __call__(
         self, images: Array, mask: Array | None = None, *, train: bool, stages: bool = False
-    ) -> dict[str, Array]:
+    ) -> Features:
         """Map images (B, H, W, C) to the features of the N patches of the last stage.
 
         Args:
@@ -159,8 +160,8 @@ class Swin(nnx.Module):
           stages: also return the map after every stage.
 
         Returns:
-          "patches" and "tokens" (B, N, D) after the final norm; "pooled" (B, D), their mean,
-          float32. With `stages` "stage1", ..: (B, h, w, D), the last one after the final norm.
+          `tokens` (B, N, D) and `map` after the final norm; `pooled` is their mean. The stages are
+          "stage1", ..; the last one is after the final norm.
 
         Raises:
           UserError: an image that the windows do not tile, a mask without a mask token.
@@ -172,17 +173,21 @@ class Swin(nnx.Module):
         if mask is not None:
             flat = jnp.reshape(x, (len(x), -1, x.shape[-1]))
             x = jnp.reshape(hide(flat, mask, grid, self.mask_token), x.shape)
-        out = {}
+        each = []
         for s in range(1, self.stages + 1):
             x, _ = run_stack(getattr(self, f"stage{s}").blocks, x, self.remat)
+            each.append(x if s < self.stages else self.norm(x))
             if s < self.stages:
-                out[f"stage{s}"] = x
                 x = getattr(self, f"merge{s}")(x)
-        x = self.norm(x)
-        out = out | {f"stage{self.stages}": x} if stages else {}
-        patches = jnp.reshape(x, (len(x), -1, x.shape[-1]))
-        pooled = jnp.mean(at_least_float32(patches), axis=1)
-        return out | {"tokens": patches, "patches": patches, "pooled": pooled}
+        last = _outputs(each[-1])
+        pooled = jnp.mean(at_least_float32(last["tokens"]), axis=1)
+        named = (Stage(name=f"stage{s + 1}", **_outputs(x)) for s, x in enumerate(each))
+        return Features(pooled=pooled, stages=tuple(named) if stages else (), **last)
+
+
+def _outputs(x: Array) -> dict[str, Array]:
+    """Name a map (B, h, w, D) and its tokens (B, N, D)."""
+    return {"map": x, "tokens": jnp.reshape(x, (len(x), -1, x.shape[-1]))}
 
 
 def swin(

@@ -1,0 +1,155 @@
+"""Outputs of a backbone, and how a representation is read from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array
+from ssl_jax.nets.layers import at_least_float32
+
+POOLED = "pooled"  # the network's own output, which only the last stage has
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Output of a stage of a backbone, or of a block of a transformer. A pytree.
+
+    Attributes:
+      name: readable name, such as "stage2" or "block7".
+      map: (B, h, w, C), or None if some patches were left out.
+      tokens: (B, T, C), the class token first if there is one; None for networks without tokens.
+      cls: (B, C), the class token after this stage; None if there is none.
+    """
+
+    name: str = field(metadata={"static": True})
+    map: Array | None = None
+    tokens: Array | None = None
+    cls: Array | None = None
+
+    @property
+    def patches(self) -> Array | None:
+        """(B, N, C), the tokens of the patches alone, row by row."""
+        return _without_cls(self.tokens, self.cls)
+
+    def pool(self, pooling: str) -> Array:
+        """Pool the stage to (B, D), float32 at least: "avg", "grid" (see `pool`), or "cls".
+
+        Raises:
+          UserError: no class token, no map, or an unknown pooling.
+        """
+        if pooling == "cls":
+            if self.cls is None:
+                raise UserError("probe: pool 'cls' needs a backbone with a class token")
+            return at_least_float32(self.cls)
+        return at_least_float32(pool(self.whole_map, pooling))
+
+    @property
+    def whole_map(self) -> Array:
+        """(B, h, w, C).
+
+        Raises:
+          UserError: patches were left out.
+        """
+        if self.map is None:
+            raise UserError(f"probe: {self.name} has no map, as patches were left out")
+        return self.map
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Output of a backbone. A pytree: every array has the batch as its first axis.
+
+    Attributes:
+      pooled: (B, D), the network's own output, float32 at least.
+      map: (B, h, w, C), the last map; None if some patches were left out (`keep`).
+      tokens: (B, T, D), the last tokens after the final norm, the class token first if there is
+        one, and with `keep` the visible patches only; None for networks without tokens.
+      cls: (B, D), the class token among them; None if there is none.
+      stages: every stage in order, if the network was called with `stages=True`.
+      attention: (B, depth, heads, T, T), what every token attends to in every block, if the
+        network was called with `attention=True`.
+    """
+
+    pooled: Array
+    map: Array | None = None
+    tokens: Array | None = None
+    cls: Array | None = None
+    stages: tuple[Stage, ...] = ()
+    attention: Array | None = None
+
+    @property
+    def patches(self) -> Array | None:
+        """(B, N, D), the tokens of the patches alone, row by row."""
+        return _without_cls(self.tokens, self.cls)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the stages, in order."""
+        return [stage.name for stage in self.stages]
+
+    def stage(self, number: int) -> Stage:
+        """Return a stage by its number; -1 is the last.
+
+        Raises:
+          UserError: there is no such stage.
+        """
+        return self.stages[stage_number(self.names, number)]
+
+    def read(self, number: int, pooling: str) -> Array:
+        """Read a representation (B, D), float32 at least, at a stage.
+
+        Args:
+          number: see `stage`.
+          pooling: "pooled" for the network's own output, which only the last stage has, or one of
+            `Stage.pool`.
+
+        Raises:
+          UserError: the backbone has no such stage, no class token, or no output of its own there.
+        """
+        stage = self.stage(number)
+        if pooling != POOLED:
+            return stage.pool(pooling)
+        if stage is not self.stages[-1]:
+            raise UserError(
+                "probe: pool 'pooled' is the network's own output, after its last stage; stage "
+                f"{number} has avg, grid and cls"
+            )
+        return at_least_float32(self.pooled)
+
+
+def stage_number(names: Sequence[str], number: int) -> int:
+    """Return the index of a stage among those of `names`; -1 is the last.
+
+    Raises:
+      UserError: there is no such stage.
+    """
+    if not -len(names) <= number < len(names):
+        raise UserError(f"probe: no stage {number} among the backbone's {len(names)}")
+    return number % len(names)
+
+
+def pool(x: Array, pooling: str) -> Array:
+    """Pool a map (B, h, w, C) to (B, C) by "avg", or to (B, 4 C) by "grid": averages over a 2x2
+    grid.
+
+    Raises:
+      UserError: an unknown pooling.
+    """
+    if pooling == "avg":
+        return x.mean((1, 2))
+    if pooling == "grid":
+        b, h, w, c = x.shape
+        x = x[:, : max(h // 2 * 2, 1), : max(w // 2 * 2, 1)]
+        if h < 2 or w < 2:
+            return jnp.broadcast_to(x.mean((1, 2))[:, None], (b, 4, c)).reshape(b, -1)
+        return x.reshape(b, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(b, -1)
+    raise UserError(f"probe: unknown pooling {pooling!r}; known: pooled, avg, grid, cls")
+
+
+def _without_cls(tokens: Array | None, cls: Array | None) -> Array | None:
+    return tokens if tokens is None or cls is None else tokens[:, 1:]
