@@ -86,7 +86,9 @@ class Bound:
         """
         networks, train = self._networks, self._train
         chunks = networks.microbatches if train and name in networks.chunked else 1
-        arrays = {k: x for k, x in options.items() if isinstance(x, (jax.Array, np.ndarray))}
+        arrays: dict[str, Any] = {
+            k: x for k, x in options.items() if isinstance(x, (jax.Array, np.ndarray))
+        }
         apply = functools.partial(
             networks.nets[name].apply,
             self._params[name],
