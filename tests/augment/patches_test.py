@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.augment import patches
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((51, 51, 3)).astype(np.float32)
 # Each pixel holds its position, each channel its number.
@@ -19,6 +22,27 @@ def corners(tiles):
 
 
 class PatchesTest(parameterized.TestCase):
+    def test_patches_golden(self):
+        data = np.load(GOLDEN / "mae_ops.npz")
+        patch = int(data["hp_patch"])
+        images = data["in_imgs"].transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(patches.patchify(images, patch), data["out_patchify"])
+        back = patches.unpatchify(data["in_pred"], patch).transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(back, data["out_unpatchify_pred"])
+
+    @parameterized.parameters(1, 3)
+    def test_unpatchify_inverts_patchify_on_any_grid(self, channels):
+        images = np.random.default_rng(0).normal(size=(2, 4, 6, channels)).astype(np.float32)
+        rows = patches.patchify(images, 2)
+        self.assertEqual(rows.shape, (2, 6, 4 * channels))
+        np.testing.assert_array_equal(patches.unpatchify(rows, 2, (2, 3)), images)
+
+    def test_patches_that_do_not_tile(self):
+        with self.assertRaisesRegex(ValueError, "do not tile an image of 6x8"):
+            patches.patchify(jnp.zeros((1, 6, 8, 3)), 4)
+        with self.assertRaisesRegex(ValueError, "is not a 2x2 grid"):
+            patches.unpatchify(jnp.zeros((1, 6, 12)), 2)
+
     def test_tiles(self):
         image = jnp.arange(5 * 7 * 2).reshape(5, 7, 2)
         got = patches.tiles(image, 2, 3)

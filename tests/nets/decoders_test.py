@@ -67,6 +67,19 @@ class MAEDecoderTest(parameterized.TestCase):
         ):
             torch.assert_close(actual, data[key], 1e-4, key)
 
+    def test_without_a_class_token_every_token_is_a_patch(self):
+        """The order of the visible patches does not matter, only where they are put back."""
+        net = mae_decoder(8, 8, 1, 2, grid=(2, 2), out_dim=3, cls_token=False)
+        params, _ = net.init(jax.random.key(0))
+        tokens = np.random.default_rng(0).normal(size=(1, 3, 8)).astype(np.float32)
+        restore, swapped = np.array([[0, 3, 1, 2]]), np.array([[1, 3, 0, 2]])
+        out, _ = net.apply(params, {}, tokens, restore, train=True)
+        same, _ = net.apply(params, {}, tokens[:, [1, 0, 2]], swapped, train=True)
+        self.assertEqual(out.shape, (1, 4, 3))
+        torch.assert_close(same, out, 1e-5)
+        moved, _ = net.apply(params, {}, tokens, swapped, train=True)
+        self.assertGreater(float(jnp.abs(moved - out).max()), 1e-3)
+
     @parameterized.parameters(
         ("base", 16, 14, 111_655_680), ("large", 16, 14, 329_239_296), ("huge", 14, 16, 656_613_964)
     )
