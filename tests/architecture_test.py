@@ -83,7 +83,9 @@ class ArchitectureTest(parameterized.TestCase):
 
     def test_flax_only_in_nets(self):
         users = {
-            p.parent.name for p in sources() if any(n.split(".")[0] == "flax" for n in imported(p))
+            p.relative_to(PACKAGE).parts[0]
+            for p in sources()
+            if any(n.split(".")[0] == "flax" for n in imported(p))
         }
         self.assertEqual(users, {"nets"})
 

@@ -8,7 +8,6 @@ from a command line is converted to the declared type.
 
 import dataclasses
 import functools
-import inspect
 import math
 import types
 import typing
@@ -53,26 +52,6 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **fixed: Any) -> 
     if required:
         raise UserError(f"{where}: missing key {required[0]!r}")
     return cls(**out)
-
-
-def arguments(
-    function: Callable, values: Mapping[str, Any], where: str, fixed: Collection[str] = ()
-) -> dict[str, Any]:
-    """Convert `values` to keyword arguments of `function`, checked as `build` checks fields.
-
-    Args:
-      fixed: parameters that the caller supplies and a config may not set.
-
-    Raises:
-      UserError: an unknown key (with the nearest known ones) or a value of the wrong type or out
-        of its range.
-    """
-    hints = _hints(function)
-    names = inspect.signature(function).parameters.keys() - set(fixed)
-    for key in values:
-        if key not in names:
-            raise UserError(f"{where}: unknown key {key!r}; {suggest(key, names)}")
-    return {k: _coerce(v, hints.get(k, Any), f"{where}.{k}", None) for k, v in values.items()}
 
 
 def check_used(section: Any, where: str, names: Collection[str] | None = None) -> None:

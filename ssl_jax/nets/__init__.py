@@ -1,31 +1,50 @@
 """Networks as pure functions over plain dicts; the only place that imports flax."""
 
+import functools
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.nets.backbones.resnet import resnet, resnet_small
-from ssl_jax.nets.backbones.swin import swin
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets import backbones
+from ssl_jax.nets.backbone import Backbone
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.layers import compute_dtype
 
-BACKBONES = {make.__name__: make for make in (resnet, resnet_small, swin, vit)}
+BACKBONES = tuple(sorted(module.name for module in pkgutil.iter_modules(backbones.__path__)))
+DEFAULT = "resnet"  # the backbone of a config that does not name one
 
 
-def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:
-    """Build the backbone `name` for images of `channels`, with the options of its constructor.
+@functools.cache
+def backbone_class(name: str) -> type[Backbone]:
+    """Return the class of a backbone's config, whose fields are its options.
 
     Raises:
-      UserError: an unknown backbone, option or dtype, with the nearest known ones, or a value of
-        the wrong type.
+      UserError: an unknown backbone, with the nearest known ones.
     """
     if not isinstance(name, str) or name not in BACKBONES:
         raise UserError(f"unknown backbone {name!r}; {suggest(str(name), BACKBONES)}")
+    made: type[Backbone] = importlib.import_module(f"{backbones.__name__}.{name}").Config
+    return made
+
+
+def backbone_config(name: str, options: Mapping[str, Any]) -> Backbone:
+    """Build the config of the backbone `name` with these options.
+
+    Raises:
+      UserError: an unknown backbone, option or dtype, with the nearest known ones, or a value of
+        the wrong type or out of its range.
+    """
+    made = backbone_class(name)
     try:
         compute_dtype(options.get("dtype"))
     except UserError as e:
         raise UserError(f"backbone.{e}") from None
-    made = config.arguments(BACKBONES[name], options, "backbone", fixed=("channels",))
-    return BACKBONES[name](channels=channels, **made)
+    return config.build(made, options, "backbone")
+
+
+def make_backbone(name: str, channels: int, options: Mapping[str, Any]) -> Net:
+    """Build the backbone `name` for images of `channels`; see `backbone_config` for errors."""
+    return backbone_config(name, options).net(channels)

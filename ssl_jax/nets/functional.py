@@ -1,7 +1,8 @@
 """NNX modules as pure functions over plain nested dicts: the only bridge to flax."""
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ class Net:
       attention: whether `apply(..., attention=True)` also returns what every token attends to; see
         `features.Features`.
       draws: whether `apply` in training needs `keys` (B,), one per example.
+      config, channels: of a backbone, its config (`backbone.Backbone`) and the channels of its
+        images; None and 0 for other networks.
     """
 
     init: Callable[[Array], tuple[Tree, Tree]]
@@ -37,6 +40,28 @@ class Net:
     name: str = ""
     attention: bool = False
     draws: bool = False
+    config: Any = None
+    channels: int = 0
+
+    def like(self, channels: int | None = None, scale: float = 1.0, **options: Any) -> "Net":
+        """Build another backbone of the same family, for a second network of a method.
+
+        Example: `self.backbone.like(channels=1, scale=0.5)` reads one channel, with half the
+        widths.
+
+        Args:
+          channels: channels of its images; by default the same.
+          scale: factor of all its widths.
+          options: options of the family to change.
+
+        Raises:
+          UserError: this is not a backbone; an unknown option, with the nearest known ones; a
+            width that is no longer a whole number.
+        """
+        if self.config is None:
+            raise UserError(f"{self.name or 'this network'} is no backbone to build others like it")
+        net: Net = self.config.changed(**options).scaled(scale).net(channels or self.channels)
+        return net
 
 
 def functional(
@@ -80,6 +105,7 @@ def functional(
             nnx.State(_own_keys(stats, stats_like)),
         )
         module = nnx.merge(graphdef, *states, copy=True)
+        _check_inputs(module, [*named, *options], name)
         out = module(*arrays, **named, **options)
         if not options["train"]:
             return out, stats
@@ -151,6 +177,14 @@ def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
             f"{type(module).__name__} holds {', '.join(sorted(kinds))}; use Param, BatchStat"
         )
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def _check_inputs(module: nnx.Module, names: Sequence[str], network: str) -> None:
+    """Refuse inputs that a network lacks, such as the visible patches of a convolutional one."""
+    taken = inspect.signature(type(module).__call__).parameters
+    unknown = [name for name in names if name not in taken]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        raise UserError(f"{network}: this network takes no input {unknown[0]!r}")
 
 
 def _string_keys(tree: Any) -> Any:

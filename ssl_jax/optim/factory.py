@@ -21,7 +21,7 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import BelowOne, NonNegative, Positive, Probability, Share, Whole
 from ssl_jax.optim import schedules
 from ssl_jax.optim.lars import Variant, lars, norm, trust_ratio
-from ssl_jax.optim.layers import multipliers
+from ssl_jax.optim.layers import Layered, multipliers
 
 Array = jax.Array
 Tree = Any
@@ -182,6 +182,7 @@ def make_optimizer(
     total_steps: int,
     steps_per_epoch: int,
     decays: str = "",
+    backbone: Layered | None = None,
 ) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
     """Build the optimizer of a run, and its learning rate as a function of the step.
 
@@ -197,6 +198,7 @@ def make_optimizer(
       total_steps: steps of the run.
       steps_per_epoch: for settings in epochs.
       decays: regex of vectors that decay if `decay_rules` is None; "" for none.
+      backbone: its layers, for `layer_decay`.
 
     Raises:
       UserError: no rule covers a parameter, or a pattern matches none.
@@ -225,7 +227,7 @@ def make_optimizer(
     for key, patterns in used.items():
         tree.check_used(patterns, params_shapes, f"optim.{key}")
     if config.layer_decay != 1:
-        layers = multipliers(params_shapes, config.layer_decay)
+        layers = multipliers(params_shapes, config.layer_decay, backbone)
         lr_scale = {path: scale * layers[path] for path, scale in lr_scale.items()}
     members = _members(config.frozen, groups, params_shapes)
     trained = {path for paths in members.values() for path in paths}

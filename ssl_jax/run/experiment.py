@@ -282,12 +282,18 @@ class Experiment:
             self.tokenizer.vocabulary,
         )
 
+    @property
+    def backbone_name(self) -> str:
+        """Name of the backbone in `nets.backbones`."""
+        name: str = self.raw.get("backbone", {}).get("name", nets.DEFAULT)
+        return name
+
     @cached_property
     def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
         method = load_method(hyper.pop("name", ""), self.folder)
-        arch = dict(self.raw.get("backbone", {}))
-        backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
+        options = {k: v for k, v in self.raw.get("backbone", {}).items() if k != "name"}
+        backbone = nets.make_backbone(self.backbone_name, self.spec.channels, options)
         objective = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(objective.inputs(), self.data.streams)
         recipes.check(objective.inputs())
@@ -371,6 +377,7 @@ class Experiment:
             total_steps=self.spec.total_steps,
             steps_per_epoch=self.spec.steps_per_epoch,
             decays=self.method.decays,
+            backbone=self.method.backbone.config,
         )
 
     @property
@@ -453,7 +460,8 @@ class Experiment:
         fields = {f.name for f in dataclasses.fields(self.method)} - {"backbone", "spec"}
         out["objective"] = {"name": self.raw["objective"]["name"]}
         out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
-        out["backbone"] = {"name": "resnet"} | dict(self.raw.get("backbone", {}))
+        made = self.method.backbone.config
+        out["backbone"] = {"name": self.backbone_name} | dataclasses.asdict(made)
         out["spec"] = dataclasses.asdict(self.spec)
         if "spec" not in self.raw:
             out["data"]["range"] = self.survey.value_range
@@ -463,6 +471,8 @@ class Experiment:
         """Return the default of each key of `resolved`, likewise."""
         out = {name: checked.defaults(type(section)) for name, section in self.sections.items()}
         out["objective"] = checked.defaults(type(self.method))
+        own = checked.defaults(nets.backbone_class(self.backbone_name))
+        out["backbone"] = {"name": nets.DEFAULT} | own
         if self._existing is not None:  # of a config.json or checkpoint from before `data.range`
             out["data"]["range"] = RANGE_BEFORE if self.survey.value_range else ()
         return json.loads(json.dumps(out, default=dataclasses.asdict))

@@ -35,5 +35,6 @@ def settle_objective(make: Callable[..., Any], values: Mapping[str, Any]) -> dic
 
 def settle_backbone(values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the section `backbone` likewise; an unknown backbone's section stays as it is."""
-    make = nets.BACKBONES.get(str(values.get("name", "resnet")))
-    return dict(values) if make is None else checked.settle(make, values, "backbone")
+    name = str(values.get("name", nets.DEFAULT))
+    known = name in nets.BACKBONES
+    return checked.settle(nets.backbone_class(name), values, "backbone") if known else dict(values)

@@ -4,7 +4,7 @@
 "backbone/stem/0/conv/kernel": parameters and running statistics alike, as no two share a name.
 """
 
-import inspect
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax import nets
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
-from ssl_jax.nets import BACKBONES
 from ssl_jax.nets.functional import Net
 from ssl_jax.weights import files, huggingface, releases, resnet, swin, vit
 from ssl_jax.weights.places import Arrays, layers, put, take, under
@@ -27,12 +27,7 @@ from ssl_jax.weights.sections import agree, build, checked, shapes
 OWN = "ssl_jax"  # the metadata's "format" in our files
 LIBRARIES = ("timm", "torchvision")  # the "format" in files that we write for these libraries
 STUDENT, TEACHER, REST = "student", "teacher", "rest"
-FAMILIES: Mapping[str, ModuleType] = {
-    "resnet": resnet,
-    "resnet_small": resnet,
-    "vit": vit,
-    "swin": swin,
-}
+LAYOUTS: Mapping[str, ModuleType] = {"resnet": resnet, "vit": vit, "swin": swin}
 SHOWN = 3  # names in a message
 
 
@@ -185,8 +180,7 @@ def _public(
     sources = releases.find(file.tensors, layout, prefix)
     hints = _hints(sources[0], file)
     backbone, channels = _resolved(sources[0], hints, file.metadata, backbone, channels)
-    family = FAMILIES.get(str(backbone["name"]))
-    if family is not FAMILIES[sources[0].family]:
+    if nets.backbone_class(str(backbone["name"])).layout != sources[0].family:
         raise UserError(
             f"the file holds a {sources[0].family}, but backbone.name is {backbone['name']!r}"
         )
@@ -257,7 +251,11 @@ def to_timm(variables: Arrays, backbone: Mapping[str, Any]) -> dict[str, np.ndar
     Raises:
       UserError: timm and torchvision have no name for some of them.
     """
-    place = FAMILIES[str(backbone.get("name", "resnet"))].place
+    name = str(backbone.get("name", nets.DEFAULT))
+    layout = nets.backbone_class(name).layout
+    if not layout:
+        raise UserError(f"backbone.name={name!r}: timm and torchvision have no such network")
+    place = LAYOUTS[layout].place
     out: dict[str, np.ndarray] = {}
     for path, array in variables.items():
         out |= put(np.asarray(array), place(path, array.shape))
@@ -274,7 +272,7 @@ def convert(
     have the shapes `like`, and those of the heads. What does not fit is left out, and named in the
     report. `inner` are the prefixes of other networks that start with this one's.
     """
-    family, expected = FAMILIES[source.family], flat(*like)
+    family, expected = LAYOUTS[source.family], flat(*like)
     tensors, out = source.tensors, {}
     if family is vit:
         tensors = vit.fitted(tensors, {path: leaf.shape for path, leaf in expected.items()})
@@ -339,9 +337,9 @@ def _hints(source: releases.Network, file: files.TensorFile) -> dict[str, Any]:
                     f"the config beside the file has {key}={size}, but its tensors have "
                     f"{key}={inferred[key]}"
                 )
-    parameters = inspect.signature(BACKBONES[source.family]).parameters
+    names = {f.name for f in dataclasses.fields(nets.backbone_class(source.family))}
     both = dict(releases.CUSTOMS.get(source.layout, {})) | options
-    return {key: value for key, value in both.items() if key in parameters}
+    return {key: value for key, value in both.items() if key in names}
 
 
 def _resolved(
@@ -361,7 +359,7 @@ def _resolved(
     elif "name" in backbone:
         inferred, own = backbone, source.tensors[FIRST[source.family]].shape[1]
     else:
-        inferred, own = FAMILIES[source.family].infer(source.tensors, {**hints, **backbone})
+        inferred, own = LAYOUTS[source.family].infer(source.tensors, {**hints, **backbone})
         inferred |= hints
     section = backbone if "name" in backbone else inferred | backbone
     return section, own if channels is None else channels
@@ -471,7 +469,7 @@ def _advice(source: releases.Network, hints: Mapping[str, Any], report: Report) 
             "anyway"
         )
     try:
-        inferred, channels = FAMILIES[source.family].infer(source.tensors, hints)
+        inferred, channels = LAYOUTS[source.family].infer(source.tensors, hints)
     except (UserError, KeyError, ValueError):
         return "Set `backbone` to the values of the network in the file"
     return _description(inferred, channels)

@@ -1,14 +1,14 @@
 """Sections `backbone` of configs: building their networks, and comparing two sections."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Tree
-from ssl_jax.nets import BACKBONES, make_backbone
+from ssl_jax.nets import BACKBONES, DEFAULT, backbone_class, make_backbone
 from ssl_jax.nets.functional import Net
 from ssl_jax.weights import swin, vit
 
@@ -21,7 +21,7 @@ CHANNELS = 4096  # limit for the channels of images
 def build(backbone: Mapping[str, Any], channels: int) -> Net:
     """Build the network that a section `backbone` describes."""
     options = dict(backbone)
-    return make_backbone(str(options.pop("name", "resnet")), channels, options)
+    return make_backbone(str(options.pop("name", DEFAULT)), channels, options)
 
 
 def checked(backbone: Any, channels: Any) -> tuple[Tree, Tree]:
@@ -68,13 +68,13 @@ def agree(
 def _settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in the defaults of a section `backbone`, and the heads of a published size."""
     options = dict(backbone)
-    make = BACKBONES.get(options.pop("name", "resnet"))
-    if make is None:
+    name = options.pop("name", DEFAULT)
+    if name not in BACKBONES:
         return options
-    parameters = inspect.signature(make).parameters
-    out = {name: p.default for name, p in parameters.items()} | options
+    kind = backbone_class(name)
+    out = config.defaults(kind) | options
     sizes: Mapping[str, Mapping[Any, Any]] = {"vit": vit.SIZES, "swin": swin.SIZES}
-    size = sizes.get(make.__name__, {}).get(out.get("size"))
+    size = sizes.get(kind.layout, {}).get(out.get("size"))
     if out.get("heads") is None and size is not None:
         out["heads"] = size[2]
     if "norm_eps" in out:

@@ -1,16 +1,15 @@
 """Export of a backbone to timm or torchvision: their names and layouts, and code for the model."""
 
-import inspect
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ssl_jax import nets
 from ssl_jax.core.errors import UserError
-from ssl_jax.nets.backbones.resnet import DEPTHS, resnet, resnet_small
-from ssl_jax.nets.backbones.swin import SIZES as SWINS
-from ssl_jax.nets.backbones.swin import swin
-from ssl_jax.nets.backbones.vit import FIXED_ORDERS, SIZES, vit
+from ssl_jax.nets.backbones.resnet import DEPTHS
+from ssl_jax.nets.backbones.vit import FIXED_ORDERS, SIZES
 from ssl_jax.nets.positions import sincos
 from ssl_jax.weights import torchvision
 from ssl_jax.weights.networks import to_timm
@@ -32,23 +31,13 @@ def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, librar
       UserError: that library has no such network.
     """
     options = dict(backbone)
-    name = str(options.pop("name", "resnet"))
-    makers: dict[str, tuple[Any, Any]] = {
-        "resnet": (resnet, _resnet),
-        "resnet_small": (resnet_small, _resnet),
-        "vit": (vit, _vit),
-        "swin": (swin, _swin),
-    }
-    if name not in makers:
+    name = str(options.pop("name", nets.DEFAULT))
+    config = nets.backbone_config(name, options)
+    if not config.layout:
         raise _unsupported(library, f"backbone.name={name!r}")
-    make, write = makers[name]
-    bound = inspect.signature(make).bind(**options)
-    bound.apply_defaults()
-    if make is resnet_small:  # a short name for a resnet of depth 8
-        own = {"depth": 8, "num_filters": bound.arguments["width"], "stem": bound.arguments["stem"]}
-        bound = inspect.signature(resnet).bind(**own)
-        bound.apply_defaults()
-    return write(variables, backbone, bound.arguments | {"channels": channels}, library)
+    write = {"resnet": _resnet, "vit": _vit, "swin": _swin}[config.layout]
+    explicit = dataclasses.asdict(config.explicit()) | {"channels": channels}
+    return write(variables, backbone, explicit, library)
 
 
 def _resnet(
@@ -116,10 +105,6 @@ def _stages(kind: str, stages: tuple[int, ...], filters: int) -> list[str]:
 def _vit(
     variables: Arrays, backbone: Mapping[str, Any], options: Mapping[str, Any], library: str
 ) -> Model:
-    published = SIZES.get(options["size"], (None, None, None, 4.0))
-    keys = ("dim", "depth", "heads", "mlp_ratio")
-    own = dict(zip(keys, published, strict=True))
-    options = {**options, **{k: own[k] if options[k] is None else options[k] for k in keys}}
     tensors = to_timm(
         {path: array for path, array in variables.items() if path != "mask_token"}, backbone
     )  # neither library has one
@@ -159,7 +144,7 @@ def _vit(
         kind = f"backbone.mlp={options['mlp']!r} with pre_norm={options['pre_norm']}"
         raise _unsupported(library, kind)
     sizes = {v: k for k, v in SIZES.items() if k in ("tiny", "small", "base", "large")}
-    size = sizes.get(tuple(options[k] for k in keys))
+    size = sizes.get(tuple(options[k] for k in ("dim", "depth", "heads", "mlp_ratio")))
     if size and name == "vit_base_patch16_224":
         name = f"vit_{size}_patch16_224"
     if options["mlp"] == "swiglu":
@@ -240,9 +225,7 @@ def _swin(
 ) -> Model:
     if library != "timm":
         raise _unsupported(library, "backbone.name='swin'")
-    published: tuple[Any, ...] = SWINS.get(options["size"], (None, None, None))
-    own = dict(zip(("dim", "depths", "heads"), published, strict=True))
-    dim, depths, heads = (own[k] if options[k] is None else options[k] for k in own)
+    dim, depths, heads = (options[key] for key in ("dim", "depths", "heads"))
     sides = [options["image_size"] // options["patch"] // 2**s for s in range(len(depths))]
     if sides[-1] < options["window"]:  # timm would then use a smaller table than ours
         kind = f"a last stage smaller than backbone.window={options['window']}"

@@ -1,6 +1,7 @@
 """Every recipe resolves to the values stored here, so that a changed default shows in the diff.
 
-`defaults.json` holds the default of every key that all methods share, one line per key.
+`defaults.json` holds the default of every key that all methods share, one line per key, and those
+of every backbone as `backbone.NAME.KEY`.
 `resolved/METHOD.json` holds the defaults of the method's own fields, and per recipe the keys whose
 values differ. After an intended change: `python tests/configs/recipes_test.py --update`.
 """
@@ -15,6 +16,8 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax import nets
+from ssl_jax.core.config import defaults
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.run.configs import load_config, methods, recipes
 from ssl_jax.run.experiment import Experiment
@@ -61,8 +64,10 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shared(made: Experiment) -> dict[str, Any]:
-    """The defaults of all sections but the method's own."""
-    return flat({name: keys for name, keys in made.defaults().items() if name != "objective"})
+    """The defaults of all sections but the method's own, and those of every backbone."""
+    common = {k: v for k, v in made.defaults().items() if k not in ("objective", "backbone")}
+    families = {name: defaults(nets.backbone_class(name)) for name in nets.BACKBONES}
+    return flat(common) | flat({"backbone": families})
 
 
 def own(made: Experiment) -> dict[str, Any]:
@@ -72,10 +77,10 @@ def own(made: Experiment) -> dict[str, Any]:
 
 def changed(made: Experiment) -> dict[str, Any]:
     """The keys whose resolved value is not the default."""
-    defaults, resolved = shared(made) | own(made), flat(made.resolved())
-    absent = {key: "(absent)" for key in defaults if key not in resolved}
+    usual, resolved = flat(made.defaults()), flat(made.resolved())
+    absent = {key: "(absent)" for key in usual if key not in resolved}
     missing = object()
-    return {k: v for k, v in resolved.items() if defaults.get(k, missing) != v} | absent
+    return {k: v for k, v in resolved.items() if usual.get(k, missing) != v} | absent
 
 
 class RecipesTest(parameterized.TestCase):

@@ -108,10 +108,12 @@ class RangesTest(parameterized.TestCase):
 
     @parameterized.parameters(*nets.BACKBONES)
     def test_backbones(self, name):
-        hints = typing.get_type_hints(nets.BACKBONES[name], include_extras=True)
+        made = nets.backbone_class(name)
+        hints = typing.get_type_hints(made, include_extras=True)
+        hints = {f.name: hints[f.name] for f in dataclasses.fields(made)}
         numbers = [
             (path, kind, limits, key, wrap)
-            for key in hints.keys() - {"channels", "return", "dtype"}
+            for key in hints.keys() - {"dtype"}
             for path, kind, limits, wrap in leaves(hints[key], f"backbone.{key}")
         ]
         self.refuse(numbers, lambda values: nets.make_backbone(name, 3, values))

@@ -15,8 +15,8 @@ from ssl_jax.data.sources import open_source
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.collapse import Kind, cluster_entropy, diagnose
 from ssl_jax.evals.protocols.diagnostics import Diagnostics
-from ssl_jax.nets.backbones.resnet import resnet_small
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, Probe

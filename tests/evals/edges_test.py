@@ -16,7 +16,7 @@ from ssl_jax.evals.base import Images, Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.protocols.patches import Patches
-from ssl_jax.nets.backbones.resnet import resnet_small
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.objectives.base import Encoder, Heads, Probe
 from ssl_jax.report import look
 

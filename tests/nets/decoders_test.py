@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.decoders import mae_decoder
 from tests.nets import weights as torch
 from tests.nets.backbones.vit_test import HEADS, golden_vit

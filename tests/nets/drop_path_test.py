@@ -6,7 +6,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.nets.backbones.resnet import resnet_custom
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.drop_path import drop, factors
 
 VIT = {"size": None, "patch": 4, "image_size": 8, "dim": 8, "depth": 3, "heads": 2}

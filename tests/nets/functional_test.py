@@ -13,7 +13,7 @@ from flax import nnx
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import named_leaves
 from ssl_jax.nets.backbones.resnet import resnet_custom
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.functional import functional, output_shapes
 from ssl_jax.nets.layers import BatchNorm
 from tests.nets import weights as torch
@@ -136,8 +136,8 @@ import jax, jax.numpy as jnp
 from ssl_jax.nets.decoders import mae_decoder
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.nets.heads import dino_head, mlp_head
-from ssl_jax.nets.backbones.resnet import resnet_small
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
+from ssl_jax.nets.backbones.vit import make as vit
 from tests.nets import weights as torch
 
 def trace(net, *shapes):

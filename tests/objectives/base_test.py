@@ -6,7 +6,7 @@ import jax
 from absl.testing import absltest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.nets.backbones.resnet import resnet_small
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Inputs, Objective, Spec, View
 

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.sources.digits import WORDS
-from ssl_jax.nets.backbones.resnet import resnet_small
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.clip import CLIP
 from ssl_jax.optim.factory import NO_BIAS_NO_NORM

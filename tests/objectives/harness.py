@@ -10,16 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import nets
 from ssl_jax.core import rng
 from ssl_jax.objectives.base import Objective
 from ssl_jax.run.configs import load_config, load_method, methods, override
 from ssl_jax.run.experiment import Experiment
 
 BATCH, STEPS = 16, 4
-NARROW = {
-    "resnet_small": {"name": "resnet_small", "width": 8},
-    "vit": {"dim": 16, "depth": 2, "heads": 2},
-}
 
 
 @cache
@@ -28,7 +25,7 @@ def experiment(method: str, **mesh: int) -> Experiment:
     device).
     """
     config = load_config(f"{method}:digits")
-    config["backbone"] = config["backbone"] | NARROW[config["backbone"]["name"]]
+    config["backbone"] |= nets.backbone_class(config["backbone"]["name"]).narrow
     sizes = {"data": 1, "fsdp": 1} | mesh
     override(
         config,

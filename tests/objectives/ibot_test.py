@@ -8,8 +8,8 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.nets.backbones.resnet import resnet_small
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.ibot import IBOT
 

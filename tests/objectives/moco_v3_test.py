@@ -8,7 +8,7 @@ import numpy as np
 from absl.testing import absltest
 
 from ssl_jax.core import tree
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives import moco_v3
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.optim.factory import OptimConfig, make_optimizer

@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest
 
 from ssl_jax.nets.backbones.resnet import resnet_custom
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.simclr import SimCLR
 from tests.objectives.harness import worst_difference

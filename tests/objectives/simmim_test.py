@@ -13,8 +13,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
 from ssl_jax.losses.masked import masked_l1
-from ssl_jax.nets.backbones.resnet import resnet_small
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.decoders import pixel_decoder
 from ssl_jax.nets.positions import relative_index
 from ssl_jax.objectives.base import Spec, View

@@ -9,7 +9,7 @@ from ssl_jax.core import rng, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from ssl_jax.nets.backbones.resnet import resnet_custom
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.supervised import Supervised
 

@@ -1,8 +1,9 @@
 """Residual networks (He et al. 2015, arXiv:1512.03385): plain, wide, small, selective-kernel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,15 @@ from flax import nnx
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Probability
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.backbone import Backbone, scaled_width
 from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import BatchNorm, DType, at_least_float32, compute_dtype, conv
 
 Stem = Literal["imagenet", "cifar", "small"]
-DEPTHS = {  # block, blocks of each stage
+Kind = Literal["basic", "bottleneck"]
+DEPTHS: Mapping[int, tuple[Kind, tuple[int, ...]]] = {  # block, blocks of each stage
     8: ("basic", (1, 1, 1)),
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -26,6 +29,130 @@ DEPTHS = {  # block, blocks of each stage
     152: ("bottleneck", (3, 8, 36, 3)),
 }
 SK_MIN_WIDTH = 32  # of the layer that mixes the two streams
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a residual network.
+
+    Attributes:
+      kind: "basic" or "bottleneck" blocks.
+      stages: blocks of each stage; every stage but the first halves the resolution.
+      filters: width of each stage (a bottleneck's output is 4 times as wide).
+      stem_filters: width of the stem.
+      inner_width: multiplies the inner width of bottleneck blocks ("wide" ResNets).
+    """
+
+    kind: Kind
+    stages: tuple[int, ...]
+    filters: tuple[int, ...]
+    stem_filters: int
+    inner_width: int = 1
+
+
+@dataclass(frozen=True)
+class Config(Backbone):
+    """A ResNet of a published depth. Outputs: `ResNet.__call__`; input besides the images:
+    `stages`.
+
+    Attributes:
+      depth: 18, 34, 50, 101 or 152; 8 is a net of three stages with one basic block each, for use
+        on a CPU.
+      width: multiplies every width (SimCLR's 2x, 4x).
+      stem: "imagenet" 7x7 stride 2 and 3x3 max pool stride 2; "cifar" 3x3 stride 1; "small" 3x3
+        stride 2, no pool.
+      num_filters: width of the stem and of the first stage; each later stage doubles it.
+      zero_init_residual: start the last batch norm of each block at 0, so that blocks start as
+        identities.
+      stride_in_1x1: ResNet v1 (stride in the first 1x1 of a bottleneck); False is v1.5 (in the
+        3x3).
+      sk_ratio: > 0 enables selective kernels, with the stem and the pooled shortcuts of ResNet-D
+        (SimCLRv2: 0.0625).
+      drop_path: rate of stochastic depth, at which the last block's branch is dropped for a
+        training example; it falls to 0 in the first block. The method must draw it.
+
+    Raises:
+      UserError: a depth that is not listed, an unknown stem, `sk_ratio` or `stride_in_1x1` with
+        basic blocks.
+    """
+
+    narrow: ClassVar[Mapping[str, Any]] = {"depth": 8, "num_filters": 8, "stem": "small"}
+    layout: ClassVar[str] = "resnet"
+
+    depth: Count = 50
+    width: Count = 1
+    stem: Stem = "imagenet"
+    _: KW_ONLY
+    num_filters: Count = 64
+    zero_init_residual: bool = True
+    stride_in_1x1: bool = False
+    sk_ratio: Probability = 0.0
+    drop_path: BelowOne = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.depth not in DEPTHS:
+            raise UserError(
+                f"no ResNet of depth {self.depth}; use one of {', '.join(map(str, DEPTHS))}"
+            )
+        _check(self.plan, self)
+
+    @property
+    def plan(self) -> Plan:
+        """Sizes of the network."""
+        kind, stages = DEPTHS[self.depth]
+        base = self.num_filters * self.width
+        return Plan(kind, stages, tuple(base * 2**s for s in range(len(stages))), base)
+
+    @property
+    def title(self) -> str:
+        wide = f"_{self.width}x" if self.width != 1 else ""
+        return f"resnet{self.depth}{wide}" + ("_sk" if self.sk_ratio else "")
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.plan.stages)
+
+    def layer_ids(self, path: str) -> int:
+        """A layer is a stage, as the blocks of a ResNet are many and its stages few."""
+        module = path.split("/")[0]
+        return 0 if module == "stem" else int(module.removeprefix("stage"))
+
+    def scaled(self, factor: float) -> Self:
+        return replace(self, num_filters=scaled_width(self.num_filters, factor))
+
+    def module(self, channels: int, rngs: nnx.Rngs) -> "ResNet":
+        return ResNet(self, self.plan, channels, rngs)
+
+
+def _check(plan: Plan, config: Config) -> None:
+    """Check a residual network of any stages.
+
+    Raises:
+      UserError: see `Config` and `resnet_custom`.
+    """
+    if plan.kind not in get_args(Kind):
+        raise UserError(f"block: expected 'basic' or 'bottleneck', got {plan.kind!r}")
+    if config.stem not in get_args(Stem):
+        raise UserError(f"stem: expected 'imagenet', 'cifar' or 'small', got {config.stem!r}")
+    if (
+        len(plan.stages) != len(plan.filters)
+        or min((*plan.stages, *plan.filters, plan.stem_filters), default=0) < 1
+    ):
+        raise UserError(
+            f"stages {plan.stages}, filters {plan.filters}: expected a positive number of each per "
+            "stage"
+        )
+    if config.sk_ratio and plan.kind == "basic":
+        raise UserError(
+            f"sk_ratio={config.sk_ratio} must be >= 0, and > 0 only with bottleneck blocks (depth "
+            ">= 50)"
+        )
+    if config.stride_in_1x1 and plan.kind == "basic":
+        raise UserError(
+            "stride_in_1x1 needs bottleneck blocks (depth >= 50): basic ones have no 1x1 layer"
+        )
+    check_rate(config.drop_path, sum(plan.stages))
 
 
 class ConvNorm(nnx.Module):
@@ -83,7 +210,7 @@ class Block(nnx.Module):
         filters: int,
         stride: int,
         *,
-        kind: Literal["basic", "bottleneck"],
+        kind: Kind,
         inner_width: int,
         zero_init_residual: bool,
         stride_in_1x1: bool,
@@ -130,27 +257,15 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Stem and stages of residual blocks; `resnet` has the arguments, `__call__` the outputs."""
+    """Stem and stages of residual blocks; `Config` has the options, `__call__` the outputs."""
 
-    def __init__(
-        self,
-        stages: Sequence[int],
-        filters: Sequence[int],
-        *,
-        kind: Literal["basic", "bottleneck"],
-        stem: Stem,
-        stem_filters: int,
-        channels: int,
-        sk_ratio: float,
-        drop_path: float,
-        dtype: DType,
-        rngs: nnx.Rngs,
-        **block,
-    ):
+    def __init__(self, config: Config, plan: Plan, channels: int, rngs: nnx.Rngs):
+        stem, sk_ratio, dtype = config.stem, config.sk_ratio, compute_dtype(config.dtype)
+        stem_filters = plan.stem_filters
         layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
-        self.depth, self.drop_path = sum(stages), drop_path
+        self.depth, self.drop_path = sum(plan.stages), config.drop_path
         self.pool = stem == "imagenet"
-        self.num_stages = len(stages)
+        self.num_stages = len(plan.stages)
         if stem == "imagenet" and sk_ratio:
             half = stem_filters // 2
             convs = [
@@ -163,7 +278,7 @@ class ResNet(nnx.Module):
             convs = [layer(channels, stem_filters, kernel, stride)]
         self.stem = nnx.List(convs)
         features = stem_filters
-        for s, (count, width) in enumerate(zip(stages, filters, strict=True)):
+        for s, (count, width) in enumerate(zip(plan.stages, plan.filters, strict=True)):
             blocks = []
             for b in range(count):
                 stride = 2 if s > 0 and b == 0 else 1
@@ -172,14 +287,16 @@ class ResNet(nnx.Module):
                         features,
                         width,
                         stride,
-                        kind=kind,
+                        kind=plan.kind,
+                        inner_width=plan.inner_width,
+                        zero_init_residual=config.zero_init_residual,
+                        stride_in_1x1=config.stride_in_1x1,
                         sk_ratio=sk_ratio,
                         dtype=dtype,
                         rngs=rngs,
-                        **block,
                     )
                 )
-                features = width if kind == "basic" else 4 * width
+                features = width if plan.kind == "basic" else 4 * width
             setattr(self, f"stage{s + 1}", nnx.List(blocks))
 
     def __call__(
@@ -210,139 +327,23 @@ def resnet_custom(
     stages: Sequence[int],
     filters: Sequence[int],
     *,
-    block: Literal["basic", "bottleneck"] = "basic",
-    stem: Stem = "imagenet",
+    block: Kind = "basic",
     stem_filters: int = 64,
     channels: int = 3,
     inner_width: int = 1,
-    zero_init_residual: bool = True,
-    stride_in_1x1: bool = False,
-    sk_ratio: float = 0.0,
-    drop_path: float = 0.0,
-    dtype: DType = None,
     name: str = "resnet",
+    **options: Any,
 ) -> Net:
-    """Build a residual network with any stages; for arguments not listed here see `resnet`.
-
-    Args:
-      stages: blocks of each stage; every stage but the first halves the resolution.
-      filters: width of each stage (a bottleneck's output is 4 times as wide).
-      inner_width: multiplies the inner width of bottleneck blocks ("wide" ResNets).
+    """Build a residual network with any stages; for sizes see `Plan`, for `options` see `Config`.
 
     Raises:
       UserError: an unknown block or stem, another number of widths than of stages, selective
         kernels or `stride_in_1x1` in basic blocks.
     """
-    if block not in ("basic", "bottleneck"):
-        raise UserError(f"block: expected 'basic' or 'bottleneck', got {block!r}")
-    if stem not in ("imagenet", "cifar", "small"):
-        raise UserError(f"stem: expected 'imagenet', 'cifar' or 'small', got {stem!r}")
-    if (
-        len(stages) != len(filters)
-        or min((*stages, *filters, stem_filters, channels), default=0) < 1
-    ):
-        raise UserError(
-            f"stages {tuple(stages)}, filters {tuple(filters)}: expected a positive number of each "
-            "per stage"
-        )
-    if sk_ratio < 0 or (sk_ratio and block == "basic"):
-        raise UserError(
-            f"sk_ratio={sk_ratio} must be >= 0, and > 0 only with bottleneck blocks (depth >= 50)"
-        )
-    if stride_in_1x1 and block == "basic":
-        raise UserError(
-            "stride_in_1x1 needs bottleneck blocks (depth >= 50): basic ones have no 1x1 layer"
-        )
-
-    def make(rngs: nnx.Rngs) -> ResNet:
-        return ResNet(
-            stages,
-            filters,
-            kind=block,
-            stem=stem,
-            stem_filters=stem_filters,
-            channels=channels,
-            inner_width=inner_width,
-            zero_init_residual=zero_init_residual,
-            stride_in_1x1=stride_in_1x1,
-            sk_ratio=sk_ratio,
-            drop_path=drop_path,
-            dtype=compute_dtype(dtype),
-            rngs=rngs,
-        )
-
-    compute_dtype(dtype)
-    check_rate(drop_path, sum(stages))
-    return functional(make, name, draws=drop_path > 0)
-
-
-def resnet(
-    depth: Count = 50,
-    width: Count = 1,
-    stem: Stem = "imagenet",
-    *,
-    num_filters: Count = 64,
-    channels: int = 3,
-    dtype: DType = None,
-    zero_init_residual: bool = True,
-    stride_in_1x1: bool = False,
-    sk_ratio: Probability = 0.0,
-    drop_path: BelowOne = 0.0,
-) -> Net:
-    """Build a ResNet of a published depth. Outputs: `ResNet.__call__`.
-
-    Args:
-      depth: 18, 34, 50, 101 or 152; 8 is a net of three stages with one basic block each, for use
-        on a CPU.
-      width: multiplies every width (SimCLR's 2x, 4x).
-      stem: "imagenet" 7x7 stride 2 and 3x3 max pool stride 2; "cifar" 3x3 stride 1; "small" 3x3
-        stride 2, no pool.
-      num_filters: width of the stem and of the first stage; each later stage doubles it.
-      channels: channels of the images.
-      dtype: dtype of the computation; None follows the parameters, which are float32.
-      zero_init_residual: start the last batch norm of each block at 0, so that blocks start as
-        identities.
-      stride_in_1x1: ResNet v1 (stride in the first 1x1 of a bottleneck); False is v1.5 (in the
-        3x3).
-      sk_ratio: > 0 enables selective kernels, with the stem and the pooled shortcuts of ResNet-D
-        (SimCLRv2: 0.0625).
-      drop_path: rate of stochastic depth, at which the last block's branch is dropped for a
-        training example; it falls to 0 in the first block. The method must draw it.
-
-    Raises:
-      UserError: a depth that is not listed, an unknown stem, `sk_ratio` or `stride_in_1x1` with
-        basic blocks.
-    """
-    if depth not in DEPTHS:
-        raise UserError(f"no ResNet of depth {depth}; use one of {', '.join(map(str, DEPTHS))}")
-    block, stages = DEPTHS[depth]
-    base = num_filters * width
-    return resnet_custom(
-        stages,
-        [base * 2**s for s in range(len(stages))],
-        block=block,  # type: ignore[arg-type]
-        stem=stem,
-        stem_filters=base,
-        channels=channels,
-        zero_init_residual=zero_init_residual,
-        stride_in_1x1=stride_in_1x1,
-        sk_ratio=sk_ratio,
-        drop_path=drop_path,
-        dtype=dtype,
-        name=f"resnet{depth}" + (f"_{width}x" if width != 1 else "") + ("_sk" if sk_ratio else ""),
-    )
-
-
-def resnet_small(
-    width: Count = 16, *, channels: int = 3, stem: Stem = "small", dtype: DType = None
-) -> Net:
-    """Build three basic blocks of 1, 2 and 4 times `width`: 77,000 parameters at 16, for 16 px.
-
-    So short a net trains as well, and starts better, without zero-initialised branches.
-    """
-    return resnet(
-        8, stem=stem, num_filters=width, channels=channels, zero_init_residual=False, dtype=dtype
-    )
+    config = Config(**options)
+    plan = Plan(block, tuple(stages), tuple(filters), stem_filters, inner_width)
+    _check(plan, config)
+    return functional(lambda rngs: ResNet(config, plan, channels, rngs), name, draws=config.draws)
 
 
 def _average_pool(x: Array, stride: int) -> Array:
@@ -351,3 +352,6 @@ def _average_pool(x: Array, stride: int) -> Array:
         return nnx.avg_pool(x, (2, 2), strides=(1, 1), padding="SAME", count_include_pad=False)
     padding = tuple((0, size % 2) for size in x.shape[1:3])
     return nnx.avg_pool(x, (2, 2), strides=(stride, stride), padding=padding)
+
+
+make = Config.make

@@ -1,8 +1,9 @@
 """Swin transformers (Liu et al. 2021, arXiv:2103.14030): attention in windows that shift."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +12,10 @@ from flax import nnx
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import Count
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.backbone import Backbone, scaled_width
 from ssl_jax.nets.backbones.vit import patch_grid
 from ssl_jax.nets.blocks import Block, Remat, check_options, hide, linear, run_stack, token
 from ssl_jax.nets.features import Features, Stage
-from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype, torch_default
 from ssl_jax.nets.positions import RelativePositions
 
@@ -106,24 +107,129 @@ class Merge(nnx.Module):
         return self.reduce(self.norm(jnp.concatenate(corners, -1)))
 
 
-class Swin(nnx.Module):
-    """See `swin` for the arguments and `__call__` for the outputs."""
+@dataclass(frozen=True)
+class Config(Backbone):
+    """A Swin transformer. Outputs: `Swin.__call__`; inputs besides the images: `mask`, `stages`.
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        depths: Sequence[int],
-        heads: Sequence[int],
-        patch: int,
-        windows: Sequence[int],
-        channels: int,
-        mask_token: bool,
-        remat: Remat,
-        dtype: DType,
-        rngs: nnx.Rngs,
-    ):
-        self.patch, self.remat, self.stages = patch, remat, len(depths)
+    Attributes:
+      size: "tiny", "small", "base", "large", or None, which requires dim, depths and heads.
+      window: side of a window in patches, at most that of the first stage's map; a later stage with
+        a smaller map uses the map's side.
+      image_size: side of the images that the network is made for.
+      patch: side of a patch in pixels.
+      dim: width of the first stage; each later one doubles it and halves the map.
+      depths: blocks of each stage, even numbers: every second one has shifted windows.
+      heads: attention heads of each stage.
+      mask_token: whether there is a token that replaces hidden patches.
+      remat: what the backward pass recomputes, two blocks at a time: see `vit.Config`.
+
+    Raises:
+      UserError: an unknown size or option, odd depths, heads that do not divide the width, windows
+        that do not tile the maps.
+    """
+
+    narrow: ClassVar[Mapping[str, Any]] = {
+        "size": None,
+        "dim": 8,
+        "depths": (2, 2),
+        "heads": (2, 2),
+        "window": 4,
+    }
+    layout: ClassVar[str] = "swin"
+
+    size: str | None = "tiny"
+    window: Count = 7
+    image_size: Count = 224
+    _: KW_ONLY
+    patch: Count = 4
+    dim: Count | None = None
+    depths: tuple[Count, ...] | None = None
+    heads: tuple[Count, ...] | None = None
+    mask_token: bool = False
+    remat: Remat = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None and self.size not in SIZES:
+            raise UserError(f"no Swin of size {self.size!r}; {suggest(self.size, SIZES)}")
+        dim, depths, heads = self.sizes
+        if dim is None or depths is None or heads is None:
+            raise UserError("a Swin with size=None needs dim, depths and heads")
+        if len(depths) != len(heads) or any(d < 2 or d % 2 for d in depths):
+            raise UserError(
+                f"depths {tuple(depths)} with heads {tuple(heads)}: expected an even depth and a "
+                "number of heads for each stage"
+            )
+        for s, count in enumerate(heads):
+            check_options(dim * 2**s, count, self.remat)
+        for s, side in enumerate(self.sides):
+            tiled = 1 <= self.window <= self.sides[0] and side % min(self.window, side) == 0
+            if side * 2**s * self.patch != self.image_size or not tiled:
+                raise UserError(
+                    f"windows of {self.window} patches do not tile the {side} x {side} map of "
+                    f"stage {s + 1} of an image of {self.image_size} px; change backbone.window or "
+                    "the image"
+                )
+
+    @property
+    def sizes(self) -> tuple[Any, Any, Any]:
+        """Width, depths and heads: the own ones, else those of the published size."""
+        published = (None, None, None) if self.size is None else SIZES[self.size]
+        own = (self.dim, self.depths, self.heads)
+        dim, depths, heads = (p if o is None else o for o, p in zip(own, published, strict=True))
+        return dim, depths, heads
+
+    @property
+    def sides(self) -> list[int]:
+        """Sides of the maps of all stages, in patches."""
+        side, _ = patch_grid((self.image_size, self.image_size), self.patch)
+        return [side // 2**s for s in range(len(self.sizes[1]))]
+
+    @property
+    def title(self) -> str:
+        return f"swin_{self.size or self.dim}"
+
+    @property
+    def num_layers(self) -> int:
+        return sum(self.sizes[1])
+
+    def layer_ids(self, path: str) -> int | Sequence[int]:
+        _, depths, _ = self.sizes
+        module, _, rest = path.partition("/")
+        if module in ("patch_embed", "patch_norm", "mask_token"):
+            return 0
+        kind, number = module[:5], module[5:]
+        if kind == "merge":  # with the last block before it (SimMIM)
+            return sum(depths[: int(number)])
+        if kind != "stage":
+            return self.num_layers + 1
+        before = sum(depths[: int(number) - 1])
+        first = 1 if rest.startswith("blocks/straight") else 2  # of each pair of blocks
+        return range(before + first, before + depths[int(number) - 1] + 1, 2)
+
+    def explicit(self) -> Self:
+        dim, depths, heads = self.sizes
+        return replace(self, dim=dim, depths=depths, heads=heads)
+
+    def scaled(self, factor: float) -> Self:
+        dim, _, heads = self.sizes
+        if factor == 1:
+            return self
+        each = tuple(scaled_width(count, factor) for count in heads)
+        return replace(self, dim=scaled_width(dim, factor), heads=each)
+
+    def module(self, channels: int, rngs: nnx.Rngs) -> "Swin":
+        return Swin(self, channels, rngs)
+
+
+class Swin(nnx.Module):
+    """See `Config` for the options and `__call__` for the outputs."""
+
+    def __init__(self, config: Config, channels: int, rngs: nnx.Rngs):
+        dim, depths, heads = config.sizes
+        patch, dtype = config.patch, compute_dtype(config.dtype)
+        windows = [min(config.window, side) for side in config.sides]
+        self.patch, self.remat, self.stages = patch, config.remat, len(depths)
         init = torch_default(patch * patch * channels)
         self.patch_embed = nnx.Conv(
             channels,
@@ -137,7 +243,7 @@ class Swin(nnx.Module):
             rngs=rngs,
         )
         self.patch_norm = LayerNorm(dim)
-        self.mask_token = token(0.02, 1, dim, rngs=rngs) if mask_token else None
+        self.mask_token = token(0.02, 1, dim, rngs=rngs) if config.mask_token else None
         for s, (depth, count, window) in enumerate(zip(depths, heads, windows, strict=True)):
             width = dim * 2**s
             blocks = pairs(depth // 2, width, count, window, dtype=dtype, rngs=rngs)
@@ -190,78 +296,4 @@ def _outputs(x: Array) -> dict[str, Array]:
     return {"map": x, "tokens": jnp.reshape(x, (len(x), -1, x.shape[-1]))}
 
 
-def swin(
-    size: str | None = "tiny",
-    window: Count = 7,
-    image_size: Count = 224,
-    *,
-    patch: Count = 4,
-    dim: Count | None = None,
-    depths: tuple[Count, ...] | None = None,
-    heads: tuple[Count, ...] | None = None,
-    channels: int = 3,
-    mask_token: bool = False,
-    remat: Remat = "none",
-    dtype: DType = None,
-) -> Net:
-    """Build a Swin transformer. Outputs: `Swin.__call__`; inputs besides the images: `mask`,
-    `stages`.
-
-    Args:
-      size: "tiny", "small", "base", "large", or None, which requires dim, depths and heads.
-      window: side of a window in patches, at most that of the first stage's map; a later stage with
-        a smaller map uses the map's side.
-      image_size: side of the images that the network is made for.
-      patch: side of a patch in pixels.
-      dim: width of the first stage; each later one doubles it and halves the map.
-      depths: blocks of each stage, even numbers: every second one has shifted windows.
-      heads: attention heads of each stage.
-      channels: channels of the images.
-      mask_token: whether there is a token that replaces hidden patches.
-      remat: what the backward pass recomputes, two blocks at a time: see `vit`.
-      dtype: dtype of the computation; None follows the parameters, which are float32.
-
-    Raises:
-      UserError: an unknown size or option, odd depths, heads that do not divide the width, windows
-        that do not tile the maps.
-    """
-    if size is not None and size not in SIZES:
-        raise UserError(f"no Swin of size {size!r}; {suggest(size, SIZES)}")
-    published = SIZES[size] if size is not None else (None, None, None)
-    dim = published[0] if dim is None else dim
-    depths = published[1] if depths is None else depths
-    heads = published[2] if heads is None else heads
-    if dim is None or depths is None or heads is None:
-        raise UserError("a Swin with size=None needs dim, depths and heads")
-    if len(depths) != len(heads) or any(d < 2 or d % 2 for d in depths):
-        raise UserError(
-            f"depths {tuple(depths)} with heads {tuple(heads)}: expected an even depth and a "
-            "number of heads for each stage"
-        )
-    for s, count in enumerate(heads):
-        check_options(dim * 2**s, count, remat)
-    sides = [patch_grid((image_size, image_size), patch)[0] // 2**s for s in range(len(depths))]
-    for s, side in enumerate(sides):
-        tiled = 1 <= window <= sides[0] and side % min(window, side) == 0
-        if side * 2**s * patch != image_size or not tiled:
-            raise UserError(
-                f"windows of {window} patches do not tile the {side} x {side} map of stage {s + 1} "
-                f"of an image of {image_size} px; change backbone.window or the image"
-            )
-    compute_dtype(dtype)
-
-    def make(rngs: nnx.Rngs) -> Swin:
-        return Swin(
-            dim=dim,
-            depths=depths,
-            heads=heads,
-            patch=patch,
-            windows=[min(window, side) for side in sides],
-            channels=channels,
-            mask_token=mask_token,
-            remat=remat,
-            dtype=compute_dtype(dtype),
-            rngs=rngs,
-        )
-
-    return functional(make, f"swin_{size or dim}")
+make = Config.make

@@ -1,6 +1,8 @@
 """Vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929) with scanned blocks."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,7 @@ from flax import nnx
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Whole
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.backbone import Backbone, scaled_width
 from ssl_jax.nets.blocks import (
     Perceptron,
     Remat,
@@ -20,9 +23,7 @@ from ssl_jax.nets.blocks import (
 )
 from ssl_jax.nets.drop_path import check_rate, factors
 from ssl_jax.nets.features import Features, Stage
-from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import (
-    DType,
     Init,
     LayerNorm,
     at_least_float32,
@@ -49,40 +50,172 @@ INIT_OF_POSITION: dict[str, Scheme] = {
     "relative": "normal",
 }
 FIXED_ORDERS: dict[str, Order] = {"sincos": "mae", "sincos_mocov3": "mocov3"}
+EMBEDDINGS = (  # what a ViT does before its first block
+    "patch_embed",
+    "pos_embed",
+    "cls_token",
+    "mask_token",
+    "registers",
+    "norm_pre",
+)
+
+
+@dataclass(frozen=True)
+class Config(Backbone):
+    """A vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`, `mask`,
+    `stages`, `attention`.
+
+    Attributes:
+      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None, which requires
+        dim, depth and heads.
+      patch: side of a patch in pixels.
+      image_size: side of the images that the position table is made for.
+      dim, depth, heads, mlp_ratio: override those of the size (MoCo v3's small has 12 heads).
+      position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order,
+        "sincos_mocov3" in MoCo v3's; or "relative", a trained bias of the attention that all
+        blocks share (SimMIM, BEiT).
+      cls_token: whether there is a class token; fixed positions add 0 to it.
+      mask_token: whether there is a token that replaces hidden patches.
+      pool: whether "pooled" is the class token or the mean of the patch tokens.
+      norm_after_pool: apply the final norm to "pooled" and not to the tokens (timm's `fc_norm`).
+      interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
+      drop_path: rate of stochastic depth, at which each branch of the last block is dropped for a
+        training example; it falls to 0 in the first block. The method must draw it.
+      layer_scale: initial value of the blocks' LayerScale, None for none.
+      qkv_bias: whether query, key and value have biases.
+      mlp: nonlinearity of the perceptrons; see `blocks.Mlp`.
+      registers: number of trained tokens without a place in the image (arXiv:2309.16588); no output
+        contains them.
+      pre_norm: whether there is a norm before the blocks, and no bias in the patch embedding
+        (CLIP).
+      norm_eps: epsilon of all norms; CLIP's is 1e-5.
+      init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None chooses by `position`.
+      remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but
+        its linear layers).
+
+    Raises:
+      UserError: an unknown size or option, heads that do not divide the width, a patch that does
+        not divide the image.
+    """
+
+    narrow: ClassVar[Mapping[str, Any]] = {"dim": 16, "depth": 2, "heads": 2}
+    layout: ClassVar[str] = "vit"
+    attention: ClassVar[bool] = True
+
+    size: str | None = "small"
+    patch: Count = 16
+    image_size: Count = 224
+    _: KW_ONLY
+    dim: Count | None = None
+    depth: Count | None = None
+    heads: Count | None = None
+    mlp_ratio: Positive | None = None
+    position: Position = "learned"
+    cls_token: bool = True
+    mask_token: bool = False
+    pool: Literal["cls", "avg"] = "cls"
+    norm_after_pool: bool = False
+    interpolate_offset: NonNegative = 0.0
+    drop_path: BelowOne = 0.0
+    layer_scale: Positive | None = None
+    qkv_bias: bool = True
+    mlp: Perceptron = "gelu"
+    registers: Whole = 0
+    pre_norm: bool = False
+    norm_eps: Positive = 1e-6
+    init: Scheme | None = None
+    remat: Remat = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None and self.size not in SIZES:
+            raise UserError(f"no ViT of size {self.size!r}; {suggest(self.size, SIZES)}")
+        dim, depth, heads, _ = self.sizes
+        if dim is None or depth is None or heads is None:
+            raise UserError("a ViT with size=None needs dim, depth and heads")
+        check_options(dim, heads, self.remat, self.mlp)
+        position, scheme = self.position, self.scheme
+        if position not in INIT_OF_POSITION:
+            raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
+        if scheme not in INIT_OF_POSITION.values():
+            known = INIT_OF_POSITION.values()
+            raise UserError(f"unknown init {scheme!r}; {suggest(scheme, known)}")
+        if self.registers and position == "relative":
+            raise UserError(f"registers={self.registers}: expected 0 with relative positions")
+        if self.interpolate_offset and position == "relative":
+            raise UserError(
+                "interpolate_offset is for position tables, which relative positions lack; set it "
+                "to 0"
+            )
+        if self.pool not in ("cls", "avg") or (self.pool == "cls" and not self.cls_token):
+            raise UserError(
+                f"pool={self.pool!r} with cls_token={self.cls_token}; use 'avg', or 'cls' with a "
+                "class token"
+            )
+        check_rate(self.drop_path, depth)
+        if position in FIXED_ORDERS:
+            sincos(dim, self.grid)  # raises for an invalid width
+
+    @property
+    def sizes(self) -> tuple[Any, Any, Any, float]:
+        """Width, depth, heads and MLP ratio: the own ones, else those of the published size."""
+        published = (None, None, None, 4.0) if self.size is None else SIZES[self.size]
+        own = (self.dim, self.depth, self.heads, self.mlp_ratio)
+        dim, depth, heads, ratio = (
+            p if o is None else o for o, p in zip(own, published, strict=True)
+        )
+        return dim, depth, heads, ratio  # type: ignore[return-value]
+
+    @property
+    def grid(self) -> Grid:
+        """Rows and columns of patches of the position table."""
+        return patch_grid((self.image_size, self.image_size), self.patch)
+
+    @property
+    def scheme(self) -> Scheme:
+        """Initialisation of the linear layers."""
+        return INIT_OF_POSITION.get(self.position, "normal") if self.init is None else self.init
+
+    @property
+    def title(self) -> str:
+        return f"vit_{self.size or self.dim}_{self.patch}"
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.sizes[1])
+
+    def layer_ids(self, path: str) -> int | Sequence[int]:
+        module = path.split("/")[0]
+        if module == "blocks":
+            return range(1, self.num_layers + 1)
+        return 0 if module in EMBEDDINGS else self.num_layers + 1
+
+    def explicit(self) -> Self:
+        dim, depth, heads, ratio = self.sizes
+        return replace(self, dim=dim, depth=depth, heads=heads, mlp_ratio=ratio)
+
+    def scaled(self, factor: float) -> Self:
+        dim, _, heads, _ = self.sizes
+        if factor == 1:
+            return self
+        width, count = scaled_width(dim, factor), scaled_width(heads, factor)
+        return replace(self, dim=width, heads=count)
+
+    def module(self, channels: int, rngs: nnx.Rngs) -> "ViT":
+        return ViT(self, channels, rngs)
 
 
 class ViT(nnx.Module):
-    """See `vit` for the arguments and `__call__` for the outputs."""
+    """See `Config` for the options and `__call__` for the outputs."""
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        depth: int,
-        heads: int,
-        patch: int,
-        grid: Grid,
-        channels: int,
-        position: Position,
-        cls_token: bool,
-        mask_token: bool,
-        pool: Literal["cls", "avg"],
-        norm_after_pool: bool,
-        interpolate_offset: float,
-        drop_path: float,
-        registers: int,
-        pre_norm: bool,
-        norm_eps: float,
-        scheme: Scheme,
-        remat: Remat,
-        dtype: DType,
-        rngs: nnx.Rngs,
-        **block,
-    ):
+    def __init__(self, config: Config, channels: int, rngs: nnx.Rngs):
+        dim, depth, heads, mlp_ratio = config.sizes
+        patch, grid, scheme = config.patch, config.grid, config.scheme
+        dtype, position = compute_dtype(config.dtype), config.position
         self.patch, self.grid, self.position = patch, grid, position
-        self.pool, self.norm_after_pool = pool, norm_after_pool
-        self.interpolate_offset, self.remat = interpolate_offset, remat
-        self.depth, self.drop_path = depth, drop_path
+        self.pool, self.norm_after_pool = config.pool, config.norm_after_pool
+        self.interpolate_offset, self.remat = config.interpolate_offset, config.remat
+        self.depth, self.drop_path = depth, config.drop_path
         fan_in = patch * patch * channels
         kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
         bias: Init = nnx.initializers.zeros if scheme == "mocov3" else torch_default(fan_in)
@@ -94,23 +227,35 @@ class ViT(nnx.Module):
             padding="VALID",
             kernel_init=kernel,
             bias_init=bias,
-            use_bias=not pre_norm,
+            use_bias=not config.pre_norm,
             dtype=dtype,
             rngs=rngs,
         )
         std = 1e-6 if scheme == "mocov3" else 0.02
-        self.cls_token = token(std, 1, dim, rngs=rngs) if cls_token else None
-        self.mask_token = token(0.02, 1, dim, rngs=rngs) if mask_token else None
-        tokens = grid[0] * grid[1] + cls_token
+        self.cls_token = token(std, 1, dim, rngs=rngs) if config.cls_token else None
+        self.mask_token = token(0.02, 1, dim, rngs=rngs) if config.mask_token else None
+        tokens = grid[0] * grid[1] + config.cls_token
         learned = position == "learned"
         self.pos_embed = token(0.02, tokens, dim, rngs=rngs) if learned else None
         relative = position == "relative"
-        self.relative = RelativePositions(grid, heads, bool(cls_token)) if relative else None
-        self.registers = token(1e-6, registers, dim, rngs=rngs) if registers else None
-        self.norm_pre = LayerNorm(dim, eps=norm_eps) if pre_norm else None
-        block |= dict(norm_eps=norm_eps, scheme=scheme, dtype=dtype, rngs=rngs)
-        self.blocks = stack(depth, dim, heads, **block)
-        self.norm = LayerNorm(dim, eps=norm_eps)
+        self.relative = RelativePositions(grid, heads, config.cls_token) if relative else None
+        count = config.registers
+        self.registers = token(1e-6, count, dim, rngs=rngs) if count else None
+        self.norm_pre = LayerNorm(dim, eps=config.norm_eps) if config.pre_norm else None
+        self.blocks = stack(
+            depth,
+            dim,
+            heads,
+            mlp_ratio=mlp_ratio,
+            layer_scale=config.layer_scale,
+            qkv_bias=config.qkv_bias,
+            mlp=config.mlp,
+            norm_eps=config.norm_eps,
+            scheme=scheme,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = LayerNorm(dim, eps=config.norm_eps)
 
     def __call__(
         self,
@@ -215,137 +360,6 @@ class ViT(nnx.Module):
         return table[:, :first], patches
 
 
-def vit(
-    size: str | None = "small",
-    patch: Count = 16,
-    image_size: Count = 224,
-    *,
-    dim: Count | None = None,
-    depth: Count | None = None,
-    heads: Count | None = None,
-    mlp_ratio: Positive | None = None,
-    channels: int = 3,
-    position: Position = "learned",
-    cls_token: bool = True,
-    mask_token: bool = False,
-    pool: Literal["cls", "avg"] = "cls",
-    norm_after_pool: bool = False,
-    interpolate_offset: NonNegative = 0.0,
-    drop_path: BelowOne = 0.0,
-    layer_scale: Positive | None = None,
-    qkv_bias: bool = True,
-    mlp: Perceptron = "gelu",
-    registers: Whole = 0,
-    pre_norm: bool = False,
-    norm_eps: Positive = 1e-6,
-    init: Scheme | None = None,
-    remat: Remat = "none",
-    dtype: DType = None,
-) -> Net:
-    """Build a vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`,
-    `mask`, `stages`, `attention`.
-
-    Args:
-      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None, which requires
-        dim, depth and heads.
-      patch: side of a patch in pixels.
-      image_size: side of the images that the position table is made for.
-      dim, depth, heads, mlp_ratio: override those of the size (MoCo v3's small has 12 heads).
-      channels: channels of the images.
-      position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order,
-        "sincos_mocov3" in MoCo v3's; or "relative", a trained bias of the attention that all
-        blocks share (SimMIM, BEiT).
-      cls_token: whether there is a class token; fixed positions add 0 to it.
-      mask_token: whether there is a token that replaces hidden patches.
-      pool: whether "pooled" is the class token or the mean of the patch tokens.
-      norm_after_pool: apply the final norm to "pooled" and not to the tokens (timm's `fc_norm`).
-      interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
-      drop_path: rate of stochastic depth, at which each branch of the last block is dropped for a
-        training example; it falls to 0 in the first block. The method must draw it.
-      layer_scale: initial value of the blocks' LayerScale, None for none.
-      qkv_bias: whether query, key and value have biases.
-      mlp: nonlinearity of the perceptrons; see `blocks.Mlp`.
-      registers: number of trained tokens without a place in the image (arXiv:2309.16588); no output
-        contains them.
-      pre_norm: whether there is a norm before the blocks, and no bias in the patch embedding
-        (CLIP).
-      norm_eps: epsilon of all norms; CLIP's is 1e-5.
-      init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None chooses by `position`.
-      remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but
-        its linear layers).
-      dtype: dtype of the computation; None follows the parameters, which are float32.
-
-    Raises:
-      UserError: an unknown size or option, heads that do not divide the width, a patch that does
-        not divide the image.
-    """
-    if size is not None and size not in SIZES:
-        raise UserError(f"no ViT of size {size!r}; {suggest(size, SIZES)}")
-    published = SIZES[size] if size is not None else (None, None, None, 4.0)
-    dim = published[0] if dim is None else dim
-    depth = published[1] if depth is None else depth
-    heads = published[2] if heads is None else heads
-    ratio = published[3] if mlp_ratio is None else mlp_ratio
-    if dim is None or depth is None or heads is None:
-        raise UserError("a ViT with size=None needs dim, depth and heads")
-    if min(dim, depth, ratio, channels) <= 0:
-        raise UserError(
-            f"dim={dim}, depth={depth}, mlp_ratio={ratio}, channels={channels}: expected positive "
-            "numbers"
-        )
-    check_options(dim, heads, remat, mlp)
-    if registers < 0 or (registers and position == "relative"):
-        raise UserError(f"registers={registers}: expected 0 or more, and 0 with relative positions")
-    if position not in INIT_OF_POSITION:
-        raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
-    if interpolate_offset and position == "relative":
-        raise UserError(
-            "interpolate_offset is for position tables, which relative positions lack; set it to 0"
-        )
-    scheme = INIT_OF_POSITION[position] if init is None else init
-    if scheme not in INIT_OF_POSITION.values():
-        raise UserError(f"unknown init {init!r}; {suggest(scheme, INIT_OF_POSITION.values())}")
-    if pool not in ("cls", "avg") or (pool == "cls" and not cls_token):
-        raise UserError(
-            f"pool={pool!r} with cls_token={cls_token}; use 'avg', or 'cls' with a class token"
-        )
-    check_rate(drop_path, depth)
-    grid = patch_grid((image_size, image_size), patch)
-    if position in FIXED_ORDERS:
-        sincos(dim, grid)  # raises for an invalid width
-    compute_dtype(dtype)
-
-    def make(rngs: nnx.Rngs) -> ViT:
-        return ViT(
-            dim=dim,
-            depth=depth,
-            heads=heads,
-            mlp_ratio=ratio,
-            patch=patch,
-            grid=grid,
-            channels=channels,
-            position=position,
-            cls_token=cls_token,
-            mask_token=mask_token,
-            pool=pool,
-            norm_after_pool=norm_after_pool,
-            interpolate_offset=interpolate_offset,
-            drop_path=drop_path,
-            layer_scale=layer_scale,
-            qkv_bias=qkv_bias,
-            mlp=mlp,
-            registers=registers,
-            pre_norm=pre_norm,
-            norm_eps=norm_eps,
-            scheme=scheme,
-            remat=remat,
-            dtype=compute_dtype(dtype),
-            rngs=rngs,
-        )
-
-    return functional(make, f"vit_{size or dim}_{patch}", attention=True, draws=drop_path > 0)
-
-
 def patch_grid(image: tuple[int, int], patch: int) -> Grid:
     """Return the rows and columns of patches of an image (H, W).
 
@@ -358,3 +372,6 @@ def patch_grid(image: tuple[int, int], patch: int) -> Grid:
             f"a patch of {patch} pixels does not divide an image of {height} x {width}; change one"
         )
     return height // patch, width // patch
+
+
+make = Config.make

@@ -14,8 +14,8 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import open_source
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.protocols.attention import Attention, attention_maps, distance, entropy
-from ssl_jax.nets.backbones.resnet import resnet_small
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.positions import relative_index
 from ssl_jax.objectives.base import Encoder, Probe
 from tests.nets import weights

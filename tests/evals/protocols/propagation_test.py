@@ -14,8 +14,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.evals.protocols import propagation
 from ssl_jax.evals.protocols.propagation import Propagation
-from ssl_jax.nets.backbones.resnet import resnet_small
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives.base import Encoder
 
 VIEW = View(32, recipe="normalize")

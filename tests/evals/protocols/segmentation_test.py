@@ -16,7 +16,7 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.evals.protocols import segmentation
 from ssl_jax.evals.protocols.segmentation import Head, Segmentation
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives.base import Encoder
 
 COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)

@@ -12,7 +12,9 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
-from ssl_jax.nets.backbones.resnet import SelectiveKernel, resnet, resnet_custom, resnet_small
+from ssl_jax.nets.backbones.resnet import SelectiveKernel, resnet_custom
+from ssl_jax.nets.backbones.resnet import make as resnet
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.functional import functional, output_shapes
 from tests.nets import weights as torch
 

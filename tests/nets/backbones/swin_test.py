@@ -7,7 +7,8 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
-from ssl_jax.nets.backbones.swin import shifted_mask, swin
+from ssl_jax.nets.backbones.swin import make as swin
+from ssl_jax.nets.backbones.swin import shifted_mask
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.simmim import SimMIM
 from tests.nets import weights as torch

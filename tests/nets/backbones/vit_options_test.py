@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.blocks import Mlp, swiglu_width
 from ssl_jax.nets.functional import functional
 from tests.nets import weights as torch
@@ -82,7 +82,7 @@ class OptionsTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (dict(mlp="relu"), "unknown mlp 'relu'"),
-        (dict(registers=-1), "registers=-1"),
+        (dict(registers=-1), "backbone.registers: expected a whole number of at least 0, got -1"),
         (dict(registers=1, position="relative"), "0 with relative positions"),
     )
     def test_user_errors(self, options, message):

@@ -13,7 +13,7 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count, named_leaves
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.blocks import linear
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.nets.heads import dino_head

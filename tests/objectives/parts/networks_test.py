@@ -6,8 +6,8 @@ import numpy as np
 from absl.testing import absltest
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.nets.backbones.resnet import resnet_small
-from ssl_jax.nets.backbones.vit import vit
+from ssl_jax.nets.backbones.resnet_small import make as resnet_small
+from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.parts.networks import Networks
 from tests.nets import weights as torch
