@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.evals.base import Labelled
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.linear import PRESETS, train_heads
 
 

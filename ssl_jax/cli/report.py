@@ -21,8 +21,8 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
 from ssl_jax.core.stop import interruptible
-from ssl_jax.evals.base import Images
 from ssl_jax.evals.checks import varied
+from ssl_jax.evals.images import Images
 from ssl_jax.report.look import look
 from ssl_jax.report.page import render
 from ssl_jax.report.run import Run, names

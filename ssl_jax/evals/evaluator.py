@@ -14,8 +14,9 @@ from ssl_jax.core.ranges import Count, OrAll
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
-from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject, measured
+from ssl_jax.evals.base import AtLayer, Protocol, Subject, measured
 from ssl_jax.evals.checks import NotMeasurable, not_finite
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.online import Online
 from ssl_jax.evals.protocols.attention import Attention
 from ssl_jax.evals.protocols.attentive import Attentive

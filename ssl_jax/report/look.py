@@ -14,8 +14,9 @@ from ssl_jax.augment.recipes import pixels, prepare
 from ssl_jax.data.copies import sample
 from ssl_jax.data.decode import averaged
 from ssl_jax.evals import features
-from ssl_jax.evals.base import PIXELS, Images, Part
+from ssl_jax.evals.base import PIXELS
 from ssl_jax.evals.checks import varied
+from ssl_jax.evals.images import Images, Part
 from ssl_jax.evals.protocols.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
 from ssl_jax.objectives.parts.pictures import prototypes

@@ -12,8 +12,9 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Whole
 from ssl_jax.data.sources import Source, held_out
 from ssl_jax.data.survey import read_alike
-from ssl_jax.evals.base import Images, Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.evals.images import Images
 from ssl_jax.objectives.base import Encoder
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.console import terminal

@@ -12,9 +12,10 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals.base import Images, Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.evaluator import EvalsConfig
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.patches import Patches
 from ssl_jax.nets.resnet import resnet_small
 from ssl_jax.objectives.base import Encoder, Heads, Probe

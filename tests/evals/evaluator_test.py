@@ -17,9 +17,10 @@ from ssl_jax.data.decode import DecodeError
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.data.sources.mix import MixSource
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.base import Subject
 from ssl_jax.evals.checks import NotMeasurable, check_finite, check_varied
 from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.linear import Linear
 from ssl_jax.evals.scores import accuracies
 from ssl_jax.nets.functional import Net

@@ -28,8 +28,9 @@ from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, group_by
+from ssl_jax.evals.base import Protocol, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable, check_varied
+from ssl_jax.evals.images import Labelled, Part
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array

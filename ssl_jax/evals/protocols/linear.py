@@ -25,8 +25,9 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
-from ssl_jax.evals.base import AtLayer, Labelled, Subject, group_by
+from ssl_jax.evals.base import AtLayer, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array

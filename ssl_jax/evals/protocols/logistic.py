@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from ssl_jax.core.ranges import Count, Part, Seed
-from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.linear import regularisation_path, split
 from ssl_jax.evals.scores import accuracies
 

@@ -13,9 +13,10 @@ from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import Count
 from ssl_jax.data.text import Tokenizer
-from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import check_finite, check_varied
 from ssl_jax.evals.features import Batches, collect
+from ssl_jax.evals.images import Part
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array

@@ -14,8 +14,9 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.data.subset import draw_labels
-from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.fewshot import check_shots
 
 FOLDS = 3

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Part
 from ssl_jax.evals.protocols.retrieval import embed_images, embed_texts
 from ssl_jax.evals.scores import accuracies, guesses_of
 

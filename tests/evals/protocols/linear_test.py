@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Labelled
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.linear import PRESETS, Linear, Recipe, fit, split, train_heads
 
 

@@ -8,7 +8,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import zero_shot
 from ssl_jax.evals.protocols.zero_shot import ZeroShot, class_embeddings, zero_shot_accuracies
 from ssl_jax.objectives.base import Encoder, Probe, TextTower
