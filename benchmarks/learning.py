@@ -126,7 +126,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
     import jax
 
     from ssl_jax.evals import features
-    from ssl_jax.evals.evaluator import Quality
+    from ssl_jax.evals.evaluator import Evaluator
     from ssl_jax.evals.protocols.fewshot import FewShot
     from ssl_jax.train import state
 
@@ -134,9 +134,9 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
     with jax.set_mesh(experiment.mesh):
         start = state.create(objective, experiment.tx, experiment.train.seed, experiment.placed)
         data = (experiment.source, experiment.eval_source, experiment.mesh)
-        quality = Quality(objective, experiment.evals, *data)
+        evaluator = Evaluator(objective, experiment.evals, *data)
         encoder = objective.encoder(start.params, start.extra)
-        encoder = quality.images.with_statistics(encoder)
+        encoder = evaluator.images.with_statistics(encoder)
         size = objective.inputs().views[0].size
         image = jax.ShapeDtypeStruct((1, size, size, experiment.spec.channels), "float32")
         stages = jax.eval_shape(encoder.features, image)
@@ -145,7 +145,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
         layers = [
             FewShot(stage=stage, pool=pool, shots=(5,)) for stage in range(depth) for pool in pools
         ]
-        measured = FewShot.measure_all(layers, quality.subject(encoder))
+        measured = FewShot.measure_all(layers, evaluator.subject(encoder))
         scores = {f"{at.stage} {at.pool}": numbers["fewshot5_top1"] for at, numbers in measured}
     layer = max(scores, key=lambda name: scores[name])
     return scores[layer], layer

@@ -111,7 +111,7 @@ class EvalsConfig:
         return getattr(self, name)  # type: ignore[no-any-return]
 
 
-class Quality:
+class Evaluator:
     """Evaluator of the encoders of one objective on one pair of data sets; see `Images` and
     `Subject`.
 

@@ -19,7 +19,7 @@ from ssl_jax.data.sources.mix import MixSource
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Subject
 from ssl_jax.evals.checks import NotMeasurable, check_finite, check_varied
-from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.evals.evaluator import EvalsConfig, Evaluator
 from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.linear import Linear
 from ssl_jax.evals.scores import accuracies
@@ -77,13 +77,13 @@ def encoder(scale=1.0):
 
 
 class SuiteTest(parameterized.TestCase):
-    def quality(self, train, test=None, protocols=LABELLED):
+    def evaluator(self, train, test=None, protocols=LABELLED):
         messages = []
         config = EvalsConfig(protocols=protocols, batch_size=64)
         config = dataclasses.replace(
             config, fewshot=dataclasses.replace(config.fewshot, draws=2, shots=(1,))
         )
-        return Quality(Method(), config, train, test, mesh(), say=messages.append), messages
+        return Evaluator(Method(), config, train, test, mesh(), say=messages.append), messages
 
     def test_statistics_count_rows_on_any_devices(self):
         encoders = [
@@ -139,8 +139,8 @@ class SuiteTest(parameterized.TestCase):
         ([-1] * 30, "no labels"),
     )
     def test_labels_never_stop_it(self, labels, reason):
-        quality, messages = self.quality(source(labels))
-        numbers = quality.baselines(encoder()) | quality.measure(encoder())
+        evaluator, messages = self.evaluator(source(labels))
+        numbers = evaluator.baselines(encoder()) | evaluator.measure(encoder())
         if reason:
             self.assertTrue(any(reason in text for text in messages), messages)
         else:
@@ -149,13 +149,13 @@ class SuiteTest(parameterized.TestCase):
         self.assertLen(set(messages), len(messages))
 
     def test_features_that_are_not_finite_give_no_score(self):
-        quality, messages = self.quality(
+        evaluator, messages = self.evaluator(
             source(np.arange(60) % 3), protocols=(*LABELLED, "diagnostics")
         )
-        good = quality.measure(quality.images.with_statistics(encoder()))
+        good = evaluator.measure(evaluator.images.with_statistics(encoder()))
         self.assertTrue(all(map(math.isfinite, good.values())))
         for scale, reason in ((np.nan, "not finite"), (0.0, "are zero")):
-            numbers = quality.measure(encoder(scale))
+            numbers = evaluator.measure(encoder(scale))
             self.assertTrue(any(reason in text for text in messages), messages)
             for name in good:  # the earlier number does not stay the latest
                 if name.startswith("eval/"):
@@ -194,8 +194,8 @@ class SuiteTest(parameterized.TestCase):
         self.assertIn("matched by their numbers", images(train, named_source).notes()[0])
 
     def test_without_protocols_nothing_is_measured(self):
-        quality, messages = self.quality(source([0]), protocols=())
-        self.assertEqual((quality.baselines(encoder()), messages), ({}, []))
+        evaluator, messages = self.evaluator(source([0]), protocols=())
+        self.assertEqual((evaluator.baselines(encoder()), messages), ({}, []))
 
 
 if __name__ == "__main__":
