@@ -34,6 +34,10 @@ class Protocol:
       every_stage: whether, if no stage is set, it measures all stages of the methods that ask for
         that (`Objective.probe_every_stage`).
       of_pixels: settings that apply to raw pixels only; `evaluate` does not sweep them.
+      titles: number, without the prefix -> its name in tables; others are shown as they are.
+      scores: starts of the names of its scores, for which larger is better and 1 is perfect.
+      decides: starts of the names of its scores that decide whether a run has learned something.
+      last_resort: whether they do only where no other protocol does.
     """
 
     prefix: ClassVar[str] = "eval"
@@ -41,9 +45,18 @@ class Protocol:
     needs: ClassVar[str] = "labels of training and evaluation images"
     every_stage: ClassVar[bool] = False
     of_pixels: ClassVar[tuple[str, ...]] = ()
+    titles: ClassVar[Mapping[str, str]] = {}
+    scores: ClassVar[tuple[str, ...]] = ()
+    decides: ClassVar[tuple[str, ...]] = ()
+    last_resort: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        config.check(self, type(self).__name__.lower())
+        config.check(self, self.name())
+
+    @classmethod
+    def name(cls) -> str:
+        """Return its name, that of its module."""
+        return cls.__module__.rpartition(".")[2]
 
     def applies(self, subject: "Subject") -> bool:
         """Return whether its requirements are met: by default labels, or an encoder."""
@@ -60,7 +73,7 @@ class Protocol:
           NotMeasurable: labels that allow no score.
           UserError: a setting has no effect, names a missing file, or does not fit the data.
         """
-        config.check_used(self, type(self).__name__.lower())
+        config.check_used(self, self.name())
         if self.labels:
             subject.images.check_classes()
 
@@ -72,9 +85,7 @@ class Protocol:
         """
         value = getattr(self, name)
         if value > most and value != config.defaults(type(self))[name]:
-            raise UserError(
-                f"{type(self).__name__.lower()}: {name} = {value} is more than the {most} {what}"
-            )
+            raise UserError(f"{self.name()}: {name} = {value} is more than the {most} {what}")
         return min(value, most)
 
     def settled(self) -> Self:

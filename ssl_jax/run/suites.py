@@ -13,8 +13,9 @@ from ssl_jax.core.ranges import Whole
 from ssl_jax.data.sources import Source, held_out
 from ssl_jax.data.survey import read_alike
 from ssl_jax.evals.base import Protocol, Subject
-from ssl_jax.evals.evaluator import EvalsConfig, Evaluator
+from ssl_jax.evals.evaluator import Evaluator
 from ssl_jax.evals.images import Images
+from ssl_jax.evals.protocols import known
 from ssl_jax.objectives.base import Encoder
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.console import terminal
@@ -63,7 +64,7 @@ def suite(spec: str) -> dict[str, DataSet]:
                 f"--suite={spec}: {name}: expected a dict of data, eval_data, ..., got {values!r}"
             )
         for protocol in values.get("settings", {}):
-            if protocol not in EvalsConfig.known():
+            if protocol not in known():
                 raise UserError(f"--suite={spec}: {name}: unknown protocol {protocol!r}")
     return {name: checked.build(DataSet, values, name) for name, values in entries.items()}
 

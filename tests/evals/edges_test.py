@@ -12,6 +12,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
+from ssl_jax.evals import protocols
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.evaluator import EvalsConfig
@@ -34,7 +35,7 @@ QUICK = {
 LEARN = ("linear", "logistic", "fewshot", "attentive", "svm", "corruptions", "patches")
 # Protocols that need a text tower, a ViT, a probe trained along, videos or masks.
 ABSENT = ("retrieval", "zero_shot", "attention", "online", "propagation", "segmentation")
-ALL = EvalsConfig.known()
+ALL = list(protocols.known())
 
 
 def source(labels, name="squares"):

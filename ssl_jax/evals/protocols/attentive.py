@@ -55,6 +55,9 @@ class Attentive(Protocol):
       seed: seed of the order of the examples and of the initial weights.
     """
 
+    scores: ClassVar[tuple[str, ...]] = ("attentive",)
+    decides: ClassVar[tuple[str, ...]] = ("attentive_top1",)
+
     stage: Integer | None = None
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01

@@ -1,5 +1,6 @@
 """Accuracy of a network's own classifier, for methods that learn the labels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +24,11 @@ class Classifier(Protocol):
     mean over classes and, with more than five classes, top-5.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "classifier_top1": "the network's own classifier",
+        "classifier_top5": "the same, among its first 5 guesses",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("classifier",)
     needs: ClassVar[str] = "a classifier of the method's own, and labels"
 
     def applies(self, subject: Subject) -> bool:

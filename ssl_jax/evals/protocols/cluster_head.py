@@ -38,6 +38,8 @@ class ClusterHead(Protocol):
         it are left out.
     """
 
+    scores: ClassVar[tuple[str, ...]] = ("cluster_head_acc",)
+
     head: Whole = 0
     part: Literal["train", "test"] = "test"
     superclasses: str | None = None

@@ -1,6 +1,7 @@
 """Label-free signs of health or collapse of a representation; pure functions of arrays."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import check_count
 from ssl_jax.evals.collapse import cluster_entropy
+from ssl_jax.losses.normalize import as_float, l2_normalize
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -30,6 +32,14 @@ class Diagnostics(AtLayer):
     Attributes:
       examples: most test images; some numbers need all pairs in memory.
     """
+
+    titles: ClassVar[Mapping[str, str]] = {
+        "rankme": "effective rank (RankMe)",
+        "feature_std": "feature deviation (0 = collapsed)",
+        "cluster_entropy": "evenness of clusters (0 = one, 1 = all alike)",
+        "alignment": "alignment of two views (lower = closer)",
+        "uniformity": "uniformity (lower = more even)",
+    }
 
     examples: Several = 2048
 
@@ -77,7 +87,7 @@ def rankme(features: Array, eps: float = 1e-7) -> Array:
     identity has its size; a matrix of rank r has at most r, up to eps.
     Memory and time are those of a singular value decomposition; the paper uses N = 25,600.
     """
-    sigma = jnp.linalg.svd(_as_float(features), compute_uv=False)
+    sigma = jnp.linalg.svd(as_float(features), compute_uv=False)
     tiny = jnp.finfo(sigma.dtype).tiny
     p = sigma / jnp.maximum(jnp.sum(sigma), tiny) + eps
     return jnp.exp(-jnp.sum(p * jnp.log(p)))
@@ -89,7 +99,7 @@ def feature_std(features: Array) -> Array:
     1 for directions spread evenly over the sphere, 0 at collapse (SimSiam 2011.10566, section 4.1,
     which plots it without the factor). (N, D) -> scalar.
     """
-    unit = _unit(features)
+    unit = l2_normalize(features, floor="norm")
     return jnp.mean(jnp.std(unit, axis=0)) * unit.shape[1] ** 0.5
 
 
@@ -98,7 +108,9 @@ def alignment(x: Array, y: Array, alpha: float = 2.0) -> Array:
 
     (N, D), (N, D) -> scalar; 0 is perfect, 2 is that of unrelated directions at alpha 2.
     """
-    distance = jnp.sum(jnp.square(_unit(x) - _unit(y)), axis=-1)
+    distance = jnp.sum(
+        jnp.square(l2_normalize(x, floor="norm") - l2_normalize(y, floor="norm")), axis=-1
+    )
     return jnp.mean(distance ** (alpha / 2))
 
 
@@ -108,17 +120,8 @@ def uniformity(x: Array, t: float = 2.0) -> Array:
     (N, D) -> scalar; 0 if all are the same, near -2 t if spread evenly in a high dimension. Every
     pair counts once, without self-pairs. N x N similarities are in memory at once.
     """
-    unit = _unit(x)
+    unit = l2_normalize(x, floor="norm")
     n = unit.shape[0]
     similarity = jnp.matmul(unit, unit.T, precision="highest")
     pairs = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, -2 * t * (1 - similarity))
     return jax.nn.logsumexp(pairs) - jnp.log(jnp.asarray(n * (n - 1), unit.dtype))
-
-
-def _unit(x: Array) -> Array:
-    x = _as_float(x)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def _as_float(x: Array) -> Array:
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -37,6 +37,14 @@ class FewShot(AtLayer):
       draws: random draws of the labels, averaged; by default 20, and with more than 20 classes,
         which take longer and vary less, 400 / classes, at least 2. A list is not drawn.
     """
+
+    titles: ClassVar[Mapping[str, str]] = {
+        "fewshot1_top1": "linear classifier, 1 label per class",
+        "fewshot5_top1": "linear classifier, 5 labels per class",
+        "fewshot10_top1": "linear classifier, 10 labels per class",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("fewshot",)
+    decides: ClassVar[tuple[str, ...]] = ("fewshot",)
 
     shots: tuple[Count, ...] = (1, 5, 10)
     fractions: tuple[Share, ...] = ()
@@ -178,7 +186,7 @@ def check_shots(protocol: AtLayer, shots: tuple[int, ...], train: Labelled) -> N
     most, default = int(np.bincount(train.labels).max()), config.defaults(type(protocol))["shots"]
     if shots != default and max(shots, default=0) > most:
         raise UserError(
-            f"{type(protocol).__name__.lower()}: shots {list(shots)}: no class has more "
+            f"{protocol.name()}: shots {list(shots)}: no class has more "
             f"than {most} labelled training examples"
         )
 

@@ -13,6 +13,7 @@ from ssl_jax.core.ranges import Several
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.protocols.diagnostics import rankme
+from ssl_jax.losses.normalize import as_float
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -51,7 +52,7 @@ def cka(x: Array, y: Array) -> Array:
 
     1 for features that are equal up to rotation and scale, 0 for uncorrelated features.
     """
-    x, y = (jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)) for a in (x, y))
+    x, y = (as_float(a) for a in (x, y))
     x, y = (a - a.mean(0) for a in (x, y))
     square = lambda a, b: jnp.sum(jnp.square(jnp.matmul(a.T, b, precision="highest")))  # noqa: E731
     both = jnp.sqrt(square(x, x)) * jnp.sqrt(square(y, y))

@@ -1,6 +1,7 @@
 """LiDAR: the number of directions that separate images beyond their augmentations (2312.04000)."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +30,10 @@ class Lidar(AtLayer):
       views: augmentations of each.
       delta: added to the diagonal of the scatter within images.
     """
+
+    titles: ClassVar[Mapping[str, str]] = {
+        "lidar": "directions that tell images apart (LiDAR)",
+    }
 
     examples: Several = 1000
     views: Several = 50

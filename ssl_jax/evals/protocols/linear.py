@@ -91,6 +91,11 @@ class Linear(AtLayer):
       seed: seed of the order of the examples and of the initial weights.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "linear_top1": "linear classifier, all labels",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("linear",)
+    decides: ClassVar[tuple[str, ...]] = ("linear_top1",)
     every_stage: ClassVar[bool] = True
 
     preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] | None = None

@@ -3,7 +3,7 @@ the linear protocol of the transfer suites.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -30,6 +30,9 @@ class Logistic(AtLayer):
       holdout: share of the training examples that the penalty is chosen on.
       seed: seed of the choice of those examples.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ("logistic_top1",)
+    decides: ClassVar[tuple[str, ...]] = ("logistic_top1",)
 
     preset: Literal["kornblith", "dinov2"] = "kornblith"
     count: Count = 45

@@ -47,6 +47,8 @@ class Patches(Protocol):
       patch: side of the patches that raw pixels are split into.
     """
 
+    scores: ClassVar[tuple[str, ...]] = ("patches",)
+    decides: ClassVar[tuple[str, ...]] = ("patches",)
     of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
 
     train: str = ""

@@ -1,6 +1,6 @@
 """Retrieval of captions by images, and images by captions, in the space of image-text methods."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import check_finite, check_varied
 from ssl_jax.evals.features import Batches, collect
 from ssl_jax.evals.images import Part
+from ssl_jax.evals.neighbours import nearest
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -31,6 +32,12 @@ class Retrieval(Protocol):
     Attributes:
       k: number of nearest captions of an image, or images of a caption, that count.
     """
+
+    titles: ClassVar[Mapping[str, str]] = {
+        "retrieval10": "own caption among the nearest 10",
+        "retrieval10_text_to_image": "own image among the nearest 10",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("retrieval",)
 
     k: Count = 10
 
@@ -78,11 +85,10 @@ def recall(
       images: (N, d).
       texts: (M, d), distinct captions.
       own: per image, the rows of `texts` that are its own, one or more.
-      k: at most M.
+      k: number of texts; all of them if there are fewer.
     """
-    images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
-    nearest = np.argsort(-images @ texts.T, axis=1, kind="stable")[:, :k]
-    hits = [np.isin(rows, mine).any() for rows, mine in zip(nearest, own, strict=True)]
+    _, index = nearest(texts, images, min(k, len(texts)))
+    hits = [np.isin(rows, mine).any() for rows, mine in zip(index, own, strict=True)]
     return float(np.mean(hits))
 
 

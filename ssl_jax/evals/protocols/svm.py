@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -33,6 +34,9 @@ class Svm(AtLayer):
       full: also measure with all labels.
       costs: values of C to choose from.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ("svm",)
+    decides: ClassVar[tuple[str, ...]] = ("svm",)
 
     shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
     draws: Count = 5
