@@ -2,14 +2,18 @@
 training and a test set.
 """
 
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Self, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeVar
 
+import jax
 import numpy as np
 
+from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Integer
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
@@ -18,6 +22,7 @@ from ssl_jax.evals.images import Images, Labelled, Part
 from ssl_jax.objectives.base import Encoder, Probe
 
 T = TypeVar("T")
+Array = jax.Array
 PIXELS = 32  # side at which raw pixels of larger views are compared
 
 
@@ -134,6 +139,41 @@ class AtLayer(Protocol):
             yield setting, setting.measure(subject)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Images that a function of `Subject.map` gets.
+
+    Attributes:
+      view: the view that they are cropped to.
+      raw: (B, H, W, C) uint8.
+      index: (B,), the examples; -1 for padding.
+    """
+
+    view: View
+    raw: Array
+    index: Array
+
+    @property
+    def images(self) -> Array:
+        """The images (B, H, W, C) float32, normalised."""
+        return prepare(self.view, self.raw)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def call(
+    fn: Callable[..., Any],
+    view: View,
+    options: tuple[Hashable, ...],
+    encoder: Encoder | None,
+    raw: Array,
+    index: Array,
+) -> Any:
+    """Return `fn(encoder, batch, *options)`, compiled. The encoder is an argument, not a closure:
+    one compile serves the weights of all steps.
+    """
+    return fn(encoder, Batch(view, raw, index), *options)
+
+
 class Subject:
     """An encoder on two sets of images, or their raw pixels if the encoder is None.
 
@@ -201,6 +241,29 @@ class Subject:
         for labelled in results:
             check_varied(labelled.features, self.what)
         return results
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        part: Part,
+        *options: Hashable,
+        batch_size: int | None = None,
+    ) -> tuple[Any, np.ndarray]:
+        """Return the results of `fn(encoder, batch, *options)`, an array or a tree of arrays (N,
+        ...), for all images of a part, and their index (N,); see `features.collect`.
+
+        Args:
+          fn: a function of a module: it is compiled once.
+          batch_size: images at once; by default that of all evaluations.
+        """
+        images = self.images
+        if batch_size is not None:
+            images = replace(images, batch_size=batch_size)
+        return features.collect(
+            lambda raw, index: call(fn, images.view, options, self.encoder, raw, index),
+            images.batches(part),
+            images.mesh,
+        )
 
     @property
     def what(self) -> str:

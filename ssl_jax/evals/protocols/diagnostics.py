@@ -8,13 +8,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.recipes import augment, prepare
+from ssl_jax.augment.recipes import augment
 from ssl_jax.core import sharding
-from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.inputs import Inputs
 from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import Several
 from ssl_jax.evals import features
-from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.base import AtLayer, Batch, Subject, call
 from ssl_jax.evals.checks import check_count
 from ssl_jax.evals.collapse import cluster_entropy
 from ssl_jax.losses.normalize import as_float, l2_normalize
@@ -51,18 +51,17 @@ class Diagnostics(AtLayer):
         pixels, index = images.whole(images.some(self.examples))
         check_count(len(index), 2)
         inputs = place((pixels, index), sharding.replicated(images.mesh))
-        numbers = _numbers(subject.encoder, images.view, subject.probe_of(self), *inputs)
+        options = (subject.probe_of(self),)
+        numbers = call(_numbers, images.view, options, subject.encoder, *inputs)
         return {name: float(value) for name, value in jax.device_get(numbers).items()}
 
 
-def _compute(
-    encoder: Encoder, view: View, probe: Probe, images: Array, index: Array
-) -> dict[str, Array]:
-    twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}
-    inputs = Inputs(views=(dataclasses.replace(view, count=2),))
+def _numbers(encoder: Encoder, batch: Batch, probe: Probe) -> dict[str, Array]:
+    twice = {"views": (jnp.stack([batch.raw, batch.raw], axis=1),), "index": batch.index}
+    inputs = Inputs(views=(dataclasses.replace(batch.view, count=2),))
     pairs = augment(inputs, twice, jax.random.key(0))["views"][0]
     a, b = (features.select(encoder.features(pairs[:, i]), probe) for i in (0, 1))
-    stages = encoder.features(prepare(view, images))
+    stages = encoder.features(batch.images)
     clean = features.select(stages, probe)
     numbers = {
         "rankme": rankme(clean),
@@ -74,10 +73,6 @@ def _compute(
     if encoder.clusters is not None:
         numbers["cluster_entropy"] = cluster_entropy(encoder.clusters.logits(stages["pooled"]))
     return numbers
-
-
-# The encoder is an argument, not a closure: one compile for every step's weights.
-_numbers = jax.jit(_compute, static_argnums=(1, 2))
 
 
 def rankme(features: Array, eps: float = 1e-7) -> Array:

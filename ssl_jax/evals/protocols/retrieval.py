@@ -7,15 +7,12 @@ from typing import ClassVar
 import jax
 import numpy as np
 
-from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
-from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import Count
 from ssl_jax.data.text import Tokenizer
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.checks import check_finite, check_varied
-from ssl_jax.evals.features import Batches, collect
 from ssl_jax.evals.images import Part
 from ssl_jax.evals.neighbours import nearest
 from ssl_jax.objectives.base import Encoder
@@ -53,8 +50,8 @@ class Retrieval(Protocol):
         encoder, images = subject.encoder, subject.images
         captions = images.test.source.captions
         assert encoder is not None and captions is not None
-        batches = images.batches(Part(images.test.source, _captioned(subject)))
-        embedded, index = embed_images(encoder, images.view, batches, images.mesh)
+        captioned = Part(images.test.source, _captioned(subject))
+        embedded, index = embed_images(subject, captioned)
         texts, own = distinct([captions[int(i)] for i in index])
         embedded_texts = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
         name = f"retrieval{self.k}"
@@ -108,11 +105,9 @@ def owners(own: Sequence[Sequence[int]], texts: int) -> list[list[int]]:
     return images_of
 
 
-def embed_images(
-    encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return joint embeddings (N, d) and index (N,) of the images; see `features.extract`."""
-    embeddings, index = collect(lambda images, _: _image(encoder, view, images), batches, mesh)
+def embed_images(subject: Subject, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Return joint embeddings (N, d) and index (N,) of the images of a part."""
+    embeddings, index = subject.map(_image, part)
     check_varied(embeddings, "embeddings")
     return embeddings, index
 
@@ -135,15 +130,12 @@ def embed_texts(
     return embedded
 
 
-def _read_image(encoder: Encoder, view: View, images: Array) -> Array:
+def _image(encoder: Encoder, batch: Batch) -> Array:
     assert encoder.text is not None
-    return encoder.text.image(encoder.features(prepare(view, images))["pooled"])
+    return encoder.text.image(encoder.features(batch.images)["pooled"])
 
 
-def _read_text(encoder: Encoder, tokens: Array) -> Array:
+@jax.jit
+def _text(encoder: Encoder, tokens: Array) -> Array:
     assert encoder.text is not None
     return encoder.text.text(tokens)
-
-
-_image = jax.jit(_read_image, static_argnums=1)
-_text = jax.jit(_read_text)

@@ -76,7 +76,7 @@ class ZeroShot(Protocol):
         sentences = [template.replace("{}", name) for name in names for template in templates]
         embedded_texts = embed_texts(encoder, sentences, subject.tokenizer, images.mesh)
         labelled = Part(test, rows[test.labels[rows] >= 0])
-        embedded, index = embed_images(encoder, images.view, images.batches(labelled), images.mesh)
+        embedded, index = embed_images(subject, labelled)
         classes = class_embeddings(embedded_texts.reshape(len(names), len(templates), -1))
         return zero_shot_accuracies(embedded, classes, test.labels[index])
 

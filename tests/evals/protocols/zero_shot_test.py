@@ -93,8 +93,8 @@ class ZeroShotTest(parameterized.TestCase):
             self.texts = texts
             return np.array([[text.count(c) + 1e-3 for c in "abcdef"] for text in texts])
 
-        def embed_images(encoder, view, batches, mesh):
-            index = np.concatenate([i[i >= 0] for _, i in batches])
+        def embed_images(subject, part):
+            index = np.concatenate([i[i >= 0] for _, i in subject.images.batches(part)])
             return np.eye(6)[self.labels[index]], index
 
         with (
