@@ -71,7 +71,7 @@ def accuracy(recipe: str, *flags: str) -> float:
 
 def linear(folder: Path, shots: int, draws: int) -> np.ndarray:
     """Measure the linear probe of a run's encoder: accuracies, (draws,)."""
-    from ssl_jax.evals.evaluator import Quality
+    from ssl_jax.evals.evaluator import Evaluator
     from ssl_jax.evals.protocols.fewshot import FewShot, fewshot_linear
     from ssl_jax.run.experiment import Experiment
     from ssl_jax.train import workdir
@@ -81,8 +81,8 @@ def linear(folder: Path, shots: int, draws: int) -> np.ndarray:
     with Checkpoints(folder / "checkpoints", reader=True) as checkpoints, jax.set_mesh(run.mesh):
         assert checkpoints.latest is not None
         state = checkpoints.restore(checkpoints.latest, run.abstract_state, run.placed)
-        quality = Quality(run.objective, run.evals, run.source, run.eval_source, run.mesh)
-        subject = quality.subject(run.objective.encoder(state.params, state.extra))
+        evaluator = Evaluator(run.objective, run.evals, run.source, run.eval_source, run.mesh)
+        subject = evaluator.subject(run.objective.encoder(state.params, state.extra))
         protocol = FewShot()
         train, test = subject.train(protocol), subject.test(protocol)
     return fewshot_linear(*train, *test, (shots,), draws)[shots].accuracies

@@ -125,7 +125,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
     """Best layer of the untrained network by accuracy with 5 labels per class: accuracy, name."""
     import jax
 
-    from ssl_jax.evals.evaluator import Quality
+    from ssl_jax.evals.evaluator import Evaluator
     from ssl_jax.evals.protocols.fewshot import FewShot
     from ssl_jax.train import state
 
@@ -133,9 +133,9 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
     with jax.set_mesh(experiment.mesh):
         start = state.create(objective, experiment.tx, experiment.train.seed, experiment.placed)
         data = (experiment.source, experiment.eval_source, experiment.mesh)
-        quality = Quality(objective, experiment.evals, *data)
+        evaluator = Evaluator(objective, experiment.evals, *data)
         encoder = objective.encoder(start.params, start.extra)
-        encoder = quality.images.with_statistics(encoder)
+        encoder = evaluator.images.with_statistics(encoder)
         size = objective.inputs().views[0].size
         image = jax.ShapeDtypeStruct((1, size, size, experiment.spec.channels), "float32")
         depth = len(jax.eval_shape(encoder.features, image).stages)
@@ -143,7 +143,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
         layers = [
             FewShot(stage=stage, pool=pool, shots=(5,)) for stage in range(depth) for pool in pools
         ]
-        measured = FewShot.measure_all(layers, quality.subject(encoder))
+        measured = FewShot.measure_all(layers, evaluator.subject(encoder))
         scores = {f"{at.stage} {at.pool}": numbers["fewshot5_top1"] for at, numbers in measured}
     layer = max(scores, key=lambda name: scores[name])
     return scores[layer], layer

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.sources.base import Source
-from ssl_jax.evals.base import Labelled
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.linear import Linear, fit, split
 
 RATES = np.geomspace(1e-3, 30, 19)

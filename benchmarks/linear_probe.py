@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssl_jax.evals.base import Labelled
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.linear import PRESETS, train_heads
 
 
@@ -32,16 +32,16 @@ def main() -> None:
     draw = np.random.default_rng(0)
     features = draw.normal(size=(args.examples, args.width)).astype(np.float32)
     data = Labelled(features, draw.integers(0, args.classes, args.examples))
-    recipe = dataclasses.replace(PRESETS["simclr"], epochs=args.epochs, batch_size=args.batch)
+    training = dataclasses.replace(PRESETS["simclr"], epochs=args.epochs, batch_size=args.batch)
     rates = np.geomspace(1e-3, 1, args.settings).astype(np.float32)
     decays = np.geomspace(1e-6, 1e-3, args.settings).astype(np.float32)
 
     def together() -> list:
-        return train_heads(data, args.classes, recipe, rates, decays)
+        return train_heads(data, args.classes, training, rates, decays)
 
     def alone() -> list:
         return [
-            train_heads(data, args.classes, recipe, rates[i : i + 1], decays[i : i + 1])[0]
+            train_heads(data, args.classes, training, rates[i : i + 1], decays[i : i + 1])[0]
             for i in range(args.settings)
         ]
 

@@ -12,7 +12,7 @@ LOWER = {"core"}
 MIDDLE = {"nets", "losses", "augment", "data", "optim"}
 ALLOWED = {
     "core": set(),
-    "nets": LOWER,
+    "nets": LOWER | {"losses"},  # vectors of unit length
     "losses": set(),  # usable alone in any JAX project
     "augment": LOWER,
     "data": LOWER,

@@ -26,10 +26,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ssl_jax.core import distributed
-from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.stop import interruptible
-from ssl_jax.evals.evaluator import EvalsConfig
+from ssl_jax.evals import protocols
 from ssl_jax.evals.records import Record, ResultsFile, key
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import weights_file
@@ -42,7 +42,7 @@ from ssl_jax.train import workdir
 FLAGS = {
     "workdir": "folder of the run to measure; several separated by commas or as 'runs/*'",
     "weights": weights_file.HELP,
-    "eval": f"protocols, any of {','.join(EvalsConfig.known())}; by default those of the run",
+    "eval": f"protocols, any of {','.join(protocols.known())}; by default those of the run",
     "step": "step of the checkpoint, or all; by default the newest",
     "follow": "measure each new checkpoint of a run in progress, until its last",
     "sweep": "'SETTING=VALUE,VALUE' of the protocols; if repeated, every combination is measured",
@@ -65,10 +65,9 @@ def main(argv: list[str]) -> int:
     why = "name the folder of a run, --workdir=W, or a file, --weights=F"
     text = "" if flags.weights else command_line.require(flags, "workdir", why)
     folders = workdir.named(text) if text else []
-    protocols = flags.eval.split(",") if flags.eval else []
-    for name in protocols:
-        if name not in EvalsConfig.known():
-            raise UserError(f"unknown evaluation {name!r}; {suggest(name, EvalsConfig.known())}")
+    requested = flags.eval.split(",") if flags.eval else []
+    for name in requested:
+        protocols.check(name)
     exclusive = (("sweep", "cells"), ("step", "follow"), ("suite", "data"), ("suite", "eval_data"))
     for name, other in exclusive:
         if flags[name].value and flags[other].value:
@@ -88,7 +87,7 @@ def main(argv: list[str]) -> int:
             default = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
             file = ResultsFile(Path(flags.results or default))
             measurements = measure(
-                *(folder, measured, protocols, cells, step),
+                *(folder, measured, requested, cells, step),
                 *(flags.follow, file, unmeasured, weights),
                 baselines=not flags.no_baselines,
             )

@@ -21,15 +21,16 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
 from ssl_jax.core.stop import interruptible
-from ssl_jax.evals.base import Images
+from ssl_jax.evals import protocols
 from ssl_jax.evals.checks import varied
+from ssl_jax.evals.images import Images
 from ssl_jax.report.look import look
 from ssl_jax.report.page import render
 from ssl_jax.report.run import Run, names
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import weights_file
 from ssl_jax.run.configs import load_method
-from ssl_jax.run.console import NAMES, SCORES, terminal, verdict
+from ssl_jax.run.console import terminal, verdict
 from ssl_jax.run.evaluation import NEWEST
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.suites import evaluation_set, measured_on
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> int:
         date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         version = importlib.metadata.version("ssl-jax")
         footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
-        write(output, render(runs, NAMES, SCORES, footer))
+        write(output, render(runs, protocols.titles(), protocols.scores(), footer))
         terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
         return 0
 

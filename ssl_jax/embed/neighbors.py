@@ -12,7 +12,7 @@ from ssl_jax.core.files import replacing
 from ssl_jax.embed import formats
 from ssl_jax.embed.formats import Pieces
 from ssl_jax.evals.features import MEMORY, Column
-from ssl_jax.evals.protocols.knn import nearest
+from ssl_jax.evals.neighbours import nearest
 
 CHUNK_BYTES = 2**28  # bytes of the query rows that are on the devices at once
 

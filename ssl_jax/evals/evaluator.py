@@ -5,52 +5,44 @@ the encoder's own untrained weights, all three in the same way.
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import jax
 
 from ssl_jax.core import config
-from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import Count, OrAll
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
-from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject, measured
+from ssl_jax.evals import protocols
+from ssl_jax.evals.base import AtLayer, Protocol, Subject, measured
 from ssl_jax.evals.checks import NotMeasurable, not_finite
-from ssl_jax.evals.online import Online
-from ssl_jax.evals.protocols.attention import Attention
-from ssl_jax.evals.protocols.attentive import Attentive
-from ssl_jax.evals.protocols.classifier import Classifier
-from ssl_jax.evals.protocols.cluster_head import ClusterHead
-from ssl_jax.evals.protocols.clustering import Clustering
-from ssl_jax.evals.protocols.corruptions import Corruptions
-from ssl_jax.evals.protocols.diagnostics import Diagnostics
-from ssl_jax.evals.protocols.fewshot import FewShot
-from ssl_jax.evals.protocols.image_retrieval import ImageRetrieval
-from ssl_jax.evals.protocols.knn import Knn
-from ssl_jax.evals.protocols.layers import Layers
-from ssl_jax.evals.protocols.lidar import Lidar
-from ssl_jax.evals.protocols.linear import Linear
-from ssl_jax.evals.protocols.logistic import Logistic
-from ssl_jax.evals.protocols.patches import Patches
-from ssl_jax.evals.protocols.propagation import Propagation
-from ssl_jax.evals.protocols.retrieval import Retrieval
-from ssl_jax.evals.protocols.segmentation import Segmentation
-from ssl_jax.evals.protocols.svm import Svm
-from ssl_jax.evals.protocols.zero_shot import ZeroShot
+from ssl_jax.evals.images import Images
 from ssl_jax.objectives.base import Encoder, Objective, Probe
 
+T = TypeVar("T")
 
+
+def with_protocols(cls: type[T]) -> type[T]:
+    """Add a field per protocol, with its default settings, to a frozen dataclass."""
+    fields = [(name, kind, kind()) for name, kind in protocols.known().items()]
+    extended = dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True)
+    extended.__module__, extended.__doc__ = cls.__module__, cls.__doc__
+    return extended
+
+
+@with_protocols
 @dataclass(frozen=True)
 class EvalsConfig:
     """The section `evals` of a config: the measurements during a run and at its end.
 
     Attributes:
       every: steps between evaluations; 0 measures at the end only, -1 never.
-      protocols: names of the protocols below to measure.
+      protocols: names of the protocols to measure.
       max_train: most examples of the training set.
       max_eval: most examples of the evaluation set.
       batch_size: images per forward pass.
 
-    All further fields are the protocols, each with its settings.
+    All further fields are the protocols by name, each with its settings.
     """
 
     every: OrAll = 0
@@ -66,37 +58,11 @@ class EvalsConfig:
     max_train: Count = 10000
     max_eval: Count = 10000
     batch_size: Count = 256
-    diagnostics: Diagnostics = Diagnostics()
-    lidar: Lidar = Lidar()
-    layers: Layers = Layers()
-    attention: Attention = Attention()
-    online: Online = Online()
-    knn: Knn = Knn()
-    fewshot: FewShot = FewShot()
-    clustering: Clustering = Clustering()
-    cluster_head: ClusterHead = ClusterHead()
-    classifier: Classifier = Classifier()
-    linear: Linear = Linear()
-    logistic: Logistic = Logistic()
-    attentive: Attentive = Attentive()
-    svm: Svm = Svm()
-    image_retrieval: ImageRetrieval = ImageRetrieval()
-    retrieval: Retrieval = Retrieval()
-    zero_shot: ZeroShot = ZeroShot()
-    corruptions: Corruptions = Corruptions()
-    patches: Patches = Patches()
-    segmentation: Segmentation = Segmentation()
-    propagation: Propagation = Propagation()
 
     def __post_init__(self) -> None:
         config.check(self, "evals")
         for name in self.protocols:
             self.protocol(name)
-
-    @classmethod
-    def known(cls) -> list[str]:
-        """Return the names of all protocols."""
-        return [f.name for f in dataclasses.fields(cls) if isinstance(f.default, Protocol)]
 
     def protocol(self, name: str) -> Protocol:
         """Return the protocol of this name, with its settings.
@@ -104,12 +70,21 @@ class EvalsConfig:
         Raises:
           UserError: there is none.
         """
-        if name not in self.known():
-            raise UserError(f"unknown evaluation {name!r}; {suggest(name, self.known())}")
-        return getattr(self, name)  # type: ignore[no-any-return]
+        return getattr(self, protocols.check(name))  # type: ignore[no-any-return]
+
+    def in_use(self) -> dict[str, Any]:
+        """Return the section as nested dicts, without the protocols that it neither measures nor
+        sets.
+        """
+        unused = {
+            name
+            for name, kind in protocols.known().items()
+            if name not in self.protocols and self.protocol(name) == kind()
+        }
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in unused}  # type: ignore[call-overload]
 
 
-class Quality:
+class Evaluator:
     """Evaluator of the encoders of one objective on one pair of data sets; see `Images` and
     `Subject`.
 

@@ -9,13 +9,13 @@ from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
+from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import (
     BatchNorm,
     DType,
     at_least_float32,
     compute_dtype,
-    l2_normalize,
     normal,
     torch_default,
 )
@@ -183,7 +183,7 @@ class DINOHead(nnx.Module):
         )
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        return self.last_layer(l2_normalize(self.mlp(x, train=train)), train=train)
+        return self.last_layer(l2_normalize(self.mlp(x, train=train), floor="norm"), train=train)
 
 
 class Prototypes(nnx.Module):

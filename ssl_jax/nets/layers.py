@@ -37,12 +37,6 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def l2_normalize(x: Array, eps: float = 1e-12) -> Array:
-    """Compute `x / max(|x|, eps)` over the last axis in at least float32; finite gradient at 0."""
-    x = at_least_float32(x)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), eps**2))
-
-
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015, arXiv:1502.03167).
 

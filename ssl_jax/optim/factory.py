@@ -238,7 +238,7 @@ def make_optimizer(
         return _nested({path: values[path] for path in members[group]})
 
     adapt = {path: value != 0 or not config.excludes for path, value in decay.items()}
-    rules = {name: _rule(config, pick(adapt, name), pick(stacked, name)) for name in members}
+    rules = {name: update_rule(config, pick(adapt, name), pick(stacked, name)) for name in members}
 
     def weight_decay(step: Array) -> Any:
         if config.weight_decay_end is None:
@@ -304,9 +304,17 @@ def reset(
     return {name: fresh[name] if name in names else state for name, state in opt_state.items()}
 
 
-def _rule(config: OptimConfig, adapt: Tree, stacked: Tree) -> optax.GradientTransformationExtraArgs:
-    """Build one group's `update(grads, state, params, lr=, weight_decay=)`. `lr` and `weight_decay`
-    are trees of scalars; a stacked leaf may have one `lr` per layer.
+def update_rule(
+    config: OptimConfig, adapt: Tree, stacked: Tree
+) -> optax.GradientTransformationExtraArgs:
+    """Build the optimizer `config.name` with `update(grads, state, params, lr=, weight_decay=)`.
+
+    `lr` and `weight_decay` are trees of scalars; a stacked leaf may have one of each per layer, to
+    broadcast against it.
+
+    Args:
+      config: settings of the optimizer; its rates, schedule and rules on paths are not used.
+      adapt, stacked: see `lars`; trees like the parameters.
     """
     if config.name == "lars":
         return lars(

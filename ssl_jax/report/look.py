@@ -8,14 +8,17 @@ import jax
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.augment.recipes import pixels, prepare
 from ssl_jax.data.copies import sample
 from ssl_jax.data.decode import averaged
 from ssl_jax.evals import features
-from ssl_jax.evals.base import PIXELS, Images, Part
+from ssl_jax.evals.base import PIXELS
 from ssl_jax.evals.checks import varied
+from ssl_jax.evals.images import Images, Part
+from ssl_jax.evals.neighbours import nearest
 from ssl_jax.evals.protocols.clustering import kmeans
 from ssl_jax.objectives.base import Encoder, Objective, Picture
 from ssl_jax.objectives.parts.pictures import prototypes
@@ -160,26 +163,18 @@ def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, N
         (FEATURES, test.features, train.features),
         (RAW, test.pixels, train.pixels),
     ):
-        near = nearest(queries, candidates, count)
+        _, near = nearest(candidates, queries, count)
         right = train.labels[near[labelled]] == test.labels[labelled, None]
         share = float(right.mean()) if scorable and varied(candidates) else None
         out[title] = Neighbours(rows, near[rows], share)
     return out
 
 
-def nearest(queries: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
-    """Return the (M, count) rows of `among` (N, D) with the largest cosine to each query (M, D),
-    largest first.
-    """
-    cosines = _unit(queries) @ _unit(among).T
-    return np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-
-
 def flat_map(points: np.ndarray, normalise: bool) -> np.ndarray:
     """Return positions (N, 2) in [0, 1]: t-SNE (van der Maaten and Hinton 2008) of the first
     principal components, initialised with the first two, as Kobak and Berens (2019) advise.
     """
-    points = _unit(points) if normalise else points
+    points = normalize(points) if normalise else points
     parts = min(COMPONENTS, *points.shape)
     if parts < 2 or len(points) < 5 or not np.ptp(points, axis=0).max() > 0:
         return np.full((len(points), 2), 0.5)  # nothing to show: collapsed, or too few points
@@ -219,10 +214,6 @@ def grid(picture: Picture, objective: Objective) -> Grid:
         None if picture.truth is None else np.asarray(picture.truth),
         picture.answers,
     )
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def _small(examples: Examples) -> Examples:

@@ -74,13 +74,13 @@ class Baselines:
 
     def _subject(self, kind: str) -> Subject:
         if kind not in self._subjects:
-            quality, encoder = self._task.quality, None
+            evaluator, encoder = self._task.evaluator, None
             if kind == "untrained":
                 encoder = self._start()
                 if encoder is None:
                     raise NotMeasurable("the network before training does not exist")
-                encoder = quality.images.with_statistics(encoder)
-            self._subjects[kind] = quality.subject(encoder)
+                encoder = evaluator.images.with_statistics(encoder)
+            self._subjects[kind] = evaluator.subject(encoder)
         return self._subjects[kind]
 
 

@@ -10,57 +10,10 @@ from rich.text import Text
 
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import visible
+from ssl_jax.evals import protocols
 from ssl_jax.evals.collapse import SAYS, kind_of
 
-# Metric -> name in tables, in reading order.
-NAMES = {
-    "classifier_top1": "the network's own classifier",
-    "classifier_top5": "the same, among its first 5 guesses",
-    "fewshot1_top1": "linear classifier, 1 label per class",
-    "fewshot5_top1": "linear classifier, 5 labels per class",
-    "fewshot10_top1": "linear classifier, 10 labels per class",
-    "linear_top1": "linear classifier, all labels",
-    "online_top1": "linear classifier, trained along",
-    "knn_top1": "nearest neighbours (kNN)",
-    "kmeans_acc": "k-means clusters = classes",
-    "kmeans_nmi": "k-means mutual information",
-    "kmeans_ami": "k-means mutual information over chance",
-    "kmeans_ari": "k-means Rand index over chance",
-    "retrieval10": "own caption among the nearest 10",
-    "retrieval10_text_to_image": "own image among the nearest 10",
-    "rankme": "effective rank (RankMe)",
-    "lidar": "directions that tell images apart (LiDAR)",
-    "feature_std": "feature deviation (0 = collapsed)",
-    "cluster_entropy": "evenness of clusters (0 = one, 1 = all alike)",
-    "alignment": "alignment of two views (lower = closer)",
-    "uniformity": "uniformity (lower = more even)",
-}
 ASIDE = ("collapse", "dimensions")  # numbers that are only shown with others
-SCORES = (  # prefixes of the metrics for which larger is better and 1 is perfect
-    "classifier",
-    "fewshot",
-    "linear",
-    "logistic_top1",
-    "attentive",
-    "svm",
-    "online",
-    "knn",
-    "kmeans",
-    "cluster_head_acc",
-    "image_retrieval",
-    "retrieval",
-    "zero_shot",
-    "patches",
-    "segmentation",
-    "propagation",
-)
-
-# The scores that decide a verdict, and the one that decides it if there is no other.
-JUDGES = (
-    *("knn", "linear", "logistic", "attentive", "svm", "fewshot", "online"),
-    *("image_retrieval_map", "patches", "segmentation_miou"),
-)
-LAST_JUDGE = "kmeans_acc"
 HELP = (
     "what usually helps: a longer run (train.steps), another method (ssl-jax methods), milder "
     "crops (a larger area of the views), or weights to start from (train.init_from)"
@@ -106,8 +59,8 @@ def final_table(
     for key, name in _rows(last):
         cells = [last.get(k) for k in (key, f"untrained/{key}", f"pixels/{key}")]
         texts = [Text(number(v)) for v in cells]
-        scored = key.removeprefix("eval/").startswith(SCORES) and all(v is not None for v in cells)
-        if scored and cells[0] == max(cells):  # type: ignore[type-var]
+        scored = key.removeprefix("eval/").startswith(protocols.scores())
+        if scored and None not in cells and cells[0] == max(cells):  # type: ignore[type-var]
             texts[0].stylize("bold green")
         table.add_row(name, *texts)
     if table.row_count:
@@ -144,10 +97,10 @@ def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
         scores = [(score, who) for score, who in scores if math.isfinite(score)]
         if scores:
             best, who = max(scores)
-            text = f"{NAMES.get(name, name)}, {value:.3f} against {best:.3f}"
+            text = f"{protocols.titles().get(name, name)}, {value:.3f} against {best:.3f}"
             gaps[name] = value - best, who, text
-    if gaps.keys() - {LAST_JUDGE}:
-        gaps.pop(LAST_JUDGE, None)
+    if strong := {name: gap for name, gap in gaps.items() if name.startswith(protocols.decisive())}:
+        gaps = strong
     failures = {name: gap for name, gap in gaps.items() if gap[0] <= 0}
     if not failures:
         return ""
@@ -158,16 +111,16 @@ def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
 
 
 def _judges(name: str) -> bool:
-    whole = name.endswith(("_top1", "_map", "_miou", "_acc")) and "holdout" not in name
-    return whole and (name.startswith(JUDGES) or name == LAST_JUDGE)
+    return name.startswith((*protocols.decisive(), *protocols.decisive(last_resort=True)))
 
 
 def evaluation_line(step: int, numbers: Mapping[str, float]) -> str:
     """Format the scores of an evaluation during a run as one line; "" without any."""
+    titles = protocols.titles()
     scores = [
         f"{name.removeprefix('eval/')} {number(value)}"
         for name, value in numbers.items()
-        if name.startswith("eval/") and (_judges(name[5:]) or name[5:] in NAMES)
+        if name.startswith("eval/") and (_judges(name[5:]) or name[5:] in titles)
     ]
     if "diag/rankme" in numbers:
         scores.append(f"rankme {number(numbers['diag/rankme'])}")
@@ -175,8 +128,9 @@ def evaluation_line(step: int, numbers: Mapping[str, float]) -> str:
 
 
 def _rows(last: Mapping[str, float]) -> list[tuple[str, str]]:
-    """List keys of the metrics with their names: those of `NAMES` in order, then all others."""
+    """List keys of the metrics with their names: those with titles in order, then all others."""
+    titles = protocols.titles()
     keys = {key.split("/", 1)[1]: key for key in last if key.startswith(("eval/", "diag/"))}
     hidden = {m for m in keys if m in ASIDE or m.endswith("_mean_per_class")}
-    ordered = [m for m in NAMES if m in keys] + sorted(keys.keys() - NAMES.keys() - hidden)
-    return [(keys[m], NAMES.get(m, m)) for m in ordered]
+    ordered = [m for m in titles if m in keys] + sorted(keys.keys() - titles.keys() - hidden)
+    return [(keys[m], titles.get(m, m)) for m in ordered]

@@ -60,8 +60,8 @@ def measure(
                 tasks.append(Task.of(experiment, name, data, protocols, cells))
         for task in tasks:
             which = f"{task.name} " if task.name else ""
-            terminal().print(f"{which}evaluated on: {measured_on(task.quality.images)}")
-        for note in dict.fromkeys(n for task in tasks for n in task.quality.images.notes()):
+            terminal().print(f"{which}evaluated on: {measured_on(task.evaluator.images)}")
+        for note in dict.fromkeys(n for task in tasks for n in task.evaluator.images.notes()):
             terminal().print(note, markup=False)
         start = functools.cache(functools.partial(untrained, experiment))
         config = run_config(folder)

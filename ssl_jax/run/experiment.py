@@ -457,6 +457,7 @@ class Experiment:
     def resolved(self) -> dict[str, Any]:
         """Return the config with every default filled in, as plain JSON values."""
         out = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
+        out["evals"] = self.evals.in_use()
         fields = {f.name for f in dataclasses.fields(self.method)} - {"backbone", "spec"}
         out["objective"] = {"name": self.raw["objective"]["name"]}
         out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}

@@ -12,8 +12,10 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Whole
 from ssl_jax.data.sources import Source, held_out
 from ssl_jax.data.survey import read_alike
-from ssl_jax.evals.base import Images, Protocol, Subject
-from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.evaluator import Evaluator
+from ssl_jax.evals.images import Images
+from ssl_jax.evals.protocols import known
 from ssl_jax.objectives.base import Encoder
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.console import terminal
@@ -62,7 +64,7 @@ def suite(spec: str) -> dict[str, DataSet]:
                 f"--suite={spec}: {name}: expected a dict of data, eval_data, ..., got {values!r}"
             )
         for protocol in values.get("settings", {}):
-            if protocol not in EvalsConfig.known():
+            if protocol not in known():
                 raise UserError(f"--suite={spec}: {name}: unknown protocol {protocol!r}")
     return {name: checked.build(DataSet, values, name) for name, values in entries.items()}
 
@@ -120,13 +122,13 @@ class Task:
 
     Attributes:
       name: the data set's name in a suite; "" for the run's own or those of the command line.
-      quality: evaluator on the two sets.
+      evaluator: evaluator on the two sets.
       settings: name of a protocol -> its settings to measure.
       identity: fields of a record that identify the data sets.
     """
 
     name: str
-    quality: Quality
+    evaluator: Evaluator
     settings: Mapping[str, Sequence[Protocol]]
     identity: dict[str, Any]
 
@@ -155,7 +157,7 @@ class Task:
             requested[protocol] = settings(base, protocol, cells)
         source = experiment.opened(data.data, "train") if data.data else experiment.evals_source
         test = evaluation_set(experiment, source, data.data, data.eval_data)
-        quality = Quality(
+        evaluator = Evaluator(
             experiment.objective,
             dataclasses.replace(evals, **most),
             source,
@@ -163,8 +165,8 @@ class Task:
             experiment.mesh,
             tokenizer=experiment.tokenizer,
         )
-        requested = {p: quality.spread_over_stages(group) for p, group in requested.items()}
-        if not quality.images.labelled:
+        requested = {p: evaluator.spread_over_stages(group) for p, group in requested.items()}
+        if not evaluator.images.labelled:
             if name and any(protocol.labels for group in requested.values() for protocol in group):
                 raise UserError(f"{source.name} or its evaluation set has no labels")
             terminal().print("no labels: only the label-free numbers can be measured")
@@ -177,8 +179,8 @@ class Task:
         if len(source) > most["max_train"] or len(test or ()) > most["max_eval"]:
             identity["sample"] = "even over the labels"  # earlier versions sampled differently
         identity |= {"set": name, "metric": data.metric} if name else {}
-        return cls(name, quality, requested, identity)
+        return cls(name, evaluator, requested, identity)
 
     def subject(self, encoder: Callable[[], Encoder]) -> Subject:
         """Return what protocols measure; `encoder` returns that of a checkpoint."""
-        return self.quality.subject(encoder())
+        return self.evaluator.subject(encoder())

@@ -26,7 +26,7 @@ from ssl_jax.core.stop import Stop
 from ssl_jax.cost import flops
 from ssl_jax.data.pipeline import Batches
 from ssl_jax.evals.collapse import SIGNS, diagnose
-from ssl_jax.evals.evaluator import Quality
+from ssl_jax.evals.evaluator import Evaluator
 from ssl_jax.run import pretrained
 from ssl_jax.run.auto import estimate
 from ssl_jax.run.console import evaluation_line
@@ -163,7 +163,7 @@ class Training:
         """Build what every attempt of the run shares: evaluator, training step and refresh."""
         run = self._experiment
         sets = run.evals_source, run.eval_source
-        self._quality = Quality(
+        self._evaluator = Evaluator(
             self._objective,
             run.evals,
             *sets,
@@ -268,10 +268,10 @@ class Training:
                 "network at the start" if self._experiment.train.init_from else "untrained network"
             )
             self._measuring = f"measuring the {which} and raw pixels"
-            return self._quality.baselines(encoder)
+            return self._evaluator.baselines(encoder)
         self._measuring = f"evaluating step {step}"
         try:
-            metrics = alarmed(self._console, step, self._quality.measure(encoder), last)
+            metrics = alarmed(self._console, step, self._evaluator.measure(encoder), last)
         except Exception as e:
             if jax.process_count() > 1:
                 raise  # the other processes are still evaluating

@@ -108,15 +108,17 @@ class SuiteTest(parameterized.TestCase):
         experiment = Experiment.of_run(self.folder / "run")
         made = suites.Task.of(experiment, "", suites.DataSet(f"folder:{root}"), ["knn"], [{}])
         self.assertEqual(made.identity["eval_data"], f"folder:{root}#val")
-        self.assertEqual(suites.measured_on(made.quality.images), f"8 images of folder:{root}#val")
-        self.assertEqual(made.quality.images.test.source.value_range, (0, 4095))  # of train
+        self.assertEqual(
+            suites.measured_on(made.evaluator.images), f"8 images of folder:{root}#val"
+        )
+        self.assertEqual(made.evaluator.images.test.source.value_range, (0, 4095))  # of train
         out = self.evaluate("parts.jsonl", "--eval=knn", f"--data=folder:{root}")
         self.assertIn(f"evaluated on: 8 images of folder:{root}#val\n", out)
         images = draws.integers(0, 256, (40, 8, 8), np.uint8)
         np.savez(self.folder / "whole.npz", images=images, labels=np.arange(40) % 2)
         whole = suites.DataSet(f"npz:{self.folder / 'whole.npz'}")
         made = suites.Task.of(experiment, "", whole, ["knn"], [{}])
-        self.assertRegex(suites.measured_on(made.quality.images), "^8 images, a fifth of npz:")
+        self.assertRegex(suites.measured_on(made.evaluator.images), "^8 images, a fifth of npz:")
 
     def test_the_shipped_one_without_a_download(self):
         out = self.evaluate("digits.jsonl", "--eval=knn", "--suite=suites:digits")

@@ -1,9 +1,10 @@
 """Every recipe resolves to the values stored here, so that a changed default shows in the diff.
 
-`defaults.json` holds the default of every key that all methods share, one line per key, and those
-of every backbone as `backbone.NAME.KEY`.
-`resolved/METHOD.json` holds the defaults of the method's own fields, and per recipe the keys whose
-values differ. After an intended change: `python tests/configs/recipes_test.py --update`.
+`defaults.json` holds the default of every key that all methods share, one line per key, without
+those of protocols that are not measured by default, and those of every backbone as
+`backbone.NAME.KEY`. `resolved/METHOD.json` holds the defaults of the method's own fields, and per
+recipe the keys whose values differ. After an intended change:
+`python tests/configs/recipes_test.py --update`.
 """
 
 import json
@@ -19,6 +20,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax import nets
 from ssl_jax.core.config import defaults
 from ssl_jax.data.sources import ArraySource
+from ssl_jax.evals.evaluator import EvalsConfig
+from ssl_jax.evals.protocols import known
 from ssl_jax.run.configs import load_config, methods, recipes
 from ssl_jax.run.experiment import Experiment
 
@@ -70,6 +73,17 @@ def shared(made: Experiment) -> dict[str, Any]:
     return flat(common) | flat({"backbone": families})
 
 
+def protocol_of(key: str) -> str:
+    """The protocol that a key "evals.NAME.SETTING" belongs to, "" for other keys."""
+    section, name, *_ = key.split(".")
+    return name if section == "evals" and name in known() else ""
+
+
+def by_default(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without those of protocols that are not measured by default."""
+    return {k: v for k, v in values.items() if protocol_of(k) in ("", *EvalsConfig.protocols)}
+
+
 def own(made: Experiment) -> dict[str, Any]:
     """The defaults of the method's fields."""
     return flat({"objective": made.defaults()["objective"]})
@@ -78,7 +92,7 @@ def own(made: Experiment) -> dict[str, Any]:
 def changed(made: Experiment) -> dict[str, Any]:
     """The keys whose resolved value is not the default."""
     usual, resolved = flat(made.defaults()), flat(made.resolved())
-    absent = {key: "(absent)" for key in usual if key not in resolved}
+    absent = {k: "(absent)" for k in usual if k not in resolved and not protocol_of(k)}
     missing = object()
     return {k: v for k, v in resolved.items() if usual.get(k, missing) != v} | absent
 
@@ -91,7 +105,7 @@ class RecipesTest(parameterized.TestCase):
     @parameterized.named_parameters(*RECIPES)
     def test_resolved(self, method, recipe):
         made, stored = resolve(method, recipe), json.loads((STORED / f"{method}.json").read_text())
-        self.assertEqual(shared(made), json.loads(DEFAULTS.read_text()))
+        self.assertEqual(by_default(shared(made)), json.loads(DEFAULTS.read_text()))
         self.assertEqual(own(made), stored["defaults"])
         self.assertEqual(changed(made), stored["recipes"][recipe])
 
@@ -115,7 +129,8 @@ if __name__ == "__main__":
         for name in methods():
             made = {recipe: resolve(name, recipe) for recipe in recipes(name)}
             any_of_them = next(iter(made.values()))
-            DEFAULTS.write_text(json.dumps(shared(any_of_them), indent=1, sort_keys=True) + "\n")
+            defaults = by_default(shared(any_of_them))
+            DEFAULTS.write_text(json.dumps(defaults, indent=1, sort_keys=True) + "\n")
             values = {recipe: changed(config) for recipe, config in made.items()}
             text = json.dumps({"defaults": own(any_of_them), "recipes": values}, indent=1)
             (STORED / f"{name}.json").write_text(text + "\n")

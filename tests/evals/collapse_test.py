@@ -12,8 +12,9 @@ from rich.console import Console
 from ssl_jax.core import sharding
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import open_source
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.base import Subject
 from ssl_jax.evals.collapse import Kind, cluster_entropy, diagnose
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.diagnostics import Diagnostics
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.backbones.vit import make as vit

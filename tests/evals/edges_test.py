@@ -12,9 +12,11 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals.base import Images, Protocol, Subject
+from ssl_jax.evals import protocols
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.evaluator import EvalsConfig
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.patches import Patches
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.objectives.base import Encoder, Heads, Probe
@@ -33,7 +35,7 @@ QUICK = {
 LEARN = ("linear", "logistic", "fewshot", "attentive", "svm", "corruptions", "patches")
 # Protocols that need a text tower, a ViT, a probe trained along, videos or masks.
 ABSENT = ("retrieval", "zero_shot", "attention", "online", "propagation", "segmentation")
-ALL = EvalsConfig.known()
+ALL = list(protocols.known())
 
 
 def source(labels, name="squares"):

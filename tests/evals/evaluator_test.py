@@ -4,6 +4,10 @@ and never a number that is not finite.
 
 import dataclasses
 import math
+import re
+import sys
+from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +15,17 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.augment.recipes import prepare
-from ssl_jax.core import sharding
+from ssl_jax.core import config, sharding
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.data.decode import DecodeError
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.data.sources.mix import MixSource
-from ssl_jax.evals import features
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals import features, protocols
+from ssl_jax.evals.base import Subject
 from ssl_jax.evals.checks import NotMeasurable, check_finite, check_varied
-from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.evals.evaluator import EvalsConfig, Evaluator, with_protocols
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.linear import Linear
 from ssl_jax.evals.scores import accuracies
 from ssl_jax.nets.features import Features, Stage
@@ -78,13 +84,13 @@ def encoder(scale=1.0):
 
 
 class SuiteTest(parameterized.TestCase):
-    def quality(self, train, test=None, protocols=LABELLED):
+    def evaluator(self, train, test=None, protocols=LABELLED):
         messages = []
         config = EvalsConfig(protocols=protocols, batch_size=64)
         config = dataclasses.replace(
             config, fewshot=dataclasses.replace(config.fewshot, draws=2, shots=(1,))
         )
-        return Quality(Method(), config, train, test, mesh(), say=messages.append), messages
+        return Evaluator(Method(), config, train, test, mesh(), say=messages.append), messages
 
     def test_statistics_count_rows_on_any_devices(self):
         encoders = [
@@ -140,8 +146,8 @@ class SuiteTest(parameterized.TestCase):
         ([-1] * 30, "no labels"),
     )
     def test_labels_never_stop_it(self, labels, reason):
-        quality, messages = self.quality(source(labels))
-        numbers = quality.baselines(encoder()) | quality.measure(encoder())
+        evaluator, messages = self.evaluator(source(labels))
+        numbers = evaluator.baselines(encoder()) | evaluator.measure(encoder())
         if reason:
             self.assertTrue(any(reason in text for text in messages), messages)
         else:
@@ -150,13 +156,13 @@ class SuiteTest(parameterized.TestCase):
         self.assertLen(set(messages), len(messages))
 
     def test_features_that_are_not_finite_give_no_score(self):
-        quality, messages = self.quality(
+        evaluator, messages = self.evaluator(
             source(np.arange(60) % 3), protocols=(*LABELLED, "diagnostics")
         )
-        good = quality.measure(quality.images.with_statistics(encoder()))
+        good = evaluator.measure(evaluator.images.with_statistics(encoder()))
         self.assertTrue(all(map(math.isfinite, good.values())))
         for scale, reason in ((np.nan, "not finite"), (0.0, "are zero")):
-            numbers = quality.measure(encoder(scale))
+            numbers = evaluator.measure(encoder(scale))
             self.assertTrue(any(reason in text for text in messages), messages)
             for name in good:  # the earlier number does not stay the latest
                 if name.startswith("eval/"):
@@ -195,8 +201,43 @@ class SuiteTest(parameterized.TestCase):
         self.assertIn("matched by their numbers", images(train, named_source).notes()[0])
 
     def test_without_protocols_nothing_is_measured(self):
-        quality, messages = self.quality(source([0]), protocols=())
-        self.assertEqual((quality.baselines(encoder()), messages), ({}, []))
+        evaluator, messages = self.evaluator(source([0]), protocols=())
+        self.assertEqual((evaluator.baselines(encoder()), messages), ({}, []))
+
+
+class ProtocolsTest(parameterized.TestCase):
+    def test_the_protocol_of_the_docs_page_is_one_file(self):
+        page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+        folder = self.create_tempdir()
+        folder.create_file("class_mean.py", re.findall(r"```python\n(.*?)```", page, re.S)[0])
+        with mock.patch.object(protocols, "__path__", [*protocols.__path__, folder.full_path]):
+            protocols.known.cache_clear()
+            self.addCleanup(protocols.known.cache_clear)
+            self.addCleanup(sys.modules.pop, f"{protocols.__name__}.class_mean", None)
+            section = {"protocols": ("class_mean", "knn"), "class_mean": {"power": 0.5}}
+            made = config.build(with_protocols(EvalsConfig.__base__), section, "evals")
+            self.assertEqual(protocols.titles()["class_mean_top1"], "nearest class mean")
+            self.assertIn("class_mean", protocols.scores())
+            self.assertIn("class_mean_top1", protocols.decisive())
+            train, test = source(np.arange(40) % 4), source(np.arange(20) % 4, 1)
+            numbers = Evaluator(Method(), made, train, test, mesh()).measure(encoder())
+        self.assertGreater(numbers["eval/class_mean_top1"], 0.5)  # chance is 0.25
+        self.assertEqual(made.in_use()["class_mean"], {"stage": None, "pool": None, "power": 0.5})
+
+    def test_a_protocol_is_named_for_its_file(self):
+        self.assertContainsSubset({"knn", "cluster_head", "online"}, protocols.known())
+        for name, kind in protocols.known().items():
+            self.assertEqual((kind.name(), type(getattr(EvalsConfig(), name))), (name, kind))
+        with self.assertRaisesRegex(UserError, "unknown evaluation 'kn'; .*knn"):
+            EvalsConfig(protocols=("kn",))
+
+    def test_in_use_are_those_measured_and_those_set(self):
+        section = config.build(EvalsConfig, {"protocols": ("knn",), "svm": {"draws": 2}}, "evals")
+        names = section.in_use().keys() & protocols.known().keys()
+        self.assertEqual(names, {"knn", "svm"})
+        self.assertEqual(config.build(EvalsConfig, section.in_use(), "evals"), section)
+        everything = dataclasses.asdict(section)  # as older versions wrote it
+        self.assertEqual(config.build(EvalsConfig, everything, "evals"), section)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals import online
 from ssl_jax.evals.base import AtLayer
-from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.evals.evaluator import EvalsConfig, Evaluator
 from ssl_jax.objectives.base import Objective
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import state
@@ -167,30 +167,30 @@ class LearnTest(parameterized.TestCase):
 
 
 class ProtocolTest(parameterized.TestCase):
-    def quality(self, lr):
+    def evaluator(self, lr):
         made = experiment("simclr", lr)
         (final_state, _), _ = trained(made)
         config = EvalsConfig(max_train=64, max_eval=64, batch_size=32, protocols=("online",))
         mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
-        quality = Quality(made.objective, config, made.source, made.eval_source, mesh)
-        return quality, made.objective.encoder(final_state.params, final_state.extra)
+        evaluator = Evaluator(made.objective, config, made.source, made.eval_source, mesh)
+        return evaluator, made.objective.encoder(final_state.params, final_state.extra)
 
     def test_accuracy_on_the_test_images(self):
-        quality, encoder = self.quality(LR)
-        test = quality.subject(encoder).test(AtLayer())
+        evaluator, encoder = self.evaluator(LR)
+        test = evaluator.subject(encoder).test(AtLayer())
         expected = np.mean(online.logits(encoder.online, test.features).argmax(-1) == test.labels)
-        self.assertAlmostEqual(quality.measure(encoder)["eval/online_top1"], expected, places=6)
-        self.assertEqual(quality.baselines(encoder), {})  # neither has a probe
+        self.assertAlmostEqual(evaluator.measure(encoder)["eval/online_top1"], expected, places=6)
+        self.assertEqual(evaluator.baselines(encoder), {})  # neither has a probe
 
     def test_an_encoder_without_one_is_left_out(self):
-        quality, encoder = self.quality(None)
-        self.assertEqual(quality.measure(encoder), {})
+        evaluator, encoder = self.evaluator(None)
+        self.assertEqual(evaluator.measure(encoder), {})
 
     def test_a_probe_of_other_classes_is_an_error(self):
-        quality, encoder = self.quality(LR)
+        evaluator, encoder = self.evaluator(LR)
         other = dataclasses.replace(encoder, online=online.fresh(encoder.online["mean"].size, 7))
         with self.assertRaisesRegex(UserError, "trained on 7 classes, these data have 10"):
-            quality.measure(other)
+            evaluator.measure(other)
 
     def test_it_reads_where_the_method_does(self):
         made = experiment("mae", LR)

@@ -17,9 +17,10 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals import online
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals import online, protocols
+from ssl_jax.evals.base import Subject
 from ssl_jax.evals.evaluator import EvalsConfig
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import corruptions
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
@@ -126,7 +127,7 @@ OTHER = {
 REFUSED = {("corruptions", "baseline"): "these data have 4"}  # values that do not fit these data
 FIELDS = [
     (name, field.name)
-    for name in EvalsConfig.known()
+    for name in protocols.known()
     for field in dataclasses.fields(EvalsConfig().protocol(name))
 ]
 

@@ -11,7 +11,7 @@ import numpy as np
 from absl.testing import absltest
 
 from ssl_jax import cli
-from ssl_jax.evals.evaluator import Quality
+from ssl_jax.evals.evaluator import Evaluator
 from ssl_jax.run.configs import configured
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import state
@@ -140,7 +140,7 @@ class NumericsTest(absltest.TestCase):
         self.assertEqual([line["step"] for line in run.metrics()], list(range(1, 13)))
 
     def test_an_evaluation_that_raises_is_told_and_the_run_goes_on(self):
-        measure, calls = Quality.measure, []
+        measure, calls = Evaluator.measure, []
 
         def fails(self, encoder):
             calls.append(1)
@@ -148,7 +148,7 @@ class NumericsTest(absltest.TestCase):
                 raise RuntimeError("a bug in a protocol\nmore")
             return measure(self, encoder)
 
-        with mock.patch.object(Quality, "measure", fails):
+        with mock.patch.object(Evaluator, "measure", fails):
             run, out = self.train("--config.evals.every=4")
         self.assertRegex(
             out, "evaluation at step 8 failed, training goes on: RuntimeError: a bug in a prot"

@@ -7,7 +7,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.nets.functional import functional
-from ssl_jax.nets.layers import BatchNorm, LayerNorm, l2_normalize
+from ssl_jax.nets.layers import BatchNorm, LayerNorm
 from tests.nets import weights as torch
 
 
@@ -111,12 +111,6 @@ class OtherTest(parameterized.TestCase):
         )
         y, _ = net.apply(params, {}, x, train=True)
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 + 1e-7 * mean)
-
-    def test_l2_normalize(self):
-        x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
-        np.testing.assert_allclose(l2_normalize(x), [[0.6, 0.8], [0, 0]], rtol=1e-6)
-        chex.assert_tree_all_finite(jax.grad(lambda x: l2_normalize(x).sum())(x))
-        self.assertEqual(l2_normalize(x.astype(jnp.bfloat16)).dtype, jnp.float32)
 
 
 if __name__ == "__main__":

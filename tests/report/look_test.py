@@ -17,15 +17,6 @@ def blobs(count: int, classes: int, seed: int = 0) -> Examples:
 
 
 class LookTest(absltest.TestCase):
-    def test_nearest_is_a_loop_over_cosines(self):
-        draw = np.random.default_rng(0)
-        a, b = draw.normal(size=(5, 4)), draw.normal(size=(9, 4))
-        expected = []
-        for x in a:
-            cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for y in b]
-            expected.append(sorted(range(9), key=lambda i, c=cosines: -c[i])[:3])
-        np.testing.assert_array_equal(look.nearest(a, b, 3), expected)
-
     def test_neighbours_of_separate_classes_are_of_the_same_class(self):
         train, test = blobs(100, 5), blobs(50, 5, 1)
         rows = look.queries(test.labels)

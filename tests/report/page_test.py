@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax.evals import protocols
 from ssl_jax.report import look
 from ssl_jax.report.look import Cluster, Examples, Look, Neighbours
 from ssl_jax.report.markup import VOID
 from ssl_jax.report.page import render
 from ssl_jax.report.patches import Grid
 from ssl_jax.report.run import Run
-from ssl_jax.run.console import NAMES, SCORES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -78,7 +78,7 @@ def run(name: str, seed: int = 0, looked: Look | None = None) -> Run:
 
 
 def page(*runs: Run) -> str:
-    return render(runs, NAMES, SCORES, "made by a test")
+    return render(runs, protocols.titles(), protocols.scores(), "made by a test")
 
 
 class Reader(HTMLParser):

@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.evaluator import EvalsConfig, Quality
+from ssl_jax.evals.evaluator import EvalsConfig, Evaluator
 from ssl_jax.run import auto
 from ssl_jax.run.trainer import Training
 from ssl_jax.train.metrics import read_metrics
@@ -68,7 +68,7 @@ class AutoTest(parameterized.TestCase):
         data = pictures(self.folder / "p", 40, 33, 47)
         workdir = self.folder / "run"
         first = ("train", f"--data=folder:{data}", f"--workdir={workdir}")
-        with mock.patch.object(Quality, "baselines", self.interrupted):
+        with mock.patch.object(Evaluator, "baselines", self.interrupted):
             code, out, err = self.run_cli(*first, "--config.train.steps=9")
         self.assertEqual(code, 130, err)
         self.assertIn("ended before the first step; run the same command to start again", out)

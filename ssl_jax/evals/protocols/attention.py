@@ -1,6 +1,5 @@
 """Attention maps of vision transformers: their mean distance and their entropy."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,12 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.augment.recipes import prepare
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Count
-from ssl_jax.evals import features
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -43,12 +39,8 @@ class Attention(Protocol):
         return subject.encoder is not None and subject.encoder.net.attention
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        images = dataclasses.replace(subject.images, batch_size=BATCH)
-        (reach, spread), _ = features.collect(
-            lambda batch, _: _statistics(subject.encoder, images.view, batch),
-            images.batches(images.some(self.examples)),
-            images.mesh,
-        )
+        part = subject.images.some(self.examples)
+        (reach, spread), _ = subject.map(_distance_and_entropy, part, batch_size=BATCH)
         out = {}
         for i, heads in enumerate(reach.mean(0)):
             out[f"attention_distance_{i}"] = float(heads.mean())
@@ -101,11 +93,7 @@ def entropy(maps: Array) -> Array:
     return jnp.mean(jax.scipy.special.entr(maps).sum(-1), axis=-1)
 
 
-def _distance_and_entropy(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
+def _distance_and_entropy(encoder: Encoder, batch: Batch) -> tuple[Array, Array]:
     """Return the distance and the entropy per image, layer and head, both (B, layers, heads)."""
-    maps = jnp.swapaxes(attention_maps(encoder, prepare(view, images)), 0, 1)
-    return distance(maps, view.size), entropy(maps)
-
-
-# The encoder is an argument, not a closure: one compile for every step's weights.
-_statistics = jax.jit(_distance_and_entropy, static_argnums=1)
+    maps = jnp.swapaxes(attention_maps(encoder, batch.images), 0, 1)
+    return distance(maps, batch.view.size), entropy(maps)

@@ -8,7 +8,6 @@ mantissa anyway. Tokens that do not fit in memory are refused before they are re
 """
 
 import dataclasses
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,24 +16,22 @@ from typing import Any, ClassVar, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
-from ssl_jax.evals import features
-from ssl_jax.evals.base import Labelled, Part, Protocol, Subject, group_by
+from ssl_jax.evals import heads
+from ssl_jax.evals.base import Batch, Protocol, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable, check_varied
+from ssl_jax.evals.images import Labelled, Part
 from ssl_jax.objectives.base import Encoder
+from ssl_jax.optim.factory import OptimConfig
 
 Array = jax.Array
 Tree = Any
-CHUNK_BYTES = 2**26  # of tokens placed on the devices at once
 POOLED = 2**28  # numbers that pooling has in memory at once
 EPS = 1e-6
 
@@ -53,6 +50,9 @@ class Attentive(Protocol):
         its accuracy on them, `attentive_holdout_top1`.
       seed: seed of the order of the examples and of the initial weights.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ("attentive",)
+    decides: ClassVar[tuple[str, ...]] = ("attentive_top1",)
 
     stage: Integer | None = None
     lr: Positive = 1e-3
@@ -128,7 +128,9 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
     images, encoder = subject.images, subject.encoder
     shape = (1, images.view.size, images.view.size, images.channels)
     token = jax.eval_shape(
-        lambda e, x: _tokens(e, images.view, stage, x), encoder, jax.ShapeDtypeStruct(shape, "u1")
+        lambda e, x: _tokens(e, Batch(images.view, x, x), stage),
+        encoder,
+        jax.ShapeDtypeStruct(shape, "u1"),
     )
     count = len(images.train.rows) + len(images.test.rows)
     need, room = 2 * count * token.size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -140,11 +142,7 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
         )
 
     def tokens_of(part: Part) -> Labelled:
-        rows, index = features.collect(
-            lambda batch, _: _read(encoder, images.view, stage, batch),
-            images.batches(part),
-            images.mesh,
-        )
+        rows, index = subject.map(_tokens, part, stage)
         (tokens,) = images.labelled_rows(part, [rows], index)
         check_varied(tokens.features, "tokens")
         return tokens
@@ -152,14 +150,10 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
     return tokens_of(images.train), tokens_of(images.test)
 
 
-def _tokens(encoder: Encoder, view: View, stage: int, images: Array) -> Array:
-    """Return tokens (B, T, D) bfloat16 of uint8 images (B, H, W, C)."""
-    x = encoder.features(prepare(view, images)).stage(stage).whole_map
+def _tokens(encoder: Encoder, batch: Batch, stage: int) -> Array:
+    """Return the tokens (B, T, D) bfloat16 of a stage."""
+    x = encoder.features(batch.images).stage(stage).whole_map
     return x.reshape(len(x), -1, x.shape[-1]).astype(jnp.bfloat16)
-
-
-# The encoder is an argument, not a closure: one compile for every step's weights.
-_read = jax.jit(_tokens, static_argnums=(1, 2))
 
 
 class Probes(NamedTuple):
@@ -199,33 +193,28 @@ def fit(
     if len(np.unique(train.labels[rows])) < 2:
         raise NotMeasurable("attentive probe: the training data have labels of one class only")
     first = settings[0]
-    batch = first.at_most("batch_size", len(rows), "training examples")
-    epoch = len(rows) // batch
     width, (mean, deviation) = train.features.shape[-1], moments(train.features, rows)
-    params = _start(first, width, classes, len(settings))
-    rates = np.array([s.lr for s in settings], np.float32)
-    decays = np.array([s.weight_decay for s in settings], np.float32)
-    alone = SingleDeviceSharding(jax.local_devices()[0])
-    run = params, jax.device_get(optax.scale_by_adam().init(params))
-    run = place(run, sharding.replicated(mesh) if mesh else alone)
-    apart = sharding.batches_of(mesh, batch) if mesh else alone
-    chunk = max(1, CHUNK_BYTES // (2 * batch * train.features[0].size))
-    for number in range(first.epochs):
-        order = np.random.default_rng([first.seed, number]).permutation(rows)[: epoch * batch]
-        order = order.reshape(epoch, batch)
-        for start in range(0, epoch, chunk):
-            batch_rows = order[start : start + chunk]
-            steps = np.arange(number * epoch + start, number * epoch + start + len(batch_rows))
-            batches = place((train.features[batch_rows], train.labels[batch_rows]), apart)
-            shares = (0.5 + 0.5 * np.cos(np.pi * steps / (epoch * first.epochs))).astype(np.float32)
-            run = _train(run, *batches, shares, rates, decays, mean, deviation)
-    return Probes(jax.device_get(run[0]), mean, deviation)
+    params, _ = heads.fit(
+        _training_logits,
+        _start(first, width, classes, len(settings)),
+        {"mean": mean, "deviation": deviation},
+        train,
+        rows,
+        OptimConfig(name="adamw", lr_scaling="none"),
+        np.array([s.lr for s in settings], np.float32),
+        np.array([s.weight_decay for s in settings], np.float32),
+        batch_size=first.at_most("batch_size", len(rows), "training examples"),
+        epochs=first.epochs,
+        seed=first.seed,
+        mesh=mesh,
+    )
+    return Probes(params, mean, deviation)
 
 
 def moments(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation (D,) float32 over the tokens (N, T, D) of `rows`."""
     total = square = np.zeros(tokens.shape[-1])
-    size = max(1, CHUNK_BYTES // (8 * tokens[0].size))
+    size = max(1, heads.CHUNK_BYTES // (8 * tokens[0].size))
     for start in range(0, len(rows), size):
         x = tokens[rows[start : start + size]].astype(np.float64)
         total, square = total + x.sum((0, 1)), square + np.square(x).sum((0, 1))
@@ -243,7 +232,7 @@ def accuracy(
     apart, whole = (
         (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (alone, alone)
     )
-    size = max(1, min(len(rows), CHUNK_BYTES // (4 * data.features[0].size)))
+    size = max(1, min(len(rows), heads.CHUNK_BYTES // (4 * data.features[0].size)))
     size += -size % (mesh.size if mesh else 1)
     placed, correct = place(tuple(probes), whole), 0
     for start in range(0, len(rows), size):
@@ -277,37 +266,12 @@ def _logits(params: Tree, tokens: Array) -> Array:
 
 @jax.jit
 def _predict(params: Tree, mean: Array, deviation: Array, tokens: Array) -> Array:
-    return _logits(params, (tokens.astype(jnp.float32) - mean) / deviation).argmax(-1)
+    return _logits(params, _standardised(tokens, mean, deviation)).argmax(-1)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _train(
-    run: tuple[Tree, Tree],
-    tokens: Array,
-    labels: Array,
-    shares: Array,
-    rates: Array,
-    decays: Array,
-    mean: Array,
-    deviation: Array,
-) -> tuple[Tree, Tree]:
-    """Take n steps of AdamW: batches (n, B, T, D), (n, B), shares (n,) of the peak rates (S,)."""
+def _training_logits(params: Tree, moments: Tree, tokens: Array) -> tuple[Array, Tree]:
+    return _logits(params, _standardised(tokens, moments["mean"], moments["deviation"])), moments
 
-    def loss(params: Tree, x: Array, y: Array) -> Array:
-        logits = _logits(params, x)
-        labels = jnp.broadcast_to(y[:, None], logits.shape[:2])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.sum(jnp.mean(losses, axis=0))  # a sum: the probes are independent
 
-    def step(run: tuple[Tree, Tree], inputs: tuple[Array, Array, Array]) -> tuple[Any, None]:
-        (params, state), (x, y, share) = run, inputs
-        gradient = jax.grad(loss)(params, (x.astype(jnp.float32) - mean) / deviation, y)
-        update, state = optax.scale_by_adam().update(gradient, state)
-        updated = {}
-        for name, p in params.items():
-            per_probe = (-1, *[1] * (p.ndim - 1))
-            decay = 0.0 if name == "bias" else decays.reshape(per_probe)
-            updated[name] = p - share * rates.reshape(per_probe) * (update[name] + decay * p)
-        return (updated, state), None
-
-    return jax.lax.scan(step, run, (tokens, labels, shares))[0]
+def _standardised(tokens: Array, mean: Array, deviation: Array) -> Array:
+    return (tokens.astype(jnp.float32) - mean) / deviation

@@ -10,12 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.augment.recipes import prepare
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Whole
-from ssl_jax.evals import features
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.checks import check_varied
 from ssl_jax.evals.protocols.clustering import agreements
 from ssl_jax.evals.superclasses import read_superclasses
@@ -38,6 +35,8 @@ class ClusterHead(Protocol):
         it are left out.
     """
 
+    scores: ClassVar[tuple[str, ...]] = ("cluster_head_acc",)
+
     head: Whole = 0
     part: Literal["train", "test"] = "test"
     superclasses: str | None = None
@@ -52,11 +51,7 @@ class ClusterHead(Protocol):
         images, path = subject.images, self.superclasses
         above = read_superclasses(path, subject.class_names) if path else None
         part = images.train if self.part == "train" else images.test
-        (assignments, logits), index = features.collect(  # the logits for `collect` to check
-            lambda batch, _: _clusters(subject.encoder, images.view, self.head, batch),
-            images.batches(part),
-            images.mesh,
-        )
+        (assignments, logits), index = subject.map(_clusters, part, self.head)
         check_varied(logits, "logits")
         ((clusters, labels),) = images.labelled_rows(part, [assignments], index)
         if above:
@@ -66,10 +61,10 @@ class ClusterHead(Protocol):
         return {f"cluster_head_{name}": value for name, value in numbers.items()}
 
 
-def _argmax(encoder: Encoder, view: View, head: int, images: Array) -> tuple[Array, Array]:
-    """Return clusters (B,) int32 of uint8 images (B, H, W, C), their largest and first logits."""
+def _clusters(encoder: Encoder, batch: Batch, head: int) -> tuple[Array, Array]:
+    """Return clusters (B,) int32 and, to be checked, the largest and the first of the logits."""
     assert encoder.clusters is not None
-    heads = encoder.clusters.logits(encoder.features(prepare(view, images)).pooled)
+    heads = encoder.clusters.logits(encoder.features(batch.images).pooled)
     if not 0 <= head < len(heads):
         raise UserError(
             f"cluster_head: no head {head}; the method has {len(heads)}, counted from 0"
@@ -77,7 +72,3 @@ def _argmax(encoder: Encoder, view: View, head: int, images: Array) -> tuple[Arr
     logits = heads[head].astype(jnp.float32)
     most = jnp.stack([logits.max(-1), logits[:, 0]], axis=-1)
     return jnp.argmax(logits, axis=-1).astype(jnp.int32), most
-
-
-# The encoder is an argument, not a closure: one compile for every step's weights.
-_clusters = jax.jit(_argmax, static_argnums=(1, 2))

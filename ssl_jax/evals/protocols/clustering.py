@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -31,6 +31,16 @@ class Clustering(AtLayer):
       superclasses: file of superclasses (`superclasses.read_superclasses`); classes that are not in
         it are left out.
     """
+
+    titles: ClassVar[Mapping[str, str]] = {
+        "kmeans_acc": "k-means clusters = classes",
+        "kmeans_nmi": "k-means mutual information",
+        "kmeans_ami": "k-means mutual information over chance",
+        "kmeans_ari": "k-means Rand index over chance",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("kmeans",)
+    decides: ClassVar[tuple[str, ...]] = ("kmeans_acc",)
+    last_resort: ClassVar[bool] = True
 
     clusters: Count | None = None
     factor: Positive = 1.0

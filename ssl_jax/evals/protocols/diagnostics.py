@@ -1,20 +1,22 @@
 """Label-free signs of health or collapse of a representation; pure functions of arrays."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.recipes import augment, prepare
+from ssl_jax.augment.recipes import augment
 from ssl_jax.core import sharding
-from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.inputs import Inputs
 from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import Several
-from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.base import AtLayer, Batch, Subject, call
 from ssl_jax.evals.checks import check_count
 from ssl_jax.evals.collapse import cluster_entropy
+from ssl_jax.losses.normalize import as_float, l2_normalize
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -30,6 +32,14 @@ class Diagnostics(AtLayer):
       examples: most test images; some numbers need all pairs in memory.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "rankme": "effective rank (RankMe)",
+        "feature_std": "feature deviation (0 = collapsed)",
+        "cluster_entropy": "evenness of clusters (0 = one, 1 = all alike)",
+        "alignment": "alignment of two views (lower = closer)",
+        "uniformity": "uniformity (lower = more even)",
+    }
+
     examples: Several = 2048
 
     prefix: ClassVar[str] = "diag"
@@ -40,18 +50,17 @@ class Diagnostics(AtLayer):
         pixels, index = images.whole(images.some(self.examples))
         check_count(len(index), 2)
         inputs = place((pixels, index), sharding.replicated(images.mesh))
-        numbers = _numbers(subject.encoder, images.view, subject.probe_of(self), *inputs)
+        options = (subject.probe_of(self),)
+        numbers = call(_numbers, images.view, options, subject.encoder, *inputs)
         return {name: float(value) for name, value in jax.device_get(numbers).items()}
 
 
-def _compute(
-    encoder: Encoder, view: View, probe: Probe, images: Array, index: Array
-) -> dict[str, Array]:
-    twice = {"views": (jnp.stack([images, images], axis=1),), "index": index}
-    inputs = Inputs(views=(dataclasses.replace(view, count=2),))
+def _numbers(encoder: Encoder, batch: Batch, probe: Probe) -> dict[str, Array]:
+    twice = {"views": (jnp.stack([batch.raw, batch.raw], axis=1),), "index": batch.index}
+    inputs = Inputs(views=(dataclasses.replace(batch.view, count=2),))
     pairs = augment(inputs, twice, jax.random.key(0))["views"][0]
     a, b = (probe.read(encoder.features(pairs[:, i])) for i in (0, 1))
-    outputs = encoder.features(prepare(view, images))
+    outputs = encoder.features(batch.images)
     clean = probe.read(outputs)
     numbers = {
         "rankme": rankme(clean),
@@ -65,10 +74,6 @@ def _compute(
     return numbers
 
 
-# The encoder is an argument, not a closure: one compile for every step's weights.
-_numbers = jax.jit(_compute, static_argnums=(1, 2))
-
-
 def rankme(features: Array, eps: float = 1e-7) -> Array:
     """Effective rank, RankMe (2210.02885, equation 2): exp of the entropy of the singular values.
 
@@ -76,7 +81,7 @@ def rankme(features: Array, eps: float = 1e-7) -> Array:
     identity has its size; a matrix of rank r has at most r, up to eps.
     Memory and time are those of a singular value decomposition; the paper uses N = 25,600.
     """
-    sigma = jnp.linalg.svd(_as_float(features), compute_uv=False)
+    sigma = jnp.linalg.svd(as_float(features), compute_uv=False)
     tiny = jnp.finfo(sigma.dtype).tiny
     p = sigma / jnp.maximum(jnp.sum(sigma), tiny) + eps
     return jnp.exp(-jnp.sum(p * jnp.log(p)))
@@ -88,7 +93,7 @@ def feature_std(features: Array) -> Array:
     1 for directions spread evenly over the sphere, 0 at collapse (SimSiam 2011.10566, section 4.1,
     which plots it without the factor). (N, D) -> scalar.
     """
-    unit = _unit(features)
+    unit = l2_normalize(features, floor="norm")
     return jnp.mean(jnp.std(unit, axis=0)) * unit.shape[1] ** 0.5
 
 
@@ -97,7 +102,9 @@ def alignment(x: Array, y: Array, alpha: float = 2.0) -> Array:
 
     (N, D), (N, D) -> scalar; 0 is perfect, 2 is that of unrelated directions at alpha 2.
     """
-    distance = jnp.sum(jnp.square(_unit(x) - _unit(y)), axis=-1)
+    distance = jnp.sum(
+        jnp.square(l2_normalize(x, floor="norm") - l2_normalize(y, floor="norm")), axis=-1
+    )
     return jnp.mean(distance ** (alpha / 2))
 
 
@@ -107,17 +114,8 @@ def uniformity(x: Array, t: float = 2.0) -> Array:
     (N, D) -> scalar; 0 if all are the same, near -2 t if spread evenly in a high dimension. Every
     pair counts once, without self-pairs. N x N similarities are in memory at once.
     """
-    unit = _unit(x)
+    unit = l2_normalize(x, floor="norm")
     n = unit.shape[0]
     similarity = jnp.matmul(unit, unit.T, precision="highest")
     pairs = jnp.where(jnp.eye(n, dtype=bool), -jnp.inf, -2 * t * (1 - similarity))
     return jax.nn.logsumexp(pairs) - jnp.log(jnp.asarray(n * (n - 1), unit.dtype))
-
-
-def _unit(x: Array) -> Array:
-    x = _as_float(x)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def _as_float(x: Array) -> Array:
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))

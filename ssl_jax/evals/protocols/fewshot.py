@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -17,8 +17,9 @@ from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Share
 from ssl_jax.data.subset import draw_fraction, draw_labels
-from ssl_jax.evals.base import AtLayer, Labelled, Part, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Labelled, Part
 from ssl_jax.evals.lists import listed_rows
 
 DRAWS = 20
@@ -36,6 +37,14 @@ class FewShot(AtLayer):
       draws: random draws of the labels, averaged; by default 20, and with more than 20 classes,
         which take longer and vary less, 400 / classes, at least 2. A list is not drawn.
     """
+
+    titles: ClassVar[Mapping[str, str]] = {
+        "fewshot1_top1": "linear classifier, 1 label per class",
+        "fewshot5_top1": "linear classifier, 5 labels per class",
+        "fewshot10_top1": "linear classifier, 10 labels per class",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("fewshot",)
+    decides: ClassVar[tuple[str, ...]] = ("fewshot",)
 
     shots: tuple[Count, ...] = (1, 5, 10)
     fractions: tuple[Share, ...] = ()
@@ -177,7 +186,7 @@ def check_shots(protocol: AtLayer, shots: tuple[int, ...], train: Labelled) -> N
     most, default = int(np.bincount(train.labels).max()), config.defaults(type(protocol))["shots"]
     if shots != default and max(shots, default=0) > most:
         raise UserError(
-            f"{type(protocol).__name__.lower()}: shots {list(shots)}: no class has more "
+            f"{protocol.name()}: shots {list(shots)}: no class has more "
             f"than {most} labelled training examples"
         )
 

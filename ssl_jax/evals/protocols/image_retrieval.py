@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.ranges import Count
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.neighbours import nearest
 
-Array = jax.Array
 TILE_ELEMENTS = 2**24  # similarities that are ranked at once
 
 
@@ -22,6 +21,9 @@ class ImageRetrieval(AtLayer):
     Attributes:
       k: numbers of nearest images among which recall looks for one of the query's class.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ("image_retrieval",)
+    decides: ClassVar[tuple[str, ...]] = ("image_retrieval_map",)
 
     k: tuple[Count, ...] = (1, 5, 10)
 
@@ -52,30 +54,27 @@ def retrieve(
     Raises:
       UserError: no query has an image of its class.
     """
+    gallery_labels, query_labels = np.asarray(gallery_labels), np.asarray(query_labels)
     answerable = np.isin(query_labels, gallery_labels)
     if not answerable.any():
         raise NotMeasurable("image retrieval: no test image has a training image of its class")
-    queries, query_labels = queries[answerable], np.asarray(query_labels)[answerable]
+    queries, query_labels = queries[answerable], query_labels[answerable]
     size = max(1, TILE_ELEMENTS // len(gallery))
-    tiles = [
-        _ranked(gallery, gallery_labels, queries[i : i + size], query_labels[i : i + size])
-        for i in range(0, len(queries), size)
-    ]
+    tiles = []
+    for start in range(0, len(queries), size):
+        _, order = nearest(gallery, queries[start : start + size], len(gallery))
+        tiles.append(_scores(gallery_labels[order] == query_labels[start : start + size, None]))
     precision, first = (np.concatenate(columns) for columns in zip(*tiles, strict=True))
     return float(precision.mean()), {n: float(np.mean(first < n)) for n in k}
 
 
-@jax.jit
-def _ranked(
-    gallery: Array, labels: Array, queries: Array, query_labels: Array
-) -> tuple[Array, Array]:
+def _scores(correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return, per query, the average precision (T,) and the rank (T,) of the first image of its
     class, from 0.
+
+    Args:
+      correct: (T, N) bool, whether each image is of the query's class, nearest first.
     """
-    unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)  # noqa: E731
-    similarity = jnp.matmul(unit(queries), unit(gallery).T, precision="highest")
-    order = jnp.argsort(-similarity, axis=1, stable=True)
-    correct = labels[order] == query_labels[:, None]
-    hits = jnp.cumsum(correct, axis=1)
-    share = jnp.where(correct, hits / jnp.arange(1, len(gallery) + 1), 0)
-    return jnp.sum(share, axis=1) / hits[:, -1], jnp.argmax(correct, axis=1)
+    hits = np.cumsum(correct, axis=1)
+    share = np.where(correct, hits / np.arange(1, correct.shape[1] + 1), 0)
+    return share.sum(axis=1) / hits[:, -1], correct.argmax(axis=1)

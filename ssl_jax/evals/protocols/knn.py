@@ -1,28 +1,22 @@
 """Weighted k-nearest-neighbour classification (InstDisc 1805.01978, section 3.4; DINO)."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
-from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.evals.base import AtLayer, Subject, group_by
+from ssl_jax.evals.neighbours import nearest_tiles
 from ssl_jax.evals.scores import accuracies
 
 Array = jax.Array
-
-TRAIN_ROWS = 2**15  # training rows that are on the devices at once
-TILE_ELEMENTS = 2**25  # similarities that a device holds at once: 128 MiB in float32
-CPU_TILE_ELEMENTS = 2**21  # on a CPU, for its caches
-BLOCK = 64  # adjacent training rows of which only the nearest is compared at first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +27,12 @@ class Knn(AtLayer):
       k: neighbours; all training examples if there are fewer, which a sweep may contain once.
       temperature: temperature of their votes (0.07: Wu et al. 2018, arXiv 1805.01978).
     """
+
+    titles: ClassVar[Mapping[str, str]] = {
+        "knn_top1": "nearest neighbours (kNN)",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("knn",)
+    decides: ClassVar[tuple[str, ...]] = ("knn_top1",)
 
     k: Count = 20
     temperature: Positive = 0.07
@@ -150,102 +150,9 @@ def _tiles(
         raise UserError(f"knn: temperature {list(temperature)} must be positive")
     labels = np.asarray(train_labels, np.int32)
     temperatures = np.asarray(temperature, np.float32)
-    for cosines, index, count in _nearest_tiles(train, test, max(k), mesh):
+    for cosines, index, count in nearest_tiles(train, test, max(k), mesh):
         votes = _vote(cosines, labels[index], temperatures, tuple(k), num_classes)
         yield np.asarray(votes)[:, :, :count]
-
-
-def nearest(
-    train: np.ndarray, test: np.ndarray, k: Count, mesh: Mesh | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosines (M, k) float32 of the k nearest training rows, greatest first, and their
-    row numbers (M, k) int32; ties go to the earlier rows.
-
-    The training rows pass over the devices in tiles, each once; all test rows stay on the devices.
-
-    Args:
-      train: (N, D) features of any scale, N >= k.
-      test: (M, D).
-      k: neighbours.
-      mesh: test rows are split over its devices.
-    """
-    tiles = [(c[:count], i[:count]) for c, i, count in _nearest_tiles(train, test, k, mesh)]
-    cosines, index = zip(*tiles, strict=True)
-    return np.concatenate(cosines), np.concatenate(index)
-
-
-def _nearest_tiles(
-    train: np.ndarray, test: np.ndarray, k: Count, mesh: Mesh | None
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Yield the results of `nearest` in tiles of equal shape, with their number of real rows; the
-    last tile is padded.
-    """
-    device = SingleDeviceSharding(jax.devices()[0])
-    apart, whole = (
-        (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (device, device)
-    )
-    devices = mesh.size if mesh else 1
-    elements = CPU_TILE_ELEMENTS if jax.default_backend() == "cpu" else TILE_ELEMENTS
-    columns = _even(len(train), TRAIN_ROWS, BLOCK)
-    size = _even(len(test), max(1, elements // columns) * devices, devices)
-    starts = range(0, len(test), size)
-    tiles = [_unit(place(_padded(test[start : start + size], size), apart)) for start in starts]
-    nothing = np.full((size, k), -np.inf, np.float32), np.zeros((size, k), np.int32)
-    best = [place(nothing, apart) for _ in tiles]
-    for start in range(0, len(train), columns):
-        rows = train[start : start + columns]
-        unit_rows = _unit(place(_padded(rows, columns), whole))
-        best = [
-            _nearer(tile, unit_rows, np.int32(start), np.int32(len(rows)), *nearest_rows)
-            for tile, nearest_rows in zip(tiles, best, strict=True)
-        ]
-    for start, nearest_rows in zip(starts, best, strict=True):
-        cosines, index = gather(nearest_rows)
-        yield cosines, index, min(size, len(test) - start)
-
-
-def _even(count: int, most: int, multiple: int) -> int:
-    """Return the rows per tile if `count` rows are cut into equal tiles of about `most` or less."""
-    size = -(-count // -(-count // most))
-    return size + -size % multiple
-
-
-def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    out = np.zeros((size, rows.shape[1]), np.float32)
-    out[: len(rows)] = rows
-    return out
-
-
-@functools.partial(jax.jit, donate_argnames=("nearest", "index"))
-def _nearer(
-    test: Array, train: Array, start: Array, count: Array, nearest: Array, index: Array
-) -> tuple[Array, Array]:
-    """Merge the k nearest so far with `count` more rows; return the k greatest cosines (T, k) and
-    their rows.
-    """
-    similarity = jnp.matmul(test, train.T, precision="highest")
-    similarity = jnp.where(jnp.arange(len(train)) < count, similarity, -jnp.inf)
-    k = nearest.shape[1]
-    cosines, rows = _top(similarity, min(k, len(train)))
-    # Earlier results come first, so that ties go to the earlier rows.
-    both = jnp.concatenate([nearest, cosines], 1)
-    where = jnp.concatenate([index, rows.astype(jnp.int32) + start], 1)
-    nearest, order = jax.lax.top_k(both, k)
-    return nearest, jnp.take_along_axis(where, order, 1)
-
-
-def _top(x: Array, k: int) -> tuple[Array, Array]:
-    """`jax.lax.top_k` of (T, N), BLOCK a divisor of N, in a fraction of its time.
-
-    The k greatest are in the k blocks of the greatest maxima: for a value in another block, each of
-    these holds a greater value, or an equal one before it.
-    """
-    blocks = x.reshape(len(x), -1, BLOCK)
-    _, where = jax.lax.top_k(blocks.max(-1), min(k, blocks.shape[1]))
-    where = jnp.sort(where, 1)  # equal values stay in order
-    candidates = jnp.take_along_axis(blocks, where[:, :, None], 1).reshape(len(x), -1)
-    values, at = jax.lax.top_k(candidates, k)
-    return values, jnp.take_along_axis(where, at // BLOCK, 1) * BLOCK + at % BLOCK
 
 
 @functools.partial(jax.jit, static_argnames=("k", "num_classes"))
@@ -265,8 +172,3 @@ def _vote(
         return votes / jnp.sum(votes, axis=-1, keepdims=True)
 
     return jnp.stack([shares(n) for n in k])
-
-
-@jax.jit
-def _unit(x: Array) -> Array:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

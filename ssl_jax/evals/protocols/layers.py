@@ -7,12 +7,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.recipes import prepare
-from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Several
-from ssl_jax.evals import features
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.protocols.diagnostics import rankme
+from ssl_jax.losses.normalize import as_float
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -34,12 +32,7 @@ class Layers(Protocol):
     labels: ClassVar[bool] = False
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        images = subject.images
-        stages, _ = features.collect(
-            lambda batch, _: _stages(subject.encoder, images.view, batch),
-            images.batches(images.some(self.examples)),
-            images.mesh,
-        )
+        stages, _ = subject.map(_pooled, subject.images.some(self.examples))
         out = {f"rankme_{i}": float(rankme(rows)) for i, rows in enumerate(stages)}
         for i, j in itertools.combinations(range(len(stages)), 2):
             out[f"cka_{i}_{j}"] = float(cka(stages[i], stages[j]))
@@ -51,18 +44,14 @@ def cka(x: Array, y: Array) -> Array:
 
     1 for features that are equal up to rotation and scale, 0 for uncorrelated features.
     """
-    x, y = (jnp.asarray(a, jnp.promote_types(jnp.result_type(a), jnp.float32)) for a in (x, y))
+    x, y = (as_float(a) for a in (x, y))
     x, y = (a - a.mean(0) for a in (x, y))
     square = lambda a, b: jnp.sum(jnp.square(jnp.matmul(a.T, b, precision="highest")))  # noqa: E731
     both = jnp.sqrt(square(x, x)) * jnp.sqrt(square(y, y))
     return square(x, y) / jnp.maximum(both, jnp.finfo(both.dtype).tiny)
 
 
-def _pooled(encoder: Encoder, view: View, images: Array) -> tuple[Array, ...]:
+def _pooled(encoder: Encoder, batch: Batch) -> tuple[Array, ...]:
     """Return the pooled features (B, C) float32 of each stage, in order."""
-    stages = encoder.features(prepare(view, images)).stages
+    stages = encoder.features(batch.images).stages
     return tuple(stage.pool("avg").astype(jnp.float32) for stage in stages)
-
-
-# The encoder is an argument, not a closure: one compile for every step's weights.
-_stages = jax.jit(_pooled, static_argnums=1)

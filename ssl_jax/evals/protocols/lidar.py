@@ -1,6 +1,7 @@
 """LiDAR: the number of directions that separate images beyond their augmentations (2312.04000)."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,10 +11,9 @@ import numpy as np
 from scipy.linalg import eigh
 
 from ssl_jax.augment.recipes import augment
-from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.inputs import Inputs
 from ssl_jax.core.ranges import Positive, Several
-from ssl_jax.evals import features
-from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.base import AtLayer, Batch, Subject
 from ssl_jax.evals.checks import check_count
 from ssl_jax.objectives.base import Encoder, Probe
 
@@ -30,6 +30,10 @@ class Lidar(AtLayer):
       delta: added to the diagonal of the scatter within images.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "lidar": "directions that tell images apart (LiDAR)",
+    }
+
     examples: Several = 1000
     views: Several = 50
     delta: Positive = 1e-4
@@ -39,13 +43,8 @@ class Lidar(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         size = max(subject.images.batch_size // self.views, 1)  # each counts `views` times
-        images = dataclasses.replace(subject.images, batch_size=size)
-        probe = subject.probe_of(self)
-        embeddings, _ = features.collect(
-            lambda *batch: _augmented(subject.encoder, images.view, probe, self.views, *batch),
-            images.batches(images.some(self.examples)),
-            images.mesh,
-        )
+        part, probe = subject.images.some(self.examples), subject.probe_of(self)
+        embeddings, _ = subject.map(_views, part, probe, self.views, batch_size=size)
         check_count(len(embeddings), 2)
         return {"lidar": lidar(embeddings, self.delta)}
 
@@ -72,16 +71,10 @@ def lidar(embeddings: np.ndarray, delta: float = 1e-4, eps: float = 1e-7) -> flo
     return float(np.exp(-np.sum(p * np.log(p))))
 
 
-def _views(
-    encoder: Encoder, view: View, probe: Probe, count: int, images: Array, index: Array
-) -> Array:
+def _views(encoder: Encoder, batch: Batch, probe: Probe, count: int) -> Array:
     """Return the features (B, count, D) of `count` augmentations of each image."""
-    inputs = Inputs(views=(dataclasses.replace(view, count=count),))
-    batch = {"views": (jnp.repeat(images[:, None], count, axis=1),), "index": index}
-    views = augment(inputs, batch, jax.random.key(0))["views"][0]
+    inputs = Inputs(views=(dataclasses.replace(batch.view, count=count),))
+    copies = {"views": (jnp.repeat(batch.raw[:, None], count, axis=1),), "index": batch.index}
+    views = augment(inputs, copies, jax.random.key(0))["views"][0]
     rows = views.reshape(-1, *views.shape[2:])
-    return probe.read(encoder.features(rows)).reshape(len(images), count, -1)
-
-
-# The encoder is an argument, not a closure: one compile for every step's weights.
-_augmented = jax.jit(_views, static_argnums=(1, 2, 3))
+    return probe.read(encoder.features(rows)).reshape(len(batch.raw), count, -1)

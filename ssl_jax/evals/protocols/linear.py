@@ -5,73 +5,76 @@ are one matrix product. The published recipes augment the images in each epoch; 
 are those of clean central crops, read once.
 """
 
-import dataclasses
-import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
 from ssl_jax.data.copies import apart
-from ssl_jax.evals.base import AtLayer, Labelled, Subject, group_by
+from ssl_jax.evals import heads
+from ssl_jax.evals.base import AtLayer, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.scores import accuracies
+from ssl_jax.optim.factory import OptimConfig
 
 Array = jax.Array
-CHUNK_BYTES = 2**26  # of features placed on the devices at once
 LOGITS = 2**28  # in memory at once
 EPS = 1e-6  # of MAE's batch norm
 SMALL = 2**24  # numbers in the features below which one thread is faster
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ProbeTraining:
     """A paper's training of its linear probe.
 
     Attributes:
-      lr: learning rate, per batch or, with `per_256`, per 256 examples.
-      milestones: epochs after each of which the rate falls to a tenth; without any it falls along
-        half a cosine to 0.
+      optim: optimizer and schedule.
       init: standard deviation of the initial weights.
-      lars: scale updates to the weights' norm, trust 0.001.
       batch_norm: normalise features by the batch, without scale and offset.
     """
 
-    lr: float
+    optim: OptimConfig
     batch_size: int
     epochs: int
-    per_256: bool = True
-    weight_decay: float = 0.0
-    milestones: tuple[int, ...] = ()
-    warmup_epochs: int = 0
-    momentum: float = 0.9
-    nesterov: bool = False
     init: float = 0.01
-    lars: bool = False
     batch_norm: bool = False
 
 
+SGD = OptimConfig(name="sgd", momentum=0.9)
 PRESETS = {
     # 1911.05722, section 4.1, and the released main_lincls.py
-    "moco": Recipe(30.0, 256, 100, per_256=False, milestones=(60, 80)),
+    "moco": ProbeTraining(
+        replace(SGD, lr=30.0, lr_scaling="none", schedule="step", milestones=(60, 80)),
+        batch_size=256,
+        epochs=100,
+    ),
     # 2002.05709, appendix B.6
-    "simclr": Recipe(0.1, 4096, 90, weight_decay=1e-6, nesterov=True, init=0.0),
+    "simclr": ProbeTraining(
+        replace(SGD, lr=0.1, weight_decay=1e-6, nesterov=True),
+        batch_size=4096,
+        epochs=90,
+        init=0.0,
+    ),
     # 2104.14294, the released eval_linear.py
-    "dino": Recipe(0.001, 1024, 100),
+    "dino": ProbeTraining(replace(SGD, lr=0.001), batch_size=1024, epochs=100),
     # 2111.06377, table 10, and the released main_linprobe.py
-    "mae": Recipe(0.1, 16384, 90, warmup_epochs=10, lars=True, batch_norm=True),
+    "mae": ProbeTraining(
+        OptimConfig(name="lars", lr=0.1, warmup_epochs=10, trust_coefficient=0.001, momentum=0.9),
+        batch_size=16384,
+        epochs=90,
+        batch_norm=True,
+    ),
 }
 
 
@@ -90,6 +93,11 @@ class Linear(AtLayer):
       seed: seed of the order of the examples and of the initial weights.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "linear_top1": "linear classifier, all labels",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("linear",)
+    decides: ClassVar[tuple[str, ...]] = ("linear_top1",)
     every_stage: ClassVar[bool] = True
 
     preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] | None = None
@@ -104,7 +112,7 @@ class Linear(AtLayer):
         """Return the same protocol with the preset filled in."""
         takes_steps = any(n is not None for n in (self.lr, self.epochs, self.batch_size))
         preset = self.preset or ("simclr" if takes_steps else "lbfgs")
-        return dataclasses.replace(self, preset=preset)
+        return replace(self, preset=preset)
 
     def unused(self) -> Mapping[str, str]:
         if self.settled().preset != "lbfgs":
@@ -117,11 +125,14 @@ class Linear(AtLayer):
         return unused
 
     @property
-    def recipe(self) -> Recipe:
+    def training(self) -> ProbeTraining:
         """The preset, overridden by the settings."""
-        own = {name: getattr(self, name) for name in ("lr", "weight_decay", "epochs", "batch_size")}
-        overrides = {name: value for name, value in own.items() if value is not None}
-        return dataclasses.replace(PRESETS[str(self.settled().preset)], **overrides)
+        preset = PRESETS[str(self.settled().preset)]
+        optim = replace(preset.optim, **self._overrides("lr", "weight_decay"))
+        return replace(preset, optim=optim, **self._overrides("batch_size", "epochs"))
+
+    def _overrides(self, *names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @classmethod
     def measure_all(
@@ -131,9 +142,7 @@ class Linear(AtLayer):
         for setting in settings:
             setting.check(subject)
         subject.read(settings)
-        for group in group_by(
-            settings, lambda s: dataclasses.replace(s.settled(), lr=None, weight_decay=None)
-        ):
+        for group in group_by(settings, lambda s: replace(s.settled(), lr=None, weight_decay=None)):
             whole = subject.train(group[0])
             train, held_out = split(whole, group[0].holdout, group[0].seed)
             if group[0].holdout and not len(held_out.labels):
@@ -141,8 +150,8 @@ class Linear(AtLayer):
                     f"linear: holdout = {group[0].holdout} of {len(whole.labels)} examples holds "
                     "out none; raise it"
                 )
-            heads = fit(train, group, subject.classes, subject.images.mesh)
-            for setting, head in zip(group, heads, strict=True):
+            fitted = fit(train, group, subject.classes, subject.images.mesh)
+            for setting, head in zip(group, fitted, strict=True):
                 test = subject.test(setting)
                 numbers = accuracies(head.classes(test.features), test.labels, "linear")
                 if len(held_out.labels):
@@ -198,10 +207,10 @@ def fit(
         return [_logistic(train, setting.weight_decay, classes) for setting in settings]
     if settings[0].batch_size is not None:
         settings[0].at_most("batch_size", len(train.labels), "training examples")
-    recipes = [setting.recipe for setting in settings]
-    rates = np.array([r.lr for r in recipes], np.float32)
-    decays = np.array([r.weight_decay for r in recipes], np.float32)
-    batch = min(recipes[0].batch_size, len(train.labels))
+    trainings = [setting.training for setting in settings]
+    rates = np.array([t.optim.lr for t in trainings], np.float32)
+    decays = np.array([t.optim.weight_decay for t in trainings], np.float32)
+    batch = min(trainings[0].batch_size, len(train.labels))
     size = max(1, LOGITS // (batch * classes))  # heads whose logits are held at once
     return [
         head
@@ -209,7 +218,7 @@ def fit(
         for head in train_heads(
             train,
             classes,
-            recipes[0],
+            trainings[0],
             rates[i : i + size],
             decays[i : i + size],
             settings[0].seed,
@@ -247,118 +256,54 @@ def head_of(model: LogisticRegression, classes: int) -> Head:
     return Head(weight, bias)
 
 
-class Run(NamedTuple):
-    """The state of training S heads at once: parameters, their momentum, batch-norm statistics."""
-
-    weight: Any  # (D, S, C)
-    bias: Any  # (S, C)
-    weight_speed: Any
-    bias_speed: Any
-    mean: Any  # (D,)
-    variance: Any
-
-
 def train_heads(
     train: Labelled,
     classes: int,
-    recipe: Recipe,
+    training: ProbeTraining,
     rates: np.ndarray,
     decays: np.ndarray,
     seed: Seed = 0,
     mesh: Mesh | None = None,
 ) -> list[Head]:
-    """Train a head per pair of learning rate and weight decay, (S,) and (S,), on the same batches.
-
-    An epoch is as many whole batches as there are; each head is the same as if trained alone. On a
-    mesh whose devices divide the batch each sees its rows of it, else all of it.
+    """Train a head per pair of learning rate and weight decay, (S,) and (S,), which replace those
+    of `training`; see `heads.fit`.
     """
     count, width = train.features.shape
-    batch = min(recipe.batch_size, count)
-    epoch = count // batch
-    if recipe.per_256:
-        rates = rates * batch / 256
-    recipe = dataclasses.replace(recipe, lr=1.0, weight_decay=0.0)  # those are in the arrays
-    weight = recipe.init * np.random.default_rng(seed).normal(size=(width, 1, classes))
-    weight = np.broadcast_to(weight, (width, len(rates), classes)).astype(np.float32)
-    bias = np.zeros((len(rates), classes), np.float32)
+    weight = training.init * np.random.default_rng(seed).normal(size=(width, classes))
+    params = {
+        "weight": np.repeat(weight[None], len(rates), axis=0).astype(np.float32),
+        "bias": np.zeros((len(rates), classes), np.float32),
+    }
     flat = np.zeros(width, np.float32)
-    run = Run(weight, bias, 0 * weight, 0 * bias, flat, flat + 1)
-    device = SingleDeviceSharding(jax.local_devices()[0])
-    run = place(run, sharding.replicated(mesh) if mesh else device)
-    apart = sharding.batches_of(mesh, batch) if mesh else device
-    chunk = max(1, CHUNK_BYTES // (4 * batch * width))
-    for number in range(recipe.epochs):
-        order = np.random.default_rng([seed, number]).permutation(count)[: epoch * batch]
-        order = order.reshape(epoch, batch)
-        for start in range(0, epoch, chunk):
-            rows = order[start : start + chunk]
-            steps = np.arange(number * epoch + start, number * epoch + start + len(rows))
-            batches = place((train.features[rows], train.labels[rows]), apart)
-            run = _train(run, *batches, steps, rates, decays, recipe, epoch)
-    final = jax.device_get(run)
-    scale = (final.mean, np.sqrt(final.variance + EPS)) if recipe.batch_norm else (0.0, 1.0)
-    return [Head(final.weight[:, s], final.bias[s], *scale) for s in range(len(rates))]
+    params, running = heads.fit(
+        _normalised_logits if training.batch_norm else _logits,
+        params,
+        {"mean": flat, "variance": flat + 1} if training.batch_norm else {},
+        train,
+        np.arange(count),
+        training.optim,
+        rates,
+        decays,
+        batch_size=min(training.batch_size, count),
+        epochs=training.epochs,
+        seed=seed,
+        mesh=mesh,
+    )
+    scale = (running["mean"], np.sqrt(running["variance"] + EPS)) if running else (0.0, 1.0)
+    return [Head(w, b, *scale) for w, b in zip(params["weight"], params["bias"], strict=True)]
 
 
-@functools.partial(jax.jit, static_argnames=("recipe", "epoch"), donate_argnames="run")
-def _train(
-    run: Run,
-    features: Array,
-    labels: Array,
-    steps: Array,
-    rates: Array,
-    decays: Array,
-    recipe: Recipe,
-    epoch: int,
-) -> Run:
-    """Take T steps: batches (T, B, D) and (T, B), step numbers (T,)."""
-
-    def step(run: Run, inputs: tuple[Array, Array, Array]) -> tuple[Run, None]:
-        x, y, number = inputs
-        if recipe.batch_norm:
-            mean, variance = x.mean(0), x.var(0)
-            x = (x - mean) * jax.lax.rsqrt(variance + EPS)
-            unbiased = variance * len(y) / max(len(y) - 1, 1)
-            run = run._replace(
-                mean=0.9 * run.mean + 0.1 * mean, variance=0.9 * run.variance + 0.1 * unbiased
-            )
-        logits = jnp.tensordot(x, run.weight, 1) + run.bias  # (B, S, C)
-        # The gradient of the mean cross-entropy of each head.
-        error = jax.nn.softmax(logits) - jax.nn.one_hot(y, logits.shape[-1])[:, None]
-        error = error / len(y)
-        decayed = jnp.tensordot(x.T, error, 1) + decays[:, None] * run.weight
-        if recipe.lars:
-            decayed = _trusted(decayed, run.weight)
-        rate = (rates * _schedule(number, epoch, recipe))[:, None]
-        weight, weight_speed = _descend(run.weight, decayed, run.weight_speed, rate, recipe)
-        bias, bias_speed = _descend(run.bias, error.sum(0), run.bias_speed, rate, recipe)
-        return Run(weight, bias, weight_speed, bias_speed, run.mean, run.variance), None
-
-    return jax.lax.scan(step, run, (features, labels, steps))[0]
+def _logits(params: dict[str, Array], extra: dict[str, Array], x: Array) -> tuple[Array, Any]:
+    """Return logits (B, S, C) of features (B, D)."""
+    return jnp.einsum("bd,sdc->bsc", x, params["weight"]) + params["bias"], extra
 
 
-def _descend(
-    at: Array, gradient: Array, speed: Array, rate: Array, recipe: Recipe
-) -> tuple[Array, Array]:
-    speed = recipe.momentum * speed + gradient
-    ahead = gradient + recipe.momentum * speed if recipe.nesterov else speed
-    return at - rate * ahead, speed
-
-
-def _trusted(update: Array, weight: Array) -> Array:
-    """Scale each head's update (D, S, C) to 0.001 of its weights' norm, as MAE's LARS."""
-    norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), (0, 2), keepdims=True))  # noqa: E731
-    sizes = norm(weight), norm(update)
-    nonzero = (sizes[0] > 0) & (sizes[1] > 0)
-    return update * jnp.where(nonzero, 0.001 * sizes[0] / jnp.where(nonzero, sizes[1], 1), 1)
-
-
-def _schedule(step: Array, epoch: int, recipe: Recipe) -> Array:
-    """Return the learning rate at `step`, as a share of its peak."""
-    if recipe.milestones:
-        passed = step // epoch >= jnp.asarray(recipe.milestones)
-        return 0.1 ** jnp.sum(passed).astype(jnp.float32)
-    epochs = step / epoch
-    line = epochs / max(recipe.warmup_epochs, 1)
-    rest = (epochs - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
-    return jnp.where(epochs < recipe.warmup_epochs, line, 0.5 * (1 + jnp.cos(jnp.pi * rest)))
+def _normalised_logits(
+    params: dict[str, Array], running: dict[str, Array], x: Array
+) -> tuple[Array, dict[str, Array]]:
+    """Return the logits of features normalised by the batch, and the running statistics."""
+    mean, variance = x.mean(0), x.var(0)
+    logits, _ = _logits(params, {}, (x - mean) * jax.lax.rsqrt(variance + EPS))
+    unbiased = variance * len(x) / max(len(x) - 1, 1)
+    batch = {"mean": mean, "variance": unbiased}
+    return logits, {name: 0.9 * running[name] + 0.1 * batch[name] for name in batch}

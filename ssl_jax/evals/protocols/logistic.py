@@ -3,13 +3,14 @@ the linear protocol of the transfer suites.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from ssl_jax.core.ranges import Count, Part, Seed
-from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.linear import regularisation_path, split
 from ssl_jax.evals.scores import accuracies
 
@@ -29,6 +30,9 @@ class Logistic(AtLayer):
       holdout: share of the training examples that the penalty is chosen on.
       seed: seed of the choice of those examples.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ("logistic_top1",)
+    decides: ClassVar[tuple[str, ...]] = ("logistic_top1",)
 
     preset: Literal["kornblith", "dinov2"] = "kornblith"
     count: Count = 45

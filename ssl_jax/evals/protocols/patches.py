@@ -22,8 +22,9 @@ from ssl_jax.data.copies import sample
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
-from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable, check_varied
+from ssl_jax.evals.images import Part
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -46,6 +47,8 @@ class Patches(Protocol):
       patch: side of the patches that raw pixels are split into.
     """
 
+    scores: ClassVar[tuple[str, ...]] = ("patches",)
+    decides: ClassVar[tuple[str, ...]] = ("patches",)
     of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
 
     train: str = ""

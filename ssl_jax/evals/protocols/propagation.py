@@ -22,6 +22,7 @@ from ssl_jax.data.masks import nearest, pairs, read_image, read_mask
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject, group_by
 from ssl_jax.evals.davis import boundary_accuracy, region_similarity
+from ssl_jax.losses.normalize import l2_normalize
 
 Array = jax.Array
 
@@ -45,6 +46,8 @@ class Propagation(Protocol):
       temperature: they vote for their masks with weights exp(cosine / temperature).
       patch: side of the patches that raw pixels are split into.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ("propagation",)
 
     labels = False
     of_pixels = ("patch",)
@@ -266,7 +269,11 @@ def propagate(
 @functools.partial(jax.jit, static_argnums=2)
 def _begin(maps: Array, masks: Array, context: int) -> Memory:
     ring = ((0, 0), (0, context), (0, 0), (0, 0), (0, 0))
-    return Memory(jnp.pad(_unit(maps)[:, None], ring), jnp.pad(masks[:, None], ring), jnp.int32(1))
+    return Memory(
+        jnp.pad(l2_normalize(maps, floor="norm")[:, None], ring),
+        jnp.pad(masks[:, None], ring),
+        jnp.int32(1),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
@@ -281,7 +288,7 @@ def _advance(
     """Add a frame's features (B, h, w, D) to the memory; return it and the frame's masks (B,
     height, width) uint8: 0, or 1 + an object's place.
     """
-    maps, slots = _unit(maps), memory.masks.shape[1]
+    maps, slots = l2_normalize(maps, floor="norm"), memory.masks.shape[1]
     valid = jnp.arange(slots) < memory.frames
 
     def masks_of(target: Array, features: Array, masks: Array) -> Array:
@@ -299,7 +306,3 @@ def _advance(
     low, high = (f(large, (1, 2), keepdims=True) for f in (jnp.min, jnp.max))
     large = (large - low) / jnp.maximum(high - low, 1e-12)
     return memory, jnp.argmax(large, -1).astype(jnp.uint8)
-
-
-def _unit(x: Array) -> Array:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

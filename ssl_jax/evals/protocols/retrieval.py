@@ -1,21 +1,20 @@
 """Retrieval of captions by images, and images by captions, in the space of image-text methods."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import numpy as np
 
-from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import sharding
-from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import Count
 from ssl_jax.data.text import Tokenizer
-from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.checks import check_finite, check_varied
-from ssl_jax.evals.features import Batches, collect
+from ssl_jax.evals.images import Part
+from ssl_jax.evals.neighbours import nearest
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -31,6 +30,12 @@ class Retrieval(Protocol):
       k: number of nearest captions of an image, or images of a caption, that count.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "retrieval10": "own caption among the nearest 10",
+        "retrieval10_text_to_image": "own image among the nearest 10",
+    }
+    scores: ClassVar[tuple[str, ...]] = ("retrieval",)
+
     k: Count = 10
 
     labels: ClassVar[bool] = False
@@ -45,8 +50,8 @@ class Retrieval(Protocol):
         encoder, images = subject.encoder, subject.images
         captions = images.test.source.captions
         assert encoder is not None and captions is not None
-        batches = images.batches(Part(images.test.source, _captioned(subject)))
-        embedded, index = embed_images(encoder, images.view, batches, images.mesh)
+        captioned = Part(images.test.source, _captioned(subject))
+        embedded, index = embed_images(subject, captioned)
         texts, own = distinct([captions[int(i)] for i in index])
         embedded_texts = embed_texts(encoder, texts, subject.tokenizer, images.mesh)
         name = f"retrieval{self.k}"
@@ -77,11 +82,10 @@ def recall(
       images: (N, d).
       texts: (M, d), distinct captions.
       own: per image, the rows of `texts` that are its own, one or more.
-      k: at most M.
+      k: number of texts; all of them if there are fewer.
     """
-    images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
-    nearest = np.argsort(-images @ texts.T, axis=1, kind="stable")[:, :k]
-    hits = [np.isin(rows, mine).any() for rows, mine in zip(nearest, own, strict=True)]
+    _, index = nearest(texts, images, min(k, len(texts)))
+    hits = [np.isin(rows, mine).any() for rows, mine in zip(index, own, strict=True)]
     return float(np.mean(hits))
 
 
@@ -101,11 +105,9 @@ def owners(own: Sequence[Sequence[int]], texts: int) -> list[list[int]]:
     return images_of
 
 
-def embed_images(
-    encoder: Encoder, view: View, batches: Batches, mesh: jax.sharding.Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return joint embeddings (N, d) and index (N,) of the images; see `features.extract`."""
-    embeddings, index = collect(lambda images, _: _image(encoder, view, images), batches, mesh)
+def embed_images(subject: Subject, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Return joint embeddings (N, d) and index (N,) of the images of a part."""
+    embeddings, index = subject.map(_image, part)
     check_varied(embeddings, "embeddings")
     return embeddings, index
 
@@ -128,15 +130,12 @@ def embed_texts(
     return embedded
 
 
-def _read_image(encoder: Encoder, view: View, images: Array) -> Array:
+def _image(encoder: Encoder, batch: Batch) -> Array:
     assert encoder.text is not None
-    return encoder.text.image(encoder.features(prepare(view, images)).pooled)
+    return encoder.text.image(encoder.features(batch.images).pooled)
 
 
-def _read_text(encoder: Encoder, tokens: Array) -> Array:
+@jax.jit
+def _text(encoder: Encoder, tokens: Array) -> Array:
     assert encoder.text is not None
     return encoder.text.text(tokens)
-
-
-_image = jax.jit(_read_image, static_argnums=1)
-_text = jax.jit(_read_text)

@@ -51,6 +51,9 @@ class Segmentation(Protocol):
       patch: side of the patches that raw pixels are split into.
     """
 
+    scores: ClassVar[tuple[str, ...]] = ("segmentation",)
+    decides: ClassVar[tuple[str, ...]] = ("segmentation_miou",)
+
     labels = False
     of_pixels = ("patch",)
 

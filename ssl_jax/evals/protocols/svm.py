@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -14,8 +15,9 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.data.subset import draw_labels
-from ssl_jax.evals.base import AtLayer, Labelled, Subject
+from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.fewshot import check_shots
 
 FOLDS = 3
@@ -32,6 +34,9 @@ class Svm(AtLayer):
       full: also measure with all labels.
       costs: values of C to choose from.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ("svm",)
+    decides: ClassVar[tuple[str, ...]] = ("svm",)
 
     shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
     draws: Count = 5

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from sklearn.preprocessing import normalize
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Part, Protocol, Subject
+from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.images import Part
+from ssl_jax.evals.neighbours import nearest
 from ssl_jax.evals.protocols.retrieval import embed_images, embed_texts
 from ssl_jax.evals.scores import accuracies, guesses_of
 
@@ -37,6 +40,8 @@ class ZeroShot(Protocol):
         `TEMPLATES`.
       names: file of class names, one per line, in the order of the classes; by default the data's.
     """
+
+    scores: ClassVar[tuple[str, ...]] = ("zero_shot",)
 
     templates: str = ""
     names: str = ""
@@ -71,7 +76,7 @@ class ZeroShot(Protocol):
         sentences = [template.replace("{}", name) for name in names for template in templates]
         embedded_texts = embed_texts(encoder, sentences, subject.tokenizer, images.mesh)
         labelled = Part(test, rows[test.labels[rows] >= 0])
-        embedded, index = embed_images(encoder, images.view, images.batches(labelled), images.mesh)
+        embedded, index = embed_images(subject, labelled)
         classes = class_embeddings(embedded_texts.reshape(len(names), len(templates), -1))
         return zero_shot_accuracies(embedded, classes, test.labels[index])
 
@@ -94,7 +99,7 @@ def lines(file: str, what: str) -> list[str]:
 
 def class_embeddings(sentences: np.ndarray) -> np.ndarray:
     """Return unit vectors (C, d) of classes: means of the unit vectors of sentences (C, T, d)."""
-    return _unit(_unit(sentences).mean(1))
+    return normalize([normalize(each).mean(0) for each in sentences])
 
 
 def zero_shot_accuracies(
@@ -116,9 +121,5 @@ def zero_shot_accuracies(
     """
     if not len(labels):
         raise NotMeasurable("zero_shot: no test image has a label")
-    nearest = np.argsort(-_unit(images) @ _unit(classes).T, axis=1, kind="stable")
-    return accuracies(nearest[:, : guesses_of(len(classes))], labels, "zero_shot")
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    _, guesses = nearest(classes, images, guesses_of(len(classes)))
+    return accuracies(guesses, labels, "zero_shot")

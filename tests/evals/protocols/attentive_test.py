@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Labelled
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols import attentive
 from ssl_jax.evals.protocols.attentive import Attentive, accuracy, fit, moments
 from ssl_jax.evals.protocols.linear import Linear

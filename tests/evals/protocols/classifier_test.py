@@ -9,7 +9,8 @@ from absl.testing import absltest
 
 from ssl_jax.core import sharding
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.classifier import Classifier
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net

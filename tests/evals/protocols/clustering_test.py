@@ -11,7 +11,8 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import clustering
 from ssl_jax.evals.protocols.clustering import Clustering, agreement, assign_clusters, kmeans
 from ssl_jax.objectives.base import Probe

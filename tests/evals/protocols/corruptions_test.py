@@ -7,7 +7,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource, open_source
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import corruptions
 from ssl_jax.evals.protocols.corruptions import (
     ALEXNET,

@@ -14,7 +14,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.data.subset import draw_fraction, draw_labels
-from ssl_jax.evals.base import Images, Labelled, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.images import Images, Labelled
 from ssl_jax.evals.protocols.fewshot import FewShot, few_labels, fewshot_linear
 from ssl_jax.objectives.base import Probe
 

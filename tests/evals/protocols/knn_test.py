@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals import neighbours
 from ssl_jax.evals.protocols import knn
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -61,8 +62,8 @@ class KnnTest(parameterized.TestCase):
             (7, 28, mesh),
         ):
             with (
-                mock.patch.object(knn, "TRAIN_ROWS", columns),
-                mock.patch.object(knn, "CPU_TILE_ELEMENTS", elements),
+                mock.patch.object(neighbours, "TRAIN_ROWS", columns),
+                mock.patch.object(neighbours, "CPU_TILE_ELEMENTS", elements),
             ):
                 tiled = knn.knn_probabilities(*args, over)
                 np.testing.assert_allclose(tiled, whole, rtol=1e-5)
@@ -77,21 +78,9 @@ class KnnTest(parameterized.TestCase):
     def test_of_equally_near_rows_the_earlier_ones_are_taken(self):
         train, labels = np.ones((9, 2), np.float32), np.arange(9)
         for columns in (9, 4, 1):
-            with mock.patch.object(knn, "TRAIN_ROWS", columns):
+            with mock.patch.object(neighbours, "TRAIN_ROWS", columns):
                 (shares,) = knn.knn_probabilities(train, labels, train[:1], 9, [3])[0, 0]
                 np.testing.assert_allclose(shares, [1 / 3] * 3 + [0] * 6, atol=1e-6)
-
-    @parameterized.parameters(1, 3, 5, 64, 320)
-    def test_top_is_top_k_whose_ties_go_to_the_first(self, k):
-        rng = np.random.default_rng(k)
-        few = rng.integers(0, 4, (7, 5 * knn.BLOCK)).astype(np.float32)  # many ties
-        for x in (
-            few,
-            rng.normal(size=few.shape).astype(np.float32),
-            np.where(few > 1, few, -np.inf),
-        ):
-            for values, expected in zip(knn._top(x, k), jax.lax.top_k(x, k), strict=True):
-                np.testing.assert_array_equal(values, expected)
 
     def test_itself_is_the_nearest(self):
         train, y = blobs(40)

@@ -10,8 +10,17 @@ from sklearn.linear_model import LogisticRegression
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Labelled
-from ssl_jax.evals.protocols.linear import PRESETS, Linear, Recipe, fit, split, train_heads
+from ssl_jax.evals.images import Labelled
+from ssl_jax.evals.protocols.linear import (
+    PRESETS,
+    SGD,
+    Linear,
+    ProbeTraining,
+    fit,
+    split,
+    train_heads,
+)
+from ssl_jax.optim.factory import OptimConfig
 
 
 def blobs(count, classes=3, width=5, seed=0):
@@ -21,21 +30,21 @@ def blobs(count, classes=3, width=5, seed=0):
     return Labelled((centres[labels] + draw.normal(size=(count, width))).astype(np.float32), labels)
 
 
-def by_hand(train, classes, recipe, lr, decay, seed):
+def by_hand(train, classes, training, lr, decay, seed):
     """Train one head, one step after another, by the papers' formulas."""
-    x, y = train.features.astype(np.float64), train.labels
-    batch = min(recipe.batch_size, len(x))
+    x, y, optim = train.features.astype(np.float64), train.labels, training.optim
+    batch = min(training.batch_size, len(x))
     epoch = len(x) // batch
-    lr = lr * batch / 256 if recipe.per_256 else lr
+    lr = lr * batch / 256 if optim.lr_scaling == "linear" else lr
     start = np.random.default_rng(seed).normal(size=(x.shape[1], 1, classes))[:, 0]
-    w, b = recipe.init * start, np.zeros(classes)
+    w, b = training.init * start, np.zeros(classes)
     speeds, mean, variance = [0 * w, 0 * b], np.zeros(x.shape[1]), np.ones(x.shape[1])
-    for number in range(recipe.epochs):
+    for number in range(training.epochs):
         order = np.random.default_rng([seed, number]).permutation(len(x))
         for i in range(epoch):
             rows = order[i * batch : (i + 1) * batch]
             epochs, features = number + i / epoch, x[rows]
-            if recipe.batch_norm:
+            if training.batch_norm:
                 mean = 0.9 * mean + 0.1 * features.mean(0)
                 variance = 0.9 * variance + 0.1 * features.var(0, ddof=1)
                 features = (features - features.mean(0)) / np.sqrt(features.var(0) + 1e-6)
@@ -44,19 +53,19 @@ def by_hand(train, classes, recipe, lr, decay, seed):
             p /= p.sum(1, keepdims=True)
             p[np.arange(batch), y[rows]] -= 1
             grads = [features.T @ p / batch + decay * w, p.mean(0)]
-            if recipe.lars:
+            if optim.name == "lars":
                 sizes = np.linalg.norm(w), np.linalg.norm(grads[0])
                 grads[0] = grads[0] * (0.001 * sizes[0] / sizes[1] if min(sizes) > 0 else 1)
-            if recipe.milestones:
-                rate = lr * 0.1 ** sum(number >= m for m in recipe.milestones)
-            elif epochs < recipe.warmup_epochs:
-                rate = lr * epochs / recipe.warmup_epochs
+            if optim.milestones:
+                rate = lr * 0.1 ** sum(number >= m for m in optim.milestones)
+            elif epochs < optim.warmup_epochs:
+                rate = lr * epochs / optim.warmup_epochs
             else:
-                share = (epochs - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+                share = (epochs - optim.warmup_epochs) / (training.epochs - optim.warmup_epochs)
                 rate = lr * (1 + np.cos(np.pi * share)) / 2
             for j, (value, grad) in enumerate(zip((w, b), grads, strict=True)):
-                speeds[j] = recipe.momentum * speeds[j] + grad
-                ahead = grad + recipe.momentum * speeds[j] if recipe.nesterov else speeds[j]
+                speeds[j] = optim.momentum * speeds[j] + grad
+                ahead = grad + optim.momentum * speeds[j] if optim.nesterov else speeds[j]
                 value -= rate * ahead
     return w, b, mean, variance
 
@@ -64,44 +73,44 @@ def by_hand(train, classes, recipe, lr, decay, seed):
 class LinearTest(parameterized.TestCase):
     @parameterized.parameters(*PRESETS)
     def test_the_preset_s_training_by_hand(self, preset):
-        recipe = dataclasses.replace(
-            PRESETS[preset],
-            epochs=4,
-            batch_size=32,
-            milestones=PRESETS[preset].milestones and (1, 3),
+        training, optim = PRESETS[preset], PRESETS[preset].optim
+        optim = dataclasses.replace(
+            optim,
+            milestones=optim.milestones and (1, 3),
+            warmup_epochs=min(optim.warmup_epochs, 2),
         )
-        recipe = dataclasses.replace(recipe, warmup_epochs=min(recipe.warmup_epochs, 2))
+        training = dataclasses.replace(training, optim=optim, epochs=4, batch_size=32)
         train, lr = blobs(100), 0.5 if preset != "moco" else 0.1
-        (head,) = train_heads(train, 3, recipe, np.float32([lr]), np.float32([1e-3]), seed=3)
-        w, b, mean, variance = by_hand(train, 3, recipe, lr, 1e-3, seed=3)
+        (head,) = train_heads(train, 3, training, np.float32([lr]), np.float32([1e-3]), seed=3)
+        w, b, mean, variance = by_hand(train, 3, training, lr, 1e-3, seed=3)
         np.testing.assert_allclose(head.weight, w, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(head.bias, b, rtol=1e-4, atol=1e-6)
-        if recipe.batch_norm:
+        if training.batch_norm:
             np.testing.assert_allclose(head.mean, mean, rtol=1e-5, atol=1e-6)
             np.testing.assert_allclose(head.deviation, np.sqrt(variance + 1e-6), rtol=1e-5)
 
     def test_together_is_alone(self):
         train = blobs(200)
         rates, decays = np.float32([0.01, 0.1, 1.0]), np.float32([0, 1e-2, 1e-4])
-        recipe = Recipe(0.0, 64, 5, lars=True)
-        together = train_heads(train, 3, recipe, rates, decays)
+        training = ProbeTraining(OptimConfig(name="lars"), 64, 5)
+        together = train_heads(train, 3, training, rates, decays)
         for i, head in enumerate(together):
-            (alone,) = train_heads(train, 3, recipe, rates[i : i + 1], decays[i : i + 1])
+            (alone,) = train_heads(train, 3, training, rates[i : i + 1], decays[i : i + 1])
             np.testing.assert_allclose(head.weight, alone.weight, rtol=1e-5, atol=1e-7)
 
     def test_on_eight_devices_as_on_one(self):
-        train, recipe = blobs(200), Recipe(0.0, 64, 5, batch_norm=True)
+        train, training = blobs(200), ProbeTraining(SGD, 64, 5, batch_norm=True)
         mesh = sharding.make_mesh(sharding.MeshConfig(data=8), jax.devices())
-        numbers = (train, 3, recipe, np.float32([0.1, 1]), np.float32([0, 1e-4]))
+        numbers = (train, 3, training, np.float32([0.1, 1]), np.float32([0, 1e-4]))
         for one, many in zip(train_heads(*numbers), train_heads(*numbers, mesh=mesh), strict=True):
             for a, b in zip(one, many, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     @parameterized.parameters(5, 61)
     def test_a_batch_that_the_devices_do_not_divide_is_whole(self, count):
-        train, recipe = blobs(count), Recipe(0.0, 64, 5)
+        train, training = blobs(count), ProbeTraining(SGD, 64, 5)
         mesh = sharding.make_mesh(sharding.MeshConfig(data=8), jax.devices())
-        numbers = (train, 3, recipe, np.float32([0.1]), np.float32([0]))
+        numbers = (train, 3, training, np.float32([0.1]), np.float32([0]))
         (one,), (many,) = train_heads(*numbers), train_heads(*numbers, mesh=mesh)
         np.testing.assert_allclose(one.weight, many.weight, rtol=1e-6)
 

@@ -6,7 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource, open_source
-from ssl_jax.evals.base import Images, Labelled, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.images import Images, Labelled
 from ssl_jax.evals.protocols.linear import regularisation_path, split
 from ssl_jax.evals.protocols.logistic import Logistic
 from ssl_jax.objectives.base import Probe

@@ -12,7 +12,8 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources.base import ArraySource
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import patches
 from ssl_jax.evals.protocols.patches import Patches
 from ssl_jax.objectives.base import Probe

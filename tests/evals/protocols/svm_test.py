@@ -5,7 +5,7 @@ from absl.testing import absltest, parameterized
 from sklearn.svm import LinearSVC
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals.base import Labelled
+from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.svm import Svm, average_precision, choose_cost, svm_map
 
 

@@ -8,7 +8,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals.base import Images, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import zero_shot
 from ssl_jax.evals.protocols.zero_shot import ZeroShot, class_embeddings, zero_shot_accuracies
 from ssl_jax.objectives.base import Encoder, Probe, TextTower
@@ -92,8 +93,8 @@ class ZeroShotTest(parameterized.TestCase):
             self.texts = texts
             return np.array([[text.count(c) + 1e-3 for c in "abcdef"] for text in texts])
 
-        def embed_images(encoder, view, batches, mesh):
-            index = np.concatenate([i[i >= 0] for _, i in batches])
+        def embed_images(subject, part):
+            index = np.concatenate([i[i >= 0] for _, i in subject.images.batches(part)])
             return np.eye(6)[self.labels[index]], index
 
         with (
