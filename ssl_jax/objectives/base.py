@@ -317,8 +317,8 @@ class Objective:
         return self._shapes()
 
     def _shapes(self, **options: Any) -> dict[str, tuple[int, ...]]:
-        size = self.inputs().views[0].size
-        return output_shapes(self.backbone, (size, size, self.spec.channels), **options)
+        sides = self.inputs().views[0].sides
+        return output_shapes(self.backbone, (*sides, self.spec.channels), **options)
 
     @property
     def probe_every_stage(self) -> bool:
@@ -343,7 +343,7 @@ class Objective:
         """Number of patches along a side of the first view, and their width.
 
         Raises:
-          UserError: the backbone has no patches.
+          UserError: the backbone has no patches, or the view is not square.
         """
         if "patches" not in self.shapes:
             raise UserError(
@@ -351,6 +351,7 @@ class Objective:
                 "backbone.name='vit'"
             )
         patches, width = self.shapes["patches"]
+        assert self.inputs().views[0].side  # raises unless the view is square
         return round(patches**0.5), width
 
     def loss(

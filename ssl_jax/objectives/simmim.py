@@ -49,16 +49,16 @@ class SimMIM(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.view.size % self.cell:
+        if self.view.side % self.cell:
             raise UserError(
-                f"objective.cell: {self.cell} px do not tile a view of {self.view.size} px; use a "
+                f"objective.cell: {self.cell} px do not tile a view of {self.view.side} px; use a "
                 "divisor"
             )
 
     @cached_property
     def decoder(self) -> Net:
         side, width = self.patch_grid
-        return pixel_decoder(width, self.view.size // side, self.spec.channels)
+        return pixel_decoder(width, self.view.side // side, self.spec.channels)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = init_all(key, backbone=self.backbone, decoder=self.decoder)
@@ -78,7 +78,7 @@ class SimMIM(Objective):
         """Predict the images (B, H, W, C); also return the mask (B, cells, cells), 1 where a cell
         was hidden, and the new statistics. `keys` (B,) draw the masks.
         """
-        cells = self.view.size // self.cell
+        cells = self.view.side // self.cell
         order = jax.vmap(lambda k: jax.random.permutation(k, cells * cells))(keys)
         mask = simmim_mask(order, self.mask_ratio, cells, cells, scale=1)
         stats = dict(stats)

@@ -29,6 +29,7 @@ from ssl_jax.data.pipeline import (
     DataConfig,
     batches,
     check_in_memory,
+    check_masks,
     check_streams,
     eval_arrays,
     local_part,
@@ -290,6 +291,7 @@ class Experiment:
         backbone = nets.make_backbone(arch.pop("name", "resnet"), self.spec.channels, arch)
         objective = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(objective.inputs(), self.data.streams)
+        check_masks(objective.inputs(), self.data.masks)
         recipes.check(objective.inputs())
         return objective
 
@@ -413,6 +415,7 @@ class Experiment:
             boxes_only=boxes_only,
             streams=self.streams,
             tokenizer=self.tokenizer,
+            masks=data.masks,
         )
 
     def training_batches(self, start: int, stop: int) -> tuple[Batches, Iterator[Batch]]:

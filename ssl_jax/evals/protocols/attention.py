@@ -104,7 +104,7 @@ def entropy(maps: Array) -> Array:
 def _distance_and_entropy(encoder: Encoder, view: View, images: Array) -> tuple[Array, Array]:
     """Return the distance and the entropy per image, layer and head, both (B, layers, heads)."""
     maps = jnp.swapaxes(attention_maps(encoder, prepare(view, images)), 0, 1)
-    return distance(maps, view.size), entropy(maps)
+    return distance(maps, view.side), entropy(maps)
 
 
 # The encoder is an argument, not a closure: one compile for every step's weights.
