@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core.inputs import Inputs
+from ssl_jax.core.inputs import Inputs, Size, sides
 
 Array = jax.Array
 Interpolation = Literal["bilinear", "bicubic"]
@@ -23,8 +23,8 @@ def take_views(inputs: Inputs, sets: tuple[Array, ...], batch: Mapping[str, Any]
 
     Args:
       sets: for each view (N, H, W, C) uint8, already resized if the view shows whole images.
-      batch: `index` (B,) int32; `boxes`, one (B, count, 4) int32 per cropped view; other entries
-        are passed on.
+      batch: `index` (B,) int32; `boxes`, one (B, count, 4) int32 per cropped view; other entries,
+        such as `placement`, are passed on.
     """
     boxes = iter(batch["boxes"])
     views = []
@@ -44,9 +44,9 @@ def take_views(inputs: Inputs, sets: tuple[Array, ...], batch: Mapping[str, Any]
 
 
 def crop_resize(
-    image: Array, box: Array, size: int, interpolation: Interpolation = "bilinear"
+    image: Array, box: Array, size: Size, interpolation: Interpolation = "bilinear"
 ) -> Array:
-    """Crop a box of an (H, W, C) uint8 image and resize it to (size, size, C) uint8, as
+    """Crop a box of an (H, W, C) uint8 image and resize it to `size`, (h, w, C) uint8, as
     `data.decode.crop_resize` does.
 
     Computed as two matrix products, one per side, which are fast on every kind of device and work
@@ -57,18 +57,23 @@ def crop_resize(
     """
     height, width, channels = image.shape
     top, left, rows, columns = box
+    tall, wide = sides(size)
     # Number of interpolated values to average; if one side needs two, both take two.
-    down, across = (jnp.maximum(1, -(-side // (2 * size))) for side in (rows, columns))
+    down, across = (
+        jnp.maximum(1, -(-length // (2 * side)))
+        for length, side in zip((rows, columns), (tall, wide), strict=True)
+    )
     down, across = (
         jnp.maximum(down, jnp.minimum(2, across)),
         jnp.maximum(across, jnp.minimum(2, down)),
     )
-    vertical = _weights(top, rows, height, size, down, max(height, width), interpolation)
-    horizontal = _weights(left, columns, width, size, across, max(height, width), interpolation)
+    two = max(height / tall, width / wide) > 2  # a box may need two samples on both sides
+    vertical = _weights(top, rows, height, tall, down, two, interpolation)
+    horizontal = _weights(left, columns, width, wide, across, two, interpolation)
     high = jax.lax.Precision.HIGHEST
     flat = image.astype(jnp.float32).reshape(height, width * channels)
-    tall = jnp.matmul(vertical, flat, precision=high).reshape(size, width, channels)
-    out = jnp.einsum("jw,iwc->ijc", horizontal, tall, precision=high)
+    rows_done = jnp.matmul(vertical, flat, precision=high).reshape(tall, width, channels)
+    out = jnp.einsum("jw,iwc->ijc", horizontal, rows_done, precision=high)
     return jnp.clip(jnp.round(out), 0, 255).astype(jnp.uint8)
 
 
@@ -78,7 +83,7 @@ def _weights(
     length: int,
     size: int,
     samples: Array,
-    longest: int,
+    two: bool,
     interpolation: Interpolation,
 ) -> Array:
     """Return (size, length): the weight of each of `length` pixels in each of `size` pixels of the
@@ -86,8 +91,9 @@ def _weights(
 
     The crop spans `side` pixels from `start`. Each pixel of the result is the mean of `samples`
     values, interpolated at even distances; edge pixels of the crop are repeated outside of it.
+    With `two`, there may be two samples because the other side has two.
     """
-    most = max(1, min(2, -(-longest // (2 * size))), -(-length // (2 * size)))
+    most = max(2 if two else 1, -(-length // (2 * size)))
     fine = jnp.arange(size)[:, None] * samples + jnp.arange(most)
     scale = side.astype(jnp.float32) / (size * samples).astype(jnp.float32)
     at = (fine.astype(jnp.float32) + 0.5) * scale - 0.5

@@ -1,5 +1,7 @@
 """Flips, rotations and affine maps. Images are (H, W, C) float32."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import numpy as np
 from ssl_jax.core.chain import Padding
 
 Array = jax.Array
+IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)  # placements, see `core.inputs.Inputs`
+MIRROR = np.array([[1, 0, 0], [0, -1, 1]], np.float32)
 
 
 def flip(image: Array) -> Array:
@@ -30,8 +34,30 @@ def affine_matrix(angle: Array, log_scale: Array, shear: Array, shift: Array) ->
     return jnp.concatenate([linear, -(linear @ shift)[:, None]], axis=1)
 
 
-def warp(image: Array, matrix: Array, padding: Padding = "zero") -> Array:
-    """Resample bilinearly: the output at p is the input at `matrix` p (see `affine_matrix`).
+def placement(matrix: Array, sides: tuple[int, int]) -> Array:
+    """Convert the map of `affine_matrix`, (2, 3), to a placement (2, 3): from pixels, counted from
+    the centre of an image of (height, width) `sides`, to units of its sides (`core.inputs.Inputs`).
+    """
+    scale = np.array(sides, np.float32)
+    linear = matrix[:, :2] * scale / scale[:, None]
+    centre = 0.5 - linear.sum(1) * 0.5 + matrix[:, 2] / scale
+    return jnp.concatenate([linear, centre[:, None]], axis=1)
+
+
+def compose(outer: Array, inner: Array) -> Array:
+    """Return the map (..., 2, 3) that applies `inner` and then `outer`."""
+    # Sums of products, as a matrix product would be rounded to bfloat16 on accelerators.
+    linear = (outer[..., :, :2, None] * inner[..., None, :2, :]).sum(-2)
+    return jnp.concatenate([linear[..., :2], linear[..., 2:] + outer[..., 2:]], axis=-1)
+
+
+def warp(
+    image: Array,
+    matrix: Array,
+    padding: Padding = "zero",
+    interpolation: Literal["bilinear", "nearest"] = "bilinear",
+) -> Array:
+    """Resample: the output at p is the input at `matrix` p (see `affine_matrix`).
 
     Positions outside of the image read zeros or its edge pixels.
     """
@@ -45,6 +71,9 @@ def warp(image: Array, matrix: Array, padding: Padding = "zero") -> Array:
     # Everything beyond the border is padding, so positions can be clipped to the border.
     sy = jnp.clip(at[0] + (height + 1) / 2, 0, height + 1)
     sx = jnp.clip(at[1] + (width + 1) / 2, 0, width + 1)
+    if interpolation == "nearest":
+        sy, sx = jnp.floor(sy + 0.5), jnp.floor(sx + 0.5)
+        return padded[sy.astype(jnp.int32), sx.astype(jnp.int32)]
     top, left = jnp.floor(sy).astype(jnp.int32), jnp.floor(sx).astype(jnp.int32)
     fy, fx = (sy - top)[..., None], (sx - left)[..., None]
     row = width + 3

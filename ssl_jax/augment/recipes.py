@@ -241,10 +241,15 @@ def check(inputs: Inputs) -> None:
     """Look up the chains of all views, before anything is compiled.
 
     Raises:
-      UserError: a view names an unknown chain.
+      UserError: a view names an unknown chain, or one that moves pixels without a placement.
     """
     for view in inputs.views:
-        recipe(view.recipe)
+        chain = recipe(view.recipe)
+        if chain.rand_augment and (inputs.placement or inputs.masks):
+            raise UserError(
+                "view.recipe: RandAugment moves pixels, but neither masks nor the placement that "
+                "this method needs; use a chain without rand_augment"
+            )
     for _, stream in inputs.streams:
         check(stream)
 
@@ -277,24 +282,39 @@ def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, A
 
     Args:
       inputs: the recipe and the strength of each view group.
-      batch: `views`, a tuple of (B, count, H, W, C) uint8, one per view group; `index` (B,) int32.
+      batch: a batch of the host, see `Inputs`.
       key: the step's random key.
 
     Returns:
-      `batch` with float32 `views`, also in the streams' sub-batches.
+      `batch` as the loss receives it, see `Inputs`, also in the streams' sub-batches.
 
     Raises:
       UserError: an unknown recipe.
     """
-    views = []
+    out = {**batch}
+    views, places, masks = [], [], []
     for g, (view, images) in enumerate(zip(inputs.views, batch["views"], strict=True)):
         keys = rng.per_example(rng.named(key, f"view{g}"), batch["index"])
         keys = jax.vmap(rng.per_example, (0, None))(keys, jnp.arange(view.count))
-        views.append(_every(recipe(view.recipe), keys, images, view.strength))
-    streams = {
+        chain = recipe(view.recipe)
+        views.append(_every(chain, keys, images, view.strength))
+        if inputs.placement:
+            moves = functools.partial(place, chain, sides=view.sides, strength=view.strength)
+            crop = batch["placement"][g]
+            places.append(geometric.compose(crop, jax.vmap(jax.vmap(moves))(keys)))
+        if inputs.masks:
+            move = functools.partial(apply_to_mask, chain, strength=view.strength)
+            masks.append(jax.vmap(jax.vmap(move))(keys, batch["masks"][g]))
+    out["views"] = tuple(views)
+    if inputs.placement:
+        out["placement"] = tuple(places)
+    if inputs.masks:
+        out["masks"] = tuple(masks)
+    if inputs.sound:
+        out["sound"] = batch["sound"].astype(jnp.float32) * np.float32(2.0**-15)
+    return out | {
         name: augment(sub, batch[name], rng.named(key, name)) for name, sub in inputs.streams
     }
-    return {**batch, "views": tuple(views), **streams}
 
 
 def prepare(view: View, images: Array) -> Array:
@@ -317,8 +337,7 @@ def apply(
     RandAugment, not the probabilities. `serial` selects the form for a loop over images on a CPU,
     which skips operations that the draw switches off; the result is the same.
     """
-    # All draws in one call, because each call adds compile time.
-    draws = jax.random.uniform(jax.random.fold_in(key, 0), (_DRAWS,))
+    draws = _draws(key)
 
     def maybe(condition: Array, change: Callable[[Array], Array], image: Array) -> Array:
         if serial:
@@ -329,7 +348,8 @@ def apply(
     if chain.flip:
         image = maybe(draws[0] < chain.flip, geometric.flip, image)
     if ranges and strength:
-        image = _affine(ranges, draws[1:7], image, strength)
+        matrix = _affine_matrix(ranges, draws[1:7], image.shape[:2], strength)
+        image = geometric.warp(image, matrix, ranges.padding)
     image = jnp.moveaxis(image, -1, 0)
     if chain.rand_augment and strength:
         fill = statistics(chain, len(image))[0]
@@ -363,6 +383,35 @@ def apply(
     return _normalize(chain, image)
 
 
+def place(chain: Recipe, key: Array, sides: tuple[int, int], strength: float = 1.0) -> Array:
+    """Return where `apply` with the same arguments takes pixels from: the map (2, 3) from the
+    augmented image of (height, width) `sides` to the image before, a placement (see `Inputs`).
+    """
+    draws = _draws(key)
+    placement = jnp.asarray(geometric.IDENTITY)
+    if chain.flip:
+        mirrored = draws[0] < chain.flip
+        placement = jnp.where(mirrored, geometric.MIRROR, placement)
+    if chain.affine and strength:
+        matrix = _affine_matrix(chain.affine, draws[1:7], sides, strength)
+        placement = geometric.compose(placement, geometric.placement(matrix, sides))
+    return placement
+
+
+def apply_to_mask(chain: Recipe, key: Array, mask: Array, strength: float = 1.0) -> Array:
+    """Move the pixels of a mask (H, W) as `apply` with the same arguments moves an image's; each
+    takes the value at the nearest pixel, or 0 outside if the image is padded with zeros.
+    """
+    draws = _draws(key)
+    if chain.flip:
+        mask = jnp.where(draws[0] < chain.flip, geometric.flip(mask), mask)
+    if chain.affine and strength:
+        matrix = _affine_matrix(chain.affine, draws[1:7], mask.shape, strength)
+        padding = chain.affine.padding
+        mask = geometric.warp(mask[..., None], matrix, padding, "nearest")[..., 0]
+    return mask
+
+
 def batched(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> Array:
     """Apply `chain` to (B, n, H, W, C) uint8 images with (B, n) keys by `vmap`."""
     augment_image = functools.partial(apply, chain, strength=strength)
@@ -388,15 +437,20 @@ def _every(chain: Recipe, keys: Array, images: Array, strength: float) -> Array:
     return jax.lax.platform_dependent(keys, images, cpu=forms[0], default=forms[1])
 
 
-def _affine(ranges: Affine, draws: Array, image: Array, strength: float) -> Array:
+def _draws(key: Array) -> Array:
+    # All draws in one call, because each call adds compile time.
+    return jax.random.uniform(jax.random.fold_in(key, 0), (_DRAWS,))
+
+
+def _affine_matrix(ranges: Affine, draws: Array, sides: tuple[int, ...], strength: float) -> Array:
     angle, scale_y, scale_x, shear, down, right = strength * (2.0 * draws - 1.0)
-    matrix = geometric.affine_matrix(
+    height, width = (ranges.shift * side for side in sides)
+    return geometric.affine_matrix(
         ranges.rotation * angle,
         ranges.log_scale * jnp.stack([scale_y, scale_x]),
         ranges.shear * shear,
-        ranges.shift * image.shape[0] * jnp.stack([down, right]),
+        jnp.stack([height * down, width * right]),
     )
-    return geometric.warp(image, matrix, ranges.padding)
 
 
 def _normalize(chain: Recipe, images: Array) -> Array:

@@ -108,7 +108,7 @@ def program(run: "Run", output: Path) -> int:
             temporary.write_bytes(data)
     except OSError as e:
         raise UserError(f"cannot write --output={output}: {e.strerror}") from None
-    shape = "x".join(map(str, (encoder.view.size, encoder.view.size, run.channels)))
+    shape = "x".join(map(str, (*encoder.view.sides, run.channels)))
     terminal().print(
         f"{output}: {len(data) / 1e6:.2f} MB, for {', '.join(PLATFORMS)}: uint8 images "
         f"(any number)x{shape} to features of {encoder.feature_shape[0]}; docs/python.md"

@@ -1,13 +1,22 @@
-"""Inputs that an objective requests from the pipeline: views, labels, text, frames, streams."""
+"""Inputs that an objective requests from the pipeline, and the one description of its batches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from ssl_jax.core.chain import Recipe
 from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Share
+
+Size = Count | tuple[Count, Count]
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Return (height, width) of a size in pixels; one number is the side of a square."""
+    return (size, size) if isinstance(size, int) else size
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,8 @@ class View:
     """Random crops of each image, `count` of one size, augmented on the device by a chain.
 
     Attributes:
-      size: side of the square crop in pixels.
+      size: side of the square crop in pixels, or (height, width). Boxes have the same range of
+        aspect ratios for either, so a crop that is not square is stretched more.
       count: crops per image.
       area: range of the crop's share of the image area; (1, 1) is the whole image, resized.
       recipe: the chain: a name in `augment.recipes`, or a complete chain. Fields that a config's
@@ -26,13 +36,32 @@ class View:
         (BYOL's) clips a single draw to the image.
     """
 
-    size: Count
+    size: Size
     count: Count = 1
     area: tuple[Share, Share] = (0.2, 1.0)
     recipe: str | Recipe = "simclr"
     strength: NonNegative = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Literal["torchvision", "one_draw"] = "torchvision"
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return sides(self.size)
+
+    @property
+    def side(self) -> int:
+        """Side of a square view in pixels.
+
+        Raises:
+          UserError: the view is not square.
+        """
+        height, width = self.sides
+        if height != width:
+            raise UserError(
+                f"view.size: expected a square view, got {height} x {width}; set one number"
+            )
+        return height
 
     @property
     def whole(self) -> bool:
@@ -50,14 +79,37 @@ class View:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Content of the batch that an objective's loss receives.
+class ArrayShape:
+    """Shape and type of one array of a batch. Unlike a tuple, it is a leaf to `jax.tree`."""
 
-    `batch["views"]` is a tuple with one entry per `View`, (B, count, H, W, C) uint8 from the host
-    and float32 after the device-side augmentation; `batch["index"]` (B,) int32, an example's stable
-    position in its data set, is always present; `batch["label"]` is (B,) int32 with `label`;
-    `batch["text"]` (B, text) int32 with `text`; `batch["frames"]` (B, frames, H, W, C) uint8 with
-    `frames`; `batch[name]` is a complete sub-batch for each of `streams`.
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Content of the batch that an objective's loss receives; `shapes` describes its arrays.
+
+    A batch of B examples is a dict. Each view g has `count` crops of h x w pixels per image; the
+    lists with one entry per view are tuples.
+
+    | key | if requested by | array of the host | and in the loss |
+    |---|---|---|---|
+    | `index` | always | (B,) int32: the example's stable position in its data set | |
+    | `views[g]` | `views` | (B, count, h, w, C) uint8 | float32, augmented and normalised |
+    | `placement[g]` | `placement` | (B, count, 2, 3) float32 | composed with flip and affine map |
+    | `masks[g]` | `masks` | (B, count, h, w) uint8 | moved with the view's pixels |
+    | `label` | `label` | (B,) int32, -1 for none | |
+    | `text` | `text`, tokens | (B, text) int32 | |
+    | `frames` | `frames`, per clip | (B, frames, h, w, C) uint8, sides of the first view | |
+    | `sound` | `sound`, samples | (B, sound) int16, mono, from the first frame on | float32 |
+    | NAME | `streams` | a complete batch of the data set NAME | |
+
+    A placement is the affine map (A | t) from a position p in the view to A p + t in its image.
+    Positions are (y, x) in units of the sides: (0, 0) is the outer corner at the top left, (1, 1)
+    that at the bottom right, and pixel (i, j) of h x w has its centre at ((i + 0.5) / h,
+    (j + 0.5) / w). Where the affine map of a chain reads beyond the crop, the view shows padding,
+    and its mask is 0 or the edge's. The sound in the loss is in [-1, 1).
     """
 
     views: tuple[View, ...] = ()
@@ -65,3 +117,34 @@ class Inputs:
     text: int = 0
     frames: int = 0
     streams: tuple[tuple[str, "Inputs"], ...] = ()
+    placement: bool = False
+    masks: bool = False
+    sound: int = 0
+
+    def shapes(self, rows: int, channels: int) -> dict[str, Any]:
+        """Describe the batches of `rows` examples that the host makes: a tree of `ArrayShape`."""
+
+        def array(dtype: type, *shape: int) -> ArrayShape:
+            return ArrayShape((rows, *shape), np.dtype(dtype))
+
+        def per_view(dtype: type, *shape: int, sides: bool = False) -> tuple[ArrayShape, ...]:
+            every = ((v.count, *(v.sides if sides else ()), *shape) for v in self.views)
+            return tuple(array(dtype, *view) for view in every)
+
+        out: dict[str, Any] = {
+            "views": per_view(np.uint8, channels, sides=True),
+            "index": array(np.int32),
+        }
+        if self.placement:
+            out["placement"] = per_view(np.float32, 2, 3)
+        if self.masks:
+            out["masks"] = per_view(np.uint8, sides=True)
+        if self.label:
+            out["label"] = array(np.int32)
+        if self.text:
+            out["text"] = array(np.int32, self.text)
+        if self.frames:
+            out["frames"] = array(np.uint8, self.frames, *self.views[0].sides, channels)
+        if self.sound:
+            out["sound"] = array(np.int16, self.sound)
+        return out | {name: inputs.shapes(rows, channels) for name, inputs in self.streams}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -112,24 +111,12 @@ class Report:
 
 
 def abstract_batch(inputs: Inputs, spec: Spec, mesh: Mesh) -> dict[str, Any]:
-    """Return the shapes, dtypes and shardings of the batches that `data.assemble` makes for
-    `inputs`.
-    """
-    rows, batch = sharding.batch_sharding(mesh), spec.global_batch
-
-    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=rows)
-
-    views = tuple(array((v.count, v.size, v.size, spec.channels), jnp.uint8) for v in inputs.views)
-    out: dict[str, Any] = {"views": views, "index": array((), jnp.int32)}
-    if inputs.label:
-        out["label"] = array((), jnp.int32)
-    if inputs.text:
-        out["text"] = array((inputs.text,), jnp.int32)
-    if inputs.frames:
-        size = inputs.views[0].size
-        out["frames"] = array((inputs.frames, size, size, spec.channels), jnp.uint8)
-    return out | {name: abstract_batch(sub, spec, mesh) for name, sub in inputs.streams}
+    """Return the batches of `inputs` (`Inputs.shapes`) as shapes split by rows over `mesh`."""
+    rows = sharding.batch_sharding(mesh)
+    return jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows),
+        inputs.shapes(spec.global_batch, spec.channels),
+    )
 
 
 def compile_step(

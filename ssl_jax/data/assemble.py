@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.inputs import Inputs, Size, View
 from ssl_jax.data.clips import Clips
 from ssl_jax.data.decode import TRIES, Box, crop_resize, random_box, resize, to_channels
 from ssl_jax.data.draws import uniform
+from ssl_jax.data.masks import Masks, crop_nearest
 from ssl_jax.data.order import Order
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.text import BYTES, Tokenizer
@@ -23,7 +24,8 @@ class Steps:
     The random crops of an example are drawn from (seed, epoch, index, view group, view). Images in
     memory that are not cropped (area (1, 1)) are resized once, and batches are sliced from the
     result. With `boxes_only` a batch holds `boxes` in place of views, one (b, count, 4) int32 per
-    cropped view, from which a device crops the views out of `sets`.
+    cropped view, from which a device crops the views out of `sets`. `inputs.shapes` describes the
+    other arrays.
 
     Args:
       reader: reads the pixels of an example.
@@ -34,6 +36,7 @@ class Steps:
       boxes_only: for data sets in device memory.
       streams: name -> maker of the sub-batch, for each of `inputs.streams`.
       tokenizer: tokenizer of captions.
+      masks: folder of the images' masks, see `Masks`.
 
     Raises:
       UserError: inputs that the source does not have.
@@ -50,6 +53,7 @@ class Steps:
         boxes_only: bool = False,
         streams: Mapping[str, "Steps"] | None = None,
         tokenizer: Tokenizer = BYTES,
+        masks: str = "",
     ) -> None:
         if inputs.text and reader.source.captions is None:
             raise UserError(
@@ -60,22 +64,22 @@ class Steps:
         self._pool = Pool(threads)
         labels = reader.source.labels if inputs.label else None  # may take a pass over the data
         self._labels = np.full(len(reader.source), -1, np.int32) if labels is None else labels
-        self._resized = _resize_all(reader, inputs.views)
+        self._masks = Masks(reader.source, masks) if inputs.masks else None
+        # With masks every view is cropped, because the same boxes crop the masks.
+        self._resized = {} if inputs.masks else _resize_all(reader, inputs.views)
         self._boxes_only, self._streams = boxes_only, streams or {}
         self._tokenizer = tokenizer
         self._clips = None
-        if inputs.frames:
+        if inputs.frames or inputs.sound:
             self._clips = Clips(reader.source, inputs, reader.channels, order.seed)
 
     def __getitem__(self, step: int) -> dict:
         index = self._order.indices(step, self._rows)
         epoch = self._order.epoch(step)
         if self._boxes_only:
-            batch: dict[str, Any] = {"boxes": self._boxes(index, epoch)}
-            pixels_of = index
+            batch, pixels_of = self._boxes(index, epoch), index
         else:
-            views, pixels_of = self._views(index, epoch)
-            batch = {"views": views}
+            batch, pixels_of = self._views(index, epoch)
         batch["index"] = index
         if self._inputs.label:
             batch["label"] = self._labels[pixels_of]
@@ -86,7 +90,7 @@ class Steps:
                 captions, pixels_of, self._inputs.text, self._order.seed, epoch
             )
         if self._clips:
-            batch["frames"] = self._clips.batch(index, epoch, self._pool.run)
+            batch |= self._clips.batch(index, epoch, self._pool.run)
         return batch | {name: steps[step] for name, steps in self._streams.items()}
 
     @property
@@ -109,39 +113,59 @@ class Steps:
         places = (index[:, None], g, np.arange(self._inputs.views[g].count))
         return uniform(self._order.seed, epoch, *places, shape=(TRIES, 4))
 
-    def _boxes(self, index: np.ndarray, epoch: int) -> tuple[np.ndarray, ...]:
+    def _empty(self, rows: int, *names: str) -> dict[str, tuple[np.ndarray, ...]]:
+        """Allocate those of the arrays `names`, with one entry per view, that a batch has."""
+        shapes = self._inputs.shapes(rows, self._reader.channels)
+        return {n: tuple(np.empty(s.shape, s.dtype) for s in shapes.get(n, ())) for n in names}
+
+    def _boxes(self, index: np.ndarray, epoch: int) -> dict[str, Any]:
+        """Return the boxes of cropped views and, if requested, the placement of all views."""
         assert self._reader.source.arrays is not None
         height, width = self._reader.source.arrays.shape[1:3]
+        on = height, width
         boxes = []
+        placement = self._empty(len(index), "placement")["placement"]
         for g, view in enumerate(self._inputs.views):
             if not view.whole:
                 draws = self._draws(index, epoch, g)
                 rows = [draw_box(height, width, d, view) for d in draws.reshape(-1, TRIES, 4)]
                 boxes.append(np.array(rows, np.int32).reshape(*draws.shape[:2], 4))
-        return tuple(boxes)
+            if placement:
+                placement[g][:] = placement_of(whole_box(on) if view.whole else boxes[-1], on)
+        return {"boxes": tuple(boxes)} | ({"placement": placement} if placement else {})
 
-    def _views(self, index: np.ndarray, epoch: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """Return the views and the indices of their pixels: `index`, except for corrupt images."""
-        views, cropped, pixels_of = [], [], index.copy()
+    def _views(self, index: np.ndarray, epoch: int) -> tuple[dict[str, Any], np.ndarray]:
+        """Return the views with their placement and masks, if requested, and the indices of their
+        pixels: `index`, except for corrupt images.
+        """
+        out = self._empty(len(index), "views", "placement", "masks")
+        views, placement, masks = out["views"], out["placement"], out["masks"]
+        cropped, pixels_of = [], index.copy()
         for g, view in enumerate(self._inputs.views):
             if view.whole and _kind(view) in self._resized:
-                whole = self._resized[_kind(view)][index]
-                views.append(np.repeat(whole[:, None], view.count, axis=1))
+                views[g][:] = self._resized[_kind(view)][index][:, None]
+                if placement:
+                    placement[g][:] = placement_of(whole_box((1, 1)), (1, 1))
             else:
-                shape = (len(index), view.count, view.size, view.size, self._reader.channels)
-                views.append(np.empty(shape, np.uint8))
-                cropped.append((view, self._draws(index, epoch, g), views[g]))
+                cropped.append((g, view, self._draws(index, epoch, g)))
 
         def fill(row: int) -> None:
-            boxes = _Boxes([(view, draws[row]) for view, draws, _ in cropped])
-            image, pixels_of[row] = self._reader.pixels(int(index[row]), boxes.room)
-            for (view, _, out), places in zip(cropped, boxes.on(*image.shape[:2]), strict=True):
+            boxes = _Boxes([(view, draws[row]) for _, view, draws in cropped])
+            room = None if masks else boxes.room  # masks have the size of the whole image
+            image, pixels_of[row] = self._reader.pixels(int(index[row]), room)
+            on = image.shape[:2]
+            mask = self._masks.read(int(pixels_of[row]), on) if self._masks else None
+            for (g, view, _), places in zip(cropped, boxes.on(*on), strict=True):
                 for c, box in enumerate(places):
-                    crop_resize(image, box, view.size, view.interpolation, out[row, c])
+                    crop_resize(image, box, view.size, view.interpolation, views[g][row, c])
+                    if mask is not None:
+                        masks[g][row, c] = crop_nearest(mask, box, *view.sides)
+                if placement:
+                    placement[g][row] = placement_of(np.array(places), on)
 
         if cropped:
             self._pool.run(fill, len(index))
-        return tuple(views), pixels_of
+        return {n: arrays for n, arrays in out.items() if arrays or n == "views"}, pixels_of
 
 
 class Pool:
@@ -185,11 +209,11 @@ class _Boxes:
 
     def room(self, height: int, width: int) -> float:
         """Return how many times smaller the image may be before a crop is smaller than its view."""
-        largest = max(view.size for view, _ in self._views)
+        largest = max(max(view.sides) for view, _ in self._views)
         if min(height, width) < 2 * largest:  # below 2, the smallest useful factor
             return 1
         return min(
-            min(box[2:]) / view.size
+            min(box[2] / view.sides[0], box[3] / view.sides[1])
             for (view, _), boxes in zip(self._views, self.on(height, width), strict=True)
             for box in boxes
         )
@@ -198,11 +222,28 @@ class _Boxes:
 def draw_box(height: int, width: int, draws: np.ndarray, view: View) -> Box:
     """Return the box of one crop of `view` from `draws` (TRIES, 4)."""
     if view.whole:
-        return 0, 0, height, width
+        return whole_box((height, width))
     return random_box(height, width, draws, view.area, kind=view.crop)
 
 
-Kind = tuple[int, Literal["bilinear", "bicubic"]]  # size and interpolation of whole images
+def whole_box(on: tuple[int, int]) -> Box:
+    """Return the box of a whole image of (height, width) `on`."""
+    return 0, 0, *on
+
+
+def placement_of(box: np.ndarray | Box, on: tuple[int, int]) -> np.ndarray:
+    """Return the placement (see `Inputs`) of the crops `box` (..., 4) of an image of (height,
+    width) `on`: (..., 2, 3) float32.
+    """
+    box = np.asarray(box)
+    placement = np.zeros((*box.shape[:-1], 2, 3), np.float32)
+    for axis in (0, 1):
+        placement[..., axis, axis] = box[..., 2 + axis] / on[axis]
+        placement[..., axis, 2] = box[..., axis] / on[axis]
+    return placement
+
+
+Kind = tuple[Size, Literal["bilinear", "bicubic"]]  # size and interpolation of whole images
 
 
 def _kind(view: View) -> Kind:

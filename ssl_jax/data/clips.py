@@ -1,4 +1,4 @@
-"""Consecutive frames of clips, with one crop for all of them."""
+"""Consecutive frames of clips, with one crop for all of them, and their sound."""
 
 from collections.abc import Callable
 
@@ -9,21 +9,23 @@ from ssl_jax.core.inputs import Inputs
 from ssl_jax.data.decode import TRIES, crop_resize, random_box
 from ssl_jax.data.draws import fold, uniform
 from ssl_jax.data.reader import Reader
+from ssl_jax.data.sound import read_wav, window
 from ssl_jax.data.sources.base import VERSION, Source
 
 Run = Callable[[Callable[[int], None], int], None]  # calls a function on 0..n-1
 
 
 class Clips:
-    """Reader of `frames` consecutive frames from a random position in a clip.
+    """Reader of `frames` consecutive frames from a random position in a clip, and of `sound`
+    samples of its sound track from the time of the first of these frames.
 
     Position and crop are drawn from (seed, epoch, index); all frames have the same crop, with the
     size and area range of the first of `inputs.views`. A clip that is too short repeats its last
-    frame. A clip with a corrupt frame at the position is replaced by another one, drawn from (seed,
-    index, attempt).
+    frame, and its sound ends in silence. A clip with a corrupt frame at the position is replaced by
+    another one, drawn from (seed, index, attempt), frames and sound together.
 
     Raises:
-      UserError: a source of images, or no view.
+      UserError: a source of images, or without sound; no view; an unreadable sound track.
     """
 
     def __init__(self, source: Source, inputs: Inputs, channels: int, seed: int) -> None:
@@ -33,43 +35,66 @@ class Clips:
             )
         if not inputs.views:
             raise UserError("inputs: expected at least one view, whose size frames take; got none")
-        self._view, self._count, self._group = inputs.views[0], inputs.frames, len(inputs.views)
+        if inputs.sound and not source.sounded:
+            raise UserError(
+                f"{source.name} has no sound, which this method needs; put the sound of the clip "
+                "frames/CLIP/ into audio/CLIP.wav and use frames:/path/frames"
+            )
+        self._source, self._view, self._group = source, inputs.views[0], len(inputs.views)
+        self._count, self._samples = inputs.frames, inputs.sound
         self._lengths = source.lengths.astype(np.int64)
         self._first = np.cumsum(self._lengths) - self._lengths
         self._seed = seed
         self._reader = Reader(_Frames(source, self._first), channels, seed)
+        self._rate = read_wav(source.read_sound(0))[1] if inputs.sound else 0
+        self._inputs = inputs
 
-    def batch(self, index: np.ndarray, epoch: int, run: Run) -> np.ndarray:
-        """Read frames of the clips `index` (b,): (b, frames, size, size, C) uint8."""
-        size = self._view.size
-        shape = (len(index), self._count, size, size, self._reader.channels)
-        out = np.empty(shape, np.uint8)
+    def batch(self, index: np.ndarray, epoch: int, run: Run) -> dict[str, np.ndarray]:
+        """Read the clips `index` (b,): `frames` (b, frames, h, w, C) uint8 and `sound` (b, sound)
+        int16, those of both that are requested.
+        """
+        shapes = self._inputs.shapes(len(index), self._reader.channels)
+        out: dict[str, np.ndarray] = {
+            name: np.empty(shapes[name].shape, shapes[name].dtype)
+            for name in ("frames", "sound")
+            if name in shapes
+        }
 
         def fill(row: int) -> None:
-            out[row] = self.read(int(index[row]), epoch)
+            for name, array in self.read(int(index[row]), epoch).items():
+                out[name][row] = array
 
         run(fill, len(index))
         return out
 
-    def read(self, index: int, epoch: int) -> np.ndarray:
-        """Read frames of the clip `index`: (frames, size, size, C) uint8."""
+    def read(self, index: int, epoch: int) -> dict[str, np.ndarray]:
+        """Read the clip `index`: `frames` (frames, h, w, C) uint8 and `sound` (sound,) int16."""
         place = uniform(self._seed, epoch, index, self._group, 1, shape=(1,))[0]
         draws = uniform(self._seed, epoch, index, self._group, 0, shape=(TRIES, 4))
         attempt, chosen = 0, index
         while (images := self._frames(chosen, place)) is None:
             attempt += 1
             chosen = int(fold(self._seed, index, attempt) % np.uint64(len(self._lengths)))
+        out: dict[str, np.ndarray] = {}
         view = self._view
-        height, width, _ = images[0].shape
-        box = (0, 0, height, width)
-        if not view.whole:
-            box = random_box(height, width, draws, view.area, kind=view.crop)
-        return np.stack([crop_resize(i, box, view.size, view.interpolation) for i in images])
+        if images:
+            height, width, _ = images[0].shape
+            box = (0, 0, height, width)
+            if not view.whole:
+                box = random_box(height, width, draws, view.area, kind=view.crop)
+            crops = [crop_resize(i, box, view.size, view.interpolation) for i in images]
+            out["frames"] = np.stack(crops)
+        if self._samples:
+            out["sound"] = self._sound(chosen, place)
+        return out
+
+    def _start(self, index: int, place: float) -> int:
+        """Return the first frame, for `place` in [0, 1)."""
+        return int(place * max(1, int(self._lengths[index]) - self._count + 1))
 
     def _frames(self, index: int, place: float) -> list[np.ndarray] | None:
-        """Read the frames from `place` in [0, 1) on; None if one is corrupt or has another size."""
-        length = int(self._lengths[index])
-        start = int(place * max(1, length - self._count + 1))
+        """Read the frames from `place` on; None if one is corrupt or has another size."""
+        length, start = int(self._lengths[index]), self._start(index, place)
         images: list[np.ndarray] = []
         for frame in np.minimum(np.arange(start, start + self._count), length - 1).tolist():
             image = self._reader.try_pixels(int(self._first[index]) + frame)
@@ -77,6 +102,17 @@ class Clips:
                 return None
             images.append(image)
         return images
+
+    def _sound(self, index: int, place: float) -> np.ndarray:
+        file = self._source.read_sound(index)
+        track, rate = read_wav(file)
+        if rate != self._rate:
+            raise UserError(
+                f"{file}: {rate} samples per second, but the first clip has {self._rate}; convert "
+                f"all to one rate: ffmpeg -i IN -ar {self._rate} OUT"
+            )
+        first = self._start(index, place) * len(track) // int(self._lengths[index])
+        return window(track, first, self._samples)
 
 
 class _Frames(Source):

@@ -13,6 +13,7 @@ import simplejpeg
 from absl import logging
 from PIL import Image
 
+from ssl_jax.core.inputs import Size, sides
 from ssl_jax.data import tiff
 from ssl_jax.data.jpeg import in_one_scan, is_turned, scans
 from ssl_jax.data.levels import Range, to_uint8
@@ -383,32 +384,33 @@ def random_box(
 def crop_resize(
     image: np.ndarray,
     box: Box,
-    size: int,
+    size: Size,
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Crop a box (top, left, height, width) of an (H, W, C) image, resized to (size, size, C).
+    """Crop a box (top, left, height, width) of an (H, W, C) image, resized to `size`: (h, w, C).
 
     Interpolates between the nearest pixels. If a side shrinks more than twofold, which would skip
     pixels, several bilinear values are averaged per pixel (`samples`): up to fourfold, in a third
     of the time of `cv2.INTER_AREA`. OpenCV's bicubic kernel has a = -0.75, like PyTorch's.
 
     Args:
-      out: (size, size, C) uint8, contiguous; receives the result.
+      out: (h, w, C) uint8, contiguous; receives the result.
     """
     top, left, height, width = box
+    tall, wide = sides(size)
     part = image[top : top + height, left : left + width]
     if out is None:
-        out = np.empty((size, size, image.shape[-1]), np.uint8)
-    if (height, width) == (size, size):
+        out = np.empty((tall, wide, image.shape[-1]), np.uint8)
+    if (height, width) == (tall, wide):
         out[:] = part
         return out
     rows, columns = samples(height, width, size)
     if rows == columns == 1:
-        cv2.resize(part, (size, size), dst=out, interpolation=_INTERPOLATION[interpolation])
+        cv2.resize(part, (wide, tall), dst=out, interpolation=_INTERPOLATION[interpolation])
         return out
-    fine = cv2.resize(part, (columns * size, rows * size), interpolation=cv2.INTER_LINEAR)
-    cv2.resize(fine, (size, size), dst=out, interpolation=cv2.INTER_AREA)
+    fine = cv2.resize(part, (columns * wide, rows * tall), interpolation=cv2.INTER_LINEAR)
+    cv2.resize(fine, (wide, tall), dst=out, interpolation=cv2.INTER_AREA)
     return out
 
 
@@ -424,30 +426,37 @@ def averaged(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.concatenate([band.reshape(height, width, -1) for band in bands], axis=-1)
 
 
-def samples(height: int, width: int, size: int) -> tuple[int, int]:
+def samples(height: int, width: int, size: Size) -> tuple[int, int]:
     """Return how many interpolated values, down and across, to average per output pixel.
 
     Enough that no two are more than two pixels apart; 2 x 2 rather than 2 x 1, because OpenCV
     averages it in half the time.
     """
-    down, across = (max(1, -(-side // (2 * size))) for side in (height, width))
+    box = zip((height, width), sides(size), strict=True)
+    down, across = (max(1, -(-side // (2 * resized))) for side, resized in box)
     return max(down, min(2, across)), max(across, min(2, down))
 
 
 def resize(
-    image: np.ndarray, size: int, interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    image: np.ndarray, size: Size, interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 ) -> np.ndarray:
-    """Resize the whole (H, W, C) image to (size, size, C), without keeping its aspect ratio."""
+    """Resize the whole (H, W, C) image to `size`, without keeping its aspect ratio."""
     return crop_resize(image, (0, 0, *image.shape[:2]), size, interpolation)
 
 
-def eval_crop(image: np.ndarray, size: int, share: float = EVAL_SHARE) -> np.ndarray:
-    """Crop the central square and resize it to (size, size, C), for evaluation.
+def eval_crop(image: np.ndarray, size: Size, share: float = EVAL_SHARE) -> np.ndarray:
+    """Crop the centre and resize it to `size`, (h, w, C), for evaluation.
 
-    Its side is `share` of the image's shorter side (by default 224 / 256, the usual resize to 256
-    and crop of 224), or the whole shorter side if that is at most `size`.
+    The crop has the aspect ratio of `size`. Its sides are `share` of the largest such crop's (by
+    default 224 / 256, the usual resize to 256 and crop of 224), or all of these if they are no
+    larger than `size`.
     """
     height, width = image.shape[:2]
-    short = min(height, width)
-    side = short if short <= size else max(1, round(short * share))
-    return crop_resize(image, ((height - side) // 2, (width - side) // 2, side, side), size)
+    tall, wide = sides(size)
+    if height * wide <= width * tall:
+        h, w = height, height * wide / tall
+    else:
+        h, w = width * tall / wide, width
+    share = share if h > tall else 1
+    h, w = max(1, round(h * share)), max(1, round(w * share))
+    return crop_resize(image, ((height - h) // 2, (width - w) // 2, h, w), size)

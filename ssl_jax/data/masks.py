@@ -8,10 +8,68 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.decode import DecodeError, averaged, check_size, decode, open_image
+from ssl_jax.data.decode import Box, DecodeError, averaged, check_size, decode, open_image
 from ssl_jax.data.levels import Range
+from ssl_jax.data.sources.base import Source
 
 IGNORED = 255  # a pixel without a class
+
+
+class Masks:
+    """Masks of the images of a data set, for views.
+
+    The mask of an image is the file `folder`/NAME.png, NAME being the image's name in `source`
+    without its extension ("train/cat/1"), or what the source itself has.
+
+    Raises:
+      UserError: neither a folder nor masks in the source; a folder for images without names.
+    """
+
+    def __init__(self, source: Source, folder: str = "") -> None:
+        self._source = source
+        self._folder = Path(folder).expanduser() if folder else None
+        if self._folder is None and not source.masked:
+            raise UserError(
+                f"data.masks: {source.name} has no masks, which this method needs; set "
+                "--config.data.masks=/path, a folder of NAME.png for each image; see docs/data.md"
+            )
+        if self._folder is not None and source.names is None:
+            raise UserError(
+                f"data.masks: the images of {source.name} have no names; see docs/data.md"
+            )
+
+    def read(self, index: int, sides: tuple[int, int]) -> np.ndarray:
+        """Read the mask (H, W) uint8 of an image whose (height, width) is `sides`.
+
+        Raises:
+          UserError: a missing or unreadable mask, or one of another size.
+        """
+        where = f"the mask of {self._source.describe(index)}"
+        if self._folder is None:
+            mask = self._source.read_mask(index)
+        else:
+            assert self._source.names is not None
+            mask = self._folder / Path(self._source.names[index]).with_suffix(".png")
+        if isinstance(mask, Path):
+            if not mask.is_file():
+                raise UserError(f"{self._source.describe(index)}: no mask {mask}")
+            where, mask = str(mask), read_mask(mask)
+        if mask.shape != sides:
+            raise UserError(
+                f"{where} has {mask.shape[0]} x {mask.shape[1]} pixels, expected those of its "
+                f"image, {sides[0]} x {sides[1]}"
+            )
+        return mask
+
+
+def crop_nearest(mask: np.ndarray, box: Box, height: int, width: int) -> np.ndarray:
+    """Crop a box (top, left, height, width) of a mask (H, W), resized to (height, width); each
+    pixel takes the value under its centre.
+    """
+    top, left, h, w = box
+    rows = top + (2 * np.arange(height) + 1) * h // (2 * height)
+    columns = left + (2 * np.arange(width) + 1) * w // (2 * width)
+    return mask[rows[:, None], columns]
 
 
 class Scenes(NamedTuple):

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Inputs
+from ssl_jax.core.inputs import Inputs, Size, sides
 from ssl_jax.core.ranges import Count, Finite, Probability, Seed, Share, Whole
 from ssl_jax.data.assemble import Pool, Steps
 from ssl_jax.data.decode import eval_crop
@@ -54,6 +54,9 @@ class DataConfig:
       tokenizer: tokenizer of captions: "" for bytes, "train:SIZE" for a byte-level BPE vocabulary
         of SIZE pieces learned from the captions, or the path of a tokenizer file of Hugging Face's
         `tokenizers`. The run's folder stores it as tokenizer.json.
+      masks: folder of the masks of the training images, for methods that need them: NAME.png for
+        each image NAME.jpg, in the same sub-folders. Not needed for images in a folder images with
+        a folder masks beside it.
     """
 
     train: str = "digits"
@@ -70,6 +73,7 @@ class DataConfig:
     cache: Literal["none", "device"] = "none"
     streams: Mapping[str, str] = field(default_factory=dict)
     tokenizer: str = ""
+    masks: str = ""
 
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
@@ -118,15 +122,14 @@ def batches(
     boxes_only: bool = False,
     streams: Mapping[str, Source] | None = None,
     tokenizer: Tokenizer = BYTES,
+    masks: str = "",
 ) -> Batches:
     """Make the batches of steps `start_step` to `stop_step - 1`, by default with all rows of each.
 
-    Each batch is a dict of NumPy arrays as `Inputs` describes them, with b = len(rows) rows:
-    `views`, a tuple of (b, count, size, size, C) uint8, one per view; `index` (b,) int32; and, with
-    `inputs.label`, `label` (b,) int32 (-1 for none). For each of `inputs.streams` there is a batch
-    of the source of that name in `streams`. The batch of a step depends only on the sources,
-    `inputs`, `global_batch`, `seed` and the step: any start and any split into hosts yields the
-    same rows. `seed` and the steps are not negative.
+    Each batch is a dict of NumPy arrays as `Inputs.shapes` describes them, with len(rows) rows.
+    For each of `inputs.streams` there is a batch of the source of that name in `streams`. The batch
+    of a step depends only on the sources, `inputs`, `global_batch`, `seed` and the step: any start
+    and any split into hosts yields the same rows. `seed` and the steps are not negative.
 
     With `boxes_only`, for `data.cache="device"`, `boxes` replaces `views`: a tuple with one
     (b, count, 4) int32 (top, left, height, width) per cropped view.
@@ -137,10 +140,14 @@ def batches(
     """
     if boxes_only:
         check_in_memory(source)
+        if inputs.masks:
+            raise UserError("data.cache=device: this method needs masks; use data.cache=none")
     streams = streams or {}
     check_streams(inputs, streams)
 
-    def steps_of(source: Source, inputs: Inputs, seed: int, further: Mapping[str, Steps]) -> Steps:
+    def steps_of(
+        source: Source, inputs: Inputs, seed: int, further: Mapping[str, Steps], masks: str = ""
+    ) -> Steps:
         return Steps(
             Reader(source, channels, seed, max_bad_fraction),
             inputs,
@@ -150,13 +157,15 @@ def batches(
             boxes_only=boxes_only,
             streams=further,
             tokenizer=tokenizer,
+            masks=masks,
         )
 
     further = {
         name: steps_of(streams[name], sub, int(fold(seed, *name.encode())), {})
         for name, sub in inputs.streams
     }
-    return Batches(start_step, stop_step, steps_of(source, inputs, seed, further), prefetch)
+    steps = steps_of(source, inputs, seed, further, masks)
+    return Batches(start_step, stop_step, steps, prefetch)
 
 
 def check_streams(inputs: Inputs, names: Collection[str]) -> None:
@@ -176,6 +185,16 @@ def check_streams(inputs: Inputs, names: Collection[str]) -> None:
         raise UserError(f"data.streams.{name}: this method uses no such data set; {expected}")
 
 
+def check_masks(inputs: Inputs, folder: str) -> None:
+    """Check that a folder of masks is only set for a method that reads masks.
+
+    Raises:
+      UserError: it would change nothing.
+    """
+    if folder and not inputs.masks:
+        raise UserError(f"data.masks: {folder!r} would change nothing: this method reads no masks")
+
+
 def check_in_memory(source: Source) -> None:
     """Check that `data.cache="device"` can be used.
 
@@ -191,7 +210,7 @@ def check_in_memory(source: Source) -> None:
 
 def eval_arrays(
     source: Source,
-    size: int,
+    size: Size,
     *,
     rows: np.ndarray | None = None,
     channels: Whole = 0,
@@ -199,8 +218,8 @@ def eval_arrays(
     threads: Whole = 0,
     max_bad_fraction: Probability = 0.01,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield examples in order, centrally cropped: images (batch, size, size, C) uint8 and their
-    index (batch,).
+    """Yield examples in order, centrally cropped to `size`: images (batch, h, w, C) uint8 and
+    their index (batch,).
 
     Rows without an example have index -1 and zero pixels: the padding of the last batch, and
     corrupt images, which are left out here, not replaced.
@@ -215,7 +234,7 @@ def eval_arrays(
     pool = Pool(threads)
     rows = np.arange(len(source)) if rows is None else rows
     for first in range(0, len(rows), batch):
-        images = np.zeros((batch, size, size, reader.channels), np.uint8)
+        images = np.zeros((batch, *sides(size), reader.channels), np.uint8)
         index = np.full(batch, -1, np.int32)
 
         def fill(row: int, first=first, images=images, index=index) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Subset(Source):
         self.class_names, self.left_out = source.class_names, source.left_out
         self.labels = None if source.labels is None else source.labels[self._rows]
         self.value_range = source.value_range
+        self.masked, self.sounded = source.masked, source.sounded
         self.lengths = None if source.lengths is None else source.lengths[self._rows]
         if source.captions is not None:
             self.captions = [source.captions[int(row)] for row in self._rows]
@@ -45,6 +47,12 @@ class Subset(Source):
 
     def read_frame(self, index: int, frame: int) -> bytes | np.ndarray:
         return self._source.read_frame(int(self._rows[index]), frame)
+
+    def read_mask(self, index: int) -> np.ndarray | Path:
+        return self._source.read_mask(int(self._rows[index]))
+
+    def read_sound(self, index: int) -> Path:
+        return self._source.read_sound(int(self._rows[index]))
 
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._rows[index]))

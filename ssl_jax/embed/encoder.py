@@ -31,7 +31,7 @@ class Encoder(base.Encoder):
     pytree, to be passed INTO `jax.jit`.
 
     Attributes:
-      view: the network takes square crops of `view.size`, normalised according to `view.recipe`.
+      view: the network takes crops of `view.size`, normalised according to `view.recipe`.
       probe: the layer that is read, and its pooling: one of `Probe`'s, or "none" for the layer's
         whole feature map (B, h, w, D).
       channels: number of channels of the images.
@@ -105,7 +105,7 @@ class Encoder(base.Encoder):
         Raises:
           UserError: images of another form.
         """
-        size, expected = self.view.size, (self.view.size, self.view.size, self.channels)
+        size, expected = self.view.size, (*self.view.sides, self.channels)
         if getattr(images, "ndim", 0) == 4 and images.shape[1:] == expected:
             return _uint8(images)
         arrays = [_uint8(np.asarray(image)) for image in images]
@@ -158,7 +158,7 @@ class Encoder(base.Encoder):
         return digest.hexdigest()
 
     def _image(self, count: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((count, *[self.view.size] * 2, self.channels), jnp.float32)
+        return jax.ShapeDtypeStruct((count, *self.view.sides, self.channels), jnp.float32)
 
 
 def read_normalised(encoder: Encoder, images: Array) -> Array:

@@ -60,7 +60,7 @@ def stablehlo(
     own = Encoder.of(
         encoder, encoder.view, encoder.probe, encoder.channels, encoder.config, encoder.origin
     )
-    shape = (*[encoder.view.size] * 2, encoder.channels)
+    shape = (*encoder.view.sides, encoder.channels)
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *shape), jnp.uint8)
     with _without_places():

@@ -13,7 +13,7 @@ import numpy as np
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import View
+from ssl_jax.core.inputs import Size, View
 from ssl_jax.core.ranges import Integer
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
@@ -271,10 +271,10 @@ class Subject:
         return "features" if self.encoder is not None else "raw pixels"
 
     @property
-    def side(self) -> int:
-        """Side, in pixels, of the images that `features_of` takes."""
-        size = self.images.view.size
-        return size if self.encoder is not None else min(size, PIXELS)
+    def side(self) -> Size:
+        """Size, in pixels, of the images that `features_of` takes."""
+        view = self.images.view
+        return view.size if self.encoder is not None else min(*view.sides, PIXELS)
 
     def features_of(
         self, batches: features.Batches, probes: Sequence[Probe]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import View
+from ssl_jax.core.inputs import Size, View
 from ssl_jax.data.copies import held_out, identities, sample
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
@@ -178,7 +178,7 @@ class Images:
             return [Labelled(rows, labels) for rows in arrays]
         return [Labelled(rows[has_label], labels[has_label]) for rows in arrays]
 
-    def batches(self, part: Part, size: int | None = None) -> features.Batches:
+    def batches(self, part: Part, size: Size | None = None) -> features.Batches:
         """Return batches (images, index) of this process's rows of a part, resized to `size`, by
         default the view's.
 
@@ -206,7 +206,7 @@ class Images:
             raise UserError(f"examples = {count} must be positive")
         return self.test.some(count)
 
-    def whole(self, part: Part, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def whole(self, part: Part, size: Size | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read all images (N, H, W, C) uint8 of a part and their index, in every process."""
         return features.collect(lambda images, _: images, self.batches(part, size), self.mesh)
 

@@ -81,8 +81,8 @@ class OnlineProbe(Objective):
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, extra = self.method.init(key)
-        size = self.inputs().views[0].size
-        images = jax.ShapeDtypeStruct((1, size, size, self.spec.channels), jnp.float32)
+        shape = (1, *self.inputs().views[0].sides, self.spec.channels)
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
         encoder = self.method.encoder(params, extra)
         feature_fn = functools.partial(self._features, encoder.net)
         width = jax.eval_shape(feature_fn, encoder.params, encoder.stats, images).shape[1]

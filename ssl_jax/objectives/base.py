@@ -315,8 +315,8 @@ class Objective:
         return self._shapes()
 
     def _shapes(self, **options: Any) -> Features:
-        size = self.inputs().views[0].size
-        return output_shapes(self.backbone, (size, size, self.spec.channels), **options)
+        sides = self.inputs().views[0].sides
+        return output_shapes(self.backbone, (*sides, self.spec.channels), **options)
 
     @property
     def probe_every_stage(self) -> bool:
@@ -341,13 +341,14 @@ class Objective:
         """Number of patches along a side of the first view, and their width.
 
         Raises:
-          UserError: the backbone has no patches.
+          UserError: the backbone has no patches, or the view is not square.
         """
         if self.shapes.tokens is None or self.shapes.map is None:
             raise UserError(
                 f"objective: this backbone has no patches, but the method needs {self.needs}; set "
                 "backbone.name='vit'"
             )
+        assert self.inputs().views[0].side  # raises unless the view is square
         rows, _, width = self.shapes.map.shape
         return rows, width
 

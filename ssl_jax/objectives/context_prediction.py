@@ -92,10 +92,10 @@ class ContextPrediction(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         span = self.rows * self.patch + (self.rows - 1) * self.gap
-        if span > self.view.size:
+        if span > self.view.side:
             raise UserError(
                 f"objective: {self.rows} patches of {self.patch} px with gaps of {self.gap} px do "
-                f"not fit a view of {self.view.size} px; make them smaller"
+                f"not fit a view of {self.view.side} px; make them smaller"
             )
         if self.pairs == "centre" and self.rows % 2 == 0:
             raise UserError(

@@ -66,11 +66,11 @@ class Jigsaw(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        cell = self.view.size // max(self.rows, 1)
+        cell = self.view.side // max(self.rows, 1)
         if not 1 <= self.tile <= cell:
             raise UserError(
                 f"objective.tile: {self.tile} px do not fit the cells of a view of "
-                f"{self.view.size} px in {self.rows} rows; use at most {cell}"
+                f"{self.view.side} px in {self.rows} rows; use at most {cell}"
             )
         check_count(self.rows**2, self.permutations)
 

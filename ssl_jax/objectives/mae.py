@@ -53,7 +53,7 @@ class MAE(Objective):
     @cached_property
     def patch(self) -> int:
         """Side of a patch in pixels."""
-        return self.view.size // self.patch_grid[0]
+        return self.view.side // self.patch_grid[0]
 
     @cached_property
     def decoder(self) -> Net:

@@ -50,16 +50,16 @@ class SimMIM(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.view.size % self.cell:
+        if self.view.side % self.cell:
             raise UserError(
-                f"objective.cell: {self.cell} px do not tile a view of {self.view.size} px; use a "
+                f"objective.cell: {self.cell} px do not tile a view of {self.view.side} px; use a "
                 "divisor"
             )
 
     @cached_property
     def decoder(self) -> Net:
         side, width = self.patch_grid
-        return pixel_decoder(width, self.view.size // side, self.spec.channels)
+        return pixel_decoder(width, self.view.side // side, self.spec.channels)
 
     @cached_property
     def networks(self) -> Networks:
@@ -76,7 +76,7 @@ class SimMIM(Objective):
 
     def masks(self, keys: Array) -> Array:
         """Draw masks (B, cells, cells) with keys (B,), 1 where a cell is hidden."""
-        cells = self.view.size // self.cell
+        cells = self.view.side // self.cell
         order = jax.vmap(lambda k: jax.random.permutation(k, cells * cells))(keys)
         return simmim_mask(order, self.mask_ratio, cells, cells, scale=1)
 

@@ -139,7 +139,7 @@ def examples(encoder: Encoder, objective: Objective, images: Images, part: Part)
     (selected,), _ = features.extract(
         encoder, images.view, [objective.probe], images.batches(part), images.mesh
     )
-    raw, _ = images.whole(part, min(images.view.size, PIXELS))
+    raw, _ = images.whole(part, min(*images.view.sides, PIXELS))
     labels = images.labels(part, index)
     return Examples(pictures, selected, raw.reshape(len(raw), -1).astype(np.float32) / 255, labels)
 

@@ -29,6 +29,7 @@ from ssl_jax.data.pipeline import (
     DataConfig,
     batches,
     check_in_memory,
+    check_masks,
     check_streams,
     eval_arrays,
     local_part,
@@ -296,6 +297,7 @@ class Experiment:
         backbone = nets.make_backbone(self.backbone_name, self.spec.channels, options)
         objective = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(objective.inputs(), self.data.streams)
+        check_masks(objective.inputs(), self.data.masks)
         recipes.check(objective.inputs())
         return objective
 
@@ -420,6 +422,7 @@ class Experiment:
             boxes_only=boxes_only,
             streams=self.streams,
             tokenizer=self.tokenizer,
+            masks=data.masks,
         )
 
     def training_batches(self, start: int, stop: int) -> tuple[Batches, Iterator[Batch]]:

@@ -8,7 +8,14 @@ from typing import Any
 from ssl_jax.data import files, sources
 
 # Keys whose values name files or data; below `data.streams.` there are more.
-KEYS = ("data.train", "data.eval", "data.tokenizer", "objective.name", "train.init_from")
+KEYS = (
+    "data.train",
+    "data.eval",
+    "data.tokenizer",
+    "data.masks",
+    "objective.name",
+    "train.init_from",
+)
 STREAMS = "data.streams."
 
 

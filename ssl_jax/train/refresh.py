@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import distributed, rng, sharding
+from ssl_jax.core.inputs import Size, sides
 from ssl_jax.core.placement import prefetch_to_device
 from ssl_jax.data.pipeline import Batch
 from ssl_jax.objectives.base import DataPass, Objective
@@ -43,9 +44,9 @@ def make_recorder(objective: Objective) -> Callable[..., DataPass]:
     return record
 
 
-def empty_pass(objective: Objective, state: TrainState, size: int) -> DataPass:
+def empty_pass(objective: Objective, state: TrainState, size: Size) -> DataPass:
     """Create an empty pass for images of `size` pixels; call it in `jax.jit`."""
-    image = jax.ShapeDtypeStruct((1, size, size, objective.spec.channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *sides(size), objective.spec.channels), jnp.float32)
     row = jax.eval_shape(objective.record, state.params, state.extra, image)
     rows = sharding.padded_rows(objective.spec.num_examples)
     return DataPass(jnp.zeros((rows, *row.shape[1:]), row.dtype), jnp.zeros((rows,), bool))

@@ -18,7 +18,7 @@ class CropResizeTest(parameterized.TestCase):
     """Against OpenCV, through the host's own function."""
 
     @parameterized.product(
-        interpolation=["bilinear", "bicubic"], size=[3, 6, 16, 32], channels=[1, 3]
+        interpolation=["bilinear", "bicubic"], size=[3, 6, 16, (4, 32)], channels=[1, 3]
     )
     def test_against_the_host(self, interpolation, size, channels):
         image = images(channels=channels)[0]

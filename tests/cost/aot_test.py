@@ -17,7 +17,7 @@ def mesh():
 
 
 class AbstractBatchTest(parameterized.TestCase):
-    @parameterized.parameters(*methods())
+    @parameterized.parameters(*methods(), harness.EVERY_INPUT)
     def test_is_what_the_host_makes(self, method):
         made = harness.experiment(method)
         real = next(made.batches(0, 1))

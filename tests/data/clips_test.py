@@ -1,3 +1,4 @@
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ WHOLE = View(4, area=(1, 1))
 class ClipsTest(parameterized.TestCase):
     def source(self, *lengths, broken=()):
         """Frame t of clip c is (c, t, x) everywhere, x the column; frames are 12 x 16."""
-        root = Path(self.create_tempdir().full_path)
+        root = Path(self.create_tempdir().full_path) / "frames"
+        root.mkdir()
         for c, length in enumerate(lengths):
             (root / f"{c:02}").mkdir()
             for t in range(length):
@@ -31,7 +33,7 @@ class ClipsTest(parameterized.TestCase):
         clips = Clips(self.source(7, 5), Inputs((WHOLE,), frames=3), 3, seed=0)
         starts = set()
         for epoch in range(40):
-            frames = clips.read(0, epoch)
+            frames = clips.read(0, epoch)["frames"]
             self.assertEqual((frames.shape, frames.dtype), ((3, 4, 4, 3), np.uint8))
             self.assertEqual(set(frames[..., 0].flat), {0})
             start = int(frames[0, 0, 0, 1])
@@ -42,14 +44,14 @@ class ClipsTest(parameterized.TestCase):
     def test_a_short_clip_holds_its_last_frame(self):
         clips = Clips(self.source(2), Inputs((WHOLE,), frames=4), 3, seed=0)
         for epoch in range(3):
-            np.testing.assert_array_equal(clips.read(0, epoch)[:, 0, 0, 1], [0, 1, 1, 1])
+            np.testing.assert_array_equal(clips.read(0, epoch)["frames"][:, 0, 0, 1], [0, 1, 1, 1])
 
     def test_one_crop_for_all_frames_another_each_epoch(self):
         view = View(4, area=(0.1, 0.5))
         clips = Clips(self.source(4), Inputs((view,), frames=4), 3, seed=0)
         columns = set()
         for epoch in range(5):
-            frames = clips.read(0, epoch)
+            frames = clips.read(0, epoch)["frames"]
             self.assertLen({f[..., 2].tobytes() for f in frames}, 1)
             columns.add(frames[0, ..., 2].tobytes())
         self.assertLen(columns, 5)
@@ -59,7 +61,7 @@ class ClipsTest(parameterized.TestCase):
         clips = Clips(source, Inputs((WHOLE,), frames=3), 3, seed=0)
         clips_read = set()
         for epoch in range(30):
-            frames = clips.read(2, epoch)
+            frames = clips.read(2, epoch)["frames"]
             clip, start = int(frames[0, 0, 0, 0]), int(frames[0, 0, 0, 1])
             self.assertLen(set(frames[..., 0].flat), 1)
             self.assertEqual(clip == 2, start < 3)
@@ -81,6 +83,53 @@ class ClipsTest(parameterized.TestCase):
             np.testing.assert_array_equal(both, batch["frames"])
         (again,) = batches(source, inputs, start_step=1, **options)
         np.testing.assert_array_equal(again["frames"], whole[1]["frames"])
+
+    def sounded(self, *lengths, rate=100, channels=1):
+        """Sample s of a track of 10 per frame is s, and 200 more in a second channel."""
+        source = self.source(*lengths)
+        root = Path(source.describe(0)).parent.parent
+        (root / "audio").mkdir()
+        for c, length in enumerate(lengths):
+            track = np.arange(10 * length)[:, None] + 200 * np.arange(channels)
+            self.write(root / f"audio/{c:02}.wav", track, rate)
+        return open_source(f"frames:{root / 'frames'}")
+
+    def write(self, file, track, rate=100):
+        with wave.open(str(file), "wb") as out:
+            out.setparams((track.shape[1], 2, rate, 0, "NONE", ""))
+            out.writeframes(track.astype("<i2").tobytes())
+
+    @parameterized.parameters(1, 2)
+    def test_sound_starts_with_the_first_frame(self, channels):
+        inputs = Inputs((WHOLE,), frames=2, sound=25)
+        clips = Clips(self.sounded(7, 5, channels=channels), inputs, 3, seed=0)
+        for epoch in range(10):
+            clip = clips.read(0, epoch)
+            start = int(clip["frames"][0, 0, 0, 1])
+            want = np.arange(10 * start, 10 * start + 25)
+            want = np.where(want < 70, want + 100 * (channels - 1), 0)
+            self.assertEqual(clip["sound"].dtype, np.int16)
+            np.testing.assert_array_equal(clip["sound"], want)
+
+    def test_sound_without_frames(self):
+        source = self.sounded(7, 5, 6)
+        inputs = Inputs((WHOLE,), sound=20)
+        (batch,) = batches(source, inputs, global_batch=3, seed=0, stop_step=1)
+        self.assertEqual(set(batch), {"views", "index", "sound"})
+        self.assertEqual(batch["sound"].shape, (3, 20))
+
+    def test_bad_sound(self):
+        inputs = Inputs((WHOLE,), frames=2, sound=20)
+        with self.assertRaisesRegex(UserError, "has no sound, .* audio/CLIP.wav"):
+            Clips(self.source(2), inputs, 3, 0)
+        source = self.sounded(3, 3, 3, 3)
+        clips, audio = Clips(source, inputs, 3, 0), source.read_sound(0).parent
+        self.write(audio / "01.wav", np.zeros((30, 1)), rate=200)
+        (audio / "02.wav").write_bytes(b"RIFF no")
+        (audio / "03.wav").unlink()
+        for clip, message in enumerate(("200 samples per second", "WAV file", "No such file"), 1):
+            with self.assertRaisesRegex(UserError, f"{clip:02}.wav: .*{message}"):
+                clips.read(clip, 0)
 
     def test_bad(self):
         images = ArraySource("a", np.zeros((4, 4, 4, 3), np.uint8))

@@ -362,6 +362,15 @@ class ResizeTest(parameterized.TestCase):
         np.testing.assert_array_equal(d.eval_crop(small, 16), small)
         self.assertEqual(d.eval_crop(small, 24).shape, (24, 24, 1))
 
+    def test_eval_crop_that_is_not_square(self):
+        image = np.zeros((100, 200, 1), np.uint8)
+        image[6:94, 34:166] = 255  # the central 88 x 132: 0.875 of 100 x 150, rounded
+        self.assertTrue((d.eval_crop(image, (32, 48)) == 255).all())
+        self.assertFalse((d.eval_crop(image, (32, 49)) == 255).all())
+        self.assertFalse((d.eval_crop(image, (32, 48), share=0.9) == 255).all())
+        np.testing.assert_array_equal(d.eval_crop(image, (100, 150)), image[:, 25:175])
+        self.assertEqual(d.eval_crop(image, (150, 300)).shape, (150, 300, 1))
+
 
 if __name__ == "__main__":
     absltest.main()

@@ -3,7 +3,8 @@ method is tested too.
 """
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import nets
+from ssl_jax.augment.recipes import augment
 from ssl_jax.core import rng
 from ssl_jax.objectives.base import Objective
 from ssl_jax.run.configs import load_config, load_method, methods, override
@@ -21,8 +23,8 @@ BATCH, STEPS = 16, 4
 
 @cache
 def experiment(method: str, **mesh: int) -> Experiment:
-    """The method's digits recipe, narrow, with a batch of 16, on the mesh given (default: one
-    device).
+    """The digits recipe of a method (a name, or a file with method and config), narrow, with a
+    batch of 16, on the mesh given (default: one device).
     """
     config = load_config(f"{method}:digits")
     config["backbone"] |= nets.backbone_class(config["backbone"]["name"]).narrow
@@ -45,20 +47,36 @@ def experiment(method: str, **mesh: int) -> Experiment:
 
 def device_batch(made: Experiment, seed: int = 0, dtype: Any = np.float32) -> dict[str, Any]:
     """A batch as the step's augmentation hands it to the objective: random floats in place of
-    images.
+    images, placements and sound.
     """
-    draw = np.random.default_rng(seed)
     inputs, spec = made.objective.inputs(), made.spec
-    views = tuple(
-        draw.normal(size=(BATCH, v.count, v.size, v.size, spec.channels)).astype(dtype)
-        for v in inputs.views
+    host = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs.shapes(BATCH, spec.channels)
     )
-    batch: dict[str, Any] = {"views": views, "index": np.arange(BATCH, dtype=np.int32) * 7}
-    if inputs.label:
-        batch["label"] = draw.integers(0, spec.num_classes, BATCH).astype(np.int32)
-    if inputs.text:
-        batch["text"] = draw.integers(0, spec.vocabulary, (BATCH, inputs.text)).astype(np.int32)
-    return batch
+    shapes = jax.eval_shape(partial(augment, inputs), host, jax.random.key(0))
+    return _drawn(shapes, np.random.default_rng(seed), dtype, spec.num_classes, made)
+
+
+def _drawn(
+    shapes: dict[str, Any], draw: np.random.Generator, dtype: Any, classes: int, made: Experiment
+) -> dict[str, Any]:
+    """Draw a batch of `shapes`; the sub-batch of a stream has that stream's classes."""
+    highest = {"label": classes, "text": made.spec.vocabulary, "masks": 2, "frames": 256}
+    classes_of = {stream.name: stream.num_classes for stream in made.spec.streams}
+
+    def array(name: str, like: Any) -> Any:
+        if name == "index":
+            return np.arange(BATCH, dtype=np.int32) * 7
+        if name in highest:
+            return draw.integers(0, highest[name], like.shape).astype(like.dtype)
+        return draw.normal(size=like.shape).astype(dtype)
+
+    return {
+        name: _drawn(part, draw, dtype, classes_of[name], made)
+        if isinstance(part, dict)
+        else jax.tree.map(partial(array, name), part)
+        for name, part in shapes.items()
+    }
 
 
 def observe(made: Experiment) -> Any:
@@ -101,5 +119,8 @@ def refreshes(method: str) -> bool:
     return load_method(method).make.__self__.refresh_steps is not Objective.refresh_steps
 
 
-METHODS = [(f"_{name}", name) for name in methods()]  # the suffix of a test, its argument
+# A method of the tests that asks for everything a batch may hold.
+EVERY_INPUT = str(Path(__file__).parent / "every_input.py")
+# The suffix of a test, its argument.
+METHODS = [*((f"_{name}", name) for name in methods()), ("_every_input", EVERY_INPUT)]
 REFRESHING = [(suffix, name) for suffix, name in METHODS if refreshes(name)]

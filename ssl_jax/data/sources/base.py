@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -34,6 +35,8 @@ class Source(Protocol):
       lengths: (N,) int32, frames of each example, for sets of clips; None for sets of images.
       left_out: reason -> number of files, members or labels that are present but not used.
       value_range: values that become 0 to 255, for pixels that are not 8-bit: see `read_in`.
+      masked: whether there is a mask of each image, which `read_mask` reads.
+      sounded: whether there is a sound track of each clip, which `read_sound` reads.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Source(Protocol):
     lengths: np.ndarray | None = None
     left_out: Mapping[str, int] = MappingProxyType({})
     value_range: Range = ()
+    masked: bool = False
+    sounded: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -65,6 +70,14 @@ class Source(Protocol):
     def read_frame(self, index: int, frame: int) -> bytes | np.ndarray:
         """Read frame `frame`, 0 to lengths[index] - 1, of a clip, in the form of `read`."""
         raise TypeError(f"{self.name} holds images, not clips")
+
+    def read_mask(self, index: int) -> np.ndarray | Path:
+        """Return the mask of an image, (H, W) uint8, or the PNG file that holds it."""
+        raise TypeError(f"{self.name} has no masks")
+
+    def read_sound(self, index: int) -> Path:
+        """Return the WAV file with the sound of all frames of a clip."""
+        raise TypeError(f"{self.name} has no sound")
 
     def read_in(self, value_range: Range) -> None:
         """Set the range that becomes 0 to 255 for pixels that are not 8-bit; () takes the range of
@@ -122,6 +135,7 @@ class ArraySource(Source):
       labels: (N,) integers, or None.
       class_names: by default the numbers 0 to max(labels).
       captions: captions of each example, or None.
+      masks: masks of the images, (N, H, W) uint8, or None.
     """
 
     def __init__(
@@ -131,8 +145,10 @@ class ArraySource(Source):
         labels: np.ndarray | None = None,
         class_names: Sequence[str] = (),
         captions: Sequence[Sequence[str]] | None = None,
+        masks: np.ndarray | None = None,
     ) -> None:
         self.name = name
+        self._masks, self.masked = masks, masks is not None
         self._pixels = np.ascontiguousarray(arrays)
         self.read_in(
             () if arrays.dtype == np.uint8 else measure(list(self._pixels[:: len(self) // 256 + 1]))
@@ -156,6 +172,10 @@ class ArraySource(Source):
 
     def read(self, index: int) -> np.ndarray:
         return self._pixels[index]
+
+    def read_mask(self, index: int) -> np.ndarray:
+        assert self._masks is not None
+        return self._masks[index]
 
     def layout(self) -> str:
         """Digest the pixels and the labels."""

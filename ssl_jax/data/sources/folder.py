@@ -33,6 +33,9 @@ class FolderSource(Source):
     Captions are read from the file `captions.jsonl` or `metadata.jsonl` in `root`: one object per
     line, {"file_name": path below `root`, "text": ...}; the text (or `caption`, `captions`) is a
     string or a list of strings, and a file name may occur in several lines.
+
+    If `root` is called images and a folder masks lies beside it, masks/NAME.png is the mask of
+    images/NAME.jpg.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class FolderSource(Source):
         self.name, self.labels, self.class_names = name, labels, class_names
         self.left_out = left_out or {}
         self._root = str(root)
+        self.masked = root.name == "images" and (root.parent / "masks").is_dir()
         self.names = self._paths = paths  # relative, with "/"
 
     @cached_property
@@ -61,6 +65,14 @@ class FolderSource(Source):
         with open(self.describe(index), "rb") as file:  # noqa: PTH123 (a third of Path's cost)
             check_size(os.fstat(file.fileno()).st_size)
             return file.read()
+
+    @property
+    def root(self) -> Path:
+        """Folder that holds the images."""
+        return Path(self._root)
+
+    def read_mask(self, index: int) -> Path:
+        return self.root.parent / "masks" / Path(self._paths[index]).with_suffix(".png")
 
     def describe(self, index: int) -> str:
         return os.path.join(self._root, self._paths[index])  # noqa: PTH118

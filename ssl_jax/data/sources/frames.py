@@ -28,6 +28,7 @@ class FramesSource(Source):
         self.name, self.lengths, self.left_out = name, lengths, left_out or {}
         self.labels, self.class_names = top_folders(clips)
         self._files, self._clips = files, clips
+        self.sounded = files.root.name == "frames" and self._sounds.is_dir()
         self._first = np.cumsum(lengths) - lengths
         self._middle = lengths // 2
 
@@ -39,6 +40,13 @@ class FramesSource(Source):
 
     def read_frame(self, index: int, frame: int) -> bytes:
         return self._files.read(int(self._first[index]) + frame)
+
+    @property
+    def _sounds(self) -> Path:
+        return self._files.root.parent / "audio"
+
+    def read_sound(self, index: int) -> Path:
+        return self._sounds / f"{self._clips[index]}.wav"
 
     def describe(self, index: int) -> str:
         return str(Path(self._files.describe(int(self._first[index]))).parent)
@@ -57,7 +65,8 @@ def load(path: str, split: str) -> FramesSource:
     numbers compared as numbers (9.jpg before 10.jpg).
 
     A clip's label is the name of its top-level folder, and held-out clips in `val/` are not used
-    for training, as for images in `folder:`.
+    for training, as for images in `folder:`. If the folder is called frames and a folder audio lies
+    beside it, audio/CLIP.wav is the sound of the clip frames/CLIP.
 
     Raises:
       UserError: no such folder or part, or no image in it.

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class MixSource(Source):
         for source in self._sources:
             counts.update(source.left_out)
         self.left_out = counts
+        self.masked = all(source.masked for source in self._sources)
         if all(source.captions is not None for source in self._sources):
             places = map(self._place, range(len(self)))
             self.captions = [source.captions[i] for source, i in places if source.captions]
@@ -47,6 +49,10 @@ class MixSource(Source):
     def read(self, index: int) -> bytes | np.ndarray:
         source, row = self._place(index)
         return source.read(row)
+
+    def read_mask(self, index: int) -> np.ndarray | Path:
+        source, row = self._place(index)
+        return source.read_mask(row)
 
     def read_in(self, value_range: Range) -> None:
         for source in self._sources:

@@ -1,5 +1,6 @@
 """`npz:/path.npz`: images, and optionally labels, as NumPy arrays in one file."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from ssl_jax.data.sources.base import ArraySource
 
 IMAGE_KEYS = ("image", "images", "x")
 LABEL_KEYS = ("label", "labels", "y")
+MASK_KEYS = ("mask", "masks")
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf(
     "SC_PHYS_PAGES"
 )  # memory of this machine in bytes
 
 
 def load(path: str, split: str) -> ArraySource:
-    """Load images (N, H, W) or (N, H, W, C) at `IMAGE_KEYS` and labels (N,) at `LABEL_KEYS`.
+    """Load images (N, H, W) or (N, H, W, C) at `IMAGE_KEYS`, labels (N,) at `LABEL_KEYS` and
+    masks (N, H, W), bools or 8-bit numbers, at `MASK_KEYS`.
 
     Raises:
       UserError: no such file, not an npz file, or arrays of the wrong name, dtype or shape.
@@ -33,6 +36,7 @@ def load(path: str, split: str) -> ArraySource:
                 raise ValueError(f"arrays of {size >> 30} GiB, more than this machine's memory")
             images = _first(content, IMAGE_KEYS)
             labels = _first(content, LABEL_KEYS)
+            masks = _masks(content)
     except Exception as e:  # NumPy and zipfile raise nearly any type on corrupt bytes
         line = " ".join(str(e).split()) or type(e).__name__
         raise UserError(f"npz:{path}: not a readable .npz file of plain arrays ({line})") from None
@@ -45,11 +49,20 @@ def load(path: str, split: str) -> ArraySource:
     images = _check_images(images, path)
     if labels is not None:
         labels, names = number_labels(_check_labels(labels, len(images), path), f"npz:{path}")
-    return ArraySource(f"npz:{path}", images, labels, names)
+    return ArraySource(f"npz:{path}", images, labels, names, masks=masks)
 
 
 def _first(content: np.lib.npyio.NpzFile, keys: tuple[str, ...]) -> np.ndarray | None:
     return next((content[k] for k in keys if k in content.files), None)
+
+
+def _masks(content: np.lib.npyio.NpzFile) -> np.ndarray | None:
+    """Read the masks; None if the array of that name holds none, which no other method minds."""
+    with contextlib.suppress(ValueError):  # pickled objects
+        masks = _first(content, MASK_KEYS)
+        if masks is not None and masks.ndim == 3 and masks.dtype in (np.uint8, np.bool_):
+            return masks.astype(np.uint8)
+    return None
 
 
 def _check_images(images: np.ndarray, path: str) -> np.ndarray:

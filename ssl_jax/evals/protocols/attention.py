@@ -96,4 +96,4 @@ def entropy(maps: Array) -> Array:
 def _distance_and_entropy(encoder: Encoder, batch: Batch) -> tuple[Array, Array]:
     """Return the distance and the entropy per image, layer and head, both (B, layers, heads)."""
     maps = jnp.swapaxes(attention_maps(encoder, batch.images), 0, 1)
-    return distance(maps, batch.view.size), entropy(maps)
+    return distance(maps, batch.view.side), entropy(maps)

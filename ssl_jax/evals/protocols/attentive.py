@@ -126,7 +126,7 @@ def read(subject: Subject, stage: int) -> tuple[Labelled, Labelled]:
       UserError: they would take more than half of this machine's memory, or there is no such stage.
     """
     images, encoder = subject.images, subject.encoder
-    shape = (1, images.view.size, images.view.size, images.channels)
+    shape = (1, *images.view.sides, images.channels)
     token = jax.eval_shape(
         lambda e, x: _tokens(e, Batch(images.view, x, x), stage),
         encoder,

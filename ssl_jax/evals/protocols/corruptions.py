@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import Size
 from ssl_jax.core.ranges import Count, Range
 from ssl_jax.data.decode import resize
 from ssl_jax.evals.base import AtLayer, Subject
@@ -69,7 +70,7 @@ class Corruptions(AtLayer):
 
     def check(self, subject: Subject) -> None:
         super().check(subject)
-        if LEAST < self.size < (side := subject.images.view.size):
+        if LEAST < self.size < (side := subject.images.view.side):
             raise UserError(
                 f"corruptions.size: {self.size} would change nothing: images of {side} pixels are "
                 "corrupted at their own size"
@@ -194,9 +195,9 @@ def corrupt(
     return resize(np.concatenate(corrupted_pictures, axis=-1), len(image))
 
 
-def _at(side: int, images: np.ndarray) -> np.ndarray:
-    """Resize images (B, S, S, C) to another side."""
-    return np.stack([resize(image, side) for image in images])
+def _at(size: Size, images: np.ndarray) -> np.ndarray:
+    """Resize images (B, H, W, C) to another size."""
+    return np.stack([resize(image, size) for image in images])
 
 
 def library() -> ModuleType:
