@@ -25,7 +25,8 @@ from ssl_jax.embed.encoder import UNPOOLED, Encoder
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import weights_file
 from ssl_jax.run.console import terminal
-from ssl_jax.run.experiment import Experiment, range_of
+from ssl_jax.run.datasets import range_of
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.load import load
 from ssl_jax.train import workdir
 from ssl_jax.train.progress import Line, duration

@@ -27,7 +27,8 @@ from ssl_jax.objectives import base as objectives
 from ssl_jax.objectives.base import Objective, Probe
 from ssl_jax.run import orbax_export
 from ssl_jax.run.configs import override
-from ssl_jax.run.experiment import Experiment, range_of
+from ssl_jax.run.datasets import range_of
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.flags import Override
 from ssl_jax.weights import files, folders, huggingface, networks
 from ssl_jax.weights.networks import Weights
