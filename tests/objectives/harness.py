@@ -12,7 +12,7 @@ import numpy as np
 
 from ssl_jax.core import rng
 from ssl_jax.objectives.base import Objective
-from ssl_jax.run.configs import load_config, load_method, methods, override
+from ssl_jax.run.configs import load_config, load_method, methods, override, recipes
 from ssl_jax.run.experiment import Experiment
 
 BATCH, STEPS = 16, 4
@@ -24,10 +24,10 @@ NARROW = {
 
 @cache
 def experiment(method: str, **mesh: int) -> Experiment:
-    """The method's digits recipe, narrow, with a batch of 16, on the mesh given (default: one
+    """The method's small recipe, narrow, with a batch of 16, on the mesh given (default: one
     device).
     """
-    config = load_config(f"{method}:digits")
+    config = load_config(f"{method}:{recipes(method)[0]}")
     config["backbone"] = config["backbone"] | NARROW[config["backbone"]["name"]]
     sizes = {"data": 1, "fsdp": 1} | mesh
     override(
