@@ -21,7 +21,13 @@ from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import home
 from ssl_jax.core.inputs import View
-from ssl_jax.run.sections import SECTIONS, settle_backbone, settle_objective
+from ssl_jax.run.sections import (
+    SECTIONS,
+    settle_backbone,
+    settle_objective,
+    stored_key,
+    stored_objective,
+)
 
 _VIEW = checked.defaults(View)
 NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint", "evals")
@@ -99,6 +105,8 @@ def load_config(spec: str) -> dict[str, Any]:
     module = config_module(path)
     config = module.get_config(recipe) if recipe else module.get_config()
     plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    if isinstance(plain.get("objective"), Mapping):
+        plain["objective"] = stored_objective(plain["objective"])
     return {key: _homes(value) for key, value in plain.items()}
 
 
@@ -137,11 +145,12 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
     """Set dotted keys of the nested dicts `config` in place; the texts of a command line are
     converted to the types that their keys declare. Entries of tuples are addressed by index,
     `objective.views.0.size`, and a chain that is given by name can be changed by key:
-    `objective.view.recipe.flip`.
+    `objective.view.recipe.flip`, which may also be written `objective.view.transform.flip`.
 
     Raises:
       UserError: a key whose section does not exist, or a text that is not a value of its key.
     """
+    overrides = [(stored_key(key), value) for key, value in overrides]
     for key, value in overrides:
         *sections, last = key.split(".")
         if not sections:

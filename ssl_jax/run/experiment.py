@@ -28,7 +28,7 @@ from ssl_jax.objectives.base import Objective, Spec
 from ssl_jax.optim.factory import make_optimizer
 from ssl_jax.run.configs import load_method
 from ssl_jax.run.datasets import RANGE_BEFORE, Datasets, make_spec
-from ssl_jax.run.sections import settle_objective
+from ssl_jax.run.sections import settle_objective, stored_key
 from ssl_jax.train import state, workdir
 
 
@@ -120,7 +120,7 @@ class Experiment(Datasets):
         Raises:
           UserError: a key has none.
         """
-        for key in keys:
+        for key in map(stored_key, keys):
             section, *path = key.split(".")
             at: Any = self.method if section == "objective" else self.sections.get(section)
             for name in path[:-1]:
