@@ -170,7 +170,7 @@ def number(value: float) -> str:
         return "0"
     if abs(value) >= 10_000:
         return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
-    if abs(value) < 1e-3:
+    if abs(value) < 1e-4:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:,.6g}"

@@ -94,15 +94,14 @@ def _lead(runs: Sequence[Run]) -> str:
 
 def _curves(runs: Sequence[Run], names: Mapping[str, str]) -> Values:
     metrics = list(dict.fromkeys(m for run in runs for m in run.series))
-    kinds = ("train/", "eval/", "diag/")
     ordered = [m for m in FIRST if m in metrics]
-    ordered += [m for kind in kinds for m in metrics if m.startswith(kind) and m not in FIRST]
+    ordered += [m for m in metrics if m.startswith("train/") and m not in FIRST]
+    ordered += tables.measures(metrics, names)
     charts: list[Markup] = []
     once, levels = 0, set[str]()
     for metric in ordered:
         lines = {i: run.series[metric] for i, run in enumerate(runs) if metric in run.series}
-        name = metric.partition("/")[2]
-        title = TITLES.get(metric) or names.get(name) or name.replace("_", " ")
+        title = TITLES.get(metric) or tables.title(metric, names)
         if max(map(len, lines.values())) < 2:
             once += 1
             continue

@@ -1,7 +1,7 @@
 """Tables of the page: the runs' settings, their measures, and the results of `ssl-jax evaluate`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ssl_jax.report.markup import Markup, tag
@@ -71,25 +71,30 @@ def scored(metric: str, scores: tuple[str, ...]) -> bool:
     return metric.split("/")[-1].startswith(scores)
 
 
-def measures(runs: Sequence[Run]) -> list[str]:
-    """List the metrics `eval/...` and then `diag/...`, in order of appearance."""
-    metrics = dict.fromkeys(m for run in runs for m in run.last if m.startswith(("eval/", "diag/")))
-    metrics = {m: None for m in metrics if m not in ASIDE}
-    return sorted(metrics, key=lambda metric: metric.startswith("diag/"))
+def measures(metrics: Iterable[str], names: Mapping[str, str]) -> list[str]:
+    """Select the metrics `eval/...` and then `diag/...`, each in the order of `names`."""
+    order = {name: position for position, name in enumerate(names)}
+    place = lambda m: (m.startswith("diag/"), order.get(m.split("/")[-1], len(order)))  # noqa: E731
+    selected = (m for m in metrics if m.startswith(("eval/", "diag/")) and m not in ASIDE)
+    return sorted(dict.fromkeys(selected), key=place)
+
+
+def title(metric: str, names: Mapping[str, str]) -> str:
+    """Return the display name of a metric."""
+    return names.get(metric.split("/")[-1]) or metric.partition("/")[2].replace("_", " ")
 
 
 def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]) -> list[Row]:
     """List the last value of every measure beside its baselines, the best score per row marked."""
-    order = {name: position for position, name in enumerate(names)}
     rows = []
-    for metric in sorted(measures(runs), key=lambda m: order.get(m.split("/")[-1], len(order))):
+    for metric in measures((metric for run in runs for metric in run.last), names):
         prefixes = ("", *(f"{prefix}/" for prefix in BASELINES))
         groups = [[run.last.get(prefix + metric) for run in runs] for prefix in prefixes]
         finite = [v for group in groups for v in group if v is not None and math.isfinite(v)]
         best = max(finite) if finite and scored(metric, scores) else None
         numbers = [_number(value, best) for group in groups for value in group]
         strip = Markup("") if best is None else _strip(groups)
-        rows.append(Row(names.get(metric.split("/")[-1], metric), numbers, strip))
+        rows.append(Row(title(metric, names), numbers, strip))
     return rows
 
 
