@@ -33,7 +33,7 @@ def data_uri(image: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
-class Picture(NamedTuple):
+class ImageTag(NamedTuple):
     """An `<img>`: its data URI, description and size; `coarse` images show their pixels."""
 
     src: str
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
       right: whether it is right or wrong; None for neither.
     """
 
-    picture: Picture
+    picture: ImageTag
     text: str = ""
     right: bool | None = None
 
@@ -65,7 +65,7 @@ class Sheet(NamedTuple):
     """Images of a cluster in one picture."""
 
     description: str
-    picture: Picture
+    picture: ImageTag
 
 
 class Blocks(NamedTuple):
@@ -76,11 +76,11 @@ class Blocks(NamedTuple):
     few: bool = False
 
 
-def picture(image: np.ndarray, alt: str, side: int = PICTURE) -> Picture:
+def picture(image: np.ndarray, alt: str, side: int = PICTURE) -> ImageTag:
     """Return a picture of at most `side` pixels per side."""
     image = reduced(image, side)
     height, width = image.shape[:2]
-    return Picture(data_uri(image), alt, width, height, width <= COARSE)
+    return ImageTag(data_uri(image), alt, width, height, width <= COARSE)
 
 
 def neighbours(
@@ -106,7 +106,7 @@ def neighbours(
     return ["query", *map(str, range(1, len(rows[0])))], rows
 
 
-def sheet(images: np.ndarray, alt: str) -> Picture:
+def sheet(images: np.ndarray, alt: str) -> ImageTag:
     """Join images (N, h, w, c) into one picture, `PER_ROW` per row."""
     small = np.stack(
         [reduced(image, COARSE // 2 if len(image) > COARSE else 64) for image in images]
@@ -120,7 +120,7 @@ def sheet(images: np.ndarray, alt: str) -> Picture:
     for i, image in enumerate(small):
         y, x = (i // PER_ROW) * (height + edge), (i % PER_ROW) * (width + edge)
         whole[y : y + height, x : x + width] = image
-    return Picture(data_uri(whole), alt, whole.shape[1], whole.shape[0], width <= COARSE // 2)
+    return ImageTag(data_uri(whole), alt, whole.shape[1], whole.shape[0], width <= COARSE // 2)
 
 
 def clusters(clusters: Sequence[Cluster], train: Examples, names: Sequence[str]) -> list[Sheet]:

@@ -46,7 +46,7 @@ class Measurements(NamedTuple):
 
     columns: Sequence[str]
     rows: Sequence[Measurement]
-    count: int
+    total: int
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
