@@ -27,7 +27,7 @@ from ssl_jax.core.placement import to_global
 from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import open_source
 from ssl_jax.embed import run
-from ssl_jax.embed.encoder import Encoder
+from ssl_jax.embed.encoder import ImageEncoder
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
 
@@ -51,7 +51,7 @@ def main() -> None:
     placed = sharding.replicated(mesh)
     params, stats = jax.jit(net.init, out_shardings=placed)(jax.random.key(0))
     plain = base.Encoder(params, stats, net)
-    encoder = Encoder.of(plain, View(args.size), Probe(), 3, {}, "random weights")
+    encoder = ImageEncoder.of(plain, View(args.size), Probe(), 3, {}, "random weights")
     with tempfile.TemporaryDirectory() as folder:
         job = run.Job(encoder, source, Path(folder, "e.npz"), mesh, args.batch_size)
         batches = [

@@ -1,4 +1,4 @@
-"""Results of every `digits` recipe on three seeds, compared with its untrained network.
+"""Results of every small recipe on three seeds, compared with its untrained network.
 
     python benchmarks/learning.py [--methods=simclr,byol] [--seeds=0,1,2] [--jobs=2] [--page]
 
@@ -63,8 +63,10 @@ def read() -> dict[str, Any]:
 
 
 def recipe(method: str) -> str:
-    """Complete METHOD to METHOD:digits, the value of --config."""
-    return method if ":" in method else f"{method}:digits"
+    """Complete METHOD to METHOD:RECIPE with its small recipe, the value of --config."""
+    from ssl_jax.run.configs import recipes
+
+    return method if ":" in method else f"{method}:{recipes(method)[0]}"
 
 
 def fingerprint(method: str) -> str:

@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -42,3 +42,6 @@ def imagenet() -> ConfigDict:
     objective = {"name": "byol", "views": common.views("byol"), "momentum": 0.996}
     optim = {"name": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup_epochs": 10.0}
     return common.imagenet(objective, optim, epochs=1000, batch_size=4096)
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, flickr=flickr, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -90,3 +90,6 @@ def _adamw(lr: float, warmup_epochs: float) -> dict:
         "weight_decay": 0.2,
         "warmup_epochs": warmup_epochs,
     }
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(flickr, cifar10))

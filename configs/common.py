@@ -46,6 +46,38 @@ TINY_VIT_MEAN: dict[str, Any] = TINY_VIT | {
 }
 
 
+Recipe = Callable[[], ConfigDict]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """Recipes that a config file offers: functions that build a config; METHOD:NAME is the
+    function's name. `ssl-jax methods` lists them, tests and benchmarks take the ones they need.
+
+    Attributes:
+      small: learns on two CPU cores without a download.
+      paper: the paper's main result.
+      others: any further ones.
+    """
+
+    small: Recipe
+    paper: Recipe
+    others: tuple[Recipe, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all recipes: the small one, the paper's, the others."""
+        return [recipe.__name__ for recipe in (self.small, self.paper, *self.others)]
+
+    def build(self, name: str) -> ConfigDict:
+        """Build the config of one recipe.
+
+        Raises:
+          UserError: the recipe is unknown; the message lists all.
+        """
+        return pick(name, **{f.__name__: f for f in (self.small, self.paper, *self.others)})
+
+
 def pick(recipe: str, **recipes: Callable[[], ConfigDict]) -> ConfigDict:
     """Build the config of one of `recipes`.
 

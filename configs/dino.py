@@ -14,15 +14,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(
-        recipe,
-        digits=digits,
-        digits_vit=digits_vit,
-        cifar10=cifar10,
-        imagenet=imagenet,
-        imagenet_vit_base=imagenet_vit_base,
-        imagenet_resnet=imagenet_resnet,
-    )
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -119,3 +111,8 @@ def imagenet_resnet() -> ConfigDict:
     optim = {"name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "warmup_epochs": 10.0}
     optim |= {"warmup_inclusive": True, "clip_per_parameter": 3.0}
     return common.imagenet(objective, optim, epochs=100, batch_size=512)
+
+
+RECIPES = common.Recipes(
+    small=digits, paper=imagenet, others=(digits_vit, cifar10, imagenet_vit_base, imagenet_resnet)
+)

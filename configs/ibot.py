@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -81,3 +81,6 @@ def _optim() -> dict:
         "warmup_inclusive": True,
         "clip_per_parameter": 3.0,
     }
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -59,3 +59,6 @@ def imagenet() -> ConfigDict:
         "decay_rules": ((".*", 1.0),),
     }
     return common.imagenet(objective, optim, epochs=200, batch_size=256)
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

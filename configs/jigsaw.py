@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -55,3 +55,6 @@ def imagenet() -> ConfigDict:
     optim = common.STEPS_IMAGENET | {"milestones": (30, 60, 90, 100)}
     objective = {"name": "jigsaw", "view": view}
     return common.imagenet(objective, optim, epochs=105, batch_size=256)
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

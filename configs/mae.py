@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -82,3 +82,6 @@ def imagenet() -> ConfigDict:
         "dtype": "bfloat16",
     }
     return config
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -13,7 +13,7 @@ EVERYTHING = ((".*", 1.0),)  # the released code decays biases and norms too
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -53,3 +53,6 @@ def imagenet() -> ConfigDict:
     config = common.imagenet(objective, optim, epochs=800, batch_size=256)
     config.backbone.zero_init_residual = False
     return config
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -11,14 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(
-        recipe,
-        digits=digits,
-        digits_vit=digits_vit,
-        cifar10=cifar10,
-        imagenet=imagenet,
-        imagenet_resnet=imagenet_resnet,
-    )
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -97,3 +90,8 @@ def imagenet_resnet() -> ConfigDict:
     objective = {"name": "moco_v3", "views": common.views("moco_v3"), "momentum": 0.996}
     optim = {"name": "lars", "lr": 0.3, "weight_decay": 1.5e-6, "warmup_epochs": 10.0}
     return common.imagenet(objective, optim, epochs=1000, batch_size=4096)
+
+
+RECIPES = common.Recipes(
+    small=digits, paper=imagenet, others=(digits_vit, cifar10, imagenet_resnet)
+)

@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -35,3 +35,6 @@ def imagenet() -> ConfigDict:
     objective = {"name": "rotnet"}
     optim = common.STEPS_IMAGENET | {"milestones": (30, 50)}
     return common.imagenet(objective, optim, epochs=70, batch_size=512)
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -61,3 +61,6 @@ def _sgd(lr: float, weight_decay: float, milestones: tuple[float, ...]) -> dict:
         "milestones": milestones,
         "decay_rules": ((".*", 1.0),),
     }
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -56,3 +56,6 @@ def imagenet() -> ConfigDict:
         "warmup_inclusive": True,
     }
     return common.imagenet(objective, optim, epochs=100, batch_size=4096)
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -12,14 +12,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(
-        recipe,
-        digits=digits,
-        cifar10=cifar10,
-        cifar10_cpu=cifar10_cpu,
-        imagenet=imagenet,
-        imagenet_sqrt=imagenet_sqrt,
-    )
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -82,3 +75,6 @@ def imagenet_sqrt() -> ConfigDict:
     config = imagenet()
     config.optim.update({"lr": 0.075, "lr_scaling": "sqrt"})
     return config
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10, cifar10_cpu, imagenet_sqrt))

@@ -12,9 +12,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(
-        recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, imagenet_swin=imagenet_swin
-    )
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -98,3 +96,6 @@ def _adamw(base: float) -> dict:
         "milestones": (700,),
         "warmup_epochs": 10.0,
     }
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10, imagenet_swin))

@@ -13,7 +13,7 @@ EVERYTHING = ((".*", 1.0),)  # the released code decays biases and norms too
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -44,3 +44,6 @@ def imagenet() -> ConfigDict:
     (view,) = common.views("simsiam")
     optim = {"name": "sgd", "lr": 0.05, "weight_decay": 1e-4, "decay_rules": EVERYTHING}
     return common.imagenet({"name": "simsiam", "view": view}, optim, epochs=100, batch_size=512)
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

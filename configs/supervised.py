@@ -25,20 +25,7 @@ MIXING = {"label_smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "erase": 0.25}
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(
-        recipe,
-        digits=digits,
-        digits_few=digits_few,
-        cifar10=cifar10,
-        imagenet=imagenet,
-        imagenet_vit_base=imagenet_vit_base,
-        imagenet_vit_large=imagenet_vit_large,
-        imagenet_beit_base=imagenet_beit_base,
-        imagenet_1pct=imagenet_1pct,
-        imagenet_10pct=imagenet_10pct,
-        imagenet_1pct_simclr_v2=imagenet_1pct_simclr_v2,
-        imagenet_10pct_simclr_v2=imagenet_10pct_simclr_v2,
-    )
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -196,3 +183,20 @@ def _simclr_v2(labelled: str, *, epochs: int) -> ConfigDict:
     config = _imagenet(objective, optim, epochs=epochs, batch_size=1024)
     config.data.labelled = labelled
     return config
+
+
+RECIPES = common.Recipes(
+    small=digits,
+    paper=imagenet,
+    others=(
+        digits_few,
+        cifar10,
+        imagenet_vit_base,
+        imagenet_vit_large,
+        imagenet_beit_base,
+        imagenet_1pct,
+        imagenet_10pct,
+        imagenet_1pct_simclr_v2,
+        imagenet_10pct_simclr_v2,
+    ),
+)

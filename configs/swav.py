@@ -11,9 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(
-        recipe, digits=digits, cifar10=cifar10, imagenet=imagenet, imagenet_256=imagenet_256
-    )
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -57,3 +55,6 @@ def imagenet_256() -> ConfigDict:
 
 def _larc() -> dict:
     return {"name": "lars", "lars_variant": "apex", "lr_end": 1e-3, "weight_decay": 1e-6}
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10, imagenet_256))

@@ -11,7 +11,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -51,3 +51,6 @@ def imagenet() -> ConfigDict:
         "warmup_epochs": 10.0,
     }
     return common.imagenet(objective, optim, epochs=1000, batch_size=2048)
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

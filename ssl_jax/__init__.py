@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssl_jax.embed.encoder import Encoder
+    from ssl_jax.embed.encoder import ImageEncoder
     from ssl_jax.run.load import load
 
-__all__ = ["Encoder", "load"]
+__all__ = ["ImageEncoder", "load"]
 
-_PLACES = {"Encoder": "ssl_jax.embed.encoder", "load": "ssl_jax.run.load"}
+_PLACES = {"ImageEncoder": "ssl_jax.embed.encoder", "load": "ssl_jax.run.load"}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from absl.testing import absltest
 
 import ssl_jax
 from ssl_jax import losses
-from ssl_jax.embed.encoder import Encoder
+from ssl_jax.embed.encoder import ImageEncoder
 
 
 def modules_after(code: str) -> set[str]:
@@ -24,9 +24,9 @@ def modules_after(code: str) -> set[str]:
 
 class SurfaceTest(absltest.TestCase):
     def test_names(self):
-        self.assertEqual(ssl_jax.__all__, ["Encoder", "load"])
-        self.assertIs(ssl_jax.Encoder, Encoder)
-        self.assertContainsSubset({"load", "Encoder"}, dir(ssl_jax))
+        self.assertEqual(ssl_jax.__all__, ["ImageEncoder", "load"])
+        self.assertIs(ssl_jax.ImageEncoder, ImageEncoder)
+        self.assertContainsSubset({"load", "ImageEncoder"}, dir(ssl_jax))
         with self.assertRaisesRegex(AttributeError, "no attribute 'lode'"):
             ssl_jax.lode  # noqa: B018
 

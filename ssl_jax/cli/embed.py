@@ -21,14 +21,15 @@ from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.survey import read_alike
 from ssl_jax.embed import formats, neighbors, run
-from ssl_jax.embed.encoder import UNPOOLED, Encoder
+from ssl_jax.embed.encoder import UNPOOLED, ImageEncoder
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import weights_file
 from ssl_jax.run.console import terminal
-from ssl_jax.run.experiment import Experiment, range_of
+from ssl_jax.run.datasets import range_of
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.load import load
 from ssl_jax.train import workdir
-from ssl_jax.train.progress import Line, duration
+from ssl_jax.train.progress import StatusLine, duration
 
 FLAGS = {
     "workdir": "folder of the run whose encoder is used",
@@ -141,7 +142,7 @@ def fraction(text: str) -> float:
     return value
 
 
-def features_of(encoder: Encoder) -> str:
+def features_of(encoder: ImageEncoder) -> str:
     """Describe the encoder's features: shape, layer, pooling and origin."""
     shape = " x ".join(map(str, encoder.feature_shape))
     name = encoder.layers[encoder.probe.stage]
@@ -159,7 +160,7 @@ def report(console: Console, output: Path, metadata: dict, done: str) -> None:
     console.print("\n".join(lines))
 
 
-class ImagesLine(Line):
+class ImagesLine(StatusLine):
     """Progress line: images done, images per second, remaining time."""
 
     def __init__(self, console: Console, total: int) -> None:

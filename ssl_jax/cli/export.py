@@ -21,7 +21,7 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import replacing
 from ssl_jax.core.tree import count
 from ssl_jax.data.decode import EVAL_SHARE
-from ssl_jax.embed.encoder import Encoder
+from ssl_jax.embed.encoder import ImageEncoder
 from ssl_jax.embed.stablehlo import PLATFORMS, stablehlo
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import orbax_export, roles
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
             "--dtype out"
         )
     _check_output(output, kind)
-    run = Run.restored(folder, step)
+    run = RestoredRun.restored(folder, step)
     if kind == PROGRAM:
         return program(run, output)
     tensors, card = run.tensors(part, encoder)
@@ -90,10 +90,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def program(run: "Run", output: Path) -> int:
+def program(run: "RestoredRun", output: Path) -> int:
     """Write the encoder as one StableHLO program."""
     objective = run.experiment.objective
-    encoder = Encoder.of(
+    encoder = ImageEncoder.of(
         objective.encoder(run.params, run.extra),
         objective.inputs().views[0],
         objective.probe,
@@ -116,7 +116,7 @@ def program(run: "Run", output: Path) -> int:
     return 0
 
 
-class Run:
+class RestoredRun:
     """The state of a run at a step, on the host."""
 
     def __init__(self, experiment: Experiment, folder: Path, step: int, state: Any, metadata: Any):
@@ -125,7 +125,7 @@ class Run:
         self.metadata: Mapping[str, Any] = metadata
 
     @classmethod
-    def restored(cls, folder: Path, step: int) -> "Run":
+    def restored(cls, folder: Path, step: int) -> "RestoredRun":
         """Restore the state of a run from a checkpoint.
 
         Raises:

@@ -28,7 +28,7 @@ _stall: "Stall | None" = None  # in a run of one process
 
 
 @dataclass(frozen=True)
-class Place:
+class Membership:
     """The place of a process in a run; JAX asks the cluster `method` for values that are None."""
 
     method: str
@@ -101,7 +101,7 @@ def tick() -> None:
         watcher.doing = (*watcher.doing[:2], time.monotonic())
 
 
-def find(flags: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Place | None:
+def find(flags: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Membership | None:
     """Return the place of this process from flags or from its cluster; None for a single process.
 
     Raises:
@@ -122,18 +122,18 @@ def find(flags: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Place
             raise UserError(
                 f"--process_id={mine} of --num_processes={count}: expected 0 to {count - 1}"
             )
-        return Place("deactivate", named["coordinator"], count, mine) if count > 1 else None
+        return Membership("deactivate", named["coordinator"], count, mine) if count > 1 else None
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     if int(env.get("SLURM_NTASKS", 1)) > 1 and all(name in env for name in slurm):
-        return Place("slurm")
+        return Membership("slurm")
     if int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        return Place("ompi")
+        return Membership("ompi")
     if env.get("JAX_PLATFORMS", "tpu").startswith("tpu") and _tpu_chips():
         hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES") or ""
         several = "," in hosts or int(env.get("MEGASCALE_NUM_SLICES", 1)) > 1
         if hosts:
-            return Place("gketpu") if several else None
-        return Place("gcetpu")
+            return Membership("gketpu") if several else None
+        return Membership("gcetpu")
     return None
 
 
@@ -156,7 +156,7 @@ def _limits(flags: Mapping[str, str]) -> Limits:
     return limits
 
 
-def _connect(place: Place, limits: Limits) -> "Watch | None":
+def _connect(place: Membership, limits: Limits) -> "Watch | None":
     """Connect to the other processes; None if the cluster has no others."""
     # Its SIGTERM handler would keep a process alive that should end.
     jax.config.update("jax_enable_preemption_service", False)

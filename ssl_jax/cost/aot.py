@@ -242,7 +242,7 @@ def axes_of(groups: costs.Groups, mesh: Mapping[str, int]) -> str:
     return ", ".join(name for name, transfer in zip(names, differ, strict=True) if transfer)
 
 
-def _links(traffic: tuple[costs.Traffic, ...], mesh: Mesh) -> tuple[Link, ...]:
+def _links(traffic: tuple[costs.Transfer, ...], mesh: Mesh) -> tuple[Link, ...]:
     merged: dict[tuple[str, str], list[float]] = {}
     for transfer in traffic:
         axes = axes_of(transfer.groups, dict(mesh.shape)) if transfer.groups else DCN

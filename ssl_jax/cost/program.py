@@ -38,7 +38,7 @@ _VIEWS = ("bitcast", "reshape", "convert", "copy", "transpose")  # inside a fusi
 
 
 @dataclass(frozen=True)
-class Traffic:
+class Transfer:
     """Collectives of one kind among the same groups of devices.
 
     Attributes:
@@ -80,11 +80,11 @@ class Costs:
 
     flops: int = 0
     bytes: int = 0
-    traffic: tuple[Traffic, ...] = ()
+    traffic: tuple[Transfer, ...] = ()
     unknown: tuple[str, ...] = ()
 
     def __add__(self, other: "Costs") -> "Costs":
-        merged: dict[tuple[str, Groups], Traffic] = {}
+        merged: dict[tuple[str, Groups], Transfer] = {}
         for item in (*self.traffic, *other.traffic):
             before = merged.get((item.kind, item.groups), replace(item, count=0, bytes=0))
             total = replace(item, count=before.count + item.count, bytes=before.bytes + item.bytes)
@@ -352,11 +352,11 @@ def _branches(op: Instruction) -> list[str]:
 # Collectives
 
 
-def _traffic(where: Computation, op: Instruction) -> Traffic | None:
+def _traffic(where: Computation, op: Instruction) -> Transfer | None:
     kind = op.opcode.removesuffix("-start")
     if kind == "send" and (estimates := op.attribute(r'_xla_megascale_transfer_type="(\w+)"')):
         size = _operand(where, op, 0).bytes  # between slices, over the data centre's network
-        return Traffic(estimates.lower().replace("_", "-"), (), 1, size)
+        return Transfer(estimates.lower().replace("_", "-"), (), 1, size)
     if kind not in KINDS:
         return None
     # A collective that runs beside other work is in several fusions; the one that starts it counts.
@@ -369,7 +369,7 @@ def _traffic(where: Computation, op: Instruction) -> Traffic | None:
         whole -= sent
     if where.name.startswith("all-reduce-scatter"):  # each device keeps its part of the sum
         kind = "reduce-scatter"
-    return Traffic(kind, device_groups(op.attributes), 1, max(sent, whole))
+    return Transfer(kind, device_groups(op.attributes), 1, max(sent, whole))
 
 
 def device_groups(attributes: str) -> Groups:

@@ -26,7 +26,7 @@ UNPOOLED = "none"  # a value of `Probe.pool`: the layer's whole feature map
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Encoder(base.Encoder):
+class ImageEncoder(base.Encoder):
     """A frozen backbone that can be called on images. Like any `objectives.base.Encoder` it is a
     pytree, to be passed INTO `jax.jit`.
 
@@ -161,7 +161,7 @@ class Encoder(base.Encoder):
         return jax.ShapeDtypeStruct((count, *self.view.sides, self.channels), jnp.float32)
 
 
-def read_normalised(encoder: Encoder, images: Array) -> Array:
+def read_normalised(encoder: ImageEncoder, images: Array) -> Array:
     """Compute the features (B, ...) float32 of normalised images (B, H, W, C). Pure; not jitted."""
     outputs = encoder.features(images)
     if encoder.probe.pool == UNPOOLED:
@@ -169,8 +169,10 @@ def read_normalised(encoder: Encoder, images: Array) -> Array:
     return encoder.probe.read(outputs)
 
 
-def read(encoder: Encoder, crops: Array) -> Array:
-    """Compute the features (B, ...) float32 of the output of `Encoder.crop`. Pure; not jitted."""
+def read(encoder: ImageEncoder, crops: Array) -> Array:
+    """Compute the features (B, ...) float32 of the output of `ImageEncoder.crop`. Pure, not
+    jitted.
+    """
     return read_normalised(encoder, prepare(encoder.view, crops))
 
 

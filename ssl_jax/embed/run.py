@@ -25,7 +25,7 @@ from ssl_jax.core.placement import to_global
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
 from ssl_jax.embed import formats, shards
-from ssl_jax.embed.encoder import Encoder, read
+from ssl_jax.embed.encoder import ImageEncoder, read
 from ssl_jax.embed.shards import Parts, Rows
 
 PART_BYTES, PART_ROWS = 2**26, 4096  # limits of a part, unless a single batch is larger
@@ -46,7 +46,7 @@ class Job:
       max_bad_fraction: the job fails if a larger share of the images is corrupt.
     """
 
-    encoder: Encoder
+    encoder: ImageEncoder
     source: Source
     output: Path
     mesh: Mesh
@@ -182,7 +182,7 @@ def _compute(job: Job, folder: Parts, progress: Progress) -> None:
 
 
 def results(
-    encoder: Encoder, batches: Iterable[tuple[np.ndarray, np.ndarray]], mesh: Mesh
+    encoder: ImageEncoder, batches: Iterable[tuple[np.ndarray, np.ndarray]], mesh: Mesh
 ) -> Iterator[Rows]:
     """Yield this process's rows of each batch, in order, while the devices compute the next ones.
 
@@ -205,7 +205,7 @@ def results(
 
 
 @jax.jit
-def _read(encoder: Encoder, crops: jax.Array) -> jax.Array:
+def _read(encoder: ImageEncoder, crops: jax.Array) -> jax.Array:
     return sharding.split_rows(read(encoder, crops))
 
 

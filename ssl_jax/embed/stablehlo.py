@@ -19,20 +19,20 @@ from jax import export
 
 from ssl_jax.augment.recipes import title
 from ssl_jax.core.errors import UserError
-from ssl_jax.embed.encoder import Encoder, read
+from ssl_jax.embed.encoder import ImageEncoder, read
 
 PROGRAM, CARD = "program.bin", "card.json"
 PLATFORMS = ("cpu", "tpu", "cuda")
 
 
 def stablehlo(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     card: Mapping[str, Any] | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
     """Return the bytes of such a file: a program from images (B, size, size, C) uint8, any B, to
     the features `encoder(images)` (B, D) float32. The caller crops images to that size, as
-    `Encoder.crop` does.
+    `ImageEncoder.crop` does.
 
         with zipfile.ZipFile("encoder.zip") as file:
             program = jax.export.deserialize(bytearray(file.read("program.bin")))
@@ -57,7 +57,7 @@ def stablehlo(
         raise UserError(
             "a StableHLO program holds less than 2 GiB of weights; use --format=safetensors"
         )
-    own = Encoder.of(
+    own = ImageEncoder.of(
         encoder, encoder.view, encoder.probe, encoder.channels, encoder.config, encoder.origin
     )
     shape = (*encoder.view.sides, encoder.channels)

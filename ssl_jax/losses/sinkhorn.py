@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch import sinkhorn_kernel as kernel
 from ssl_jax.losses.large_batch import sinkhorn_sweeps as sweeps
-from ssl_jax.losses.large_batch.sinkhorn_sweeps import Source, Sums
+from ssl_jax.losses.large_batch.sinkhorn_sweeps import Scores, Sums
 
 Array = jax.Array
 Form = Literal["auto", "scaling", "log", "kernel"]
@@ -160,7 +160,7 @@ def _solve(
     """
     transposed = bool(columns) and not rows
     inner, outer = (rows, columns) if transposed else (columns, rows)
-    source = Source(scores, epsilon, transposed, inner, outer, block)
+    source = Scores(scores, epsilon, transposed, inner, outer, block)
     total = jax.lax.psum(jnp.sum(valid), rows)
     share = valid / jnp.maximum(total, 1).astype(epsilon.dtype)
     width = scores.shape[1]
@@ -211,7 +211,7 @@ def _solve(
 
 
 def _round(
-    source: Source,
+    source: Scores,
     p: Array,
     q: Array,
     form: Form,
@@ -254,7 +254,7 @@ def _round(
     return _Round(log_y + jnp.log(used), log_y + jnp.log(y), jnp.log(x) - first.top, ratio, room)
 
 
-def _log_round(source: Source, p: Array, q: Array, last: _Round, length: int | Array) -> _Round:
+def _log_round(source: Scores, p: Array, q: Array, last: _Round, length: int | Array) -> _Round:
     log_p, log_q = jnp.log(p), jnp.log(q)
 
     def iterate(_: Any, scales: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 INITS = get_args(HeadInit)
 
 
-class Mlp(nnx.Module):
+class MlpHead(nnx.Module):
     """See `mlp_head`."""
 
     def __init__(
@@ -137,8 +137,8 @@ def mlp_head(
             raise UserError(f"unknown {what} {value!r}; {suggest(str(value), map(str, known))}")
     compute_dtype(dtype)
 
-    def make(rngs: nnx.Rngs) -> Mlp:
-        return Mlp(
+    def make(rngs: nnx.Rngs) -> MlpHead:
+        return MlpHead(
             widths,
             norm=norm,
             last_norm=last_norm,
@@ -167,7 +167,7 @@ class DINOHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype
-        self.mlp = Mlp(
+        self.mlp = MlpHead(
             dims,
             norm=norm,
             last_norm=None,

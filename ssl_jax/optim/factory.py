@@ -33,8 +33,8 @@ EVERYTHING: Rules = ((".*", 1.0),)
 NO_BIAS_NO_NORM: Rules = ((r"(^|/)(bias|scale)$", 0.0), *EVERYTHING)
 
 
-class Group(Protocol):
-    """Parameters with an optimizer state of their own, such as `objectives.base.Group`."""
+class ParameterGroup(Protocol):
+    """Parameters with an optimizer state of their own, such as `objectives.base.ParameterGroup`."""
 
     @property
     def pattern(self) -> str: ...
@@ -176,7 +176,7 @@ def make_schedule(
 def make_optimizer(
     config: OptimConfig,
     params_shapes: Tree,
-    groups: Mapping[str, Group],
+    groups: Mapping[str, ParameterGroup],
     *,
     batch_size: int,
     total_steps: int,
@@ -380,7 +380,7 @@ def _is_vector(path: str, shape: tuple[int, ...], stacked: bool) -> bool:
 
 
 def _members(
-    frozen: Collection[str], groups: Mapping[str, Group], shapes: Tree
+    frozen: Collection[str], groups: Mapping[str, ParameterGroup], shapes: Tree
 ) -> dict[str, list[str]]:
     """Map each group to the paths of its parameters, in order; frozen ones are in no group."""
     if REST in groups:

@@ -130,6 +130,19 @@ def chart(
     return tag("figure", caption, svg, *paragraphs, class_="chart")
 
 
+def legend(runs: Sequence[str], baselines: Mapping[str, str]) -> Markup:
+    """List the runs and the kinds of baselines, kind -> name; nothing for a single line."""
+
+    def key(kind: str, colour: str) -> Markup:
+        line = tag("line", x1=0, x2=28, y1=7, y2=7, class_=f"{kind} {colour}")
+        return tag("svg", line, viewBox="0 0 28 14", class_="key", aria_hidden="true")
+
+    items = [tag("li", key("base", f"c{i}"), name) for i, name in enumerate(runs)]
+    colour = "c0" if len(runs) == 1 else "c6"
+    items += [tag("li", key(f"base {kind}", colour), name) for kind, name in baselines.items()]
+    return tag("ul", *items, class_="legend") if len(items) > 1 else Markup("")
+
+
 def _grid(x: Axis, y: Axis) -> list[Markup]:
     parts = []
     for value in y.ticks():
@@ -157,7 +170,7 @@ def number(value: float) -> str:
         return "0"
     if abs(value) >= 10_000:
         return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
-    if abs(value) < 1e-3:
+    if abs(value) < 1e-4:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:,.6g}"

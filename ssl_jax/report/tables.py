@@ -1,40 +1,69 @@
 """Tables of the page: the runs' settings, their measures, and the results of `ssl-jax evaluate`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from ssl_jax.report.markup import Markup, join, table, tag
+from ssl_jax.report.markup import Markup, tag
 from ssl_jax.report.run import BASELINES, Run, settings
 
 MOST = 300  # rows of results
 ASIDE = ("diag/collapse", "diag/dimensions")  # shown as a note of the run; part of RankMe
 
 
-def facts(runs: Sequence[Run]) -> Markup:
-    """List the facts of each run."""
-    if len(runs) == 1:
-        pairs = [
-            tag("div", tag("dt", name), tag("dd", text)) for name, text in runs[0].facts.items()
-        ]
-        return tag("dl", *pairs, class_="facts")
-    names = list(dict.fromkeys(name for run in runs for name in run.facts))
-    rows = [[name, *(run.facts.get(name, "") for run in runs)] for name in names]
-    return table(["run", *(run.name for run in runs)], rows, aria_label="Runs")
+class Number(NamedTuple):
+    """A number as it is written; `best` of its row or not."""
+
+    text: str
+    best: bool = False
 
 
-def configs(runs: Sequence[Run]) -> Markup:
-    """List all settings; for several runs, only those in which they differ."""
+class Row(NamedTuple):
+    """Last values of one measure: trained of every run, then each baseline of every run.
+
+    Attributes:
+      strip: a drawing of them from 0 to 1, for scores.
+    """
+
+    name: str
+    numbers: Sequence[Number]
+    strip: Markup
+
+
+class Measurement(NamedTuple):
+    """One number of `ssl-jax evaluate` in all runs, with its baselines, protocol and data."""
+
+    metric: str
+    numbers: Sequence[Number]
+    protocol: str
+    options: str
+    step: str
+    data: str
+
+
+class Measurements(NamedTuple):
+    """Titles of the columns of numbers, at most `MOST` rows, and the number of all rows."""
+
+    columns: Sequence[str]
+    rows: Sequence[Measurement]
+    total: int
+
+
+def facts(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """List the facts: (name, its text in each run)."""
+    names = dict.fromkeys(name for run in runs for name in run.facts)
+    return [(name, [run.facts.get(name, "") for run in runs]) for name in names]
+
+
+def configs(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """List all settings, (key, its value in each run); for several runs, only those in which they
+    differ.
+    """
     flattened = [settings(run.config) for run in runs]
     keys = sorted({key for each in flattened for key in each})
-    title = "All settings (config.json)"
     if len(runs) > 1:
         keys = [key for key in keys if len({each.get(key) for each in flattened}) > 1]
-        title = f"Settings in which the runs differ ({len(keys)})"
-    rows = [[key, *(each.get(key, "") for each in flattened)] for key in keys]
-    if not rows:
-        return tag("p", "All settings of the runs are equal.", class_="note")
-    inner = table(["setting", *(run.name for run in runs)], rows, aria_label=title)
-    return tag("details", tag("summary", title), inner)
+    return [(key, [each.get(key, "") for each in flattened]) for key in keys]
 
 
 def scored(metric: str, scores: tuple[str, ...]) -> bool:
@@ -42,49 +71,39 @@ def scored(metric: str, scores: tuple[str, ...]) -> bool:
     return metric.split("/")[-1].startswith(scores)
 
 
-def measures(runs: Sequence[Run]) -> list[str]:
-    """List the metrics `eval/...` and then `diag/...`, in order of appearance."""
-    metrics = dict.fromkeys(m for run in runs for m in run.last if m.startswith(("eval/", "diag/")))
-    metrics = {m: None for m in metrics if m not in ASIDE}
-    return sorted(metrics, key=lambda metric: metric.startswith("diag/"))
-
-
-def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]) -> Markup:
-    """List the last value of every measure beside its baselines, the best score per row in bold."""
-    kinds = [("", "trained"), *((f"{prefix}/", name) for prefix, name in BASELINES.items())]
+def measures(metrics: Iterable[str], names: Mapping[str, str]) -> list[str]:
+    """Select the metrics `eval/...` and then `diag/...`, each in the order of `names`."""
     order = {name: position for position, name in enumerate(names)}
+    place = lambda m: (m.startswith("diag/"), order.get(m.split("/")[-1], len(order)))  # noqa: E731
+    selected = (m for m in metrics if m.startswith(("eval/", "diag/")) and m not in ASIDE)
+    return sorted(dict.fromkeys(selected), key=place)
+
+
+def title(metric: str, names: Mapping[str, str]) -> str:
+    """Return the display name of a metric."""
+    return names.get(metric.split("/")[-1]) or metric.partition("/")[2].replace("_", " ")
+
+
+def final(runs: Sequence[Run], names: Mapping[str, str], scores: tuple[str, ...]) -> list[Row]:
+    """List the last value of every measure beside its baselines, the best score per row marked."""
     rows = []
-    for metric in sorted(measures(runs), key=lambda m: order.get(m.split("/")[-1], len(order))):
-        groups = [[run.last.get(prefix + metric) for run in runs] for prefix, _ in kinds]
+    for metric in measures((metric for run in runs for metric in run.last), names):
+        prefixes = ("", *(f"{prefix}/" for prefix in BASELINES))
+        groups = [[run.last.get(prefix + metric) for run in runs] for prefix in prefixes]
         finite = [v for group in groups for v in group if v is not None and math.isfinite(v)]
         best = max(finite) if finite and scored(metric, scores) else None
-        cells = [_number(value, best) for group in groups for value in group]
-        strip = _strip(groups) if best is not None else tag("td", class_="strip-column")
-        rows.append([names.get(metric.split("/")[-1], metric), *cells, strip])
-    if not rows:
-        return tag("p", "The run has not measured anything yet.", class_="note")
-    deep = 2 if len(runs) > 1 else 1
-    scope = "colgroup" if len(runs) > 1 else "col"
-    heads = [tag("th", "measure", rowspan=deep, scope="col")]
-    for _, name in kinds:
-        heads.append(tag("th", name, colspan=len(runs), scope=scope, class_="number"))
-    heads.append(tag("th", "0 to 1", rowspan=deep, scope="col", class_="strip-column"))
-    second = [tag("th", run.name, scope="col", class_="number") for _ in kinds for run in runs]
-    head = [tag("tr", *heads)] + [tag("tr", *second)] * (deep - 1)
-    body = [tag("tr", tag("th", first, scope="row"), *cells) for first, *cells in rows]
-    inner = tag("table", tag("thead", *head), tag("tbody", *body))
-    return tag(
-        "div", inner, class_="scroll numbers", tabindex=0, role="region", aria_label="Numbers"
-    )
+        numbers = [_number(value, best) for group in groups for value in group]
+        strip = Markup("") if best is None else _strip(groups)
+        rows.append(Row(title(metric, names), numbers, strip))
+    return rows
 
 
-def _number(value: float | None, best: float | None) -> Markup:
+def _number(value: float | None, best: float | None = None) -> Number:
     if value is None:
-        return tag("td", "-", class_="number")
+        return Number("-")
     if not math.isfinite(value):
-        return tag("td", "no score", class_="number")
-    text = f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
-    return tag("td", tag("strong", text) if value == best else text, class_="number")
+        return Number("no score")
+    return Number(f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}", value == best)
 
 
 def _strip(groups: Sequence[Sequence[float | None]]) -> Markup:
@@ -102,12 +121,11 @@ def _strip(groups: Sequence[Sequence[float | None]]) -> Markup:
         for run, value in enumerate(values):
             if value is not None:
                 parts.append(tag("circle", cx=at(value), cy=9, r=4, class_=f"{kind} c{run}"))
-    svg = tag("svg", *parts, viewBox="0 0 120 18", class_="strip", aria_hidden="true")
-    return tag("td", svg, class_="strip-column")
+    return tag("svg", *parts, viewBox="0 0 120 18", class_="strip", aria_hidden="true")
 
 
-def results(runs: Sequence[Run]) -> Markup:
-    """List `eval/results.jsonl`, one row per measurement, with its protocol and baselines."""
+def results(runs: Sequence[Run]) -> Measurements | None:
+    """List `eval/results.jsonl`, one row per measurement; None without any."""
     measurements: dict[tuple[str, ...], dict[tuple[str, str], float]] = {}
     for run in runs:
         for record in sorted(run.results, key=lambda record: record.get("step", 0)):
@@ -120,19 +138,16 @@ def results(runs: Sequence[Run]) -> Markup:
                 for kind, numbers in sides.items():
                     if isinstance(numbers.get(metric), (int, float)):
                         measured[kind, run.name] = numbers[metric]
+    if not measurements:
+        return None
     present = {kind for values in measurements.values() for kind, _ in values}
     kinds = [kind for kind in ("", *BASELINES) if kind in present]
     columns = [(kind, run.name) for kind in kinds for run in runs]
-    rows = []
-    for (metric, protocol, options, step, data), values in list(measurements.items())[:MOST]:
-        numbers = [_number(values.get(column), None) for column in columns]
-        description = tag("td", join([tag("b", protocol), f" {options}"]), class_="long")
-        cells = [*numbers, description, tag("td", step, class_="number"), data]
-        rows.append([metric, *cells])
+    rows = [
+        Measurement(
+            metric, [_number(values.get(c)) for c in columns], protocol, options, step, data
+        )
+        for (metric, protocol, options, step, data), values in measurements.items()
+    ]
     titles = [" ".join(filter(None, (name, BASELINES.get(kind, "")))) for kind, name in columns]
-    heads = ["metric", *titles, "protocol and its settings", "step", "data"]
-    count = len(measurements)
-    more = f", the first {MOST} of {count}" if count > MOST else f" ({count})"
-    title = f"Numbers and their protocols{more}"
-    inner = table(heads, rows, aria_label="Results of ssl-jax evaluate")
-    return tag("details", tag("summary", title), inner, open="open" if len(rows) <= 20 else None)
+    return Measurements(titles, rows[:MOST], len(rows))

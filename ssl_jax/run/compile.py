@@ -16,7 +16,8 @@ from ssl_jax.core.plain import Text, literal
 from ssl_jax.cost.chips import GIB
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.text import BYTES
-from ssl_jax.run.experiment import Experiment, Facts, make_spec
+from ssl_jax.run.datasets import Facts, make_spec
+from ssl_jax.run.experiment import Experiment
 
 # The ILSVRC 2012 training set, which the `imagenet` recipes are for.
 IMAGENET = Facts("ImageNet", examples=1_281_167, classes=1000)

@@ -21,7 +21,13 @@ from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import home
 from ssl_jax.core.inputs import View
-from ssl_jax.run.sections import SECTIONS, settle_backbone, settle_objective
+from ssl_jax.run.sections import (
+    SECTIONS,
+    settle_backbone,
+    settle_objective,
+    stored_key,
+    stored_objective,
+)
 
 _VIEW = checked.defaults(View)
 NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint", "evals")
@@ -96,13 +102,25 @@ def load_config(spec: str) -> dict[str, Any]:
         raise UserError(f"no config {name!r}; {suggest(Path(name).stem, names)}")
     if not path.resolve().is_relative_to(configs_folder().resolve()):
         trust.check(path)
+    module = config_module(path)
+    config = module.get_config(recipe) if recipe else module.get_config()
+    plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    if isinstance(plain.get("objective"), Mapping):
+        plain["objective"] = stored_objective(plain["objective"])
+    return {key: _homes(value) for key, value in plain.items()}
+
+
+def config_module(path: Path) -> types.ModuleType:
+    """Import a config file that `trust.check` allows.
+
+    Raises:
+      UserError: a syntax error, or no `get_config`.
+    """
     _shipped_configs_importable()
     module = load_file(path, "config")
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} is not a config: it defines no get_config(arg)")
-    config = module.get_config(recipe) if recipe else module.get_config()
-    plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    return {key: _homes(value) for key, value in plain.items()}
+    return module
 
 
 def _homes(value: Any) -> Any:
@@ -127,11 +145,12 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
     """Set dotted keys of the nested dicts `config` in place; the texts of a command line are
     converted to the types that their keys declare. Entries of tuples are addressed by index,
     `objective.views.0.size`, and a chain that is given by name can be changed by key:
-    `objective.view.recipe.flip`.
+    `objective.view.recipe.flip`, which may also be written `objective.view.transform.flip`.
 
     Raises:
       UserError: a key whose section does not exist, or a text that is not a value of its key.
     """
+    overrides = [(stored_key(key), value) for key, value in overrides]
     for key, value in overrides:
         *sections, last = key.split(".")
         if not sections:
@@ -223,13 +242,16 @@ def configured(
 
 
 def recipes(name: str) -> list[str]:
-    """List the recipes of a method's shipped config: the functions of its file but `get_config`."""
+    """List the recipes that a method's shipped config offers: first the small one, which learns on
+    two CPU cores without a download, then the paper's, then the others; [] without a config.
+
+    Raises:
+      UserError: the config does not say.
+    """
     path = configs_folder() / f"{name}.py"
     if not path.is_file():
         return []
-    lines = path.read_text().splitlines()
-    return [
-        line.split("(")[0].removeprefix("def ")
-        for line in lines
-        if line.startswith("def ") and not line.startswith(("def get_config", "def _"))
-    ]
+    module = config_module(path)
+    if not hasattr(module, "RECIPES"):
+        raise UserError(f"{path}: no RECIPES; add common.Recipes(small=..., paper=...)")
+    return module.RECIPES.names

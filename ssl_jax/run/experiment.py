@@ -1,5 +1,5 @@
-"""`Experiment`: everything that a config describes, built on demand; used by every subcommand that
-needs a model or data.
+"""`Experiment`: the program that a config describes, built on demand: method, optimizer, mesh,
+state and batches; used by every subcommand that needs a model or data.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -18,92 +18,34 @@ from ssl_jax import nets
 from ssl_jax.augment import recipes
 from ssl_jax.augment.crop import take_views
 from ssl_jax.core import config as checked
-from ssl_jax.core import credentials, distributed, files, sharding
-from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core import sharding
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import prefetch_to_device, replicate
-from ssl_jax.data import subset
 from ssl_jax.data.pipeline import (
     Batch,
     Batches,
-    DataConfig,
     batches,
-    check_in_memory,
     check_masks,
     check_streams,
     eval_arrays,
     local_part,
 )
-from ssl_jax.data.reader import num_channels
-from ssl_jax.data.sources import Source, held_out, open_source
-from ssl_jax.data.survey import Survey, read_alike, survey
-from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
-from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.online import OnlineProbe
-from ssl_jax.objectives.base import Objective, Spec, Stream
+from ssl_jax.objectives.base import Objective, Spec
 from ssl_jax.optim.factory import make_optimizer
-from ssl_jax.run.configs import NAMES, load_method
-from ssl_jax.run.sections import SECTIONS, settle_objective
+from ssl_jax.run.configs import load_method
+from ssl_jax.run.datasets import RANGE_BEFORE, Datasets, make_spec
+from ssl_jax.run.sections import settle_objective, stored_key
 from ssl_jax.train import state, workdir
-from ssl_jax.train.checkpoint import CheckpointConfig
-from ssl_jax.train.loop import TrainConfig
-
-RANGE_BEFORE = (0.0, 65535.0)  # of wide pixels, in runs of versions without `data.range`
-TOKENIZER = "tokenizer.json"  # in the folder of a run
-
-
-def range_of(config: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the range of pixels that are not 8-bit, from a run's resolved config; () if no run
-    made it.
-    """
-    data = config.get("data")
-    return tuple(data.get("range", RANGE_BEFORE)) if isinstance(data, Mapping) else ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """Facts on the training data that a `Spec` needs, which so can be made without the data."""
-
-    name: str
-    examples: int
-    classes: int
-    channels: int = 3
-    streams: tuple[Stream, ...] = ()
-    vocabulary: int = BYTES.vocabulary
-
-
-def make_spec(train: TrainConfig, facts: Facts) -> Spec:
-    """Build the spec of a run on such data.
-
-    Raises:
-      UserError: fewer examples than a batch.
+class Experiment(Datasets):
+    """Everything that a config describes: its sections (`ResolvedConfig`), its data (`Datasets`)
+    and the program built from them. The mesh consists of `devices`, by default of all devices.
     """
-    if facts.examples < train.batch_size:
-        most = 2 ** max(facts.examples.bit_length() - 1, 0)
-        raise UserError(
-            f"train.batch_size: {train.batch_size} is more than the {facts.examples} examples of "
-            f"{facts.name}; set --config.train.batch_size={most}, or less"
-        )
-    epoch = facts.examples // train.batch_size
-    return Spec(
-        global_batch=train.batch_size,
-        num_examples=facts.examples,
-        num_classes=facts.classes,
-        steps_per_epoch=epoch,
-        total_steps=train.steps or max(round(train.epochs * epoch), 1),
-        channels=facts.channels,
-        streams=facts.streams,
-        vocabulary=facts.vocabulary,
-    )
 
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Resolved run: its sections as checked dataclasses, and what is built from them on demand."""
-
-    raw: Mapping[str, Any]
-    sections: Mapping[str, Any]
-    folder: Path | None = None
     devices: Sequence[Any] | None = None
 
     @classmethod
@@ -112,28 +54,12 @@ class Experiment:
         config: Mapping[str, Any],
         folder: Path | None = None,
         devices: Sequence[Any] | None = None,
-    ) -> "Experiment":
-        """Check every section of a config file, or of a workdir's config.json.
-
-        `folder` is the workdir: a tokenizer that was saved there is used. The mesh consists of
-        `devices`, by default of all devices.
-
-        Raises:
-          UserError: an unknown section or key, a value of the wrong type, or a password in one.
-        """
-        credentials.refuse(config, "")
-        for section, values in config.items():
-            if section not in (*NAMES, "spec"):
-                raise UserError(f"unknown config section {section!r}; {suggest(section, NAMES)}")
-            if not isinstance(values, Mapping):
-                raise UserError(f"config section {section!r}: expected keys, got {values!r}")
-        sections: dict[str, Any] = {
-            name: checked.build(kind, config.get(name, {}), name) for name, kind in SECTIONS.items()
-        }
-        return cls(config, sections, folder, devices)
+    ) -> Self:
+        """Check a config, see `ResolvedConfig.from_config`."""
+        return dataclasses.replace(super().from_config(config, folder), devices=devices)
 
     @classmethod
-    def of_run(cls, folder: Path) -> "Experiment":
+    def of_run(cls, folder: Path) -> Self:
         """Open the run in `folder` for reading, on the available devices, however many it was
         trained on.
 
@@ -144,124 +70,6 @@ class Experiment:
         mesh = sharding.fitting(run.sections["mesh"], jax.devices())
         return cls(run.raw, {**run.sections, "mesh": mesh}, folder)
 
-    @property
-    def data(self) -> DataConfig:
-        return self.sections["data"]
-
-    @property
-    def train(self) -> TrainConfig:
-        return self.sections["train"]
-
-    @property
-    def evals(self) -> EvalsConfig:
-        return self.sections["evals"]
-
-    @property
-    def checkpoint(self) -> CheckpointConfig:
-        return self.sections["checkpoint"]
-
-    @cached_property
-    def source(self) -> Source:
-        """Training set."""
-        return subset.fraction(self.evals_source, self.data.fraction)
-
-    @cached_property
-    def evals_source(self) -> Source:
-        """Training set of evaluations: `source` before `data.fraction`."""
-        source = self._opened
-        if self.survey.value_range:
-            source.read_in(self.survey.value_range)
-        if self.data.cache == "device":
-            check_in_memory(source)
-        return source
-
-    @cached_property
-    def _opened(self) -> Source:
-        """Training set of evaluations, before the range of its pixels is set."""
-        if not self.data.train:
-            raise UserError(
-                "no training data; set it, --data=folder:/path (docs/data.md lists all kinds)"
-            )
-        source = self._folds[0] if self.data.fold else open_source(self.data.train, "train")
-        if self.data.labelled:
-            source = subset.labelled(source, self.data.labelled, self.data.draw)
-        return source
-
-    @cached_property
-    def survey(self) -> Survey:
-        """Range and bands of the pixels: those of the existing run, else from a sample of the
-        images, the same in all processes.
-        """
-        old = self._existing
-        if old is not None and self.data.range not in ((), range_of(old)):
-            old = None  # another range is set
-        channels = int(old["spec"].get("channels", 3)) if old else 3
-        if old and ("spec" in self.raw or "range" in old.get("data", {})):
-            return Survey(range_of(old), channels)
-        look = functools.partial(survey, self._opened, self.data.channels, self.data.range)
-        facts = distributed.agreed(lambda: dataclasses.asdict(look()))
-        if old:  # begun before there was `data.range`
-            return Survey(RANGE_BEFORE if facts["value_range"] else (), channels)
-        return Survey(tuple(facts["value_range"]), facts["bands"], tuple(facts["lines"]))
-
-    @cached_property
-    def _existing(self) -> Mapping[str, Any] | None:
-        """Resolved config of the run that this is, or resumes on the same data, if any."""
-        if "spec" in self.raw:
-            return self.raw
-        if self.folder is None or not (self.folder / "config.json").is_file():
-            return None
-        old = workdir.read_config(self.folder)
-        same = old.get("data", {}).get("train") == self.data.train
-        return old if same and "spec" in old else None
-
-    def opened(self, data: str, split: Literal["train", "eval"]) -> Source:
-        """Open another data set with the run's pixel range; if that is 8-bit, with its own."""
-        return read_alike(open_source(data, split), self.survey.value_range)
-
-    @cached_property
-    def _folds(self) -> tuple[Source, Source]:
-        train = open_source(self.data.train, "train")
-        return subset.fold(train, self._named_eval_source, self.data.fold)
-
-    @cached_property
-    def streams(self) -> dict[str, Source]:
-        """Additional training sets, by name."""
-        if self.data.streams and self.data.cache == "device":
-            raise UserError("data.cache=device excludes data.streams; use data.cache=none")
-        return {name: self.opened(data, "train") for name, data in self.data.streams.items()}
-
-    @cached_property
-    def eval_source(self) -> Source | None:
-        """Evaluation set: the configured one, or what the training data hold out; with `data.fold`
-        its part of both sets.
-        """
-        source = self._folds[1] if self.data.fold else self._named_eval_source
-        if source is not None and self.survey.value_range:
-            source.read_in(self.survey.value_range)
-        return source
-
-    @property
-    def _named_eval_source(self) -> Source | None:
-        if self.data.eval:
-            return open_source(self.data.eval, "eval")
-        return held_out(self.data.train)
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Tokenizer of the captions: the one saved in the run's folder, else the config's."""
-        saved = self.folder / TOKENIZER if self.folder else None
-        if self.data.tokenizer and saved and saved.is_file() and workdir.started(saved.parent):
-            return from_json(saved.read_text(), str(saved))
-        captions = self.source.captions if self.data.tokenizer.startswith("train:") else None
-        return open_tokenizer(self.data.tokenizer, captions)
-
-    def keep_tokenizer(self, folder: Path) -> None:
-        """Save the tokenizer once, except that of bytes, so that its file may move or change."""
-        exists = (folder / TOKENIZER).is_file() and workdir.started(folder)
-        if self.tokenizer is not BYTES and not exists:
-            files.write_text(folder / TOKENIZER, self.tokenizer.json)
-
     @cached_property
     def spec(self) -> Spec:
         if "spec" in self.raw:  # an existing run, whose data may be elsewhere
@@ -269,21 +77,6 @@ class Experiment:
         return make_spec(self.train, self.facts)
 
     @cached_property
-    def facts(self) -> Facts:
-        """Facts on the data that the config names."""
-        return Facts(
-            self.source.name,
-            len(self.source),
-            self.source.num_classes,
-            num_channels(self.source, self.data.channels, self.survey.bands),
-            tuple(
-                Stream(name, len(stream), stream.num_classes)
-                for name, stream in self.streams.items()
-            ),
-            self.tokenizer.vocabulary,
-        )
-
-    @property
     def backbone_name(self) -> str:
         """Name of the backbone in `nets.backbones`."""
         name: str = self.raw.get("backbone", {}).get("name", nets.DEFAULT)
@@ -342,7 +135,7 @@ class Experiment:
         Raises:
           UserError: a key has none.
         """
-        for key in keys:
+        for key in map(stored_key, keys):
             section, *path = key.split(".")
             at: Any = self.method if section == "objective" else self.sections.get(section)
             for name in path[:-1]:

@@ -10,7 +10,7 @@ import jax
 
 from ssl_jax.core import sharding, trust
 from ssl_jax.core.errors import UserError
-from ssl_jax.embed.encoder import Encoder
+from ssl_jax.embed.encoder import ImageEncoder
 from ssl_jax.run import orbax_export, weights_file
 from ssl_jax.run.evaluation import NEWEST, steps_of
 from ssl_jax.run.experiment import Experiment
@@ -26,7 +26,7 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     backbone: Mapping[str, Any] | None = None,
     trust_code: bool = False,
-) -> Encoder:
+) -> ImageEncoder:
     """Load the encoder of a run, its trained backbone (teacher or student, as the method defines),
     or of a weights file, with everything needed to call it on images.
 
@@ -34,8 +34,8 @@ def load(
       path: the run's folder; or weights, ours or public ones (docs/weights.md): safetensors, npz or
         .pth, an index of several files, or a folder as on the Hugging Face hub.
       step: step of the run's checkpoint; by default the newest.
-      stage: layer to read, a number (-1 is the last) or a name of `Encoder.layers`; by default the
-        method's representation.
+      stage: layer to read, a number (-1 is the last) or a name of `ImageEncoder.layers`; by
+        default the method's representation.
       pool: "pooled" (the network's own output, of its last layer), "avg", "grid" (averages over 2
         x 2), "cls" (the layer's class token), or "none" for features at every position; by default
         the method's, or "avg" for an earlier layer if that is "pooled".
@@ -61,7 +61,7 @@ def load(
     return encoder if stage is None and pool is None else encoder.at(stage, pool)
 
 
-def from_run(folder: Path, step: int | None, mesh: jax.sharding.Mesh) -> Encoder:
+def from_run(folder: Path, step: int | None, mesh: jax.sharding.Mesh) -> ImageEncoder:
     """Load the encoder of a checkpoint, the newest if `step` is None."""
     experiment = Experiment.of_run(folder)
     # Every device holds all weights, so the mesh need not have the axes of training.
@@ -71,7 +71,7 @@ def from_run(folder: Path, step: int | None, mesh: jax.sharding.Mesh) -> Encoder
         (number,) = steps_of(folder, checkpoints, NEWEST if step is None else step, None)
         restored = checkpoints.restore(number, experiment.abstract_state, placed)
         encoder = objective.encoder(restored.params, restored.extra)
-    return Encoder.of(
+    return ImageEncoder.of(
         encoder,
         objective.inputs().views[0],
         objective.probe,

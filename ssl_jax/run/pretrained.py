@@ -223,7 +223,7 @@ def fit(source: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[
     missing, wrong = networks.compare(variables, like)
     more = tuple(path for path in variables if path not in expected and path != "mask_token")
     if missing or wrong or more:
-        difference = networks.Report(0, missing=missing, wrong=wrong, inside=more).complaint()
+        difference = networks.LoadReport(0, missing=missing, wrong=wrong, inside=more).complaint()
         raise UserError(
             f"train.init_from: the encoder of {name} is another network than `backbone`: "
             f"{difference}. Give `backbone` the values that it has in {name}/config.json"

@@ -1,5 +1,6 @@
 """The sections of a config, each with the dataclass or function that declares its keys."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,31 @@ SECTIONS: dict[str, type] = {
 }
 
 
+# A view's chain of augmentations is stored as `recipe`; configs may call it `transform`.
+_TRANSFORM = re.compile(r"^(objective\.(?:view|views\.\d+))\.transform(?=\.|$)")
+
+
+def stored_key(key: str) -> str:
+    """Return the dotted key under which a run stores what `key` sets."""
+    return _TRANSFORM.sub(r"\1.recipe", key)
+
+
+def stored_objective(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section `objective` with the keys under which a run stores its views."""
+
+    def renamed(view: Any) -> Any:
+        if not isinstance(view, Mapping) or "transform" not in view:
+            return view
+        return {"recipe" if key == "transform" else key: value for key, value in view.items()}
+
+    out = dict(values)
+    if "view" in out:
+        out["view"] = renamed(out["view"])
+    if isinstance(out.get("views"), (list, tuple)):
+        out["views"] = type(out["views"])(map(renamed, out["views"]))
+    return out
+
+
 def settle_objective(make: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the texts of a command line in the section `objective` to the types that the method
     built by `make` declares.
@@ -30,7 +56,8 @@ def settle_objective(make: Callable[..., Any], values: Mapping[str, Any]) -> dic
       UserError: a text that is not a value of its key's type.
     """
     owner = getattr(make, "__self__", None)  # the class, where `make` is `Objective.make`
-    return checked.settle(owner if isinstance(owner, type) else make, values, "objective")
+    declared = owner if isinstance(owner, type) else make
+    return checked.settle(declared, stored_objective(values), "objective")
 
 
 def settle_backbone(values: Mapping[str, Any]) -> dict[str, Any]:

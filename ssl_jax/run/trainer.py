@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,25 @@ class ResumePoint:
     evaluated: bool
     skipped_batches: int
     measured: int
+
+
+@dataclass
+class Attempt:
+    """Training from one resume point; a rollback makes another.
+
+    Attributes:
+      host: this host's batches, which count corrupt images.
+      writer: writer of metrics, in the process that writes them.
+      metadata: of the last checkpoint saved in this attempt; empty before it.
+      metrics: of the last step that has any.
+    """
+
+    start: ResumePoint
+    host: Batches
+    writer: MetricsWriter | None
+    spikes: Spikes
+    metadata: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Training:
@@ -222,7 +241,7 @@ class Training:
         writer = MetricsWriter(self._folder, start.measured, self._warn) if primary else None
         self._line.begin(start.step, self._end)
         self._line.phase("starting", brief=True)
-        hooks = RunHooks(self, start, host, writer)
+        attempt = Attempt(start, host, writer, self._spikes(writer))
         with (
             writer or contextlib.nullcontext(),
             contextlib.closing(self._profile),
@@ -232,7 +251,7 @@ class Training:
                 start.state,
                 self._step,
                 batches,
-                hooks.of_loop(),
+                self._hooks(attempt),
                 start=start.step,
                 stop=self._end,
                 batch_size=run.spec.global_batch,
@@ -245,10 +264,85 @@ class Training:
                 if not self._checkpoints.failed or jax.process_count() > 1:
                     break
                 time.sleep(PAUSE)
-                if hooks.last_metadata:
-                    hooks.save(last, reached, hooks.last_metadata["evaluated"])
+                if attempt.metadata:
+                    self._save(attempt, last, reached, attempt.metadata["evaluated"])
         self.last = writer.last if writer else {}
         return reached
+
+    def _spikes(self, writer: MetricsWriter | None) -> Spikes:
+        """Return the detector of loss spikes, fed with the losses logged before."""
+        spikes = Spikes(self._experiment.train.spike)
+        for line in writer.lines if writer else ():
+            if "train/loss" in line:
+                spikes.height(line["train/loss"])
+        return spikes
+
+    def _hooks(self, attempt: Attempt) -> loop.Hooks:
+        refresh_steps = self._objective.refresh_steps()
+        return loop.Hooks(
+            evaluate=functools.partial(self._evaluate, attempt),
+            evaluate_at=self._evaluate_at,
+            save=functools.partial(self._save, attempt),
+            save_at=self._save_at,
+            log=functools.partial(self._log, attempt),
+            refresh=lambda current: self._refresh(current, self._examples),
+            refresh_at=lambda step: step in refresh_steps,
+            at=self._at,
+            end_at=self._stop.due,
+            interruptible=functools.partial(self._interruptible, attempt),
+        )
+
+    def _log(self, attempt: Attempt, step: int, values: Mapping[str, float]) -> None:
+        if "train/loss" in values:
+            height = attempt.spikes.height(values["train/loss"])
+            spike = {} if height is None else {"diag/loss_spike": height}
+            values = {**values, "perf/bad_images": attempt.host.bad} | spike
+            self._line.update(step, values)
+            if spike:
+                self._warn(
+                    f"step {step}: the loss {values['train/loss']:.4g} is a spike, "
+                    f"{height:.0f} deviations above those before"
+                )
+        if attempt.metrics.get("step") != step:
+            attempt.metrics.clear()
+        attempt.metrics.update(values, step=step)
+        if attempt.writer:
+            attempt.writer.write(step, values)
+
+    def _save(self, attempt: Attempt, current: TrainState, step: int, evaluated: bool) -> None:
+        if attempt.writer:
+            attempt.writer.sync()
+        attempt.metadata = self._metadata() | {
+            "evaluated": evaluated,
+            "left_out": attempt.start.skipped_batches,
+        }
+        self._owing = not evaluated
+        self._line.phase("saving", brief=True)
+        metrics = attempt.metrics if attempt.metrics.get("step") == step else {}
+        self._checkpoints.save(step, current, attempt.metadata, metrics)
+
+    def _examples(self) -> Iterator[Any]:
+        """Iterate over this host's part of all training examples; stop if the run is to end."""
+        for batch in self._experiment.examples():
+            self._stop.check()
+            yield batch
+
+    def _interruptible(
+        self, attempt: Attempt, current: TrainState | None, step: int, evaluated: bool
+    ) -> AbstractContextManager:
+        if current is None:
+            return self._stop.region(UNTOUCHED if step == 0 else SAVED)
+        return self._stop.region(
+            f"the state of step {step} is saved first",
+            functools.partial(self._leave, attempt, current, step, evaluated),
+        )
+
+    def _leave(self, attempt: Attempt, current: TrainState, step: int, evaluated: bool) -> None:
+        """Save and finish; called from another thread while this one is blocked."""
+        with jax.set_mesh(self._mesh):
+            self._save(attempt, current, step, evaluated)
+        self._checkpoints.finish()
+        self._console.print(f"saved at step {step}; run the same command to resume")
 
     def _save_at(self, step: int) -> bool:
         every = self._experiment.checkpoint.every
@@ -259,9 +353,8 @@ class Training:
         due = step in (0, self._total) or (every > 0 and step % every == 0)
         return every >= 0 and due and bool(self._experiment.evals.protocols)
 
-    def _evaluate(
-        self, current: TrainState, step: int, last: Mapping[str, float]
-    ) -> dict[str, float]:
+    def _evaluate(self, attempt: Attempt, current: TrainState, step: int) -> dict[str, float]:
+        last = attempt.writer.last if attempt.writer else {}
         encoder = self._objective.encoder(current.params, current.extra)
         if step == 0:  # a failure here would repeat at every evaluation
             which = (
@@ -323,104 +416,6 @@ class Training:
         else:
             name = f"process {jax.process_index()} ({socket.gethostname()})"
             print(f"ssl-jax: {name}: {text}", file=sys.stderr, flush=True)
-
-
-class RunHooks:
-    """Callbacks of the loop while `training` trains from `start`: logging, saving and evaluating.
-
-    Args:
-      host: this host's batches, which count corrupt images.
-      writer: writer of metrics, in the process that writes them.
-
-    Attributes:
-      last_metadata: of the last checkpoint saved from `start` on; empty before it.
-    """
-
-    def __init__(
-        self, training: Training, start: ResumePoint, host: Batches, writer: MetricsWriter | None
-    ):
-        self._training, self._start, self._host, self._writer = training, start, host, writer
-        self._spikes = Spikes(training._experiment.train.spike)
-        for line in writer.lines if writer else ():
-            if "train/loss" in line:
-                self._spikes.height(line["train/loss"])
-        self.last_metadata: dict[str, Any] = {}
-        self._latest_metrics: dict[str, float] = {}  # of the last step that has any
-
-    def of_loop(self) -> loop.Hooks:
-        training = self._training
-        refresh_steps = training._objective.refresh_steps()
-        return loop.Hooks(
-            evaluate=self.evaluate,
-            evaluate_at=training._evaluate_at,
-            save=self.save,
-            save_at=training._save_at,
-            log=self.log,
-            refresh=lambda current: training._refresh(current, self.examples),
-            refresh_at=lambda step: step in refresh_steps,
-            at=training._at,
-            end_at=training._stop.due,
-            interruptible=self.interruptible,
-        )
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        if "train/loss" in values:
-            height = self._spikes.height(values["train/loss"])
-            spike = {} if height is None else {"diag/loss_spike": height}
-            values = {**values, "perf/bad_images": self._host.bad} | spike
-            self._training._line.update(step, values)
-            if spike:
-                self._training._warn(
-                    f"step {step}: the loss {values['train/loss']:.4g} is a spike, "
-                    f"{height:.0f} deviations above those before"
-                )
-        if self._latest_metrics.get("step") != step:
-            self._latest_metrics.clear()
-        self._latest_metrics.update(values, step=step)
-        if self._writer:
-            self._writer.write(step, values)
-
-    def save(self, current: TrainState, step: int, evaluated: bool) -> None:
-        training = self._training
-        if self._writer:
-            self._writer.sync()
-        metadata = training._metadata() | {
-            "evaluated": evaluated,
-            "left_out": self._start.skipped_batches,
-        }
-        self.last_metadata.update(metadata)
-        training._owing = not evaluated
-        training._line.phase("saving", brief=True)
-        metrics = self._latest_metrics if self._latest_metrics.get("step") == step else {}
-        training._checkpoints.save(step, current, metadata, metrics)
-
-    def evaluate(self, current: TrainState, step: int) -> dict[str, float]:
-        return self._training._evaluate(current, step, self._writer.last if self._writer else {})
-
-    def examples(self) -> Iterator[Any]:
-        """Iterate over this host's part of all training examples; stop if the run is to end."""
-        for batch in self._training._experiment.examples():
-            self._training._stop.check()
-            yield batch
-
-    def interruptible(
-        self, current: TrainState | None, step: int, evaluated: bool
-    ) -> AbstractContextManager:
-        stop = self._training._stop
-        if current is None:
-            return stop.region(UNTOUCHED if step == 0 else SAVED)
-        return stop.region(
-            f"the state of step {step} is saved first",
-            functools.partial(self._leave, current, step, evaluated),
-        )
-
-    def _leave(self, current: TrainState, step: int, evaluated: bool) -> None:
-        """Save and finish; called from another thread while this one is blocked."""
-        training = self._training
-        with jax.set_mesh(training._mesh):
-            self.save(current, step, evaluated)
-        training._checkpoints.finish()
-        training._console.print(f"saved at step {step}; run the same command to resume")
 
 
 def alarmed(

@@ -22,12 +22,13 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
 from ssl_jax.data import levels
 from ssl_jax.data.survey import Survey, survey
-from ssl_jax.embed.encoder import Encoder
+from ssl_jax.embed.encoder import ImageEncoder
 from ssl_jax.objectives import base as objectives
 from ssl_jax.objectives.base import Objective, Probe
 from ssl_jax.run import orbax_export
 from ssl_jax.run.configs import override
-from ssl_jax.run.experiment import Experiment, range_of
+from ssl_jax.run.datasets import range_of
+from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.flags import Override
 from ssl_jax.weights import files, folders, huggingface, networks
 from ssl_jax.weights.networks import Weights
@@ -40,7 +41,9 @@ HELP = "a weights file in the place of a run, ours or a public one (docs/weights
 BACKBONE_HELP = "what the --weights file does not specify: --config.backbone.heads=12"
 
 
-def encoder(path: Path, mesh: jax.sharding.Mesh, backbone: Mapping[str, Any] | None) -> Encoder:
+def encoder(
+    path: Path, mesh: jax.sharding.Mesh, backbone: Mapping[str, Any] | None
+) -> ImageEncoder:
     """Read the encoder from a weights file, ours or a public one, or from an exported Orbax folder.
 
     A file that does not specify its preprocessing gets that of most public ones: 224 pixels, or the
@@ -52,7 +55,7 @@ def encoder(path: Path, mesh: jax.sharding.Mesh, backbone: Mapping[str, Any] | N
     params, stats = jax.device_put(weights.variables(), sharding.replicated(mesh))
     view, probe, settings = preprocessing(weights, normalization(file, path))
     bare = objectives.Encoder(params, stats, weights.net)
-    encoder = Encoder.of(bare, view, probe, weights.channels, settings, weights.taken)
+    encoder = ImageEncoder.of(bare, view, probe, weights.channels, settings, weights.taken)
     encoder.feature_shape  # noqa: B018 (raises if the layer does not exist)
     return encoder
 

@@ -28,7 +28,7 @@ class _Elapsed(ProgressColumn):
         return Text(duration(seconds) if seconds >= SHORT else "")
 
 
-class Line:
+class StatusLine:
     """A live line in a terminal, else a plain line every ten seconds. A context manager.
 
     Args:
@@ -116,7 +116,7 @@ class Line:
         self.stop()
 
 
-class ProgressLine(Line):
+class ProgressLine(StatusLine):
     """Progress of a training run: its phase, then step/total, loss, images per second, share of
     time spent waiting for data, MFU if known, and remaining time.
     """

@@ -32,7 +32,7 @@ SHOWN = 3  # names in a message
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """Use of a file's tensors.
 
     Attributes:
@@ -83,7 +83,7 @@ class Weights:
     channels: int
     rest: Mapping[str, np.ndarray] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
-    report: Report = Report(0)
+    report: LoadReport = LoadReport(0)
     name: str = "the file"
 
     @property
@@ -221,7 +221,7 @@ def fill(variables: Arrays, like: tuple[Tree, Tree], name: str) -> tuple[Tree, T
     expected = flat(*like)
     more = tuple(path for path in variables if path not in expected and path != "mask_token")
     if missing or wrong or more:
-        complaint = Report(0, missing=missing, wrong=wrong, inside=more).complaint()
+        complaint = LoadReport(0, missing=missing, wrong=wrong, inside=more).complaint()
         raise UserError(f"{name}: the network does not match `backbone`: {complaint}")
     params, stats = (tree.map_with_name(lambda path, _: variables[path], part) for part in like)
     return params, stats
@@ -267,7 +267,7 @@ def convert(
     like: tuple[Tree, Tree],
     backbone: Mapping[str, Any],
     inner: tuple[str, ...] = (),
-) -> tuple[dict[str, np.ndarray], Report]:
+) -> tuple[dict[str, np.ndarray], LoadReport]:
     """Convert a public network to variables by path: those of the backbone, whose (params, stats)
     have the shapes `like`, and those of the heads. What does not fit is left out, and named in the
     report. `inner` are the prefixes of other networks that start with this one's.
@@ -312,7 +312,7 @@ def convert(
     skipped = tuple(source.prefix + name for name in unused)
     origin = f"{source.layout} at {source.prefix!r}" if source.prefix else source.layout
     distinct = tuple(dict.fromkeys(inside))
-    return out, Report(loaded, (origin,), skipped, tuple(missing), tuple(wrong), distinct)
+    return out, LoadReport(loaded, (origin,), skipped, tuple(missing), tuple(wrong), distinct)
 
 
 def _hints(source: releases.Network, file: files.TensorFile) -> dict[str, Any]:
@@ -372,7 +372,7 @@ FIRST = {  # the tensor whose second axis is the channels
 }
 
 
-def _merged(reports: list[tuple[releases.Network, Report]], tensors: Arrays) -> Report:
+def _merged(reports: list[tuple[releases.Network, LoadReport]], tensors: Arrays) -> LoadReport:
     """Merge the reports of all networks; tensors that belong to none are skipped ones."""
     prefixes = tuple(source.prefix for source, _ in reports)
     read = frozenset[str]().union(*(source.read for source, _ in reports))
@@ -384,7 +384,7 @@ def _merged(reports: list[tuple[releases.Network, Report]], tensors: Arrays) -> 
         and not name.endswith(releases.COUNTERS)
     ]
     each = [report for _, report in reports]
-    return Report(
+    return LoadReport(
         sum(report.loaded for report in each),
         tuple(name for report in each for name in report.networks),
         tuple(name for report in each for name in report.skipped if name not in read)
@@ -416,7 +416,7 @@ def _own(
     rest = under(file.tensors, f"{REST}/")
     if not networks:
         networks = {encoder: dict(file.tensors)}
-    report = Report(len(file.tensors), ("a file of ssl_jax",))
+    report = LoadReport(len(file.tensors), ("a file of ssl_jax",))
     weights = Weights(
         {role: _float32(variables) for role, variables in networks.items()},
         encoder if encoder in networks else next(iter(networks)),
@@ -461,7 +461,7 @@ def _has_teacher(sources: list[releases.Network]) -> bool:
     return any(source.average and "teacher" in source.prefix for source in sources)
 
 
-def _advice(source: releases.Network, hints: Mapping[str, Any], report: Report) -> str:
+def _advice(source: releases.Network, hints: Mapping[str, Any], report: LoadReport) -> str:
     """Suggest settings that would fit, as far as shapes show them."""
     if report.inside and not report.missing and not report.wrong:
         return (

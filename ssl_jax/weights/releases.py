@@ -69,10 +69,10 @@ BESIDE = re.compile(
 INSIDE = re.compile(r"^(?!decoder).*(norm|pos|pool$|dist(_|$))")  # exceptions from `BESIDE`
 AVERAGE = re.compile(r"teacher|target|momentum|(^|_)ema(_|$)|(^|_)k$|average")
 COUNTERS = ("num_batches_tracked", "relative_position_index", "attn_mask", "position_ids")
-Head = Callable[[Arrays], dict[str, np.ndarray]]
+HeadReader = Callable[[Arrays], dict[str, np.ndarray]]
 
 
-def _named(name: str, reader: Head) -> Callable[[Arrays], dict[str, dict[str, np.ndarray]]]:
+def _named(name: str, reader: HeadReader) -> Callable[[Arrays], dict[str, dict[str, np.ndarray]]]:
     return lambda tensors: {name: reader(tensors)}
 
 

@@ -67,6 +67,32 @@ class ChainsTest(parameterized.TestCase):
             changed = configured("", [("objective.view.recipe.flip", 0.25)])
         self.assertEqual(changed["objective"]["view"]["recipe"]["jitter_kind"], "simclr")
 
+    @parameterized.parameters(
+        ("transform.jitter=(0.4,0,0,0.1)", "recipe.jitter=(0.4,0,0,0.1)"),
+        ("transform.affine.rotation=1", "recipe.affine.rotation=1"),
+        ("transform=none", "recipe=none"),
+    )
+    def test_transform_is_another_name_of_the_key(self, new, stored):
+        new, stored = f"objective.view.{new}", f"objective.view.{stored}"
+        self.assertEqual(resolved("simclr:digits", new), resolved("simclr:digits", stored))
+        views = [
+            resolved("byol:digits", f"objective.views.1.{key}.flip=1")
+            for key in ("recipe", "transform")
+        ]
+        self.assertEqual(*views)
+
+    def test_a_config_file_may_say_transform(self):
+        folder = Path(self.create_tempdir().full_path)
+        (folder / "new.py").write_text(FILE.replace("view.recipe", "view.transform"))
+        (folder / "old.py").write_text(FILE)
+        with mock.patch.dict(RECIPES):
+            new, old = (
+                resolved(f"{folder}/{name}.py", "objective.view.transform.flip=1")
+                for name in ("new", "old")
+            )
+        self.assertEqual(new["view"]["recipe"]["affine"]["rotation"], 3.1416)
+        self.assertEqual(new, old)
+
     def test_entries_of_tuples_go_by_their_number(self):
         views = resolved("byol:digits", "objective.views.0.size=32", "objective.views.1.count=2")
         self.assertEqual([v["size"] for v in views["views"]], [32, 16])

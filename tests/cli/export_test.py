@@ -11,7 +11,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.cli import run
-from ssl_jax.cli.export import Run
+from ssl_jax.cli.export import RestoredRun
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
@@ -114,7 +114,7 @@ class ExportTest(parameterized.TestCase):
 
     def test_backbone_of_student_and_teacher(self):
         run, current = saved(self.work, "byol")
-        run_ = Run.restored(self.work, 3)
+        run_ = RestoredRun.restored(self.work, 3)
         target = current.extra["target"]
         for role, own in (("student", current.params), ("teacher", target)):
             tensors, card = run_.tensors("backbone", role)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -19,9 +20,11 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import nets
 from ssl_jax.core.config import defaults
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.protocols import known
+from ssl_jax.run import configs
 from ssl_jax.run.configs import load_config, methods, recipes
 from ssl_jax.run.experiment import Experiment
 
@@ -98,9 +101,30 @@ def changed(made: Experiment) -> dict[str, Any]:
 
 
 class RecipesTest(parameterized.TestCase):
-    def test_every_method_has_the_three_recipes(self):
+    def test_every_method_has_a_small_recipe_and_its_papers(self):
         for method in methods():
-            self.assertContainsSubset({"digits", "cifar10", "imagenet"}, recipes(method), method)
+            small, paper, *_ = recipes(method)
+            made = Experiment.from_config(load_config(f"{method}:{small}"))
+            self.assertLen(made.source, 1437, method)  # comes with scikit-learn
+            self.assertLess(made.spec.total_steps * made.spec.global_batch, 250_000, method)
+            self.assertEqual(load_config(method), load_config(f"{method}:{paper}"), method)
+
+    @parameterized.parameters(
+        ("byol:digit", "unknown recipe 'digit'; did you mean 'digits'"),
+        ("biol:digits", "no config 'biol'; did you mean 'byol'"),
+    )
+    def test_near_names_are_suggested(self, name, message):
+        with self.assertRaisesRegex(UserError, message):
+            load_config(name)
+
+    def test_a_config_must_say_which_recipes_it_offers(self):
+        folder = Path(self.create_tempdir().full_path)
+        (folder / "byol.py").write_text("def get_config(recipe=''):\n    return {}\n")
+        with (
+            mock.patch.object(configs, "configs_folder", lambda: folder),
+            self.assertRaisesRegex(UserError, "no RECIPES"),
+        ):
+            recipes("byol")
 
     @parameterized.named_parameters(*RECIPES)
     def test_resolved(self, method, recipe):

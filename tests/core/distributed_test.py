@@ -5,7 +5,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core import distributed
-from ssl_jax.core.distributed import Place
+from ssl_jax.core.distributed import Membership
 from ssl_jax.core.errors import UserError
 
 THREE = {"coordinator": "host:1234", "num_processes": "4", "process_id": "3"}
@@ -21,23 +21,23 @@ SLURM = {
 class DistributedTest(parameterized.TestCase):
     @parameterized.parameters(
         ({}, {}, None),
-        (THREE, {}, Place("deactivate", "host:1234", 4, 3)),
-        (THREE, SLURM, Place("deactivate", "host:1234", 4, 3)),
+        (THREE, {}, Membership("deactivate", "host:1234", 4, 3)),
+        (THREE, SLURM, Membership("deactivate", "host:1234", 4, 3)),
         (THREE | {"num_processes": "1", "process_id": "0"}, {}, None),
-        ({}, SLURM, Place("slurm")),
+        ({}, SLURM, Membership("slurm")),
         ({}, SLURM | {"SLURM_NTASKS": "1"}, None),
         ({}, {"SLURM_NTASKS": "8"}, None),  # a shell in an allocation, not one of its tasks
-        ({}, {"OMPI_COMM_WORLD_SIZE": "2"}, Place("ompi")),
+        ({}, {"OMPI_COMM_WORLD_SIZE": "2"}, Membership("ompi")),
     )
     def test_the_place_of_a_process(self, flags, env, place):
         self.assertEqual(distributed.find(flags, env), place)
 
     @parameterized.parameters(
-        ({}, Place("gcetpu")),
+        ({}, Membership("gcetpu")),
         ({"JAX_PLATFORMS": "cpu"}, None),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, Place("gketpu")),
-        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, Place("gketpu")),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, Membership("gketpu")),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, Membership("gketpu")),
     )
     def test_on_a_tpu(self, env, place):
         with mock.patch.object(distributed, "_tpu_chips", lambda: True):

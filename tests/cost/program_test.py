@@ -171,9 +171,9 @@ class CollectivesTest(absltest.TestCase):
 
     def test_what_a_ring_sends(self):
         groups = ((0, 1, 2, 3),)
-        self.assertEqual(costs.Traffic("all-gather", groups, 1, 400).sent, 300)
-        self.assertEqual(costs.Traffic("all-reduce", groups, 1, 400).sent, 600)
-        self.assertEqual(costs.Traffic("collective-permute", ((0, 1),), 1, 400).sent, 400)
+        self.assertEqual(costs.Transfer("all-gather", groups, 1, 400).sent, 300)
+        self.assertEqual(costs.Transfer("all-reduce", groups, 1, 400).sent, 600)
+        self.assertEqual(costs.Transfer("collective-permute", ((0, 1),), 1, 400).sent, 400)
 
 
 TPU = """HloModule jit_f, is_scheduled=true

@@ -17,7 +17,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.decode import eval_crop
 from ssl_jax.embed import encoder as encoder_module
-from ssl_jax.embed.encoder import Encoder
+from ssl_jax.embed.encoder import ImageEncoder
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
 from ssl_jax.weights import files, networks
@@ -26,7 +26,7 @@ SIZE = 16
 VIT = dict(dim=16, depth=2, heads=2, patch=8)
 
 
-def small(name="resnet_small", channels=3, seed=0, **arch) -> Encoder:
+def small(name="resnet_small", channels=3, seed=0, **arch) -> ImageEncoder:
     """A tiny encoder with random weights, read at its last layer."""
     tiny = {"resnet_small": dict(width=4), "vit": VIT}
     arch = {**tiny[name], **arch} | ({"image_size": SIZE, "size": None} if name == "vit" else {})
@@ -34,7 +34,7 @@ def small(name="resnet_small", channels=3, seed=0, **arch) -> Encoder:
     params, stats = net.init(jax.random.key(seed))
     plain = base.Encoder(params, stats, net)
     config = {"objective": {"name": "of a test"}}
-    return Encoder.of(plain, View(SIZE), Probe(), channels, config, "random weights")
+    return ImageEncoder.of(plain, View(SIZE), Probe(), channels, config, "random weights")
 
 
 def images(*shape, seed=0):

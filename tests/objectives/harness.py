@@ -15,7 +15,7 @@ from ssl_jax import nets
 from ssl_jax.augment.recipes import augment
 from ssl_jax.core import rng
 from ssl_jax.objectives.base import Objective
-from ssl_jax.run.configs import load_config, load_method, methods, override
+from ssl_jax.run.configs import load_config, load_method, methods, override, recipes
 from ssl_jax.run.experiment import Experiment
 
 BATCH, STEPS = 16, 4
@@ -23,10 +23,10 @@ BATCH, STEPS = 16, 4
 
 @cache
 def experiment(method: str, **mesh: int) -> Experiment:
-    """The digits recipe of a method (a name, or a file with method and config), narrow, with a
+    """The small recipe of a method (a name, or a file with method and config), narrow, with a
     batch of 16, on the mesh given (default: one device).
     """
-    config = load_config(f"{method}:digits")
+    config = load_config(f"{method}:{recipes(method)[0]}")
     config["backbone"] |= nets.backbone_class(config["backbone"]["name"]).narrow
     sizes = {"data": 1, "fsdp": 1} | mesh
     override(

@@ -1,5 +1,6 @@
 """The page as a file: well-formed, self-contained, without overflow on phones and desktops."""
 
+import dataclasses
 import html
 import itertools
 import json
@@ -135,6 +136,31 @@ class PageTest(parameterized.TestCase):
         anchors = {attrs.get("id") for _, attrs in reader.tags}
         links = {a["href"][1:] for t, a in reader.tags if t == "a"}
         self.assertLessEqual(links, anchors)
+
+    def test_no_text_becomes_markup(self):
+        """Names come from folders, captions and configs of other people."""
+        evil = "<x-evil a='\">&"
+        hostile = run(evil, 0, view())
+        hostile.facts[evil] = evil
+        hostile.notes.append(evil)
+        hostile.config[evil] = {evil: evil}
+        hostile.config["data"] = {"train": evil}
+        for key in ("protocol", "data", "step"):
+            hostile.results[0][key] = evil
+        hostile.results[0]["settings"] = {evil: evil}
+        hostile.results[0]["results"] = {evil: 0.5}
+        for line in hostile.metrics:
+            line[f"eval/{evil}"] = line["step"] / 1000
+        grid = Grid(
+            evil, (evil, evil), *hostile.look.grids["Predicted <things>"][2:5], (evil, evil)
+        )
+        hostile.look = dataclasses.replace(hostile.look, classes=(evil,) * 5, grids={evil: grid})
+        for runs in ([hostile], [hostile, run("b", 1, view())]):
+            text = page(*runs)
+            reader = Reader(text)
+            self.assertNotIn("x-evil", {tag for tag, _ in reader.tags})
+            self.assertNotIn("<x-evil", text)
+            self.assertGreater(reader.text.count(evil), 20)
 
     def test_numbers_stand_beside_their_baselines(self):
         text = Reader(page(run("a"))).text

@@ -15,7 +15,7 @@ import ssl_jax
 from ssl_jax import cli
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import auto, weights_file
-from ssl_jax.run.experiment import range_of
+from ssl_jax.run.datasets import range_of
 from ssl_jax.run.flags import Override
 from ssl_jax.weights import networks, timm
 from tests.weights.releases_test import VIT, plain, variables

@@ -63,7 +63,7 @@ class ParquetSource(Source):
     def __init__(
         self,
         name: str,
-        tables: list["Table"],
+        tables: list["ParquetTable"],
         columns: Mapping[str, str] | None = None,
         left_out: Mapping[str, int] | None = None,
     ) -> None:
@@ -164,7 +164,7 @@ class ParquetSource(Source):
         return rows.column(0)
 
     def _read_column(self, column: str) -> list:
-        def read(table: Table) -> list:
+        def read(table: ParquetTable) -> list:
             try:
                 return table.open().read(columns=[column], use_threads=False)[column].to_pylist()
             except (pa.ArrowException, OSError, KeyError) as e:
@@ -222,7 +222,7 @@ class ParquetSource(Source):
             )
 
 
-class Table:
+class ParquetTable:
     """One file, whose footer is read once."""
 
     def __init__(self, name: str, path: str) -> None:
@@ -301,7 +301,9 @@ def load(path: str, split: str) -> ParquetSource:
     if not whole and not files.is_remote(pattern) and Path(pattern).expanduser().is_dir():
         paths, left_out, part = choose_files(paths, split)
     name += f" ({part} files)" if part else ""
-    return ParquetSource(name, list(_map(lambda p: Table(name, p), paths)), columns, left_out)
+    return ParquetSource(
+        name, list(_map(lambda p: ParquetTable(name, p), paths)), columns, left_out
+    )
 
 
 def held_out(path: str) -> ParquetSource | None:

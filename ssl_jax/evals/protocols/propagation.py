@@ -207,7 +207,7 @@ def resized(shape: tuple[int, int], size: int) -> tuple[int, int]:
     return (size, longer) if shape[0] <= shape[1] else (longer, size)
 
 
-class Memory(NamedTuple):
+class FrameMemory(NamedTuple):
     """The first frame of B videos, and a ring of the frames before the current one.
 
     Attributes:
@@ -267,9 +267,9 @@ def propagate(
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _begin(maps: Array, masks: Array, context: int) -> Memory:
+def _begin(maps: Array, masks: Array, context: int) -> FrameMemory:
     ring = ((0, 0), (0, context), (0, 0), (0, 0), (0, 0))
-    return Memory(
+    return FrameMemory(
         jnp.pad(l2_normalize(maps, floor="norm")[:, None], ring),
         jnp.pad(masks[:, None], ring),
         jnp.int32(1),
@@ -278,13 +278,13 @@ def _begin(maps: Array, masks: Array, context: int) -> Memory:
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
 def _advance(
-    memory: Memory,
+    memory: FrameMemory,
     maps: Array,
     side: tuple[Count, Count],
     radius: Count,
     k: Count,
     temperature: Positive,
-) -> tuple[Memory, Array]:
+) -> tuple[FrameMemory, Array]:
     """Add a frame's features (B, h, w, D) to the memory; return it and the frame's masks (B,
     height, width) uint8: 0, or 1 + an object's place.
     """
@@ -296,7 +296,7 @@ def _advance(
 
     soft = jax.vmap(masks_of)(maps, memory.features, memory.masks)
     slot = 1 + (memory.frames - 1) % (slots - 1)
-    memory = Memory(
+    memory = FrameMemory(
         memory.features.at[:, slot].set(maps),
         memory.masks.at[:, slot].set(soft),
         memory.frames + 1,

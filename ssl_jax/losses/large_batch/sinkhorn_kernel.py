@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ssl_jax.losses.large_batch.sinkhorn_sweeps import Source, Sums, join_columns, least
+from ssl_jax.losses.large_batch.sinkhorn_sweeps import Scores, Sums, join_columns, least
 
 Array = jax.Array
 
@@ -20,7 +20,7 @@ BLOCK = 2**18  # elements
 VMEM = 32 * 2**20  # bytes: two blocks being fetched, one in use, sums
 
 
-def column_logsumexp(source: Source, log_x: Array) -> Array:
+def column_logsumexp(source: Scores, log_x: Array) -> Array:
     """Compute `sinkhorn_sweeps.column_logsumexp`."""
     length = source.shape[1]
     row = jax.ShapeDtypeStruct((1, length), jnp.float32)
@@ -28,7 +28,7 @@ def column_logsumexp(source: Source, log_x: Array) -> Array:
     return join_columns((top[0], total[0]), source.outer)
 
 
-def sweep(source: Source, base: Array, y: Array, p: Array, wants_rows: bool) -> Sums:
+def sweep(source: Scores, base: Array, y: Array, p: Array, wants_rows: bool) -> Sums:
     """Compute `sinkhorn_sweeps.sweep`; `rows` and `top` are zeros unless `wants_rows`."""
     count, length = source.shape
     outputs = [jax.ShapeDtypeStruct((1, length), jnp.float32)]
@@ -39,7 +39,7 @@ def sweep(source: Source, base: Array, y: Array, p: Array, wants_rows: bool) -> 
     return Sums(pair[:, 0], pair[:, 1], jax.lax.psum(columns[0], source.outer))
 
 
-def assign(source: Source, log_v: Array, valid: Array) -> Array:
+def assign(source: Scores, log_v: Array, valid: Array) -> Array:
     """Compute `sinkhorn_sweeps.assign`."""
     out = jax.ShapeDtypeStruct(source.shape, jnp.float32)
     valid_rows = valid.astype(jnp.float32)[:, None]
@@ -87,7 +87,7 @@ def _assign_body(
     out[...] = jnp.where(valid_rows[...] > 0, e / jnp.sum(e, axis=1, keepdims=True), 0.0)
 
 
-def _call(body: Any, source: Source, by_row: Any, by_column: Any, outputs: Any) -> Any:
+def _call(body: Any, source: Scores, by_row: Any, by_column: Any, outputs: Any) -> Any:
     """Run `body` over blocks of rows, one after another.
 
     Args:

@@ -18,7 +18,7 @@ Array = jax.Array
 BLOCK = 2**16  # elements; a few such arrays fill the L2 cache of a CPU core
 
 
-class Source(NamedTuple):
+class Scores(NamedTuple):
     """The scores (B, K) of this device and how to read them.
 
     Attributes:
@@ -115,7 +115,7 @@ def take(whole: Array, start: Array | int, size: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(whole, start, size, 0)
 
 
-def column_logsumexp(source: Source, log_x: Array) -> Array:
+def column_logsumexp(source: Scores, log_x: Array) -> Array:
     """Compute log (x A), (n,), exact for numbers of any size; `log_x` (m,) may hold -inf."""
 
     def body(block: Array, start: Array | int, columns: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -125,7 +125,7 @@ def column_logsumexp(source: Source, log_x: Array) -> Array:
     return join_columns(columns, source.outer)
 
 
-def log_sweep(source: Source, log_y: Array, log_p: Array) -> tuple[Array, Array]:
+def log_sweep(source: Scores, log_y: Array, log_p: Array) -> tuple[Array, Array]:
     """Return (log x, log (x A)) with x = p / (A y): as `sweep`, but exact for numbers of any size,
     with twice as many exponentials.
     """
@@ -143,7 +143,7 @@ def log_sweep(source: Source, log_y: Array, log_p: Array) -> tuple[Array, Array]
     return log_x, join_columns(columns, source.outer)
 
 
-def _no_columns(source: Source, dtype: Any) -> tuple[Array, Array]:
+def _no_columns(source: Scores, dtype: Any) -> tuple[Array, Array]:
     """Return the initial largest logarithm (finite, as inf - inf is NaN) and the scaled sum."""
     length = source.shape[1]
     return jnp.full(length, jnp.finfo(dtype).min, dtype), jnp.zeros(length, dtype)
@@ -163,7 +163,7 @@ def join_columns(columns: tuple[Array, Array], outer: tuple[str, ...]) -> Array:
 
 
 def sweep(
-    source: Source, base: Array, y: Array, p: Array, room: Array | None
+    source: Scores, base: Array, y: Array, p: Array, room: Array | None
 ) -> tuple[Sums, Array | None]:
     """Compute the sums, and write E (m, n) to `room` if there is one.
 
@@ -188,7 +188,7 @@ def sweep(
     return sums._replace(columns=jax.lax.psum(sums.columns, source.outer)), room
 
 
-def stored_sweep(source: Source, stored: Array, y: Array, p: Array) -> Sums:
+def stored_sweep(source: Scores, stored: Array, y: Array, p: Array) -> Sums:
     """Compute the sums of `sweep`, except `top`, with the E `stored` by an earlier one."""
 
     def body(e: Array, start: Array | int, sums: Sums) -> Sums:
@@ -204,7 +204,7 @@ def stored_sweep(source: Source, stored: Array, y: Array, p: Array) -> Sums:
     return sums._replace(columns=jax.lax.psum(sums.columns, source.outer))
 
 
-def _no_sums(source: Source, dtype: Any) -> Sums:
+def _no_sums(source: Scores, dtype: Any) -> Sums:
     count, length = source.shape
     return Sums(jnp.zeros(count, dtype), jnp.zeros(count, dtype), jnp.zeros(length, dtype))
 
@@ -217,7 +217,7 @@ def _add(
     return sums._replace(rows=put(sums.rows, rows, start), columns=columns)
 
 
-def assign(source: Source, log_v: Array, valid: Array, room: Array | None) -> Array:
+def assign(source: Scores, log_v: Array, valid: Array, room: Array | None) -> Array:
     """Compute the softmax (B, K) over the columns of log A + log v, 0 in rows that are not valid.
     `source` must not be transposed; `room` is overwritten.
     """
