@@ -67,7 +67,7 @@ class SignalsTest(absltest.TestCase):
         method.write_text(HANGS)
         run = self.run_of("run", f"--config.objective.name={method}", "--config.evals.every=-1")
         process = run.start()
-        run.wait(process, lambda: run.reached() >= 4)
+        run.wait(process, (self.folder / "hanging").exists)  # in the step, not before it
         process.send_signal(signal.SIGINT)
         with self.assertRaises(subprocess.TimeoutExpired):
             process.wait(2)  # it waits for the step
