@@ -126,7 +126,9 @@ def read_cells(path: Path) -> list[Cell]:
       UserError: it cannot be read, or holds something else.
     """
     try:
-        cells = [from_json(line) for line in path.read_text().splitlines() if line.strip()]
+        cells = [
+            from_json(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()
+        ]
     except (OSError, ValueError) as e:
         raise UserError(f"--cells={path}: {e}") from None
     if not cells or not all(isinstance(cell, dict) for cell in cells):
