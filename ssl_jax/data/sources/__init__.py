@@ -140,7 +140,7 @@ def _scheme(spec: str) -> tuple[ModuleType, str]:
 
 def _why_not(path: str) -> str:
     """Return why a path without a scheme cannot be opened, with "; "."""
-    exists = os.path.lexists(path)  # noqa: PTH110 (no error for names that are too long)
+    exists = os.path.lexists(path)
     return "a file of another kind; " if exists else "no such file or folder; "
 
 
