@@ -151,7 +151,8 @@ def _part_of_file(path: str, shared: str) -> str | None:
 
 def _shared_prefix(names: Sequence[str]) -> str:
     """Return the words that all of two or more names start with, up to "_", "-" or a space."""
-    prefix = os.path.commonprefix(names) if len(set(names)) > 1 else ""
+    same = len(set(names)) < 2
+    prefix = "" if same else os.path.commonprefix(names)  # noqa: RUF071 (of characters: no paths)
     return prefix[: max(prefix.rfind(mark) for mark in " _-") + 1]
 
 
