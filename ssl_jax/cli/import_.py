@@ -5,6 +5,7 @@ ssl-jax import --weights=vit.safetensors --output=o.safetensors --config.backbon
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ def main(argv: list[str]) -> int:
     tensors |= {f"{networks.REST}/{path}": array for path, array in weights.rest.items()}
     files.write(output, tensors, card(weights, source))
     show(weights, initialized)
-    terminal().print(f"{output}: start from it with --config.train.init_from={output}")
+    terminal().print(
+        f"{output}: start from it with {shlex.quote(f'--config.train.init_from={output}')}"
+    )
     return 0
 
 
