@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -86,6 +87,8 @@ def main(argv: list[str]) -> int:
         for folder in [weights.path] if weights else folders:
             default = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
             file = ResultsFile(Path(flags.results or default))
+            if flags.results:
+                file.check()
             measurements = measure(
                 *(folder, measured, requested, cells, step),
                 *(flags.follow, file, unmeasured, weights),
@@ -107,15 +110,17 @@ def grid(sweeps: Sequence[str]) -> list[Cell]:
     """Return every combination of the values of "name=value,value" texts.
 
     Raises:
-      UserError: a text of another form.
+      UserError: a text of another form, or a second one of the same setting.
     """
-    axes = []
+    axes: dict[str, list[tuple[str, Any]]] = {}
     for text in sweeps:
         name, equals, values = text.partition("=")
         if not name or not equals or not values:
             raise UserError(f"--sweep={text}: expected SETTING=VALUE,VALUE")
-        axes.append([(name, value) for value in command_line.texts(values)])
-    return [dict(cell) for cell in itertools.product(*axes)]
+        if name in axes:
+            raise UserError(f"--sweep={text}: {name} is swept twice; write --sweep={name}=A,B")
+        axes[name] = [(name, value) for value in command_line.texts(values)]
+    return [dict(cell) for cell in itertools.product(*axes.values())]
 
 
 def read_cells(path: Path) -> list[Cell]:
@@ -125,7 +130,9 @@ def read_cells(path: Path) -> list[Cell]:
       UserError: it cannot be read, or holds something else.
     """
     try:
-        cells = [from_json(line) for line in path.read_text().splitlines() if line.strip()]
+        cells = [
+            from_json(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()
+        ]
     except (OSError, ValueError) as e:
         raise UserError(f"--cells={path}: {e}") from None
     if not cells or not all(isinstance(cell, dict) for cell in cells):

@@ -4,8 +4,8 @@ ssl-jax import --weights=moco_v2.pth.tar --output=moco.safetensors
 ssl-jax import --weights=vit.safetensors --output=o.safetensors --config.backbone.heads=12
 """
 
-import importlib.metadata
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.versions import versions
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import orbax_export
 from ssl_jax.run.configs import load_config, override
@@ -65,7 +66,9 @@ def main(argv: list[str]) -> int:
     tensors |= {f"{networks.REST}/{path}": array for path, array in weights.rest.items()}
     files.write(output, tensors, card(weights, source))
     show(weights, initialized)
-    terminal().print(f"{output}: start from it with --config.train.init_from={output}")
+    terminal().print(
+        f"{output}: start from it with {shlex.quote(f'--config.train.init_from={output}')}"
+    )
     return 0
 
 
@@ -77,7 +80,7 @@ def card(weights: Weights, source: Path) -> dict[str, str]:
         "backbone": json.dumps(dict(weights.backbone), sort_keys=True),
         "channels": str(weights.channels),
         "source": source.name,
-        "imported": importlib.metadata.version("ssl-jax"),
+        "imported": versions("ssl-jax")["ssl-jax"],
     }
 
 

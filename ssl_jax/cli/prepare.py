@@ -4,6 +4,7 @@ ssl-jax prepare --data=folder:/images --output=/records --size=256
 ssl-jax train --config=simclr:imagenet --data=array_record:/records --workdir=W
 """
 
+import shlex
 from pathlib import Path
 
 from rich.progress import Progress
@@ -47,5 +48,5 @@ def main(argv: list[str]) -> int:
         f"{output}: {manifest['examples']:,} images in {len(manifest['shards'])} file(s), "
         f"{len(manifest['class_names'])} classes, {len(left_out)} left out"
     )
-    console.print(f"next: ssl-jax train --data=array_record:{output} --workdir=W")
+    console.print(f"next: ssl-jax train {shlex.quote(f'--data=array_record:{output}')} --workdir=W")
     return 0

@@ -9,7 +9,6 @@ The page has curves, numbers beside their baselines, nearest neighbours, a map o
 clusters and figures of the method, from the newest checkpoint. The run need not be finished.
 """
 
-import importlib.metadata
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
 from ssl_jax.core.stop import interruptible
+from ssl_jax.core.versions import versions
 from ssl_jax.evals import protocols
 from ssl_jax.evals.checks import varied
 from ssl_jax.evals.images import Images
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
             for note in run.notes:
                 terminal().print(f"{folder}: {note}")
         date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        version = importlib.metadata.version("ssl-jax")
+        version = versions("ssl-jax")["ssl-jax"]
         footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
         write(output, render(runs, protocols.titles(), protocols.scores(), footer))
         terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
@@ -139,8 +139,8 @@ def examine(
             raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {existing}")
         if not weights:
             run.facts["checkpoint"] = f"step {number:,}"
-            versions = checkpoints.metadata(number).get("versions", {})
-            run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in versions.items())
+            packages = checkpoints.metadata(number).get("versions", {})
+            run.facts["trained with"] = ", ".join(f"{k} {v}" for k, v in packages.items())
         data, eval_data = ("", "") if weights else (flags.data, flags.eval_data)
         source = experiment.opened(data, "train") if data else experiment.source
         test = evaluation_set(experiment, source, data, eval_data)

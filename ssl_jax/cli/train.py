@@ -6,6 +6,7 @@ ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --confi
 
 import functools
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,9 @@ def show(training: Training, experiment: Experiment, folder: Path, console: Cons
     final_table(console, training.last, f"stage {probe.stage}, pooling {probe.pool}", before)
     files = "config.json, metrics.jsonl, summary.json, checkpoints, events"
     console.print(f"written to {folder}/: {files}")
-    console.print(f"next: ssl-jax report --workdir={folder} (one page to look at)")
-    console.print(f"next: ssl-jax evaluate --workdir={folder}")
+    flag = shlex.quote(f"--workdir={folder}")  # to be copied into a shell
+    console.print(f"next: ssl-jax report {flag} (one page to look at)")
+    console.print(f"next: ssl-jax evaluate {flag}")
 
 
 def check_end(experiment: Experiment, folder: Path) -> None:

@@ -52,7 +52,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
     near, the list of all.
     """
     names = sorted(known)
+    lower = {n.lower(): n for n in names}  # "KNN" is near "knn"
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+    near = near or difflib.get_close_matches(name.lower(), lower, n=2, cutoff=0.6)
     if near:
-        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
+        return "did you mean " + " or ".join(repr(lower.get(n, n)) for n in near) + "?"
     return "known: " + ", ".join(names)

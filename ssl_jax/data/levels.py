@@ -71,14 +71,19 @@ def measure(images: Sequence[np.ndarray]) -> Range:
     The result is a usual range of files if the values lie in it and span at least half of it,
     otherwise the quantiles `SHARES` of the values.
     """
-    rows = [image.reshape(-1, image.shape[-1]) for image in images]
-    rows = [row[:: -(-len(row) // _PIXELS) or 1] for row in rows]
+    rows = [thinned(image) for image in images]
     bands = images[0].shape[-1]
     if bands in (1, 3) or any(row.shape[-1] != bands for row in rows):
         return _measure(np.concatenate([row.reshape(-1) for row in rows]))
     values = np.concatenate(rows)
     ranges = [_measure(values[:, band]) for band in range(bands)]
     return ranges[0] if len(set(ranges)) == 1 else tuple(end for pair in ranges for end in pair)
+
+
+def thinned(image: np.ndarray) -> np.ndarray:
+    """Return every nth pixel of an image (..., C), few enough to be measured: (N, C), a copy."""
+    rows = image.reshape(-1, image.shape[-1])
+    return rows[:: -(-len(rows) // _PIXELS) or 1].copy()
 
 
 def span(image: np.ndarray) -> int:

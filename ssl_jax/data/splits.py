@@ -2,9 +2,10 @@
 not classes: which part is for training, and which are held out.
 """
 
+import os.path
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ _WORDS = {
     TRAIN: "train|training",
     VALIDATION: "val|valid|validation|eval|evaluation|dev|holdout|held[ _-]?out",
     TEST: "test|testing",
-    UNLABELLED: "unlabell?ed|unsup|unsupervised",
+    UNLABELLED: "unlabell?ed|unsup|unsupervised|pred|predict|prediction",
 }
 _ANY = "|".join(f"(?P<{part}>{words})" for part, words in _WORDS.items())
 _MORE = r"(?:[ _-]*(?:set|data|split|images?|imgs?|\d+))*"  # train2017, val_images, test-set
@@ -41,6 +42,15 @@ def part_of(folder: str) -> str | None:
     return match.lastgroup if match else None
 
 
+def parts_of(folders: Iterable[str]) -> dict[str, str | None]:
+    """Return the part that each name means, alone or after what all names start with: `seg_train`,
+    `seg_test`.
+    """
+    names = sorted(set(folders))
+    shared = _shared_prefix(names)
+    return {name: part_of(name) or part_of(name.removeprefix(shared)) for name in names}
+
+
 def choose(paths: Sequence[str], part: str, which: str) -> Choice:
     """Choose all images of a folder, or its training or held-out images if it has both: if the
     first folders in which paths differ all name parts of a data set.
@@ -58,7 +68,7 @@ def choose(paths: Sequence[str], part: str, which: str) -> Choice:
         inside = [i for i, p in enumerate(paths) if part == "." or f"{p}/".startswith(below)]
         return Choice(np.array(inside, np.int64), {}, "")
     above, tops = _distinct_tops(paths)
-    parts = {top: part_of(top) for top in sorted(set(tops))}
+    parts = parts_of(tops)
     labels, _ = top_folders(paths)
     of = np.array([parts[top] or "" for top in tops])
     has_label = np.ones(len(paths), bool) if labels is None else labels >= 0
@@ -79,12 +89,13 @@ def choose(paths: Sequence[str], part: str, which: str) -> Choice:
 
 def choose_files(paths: Sequence[str], which: str) -> tuple[list[str], dict[str, int], str]:
     """Apply `choose` to the files of a folder of tables or records, whose names
-    (`train-00000.parquet`) or folders name parts.
+    (`train-00000.parquet`, `mnist_train.parquet`) or folders name parts.
 
     Returns:
       The files, reason -> number of other files, and the name of a held-out part, otherwise "".
     """
-    parts = [_part_of_file(path) for path in paths]
+    shared = _shared_prefix([path.rpartition("/")[2] for path in paths])
+    parts = [_part_of_file(path, shared) for path in paths]
     held = next((p for p in (VALIDATION, TEST) if p in parts), None)
     if None in parts or TRAIN not in parts or held is None:
         return list(paths), {}, ""
@@ -109,7 +120,7 @@ def top_folders(paths: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...
     while True:
         here = [pair for pair, has_label in zip(pairs, labelled, strict=True) if has_label]
         tops = {top for top, _ in here}
-        parts = {top: part_of(top) for top in tops}
+        parts = parts_of(tops)
         if tops and all(parts.values()):
             flat = {top for top, below in here if "/" not in below}
             flat |= {top for top in tops if parts[top] == UNLABELLED}
@@ -128,12 +139,21 @@ def top_folders(paths: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...
     return np.array(labels, np.int32), tuple(names)
 
 
-def _part_of_file(path: str) -> str | None:
-    """Return the part that starts a file's name, or that of the nearest folder that names one."""
+def _part_of_file(path: str, shared: str) -> str | None:
+    """Return the part that starts a file's name, with or without the prefix `shared`, or that of
+    the nearest folder that names one.
+    """
     *folders, name = path.split("/")
-    match = re.match(r"[A-Za-z]+", name)
-    part_of_name = part_of(match[0]) if match else None
+    words = [re.match(r"[A-Za-z]+", text) for text in (name, name.removeprefix(shared))]
+    part_of_name = next((part for word in words if word and (part := part_of(word[0]))), None)
     return part_of_name or next((part for f in reversed(folders) if (part := part_of(f))), None)
+
+
+def _shared_prefix(names: Sequence[str]) -> str:
+    """Return the words that all of two or more names start with, up to "_", "-" or a space."""
+    same = len(set(names)) < 2
+    prefix = "" if same else os.path.commonprefix(names)  # noqa: RUF071 (of characters: no paths)
+    return prefix[: max(prefix.rfind(mark) for mark in " _-") + 1]
 
 
 def _distinct_tops(paths: Sequence[str]) -> tuple[str, list[str]]:

@@ -67,18 +67,18 @@ def read_alike(source: Source, value_range: Range) -> Source:
 
 
 def _sample(source: Source, channels: int) -> list[np.ndarray]:
-    """Read sample images (H, W, bands) in their own number type; skip those that cannot be read."""
+    """Read pixels (N, bands) of sample images in their own number type; skip images that cannot be
+    read. One image at a time is in memory: 32 satellite tiles would take tens of GB.
+    """
     rows = np.random.default_rng(0).permutation(len(source))[:SAMPLE]
     images = []
     for row in np.sort(rows):
         try:
             data = source.read(int(row))
-            if isinstance(data, np.ndarray):
-                images.append(data)
-            elif data[:2] != b"\xff\xd8":  # JPEG is 8-bit
-                images.append(native(data, channels))
-            else:
-                images.append(native(data, channels, lambda *_: 8))
+            if isinstance(data, bytes):
+                jpeg = data[:2] == b"\xff\xd8"  # 8-bit
+                data = native(data, channels, lambda *_: 8) if jpeg else native(data, channels)
+            images.append(levels.thinned(data))
         except (DecodeError, OSError):
             continue
     return images

@@ -21,7 +21,7 @@ def listed_rows(path: str, source: Source) -> np.ndarray:
         no example or several.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text().splitlines()]
+        lines = [line.strip() for line in Path(path).read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(
             f"list {path}: {getattr(e, 'strerror', None) or 'not a text file'}"

@@ -101,6 +101,15 @@ class ResultsFile:
             self._reported = skipped
         return list(records.values())
 
+    def check(self) -> None:
+        """Raise `UserError` if the file has whole lines and none is a record: it is some other
+        file, which records would spoil.
+        """
+        if not self.read() and self.path.exists() and b"\n" in self.path.read_bytes().strip(b"\n"):
+            raise UserError(
+                f"{self.path} is no file of results; name another file to write them to"
+            )
+
     def append(self, record: Record) -> None:
         """Append a line, atomically for `read`.
 

@@ -66,7 +66,7 @@ def read_superclasses(path: str, class_names: Sequence[str]) -> Superclasses:
 
 def _pairs(path: str, where: str) -> list[tuple[str, str]]:
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text("utf-8-sig")
         if text.lstrip().startswith("{"):
             entries = from_json(text, object_pairs_hook=list)
             if any(isinstance(above, (list, dict)) for _, above in entries):

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import jax
 
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.versions import versions
 from ssl_jax.evals.base import Protocol, Subject, measured
 from ssl_jax.evals.checks import DoesNotApply, NotMeasurable, not_finite
 from ssl_jax.evals.records import Record, ResultsFile, key, named_files
@@ -147,7 +147,7 @@ def measure_missing(
     missing = [protocol for protocol, request in requests.items() if key(request) not in done]
     if not missing:
         return
-    versions = {name: importlib.metadata.version(name) for name in ("ssl-jax", "jax")}
+    packages = versions("ssl-jax", "jax")
     started = time.monotonic()
     baselines: dict[Protocol, Numbers] | None = None
     for protocol, numbers in measured(missing, subject()):
@@ -162,7 +162,7 @@ def measure_missing(
         if zero := [n for n, value in numbers.items() if n.endswith("_top1") and value == 0]:
             terminal().print(f"{', '.join(zero)} is 0: not one answer is right", markup=False)
         finite = {name: value for name, value in numbers.items() if name not in broken}
-        record = request | {"results": finite, "seconds": seconds, "versions": versions}
+        record = request | {"results": finite, "seconds": seconds, "versions": packages}
         record |= {"not_finite": broken} if broken else {}
         record |= {"baselines": baselines[protocol]} if baselines.get(protocol) else {}
         record |= {"config": config} if config else {}

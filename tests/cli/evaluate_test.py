@@ -220,11 +220,14 @@ class EvaluateTest(parameterized.TestCase):
         (("--eval=clustering", "--sweep=superclasses=/no"), "superclasses /no: No such file"),
         (("--eval=knn", "--cells=/nowhere"), "--cells=/nowhere: .*No such file"),
         (("--sweep=k=1", "--cells=x"), "give --sweep or --cells, not both"),
+        (("--sweep=k=1", "--sweep=k=5"), "k is swept twice; write --sweep=k=A,B"),
+        (("--results={config}",), "config.json is no file of results; name another one"),
         (("--step=2", "--follow"), "give --step or --follow, not both"),
         (("--step=3",), "holds no checkpoint of step 3; there are: 2, 4"),
     )
     def test_what_is_wrong_is_said(self, flags, message):
-        err = self.evaluate(*flags, code=2)
+        config = self.folder / "run0" / "config.json"
+        err = self.evaluate(*(flag.format(config=config) for flag in flags), code=2)
         self.assertRegex(err, f"^ssl-jax: .*{message}")
         self.assertLen(err.splitlines(), 1)
 

@@ -6,12 +6,14 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 from absl.testing import absltest, parameterized
 
 import ssl_jax
@@ -275,6 +277,13 @@ class PathsTest(Runs):
             code, _, printed = call("checkpoints", f"--workdir=runs/{name}")
         self.assertEqual(code, 0, printed)
         self.assertIn(f"runs/{name}/checkpoints: no complete checkpoint", printed)
+
+    def test_what_to_run_next_can_be_copied(self):
+        np.savez(self.folder / "x.npz", images=np.zeros((2, 8, 8, 1), np.uint8))
+        output = self.folder / "my records"
+        _, _, text = call("prepare", f"--data=npz:{self.folder / 'x.npz'}", f"--output={output}")
+        (line,) = (line for line in text.splitlines() if line.startswith("next: "))
+        self.assertIn(f"--data=array_record:{output}", shlex.split(line))
 
     def test_home(self):
         home = self.folder / "home"

@@ -19,6 +19,12 @@ class ErrorsTest(absltest.TestCase):
         self.assertEqual(self.line(errno.ECONNRESET)[1], 1)
         self.assertIsNone(errors.of_system(OSError("a library's")))
 
+    def test_near_names(self):
+        known = ("knn", "linear", "simCLR")
+        for name, near in (("KNN", "knn"), ("simclr", "simCLR"), ("liner", "linear")):
+            self.assertEqual(errors.suggest(name, known), f"did you mean '{near}'?")
+        self.assertEqual(errors.suggest("x", known), "known: knn, linear, simCLR")
+
     def test_names_are_short_and_steer_nothing(self):
         line, code = self.line(errno.ENAMETOOLONG, "/a\n\x1b" + "x" * 300)
         self.assertEqual(code, 2)

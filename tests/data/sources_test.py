@@ -66,6 +66,10 @@ class SchemeTest(parameterized.TestCase):
             self.assertEqual(absolute(f"{root}{path}"), f"{scheme}:{root}{path}")
         with self.assertRaisesRegex(UserError, "no such file or folder; expected one of"):
             open_source("/nowhere/images")
+        np.save(root / "x.npy", np.zeros((2, 4, 4, 3), np.uint8))
+        for name in ("x.npy", "1.png"):
+            with self.assertRaisesRegex(UserError, f"{name}': a file of another kind; expected"):
+                open_source(f"{root}/{name}")
 
     def test_absolute(self):
         here = Path.cwd()

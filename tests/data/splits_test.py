@@ -20,7 +20,12 @@ class SplitsTest(parameterized.TestCase):
             self.assertEqual(part_of(name), part, name)
 
     @parameterized.parameters(
-        ("Training", "Testing"), ("train", "Validation"), ("TRAIN", "val"), ("train2017", "val2017")
+        ("Training", "Testing"),
+        ("train", "Validation"),
+        ("TRAIN", "val"),
+        ("train2017", "val2017"),
+        ("seg_train", "seg_test"),
+        ("my-data train", "my-data val"),
     )
     def test_parts_in_other_spelling_are_no_classes_and_held_out(self, train, held):
         paths = [f"{top}/{c}/{i}.png" for top in (train, held) for c in "ab" for i in range(3)]
@@ -38,6 +43,17 @@ class SplitsTest(parameterized.TestCase):
         self.assertEqual((labels.tolist(), names), ([0, 1, 0, -1], ("a", "b")))
         self.assertEqual(choose(paths, "", "train").rows.tolist(), [0, 1, 3])
         self.assertEqual(choose(paths, "", "eval").part, "x/test")
+
+    def test_a_prefix_that_all_parts_share(self):
+        """As in Intel's scenes: each part lies in a folder of its own name."""
+        paths = [f"seg_{part}/seg_{part}/{c}/1.png" for part in ("test", "train") for c in "ab"]
+        paths.append("seg_pred/seg_pred/1.png")
+        labels, names = top_folders(paths)
+        self.assertEqual((labels.tolist(), names), ([0, 1, 0, 1, -1], ("a", "b")))
+        self.assertEqual(choose(paths, "", "train").rows.tolist(), [2, 3, 4])
+        self.assertEqual(choose(paths, "", "eval").part, "seg_test")
+        trains = [f"{kind}_train/1.png" for kind in ("bullet", "steam")]  # classes
+        self.assertEqual(top_folders(trains)[1], ("bullet_train", "steam_train"))
 
     def test_validation_is_held_out_and_the_test_part_is_neither(self):
         paths = [f"{top}/{c}/1.png" for top in ("test", "train", "val") for c in "ab"]
@@ -72,6 +88,9 @@ class SplitsTest(parameterized.TestCase):
         self.assertLen(left_out, 2)
         self.assertEqual(choose_files(files, "eval")[::2], (files[2:], "validation"))
         self.assertEqual(choose_files(["d/a.parquet", *files], "train")[0], ["d/a.parquet", *files])
+        mnist = ["mnist_test.parquet", "mnist_train.parquet"]
+        self.assertEqual(choose_files(mnist, "train")[0], mnist[1:])
+        self.assertEqual(choose_files(mnist, "eval")[::2], (mnist[:1], "test"))
         folders = ["d/train/0000.parquet", "d/test/0000.parquet"]
         self.assertEqual(choose_files(folders, "eval")[0], folders[1:])
 

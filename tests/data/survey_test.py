@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,17 @@ class SurveyTest(absltest.TestCase):
             self.assertEqual(result, survey(source))
             source.read_in(result.value_range)
             self.assertGreater(len(np.unique(Reader(source).pixels(0)[0])), 100)
+
+    def test_large_images_are_not_in_memory_together(self):
+        side, count = 2000, 16
+        source = self.folder([np.full((side, side, 1), 1000 * i, np.uint16) for i in range(count)])
+        tracemalloc.start()
+        try:
+            survey(source)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        self.assertLess(peak, count * side * side * 2 / 2)
 
     def test_one_range_for_all_images(self):
         dark = self.waves(4095, np.uint16)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from absl.testing import absltest
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.evals.records import ResultsFile, key, named_files
 
 
@@ -58,6 +59,16 @@ class ResultsTest(absltest.TestCase):
             file.write(json.dumps(record(2))[:20])
         self.file.append(record(3))
         self.assertEqual(self.file.read(), [record(1), record(3)])
+
+    def test_another_file_is_not_appended_to(self):
+        self.file.check()
+        self.file.append(record(1))
+        self.file.check()
+        self.file.path.write_text('{"torn')
+        self.file.check()
+        self.file.path.write_text('{\n "objective": {}\n}\n')  # a run's config.json
+        with self.assertRaisesRegex(UserError, "no file of results; name another one"):
+            self.file.check()
 
     def test_two_processes_write_whole_lines(self):
         context = multiprocessing.get_context("spawn")

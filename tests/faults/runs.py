@@ -34,15 +34,21 @@ TINY = (
     "--config.backbone.width=4",
     *QUICK,
 )
-# A method whose step 5 never ends.
+# A method whose step 5 never ends. It leaves the file `hanging` beside its own once it hangs.
 HANGS = """
+import pathlib
 import time
 import jax
 from ssl_jax.objectives.simclr import SimCLR
 
+def hang(step):
+    if int(step) == 5:
+        pathlib.Path(__file__).with_name("hanging").touch()
+        time.sleep(600)
+
 class Hanging(SimCLR):
     def loss(self, params, extra, batch, key, step):
-        jax.debug.callback(lambda now: time.sleep(600) if int(now) == 5 else None, step)
+        jax.debug.callback(hang, step)
         return super().loss(params, extra, batch, key, step)
 
 make = Hanging.make

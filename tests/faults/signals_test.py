@@ -1,9 +1,11 @@
 """Signals: what is saved, the exit code, and that the run resumes as if uninterrupted."""
 
+import json
 import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl.testing import absltest
 
@@ -67,7 +69,7 @@ class SignalsTest(absltest.TestCase):
         method.write_text(HANGS)
         run = self.run_of("run", f"--config.objective.name={method}", "--config.evals.every=-1")
         process = run.start()
-        run.wait(process, lambda: run.reached() >= 4)
+        run.wait(process, (self.folder / "hanging").exists)  # in the step, not before it
         process.send_signal(signal.SIGINT)
         with self.assertRaises(subprocess.TimeoutExpired):
             process.wait(2)  # it waits for the step
@@ -99,6 +101,30 @@ class SignalsTest(absltest.TestCase):
         for process in two(whole, f"--config.train.stop_at={at + 5}"):
             ended(process)
         self.assertEqual(run.metrics(), whole.metrics())
+
+    def test_both_of_two_processes_are_told_in_a_folder_with_brackets(self):
+        """Of 12-bit images: both measure one range, that of a run in one process."""
+        waves = np.sin(np.arange(64 * 16 * 16).reshape(64, 16, 16, 1) / 7) + 1
+        np.savez(self.folder / "x.npz", images=(waves / 2 * 4095).astype(np.uint16))
+        data = (f"--data=npz:{self.folder / 'x.npz'}", "--config.evals.every=-1")
+        run = self.run_of("r[1]*", *data, "--config.train.steps=100000")
+        process = two(run)
+        run.wait(process[0], lambda: run.reached() >= 3)
+        for each in process:
+            each.send_signal(signal.SIGTERM)
+        outs = [each.communicate(timeout=300) for each in process]
+        self.assertEqual([each.returncode for each in process], [75, 75], outs)
+        (at,) = [int(path.name) for path in (run.folder / "checkpoints").iterdir()]
+        self.assertIn(f"saved at step {at}", outs[0][0])
+        outs = [ended(each) for each in two(run, f"--config.train.stop_at={at + 3}")]
+        self.assertIn(f"resuming from the checkpoint of step {at}", outs[0])
+        self.assertEqual([line["step"] for line in run.metrics()], list(range(1, at + 4)))
+        alone = self.run_of("alone", *data, "--config.train.steps=100000")
+        alone.end("--config.train.stop_at=1")
+        configs = [json.loads((r.folder / "config.json").read_text()) for r in (run, alone)]
+        self.assertEqual(configs[0]["data"]["range"], [0, 4095])
+        for section in configs[0].keys() - {"train"}:
+            self.assertEqual(configs[0][section], configs[1][section], section)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ files, `absolute(path) -> str`. Modules are found by name, so a new scheme is on
 
 import contextlib
 import importlib
+import os
 import pkgutil
 import re
 from collections.abc import Iterator
@@ -132,9 +133,15 @@ def _scheme(spec: str) -> tuple[ModuleType, str]:
         expected = ", ".join(s if s == "digits" else f"{s}:PATH" for s in schemes())
         hint = suggest(name, schemes()) if name else ""
         hint = f"; {hint}" if hint.startswith("did") else ""
-        path_hint = "no such file or folder; " if "/" in spec and ":" not in spec else ""
+        path_hint = _why_not(spec) if "/" in spec and ":" not in spec else ""
         raise UserError(f"unknown data {spec!r}: {path_hint}expected one of {expected}{hint}")
     return importlib.import_module(f"{__name__}.{name}"), path
+
+
+def _why_not(path: str) -> str:
+    """Return why a path without a scheme cannot be opened, with "; "."""
+    exists = os.path.lexists(path)
+    return "a file of another kind; " if exists else "no such file or folder; "
 
 
 def _guess(spec: str) -> str | None:

@@ -153,7 +153,7 @@ def root_and_part(path: str) -> tuple[Path, str]:
 def _from_list(path: str, file: Path) -> FolderSource:
     name, paths, labels = f"folder:{path}", [], []
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{name}: neither a folder nor a list of files, one per line") from None
     inside = os.path.abspath(file.parent)  # noqa: PTH100 (Path.resolve would follow links)
@@ -193,7 +193,7 @@ def _captions(file: Path, paths: list[str]) -> list[list[str]]:
     index_of = {p: i for i, p in enumerate(paths)}
     captions: list[list[str]] = [[] for _ in paths]
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{file}: {getattr(e, 'strerror', None) or 'not a text'}") from None
     for number, line in enumerate(lines, 1):

@@ -88,7 +88,9 @@ def lines(file: str, what: str) -> list[str]:
       UserError: the file cannot be read, or has none.
     """
     try:
-        texts = [text.strip() for text in Path(file).expanduser().read_text().splitlines()]
+        texts = [
+            text.strip() for text in Path(file).expanduser().read_text("utf-8-sig").splitlines()
+        ]
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"zero_shot: {what} = {file}: {e}") from None
     texts = [text for text in texts if text]

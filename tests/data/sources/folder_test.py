@@ -33,6 +33,14 @@ class FolderTest(parameterized.TestCase):
         self.assertEqual(None if source.labels is None else source.labels.tolist(), labels)
         self.assertEqual(source.class_names, names)
 
+    def test_a_mark_of_the_byte_order_is_no_part_of_a_name(self):
+        """As Windows' editors write it before a UTF-8 text."""
+        source = self.open_list("\ufeffb/4.PNG 1\r\na/1.jpg 0\r\n")
+        self.assertEqual([source.read(0), source.read(1)], [b"b/4.PNG", b"a/1.jpg"])
+        caption = '\ufeff{"file_name": "a/1.jpg", "text": "it"}'
+        (self.root / "captions.jsonl").write_text(caption)
+        self.assertIn(["it"], open_source(f"folder:{self.root}").captions)
+
     def test_names_with_spaces_and_absolute_ones(self):
         source = self.open_list(f"a/2 3.jpg\n{self.root}/a/1.jpg 5")
         self.assertEqual([source.read(0), source.read(1)], [b"a/2 3.jpg", b"a/1.jpg"])
