@@ -6,7 +6,6 @@ ssl-jax export --workdir=W --format=safetensors --output=all.safetensors --part=
 ssl-jax export --workdir=W --format=stablehlo --output=encoder.zip
 """
 
-import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from ssl_jax.augment.recipes import plain, recipe, statistics
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import replacing
 from ssl_jax.core.tree import count
+from ssl_jax.core.versions import version
 from ssl_jax.data.decode import EVAL_SHARE
 from ssl_jax.embed.encoder import Encoder
 from ssl_jax.embed.stablehlo import PLATFORMS, stablehlo
@@ -185,7 +185,7 @@ class Run:
         results = read_summary(self.folder)
         prefixes = ("eval/", "diag/", "untrained/", "pixels/", "step")
         versions = ("ssl-jax", "jax", "flax", "numpy")
-        current = {name: importlib.metadata.version(name) for name in versions}
+        current = {name: version(name) for name in versions}
         texts = {
             "backbone": self.backbone,
             "config": dict(experiment.raw),

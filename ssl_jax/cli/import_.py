@@ -4,7 +4,6 @@ ssl-jax import --weights=moco_v2.pth.tar --output=moco.safetensors
 ssl-jax import --weights=vit.safetensors --output=o.safetensors --config.backbone.heads=12
 """
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.versions import version
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import orbax_export
 from ssl_jax.run.configs import load_config, override
@@ -77,7 +77,7 @@ def card(weights: Weights, source: Path) -> dict[str, str]:
         "backbone": json.dumps(dict(weights.backbone), sort_keys=True),
         "channels": str(weights.channels),
         "source": source.name,
-        "imported": importlib.metadata.version("ssl-jax"),
+        "imported": version("ssl-jax"),
     }
 
 

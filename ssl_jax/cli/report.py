@@ -9,7 +9,6 @@ The page has curves, numbers beside their baselines, nearest neighbours, a map o
 clusters and figures of the method, from the newest checkpoint. The run need not be finished.
 """
 
-import importlib.metadata
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
 from ssl_jax.core.stop import interruptible
+from ssl_jax.core.versions import version
 from ssl_jax.evals.base import Images
 from ssl_jax.evals.checks import varied
 from ssl_jax.report.look import look
@@ -80,8 +80,7 @@ def main(argv: list[str]) -> int:
             for note in run.notes:
                 terminal().print(f"{folder}: {note}")
         date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        version = importlib.metadata.version("ssl-jax")
-        footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
+        footer = f"Made {date} by ssl-jax {version('ssl-jax')}: ssl-jax {' '.join(argv)}"
         write(output, render(runs, NAMES, SCORES, footer))
         terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
         return 0

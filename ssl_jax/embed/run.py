@@ -4,7 +4,6 @@ resumable.
 
 import collections
 import functools
-import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ssl_jax.augment.recipes import plain
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import to_global
+from ssl_jax.core.versions import version
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
 from ssl_jax.embed import formats, shards
@@ -91,7 +91,7 @@ class Job:
             "part": self.part,
             "device": self.mesh.devices.flat[0].device_kind,
             **({"range": list(self.source.value_range)} if self.source.value_range else {}),
-            "versions": {n: importlib.metadata.version(n) for n in ("ssl-jax", "jax")},
+            "versions": {n: version(n) for n in ("ssl-jax", "jax")},
         }
 
 

@@ -6,7 +6,6 @@ and `card.json`, which describes the inputs, the outputs and the origin of the w
 """
 
 import contextlib
-import importlib.metadata
 import io
 import json
 import zipfile
@@ -19,6 +18,7 @@ from jax import export
 
 from ssl_jax.augment.recipes import title
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.versions import version
 from ssl_jax.embed.encoder import Encoder, read
 
 PROGRAM, CARD = "program.bin", "card.json"
@@ -80,7 +80,7 @@ def stablehlo(
         "weights": encoder.digest(),
         "config": encoder.config,
         "platforms": list(platforms),
-        "versions": {name: importlib.metadata.version(name) for name in ("ssl-jax", "jax")},
+        "versions": {name: version(name) for name in ("ssl-jax", "jax")},
         "use": f"jax.export.deserialize(bytearray(zip.read({PROGRAM!r}))).call(images)",
     }
     packed = io.BytesIO()

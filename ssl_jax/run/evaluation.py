@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import jax
 
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.versions import version
 from ssl_jax.evals.base import Protocol, Subject, measured
 from ssl_jax.evals.checks import DoesNotApply, NotMeasurable, not_finite
 from ssl_jax.evals.records import Record, ResultsFile, key, named_files
@@ -147,7 +147,7 @@ def measure_missing(
     missing = [protocol for protocol, request in requests.items() if key(request) not in done]
     if not missing:
         return
-    versions = {name: importlib.metadata.version(name) for name in ("ssl-jax", "jax")}
+    versions = {name: version(name) for name in ("ssl-jax", "jax")}
     started = time.monotonic()
     baselines: dict[Protocol, Numbers] | None = None
     for protocol, numbers in measured(missing, subject()):

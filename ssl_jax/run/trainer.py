@@ -5,7 +5,6 @@ evaluations, and handles failures.
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import math
 import socket
 import sys
@@ -23,6 +22,7 @@ from rich.console import Console
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
+from ssl_jax.core.versions import version
 from ssl_jax.cost import flops
 from ssl_jax.data.pipeline import Batches
 from ssl_jax.evals.collapse import SIGNS, diagnose
@@ -307,7 +307,7 @@ class Training:
             "method": self._resolved["objective"]["name"],
             "config": self._resolved,
             "data": self._fingerprint,
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": {name: version(name) for name in PACKAGES},
         }
 
     def _say(self, text: str) -> None:
