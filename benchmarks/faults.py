@@ -85,7 +85,9 @@ def kills(method: str, count: int, wait: bool, steps: int = 300, every: int = 10
         "steps_lost_mean": round(sum(lost) / count, 1),
         "save_interval": every,
         "seconds": round(time.monotonic() - began),
-        "last_resume": next((x for x in done.splitlines() if x.startswith("resuming from")), ""),
+        "last_resume": next(  # the step of the checkpoint
+            (int(x.split()[-1]) for x in done.splitlines() if x.startswith("resuming from")), 0
+        ),
     }
 
 

@@ -195,7 +195,9 @@ def page(results: dict[str, Any]) -> str:
         "`python benchmarks/learning.py` writes this page from [results.json](results.json); its\n"
         "docstring describes the protocol. "
         + baseline
-        + " CPU seconds are those of the whole run.\n\n"
+        + " CPU seconds are those of the whole run.\n"
+        "`-1 avg` is the mean over the last map. In all of these networks except MAE's, which has\n"
+        "a class token, it is also the network's own output, `pooled`.\n\n"
         + "\n".join(f"| {line} |" for line in table)
         + "\n"
     )

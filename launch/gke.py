@@ -1,7 +1,7 @@
 """`python -m launch.gke`: a JobSet for TPU slices on GKE, or an indexed Job for a sweep.
 
 python -m launch.gke --accelerator=tpu-v5-lite-podslice --topology=8x8 --num_slices=2 \\
-    --image=IMAGE --volume=CLAIM:/nfs --config=simclr:imagenet --workdir=/nfs/W
+    --image=IMAGE --volume=my-claim:/nfs --config=simclr:imagenet --workdir=/nfs/W
 """
 
 import math
@@ -107,7 +107,10 @@ def pod(job: jobs.Job, topology: str, chips: int) -> dict[str, Any]:
     if job.option("volume"):
         claim, _, path = job.option("volume").partition(":")
         if not _CLAIM.fullmatch(claim) or not path.startswith("/"):
-            raise UserError(f"--volume={job.option('volume')}: expected CLAIM:/PATH")
+            raise UserError(
+                f"--volume={job.option('volume')}: expected CLAIM:/PATH with the name of a claim, "
+                "lower-case letters, digits, dots and hyphens"
+            )
         container["volumeMounts"] = [{"name": "shared", "mountPath": path}]
         spec["volumes"] = [{"name": "shared", "persistentVolumeClaim": {"claimName": claim}}]
     return spec

@@ -85,8 +85,8 @@ def main(argv: list[str]) -> int:
         f"{size / 1e6:.1f} MB; {card['method']}, step {card['step']}, {card['encoder']}"
     )
     if lines:
-        console.print("\n".join(lines))
-        console.print(f"model.load_state_dict(safetensors.torch.load_file({output.name!r}))")
+        load = f"model.load_state_dict(safetensors.torch.load_file({str(output)!r}))"
+        console.print("\n".join(["to load it:", "import safetensors.torch", *lines, load]))
     return 0
 
 

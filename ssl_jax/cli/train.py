@@ -85,7 +85,7 @@ def resolve(
     flags: Any, overrides: Sequence[command_line.Override], folder: Path, console: Console
 ) -> Experiment:
     """Resolve and check the run that the command line starts or resumes; no file is written."""
-    reasons: list[str] = []
+    reasons: dict[str, str] = {}
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)
     elif (folder / "config.json").exists():
@@ -110,7 +110,10 @@ def resolve(
     experiment.check_batch()
     if reasons:
         console.print("no --config: chosen for these images and this machine")
-        console.print("\n".join(f"  {reason}" for reason in reasons), markup=False)
+        keys = [key for key, _ in overrides]
+        for key, reason in reasons.items():
+            if not any(f"{changed}.".startswith(f"{key}.") for changed in keys):
+                console.print(f"  {reason}", markup=False)
     return experiment
 
 

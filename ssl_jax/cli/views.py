@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
     else:
         config, reasons = auto.choose(flags.data, *auto.start_of(overrides))
         console.print("no --config: the views that train chooses for these images")
-        console.print("\n".join(f"  {reason}" for reason in reasons[:2]), markup=False)
+        for key in ("objective.name", "objective.view"):
+            console.print(f"  {reasons[key]}", markup=False)
         override(config, overrides)
     experiment = Experiment.from_config(config)
     success, data = cv2.imencode(".png", contact_sheet(experiment)[..., ::-1])

@@ -27,9 +27,9 @@ FEWEST = 16  # minimum number of images to learn from
 
 def choose(
     data: str, init_from: str = "", settings: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[dict[str, Any], list[str]]:
-    """Choose a config for the data set `data`; also return the choices and their reasons, one line
-    per choice.
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Choose a config for the data set `data`; also return a line per choice with its reason, by
+    its key.
 
     Args:
       init_from: run or weights file whose network is trained further, `train.init_from`.
@@ -62,13 +62,13 @@ def choose(
     backbone = config["backbone"]
     kind = backbone.get("depth") or backbone.get("size") or backbone.get("dim") or "small"
     why = f"as in {init_from}" if own else f"for {len(devices)} {devices[0].device_kind} device(s)"
-    reasons = [
-        f"method    {config['objective']['name']}",
-        f"crops     {size} px; the images' typical short side is {side} px",
-        f"backbone  {backbone['name']} ({kind}) {why}",
-        f"batch     {batch} of {len(source):,} images",
-        f"steps     {steps:,}, {steps / epoch:.0f} passes over the images",
-    ]
+    reasons = {
+        "objective.name": f"method    {config['objective']['name']}",
+        "objective.view": f"crops     {size} px; the images' typical short side is {side} px",
+        "backbone": f"backbone  {backbone['name']} ({kind}) {why}",
+        "train.batch_size": f"batch     {batch} of {len(source):,} images",
+        "train.steps": f"steps     {steps:,}, {steps / epoch:.0f} passes over the images",
+    }
     return config, reasons
 
 

@@ -106,6 +106,8 @@ def verdict(last: Mapping[str, float], before: str = "untrained") -> str:
         return ""
     share = f" in {len(failures)} of {len(gaps)} measures" if len(gaps) > 1 else ""
     _, who, text = min(failures.values())
+    if len(failures) > 1:
+        text = f"worst: {text}"
     advice = f"; {HELP}" if 2 * len(failures) >= len(gaps) else ""
     return f"The trained features do not beat {who}{share} ({text}){advice}"
 

@@ -1,5 +1,6 @@
 """Exporting weights of a run and importing them into another: bits, heads, averages, refusals."""
 
+import ast
 import contextlib
 import io
 import json
@@ -145,6 +146,17 @@ class ExportTest(parameterized.TestCase):
         self.assertEqual((feed["size"], feed["crop"]), (16, 0.875))
         self.assertEqual((feed["mean"], feed["std"]), ([0.305], [0.376]))
         self.assertEqual(json.loads(card["versions"])["trained"], {"jax": "1"})
+
+    def test_the_lines_that_load_a_file_elsewhere_import_what_they_use(self):
+        saved(self.work, "simclr")
+        flags = (f"--output={self.folder / 't.safetensors'}", "--format=timm")
+        code, out, err = command("export", f"--workdir={self.work}", *flags)
+        self.assertEqual((code, err), (0, ""))
+        lines = ast.walk(ast.parse(out.partition("to load it:\n")[2]))
+        nodes = [node for node in lines if isinstance(node, (ast.Name, ast.alias))]
+        imported = {(n.asname or n.name).split(".")[0] for n in nodes if isinstance(n, ast.alias)}
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        self.assertEqual(names - imported, {"model"})
 
     def test_refusals(self):
         saved(self.work, "simclr")

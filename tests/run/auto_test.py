@@ -73,6 +73,8 @@ class AutoTest(parameterized.TestCase):
         self.assertEqual(code, 130, err)
         self.assertIn("ended before the first step; run the same command to start again", out)
         self.assertIn("interrupted; nothing was trained yet, so nothing is saved", err)
+        self.assertIn("\n  batch     ", out)
+        self.assertNotIn("\n  steps     ", out)  # set on the command line, not chosen
         self.assertTrue((workdir / "config.json").exists())
         self.assertEqual(list(workdir.glob("checkpoints/*")), [])
         # Other settings are fine: nothing was trained with the first ones.

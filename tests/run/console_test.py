@@ -23,7 +23,7 @@ class TableTest(absltest.TestCase):
         line = verdict(run(knn_top1=(0.383, 0.3, 0.45), fewshot5_top1=(0.2, 0.2, 0.1)))
         self.assertLen(line.splitlines(), 1)
         self.assertIn("do not beat raw pixels in 2 of 2 measures", line)
-        self.assertIn("0.383 against 0.450", line)
+        self.assertIn("(worst: nearest neighbours (kNN), 0.383 against 0.450)", line)
         for help_ in ("longer run", "another method", "milder crops", "weights to start from"):
             self.assertIn(help_, line)
         lone = verdict({"eval/linear_top1": 0.5, "untrained/eval/linear_top1": 0.6})
