@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_matrices
 
 Array = jax.Array
 
@@ -41,10 +42,7 @@ def infonce(
     Raises:
       ValueError: queries and keys of different shapes; see also `losses.large_batch.similarity`.
     """
-    if queries.ndim != 2 or queries.shape != keys.shape:
-        raise ValueError(
-            f"infonce: expected two (B, d) of one shape, got {queries.shape} and {keys.shape}"
-        )
+    check_matrices("infonce", queries=queries, keys=keys)
     convert = (lambda x: l2_normalize(x, floor="norm")) if normalize else as_float
     queries, keys = convert(queries), convert(keys)
     others = keys if negatives is None else as_float(negatives)

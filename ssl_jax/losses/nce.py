@@ -14,13 +14,15 @@ def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
     """Binary NCE with m negatives per example; a scalar, the mean over the examples.
 
     With c = m noise, m times a candidate's probability under the noise:
-    `-log(p+ / (p+ + c + eps)) - sum_j log(c / (p_j + c + eps))` (Gutmann and Hyvarinen 2010; Wu et
-    al. 2018, arXiv 1805.01978, equations 6 and 7; eps as in the released NCECriterion).
+    `-log(p+ / (p+ + c+ + eps)) - sum_j log(c_j / (p_j + c_j + eps))` (Gutmann and Hyvarinen 2010;
+    Wu et al. 2018, arXiv 1805.01978, equations 6 and 7; eps as in the released NCECriterion).
 
     Args:
       log_probs: (B, 1 + m), log-probabilities of the candidates under the model: first the right
-        one, then m drawn from the noise.
-      noise: probability of a candidate under the noise; 1 / N for uniform draws.
+        one, then m drawn from the noise. Scores minus the logarithm of a normaliser: a trained
+        parameter, 0 for a model that normalises itself, or `estimate_partition`.
+      noise: probability or density of a candidate under the noise: 1 / N for uniform draws of
+        examples, or (B, 1 + m), one per candidate.
       eps: keeps the denominators positive.
 
     Raises:
@@ -32,7 +34,7 @@ def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
     expected = (log_probs.shape[1] - 1) * jnp.asarray(noise, log_probs.dtype)
     total = jnp.logaddexp(log_probs, jnp.log(expected + eps))  # no score is too large for it
     right = total[:, 0] - log_probs[:, 0]
-    wrong = jnp.sum(total[:, 1:] - jnp.log(expected), axis=1)
+    wrong = jnp.sum((total - jnp.log(expected))[:, 1:], axis=1)
     return jnp.mean(right + wrong)
 
 

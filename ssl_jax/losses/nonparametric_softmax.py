@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
+from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
@@ -16,6 +17,8 @@ def nonparametric_softmax(
     index: Array,
     temperature: float | Array,
     present: Array | None = None,
+    *,
+    similarity: Similarity = "auto",
 ) -> Array:
     """`mean_b(-f.v_b / t + log sum_i exp(f.v_i / t))`; a scalar (1805.01978, equation 2).
 
@@ -25,10 +28,12 @@ def nonparametric_softmax(
       index: (B,) int, each example's own row.
       temperature: t > 0.
       present: (R,) bool; False for rows of padding.
+      similarity: how the (B, R) scores are computed; see `losses.large_batch.similarity`.
     """
     features, memory = as_float(features), jax.lax.stop_gradient(as_float(memory))
-    scores = jnp.matmul(features, memory.T, precision="highest") / temperature
-    if present is not None:
-        scores = jnp.where(present, scores, -jnp.inf)
-    own = jnp.sum(features * memory[index], axis=-1) / temperature
-    return jnp.mean(jax.nn.logsumexp(scores, axis=1) - own)
+    features = features / temperature
+    own = jnp.sum(features * memory[index], axis=-1)
+    if present is not None:  # one more feature lowers the scores of padding to where exp is 0
+        memory = jnp.append(memory, jnp.where(present, 0, -1e30)[:, None], axis=1)
+        features = jnp.pad(features, ((0, 0), (0, 1)), constant_values=1)
+    return jnp.mean(log_sum_exp(features, memory, similarity=similarity) - own)

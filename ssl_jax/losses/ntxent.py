@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_pairs
 
 Array = jax.Array
 
@@ -39,8 +40,7 @@ def ntxent(
     Raises:
       ValueError: an odd number of rows, or not a matrix; see also `losses.large_batch.similarity`.
     """
-    if z.ndim != 2 or z.shape[0] % 2:
-        raise ValueError(f"ntxent: expected shape (2B, d) with two rows per example, got {z.shape}")
+    check_pairs("ntxent", z)
     z = l2_normalize(z) if normalize else as_float(z)
     z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
     candidates = log_sum_exp(z, similarity=similarity)

@@ -20,6 +20,8 @@ from ssl_jax import losses
 # What the losses are made of: arrays of one device, or of a `shard_map`.
 INSIDE = (
     "axes",
+    "pairs",
+    "shapes",
     *(f"large_batch.{m}" for m in ("ring", "tiles", "sinkhorn_kernel", "sinkhorn_sweeps")),
 )
 B, D = 8, 8
@@ -42,21 +44,31 @@ PATCHES = draw(B, 4, 12)
 
 # module.function -> its arguments; the gradient is that of the first.
 CASES = {
+    "align_uniform.alignment": (X, Y),
+    "align_uniform.uniformity": (X, 2.0, draw(16, D)),
     "barlow_twins.barlow_twins": (X, Y),
     "barlow_twins.cross_correlation": (X, Y),
     "clip.clip_loss": (X, Y, 10.0),
+    "cpc.cpc": (draw(B, 3, 2, D), draw(B, 3, 2, D), 1),
     "cross_entropy.cross_entropy": (LOGITS, LABELS, 0.1),
     "cross_entropy.soft_cross_entropy": (LOGITS, chances(B, D)),
     "cross_view.cross_entropies": (chances(B, 2, D), draw(B, 3, D)),
     "cross_view.mean_of_other_views": (draw(B, D),),
+    "debiased.corrected": (draw(B), draw(B) + 4, 6, 0.5, 0.1),
+    "debiased.debiased": (X, 0.5),
+    "decoupled.decoupled": (X, 0.5, 0.5),
     "dino.teacher_probabilities": (LOGITS, draw(D), 0.1),
+    "flatnce.flatnce": (X, 0.5),
+    "hard_negatives.hard_negatives": (X, 0.5),
     "infonce.infonce": (X, Y, 0.1, draw(16, D)),
+    "invaspread.invaspread": (X, 0.5),
     "masked.masked_l1": (IMAGES, OTHERS, CELLS),
     "masked.masked_mse": (PATCHES, draw(B, 4, 12), MASK),
     "masked.masked_patch_loss": (chances(B, 4, D), draw(B, 4, D), MASK),
     "masked.normalize_patches": (PATCHES,),
     "nce.estimate_partition": (X, 10),
     "nce.nce": (np.log(chances(B, D)), 0.1),
+    "nearest_neighbor.nearest_neighbor": (X, draw(16, D)),
     "negative_cosine.negative_cosine": (X, Y),
     "negative_cosine.regression_loss": (X, Y),
     "nonparametric_softmax.nonparametric_softmax": (
@@ -69,20 +81,31 @@ CASES = {
     "normalize.as_float": (X,),
     "normalize.l2_normalize": (X,),
     "ntxent.ntxent": (X, 0.1),
+    "ressl.ressl": (X, Y, draw(16, D) / 3),
     "self_classifier.self_classifier": (draw(B, 3, D), 2),
     "siglip.siglip": (X, Y, 10.0, -10.0),
     "large_batch.similarity.log_sum_exp": (X, Y),
+    "large_batch.similarity.sum_complements": (-np.abs(X), np.abs(Y)),
     "large_batch.similarity.sum_softplus": (X, Y),
     "sinkhorn.sinkhorn": (X, 0.5, 3),
+    "smog.group_logits": (X, draw(4, D), 0.5),
+    "smog.nearest_group": (X, draw(4, D)),
+    "smog.update_groups": (draw(4, D), X, LABELS // 2, 0.9),
+    "supcon.supcon": (X, LABELS // 2, 0.5),
+    "tico.tico": (X, Y, np.eye(D, dtype=np.float32)),
     "vicreg.covariance": (X,),
     "vicreg.invariance": (X, Y),
     "vicreg.variance": (X,),
     "vicreg.vicreg": (X, Y),
+    "wmse.whiten": (draw(24, D),),
+    "wmse.wmse": (draw(32, D), draw(32, D), 16),
 }
 OPTIONS = {  # the forms that no argument of a case chooses
     "infonce.infonce": [{"similarity": "tiled"}, {"similarity": "ring"}],
     "ntxent.ntxent": [{"similarity": "ring"}],
     "siglip.siglip": [{"similarity": "ring"}],
+    "supcon.supcon": [{"mean": "in", "similarity": "ring"}],
+    "invaspread.invaspread": [{"similarity": "ring"}],
     "large_batch.similarity.log_sum_exp": [{"columns": True, "similarity": "ring"}],
     "sinkhorn.sinkhorn": [{"form": "log", "valid": np.arange(B) < 7}],
 }

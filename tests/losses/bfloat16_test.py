@@ -12,21 +12,34 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax import losses
+from ssl_jax.losses.align_uniform import alignment, uniformity
 from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.losses.clip import clip_loss
+from ssl_jax.losses.cpc import cpc
 from ssl_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
+from ssl_jax.losses.debiased import debiased
+from ssl_jax.losses.decoupled import decoupled
 from ssl_jax.losses.dino import teacher_probabilities
+from ssl_jax.losses.flatnce import flatnce
+from ssl_jax.losses.hard_negatives import hard_negatives
 from ssl_jax.losses.infonce import infonce
+from ssl_jax.losses.invaspread import invaspread
 from ssl_jax.losses.masked import masked_l1, masked_mse, masked_patch_loss, normalize_patches
 from ssl_jax.losses.nce import nce
+from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.losses.ressl import ressl
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.losses.siglip import siglip
 from ssl_jax.losses.sinkhorn import sinkhorn
+from ssl_jax.losses.smog import group_logits, update_groups
+from ssl_jax.losses.supcon import supcon
+from ssl_jax.losses.tico import tico
 from ssl_jax.losses.vicreg import covariance, invariance, variance, vicreg
+from ssl_jax.losses.wmse import wmse
 
 LABELS = np.arange(8) % 5
 INDEX = np.arange(8)
@@ -49,38 +62,51 @@ def probabilities(x):
 
 # Functions of two (8, 16) arrays; t is a temperature, which divides unless it is what is divided.
 CASES = {
+    "align_uniform": lambda x, y, t: alignment(x, y) + uniformity(x, 1 / t),
     "barlow_twins": lambda x, y, t: barlow_twins(x, y),
     "clip": lambda x, y, t: clip_loss(x, y, 1 / t),
     "clip_inner": lambda x, y, t: clip_loss(x / 30, y, 1.0, normalize=False),
+    "cpc": lambda x, y, t: cpc(x.reshape(4, 4, 2, 4), y.reshape(4, 4, 2, 4) / LARGE, 1),
     "cross_entropy": lambda x, y, t: cross_entropy(x, LABELS, 0.1),
     "soft_cross_entropy": lambda x, y, t: soft_cross_entropy(x, probabilities(y)),
     "cross_view": lambda x, y, t: mean_of_other_views(
         cross_entropies(probabilities(y).reshape(4, 2, 16), x.reshape(4, 2, 16))
     ),
     "dino": lambda x, y, t: soft_cross_entropy(x, teacher_probabilities(y, y[:1], t)),
+    "debiased": lambda x, y, t: debiased(x, t),
+    "decoupled": lambda x, y, t: decoupled(x, t, 0.5),
+    "flatnce": lambda x, y, t: flatnce(x, t),
+    "hard_negatives": lambda x, y, t: hard_negatives(x, t),
     "ibot": lambda x, y, t: masked_patch_loss(
         probabilities(y).reshape(8, 4, 4), x.reshape(8, 4, 4), MASK
     ),
     "infonce": lambda x, y, t: infonce(x, y, t),
     "infonce_queue": lambda x, y, t: infonce(x, y, t, negatives=y[::-1] / LARGE),
+    "invaspread": lambda x, y, t: invaspread(x, t),
     "mae": lambda x, y, t: masked_mse(
         x.reshape(8, 4, 4), normalize_patches(y.reshape(8, 4, 4)), MASK
     ),
     "nce": lambda x, y, t: nce(x, 1 / 40),
+    "nearest_neighbor": lambda x, y, t: infonce(nearest_neighbor(x, x[:4]), y, t),
     "negative_cosine": lambda x, y, t: negative_cosine(x, y),
     "regression": lambda x, y, t: regression_loss(x, y),
     "nonparametric_softmax": lambda x, y, t: nonparametric_softmax(x, y, INDEX, 1.0),
     "ntxent": lambda x, y, t: ntxent(x, t),
     "ntxent_ring": lambda x, y, t: ntxent(x, t, similarity="tiled"),
+    "ressl": lambda x, y, t: ressl(x, y, y / LARGE, t, t / 2),
     "self_classifier": lambda x, y, t: self_classifier(x.reshape(4, 2, 16), 2, row_temperature=t),
     "siglip": lambda x, y, t: siglip(x, y, 1 / t, -10.0),
     "simmim": lambda x, y, t: masked_l1(picture(x), picture(y), HALF),
     "sinkhorn": lambda x, y, t: soft_cross_entropy(x, sinkhorn(y, t, 3)),
+    "smog": lambda x, y, t: group_logits(x, update_groups(y[:5], x, LABELS, 0.5), t),
+    "supcon": lambda x, y, t: supcon(x, LABELS, t),
+    "tico": lambda x, y, t: tico(x, y, np.eye(16))[0],
     "vicreg": lambda x, y, t: vicreg(x, y),
     "vicreg_parts": lambda x, y, t: invariance(x, y) + variance(x) + covariance(y),
+    "wmse": lambda x, y, t: wmse(x.reshape(32, 4), y.reshape(32, 4), 16),
 }
 # Files of losses that hold no loss, or what others are made of.
-PARTS = {"axes", "large_batch", "normalize"}
+PARTS = {"axes", "large_batch", "normalize", "pairs", "shapes"}
 
 
 class Bfloat16Test(parameterized.TestCase):

@@ -73,6 +73,32 @@ class NceTest(parameterized.TestCase):
         self.assertLess(errors[1], 1e-3 * np.abs(softmax).max())
         self.assertLess(errors[1], errors[0] / 50)
 
+    def test_a_trained_normaliser_becomes_the_right_one(self):
+        """An unnormalised Gaussian of standard deviation s against wider noise: c = -ln Z."""
+        s, noise, draw = 0.7, 1.5, np.random.default_rng(0)
+        # Each datum meets one noise sample; both at the quantiles of their densities.
+        grid = (np.arange(2000) + 0.5) / 2000
+        normal = np.sqrt(2) * jax.scipy.special.erfinv(2 * grid - 1)
+        x = np.stack([s * normal, noise * draw.permutation(normal)], axis=1)
+        density = np.exp(-(x**2) / (2 * noise**2)) / (noise * np.sqrt(2 * np.pi))
+
+        @jax.jit
+        def fit(c):
+            loss = lambda c: nce(-(x**2) / (2 * s**2) + c, density, eps=0.0)  # noqa: E731
+            step = lambda c, _: (c - 4 * jax.grad(loss)(c), None)  # noqa: E731
+            return jax.lax.scan(step, c, length=200)[0]
+
+        expected = -0.5 * np.log(2 * np.pi * s**2)
+        np.testing.assert_allclose(fit(jnp.float32(0)), expected, atol=5e-3)
+
+    def test_only_score_plus_normaliser_counts(self):
+        scores = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+        noise = np.random.default_rng(1).uniform(0.1, 1, (4, 6)).astype(np.float32)
+        np.testing.assert_allclose(nce(scores + 3 - 3, noise), nce(scores, noise), rtol=1e-5)
+        self.assertGreater(abs(float(nce(scores + 3, noise) - nce(scores, noise))), 0.1)
+        spread = np.full((4, 6), 0.2, np.float32)  # equal densities are one number
+        np.testing.assert_allclose(nce(scores, spread), nce(scores, 0.2), rtol=1e-6)
+
     def test_half_precision_and_float64(self):
         log_probs = jnp.asarray(-np.random.default_rng(0).uniform(1, 9, (4, 9)), jnp.bfloat16)
         value = nce(log_probs, 1 / 40)

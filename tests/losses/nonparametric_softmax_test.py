@@ -5,15 +5,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.objectives.parts import memory
+from tests.losses.forms import value_and_grad
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-class NonparametricSoftmaxTest(absltest.TestCase):
+class NonparametricSoftmaxTest(parameterized.TestCase):
     def test_golden(self):
         data = np.load(GOLDEN / "instdisc_softmax.npz")
         bank = jnp.asarray(data["in_memory"])
@@ -38,6 +39,19 @@ class NonparametricSoftmaxTest(absltest.TestCase):
         again = jax.value_and_grad(nonparametric_softmax)(features, padded, index, 0.3, present)
         for a, b in zip(again, plain, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
+
+    @parameterized.parameters("tiled", "ring")
+    def test_forms(self, similarity):
+        draw = np.random.default_rng(0)
+        bank = draw.normal(size=(16, 5)).astype(np.float32)
+        features, index = draw.normal(size=(8, 5)).astype(np.float32), np.arange(8)
+        args = (features, bank, index, 0.3, np.arange(16) < 13)
+        actual, expected = (
+            value_and_grad(nonparametric_softmax, *args, similarity=form)
+            for form in (similarity, "dense")
+        )
+        for a, b in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     def test_no_gradient_into_the_memory(self):
         bank = jnp.ones((6, 3))

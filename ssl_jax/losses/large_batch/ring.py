@@ -18,29 +18,31 @@ Array = jax.Array
 
 
 def forward(
-    kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None
+    kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None, tags: Array | None
 ) -> tuple[tiles.State, tiles.State | None]:
     """Compute `tiles.forward` over the mesh in context, whose size must divide the rows of x, y."""
 
-    def device(x: Array, y: Array | None) -> tuple[tiles.State, tiles.State | None]:
+    def device(
+        x: Array, y: Array | None, tags: Array | None
+    ) -> tuple[tiles.State, tiles.State | None]:
         y = x if y is None else y
         sums = tiles.nothing(kind, x.shape[0], x.dtype)
-        down = tiles.nothing(kind, y.shape[0], y.dtype) if pattern == "both" else None
+        down = tiles.nothing(kind, y.shape[0], y.dtype) if pattern.columns else None
 
-        def hop(carry: Any, k: Array) -> tuple[Any, None]:
-            sums, y, down = carry
-            coming = _pass_on(y)  # requested first, so that it can travel during the computation
-            rows, columns = tiles.reduce(
-                kind, x, y, columns=pattern == "both", keep=_keep(pattern, k)
-            )
+        def hop(carry: Any, _: None) -> tuple[Any, None]:
+            sums, block, down = carry
+            coming = _pass_on(block)  # requested first, so that it can travel meanwhile
+            y, of_columns = block
+            rows, columns = tiles.reduce(kind, x, y, pattern, (tags, of_columns))
             if down is not None and columns is not None:
                 down = _pass_on(kind.merge(down, columns))
             return (kind.merge(sums, rows), coming, down), None
 
-        (sums, _, down), _ = jax.lax.scan(hop, (sums, y, down), jnp.arange(_mesh().size))
+        start = (sums, (y, tags), down)
+        (sums, _, down), _ = jax.lax.scan(hop, start, length=_mesh().size)
         return sums, down
 
-    return _on_each_device(device)(x, y)
+    return _on_each_device(device)(x, y, tags)
 
 
 def backward(
@@ -48,33 +50,40 @@ def backward(
     pattern: tiles.Pattern,
     x: Array,
     y: Array | None,
+    tags: Array | None,
     rows: tiles.State,
     columns: tiles.State | None,
 ) -> tuple[Array, Array | None]:
-    """Compute `tiles.backward` over the mesh in context. With "self", instead of a gradient the
+    """Compute `tiles.backward` over the mesh in context. Without y, instead of a gradient the
     states of a block's rows travel, from which their gradient on the local rows is computed.
     """
+    symmetric = y is None
 
     def device(
-        x: Array, y: Array | None, rows: tiles.State, columns: tiles.State | None
+        x: Array,
+        y: Array | None,
+        tags: Array | None,
+        rows: tiles.State,
+        columns: tiles.State | None,
     ) -> tuple[Array, Array | None]:
         y = x if y is None else y
-        dy = None if pattern == "self" else jnp.zeros_like(y)
+        dy = None if symmetric else jnp.zeros_like(y)
 
-        def hop(carry: Any, k: Array) -> tuple[Any, None]:
+        def hop(carry: Any, _: None) -> tuple[Any, None]:
             dx, dy, block = carry
             # A block's gradient follows one hop behind: it too can travel during the computation.
             coming, dy = _pass_on((block, dy))
-            y, columns = block
-            keep, both = _keep(pattern, k), dy is not None
-            dx, to_y = tiles.pull_back(kind, x, y, rows, columns, keep=keep, both=both, onto=dx)
-            return (dx, dy + to_y if both else None, coming), None
+            y, of_columns, columns = block
+            dx, to_y = tiles.pull_back(
+                kind, x, y, pattern, (tags, of_columns), rows, columns, both=not symmetric, onto=dx
+            )
+            return (dx, None if dy is None else dy + to_y, coming), None
 
-        start = (jnp.zeros_like(x), dy, (y, columns))
-        (dx, dy, _), _ = jax.lax.scan(hop, start, jnp.arange(_mesh().size))
+        start = (jnp.zeros_like(x), dy, (y, tags, columns))
+        (dx, dy, _), _ = jax.lax.scan(hop, start, length=_mesh().size)
         return dx, _pass_on(dy)
 
-    return _on_each_device(device)(x, y, rows, rows if pattern == "self" else columns)
+    return _on_each_device(device)(x, y, tags, rows, rows if symmetric else columns)
 
 
 def _mesh() -> Any:
@@ -91,8 +100,3 @@ def _pass_on(block: Any) -> Any:
     size = _mesh().size
     order = [(i, (i + 1) % size) for i in range(size)]
     return jax.tree.map(lambda v: jax.lax.ppermute(v, _mesh().axis_names, order), block)
-
-
-def _keep(pattern: tiles.Pattern, hop: Array) -> tiles.Keep | None:
-    """Return the condition that skips a row's own entry: at hop 0 a device meets its own rows."""
-    return (lambda rows, columns: (rows != columns) | (hop > 0)) if pattern == "self" else None

@@ -34,7 +34,13 @@ DENSE_BYTES = 16 * 2**20
 
 @any_axes(1)
 def log_sum_exp(
-    x: Array, y: Array | None = None, *, columns: bool = False, similarity: Similarity = "auto"
+    x: Array,
+    y: Array | None = None,
+    *,
+    columns: bool = False,
+    groups: Array | None = None,
+    within: bool = False,
+    similarity: Similarity = "auto",
 ) -> Any:
     """Compute the logarithm of the summed exponentials over each row of `x @ y.T`.
 
@@ -44,15 +50,19 @@ def log_sum_exp(
       x: (n, d), at least float32.
       y: (m, d); None means x itself, without each row's own entry.
       columns: also sum over each column.
+      groups: (n,) int, with m = n: the group of row i of x and of row i of y. Only entries whose
+        row and column are of different groups count: a row's negatives.
+      within: only entries whose row and column are of one group count instead, without each row's
+        own: its positives.
       similarity: the form, see above.
 
     Returns:
-      (n,); with `columns` a pair of it and (m,).
+      (n,), -inf for a row without entries; with `columns` a pair of it and (m,).
 
     Raises:
       ValueError: an unknown form, or a ring whose devices do not divide n and m.
     """
-    return _sums(tiles.LOG_SUM_EXP, x, y, columns, similarity)
+    return _sums(tiles.LOG_SUM_EXP, x, y, columns, similarity, groups, within)
 
 
 @any_axes(1)
@@ -61,15 +71,39 @@ def sum_softplus(x: Array, y: Array, *, similarity: Similarity = "auto") -> Arra
     return _sums(tiles.SUM_SOFTPLUS, x, y, False, similarity)
 
 
+@any_axes(1)
+def sum_complements(
+    x: Array, y: Array, *, groups: Array | None = None, similarity: Similarity = "auto"
+) -> Array:
+    """Sum `-log(1 - exp(s))` over each row of s = `x @ y.T` < 0, (n,); see `log_sum_exp`.
+
+    1 - exp(s) is at least the type's epsilon: there the gradient is zero.
+    """
+    return _sums(tiles.SUM_COMPLEMENTS, x, y, False, similarity, groups)
+
+
 def _sums(
-    kind: tiles.Reduction, x: Array, y: Array | None, columns: bool, similarity: Similarity
+    kind: tiles.Reduction,
+    x: Array,
+    y: Array | None,
+    columns: bool,
+    similarity: Similarity,
+    groups: Array | None = None,
+    within: bool = False,
 ) -> Any:
-    pattern: tiles.Pattern = "self" if y is None else "both" if columns else "rows"
     if y is not None:
         dtype = jnp.promote_types(x.dtype, y.dtype)
         x, y = x.astype(dtype), y.astype(dtype)
+    select: tiles.Selection = "own" if y is None else "all"
+    if groups is not None:
+        select = "within" if within else "across"
+    tags = None
+    if select != "all":
+        number = jnp.arange(x.shape[0], dtype=jnp.int32)
+        tags = jnp.stack([number, number if groups is None else groups.astype(jnp.int32)], axis=1)
     form = _form(similarity, x, x if y is None else y)
-    return (_dense if form == "dense" else functools.partial(_lean, form))(kind, pattern, x, y)
+    total = _dense if form == "dense" else functools.partial(_lean, form)
+    return total(kind, tiles.Pattern(select, columns), x, y, tags)
 
 
 def _form(similarity: Similarity, x: Array, y: Array) -> str:
@@ -95,36 +129,49 @@ def _form(similarity: Similarity, x: Array, y: Array) -> str:
     return similarity
 
 
-def _dense(kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None) -> Any:
+def _dense(
+    kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None, tags: Array | None
+) -> Any:
     scores = tiles.scores(x, x if y is None else y)
-    if pattern == "self":  # -inf: a large negative number could win or overflow
-        scores = jnp.where(jnp.eye(x.shape[0], dtype=bool), -jnp.inf, scores)
+    if tags is not None:  # -inf: a large negative number could win or overflow
+        scores = jnp.where(tiles.selected(pattern.select, tags, tags), scores, -jnp.inf)
     rows = kind.value(kind.part(scores, 1))
-    return (rows, kind.value(kind.part(scores, 0))) if pattern == "both" else rows
+    return (rows, kind.value(kind.part(scores, 0))) if pattern.columns else rows
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _lean(
-    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None
+    form: str,
+    kind: tiles.Reduction,
+    pattern: tiles.Pattern,
+    x: Array,
+    y: Array | None,
+    tags: Array | None,
 ) -> Any:
-    return _lean_forward(form, kind, pattern, x, y)[0]
+    return _lean_forward(form, kind, pattern, x, y, tags)[0]
 
 
 def _lean_forward(
-    form: str, kind: tiles.Reduction, pattern: tiles.Pattern, x: Array, y: Array | None
+    form: str,
+    kind: tiles.Reduction,
+    pattern: tiles.Pattern,
+    x: Array,
+    y: Array | None,
+    tags: Array | None,
 ) -> Any:
-    rows, columns = (ring if form == "ring" else tiles).forward(kind, pattern, x, y)
+    rows, columns = (ring if form == "ring" else tiles).forward(kind, pattern, x, y, tags)
     out = kind.value(rows) if columns is None else (kind.value(rows), kind.value(columns))
-    return out, (x, y, rows, columns)
+    return out, (x, y, tags, rows, columns)
 
 
 def _lean_backward(
     form: str, kind: tiles.Reduction, pattern: tiles.Pattern, residuals: Any, gradient: Any
-) -> tuple[Array, Array | None]:
-    x, y, rows, columns = residuals
+) -> tuple[Array, Array | None, None]:
+    x, y, tags, rows, columns = residuals
     across = kind.pull(rows, gradient if columns is None else gradient[0])
     down = None if columns is None else kind.pull(columns, gradient[1])
-    return (ring if form == "ring" else tiles).backward(kind, pattern, x, y, across, down)
+    backward = (ring if form == "ring" else tiles).backward
+    return *backward(kind, pattern, x, y, tags, across, down), None
 
 
 _lean.defvjp(_lean_forward, _lean_backward)

@@ -3,6 +3,9 @@
 The basis of `similarity` and `ring`. The matrix is `x @ y.T`; a `Reduction` defines the summed
 function of its entries, a `Pattern` which entries are summed. Both passes loop over tiles and keep
 only vectors between them.
+
+Entries are selected by tags (n, 2) int32, the number and the group of a row: row i of x and row i
+of y have the same tag. A tag travels with its row, so a tile needs no position in the matrix.
 """
 
 from collections.abc import Callable
@@ -15,10 +18,22 @@ import numpy as np
 
 Array = jax.Array
 State = tuple[Array, ...]
-Keep = Callable[[Array, Array], Array]
-Pattern = Literal["rows", "both", "self"]  # sums of rows; and of columns; of x @ x.T off-diagonal
+Selection = Literal["all", "own", "across", "within"]
 
 TILE = 512  # largest number of rows and columns: 1 MB in float32, which stays in a core's cache
+
+
+class Pattern(NamedTuple):
+    """The entries of the matrix that are summed, and along what.
+
+    Attributes:
+      select: "all"; all but each row's "own" entry; those "across" groups, whose row and column
+        are of different groups; those "within" a group, without each row's own.
+      columns: sum each column too.
+    """
+
+    select: Selection = "all"
+    columns: bool = False
 
 
 class Reduction(NamedTuple):
@@ -54,13 +69,27 @@ def _lse_merge(a: State, b: State) -> State:
     return peak, a[1] * jnp.exp(a[0] - peak) + b[1] * jnp.exp(b[0] - peak)
 
 
+def _lse_value(state: State) -> Array:
+    some = state[1] > 0  # a row without entries: -inf, with a gradient of zero
+    return jnp.where(some, state[0] + jnp.log(jnp.where(some, state[1], 1)), -jnp.inf)
+
+
+def _complement(scores: Array) -> Array:
+    """Compute `-log(1 - exp(s))`, with 1 - exp(s) at least the type's epsilon."""
+    s = jnp.minimum(scores, -jnp.finfo(scores.dtype).eps)
+    return -jnp.where(s > -0.7, jnp.log(-jnp.expm1(s)), jnp.log1p(-jnp.exp(s)))
+
+
 LOG_SUM_EXP = Reduction(
     empty=lambda dtype: (float(jnp.finfo(dtype).min), 0.0),
     part=_lse_part,
     merge=_lse_merge,
-    value=lambda state: state[0] + jnp.log(state[1]),
+    value=_lse_value,
     # Not exp(scores - value): the rounding of a large value would spoil the exponential.
-    pull=lambda state, gradient: (state[0], gradient / state[1]),
+    pull=lambda state, gradient: (
+        state[0],
+        jnp.where(state[1] > 0, gradient / jnp.where(state[1] > 0, state[1], 1), 0),
+    ),
     slope=lambda scores, peak, weight: jnp.exp(scores - peak) * weight,
 )
 SUM_SOFTPLUS = Reduction(
@@ -70,6 +99,14 @@ SUM_SOFTPLUS = Reduction(
     value=lambda state: state[0],
     pull=lambda state, gradient: (gradient,),
     slope=lambda scores, gradient: jax.nn.sigmoid(scores) * gradient,
+)
+SUM_COMPLEMENTS = SUM_SOFTPLUS._replace(
+    part=lambda scores, axis: (jnp.sum(_complement(scores), axis),),
+    slope=lambda scores, gradient: jnp.where(
+        scores < -jnp.finfo(scores.dtype).eps,
+        gradient / jnp.expm1(-jnp.minimum(scores, -jnp.finfo(scores.dtype).eps)),
+        0,
+    ),
 )
 
 
@@ -83,36 +120,50 @@ def scores(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y.T, precision="highest")
 
 
-def forward(
-    kind: Reduction, pattern: Pattern, x: Array, y: Array | None
-) -> tuple[State, State | None]:
-    """Return the states of the (n,) rows of `x @ y.T` and, with "both", of the (m,) columns.
+def selected(select: Selection, rows: Array, columns: Array) -> Array | None:
+    """Return which entries count, (p, q) bool, by the tags (p, 2), (q, 2); None if all do."""
+    if select == "all":
+        return None
+    same = rows[:, None] == columns[None]
+    own, group = same[..., 0], same[..., 1]
+    return ~own if select == "own" else ~group if select == "across" else group & ~own
 
-    With "self", y is x itself and no row counts its own entry. Each tile above the diagonal then
-    also stands for its mirror image.
+
+def forward(
+    kind: Reduction, pattern: Pattern, x: Array, y: Array | None, tags: Array | None
+) -> tuple[State, State | None]:
+    """Return the states of the (n,) rows of `x @ y.T` and, with `columns`, of the (m,) columns.
+
+    Without y it is x itself. The matrix and the selection are then symmetric, and each tile above
+    the diagonal also stands for its mirror image.
     """
-    if pattern == "self":
-        across, down = reduce(kind, x, x, columns=True, keep=_above, upper=True)
+    if y is None:
+        across, down = reduce(kind, x, x, _upper(pattern), (tags, tags), upper=True)
         assert down is not None
         return kind.merge(across, down), None
-    assert y is not None
-    return reduce(kind, x, y, columns=pattern == "both")
+    return reduce(kind, x, y, pattern, (tags, tags))
 
 
 def backward(
-    kind: Reduction, pattern: Pattern, x: Array, y: Array | None, rows: State, columns: State | None
+    kind: Reduction,
+    pattern: Pattern,
+    x: Array,
+    y: Array | None,
+    tags: Array | None,
+    rows: State,
+    columns: State | None,
 ) -> tuple[Array, Array | None]:
     """Return the gradients of x and y; `rows` and `columns` are `kind.pull` of their states."""
-    if pattern == "self":
-        dx, dy = pull_back(kind, x, x, rows, rows, keep=_above, upper=True)
+    if y is None:
+        dx, dy = pull_back(kind, x, x, _upper(pattern), (tags, tags), rows, rows, upper=True)
         assert dy is not None
         return dx + dy, None
-    assert y is not None
-    return pull_back(kind, x, y, rows, columns)
+    return pull_back(kind, x, y, pattern, (tags, tags), rows, columns)
 
 
-def _above(rows: Array, columns: Array) -> Array:
-    return rows < columns
+def _upper(pattern: Pattern) -> Pattern:
+    """Return the pattern above the diagonal, where no entry is a row's own."""
+    return Pattern("all" if pattern.select == "own" else pattern.select, columns=True)
 
 
 @dataclass(frozen=True)
@@ -143,65 +194,93 @@ class _Tiling:
         return tile * self.size + jnp.arange(self.size)
 
 
-def _masked(s: Array, keep: Keep | None, a: _Tiling, b: _Tiling, i: Array, j: Array) -> Array:
-    """Set entries that do not count, by `keep` or as padding, to -inf."""
-    rows, columns = a.place(i)[:, None], b.place(j)[None, :]
-    if keep is not None:
-        s = jnp.where(keep(rows, columns), s, -jnp.inf)
-    if a.padding:
-        s = jnp.where(rows < a.length, s, -jnp.inf)
-    if b.padding:
-        s = jnp.where(columns < b.length, s, -jnp.inf)
-    return s
+Tags = tuple[Array | None, Array | None]  # those of the rows and of the columns
 
 
-def _loop(step: Any, carry: Any, a: _Tiling, b: _Tiling, keep: Keep | None, upper: bool) -> Any:
-    """Fold `step(carry, i, j, keep)` over all tiles; with `upper`, skip those below the diagonal
-    and count those above it whole.
+@dataclass(frozen=True)
+class _Tiles:
+    """The tiles of the matrix of x and y, of which only selected entries count.
+
+    With `upper`, only those above the diagonal do.
     """
-    i, j = np.triu_indices(a.count, 1) if upper else np.indices((a.count, b.count)).reshape(2, -1)
-    parts = [(i, j, None if upper else keep)]
-    if upper:
-        parts.append((np.arange(a.count), np.arange(a.count), keep))
-    for rows, columns, condition in parts:
-        pairs = jnp.asarray(np.stack([rows, columns], axis=1), jnp.int32)
-        each = lambda carry, pair: (step(carry, *pair, condition), None)  # noqa: B023, E731
-        carry = jax.lax.scan(each, carry, pairs)[0] if len(pairs) else carry
-    return carry
+
+    a: _Tiling
+    b: _Tiling
+    xs: Array
+    ys: Array
+    select: Selection
+    tags: Tags
+    upper: bool
+
+    @classmethod
+    def of(cls, x: Array, y: Array, select: Selection, tags: Tags, upper: bool) -> "_Tiles":
+        a, b = _Tiling.of(x.shape[0]), _Tiling.of(y.shape[0])
+        rows, columns = tags
+        if select == "all" or rows is None or columns is None:
+            return cls(a, b, a.split(x), b.split(y), "all", (None, None), upper)
+        return cls(a, b, a.split(x), b.split(y), select, (a.split(rows), b.split(columns)), upper)
+
+    def scores(self, i: Array, j: Array, diagonal: bool) -> Array:
+        """Return tile (i, j), -inf where an entry does not count or is padding."""
+        s = scores(self.xs[i], self.ys[j])
+        rows, columns = self.a.place(i)[:, None], self.b.place(j)[None, :]
+        counts = []
+        if self.tags[0] is not None and self.tags[1] is not None:
+            counts.append(selected(self.select, self.tags[0][i], self.tags[1][j]))
+        if self.upper and diagonal:
+            counts.append(rows < columns)
+        if self.a.padding:
+            counts.append(rows < self.a.length)
+        if self.b.padding:
+            counts.append(columns < self.b.length)
+        for condition in counts:
+            s = jnp.where(condition, s, -jnp.inf)
+        return s
+
+    def loop(self, step: Callable[[Any, Array, Array, Array], Any], carry: Any) -> Any:
+        """Fold `step(carry, i, j, scores)` over all tiles that hold entries."""
+        if self.upper:
+            count = self.a.count
+            parts = [(np.triu_indices(count, 1), False), ((np.arange(count),) * 2, True)]
+        else:
+            parts = [(np.indices((self.a.count, self.b.count)).reshape(2, -1), False)]
+        for indices, diagonal in parts:
+            pairs = jnp.asarray(np.stack(indices, axis=1), jnp.int32)
+
+            def each(carry: Any, pair: Array, diagonal: bool = diagonal) -> tuple[Any, None]:
+                return step(carry, *pair, self.scores(*pair, diagonal)), None
+
+            carry = jax.lax.scan(each, carry, pairs)[0] if len(pairs) else carry
+        return carry
 
 
 def reduce(
     kind: Reduction,
     x: Array,
     y: Array,
+    pattern: Pattern,
+    tags: Tags = (None, None),
     *,
-    columns: bool = False,
-    keep: Keep | None = None,
     upper: bool = False,
 ) -> tuple[State, State | None]:
-    """Return the states of the rows of `x @ y.T` and, with `columns`, of its columns.
+    """Return the states of the rows of `x @ y.T` and, with `pattern.columns`, of its columns.
 
     Args:
       x, y: (n, d), (m, d).
-      columns: whether to reduce the columns as well.
-      keep: (row numbers, column numbers) -> bool, which entries count; all by default.
-      upper: skip tiles below the diagonal and count those above it whole, whatever `keep` returns;
-        valid if only entries above the diagonal count.
+      tags: (n, 2), (m, 2); those of the rows and of the columns.
+      upper: count entries above the diagonal only.
     """
-    a, b = _Tiling.of(x.shape[0]), _Tiling.of(y.shape[0])
-    xs, ys = a.split(x), b.split(y)
+    tiles = _Tiles.of(x, y, pattern.select, tags, upper)
+    a, b = tiles.a, tiles.b
 
     def add(sums: State, at: Array, part: State) -> State:
         merged = kind.merge(tuple(s[at] for s in sums), part)
         return tuple(s.at[at].set(m) for s, m in zip(sums, merged, strict=True))
 
-    def step(
-        carry: tuple[State, State], i: Array, j: Array, keep: Keep | None
-    ) -> tuple[State, State]:
+    def step(carry: tuple[State, State], i: Array, j: Array, s: Array) -> tuple[State, State]:
         over_rows, over_columns = carry
-        s = _masked(scores(xs[i], ys[j]), keep, a, b, i, j)
         over_rows = add(over_rows, i, kind.part(s, 1))
-        if columns:
+        if pattern.columns:
             over_columns = add(over_columns, j, kind.part(s, 0))
         return over_rows, over_columns
 
@@ -209,20 +288,20 @@ def reduce(
         tuple(v.reshape(t.count, t.size) for v in nothing(kind, t.count * t.size, x.dtype))
         for t in (a, b)
     ]
-    carry = (start[0], start[1] if columns else ())
-    over_rows, over_columns = _loop(step, carry, a, b, keep, upper)
+    over_rows, over_columns = tiles.loop(step, (start[0], start[1] if pattern.columns else ()))
     joined = tuple(a.join(v) for v in over_rows)
-    return joined, tuple(b.join(v) for v in over_columns) if columns else None
+    return joined, tuple(b.join(v) for v in over_columns) if pattern.columns else None
 
 
 def pull_back(
     kind: Reduction,
     x: Array,
     y: Array,
+    pattern: Pattern,
+    tags: Tags,
     rows: State,
     columns: State | None = None,
     *,
-    keep: Keep | None = None,
     upper: bool = False,
     both: bool = True,
     onto: Array | None = None,
@@ -231,19 +310,16 @@ def pull_back(
 
     Args:
       rows, columns: `kind.pull` of the rows' and columns' states.
-      keep, upper: as in `reduce`.
+      tags, upper: as in `reduce`.
       onto: (n, d), array that the gradient of x is added to.
     """
-    a, b = _Tiling.of(x.shape[0]), _Tiling.of(y.shape[0])
-    xs, ys = a.split(x), b.split(y)
+    tiles = _Tiles.of(x, y, pattern.select, tags, upper)
+    a, b, xs, ys = tiles.a, tiles.b, tiles.xs, tiles.ys
     of_rows = [a.split(v) for v in rows]
     of_columns = [b.split(v) for v in columns or ()]
 
-    def step(
-        carry: tuple[Array, Array], i: Array, j: Array, keep: Keep | None
-    ) -> tuple[Array, Array]:
+    def step(carry: tuple[Array, Array], i: Array, j: Array, s: Array) -> tuple[Array, Array]:
         dx, dy = carry
-        s = _masked(scores(xs[i], ys[j]), keep, a, b, i, j)
         ds = kind.slope(s, *(v[i][:, None] for v in of_rows))
         if columns is not None:
             ds += kind.slope(s, *(v[j][None, :] for v in of_columns))
@@ -254,5 +330,5 @@ def pull_back(
 
     dy = jnp.zeros((b.count, x.shape[1], b.size) if both else (), x.dtype)
     dx = jnp.zeros_like(xs) if onto is None else a.split(onto)
-    dx, dy = _loop(step, (dx, dy), a, b, keep, upper)
+    dx, dy = tiles.loop(step, (dx, dy))
     return a.join(dx), b.join(jnp.swapaxes(dy, 1, 2)) if both else None

@@ -1,0 +1,41 @@
+"""The nearest neighbour in a support set: the positive of NNCLR (2104.14548)."""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.axes import any_axes
+from ssl_jax.losses.normalize import l2_normalize
+
+Array = jax.Array
+
+TILE = 8192  # rows of the support set compared at a time
+
+
+@any_axes(1)
+def nearest_neighbor(x: Array, support: Array) -> Array:
+    """Return the row of `support` with the highest cosine to each row of x, (B, d).
+
+    It is returned as it is stored, and no gradient flows. NNCLR is `infonce` from it to the other
+    view's prediction. At most (B, TILE) similarities are held; a ring would move as many rows as it
+    compares, and there is none.
+
+    Args:
+      x: (B, d).
+      support: (K, d), K > 0.
+    """
+    support = jax.lax.stop_gradient(support)
+    queries, keys = l2_normalize(jax.lax.stop_gradient(x)), l2_normalize(support)
+    size = min(TILE, keys.shape[0])
+    # The last tile starts earlier where tiles do not fill it; rows that come twice change nothing.
+    starts = jnp.minimum(jnp.arange(0, keys.shape[0], size), keys.shape[0] - size)
+
+    def step(best: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+        tile = jax.lax.dynamic_slice_in_dim(keys, start, size)
+        scores = jnp.matmul(queries, tile.T, precision="highest")
+        index, score = start + jnp.argmax(scores, axis=1), jnp.max(scores, axis=1)
+        closer = score > best[0]
+        return (jnp.where(closer, score, best[0]), jnp.where(closer, index, best[1])), None
+
+    none = jnp.full(x.shape[:1], -jnp.inf, queries.dtype), jnp.zeros(x.shape[:1], starts.dtype)
+    (_, index), _ = jax.lax.scan(step, none, starts)
+    return support[index]
