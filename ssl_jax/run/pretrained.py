@@ -114,7 +114,7 @@ def backbone_of(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any],
     path = Path(name).expanduser()
     if _is_run(path):
         run = Experiment.of_run(path)
-        return run.backbone_options, run.spec.channels
+        return {"name": run.backbone_name} | dict(run.raw.get("backbone", {})), run.spec.channels
     try:
         weights = networks.of_file(orbax_export.read_any(path), str(path), settings)
     except UserError as e:
