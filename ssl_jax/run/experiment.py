@@ -31,13 +31,13 @@ from ssl_jax.data.pipeline import (
     eval_arrays,
     local_part,
 )
-from ssl_jax.evals.online import OnlineProbe
 from ssl_jax.objectives.base import Objective, Spec
 from ssl_jax.optim.factory import make_optimizer
 from ssl_jax.run.configs import load_method
 from ssl_jax.run.datasets import RANGE_BEFORE, Datasets, make_spec
 from ssl_jax.run.sections import settle_objective, stored_key
 from ssl_jax.train import state, workdir
+from ssl_jax.train.online_probe import OnlineProbe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +76,27 @@ class Experiment(Datasets):
             return checked.build(Spec, self.raw["spec"], "spec")
         return make_spec(self.train, self.facts)
 
-    @cached_property
+    @property
     def backbone_name(self) -> str:
         """Name of the backbone in `nets.backbones`."""
         name: str = self.raw.get("backbone", {}).get("name", nets.DEFAULT)
         return name
 
+    @property
+    def backbone_options(self) -> dict[str, Any]:
+        """Name of the backbone, and those of its options that differ from their defaults."""
+        return {"name": self.backbone_name} | self._backbone.changes()
+
+    @property
+    def _backbone(self) -> nets.Backbone:
+        options = {k: v for k, v in self.raw.get("backbone", {}).items() if k != "name"}
+        return nets.backbone_config(self.backbone_name, options)
+
     @cached_property
     def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
         method = load_method(hyper.pop("name", ""), self.folder)
-        options = {k: v for k, v in self.raw.get("backbone", {}).items() if k != "name"}
-        backbone = nets.make_backbone(self.backbone_name, self.spec.channels, options)
+        backbone = self._backbone.net(self.spec.channels)
         objective = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(objective.inputs(), self.data.streams)
         check_masks(objective.inputs(), self.data.masks)
@@ -172,7 +181,7 @@ class Experiment(Datasets):
             total_steps=self.spec.total_steps,
             steps_per_epoch=self.spec.steps_per_epoch,
             decays=self.method.decays,
-            backbone=self.method.backbone.config,
+            backbone=self._backbone,
         )
 
     @property
@@ -257,8 +266,7 @@ class Experiment(Datasets):
         fields = {f.name for f in dataclasses.fields(self.method)} - {"backbone", "spec"}
         out["objective"] = {"name": self.raw["objective"]["name"]}
         out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
-        made = self.method.backbone.config
-        out["backbone"] = {"name": self.backbone_name} | dataclasses.asdict(made)
+        out["backbone"] = {"name": self.backbone_name} | dataclasses.asdict(self._backbone)
         out["spec"] = dataclasses.asdict(self.spec)
         if "spec" not in self.raw:
             out["data"]["range"] = self.survey.value_range

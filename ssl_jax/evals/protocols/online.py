@@ -11,7 +11,6 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.base import AtLayer, Protocol, Subject
 from ssl_jax.evals.checks import check_finite
-from ssl_jax.evals.online import logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +29,13 @@ class Online(Protocol):
         return subject.labelled and encoder is not None and encoder.online is not None
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        assert subject.encoder is not None
-        weights, test = jax.device_get(subject.encoder.online), subject.test(AtLayer())
-        if (width := weights["kernel"].shape[1]) != subject.classes:
+        assert subject.encoder is not None and subject.encoder.online is not None
+        probe, test = jax.device_get(subject.encoder.online), subject.test(AtLayer())
+        (scores,) = (np.asarray(x) for x in probe.logits(jnp.asarray(test.features)))
+        if (classes := scores.shape[1]) != subject.classes:
             raise UserError(
-                f"online: the probe was trained on {width} classes, these data have "
+                f"online: the probe was trained on {classes} classes, these data have "
                 f"{subject.classes}; leave online out of --eval"
             )
-        scores = np.asarray(logits(weights, jnp.asarray(test.features)))
         check_finite(scores, "logits")
         return {"online_top1": float(np.mean(scores.argmax(-1) == test.labels))}

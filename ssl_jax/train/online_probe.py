@@ -13,7 +13,16 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Objective, Picture, Probe
+from ssl_jax.objectives.base import (
+    Aux,
+    DataPass,
+    Encoder,
+    Group,
+    Heads,
+    Objective,
+    Picture,
+    Probe,
+)
 
 Array = jax.Array
 Tree = Any
@@ -107,7 +116,7 @@ class OnlineProbe(Objective):
         return params, updated | {NAME: extra[NAME]}
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        return replace(self.method.encoder(params, _own(extra)), online=extra[NAME])
+        return replace(self.method.encoder(params, _own(extra)), online=Heads(extra[NAME], logits))
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
         return self.method.teacher(params, _own(extra))
@@ -185,10 +194,12 @@ def learn(
     return updated | {"mu": adam.mu, "nu": adam.nu}, metrics
 
 
-def logits(weights: Tree, features: Array) -> Array:
-    """Return logits (B, classes) of features (B, D), scaled by their running statistics."""
+def logits(weights: Tree, features: Array) -> list[Array]:
+    """Return the logits (B, classes) of the one classifier for features (B, D), which are scaled by
+    their running statistics.
+    """
     scaled = (features - weights["mean"]) * jax.lax.rsqrt(weights["var"] + EPS)
-    return scaled @ weights["kernel"] + weights["bias"]
+    return [scaled @ weights["kernel"] + weights["bias"]]
 
 
 def _own(extra: Tree) -> Tree:
