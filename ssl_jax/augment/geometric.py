@@ -29,7 +29,7 @@ def affine_matrix(angle: Array, log_scale: Array, shear: Array, shift: Array) ->
     """
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     turn = jnp.array([[cos, sin], [-sin, cos]])
-    lean = jnp.eye(2, dtype=jnp.float32).at[1, 0].set(shear)
+    lean = jnp.eye(2, dtype=shear.dtype).at[1, 0].set(shear)
     linear = (lean @ turn) * jnp.exp(-log_scale)[:, None]
     return jnp.concatenate([linear, -(linear @ shift)[:, None]], axis=1)
 

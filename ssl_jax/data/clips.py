@@ -90,7 +90,7 @@ class Clips:
 
     def _start(self, index: int, place: float) -> int:
         """Return the first frame, for `place` in [0, 1)."""
-        return int(place * max(1, int(self._lengths[index]) - self._count + 1))
+        return int(place * max(1, int(self._lengths[index]) - max(self._count, 1) + 1))
 
     def _frames(self, index: int, place: float) -> list[np.ndarray] | None:
         """Read the frames from `place` on; None if one is corrupt or has another size."""

@@ -1,4 +1,4 @@
-"""Where a view lies in its image, read back from images whose pixels are their own positions."""
+"""Placements of views, read back from images whose pixels are their own positions."""
 
 from pathlib import Path
 

@@ -117,6 +117,9 @@ class ClipsTest(parameterized.TestCase):
         (batch,) = batches(source, inputs, global_batch=3, seed=0, stop_step=1)
         self.assertEqual(set(batch), {"views", "index", "sound"})
         self.assertEqual(batch["sound"].shape, (3, 20))
+        clips = Clips(source, inputs, 3, seed=0)
+        starts = {int(clips.read(1, epoch)["sound"][1]) // 10 for epoch in range(40)}
+        self.assertEqual(starts, set(range(5)))
 
     def test_bad_sound(self):
         inputs = Inputs((WHOLE,), frames=2, sound=20)
