@@ -11,7 +11,7 @@ from ssl_jax.data.draws import fold, uniform
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources.base import VERSION, Source
 
-ForEach = Callable[[Callable[[int], None], int], None]  # calls a function on 0..n-1
+Run = Callable[[Callable[[int], None], int], None]  # calls a function on 0..n-1
 
 
 class Clips:
@@ -39,7 +39,7 @@ class Clips:
         self._seed = seed
         self._reader = Reader(_Frames(source, self._first), channels, seed)
 
-    def batch(self, index: np.ndarray, epoch: int, run: ForEach) -> np.ndarray:
+    def batch(self, index: np.ndarray, epoch: int, run: Run) -> np.ndarray:
         """Read frames of the clips `index` (b,): (b, frames, size, size, C) uint8."""
         size = self._view.size
         shape = (len(index), self._count, size, size, self._reader.channels)

@@ -24,10 +24,10 @@ NARROW = {
 
 @cache
 def experiment(method: str, **mesh: int) -> Experiment:
-    """The method's small recipe, narrow, with a batch of 16, on the mesh given (default: one
+    """The method's digits recipe, narrow, with a batch of 16, on the mesh given (default: one
     device).
     """
-    config = load_config(f"{method}:{recipes(method)[0]}")
+    config = load_config(f"{method}:{(recipes(method) or ['digits'])[0]}")
     config["backbone"] = config["backbone"] | NARROW[config["backbone"]["name"]]
     sizes = {"data": 1, "fsdp": 1} | mesh
     override(

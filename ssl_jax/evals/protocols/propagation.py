@@ -204,7 +204,7 @@ def resized(shape: tuple[int, int], size: int) -> tuple[int, int]:
     return (size, longer) if shape[0] <= shape[1] else (longer, size)
 
 
-class FrameMemory(NamedTuple):
+class Memory(NamedTuple):
     """The first frame of B videos, and a ring of the frames before the current one.
 
     Attributes:
@@ -264,22 +264,20 @@ def propagate(
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _begin(maps: Array, masks: Array, context: int) -> FrameMemory:
+def _begin(maps: Array, masks: Array, context: int) -> Memory:
     ring = ((0, 0), (0, context), (0, 0), (0, 0), (0, 0))
-    return FrameMemory(
-        jnp.pad(_unit(maps)[:, None], ring), jnp.pad(masks[:, None], ring), jnp.int32(1)
-    )
+    return Memory(jnp.pad(_unit(maps)[:, None], ring), jnp.pad(masks[:, None], ring), jnp.int32(1))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4), donate_argnums=0)
 def _advance(
-    memory: FrameMemory,
+    memory: Memory,
     maps: Array,
     side: tuple[Count, Count],
     radius: Count,
     k: Count,
     temperature: Positive,
-) -> tuple[FrameMemory, Array]:
+) -> tuple[Memory, Array]:
     """Add a frame's features (B, h, w, D) to the memory; return it and the frame's masks (B,
     height, width) uint8: 0, or 1 + an object's place.
     """
@@ -291,7 +289,7 @@ def _advance(
 
     soft = jax.vmap(masks_of)(maps, memory.features, memory.masks)
     slot = 1 + (memory.frames - 1) % (slots - 1)
-    memory = FrameMemory(
+    memory = Memory(
         memory.features.at[:, slot].set(maps),
         memory.masks.at[:, slot].set(soft),
         memory.frames + 1,
