@@ -26,7 +26,7 @@ DCN = "between slices"
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryUse:
     """HBM of one chip in bytes, by part; None if the compiler failed before it could tell.
 
     Attributes:
@@ -99,7 +99,7 @@ class Report:
     compile_seconds: float
     compile_cpu_seconds: float
     fits: bool
-    memory: Memory
+    memory: MemoryUse
     message: str = ""
     flops: int = 0
     flops_per_image: float = 0.0
@@ -162,7 +162,7 @@ def compile_step(
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
         facts |= _elapsed(start, busy)
-        return Report(**facts, fits=False, memory=Memory(**memory), message=why(e)), ""
+        return Report(**facts, fits=False, memory=MemoryUse(**memory), message=why(e)), ""
     facts |= _elapsed(start, busy)
     analysis = compiled.memory_analysis()
     argument_bytes = sum(memory[name] for name in ("parameters", "optimizer", "extra", "batch"))
@@ -180,7 +180,7 @@ def compile_step(
     report = Report(
         **facts,
         fits=not target_chip or not target_chip.hbm or peak <= target_chip.hbm,
-        memory=Memory(
+        memory=MemoryUse(
             **memory,
             padding=max(analysis.argument_size_in_bytes - argument_bytes, 0),
             activations=analysis.temp_size_in_bytes,

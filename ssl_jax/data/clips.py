@@ -12,7 +12,7 @@ from ssl_jax.data.reader import Reader
 from ssl_jax.data.sound import read_wav, window
 from ssl_jax.data.sources.base import VERSION, Source
 
-ForEach = Callable[[Callable[[int], None], int], None]  # calls a function on 0..n-1
+Run = Callable[[Callable[[int], None], int], None]  # calls a function on 0..n-1
 
 
 class Clips:

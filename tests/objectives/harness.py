@@ -26,7 +26,7 @@ def experiment(method: str, **mesh: int) -> Experiment:
     """The small recipe of a method (a name, or a file with method and config), narrow, with a
     batch of 16, on the mesh given (default: one device).
     """
-    config = load_config(f"{method}:{recipes(method)[0]}")
+    config = load_config(f"{method}:{(recipes(method) or ['digits'])[0]}")
     config["backbone"] |= nets.backbone_class(config["backbone"]["name"]).narrow
     sizes = {"data": 1, "fsdp": 1} | mesh
     override(
