@@ -157,7 +157,7 @@ shapes alone, and reads memory, FLOPs, bytes and communication from the compiled
 neither the TPU slice nor the data:
 
 ```
-pip install -e '.[tpu]'
+pip install -c constraints.txt -e '.[tpu]'
 ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8
 ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8 --find_batch
 ssl-jax compile --config=mae:imagenet --topology=v5e:8x8 --slices=2 --config.mesh.fsdp=8 --json
