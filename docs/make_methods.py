@@ -72,7 +72,9 @@ def proofs(name: str) -> tuple[list[str], list[str]]:
     golden, other = [], []
     for path in filter(Path.exists, files):
         link = f"[{path.stem.removesuffix('_test')}](../../{path.relative_to(ROOT)})"
-        (golden if re.search(r"GOLDEN /|torch\.load\(", path.read_text()) else other).append(link)
+        (
+            golden if re.search(r"GOLDEN /|torch\.load\(|= load\(", path.read_text()) else other
+        ).append(link)
     return golden, other
 
 

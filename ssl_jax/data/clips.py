@@ -49,7 +49,7 @@ class Clips:
         self._rate = read_wav(source.read_sound(0))[1] if inputs.sound else 0
         self._inputs = inputs
 
-    def batch(self, index: np.ndarray, epoch: int, run: ForEach) -> dict[str, np.ndarray]:
+    def batch(self, index: np.ndarray, epoch: int, run: Run) -> dict[str, np.ndarray]:
         """Read the clips `index` (b,): `frames` (b, frames, h, w, C) uint8 and `sound` (b, sound)
         int16, those of both that are requested.
         """

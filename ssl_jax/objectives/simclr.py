@@ -49,12 +49,22 @@ class SimCLR(Objective):
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        images = fold(batch["views"][0])  # (2B, H, W, C): the positive of row i is i ^ 1
+        z, stats = self.embed(params, extra, batch)
+        return self.contrast(z, step), Aux({"stats": stats})
+
+    def embed(self, params: Tree, extra: Tree, batch: Mapping[str, Any]) -> tuple[Array, Tree]:
+        """Project both views, (2B, d), and return the new statistics: the positive of row i is
+        i ^ 1.
+        """
+        images = fold(batch["views"][0])  # (2B, H, W, C)
         nets = self.networks.bind(params, extra["stats"])
         z = nets.projector(nets.backbone(images).pooled)
+        return z, nets.stats
+
+    def contrast(self, z: Array, step: Array) -> Array:
+        """Compute the scalar loss of the projections (2B, d)."""
         # The released code sums both directions: its learning rates belong to this scale.
-        loss = ntxent(z, self.temperature, reduction="simclr", similarity=self.similarity)
-        return loss, Aux({"stats": nets.stats})
+        return ntxent(z, self.temperature, reduction="simclr", similarity=self.similarity)
 
 
 make = SimCLR.make

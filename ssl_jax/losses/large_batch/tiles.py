@@ -120,10 +120,8 @@ def scores(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y.T, precision="highest")
 
 
-def selected(select: Selection, rows: Array, columns: Array) -> Array | None:
-    """Return which entries count, (p, q) bool, by the tags (p, 2), (q, 2); None if all do."""
-    if select == "all":
-        return None
+def selected(select: Selection, rows: Array, columns: Array) -> Array:
+    """Return which entries count, (p, q) bool, by the tags (p, 2), (q, 2); not for "all"."""
     same = rows[:, None] == columns[None]
     own, group = same[..., 0], same[..., 1]
     return ~own if select == "own" else ~group if select == "across" else group & ~own
@@ -239,16 +237,20 @@ class _Tiles:
 
     def loop(self, step: Callable[[Any, Array, Array, Array], Any], carry: Any) -> Any:
         """Fold `step(carry, i, j, scores)` over all tiles that hold entries."""
+        count = self.a.count
         if self.upper:
-            count = self.a.count
-            parts = [(np.triu_indices(count, 1), False), ((np.arange(count),) * 2, True)]
+            parts = [
+                (np.stack(np.triu_indices(count, 1)), False),
+                (np.stack([np.arange(count)] * 2), True),
+            ]
         else:
-            parts = [(np.indices((self.a.count, self.b.count)).reshape(2, -1), False)]
+            parts = [(np.indices((count, self.b.count)).reshape(2, -1), False)]
         for indices, diagonal in parts:
-            pairs = jnp.asarray(np.stack(indices, axis=1), jnp.int32)
+            pairs = jnp.asarray(indices.T, jnp.int32)
 
             def each(carry: Any, pair: Array, diagonal: bool = diagonal) -> tuple[Any, None]:
-                return step(carry, *pair, self.scores(*pair, diagonal)), None
+                i, j = pair
+                return step(carry, i, j, self.scores(i, j, diagonal)), None
 
             carry = jax.lax.scan(each, carry, pairs)[0] if len(pairs) else carry
         return carry
