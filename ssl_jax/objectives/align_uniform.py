@@ -9,7 +9,7 @@ from ssl_jax.core.ranges import Count, NonNegative, Positive
 from ssl_jax.losses.align_uniform import alignment, uniformity
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.simclr import SimCLR
 
 Array = jax.Array
@@ -34,8 +34,8 @@ class AlignUniform(SimCLR):
     uniform_weight: NonNegative = 1.0
 
     @cached_property
-    def branch(self) -> Branch:
-        return self.chain(projector=mlp_head(self.feature_dim, self.projector, init="torch"))
+    def networks(self) -> Networks:
+        return self.backbone_and(projector=mlp_head(self.feature_dim, self.projector, init="torch"))
 
     def contrast(self, z: Array, step: Array) -> Array:
         x, y = z[0::2], z[1::2]

@@ -12,7 +12,7 @@ from ssl_jax.core.ranges import BelowOne, Count, Positive
 from ssl_jax.losses.debiased import debiased
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold, separate
 from ssl_jax.objectives.simclr import SimCLR
 
@@ -36,13 +36,14 @@ class Debiased(SimCLR):
     prior: BelowOne = 0.1
 
     @cached_property
-    def branch(self) -> Branch:
-        return self.chain(projector=mlp_head(self.feature_dim, self.projector, init="torch"))
+    def networks(self) -> Networks:
+        return self.backbone_and(projector=mlp_head(self.feature_dim, self.projector, init="torch"))
 
     def embed(self, params: Tree, extra: Tree, batch: Mapping[str, Any]) -> tuple[Array, Tree]:
-        views = separate(batch["views"])
-        outs, stats = self.branch.apply_each(params, extra["stats"], views)
-        return fold(jnp.stack([out["projector"] for out in outs], axis=1)), stats
+        nets = self.networks.bind(params, extra["stats"])
+        views = separate(batch["views"])  # batch norm sees each by itself, as in the release
+        z = jnp.stack([nets.projector(nets.backbone(view).pooled) for view in views], axis=1)
+        return fold(z), nets.stats
 
     def contrast(self, z: Array, step: Array) -> Array:
         return debiased(z, self.temperature, self.prior, similarity=self.similarity)

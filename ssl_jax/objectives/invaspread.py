@@ -9,7 +9,7 @@ from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.invaspread import invaspread
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import View
-from ssl_jax.objectives.parts.branch import Branch
+from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.simclr import SimCLR
 
 Array = jax.Array
@@ -29,8 +29,8 @@ class InvaSpread(SimCLR):
     negative_weight: Positive = 1.0
 
     @cached_property
-    def branch(self) -> Branch:
-        return self.chain(projector=mlp_head(self.feature_dim, self.projector, init="torch"))
+    def networks(self) -> Networks:
+        return self.backbone_and(projector=mlp_head(self.feature_dim, self.projector, init="torch"))
 
     def contrast(self, z: Array, step: Array) -> Array:
         return invaspread(z, self.temperature, self.negative_weight, similarity=self.similarity)

@@ -33,8 +33,8 @@ class EveryInput(Objective):
         return Inputs((self.view,), placement=True, masks=True, streams=(("clips", clips),))
 
     @cached_property
-    def branch(self):
-        return self.chain(head=mlp_head(self.feature_dim, (2,)))
+    def networks(self):
+        return self.backbone_and(head=mlp_head(self.feature_dim, (2,)))
 
     def loss(self, params, extra, batch, key, step):
         images = jnp.where(batch["masks"][0][..., None] > 0, batch["views"][0], 0)
@@ -42,13 +42,13 @@ class EveryInput(Objective):
         clips = batch["clips"]
         frames = clips["frames"].mean((1, 4), keepdims=True) / 255 + clips["views"][0]
         folded = jnp.concatenate([images, frames], axis=1).reshape(-1, *images.shape[2:])
-        out, stats = self.branch.apply(params, extra["stats"], folded)
-        out = out["head"].reshape(rows, count + 1, 2)
+        nets = self.networks.bind(params, extra["stats"])
+        out = nets.head(nets.backbone(folded).pooled).reshape(rows, count + 1, 2)
         centres = batch["placement"][0] @ jnp.array([0.5, 0.5, 1], out.dtype)
         apart = (out[:, 0] - out[:, 1]) - (centres[:, 0] - centres[:, 1])
         logits = out[:, 2] + clips["sound"].mean(1, keepdims=True)
         loss = jnp.mean(apart**2) + jnp.mean(cross_entropy(logits, clips["label"]))
-        return loss, Aux({"stats": stats})
+        return loss, Aux({"stats": nets.stats})
 
 
 make = EveryInput.make
