@@ -351,7 +351,7 @@ class Objective:
                 "backbone.name='vit'"
             )
         patches, width = self.shapes["patches"]
-        assert self.inputs().views[0].side  # raises unless the view is square
+        self.inputs().views[0].check_square()
         return round(patches**0.5), width
 
     def loss(
