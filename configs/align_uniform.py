@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(recipe: str = "cifar10") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -34,3 +34,6 @@ def cifar10() -> ConfigDict:
     }
     objective = {"name": "align_uniform", "view": view}
     return common.cifar10(objective, optim, epochs=200, batch_size=768)
+
+
+RECIPES = common.Recipes(small=digits, paper=cifar10)

@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(recipe: str = "cifar10") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -27,3 +27,6 @@ def cifar10() -> ConfigDict:
     objective = {"name": "dcl", "view": view, "projector": (512, 128), "sigma": 0.5}
     optim = {"name": "sgd", "lr": 0.06, "weight_decay": 5e-4}
     return common.cifar10(objective, optim, epochs=200, batch_size=256)
+
+
+RECIPES = common.Recipes(small=digits, paper=cifar10)

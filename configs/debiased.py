@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(recipe: str = "cifar10") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -33,3 +33,6 @@ def cifar10() -> ConfigDict:
     config = common.cifar10({"name": "debiased"}, optim, epochs=500, batch_size=256)
     config.backbone.depth = 50
     return config
+
+
+RECIPES = common.Recipes(small=digits, paper=cifar10)

@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
-    return common.pick(recipe, digits=digits, imagenet=imagenet)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -30,3 +30,6 @@ def imagenet() -> ConfigDict:
         "warmup_epochs": 10.0,
     }
     return common.imagenet(objective, optim, epochs=100, batch_size=512)
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet)

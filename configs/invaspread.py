@@ -10,7 +10,7 @@ from configs import common
 
 
 def get_config(recipe: str = "cifar10") -> ConfigDict:
-    return common.pick(recipe, digits=digits, cifar10=cifar10)
+    return RECIPES.build(recipe)
 
 
 def digits() -> ConfigDict:
@@ -33,3 +33,6 @@ def cifar10() -> ConfigDict:
         "decay_rules": ((".*", 1.0),),
     }
     return common.cifar10({"name": "invaspread"}, optim, epochs=300, batch_size=128)
+
+
+RECIPES = common.Recipes(small=digits, paper=cifar10)

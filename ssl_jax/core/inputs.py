@@ -56,12 +56,20 @@ class View:
         Raises:
           UserError: the view is not square.
         """
+        self.check_square()
+        return self.sides[0]
+
+    def check_square(self) -> None:
+        """Check that the view is square, for what works with squares only.
+
+        Raises:
+          UserError: it is not.
+        """
         height, width = self.sides
         if height != width:
             raise UserError(
                 f"view.size: expected a square view, got {height} x {width}; set one number"
             )
-        return height
 
     @property
     def whole(self) -> bool:

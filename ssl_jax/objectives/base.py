@@ -349,7 +349,7 @@ class Objective:
                 f"objective: this backbone has no patches, but the method needs {self.needs}; set "
                 "backbone.name='vit'"
             )
-        assert self.inputs().views[0].side  # raises unless the view is square
+        self.inputs().views[0].check_square()
         rows, _, width = self.shapes.map.shape
         return rows, width
 

@@ -55,6 +55,7 @@ class RotNet(Objective):
         """Rotate (B, H, W, C) to (B, 4, H, W, C) by exact transposes and flips, as artefacts of
         resampling would reveal the rotation.
         """
+        self.view.check_square()
         return jnp.stack([jnp.rot90(upright, k, axes=(1, 2)) for k in range(4)], axis=1)
 
     def pictures(

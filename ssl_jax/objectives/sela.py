@@ -64,6 +64,8 @@ class SeLa(Objective):
         memory.check_clusters("sela", self.clusters, self.spec.num_examples)
         if self.view.count != 1:
             raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
+        if self.rotations:
+            self.view.check_square()
 
     @cached_property
     def classifiers(self) -> Net:

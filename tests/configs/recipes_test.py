@@ -166,8 +166,8 @@ if __name__ == "__main__":
         for name in methods():
             made = {recipe: resolve(name, recipe) for recipe in recipes(name)}
             any_of_them = next(iter(made.values()))
-            defaults = by_default(shared(any_of_them))
-            DEFAULTS.write_text(json.dumps(defaults, indent=1, sort_keys=True) + "\n")
+            common = by_default(shared(any_of_them))
+            DEFAULTS.write_text(json.dumps(common, indent=1, sort_keys=True) + "\n")
             values = {recipe: changed(config) for recipe, config in made.items()}
             text = json.dumps({"defaults": own(any_of_them), "recipes": values}, indent=1)
             (STORED / f"{name}.json").write_text(text + "\n")
