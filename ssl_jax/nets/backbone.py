@@ -76,6 +76,10 @@ class Backbone:
         """
         raise NotImplementedError
 
+    def side(self, near: int) -> int:
+        """Return the side of images nearest to `near` that the network accepts: by default any."""
+        return near
+
     def explicit(self) -> "Backbone":
         """Return the config of the same network with every size spelled out."""
         return self

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import nets
 from ssl_jax.core.errors import UserError
 from ssl_jax.cost import flops
 from ssl_jax.data.reader import Reader
@@ -45,7 +46,9 @@ def choose(
     size = max((s for s in SIZES if s <= side), default=SIZES[0])
     size = min(size, 64 if cpu else 224)
     own, channels = pretrained.backbone_of(init_from, settings) if init_from else ({}, 0)
-    size = _crop(own, size)
+    if own:
+        options = {key: value for key, value in own.items() if key != "name"}
+        size = nets.backbone_config(own["name"], options).side(size)
     batch = _batch_size(len(source), len(devices), 64 if cpu else 256)
     epoch = len(source) // batch
     fewest, epochs, most = (300, 100, 1000) if cpu else (2000, 200, 500_000)
@@ -79,14 +82,6 @@ def start_of(overrides: Sequence[Override]) -> tuple[str, dict[str, Any]]:
         (key.partition(".")[2], value) for key, value in overrides if key.startswith("backbone.")
     )
     return start, dict(keys) if start else {}
-
-
-def _crop(backbone: Mapping[str, Any], size: int) -> int:
-    """Return the side nearest to `size` that the network accepts."""
-    if backbone.get("name") == "swin":  # its windows do not divide every grid
-        return int(backbone.get("image_size", 224))
-    patch = int(backbone.get("patch", 16)) if backbone.get("name") == "vit" else 1
-    return max(round(size / patch), 1) * patch
 
 
 def estimate(experiment: Experiment, steps: int) -> str:

@@ -129,6 +129,8 @@ def check_declarations(test: absltest.TestCase, name: str) -> None:
     variables = jax.eval_shape(net.init, jax.random.key(0))
     test.assertLess(count(variables), LARGEST)
     shapes = output_shapes(net, (SIDE, SIDE, 3))
+    side = net.config.side(30)
+    test.assertEqual(output_shapes(net, (side, side, 3)).pooled, shapes.pooled)
     half = output_shapes(net.like(channels=1, scale=0.5), (SIDE, SIDE, 1))
     test.assertEqual(half.map.shape[-1] * 2, shapes.map.shape[-1])
     test.assertEqual(net.like().config, net.config)

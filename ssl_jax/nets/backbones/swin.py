@@ -207,6 +207,9 @@ class Config(Backbone):
         first = 1 if rest.startswith("blocks/straight") else 2  # of each pair of blocks
         return range(before + first, before + depths[int(number) - 1] + 1, 2)
 
+    def side(self, near: int) -> int:
+        return self.image_size  # the windows do not divide every grid
+
     def explicit(self) -> Self:
         dim, depths, heads = self.sizes
         return replace(self, dim=dim, depths=depths, heads=heads)

@@ -190,6 +190,9 @@ class Config(Backbone):
             return range(1, self.num_layers + 1)
         return 0 if module in EMBEDDINGS else self.num_layers + 1
 
+    def side(self, near: int) -> int:
+        return max(round(near / self.patch), 1) * self.patch
+
     def explicit(self) -> Self:
         dim, depth, heads, ratio = self.sizes
         return replace(self, dim=dim, depth=depth, heads=heads, mlp_ratio=ratio)
