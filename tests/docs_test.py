@@ -3,13 +3,16 @@
 import contextlib
 import re
 from pathlib import Path
+from unittest import mock
 
 from absl.testing import absltest
 
 from benchmarks import pods
 from docs import make_methods
-from ssl_jax import cli
+from ssl_jax import cli, nets
+from ssl_jax.nets import backbones
 from ssl_jax.train.metrics import read_metrics
+from tests.nets import backbones_test
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -55,6 +58,17 @@ class DocsTest(absltest.TestCase):
         losses = [line["train/loss"] for line in read_metrics(folder / "run")]
         self.assertLen(losses, 3)
         self.assertAlmostEqual(losses[0], 0.6931, delta=0.6)  # ln 2 for two classes
+
+    def test_the_network_of_the_backbones_page_is_a_backbone(self):
+        folder = Path(self.create_tempdir().full_path)
+        (folder / "convnext.py").write_text(example("backbones.md"))
+        packages = [*backbones.__path__, str(folder)]
+        with (
+            mock.patch.object(backbones, "__path__", packages),
+            mock.patch.object(nets, "BACKBONES", (*nets.BACKBONES, "convnext")),
+        ):
+            for check in backbones_test.CHECKS:
+                check(self, "convnext")
 
     def test_the_examples_of_the_python_page_run(self):
         folder = Path(self.create_tempdir().full_path)

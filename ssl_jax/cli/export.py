@@ -141,7 +141,7 @@ class Run:
     @property
     def backbone(self) -> dict[str, Any]:
         """Section `backbone` of the config."""
-        return {"name": "resnet"} | dict(self.experiment.raw.get("backbone", {}))
+        return self.experiment.backbone_options
 
     @property
     def channels(self) -> int:

@@ -169,7 +169,7 @@ def of_config(run: Run, experiment: Experiment, folder: Path) -> dict[str, str]:
     """Return the facts that follow from the config alone."""
     spec, optim = experiment.spec, experiment.sections["optim"]
     hyper = run.config.get("objective", {})
-    backbone = {"name": "resnet"} | run.config.get("backbone", {})
+    backbone = experiment.backbone_options
     views = hyper.get("views") or [hyper.get("view")]
     crops = [
         f"{v.get('count', 1)} of {v['size']} px ({title(v.get('recipe', ''))})"

@@ -15,7 +15,6 @@ from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals.base import AtLayer, Images, Protocol, Subject, measured
 from ssl_jax.evals.checks import NotMeasurable, not_finite
-from ssl_jax.evals.online import Online
 from ssl_jax.evals.protocols.attention import Attention
 from ssl_jax.evals.protocols.attentive import Attentive
 from ssl_jax.evals.protocols.classifier import Classifier
@@ -30,6 +29,7 @@ from ssl_jax.evals.protocols.layers import Layers
 from ssl_jax.evals.protocols.lidar import Lidar
 from ssl_jax.evals.protocols.linear import Linear
 from ssl_jax.evals.protocols.logistic import Logistic
+from ssl_jax.evals.protocols.online import Online
 from ssl_jax.evals.protocols.patches import Patches
 from ssl_jax.evals.protocols.propagation import Propagation
 from ssl_jax.evals.protocols.retrieval import Retrieval

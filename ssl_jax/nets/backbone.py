@@ -61,7 +61,7 @@ class Backbone:
 
     @property
     def draws(self) -> bool:
-        """Whether the network needs `keys` (B,) in training: by default for `drop_path`."""
+        """True if the network needs `keys` (B,) in training: by default for `drop_path`."""
         return bool(getattr(self, "drop_path", 0.0))
 
     @property
@@ -89,6 +89,12 @@ class Backbone:
         if factor == 1:
             return self
         raise UserError(f"backbone: {self.title} has no widths to scale; set its options instead")
+
+    def changes(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults."""
+        usual = config.defaults(type(self))
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in own.items() if value != usual.get(name)}
 
     def changed(self, **options: Any) -> Self:
         """Return the config with some options changed.

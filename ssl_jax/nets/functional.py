@@ -60,7 +60,11 @@ class Net:
         """
         if self.config is None:
             raise UserError(f"{self.name or 'this network'} is no backbone to build others like it")
-        net: Net = self.config.changed(**options).scaled(scale).net(channels or self.channels)
+        net: Net = (
+            self.config.changed(**options)
+            .scaled(scale)
+            .net(self.channels if channels is None else channels)
+        )
         return net
 
 

@@ -197,7 +197,8 @@ class Heads:
 
     Attributes:
       params: parameters of everything after the backbone.
-      score: (params, the backbone's "pooled" features (B, D)) -> logits (B, K) of each head.
+      score: (params, features (B, D)) -> logits (B, K) of each head; the features are the
+        backbone's `pooled`, or those that the online probe reads.
     """
 
     params: Tree
@@ -214,7 +215,7 @@ class Encoder:
     into the program.
 
     Attributes:
-      online: weights of the online probe, if one was trained; see `evals.online`.
+      online: the classifier of the features at the method's probe, if one was trained alongside.
     """
 
     params: Tree
@@ -223,7 +224,7 @@ class Encoder:
     text: TextTower | None = None
     clusters: Heads | None = None
     classifier: Heads | None = None
-    online: Tree = None
+    online: Heads | None = None
 
     def features(self, images: Array) -> Features:
         """Compute all outputs and stages of the backbone for normalised images (B, H, W, C)."""

@@ -19,7 +19,7 @@ START = "backbone/"  # of the paths that a backbone's layers have
 
 
 class Layered(Protocol):
-    """What a backbone declares; see `nets.backbone.Backbone`."""
+    """Layers that a backbone declares; see `nets.backbone.Backbone`."""
 
     @property
     def num_layers(self) -> int: ...

@@ -38,7 +38,6 @@ from ssl_jax.data.sources import Source, held_out, open_source
 from ssl_jax.data.survey import Survey, read_alike, survey
 from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
 from ssl_jax.evals.evaluator import EvalsConfig
-from ssl_jax.evals.online import OnlineProbe
 from ssl_jax.objectives.base import Objective, Spec, Stream
 from ssl_jax.optim.factory import make_optimizer
 from ssl_jax.run.configs import NAMES, load_method
@@ -46,6 +45,7 @@ from ssl_jax.run.sections import SECTIONS, settle_objective
 from ssl_jax.train import state, workdir
 from ssl_jax.train.checkpoint import CheckpointConfig
 from ssl_jax.train.loop import TrainConfig
+from ssl_jax.train.online_probe import OnlineProbe
 
 RANGE_BEFORE = (0.0, 65535.0)  # of wide pixels, in runs of versions without `data.range`
 TOKENIZER = "tokenizer.json"  # in the folder of a run
@@ -288,12 +288,21 @@ class Experiment:
         name: str = self.raw.get("backbone", {}).get("name", nets.DEFAULT)
         return name
 
+    @property
+    def backbone_options(self) -> dict[str, Any]:
+        """Name of the backbone, and those of its options that differ from their defaults."""
+        return {"name": self.backbone_name} | self._backbone.changes()
+
+    @property
+    def _backbone(self) -> nets.Backbone:
+        options = {k: v for k, v in self.raw.get("backbone", {}).items() if k != "name"}
+        return nets.backbone_config(self.backbone_name, options)
+
     @cached_property
     def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
         method = load_method(hyper.pop("name", ""), self.folder)
-        options = {k: v for k, v in self.raw.get("backbone", {}).items() if k != "name"}
-        backbone = nets.make_backbone(self.backbone_name, self.spec.channels, options)
+        backbone = self._backbone.net(self.spec.channels)
         objective = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(objective.inputs(), self.data.streams)
         recipes.check(objective.inputs())
@@ -377,7 +386,7 @@ class Experiment:
             total_steps=self.spec.total_steps,
             steps_per_epoch=self.spec.steps_per_epoch,
             decays=self.method.decays,
-            backbone=self.method.backbone.config,
+            backbone=self._backbone,
         )
 
     @property
@@ -460,8 +469,7 @@ class Experiment:
         fields = {f.name for f in dataclasses.fields(self.method)} - {"backbone", "spec"}
         out["objective"] = {"name": self.raw["objective"]["name"]}
         out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
-        made = self.method.backbone.config
-        out["backbone"] = {"name": self.backbone_name} | dataclasses.asdict(made)
+        out["backbone"] = {"name": self.backbone_name} | dataclasses.asdict(self._backbone)
         out["spec"] = dataclasses.asdict(self.spec)
         if "spec" not in self.raw:
             out["data"]["range"] = self.survey.value_range

@@ -114,7 +114,7 @@ def backbone_of(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any],
     path = Path(name).expanduser()
     if _is_run(path):
         run = Experiment.of_run(path)
-        return {"name": "resnet"} | dict(run.raw.get("backbone", {})), run.spec.channels
+        return {"name": run.backbone_name} | dict(run.raw.get("backbone", {})), run.spec.channels
     try:
         weights = networks.of_file(orbax_export.read_any(path), str(path), settings)
     except UserError as e:
@@ -129,7 +129,7 @@ def from_file(experiment: Experiment) -> Weights:
       UserError: it cannot be read, or holds another network than `backbone`.
     """
     path = Path(experiment.train.init_from)
-    backbone = {"name": "resnet"} | dict(experiment.raw.get("backbone", {}))
+    backbone = experiment.backbone_options
     channels = experiment.spec.channels
     try:
         return networks.of_file(orbax_export.read_any(path), str(path), backbone, channels)

@@ -46,7 +46,8 @@ class TrainConfig:
       stop_at: end the process after this step as if it were interrupted; schedules ignore it. 0
         means never.
       online_probe: learning rate, for example 0.001, of a linear classifier that is trained
-        alongside on labels and leaves no trace in the method; see `evals.online`. None disables it.
+        alongside on labels and leaves no trace in the method; see
+        `train.online_probe`. None disables it.
     """
 
     steps: Whole = 0

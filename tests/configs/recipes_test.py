@@ -18,9 +18,11 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import nets
 from ssl_jax.core.config import defaults
+from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.run.configs import load_config, methods, recipes
 from ssl_jax.run.experiment import Experiment
+from ssl_jax.train.workdir import check_resumable
 
 DEFAULTS = Path(__file__).parent / "defaults.json"
 STORED = Path(__file__).parent / "resolved"
@@ -94,6 +96,18 @@ class RecipesTest(parameterized.TestCase):
         self.assertEqual(shared(made), json.loads(DEFAULTS.read_text()))
         self.assertEqual(own(made), stored["defaults"])
         self.assertEqual(changed(made), stored["recipes"][recipe])
+
+    def test_a_run_from_before_the_defaults_of_backbones_resumes(self):
+        """Its config.json holds only what the config set; a changed option is refused."""
+        made = Experiment.from_config(load_config("simclr:digits"))
+        backbone = {"name": "resnet_small"}
+        for stored in (backbone, backbone | {"width": 16}):
+            check_resumable(
+                made.resolved() | {"backbone": stored}, made.resolved(), "W", made.defaults()
+            )
+        other = made.resolved() | {"backbone": backbone | {"width": 8}}
+        with self.assertRaisesRegex(UserError, r"backbone.width \(was 8, now 16\)"):
+            check_resumable(other, made.resolved(), "W", made.defaults())
 
     def test_nothing_is_stored_that_is_not_there(self):
         self.assertEqual({path.stem for path in STORED.iterdir()}, set(methods()))

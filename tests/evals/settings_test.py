@@ -17,7 +17,6 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.evals import online
 from ssl_jax.evals.base import Images, Subject
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.protocols import corruptions
@@ -25,6 +24,7 @@ from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, Probe, TextTower
 from ssl_jax.run import suites
+from ssl_jax.train import online_probe
 
 NAMES = ("ant", "bee", "cow", "dog")
 LAYER = {"stage": -2, "pool": "avg"}
@@ -250,7 +250,8 @@ def encoder():
     heads = Heads({}, lambda _, pooled: [pooled[:, :4], pooled[:, 1:6]])
     text = TextTower(params, 24, lambda _, x: x, lambda p, x: p["text"][x].mean(1))
     net = Net(lambda key: (params, {}), forward, "vit", attention=True)
-    probe = online.fresh(6, 4) | {"kernel": jnp.asarray(rng.normal(size=(6, 4)))}
+    weights = online_probe.fresh(6, 4) | {"kernel": jnp.asarray(rng.normal(size=(6, 4)))}
+    probe = Heads(weights, online_probe.logits)
     return Encoder(params, {}, net, text, heads, heads, probe)
 
 

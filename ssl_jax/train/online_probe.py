@@ -3,20 +3,26 @@
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
-from ssl_jax.evals.base import AtLayer, Protocol, Subject
-from ssl_jax.evals.checks import check_finite
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Objective, Picture, Probe
+from ssl_jax.objectives.base import (
+    Aux,
+    DataPass,
+    Encoder,
+    Group,
+    Heads,
+    Objective,
+    Picture,
+    Probe,
+)
 
 Array = jax.Array
 Tree = Any
@@ -110,7 +116,7 @@ class OnlineProbe(Objective):
         return params, updated | {NAME: extra[NAME]}
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        return replace(self.method.encoder(params, _own(extra)), online=extra[NAME])
+        return replace(self.method.encoder(params, _own(extra)), online=Heads(extra[NAME], logits))
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
         return self.method.teacher(params, _own(extra))
@@ -188,33 +194,12 @@ def learn(
     return updated | {"mu": adam.mu, "nu": adam.nu}, metrics
 
 
-def logits(weights: Tree, features: Array) -> Array:
-    """Return logits (B, classes) of features (B, D), scaled by their running statistics."""
+def logits(weights: Tree, features: Array) -> list[Array]:
+    """Return the logits (B, classes) of the one classifier for features (B, D), which are scaled by
+    their running statistics.
+    """
     scaled = (features - weights["mean"]) * jax.lax.rsqrt(weights["var"] + EPS)
-    return scaled @ weights["kernel"] + weights["bias"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Online(Protocol):
-    """Accuracy on the test images of the online probe, if one was trained along."""
-
-    needs: ClassVar[str] = "a probe trained along (train.online_probe), and labels"
-
-    def applies(self, subject: Subject) -> bool:
-        encoder = subject.encoder
-        return subject.labelled and encoder is not None and encoder.online is not None
-
-    def measure(self, subject: Subject) -> dict[str, float]:
-        assert subject.encoder is not None
-        weights, test = jax.device_get(subject.encoder.online), subject.test(AtLayer())
-        if (width := weights["kernel"].shape[1]) != subject.classes:
-            raise UserError(
-                f"online: the probe was trained on {width} classes, these data have "
-                f"{subject.classes}; leave online out of --eval"
-            )
-        scores = np.asarray(logits(weights, jnp.asarray(test.features)))
-        check_finite(scores, "logits")
-        return {"online_top1": float(np.mean(scores.argmax(-1) == test.labels))}
+    return [scaled @ weights["kernel"] + weights["bias"]]
 
 
 def _own(extra: Tree) -> Tree:

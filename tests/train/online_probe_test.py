@@ -14,12 +14,11 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import online
 from ssl_jax.evals.base import AtLayer
 from ssl_jax.evals.evaluator import EvalsConfig, Quality
-from ssl_jax.objectives.base import Objective
+from ssl_jax.objectives.base import Heads, Objective
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import state
+from ssl_jax.train import online_probe, state
 from ssl_jax.train.checkpoint import Checkpoints
 from tests.objectives import harness
 from tests.objectives.contract_test import keep_running
@@ -59,7 +58,7 @@ class NoTraceTest(parameterized.TestCase):
         (plain, metrics), _ = trained(experiment(method, None))
         (probed, more), _ = trained(experiment(method, LR))
         extra = dict(probed.extra)
-        self.assertGreater(np.abs(extra.pop(online.NAME)["kernel"]).max(), 0)
+        self.assertGreater(np.abs(extra.pop(online_probe.NAME)["kernel"]).max(), 0)
         chex.assert_trees_all_equal(dataclasses.replace(probed, extra=extra), plain)
         added = {"train/online_loss", "train/online_top1"}
         self.assertEqual(more.keys() - metrics.keys(), added)
@@ -89,7 +88,7 @@ class NoTraceTest(parameterized.TestCase):
                     with jax.set_mesh(grid):
                         out = run(*jax.device_get((trees["params"], trees["extra"])), batch, step)
                     trees |= jax.device_get(out)
-        one, eight = (dict(trees["extra"][online.NAME]) for trees in (one, eight))
+        one, eight = (dict(trees["extra"][online_probe.NAME]) for trees in (one, eight))
         # Adam divides by as little as 1e-8, so the steps hold the gradients' rounding times 1e8.
         for name, bound in (("kernel", 1e-7), ("bias", 1e-7), (None, 1e-9)):
             parts = (one, eight) if name is None else (one.pop(name), eight.pop(name))
@@ -121,11 +120,11 @@ class NoTraceTest(parameterized.TestCase):
         follows = {"backbone", "spec", "microbatches", "shapes", "stage_shapes", "feature_dim"}
         own = {"make", "needs", "backbone_and", "networks", "patch_grid"}
         names = {name for name in vars(Objective) if not name.startswith("_")} - follows - own
-        self.assertEqual(names - vars(online.OnlineProbe).keys(), set())
+        self.assertEqual(names - vars(online_probe.OnlineProbe).keys(), set())
 
     def test_an_invalid_learning_rate(self):
         with self.assertRaisesRegex(UserError, "train.online_probe: expected .* > 0, got 0.0"):
-            online.OnlineProbe.around(harness.experiment("simclr").method, 0.0)
+            online_probe.OnlineProbe.around(harness.experiment("simclr").method, 0.0)
 
 
 class LearnTest(parameterized.TestCase):
@@ -139,7 +138,9 @@ class LearnTest(parameterized.TestCase):
 
     def test_the_first_step_by_hand(self):
         """Adam's first step is the rate times the gradient's sign; logits of 0 lose ln C."""
-        weights, metrics = online.learn(online.fresh(8, 3), self.features, self.labels, 0, LR)
+        weights, metrics = online_probe.learn(
+            online_probe.fresh(8, 3), self.features, self.labels, 0, LR
+        )
         self.assertAlmostEqual(float(metrics["online_loss"]), np.log(3), places=5)
         self.assertAlmostEqual(float(metrics["online_top1"]), np.mean(self.labels == 0), places=5)
         scaled = (self.features - self.features.mean(0)) / self.features.std(0)
@@ -149,20 +150,23 @@ class LearnTest(parameterized.TestCase):
         np.testing.assert_allclose(weights["var"], 0.9 + 0.1 * self.features.var(0), rtol=1e-4)
 
     def test_it_learns_what_can_be_separated(self):
-        weights, learn = online.fresh(8, 3), jax.jit(online.learn)
+        weights, learn = online_probe.fresh(8, 3), jax.jit(online_probe.learn)
         for step in range(100):
             weights, metrics = learn(weights, self.features, self.labels, step, LR)
         self.assertEqual(float(metrics["online_top1"]), 1.0)
-        predictions = online.logits(weights, self.features).argmax(-1)
+        (logits,) = online_probe.logits(weights, self.features)
+        predictions = logits.argmax(-1)
         np.testing.assert_array_equal(predictions, self.labels)
 
     def test_rows_without_a_label_do_not_count(self):
         twice = jnp.concatenate([self.features, self.features])
         half = jnp.concatenate([self.labels, jnp.full(64, -1)])
-        a, m = online.learn(online.fresh(8, 3), self.features, self.labels, 0, LR)
-        b, n = online.learn(online.fresh(8, 3), twice, half, 0, LR)
+        a, m = online_probe.learn(online_probe.fresh(8, 3), self.features, self.labels, 0, LR)
+        b, n = online_probe.learn(online_probe.fresh(8, 3), twice, half, 0, LR)
         chex.assert_trees_all_close((a, m), (b, n), rtol=1e-4, atol=1e-7)
-        _, none = online.learn(online.fresh(8, 3), self.features, jnp.full(64, -1), 0, LR)
+        _, none = online_probe.learn(
+            online_probe.fresh(8, 3), self.features, jnp.full(64, -1), 0, LR
+        )
         self.assertEqual(float(none["online_loss"]), 0.0)
 
 
@@ -178,7 +182,8 @@ class ProtocolTest(parameterized.TestCase):
     def test_accuracy_on_the_test_images(self):
         quality, encoder = self.quality(LR)
         test = quality.subject(encoder).test(AtLayer())
-        expected = np.mean(online.logits(encoder.online, test.features).argmax(-1) == test.labels)
+        (logits,) = encoder.online.logits(test.features)
+        expected = np.mean(logits.argmax(-1) == test.labels)
         self.assertAlmostEqual(quality.measure(encoder)["eval/online_top1"], expected, places=6)
         self.assertEqual(quality.baselines(encoder), {})  # neither has a probe
 
@@ -188,7 +193,8 @@ class ProtocolTest(parameterized.TestCase):
 
     def test_a_probe_of_other_classes_is_an_error(self):
         quality, encoder = self.quality(LR)
-        other = dataclasses.replace(encoder, online=online.fresh(encoder.online["mean"].size, 7))
+        weights = online_probe.fresh(encoder.online.params["mean"].size, 7)
+        other = dataclasses.replace(encoder, online=Heads(weights, online_probe.logits))
         with self.assertRaisesRegex(UserError, "trained on 7 classes, these data have 10"):
             quality.measure(other)
 
