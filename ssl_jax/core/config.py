@@ -168,6 +168,13 @@ def _chosen(text: Text, hint: Any) -> Any:
         others = [o for o in options if o not in (str, type(None))]
         if not any(_fits(value, other) for other in others):
             return str(text)
+    several = [o for o in options if typing.get_origin(o) is tuple and o.__args__[-1] is Ellipsis]
+    scalar = value is not None and not isinstance(value, (tuple, list, Mapping))
+    if several and scalar and not any(_fits(value, option) for option in options):
+        # "knn,linear" and "5", as they are typed, are ("knn", "linear") and (5,).
+        words = [word.strip() for word in text.split(",")] if value == text else []
+        kind = several[0].__args__[0]
+        return tuple(_chosen(Text(word), kind) for word in words if word) or (value,)
     return value
 
 

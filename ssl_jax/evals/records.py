@@ -106,9 +106,7 @@ class ResultsFile:
         file, which records would spoil.
         """
         if not self.read() and self.path.exists() and b"\n" in self.path.read_bytes().strip(b"\n"):
-            raise UserError(
-                f"{self.path} is no file of results; name another file to write them to"
-            )
+            raise UserError(f"{self.path} is no file of results; name another one")
 
     def append(self, record: Record) -> None:
         """Append a line, atomically for `read`.

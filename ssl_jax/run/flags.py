@@ -1,6 +1,7 @@
 """Command lines: absl flags, and `--config.section.key=value` overrides of a config."""
 
 import ast
+import re
 import sys
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +15,7 @@ from ssl_jax.core.files import home
 from ssl_jax.core.plain import Text, literal
 
 Override = tuple[str, Any]
+_ENDLESS = re.compile(r"\d{1000}")  # Python refuses to convert numbers beyond 4300 digits
 
 
 def parse(
@@ -72,6 +74,8 @@ def parse(
         name = word.partition("=")[0]
         plain = name.startswith("--") and not credentials.has_credentials(name)
         credentials.refuse(word, name if plain else "the command line")
+        if _ENDLESS.search(word):
+            raise UserError(f"{name:.40}: a number of a thousand digits or more is out of range")
     try:
         stray = values(rest)[1:]
     except flags.UnrecognizedFlagError as e:

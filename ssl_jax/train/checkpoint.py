@@ -9,7 +9,9 @@ disk is never used. Older checkpoints are removed only after that.
 
 import contextlib
 import ctypes
+import hashlib
 import logging
+import os
 import re
 import shutil
 import sys
@@ -393,6 +395,8 @@ class Checkpoints:
         """Return the same folder under a name in which the storage layer sees no pattern."""
         if not _ODD.search(str(self._folder)):
             return self._path(step)
+        if jax.process_count() > 1:
+            return _shared_link(self._folder) / str(step)
         if self._alias is None:
             self._alias = tempfile.TemporaryDirectory(prefix="ssl_jax_")
             Path(self._alias.name, "checkpoints").symlink_to(self._folder)
@@ -407,6 +411,20 @@ class Checkpoints:
         if self._alias is not None:
             self._alias.cleanup()
             self._alias = None
+
+
+def _shared_link(folder: Path) -> Path:
+    """Return a link to `folder` of the same name in all processes, as Orbax saves to one path only.
+
+    It stays: another process on the machine may still use it.
+    """
+    digest = hashlib.blake2b(str(folder).encode("utf-8", "surrogateescape"), digest_size=8)
+    link = Path("/tmp", f"ssl_jax_{os.getuid()}_{digest.hexdigest()}")  # TMPDIR may differ by host
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(folder)
+    if link.lstat().st_uid != os.getuid() or link.readlink() != folder:
+        raise UserError(f"{link} is not ours, but checkpoints in {folder} need it; remove it")
+    return link
 
 
 def _remove(path: Path) -> bool:

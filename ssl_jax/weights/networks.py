@@ -153,6 +153,8 @@ def of_file(
 ) -> Weights:
     """Load the networks of a file that is already read, like `load`; `name` is for messages."""
     if file.metadata.get("format") == OWN:
+        if layout or prefix:
+            raise UserError(f"{name} is a file of ssl_jax; leave --layout and --prefix out")
         return _own(file, name, backbone, channels)
     try:
         return _public(file, name, dict(backbone or {}), channels, layout, prefix, strict)
@@ -195,7 +197,7 @@ def _public(
                 f"the network does not match `backbone`: {report.complaint()}. "
                 f"{_advice(sources[0], hints, report)}"
             )
-        networks[TEACHER if source.average else STUDENT] = _float32(variables)
+        networks[TEACHER if source.average else STUDENT] = _numbers(variables)
         reports.append((source, report))
     if strict:
         agree(backbone, {"name": backbone["name"]} | hints, tuple(hints))
@@ -418,7 +420,7 @@ def _own(
         networks = {encoder: dict(file.tensors)}
     report = LoadReport(len(file.tensors), ("a file of ssl_jax",))
     weights = Weights(
-        {role: _float32(variables) for role, variables in networks.items()},
+        {role: _numbers(variables, f"{name}: ") for role, variables in networks.items()},
         encoder if encoder in networks else next(iter(networks)),
         section,
         own_channels,
@@ -427,10 +429,9 @@ def _own(
         report,
         name,
     )
-    if backbone is None or "name" not in backbone:
-        weights = replace(weights, backbone=section | dict(backbone or {}))
-        checked(weights.backbone, own_channels)
+    if not backbone:
         return weights
+    backbone = dict(backbone) if "name" in backbone else section | dict(backbone)
     channels = own_channels if channels is None else channels
     weights = replace(weights, backbone=backbone, channels=channels)
     try:
@@ -448,6 +449,17 @@ def _float32(arrays: Arrays) -> dict[str, np.ndarray]:
         name: array if array.dtype.kind in "iub" else np.asarray(array, np.float32)
         for name, array in arrays.items()
     }
+
+
+def _numbers(variables: Arrays, where: str = "") -> dict[str, np.ndarray]:
+    """Convert like `_float32`; refuse backbones of whole numbers (quantized) or with NaN."""
+    out = _float32(variables)
+    for path, array in out.items():
+        if _of_backbone(path) and array.dtype.kind != "f":
+            raise UserError(f"{where}{path} holds {array.dtype}; expected floats, not quantized")
+        if _of_backbone(path) and not np.isfinite(array).all():
+            raise UserError(f"{where}{path} is not finite: damaged, or of a run that diverged")
+    return out
 
 
 def _of_backbone(path: str) -> bool:

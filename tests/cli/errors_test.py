@@ -111,6 +111,11 @@ class ErrorsTest(parameterized.TestCase):
         (("train", "--config.optim.lr"), "--config.optim.lr: no value"),
         (("evaluate", "--workdir=/nowhere"), "no run in /nowhere"),
         (
+            ("evaluate", "--workdir=/nowhere", f"--step={'9' * 5000}"),
+            "--step: a number of a thousand",
+        ),
+        (("train", f"--profile=1:{'9' * 5000}"), "--profile: a number of a thousand digits"),
+        (
             ("compile", "--config=simclr:digits", "--topology=v5e:2x2", "--slices=0"),
             "--slices=0: expected a whole number, 1 or more",
         ),

@@ -135,7 +135,7 @@ class TextTest(parameterized.TestCase):
         ("clip", "-1", "s.clip: expected a number above 0, got -1"),
         ("flag", "1", "s.flag: expected bool, got 1"),
         ("choice", "gpu", "s.choice: expected one of 'none', 'device', got 'gpu'"),
-        ("shots", "5", r"s.shots: expected tuple\[int, ...\], got 5"),
+        ("shots", "5,x", r"s.shots\[1\]: expected int, got 'x'"),
     )
     def test_errors_name_the_key_and_its_type(self, key, text, message):
         for run in (config.build, config.settle):

@@ -40,10 +40,13 @@ class FlagsTest(parameterized.TestCase):
             "objective.view.area": "0.5,1",
             "objective.temperature": "1",
             "evals.knn.k": "3",
+            "evals.protocols": "knn, linear",
+            "evals.fewshot.shots": "5",
         }
         configs.override(config, [(key, Text(text)) for key, text in words.items()])
         flat = {key: self.at(config, key) for key in words}
         expected = ("5", "none", None, "none", None, 1, "7", 8, "none", (0.5, 1), 1, 3)
+        expected += (("knn", "linear"), (5,))
         self.assertEqual(flat, dict(zip(words, expected, strict=True)))
         self.assertFalse([value for value in flat.values() if isinstance(value, Text)])
 

@@ -210,6 +210,24 @@ class CheckpointTest(parameterized.TestCase):
         self.assertEqual(self.warnings, [])
         self.assertEqual(self.resumed().metadata, {"step": 4})
 
+    def test_such_a_path_is_the_same_in_all_processes(self):
+        """Once each process had its own link, and every save of two processes failed."""
+        self.folder = self.folder / "r[1]x" / "checkpoints"
+        self.save(4)
+        with mock.patch.object(jax, "process_count", return_value=2):
+            paths = {Checkpoints(self.folder, reader=True)._stored(4) for _ in range(2)}
+        (path,) = paths
+        self.addCleanup(path.parent.unlink)
+        self.assertNotIn("[", str(path))
+        self.assertTrue(path.samefile(self.folder / "4"))
+        path.parent.unlink()
+        path.parent.symlink_to("/somewhere")  # by somebody else
+        with (
+            mock.patch.object(jax, "process_count", return_value=2),
+            self.assertRaisesRegex(UserError, "is not ours"),
+        ):
+            Checkpoints(self.folder, reader=True)._stored(4)
+
     def test_one_that_cannot_be_read_back_does_not_count(self):
         self.save(4)
         nothing = mock.Mock(metadata={})

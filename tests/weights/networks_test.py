@@ -178,6 +178,27 @@ class HostileTest(parameterized.TestCase):
             of(plain(RESNET) | {"x": np.array(["a"])})
 
 
+class NumbersTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (np.int8, 3, "holds int8; expected floats, not quantized"),
+        (np.float32, np.nan, "is not finite: damaged, or of a run that diverged"),
+        (np.float16, np.inf, "is not finite"),
+    )
+    def test_what_is_no_weight(self, dtype, value, message):
+        tensors = plain(VIT)
+        tensors["norm.weight"] = np.full_like(tensors["norm.weight"], value, dtype)
+        with self.assertRaisesRegex(UserError, f"^F: backbone/norm/scale {message}"):
+            of(tensors, {"heads": 2})
+        own = {"backbone/norm/scale": tensors["norm.weight"]}
+        metadata = {"format": "ssl_jax", "channels": "3", "backbone": json.dumps(VIT)}
+        with self.assertRaisesRegex(UserError, f"^F: backbone/norm/scale {message}"):
+            networks.of_file(TensorFile(own, metadata), "F")
+
+    def test_other_numbers_stay(self):
+        tensors = plain(RESNET) | {"bn1.num_batches_tracked": np.array(7)}
+        of(tensors)
+
+
 class PositionsTest(parameterized.TestCase):
     @parameterized.parameters(3, 7)
     def test_resized_as_timm(self, side):
@@ -297,6 +318,13 @@ class FitTest(parameterized.TestCase):
         file = TensorFile(vit, metadata | {"backbone": json.dumps(VIT)})
         with self.assertRaisesRegex(UserError, "F: backbone.heads is 4 in the config but 2 in the"):
             networks.of_file(file, "F", VIT | {"heads": 4}, 3)
+        for changed in ({"heads": 4}, {"dim": 16}):  # without a name: changes of the file's own
+            with self.assertRaisesRegex(UserError, "^F: .*(heads is 4|another shape)"):
+                networks.of_file(file, "F", changed)
+        self.assertEqual(networks.of_file(file, "F", {"heads": 2}).backbone, VIT)
+        for option in ({"layout": "timm"}, {"prefix": "x."}):
+            with self.assertRaisesRegex(UserError, "F is a file of ssl_jax; leave --layout and"):
+                networks.of_file(file, "F", **option)
         with self.assertRaisesRegex(UserError, "metadata do not describe the network"):
             networks.of_file(TensorFile(named, {"format": "ssl_jax"}), "F")
 
