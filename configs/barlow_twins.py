@@ -51,7 +51,7 @@ def imagenet() -> ConfigDict:
     averages gradients: it trains on a sixteenth of the loss, and its learning rate of biases and
     norms assumes that.
     """
-    objective = {"name": "barlow_twins", "views": common.views("barlow_twins"), "scale": 1 / 16}
+    objective = {"name": "barlow_twins", "scale": 1 / 16}
     optim = {
         "name": "lars",
         "lr": 0.2,

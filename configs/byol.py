@@ -39,7 +39,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 4096, 1000 epochs (appendix C of the paper)."""
-    objective = {"name": "byol", "views": common.views("byol"), "momentum": 0.996}
+    objective = {"name": "byol", "momentum": 0.996}
     optim = {"name": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup_epochs": 10.0}
     return common.imagenet(objective, optim, epochs=1000, batch_size=4096)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ssl_jax.augment import presets
 from ssl_jax.core.errors import UserError, suggest
 
 # SGD with a step schedule, as for supervised networks and, later, pretext tasks: from the releases
@@ -87,11 +86,6 @@ def pick(recipe: str, **recipes: Callable[[], ConfigDict]) -> ConfigDict:
     if recipe not in recipes:
         raise UserError(f"unknown recipe {recipe!r}; {suggest(recipe, recipes)}")
     return recipes[recipe]()
-
-
-def views(name: str, **changes: Any) -> tuple[dict[str, Any], ...]:
-    """Return the published views of this name (`augment.presets`), with `changes` to each."""
-    return tuple(dataclasses.asdict(view) | changes for view in presets.views(name))
 
 
 def digits(

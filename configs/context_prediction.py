@@ -54,10 +54,8 @@ def imagenet() -> ConfigDict:
     """ResNet-50, 70 epochs, batch 512, as mmselfsup trains it, with the cells, the greying and the
     standardised patches of Kolesnikov et al. 2019 instead of the authors' CaffeNet recipe.
     """
-    (view,) = common.views("patches")
     optim = common.STEPS_IMAGENET | {"milestones": (30, 50)}
-    objective = {"name": "context_prediction", "view": view}
-    return common.imagenet(objective, optim, epochs=70, batch_size=512)
+    return common.imagenet({"name": "context_prediction"}, optim, epochs=70, batch_size=512)
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -14,7 +14,14 @@ def get_config(recipe: str = "cifar10") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.8}
+    view = {
+        "size": 16,
+        "count": 2,
+        "area": (1.0, 1.0),
+        "recipe": "digits",
+        "strength": 0.8,
+        "interpolation": "bilinear",
+    }
     objective = {"name": "dcl", "view": view, "projector": (256, 128), "temperature": 0.2}
     return common.digits(objective, {"name": "adamw", "lr": 0.002}, steps=500, batch_size=256)
 
@@ -23,7 +30,13 @@ def cifar10() -> ConfigDict:
     """SimCLR's CIFAR recipe with a small batch and 200 epochs: the paper's own training settings
     were not at hand.
     """
-    view = {"size": 32, "count": 2, "area": (0.08, 1.0), "recipe": "simclr_cifar"}
+    view = {
+        "size": 32,
+        "count": 2,
+        "area": (0.08, 1.0),
+        "recipe": "simclr_cifar",
+        "interpolation": "bilinear",
+    }
     objective = {"name": "dcl", "view": view, "projector": (512, 128), "sigma": 0.5}
     optim = {"name": "sgd", "lr": 0.06, "weight_decay": 5e-4}
     return common.cifar10(objective, optim, epochs=200, batch_size=256)

@@ -50,8 +50,7 @@ def imagenet() -> ConfigDict:
     """The released main.py (k = 10,000, batch 256, 200 epochs, a constant rate), with a ResNet-50
     instead of AlexNet.
     """
-    view = common.views("deepcluster")[0]
-    objective = {"name": "deepcluster", "view": view, "clusters": 10000, "whitened": 256}
+    objective = {"name": "deepcluster", "clusters": 10000, "whitened": 256}
     return common.imagenet(objective, _sgd(), epochs=200, batch_size=256)
 
 

@@ -37,7 +37,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """2x224 + 6x96, batch 4096, 800 epochs (scripts/deepclusterv2_800ep_pretrain.sh)."""
-    objective = {"name": "deepcluster_v2", "views": common.views("swav")}
+    objective = {"name": "deepcluster_v2"}
     optim = {
         "name": "lars",
         "lars_variant": "apex",

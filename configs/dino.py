@@ -58,7 +58,6 @@ def imagenet() -> ConfigDict:
     """ViT-S/16, 2x224 + 8x96, batch 1024, 300 epochs (README of the release, "boosted")."""
     objective = {
         "name": "dino",
-        "views": common.views("dino"),
         "norm_last_layer": False,
         "temperature": 0.07,
         "warmup_epochs": 30,
@@ -91,7 +90,7 @@ def imagenet_vit_base() -> ConfigDict:
     config = imagenet()
     config.objective.update(
         {
-            "views": common.views("ibot"),  # the same areas: 0.25 to 1 and 0.05 to 0.25
+            "views": _views(0.25, 10),
             "norm_last_layer": True,
             "freeze_epochs": 3,
             "warmup_epochs": 50,
@@ -107,10 +106,18 @@ def imagenet_vit_base() -> ConfigDict:
 
 def imagenet_resnet() -> ConfigDict:
     """ResNet-50, 2x224 + 8x96, SGD, batch 512, 100 epochs (README of the release)."""
-    objective = {"name": "dino", "views": common.views("dino_resnet")}
+    objective = {"name": "dino", "views": _views(0.14, 8)}
     optim = {"name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "warmup_epochs": 10.0}
     optim |= {"warmup_inclusive": True, "clip_per_parameter": 3.0}
     return common.imagenet(objective, optim, epochs=100, batch_size=512)
+
+
+def _views(border: float, local: int) -> tuple:
+    """Two large crops of more and `local` small ones of less than this share of the image."""
+    large = {"size": 224, "area": (border, 1.0), "interpolation": "bicubic"}
+    small = {"size": 96, "area": (0.05, border), "interpolation": "bicubic"}
+    chains = ({"recipe": "dino_1"}, {"recipe": "dino_2"})
+    return (*(large | chain for chain in chains), small | {"count": local, "recipe": "dino_local"})
 
 
 RECIPES = common.Recipes(

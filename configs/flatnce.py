@@ -14,14 +14,21 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.8}
+    view = {
+        "size": 16,
+        "count": 2,
+        "area": (1.0, 1.0),
+        "recipe": "digits",
+        "strength": 0.8,
+        "interpolation": "bilinear",
+    }
     objective = {"name": "flatnce", "view": view, "projector": (256, 128), "temperature": 0.2}
     return common.digits(objective, {"name": "adamw", "lr": 0.002}, steps=500, batch_size=256)
 
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 512, 100 epochs, LARS 0.3 per 256, as in the released code."""
-    objective = {"name": "flatnce", "view": common.views("simclr")[0]}
+    objective = {"name": "flatnce"}
     optim = {
         "name": "lars",
         "lars_variant": "simclr",

@@ -57,7 +57,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ViT-S/16, 2x224 + 10x96, batch 1024, 800 epochs (README of the release)."""
-    objective = {"name": "ibot", "views": common.views("ibot"), "norm_last_layer": False}
+    objective = {"name": "ibot", "norm_last_layer": False}
     config = common.imagenet(objective, _optim(), epochs=800, batch_size=1024)
     config.backbone = {
         "name": "vit",

@@ -49,7 +49,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """The released main.py: 4096 negatives, batch 256, 200 epochs."""
-    objective = {"name": "instdisc", "view": common.views("instdisc")[0]}
+    objective = {"name": "instdisc"}
     optim = {
         "name": "sgd",
         "lr": 0.03,

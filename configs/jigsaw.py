@@ -51,10 +51,8 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, 2000 permutations, 105 epochs (VISSL, configs/config/pretrain/jigsaw)."""
-    (view,) = common.views("patches")
     optim = common.STEPS_IMAGENET | {"milestones": (30, 60, 90, 100)}
-    objective = {"name": "jigsaw", "view": view}
-    return common.imagenet(objective, optim, epochs=105, batch_size=256)
+    return common.imagenet({"name": "jigsaw"}, optim, epochs=105, batch_size=256)
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -18,7 +18,13 @@ def digits() -> ConfigDict:
     """Raw pixels as the target: enlarged digits have flat patches, which normalisation turns into
     noise.
     """
-    view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
+    view = {
+        "size": 16,
+        "area": (1.0, 1.0),
+        "recipe": "digits",
+        "strength": 0.5,
+        "interpolation": "bilinear",
+    }
     objective = {
         "name": "mae",
         "view": view,
@@ -35,7 +41,7 @@ def digits() -> ConfigDict:
 
 
 def cifar10() -> ConfigDict:
-    view = {"size": 32, "area": (0.2, 1.0), "recipe": "mae"}
+    view = {"size": 32, "area": (0.2, 1.0), "recipe": "mae", "interpolation": "bilinear"}
     objective = {
         "name": "mae",
         "view": view,
@@ -71,8 +77,7 @@ def imagenet() -> ConfigDict:
         "weight_decay": 0.05,
         "warmup_epochs": 40.0,
     }
-    (view,) = common.views("mae")
-    config = common.imagenet({"name": "mae", "view": view}, optim, epochs=800, batch_size=4096)
+    config = common.imagenet({"name": "mae"}, optim, epochs=800, batch_size=4096)
     config.backbone = {
         "name": "vit",
         "size": "large",

@@ -49,7 +49,6 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 256, 200 epochs (section 4.1 of the paper); batch norm as on 8 GPUs."""
-    (view,) = common.views("moco_v1")
     optim = {
         "name": "sgd",
         "lr": 0.03,
@@ -58,7 +57,7 @@ def imagenet() -> ConfigDict:
         "schedule": "step",
         "milestones": (120.0, 160.0),
     }
-    objective = {"name": "moco_v1", "view": view, "bn_groups": 8}
+    objective = {"name": "moco_v1", "bn_groups": 8}
     config = common.imagenet(objective, optim, epochs=200, batch_size=256)
     config.backbone.zero_init_residual = False
     return config

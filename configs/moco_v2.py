@@ -47,9 +47,8 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 256, 800 epochs (table 2 of the paper); batch norm as on 8 GPUs."""
-    (view,) = common.views("moco_v2")
     optim = {"name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "decay_rules": EVERYTHING}
-    objective = {"name": "moco_v2", "view": view, "bn_groups": 8}
+    objective = {"name": "moco_v2", "bn_groups": 8}
     config = common.imagenet(objective, optim, epochs=800, batch_size=256)
     config.backbone.zero_init_residual = False
     return config

@@ -57,7 +57,8 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ViT-S/16 with 12 heads, batch 4096, 300 epochs (section 5 of the paper, released command)."""
-    views = tuple(view | {"area": (0.08, 1.0)} for view in common.views("moco_v3"))
+    view = {"size": 224, "area": (0.08, 1.0)}
+    views = (view | {"recipe": "dino_1"}, view | {"recipe": "dino_2"})
     objective = {
         "name": "moco_v3",
         "views": views,
@@ -87,7 +88,7 @@ def imagenet() -> ConfigDict:
 
 def imagenet_resnet() -> ConfigDict:
     """ResNet-50, batch 4096, 1000 epochs (CONFIG.md of facebookresearch/moco-v3)."""
-    objective = {"name": "moco_v3", "views": common.views("moco_v3"), "momentum": 0.996}
+    objective = {"name": "moco_v3", "momentum": 0.996}
     optim = {"name": "lars", "lr": 0.3, "weight_decay": 1.5e-6, "warmup_epochs": 10.0}
     return common.imagenet(objective, optim, epochs=1000, batch_size=4096)
 

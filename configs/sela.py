@@ -47,7 +47,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, ten heads of 3000 labels, batch 256, 400 epochs (main.py)."""
-    objective = {"name": "sela", "view": common.views("sela")[0]}
+    objective = {"name": "sela"}
     optim = _sgd(0.05, 1e-5, (150.0, 300.0, 350.0))
     return common.imagenet(objective, optim, epochs=400, batch_size=256)
 

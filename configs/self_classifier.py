@@ -42,7 +42,6 @@ def imagenet() -> ConfigDict:
     """ResNet-50, 2x224 + 6x96, 4 classifiers, batch 4096 (the release's 4092), 100 epochs."""
     objective = {
         "name": "self_classifier",
-        "views": common.views("self_classifier"),
         "queue_size": 262144,
     }
     optim = {

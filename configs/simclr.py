@@ -16,14 +16,27 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.8}
+    view = {
+        "size": 16,
+        "count": 2,
+        "area": (1.0, 1.0),
+        "recipe": "digits",
+        "strength": 0.8,
+        "interpolation": "bilinear",
+    }
     objective = {"name": "simclr", "view": view, "projector": (256, 128), "temperature": 0.2}
     return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=500, batch_size=256)
 
 
 def cifar10() -> ConfigDict:
     """The release's CIFAR-10 command (README of google-research/simclr), 1000 epochs."""
-    view = {"size": 32, "count": 2, "area": (0.08, 1.0), "recipe": "simclr_cifar"}
+    view = {
+        "size": 32,
+        "count": 2,
+        "area": (0.08, 1.0),
+        "recipe": "simclr_cifar",
+        "interpolation": "bilinear",
+    }
     objective = {"name": "simclr", "view": view, "projector": (512, 512, 128), "temperature": 0.5}
     optim = {
         "name": "lars",
@@ -37,7 +50,13 @@ def cifar10() -> ConfigDict:
 
 def cifar10_cpu() -> ConfigDict:
     """An hour on one CPU core: 25 epochs of a ResNet of 77 k parameters (docs/performance.md)."""
-    view = {"size": 32, "count": 2, "area": (0.2, 1.0), "recipe": "simclr_cifar"}
+    view = {
+        "size": 32,
+        "count": 2,
+        "area": (0.2, 1.0),
+        "recipe": "simclr_cifar",
+        "interpolation": "bilinear",
+    }
     objective = {"name": "simclr", "view": view, "projector": (256, 128), "temperature": 0.2}
     optim = {"name": "adamw", "lr": 2e-3, "warmup_steps": 200}
     config = common.digits(objective, optim, steps=5000, batch_size=256)
@@ -56,8 +75,7 @@ def cifar10_cpu() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 4096, LARS 0.3 per 256 (section 2.2 and appendix B of the paper)."""
-    (view,) = common.views("simclr")
-    objective = {"name": "simclr", "view": view}
+    objective = {"name": "simclr"}
     optim = {
         "name": "lars",
         "lars_variant": "simclr",

@@ -38,7 +38,7 @@ def imagenet() -> ConfigDict:
     """ViT-B/16 at 224 px, batch 2048, 800 epochs (the release's
     simmim_pretrain__vit_base__img224__800ep, without its drop path of 0.1).
     """
-    (view,) = common.views("simmim", size=224)
+    view = {"size": 224, "area": (0.67, 1.0), "recipe": "mae"}
     optim = _adamw(1e-4)
     config = common.imagenet({"name": "simmim", "view": view}, optim, epochs=800, batch_size=2048)
     config.backbone = _vit("base", 16, 224)
@@ -49,11 +49,10 @@ def imagenet_swin() -> ConfigDict:
     """Swin-B at 192 px in windows of 6, batch 2048, 100 epochs (the release's
     simmim_pretrain__swin_base__img192_window6__100ep).
     """
-    (view,) = common.views("simmim")
     optim = _adamw(2e-4) | {"schedule": "cosine", "milestones": (), "lr_end": 0.05}
     rules = ((r"(^|/)(bias|scale|table|mask_token)$", 0.0), (".*", 1.0))
     config = common.imagenet(
-        {"name": "simmim", "view": view},
+        {"name": "simmim"},
         optim | {"decay_rules": rules},
         epochs=100,
         batch_size=2048,

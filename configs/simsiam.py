@@ -41,9 +41,8 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 512, 100 epochs, no warmup (section 3 of the paper; released command)."""
-    (view,) = common.views("simsiam")
     optim = {"name": "sgd", "lr": 0.05, "weight_decay": 1e-4, "decay_rules": EVERYTHING}
-    return common.imagenet({"name": "simsiam", "view": view}, optim, epochs=100, batch_size=512)
+    return common.imagenet({"name": "simsiam"}, optim, epochs=100, batch_size=512)
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

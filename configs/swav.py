@@ -41,7 +41,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, 2x224 + 6x96, batch 4096, 800 epochs (scripts/swav_800ep_pretrain.sh)."""
-    objective = {"name": "swav", "views": common.views("swav")}
+    objective = {"name": "swav"}
     optim = _larc() | {"lr": 0.3, "warmup_epochs": 10.0, "warmup_inclusive": True}
     optim |= {"lr_start": 0.3 / 4.8}
     return common.imagenet(objective, optim, epochs=800, batch_size=4096)
@@ -49,7 +49,7 @@ def imagenet() -> ConfigDict:
 
 def imagenet_256() -> ConfigDict:
     """Batch 256 with a queue, 400 epochs (scripts/swav_400ep_bs256_pretrain.sh)."""
-    objective = {"name": "swav", "views": common.views("swav"), "queue_size": 3840}
+    objective = {"name": "swav", "queue_size": 3840}
     return common.imagenet(objective, _larc() | {"lr": 0.6}, epochs=400, batch_size=256)
 
 

@@ -42,7 +42,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 2048, 1000 epochs (README of facebookresearch/vicreg)."""
-    objective = {"name": "vicreg", "views": common.views("vicreg")}
+    objective = {"name": "vicreg"}
     optim = {
         "name": "lars",
         "lr": 0.2,

@@ -36,8 +36,8 @@ class BYOL(Objective):
     least_batch: ClassVar[int] = 2
 
     views: tuple[View, View] = (
-        View(224, area=(0.08, 1.0), recipe="byol_1"),
-        View(224, area=(0.08, 1.0), recipe="byol_2"),
+        View(224, area=(0.08, 1.0), recipe="byol_1", interpolation="bicubic", crop="one_draw"),
+        View(224, area=(0.08, 1.0), recipe="byol_2", interpolation="bicubic", crop="one_draw"),
     )
     projector: tuple[Count, ...] = (4096, 256)
     momentum: Probability = 0.996

@@ -49,9 +49,9 @@ class DINO(Objective):
     decays: ClassVar[str] = r"(cls|mask)_token$"  # the release counts axes, and these have three
 
     views: tuple[View, ...] = (
-        View(224, area=(0.4, 1.0), recipe="dino_1"),
-        View(224, area=(0.4, 1.0), recipe="dino_2"),
-        View(96, 8, (0.05, 0.4), "dino_local"),
+        View(224, area=(0.4, 1.0), recipe="dino_1", interpolation="bicubic"),
+        View(224, area=(0.4, 1.0), recipe="dino_2", interpolation="bicubic"),
+        View(96, 8, (0.05, 0.4), "dino_local", interpolation="bicubic"),
     )
     large: Count = 2
     prototypes: Several = 65536

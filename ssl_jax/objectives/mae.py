@@ -43,7 +43,7 @@ class MAE(Objective):
     # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
-    view: View = View(224, area=(0.2, 1.0), recipe="mae")
+    view: View = View(224, area=(0.2, 1.0), recipe="mae", interpolation="bicubic")
     mask_ratio: Part = 0.75
     norm_pixels: bool = True
     decoder_dim: Count = 512

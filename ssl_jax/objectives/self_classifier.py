@@ -44,9 +44,9 @@ class SelfClassifier(Objective):
     least_batch: ClassVar[int] = 2
 
     views: tuple[View, ...] = (
-        View(224, area=(0.4, 1.0), recipe="self_classifier_1"),
-        View(224, area=(0.4, 1.0), recipe="self_classifier_2"),
-        View(96, 6, (0.05, 0.4), "dino_local"),
+        View(224, area=(0.4, 1.0), recipe="self_classifier_1", interpolation="bicubic"),
+        View(224, area=(0.4, 1.0), recipe="self_classifier_2", interpolation="bicubic"),
+        View(96, 6, (0.05, 0.4), "dino_local", interpolation="bicubic"),
     )
     large: Count = 2
     projector: tuple[Count, ...] = (4096, 128)

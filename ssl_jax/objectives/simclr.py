@@ -36,7 +36,7 @@ class SimCLR(Objective):
     needs: ClassVar[str] = "a large global batch"
     least_batch: ClassVar[int] = 2
 
-    view: View = View(224, count=2, area=(0.08, 1.0), recipe="simclr")
+    view: View = View(224, count=2, area=(0.08, 1.0), recipe="simclr", interpolation="bicubic")
     projector: tuple[Count, ...] = (2048, 128)
     temperature: Positive = 0.1
     similarity: Similarity = "auto"
