@@ -108,6 +108,16 @@ class ArchitectureTest(parameterized.TestCase):
             for path in (ROOT / folder).rglob("*.py"):
                 self.assertLessEqual(len(path.read_text().splitlines()), 500, str(path))
 
+    def test_a_class_name_means_one_class(self):
+        files: dict[str, list[Path]] = {}
+        for path in (*sources(), *(ROOT / "benchmarks").rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    files.setdefault(node.name, []).append(path)
+        backbones = PACKAGE / "nets" / "backbones"  # one file each, with one `Config`
+        self.assertEqual({path.parent for path in files.pop("Config")}, {backbones})
+        self.assertEqual({k: v for k, v in files.items() if len(v) > 1}, {})
+
     def test_no_method_is_named_outside_its_own_files(self):
         methods = {p.stem for p in (PACKAGE / "objectives").glob("*.py")} - {"__init__", "base"}
         self.assertIn("simclr", methods)

@@ -21,7 +21,7 @@ from ssl_jax.augment.jitter import DRAWS as JITTER_DRAWS
 from ssl_jax.augment.jitter import color_jitter
 from ssl_jax.augment.rand_augment import rand_augment
 from ssl_jax.core import rng
-from ssl_jax.core.chain import Affine, Recipe, Strengths
+from ssl_jax.core.chain import Affine, Strengths, Transform
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs, View
 
@@ -39,11 +39,11 @@ _DIGITS: Mapping[str, Any] = {
     "std": (0.376,),
 }
 
-RECIPES: dict[str, Recipe] = {
-    "none": Recipe(**_UNIT),
-    "flip": Recipe(flip=0.5, **_UNIT),
+RECIPES: dict[str, Transform] = {
+    "none": Transform(**_UNIT),
+    "flip": Transform(flip=0.5, **_UNIT),
     # Chen et al. 2020; google-research/simclr, data_util.py; for CIFAR s = 0.5 without blur.
-    "simclr": Recipe(
+    "simclr": Transform(
         flip=0.5,
         jitter=(0.8, 0.8, 0.8, 0.2),
         jitter_p=0.8,
@@ -52,7 +52,7 @@ RECIPES: dict[str, Recipe] = {
         blur_p=0.5,
         **_UNIT,
     ),
-    "simclr_cifar": Recipe(
+    "simclr_cifar": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.4, 0.1),
         jitter_p=0.8,
@@ -61,7 +61,7 @@ RECIPES: dict[str, Recipe] = {
         **_UNIT,
     ),
     # Chen, Fan, Girshick, He 2020; facebookresearch/moco, --aug-plus.
-    "moco_v2": Recipe(
+    "moco_v2": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.4, 0.1),
         jitter_p=0.8,
@@ -70,11 +70,11 @@ RECIPES: dict[str, Recipe] = {
         blur_p=0.5,
     ),
     # The authors' CIFAR demo: without blur. SimSiam's on CIFAR too (2011.10566, appendix D).
-    "moco_cifar": Recipe(
+    "moco_cifar": Transform(
         flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, jitter_kind="torchvision", gray_p=0.2
     ),
     # He et al. 2019; facebookresearch/moco.
-    "moco_v1": Recipe(
+    "moco_v1": Transform(
         flip=0.5,
         jitter=_STRONG_HUE,
         jitter_p=1.0,
@@ -83,7 +83,7 @@ RECIPES: dict[str, Recipe] = {
         gray_first=True,
     ),
     # Grill et al. 2020, table 6: the two views differ.
-    "byol_1": Recipe(
+    "byol_1": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
         jitter_p=0.8,
@@ -92,7 +92,7 @@ RECIPES: dict[str, Recipe] = {
         blur_p=1.0,
         solarize_p=0.0,
     ),
-    "byol_2": Recipe(
+    "byol_2": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
         jitter_p=0.8,
@@ -104,7 +104,7 @@ RECIPES: dict[str, Recipe] = {
     # Caron et al. 2021; facebookresearch/dino: the two global views differ, and the local views
     # have a third chain. Barlow Twins and MoCo v3 use the two global chains, which are BYOL's with
     # PyTorch's jitter.
-    "dino_1": Recipe(
+    "dino_1": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
         jitter_p=0.8,
@@ -112,7 +112,7 @@ RECIPES: dict[str, Recipe] = {
         gray_p=0.2,
         blur_p=1.0,
     ),
-    "dino_2": Recipe(
+    "dino_2": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
         jitter_p=0.8,
@@ -121,7 +121,7 @@ RECIPES: dict[str, Recipe] = {
         blur_p=0.1,
         solarize_p=0.2,
     ),
-    "dino_local": Recipe(
+    "dino_local": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
         jitter_p=0.8,
@@ -131,7 +131,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     # Amrani et al. 2021; elad-amrani/self-classifier: DINO's operations, distributed
     # differently over the views.
-    "self_classifier_1": Recipe(
+    "self_classifier_1": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
         jitter_p=0.8,
@@ -139,7 +139,7 @@ RECIPES: dict[str, Recipe] = {
         gray_p=0.2,
         blur_p=0.1,
     ),
-    "self_classifier_2": Recipe(
+    "self_classifier_2": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
         jitter_p=0.8,
@@ -149,7 +149,7 @@ RECIPES: dict[str, Recipe] = {
         solarize_p=0.2,
     ),
     # Caron et al. 2020; facebookresearch/swav: with a typo in the red channel's deviation.
-    "swav": Recipe(
+    "swav": Transform(
         flip=0.5,
         jitter=(0.8, 0.8, 0.8, 0.2),
         jitter_p=0.8,
@@ -159,10 +159,10 @@ RECIPES: dict[str, Recipe] = {
         std=(0.228, 0.224, 0.225),
     ),
     # solo-learn's CIFAR views: without blur, the second one solarized.
-    "byol_cifar_1": Recipe(
+    "byol_cifar_1": Transform(
         flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, jitter_kind="torchvision", gray_p=0.2
     ),
-    "byol_cifar_2": Recipe(
+    "byol_cifar_2": Transform(
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
         jitter_p=0.8,
@@ -172,7 +172,7 @@ RECIPES: dict[str, Recipe] = {
         solarize_p=0.2,
     ),
     # Wu et al. 2018; zhirongw/lemniscate.pytorch.
-    "instdisc": Recipe(
+    "instdisc": Transform(
         flip=0.5,
         jitter=_STRONG_HUE,
         jitter_p=1.0,
@@ -180,7 +180,7 @@ RECIPES: dict[str, Recipe] = {
         gray_p=0.2,
         gray_first=True,
     ),
-    "instdisc_cifar": Recipe(
+    "instdisc_cifar": Transform(
         flip=0.0,
         jitter=_STRONG_HUE,
         jitter_p=1.0,
@@ -188,28 +188,28 @@ RECIPES: dict[str, Recipe] = {
         gray_p=0.2,
         gray_first=True,
     ),
-    "mae": Recipe(flip=0.5),  # SimMIM's too
-    "normalize": Recipe(),  # I-JEPA
+    "mae": Transform(flip=0.5),  # SimMIM's too
+    "normalize": Transform(),  # I-JEPA
     # Normalisation of public networks that do not use ImageNet's: Google's ViTs, and CLIP.
-    "normalize_half": Recipe(mean=(0.5,), std=(0.5,)),
-    "normalize_clip": Recipe(
+    "normalize_half": Transform(mean=(0.5,), std=(0.5,)),
+    "normalize_clip": Transform(
         mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
     ),
     # Fine-tuning of MAE and BEiT: timm's rand-m9-mstd0.5-inc1.
-    "finetune": Recipe(flip=0.5, rand_augment=9.0),
-    "finetune_beit": Recipe(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
+    "finetune": Transform(flip=0.5, rand_augment=9.0),
+    "finetune_beit": Transform(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
-    "beit": Recipe(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, mean=(0.5,), std=(0.5,)),
-    "rotnet": Recipe(flip=0.5),
+    "beit": Transform(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, mean=(0.5,), std=(0.5,)),
+    "rotnet": Transform(flip=0.5),
     # Jigsaw and context prediction as Goyal et al. 2019 (VISSL) and Kolesnikov et al. 2019 train
     # them: two images in three are grey.
-    "patches": Recipe(flip=0.5, gray_p=0.66),
+    "patches": Transform(flip=0.5, gray_p=0.66),
     # Small grey images, without flips, which change their meaning. Upright: small rotations only,
     # for RotNet.
-    "digits": Recipe(
+    "digits": Transform(
         affine=Affine(rotation=0.35, log_scale=0.25, shear=0.3, shift=1.5 / 8), **_DIGITS
     ),
-    "digits_upright": Recipe(
+    "digits_upright": Transform(
         affine=Affine(rotation=0.15, log_scale=0.25, shear=0.3, shift=1.5 / 8), **_DIGITS
     ),
 }
@@ -219,18 +219,18 @@ OWN = (
     "; or write out a chain of your own, --config.objective.view.recipe=\"{'flip': 0.5}\", see "
     "docs/configs.md"
 )
-PUBLISHED: Mapping[str, Recipe] = MappingProxyType(
+PUBLISHED: Mapping[str, Transform] = MappingProxyType(
     dict(RECIPES)
 )  # names known to every reader of a run
 
 
-def recipe(chain: str | Recipe) -> Recipe:
-    """Return the chain called `chain`; a `Recipe` is returned as it is.
+def recipe(chain: str | Transform) -> Transform:
+    """Return the chain called `chain`; a `Transform` is returned as it is.
 
     Raises:
       UserError: no chain has this name; the message names the nearest.
     """
-    if isinstance(chain, Recipe):
+    if isinstance(chain, Transform):
         return chain
     if chain not in RECIPES:
         raise UserError(f"unknown recipe {chain!r}; {suggest(chain, RECIPES)}{OWN}")
@@ -264,12 +264,12 @@ def portable(view: View) -> View:
     return view
 
 
-def plain(chain: str | Recipe) -> str | dict[str, Any]:
+def plain(chain: str | Transform) -> str | dict[str, Any]:
     """Convert a view's `recipe` to a JSON value."""
     return chain if isinstance(chain, str) else dataclasses.asdict(chain)
 
 
-def title(chain: str | Recipe | Mapping[str, Any]) -> str:
+def title(chain: str | Transform | Mapping[str, Any]) -> str:
     """Describe a view's `recipe`, or its JSON value, in a few words."""
     return chain if isinstance(chain, str) else "a chain of its own"
 
@@ -329,7 +329,7 @@ def pixels(view: View, images: np.ndarray) -> np.ndarray:
 
 
 def apply(
-    chain: Recipe, key: Array, image: Array, strength: float = 1.0, serial: bool = False
+    chain: Transform, key: Array, image: Array, strength: float = 1.0, serial: bool = False
 ) -> Array:
     """Apply `chain` to one image, (H, W, C) float32 in [0, 1], and normalise it.
 
@@ -383,7 +383,7 @@ def apply(
     return _normalize(chain, image)
 
 
-def place(chain: Recipe, key: Array, sides: tuple[int, int], strength: float = 1.0) -> Array:
+def place(chain: Transform, key: Array, sides: tuple[int, int], strength: float = 1.0) -> Array:
     """Return where `apply` with the same arguments takes pixels from: the map (2, 3) from the
     augmented image of (height, width) `sides` to the image before, a placement (see `Inputs`).
     """
@@ -398,7 +398,7 @@ def place(chain: Recipe, key: Array, sides: tuple[int, int], strength: float = 1
     return placement
 
 
-def apply_to_mask(chain: Recipe, key: Array, mask: Array, strength: float = 1.0) -> Array:
+def apply_to_mask(chain: Transform, key: Array, mask: Array, strength: float = 1.0) -> Array:
     """Move the pixels of a mask (H, W) as `apply` with the same arguments moves an image's; each
     takes the value at the nearest pixel, or 0 outside if the image is padded with zeros.
     """
@@ -412,13 +412,13 @@ def apply_to_mask(chain: Recipe, key: Array, mask: Array, strength: float = 1.0)
     return mask
 
 
-def batched(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> Array:
+def batched(chain: Transform, keys: Array, images: Array, strength: float = 1.0) -> Array:
     """Apply `chain` to (B, n, H, W, C) uint8 images with (B, n) keys by `vmap`."""
     augment_image = functools.partial(apply, chain, strength=strength)
     return jax.vmap(jax.vmap(augment_image))(keys, _unit(images))
 
 
-def serial(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> Array:
+def serial(chain: Transform, keys: Array, images: Array, strength: float = 1.0) -> Array:
     """Compute the same as `batched`, one image after another."""
 
     def augment_image(pair: tuple[Array, Array]) -> Array:
@@ -428,7 +428,7 @@ def serial(chain: Recipe, keys: Array, images: Array, strength: float = 1.0) -> 
     return flat.reshape(images.shape)
 
 
-def _every(chain: Recipe, keys: Array, images: Array, strength: float) -> Array:
+def _every(chain: Transform, keys: Array, images: Array, strength: float) -> Array:
     forms = [functools.partial(f, chain, strength=strength) for f in (serial, batched)]
     # A loop over a sharded axis would gather it; without changes of colour it would save nothing.
     if jax.device_count() > 1 or not (chain.gray_p or chain.rand_augment):
@@ -453,12 +453,12 @@ def _affine_matrix(ranges: Affine, draws: Array, sides: tuple[int, ...], strengt
     )
 
 
-def _normalize(chain: Recipe, images: Array) -> Array:
+def _normalize(chain: Transform, images: Array) -> Array:
     mean, std = statistics(chain, images.shape[-1])
     return (images - mean) / std
 
 
-def statistics(chain: Recipe, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def statistics(chain: Transform, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the standard deviation, per channel or one number for all."""
     mean, std = np.array(chain.mean, np.float32), np.array(chain.std, np.float32)
     if channels != len(mean):

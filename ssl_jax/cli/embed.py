@@ -77,7 +77,8 @@ def main(argv: list[str]) -> int:
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: no folder {output.parent}")
 
-    def work() -> int:
+    ending = interruptible("the same command goes on from the parts that are written")
+    with distributed.session(flags.flag_values_dict()), ending:
         console = terminal()
         mesh = sharding.make_mesh(sharding.MeshConfig())
         encoder = load(
@@ -105,10 +106,7 @@ def main(argv: list[str]) -> int:
             near = neighbors.path_of(output)
             neighbors.write(output, near, count, mesh)
             console.print(neighbors.usage(output, near))
-        return 0
-
-    with distributed.session(flags.flag_values_dict()):
-        return interruptible(work, "the same command goes on from the parts that are written")
+    return 0
 
 
 def pooling(pool: str, patches: bool) -> str | None:

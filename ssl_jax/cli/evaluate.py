@@ -77,8 +77,8 @@ def main(argv: list[str]) -> int:
     cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
     sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
     console, unmeasured = terminal(), []  # type: tuple[Console, list[str]]
-
-    def work() -> int:
+    ending = interruptible("finished measurements are saved")
+    with distributed.session(flags.flag_values_dict()), ending:
         weights = weights_file.requested(flags, overrides)
         if weights:
             console.print(weights.summary, markup=False)
@@ -100,10 +100,7 @@ def main(argv: list[str]) -> int:
         if unmeasured:
             names = ", ".join(dict.fromkeys(unmeasured))
             console.print(f"Not measured: {names}, for the reasons above")
-        return 2 if unmeasured else 0
-
-    with distributed.session(flags.flag_values_dict()):
-        return interruptible(work, "finished measurements are saved")
+    return 2 if unmeasured else 0
 
 
 def grid(sweeps: Sequence[str]) -> list[Cell]:

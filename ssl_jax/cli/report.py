@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: no folder {output.parent}")
 
-    def work() -> int:
+    with interruptible("no page is written"):
         for folder, run in zip(folders, runs, strict=True):
             try:
                 examine(run, folder, step, count, flags, weights)
@@ -85,9 +85,7 @@ def main(argv: list[str]) -> int:
         footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
         write(output, render(runs, protocols.titles(), protocols.scores(), footer))
         terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
-        return 0
-
-    return interruptible(work, "no page is written")
+    return 0
 
 
 def write(path: Path, text: str) -> None:

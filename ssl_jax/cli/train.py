@@ -94,7 +94,7 @@ def resolve(
         override(config, [(key, value) for key, value in data.items() if value])
         override(config, overrides)
     elif flags.data:
-        config, reasons = auto.choose(flags.data, *auto.start_of(overrides))
+        config, reasons = auto.choose(flags.data, *auto.requested(overrides))
         override(config, [("data.eval", flags.eval_data)] if flags.eval_data else [])
         override(config, overrides)
     else:

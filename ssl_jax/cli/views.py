@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     if flags.config:
         config = configured(flags.config, overrides, flags.data)
     else:
-        config, reasons = auto.choose(flags.data, *auto.start_of(overrides))
+        config, reasons = auto.choose(flags.data, *auto.requested(overrides))
         console.print("no --config: the views that train chooses for these images")
         for key in ("objective.name", "objective.view"):
             console.print(f"  {reasons[key]}", markup=False)

@@ -40,7 +40,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Transform:
     """A chain: flip, affine, RandAugment, colour jitter, grey, blur, solarize, noise, normalise.
 
     Attributes:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ssl_jax.core.chain import Recipe
+from ssl_jax.core.chain import Transform
 from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Share
@@ -29,7 +29,7 @@ class View:
       count: crops per image.
       area: range of the crop's share of the image area; (1, 1) is the whole image, resized.
       recipe: the chain: a name in `augment.recipes`, or a complete chain. Fields that a config's
-        mapping leaves out have the defaults of `core.chain.Recipe`, without that operation.
+        mapping leaves out have the defaults of `core.chain.Transform`, without that operation.
       strength: factor of the chain's random distortions; 1 is as published.
       interpolation: interpolation when a crop is resized.
       crop: sampling of boxes: "torchvision" tries ten times and then takes the centre, "one_draw"
@@ -39,7 +39,7 @@ class View:
     size: Size
     count: Count = 1
     area: tuple[Share, Share] = (0.2, 1.0)
-    recipe: str | Recipe = "simclr"
+    recipe: str | Transform = "simclr"
     strength: NonNegative = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     crop: Literal["torchvision", "one_draw"] = "torchvision"

@@ -189,21 +189,26 @@ class Stop:
         os._exit(code)
 
 
-def interruptible(work: Callable[[], int], text: str) -> int:
-    """Call `work`, which loses nothing when it is cut short, and return its exit code, or the one
-    for what this process was asked; of several processes each ends as it always would.
+@contextlib.contextmanager
+def interruptible(text: str) -> Iterator[None]:
+    """Context of work that loses nothing when it is cut short: a request to end exits at once. With
+    several processes it changes nothing.
 
     Args:
       text: what is left behind, in words, for the terminal.
+
+    Raises:
+      SystemExit: the process was asked to end; its code is an `AtOnce`.
     """
     if jax.process_count() > 1:
-        return work()
+        yield
+        return
     with Stop() as stop:
         try:
             with stop.region(text):
-                return work()
+                yield
         except Interrupted:
-            return AtOnce(stop.code)
+            raise SystemExit(AtOnce(stop.code)) from None
 
 
 def _code(number: int) -> int:

@@ -71,7 +71,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Bound:
+class TimeBound:
     """Lower bound of the seconds per step, by limiting resource; 0 if unknown.
 
     A bound, not a prediction: it assumes every resource at its peak rate, all at once.
@@ -107,7 +107,7 @@ class Report:
     bytes_per_image: float = 0.0
     links: tuple[Link, ...] = ()
     unknown: tuple[str, ...] = ()
-    bound: Bound | None = field(default=None)
+    bound: TimeBound | None = field(default=None)
 
 
 def abstract_batch(inputs: Inputs, spec: Spec, mesh: Mesh) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def local_bytes(arrays: Any, placed: Any) -> int:
 
 def bound(
     target_chip: Chip, costs_per_chip: costs.Costs, links: tuple[Link, ...], images: int
-) -> Bound:
+) -> TimeBound:
     """Return the roofline bound of a chip for one step of `images`."""
 
     def seconds(amount: float, rate: float) -> float:
@@ -231,7 +231,7 @@ def bound(
         seconds(outside, target_chip.dcn),
     )
     longest = max(parts)
-    return Bound(*parts, longest, images / longest if longest else 0.0)
+    return TimeBound(*parts, longest, images / longest if longest else 0.0)
 
 
 def axes_of(groups: costs.Groups, mesh: Mapping[str, int]) -> str:

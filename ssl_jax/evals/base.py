@@ -236,8 +236,11 @@ class Subject:
         Raises:
           NotMeasurable: no example has a label, or all features of a probe are the same.
         """
-        batches = self.images.batches(part, self.side)
-        results = self.images.labelled_rows(part, *self.features_of(batches, probes))
+        images = self.images
+        rows, index = features.extract(
+            self.encoder, images.view, probes, images.batches(part, self.side), images.mesh
+        )
+        results = images.labelled_rows(part, rows, index)
         for labelled in results:
             check_varied(labelled.features, self.what)
         return results
@@ -260,7 +263,7 @@ class Subject:
         if batch_size is not None:
             images = replace(images, batch_size=batch_size)
         return features.collect(
-            lambda raw, index: call(fn, images.view, options, self.encoder, raw, index),
+            functools.partial(call, fn, images.view, options, self.encoder),
             images.batches(part),
             images.mesh,
         )
@@ -272,21 +275,9 @@ class Subject:
 
     @property
     def side(self) -> Size:
-        """Size, in pixels, of the images that `features_of` takes."""
+        """Size, in pixels, of the images whose features it reads."""
         view = self.images.view
         return view.size if self.encoder is not None else min(*view.sides, PIXELS)
-
-    def features_of(
-        self, batches: features.Batches, probes: Sequence[Probe]
-    ) -> tuple[Sequence[np.ndarray], np.ndarray]:
-        """Return the features (N, D) of each of `probes` and the index (N,) of the images, of this
-        `side`; see `features.extract`.
-        """
-        if self.encoder is None:
-            pixels, index = features.collect(lambda images, _: images, batches, self.images.mesh)
-            rows = pixels.astype(np.float32).reshape(len(pixels), -1) / 255
-            return [rows] * len(probes), index
-        return features.extract(self.encoder, self.images.view, probes, batches, self.images.mesh)
 
 
 def group_by(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
@@ -300,7 +291,8 @@ def group_by(items: Sequence[T], key: Callable[[T], Hashable]) -> list[list[T]]:
 def measured(
     settings: Sequence[Protocol], subject: Subject
 ) -> Iterator[tuple[Protocol, dict[str, float]]]:
-    """Measure each of `settings`, all of one protocol; yield it with its numbers by full name.
+    """Measure each of `settings`, all of one protocol; iterate over each with its numbers by full
+    name. What can be checked is checked before the first is measured.
 
     Every recorded number passes through here; numbers that are not finite are no scores.
 
@@ -314,5 +306,11 @@ def measured(
         raise DoesNotApply(f"it needs {first.needs}")
     for setting in settings:
         setting.check(subject)
-    for setting, numbers in type(first).measure_all(settings, subject):
-        yield setting, {f"{setting.prefix}/{name}": float(value) for name, value in numbers.items()}
+    return map(_with_full_names, type(first).measure_all(settings, subject))
+
+
+def _with_full_names(
+    result: tuple[Protocol, dict[str, float]],
+) -> tuple[Protocol, dict[str, float]]:
+    setting, numbers = result
+    return setting, {f"{setting.prefix}/{name}": float(value) for name, value in numbers.items()}

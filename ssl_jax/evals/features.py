@@ -27,13 +27,10 @@ CHUNK = 128  # images per forward pass for batch statistics
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
-def read(encoder: Encoder, view: View, probe: Probe, images: Array) -> Array:
-    """Return the features (B, D) float32 of uint8 images (B, H, W, C), read at `probe`."""
-    return probe.read(encoder.features(prepare(view, images)))
-
-
-def _read_all(
-    encoder: Encoder, view: View, probes: tuple[Probe, ...], images: Array
+# The encoder is an argument, not a closure: one compile for every step's weights.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _read(
+    encoder: Encoder, view: View, probes: tuple[Probe, ...], images: Array, index: Array
 ) -> tuple[Array, ...]:
     outputs = encoder.features(prepare(view, images))
     return tuple(probe.read(outputs) for probe in probes)
@@ -57,25 +54,26 @@ def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: A
     return cells.swapaxes(2, 3).reshape(batch, height // patch, width // patch, -1)
 
 
-# The encoder is an argument, not a closure: one compile for every step's weights.
-_read = jax.jit(_read_all, static_argnums=(1, 2))
-
-
 def extract(
-    encoder: Encoder,
+    encoder: Encoder | None,
     view: View,
     probes: Sequence[Probe],
     batches: Batches,
     mesh: jax.sharding.Mesh,
-) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+) -> tuple[Sequence[np.ndarray], np.ndarray]:
     """Extract the features (N, D) float32 at each of `probes` and the index (N,) of the examples in
     `batches`, in every process.
 
     Args:
+      encoder: its features are extracted; if it is None, the raw pixels in [0, 1].
       batches: this process's rows of (images (B, H, W, C) uint8, index (B,)), B a multiple of the
         devices; rows of index -1 are padding and are dropped.
     """
-    return collect(lambda images, _: _read(encoder, view, tuple(probes), images), batches, mesh)
+    if encoder is not None:
+        return collect(functools.partial(_read, encoder, view, tuple(probes)), batches, mesh)
+    pixels, index = collect(lambda images, _: images, batches, mesh)
+    rows = pixels.astype(np.float32).reshape(len(pixels), -1) / 255
+    return [rows] * len(probes), index
 
 
 def collect(

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,21 +100,6 @@ def functional(
         _, params, stats = _split(make(nnx.Rngs(key)))
         return _string_keys(params), _string_keys(stats)
 
-    def run(
-        params: Tree, stats: Tree, arrays: tuple, named: dict, options: dict
-    ) -> tuple[Any, Tree]:
-        graphdef, params_like, stats_like = abstract()
-        states = (
-            nnx.State(_own_keys(params, params_like)),
-            nnx.State(_own_keys(stats, stats_like)),
-        )
-        module = nnx.merge(graphdef, *states, copy=True)
-        _check_inputs(module, [*named, *options], name)
-        out = module(*arrays, **named, **options)
-        if not options["train"]:
-            return out, stats
-        return out, _string_keys(nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)))
-
     def apply(
         params: Tree,
         stats: Tree,
@@ -123,19 +108,34 @@ def functional(
         microbatches: int = 1,
         **options: Any,
     ) -> tuple[Any, Tree]:
+        if microbatches != 1:
+            return in_chunks(microbatches, params, stats, arrays, options | {"train": train})
+        graphdef, params_like, stats_like = abstract()
+        states = (
+            nnx.State(_own_keys(params, params_like)),
+            nnx.State(_own_keys(stats, stats_like)),
+        )
+        with jax.named_scope("forward"):
+            module = nnx.merge(graphdef, *states, copy=True)
+            _check_inputs(module, options, name)
+            out = module(*arrays, train=train, **options)
+            if not train:
+                return out, stats
+            return out, _string_keys(nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)))
+
+    def in_chunks(
+        count: int, params: Tree, stats: Tree, arrays: tuple, options: dict
+    ) -> tuple[Any, Tree]:
         named = {k: v for k, v in options.items() if isinstance(v, (jax.Array, np.ndarray))}
-        static = {k: v for k, v in options.items() if k not in named} | {"train": train}
-        if microbatches == 1:
-            with jax.named_scope("forward"):
-                return run(params, stats, arrays, named, static)
-        chunks = jax.tree.map(lambda x: _chunked(x, microbatches), (arrays, named))
+        static = {k: v for k, v in options.items() if k not in named}
+        chunks = jax.tree.map(lambda x: _chunked(x, count), (arrays, named))
 
         @functools.partial(
             jax.checkpoint, prevent_cse=False
         )  # the scan already keeps the two passes apart
         def step(stats: Tree, chunk: tuple) -> tuple[Tree, Any]:
             arrays, named = chunk
-            out, stats = run(params, stats, arrays, named, static)
+            out, stats = apply(params, stats, *arrays, **named, **static)
             return stats, out
 
         with jax.named_scope("forward"):
@@ -183,7 +183,7 @@ def _split(module: nnx.Module) -> tuple[nnx.GraphDef, dict, dict]:
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
-def _check_inputs(module: nnx.Module, names: Sequence[str], network: str) -> None:
+def _check_inputs(module: nnx.Module, names: Iterable[str], network: str) -> None:
     """Refuse inputs that a network lacks, such as the visible patches of a convolutional one."""
     taken = inspect.signature(type(module).__call__).parameters
     unknown = [name for name in names if name not in taken]

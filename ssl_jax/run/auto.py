@@ -27,7 +27,10 @@ FEWEST = 16  # minimum number of images to learn from
 
 
 def choose(
-    data: str, init_from: str = "", settings: Mapping[str, Any] = MappingProxyType({})
+    data: str,
+    init_from: str = "",
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    steps: int = 0,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Choose a config for the data set `data`; also return a line per choice with its reason, by
     its key.
@@ -35,6 +38,7 @@ def choose(
     Args:
       init_from: run or weights file whose network is trained further, `train.init_from`.
       settings: keys of the section `backbone` that such a file does not specify.
+      steps: training steps, on which the warmup depends too; 0 to choose them.
 
     Raises:
       UserError: too few images, or none that can be read; no such weights.
@@ -52,7 +56,7 @@ def choose(
     batch = _batch_size(len(source), len(devices), 64 if cpu else 256)
     epoch = len(source) // batch
     fewest, epochs, most = (300, 100, 1000) if cpu else (2000, 200, 500_000)
-    steps = int(np.clip(epochs * epoch, fewest, most))
+    steps = steps or int(np.clip(epochs * epoch, fewest, most))
     many = len(source) >= 100_000 and size >= 128
     config = (
         load_file(configs_folder() / "auto.py", "config")
@@ -75,13 +79,16 @@ def choose(
     return config, reasons
 
 
-def start_of(overrides: Sequence[Override]) -> tuple[str, dict[str, Any]]:
-    """Read the weights to start from in --config flags: `init_from` and `settings` of `choose`."""
-    start = next((str(value) for key, value in overrides if key == "train.init_from"), "")
+def requested(overrides: Sequence[Override]) -> tuple[str, dict[str, Any], int]:
+    """Read from --config flags what the choice depends on: the arguments `init_from`, `settings`
+    and `steps` of `choose`.
+    """
+    texts = {key: str(value) for key, value in overrides}
+    start, steps = texts.get("train.init_from", ""), texts.get("train.steps", "")
     keys = (
         (key.partition(".")[2], value) for key, value in overrides if key.startswith("backbone.")
     )
-    return start, dict(keys) if start else {}
+    return start, dict(keys) if start else {}, int(steps) if steps.isdecimal() else 0
 
 
 def estimate(experiment: Experiment, steps: int) -> str:

@@ -23,7 +23,7 @@ from ssl_jax.weights.networks import REST, STUDENT, TEACHER, Weights
 from ssl_jax.weights.places import under
 
 
-class Plan(NamedTuple):
+class Assignment(NamedTuple):
     """Assignment of a file's variables to the state of a run.
 
     Attributes:
@@ -52,7 +52,7 @@ def load(experiment: Experiment, console: Console) -> InitialWeights | None:
         return None
     if not _is_run(Path(name)):
         weights = from_file(experiment)
-        assignment = plan(experiment, weights)
+        assignment = assign(experiment, weights)
         _report(console, name, weights, assignment)
         return _placed(experiment, assignment)
     folder = Path(name)
@@ -86,7 +86,7 @@ def check(experiment: Experiment) -> None:
         same(experiment, other)
         fit(_backbone(encoder), own_backbone(experiment), name)
     elif name:
-        plan(experiment, from_file(experiment))
+        assign(experiment, from_file(experiment))
 
 
 def same(experiment: Experiment, other: Experiment) -> None:
@@ -137,7 +137,7 @@ def from_file(experiment: Experiment) -> Weights:
         raise UserError(f"train.init_from: {e}") from None
 
 
-def plan(experiment: Experiment, weights: Weights) -> Plan:
+def assign(experiment: Experiment, weights: Weights) -> Assignment:
     """Assign the variables of a file to the state of this run."""
     objective, abstract = experiment.objective, experiment.abstract_state
     where = places(objective, abstract.params, abstract.extra)
@@ -168,7 +168,9 @@ def plan(experiment: Experiment, weights: Weights) -> Plan:
         }
         leaves |= {p: array for p, array in rest.items() if array.shape == shapes[p]}
     unused = [head for head in weights.heads if head not in heads]
-    return Plan(weights.networks[sources[STUDENT]], leaves, sorted(heads - {"backbone"}), unused)
+    return Assignment(
+        weights.networks[sources[STUDENT]], leaves, sorted(heads - {"backbone"}), unused
+    )
 
 
 def _fits(variables: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], head: str) -> bool:
@@ -180,7 +182,7 @@ def _fits(variables: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], head
     return all(path.endswith("last_layer/g") and np.all(variables[path] == 1) for path in more)
 
 
-def _placed(experiment: Experiment, assignment: Plan) -> InitialWeights:
+def _placed(experiment: Experiment, assignment: Assignment) -> InitialWeights:
     placed = experiment.placed
     shardings = tree.named_leaves({"params": placed.params, "extra": placed.extra})
 
@@ -198,7 +200,7 @@ def _placed(experiment: Experiment, assignment: Plan) -> InitialWeights:
     )
 
 
-def _report(console: Console, name: str, weights: Weights, assignment: Plan) -> None:
+def _report(console: Console, name: str, weights: Weights, assignment: Assignment) -> None:
     where = ", ".join(weights.report.networks)
     phrases = [f"backbone from {name}, {weights.report.loaded:,} tensors ({where})"]
     phrases += [f"heads: {', '.join(assignment.heads)}"] if assignment.heads else []

@@ -10,7 +10,7 @@ from PIL import Image
 from ssl_jax.augment import recipes
 from ssl_jax.augment.crop import take_views
 from ssl_jax.augment.recipes import augment
-from ssl_jax.core.chain import Affine, Recipe
+from ssl_jax.core.chain import Affine, Transform
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.data.pipeline import batches
@@ -20,11 +20,11 @@ HEIGHT, WIDTH, EXAMPLES = 90, 130, 8
 BARE = {"mean": (0.0,), "std": (1.0,)}
 WARP = Affine(rotation=0.6, log_scale=0.3, shear=0.3, shift=0.2)
 VIEWS = (
-    View((24, 40), 4, (0.2, 1.0), Recipe(flip=0.5, affine=WARP, **BARE), strength=0.8),
-    View(32, 3, (0.1, 0.5), Recipe(flip=0.5, **BARE), interpolation="bicubic"),
-    View((30, 20), 2, (1.0, 1.0), Recipe(affine=WARP, **BARE)),
+    View((24, 40), 4, (0.2, 1.0), Transform(flip=0.5, affine=WARP, **BARE), strength=0.8),
+    View(32, 3, (0.1, 0.5), Transform(flip=0.5, **BARE), interpolation="bicubic"),
+    View((30, 20), 2, (1.0, 1.0), Transform(affine=WARP, **BARE)),
     View(28, 1, (1.0, 1.0), "none"),
-    View(16, 2, (0.05, 0.2), Recipe(flip=1.0, affine=WARP, **BARE), crop="one_draw"),
+    View(16, 2, (0.05, 0.2), Transform(flip=1.0, affine=WARP, **BARE), crop="one_draw"),
 )
 
 

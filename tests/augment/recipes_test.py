@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssl_jax.augment import photometric
-from ssl_jax.augment.recipes import RECIPES, Affine, Recipe, apply, augment, prepare, recipe
+from ssl_jax.augment.recipes import RECIPES, Affine, Transform, apply, augment, prepare, recipe
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 
@@ -27,14 +27,14 @@ def inputs(name, count=2, **kw):
     return Inputs((View(SIZE, count, recipe=name, **kw),))
 
 
-def many(chain: Recipe, image, n=2000, strength=1.0):
+def many(chain: Transform, image, n=2000, strength=1.0):
     """Apply `chain` to one image with `n` random draws."""
     keys = jax.random.split(jax.random.key(1), n)
     f = jax.jit(jax.vmap(lambda k: apply(chain, k, jnp.asarray(image), strength)))
     return np.asarray(f(keys))
 
 
-ALL = Recipe(
+ALL = Transform(
     0.5, Affine(0.3, 0.2, 0.2, 0.1), (0.4, 0.4, 0.2, 0.1), 0.8, "byol", 0.2, 0.5, 0.2, noise=0.1
 )
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
@@ -132,7 +132,7 @@ class ChainTest(parameterized.TestCase):
         ("solarize", {"solarize_p": 0.8}, 0.8, np.where(IMAGE < 0.5, IMAGE, 1 - IMAGE)),
     )
     def test_probability(self, options, p, changed):
-        out = many(Recipe(**options, **PLAIN), IMAGE)
+        out = many(Transform(**options, **PLAIN), IMAGE)
         is_changed = np.abs(out - changed).max((1, 2, 3)) < 1e-5
         is_same = np.abs(out - IMAGE).max((1, 2, 3)) < 1e-5
         self.assertTrue((is_changed ^ is_same).all())
@@ -144,7 +144,7 @@ class ChainTest(parameterized.TestCase):
             ({"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_p": 0.8}, 0.8),
             ({"blur_p": 0.5}, 0.5),
         ):
-            out = many(Recipe(**options, **PLAIN), large, 1000)
+            out = many(Transform(**options, **PLAIN), large, 1000)
             changed = np.abs(out - large).max((1, 2, 3)) > 1e-6
             # A blur of sigma < 0.19 (5 % of them) changes nothing that float32 shows.
             self.assertAlmostEqual(changed.mean(), p, delta=0.04 + 0.05 * ("blur_p" in options))
@@ -156,7 +156,7 @@ class ChainTest(parameterized.TestCase):
         place = np.mgrid[:33, :33].reshape(2, -1) - 16
 
         def shifts(strength):
-            out = many(Recipe(affine=Affine(shift=0.25), **PLAIN), dot, 1000, strength)
+            out = many(Transform(affine=Affine(shift=0.25), **PLAIN), dot, 1000, strength)
             return out.reshape(1000, -1) @ place.T
 
         for strength in (1.0, 0.5):
@@ -168,7 +168,7 @@ class ChainTest(parameterized.TestCase):
             self.assertLess(abs(np.corrcoef(moved.T)[0, 1]), 0.12)
 
     def test_noise(self):
-        out = many(Recipe(noise=0.1, **PLAIN), np.full((8, 8, 1), 0.5, np.float32), 500, 0.5)
+        out = many(Transform(noise=0.1, **PLAIN), np.full((8, 8, 1), 0.5, np.float32), 500, 0.5)
         self.assertAlmostEqual(out.std(), 0.05, delta=0.002)
         self.assertAlmostEqual(out.mean(), 0.5, delta=0.002)
 

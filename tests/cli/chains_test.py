@@ -11,17 +11,17 @@ from absl.testing import absltest, parameterized
 
 import ssl_jax
 from ssl_jax import cli
-from ssl_jax.augment.recipes import PUBLISHED, RECIPES, Affine, Recipe
+from ssl_jax.augment.recipes import PUBLISHED, RECIPES, Affine, Transform
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import flags
 from ssl_jax.run.configs import configured
 from ssl_jax.run.experiment import Experiment
 
-TURNS = Recipe(flip=0.5, affine=Affine(rotation=3.1416))  # of pictures from above
+TURNS = Transform(flip=0.5, affine=Affine(rotation=3.1416))  # of pictures from above
 FILE = """
 from configs import simclr
-from ssl_jax.augment.recipes import RECIPES, Affine, Recipe
-RECIPES["from_above"] = Recipe(flip=0.5, affine=Affine(rotation=3.1416))
+from ssl_jax.augment.recipes import RECIPES, Affine, Transform
+RECIPES["from_above"] = Transform(flip=0.5, affine=Affine(rotation=3.1416))
 def get_config(arg=""):
     config = simclr.get_config("digits")
     config.objective.view.recipe = "from_above"
@@ -42,9 +42,9 @@ def resolved(spec, *overrides):
 
 class ChainsTest(parameterized.TestCase):
     @parameterized.parameters(
-        ({"flip": 0.5}, "objective.view.recipe={'flip': 0.5}", Recipe()),
+        ({"flip": 0.5}, "objective.view.recipe={'flip': 0.5}", Transform()),
         ({"flip": 0.5}, "objective.view.recipe.flip=0.5", PUBLISHED["digits"]),
-        ({"affine": Affine(1.0)}, "objective.view.recipe={'affine': {'rotation': 1}}", Recipe()),
+        ({"affine": Affine(1.0)}, "objective.view.recipe={'affine': {'rotation': 1}}", Transform()),
         (
             {"affine": dataclasses.replace(PUBLISHED["digits"].affine, rotation=1.0)},
             "objective.view.recipe.affine.rotation=1",

@@ -88,8 +88,8 @@ class EvaluateTest(parameterized.TestCase):
         sweep = ("--eval=knn", "--step=all", "--sweep=k=1,5", "--sweep=stage=-1,-2")
         with mock.patch.object(features, "extract", wraps=features.extract) as extract:
             out = self.evaluate(*sweep, results="sweep.jsonl")
-        # Both sets at each step, and once with the untrained network.
-        self.assertEqual(extract.call_count, 6)
+        # Both sets at each step, and once with the untrained network and as raw pixels.
+        self.assertEqual(extract.call_count, 8)
         self.assertIn("eval/knn_top1", out)
         records = self.read("sweep.jsonl")
         cells = {(r["step"], r["settings"]["k"], r["settings"]["stage"]) for r in records}

@@ -83,16 +83,15 @@ class StopTest(absltest.TestCase):
         self.assertIn("asked to end; saved first", done.stderr)
 
     def test_a_command_that_loses_nothing_ends_at_once(self):
-        def work():
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            self.assertRaises(SystemExit) as end,
+            interruptible("nothing is lost"),
+        ):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(30)
-            return 0
-
-        with contextlib.redirect_stderr(io.StringIO()):
-            code = interruptible(work, "nothing is lost")
-        self.assertIsInstance(code, AtOnce)
-        self.assertEqual(code, INTERRUPTED)
-        self.assertEqual(interruptible(lambda: 3, ""), 3)
+        self.assertIsInstance(end.exception.code, AtOnce)
+        self.assertEqual(end.exception.code, INTERRUPTED)
 
     def test_what_was_before_is_there_again(self):
         received = []

@@ -86,7 +86,7 @@ class BoundTest(absltest.TestCase):
             aot.Link("all-reduce", aot.DCN, 1, 3, 3),
         )
         limit = aot.bound(chip, done, links, images=10)
-        self.assertEqual(limit, aot.Bound(2.0, 5.0, 3.0, 3.0, 5.0, 2.0))
+        self.assertEqual(limit, aot.TimeBound(2.0, 5.0, 3.0, 3.0, 5.0, 2.0))
 
     def test_every_tpu_is_in_the_table(self):
         for kind, chip in chips.TPUS.items():

@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.evals import features
+from ssl_jax.evals import features, neighbours
 from ssl_jax.evals.protocols import knn
 
 
@@ -52,7 +52,7 @@ class CollectTest(parameterized.TestCase):
             column.append(part)
         mapped = column.whole()
         self.assertIsInstance(mapped, np.memmap)
-        with mock.patch.object(knn, "TRAIN_ROWS", 64):
+        with mock.patch.object(neighbours, "TRAIN_ROWS", 64):
             classes = [knn.knn_classes(x, labels, rows[:20], 3, [5]) for x in (mapped, rows)]
         np.testing.assert_array_equal(classes[0][5, 0.07], classes[1][5, 0.07])
 

@@ -53,6 +53,10 @@ class AutoTest(parameterized.TestCase):
         self.assertEqual(config["train"]["batch_size"], want["batch"])
         self.assertLen(reasons, 5)
 
+    def test_the_warmup_follows_steps_of_the_command_line(self):
+        config, _ = auto.choose("digits", *auto.requested([("train.steps", "60")]))
+        self.assertEqual((config["train"]["steps"], config["optim"]["warmup_steps"]), (60, 6))
+
     def test_too_few_images(self):
         folder = pictures(self.folder / "p", 5, 16, 16)
         with self.assertRaisesRegex(

@@ -159,10 +159,10 @@ class WeightsFileTest(parameterized.TestCase):
 
     def test_auto_starts_from_a_file(self):
         overrides: list[Override] = [("train.init_from", str(self.file)), ("train.steps", 3)]
-        config, reasons = auto.choose(self.data[len("--data=") :], *auto.start_of(overrides))
+        config, reasons = auto.choose(self.data[len("--data=") :], *auto.requested(overrides))
         self.assertEqual(config["backbone"]["heads"], 1)
         self.assertEqual(config["objective"]["view"]["size"] % 8, 0)
-        self.assertIn(f"as in {self.file}", " ".join(reasons))
+        self.assertIn(f"as in {self.file}", reasons["backbone"])
         other = self.save("w.safetensors", plain(VIT | {"depth": 1}))
         with self.assertRaisesRegex(UserError, "train.init_from: .*set --config.backbone.heads"):
             auto.choose("digits", str(other))

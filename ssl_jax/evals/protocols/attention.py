@@ -18,7 +18,7 @@ BATCH = 16  # images whose maps are in memory at once: 100 MB each for a ViT-L o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention(Protocol):
+class AttentionMaps(Protocol):
     """Mean attention distance and entropy on clean test images, for backbones that are ViTs.
 
     `attention_distance_0` (pixels) and `attention_entropy_0` (nats) are those of the first block,

@@ -16,6 +16,7 @@ from ssl_jax.core.inputs import Size
 from ssl_jax.core.ranges import Count, Range
 from ssl_jax.data.decode import resize
 from ssl_jax.evals.base import AtLayer, Subject
+from ssl_jax.evals.features import extract
 from ssl_jax.evals.protocols.knn import Knn, knn_classes
 from ssl_jax.evals.protocols.linear import Linear, fit
 
@@ -118,7 +119,8 @@ class Corruptions(AtLayer):
 
         def error(batches: Batches) -> float:
             shrunk = ((_at(subject.side, b), index) for b, index in batches)
-            arrays, index = subject.features_of(shrunk, [subject.probe_of(self)])
+            probes = [subject.probe_of(self)]
+            arrays, index = extract(subject.encoder, images.view, probes, shrunk, images.mesh)
             (test,) = images.labelled_rows(images.test, arrays, index)
             return float(np.mean(classify(test.features) != test.labels))
 

@@ -161,7 +161,7 @@ class Linear(AtLayer):
                 yield setting, numbers
 
 
-class Head(NamedTuple):
+class LinearHead(NamedTuple):
     """logits = (x - mean) / deviation @ weight + bias, of features (N, D)."""
 
     weight: np.ndarray  # (D, C)
@@ -195,7 +195,7 @@ def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
 
 def fit(
     train: Labelled, settings: Sequence[Linear], classes: int, mesh: Mesh | None = None
-) -> list[Head]:
+) -> list[LinearHead]:
     """Train the head of each of `settings`, which differ in lr and weight_decay only.
 
     Raises:
@@ -227,13 +227,15 @@ def fit(
     ]
 
 
-def _logistic(train: Labelled, decay: float | None, classes: int) -> Head:
+def _logistic(train: Labelled, decay: float | None, classes: int) -> LinearHead:
     decay = 1e-4 if decay is None else decay
     inverse = 1 / (decay * len(train.labels)) if decay else np.inf
     return regularisation_path(train, [inverse], classes)[0]
 
 
-def regularisation_path(train: Labelled, inverse: Sequence[float], classes: int) -> list[Head]:
+def regularisation_path(
+    train: Labelled, inverse: Sequence[float], classes: int
+) -> list[LinearHead]:
     """Fit logistic regression with each of the inverse penalties C, in this order, each starting
     from the previous solution; at most 1000 steps of L-BFGS.
     """
@@ -245,7 +247,7 @@ def regularisation_path(train: Labelled, inverse: Sequence[float], classes: int)
         return [head_of(model.set_params(C=float(c)).fit(*train), classes) for c in inverse]
 
 
-def head_of(model: LogisticRegression, classes: int) -> Head:
+def head_of(model: LogisticRegression, classes: int) -> LinearHead:
     """Convert scikit-learn's model, which knows the classes with examples, to `classes` classes."""
     weight = np.zeros((model.coef_.shape[1], classes), np.float32)
     bias = np.full(classes, -np.inf, np.float32)  # a class without examples is never predicted
@@ -253,7 +255,7 @@ def head_of(model: LogisticRegression, classes: int) -> Head:
         weight[:, model.classes_[1]], bias[model.classes_] = model.coef_[0], (0, *model.intercept_)
     else:
         weight[:, model.classes_], bias[model.classes_] = model.coef_.T, model.intercept_
-    return Head(weight, bias)
+    return LinearHead(weight, bias)
 
 
 def train_heads(
@@ -264,7 +266,7 @@ def train_heads(
     decays: np.ndarray,
     seed: Seed = 0,
     mesh: Mesh | None = None,
-) -> list[Head]:
+) -> list[LinearHead]:
     """Train a head per pair of learning rate and weight decay, (S,) and (S,), which replace those
     of `training`; see `heads.fit`.
     """
@@ -290,7 +292,7 @@ def train_heads(
         mesh=mesh,
     )
     scale = (running["mean"], np.sqrt(running["variance"] + EPS)) if running else (0.0, 1.0)
-    return [Head(w, b, *scale) for w, b in zip(params["weight"], params["bias"], strict=True)]
+    return [LinearHead(w, b, *scale) for w, b in zip(params["weight"], params["bias"], strict=True)]
 
 
 def _logits(params: dict[str, Array], extra: dict[str, Array], x: Array) -> tuple[Array, Any]:

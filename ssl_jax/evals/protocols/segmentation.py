@@ -93,7 +93,7 @@ class Segmentation(Protocol):
             raise NotMeasurable("segmentation: the classifier diverged; lower lr")
         return {f"segmentation_{name}": value for name, value in scores(counts).items()}
 
-    def fit(self, subject: Subject, train: Scenes, classes: int) -> "Head":
+    def fit(self, subject: Subject, train: Scenes, classes: int) -> "SegmentationHead":
         """Train the classifier for `steps` batches, the images in a new order in each epoch."""
         rng, mesh = np.random.default_rng(self.seed), subject.images.mesh
         layer = self.layer(subject)
@@ -105,7 +105,7 @@ class Segmentation(Protocol):
         parts = weight, bias, mean, np.ones_like(mean)
         state = jax.device_get(self.optimizer().init(parts[:2]))
         parts, state = place((parts, state), sharding.replicated(mesh))
-        head = Head(*parts)
+        head = SegmentationHead(*parts)
         count = self.steps * self.batch_size
         epochs = -(-count // len(train.files))
         order = np.concatenate([rng.permutation(len(train.files)) for _ in range(epochs)])[:count]
@@ -147,7 +147,7 @@ class Segmentation(Protocol):
                 yield batch
 
 
-class Head(NamedTuple):
+class SegmentationHead(NamedTuple):
     """logits = (x - mean) / sqrt(variance + 1e-5) @ weight + bias, of features (..., D)."""
 
     weight: Array  # (D, C)
@@ -180,13 +180,13 @@ def scores(counts: np.ndarray) -> dict[str, float]:
 
 @functools.partial(jax.jit, static_argnums=(4, 5), donate_argnums=(0, 1))
 def _step(
-    head: Head,
+    head: SegmentationHead,
     state: optax.OptState,
     encoder: Encoder | None,
     batch: Batch,
     layer: Layer,
     settings: Segmentation,
-) -> tuple[Head, optax.OptState]:
+) -> tuple[SegmentationHead, optax.OptState]:
     """Take one step; features are normalised by the batch's mean and variance, without padding."""
     images, masks = batch
     x = features.maps(encoder, *layer, images)
@@ -195,7 +195,7 @@ def _step(
     scored = masks != IGNORED
 
     def loss(parameters: tuple[Array, Array]) -> Array:
-        logits = Head(*parameters, mean, variance).logits(x, images.shape[1])
+        logits = SegmentationHead(*parameters, mean, variance).logits(x, images.shape[1])
         labels = jnp.where(scored, masks, 0).astype(jnp.int32)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(losses, where=scored) / jnp.maximum(jnp.sum(scored), 1)
@@ -205,11 +205,13 @@ def _step(
     running = (
         old + FORGET * (own - old) for old, own in zip(head[2:], (mean, variance), strict=True)
     )
-    return Head(*optax.apply_updates(head[:2], updates), *running), state
+    return SegmentationHead(*optax.apply_updates(head[:2], updates), *running), state
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _confusion(head: Head, encoder: Encoder | None, batch: Batch, layer: Layer) -> Array:
+def _confusion(
+    head: SegmentationHead, encoder: Encoder | None, batch: Batch, layer: Layer
+) -> Array:
     """Count the pixels (C, C) per true and predicted class in a batch."""
     images, masks = batch
     predicted = jnp.argmax(head.logits(features.maps(encoder, *layer, images), images.shape[1]), -1)

@@ -199,7 +199,7 @@ class SelectiveKernel(nnx.Module):
         return jnp.sum(x * gate, -2)
 
 
-class Block(nnx.Module):
+class ResidualBlock(nnx.Module):
     """A residual block: 3x3-3x3 ("basic") or 1x1-3x3-1x1 with 4 times as wide an output
     ("bottleneck").
     """
@@ -283,7 +283,7 @@ class ResNet(nnx.Module):
             for b in range(count):
                 stride = 2 if s > 0 and b == 0 else 1
                 blocks.append(
-                    Block(
+                    ResidualBlock(
                         features,
                         width,
                         stride,

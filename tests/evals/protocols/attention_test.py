@@ -14,7 +14,7 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import open_source
 from ssl_jax.evals.base import Subject
 from ssl_jax.evals.images import Images
-from ssl_jax.evals.protocols.attention import Attention, attention_maps, distance, entropy
+from ssl_jax.evals.protocols.attention import AttentionMaps, attention_maps, distance, entropy
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.positions import relative_index
@@ -135,7 +135,7 @@ class ProtocolTest(parameterized.TestCase):
         numbers = []
         for devices in (1, 8):
             subject = self.subject(network(channels=1), devices)
-            protocol = Attention(examples=24)
+            protocol = AttentionMaps(examples=24)
             self.assertTrue(protocol.applies(subject))
             numbers.append(protocol.measure(subject))
         one, eight = numbers
@@ -149,7 +149,7 @@ class ProtocolTest(parameterized.TestCase):
             self.assertBetween(one[f"attention_entropy_{i}"], 0.0, np.log(17))
 
     def test_other_backbones_are_left_out(self):
-        self.assertFalse(Attention().applies(self.subject(resnet_small(width=4, channels=1))))
+        self.assertFalse(AttentionMaps().applies(self.subject(resnet_small(width=4, channels=1))))
 
 
 if __name__ == "__main__":

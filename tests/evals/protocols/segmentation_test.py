@@ -15,7 +15,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.evals.protocols import segmentation
-from ssl_jax.evals.protocols.segmentation import Head, Segmentation
+from ssl_jax.evals.protocols.segmentation import Segmentation, SegmentationHead
 from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives.base import Encoder
 
@@ -135,7 +135,9 @@ class MeasureTest(absltest.TestCase):
         one = np.ones(48, np.float32)
 
         def head():
-            return Head(*map(jax.numpy.array, (weight, np.zeros(3, np.float32), 0 * one, one)))
+            return SegmentationHead(
+                *map(jax.numpy.array, (weight, np.zeros(3, np.float32), 0 * one, one))
+            )
 
         masks[0, :5] = IGNORED
         confusion = np.asarray(segmentation._confusion(head(), None, (images, masks), layer))
