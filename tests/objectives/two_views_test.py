@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from absl.testing import absltest, parameterized
 
+from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives import align_uniform, debiased, flatnce, hard_negatives, invaspread
@@ -30,7 +31,7 @@ def tiny(relu):
         )
         x = jnp.mean(jax.nn.relu(x + params["conv"]["bias"]), (1, 2))
         x = jnp.matmul(x, params["fc"]["kernel"], precision="highest") + params["fc"]["bias"]
-        return {"pooled": jax.nn.relu(x) if relu else x}, stats
+        return Features(pooled=jax.nn.relu(x) if relu else x), stats
 
     return Net(lambda key: ({}, {}), apply, "tiny")
 
@@ -121,7 +122,7 @@ class GoldenTest(parameterized.TestCase):
             **{field: float(data[f"hp_{key}"]) for field, key in options.items()},
         )
         # The head of the fixtures, whatever the method's own is.
-        objective.__dict__["branch"] = objective.chain(projector=head)
+        objective.__dict__["networks"] = objective.backbone_and(projector=head)
         stats = jax.tree.map(lambda x: x.astype(dtype), head.init(jax.random.key(0))[1])
         extra = {"stats": {"backbone": {}, "projector": stats}}
         update, state = self.optimizer(name, data, params, batch)
