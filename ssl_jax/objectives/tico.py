@@ -31,7 +31,7 @@ class TiCo(Objective):
         the slow average.
       projector: hidden and output width of the head.
       decay: beta, by which the covariance matrix of earlier embeddings fades per step.
-      weight: rho, weight of the covariance term.
+      weight: rho, weight of the covariance term (20 in lightly 1.6.0).
       momentum: momentum of the encoder's average at step 0; it rises to 1 along a cosine.
     """
 
@@ -45,7 +45,7 @@ class TiCo(Objective):
     )
     projector: tuple[Count, ...] = (4096, 256)
     decay: BelowOne = 0.9
-    weight: NonNegative = 8.0
+    weight: NonNegative = 20.0
     momentum: Probability = 0.99
 
     @cached_property
