@@ -2,6 +2,7 @@
 
 ssl-jax train --config=align_uniform:digits --workdir=W
 ssl-jax train --config=align_uniform:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=align_uniform:imagenet --workdir=W --data=folder:/imagenet/train
 """
 
 from ml_collections import ConfigDict
@@ -36,4 +37,20 @@ def cifar10() -> ConfigDict:
     return common.cifar10(objective, optim, epochs=200, batch_size=768)
 
 
-RECIPES = common.Recipes(small=digits, paper=cifar10)
+def imagenet() -> ConfigDict:
+    """SimCLR's batch, views, LARS and head for 100 epochs: ours. The paper's ImageNet run uses a
+    queue: `moco_align_uniform:imagenet`. Not run.
+    """
+    (view,) = common.views("simclr")
+    objective = {"name": "align_uniform", "view": view, "projector": (2048, 128)}
+    optim = {
+        "name": "lars",
+        "lars_variant": "simclr",
+        "lr": 0.3,
+        "weight_decay": 1e-6,
+        "warmup_epochs": 10.0,
+    }
+    return common.imagenet(objective, optim, epochs=100, batch_size=4096)
+
+
+RECIPES = common.Recipes(small=digits, paper=cifar10, others=(imagenet,))

@@ -2,6 +2,7 @@
 
 ssl-jax train --config=debiased:digits --workdir=W
 ssl-jax train --config=debiased:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=debiased:imagenet --workdir=W --data=folder:/imagenet/train
 """
 
 from ml_collections import ConfigDict
@@ -35,4 +36,25 @@ def cifar10() -> ConfigDict:
     return config
 
 
-RECIPES = common.Recipes(small=digits, paper=cifar10)
+def imagenet() -> ConfigDict:
+    """SimCLR's batch, views, LARS and head for 100 epochs, and a prior of one class in 1000: ours.
+    Not run.
+    """
+    objective = {
+        "name": "debiased",
+        "view": common.views("simclr")[0],
+        "projector": (2048, 128),
+        "temperature": 0.1,
+        "prior": 0.001,
+    }
+    optim = {
+        "name": "lars",
+        "lars_variant": "simclr",
+        "lr": 0.3,
+        "weight_decay": 1e-6,
+        "warmup_epochs": 10.0,
+    }
+    return common.imagenet(objective, optim, epochs=100, batch_size=4096)
+
+
+RECIPES = common.Recipes(small=digits, paper=cifar10, others=(imagenet,))

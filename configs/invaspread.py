@@ -2,6 +2,7 @@
 
 ssl-jax train --config=invaspread:digits --workdir=W
 ssl-jax train --config=invaspread:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=invaspread:imagenet --workdir=W --data=folder:/imagenet/train
 """
 
 from ml_collections import ConfigDict
@@ -35,4 +36,19 @@ def cifar10() -> ConfigDict:
     return common.cifar10({"name": "invaspread"}, optim, epochs=300, batch_size=128)
 
 
-RECIPES = common.Recipes(small=digits, paper=cifar10)
+def imagenet() -> ConfigDict:
+    """SimCLR's batch, views and LARS for 100 epochs: ours, as the paper has no ImageNet run. Not
+    run.
+    """
+    objective = {"name": "invaspread", "view": common.views("simclr")[0]}
+    optim = {
+        "name": "lars",
+        "lars_variant": "simclr",
+        "lr": 0.3,
+        "weight_decay": 1e-6,
+        "warmup_epochs": 10.0,
+    }
+    return common.imagenet(objective, optim, epochs=100, batch_size=4096)
+
+
+RECIPES = common.Recipes(small=digits, paper=cifar10, others=(imagenet,))

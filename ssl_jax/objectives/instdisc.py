@@ -66,25 +66,38 @@ class InstDisc(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         bank, index, partition = extra["memory"], batch["index"], extra["partition"]
-        nets = self.networks.bind(params, extra["stats"])
-        features = nets.backbone(fold(batch["views"][0])).pooled
-        features = l2_normalize(nets.projector(features))
+        features, stats = self.embed(params, extra, batch)
         count = self.spec.num_examples
         if self.negatives:
-            draw = lambda k: jax.random.randint(k, (self.negatives,), 0, count)  # noqa: E731
-            others = jax.vmap(draw)(rng.per_example(key, index))
-            candidates = jnp.concatenate([index[:, None], others], axis=1)
-            # All scores, then the selected ones: the memory's rows stay on their devices.
-            scores = jnp.matmul(features, bank.T, precision="highest") / self.temperature
-            scores = jnp.take_along_axis(split_columns(scores), candidates, axis=1)
+            scores = self.candidate_scores(features, bank, index, key)
             estimate = estimate_partition(scores, count).astype(partition.dtype)
             partition = jnp.where(partition > 0, partition, estimate)
             loss = nce(scores - jnp.log(partition), 1 / count)
         else:
             real = memory.present(count)
             loss = nonparametric_softmax(features, bank, index, self.temperature, real)
-        extra = dict(extra, stats=nets.stats, partition=partition)
+        extra = dict(extra, stats=stats, partition=partition)
         return loss, Aux(extra, signals={"features": features, "index": index})
+
+    def embed(self, params: Tree, extra: Tree, batch: Mapping[str, Any]) -> tuple[Array, Tree]:
+        """Return unit vectors (B, d) and the new statistics."""
+        nets = self.networks.bind(params, extra["stats"])
+        features = nets.backbone(fold(batch["views"][0])).pooled
+        return l2_normalize(nets.projector(features)), nets.stats
+
+    def candidate_scores(self, features: Array, bank: Array, index: Array, key: Array) -> Array:
+        """Compute cosines by the temperature, (B, 1 + m), with an image's own row of the memory,
+        then with those of its noise.
+        """
+        others = jax.vmap(self.noise)(rng.per_example(key, index))
+        candidates = jnp.concatenate([index[:, None], others], axis=1)
+        # All scores, then the selected ones: the memory's rows stay on their devices.
+        scores = jnp.matmul(features, bank.T, precision="highest") / self.temperature
+        return jnp.take_along_axis(split_columns(scores), candidates, axis=1)
+
+    def noise(self, key: Array) -> Array:
+        """Draw examples (m,) from the noise, uniformly with replacement: 1 / N is its density."""
+        return jax.random.randint(key, (self.negatives,), 0, self.spec.num_examples)
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array

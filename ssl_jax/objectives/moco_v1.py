@@ -76,9 +76,15 @@ class MoCoV1(Objective):
         encoded, key_stats = self.encode_keys(extra, views[:, 1], example_keys)
         keys = l2_normalize(encoded["projector"], floor="norm")
         negatives = jax.lax.stop_gradient(queue.keys(extra["queue"]))
-        rows = infonce(queries, keys, self.temperature, negatives, similarity=self.similarity)
         extra = dict(extra, stats=nets.stats, key_stats=key_stats)
-        return jnp.mean(rows), Aux(extra, signals={"keys": keys})
+        return self.contrast(queries, keys, negatives), Aux(extra, signals={"keys": keys})
+
+    def contrast(self, queries: Array, keys: Array, negatives: Array) -> Array:
+        """Compute the scalar loss of queries (B, d), their keys (B, d), of unit length and without
+        gradient, and the queue (K, d).
+        """
+        rows = infonce(queries, keys, self.temperature, negatives, similarity=self.similarity)
+        return jnp.mean(rows)
 
     def encode(self, nets: Bound, images: Array) -> dict[str, Any]:
         """Compute the outputs of all networks by name for a view (B, H, W, C)."""
