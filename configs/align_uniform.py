@@ -41,8 +41,7 @@ def imagenet() -> ConfigDict:
     """SimCLR's batch, views, LARS and head for 100 epochs: ours. The paper's ImageNet run uses a
     queue: `moco_align_uniform:imagenet`. Not run.
     """
-    (view,) = common.views("simclr")
-    objective = {"name": "align_uniform", "view": view, "projector": (2048, 128)}
+    objective = {"name": "align_uniform", "view": common.SIMCLR_VIEW, "projector": (2048, 128)}
     optim = {
         "name": "lars",
         "lars_variant": "simclr",

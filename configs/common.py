@@ -28,6 +28,15 @@ STEPS_IMAGENET: dict[str, Any] = {
     "warmup_epochs": 5.0,
 }
 
+# SimCLR's views of ImageNet, for methods that differ from it by their loss.
+SIMCLR_VIEW: dict[str, Any] = {
+    "size": 224,
+    "count": 2,
+    "area": (0.08, 1.0),
+    "recipe": "simclr",
+    "interpolation": "bicubic",
+}
+
 # For images of 16 px.
 TINY_VIT: dict[str, Any] = {
     "name": "vit",

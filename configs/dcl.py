@@ -47,7 +47,7 @@ def imagenet() -> ConfigDict:
     """ResNet-50, batch 256, 200 epochs, with SimCLR's views and LARS; the paper's point is that a
     batch of 256 is enough. Its learning rate was not at hand: SimCLR's, 0.3 per 256. Not run.
     """
-    objective = {"name": "dcl", "view": common.views("simclr")[0]}
+    objective = {"name": "dcl"}
     optim = {
         "name": "lars",
         "lars_variant": "simclr",

@@ -42,7 +42,7 @@ def imagenet() -> ConfigDict:
     """
     objective = {
         "name": "debiased",
-        "view": common.views("simclr")[0],
+        "view": common.SIMCLR_VIEW,
         "projector": (2048, 128),
         "temperature": 0.1,
         "prior": 0.001,

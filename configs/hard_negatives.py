@@ -47,7 +47,7 @@ def imagenet() -> ConfigDict:
     """
     objective = {
         "name": "hard_negatives",
-        "view": common.views("simclr")[0],
+        "view": common.SIMCLR_VIEW,
         "projector": (2048, 128),
         "temperature": 0.1,
         "prior": 0.001,

@@ -40,7 +40,7 @@ def imagenet() -> ConfigDict:
     """SimCLR's batch, views and LARS for 100 epochs: ours, as the paper has no ImageNet run. Not
     run.
     """
-    objective = {"name": "invaspread", "view": common.views("simclr")[0]}
+    objective = {"name": "invaspread", "view": common.SIMCLR_VIEW}
     optim = {
         "name": "lars",
         "lars_variant": "simclr",

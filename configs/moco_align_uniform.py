@@ -28,9 +28,8 @@ def digits() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """MoCo v2's recipe, 200 epochs (section 5 of the paper; weights 3 and 1, t = 3). Not run."""
-    (view,) = common.views("moco_v2")
     optim = {"name": "sgd", "lr": 0.03, "weight_decay": 1e-4, "decay_rules": ((".*", 1.0),)}
-    objective = {"name": "moco_align_uniform", "view": view, "bn_groups": 8}
+    objective = {"name": "moco_align_uniform", "bn_groups": 8}
     config = common.imagenet(objective, optim, epochs=200, batch_size=256)
     config.backbone.zero_init_residual = False
     return config

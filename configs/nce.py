@@ -28,7 +28,7 @@ def digits() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """InstDisc's recipe (the released main.py) with a trained normaliser: ours. Not run."""
-    objective = {"name": "nce", "view": common.views("instdisc")[0]}
+    objective = {"name": "nce"}
     optim = {
         "name": "sgd",
         "lr": 0.03,

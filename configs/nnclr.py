@@ -29,7 +29,7 @@ def digits() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 4096, 1000 epochs, LARS 0.3 per 256 (section 4.1 of the paper). Not run."""
-    objective = {"name": "nnclr", "views": common.views("byol")}
+    objective = {"name": "nnclr"}
     optim = {"name": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup_epochs": 10.0}
     return common.imagenet(objective, optim, epochs=1000, batch_size=4096)
 

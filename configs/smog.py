@@ -35,8 +35,7 @@ def imagenet() -> ConfigDict:
     settings were not at hand. Not run.
     """
     optim = {"name": "lars", "lr": 0.3, "weight_decay": 1e-6, "warmup_epochs": 10.0}
-    objective = {"name": "smog", "views": common.views("byol")}
-    return common.imagenet(objective, optim, epochs=100, batch_size=4096)
+    return common.imagenet({"name": "smog"}, optim, epochs=100, batch_size=4096)
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet)

@@ -43,7 +43,6 @@ def imagenet() -> ConfigDict:
     """ResNet-50, batch 4096, with SimCLR's views, LARS and schedule for 350 epochs: ours, as the
     paper's AutoAugment and batch of 6144 were not at hand. Not run.
     """
-    (view,) = common.views("simclr")
     optim = {
         "name": "lars",
         "lars_variant": "simclr",
@@ -51,7 +50,7 @@ def imagenet() -> ConfigDict:
         "weight_decay": 1e-4,
         "warmup_epochs": 10.0,
     }
-    objective = {"name": "supcon", "view": view}
+    objective = {"name": "supcon", "view": common.SIMCLR_VIEW}
     return common.imagenet(objective, optim, epochs=350, batch_size=4096)
 
 

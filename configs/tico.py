@@ -29,7 +29,7 @@ def imagenet() -> ConfigDict:
     """ResNet-50 for 100 epochs at batch 4096, with LARS and the views of BYOL, as in lightly's
     benchmarks/imagenet/resnet50/tico.py, which takes beta 0.9, rho 20 and momentum 0.99. Not run.
     """
-    objective = {"name": "tico", "views": common.views("byol")}
+    objective = {"name": "tico"}
     optim = {"name": "lars", "lr": 0.2, "weight_decay": 1.5e-6, "warmup_epochs": 10.0}
     return common.imagenet(objective, optim, epochs=100, batch_size=4096)
 

@@ -42,8 +42,7 @@ class MoCoAlignUniform(MoCoV2):
         align = alignment(queries, keys, self.alpha)
         loss = self.align_weight * align + self.uniform_weight * spread
         if self.contrast_weight:
-            options = {"similarity": self.similarity}
-            rows = infonce(queries, keys, self.temperature, negatives, **options)
+            rows = infonce(queries, keys, self.temperature, negatives, similarity=self.similarity)
             loss += self.contrast_weight * jnp.mean(rows)
         return loss
 

@@ -40,8 +40,8 @@ class TiCo(Objective):
     least_batch: ClassVar[int] = 2
 
     views: tuple[View, View] = (
-        View(224, area=(0.08, 1.0), recipe="byol_1"),
-        View(224, area=(0.08, 1.0), recipe="byol_2"),
+        View(224, area=(0.08, 1.0), recipe="byol_1", interpolation="bicubic", crop="one_draw"),
+        View(224, area=(0.08, 1.0), recipe="byol_2", interpolation="bicubic", crop="one_draw"),
     )
     projector: tuple[Count, ...] = (4096, 256)
     decay: BelowOne = 0.9
