@@ -61,8 +61,8 @@ class SupCon(SimCLR):
         label = batch["label"]
         own = self.spec.num_classes + jnp.arange(len(label), dtype=label.dtype)
         classes = jnp.repeat(jnp.where(label < 0, own, label), 2)
-        options = {"mean": self.mean, "similarity": self.similarity}
-        return supcon(z, classes, self.temperature, **options), Aux({"stats": stats})
+        loss = supcon(z, classes, self.temperature, mean=self.mean, similarity=self.similarity)
+        return loss, Aux({"stats": stats})
 
 
 make = SupCon.make

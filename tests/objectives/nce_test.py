@@ -30,8 +30,9 @@ class Injected(nce.NCE):
 class GoldenTest(absltest.TestCase):
     def test_two_steps(self):
         for wide in (True, False):
+            data = load("instdisc_nce", wide)
             with jax.enable_x64(wide):
-                self.check(load("instdisc_nce", wide), wide)
+                self.check(data, wide)
 
     def check(self, data, wide):
         _, batch, width = data["in_x"].shape
