@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
 from ssl_jax.core.ranges import NonNegative, Positive
 from ssl_jax.losses.align_uniform import alignment, uniformity
-from ssl_jax.losses.infonce import infonce
 from ssl_jax.objectives.moco_v2 import MoCoV2
 
 Array = jax.Array
@@ -42,8 +40,7 @@ class MoCoAlignUniform(MoCoV2):
         align = alignment(queries, keys, self.alpha)
         loss = self.align_weight * align + self.uniform_weight * spread
         if self.contrast_weight:
-            rows = infonce(queries, keys, self.temperature, negatives, similarity=self.similarity)
-            loss += self.contrast_weight * jnp.mean(rows)
+            loss += self.contrast_weight * super().contrast(queries, keys, negatives)
         return loss
 
 

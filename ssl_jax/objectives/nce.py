@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count
 from ssl_jax.losses.nce import estimate_partition, nce
 from ssl_jax.objectives.base import Aux
@@ -26,7 +27,7 @@ class NCE(InstDisc):
     model.
 
     Attributes:
-      negatives: number of images drawn as noise for each image.
+      negatives: number of images drawn as noise for each image, fewer than there are.
       normaliser: c, which stands for -log Z. "trained": a parameter, as in the paper, that starts
         at -log N, where orthogonal vectors have it. "estimated": from the first batch, then
         constant (`instdisc`). "none": 0, so that the model normalises itself.
@@ -34,6 +35,14 @@ class NCE(InstDisc):
 
     negatives: Count = 4096
     normaliser: Literal["trained", "estimated", "none"] = "trained"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.negatives >= self.spec.num_examples:
+            raise UserError(
+                f"objective.negatives: {self.negatives} of {self.spec.num_examples} examples; draw "
+                "fewer than there are, such as a third"
+            )
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, extra = super().init(key)

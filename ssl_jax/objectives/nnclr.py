@@ -92,7 +92,7 @@ class NNCLR(Objective):
             neighbors.append(nearest_neighbor(z, support))
             predictions.append(nets.predictor(z))
         crossed = zip(neighbors, predictions[::-1], strict=True)
-        loss = sum(self.contrast(n, p) for n, p in crossed) / 2
+        loss = jnp.mean(jnp.stack([self.contrast(n, p) for n, p in crossed]))
         # Both views look in the old support set; only the second view enters it.
         return loss, Aux(dict(extra, stats=nets.stats), signals={"keys": z})
 

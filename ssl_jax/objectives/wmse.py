@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Several
@@ -67,7 +68,7 @@ class WMSE(Objective):
         views = unfold(z, self.view.count)  # (B, count, d)
         pairs = list(itertools.combinations(range(self.view.count), 2))
         losses = [wmse(views[:, i], views[:, j], self.size, self.eps) for i, j in pairs]
-        return sum(losses) / len(losses), Aux({"stats": nets.stats})
+        return jnp.mean(jnp.stack(losses)), Aux({"stats": nets.stats})
 
 
 make = WMSE.make

@@ -57,6 +57,8 @@ def leaves(hint, where):
 def filler(hint):
     if dataclasses.is_dataclass(hint):
         return {"size": 224}
+    if typing.get_origin(hint) is typing.Annotated and typing.get_args(hint)[0] is int:
+        return 224
     return "x" if hint is str else 0.5
 
 

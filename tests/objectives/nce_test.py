@@ -30,8 +30,9 @@ class Injected(nce.NCE):
 class GoldenTest(absltest.TestCase):
     def test_two_steps(self):
         for wide in (True, False):
+            data = load("instdisc_nce", wide)
             with jax.enable_x64(wide):
-                self.check(load("instdisc_nce", wide), wide)
+                self.check(data, wide)
 
     def check(self, data, wide):
         _, batch, width = data["in_x"].shape
@@ -106,9 +107,11 @@ class NormaliserTest(absltest.TestCase):
         shift = np.log(1437) - np.log(extra["partition"])
         np.testing.assert_allclose(value, self.loss("trained", shift)[0], rtol=1e-5)
 
-    def test_no_negatives_are_an_error(self):
+    def test_numbers_of_negatives_that_do_not_fit(self):
         with self.assertRaisesRegex(UserError, "objective.negatives: .* at least 1, got 0"):
             dataclasses.replace(self.objective, negatives=0)
+        with self.assertRaisesRegex(UserError, "objective.negatives: 4096 of 1437 examples; draw"):
+            dataclasses.replace(self.objective, negatives=4096)
 
 
 if __name__ == "__main__":

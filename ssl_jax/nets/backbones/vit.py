@@ -153,8 +153,9 @@ class Config(Backbone):
                 "class token"
             )
         check_rate(self.drop_path, depth)
+        grid = self.grid  # raises unless the patch divides the image
         if position in FIXED_ORDERS:
-            sincos(dim, self.grid)  # raises for an invalid width
+            sincos(dim, grid)  # raises for an invalid width
 
     @property
     def sizes(self) -> tuple[Any, Any, Any, float]:
