@@ -62,6 +62,11 @@ VIEWS: dict[str, tuple[View, ...]] = {
     ),
     # Jigsaw's and context prediction's: nearly the whole image, as 255 of 256 to 292 pixels.
     "patches": (View(255, count=1, area=(0.7, 1.0), recipe="patches"),),
+    # PIRL's image and the one whose patches are shuffled, each distorted by itself.
+    "pirl": (
+        View(224, count=1, area=(0.08, 1.0), recipe="pirl"),
+        View(255, count=1, area=(0.6, 1.0), recipe="none"),
+    ),
     "mae": (View(224, count=1, area=(0.2, 1.0), recipe="mae", **_CUBIC),),
     "simmim": (View(192, count=1, area=(0.67, 1.0), recipe="mae"),),
     "beit": (View(224, count=1, area=(0.08, 1.0), recipe="beit", **_CUBIC),),

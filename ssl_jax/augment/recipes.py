@@ -212,6 +212,12 @@ RECIPES: dict[str, Recipe] = {
     # Jigsaw and context prediction as Goyal et al. 2019 (VISSL) and Kolesnikov et al. 2019 train
     # them: two images in three are grey.
     "patches": Recipe(flip=0.5, gray_p=0.66),
+    # Misra and van der Maaten 2019; facebookresearch/vissl, for the image and for each patch,
+    # without its block of posterize, sharpness, solarize and autocontrast.
+    "pirl": Recipe(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.2), jitter_p=1.0, gray_p=0.2),
+    "pirl_blur": Recipe(
+        flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray_p=0.2, blur_p=0.5
+    ),
     # Small grey images, without flips, which change their meaning. Upright: small rotations only,
     # for RotNet.
     "digits": Recipe(

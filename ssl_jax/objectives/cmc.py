@@ -11,9 +11,6 @@ import jax.numpy as jnp
 from ssl_jax.core import config, rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Positive, Whole
-from ssl_jax.losses.cross_entropy import cross_entropy
-from ssl_jax.losses.nce import estimate_partition, nce
-from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
@@ -58,7 +55,7 @@ class CMC(Objective):
     graph: Literal["full", "core"] = "full"
     width: Positive = 0.5
     projector: tuple[Count, ...] = (128,)
-    criterion: Literal["nce", "softmax"] = "nce"
+    criterion: memory.Criterion = "nce"
     negatives: Whole = 16384
     temperature: Positive = 0.07
     momentum: BelowOne = 0.5
@@ -131,28 +128,27 @@ class CMC(Objective):
         extra = dict(extra, stats=nets.stats, partition=jnp.stack(partitions))
         return sum(losses[1:], losses[0]), Aux(extra, {"features": features, "index": index})
 
-    def candidates(self, key: Array, index: Array) -> Array:
+    def candidates(self, key: Array, index: Array) -> Array | None:
         """Draw the images (B, 1 + negatives) that all pairs compare with, first the right ones."""
+        if not self.negatives:
+            return None
         keys = rng.per_example(key, index)
         return memory.candidates(keys, index, self.negatives, self.spec.num_examples)
 
     def contrast(
-        self, features: Array, bank: Array, index: Array, rows: Array, partition: Array
+        self, features: Array, bank: Array, index: Array, rows: Array | None, partition: Array
     ) -> tuple[Array, Array]:
-        """Compute the loss of one view's features against the memory of another, and its
-        partition constant.
-        """
-        count = self.spec.num_examples
-        if not self.negatives:
-            real = memory.present(count)
-            loss = nonparametric_softmax(features, bank, index, self.temperature, real)
-            return loss, partition
-        scores = memory.similarities(features, bank, rows) / self.temperature
-        if self.criterion == "softmax":
-            return jnp.mean(cross_entropy(scores, jnp.zeros_like(index))), partition
-        estimate = estimate_partition(scores, count).astype(partition.dtype)
-        partition = jnp.where(partition > 0, partition, estimate)
-        return nce(scores - jnp.log(partition), 1 / count), partition
+        """Contrast one view's features with the memory of another; see `parts.memory.contrast`."""
+        return memory.contrast(
+            features,
+            bank,
+            index,
+            rows,
+            partition,
+            count=self.spec.num_examples,
+            temperature=self.temperature,
+            criterion=self.criterion,
+        )
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array

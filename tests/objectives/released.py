@@ -62,9 +62,9 @@ def tree(
     return jax.tree.map(jnp.asarray, out)
 
 
-def number(data: Mapping[str, np.ndarray], name: str) -> float:
+def number(data: Mapping[str, np.ndarray], name: str, place: tuple[int, ...] = ()) -> float:
     """A hyper-parameter: the decimal number that its float32 stands for."""
-    return float(f"{float(data[name]):.6g}")
+    return float(f"{float(data[name][place]):.6g}")
 
 
 def at_step(data: Mapping[str, np.ndarray], prefix: str, step: int) -> dict[str, np.ndarray]:
