@@ -73,6 +73,12 @@ def main(argv: list[str]) -> int:
     tensors, card = run.tensors(part, encoder)
     lines: list[str] = []
     if kind in networks.LIBRARIES:
+        trained = run.experiment.method.backbone.config
+        if not trained.layout:
+            raise UserError(
+                f"--format={kind}: no network there is like {trained.title}; use safetensors or "
+                "stablehlo"
+            )
         variables = under(tensors, "backbone/")
         tensors, lines = timm.export(variables, run.backbone, run.channels, kind)
         card |= {"format": kind, "build": "\n".join(lines)}

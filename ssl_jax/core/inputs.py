@@ -87,6 +87,22 @@ class View:
 
 
 @dataclass(frozen=True)
+class Window:
+    """The part of the data set that is shown before the next part (PIC, arXiv:2006.14618): each
+    pass is over the `size` images from a start on, which then moves on by `stride`.
+
+    Attributes:
+      size: images of a pass.
+      stride: images by which the start moves after each pass.
+      reshuffle: shuffle the data set anew before a pass that goes beyond its end.
+    """
+
+    size: Count
+    stride: Count
+    reshuffle: bool = True
+
+
+@dataclass(frozen=True)
 class ArrayShape:
     """Shape and type of one array of a batch. Unlike a tuple, it is a leaf to `jax.tree`."""
 
@@ -117,7 +133,8 @@ class Inputs:
     Positions are (y, x) in units of the sides: (0, 0) is the outer corner at the top left, (1, 1)
     that at the bottom right, and pixel (i, j) of h x w has its centre at ((i + 0.5) / h,
     (j + 0.5) / w). Where the affine map of a chain reads beyond the crop, the view shows padding,
-    and its mask is 0 or the edge's. The sound in the loss is in [-1, 1).
+    and its mask is 0 or the edge's. The sound in the loss is in [-1, 1). `window` changes the order
+    of the examples; by default each epoch is a pass over all of them.
     """
 
     views: tuple[View, ...] = ()
@@ -128,6 +145,7 @@ class Inputs:
     placement: bool = False
     masks: bool = False
     sound: int = 0
+    window: Window | None = None
 
     def shapes(self, rows: int, channels: int) -> dict[str, Any]:
         """Describe the batches of `rows` examples that the host makes: a tree of `ArrayShape`."""

@@ -18,7 +18,7 @@ from ssl_jax.core.ranges import Count, Finite, Probability, Seed, Share, Whole
 from ssl_jax.data.assemble import Pool, Steps
 from ssl_jax.data.decode import eval_crop
 from ssl_jax.data.draws import fold
-from ssl_jax.data.order import Order
+from ssl_jax.data.order import make_order
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.text import BYTES, Tokenizer
@@ -151,7 +151,7 @@ def batches(
         return Steps(
             Reader(source, channels, seed, max_bad_fraction),
             inputs,
-            Order(len(source), global_batch, seed),
+            make_order(len(source), global_batch, seed, inputs.window),
             rows=rows,
             threads=threads,
             boxes_only=boxes_only,

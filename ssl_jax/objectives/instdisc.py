@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Positive, Whole
-from ssl_jax.core.sharding import split_columns
 from ssl_jax.losses.nce import estimate_partition, nce
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.normalize import l2_normalize
@@ -89,15 +88,9 @@ class InstDisc(Objective):
         """Compute cosines by the temperature, (B, 1 + m), with an image's own row of the memory,
         then with those of its noise.
         """
-        others = jax.vmap(self.noise)(rng.per_example(key, index))
-        candidates = jnp.concatenate([index[:, None], others], axis=1)
-        # All scores, then the selected ones: the memory's rows stay on their devices.
-        scores = jnp.matmul(features, bank.T, precision="highest") / self.temperature
-        return jnp.take_along_axis(split_columns(scores), candidates, axis=1)
-
-    def noise(self, key: Array) -> Array:
-        """Draw examples (m,) from the noise, uniformly with replacement: 1 / N is its density."""
-        return jax.random.randint(key, (self.negatives,), 0, self.spec.num_examples)
+        keys = rng.per_example(key, index)
+        rows = memory.candidates(keys, index, self.negatives, self.spec.num_examples)
+        return memory.similarities(features, bank, rows) / self.temperature
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array

@@ -85,7 +85,9 @@ class NetsTest(parameterized.TestCase):
         np.testing.assert_array_equal(run(params | first), run(params))
 
     def test_bad_rate(self):
-        with self.assertRaisesRegex(UserError, r"drop_path: expected a number in \[0, 1\), got 1.0"):
+        with self.assertRaisesRegex(
+            UserError, r"drop_path: expected a number in \[0, 1\), got 1.0"
+        ):
             nets(1.0)
 
 

@@ -5,14 +5,20 @@ They are padded to `core.sharding.padded_rows` and, under the names "memory" and
 up those that it owns.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.sharding import padded_rows
+from ssl_jax.core.sharding import padded_rows, split_columns
+from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.losses.nce import estimate_partition, nce
+from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.normalize import l2_normalize
 
 Array = jax.Array
+Criterion = Literal["nce", "softmax"]
 
 
 def uniform(key: Array, count: int, dim: int) -> Array:
@@ -36,6 +42,67 @@ def average(memory: Array, index: Array, rows: Array, momentum: float) -> Array:
     `v = l2(momentum v + (1 - momentum) row)` (Wu et al. 2018, arXiv 1805.01978).
     """
     return write(memory, index, l2_normalize(momentum * memory[index] + (1 - momentum) * rows))
+
+
+def candidates(keys: Array, index: Array, negatives: int, count: int) -> Array:
+    """Return rows of the memory (B, 1 + negatives): first each example's own, then `negatives`
+    drawn by its key among all `count`, uniformly with replacement.
+    """
+    draw = lambda key: jax.random.randint(key, (negatives,), 0, count)  # noqa: E731
+    return jnp.concatenate([index[:, None], jax.vmap(draw)(keys)], axis=1)
+
+
+def similarities(features: Array, memory: Array, rows: Array) -> Array:
+    """Compute the inner products (B, k) of features (B, dim) with the `rows` (B, k) of the memory,
+    without a gradient to it. All products, then the selected ones: the memory's rows stay on their
+    devices.
+    """
+    bank = jax.lax.stop_gradient(memory)
+    products = jnp.matmul(features, bank.T, precision="highest")
+    return jnp.take_along_axis(split_columns(products), rows, axis=1)
+
+
+def contrast(
+    features: Array,
+    memory: Array,
+    index: Array,
+    rows: Array | None,
+    partition: Array,
+    *,
+    count: int,
+    temperature: float,
+    criterion: Criterion,
+    eps: float = 1e-7,
+) -> tuple[Array, Array]:
+    """Compute how badly features (B, dim) find their images in the memory, a scalar, and the
+    partition constant of the NCE.
+
+    Args:
+      features, memory: unit vectors; no gradient flows into the memory.
+      index: (B,) int, the right rows.
+      rows: `candidates`; None compares with all `count` images (1805.01978, equation 2).
+      partition: the constant, 0 before the first batch, which sets it.
+      criterion: "nce" (equation 7) or the "softmax" over the candidates.
+      eps: see `losses.nce`.
+    """
+    if rows is None:
+        real = present(count)
+        return nonparametric_softmax(features, memory, index, temperature, real), partition
+    scores = similarities(features, memory, rows) / temperature
+    if criterion == "softmax":
+        return jnp.mean(cross_entropy(scores, jnp.zeros_like(index))), partition
+    estimate = estimate_partition(scores, count).astype(partition.dtype)
+    partition = jnp.where(partition > 0, partition, estimate)
+    return nce(scores - jnp.log(partition), 1 / count, eps), partition
+
+
+def check_negatives(negatives: int, count: int) -> None:
+    """Raise `UserError` if there are fewer examples than negatives."""
+    if negatives > count:
+        raise UserError(
+            f"objective.negatives: cannot draw {negatives} of {count} examples; set at most "
+            f"{count}, or 0 to compare with all"
+        )
 
 
 def balanced_labels(key: Array, count: int, labels: int) -> Array:
