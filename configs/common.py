@@ -112,6 +112,15 @@ def digits(
     )
 
 
+def photos(
+    objective: Mapping[str, Any], optim: Mapping[str, Any], steps: int, batch_size: int
+) -> ConfigDict:
+    """Build the config `digits` for colour images: crops of scikit-learn's two photographs."""
+    config = digits(objective, optim, steps, batch_size)
+    config.data.train = "photos"
+    return config
+
+
 def cifar10(
     objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int
 ) -> ConfigDict:

@@ -1,10 +1,16 @@
 """Colour spaces, and operations that hide chromatic aberration. Images are planes, (3, H, W)
-float32.
+float32, unless they
+are called images (..., H, W, C).
 """
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ssl_jax.core.chain import Space
+from ssl_jax.core.errors import UserError
 
 Array = jax.Array
 
@@ -15,6 +21,10 @@ XYZ = (
     (0.019334, 0.119193, 0.950227),
 )
 WHITE = (0.95047, 1.0, 1.08883)
+
+# ITU-R BT.601, studio range: Y' in [16, 235], Cb and Cr in [16, 240], for R'G'B' in [0, 1].
+YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
+YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
 # Projects the green - magenta direction, (-1, 2, -1), out of a colour (Doersch et al. 2015).
 PROJECTION = np.eye(3) - np.outer((-1, 2, -1), (-1, 2, -1)) / 6
@@ -34,6 +44,41 @@ def srgb_to_lab(image: Array) -> Array:
     return jnp.stack([116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)])
 
 
+def lab_to_srgb(lab: Array) -> Array:
+    """Invert `srgb_to_lab`; colours outside of sRGB are below 0 or above 1."""
+    y = (lab[0] + 16.0) / 116.0
+    root = jnp.stack([y + lab[1] / 500.0, y, y - lab[2] / 200.0])
+    xyz = jnp.where(root > 0.2068966, root**3, (root - 16.0 / 116.0) / 7.787)
+    linear = _mix(np.linalg.inv(np.array(XYZ) / np.array(WHITE)[:, None]), xyz)
+    curve = 1.055 * jnp.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    return jnp.where(linear > 0.0031308, curve, 12.92 * linear)
+
+
+def srgb_to_ycbcr(image: Array) -> Array:
+    """Convert sRGB in [0, 1] to Y'CbCr (BT.601) of the studio range, 16 to 235 and 16 to 240."""
+    return _mix(np.array(YCBCR), image) + _offset(image)
+
+
+def ycbcr_to_srgb(image: Array) -> Array:
+    """Invert `srgb_to_ycbcr`."""
+    return _mix(np.linalg.inv(np.array(YCBCR)), image - _offset(image))
+
+
+def from_rgb(space: Space, images: Array) -> Array:
+    """Convert images (..., H, W, C) from sRGB in [0, 1] to a colour space: "rgb" leaves them as
+    they are, "lab" is `srgb_to_lab`, "ycbcr" `srgb_to_ycbcr`.
+
+    Raises:
+      UserError: another space than "rgb" for images without colour.
+    """
+    return _convert({"lab": srgb_to_lab, "ycbcr": srgb_to_ycbcr}, space, images)
+
+
+def to_rgb(space: Space, images: Array) -> Array:
+    """Invert `from_rgb`."""
+    return _convert({"lab": lab_to_srgb, "ycbcr": ycbcr_to_srgb}, space, images)
+
+
 def project_colors(image: Array) -> Array:
     """Remove the green - magenta part of every colour; greys stay (Doersch et al. 2015)."""
     return _mix(PROJECTION, image)
@@ -47,6 +92,23 @@ def drop_channels(image: Array, channel: Array, noise: Array) -> Array:
     """
     channels = jnp.arange(image.shape[0])[:, None, None]
     return jnp.where(channels == channel, image, noise)
+
+
+def _convert(
+    conversions: Mapping[str, Callable[[Array], Array]], space: Space, images: Array
+) -> Array:
+    if space == "rgb":
+        return images
+    if images.shape[-1] != 3:
+        raise UserError(
+            f"view.recipe: the colour space {space!r} needs colour images, and these have "
+            f"{images.shape[-1]} channel(s); use data with colours"
+        )
+    return jnp.moveaxis(conversions[space](jnp.moveaxis(images, -1, 0)), 0, -1)
+
+
+def _offset(image: Array) -> np.ndarray:
+    return np.array(YCBCR_OFFSET, np.float32).reshape(3, *[1] * (image.ndim - 1))
 
 
 def _mix(matrix: np.ndarray, image: Array) -> Array:

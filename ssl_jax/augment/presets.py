@@ -32,6 +32,7 @@ VIEWS: dict[str, tuple[View, ...]] = {
         View(224, area=(0.08, 1.0), recipe="dino_2", **_CUBIC),
     ),
     "instdisc": (View(224, count=1, area=(0.2, 1.0), recipe="instdisc"),),
+    "cmc": (View(224, count=1, area=(0.08, 1.0), recipe="cmc"),),
     "sela": (View(224, count=1, area=(0.08, 1.0), recipe="instdisc"),),
     "deepcluster": (View(224, count=1, area=(0.08, 1.0), recipe="mae"),),
     "moco_v1": (View(224, count=2, area=(0.2, 1.0), recipe="moco_v1"),),

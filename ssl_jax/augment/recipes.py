@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.augment import filters, geometric, photometric
+from ssl_jax.augment import color, filters, geometric, photometric
 from ssl_jax.augment.jitter import DRAWS as JITTER_DRAWS
 from ssl_jax.augment.jitter import color_jitter
 from ssl_jax.augment.rand_augment import rand_augment
@@ -30,6 +30,11 @@ BLUR_SIGMA = (0.1, 2.0)  # pixels
 _DRAWS = 18  # random scalars per image
 
 _UNIT: Mapping[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's code feeds [0, 1] as it is
+_LAB: Mapping[str, Any] = {"mean": (50.0, 6.025, -6.6895), "std": (50.0, 92.208, 101.1675)}
+_YCBCR: Mapping[str, Any] = {
+    "mean": (116.151, 121.080, 132.342),
+    "std": (109.500, 111.855, 111.964),
+}
 _STRONG_HUE = (0.4, 0.4, 0.4, 0.4)
 _DIGITS: Mapping[str, Any] = {
     "jitter": (0.4, 0.0, 0.0, 0.0),
@@ -188,6 +193,9 @@ RECIPES: dict[str, Recipe] = {
         gray_p=0.2,
         gray_first=True,
     ),
+    # Tian et al. 2019; HobbitLong/CMC, train_CMC.py: L, ab or Y, CbCr by their half ranges.
+    "cmc": Recipe(flip=0.5, space="lab", **_LAB),
+    "cmc_ycbcr": Recipe(flip=0.5, space="ycbcr", **_YCBCR),
     "mae": Recipe(flip=0.5),  # SimMIM's too
     "normalize": Recipe(),  # I-JEPA
     # Normalisation of public networks that do not use ImageNet's: Google's ViTs, and CLIP.
@@ -325,7 +333,8 @@ def prepare(view: View, images: Array) -> Array:
 def pixels(view: View, images: np.ndarray) -> np.ndarray:
     """Invert `prepare`, for display: uint8, clipped to [0, 255]."""
     mean, std = statistics(recipe(view.recipe), images.shape[-1])
-    return np.clip((images * std + mean) * 255 + 0.5, 0, 255).astype(np.uint8)
+    images = np.asarray(color.to_rgb(recipe(view.recipe).space, images * std + mean))
+    return np.clip(images * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 def apply(
@@ -455,7 +464,7 @@ def _affine_matrix(ranges: Affine, draws: Array, sides: tuple[int, ...], strengt
 
 def _normalize(chain: Recipe, images: Array) -> Array:
     mean, std = statistics(chain, images.shape[-1])
-    return (images - mean) / std
+    return (color.from_rgb(chain.space, images) - mean) / std
 
 
 def statistics(chain: Recipe, channels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ Kind = Literal[
     "torchvision", "simclr", "byol"
 ]  # the library or code that defines the colour jitter
 Padding = Literal["zero", "edge"]
+Space = Literal["rgb", "lab", "ycbcr"]
 Strengths = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,7 +42,8 @@ class Affine:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A chain: flip, affine, RandAugment, colour jitter, grey, blur, solarize, noise, normalise.
+    """A chain: flip, affine, RandAugment, colour jitter, grey, blur, solarize, noise, colour space,
+    normalise.
 
     Attributes:
       flip: probability of mirroring.
@@ -52,7 +54,10 @@ class Recipe:
       gray_first: grey before the colour jitter, not after it.
       noise: standard deviation of Gaussian noise, added before the normalisation, not clipped.
       rand_augment: magnitude of RandAugment, up to 10; 0 for none.
-      mean, std: statistics of each channel of images in [0, 1], or one number for all channels.
+      space: colour space to which images are converted before the normalisation; see
+        `augment.color.from_rgb`.
+      mean, std: statistics of each channel of images in [0, 1], or one number for all channels; in
+        another space in its units.
     """
 
     flip: Probability = 0.0
@@ -66,6 +71,7 @@ class Recipe:
     gray_first: bool = False
     noise: NonNegative = 0.0
     rand_augment: NonNegative = 0.0
+    space: Space = "rgb"
     mean: tuple[Finite, ...] = IMAGENET_MEAN
     std: tuple[Positive, ...] = IMAGENET_STD
 
@@ -77,6 +83,12 @@ class Recipe:
             raise UserError(
                 f"recipe: mean has {len(self.mean)} values and std has {len(self.std)}; give both "
                 "one value per channel, or one for all"
+            )
+
+        if self.space != "rgb" and self.rand_augment:
+            raise UserError(
+                f"recipe.space: RandAugment fills with the mean, which is no colour in "
+                f"{self.space!r}; set rand_augment to 0"
             )
 
     def unused(self) -> dict[str, str]:

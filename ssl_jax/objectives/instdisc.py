@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Positive, Whole
-from ssl_jax.core.sharding import split_columns
 from ssl_jax.losses.nce import estimate_partition, nce
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.normalize import l2_normalize
@@ -71,12 +70,9 @@ class InstDisc(Objective):
         features = l2_normalize(nets.projector(features))
         count = self.spec.num_examples
         if self.negatives:
-            draw = lambda k: jax.random.randint(k, (self.negatives,), 0, count)  # noqa: E731
-            others = jax.vmap(draw)(rng.per_example(key, index))
-            candidates = jnp.concatenate([index[:, None], others], axis=1)
-            # All scores, then the selected ones: the memory's rows stay on their devices.
-            scores = jnp.matmul(features, bank.T, precision="highest") / self.temperature
-            scores = jnp.take_along_axis(split_columns(scores), candidates, axis=1)
+            keys = rng.per_example(key, index)
+            candidates = memory.candidates(keys, index, self.negatives, count)
+            scores = memory.similarities(features, bank, candidates) / self.temperature
             estimate = estimate_partition(scores, count).astype(partition.dtype)
             partition = jnp.where(partition > 0, partition, estimate)
             loss = nce(scores - jnp.log(partition), 1 / count)

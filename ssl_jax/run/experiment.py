@@ -181,7 +181,7 @@ class Experiment(Datasets):
             total_steps=self.spec.total_steps,
             steps_per_epoch=self.spec.steps_per_epoch,
             decays=self.method.decays,
-            backbone=self._backbone,
+            backbone=self.method.backbone.config,
         )
 
     @property

@@ -1,16 +1,21 @@
 """Colours against published values."""
 
+from pathlib import Path
+
 import cv2
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
-from ssl_jax.augment import color
+from ssl_jax.augment import color, recipes
+from ssl_jax.core.chain import Recipe
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
 
 RGB = np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
 
 
-class ColorTest(absltest.TestCase):
+class ColorTest(parameterized.TestCase):
     def test_lab_of_the_corners(self):
         published = {
             (0, 0, 0): (0, 0, 0),
@@ -30,6 +35,25 @@ class ColorTest(absltest.TestCase):
         want = cv2.cvtColor(RGB.transpose(1, 2, 0), cv2.COLOR_RGB2Lab).transpose(2, 0, 1)
         got = color.srgb_to_lab(jnp.asarray(RGB))
         np.testing.assert_allclose(got, want, atol=0.2)  # cv2 reads a table
+
+    @parameterized.parameters(("lab", "cmc", 2e-3), ("ycbcr", "cmc_ycbcr", 2e-3))
+    def test_views_of_cmc(self, space, chain, tolerance):
+        """The fixture has black, white, primaries, greys and colours near black."""
+        data = np.load(Path(__file__).parents[1] / "golden/cmc_lab.npz")
+        image = data["in_rgb"]
+        got = color.from_rgb(space, jnp.asarray(image, jnp.float32) / 255)
+        np.testing.assert_allclose(got, data[f"out_{space}"], atol=tolerance)
+        view = View(7, recipe=chain)
+        normalised = recipes.prepare(view, jnp.asarray(image))
+        np.testing.assert_allclose(normalised, data[f"out_{space}_norm"], atol=1e-4)
+        np.testing.assert_array_equal(recipes.pixels(view, np.asarray(normalised)), image)
+
+    def test_a_colour_space_needs_colours(self):
+        grey = jnp.zeros((2, 4, 4, 1), jnp.uint8)
+        with self.assertRaisesRegex(UserError, "'lab' needs colour images, and these have 1 ch"):
+            recipes.prepare(View(4, recipe="cmc"), grey)
+        with self.assertRaisesRegex(UserError, "recipe.space: RandAugment .* 'lab'"):
+            Recipe(space="lab", rand_augment=9.0)
 
     def test_projection(self):
         b = np.array([[5 / 6, 1 / 3, -1 / 6], [1 / 3, 1 / 3, 1 / 3], [-1 / 6, 1 / 3, 5 / 6]])

@@ -27,6 +27,7 @@ from ssl_jax.data.sources.base import ArraySource, Source
 
 __all__ = ["ArraySource", "Source", "absolute", "held_out", "open_source", "schemes"]
 
+EMBEDDED = ("digits", "photos")  # schemes without a path: their data come with a library
 _ENDINGS = {  # endings of files that need no scheme
     "npz": (".npz",),
     "parquet": (".parquet",),
@@ -130,7 +131,7 @@ def _scheme(spec: str) -> tuple[ModuleType, str]:
     if name not in schemes() and (guess := _guess(spec)):
         name, path = guess, spec
     if name not in schemes():
-        expected = ", ".join(s if s == "digits" else f"{s}:PATH" for s in schemes())
+        expected = ", ".join(s if s in EMBEDDED else f"{s}:PATH" for s in schemes())
         hint = suggest(name, schemes()) if name else ""
         hint = f"; {hint}" if hint.startswith("did") else ""
         path_hint = _why_not(spec) if "/" in spec and ":" not in spec else ""

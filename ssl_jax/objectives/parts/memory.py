@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.sharding import padded_rows
+from ssl_jax.core.sharding import padded_rows, split_columns
 from ssl_jax.losses.normalize import l2_normalize
 
 Array = jax.Array
@@ -36,6 +36,33 @@ def average(memory: Array, index: Array, rows: Array, momentum: float) -> Array:
     `v = l2(momentum v + (1 - momentum) row)` (Wu et al. 2018, arXiv 1805.01978).
     """
     return write(memory, index, l2_normalize(momentum * memory[index] + (1 - momentum) * rows))
+
+
+def candidates(keys: Array, index: Array, negatives: int, count: int) -> Array:
+    """Return rows of the memory (B, 1 + negatives): first each example's own, then `negatives`
+    drawn by its key among all `count`, uniformly with replacement.
+    """
+    draw = lambda key: jax.random.randint(key, (negatives,), 0, count)  # noqa: E731
+    return jnp.concatenate([index[:, None], jax.vmap(draw)(keys)], axis=1)
+
+
+def similarities(features: Array, memory: Array, rows: Array) -> Array:
+    """Compute the inner products (B, k) of features (B, dim) with the `rows` (B, k) of the memory,
+    without a gradient to it. All products, then the selected ones: the memory's rows stay on their
+    devices.
+    """
+    bank = jax.lax.stop_gradient(memory)
+    products = jnp.matmul(features, bank.T, precision="highest")
+    return jnp.take_along_axis(split_columns(products), rows, axis=1)
+
+
+def check_negatives(negatives: int, count: int) -> None:
+    """Raise `UserError` if there are fewer examples than negatives."""
+    if negatives > count:
+        raise UserError(
+            f"objective.negatives: cannot draw {negatives} of {count} examples; set at most "
+            f"{count}, or 0 to compare with all"
+        )
 
 
 def balanced_labels(key: Array, count: int, labels: int) -> Array:
