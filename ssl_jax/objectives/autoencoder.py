@@ -1,6 +1,4 @@
-"""Autoencoders, plain and denoising (Vincent et al. 2010, JMLR 11, "Stacked denoising
-autoencoders").
-"""
+"""Autoencoders, plain and denoising (Vincent et al. 2010, JMLR 11:3371)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
