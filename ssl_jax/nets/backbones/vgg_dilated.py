@@ -89,7 +89,7 @@ class VggDilated(nnx.Module):
     """See `Config`."""
 
     def __init__(self, config: Config, channels: int, rngs: nnx.Rngs):
-        options = {"dtype": compute_dtype(config.dtype), "rngs": rngs}
+        options: dict[str, Any] = {"dtype": compute_dtype(config.dtype), "rngs": rngs}
         for i, (width, sizes) in enumerate(zip(config.widths, STAGES, strict=True), 1):
             setattr(self, f"stage{i}", Block(channels, width, *sizes, **options))
             channels = width
