@@ -15,10 +15,10 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Views of 32 px, so that a quarter has the 16 px of other recipes."""
-    view = {"size": 32, "area": (1.0, 1.0), "recipe": "digits_upright"}
+    """Quarters of 8 px. Digits hold little to count: this learns less than other tasks do."""
+    view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright"}
     objective = {"name": "counting", "view": view, "counts": 64, "hidden": (128,)}
-    return common.digits(objective, {"name": "adamw", "lr": 1e-3}, steps=400, batch_size=64)
+    return common.digits(objective, {"name": "adamw", "lr": 3e-3}, steps=1200, batch_size=64)
 
 
 def cifar10() -> ConfigDict:
