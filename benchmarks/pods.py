@@ -76,7 +76,9 @@ def backbone(config: dict[str, Any]) -> str:
     options = config["backbone"]
     if options["name"] == "resnet":
         return f"ResNet-{options['depth']}"
-    size = str(options.get("size", "")).capitalize()[:1]
+    if "size" not in options:
+        return str(options["name"])
+    size = str(options["size"]).capitalize()[:1]
     return f"{options['name'].capitalize().replace('Vit', 'ViT')}-{size}/{options.get('patch', 4)}"
 
 

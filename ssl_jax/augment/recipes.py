@@ -196,6 +196,8 @@ RECIPES: dict[str, Transform] = {
     # Tian et al. 2019; HobbitLong/CMC, train_CMC.py: L, ab or Y, CbCr by their half ranges.
     "cmc": Transform(flip=0.5, space="lab", **_LAB),
     "cmc_ycbcr": Transform(flip=0.5, space="ycbcr", **_YCBCR),
+    # Zhang et al. 2016; colorizers/base_color.py of richzhang/colorization.
+    "lab": Transform(flip=0.5, space="lab", mean=(50.0, 0.0, 0.0), std=(100.0, 110.0, 110.0)),
     "mae": Transform(flip=0.5),  # SimMIM's too
     "normalize": Transform(),  # I-JEPA
     # Normalisation of public networks that do not use ImageNet's: Google's ViTs, and CLIP.

@@ -21,7 +21,7 @@ class Split(Backbone):
 
     Attributes:
       part: config of each network.
-      channels: channels of each, in the order of the image's.
+      channels: channels of each, in the order of the image's; no network sees further ones.
     """
 
     part: Backbone
@@ -46,12 +46,12 @@ class Split(Backbone):
         """Build the networks; see `Backbone.module`.
 
         Raises:
-          UserError: images of another number of channels.
+          UserError: images of fewer channels.
         """
-        if channels != sum(self.channels):
+        if channels < sum(self.channels):
             raise UserError(
                 f"backbone: parts of {self.channels} channels need images of "
-                f"{sum(self.channels)}, and these have {channels}"
+                f"{sum(self.channels)} or more, and these have {channels}"
             )
         return _Parts(self, rngs)
 

@@ -1,0 +1,52 @@
+"""Colorful image colorization (1603.08511).
+
+ssl-jax train --config=colorization:photos --workdir=W
+ssl-jax train --config=colorization:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=colorization:imagenet --workdir=W --data=folder:/imagenet/train
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(recipe: str = "imagenet") -> ConfigDict:
+    return RECIPES.build(recipe)
+
+
+def photos() -> ConfigDict:
+    """The 2 x 2 map of the small network is doubled to the 4 x 4 pixels of the target."""
+    view = {"size": 16, "area": (0.3, 1.0), "recipe": "lab"}
+    objective = {"name": "colorization", "view": view, "stride": 4, "width": 32}
+    return common.photos(objective, {"name": "adamw", "lr": 2e-3}, steps=800, batch_size=64)
+
+
+def cifar10() -> ConfigDict:
+    """No published recipe: a ResNet-18, its 4 x 4 map doubled to the 8 x 8 pixels of the target."""
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "lab"}
+    objective = {"name": "colorization", "view": view, "width": 128}
+    optim = {"name": "adamw", "lr": 1e-3, "lr_scaling": "none", "weight_decay": 0.05}
+    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+
+
+def imagenet() -> ConfigDict:
+    """The released network and solver (train/solver.prototxt): Adam, 500,000 steps of 40 images,
+    the rate a tenth after 225,000. Its weight decay adds to the gradient: here it is decoupled, so
+    the strength is that of AdamW.
+    """
+    optim = {
+        "name": "adamw",
+        "lr": 3e-5,
+        "lr_scaling": "none",
+        "b2": 0.99,
+        "weight_decay": 1e-3,
+        "schedule": "step",
+        "milestones": (7.0,),
+        "decay": 0.1,
+    }
+    config = common.imagenet({"name": "colorization"}, optim, epochs=16, batch_size=40)
+    config.backbone = {"name": "vgg_dilated", "dtype": "bfloat16"}
+    return config
+
+
+RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10,))

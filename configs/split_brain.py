@@ -1,0 +1,41 @@
+"""Split-brain autoencoders (1611.09842).
+
+ssl-jax train --config=split_brain:photos --workdir=W
+ssl-jax train --config=split_brain:cifar10 --workdir=W --data=npz:cifar10.npz
+ssl-jax train --config=split_brain:imagenet --workdir=W --data=folder:/imagenet/train
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(recipe: str = "imagenet") -> ConfigDict:
+    return RECIPES.build(recipe)
+
+
+def photos() -> ConfigDict:
+    """Two whole small networks, since half of one is very narrow."""
+    view = {"size": 16, "area": (0.3, 1.0), "recipe": "lab"}
+    objective = {"name": "split_brain", "view": view, "width": 1.0, "grid": 4}
+    return common.photos(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=64)
+
+
+def cifar10() -> ConfigDict:
+    """No published recipe: two ResNet-18 of half the width, targets of 8 x 8."""
+    view = {"size": 32, "area": (0.6, 1.0), "recipe": "lab"}
+    objective = {"name": "split_brain", "view": view, "grid": 8}
+    optim = {"name": "adamw", "lr": 1e-3, "lr_scaling": "none", "weight_decay": 0.05}
+    return common.cifar10(objective, optim, epochs=200, batch_size=128)
+
+
+def imagenet() -> ConfigDict:
+    """The paper's crops and targets of 12 x 12 with two ResNet-50 of half the width in place of
+    half AlexNets, and the rate of colorization's AlexNet (its training code is not public).
+    """
+    optim = {"name": "adamw", "lr": 3e-5, "lr_scaling": "none", "weight_decay": 1e-3}
+    objective = {"name": "split_brain", "hidden": (2048, 2048)}
+    return common.imagenet(objective, optim, epochs=25, batch_size=80)
+
+
+RECIPES = common.Recipes(small=photos, paper=imagenet, others=(cifar10,))
