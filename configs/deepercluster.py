@@ -17,7 +17,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """As deepcluster:digits, without rotations in the augmentation, as they are the question."""
+    """Clusters of deepcluster:digits; no rotations in the augmentation: they are the question."""
     objective = {
         "name": "deepercluster",
         "view": {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright"},

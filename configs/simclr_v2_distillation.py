@@ -16,7 +16,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """From a teacher fine-tuned from simclr_v2:digits; `studies:simclr_v2_digits` has both."""
+    """The teacher is fine-tuned from simclr_v2:digits; `studies:simclr_v2_digits` has both."""
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
     teacher = {"name": "resnet_small", "width": 16, "neck": (128,)}
     objective = {"name": "simclr_v2_distillation", "view": view, "teacher_backbone": teacher}

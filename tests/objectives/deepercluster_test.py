@@ -102,9 +102,9 @@ class StepTest(absltest.TestCase):
 
         group = np.repeat(np.arange(groups), batch)
         turns = jnp.asarray(group % 4)[:, None]
-        drawn = mock.patch.object(deepercluster.DeeperCluster, "rotations", lambda *_: turns)
+        injected = mock.patch.object(deepercluster.DeeperCluster, "rotations", lambda *_: turns)
         plain = mock.patch.object(step, "augment", lambda inputs, batch, key: batch)
-        with drawn, plain:
+        with injected, plain:
             kernel = jax.jit(step.make_kernel(method, tx, schedule))
             for s in range(steps):
                 images = data["in_x"][s].reshape(rows, channels, side, side)
@@ -173,9 +173,9 @@ class ClusteringTest(absltest.TestCase):
     def test_weights_stand_for_the_released_sampler(self):
         """It draws every cluster of a super-class equally often: so do the weights in the mean."""
         data = load("deepercluster_sampler", wide=False)
-        labels, drawn = data["in_labels"], data["out_label_hist"]
+        labels, histogram = data["in_labels"], data["out_label_hist"]
         count = np.bincount(labels)
-        self.assertLessEqual(np.ptp(drawn), 2)
+        self.assertLessEqual(np.ptp(histogram), 2)
         method = deepercluster.make(resnet_small(4), SPEC, view=View(16), clusters=len(count) * 4)
         centres = np.eye(4 * len(count))
         points = np.concatenate([centres[labels + len(count) * s] for s in range(4)])

@@ -143,7 +143,7 @@ class GoldenTest(parameterized.TestCase):
             assert_close(out, data[f"out_{mode}"], RTOL)
 
     def test_head_whose_first_layers_are_the_neck(self):
-        """What fine-tuning reads after 0, 1 or 2 layers is a neck's output; the rest is a head."""
+        """A neck's output is what fine-tuning reads after 0, 1 or 2 layers; the rest is a head."""
         data = load("head")
         width, out = data["in_nl_2.dense.kernel"].shape
         modules = {"dense": "linear", "bn": "norm"}
