@@ -1,6 +1,8 @@
 """Lists of runs, for `ssl-jax study --study=studies:NAME` and `python -m launch.X --study=...`.
 
-A study is {name of the run: {"config": METHOD:RECIPE, KEY OF THE CONFIG: value, ...}}.
+A study is {name of the run: {"config": METHOD:RECIPE, KEY OF THE CONFIG: value, ...}}. In a value,
+"{study}" is the study's folder: a run that starts from another one names it so and comes after it;
+such a study is for `ssl-jax study`, as launchers start all runs at once.
 """
 
 from itertools import product
@@ -14,6 +16,8 @@ def get_config(study: str = "data_and_steps") -> dict:
         data_and_steps=data_and_steps,
         methods_and_widths=methods_and_widths,
         methods_and_depths=methods_and_depths,
+        simclr_v2_digits=simclr_v2_digits,
+        simclr_v2=simclr_v2,
     )
 
 
@@ -50,3 +54,42 @@ def methods_and_depths() -> dict:
         }
         for method, depth in product(("simclr", "byol", "swav", "barlow_twins"), (18, 50, 101))
     }
+
+
+def simclr_v2_digits() -> dict:
+    """SimCLR v2 on digits: pretraining, fine-tuning on 1 and 10 % of the labels, and a student of
+    each on all images; beside it the student's network, trained on those labels alone.
+    """
+    runs: dict = {"pretrain": {"config": "simclr_v2:digits"}}
+    few = {"config": "supervised:digits_few", "train.batch_size": 14}
+    network = {"backbone.neck": (128,)}
+    for share in (1, 10):
+        labels = few | {"data.labelled": f"{share}%", "train.steps": 200}
+        start = network | {"train.init_from": "{study}/pretrain"}
+        runs |= {
+            f"finetune-{share}pct": labels | start,
+            f"distil-{share}pct": {
+                "config": "simclr_v2_distillation:digits",
+                "train.teacher_from": f"{{study}}/finetune-{share}pct",
+            },
+            f"labels-only-{share}pct": labels,
+        }
+    return runs
+
+
+def simclr_v2() -> dict:
+    """SimCLR v2 on ImageNet: ResNet-152 3x with selective kernels, pretrained, fine-tuned on 1 and
+    10 % of the labels and distilled to a ResNet-50. Set the data with --data and --eval_data.
+    """
+    network = {"backbone.depth": 152, "backbone.width": 3, "backbone.sk_ratio": 0.0625}
+    start = network | {"backbone.neck": (6144,), "train.init_from": "{study}/pretrain"}
+    runs: dict = {"pretrain": {"config": "simclr_v2:imagenet"}}
+    for share in (1, 10):
+        runs |= {
+            f"finetune-{share}pct": {"config": f"supervised:imagenet_{share}pct_simclr_v2"} | start,
+            f"distil-{share}pct": {
+                "config": "simclr_v2_distillation:imagenet",
+                "train.teacher_from": f"{{study}}/finetune-{share}pct",
+            },
+        }
+    return runs

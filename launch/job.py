@@ -145,7 +145,13 @@ def _runs(
     if values["config"]:
         raise UserError("expected --config for a run or --study, not both")
     folder = Path(values["workdir"])
-    return [run.words(folder, **data) for run in study.read(values["study"], overrides)]
+    runs = study.read(values["study"], overrides)
+    if any(run.starts_from_another for run in runs):
+        raise UserError(
+            f"--study={values['study']}: its runs start from each other, and a job starts all at "
+            "once; train them in order with `ssl-jax study`"
+        )
+    return [run.words(folder, **data) for run in runs]
 
 
 def _items(text: str) -> list[str]:

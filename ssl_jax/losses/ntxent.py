@@ -17,6 +17,7 @@ Array = jax.Array
 def ntxent(
     z: Array,
     temperature: float | Array,
+    negatives: Array | None = None,
     *,
     normalize: bool = True,
     reduction: Literal["mean", "simclr"] = "mean",
@@ -32,6 +33,8 @@ def ntxent(
     Args:
       z: (2B, d), example-major: rows 2i and 2i + 1 are the two views of example i.
       temperature: t > 0; an array if it is learned.
+      negatives: (K, d), further candidates of every row, used as they are: with `normalize` they
+        must already have unit length (SimCLR v2's memory, 2006.10029).
       normalize: s is the cosine; else the plain inner product.
       reduction: "mean" over the 2B anchors, as in the paper. "simclr" is the sum of the means of
         the two directions, twice that, as in the released code and its learning rates.
@@ -42,8 +45,12 @@ def ntxent(
     """
     check_pairs("ntxent", z)
     z = l2_normalize(z) if normalize else as_float(z)
-    z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
+    root = jnp.sqrt(jnp.asarray(temperature, z.dtype))
+    z /= root
     candidates = log_sum_exp(z, similarity=similarity)
+    if negatives is not None:
+        others = log_sum_exp(z / root, as_float(negatives), similarity=similarity)
+        candidates = jnp.logaddexp(candidates, others)
     positive = jnp.sum(z[0::2] * z[1::2], axis=1)
     loss = jnp.mean(candidates) - jnp.mean(positive)
     return 2 * loss if reduction == "simclr" else loss

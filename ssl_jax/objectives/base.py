@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 
-from ssl_jax.core import config
+from ssl_jax.core import config, rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.ranges import Count, Whole
@@ -23,6 +23,7 @@ from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.parts.networks import Networks
 
 __all__ = [
+    "FIXED",
     "Aux",
     "DataPass",
     "Encoder",
@@ -40,6 +41,7 @@ __all__ = [
 
 Array = jax.Array
 Tree = Any
+FIXED = "fixed"  # of the entry in `extra`
 
 
 @dataclass(frozen=True)
@@ -301,14 +303,28 @@ class Objective:
         """Trained networks: by default the backbone alone."""
         return self.backbone_and()
 
+    @property
+    def fixed_networks(self) -> Networks | None:
+        """Networks that are never trained, such as a distillation's teacher; by default none.
+
+        Their weights are `extra["fixed"]`, with the entries "params" and "stats". They come from
+        the run or file that `train.teacher_from` names: its encoder as "backbone", and its
+        classifier as "classifier". A checkpoint holds them, so a run resumes without that file.
+        """
+        return None
+
     def backbone_and(self, **others: Net) -> Networks:
         """Return the backbone together with `others`: heads, a decoder."""
         return Networks({"backbone": self.backbone, **others}, self.microbatches)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
-        """Create fresh (params, extra): by default those of `networks`."""
+        """Create fresh (params, extra): by default those of `networks` and `fixed_networks`."""
         params, stats = self.networks.init(key)
-        return params, {"stats": stats}
+        fixed = self.fixed_networks
+        if fixed is None:
+            return params, {"stats": stats}
+        weights, running = fixed.init(rng.named(key, FIXED))
+        return params, {"stats": stats, FIXED: {"params": weights, "stats": running}}
 
     @cached_property
     def shapes(self) -> Features:

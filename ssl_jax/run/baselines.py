@@ -31,7 +31,7 @@ def untrained(experiment: Experiment) -> Encoder | None:
     that it started from no longer exist.
     """
     try:
-        loaded = pretrained.load(experiment, Console(quiet=True))
+        loaded = pretrained.load_backbone(experiment, Console(quiet=True))
     except UserError as e:
         terminal().print(f"no baseline of the network before training: {e}", markup=False)
         return None

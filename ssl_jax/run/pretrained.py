@@ -1,4 +1,6 @@
-"""Weights that a run starts from, of another run or of a file: `train.init_from`."""
+"""Weights that a run starts from, of another run or of a file: `train.init_from`; `run.fixed` has
+those of networks that are not trained.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Tree
 from ssl_jax.objectives.base import Encoder
-from ssl_jax.run import orbax_export
+from ssl_jax.run import fixed, orbax_export
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.roles import places
 from ssl_jax.train import state
@@ -39,6 +41,20 @@ class Assignment(NamedTuple):
 
 
 def load(experiment: Experiment, console: Console) -> InitialWeights | None:
+    """Load what `train.init_from` and `train.teacher_from` name, placed on this run's mesh; None if
+    both are empty.
+
+    Raises:
+      UserError: see `load_backbone` and `fixed.load`.
+    """
+    teacher = fixed.load(experiment, console)
+    weights = load_backbone(experiment, console)
+    if weights is None:
+        return InitialWeights(None, teacher) if teacher else None
+    return InitialWeights(weights.backbone, {**weights.leaves, **teacher})
+
+
+def load_backbone(experiment: Experiment, console: Console) -> InitialWeights | None:
     """Load what `train.init_from` names, placed on this run's mesh; None if it is empty.
 
     From another run the encoder is loaded, whatever this run trains. From a file also the heads
@@ -50,7 +66,7 @@ def load(experiment: Experiment, console: Console) -> InitialWeights | None:
     name = experiment.train.init_from
     if not name:
         return None
-    if not _is_run(Path(name)):
+    if not fixed.is_run(Path(name)):
         weights = from_file(experiment)
         assignment = assign(experiment, weights)
         _report(console, name, weights, assignment)
@@ -78,8 +94,9 @@ def check(experiment: Experiment) -> None:
     Raises:
       UserError: no such run or file, or its backbone has another shape.
     """
+    fixed.check(experiment)
     name = experiment.train.init_from
-    if name and _is_run(Path(name)):
+    if name and fixed.is_run(Path(name)):
         other = Experiment.of_run(Path(name))
         abstract = other.abstract_state
         encoder = jax.eval_shape(other.objective.encoder, abstract.params, abstract.extra)
@@ -112,7 +129,7 @@ def backbone_of(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any],
       UserError: no such run or file, or it does not specify its backbone.
     """
     path = Path(name).expanduser()
-    if _is_run(path):
+    if fixed.is_run(path):
         run = Experiment.of_run(path)
         return {"name": run.backbone_name} | dict(run.raw.get("backbone", {})), run.spec.channels
     try:
@@ -232,11 +249,6 @@ def fit(source: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[
         )
     selected = tuple(tree.map_with_name(lambda path, _: variables[path], part) for part in like)
     return selected, [path for path in variables if path not in expected]
-
-
-def _is_run(path: Path) -> bool:
-    """Tell whether `path` is a run's folder, as is a missing path that is not named like a file."""
-    return not orbax_export.is_weights(path) and not (path.suffix and not path.exists())
 
 
 def _backbone(encoder: Encoder) -> tuple[Tree, Tree]:

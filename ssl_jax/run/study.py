@@ -12,6 +12,8 @@ from ssl_jax.run.configs import load_config
 from ssl_jax.run.restart import newest
 from ssl_jax.train.workdir import read_config
 
+STUDY = "{study}"  # in a value of a config: the folder of the study
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -20,12 +22,18 @@ class Planned:
     Attributes:
       name: its folder's name.
       config: METHOD:RECIPE or PATH.py:RECIPE.
-      changes: dotted key of the config -> value.
+      changes: dotted key of the config -> value. In a text, "{study}" stands for the study's
+        folder: "{study}/pretrain" is that run, which must come earlier in the list.
     """
 
     name: str
     config: str
     changes: Mapping[str, Any]
+
+    @property
+    def starts_from_another(self) -> bool:
+        """Tell whether the run needs an earlier run of its study."""
+        return any(isinstance(value, str) and STUDY in value for value in self.changes.values())
 
     def words(self, folder: Path, data: str = "", eval_data: str = "") -> list[str]:
         """Return the arguments of `ssl-jax train`."""
@@ -33,8 +41,12 @@ class Planned:
         return [
             f"--config={self.config}",
             *(f"--{name}={value}" for name, value in flags.items() if value),
-            *(f"--config.{key}={value}" for key, value in self.changes.items()),
+            *(f"--config.{key}={_filled(value, folder)}" for key, value in self.changes.items()),
         ]
+
+
+def _filled(value: Any, folder: Path) -> Any:
+    return value.replace(STUDY, str(folder)) if isinstance(value, str) else value
 
 
 def read(spec: str, overrides: Sequence[command_line.Override] = ()) -> list[Planned]:

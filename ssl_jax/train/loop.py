@@ -35,6 +35,8 @@ class TrainConfig:
       seed: seed of all randomness.
       init_from: folder of another run, whose encoder the backbone starts as; or a file of weights,
         ours or a public one, from which heads and averages that fit start too.
+      teacher_from: folder of another run, or a file, with the networks that a method learns from
+        without training them: the teacher of a distillation.
       log_every: steps between logged lines.
       nonfinite: what to do when a loss or gradient is not finite, after undoing that update: "stop"
         the run; "skip" up to `nonfinite_limit` such steps in a row; or "rollback" to the newest
@@ -55,6 +57,7 @@ class TrainConfig:
     batch_size: Count = 256
     seed: Seed = 0
     init_from: str = ""
+    teacher_from: str = ""
     log_every: Count = 10
     nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     nonfinite_limit: Count = 10

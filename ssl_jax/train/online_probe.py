@@ -23,6 +23,7 @@ from ssl_jax.objectives.base import (
     Picture,
     Probe,
 )
+from ssl_jax.objectives.parts.networks import Networks
 
 Array = jax.Array
 Tree = Any
@@ -120,6 +121,10 @@ class OnlineProbe(Objective):
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
         return self.method.teacher(params, _own(extra))
+
+    @property
+    def fixed_networks(self) -> Networks | None:
+        return self.method.fixed_networks
 
     def groups(self) -> dict[str, Group]:
         return self.method.groups()

@@ -15,6 +15,7 @@ KEYS = (
     "data.masks",
     "objective.name",
     "train.init_from",
+    "train.teacher_from",
 )
 STREAMS = "data.streams."
 

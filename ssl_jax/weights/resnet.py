@@ -20,7 +20,7 @@ def place(path: str, shape: tuple[int, ...] = ()) -> Place:
     """Return the place of a path below the backbone, "stage1/0/layers/1/norm/scale".
 
     Raises:
-      UserError: torchvision and timm have no name for it: selective kernels.
+      UserError: torchvision and timm have no name for it: selective kernels, a neck.
     """
     leaf, layout = LEAVES[path.split("/")[-1]]
     match path.split("/")[:-1]:
@@ -33,7 +33,9 @@ def place(path: str, shape: tuple[int, ...] = ()) -> Place:
             at = 0 if part == "conv" else 1
             module = f"layer{stage.removeprefix('stage')}.{block}.downsample.{at}"
         case _:
-            raise UserError(f"{path}: timm has no names for selective kernels and deep stems")
+            raise UserError(
+                f"{path}: timm has no names for selective kernels, deep stems and necks"
+            )
     return Place((f"{module}.{leaf}",), layout)
 
 

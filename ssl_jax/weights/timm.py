@@ -45,6 +45,7 @@ def _resnet(
 ) -> Model:
     for key, unsupported in (
         ("sk_ratio", options["sk_ratio"] > 0),
+        ("neck", bool(options["neck"])),
         ("stride_in_1x1", options["stride_in_1x1"]),
     ):
         if unsupported:

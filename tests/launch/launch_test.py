@@ -203,6 +203,8 @@ class LaunchTest(parameterized.TestCase):
         self.assertEqual(self.calls(bash(local, *argv)), expected)
         with self.assertRaisesRegex(UserError, "expected --config for a run or --study, not both"):
             dry(slurm, *argv, "--config=simclr:digits")
+        with self.assertRaisesRegex(UserError, "its runs start from each other"):
+            dry(slurm, "--study=studies:simclr_v2", "--workdir=/nfs/S")
 
     def test_a_jobset(self):
         text = dry(gke, *RUN, "--topology=8x8", "--num_slices=2")

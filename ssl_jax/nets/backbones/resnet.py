@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import jax
@@ -16,7 +17,14 @@ from ssl_jax.nets.backbone import Backbone, scaled_width
 from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net, functional
-from ssl_jax.nets.layers import BatchNorm, DType, at_least_float32, compute_dtype, conv
+from ssl_jax.nets.layers import (
+    BatchNorm,
+    DType,
+    at_least_float32,
+    compute_dtype,
+    conv,
+    normal,
+)
 
 Stem = Literal["imagenet", "cifar", "small"]
 Kind = Literal["basic", "bottleneck"]
@@ -68,6 +76,9 @@ class Config(Backbone):
         3x3).
       sk_ratio: > 0 enables selective kernels, with the stem and the pooled shortcuts of ResNet-D
         (SimCLRv2: 0.0625).
+      neck: widths of layers after the pooling, each linear, batch norm and ReLU; the last is then
+        the network's own output, "pooled". So SimCLRv2 makes the first layer of its head a part of
+        the network that is fine-tuned.
       drop_path: rate of stochastic depth, at which the last block's branch is dropped for a
         training example; it falls to 0 in the first block. The method must draw it.
 
@@ -87,6 +98,7 @@ class Config(Backbone):
     zero_init_residual: bool = True
     stride_in_1x1: bool = False
     sk_ratio: Probability = 0.0
+    neck: tuple[Count, ...] = ()
     drop_path: BelowOne = 0.0
 
     def __post_init__(self) -> None:
@@ -116,10 +128,12 @@ class Config(Backbone):
     def layer_ids(self, path: str) -> int:
         """A layer is a stage, as the blocks of a ResNet are many and its stages few."""
         module = path.split("/")[0]
-        return 0 if module == "stem" else int(module.removeprefix("stage"))
+        ends = {"stem": 0, "neck": self.num_layers + 1}
+        return ends[module] if module in ends else int(module.removeprefix("stage"))
 
     def scaled(self, factor: float) -> Self:
-        return replace(self, num_filters=scaled_width(self.num_filters, factor))
+        neck = tuple(scaled_width(width, factor) for width in self.neck)
+        return replace(self, num_filters=scaled_width(self.num_filters, factor), neck=neck)
 
     def module(self, channels: int, rngs: nnx.Rngs) -> "ResNet":
         return ResNet(self, self.plan, channels, rngs)
@@ -199,6 +213,24 @@ class SelectiveKernel(nnx.Module):
         return jnp.sum(x * gate, -2)
 
 
+class Neck(nnx.Module):
+    """Linear layer without bias, batch norm and ReLU on vectors, float32 at least."""
+
+    def __init__(self, features_in: int, features: int, *, dtype, rngs):
+        self.linear = nnx.Linear(
+            features_in,
+            features,
+            use_bias=False,
+            kernel_init=normal(0.01),
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = BatchNorm(features)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        return jax.nn.relu(self.norm(at_least_float32(self.linear(x)), train=train))
+
+
 class ResidualBlock(nnx.Module):
     """A residual block: 3x3-3x3 ("basic") or 1x1-3x3-1x1 with 4 times as wide an output
     ("bottleneck").
@@ -265,6 +297,8 @@ class ResNet(nnx.Module):
         layer = partial(ConvNorm, dtype=dtype, rngs=rngs)
         self.depth, self.drop_path = sum(plan.stages), config.drop_path
         self.pool = stem == "imagenet"
+        # SimCLRv2's TensorFlow pads even sides at their end only.
+        self.pool_padding = "SAME" if sk_ratio else ((1, 1), (1, 1))
         self.num_stages = len(plan.stages)
         if stem == "imagenet" and sk_ratio:
             half = stem_filters // 2
@@ -298,12 +332,15 @@ class ResNet(nnx.Module):
                 )
                 features = width if plan.kind == "basic" else 4 * width
             setattr(self, f"stage{s + 1}", nnx.List(blocks))
+        widths = (features, *config.neck)
+        necks = [Neck(a, b, dtype=dtype, rngs=rngs) for a, b in pairwise(widths)]
+        self.neck = nnx.List(necks) if necks else None
 
     def __call__(
         self, images: Array, keys: Array | None = None, *, train: bool, stages: bool = False
     ) -> Features:
-        """Map images (B, H, W, C) to the last map (B, h, w, c), after its ReLU, and its mean, with
-        `stages` also to the map of every stage, "stage1", ..
+        """Map images (B, H, W, C) to the last map (B, h, w, c), after its ReLU, and its mean, or
+        what the neck makes of that; with `stages` also to the map of every stage, "stage1", ..
 
         `keys` (B,) are for `drop_path` in training.
         """
@@ -313,13 +350,15 @@ class ResNet(nnx.Module):
         for layer in self.stem:
             x = jax.nn.relu(layer(x, train=train))
         if self.pool:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=self.pool_padding)
         named = []
         for s in range(1, self.num_stages + 1):
             for block in getattr(self, f"stage{s}"):
                 x = block(x, next(each), train=train)
             named.append(Stage(name=f"stage{s}", map=x))
         pooled = jnp.mean(at_least_float32(x), (1, 2))
+        for neck in self.neck or ():
+            pooled = neck(pooled, train=train)
         return Features(pooled=pooled, map=x, stages=tuple(named) if stages else ())
 
 

@@ -19,7 +19,7 @@ class Config(Backbone):
 
     Attributes:
       width: width of the stem and of the first block.
-      stem: see `resnet.Config`.
+      stem, neck: see `resnet.Config`.
     """
 
     narrow: ClassVar[Mapping[str, Any]] = {"width": 8}
@@ -28,6 +28,7 @@ class Config(Backbone):
     width: Count = 16
     _: KW_ONLY
     stem: resnet.Stem = "small"
+    neck: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,11 +51,13 @@ class Config(Backbone):
             stem=self.stem,
             num_filters=self.width,
             zero_init_residual=False,
+            neck=self.neck,
             dtype=self.dtype,
         )
 
     def scaled(self, factor: float) -> Self:
-        return replace(self, width=scaled_width(self.width, factor))
+        neck = tuple(scaled_width(width, factor) for width in self.neck)
+        return replace(self, width=scaled_width(self.width, factor), neck=neck)
 
     def module(self, channels: int, rngs: nnx.Rngs) -> nnx.Module:
         return self.explicit().module(channels, rngs)

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from ssl_jax.losses.normalize import as_float, l2_normalize
 
 Array = jax.Array
-Empty = Literal["split", "keep"]
+Empty = Literal["split", "halve", "keep"]
 
 BLOCK = 2**28  # entries of the similarities held at a time, over all devices: 1 GiB
 SPLIT = 1 / 1024  # relative move of the two halves of a split cluster (faiss)
+HALVE = 1e-7  # absolute move of those of a halved cluster (DeeperCluster)
 WHITENING_FLOOR = 1e-6  # share of the largest variance: directions without variance stay small
 
 
@@ -44,6 +45,7 @@ def kmeans(
     iterations: int,
     spherical: bool = False,
     empty: Empty = "split",
+    start: Array | None = None,
     block: int = BLOCK,
 ) -> Clusters:
     """Lloyd's algorithm from random points.
@@ -57,18 +59,24 @@ def kmeans(
       spherical: centroids are unit vectors and the nearest one has the largest inner product, for
         points on the sphere.
       empty: what to do with a cluster without points. "split" splits the largest clusters in two,
-        by small moves to either side (faiss draws which ones); "keep" keeps its old centroid.
+        by small moves to either side (faiss draws which ones); "keep" keeps its old centroid;
+        "halve" gives it the centroid of a random other one with the first half of its points, also
+        at the end, as DeeperCluster does (1905.01278).
+      start: (K, d), centroids to start from instead.
       block: entries of the similarities that are held at a time.
     """
     points = as_float(points)
     noise = jnp.where(present, jax.random.uniform(key, present.shape), -1.0)
-    centroids = points[jax.lax.top_k(noise, clusters)[1]]
+    centroids = points[jax.lax.top_k(noise, clusters)[1]] if start is None else as_float(start)
 
-    def iterate(_: Array, centroids: Array) -> Array:
+    def iterate(round_: Array, centroids: Array) -> Array:
         assignments, _ = nearest(points, centroids, spherical=spherical, block=block)
         sums, counts = totals(points, present, assignments, clusters, block=block)
         means = l2_normalize(sums) if spherical else sums / jnp.maximum(counts, 1)[:, None]
         means = jnp.where(counts[:, None] > 0, means, centroids)
+        if empty == "halve":
+            members = jnp.where(present, assignments, -1)
+            return _halve(means, counts, members, jax.random.fold_in(key, round_))[0]
         return _split(means, counts) if empty == "split" else means
 
     centroids = jax.lax.fori_loop(0, iterations, iterate, centroids)
@@ -76,6 +84,11 @@ def kmeans(
     if spherical:
         similarity = similarity - jnp.sum(jnp.square(centroids), axis=1)[assignments] / 2
     counts = count(assignments, present, clusters, block=block)
+    if empty == "halve":
+        members = jnp.where(present, assignments, -1)
+        last = jax.random.fold_in(key, iterations)
+        centroids, counts, members = _halve(centroids, counts, members, last)
+        assignments = jnp.where(present, members, assignments)
     distances = jnp.sum(jnp.square(points), axis=1) - 2 * similarity
     cost = jnp.sum(jnp.where(present, distances, 0)) / jnp.sum(present)
     return Clusters(centroids, assignments, counts, cost)
@@ -170,6 +183,37 @@ def _split(centroids: Array, counts: Array) -> Array:
     move = SPLIT * (1 - 2 * (jnp.arange(dim) % 2)).astype(centroids.dtype)
     stay = jnp.where(donates[:, None], centroids * (1 - move), centroids)
     return jnp.where(empty[:, None], centroids[donor] * (1 + move), stay)
+
+
+def _halve(
+    centroids: Array, counts: Array, members: Array, key: Array
+) -> tuple[Array, Array, Array]:
+    """Give each empty cluster half of the points of another one; return all three arrays anew.
+
+    Args:
+      members: (R,) int32, the cluster of each point; -1 for rows that do not count.
+    """
+    move = HALVE * (2 * (jnp.arange(centroids.shape[1]) % 2) - 1).astype(centroids.dtype)
+    order = jnp.argsort(counts > 0, stable=True)  # the empty ones first
+
+    def fill(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        centroids, counts, members = state
+        empty, donor = order[i], draw_donor(jax.random.fold_in(key, i), counts)
+        stay, go = centroids[donor] - move, centroids[donor] + move
+        centroids = centroids.at[donor].set(stay).at[empty].set(go)
+        rest = counts[donor] // 2
+        first = jnp.cumsum(members == donor) <= counts[donor] - rest
+        members = jnp.where((members == donor) & first, empty, members).astype(members.dtype)
+        counts = counts.at[empty].set(counts[donor] - rest).at[donor].set(rest)
+        return centroids, counts, members
+
+    return jax.lax.fori_loop(0, jnp.sum(counts == 0), fill, (centroids, counts, members))
+
+
+def draw_donor(key: Array, counts: Array) -> Array:
+    """Draw one of the clusters that are not empty, an int32 scalar."""
+    noise = jnp.where(counts > 0, jax.random.uniform(key, counts.shape), -1.0)
+    return jnp.argmax(noise).astype(jnp.int32)
 
 
 def _blocks(points: int, clusters: int, block: int) -> tuple[int, Array]:

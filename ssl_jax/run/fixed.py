@@ -1,0 +1,152 @@
+"""Weights of the networks that a method never trains, its teacher's: `train.teacher_from`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from ssl_jax.core import tree
+from ssl_jax.core.errors import UserError
+from ssl_jax.objectives.base import FIXED, Encoder
+from ssl_jax.run import orbax_export
+from ssl_jax.run.experiment import Experiment
+from ssl_jax.train import state
+from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.weights import networks
+
+KEY = "train.teacher_from"
+BACKBONE, CLASSIFIER = "backbone", "classifier"
+
+
+def load(experiment: Experiment, console: Console) -> dict[str, jax.Array]:
+    """Load what `train.teacher_from` names: path in the state -> array; {} for a method without
+    fixed networks.
+
+    Raises:
+      UserError: no such run, checkpoint or file, or it holds other networks.
+    """
+    check(experiment)
+    name = experiment.train.teacher_from
+    if not name:
+        return {}
+    if not is_run(Path(name)):
+        variables: Mapping[str, Any] = _of_file(experiment)
+        console.print(f"teacher from {name}")
+    else:
+        other = Experiment.of_run(Path(name))
+        placed = state.shardings(other.abstract_state, experiment.sections["mesh"], experiment.mesh)
+        with Checkpoints(Path(name) / "checkpoints", reader=True) as checkpoints:
+            if (step := checkpoints.latest) is None:
+                raise UserError(f"{KEY}: {name} holds no checkpoint yet")
+            restored = checkpoints.restore(step, other.abstract_state, placed)
+        variables = _flat(other.objective.encoder(restored.params, restored.extra))
+        console.print(f"teacher from step {step} of {name} ({other.raw['objective']['name']})")
+    shardings = tree.named_leaves({"extra": experiment.placed.extra})
+    return {
+        place: _placed(variables[path], shardings[place])
+        for path, place in _places(experiment).items()
+    }
+
+
+def check(experiment: Experiment) -> None:
+    """Check that `load` will find networks that fit. Of a run only the config is read.
+
+    Raises:
+      UserError: as `load`; a method without fixed networks; or one with, but no teacher.
+    """
+    name, method = experiment.train.teacher_from, experiment.raw["objective"]["name"]
+    needed = experiment.objective.fixed_networks
+    if needed is None:
+        if name:
+            raise UserError(f"{KEY}: {method} has no teacher that was trained before; leave it out")
+        return
+    if not name:
+        raise UserError(
+            f"{KEY}: {method} learns from a network that was trained before; set it to that run's "
+            "folder or to a file of weights"
+        )
+    if not is_run(Path(name)):
+        variables: Mapping[str, Any] = _of_file(experiment)
+    else:
+        other = Experiment.of_run(Path(name))
+        abstract = other.abstract_state
+        encoder = jax.eval_shape(other.objective.encoder, abstract.params, abstract.extra)
+        variables = _flat(encoder)
+        try:
+            networks.agree(_section(needed.nets[BACKBONE].config), other.raw.get(BACKBONE, {}))
+        except UserError as e:
+            raise UserError(f"{KEY}: {name}: {e}") from None
+    shapes = {path: leaf.shape for path, leaf in _leaves(experiment).items()}
+    missing = tuple(path for path in shapes if path not in variables)
+    if any(path.startswith(CLASSIFIER) for path in missing):
+        raise UserError(f"{KEY}: {name} has no classifier; fine-tune it with `supervised` first")
+    wrong = tuple(
+        f"{path} {variables[path].shape} for {shape}"
+        for path, shape in shapes.items()
+        if path in variables and variables[path].shape != shape
+    )
+    inside = [p for p in variables if p.startswith(f"{BACKBONE}/") and p not in shapes]
+    report = networks.LoadReport(0, missing=missing, wrong=wrong, inside=tuple(inside))
+    if report.complaint():
+        raise UserError(
+            f"{KEY}: {name} holds another network than the method's teacher: {report.complaint()}; "
+            "give objective.teacher_backbone the values that `backbone` has there"
+        )
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether `path` is a run's folder, as is a missing path that is not named like a file."""
+    return not orbax_export.is_weights(path) and not (path.suffix and not path.exists())
+
+
+def _of_file(experiment: Experiment) -> Mapping[str, np.ndarray]:
+    """Return the variables of the file's encoder by path, with its heads."""
+    path, needed = experiment.train.teacher_from, experiment.objective.fixed_networks
+    assert needed is not None
+    section = _section(needed.nets[BACKBONE].config)
+    try:
+        file = orbax_export.read_any(Path(path))
+        weights = networks.of_file(file, path, section, experiment.spec.channels)
+    except UserError as e:
+        raise UserError(f"{KEY}: {e}") from None
+    return weights.networks[weights.encoder]
+
+
+def _section(config: Any) -> dict[str, Any]:
+    """Return the section `backbone` of a config that builds a network."""
+    return {"name": type(config).__module__.rpartition(".")[2]} | config.changes()
+
+
+def _places(experiment: Experiment) -> dict[str, str]:
+    """Map paths in the fixed networks ("classifier/linear1/kernel") to paths in the state."""
+    return {
+        path: f"extra/{FIXED}/{part}/{path}"
+        for part, own in experiment.abstract_state.extra[FIXED].items()
+        for path in tree.named_leaves(own)
+    }
+
+
+def _leaves(experiment: Experiment) -> dict[str, Any]:
+    parts = experiment.abstract_state.extra[FIXED].values()
+    return {path: leaf for part in parts for path, leaf in tree.named_leaves(part).items()}
+
+
+def _flat(encoder: Encoder) -> dict[str, Any]:
+    """Return the variables of an encoder and of its classifier by path."""
+    classifier = {} if encoder.classifier is None else encoder.classifier.params
+    parts = {BACKBONE: (encoder.params, encoder.stats), CLASSIFIER: (classifier, {})}
+    return {
+        f"{name}/{path}": leaf
+        for name, trees in parts.items()
+        for part in trees
+        for path, leaf in tree.named_leaves(part).items()
+    }
+
+
+def _placed(array: Any, where: Any) -> jax.Array:
+    if isinstance(array, jax.Array):
+        return array
+    return jax.make_array_from_callback(array.shape, where, array.__getitem__)
