@@ -17,6 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core import rng
+
 Array = jax.Array
 Planes = Array | Sequence[Array]  # (C, H, W), or C arrays (H, W)
 
@@ -125,6 +127,30 @@ def hsv_noise(image: Array, turn: Array, power: Array, factor: Array, offset: Ar
     saturation = jnp.where(value > 0, spread / jnp.where(value > 0, value, 1.0), 0.0)
     value = change(value, 1)
     return jnp.stack(_from_hue(sixths, turn, value, change(saturation, 0) * value))
+
+
+def random_hsv_noise(
+    key: Array,
+    image: Array,
+    hue: float = 0.1,
+    power: tuple[float, float] = (0.25, 4.0),
+    factor: tuple[float, float] = (2**-0.5, 2**0.5),
+    offset: float = 0.1,
+) -> Array:
+    """Apply `hsv_noise` with random numbers, independent for S and V.
+
+    Args:
+      hue, offset: largest absolute values, uniform.
+      power, factor: ranges, log-uniform.
+    """
+    keys = jax.random.split(key, 4)
+    return hsv_noise(
+        image,
+        rng.symmetric(keys[0], hue),
+        rng.log_uniform(keys[1], power, (2,)),
+        rng.log_uniform(keys[2], factor, (2,)),
+        rng.symmetric(keys[3], offset, (2,)),
+    )
 
 
 def principal_contrast(image: Array, factors: Array) -> Array:

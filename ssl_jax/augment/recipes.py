@@ -200,6 +200,8 @@ RECIPES: dict[str, Recipe] = {
     "finetune_beit": Recipe(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
     "beit": Recipe(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, mean=(0.5,), std=(0.5,)),
+    # Zhai et al. 2019: values in [-1, 1].
+    "s4l": Recipe(flip=0.5, mean=(0.5,), std=(0.5,)),
     "rotnet": Recipe(flip=0.5),
     # Jigsaw and context prediction as Goyal et al. 2019 (VISSL) and Kolesnikov et al. 2019 train
     # them: two images in three are grey.

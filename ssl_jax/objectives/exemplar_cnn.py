@@ -158,27 +158,23 @@ class ExemplarCNN(Objective):
         place, size = jax.random.split(key)
         probabilities = seeds.patch_probabilities(image, self.patch)
         corner = seeds.choose_patch(probabilities, jax.random.uniform(place))
-        side = self.patch * log_uniform(size, (1.0, self.seed_scale))
+        side = self.patch * rng.log_uniform(size, (1.0, self.seed_scale))
         sides = np.array(image.shape[:2], np.float32)
         room = jnp.minimum(side, sides) / 2
         return jnp.clip(corner + self.patch / 2, room, sides - room), side
 
     def transform(self, key: Array, image: Array, centre: Array, side: Array) -> Array:
         """Cut a seed out of an image with values in [0, 1] and transform it."""
-        shift, scale, angle, contrast, power, factor, offset, hue = jax.random.split(key, 8)
-        moved = centre + side * symmetric(shift, self.translation, (2,))
+        shift, scale, angle, contrast, noise = jax.random.split(key, 5)
+        moved = centre + side * rng.symmetric(shift, self.translation, (2,))
         # A larger object is a smaller square of the image.
-        side = side / log_uniform(scale, self.scale)
-        turn = symmetric(angle, np.deg2rad(self.rotation).item())
+        side = side / rng.log_uniform(scale, self.scale)
+        turn = rng.symmetric(angle, np.deg2rad(self.rotation).item())
         planes = jnp.moveaxis(seeds.extract(image, moved, side, turn, self.patch), -1, 0)
-        factors = log_uniform(contrast, self.contrast, (len(planes),))
+        factors = rng.log_uniform(contrast, self.contrast, (len(planes),))
         planes = jnp.clip(photometric.principal_contrast(planes, factors), 0.0, 1.0)
-        noisy = photometric.hsv_noise(
-            planes,
-            symmetric(hue, self.hue),
-            log_uniform(power, self.power, (2,)),
-            log_uniform(factor, self.factor, (2,)),
-            symmetric(offset, self.offset, (2,)),
+        noisy = photometric.random_hsv_noise(
+            noise, planes, self.hue, self.power, self.factor, self.offset
         )
         return jnp.moveaxis(noisy, 0, -1)
 
@@ -195,17 +191,6 @@ class ExemplarCNN(Objective):
             "after several random transformations."
         )
         return {"Exemplars": Picture(jnp.stack(several, axis=1), caption)}
-
-
-def log_uniform(key: Array, limits: tuple[float, float], shape: tuple[int, ...] = ()) -> Array:
-    """Draw numbers whose logarithm is uniform between those of `limits`."""
-    low, high = np.log(np.array(limits, np.float32))
-    return jnp.exp(low + (high - low) * jax.random.uniform(key, shape))
-
-
-def symmetric(key: Array, limit: float, shape: tuple[int, ...] = ()) -> Array:
-    """Draw numbers uniform in [-limit, limit]."""
-    return limit * jax.random.uniform(key, shape, minval=-1.0)
 
 
 make = ExemplarCNN.make
