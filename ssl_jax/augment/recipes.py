@@ -335,23 +335,6 @@ def normalize(view: View, images: Array) -> Array:
     return _normalize(recipe(view.recipe), images)
 
 
-def check_plain(view: View, field: str = "objective.view") -> None:
-    """Check that a view is one whole image that its chain only normalises, as methods need that cut
-    and change it themselves.
-
-    Raises:
-      UserError: it is not; the message names the `field`.
-    """
-    chain = recipe(view.recipe)
-    if view.count != 1 or not view.whole:
-        raise UserError(f"{field}: expected one whole image; set count=1, area=(1, 1)")
-    if chain != Recipe(mean=chain.mean, std=chain.std):
-        raise UserError(
-            f"{field}.recipe: expected no change of the image, as the method changes it itself; "
-            "set mean and std only"
-        )
-
-
 def pixels(view: View, images: np.ndarray) -> np.ndarray:
     """Invert `prepare`, for display: uint8, clipped to [0, 255]."""
     mean, std = statistics(recipe(view.recipe), images.shape[-1])

@@ -20,7 +20,7 @@ from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, Picture, View
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.pictures import ROWS
-from ssl_jax.objectives.parts.views import fold
+from ssl_jax.objectives.parts.views import check_plain, fold
 
 Array = jax.Array
 Tree = Any
@@ -86,7 +86,7 @@ class ExemplarCNN(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        recipes.check_plain(self.view)
+        check_plain(self.view)
         if self.patch > min(self.view.sides):
             raise UserError(
                 f"objective.patch: {self.patch} px do not fit a view of {self.view.sides}; use at "

@@ -23,7 +23,7 @@ from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives.base import Aux, Inputs, Objective, Picture, View
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.pictures import ROWS
-from ssl_jax.objectives.parts.views import fold
+from ssl_jax.objectives.parts.views import check_plain, fold
 
 Array = jax.Array
 Tree = Any
@@ -104,7 +104,7 @@ class JigsawClustering(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.piece.check_square()
-        recipes.check_plain(self.view)
+        check_plain(self.view)
         if self.piece.count != 4:
             raise UserError(f"objective.piece.count: expected 4 corners, got {self.piece.count}")
         chain, pieces = recipes.recipe(self.view.recipe), recipes.recipe(self.piece.recipe)
