@@ -77,6 +77,27 @@ def crop_resize(
     return jnp.clip(jnp.round(out), 0, 255).astype(jnp.uint8)
 
 
+def random_box(
+    key: Array, rows: Array | int, columns: Array | int, area: tuple[float, float]
+) -> Array:
+    """Draw a box of an image of rows x columns pixels, (4,) int32: top, left, height, width.
+
+    As torchvision's `RandomResizedCrop`: the first of ten draws of a share of the area (uniform in
+    `area`) and an aspect ratio (log-uniform from 3/4 to 4/3) that fits, else the whole image.
+    """
+    share_key, ratio_key, place_key = jax.random.split(key, 3)
+    sides = jnp.array([rows, columns], jnp.float32)
+    low, high = area
+    size = jax.random.uniform(share_key, (10, 1), minval=low, maxval=high) * jnp.prod(sides)
+    stretch = jax.random.uniform(ratio_key, (10, 1), minval=-1.0) * np.log(4 / 3).astype(np.float32)
+    # (height, width) of every draw.
+    draws = jnp.round(jnp.sqrt(size * jnp.exp(stretch * np.array([-1.0, 1.0], np.float32))))
+    fits = jnp.all((draws >= 1) & (draws <= sides), axis=1)
+    box = jnp.where(jnp.any(fits), draws[jnp.argmax(fits)], sides)
+    corner = jnp.floor(jax.random.uniform(place_key, (2,)) * (sides - box + 1))
+    return jnp.concatenate([jnp.minimum(corner, sides - box), box]).astype(jnp.int32)
+
+
 def _weights(
     start: Array,
     side: Array,

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core import rng
+
 Array = jax.Array
 Planes = Array | Sequence[Array]  # (C, H, W), or C arrays (H, W)
 
@@ -78,22 +80,89 @@ def hue(image: Array, turn: Array) -> Array:
 
 def turned_planes(image: Planes, turn: Array) -> list[Array]:
     """Compute `hue` of three planes, not stacked."""
-    red, green, blue = image
     value, spread = _value_and_spread(image)
+    return _from_hue(_sixths(image, spread), turn, value, spread)
+
+
+def _sixths(image: Planes, spread: Array) -> Array:
+    """Return the hue (H, W) in sixths of the circle; 0 for grey."""
+    red, green, blue = image
     per_spread = 1.0 / jnp.where(spread > 0, spread, 1.0)
     # Not `value == red`: XLA may compute the two separately and round them differently.
-    sixth = jnp.where(
+    return jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) * per_spread,
         jnp.where(green >= blue, 2.0 + (blue - red) * per_spread, 4.0 + (red - green) * per_spread),
     )
 
+
+def _from_hue(sixths: Array, turn: Array, value: Array, spread: Array) -> list[Array]:
+    """Return the planes of the colours with hues `sixths` shifted by `turn`."""
+
     def channel(place: float) -> Array:  # V less a trapezoid of the hue's distance from the channel
-        k = sixth / 6.0 + turn + place / 6.0
+        k = sixths / 6.0 + turn + place / 6.0
         k = 6.0 * (k - jnp.floor(k))  # jnp.mod calls fmod pixel by pixel on a CPU: 4 times the time
         return value - spread * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
 
     return [channel(5.0), channel(3.0), channel(1.0)]
+
+
+def hsv_noise(image: Array, turn: Array, power: Array, factor: Array, offset: Array) -> Array:
+    """Shift the hue by `turn` and replace S and V of HSV by factor * x^power + offset, clipped.
+
+    The colour noise of Exemplar-CNN (1406.6909) as S4L's code has it (google-research/s4l,
+    preprocess.py, get_hsvnoise_preprocess). Without three channels, every value is a V.
+
+    Args:
+      power, factor, offset: (2,), for S and for V.
+    """
+
+    def change(x: Array, i: int) -> Array:
+        return jnp.clip(factor[i] * x ** power[i] + offset[i], 0.0, 1.0)
+
+    if image.shape[0] != 3:
+        return change(image, 1)
+    value, spread = _value_and_spread(image)
+    sixths = _sixths(image, spread)
+    saturation = jnp.where(value > 0, spread / jnp.where(value > 0, value, 1.0), 0.0)
+    value = change(value, 1)
+    return jnp.stack(_from_hue(sixths, turn, value, change(saturation, 0) * value))
+
+
+def random_hsv_noise(
+    key: Array,
+    image: Array,
+    hue: float = 0.1,
+    power: tuple[float, float] = (0.25, 4.0),
+    factor: tuple[float, float] = (2**-0.5, 2**0.5),
+    offset: float = 0.1,
+) -> Array:
+    """Apply `hsv_noise` with random numbers, independent for S and V.
+
+    Args:
+      hue, offset: largest absolute values, uniform.
+      power, factor: ranges, log-uniform.
+    """
+    keys = jax.random.split(key, 4)
+    return hsv_noise(
+        image,
+        rng.symmetric(keys[0], hue),
+        rng.log_uniform(keys[1], power, (2,)),
+        rng.log_uniform(keys[2], factor, (2,)),
+        rng.symmetric(keys[3], offset, (2,)),
+    )
+
+
+def principal_contrast(image: Array, factors: Array) -> Array:
+    """Multiply the deviations from the mean colour along each principal axis of the image's own
+    colours by one of `factors` (C,), that of the largest variance first (contrast 1 of 1406.6909).
+    """
+    mean = image.mean((1, 2), keepdims=True)
+    centred = (image - mean).reshape(image.shape[0], -1)
+    covariance = jnp.matmul(centred, centred.T, precision="highest") / centred.shape[1]
+    axes = jnp.linalg.eigh(covariance)[1][:, ::-1]
+    change = jnp.matmul(axes * factors, axes.T, precision="highest")
+    return mean + jnp.matmul(change, centred, precision="highest").reshape(image.shape)
 
 
 def grayscale(image: Array) -> Array:

@@ -210,6 +210,8 @@ RECIPES: dict[str, Transform] = {
     "finetune_beit": Transform(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
     "beit": Transform(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, mean=(0.5,), std=(0.5,)),
+    # Zhai et al. 2019: values in [-1, 1].
+    "s4l": Transform(flip=0.5, mean=(0.5,), std=(0.5,)),
     "rotnet": Transform(flip=0.5),
     # Jigsaw and context prediction as Goyal et al. 2019 (VISSL) and Kolesnikov et al. 2019 train
     # them: two images in three are grey.
@@ -336,6 +338,17 @@ def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, A
 def prepare(view: View, images: Array) -> Array:
     """Normalise (..., H, W, C) uint8 as the view's recipe does, without randomness; float32."""
     return _normalize(recipe(view.recipe), _unit(images))
+
+
+def unit(view: View, images: Array) -> Array:
+    """Invert the normalisation of images (..., H, W, C): values in [0, 1]."""
+    mean, std = statistics(recipe(view.recipe), images.shape[-1])
+    return jnp.clip(images * std + mean, 0.0, 1.0)
+
+
+def normalize(view: View, images: Array) -> Array:
+    """Normalise images (..., H, W, C) with values in [0, 1] as the view's recipe does."""
+    return _normalize(recipe(view.recipe), images)
 
 
 def pixels(view: View, images: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 import zlib
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
@@ -26,3 +28,14 @@ def per_example(key: Array, index: Array) -> Array:
     device count.
     """
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def log_uniform(key: Array, limits: tuple[float, float], shape: tuple[int, ...] = ()) -> Array:
+    """Draw numbers whose logarithm is uniform between those of `limits`."""
+    low, high = np.log(np.array(limits, np.float32))
+    return jnp.exp(low + (high - low) * jax.random.uniform(key, shape))
+
+
+def symmetric(key: Array, limit: float, shape: tuple[int, ...] = ()) -> Array:
+    """Draw numbers uniform in [-limit, limit]."""
+    return limit * jax.random.uniform(key, shape, minval=-1.0)

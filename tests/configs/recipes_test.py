@@ -55,7 +55,9 @@ def resolve(method: str, recipe: str) -> Experiment:
     made = Experiment.from_config(load_config(f"{method}:{recipe}"))
     data = recipe.split("_")[0]  # imagenet_swin
     if data in SIZES:
-        made.__dict__["_opened"] = Data(*SIZES[data])  # in the place of what --data would open
+        # In the place of what --data and --config.data.streams would open.
+        made.__dict__["_opened"] = Data(*SIZES[data])
+        made.__dict__["streams"] = {name: Data(*SIZES[data]) for name in made.data.streams}
     return made
 
 

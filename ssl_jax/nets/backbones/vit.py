@@ -33,7 +33,7 @@ from ssl_jax.nets.layers import (
 )
 from ssl_jax.nets.positions import Grid, Order, RelativePositions, resize_grid, sincos
 
-Position = Literal["learned", "sincos", "sincos_mocov3", "relative"]
+Position = Literal["learned", "sincos", "sincos_mocov3", "relative", "none"]
 
 SIZES = {  # dim, depth, heads, MLP ratio
     "tiny": (192, 12, 3, 4.0),
@@ -48,7 +48,9 @@ INIT_OF_POSITION: dict[str, Scheme] = {
     "sincos": "xavier",
     "sincos_mocov3": "mocov3",
     "relative": "normal",
+    "none": "normal",
 }
+HIDDEN = -1e30  # logit of what must not be attended to: its weight is exactly 0
 FIXED_ORDERS: dict[str, Order] = {"sincos": "mae", "sincos_mocov3": "mocov3"}
 EMBEDDINGS = (  # what a ViT does before its first block
     "patch_embed",
@@ -63,7 +65,7 @@ EMBEDDINGS = (  # what a ViT does before its first block
 @dataclass(frozen=True)
 class Config(Backbone):
     """A vision transformer. Outputs: `ViT.__call__`; inputs besides the images: `keep`, `mask`,
-    `stages`, `attention`.
+    `visible`, `stages`, `attention`.
 
     Attributes:
       size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None, which requires
@@ -73,7 +75,7 @@ class Config(Backbone):
       dim, depth, heads, mlp_ratio: override those of the size (MoCo v3's small has 12 heads).
       position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order,
         "sincos_mocov3" in MoCo v3's; or "relative", a trained bias of the attention that all
-        blocks share (SimMIM, BEiT).
+        blocks share (SimMIM, BEiT); or "none", with which the patches are a set (MP3).
       cls_token: whether there is a class token; fixed positions add 0 to it.
       mask_token: whether there is a token that replaces hidden patches.
       pool: whether "pooled" is the class token or the mean of the patch tokens.
@@ -267,6 +269,7 @@ class ViT(nnx.Module):
         keep: Array | None = None,
         mask: Array | None = None,
         keys: Array | None = None,
+        visible: Array | None = None,
         *,
         train: bool,
         stages: bool = False,
@@ -283,6 +286,8 @@ class ViT(nnx.Module):
           mask: (B, r, c), 1 or True where the mask token replaces the patches; the grid of patches
             is a multiple of r x c.
           keys: (B,) random keys, for `drop_path` in training.
+          visible: (B, T) bool, the class token first if there is one; the others are not attended
+            to by any token in any block.
           train: whether branches are dropped.
           stages: also return what every block returns, with its own class token.
           attention: also return what every token attends to.
@@ -294,7 +299,7 @@ class ViT(nnx.Module):
 
         Raises:
           UserError: a side that the patch size does not divide, `keep` with relative positions, a
-            mask without a mask token or of another grid.
+            mask without a mask token or of another grid, `visible` with registers.
         """
         branch_factors = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
         if keep is not None and self.relative is not None:
@@ -322,6 +327,11 @@ class ViT(nnx.Module):
         if self.norm_pre is not None:
             x = self.norm_pre(x)
         bias = None if self.relative is None else self.relative(grid)
+        if visible is not None:
+            if self.registers is not None:
+                raise UserError("visible: expected a backbone without registers; set registers=0")
+            hidden = jnp.where(visible, 0.0, HIDDEN)[:, None, None]
+            bias = hidden if bias is None else bias + hidden
         x, (block_outputs, maps) = run_stack(
             self.blocks, x, self.remat, stages, bias, attention, branch_factors
         )
@@ -352,7 +362,7 @@ class ViT(nnx.Module):
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
         """Return the positions of the class token (1, 0 or 1, D) and of the patches (1, N, D)."""
         first = int(self.cls_token is not None)
-        if self.relative is not None:
+        if self.relative is not None or self.position == "none":
             nothing = jnp.zeros((1, 1, 1), jnp.float32)
             return nothing, nothing
         if self.pos_embed is not None:

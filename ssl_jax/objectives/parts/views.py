@@ -5,6 +5,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment import recipes
+from ssl_jax.core.chain import Recipe
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import View
+
 Array = jax.Array
 
 
@@ -25,3 +30,20 @@ def separate(groups: Sequence[Array]) -> list[Array]:
 def unfold(x: Array, views: int) -> Array:
     """Reshape (B * views, ...) back to (B, views, ...)."""
     return x.reshape(-1, views, *x.shape[1:])
+
+
+def check_plain(view: View, field: str = "objective.view") -> None:
+    """Check that a view is one whole image that its chain only normalises, as methods need that cut
+    and change it themselves.
+
+    Raises:
+      UserError: it is not; the message names the `field`.
+    """
+    chain = recipes.recipe(view.recipe)
+    if view.count != 1 or not view.whole:
+        raise UserError(f"{field}: expected one whole image; set count=1, area=(1, 1)")
+    if chain != Recipe(mean=chain.mean, std=chain.std):
+        raise UserError(
+            f"{field}.recipe: expected no change of the image, as the method changes it itself; "
+            "set mean and std only"
+        )
