@@ -8,7 +8,7 @@ ssl-jax train --config=exemplar_cnn:imagenet --workdir=W --data=folder:/imagenet
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment.recipes import RECIPES as CHAINS
+from ssl_jax.augment.chains import RECIPES as CHAINS
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment.recipes import RECIPES as CHAINS
+from ssl_jax.augment.chains import RECIPES as CHAINS
 
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment import recipes
-from ssl_jax.core.chain import Recipe
+from ssl_jax.core.chain import Transform
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 
@@ -42,7 +42,7 @@ def check_plain(view: View, field: str = "objective.view") -> None:
     chain = recipes.recipe(view.recipe)
     if view.count != 1 or not view.whole:
         raise UserError(f"{field}: expected one whole image; set count=1, area=(1, 1)")
-    if chain != Recipe(mean=chain.mean, std=chain.std):
+    if chain != Transform(mean=chain.mean, std=chain.std):
         raise UserError(
             f"{field}.recipe: expected no change of the image, as the method changes it itself; "
             "set mean and std only"
