@@ -74,7 +74,8 @@ def shared(made: Experiment) -> dict[str, Any]:
     """The defaults of all sections but the method's own, and those of every backbone."""
     common = {k: v for k, v in made.defaults().items() if k not in ("objective", "backbone")}
     families = {name: defaults(nets.backbone_class(name)) for name in nets.BACKBONES}
-    return flat(common) | flat({"backbone": families})
+    # Through JSON, as a run stores them: its tuples are lists.
+    return flat(common) | flat({"backbone": json.loads(json.dumps(families))})
 
 
 def protocol_of(key: str) -> str:
