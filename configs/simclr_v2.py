@@ -36,7 +36,6 @@ def imagenet() -> ConfigDict:
 
 def imagenet_resnet50() -> ConfigDict:
     """The same with a ResNet-50 with selective kernels (35 M parameters)."""
-    (view,) = common.views("simclr")
     optim = {
         "name": "lars",
         "lars_variant": "simclr",
@@ -45,7 +44,7 @@ def imagenet_resnet50() -> ConfigDict:
         "weight_decay": 1e-4,
         "warmup_epochs": 40.0,
     }
-    objective = {"name": "simclr_v2", "view": view}
+    objective = {"name": "simclr_v2"}
     config = common.imagenet(objective, optim, epochs=800, batch_size=4096)
     config.backbone.update({"sk_ratio": 0.0625, "neck": (2048,)})
     return config
