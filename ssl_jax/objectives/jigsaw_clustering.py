@@ -143,7 +143,8 @@ class JigsawClustering(Objective):
     def cut(self, images: Array, index: Array, key: Array) -> Array:
         """Cut and augment the corners of normalised images (B, H, W, C): (B, 4, h, h, C)."""
         levels = jnp.round(recipes.unit(self.view, images) * 255).astype(jnp.uint8)
-        corners = jnp.asarray(corner_boxes(images.shape[1], images.shape[2], self.cross))
+        _, height, width, _ = images.shape
+        corners = jnp.asarray(corner_boxes(height, width, self.cross))
 
         def piece(key: Array, image: Array, corner: Array) -> Array:
             box = random_box(key, corner[2], corner[3], self.piece.area)

@@ -116,7 +116,7 @@ class S4L(Objective):
         nets = self.networks.bind(params, extra["stats"])
         both = nets.backbone(fold(labelled, unlabelled)).pooled
         features = unfold(both, 2 * labelled.shape[1])
-        first, second = jnp.split(features, 2, axis=1)
+        first, second = jnp.split(features, 2, axis=1)  # the labelled and the unlabelled images
         loss, metrics = self.learn(nets, first, second, batch["label"])
         if self.vat or self.entropy:
             images, index = unlabelled[:, :1], batch["unlabelled"]["index"][:, None]

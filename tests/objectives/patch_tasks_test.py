@@ -21,8 +21,9 @@ SAME = Net(lambda key: ({}, {}), lambda p, s, x, **_: (x, s))
 
 
 def questions(embeddings, order):
-    """What the classifier reads, (B, m, k, width): the embeddings (B, n, width) of each question's
-    tiles. `answer` applies a ReLU to them, so they are moved above 0 for it.
+    """Return the inputs of the classifier (B, m, k, width): embeddings of each question's tiles.
+
+    `answer` applies a ReLU to the embeddings, so they are moved above 0 for it.
     """
     flatten = Net(
         lambda key: ({}, {}), lambda p, s, x, **_: (Features(pooled=x.reshape(len(x), -1)), s)
