@@ -81,6 +81,10 @@ def run(argv: list[str]) -> int:
             f"ssl-jax: not valid UTF-8: {visible(e.object)[:200]}; rename the file", file=sys.stderr
         )
         return 2
+    except SystemExit as e:
+        if isinstance(e.code, AtOnce):  # of `core.stop.interruptible`
+            return e.code
+        raise
     except KeyboardInterrupt:
         print("ssl-jax: interrupted", file=sys.stderr)
         return 130
