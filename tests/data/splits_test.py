@@ -45,7 +45,7 @@ class SplitsTest(parameterized.TestCase):
         self.assertEqual(choose(paths, "", "eval").part, "x/test")
 
     def test_a_prefix_that_all_parts_share(self):
-        """As in Intel's scenes: each part lies in a folder of its own name."""
+        """Each part lies in a folder of its own name, as in Intel's scenes."""
         paths = [f"seg_{part}/seg_{part}/{c}/1.png" for part in ("test", "train") for c in "ab"]
         paths.append("seg_pred/seg_pred/1.png")
         labels, names = top_folders(paths)

@@ -103,7 +103,7 @@ class SignalsTest(absltest.TestCase):
         self.assertEqual(run.metrics(), whole.metrics())
 
     def test_both_of_two_processes_are_told_in_a_folder_with_brackets(self):
-        """Of 12-bit images: both measure one range, that of a run in one process."""
+        """Both measure one range of 12-bit images, that of a run in one process."""
         waves = np.sin(np.arange(64 * 16 * 16).reshape(64, 16, 16, 1) / 7) + 1
         np.savez(self.folder / "x.npz", images=(waves / 2 * 4095).astype(np.uint16))
         data = (f"--data=npz:{self.folder / 'x.npz'}", "--config.evals.every=-1")

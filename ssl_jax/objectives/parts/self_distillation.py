@@ -1,4 +1,4 @@
-"""What DINO and iBOT share: the teacher's temperature, the frozen last layer, the encoder."""
+"""The common parts of DINO and iBOT: teacher's temperature, frozen last layer, encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

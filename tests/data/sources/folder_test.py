@@ -34,7 +34,7 @@ class FolderTest(parameterized.TestCase):
         self.assertEqual(source.class_names, names)
 
     def test_a_mark_of_the_byte_order_is_no_part_of_a_name(self):
-        """As Windows' editors write it before a UTF-8 text."""
+        """Editors of Windows write one before a UTF-8 text."""
         source = self.open_list("\ufeffb/4.PNG 1\r\na/1.jpg 0\r\n")
         self.assertEqual([source.read(0), source.read(1)], [b"b/4.PNG", b"a/1.jpg"])
         caption = '\ufeff{"file_name": "a/1.jpg", "text": "it"}'
