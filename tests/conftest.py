@@ -1,7 +1,8 @@
 """Every test sees eight fake CPU devices; compiled programs are shared between runs by the
-persistent cache.
+persistent cache. `--shard` selects a part of the tests.
 """
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,29 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("SSL_JAX_CACHE", tempfile.mkdtemp(prefix="ssl_jax_index_"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # absltest's temporary folders ask for a flag
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shard",
+        metavar="K/N",
+        help="run only the K-th of N parts of the selected tests, K from 0 to N - 1",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not (shard := config.getoption("shard")):
+        return
+    number, count = map(int, shard.split("/"))
+    if not 0 <= number < count:
+        raise pytest.UsageError(f"--shard={shard}: expected K/N with 0 <= K < N")
+    parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:  # by the hash of its name, so that a new test moves no other one
+        digest = hashlib.blake2b(item.nodeid.encode()).digest()
+        parts[int.from_bytes(digest) % count == number].append(item)
+    items[:] = parts[True]
+    config.hook.pytest_deselected(items=parts[False])

@@ -1,6 +1,7 @@
 """The rules of the language: names are nouns, docstrings have a subject."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,13 @@ PARTICIPLES = {"asked", "drawn", "found", "given", "kept", "said", "seen", "told
 OPENERS = {"As", "From", "How", "Of", "That", "Told", "What", "Where", "Whether", "Which"}
 
 
-def trees() -> Iterator[tuple[Path, ast.Module]]:
-    for folder in ("ssl_jax", "configs", "launch", "benchmarks", "tests"):
-        for path in (ROOT / folder).rglob("*.py"):
-            yield path.relative_to(ROOT), ast.parse(path.read_text())
+@functools.cache
+def trees() -> list[tuple[Path, ast.Module]]:
+    return [
+        (path.relative_to(ROOT), ast.parse(path.read_text()))
+        for folder in ("ssl_jax", "configs", "launch", "benchmarks", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
 
 
 def bindings(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -1,9 +1,10 @@
 """Folders with corrupt files: training continues, deterministically, and reports the files."""
 
-import os
+import contextlib
+import io
+import logging
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,11 @@ import numpy as np
 from absl.testing import absltest
 from PIL import Image
 
+from ssl_jax import cli
+from ssl_jax.data.reader import Reader
+from ssl_jax.data.sources import open_source
 from ssl_jax.train.metrics import read_metrics
 
-ROOT = Path(__file__).parents[2]
 GOOD = 20
 
 
@@ -44,6 +47,17 @@ def folder_as_people_have_them(folder: Path) -> set[str]:
     return {"truncated.jpg", "empty.jpg", "text.jpg", "bomb.png"}
 
 
+@contextlib.contextmanager
+def logged(stream: io.StringIO) -> Iterator[None]:
+    """Write the log to `stream` too; pytest has redirected absl's own handler."""
+    handler = logging.StreamHandler(stream)
+    logging.getLogger("absl").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("absl").removeHandler(handler)
+
+
 class BadFilesTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
@@ -52,7 +66,8 @@ class BadFilesTest(absltest.TestCase):
         self.images.mkdir()
         self.bad = folder_as_people_have_them(self.images)
 
-    def train(self, name: str, *flags: str) -> subprocess.CompletedProcess:
+    def train(self, name: str, *flags: str) -> tuple[int, str]:
+        """Return the exit code and what was written to stderr and to the log."""
         argv = (
             "train",
             "--config=simclr:digits",
@@ -67,56 +82,50 @@ class BadFilesTest(absltest.TestCase):
             "--config.train.log_every=1",
             "--config.evals.every=-1",
         )
-        return subprocess.run(
-            [sys.executable, "-m", "ssl_jax", *argv, *flags],
-            cwd=ROOT,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), logged(err):
+            code = cli.run([*argv, *flags])
+        return code, err.getvalue()
 
     def losses(self, name: str) -> list[tuple[float, float]]:
         return [(x["step"], x["train/loss"]) for x in read_metrics(self.folder / name)]
 
     def test_training_goes_on_and_is_the_same_after_a_resume(self):
         some = "--config.data.max_bad_fraction=0.5"
-        whole = self.train("whole", some)
-        self.assertEqual(whole.returncode, 0, whole.stderr)
+        code, whole = self.train("whole", some)
+        self.assertEqual(code, 0, whole)
         for name in self.bad:
-            self.assertLen(re.findall(re.escape(name), whole.stderr), 1, whole.stderr)
+            self.assertLen(re.findall(re.escape(name), whole), 1, whole)
         for fine in ("sixteen_bits", "cmyk", "turned", "moving", "sliver"):
-            self.assertNotIn(fine, whole.stderr)
+            self.assertNotIn(fine, whole)
         self.assertEqual(read_metrics(self.folder / "whole")[-1]["perf/bad_images"], len(self.bad))
 
         first = self.train("parts", some, "--config.train.stop_at=3")
         second = self.train("parts", some)
-        self.assertEqual((first.returncode, second.returncode), (0, 0), second.stderr)
+        self.assertEqual((first[0], second[0]), (0, 0), second[1])
         self.assertEqual(self.losses("parts"), self.losses("whole"))
 
     def test_too_many_stop_the_run_with_one_line(self):
-        run = self.train("few", "--config.data.max_bad_fraction=0.05")
-        self.assertEqual(run.returncode, 2, run.stderr)
-        self.assertNotIn("Traceback", run.stderr)
-        last = run.stderr.strip().splitlines()[-1]
+        code, err = self.train("few", "--config.data.max_bad_fraction=0.05")
+        self.assertEqual(code, 2, err)
+        self.assertNotIn("Traceback", err)
+        last = err.strip().splitlines()[-1]
         self.assertRegex(last, "^ssl-jax: .*max_bad_fraction")
 
     def test_a_file_that_went_away(self):
         missing = self.images / "07.jpg"
-        code = (
-            "import pathlib, ssl_jax.data.sources as s; from ssl_jax.data.reader import Reader\n"
-            f"source = s.open_source('folder:{self.images}'); pathlib.Path('{missing}').unlink()\n"
-            "reader = Reader(source, 3, 0, 0.5)\n"
-            "names = [source.describe(i) for i in range(len(source))]\n"
-            "index = [name.endswith('07.jpg') for name in names].index(True)\n"
-            "pixels, of = reader.pixels(index); assert of != index and pixels.ndim == 3\n"
-            "again = Reader(source, 3, 0, 0.5).pixels(index); assert again[1] == of\n"
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100
-        )
-        self.assertEqual(run.returncode, 0, run.stderr)
-        self.assertIn("07.jpg", run.stderr)
+        source = open_source(f"folder:{self.images}")
+        missing.unlink()
+        names = [source.describe(i) for i in range(len(source))]
+        (index,) = (i for i, name in enumerate(names) if name.endswith("07.jpg"))
+        err = io.StringIO()
+        with logged(err):
+            pixels, instead = Reader(source, 3, 0, 0.5).pixels(index)
+            again = Reader(source, 3, 0, 0.5).pixels(index)
+        self.assertNotEqual(instead, index)
+        self.assertEqual(pixels.ndim, 3)
+        self.assertEqual(again[1], instead)
+        self.assertIn("07.jpg", err.getvalue())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Encoders called on images: crops, layers, gradients, digests."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -26,6 +27,7 @@ SIZE = 16
 VIT = dict(dim=16, depth=2, heads=2, patch=8)
 
 
+@functools.cache
 def small(name="resnet_small", channels=3, seed=0, **arch) -> ImageEncoder:
     """A tiny encoder with random weights, read at its last layer."""
     tiny = {"resnet_small": dict(width=4), "vit": VIT}

@@ -18,7 +18,8 @@ from ssl_jax.train import state
 from ssl_jax.train.step import make_kernel
 from tests.faults.runs import TINY, Run
 
-# NaN for the batches that hold one of these examples; what was met stands in the file POISON.
+# NaN for the batches that hold one of these examples. They lie in the state and not in the program,
+# so that all tests run the same one.
 POISONED = """
 import jax.numpy as jnp
 from ssl_jax.objectives.simclr import SimCLR
@@ -26,10 +27,15 @@ from ssl_jax.objectives.simclr import SimCLR
 BAD = {bad}
 
 class Poisoned(SimCLR):
+    def init(self, key):
+        params, extra = super().init(key)
+        return params, extra | {{"bad": jnp.array(BAD)}}
+
     def loss(self, params, extra, batch, key, step):
         loss, aux = super().loss(params, extra, batch, key, step)
-        bad = jnp.isin(batch["index"], jnp.array(BAD)).any()
-        return jnp.where(bad, jnp.nan, loss), aux
+        bad = jnp.isin(batch["index"], extra["bad"]).any()
+        kept = aux.extra | {{"bad": extra["bad"]}}
+        return jnp.where(bad, jnp.nan, loss), aux._replace(extra=kept)
 
 make = Poisoned.make
 """
@@ -57,7 +63,7 @@ class NumericsTest(absltest.TestCase):
     def train(self, *flags, bad=(), code=0, name="run"):
         """Train on `bad` batches; return the run and its output."""
         method = self.folder / "poisoned.py"
-        method.write_text(POISONED.format(bad=examples(*bad) or [-1]))
+        method.write_text(POISONED.format(bad=(examples(*bad) + 16 * [-1])[:16]))
         run = Run(self.folder / name)
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):

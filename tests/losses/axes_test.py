@@ -191,7 +191,7 @@ class AxesTest(parameterized.TestCase):
             for a, b in zip(jax.tree.leaves(results), jax.tree.leaves(right), strict=True):
                 np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6, err_msg=str(run))
 
-    @parameterized.parameters("ntxent.ntxent", "sinkhorn.sinkhorn", "mae.patchify")
+    @parameterized.parameters("ntxent.ntxent", "sinkhorn.sinkhorn", "masked.normalize_patches")
     def test_without_jit_and_without_a_context(self, case):
         _, place = on_mesh(TWO, AxisType.Explicit)
         first, *rest = CASES[case]

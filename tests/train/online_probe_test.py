@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
@@ -24,7 +25,8 @@ from tests.objectives import harness
 from tests.objectives.contract_test import keep_running
 
 LR = 0.01
-FAMILIES = ("rotnet", "simclr", "byol", "deepcluster", "mae")
+FAMILIES = ("simclr", "deepcluster")  # with and without a state of its own, and refreshes
+MORE_FAMILIES = ("rotnet", "byol", "mae")
 
 
 def experiment(method, lr, **mesh):
@@ -40,23 +42,49 @@ def experiment(method, lr, **mesh):
     return result
 
 
-def trained(made, start=None, steps=(0, 4), devices=1):
-    mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:devices])
+# Compiled as for users, not as in tests (conftest.py): only then are two
+# programs that share most of their operations equal to the last bit.
+COMPILED = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+
+
+@functools.cache
+def program(method, lr, fsdp):
+    """The experiment, its mesh, the shardings of its state, and what trains it, compiled once."""
+    made = experiment(method, lr, fsdp=fsdp)
+    mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:fsdp])
     placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
-    start = start or state.create(made.objective, made.tx, 5, placed)
-    # Compiled as for users, not as in tests (conftest.py): only then are two
-    # programs that share most of their operations equal to the last bit.
-    compiled = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
-    with jax.set_mesh(mesh), mock.patch.object(jax, "jit", compiled):
-        return jax.device_get(keep_running(made, mesh)(start, *steps)), placed
+    with mock.patch.object(jax, "jit", COMPILED):
+        return made, mesh, placed, keep_running(made, mesh)
+
+
+def run_steps(method, lr, start=None, steps=(0, 4), fsdp=1):
+    """Return the state and the metrics after `steps` from `start` (default: a fresh state)."""
+    made, mesh, placed, run = program(method, lr, fsdp)
+    with jax.set_mesh(mesh), mock.patch.object(jax, "jit", COMPILED):
+        start = start or state.create(made.objective, made.tx, 5, placed)
+        return jax.device_get(run(start, *steps))
+
+
+@functools.cache
+def trained(method, lr, fsdp=1):
+    """The state and the metrics after four steps."""
+    return run_steps(method, lr, fsdp=fsdp)
 
 
 class NoTraceTest(parameterized.TestCase):
     @parameterized.parameters(*FAMILIES)
     def test_the_method_is_bit_for_bit_what_it_is_without(self, method):
         """Parameters, extra, optimizer states and metrics, over four steps and their refreshes."""
-        (plain, metrics), _ = trained(experiment(method, None))
-        (probed, more), _ = trained(experiment(method, LR))
+        self.check(method)
+
+    @parameterized.parameters(*MORE_FAMILIES)
+    @pytest.mark.full
+    def test_more_methods_are_bit_for_bit_what_they_are_without(self, method):
+        self.check(method)
+
+    def check(self, method):
+        plain, metrics = trained(method, None)
+        probed, more = trained(method, LR)
         extra = dict(probed.extra)
         self.assertGreater(np.abs(extra.pop(online_probe.NAME)["kernel"]).max(), 0)
         chex.assert_trees_all_equal(dataclasses.replace(probed, extra=extra), plain)
@@ -64,9 +92,9 @@ class NoTraceTest(parameterized.TestCase):
         self.assertEqual(more.keys() - metrics.keys(), added)
         chex.assert_trees_all_equal({k: more[k] for k in metrics}, metrics)
 
+    @pytest.mark.full
     def test_on_eight_devices_too(self):
-        (plain, _), _ = trained(experiment("simclr", None, fsdp=8), devices=8)
-        (probed, _), _ = trained(experiment("simclr", LR, fsdp=8), devices=8)
+        (plain, _), (probed, _) = (trained("simclr", lr, fsdp=8) for lr in (None, LR))
         chex.assert_trees_all_equal(probed.params, plain.params)
 
     def test_eight_devices_make_what_one_does(self):
@@ -96,13 +124,13 @@ class NoTraceTest(parameterized.TestCase):
             self.assertLessEqual(worst, bound, f"{name} {where}")
 
     def test_two_steps_save_restore_two_steps_are_four_steps(self):
-        made = experiment("deepcluster", LR)
-        (whole, metrics), placed = trained(made)
-        (half, _), _ = trained(made, steps=(0, 2))
+        made, _, placed, _ = program("deepcluster", LR, 1)
+        whole, metrics = trained("deepcluster", LR)
+        half, _ = run_steps("deepcluster", LR, steps=(0, 2))
         with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
             checkpoints.save(2, jax.device_put(half, placed), {})
             restored = checkpoints.restore(2, made.abstract_state, placed)
-            (resumed, again), _ = trained(made, restored, (2, 4))
+            resumed, again = run_steps("deepcluster", LR, restored, (2, 4))
         chex.assert_trees_all_equal(resumed, whole)
         chex.assert_trees_all_equal(again, metrics)
 
@@ -173,7 +201,7 @@ class LearnTest(parameterized.TestCase):
 class ProtocolTest(parameterized.TestCase):
     def evaluator(self, lr):
         made = experiment("simclr", lr)
-        (final_state, _), _ = trained(made)
+        final_state, _ = trained("simclr", lr)
         config = EvalsConfig(max_train=64, max_eval=64, batch_size=32, protocols=("online",))
         mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
         evaluator = Evaluator(made.objective, config, made.source, made.eval_source, mesh)
