@@ -64,6 +64,7 @@ VIEWS: dict[str, tuple[View, ...]] = {
     "mae": (View(224, count=1, area=(0.2, 1.0), recipe="mae", **_CUBIC),),
     "simmim": (View(192, count=1, area=(0.67, 1.0), recipe="mae"),),
     "beit": (View(224, count=1, area=(0.08, 1.0), recipe="beit", **_CUBIC),),
+    "feature_distillation": (View(224, count=1, area=(0.08, 1.0), recipe="mae", **_CUBIC),),
     "ijepa": (View(224, count=1, area=(0.3, 1.0), recipe="normalize"),),
 }
 

@@ -17,7 +17,7 @@ from ssl_jax.core import distributed, tree
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.data.sources import Source, held_out, left_out, left_out_is_shown
-from ssl_jax.run import auto, pretrained, restart
+from ssl_jax.run import auto, frozen, pretrained, restart
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.configs import configured, override
 from ssl_jax.run.console import final_table, styled, terminal
@@ -63,6 +63,7 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
                 resolved = experiment.resolved()
                 if not workdir.started(folder):
                     pretrained.check(experiment)
+                    frozen.check(experiment)
                     experiment.check_used([key for key, _ in overrides])
                 announce(line.console, experiment)
             accept = flags.accept_changes

@@ -26,6 +26,7 @@ __all__ = [
     "Aux",
     "DataPass",
     "Encoder",
+    "Frozen",
     "Group",
     "Heads",
     "Inputs",
@@ -86,6 +87,19 @@ class Group:
     pattern: str
     frozen_until: int = 0
     constant_lr: bool = False
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A pretrained network that a method learns from and never changes.
+
+    Attributes:
+      net: the network.
+      source: the run or the file that its weights are from; "" leaves them as `init` draws them.
+    """
+
+    net: Net
+    source: str
 
 
 @dataclass(frozen=True)
@@ -376,6 +390,14 @@ class Objective:
         teacher, target, key encoder; by default None. It only selects from its arguments.
         """
         return None
+
+    def frozen_networks(self) -> Mapping[str, Frozen]:
+        """Name the pretrained networks that the method learns from: by default none.
+
+        A new run loads the variables of the network NAME into `extra[NAME]`, {"params": ...,
+        "stats": ...}; `objective.NAME_from` is its source.
+        """
+        return {}
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array

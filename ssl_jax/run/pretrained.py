@@ -50,7 +50,7 @@ def load(experiment: Experiment, console: Console) -> InitialWeights | None:
     name = experiment.train.init_from
     if not name:
         return None
-    if not _is_run(Path(name)):
+    if not is_run(Path(name)):
         weights = from_file(experiment)
         assignment = plan(experiment, weights)
         _report(console, name, weights, assignment)
@@ -79,7 +79,7 @@ def check(experiment: Experiment) -> None:
       UserError: no such run or file, or its backbone has another shape.
     """
     name = experiment.train.init_from
-    if name and _is_run(Path(name)):
+    if name and is_run(Path(name)):
         other = Experiment.of_run(Path(name))
         abstract = other.abstract_state
         encoder = jax.eval_shape(other.objective.encoder, abstract.params, abstract.extra)
@@ -112,7 +112,7 @@ def backbone_of(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any],
       UserError: no such run or file, or it does not specify its backbone.
     """
     path = Path(name).expanduser()
-    if _is_run(path):
+    if is_run(path):
         run = Experiment.of_run(path)
         return {"name": run.backbone_name} | dict(run.raw.get("backbone", {})), run.spec.channels
     try:
@@ -232,7 +232,7 @@ def fit(source: tuple[Tree, Tree], like: tuple[Tree, Tree], name: str) -> tuple[
     return selected, [path for path in variables if path not in expected]
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
     """Tell whether `path` is a run's folder, as is a missing path that is not named like a file."""
     return not orbax_export.is_weights(path) and not (path.suffix and not path.exists())
 

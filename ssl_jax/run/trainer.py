@@ -27,7 +27,7 @@ from ssl_jax.cost import flops
 from ssl_jax.data.pipeline import Batches
 from ssl_jax.evals.collapse import SIGNS, diagnose
 from ssl_jax.evals.evaluator import Evaluator
-from ssl_jax.run import pretrained
+from ssl_jax.run import frozen, pretrained
 from ssl_jax.run.auto import estimate
 from ssl_jax.run.console import evaluation_line
 from ssl_jax.run.experiment import Experiment
@@ -205,7 +205,8 @@ class Training:
             self._line.phase("reading the newest checkpoint")
         checkpoint = self._checkpoints.resume(run.abstract_state, run.placed)
         if checkpoint is None:
-            fresh = run.fresh_state(pretrained.load(run, self._console))
+            weights = pretrained.load(run, self._console)
+            fresh = run.fresh_state(frozen.add(run, self._console, weights))
             return ResumePoint(0, fresh, True, 0, measured=-1)
         metadata, step = checkpoint.metadata, checkpoint.step
         where = f"the checkpoint of step {step}"

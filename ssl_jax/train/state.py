@@ -53,11 +53,12 @@ class InitialWeights:
     """Weights that a run starts from.
 
     Attributes:
-      backbone: (params, stats) of the backbone and of every copy that the method makes of it.
+      backbone: (params, stats) of the backbone and of every copy that the method makes of it; None
+        for random ones.
       leaves: other arrays, by their path in the state ("params/projector/linear1/kernel").
     """
 
-    backbone: tuple[Tree, Tree]
+    backbone: tuple[Tree, Tree] | None = None
     leaves: Mapping[str, Array] = field(default_factory=dict)
 
 
@@ -118,6 +119,8 @@ def create(
     def init(seed: Array, weights: InitialWeights | None) -> TrainState:
         if weights is None:
             return init_fn(objective, tx)(seed)
+        if weights.backbone is None:
+            return init_fn(objective, tx, weights.leaves)(seed)
         copied = lambda key: jax.tree.map(jnp.copy, weights.backbone)  # noqa: E731
         own = objective.with_backbone(dataclasses.replace(objective.backbone, init=copied))
         return init_fn(own, tx, weights.leaves)(seed)
