@@ -88,7 +88,8 @@ def check(experiment: Experiment) -> None:
         for path, shape in shapes.items()
         if path in variables and variables[path].shape != shape
     )
-    inside = [p for p in variables if p.startswith(f"{BACKBONE}/") and p not in shapes]
+    own = (p for p in variables if p.startswith(f"{BACKBONE}/") and not p.endswith("/mask_token"))
+    inside = [p for p in own if p not in shapes]
     report = networks.LoadReport(0, missing=missing, wrong=wrong, inside=tuple(inside))
     if report.complaint():
         raise UserError(

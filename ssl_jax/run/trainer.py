@@ -205,7 +205,8 @@ class Training:
             self._line.phase("reading the newest checkpoint")
         checkpoint = self._checkpoints.resume(run.abstract_state, run.placed)
         if checkpoint is None:
-            fresh = run.fresh_state(pretrained.load(run, self._console))
+            weights = pretrained.load(run, self._console)
+            fresh = run.fresh_state(weights)
             return ResumePoint(0, fresh, True, 0, measured=-1)
         metadata, step = checkpoint.metadata, checkpoint.step
         where = f"the checkpoint of step {step}"

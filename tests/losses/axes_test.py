@@ -58,6 +58,8 @@ CASES = {
     "debiased.debiased": (X, 0.5),
     "decoupled.decoupled": (X, 0.5, 0.5),
     "dino.teacher_probabilities": (LOGITS, draw(D), 0.1),
+    "feature_distillation.feature_distillation": (X, Y),
+    "feature_distillation.whiten": (X,),
     "flatnce.flatnce": (X, 0.5),
     "hard_negatives.hard_negatives": (X, 0.5),
     "infonce.infonce": (X, Y, 0.1, draw(16, D)),

@@ -21,6 +21,7 @@ from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.debiased import debiased
 from ssl_jax.losses.decoupled import decoupled
 from ssl_jax.losses.dino import teacher_probabilities
+from ssl_jax.losses.feature_distillation import feature_distillation
 from ssl_jax.losses.flatnce import flatnce
 from ssl_jax.losses.hard_negatives import hard_negatives
 from ssl_jax.losses.infonce import infonce
@@ -75,6 +76,7 @@ CASES = {
     "dino": lambda x, y, t: soft_cross_entropy(x, teacher_probabilities(y, y[:1], t)),
     "debiased": lambda x, y, t: debiased(x, t),
     "decoupled": lambda x, y, t: decoupled(x, t, 0.5),
+    "feature_distillation": lambda x, y, t: feature_distillation(x, y),
     "flatnce": lambda x, y, t: flatnce(x, t),
     "hard_negatives": lambda x, y, t: hard_negatives(x, t),
     "masked_patches": lambda x, y, t: masked_patch_loss(

@@ -1,7 +1,7 @@
 """Swin transformers (Liu et al. 2021, arXiv:2103.14030): attention in windows that shift."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -61,7 +61,7 @@ def pairs(count: int, dim: int, heads: int, window: int, *, dtype: DType, rngs: 
     return make(rngs.split(count))
 
 
-def in_windows(x: Array, window: int, block: Block, bias: Array) -> Array:
+def in_windows(x: Array, window: int, block: Callable[[Array, Array], Array], bias: Array) -> Array:
     """Apply a block to each window of (B, h, w, D); `bias` (1 or windows, heads, T, T).
 
     Everything but the attention acts on single tokens, so the whole block may see windows.
