@@ -87,7 +87,7 @@ class WindowOrder(Order):
 
     @cached_property
     def _passing(self) -> np.ndarray:
-        """Which passes, until the starts repeat, go beyond the end and shuffle."""
+        """True for each pass, until the starts repeat, that goes beyond the end and shuffles."""
         count = self.num_examples // gcd(self.num_examples, self.window.stride)
         starts = np.arange(count, dtype=np.int64) * self.window.stride % self.num_examples
         return (starts + self.window.size > self.num_examples) & self.window.reshuffle

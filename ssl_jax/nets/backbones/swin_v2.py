@@ -53,7 +53,7 @@ class CosineAttention(nnx.Module):
         return self.proj(jnp.reshape(out, x.shape).astype(x.dtype))
 
 
-class Block(nnx.Module):
+class SwinV2Block(nnx.Module):
     """Attention in windows of a map (B, h, w, D), then a perceptron; each branch ends in a norm."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, **options: Any):
@@ -106,7 +106,7 @@ def log_offsets(window: int) -> np.ndarray:
     return np.stack(np.meshgrid(offsets, offsets, indexing="ij"), -1).reshape(-1, 2)
 
 
-class Merge(nnx.Module):
+class SwinV2Merge(nnx.Module):
     """Merges four neighbouring patches into one of twice the width; the norm comes last."""
 
     def __init__(self, dim: int, **options: Any):
@@ -274,11 +274,11 @@ class SwinV2(nnx.Module):
         self.patch_norm = LayerNorm(dim, eps=EPS)
         for s, (depth, count) in enumerate(zip(depths, heads, strict=True)):
             width = dim * 2**s
-            blocks = [Block(width, count, config.mlp_ratio, **options) for _ in range(depth)]
+            blocks = [SwinV2Block(width, count, config.mlp_ratio, **options) for _ in range(depth)]
             positions = ContinuousPositions(count, config.position_hidden, **options)
             setattr(self, f"stage{s + 1}", nnx.Dict(blocks=nnx.List(blocks), positions=positions))
             if s + 1 < len(depths):
-                setattr(self, f"merge{s + 1}", Merge(width, **options))
+                setattr(self, f"merge{s + 1}", SwinV2Merge(width, **options))
         self.norm = LayerNorm(dim * 2 ** (len(depths) - 1), eps=EPS)
 
     def __call__(

@@ -55,7 +55,7 @@ class Config(Backbone):
         return VggDilated(self, channels, rngs)
 
 
-class Block(nnx.Module):
+class ConvBlock(nnx.Module):
     """Convolutions with ReLU, then batch norm; the last convolution has the stride."""
 
     def __init__(
@@ -91,7 +91,7 @@ class VggDilated(nnx.Module):
     def __init__(self, config: Config, channels: int, rngs: nnx.Rngs):
         options: dict[str, Any] = {"dtype": compute_dtype(config.dtype), "rngs": rngs}
         for i, (width, sizes) in enumerate(zip(config.widths, STAGES, strict=True), 1):
-            setattr(self, f"stage{i}", Block(channels, width, *sizes, **options))
+            setattr(self, f"stage{i}", ConvBlock(channels, width, *sizes, **options))
             channels = width
 
     def __call__(self, images: Array, *, train: bool, stages: bool = False) -> Features:

@@ -124,7 +124,9 @@ class GoldenTest(parameterized.TestCase):
             "dtype": None,
         }
         filters, stride = int(data["hp_filters"]), int(data["hp_stride"])
-        net = net_of(lambda rngs: resnet.Block(channels, filters, stride, **options, rngs=rngs))
+        net = net_of(
+            lambda rngs: resnet.ResidualBlock(channels, filters, stride, **options, rngs=rngs)
+        )
 
         def rows(path):
             if path.startswith("layers/0"):
