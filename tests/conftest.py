@@ -2,9 +2,11 @@
 persistent cache. `--shard` selects a part of the tests.
 """
 
+import gc
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,10 +23,23 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 os.environ.setdefault("SSL_JAX_CACHE", tempfile.mkdtemp(prefix="ssl_jax_index_"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 flags.FLAGS.mark_as_parsed()  # absltest's temporary folders ask for a flag
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file() -> Iterator[None]:
+    """Drop a file's compiled programs when its tests end.
+
+    Those of thousands of tests take more memory maps than Linux gives a process, and jaxlib then
+    ends in a segmentation fault.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
