@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from ssl_jax.core import sharding
 from ssl_jax.core.placement import gather, place
@@ -49,11 +49,22 @@ def nearest_tiles(
     """Yield the results of `nearest` in tiles of equal shape, with their number of real rows; the
     last tile is padded.
     """
-    device = SingleDeviceSharding(jax.devices()[0])
-    apart, whole = (
-        (sharding.batch_sharding(mesh), sharding.replicated(mesh)) if mesh else (device, device)
-    )
-    devices = mesh.size if mesh else 1
+    if mesh is None:  # one device, also where a mesh of several is set
+        with jax.set_mesh(Mesh(np.array(jax.devices()[:1]), ("data",))):
+            device = SingleDeviceSharding(jax.devices()[0])
+            tiles = list(_tiles(train, test, k, device, device, 1))
+    else:
+        split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+        tiles = list(_tiles(train, test, k, split, whole, mesh.size))
+    for count, rows in tiles:
+        cosines, index = gather(rows)
+        yield cosines, index, count
+
+
+def _tiles(
+    train: np.ndarray, test: np.ndarray, k: int, apart: Sharding, whole: Sharding, devices: int
+) -> Iterator[tuple[int, tuple[Array, Array]]]:
+    """Yield the real rows of each tile of test rows, and their cosines and indices."""
     elements = CPU_TILE_ELEMENTS if jax.default_backend() == "cpu" else TILE_ELEMENTS
     columns = _even(len(train), TRAIN_ROWS, BLOCK)
     size = _even(len(test), max(1, elements // columns) * devices, devices)
@@ -69,8 +80,7 @@ def nearest_tiles(
             for tile, nearest_rows in zip(tiles, best, strict=True)
         ]
     for start, nearest_rows in zip(starts, best, strict=True):
-        cosines, index = gather(nearest_rows)
-        yield cosines, index, min(size, len(test) - start)
+        yield min(size, len(test) - start), nearest_rows
 
 
 def _even(count: int, most: int, multiple: int) -> int:

@@ -51,7 +51,14 @@ class RecipesTest(parameterized.TestCase):
     @parameterized.product(name=sorted(RECIPES), channels=[1, 3, 5])
     def test_any_channel_count(self, name, channels):
         batch = make_batch(channels=channels)
-        out = jax.eval_shape(lambda b, k: augment(inputs(name), b, k), batch, jax.random.key(0))
+        run = lambda: jax.eval_shape(  # noqa: E731
+            lambda b, k: augment(inputs(name), b, k), batch, jax.random.key(0)
+        )
+        if RECIPES[name].space != "rgb" and channels != 3:
+            with self.assertRaises(UserError):
+                run()
+            return
+        out = run()
         chex.assert_shape(out["views"][0], (8, 2, SIZE, SIZE, channels))
         self.assertEqual(out["views"][0].dtype, jnp.float32)
         self.assertFalse(out["views"][0].weak_type)

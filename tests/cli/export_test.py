@@ -17,7 +17,7 @@ from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
 from ssl_jax.run import pretrained, roles
-from ssl_jax.run.configs import load_config, methods, override
+from ssl_jax.run.configs import load_config, methods, override, recipes
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import workdir
@@ -60,7 +60,7 @@ class PartsTest(parameterized.TestCase):
         """Check that the average's names are among the trained network's; the encoder is one of
         both.
         """
-        config = load_config(f"{method}:digits")
+        config = load_config(f"{method}:{recipes(method)[0]}")
         override(config, [("train.batch_size", 16), ("train.steps", 4)])
         objective = Experiment.from_config(config).objective
         params, extra = jax.eval_shape(objective.init, jax.random.key(0))

@@ -58,7 +58,7 @@ class FlagsTest(parameterized.TestCase):
     @parameterized.parameters(
         ("optim.lr", "fast", "optim.lr: expected float, got 'fast'"),
         ("backbone.width", "-3", "backbone.width: expected a whole number of at least 1, got -3"),
-        ("objective.view.size", "big", "objective.view.size: expected int, got 'big'"),
+        ("objective.view.size", "big", r"view.size: expected int \| tuple\[int, int\], got 'big'"),
         ("objective.temprature", "1", None),  # an unknown key is left to the builder
     )
     def test_errors_name_the_key(self, key, text, message):
