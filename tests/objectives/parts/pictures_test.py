@@ -15,7 +15,7 @@ class PicturesTest(parameterized.TestCase):
         view, channels = objective.inputs().views[0], objective.spec.channels
         params, extra = jax.jit(objective.init)(jax.random.key(0))
         draw = np.random.default_rng(0)
-        images = draw.normal(size=(20, view.size, view.size, channels)).astype(np.float32)
+        images = draw.normal(size=(20, *view.sides, channels)).astype(np.float32)
         made = jax.jit(objective.pictures)(params, extra, images, jax.random.key(1))
         for title, picture in made.items():
             rows, columns, height, width, depth = picture.images.shape
