@@ -36,7 +36,7 @@ def choose_patch(probabilities: Array, draw: Array) -> Array:
     return jnp.stack(jnp.divmod(position, probabilities.shape[1])).astype(jnp.int32)
 
 
-def extract(image: Array, centre: Array, side: Array, angle: Array, size: int) -> Array:
+def cut_patch(image: Array, centre: Array, side: Array, angle: Array, size: int) -> Array:
     """Cut out a rotated square, (size, size, C), by bilinear interpolation.
 
     Args:

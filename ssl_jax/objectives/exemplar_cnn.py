@@ -170,7 +170,7 @@ class ExemplarCNN(Objective):
         # A larger object is a smaller square of the image.
         side = side / rng.log_uniform(scale, self.scale)
         turn = rng.symmetric(angle, np.deg2rad(self.rotation).item())
-        planes = jnp.moveaxis(seeds.extract(image, moved, side, turn, self.patch), -1, 0)
+        planes = jnp.moveaxis(seeds.cut_patch(image, moved, side, turn, self.patch), -1, 0)
         factors = rng.log_uniform(contrast, self.contrast, (len(planes),))
         planes = jnp.clip(photometric.principal_contrast(planes, factors), 0.0, 1.0)
         noisy = photometric.random_hsv_noise(

@@ -40,11 +40,11 @@ class SeedsTest(absltest.TestCase):
     def test_extract(self):
         image = jnp.asarray(np.random.default_rng(0).random((9, 9, 2)), jnp.float32)
         centre, side = jnp.array([4.0, 5.0]), jnp.float32(4)
-        cut = seeds.extract(image, centre, side, jnp.float32(0), 4)
+        cut = seeds.cut_patch(image, centre, side, jnp.float32(0), 4)
         np.testing.assert_allclose(cut, image[2:6, 3:7], atol=1e-6)
-        turned = seeds.extract(image, centre, side, jnp.float32(np.pi / 2), 4)
+        turned = seeds.cut_patch(image, centre, side, jnp.float32(np.pi / 2), 4)
         np.testing.assert_allclose(turned, np.rot90(image[2:6, 3:7]), atol=1e-5)
-        large = seeds.extract(image, jnp.array([4.5, 4.5]), jnp.float32(18), jnp.float32(0), 6)
+        large = seeds.cut_patch(image, jnp.array([4.5, 4.5]), jnp.float32(18), jnp.float32(0), 6)
         np.testing.assert_allclose(large[0, 0], image[0, 0], atol=1e-6)
 
 

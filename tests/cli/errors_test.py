@@ -89,7 +89,7 @@ class ErrorsTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("simcrl:digits", "no config 'simcrl'; did you mean 'simclr'"),
-        ("zzz:digits", "no config 'zzz'; known: barlow_twins, byol, "),
+        ("zzz:digits", "no config 'zzz'; known: align_uniform, autoencoder, "),
         ("simclr:digit", "unknown recipe 'digit'; did you mean 'digits'"),
         ("simclr:zzz", "unknown recipe 'zzz'; known: cifar10, cifar10_cpu, digits, imagenet"),
         ("simclr:imagenet", "no training data; set it, --data="),

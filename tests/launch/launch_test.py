@@ -14,6 +14,7 @@ from absl.testing import absltest, parameterized
 
 from launch import gke, job, local, skypilot, slurm, tpu_vm
 from ssl_jax.cli import train
+from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.train.metrics import read_metrics
 
@@ -53,7 +54,7 @@ OWN = {
 
 def dry(launcher, *argv) -> str:
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
+    with contextlib.redirect_stdout(out), trust.scope():
         code = launcher.main(["launch", *OWN[launcher], *argv, "--dry_run"])
     assert code == 0
     return out.getvalue()

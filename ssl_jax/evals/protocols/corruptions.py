@@ -15,8 +15,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Size
 from ssl_jax.core.ranges import Count, Range
 from ssl_jax.data.decode import resize
+from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
-from ssl_jax.evals.features import extract
 from ssl_jax.evals.protocols.knn import Knn, knn_classes
 from ssl_jax.evals.protocols.linear import Linear, fit
 
@@ -120,7 +120,9 @@ class Corruptions(AtLayer):
         def error(batches: Batches) -> float:
             shrunk = ((_at(subject.side, b), index) for b, index in batches)
             probes = [subject.probe_of(self)]
-            arrays, index = extract(subject.encoder, images.view, probes, shrunk, images.mesh)
+            arrays, index = features.extract(
+                subject.encoder, images.view, probes, shrunk, images.mesh
+            )
             (test,) = images.labelled_rows(images.test, arrays, index)
             return float(np.mean(classify(test.features) != test.labels))
 

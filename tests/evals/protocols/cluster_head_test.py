@@ -23,6 +23,7 @@ from tests.objectives import harness
 SIZES = {
     "deepcluster": lambda o: (o.clusters,),
     "deepcluster_v2": lambda o: (o.clusters,) * o.heads,
+    "deepercluster": lambda o: (o.clusters,),
     "dino": lambda o: (o.prototypes,),
     "ibot": lambda o: (o.prototypes,),
     "sela": lambda o: (o.clusters,) * o.heads,
