@@ -10,7 +10,7 @@ from ssl_jax.losses.normalize import as_float
 Array = jax.Array
 
 
-def squared_distances(z: Array) -> Array:
+def _squared_distances(z: Array) -> Array:
     """Compute the squared Euclidean distances (n, n) of the rows of z (n, d)."""
     return jnp.sum(jnp.square(z[:, None] - z[None]), axis=-1)
 
@@ -36,7 +36,7 @@ def batch_hard(
       ValueError: not a matrix, or not one label per row.
     """
     same = _same(z, labels, "batch_hard")
-    distance = squared_distances(as_float(z))
+    distance = _squared_distances(as_float(z))
     if not squared:
         distance = jnp.sqrt(jnp.maximum(distance, 1e-12))
     farthest = jnp.max(jnp.where(same & ~_self(same), distance, -jnp.inf), axis=1)
@@ -62,7 +62,7 @@ def semi_hard(z: Array, labels: Array, margin: float = 0.5) -> Array:
       ValueError: not a matrix, or not one label per row.
     """
     same = _same(z, labels, "semi_hard")
-    distance = squared_distances(as_float(z))
+    distance = _squared_distances(as_float(z))
     negatives = jnp.where(same, jnp.inf, distance)
     farther = negatives[:, None, :] > distance[:, :, None]  # (a, p, n)
     nearest = jnp.min(jnp.where(farther, negatives[:, None, :], jnp.inf), axis=2)

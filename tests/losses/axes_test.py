@@ -24,6 +24,7 @@ INSIDE = (
     "shapes",
     *(f"large_batch.{m}" for m in ("ring", "tiles", "sinkhorn_kernel", "sinkhorn_sweeps")),
 )
+FUNCTIONALS = {"vat.adversarial_direction"}  # of a function of the caller's
 B, D = 8, 8
 RANDOM = np.random.default_rng(0)
 
@@ -49,6 +50,12 @@ CASES = {
     "barlow_twins.barlow_twins": (X, Y),
     "barlow_twins.cross_correlation": (X, Y),
     "clip.clip_loss": (X, Y, 10.0),
+    "colorization.annealed_mean": (draw(B, 313),),
+    "colorization.colorization": (draw(B, 2, 2, 313), chances(B, 2, 2, 313), chances(B, 2, 2)),
+    "colorization.nearest_bin": (draw(B, 2),),
+    "colorization.rebalancing": (chances(313),),
+    "colorization.soft_encode": (draw(B, 2),),
+    "counting.counting": (X, draw(B, 4, D), Y),
     "cpc.cpc": (draw(B, 3, 2, D), draw(B, 3, 2, D), 1),
     "cross_entropy.cross_entropy": (LOGITS, LABELS, 0.1),
     "cross_entropy.soft_cross_entropy": (LOGITS, chances(B, D)),
@@ -60,6 +67,7 @@ CASES = {
     "dino.teacher_probabilities": (LOGITS, draw(D), 0.1),
     "feature_distillation.feature_distillation": (X, Y),
     "feature_distillation.whiten": (X,),
+    "distillation.distillation": (LOGITS, draw(B, D), 2.0),
     "flatnce.flatnce": (X, 0.5),
     "hard_negatives.hard_negatives": (X, 0.5),
     "infonce.infonce": (X, Y, 0.1, draw(16, D)),
@@ -93,8 +101,15 @@ CASES = {
     "smog.group_logits": (X, draw(4, D), 0.5),
     "smog.nearest_group": (X, draw(4, D)),
     "smog.update_groups": (draw(4, D), X, LABELS // 2, 0.9),
+    "reconstruction.bernoulli_error": (IMAGES, chances(B, 4, 4, 3)),
+    "reconstruction.squared_error": (IMAGES, OTHERS),
     "supcon.supcon": (X, LABELS // 2, 0.5),
     "tico.tico": (X, Y, np.eye(D, dtype=np.float32)),
+    "triplet.batch_hard": (X, np.arange(B) // 2),
+    "triplet.semi_hard": (X, np.arange(B) // 2),
+    "vat.divergence": (LOGITS, draw(B, D)),
+    "vat.entropy": (LOGITS,),
+    "vat.unit": (IMAGES,),
     "vicreg.covariance": (X,),
     "vicreg.invariance": (X, Y),
     "vicreg.variance": (X,),
@@ -181,7 +196,7 @@ def expected():
 
 class AxesTest(parameterized.TestCase):
     def test_every_loss_has_a_case(self):
-        self.assertSameElements(CASES, public())
+        self.assertSameElements({*CASES, *FUNCTIONALS}, public())
 
     @parameterized.parameters(*PLACES)
     def test_values_and_gradients_are_those_of_one_device(self, shape, kind, in_context, gradients):

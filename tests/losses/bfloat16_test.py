@@ -15,12 +15,15 @@ from ssl_jax import losses
 from ssl_jax.losses.align_uniform import alignment, uniformity
 from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.losses.clip import clip_loss
+from ssl_jax.losses.colorization import colorization
+from ssl_jax.losses.counting import counting
 from ssl_jax.losses.cpc import cpc
 from ssl_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.debiased import debiased
 from ssl_jax.losses.decoupled import decoupled
 from ssl_jax.losses.dino import teacher_probabilities
+from ssl_jax.losses.distillation import distillation
 from ssl_jax.losses.feature_distillation import feature_distillation
 from ssl_jax.losses.flatnce import flatnce
 from ssl_jax.losses.hard_negatives import hard_negatives
@@ -32,6 +35,7 @@ from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.losses.reconstruction import squared_error
 from ssl_jax.losses.ressl import ressl
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.losses.siglip import siglip
@@ -39,6 +43,8 @@ from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.smog import group_logits, update_groups
 from ssl_jax.losses.supcon import supcon
 from ssl_jax.losses.tico import tico
+from ssl_jax.losses.triplet import batch_hard, semi_hard
+from ssl_jax.losses.vat import divergence, entropy
 from ssl_jax.losses.vicreg import covariance, invariance, variance, vicreg
 from ssl_jax.losses.wmse import wmse
 
@@ -51,6 +57,11 @@ LARGE = 1000.0  # a logit of float16 networks that went wrong; in bfloat16 its n
 
 def picture(x):
     return x.reshape(8, 2, 4, 2)
+
+
+def wide(x):
+    """Repeat the values to logits (1, 4, 2, 313) of colours."""
+    return jnp.tile(x.reshape(1, 4, 2, 16), 20)[..., :313]
 
 
 def whole(x):
@@ -67,6 +78,10 @@ CASES = {
     "barlow_twins": lambda x, y, t: barlow_twins(x, y),
     "clip": lambda x, y, t: clip_loss(x, y, 1 / t),
     "clip_inner": lambda x, y, t: clip_loss(x / 30, y, 1.0, normalize=False),
+    "colorization": lambda x, y, t: colorization(
+        wide(x), probabilities(wide(y)), np.ones((1, 4, 2))
+    ),
+    "counting": lambda x, y, t: counting(x, y.reshape(8, 2, 8).repeat(2, -1), y),
     "cpc": lambda x, y, t: cpc(x.reshape(4, 4, 2, 4), y.reshape(4, 4, 2, 4) / LARGE, 1),
     "cross_entropy": lambda x, y, t: cross_entropy(x, LABELS, 0.1),
     "soft_cross_entropy": lambda x, y, t: soft_cross_entropy(x, probabilities(y)),
@@ -76,6 +91,7 @@ CASES = {
     "dino": lambda x, y, t: soft_cross_entropy(x, teacher_probabilities(y, y[:1], t)),
     "debiased": lambda x, y, t: debiased(x, t),
     "decoupled": lambda x, y, t: decoupled(x, t, 0.5),
+    "distillation": lambda x, y, t: distillation(x, y, 1.0),
     "feature_distillation": lambda x, y, t: feature_distillation(x, y),
     "flatnce": lambda x, y, t: flatnce(x, t),
     "hard_negatives": lambda x, y, t: hard_negatives(x, t),
@@ -95,6 +111,7 @@ CASES = {
     "nonparametric_softmax": lambda x, y, t: nonparametric_softmax(x, y, INDEX, 1.0),
     "ntxent": lambda x, y, t: ntxent(x, t),
     "ntxent_ring": lambda x, y, t: ntxent(x, t, similarity="tiled"),
+    "reconstruction": lambda x, y, t: squared_error(picture(x), picture(y)),
     "ressl": lambda x, y, t: ressl(x, y, y / LARGE, t, t / 2),
     "self_classifier": lambda x, y, t: self_classifier(x.reshape(4, 2, 16), 2, row_temperature=t),
     "siglip": lambda x, y, t: siglip(x, y, 1 / t, -10.0),
@@ -103,6 +120,8 @@ CASES = {
     "smog": lambda x, y, t: group_logits(x, update_groups(y[:5], x, LABELS, 0.5), t),
     "supcon": lambda x, y, t: supcon(x, LABELS, t),
     "tico": lambda x, y, t: tico(x, y, np.eye(16))[0],
+    "triplet": lambda x, y, t: batch_hard(x, np.arange(8) // 2) + semi_hard(y, np.arange(8) // 2),
+    "vat": lambda x, y, t: entropy(x) + divergence(x, y),
     "vicreg": lambda x, y, t: vicreg(x, y),
     "vicreg_parts": lambda x, y, t: invariance(x, y) + variance(x) + covariance(y),
     "wmse": lambda x, y, t: wmse(x.reshape(32, 4), y.reshape(32, 4), 16),
@@ -152,6 +171,7 @@ class Bfloat16Test(parameterized.TestCase):
     def rounded(self, case):
         """Tolerance of a case that rounds values of its own to bfloat16 before the loss."""
         own = (
+            "colorization",
             "soft_cross_entropy",
             "cross_view",
             "masked_patches",

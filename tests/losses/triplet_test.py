@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.losses.triplet import batch_hard, semi_hard, squared_distances
+from ssl_jax.losses.triplet import _squared_distances, batch_hard, semi_hard
 from tests.losses.forms import load
 
 
@@ -41,7 +41,7 @@ class GoldenTest(parameterized.TestCase):
         labels, margin = jnp.asarray(data["in_labels"]), float(data["hp_margin"])
         unit = l2_normalize(jnp.asarray(data["in_emb"]), axis)
         np.testing.assert_allclose(
-            squared_distances(unit), data[f"out_sqdist_axis{axis}"], atol=1e-5
+            _squared_distances(unit), data[f"out_sqdist_axis{axis}"], atol=1e-5
         )
         value, slope = value_and_grad(
             lambda z: semi_hard(l2_normalize(z, axis), labels, margin), data["in_emb"]
