@@ -43,10 +43,10 @@ class Config(Backbone):
 
     @property
     def num_layers(self) -> int:
-        return len(STAGES)
+        return len(STAGES) - 1
 
     def layer_ids(self, path: str) -> int:
-        return int(path.split("/")[0].removeprefix("stage"))
+        return int(path.split("/")[0].removeprefix("stage")) - 1  # the first reads the image
 
     def scaled(self, factor: float) -> Self:
         return replace(self, widths=tuple(scaled_width(width, factor) for width in self.widths))
