@@ -141,7 +141,9 @@ class NoTraceTest(parameterized.TestCase):
         images = harness.device_batch(made)["views"][0][:, 0]
         whole = made.objective._features(*arguments, images)
         chunked = dataclasses.replace(made.objective, microbatches=4)
-        np.testing.assert_allclose(chunked._features(*arguments, images), whole, rtol=1e-5)
+        # Near 0 what remains is the rounding of sums of values near 1.
+        result = chunked._features(*arguments, images)
+        np.testing.assert_allclose(result, whole, rtol=1e-5, atol=1e-7)
 
     def test_all_calls_of_an_objective_are_forwarded_to_the_method(self):
         """Except what follows from inputs and backbone, and what only the method itself calls."""
