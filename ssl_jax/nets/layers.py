@@ -25,7 +25,7 @@ def compute_dtype(dtype: DType) -> jnp.dtype | None:
         return None
     try:
         supported = jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
-    except TypeError:
+    except (TypeError, ValueError):
         supported = False
     if not supported:
         raise UserError(f"dtype: expected 'float32' or 'bfloat16', got {dtype}")

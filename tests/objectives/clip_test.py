@@ -55,12 +55,11 @@ class CLIPTest(parameterized.TestCase):
         params, extra = made.init(jax.random.key(0))
         encoder = made.encoder(params, extra)
         images, texts = data["views"][0][:, 0], data["text"]
-        image, _ = made.image.apply(params, extra["stats"], images, train=False)
-        text, _ = made.text.apply(params, extra["stats"], texts, train=False)
+        nets = made.networks.bind(params, extra["stats"], train=False)
+        image = nets.image_projection(nets.backbone(images).pooled)
+        text = nets.text_projection(nets.text(texts).pooled)
         run = jax.jit(lambda e: (e.text.image(e.features(images).pooled), e.text.text(texts)))
-        for actual, expected in zip(
-            run(encoder), (image["image_projection"], text["text_projection"]), strict=True
-        ):
+        for actual, expected in zip(run(encoder), (image, text), strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
     def test_a_vocabulary_of_the_data_reaches_the_network(self):
