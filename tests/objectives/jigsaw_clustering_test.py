@@ -26,7 +26,6 @@ from ssl_jax.objectives.jigsaw_clustering import (
 )
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
 from tests.losses.forms import load
-from tests.objectives.two_views_test import weights
 
 RNG = np.random.default_rng(0)
 
@@ -56,6 +55,24 @@ def convolutions():
         return Features(pooled=x.mean((1, 2)), map=x), new
 
     return Net(lambda key: ({}, {}), apply, "convolutions")
+
+
+def weights(data, prefix, step):
+    """Return {(layer, kind): array} of a network, at a step if there are several, in this project's
+    layouts.
+    """
+    out = {}
+    for key, value in data.items():
+        if not key.startswith(prefix):
+            continue
+        layer, kind = key.removeprefix(prefix).rsplit(".", 1)
+        value = value if step is None else value[step]
+        if value.ndim == 1:
+            kind = "scale" if kind == "weight" else kind
+        else:
+            value, kind = value.transpose((2, 3, 1, 0) if value.ndim == 4 else (1, 0)), "kernel"
+        out[layer, kind] = value
+    return out
 
 
 class Injected(JigsawClustering):
