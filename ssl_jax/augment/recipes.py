@@ -35,6 +35,7 @@ OWN = (
     "; or write out a chain of your own, --config.objective.view.recipe=\"{'flip': 0.5}\", see "
     "docs/configs.md"
 )
+Recipe = Transform  # the name that users' configs know it by
 PUBLISHED: Mapping[str, Transform] = MappingProxyType(
     dict(RECIPES)
 )  # names known to every reader of a run
