@@ -87,6 +87,18 @@ class Features:
         """(B, N, D), the tokens of the patches alone, row by row."""
         return _without_cls(self.tokens, self.cls)
 
+    def __getitem__(self, name: str) -> Array:
+        """Return an output by name ("pooled", "tokens", "patches", ...), or the map of a stage.
+
+        Raises:
+          KeyError: the network has no such output.
+        """
+        stages = {stage.name: stage.map for stage in self.stages}
+        value = stages[name] if name in stages else getattr(self, name, None)
+        if not isinstance(value, jax.Array):
+            raise KeyError(name)
+        return value
+
     @property
     def names(self) -> list[str]:
         """Names of the stages, in order."""

@@ -1,6 +1,7 @@
 """Reading of representations from a backbone's features."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -19,6 +20,15 @@ def features(cls: bool = True) -> Features:
 
 
 class ReadTest(parameterized.TestCase):
+    def test_outputs_by_name(self):
+        last = jnp.ones((2, 3, 3, 4))
+        outputs = Features(pooled=jnp.ones((2, 4)), stages=(Stage(name="stage1", map=last),))
+        self.assertIs(outputs["pooled"], outputs.pooled)
+        self.assertIs(outputs["stage1"], last)
+        for name in ("tokens", "stage2", "names", "read"):
+            with self.assertRaisesRegex(KeyError, name):
+                outputs[name]
+
     def test_each_stage_has_its_own(self):
         made = features()
         for number, stage in ((0, 0), (1, 1), (-1, 1), (-2, 0)):
