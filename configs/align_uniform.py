@@ -42,13 +42,7 @@ def imagenet() -> ConfigDict:
     queue: `moco_align_uniform:imagenet`. Not run.
     """
     objective = {"name": "align_uniform", "view": common.SIMCLR_VIEW, "projector": (2048, 128)}
-    optim = {
-        "name": "lars",
-        "lars_variant": "simclr",
-        "lr": 0.3,
-        "weight_decay": 1e-6,
-        "warmup_epochs": 10.0,
-    }
+    optim = common.SIMCLR_LARS | {"weight_decay": 1e-6}
     return common.imagenet(objective, optim, epochs=100, batch_size=4096)
 
 

@@ -37,6 +37,23 @@ SIMCLR_VIEW: dict[str, Any] = {
     "interpolation": "bicubic",
 }
 
+# SimCLR's optimizer of ImageNet (section 2.2 and appendix B of the paper).
+SIMCLR_LARS: dict[str, Any] = {
+    "name": "lars",
+    "lars_variant": "simclr",
+    "lr": 0.3,
+    "weight_decay": 1e-4,
+    "warmup_epochs": 10.0,
+}
+# Of the releases of DeepCluster and DeeperCluster.
+CLUSTER_SGD: dict[str, Any] = {
+    "name": "sgd",
+    "lr": 0.05,
+    "weight_decay": 1e-5,
+    "schedule": "constant",
+    "decay_rules": ((".*", 1.0),),
+}
+
 # For images of 16 px.
 TINY_VIT: dict[str, Any] = {
     "name": "vit",
@@ -113,6 +130,21 @@ def digits(
             "checkpoint": {"every": 100},
         }
     )
+
+
+def two_views(objective: Mapping[str, Any], steps: int = 500) -> ConfigDict:
+    """Build SimCLR's config `digits` for a method that differs from it by its loss."""
+    view = {
+        "size": 16,
+        "count": 2,
+        "area": (1.0, 1.0),
+        "recipe": "digits",
+        "strength": 0.8,
+        "interpolation": "bilinear",
+    }
+    usual = {"view": view, "projector": (256, 128), "temperature": 0.2}
+    optim = {"name": "adamw", "lr": 2e-3}
+    return digits(usual | dict(objective), optim, steps=steps, batch_size=256)
 
 
 def photos(

@@ -15,16 +15,7 @@ def get_config(recipe: str = "cifar10") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {
-        "size": 16,
-        "count": 2,
-        "area": (1.0, 1.0),
-        "recipe": "digits",
-        "strength": 0.8,
-        "interpolation": "bilinear",
-    }
-    objective = {"name": "dcl", "view": view, "projector": (256, 128), "temperature": 0.2}
-    return common.digits(objective, {"name": "adamw", "lr": 0.002}, steps=500, batch_size=256)
+    return common.two_views({"name": "dcl"})
 
 
 def cifar10() -> ConfigDict:
@@ -48,13 +39,7 @@ def imagenet() -> ConfigDict:
     batch of 256 is enough. Its learning rate was not at hand: SimCLR's, 0.3 per 256. Not run.
     """
     objective = {"name": "dcl"}
-    optim = {
-        "name": "lars",
-        "lars_variant": "simclr",
-        "lr": 0.3,
-        "weight_decay": 1e-4,
-        "warmup_epochs": 10.0,
-    }
+    optim = common.SIMCLR_LARS
     return common.imagenet(objective, optim, epochs=200, batch_size=256)
 
 

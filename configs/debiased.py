@@ -15,9 +15,7 @@ def get_config(recipe: str = "cifar10") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.8}
-    objective = {"name": "debiased", "view": view, "projector": (256, 128), "temperature": 0.2}
-    return common.digits(objective, {"name": "adamw", "lr": 0.002}, steps=500, batch_size=256)
+    return common.two_views({"name": "debiased"})
 
 
 def cifar10() -> ConfigDict:
@@ -47,13 +45,7 @@ def imagenet() -> ConfigDict:
         "temperature": 0.1,
         "prior": 0.001,
     }
-    optim = {
-        "name": "lars",
-        "lars_variant": "simclr",
-        "lr": 0.3,
-        "weight_decay": 1e-6,
-        "warmup_epochs": 10.0,
-    }
+    optim = common.SIMCLR_LARS | {"weight_decay": 1e-6}
     return common.imagenet(objective, optim, epochs=100, batch_size=4096)
 
 

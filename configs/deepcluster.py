@@ -43,7 +43,8 @@ def cifar10() -> ConfigDict:
         "clusters": 400,
         "whitened": 128,
     }
-    return common.cifar10(objective, _sgd() | {"weight_decay": 5e-4}, epochs=200, batch_size=256)
+    optim = common.CLUSTER_SGD | {"weight_decay": 5e-4}
+    return common.cifar10(objective, optim, epochs=200, batch_size=256)
 
 
 def imagenet() -> ConfigDict:
@@ -51,17 +52,7 @@ def imagenet() -> ConfigDict:
     instead of AlexNet.
     """
     objective = {"name": "deepcluster", "clusters": 10000, "whitened": 256}
-    return common.imagenet(objective, _sgd(), epochs=200, batch_size=256)
-
-
-def _sgd() -> dict:
-    return {
-        "name": "sgd",
-        "lr": 0.05,
-        "weight_decay": 1e-5,
-        "schedule": "constant",
-        "decay_rules": ((".*", 1.0),),
-    }
+    return common.imagenet(objective, common.CLUSTER_SGD, epochs=200, batch_size=256)
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -38,7 +38,8 @@ def cifar10() -> ConfigDict:
         "clusters": 400,
         "whitened": 128,
     }
-    return common.cifar10(objective, _sgd() | {"weight_decay": 5e-4}, epochs=200, batch_size=256)
+    optim = common.CLUSTER_SGD | {"weight_decay": 5e-4}
+    return common.cifar10(objective, optim, epochs=200, batch_size=256)
 
 
 def imagenet() -> ConfigDict:
@@ -47,18 +48,8 @@ def imagenet() -> ConfigDict:
     320,000 are for the 96 M of YFCC100M.
     """
     objective = {"name": "deepercluster", "clusters": 10000}
-    optim = _sgd() | {"lr": 0.1, "lr_scaling": "none"}
+    optim = common.CLUSTER_SGD | {"lr": 0.1, "lr_scaling": "none"}
     return common.imagenet(objective, optim, epochs=100, batch_size=3072)
-
-
-def _sgd() -> dict:
-    return {
-        "name": "sgd",
-        "lr": 0.05,
-        "weight_decay": 1e-5,
-        "schedule": "constant",
-        "decay_rules": ((".*", 1.0),),
-    }
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))

@@ -14,28 +14,13 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {
-        "size": 16,
-        "count": 2,
-        "area": (1.0, 1.0),
-        "recipe": "digits",
-        "strength": 0.8,
-        "interpolation": "bilinear",
-    }
-    objective = {"name": "flatnce", "view": view, "projector": (256, 128), "temperature": 0.2}
-    return common.digits(objective, {"name": "adamw", "lr": 0.002}, steps=500, batch_size=256)
+    return common.two_views({"name": "flatnce"})
 
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 512, 100 epochs, LARS 0.3 per 256, as in the released code."""
     objective = {"name": "flatnce"}
-    optim = {
-        "name": "lars",
-        "lars_variant": "simclr",
-        "lr": 0.3,
-        "weight_decay": 1e-6,
-        "warmup_epochs": 10.0,
-    }
+    optim = common.SIMCLR_LARS | {"weight_decay": 1e-6}
     return common.imagenet(objective, optim, epochs=100, batch_size=512)
 
 

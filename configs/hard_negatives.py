@@ -7,7 +7,7 @@ ssl-jax train --config=hard_negatives:imagenet --workdir=W --data=folder:/imagen
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, debiased
 
 
 def get_config(recipe: str = "cifar10") -> ConfigDict:
@@ -15,51 +15,24 @@ def get_config(recipe: str = "cifar10") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.8}
-    objective = {
-        "name": "hard_negatives",
-        "view": view,
-        "projector": (256, 128),
-        "temperature": 0.2,
-    }
-    return common.digits(objective, {"name": "adamw", "lr": 0.002}, steps=500, batch_size=256)
+    return _renamed(debiased.digits())
 
 
 def cifar10() -> ConfigDict:
-    """ResNet-50, batch 256, 400 epochs, Adam 1e-3, as in the released code; its decay of 1e-6 is
-    added to the gradient there and decoupled here. The paper reports STL-10 at 32 px.
-    """
-    optim = {
-        "name": "adamw",
-        "lr": 1e-3,
-        "lr_scaling": "none",
-        "schedule": "constant",
-        "weight_decay": 1e-6,
-    }
-    config = common.cifar10({"name": "hard_negatives"}, optim, epochs=400, batch_size=256)
-    config.backbone.depth = 50
+    """The recipe of `debiased` for 400 epochs, as in the released code."""
+    config = _renamed(debiased.cifar10())
+    config.train.epochs = 400
     return config
 
 
 def imagenet() -> ConfigDict:
-    """SimCLR's batch, views, LARS and head for 100 epochs, and a prior of one class in 1000: ours.
-    Not run.
-    """
-    objective = {
-        "name": "hard_negatives",
-        "view": common.SIMCLR_VIEW,
-        "projector": (2048, 128),
-        "temperature": 0.1,
-        "prior": 0.001,
-    }
-    optim = {
-        "name": "lars",
-        "lars_variant": "simclr",
-        "lr": 0.3,
-        "weight_decay": 1e-6,
-        "warmup_epochs": 10.0,
-    }
-    return common.imagenet(objective, optim, epochs=100, batch_size=4096)
+    """The recipe of `debiased`: ours. Not run."""
+    return _renamed(debiased.imagenet())
+
+
+def _renamed(config: ConfigDict) -> ConfigDict:
+    config.objective.name = "hard_negatives"
+    return config
 
 
 RECIPES = common.Recipes(small=digits, paper=cifar10, others=(imagenet,))

@@ -15,9 +15,7 @@ def get_config(recipe: str = "cifar10") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.8}
-    objective = {"name": "invaspread", "view": view, "projector": (128,), "temperature": 0.2}
-    return common.digits(objective, {"name": "adamw", "lr": 0.002}, steps=500, batch_size=256)
+    return common.two_views({"name": "invaspread", "projector": (128,)})
 
 
 def cifar10() -> ConfigDict:
@@ -41,13 +39,7 @@ def imagenet() -> ConfigDict:
     run.
     """
     objective = {"name": "invaspread", "view": common.SIMCLR_VIEW}
-    optim = {
-        "name": "lars",
-        "lars_variant": "simclr",
-        "lr": 0.3,
-        "weight_decay": 1e-6,
-        "warmup_epochs": 10.0,
-    }
+    optim = common.SIMCLR_LARS | {"weight_decay": 1e-6}
     return common.imagenet(objective, optim, epochs=100, batch_size=4096)
 
 

@@ -16,16 +16,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    view = {
-        "size": 16,
-        "count": 2,
-        "area": (1.0, 1.0),
-        "recipe": "digits",
-        "strength": 0.8,
-        "interpolation": "bilinear",
-    }
-    objective = {"name": "simclr", "view": view, "projector": (256, 128), "temperature": 0.2}
-    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=500, batch_size=256)
+    return common.two_views({"name": "simclr"})
 
 
 def cifar10() -> ConfigDict:
@@ -76,13 +67,7 @@ def cifar10_cpu() -> ConfigDict:
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 4096, LARS 0.3 per 256 (section 2.2 and appendix B of the paper)."""
     objective = {"name": "simclr"}
-    optim = {
-        "name": "lars",
-        "lars_variant": "simclr",
-        "lr": 0.3,
-        "weight_decay": 1e-4,
-        "warmup_epochs": 10.0,
-    }
+    optim = common.SIMCLR_LARS
     return common.imagenet(objective, optim, epochs=1000, batch_size=4096)
 
 

@@ -16,9 +16,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 def digits() -> ConfigDict:
     """With the labels of all 1,437 images."""
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.8}
-    objective = {"name": "supcon", "view": view, "projector": (256, 128), "temperature": 0.2}
-    return common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=300, batch_size=256)
+    return common.two_views({"name": "supcon"}, steps=300)
 
 
 def cifar10() -> ConfigDict:
@@ -43,13 +41,7 @@ def imagenet() -> ConfigDict:
     """ResNet-50, batch 4096, with SimCLR's views, LARS and schedule for 350 epochs: ours, as the
     paper's AutoAugment and batch of 6144 were not at hand. Not run.
     """
-    optim = {
-        "name": "lars",
-        "lars_variant": "simclr",
-        "lr": 0.3,
-        "weight_decay": 1e-4,
-        "warmup_epochs": 10.0,
-    }
+    optim = common.SIMCLR_LARS
     objective = {"name": "supcon", "view": common.SIMCLR_VIEW}
     return common.imagenet(objective, optim, epochs=350, batch_size=4096)
 

@@ -93,6 +93,8 @@ def rotate90(image: Array, quarters: Array) -> Array:
     return jax.lax.select_n(quarters.astype(jnp.int32), *(jnp.rot90(image, k) for k in range(4)))
 
 
-def rotations(image: Array) -> Array:
-    """Stack a square image rotated counter-clockwise by 0, 90, 180, 270 degrees: (4, H, W, C)."""
-    return jnp.stack([jnp.rot90(image, k) for k in range(4)])
+def rotations(images: Array, count: int = 4) -> Array:
+    """Stack square images (..., H, W, C), rotated counter-clockwise by 0, 90, .. degrees:
+    (..., count, H, W, C). Exact, as artefacts of resampling would reveal the rotation.
+    """
+    return jnp.stack([jnp.rot90(images, k, axes=(-3, -2)) for k in range(count)], axis=-4)

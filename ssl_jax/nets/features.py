@@ -10,6 +10,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.layers import at_least_float32
 
+OUTPUTS = ("pooled", "map", "tokens", "patches", "cls", "attention")
 POOLED = "pooled"  # the network's own output, which only the last stage has
 
 
@@ -93,11 +94,11 @@ class Features:
         Raises:
           KeyError: the network has no such output.
         """
-        stages = {stage.name: stage.map for stage in self.stages}
-        value = stages[name] if name in stages else getattr(self, name, None)
-        if not isinstance(value, jax.Array):
+        outputs = {name: getattr(self, name) for name in OUTPUTS}
+        outputs |= {stage.name: stage.map for stage in self.stages}
+        if outputs.get(name) is None:
             raise KeyError(name)
-        return value
+        return outputs[name]
 
     @property
     def names(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment import geometric
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive, Whole
@@ -138,8 +139,7 @@ class DeeperCluster(Objective):
 
     def turned(self, images: Array, rotations: Array) -> Array:
         """Rotate each image (N, H, W, C) counter-clockwise by its number of quarter turns (N,)."""
-        every = jnp.stack([jnp.rot90(images, r, axes=(1, 2)) for r in range(self.angles)], axis=1)
-        return jnp.take_along_axis(every, rotations[:, None, None, None, None], axis=1)[:, 0]
+        return jax.vmap(geometric.rotate90)(images, rotations) if self.rotate else images
 
     def logits(self, nets: Bound, features: Array) -> tuple[Array, Array]:
         """Return the logits (N, G) of the super-classes, and (N, G, K) of the clusters of each."""

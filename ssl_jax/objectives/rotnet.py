@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment import geometric
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
@@ -52,11 +53,9 @@ class RotNet(Objective):
         return loss, Aux({"stats": nets.stats}, metrics={"accuracy": accuracy})
 
     def rotate(self, upright: Array) -> Array:
-        """Rotate (B, H, W, C) to (B, 4, H, W, C) by exact transposes and flips, as artefacts of
-        resampling would reveal the rotation.
-        """
+        """Rotate square images (B, H, W, C) by all four angles: (B, 4, H, W, C)."""
         self.view.check_square()
-        return jnp.stack([jnp.rot90(upright, k, axes=(1, 2)) for k in range(4)], axis=1)
+        return geometric.rotations(upright)
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array

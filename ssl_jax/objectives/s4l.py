@@ -157,7 +157,7 @@ class S4L(Objective):
         if self.task != "rotation":
             return images
         self.view.check_square()
-        return jax.vmap(geometric.rotations)(images[:, 0])
+        return geometric.rotations(images[:, 0])
 
     def classify(self, logits: Array, labels: Array) -> tuple[Array, Array]:
         """Compute the cross-entropy of logits (B, m, K), every copy with its image's label, and the

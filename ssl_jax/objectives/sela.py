@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment import geometric
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Several
@@ -89,9 +90,9 @@ class SeLa(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         images, turns = fold(batch["views"][0]), 4 if self.rotations else 1
-        turned = jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(turns)], axis=1)
+        turned = fold(geometric.rotations(images, turns))
         nets = self.networks.bind(params, extra["stats"])
-        outputs = nets.classifiers(nets.backbone(fold(turned)).pooled)
+        outputs = nets.classifiers(nets.backbone(turned).pooled)
         logits = outputs[::turns, : self.heads * self.clusters]
         logits = logits.reshape(-1, self.heads, self.clusters)
         labels = extra["assignments"][batch["index"]]

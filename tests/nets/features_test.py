@@ -25,6 +25,7 @@ class ReadTest(parameterized.TestCase):
         outputs = Features(pooled=jnp.ones((2, 4)), stages=(Stage(name="stage1", map=last),))
         self.assertIs(outputs["pooled"], outputs.pooled)
         self.assertIs(outputs["stage1"], last)
+        np.testing.assert_array_equal(jax.device_get(outputs)["pooled"], outputs.pooled)
         for name in ("tokens", "stage2", "names", "read"):
             with self.assertRaisesRegex(KeyError, name):
                 outputs[name]
