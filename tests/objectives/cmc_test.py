@@ -13,7 +13,8 @@ from ssl_jax.objectives import cmc
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.parts import memory
 from tests.losses.forms import load
-from tests.objectives.released_steps import Tiny, at_step, check_tree, images, number, train, tree
+from tests.objectives import released
+from tests.objectives.released import Tiny, hyper, images
 
 NAMES = {
     "l.conv": "backbone/part1/conv",
@@ -60,8 +61,8 @@ class ReleasedTest(parameterized.TestCase):
             projector=(dim,),
             criterion=criterion,
             negatives=int(data["hp_K"]),
-            temperature=number(data, "hp_T"),
-            momentum=number(data, "hp_momentum"),
+            temperature=hyper(data, "T"),
+            momentum=hyper(data, "momentum"),
         )
         banks = {"view1": data["in_memory_l"], "view2": data["in_memory_ab"]}
         extra = {
@@ -77,16 +78,17 @@ class ReleasedTest(parameterized.TestCase):
             }
             for s in range(3)
         ]
-        steps = train(objective, data, tree(data, "in_sd.", NAMES, dtype), extra, batches)
-        for s, (state, metrics) in enumerate(steps):
-            np.testing.assert_allclose(metrics["train/loss"], data["out_loss"][s], rtol=rtol)
-            expected = tree(at_step(data, "out_sd.", s), "out_sd.", NAMES, dtype)
-            check_tree(state.params, expected, 10 * rtol)
+        start = released.weights(data, "in_sd.", NAMES, dtype=dtype)
+        steps = released.train(objective, data, start, extra, batches)
+        for s, (loss, params, extra, _) in enumerate(steps):
+            np.testing.assert_allclose(loss, data["out_loss"][s], rtol=rtol)
+            expected = released.weights(data, "out_sd.", NAMES, s, dtype)
+            released.check(params, expected, 10 * rtol)
             for view, theirs in (("view1", "l"), ("view2", "ab")):
                 bank = data[f"out_memory_{theirs}"][s]
-                np.testing.assert_allclose(state.extra["memory"][view], bank, atol=rtol)
+                np.testing.assert_allclose(extra["memory"][view], bank, atol=rtol)
             if criterion == "nce":
-                np.testing.assert_allclose(state.extra["partition"], data["out_Z"][s], rtol=rtol)
+                np.testing.assert_allclose(extra["partition"], data["out_Z"][s], rtol=rtol)
 
     @parameterized.parameters("nce", "softmax")
     def test_losses_and_gradients_of_two_steps(self, criterion):
@@ -97,7 +99,7 @@ class ReleasedTest(parameterized.TestCase):
             projector=(dim,),
             criterion=criterion,
             negatives=data["in_idx"].shape[-1] - 1,
-            temperature=number(data, "hp_T"),
+            temperature=hyper(data, "T"),
         )
         run = jax.jit(jax.value_and_grad(objective.contrast, has_aux=True))
         for own, other in (("l", "ab"), ("ab", "l")):
@@ -107,7 +109,7 @@ class ReleasedTest(parameterized.TestCase):
                 (loss, constant), grad = run(data[f"in_{own}"][s], bank, index, rows, constant)
                 expected = data[f"out_{criterion}_loss_{own}"][s]
                 np.testing.assert_allclose(loss, expected, rtol=1e-5)
-                check_tree(grad, data[f"grad_{criterion}_{own}"][s], 1e-4)
+                released.check(grad, data[f"grad_{criterion}_{own}"][s], 1e-4)
                 bank = memory.average(bank, index, data[f"in_{other}"][s], objective.momentum)
                 np.testing.assert_allclose(bank, data[f"out_{criterion}_mem_{other}"][s], atol=1e-6)
 

@@ -14,10 +14,10 @@ from tests.objectives import released
 from tests.objectives.parts.queue_test import from_columns
 
 LAYERS = {
-    "t.conv": ("backbone", "conv"),
-    "t.fc": ("backbone", "fc"),
-    "fc.0": ("projector", "linear1"),
-    "fc.2": ("projector", "linear2"),
+    "t.conv": "backbone/conv",
+    "t.fc": "backbone/fc",
+    "fc.0": "projector/linear1",
+    "fc.2": "projector/linear2",
 }
 
 
@@ -55,7 +55,7 @@ class MoCoAlignUniformTest(parameterized.TestCase):
         state, run = tx.init(params), released.train_step(objective, tx)
         rtol = 1e-7 if wide else 1e-5
         for s, loss in enumerate(data["out_loss"]):
-            views = released.images(data, s, "in_x1", "in_x2")
+            views = released.images(data["in_x1"][s], data["in_x2"][s])
             inputs = {"views": (views,), "index": jnp.arange(batch)}
             used = extra["key_encoder"]  # the released code averages before the keys
             value, params, extra, state = run(params, extra, state, inputs, jnp.int32(s))

@@ -13,7 +13,8 @@ from ssl_jax.objectives import pic
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
 from tests.losses.forms import load
-from tests.objectives.released_steps import Tiny, at_step, check_tree, images, number, train, tree
+from tests.objectives import released
+from tests.objectives.released import Tiny, hyper, images
 
 NAMES = {
     "encoder.trunk.conv": "backbone/conv",
@@ -37,23 +38,21 @@ class ReleasedTest(parameterized.TestCase):
         sizes = [data[f"in_{crops}"].shape for crops in ("large", "small")]
         batch, count = sizes[0][1], len(data["in_sd.sim_matrix"])
 
-        def weights(data):
-            layers = tree(data, "sd.", NAMES, dtype)
-            rows = np.zeros((1024, data["sd.sim_matrix"].shape[1]), dtype)
-            rows[:count] = data["sd.sim_matrix"]
+        def weights(prefix, step=None):
+            rows = np.zeros((1024, data["in_sd.sim_matrix"].shape[1]), dtype)
+            own = data[f"{prefix}sim_matrix"]
+            rows[:count] = own if step is None else own[step]
+            layers = released.weights(data, prefix, NAMES, step, dtype)
             return layers | {"memory": jnp.asarray(rows)}
 
-        def renamed(prefix, data):
-            return {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
-
-        params = weights(renamed("in_", data))
+        params = weights("in_sd.")
         heads = params["projector"].values()
         objective = pic.make(
             Tiny(4, params["backbone"]["fc"]["bias"].size).net(),
             Spec(batch, count, 0, steps_per_epoch=1, total_steps=3),
             views=tuple(View(size[-1], count=size[2], recipe="none") for size in sizes),
             projector=tuple(layer["bias"].size for layer in heads),
-            temperature=number(data, "hp_T"),
+            temperature=hyper(data, "T"),
             window=0,
         )
         extra = {"stats": {name: {} for name in objective.networks.nets}}
@@ -66,13 +65,14 @@ class ReleasedTest(parameterized.TestCase):
             }
             for s in range(3)
         ]
-        for s, (state, metrics) in enumerate(train(objective, data, params, extra, batches)):
-            np.testing.assert_allclose(metrics["train/loss"], data["out_loss"][s], rtol=rtol)
-            expected = weights(renamed("out_", at_step(data, "out_sd.", s)))
-            check_tree(state.params, expected, 10 * rtol)
-            shape = state.params["memory"].shape
-            (moment,) = (x for x in jax.tree.leaves(state.opt_state) if x.shape == shape)
-            check_tree(moment[:count], data["out_sim_matrix_momentum"][s], 10 * rtol)
+        steps = released.train(objective, data, params, extra, batches)
+        for s, (loss, now, _, state) in enumerate(steps):
+            np.testing.assert_allclose(loss, data["out_loss"][s], rtol=rtol)
+            expected = weights("out_sd.", s)
+            released.check(now, expected, 10 * rtol)
+            shape = now["memory"].shape
+            (moment,) = (x for x in jax.tree.leaves(state) if x.shape == shape)
+            released.check(moment[:count], data["out_sim_matrix_momentum"][s], 10 * rtol)
 
 
 class ClassesTest(parameterized.TestCase):

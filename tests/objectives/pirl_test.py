@@ -11,7 +11,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.objectives import pirl
 from ssl_jax.objectives.base import Spec, View
 from tests.losses.forms import load
-from tests.objectives.released_steps import Tiny, at_step, check_tree, images, number, train, tree
+from tests.objectives import released
+from tests.objectives.released import Tiny, hyper, images
 
 SPEC = Spec(5, 30, 0, steps_per_epoch=1, total_steps=3)
 PLAIN = View(12, area=(1.0, 1.0), recipe="none")
@@ -65,7 +66,7 @@ class ReleasedTest(parameterized.TestCase):
     def check(self, data, vissl, criterion, wide):
         dtype, rtol = (np.float64, 1e-9) if wide else (np.float32, 1e-5)
         layers = names(data, vissl)
-        weights = tree(data, "in_sd.", layers, dtype)
+        weights = released.weights(data, "in_sd.", layers, dtype=dtype)
         batch = data["in_image"].shape[1]
         count = data["in_memory"].shape[0]
         head = weights["projector"]
@@ -77,13 +78,11 @@ class ReleasedTest(parameterized.TestCase):
             **SMALL
             | {
                 "projector": tuple(head[f"linear{i + 1}"]["bias"].size for i in range(len(head))),
-                "patch_weight": number(data, "hp_weights", (0,))
-                if vissl
-                else number(data, "hp_beta"),
+                "patch_weight": hyper(data, "weights", (0,)) if vissl else hyper(data, "beta"),
                 "criterion": criterion,
                 "negatives": int(data["hp_K"]),
-                "temperature": number(data, "hp_T"),
-                "momentum": number(data, "hp_momentum"),
+                "temperature": hyper(data, "T"),
+                "momentum": hyper(data, "momentum"),
             },
         )
         extra = {
@@ -93,14 +92,14 @@ class ReleasedTest(parameterized.TestCase):
         }
         batches = [self.batch(data, s, vissl, dtype) for s in range(3)]
         rules = BIASES if vissl else ((".*", 1.0),)
-        steps = train(objective, data, weights, extra, batches, rules)
-        for s, (state, metrics) in enumerate(steps):
-            np.testing.assert_allclose(metrics["train/loss"], data["out_loss"][s], rtol=rtol)
-            expected = tree(at_step(data, "out_sd.", s), "out_sd.", layers, dtype)
-            check_tree(state.params, expected, 10 * rtol)
-            np.testing.assert_allclose(state.extra["memory"], data["out_memory"][s], atol=rtol)
+        steps = released.train(objective, data, weights, extra, batches, rules)
+        for s, (loss, params, extra, _) in enumerate(steps):
+            np.testing.assert_allclose(loss, data["out_loss"][s], rtol=rtol)
+            expected = released.weights(data, "out_sd.", layers, s, dtype)
+            released.check(params, expected, 10 * rtol)
+            np.testing.assert_allclose(extra["memory"], data["out_memory"][s], atol=rtol)
             if criterion == "nce":
-                np.testing.assert_allclose(state.extra["partition"], data["out_Z"][s], rtol=rtol)
+                np.testing.assert_allclose(extra["partition"], data["out_Z"][s], rtol=rtol)
 
     def batch(self, data, s, vissl, dtype):
         image = images(data["in_image"][s]).astype(dtype)

@@ -14,21 +14,21 @@ from tests.losses.forms import load
 from tests.objectives import harness, released
 
 NAMES = {
-    "enc.conv": ("backbone", "conv"),
-    "enc.fc": ("backbone", "fc"),
-    "proj.layers.0": ("projector", "linear1"),
-    "proj.layers.1": ("projector", "norm1"),
-    "proj.layers.3": ("projector", "linear2"),
-    "pred.layers.0": ("predictor", "linear1"),
-    "pred.layers.1": ("predictor", "norm1"),
-    "pred.layers.3": ("predictor", "linear2"),
+    "enc.conv": "backbone/conv",
+    "enc.fc": "backbone/fc",
+    "proj.layers.0": "projector/linear1",
+    "proj.layers.1": "projector/norm1",
+    "proj.layers.3": "projector/linear2",
+    "pred.layers.0": "predictor/linear1",
+    "pred.layers.1": "predictor/norm1",
+    "pred.layers.3": "predictor/linear2",
 }
 AVERAGED = {
-    "enc_m.conv": ("backbone", "conv"),
-    "enc_m.fc": ("backbone", "fc"),
-    "proj_m.layers.0": ("projector", "linear1"),
-    "proj_m.layers.1": ("projector", "norm1"),
-    "proj_m.layers.3": ("projector", "linear2"),
+    "enc_m.conv": "backbone/conv",
+    "enc_m.fc": "backbone/fc",
+    "proj_m.layers.0": "projector/linear1",
+    "proj_m.layers.1": "projector/norm1",
+    "proj_m.layers.3": "projector/linear2",
 }
 
 
@@ -61,7 +61,7 @@ class SMoGTest(parameterized.TestCase):
             state, run = tx.init(params), released.train_step(objective, tx)
             rtol = 1e-7 if wide else 1e-5
             for s, loss in enumerate(data["out_loss"]):
-                views = released.images(data, s, "in_x0", "in_x1")
+                views = released.images(data["in_x0"][s], data["in_x1"][s])
                 inputs = {"views": (views[:, :1], views[:, 1:]), "index": jnp.arange(batch)}
                 used = extra["teacher"]  # lightly averages before the targets
                 value, params, extra, state = run(params, extra, state, inputs, jnp.int32(s))

@@ -60,8 +60,8 @@ class GoldenTest(parameterized.TestCase):
     def check(self, name, data, wide):
         make, options, relu, encoder, layers = CASES[name]
         dtype = np.float64 if wide else np.float32
-        names = {f"{encoder}conv": ("backbone", "conv"), f"{encoder}fc": ("backbone", "fc")}
-        names |= {theirs: ("projector", ours) for theirs, ours in layers.items()}
+        names = {f"{encoder}conv": "backbone/conv", f"{encoder}fc": "backbone/fc"}
+        names |= {theirs: f"projector/{ours}" for theirs, ours in layers.items()}
 
         def tree(prefix, step=None):
             return {"projector": {}} | released.weights(data, prefix, names, step)
@@ -89,7 +89,7 @@ class GoldenTest(parameterized.TestCase):
         rtol = 1e-7 if wide else 1e-5
         for s, loss in enumerate(data["out_loss"]):
             inputs = {
-                "views": (released.images(data, s, "in_x1", "in_x2"),),
+                "views": (released.images(data["in_x1"][s], data["in_x2"][s]),),
                 "index": jnp.arange(batch),
             }
             value, params, extra, state = run(params, extra, state, inputs, jnp.int32(s))
