@@ -45,7 +45,15 @@ SIMCLR_LARS: dict[str, Any] = {
     "weight_decay": 1e-4,
     "warmup_epochs": 10.0,
 }
-# Of the releases of DeepCluster and DeeperCluster.
+# InstDisc's released main.py; MoCo v1 and methods with a memory keep to it.
+INSTDISC_SGD: dict[str, Any] = {
+    "name": "sgd",
+    "lr": 0.03,
+    "weight_decay": 1e-4,
+    "schedule": "step",
+    "milestones": (120.0, 160.0),
+}
+# The releases of DeepCluster and DeeperCluster.
 CLUSTER_SGD: dict[str, Any] = {
     "name": "sgd",
     "lr": 0.05,

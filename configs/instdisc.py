@@ -35,13 +35,9 @@ def cifar10() -> ConfigDict:
         "negatives": 0,
         "temperature": 0.1,
     }
-    optim = {
-        "name": "sgd",
-        "lr": 0.03,
+    optim = common.INSTDISC_SGD | {
         "lr_scaling": "none",
         "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (120.0, 160.0),
         "decay_rules": ((".*", 1.0),),
     }
     return common.cifar10(objective, optim, epochs=200, batch_size=128)
@@ -50,14 +46,7 @@ def cifar10() -> ConfigDict:
 def imagenet() -> ConfigDict:
     """The released main.py: 4096 negatives, batch 256, 200 epochs."""
     objective = {"name": "instdisc"}
-    optim = {
-        "name": "sgd",
-        "lr": 0.03,
-        "weight_decay": 1e-4,
-        "schedule": "step",
-        "milestones": (120.0, 160.0),
-        "decay_rules": ((".*", 1.0),),
-    }
+    optim = common.INSTDISC_SGD | {"decay_rules": ((".*", 1.0),)}
     return common.imagenet(objective, optim, epochs=200, batch_size=256)
 
 

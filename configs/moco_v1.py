@@ -49,14 +49,7 @@ def cifar10() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 256, 200 epochs (section 4.1 of the paper); batch norm as on 8 GPUs."""
-    optim = {
-        "name": "sgd",
-        "lr": 0.03,
-        "weight_decay": 1e-4,
-        "decay_rules": EVERYTHING,
-        "schedule": "step",
-        "milestones": (120.0, 160.0),
-    }
+    optim = common.INSTDISC_SGD | {"decay_rules": EVERYTHING}
     objective = {"name": "moco_v1", "bn_groups": 8}
     config = common.imagenet(objective, optim, epochs=200, batch_size=256)
     config.backbone.zero_init_residual = False

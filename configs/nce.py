@@ -29,14 +29,7 @@ def digits() -> ConfigDict:
 def imagenet() -> ConfigDict:
     """InstDisc's recipe (the released main.py) with a trained normaliser: ours. Not run."""
     objective = {"name": "nce"}
-    optim = {
-        "name": "sgd",
-        "lr": 0.03,
-        "weight_decay": 1e-4,
-        "schedule": "step",
-        "milestones": (120.0, 160.0),
-    }
-    return common.imagenet(objective, optim, epochs=200, batch_size=256)
+    return common.imagenet(objective, common.INSTDISC_SGD, epochs=200, batch_size=256)
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet)

@@ -47,14 +47,7 @@ def cifar10() -> ConfigDict:
         "negatives": 4096,
         "temperature": 0.1,
     }
-    optim = {
-        "name": "sgd",
-        "lr": 0.03,
-        "lr_scaling": "none",
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (120.0, 160.0),
-    }
+    optim = common.INSTDISC_SGD | {"lr_scaling": "none", "weight_decay": 5e-4}
     return common.cifar10(objective, optim, epochs=200, batch_size=128)
 
 

@@ -17,7 +17,6 @@ from ssl_jax.core import rng
 from ssl_jax.objectives.base import Objective
 from ssl_jax.run.configs import load_config, load_method, methods, override, recipes
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train.state import TrainState
 
 BATCH, STEPS = 16, 4
 
@@ -78,14 +77,6 @@ def _drawn(
         else jax.tree.map(partial(array, name), part)
         for name, part in shapes.items()
     }
-
-
-def random_state(made: Experiment) -> TrainState:
-    """A state on the host with random numbers in every leaf, integers of up to 100."""
-    draw = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: np.asarray(100 * draw.random(x.shape), x.dtype), made.abstract_state
-    )
 
 
 def observe(made: Experiment) -> Any:

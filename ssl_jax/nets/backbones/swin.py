@@ -108,7 +108,81 @@ class Merge(nnx.Module):
 
 
 @dataclass(frozen=True)
-class Config(Backbone):
+class Pyramid(Backbone):
+    """Config of a transformer whose stages double the width and halve the map, as those of Swin.
+
+    Attributes:
+      size: "tiny", "small", "base", "large", or None, which requires dim, depths and heads.
+      window: side of a window in patches.
+      image_size: side of the images that the network is made for.
+      patch: side of a patch in pixels.
+      dim: width of the first stage.
+      depths, heads: blocks and attention heads of each stage.
+      family: name for messages.
+    """
+
+    family: ClassVar[str] = "Swin"
+
+    size: str | None = "tiny"
+    window: Count = 7
+    image_size: Count = 224
+    _: KW_ONLY
+    patch: Count = 4
+    dim: Count | None = None
+    depths: tuple[Count, ...] | None = None
+    heads: tuple[Count, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None and self.size not in SIZES:
+            raise UserError(f"no {self.family} of size {self.size!r}; {suggest(self.size, SIZES)}")
+        if None in self.sizes:
+            raise UserError(f"a {self.family} with size=None needs dim, depths and heads")
+
+    @property
+    def sizes(self) -> tuple[Any, Any, Any]:
+        """Width, depths and heads: the own ones, else those of the published size."""
+        published = (None, None, None) if self.size is None else SIZES[self.size]
+        own = (self.dim, self.depths, self.heads)
+        dim, depths, heads = (p if o is None else o for o, p in zip(own, published, strict=True))
+        return dim, depths, heads
+
+    @property
+    def num_layers(self) -> int:
+        return sum(self.sizes[1])
+
+    def side(self, near: int) -> int:
+        return self.image_size  # the windows do not divide every grid
+
+    def explicit(self) -> Self:
+        dim, depths, heads = self.sizes
+        return replace(self, dim=dim, depths=depths, heads=heads)
+
+    def scaled(self, factor: float) -> Self:
+        dim, _, heads = self.sizes
+        if factor == 1:
+            return self
+        each = tuple(scaled_width(count, factor) for count in heads)
+        return replace(self, dim=scaled_width(dim, factor), heads=each)
+
+    def patch_embed(self, channels: int, rngs: nnx.Rngs) -> nnx.Conv:
+        """Build the layer that maps each patch to a vector."""
+        init = torch_default(self.patch**2 * channels)
+        return nnx.Conv(
+            channels,
+            self.sizes[0],
+            (self.patch, self.patch),
+            strides=self.patch,
+            padding="VALID",
+            kernel_init=init,
+            bias_init=init,
+            dtype=compute_dtype(self.dtype),
+            rngs=rngs,
+        )
+
+
+@dataclass(frozen=True)
+class Config(Pyramid):
     """A Swin transformer. Outputs: `Swin.__call__`; inputs besides the images: `mask`, `stages`.
 
     Attributes:
@@ -137,24 +211,13 @@ class Config(Backbone):
     }
     layout: ClassVar[str] = "swin"
 
-    size: str | None = "tiny"
-    window: Count = 7
-    image_size: Count = 224
     _: KW_ONLY
-    patch: Count = 4
-    dim: Count | None = None
-    depths: tuple[Count, ...] | None = None
-    heads: tuple[Count, ...] | None = None
     mask_token: bool = False
     remat: Remat = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size is not None and self.size not in SIZES:
-            raise UserError(f"no Swin of size {self.size!r}; {suggest(self.size, SIZES)}")
         dim, depths, heads = self.sizes
-        if dim is None or depths is None or heads is None:
-            raise UserError("a Swin with size=None needs dim, depths and heads")
         if len(depths) != len(heads) or any(d < 2 or d % 2 for d in depths):
             raise UserError(
                 f"depths {tuple(depths)} with heads {tuple(heads)}: expected an even depth and a "
@@ -172,14 +235,6 @@ class Config(Backbone):
                 )
 
     @property
-    def sizes(self) -> tuple[Any, Any, Any]:
-        """Width, depths and heads: the own ones, else those of the published size."""
-        published = (None, None, None) if self.size is None else SIZES[self.size]
-        own = (self.dim, self.depths, self.heads)
-        dim, depths, heads = (p if o is None else o for o, p in zip(own, published, strict=True))
-        return dim, depths, heads
-
-    @property
     def sides(self) -> list[int]:
         """Sides of the maps of all stages, in patches."""
         side, _ = patch_grid((self.image_size, self.image_size), self.patch)
@@ -188,10 +243,6 @@ class Config(Backbone):
     @property
     def title(self) -> str:
         return f"swin_{self.size or self.dim}"
-
-    @property
-    def num_layers(self) -> int:
-        return sum(self.sizes[1])
 
     def layer_ids(self, path: str) -> int | Sequence[int]:
         _, depths, _ = self.sizes
@@ -207,20 +258,6 @@ class Config(Backbone):
         first = 1 if rest.startswith("blocks/straight") else 2  # of each pair of blocks
         return range(before + first, before + depths[int(number) - 1] + 1, 2)
 
-    def side(self, near: int) -> int:
-        return self.image_size  # the windows do not divide every grid
-
-    def explicit(self) -> Self:
-        dim, depths, heads = self.sizes
-        return replace(self, dim=dim, depths=depths, heads=heads)
-
-    def scaled(self, factor: float) -> Self:
-        dim, _, heads = self.sizes
-        if factor == 1:
-            return self
-        each = tuple(scaled_width(count, factor) for count in heads)
-        return replace(self, dim=scaled_width(dim, factor), heads=each)
-
     def module(self, channels: int, rngs: nnx.Rngs) -> "Swin":
         return Swin(self, channels, rngs)
 
@@ -233,18 +270,7 @@ class Swin(nnx.Module):
         patch, dtype = config.patch, compute_dtype(config.dtype)
         windows = [min(config.window, side) for side in config.sides]
         self.patch, self.remat, self.stages = patch, config.remat, len(depths)
-        init = torch_default(patch * patch * channels)
-        self.patch_embed = nnx.Conv(
-            channels,
-            dim,
-            (patch, patch),
-            strides=patch,
-            padding="VALID",
-            kernel_init=init,
-            bias_init=init,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.patch_embed = config.patch_embed(channels, rngs)
         self.patch_norm = LayerNorm(dim)
         self.mask_token = token(0.02, 1, dim, rngs=rngs) if config.mask_token else None
         for s, (depth, count, window) in enumerate(zip(depths, heads, windows, strict=True)):

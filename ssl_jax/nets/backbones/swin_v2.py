@@ -4,24 +4,23 @@ branches, and a position bias computed from log-spaced offsets.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Positive
 from ssl_jax.core.tree import Array
-from ssl_jax.nets.backbone import Backbone, scaled_width
-from ssl_jax.nets.backbones.swin import SIZES, in_windows, shifted_mask
+from ssl_jax.nets.backbones.swin import Pyramid, in_windows, shifted_mask
 from ssl_jax.nets.backbones.vit import patch_grid
 from ssl_jax.nets.blocks import Mlp, check_options, linear
 from ssl_jax.nets.drop_path import check_rate, drop, factors
 from ssl_jax.nets.features import Features, Stage
-from ssl_jax.nets.layers import LayerNorm, at_least_float32, compute_dtype, torch_default
+from ssl_jax.nets.layers import LayerNorm, at_least_float32, compute_dtype
 from ssl_jax.nets.positions import relative_index
 
 LARGEST_SCALE = 100.0  # of the cosines
@@ -119,7 +118,7 @@ class SwinV2Merge(nnx.Module):
 
 
 @dataclass(frozen=True)
-class Config(Backbone):
+class Config(Pyramid):
     """A Swin transformer V2. Outputs: `SwinV2.__call__`; inputs besides the images: `stages`.
 
     The blocks of a stage share their position bias, as in feature distillation (arXiv:2205.14141);
@@ -143,6 +142,7 @@ class Config(Backbone):
         maps.
     """
 
+    family: ClassVar[str] = "Swin V2"
     narrow: ClassVar[Mapping[str, Any]] = {
         "size": None,
         "dim": 8,
@@ -153,25 +153,16 @@ class Config(Backbone):
         "position_hidden": 8,
     }
 
-    size: str | None = "tiny"
     window: Count = 8
     image_size: Count = 256
     _: KW_ONLY
-    patch: Count = 4
-    dim: Count | None = None
-    depths: tuple[Count, ...] | None = None
-    heads: tuple[Count, ...] | None = None
     mlp_ratio: Positive = 4.0
     position_hidden: Count = 512
     drop_path: BelowOne = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size is not None and self.size not in SIZES:
-            raise UserError(f"no Swin V2 of size {self.size!r}; {suggest(self.size, SIZES)}")
         dim, depths, heads = self.sizes
-        if dim is None or depths is None or heads is None:
-            raise UserError("a Swin V2 with size=None needs dim, depths and heads")
         if len(depths) != len(heads):
             raise UserError(
                 f"depths {tuple(depths)} with heads {tuple(heads)}: expected a depth and a number "
@@ -191,20 +182,8 @@ class Config(Backbone):
                 )
 
     @property
-    def sizes(self) -> tuple[Any, Any, Any]:
-        """Width, depths and heads: the own ones, else those of the published size."""
-        published = (None, None, None) if self.size is None else SIZES[self.size]
-        own = (self.dim, self.depths, self.heads)
-        dim, depths, heads = (p if o is None else o for o, p in zip(own, published, strict=True))
-        return dim, depths, heads
-
-    @property
     def title(self) -> str:
         return f"swin_v2_{self.size or self.dim}"
-
-    @property
-    def num_layers(self) -> int:
-        return sum(self.sizes[1])
 
     def layer_ids(self, path: str) -> int | Sequence[int]:
         _, depths, _ = self.sizes
@@ -218,20 +197,6 @@ class Config(Backbone):
             return self.num_layers + 1
         before = sum(depths[: int(number) - 1])
         return before + 1 + (int(rest[1]) if rest[0] == "blocks" else 0)
-
-    def side(self, near: int) -> int:
-        return self.image_size  # the windows do not divide every grid
-
-    def explicit(self) -> Self:
-        dim, depths, heads = self.sizes
-        return replace(self, dim=dim, depths=depths, heads=heads)
-
-    def scaled(self, factor: float) -> Self:
-        dim, _, heads = self.sizes
-        if factor == 1:
-            return self
-        each = tuple(scaled_width(count, factor) for count in heads)
-        return replace(self, dim=scaled_width(dim, factor), heads=each)
 
     def module(self, channels: int, rngs: nnx.Rngs) -> "SwinV2":
         return SwinV2(self, channels, rngs)
@@ -259,18 +224,7 @@ class SwinV2(nnx.Module):
         options: dict[str, Any] = dict(scheme="normal", dtype=dtype, rngs=rngs)
         self.patch, self.window, self.depths = config.patch, config.window, depths
         self.drop_path = config.drop_path
-        init = torch_default(config.patch**2 * channels)
-        self.patch_embed = nnx.Conv(
-            channels,
-            dim,
-            (config.patch, config.patch),
-            strides=config.patch,
-            padding="VALID",
-            kernel_init=init,
-            bias_init=init,
-            dtype=dtype,
-            rngs=rngs,
-        )
+        self.patch_embed = config.patch_embed(channels, rngs)
         self.patch_norm = LayerNorm(dim, eps=EPS)
         for s, (depth, count) in enumerate(zip(depths, heads, strict=True)):
             width = dim * 2**s
