@@ -1,10 +1,12 @@
 """Properties of every method; a new file in `objectives/` is tested without being named here."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import chex
 import jax
@@ -17,9 +19,10 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import sharding, tree
 from ssl_jax.objectives.base import DataPass
-from ssl_jax.train import refresh, state
+from ssl_jax.train import refresh, state, step
 from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.step import make_kernel, make_train_step
+from ssl_jax.train.state import TrainState
+from ssl_jax.train.step import make_train_step
 from tests.objectives import harness
 
 # A bias before a batch norm has no gradient: what float32 leaves of it, 1e-8, is rounding.
@@ -27,62 +30,81 @@ FLOOR = 1e-3
 MESHES = ({"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 4})
 
 
-@cache
-def initial(method: str) -> tuple[Any, Any]:
-    """The params and extra that a run starts with, on the host."""
-    return jax.device_get(jax.jit(harness.experiment(method).objective.init)(jax.random.key(3)))
+def cast(leaves: Any, dtype: type[np.floating]) -> Any:
+    """Arrays, or their shapes, with floating-point numbers of `dtype`."""
+    change = lambda x: (  # noqa: E731
+        x.update(dtype=dtype) if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x, dtype)
+    )
+    return jax.tree.map(lambda x: change(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, leaves)
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    """Compute in float64, in all threads: `jax.enable_x64` is of one, checkpoints use others."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 @cache
-def observed(
-    method: str, dtype: type[np.floating], seed: int = 0, steps: int = 1, **mesh: int
-) -> dict[str, Any]:
-    """Return the results of the last of some steps on a mesh with as many devices as it needs. The
-    tests of a method share them, so they must not be modified.
-    """
-    if steps > 1:
-        before = observed(method, dtype, seed, steps - 1, **mesh)
-        params, extra = before["params"], before["extra"]
-    else:
-        cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-        params, extra = jax.tree.map(cast, initial(method))
-    return stepper(method, dtype, seed, **mesh)(params, extra, steps - 1)
+def initial(method: str) -> TrainState:
+    """The state that a run starts with, on the host."""
+    made = harness.experiment(method)
+    return jax.device_get(jax.jit(state.init_fn(made.objective, made.tx))(np.uint32(5)))
 
 
 @cache
-def stepper(method: str, dtype: type[np.floating], seed: int = 0, **mesh: int) -> Callable:
-    """(params, extra, step) -> the results of a step on the mesh, all on the host."""
+def setup(method: str, **mesh: int) -> tuple[Any, jax.sharding.Mesh, TrainState]:
+    """A method's experiment, a mesh of as many devices as it needs, and the state's shardings."""
     made = harness.experiment(method, **mesh)
     devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]
     grid = sharding.make_mesh(made.sections["mesh"], devices)
-    placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
-    whole = NamedSharding(grid, P())
-    compiled = jax.jit(
-        harness.observe(made),
-        in_shardings=(placed.params, placed.extra, sharding.batch_sharding(grid), whole),
-    )
+    return made, grid, state.shardings(made.abstract_state, made.sections["mesh"], grid)
 
-    def run(params, extra, step):
-        batch = harness.device_batch(made, seed + step, dtype)
-        with jax.set_mesh(grid):
-            return jax.device_get(compiled(params, extra, batch, np.int32(step)))
+
+@cache
+def stepper(method: str, dtype: type[np.floating], **mesh: int) -> Callable:
+    """(state, number) -> state and metrics after the train step `number`, on drawn batches.
+
+    The views are drawn as floating-point numbers, in place of what augmentation makes of bytes in
+    float32: sums over 1 and 8 devices could not be compared beyond its rounding.
+    """
+    made, grid, placed = setup(method, **mesh)
+    compiled = make_train_step(made.objective, made.tx, made.schedule, grid, placed)
+
+    def run(current: TrainState, number: int, seed: int = 0) -> tuple[TrainState, dict]:
+        batch = harness.device_batch(made, seed + number, dtype)
+        with jax.set_mesh(grid), mock.patch.object(step, "augment", lambda inputs, x, key: x):
+            return compiled(jax.device_put(current, placed), batch)
 
     return run
 
 
-def refreshed(method: str, step: int, **mesh: int) -> dict:
-    """The state's params and extra after the refresh before `step`, with drawn features in place of
-    a network's, so that no cluster's border runs through a point.
+@cache
+def trained(
+    method: str, dtype: type[np.floating], steps: int, seed: int = 0, **mesh: int
+) -> tuple[TrainState, dict]:
+    """State and metrics after some steps, on the host. Tests share them: they must not be modified.
+
+    The optimizer is SGD with momentum, whose state holds the gradients unscaled.
     """
-    made = harness.experiment(method, **mesh)
-    objective = made.objective
-    devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]
-    grid = sharding.make_mesh(made.sections["mesh"], devices)
-    placed = state.shardings(made.abstract_state, made.sections["mesh"], grid)
-    widen = lambda x: x.astype(np.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    params, extra = jax.tree.map(widen, initial(method))
+    current = cast(initial(method), dtype)
+    if steps > 1:
+        current, _ = trained(method, dtype, steps - 1, seed, **mesh)
+    return jax.device_get(stepper(method, dtype, **mesh)(current, steps - 1, seed))
+
+
+def refreshed(method: str, number: int, **mesh: int) -> dict:
+    """The state's params and extra after the refresh before step `number`, with drawn features in
+    place of a network's, so that no cluster's border runs through a point.
+    """
+    made, grid, placed = setup(method, **mesh)
+    objective, widened = made.objective, cast(initial(method), np.float64)
+    params, extra = widened.params, widened.extra
     features = None
-    if step in objective.pass_steps():
+    if number in objective.pass_steps():
         features = jax.eval_shape(
             lambda s: refresh.empty_pass(objective, s, objective.inputs().views[0].size),
             made.abstract_state,
@@ -92,7 +114,7 @@ def refreshed(method: str, step: int, **mesh: int) -> dict:
         features = DataPass(values * present.reshape(-1, *[1] * (values.ndim - 1)), present)
     rows, whole = sharding.batch_sharding(grid), NamedSharding(grid, P())
     run = jax.jit(
-        lambda p, e, f, k: objective.refresh(p, e, f, k, jnp.int32(step)),
+        lambda p, e, f, k: objective.refresh(p, e, f, k, jnp.int32(number)),
         in_shardings=(placed.params, placed.extra, rows, whole),
         out_shardings=(placed.params, placed.extra),
     )
@@ -101,17 +123,20 @@ def refreshed(method: str, step: int, **mesh: int) -> dict:
     return jax.device_get({"params": out[0], "extra": out[1]})
 
 
-def keep_running(made, mesh) -> Callable:
-    """(state, start, stop) -> state and metrics, with the method's refreshes."""
-    placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
-    step = make_train_step(made.objective, made.tx, made.schedule, mesh, placed)
-    renew = refresh.make_refresh(made.objective, made.tx, mesh, placed)
+def keep_running(method: str) -> Callable:
+    """(state, start, stop) -> state and metrics in float64, with the method's refreshes."""
+    made, grid, placed = setup(method)
+    train, renew = (
+        stepper(method, np.float64),
+        refresh.make_refresh(made.objective, made.tx, grid, placed),
+    )
 
     def run(current, start, stop):
-        for number, batch in enumerate(made.batches(start, stop), start):
+        metrics = None
+        for number in range(start, stop):
             if number in made.objective.refresh_steps():
-                current = renew(current, made.examples)
-            current, metrics = step(current, batch)
+                current = renew(jax.device_put(current, placed), made.examples)
+            current, metrics = train(current, number)
         return current, metrics
 
     return run
@@ -121,20 +146,20 @@ class ContractTest(parameterized.TestCase):
     @parameterized.named_parameters(*harness.METHODS)
     @pytest.mark.full
     def test_one_step_is_equal_in_float32_on_every_mesh(self, method):
-        one = observed(method, np.float32)
+        one = trained(method, np.float32, 1)
         for mesh in MESHES:
-            many = observed(method, np.float32, **mesh)
+            many = trained(method, np.float32, 1, **mesh)
             worst, where = harness.worst_difference(one, many, FLOOR)
             if worst > 1e-4:
                 # Rounding may put a ReLU at its kink to either side (float64 is equal, see below):
                 # hardly again in another batch.
-                again = (observed(method, np.float32, 1, **m) for m in ({}, mesh))
+                again = (trained(method, np.float32, 1, 1, **m) for m in ({}, mesh))
                 worst, where = harness.worst_difference(*again, FLOOR)
             self.assertLessEqual(worst, 1e-4, f"{mesh} {where}")
 
     @parameterized.named_parameters(*harness.METHODS)
     def test_three_steps_are_equal_on_one_and_eight_devices(self, method):
-        """Loss, gradient, extra and parameters."""
+        """Loss, gradients (in the optimizer's momentum), parameters and extra."""
         self.check_float64(method, MESHES[-1:])
 
     @parameterized.named_parameters(*harness.METHODS)
@@ -143,34 +168,26 @@ class ContractTest(parameterized.TestCase):
         self.check_float64(method, MESHES)
 
     def check_float64(self, method, meshes):
-        with jax.enable_x64(True):
-            one = observed(method, np.float64, steps=3)
-            self.assertEqual(one["loss"].dtype, np.float64)
+        with double():
+            one = trained(method, np.float64, 3)
+            self.assertEqual(one[1]["train/loss"].dtype, np.float64)
             for mesh in meshes:
-                many = observed(method, np.float64, steps=3, **mesh)
+                many = trained(method, np.float64, 3, **mesh)
                 worst, where = harness.worst_difference(one, many, 1e-4)
                 self.assertLessEqual(worst, 1e-9, f"{mesh} {where}")
 
     @parameterized.named_parameters(*harness.METHODS)
     def test_every_network_gets_a_finite_gradient(self, method):
-        with jax.enable_x64(True):
-            grads = observed(method, np.float64, steps=3)["grads"]
-        for name, leaf in tree.named_leaves(grads).items():
-            self.assertTrue(np.isfinite(leaf).all(), name)
-        for network, part in grads.items():
-            self.assertGreater(float(tree.global_norm(part)), 0.0, network)
-
-    @parameterized.named_parameters(*harness.METHODS)
-    def test_the_step_keeps_every_type(self, method):
-        """Another structure, shape, dtype or weak type after a step would compile a second time."""
-        made = harness.experiment(method)
-        kernel = make_kernel(made.objective, made.tx, made.schedule)
-        batch = next(made.batches(0, 1))
-        before = made.abstract_state
-        after, _ = jax.eval_shape(kernel, before, batch)
-        self.assert_same_types(after, before)
+        with double():
+            after, _ = trained(method, np.float64, 3)
+        self.assertEqual(after.skipped, 0)  # updates that are not finite are undone
+        before = initial(method).params
+        for network, part in after.params.items():
+            moved = jax.tree.map(np.subtract, part, cast(before[network], np.float64))
+            self.assertGreater(float(tree.global_norm(moved)), 0.0, network)
 
     def assert_same_types(self, after, before):
+        """Another structure, shape, dtype or weak type after a step would compile a second time."""
         self.assertEqual(jax.tree.structure(after), jax.tree.structure(before))
         kind = lambda t: [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(t)]  # noqa: E731
         self.assertEqual(kind(after), kind(before))
@@ -188,14 +205,14 @@ class ContractTest(parameterized.TestCase):
         """In float64: two labels that swap for rounding would be a real difference."""
         objective = harness.experiment(method).objective
         without = [s for s in objective.refresh_steps() if s not in objective.pass_steps()]
-        for step in (0, *without[:1]):
-            with jax.enable_x64(True):
-                one = refreshed(method, step)
+        for number in (0, *without[:1]):
+            with double():
+                one = refreshed(method, number)
                 for mesh in meshes:
                     worst, where = harness.worst_difference(
-                        one, refreshed(method, step, **mesh), 1e-4
+                        one, refreshed(method, number, **mesh), 1e-4
                     )
-                    self.assertLessEqual(worst, 1e-9, f"{step} {mesh} {where}")
+                    self.assertLessEqual(worst, 1e-9, f"{number} {mesh} {where}")
 
     @parameterized.named_parameters(*harness.REFRESHING)
     def test_a_refresh_keeps_every_type(self, method):
@@ -210,20 +227,21 @@ class ContractTest(parameterized.TestCase):
 
     @parameterized.named_parameters(*harness.METHODS)
     def test_two_steps_save_restore_two_steps_are_four_steps(self, method):
-        """With the step of training: augmentation, optimizer and refreshes."""
-        made = harness.experiment(method)
-        mesh = sharding.make_mesh(made.sections["mesh"], jax.devices()[:1])
-        placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
-        run = keep_running(made, mesh)
-        fresh = jax.device_get(state.create(made.objective, made.tx, 5, placed))
-        whole, metrics = run(jax.device_put(fresh, placed), 0, 4)
-        half, _ = run(jax.device_put(fresh, placed), 0, 2)
-        with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
-            checkpoints.save(2, half, {})
-            restored = checkpoints.restore(2, made.abstract_state, placed)
-            resumed, again = run(restored, 2, 4)
-        chex.assert_trees_all_equal(jax.device_get(resumed), jax.device_get(whole))
-        chex.assert_trees_all_equal(jax.device_get(again), jax.device_get(metrics))
+        """Optimizer and refreshes included; every type stays."""
+        made, _, placed = setup(method)
+        with double():
+            fresh, like = (cast(x, np.float64) for x in (initial(method), made.abstract_state))
+            run = keep_running(method)
+            whole, metrics = run(fresh, 0, 4)
+            self.assert_same_types(whole, like)
+            half, _ = run(fresh, 0, 2)
+            with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
+                checkpoints.save(2, half, {})
+                restored = checkpoints.restore(2, like, placed)
+                resumed, again = run(restored, 2, 4)
+            resumed, whole, again, metrics = jax.device_get((resumed, whole, again, metrics))
+        chex.assert_trees_all_equal(resumed, whole)
+        chex.assert_trees_all_equal(again, metrics)
 
 
 if __name__ == "__main__":

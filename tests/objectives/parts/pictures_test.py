@@ -2,26 +2,32 @@
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
+from ssl_jax.objectives.base import Objective
 from ssl_jax.objectives.parts.pictures import board, prototypes
 from tests.objectives import harness
+
+
+def drawn_images(objective: Objective) -> np.ndarray:
+    view, channels = objective.inputs().views[0], objective.spec.channels
+    draw = np.random.default_rng(0)
+    return draw.normal(size=(20, *view.sides, channels)).astype(np.float32)
 
 
 class PicturesTest(parameterized.TestCase):
     @parameterized.named_parameters(*harness.METHODS)
     def test_shapes(self, method):
-        objective = harness.experiment(method).objective
-        view, channels = objective.inputs().views[0], objective.spec.channels
-        params, extra = jax.jit(objective.init)(jax.random.key(0))
-        draw = np.random.default_rng(0)
-        images = draw.normal(size=(20, *view.sides, channels)).astype(np.float32)
-        made = jax.jit(objective.pictures)(params, extra, images, jax.random.key(1))
-        for title, picture in made.items():
+        made = harness.experiment(method)
+        images, state = drawn_images(made.objective), made.abstract_state
+        pictures = jax.eval_shape(
+            made.objective.pictures, state.params, state.extra, images, jax.random.key(1)
+        )
+        for title, picture in pictures.items():
             rows, columns, height, width, depth = picture.images.shape
-            self.assertEqual((height, width), (picture.images.shape[3], height), title)
-            self.assertEqual(depth, channels)
-            self.assertTrue(np.isfinite(picture.images).all(), title)
+            self.assertEqual(height, width, title)
+            self.assertEqual(depth, images.shape[-1])
             self.assertTrue(picture.caption.endswith("."), title)
             self.assertIn(len(picture.columns), (0, columns))
             self.assertEqual(picture.prediction is None, picture.truth is None)
@@ -29,6 +35,19 @@ class PicturesTest(parameterized.TestCase):
                 if answers is not None:
                     self.assertEqual(answers.shape, (rows, columns))
                     self.assertEqual(answers.dtype, np.int32)
+
+    @parameterized.named_parameters(*harness.METHODS)
+    @pytest.mark.full
+    def test_values(self, method):
+        objective = harness.experiment(method).objective
+        params, extra = jax.jit(objective.init)(jax.random.key(0))
+        pictures = jax.jit(objective.pictures)(
+            params, extra, drawn_images(objective), jax.random.key(1)
+        )
+        for title, picture in pictures.items():
+            self.assertTrue(np.isfinite(picture.images).all(), title)
+            for answers in (picture.prediction, picture.truth):
+                if answers is not None:
                     self.assertGreaterEqual(answers.min(), -1)
                     if picture.answers:
                         self.assertLess(answers.max(), len(picture.answers))
