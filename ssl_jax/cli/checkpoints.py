@@ -24,8 +24,6 @@ from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import manifest, workdir
 from ssl_jax.train.checkpoint import DAMAGED, REMOVED, CheckpointConfig, Checkpoints
 
-KEPT = ("keep", "keep_every", "best")  # flags that change the run's own settings
-
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(command_line.CommonFlags):
@@ -50,12 +48,14 @@ def main(argv: list[str]) -> int:
     folder = flags.workdir
     config = workdir.read_config(folder)
     policy = Experiment.from_config(config, folder).checkpoint
-    changes = {name: getattr(flags, name) for name in KEPT if flags.is_set(name)}
-    if changes and not flags.prune:
+    if any(map(flags.is_set, ("keep", "keep_every", "best"))) and not flags.prune:
         raise UserError("--keep, --keep_every and --best require --prune")
-    policy = dataclasses.replace(policy, **changes)
-    if policy.best == "none":
-        policy = dataclasses.replace(policy, best="")
+    policy = dataclasses.replace(
+        policy,
+        keep=policy.keep if flags.keep is None else flags.keep,
+        keep_every=policy.keep_every if flags.keep_every is None else flags.keep_every,
+        best="" if flags.best == "none" else flags.best or policy.best,
+    )
     console = terminal()
     if flags.prune:
         with workdir.locked(folder), Checkpoints(folder / "checkpoints", policy) as checkpoints:
