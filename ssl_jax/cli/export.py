@@ -50,18 +50,22 @@ class Flags(command_line.CommonFlags):
     )
     output: Path = flag("file to write; for orbax a new folder")
     step: Whole | None = flag("step of the checkpoint; by default the newest", None)
-    part: Literal["backbone", "all"] = flag(
-        "all: also its heads and, without --encoder, the rest of the run's state", "backbone"
+    part: Literal["backbone", "all"] | None = flag(
+        "all: also its heads and, without --encoder, the rest of the run's state; by default "
+        "backbone",
+        None,
     )
     encoder: Literal["student", "teacher"] | None = flag(
         "which of the networks; by default the method's choice", None
     )
-    dtype: Literal["float32", "bfloat16"] = flag("type of the numbers", "float32")
+    dtype: Literal["float32", "bfloat16"] | None = flag(
+        "type of the numbers; by default float32", None
+    )
 
 
 def main(argv: list[str]) -> int:
     flags = command_line.parse(argv, __doc__, Flags)
-    kind, output, dtype = flags.format, flags.output, DTYPES[flags.dtype]
+    kind, output, dtype = flags.format, flags.output, DTYPES[flags.dtype or "float32"]
     if kind in networks.LIBRARIES and flags.part == "all":
         raise UserError(f"--format={kind} names only backbones; leave --part=all out")
     if kind == PROGRAM and any(map(flags.is_set, ("part", "encoder", "dtype"))):
@@ -73,7 +77,7 @@ def main(argv: list[str]) -> int:
     run = RestoredRun.restored(flags.workdir, flags.step)
     if kind == PROGRAM:
         return program(run, output)
-    tensors, card = run.tensors(flags.part, flags.encoder)
+    tensors, card = run.tensors(flags.part or "backbone", flags.encoder)
     lines: list[str] = []
     if kind in networks.LIBRARIES:
         trained = run.experiment.method.backbone.config

@@ -27,16 +27,18 @@ class Flags(command_line.CommonFlags):
         "resize larger images to this short side in pixels; by default files stay unchanged",
         Shards.size,
     )
-    quality: Quality = flag("JPEG quality of resized images", Shards.quality)
+    quality: Quality | None = flag(
+        f"JPEG quality of resized images; by default {Shards.quality}", None
+    )
     per_shard: Count = flag("examples per file", Shards.per_shard)
 
 
 def main(argv: list[str]) -> int:
     flags = command_line.parse(argv, __doc__, Flags)
     output = flags.output
-    if flags.is_set("quality") and not flags.size:
+    if flags.quality is not None and not flags.size:
         raise UserError("--quality applies to resized images; set --size, or leave --quality out")
-    shards = Shards(flags.size, flags.quality, flags.per_shard)
+    shards = Shards(flags.size, flags.quality or Shards.quality, flags.per_shard)
     source, console = open_source(flags.data), terminal()
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("preparing", total=len(source))

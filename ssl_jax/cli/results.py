@@ -68,7 +68,9 @@ class Flags(TableFlags):
     columns: str = flag(
         "column whose values become columns of --value, with their mean: set, or step", ""
     )
-    value: str = flag("number in these columns; each data set of a suite has a score", "score")
+    value: str = flag(
+        "number in these columns; by default score, which the data sets of a suite have", ""
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +78,7 @@ def main(argv: list[str]) -> int:
     flags.refuse_both(("columns", "against"))
     if flags.mean and flags.against:
         raise UserError("give --mean or --against, not both; --against averages over pairs of runs")
-    if flags.is_set("value") and not flags.columns:
+    if flags.value and not flags.columns:
         raise UserError("--value is the number in the columns of --columns; set --columns too")
     records = read(flags.workdir, flags.results)
     rows, metrics = select(records, flags.where)
@@ -89,7 +91,7 @@ def main(argv: list[str]) -> int:
     if not rows:
         raise UserError("no such results; measure them with `ssl-jax evaluate`")
     if flags.columns:
-        rows, metrics = across(rows, metrics, flags.columns, flags.value)
+        rows, metrics = across(rows, metrics, flags.columns, flags.value or "score")
     rows = ordered(rows, flags.sort)
     columns = varying(rows, metrics)
     show(rows, columns, flags)

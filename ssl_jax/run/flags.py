@@ -45,8 +45,9 @@ class CommonFlags:
     )
 
     def is_set(self, name: str) -> bool:
-        """True if the flag `name` has another value than its default."""
-        return bool(getattr(self, name) != checked.defaults(type(self)).get(name))
+        """True if the flag `name`, whose default is empty, has a value."""
+        value = getattr(self, name)
+        return value is not None and value is not False and value not in ("", ())
 
     def refuse_both(self, *pairs: tuple[str, str]) -> None:
         """Refuse flags that exclude each other.

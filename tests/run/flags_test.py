@@ -100,12 +100,13 @@ class ParseTest(parameterized.TestCase):
             parse(*words)
 
     def test_which_flags_are_given(self):
-        made = parse("--examples=3", "--data=d")
-        self.assertTrue(made.is_set("examples"))
-        self.assertFalse(made.is_set("output"))
+        made = parse("--stage=3", "--data=d")
+        self.assertTrue(made.is_set("stage"))
+        self.assertFalse(made.is_set("output") or made.is_set("verify"))
+        self.assertTrue(parse("--stage=0").is_set("stage"))
         made.refuse_both(("data", "output"))
-        with self.assertRaisesRegex(UserError, "give --data or --examples, not both"):
-            made.refuse_both(("output", "data"), ("data", "examples"))
+        with self.assertRaisesRegex(UserError, "give --data or --stage, not both"):
+            made.refuse_both(("output", "data"), ("data", "stage"))
 
     def test_help(self):
         out = io.StringIO()
