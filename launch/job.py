@@ -1,6 +1,5 @@
 """Flags, commands and helpers shared by all launchers."""
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -8,34 +7,61 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 
-from ssl_jax.core import trust
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError, of_system
+from ssl_jax.core.ranges import Count, Matching, Whole
 from ssl_jax.run import flags as command_line
 
-FLAGS = {
-    "config": "config of the run, METHOD:RECIPE or PATH.py:RECIPE",
-    "data": "training images, as for `ssl-jax train`",
-    "eval_data": "evaluation images",
-    "workdir": "folder of the run, on a file system that all hosts share",
-    "study": "study whose runs take one host each: FILE.py:NAME or studies:NAME, with --workdir",
-    "restarts": "maximum number of restarts in a row without a newer checkpoint; default 5",
-    "evaluate": "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several separated by commas",
-    "eval": "protocols of the sweep, such as knn,fewshot; default: those of each run",
-    "sweep": "settings of the protocols to vary, as for `ssl-jax evaluate`; may be repeated",
-    "suite": "data sets of the sweep, as for `ssl-jax evaluate`",
-    "num_hosts": "number of machines, or of processes for launch.local; default 1",
-    "name": "name of the job, lower-case letters, digits and hyphens; default ssl-jax",
-    "dry_run": "only print what would be written and run",
-    "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
-}
 Commands = tuple[tuple[str, ...], ...]
 # A DNS label, as Kubernetes requires; it appends about 20 characters for the names of pods.
-_NAME = re.compile("[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
-_WORD = re.compile(r"[A-Za-z0-9_./][\w.,:@/+=-]*", re.ASCII)
+Name = Annotated[
+    str,
+    Matching(
+        "[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "at most 40 lower-case letters, digits and hyphens, a letter first, such as "
+        "simclr-imagenet",
+    ),
+]
+# A word of a script or of another program's command, which needs no quotes in a shell.
+Word = Annotated[
+    str, Matching(r"[A-Za-z0-9_./][A-Za-z0-9_.,:@/+=-]*", "letters, digits and any of _.,:@/+=-")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFlags(command_line.ConfigFlags):
+    """Flags of every launcher."""
+
+    config: str = flag("config of the run, METHOD:RECIPE or PATH.py:RECIPE", "")
+    data: str = flag("training images, as for `ssl-jax train`", "")
+    eval_data: str = flag("evaluation images", "")
+    workdir: str = flag("folder of the run, on a file system that all hosts share", "")
+    study: str = flag(
+        "study whose runs take one host each: FILE.py:NAME or studies:NAME, with --workdir", ""
+    )
+    restarts: Whole = flag("maximum number of restarts in a row without a newer checkpoint", 5)
+    evaluate: str = flag(
+        "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several separated by commas", ""
+    )
+    eval: str = flag("protocols of the sweep, knn,fewshot; by default those of each run", "")
+    sweep: tuple[str, ...] = flag(
+        "settings of the protocols to vary, as for `ssl-jax evaluate`; may be repeated",
+        (),
+        repeated=True,
+    )
+    suite: str = flag("data sets of the sweep, as for `ssl-jax evaluate`", "")
+    num_hosts: Count | None = flag(
+        "number of machines, or of processes for launch.local; by default 1", None
+    )
+    name: Name = flag("name of the job, lower-case letters, digits and hyphens", "ssl-jax")
+    dry_run: bool = flag("only print what would be written and run", False)
+
+
+F = TypeVar("F", bound=JobFlags)
 
 
 @dataclass(frozen=True)
@@ -48,7 +74,6 @@ class Job:
       sweep: the commands are independent, each on one host.
       num_hosts: number of hosts of a run.
       dry_run: print only.
-      options: values of all flags, including the launcher's own.
     """
 
     name: str
@@ -56,29 +81,6 @@ class Job:
     sweep: bool
     num_hosts: int
     dry_run: bool
-    options: Mapping[str, str]
-
-    def option(self, name: str, default: str = "") -> str:
-        return self.options[name] or default
-
-    def word(self, name: str, default: str = "") -> str:
-        """Return a flag that becomes a word of a script or of another program's command.
-
-        Raises:
-          UserError: it contains a space, a line break or another character unsafe in a shell word.
-        """
-        text = self.option(name, default)
-        if text and not _WORD.fullmatch(text):
-            raise UserError(f"--{name}={text}: expected letters, digits and any of _.,:@/+=-")
-        return text
-
-    def number(self, name: str, default: int) -> int:
-        """Parse a flag as a positive number.
-
-        Raises:
-          UserError: the value is not a positive whole number.
-        """
-        return int(command_line.whole(name, self.options[name], default, least=1))
 
     def shell(self, index: str) -> str:
         """Render bash for the command, or for the one that the variable `index` selects."""
@@ -89,66 +91,43 @@ class Job:
         return f'case "${{{index}}}" in\n{cases}\nesac'
 
 
-def parse(argv: Sequence[str], doc: str | None, own: Mapping[str, str]) -> Job:
-    """Parse the command line of `python -m launch.X`; `own` has the flags of X alone.
+def parse(argv: Sequence[str], doc: str | None, cls: type[F]) -> tuple[Job, F]:
+    """Parse the command line of `python -m launch.X`; return its job and its flags.
 
     Raises:
-      UserError: an unknown flag, or neither a run nor a sweep.
+      UserError: an unknown flag or a wrong value, or neither a run nor a sweep.
     """
-    argv = ["--dry_run=true" if word == "--dry_run" else word for word in argv]
-    flags, overrides = command_line.parse(
-        argv, doc, {**FLAGS, **own}, configurable=True, repeated=("sweep",), here=False
-    )
-    values = flags.flag_values_dict()
-    name = values["name"] or "ssl-jax"
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"--name={name}: expected at most 40 lower-case letters, digits and hyphens, a letter "
-            "first, such as simclr-imagenet"
-        )
-    if bool(values["workdir"]) == bool(values["evaluate"]):
+    flags = command_line.parse(argv, doc, cls, here=False)
+    if bool(flags.workdir) == bool(flags.evaluate):
         raise UserError("expected --workdir=W for a run or --evaluate=W1,W2@STEP,... for a sweep")
-    if values["evaluate"]:
-        commands = tuple(
-            _evaluation(item, values["eval"], values["suite"], values["sweep"])
-            for item in _items(values["evaluate"])
-        )
+    if flags.evaluate:
+        commands = tuple(_evaluation(item, flags) for item in _items(flags.evaluate))
     else:
-        restarts = command_line.whole("restarts", values["restarts"], 5)
         commands = tuple(
-            ("ssl-jax", "train", *words, f"--restarts={restarts}")
-            for words in _runs(values, overrides)
+            ("ssl-jax", "train", *words, f"--restarts={flags.restarts}") for words in _runs(flags)
         )
-    if values[trust.FLAG]:
-        commands = tuple((*command, f"--{trust.FLAG}") for command in commands)
-    return Job(
-        name,
-        commands,
-        bool(values["evaluate"] or values["study"]),
-        command_line.whole("num_hosts", values["num_hosts"], 1, least=1),
-        values["dry_run"].lower() in ("true", "1"),
-        values,
-    )
+    if flags.trust_code:
+        commands = tuple((*command, "--trust_code") for command in commands)
+    sweep = bool(flags.evaluate or flags.study)
+    return Job(flags.name, commands, sweep, flags.num_hosts or 1, flags.dry_run), flags
 
 
-def _runs(
-    values: Mapping[str, Any], overrides: Sequence[command_line.Override]
-) -> Iterable[Sequence[str]]:
+def _runs(flags: JobFlags) -> Iterable[Sequence[str]]:
     """List the arguments of `ssl-jax train` for a run, or for each run of a study."""
-    data = {name: values[name] for name in ("data", "eval_data")}
-    if not values["study"]:
-        arguments = {"config": values["config"], **data, "workdir": values["workdir"]}
+    data = {"data": flags.data, "eval_data": flags.eval_data}
+    if not flags.study:
+        arguments = {"config": flags.config, **data, "workdir": flags.workdir}
         words = [f"--{name}={value}" for name, value in arguments.items() if value]
-        return [[*words, *(f"--config.{key}={value}" for key, value in overrides)]]
+        return [[*words, *(f"--config.{key}={value}" for key, value in flags.overrides)]]
     from ssl_jax.run import study  # takes seconds to import
 
-    if values["config"]:
+    if flags.config:
         raise UserError("expected --config for a run or --study, not both")
-    folder = Path(values["workdir"])
-    runs = study.read(values["study"], overrides)
+    folder = Path(flags.workdir)
+    runs = study.read(flags.study, flags.overrides)
     if any(run.starts_from_another for run in runs):
         raise UserError(
-            f"--study={values['study']}: its runs start from each other, and a job starts all at "
+            f"--study={flags.study}: its runs start from each other, and a job starts all at "
             "once; train them in order with `ssl-jax study`"
         )
     return [run.words(folder, **data) for run in runs]
@@ -159,7 +138,7 @@ def _items(text: str) -> list[str]:
     return [text] if Path(text).is_dir() else text.split(",")
 
 
-def _evaluation(item: str, protocols: str, suite: str, sweeps: Sequence[str]) -> tuple[str, ...]:
+def _evaluation(item: str, flags: JobFlags) -> tuple[str, ...]:
     workdir, at, step = item.rpartition("@")
     if not at or "/" in step or Path(item).is_dir():  # the @ belongs to the folder's name
         workdir, step = item, ""
@@ -167,9 +146,9 @@ def _evaluation(item: str, protocols: str, suite: str, sweeps: Sequence[str]) ->
         raise UserError(f"--evaluate={item}: expected WORKDIR or WORKDIR@STEP, a number or all")
     words = [f"--workdir={workdir}"]
     words += [f"--step={step}"] if step else []
-    words += [f"--eval={protocols}"] if protocols else []
-    words += [f"--suite={suite}"] if suite else []
-    words += [f"--sweep={sweep}" for sweep in sweeps]
+    words += [f"--eval={flags.eval}"] if flags.eval else []
+    words += [f"--suite={flags.suite}"] if flags.suite else []
+    words += [f"--sweep={sweep}" for sweep in flags.sweep]
     return ("ssl-jax", "evaluate", *words)
 
 

@@ -8,19 +8,26 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ssl_jax.core import trust
+from ssl_jax.core.config import flag
+from ssl_jax.core.ranges import Count
 
 from . import job as jobs
 
-FLAGS = {"devices": "devices per process: fake CPU devices, or GPUs; default all"}
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(jobs.JobFlags):
+    devices: Count | None = flag(
+        "devices per process: fake CPU devices, or GPUs; by default all", None
+    )
 
 
 def main(argv: Sequence[str]) -> int:
-    job = jobs.parse(argv, __doc__, FLAGS)
-    devices = job.number("devices", 1) if job.options["devices"] else 0
+    job, flags = jobs.parse(argv, __doc__, Flags)
     if job.sweep:
-        runs = [[(command, place(0, devices))] for command in job.commands]
+        runs = [[(command, place(0, flags.devices))] for command in job.commands]
     else:
         port = free_port()
         (command,) = job.commands
@@ -30,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         ]
         runs = [
             [
-                ((*command, *several, f"--process_id={i}"), place(i, devices))
+                ((*command, *several, f"--process_id={i}"), place(i, flags.devices))
                 for i in range(job.num_hosts)
             ]
         ]
@@ -54,7 +61,7 @@ def run(together: Sequence[tuple[Sequence[str], dict[str, str]]]) -> int:
         return max(abs(process.wait()) for process in started)
 
 
-def place(process: int, devices: int) -> dict[str, str]:
+def place(process: int, devices: int | None) -> dict[str, str]:
     """Environment variables that give a process its devices."""
     if not devices:
         return {}

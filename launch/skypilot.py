@@ -4,24 +4,33 @@ python -m launch.skypilot --num_hosts=2 --accelerators=H100:8 --config=dino:imag
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ssl_jax.core.config import flag
 
 from . import job as jobs
 
 PORT = 8476
-FLAGS = {
-    "accelerators": "accelerators per host; default H100:8",
-    "setup": "shell commands that install ssl_jax; default: from the current clone",
-    "spot": "true to use spot machines, which may be reclaimed",
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(jobs.JobFlags):
+    accelerators: jobs.Word = flag("accelerators per host", "H100:8")
+    setup: str = flag(
+        "shell commands that install ssl_jax", "pip install -c constraints.txt -e '.[gpu]'"
+    )
+    spot: bool = flag("use spot machines, which may be reclaimed", False)
 
 
 def main(argv: Sequence[str]) -> int:
-    job = jobs.parse(argv, __doc__, FLAGS)
+    job, flags = jobs.parse(argv, __doc__, Flags)
     file = f"{job.name}.yaml"
-    return jobs.submit(job, file, render(job), ["sky", "launch", "--cluster", job.name, file])
+    return jobs.submit(
+        job, file, render(job, flags), ["sky", "launch", "--cluster", job.name, file]
+    )
 
 
-def render(job: jobs.Job) -> str:
+def render(job: jobs.Job, flags: Flags) -> str:
     """Render the task. The evaluations of a sweep are distributed over the hosts."""
     if job.sweep:
         each = f"i = SKYPILOT_NODE_RANK; i < {len(job.commands)}; i += SKYPILOT_NUM_NODES"
@@ -36,11 +45,11 @@ def render(job: jobs.Job) -> str:
         "name": job.name,
         "num_nodes": job.num_hosts,
         "resources": {
-            "accelerators": job.word("accelerators", "H100:8"),
-            "use_spot": job.option("spot", "false").lower() == "true",
+            "accelerators": flags.accelerators,
+            "use_spot": flags.spot,
         },
         "workdir": ".",  # copied to every host; setup and run start in it
-        "setup": job.option("setup", "pip install -c constraints.txt -e '.[gpu]'"),
+        "setup": flags.setup,
         "run": f"set -eu\n{run}\n",
     }
     return jobs.to_yaml(task)

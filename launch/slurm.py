@@ -5,35 +5,40 @@ python -m launch.slurm --evaluate=/nfs/W1,/nfs/W2@1000 --eval=knn
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ssl_jax.core.config import flag
+from ssl_jax.core.ranges import Count
 
 from . import job as jobs
 
-FLAGS = {
-    "gpus": "GPUs per node; default 8",
-    "cpus": "CPU cores per GPU; default 8",
-    "time": "time limit, HH:MM:SS; default 24:00:00",
-    "partition": "partition of the cluster; default: the cluster's",
-    "before": "shell commands to run first, such as 'source ~/venv/bin/activate'",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(jobs.JobFlags):
+    gpus: Count = flag("GPUs per node", 8)
+    cpus: Count = flag("CPU cores per GPU", 8)
+    time: jobs.Word = flag("time limit, HH:MM:SS", "24:00:00")
+    partition: jobs.Word | None = flag("partition of the cluster; by default the cluster's", None)
+    before: str = flag("shell commands to run first, such as 'source ~/venv/bin/activate'", "")
 
 
 def main(argv: Sequence[str]) -> int:
-    job = jobs.parse(argv, __doc__, FLAGS)
+    job, flags = jobs.parse(argv, __doc__, Flags)
     file = f"{job.name}.sbatch"
-    return jobs.submit(job, file, render(job), ["sbatch", file])
+    return jobs.submit(job, file, render(job, flags), ["sbatch", file])
 
 
-def render(job: jobs.Job) -> str:
+def render(job: jobs.Job, flags: Flags) -> str:
     """Render the script for sbatch. JAX assigns each task of a node the GPU of its local rank."""
-    gpus = 1 if job.sweep else job.number("gpus", 8)
+    gpus = 1 if job.sweep else flags.gpus
     options = {
         "job-name": job.name,
         "nodes": 1 if job.sweep else job.num_hosts,
         "ntasks-per-node": gpus,
         "gpus-per-node": gpus,
-        "cpus-per-task": job.number("cpus", 8),
-        "time": job.word("time", "24:00:00"),
-        "partition": job.word("partition"),
+        "cpus-per-task": flags.cpus,
+        "time": flags.time,
+        "partition": flags.partition,
         "array": f"0-{len(job.commands) - 1}" if job.sweep else "",
         "output": f"{job.name}-%A_%a.log" if job.sweep else f"{job.name}-%j.log",
     }
@@ -43,7 +48,7 @@ def render(job: jobs.Job) -> str:
         *head,
         "#SBATCH --requeue",
         "set -euo pipefail",
-        *([job.option("before")] if job.option("before") else []),
+        *([flags.before] if flags.before else []),
         body if job.sweep else f"srun --kill-on-bad-exit=0 {body}",
     )
 

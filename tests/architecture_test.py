@@ -116,6 +116,8 @@ class ArchitectureTest(parameterized.TestCase):
                     files.setdefault(node.name, []).append(path)
         backbones = PACKAGE / "nets" / "backbones"  # one file each, with one `Config`
         self.assertEqual({path.parent for path in files.pop("Config")}, {backbones})
+        # Each subcommand has one file, with one `Flags`.
+        self.assertEqual({path.parent for path in files.pop("Flags")}, {PACKAGE / "cli"})
         self.assertEqual({k: v for k, v in files.items() if len(v) > 1}, {})
 
     def test_no_method_is_named_outside_its_own_files(self):

@@ -9,40 +9,51 @@ The exit code is 1 if --verify finds a damaged checkpoint.
 
 import dataclasses
 import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.console import styled, terminal
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import manifest, workdir
 from ssl_jax.train.checkpoint import DAMAGED, REMOVED, CheckpointConfig, Checkpoints
 
-FLAGS = {
-    "workdir": "folder of the run",
-    "verify": "read every file and compare it with its digest",
-    "prune": "remove checkpoints that are not to be kept, damaged or unfinished",
-    "keep": "with --prune: number of newest checkpoints to keep; by default the config's",
-    "keep_every": "with --prune: also keep checkpoints of steps divisible by this",
-    "best": "with --prune: also keep the checkpoint with the highest value of this metric, the "
-    "lowest with a '-'; none for no such checkpoint",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(command_line.CommonFlags):
+    workdir: Path = flag("folder of the run")
+    verify: bool = flag("read every file and compare it with its digest", False)
+    prune: bool = flag("remove checkpoints that are not to be kept, damaged or unfinished", False)
+    keep: Count | None = flag(
+        "with --prune: newest checkpoints to keep; by default the config's", None
+    )
+    keep_every: Whole | None = flag(
+        "with --prune: also keep checkpoints of steps divisible by this", None
+    )
+    best: str = flag(
+        "with --prune: also keep the checkpoint with the highest value of this metric, the lowest "
+        "with a '-'; none for no such checkpoint",
+        "",
+    )
 
 
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS, switches=("verify", "prune"))
-    folder = Path(command_line.require(flags, "workdir", "name the folder of a run, --workdir=W"))
+    flags = command_line.parse(argv, __doc__, Flags)
+    folder = flags.workdir
     config = workdir.read_config(folder)
     policy = Experiment.from_config(config, folder).checkpoint
-    if (flags.keep or flags.keep_every or flags.best) and not flags.prune:
+    if any(map(flags.is_set, ("keep", "keep_every", "best"))) and not flags.prune:
         raise UserError("--keep, --keep_every and --best require --prune")
     policy = dataclasses.replace(
         policy,
-        keep=command_line.whole("keep", flags.keep, default=policy.keep, least=1),
-        keep_every=command_line.whole("keep_every", flags.keep_every, default=policy.keep_every),
+        keep=policy.keep if flags.keep is None else flags.keep,
+        keep_every=policy.keep_every if flags.keep_every is None else flags.keep_every,
         best="" if flags.best == "none" else flags.best or policy.best,
     )
     console = terminal()

@@ -11,41 +11,44 @@ along mesh.replica. The bound is a lower limit that no schedule can beat, not a 
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count
 from ssl_jax.cost.chips import GIB
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.compile import Report, compile_step, find_batch
 from ssl_jax.run.configs import configured
 from ssl_jax.run.console import Terminal, styled, terminal
 
-FLAGS = {
-    "config": "METHOD:RECIPE (simclr:imagenet) or PATH.py:RECIPE",
-    "topology": "the slice: KIND:SHAPE, v5e:8x8 or v4:4x4x4",
-    "slices": "number of slices; by default 1",
-    "data": "data whose sizes are used; by default the config's data, else ImageNet's sizes",
-    "find_batch": "search the largest batch per chip that fits, among powers of two",
-    "hlo": "file to write the compiled program's text to",
-    "json": "print the report as one line of JSON",
-    "config.SECTION.KEY": "any key of the config, --config.train.batch_size=8192",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(command_line.ConfigFlags):
+    config: str = flag("METHOD:RECIPE (simclr:imagenet) or PATH.py:RECIPE")
+    topology: str = flag("the slice: KIND:SHAPE, v5e:8x8 or v4:4x4x4")
+    slices: Count = flag("number of slices", 1)
+    data: str = flag(
+        "data whose sizes are used; by default the config's data, else ImageNet's sizes", ""
+    )
+    find_batch: bool = flag(
+        "search the largest batch per chip that fits, among powers of two", False
+    )
+    hlo: Path | None = flag("file to write the compiled program's text to", None)
+    json: bool = flag("print the report as one line of JSON", False)
 
 
 def main(argv: list[str]) -> int:
-    switches = ("find_batch", "json")
-    flags, overrides = command_line.parse(
-        argv, __doc__, FLAGS, configurable=True, switches=switches
-    )
-    name = command_line.require(flags, "config", "name a method and recipe, simclr:imagenet")
-    topology = command_line.require(flags, "topology", "name a slice, --topology=v5e:8x8")
-    slices = command_line.whole("slices", flags.slices, default=1, least=1)
+    flags = command_line.parse(argv, __doc__, Flags)
+    name, topology, slices = flags.config, flags.topology, flags.slices
     if flags.hlo and flags.find_batch:
         raise UserError("--hlo writes a single program; leave --find_batch out")
-    config = configured(name, overrides, flags.data)
+    config = configured(name, flags.overrides, flags.data)
     if slices > 1 and "replica" not in config.get("mesh", {}):
         config.setdefault("mesh", {})["replica"] = slices
     console = Terminal(stderr=True) if flags.json else terminal()
@@ -53,7 +56,7 @@ def main(argv: list[str]) -> int:
         report = find_batch(config, topology, slices, console)
     else:
         with console.status(styled(f"compiling {name} for {slices} x {topology}: a few minutes")):
-            report = compile_step(config, topology, slices, flags.hlo)
+            report = compile_step(config, topology, slices, str(flags.hlo or ""))
     if flags.json:
         print(json.dumps(report))
     else:

@@ -10,12 +10,16 @@ Run an interrupted command again to resume it. docs/embeddings.md describes the 
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
 from ssl_jax.core import distributed, sharding
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Probability, Whole
 from ssl_jax.core.stop import interruptible
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.sources import open_source
@@ -31,46 +35,51 @@ from ssl_jax.run.load import load
 from ssl_jax.train import workdir
 from ssl_jax.train.progress import StatusLine, duration
 
-FLAGS = {
-    "workdir": "folder of the run whose encoder is used",
-    "weights": weights_file.HELP,
-    "step": "step of the checkpoint; by default the newest",
-    "data": "images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, ...; by default the run's own",
-    "split": "train or eval, of data that define both; by default train",
-    "output": f"the file to write, FILE{' or FILE'.join(formats.FORMATS)}; run again to resume",
-    "stage": "layer, a number (-1 is the last) or a name; by default the method's",
-    "pool": "pooled (the network's own output), avg, grid (2 x 2 averages), cls, or none: a vector "
-    "per position; by default the method's",
-    "patches": "the same as --pool=none",
-    "batch_size": "images per batch, over all devices; by default 256",
-    "threads": "threads that decode images; by default one per core",
-    "max_bad_fraction": "share of corrupt images above which the command fails; by default 0.01",
-    "neighbors": "also write this number of nearest other images of each to FILE.neighbors.npz",
-    "config.backbone.KEY": weights_file.BACKBONE_HELP,
-    **distributed.FLAGS,
-}
 LISTED = 10  # corrupt images
 
 
-def main(argv: list[str]) -> int:
-    flags, overrides = command_line.parse(
-        argv, __doc__, FLAGS, configurable=True, switches=("patches",)
+@dataclass(frozen=True, kw_only=True)
+class Flags(weights_file.EncoderFlags, distributed.ProcessFlags):
+    workdir: Path | None = flag("folder of the run whose encoder is used", None)
+    step: Whole | None = flag("step of the checkpoint; by default the newest", None)
+    data: str = flag(
+        "images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, ...; by default the run's own", ""
     )
-    backbone = weights_file.backbone_of(overrides, flags.weights)
-    if bool(flags.workdir) == bool(flags.weights):
+    split: Literal["train", "eval"] = flag("part of data that define both", "train")
+    output: Path = flag(
+        f"the file to write, FILE{' or FILE'.join(formats.FORMATS)}; run again to resume"
+    )
+    stage: int | str | None = flag(
+        "layer, a number (-1 is the last) or a name; by default the method's", None
+    )
+    pool: Literal["pooled", "avg", "grid", "cls", "none"] | None = flag(
+        "pooled: the network's own output; grid: 2 x 2 averages; none: a vector per position; by "
+        "default the method's",
+        None,
+    )
+    patches: bool = flag("the same as --pool=none", False)
+    batch_size: Count = flag("images per batch, over all devices", 256)
+    threads: Whole = flag("threads that decode images; by default one per core", 0)
+    max_bad_fraction: Probability = flag(
+        "share of corrupt images above which the command fails", DataConfig.max_bad_fraction
+    )
+    neighbors: Count | None = flag(
+        "also write this number of nearest other images of each to FILE.neighbors.npz", None
+    )
+
+
+def main(argv: list[str]) -> int:
+    flags = command_line.parse(argv, __doc__, Flags)
+    backbone, output = flags.backbone, flags.output
+    where = flags.workdir or flags.weights
+    if where is None or (flags.workdir and flags.weights):
         raise UserError("set either --workdir=W, the folder of a run, or --weights=F, a file")
-    where = Path(flags.workdir or flags.weights)
-    output = Path(command_line.require(flags, "output", "name the file to write, --output=e.npz"))
     formats.of(output)
-    batch_size = command_line.whole("batch_size", flags.batch_size, 256, least=1)
-    count = command_line.whole("neighbors", flags.neighbors, 0, least=1)
-    step = command_line.whole("step", flags.step)
-    threads = command_line.whole("threads", flags.threads, 0)
-    pool = pooling(flags.pool, flags.patches)
-    if count and pool == UNPOOLED:
+    if flags.patches and flags.pool not in (None, UNPOOLED):
+        raise UserError(f"--patches and --pool={flags.pool}: give one of them")
+    pool = UNPOOLED if flags.patches else flags.pool
+    if flags.neighbors and pool == UNPOOLED:
         raise UserError("--neighbors compares whole images; leave --patches and --pool=none out")
-    if flags.split not in ("", "train", "eval"):
-        raise UserError(f"--split={flags.split}: expected train or eval")
     if flags.weights and not flags.data:
         raise UserError("--data is missing: name the images, --data=folder:/images")
     data = flags.data or Experiment.from_config(workdir.read_config(where)).data.train
@@ -78,21 +87,21 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--output={output}: no folder {output.parent}")
 
     ending = interruptible("the same command goes on from the parts that are written")
-    with distributed.session(flags.flag_values_dict()), ending:
+    with distributed.session(flags), ending:
         console = terminal()
         mesh = sharding.make_mesh(sharding.MeshConfig())
         encoder = load(
             where,
-            step=step,
-            stage=layer(flags.stage),
+            step=flags.step,
+            stage=flags.stage,
             pool=pool,
             mesh=mesh,
             backbone=backbone or None,
         )
         pixel_range = range_of(encoder.config) if encoder.config else ()
-        source = read_alike(open_source(data, flags.split or "train"), pixel_range)
-        most = fraction(flags.max_bad_fraction)
-        job = run.Job(encoder, source, output, mesh, batch_size, threads, most)
+        source = read_alike(open_source(data, flags.split), pixel_range)
+        limits = flags.batch_size, flags.threads, flags.max_bad_fraction
+        job = run.Job(encoder, source, output, mesh, *limits)
         console.print(
             f"{source.name}: {len(source):,} images, {features_of(encoder)}, {mesh.size} "
             f"{mesh.devices.flat[0].platform} device(s), {job.batch} at once",
@@ -102,42 +111,11 @@ def main(argv: list[str]) -> int:
             line.phase("compiling", brief=True)
             metadata = run.embed(job, line.update)
         report(console, output, metadata, "already complete" if existed else line.summary)
-        if count:
+        if flags.neighbors:
             near = neighbors.path_of(output)
-            neighbors.write(output, near, count, mesh)
+            neighbors.write(output, near, flags.neighbors, mesh)
             console.print(neighbors.usage(output, near))
     return 0
-
-
-def pooling(pool: str, patches: bool) -> str | None:
-    """Return the requested pooling, None for the method's.
-
-    Raises:
-      UserError: --patches with another --pool.
-    """
-    if patches and pool not in ("", UNPOOLED):
-        raise UserError(f"--patches and --pool={pool}: give one of them")
-    return UNPOOLED if patches else pool or None
-
-
-def layer(text: str) -> int | str | None:
-    """Return a layer's number or name; None for an empty text."""
-    return int(text) if text.removeprefix("-").isdecimal() else text or None
-
-
-def fraction(text: str) -> float:
-    """Convert the text of --max_bad_fraction.
-
-    Raises:
-      UserError: not a number from 0 to 1.
-    """
-    try:
-        value = float(text) if text else DataConfig.max_bad_fraction
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UserError(f"--max_bad_fraction={text}: expected a number from 0 to 1")
-    return value
 
 
 def features_of(encoder: ImageEncoder) -> str:

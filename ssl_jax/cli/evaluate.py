@@ -19,16 +19,19 @@ digest.
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ssl_jax.core import distributed
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
+from ssl_jax.core.ranges import Whole
 from ssl_jax.core.stop import interruptible
 from ssl_jax.evals import protocols
 from ssl_jax.evals.records import Record, ResultsFile, key
@@ -36,61 +39,65 @@ from ssl_jax.run import flags as command_line
 from ssl_jax.run import weights_file
 from ssl_jax.run.baselines import KINDS, judged
 from ssl_jax.run.console import number, terminal
-from ssl_jax.run.evaluation import NEWEST, measure
+from ssl_jax.run.evaluation import measure
 from ssl_jax.run.suites import Cell, DataSet, suite
-from ssl_jax.train import workdir
 
-FLAGS = {
-    "workdir": "folder of the run to measure; several separated by commas or as 'runs/*'",
-    "weights": weights_file.HELP,
-    "eval": f"protocols, any of {','.join(protocols.known())}; by default those of the run",
-    "step": "step of the checkpoint, or all; by default the newest",
-    "follow": "measure each new checkpoint of a run in progress, until its last",
-    "sweep": "'SETTING=VALUE,VALUE' of the protocols; if repeated, every combination is measured",
-    "cells": "file of settings to measure, one JSON object per line, in place of --sweep",
-    "results": "file of results; by default eval/results.jsonl in each run's folder",
-    "suite": "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME",
-    "data": "labelled training images; by default the run's own",
-    "eval_data": "evaluation images; by default the run's own, or what --data holds out",
-    "no_baselines": "skip the untrained network and raw pixels; each takes as long again",
-    "config.backbone.KEY": weights_file.BACKBONE_HELP,
-    **distributed.FLAGS,
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(weights_file.MeasurementFlags, distributed.ProcessFlags):
+    eval: tuple[str, ...] = flag(
+        f"protocols, any of {','.join(protocols.known())}; by default those of the run", ()
+    )
+    step: Whole | Literal["all"] | None = flag(
+        "step of the checkpoint; by default the newest", None
+    )
+    follow: bool = flag("measure each new checkpoint of a run in progress, until its last", False)
+    sweep: tuple[str, ...] = flag(
+        "'SETTING=VALUE,VALUE' of the protocols; if repeated, every combination is measured",
+        (),
+        repeated=True,
+    )
+    cells: Path | None = flag(
+        "file of settings to measure, one JSON object per line, in place of --sweep", None
+    )
+    results: Path | None = flag(
+        "file of results; by default eval/results.jsonl in each run's folder", None
+    )
+    suite: str = flag(
+        "a list of data sets to measure on, in place of --data: FILE.py:NAME or suites:NAME", ""
+    )
+    no_baselines: bool = flag(
+        "skip the untrained network and raw pixels; each takes as long again", False
+    )
 
 
 def main(argv: list[str]) -> int:
-    switches = ("follow", "no_baselines")
-    flags, overrides = command_line.parse(
-        argv, __doc__, FLAGS, configurable=True, switches=switches, repeated=("sweep",)
-    )
-    why = "name the folder of a run, --workdir=W, or a file, --weights=F"
-    text = "" if flags.weights else command_line.require(flags, "workdir", why)
-    folders = workdir.named(text) if text else []
-    requested = flags.eval.split(",") if flags.eval else []
-    for name in requested:
+    flags = command_line.parse(argv, __doc__, Flags)
+    folders = flags.folders
+    for name in flags.eval:
         protocols.check(name)
-    exclusive = (("sweep", "cells"), ("step", "follow"), ("suite", "data"), ("suite", "eval_data"))
-    for name, other in exclusive:
-        if flags[name].value and flags[other].value:
-            raise UserError(f"give --{name} or --{other}, not both")
-    step = None if flags.step == "all" else command_line.whole("step", flags.step, default=NEWEST)
-    cells = read_cells(Path(flags.cells)) if flags.cells else grid(flags.sweep)
+    flags.refuse_both(
+        ("sweep", "cells"), ("step", "follow"), ("suite", "data"), ("suite", "eval_data")
+    )
+    cells = read_cells(flags.cells) if flags.cells else grid(flags.sweep)
     sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
     console, unmeasured = terminal(), []  # type: tuple[Console, list[str]]
     ending = interruptible("finished measurements are saved")
-    with distributed.session(flags.flag_values_dict()), ending:
-        weights = weights_file.requested(flags, overrides)
+    with distributed.session(flags), ending:
+        of_runs = ("workdir", "step", "follow")
+        weights = weights_file.requested(flags, of_runs, needs_data=not flags.suite)
         if weights:
             console.print(weights.summary, markup=False)
         # The experiment of a file has the data.
         measured = sets if flags.suite or not weights else {"": DataSet()}
         for folder in [weights.path] if weights else folders:
-            default = f"{folder}.results.jsonl" if weights else folder / "eval" / "results.jsonl"
-            file = ResultsFile(Path(flags.results or default))
+            default = "results.jsonl"
+            default = f"{folder}.{default}" if weights else f"{folder}/eval/{default}"
+            file = ResultsFile(flags.results or Path(default))
             if flags.results:
                 file.check()
             measurements = measure(
-                *(folder, measured, requested, cells, step),
+                *(folder, measured, flags.eval, cells, flags.step),
                 *(flags.follow, file, unmeasured, weights),
                 baselines=not flags.no_baselines,
             )

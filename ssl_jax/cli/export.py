@@ -8,16 +8,19 @@ ssl-jax export --workdir=W --format=stablehlo --output=encoder.zip
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import ml_dtypes
 import numpy as np
 
 from ssl_jax.augment.recipes import plain, recipe, statistics
-from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.config import flag
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import replacing
+from ssl_jax.core.ranges import Whole
 from ssl_jax.core.tree import count
 from ssl_jax.core.versions import versions
 from ssl_jax.data.decode import EVAL_SHARE
@@ -26,51 +29,55 @@ from ssl_jax.embed.stablehlo import PLATFORMS, stablehlo
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import orbax_export, roles
 from ssl_jax.run.console import terminal
-from ssl_jax.run.evaluation import NEWEST, steps_of
+from ssl_jax.run.evaluation import steps_of
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.train.metrics import read_summary
 from ssl_jax.weights import files, networks, timm
-from ssl_jax.weights.networks import REST, STUDENT, TEACHER
+from ssl_jax.weights.networks import REST, STUDENT
 from ssl_jax.weights.places import under
 
-FLAGS = {
-    "workdir": "folder of the run",
-    "format": "safetensors, npz or orbax (our names), timm or torchvision (theirs), or stablehlo",
-    "output": "file to write; for orbax a new folder",
-    "step": "step of the checkpoint; by default the newest",
-    "part": "backbone, or all: also its heads and, without --encoder, the rest of the run's state",
-    "encoder": "student or teacher; by default the method's choice",
-    "dtype": "float32 or bfloat16",
-}
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 Tensors = Mapping[str, np.ndarray]
 Write = Callable[[Path, Tensors, Mapping[str, str]], None]
 
 
-def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS)
-    folder = Path(command_line.require(flags, "workdir", "name the folder of a run, --workdir=W"))
-    kind = _choice(
-        "format", command_line.require(flags, "format", FLAGS["format"]), (*FORMATS, PROGRAM)
+@dataclass(frozen=True, kw_only=True)
+class Flags(command_line.CommonFlags):
+    workdir: Path = flag("folder of the run")
+    format: Literal["safetensors", "npz", "orbax", "timm", "torchvision", "stablehlo"] = flag(
+        "names of the weights: ours in the first three, the library's in timm and torchvision"
     )
-    output = Path(command_line.require(flags, "output", "name the file to write"))
-    part = _choice("part", flags.part or "backbone", ("backbone", "all"))
-    encoder = _choice("encoder", flags.encoder, ("", STUDENT, TEACHER))
-    dtype = DTYPES[_choice("dtype", flags.dtype or "float32", DTYPES)]
-    step = command_line.whole("step", flags.step, default=NEWEST)
-    if kind in networks.LIBRARIES and part == "all":
+    output: Path = flag("file to write; for orbax a new folder")
+    step: Whole | None = flag("step of the checkpoint; by default the newest", None)
+    part: Literal["backbone", "all"] | None = flag(
+        "all: also its heads and, without --encoder, the rest of the run's state; by default "
+        "backbone",
+        None,
+    )
+    encoder: Literal["student", "teacher"] | None = flag(
+        "which of the networks; by default the method's choice", None
+    )
+    dtype: Literal["float32", "bfloat16"] | None = flag(
+        "type of the numbers; by default float32", None
+    )
+
+
+def main(argv: list[str]) -> int:
+    flags = command_line.parse(argv, __doc__, Flags)
+    kind, output, dtype = flags.format, flags.output, DTYPES[flags.dtype or "float32"]
+    if kind in networks.LIBRARIES and flags.part == "all":
         raise UserError(f"--format={kind} names only backbones; leave --part=all out")
-    if kind == PROGRAM and (flags.part or flags.encoder or flags.dtype):
+    if kind == PROGRAM and any(map(flags.is_set, ("part", "encoder", "dtype"))):
         raise UserError(
             f"--format={kind} writes the method's encoder unchanged; leave --part, --encoder and "
             "--dtype out"
         )
     _check_output(output, kind)
-    run = RestoredRun.restored(folder, step)
+    run = RestoredRun.restored(flags.workdir, flags.step)
     if kind == PROGRAM:
         return program(run, output)
-    tensors, card = run.tensors(part, encoder)
+    tensors, card = run.tensors(flags.part or "backbone", flags.encoder)
     lines: list[str] = []
     if kind in networks.LIBRARIES:
         trained = run.experiment.method.backbone.config
@@ -131,8 +138,8 @@ class RestoredRun:
         self.metadata: Mapping[str, Any] = metadata
 
     @classmethod
-    def restored(cls, folder: Path, step: int) -> "RestoredRun":
-        """Restore the state of a run from a checkpoint.
+    def restored(cls, folder: Path, step: int | None = None) -> "RestoredRun":
+        """Restore the state of a run from a checkpoint, by default the newest.
 
         Raises:
           UserError: no such run or checkpoint.
@@ -140,7 +147,7 @@ class RestoredRun:
         experiment = Experiment.of_run(folder)
         checkpoints = Checkpoints(folder / "checkpoints", reader=True)
         with checkpoints, jax.set_mesh(experiment.mesh):
-            number = next(steps_of(folder, checkpoints, step, None))
+            number = next(steps_of(folder, checkpoints, step))
             state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
             return cls(experiment, folder, number, state, checkpoints.metadata(number))
 
@@ -153,7 +160,7 @@ class RestoredRun:
     def channels(self) -> int:
         return self.experiment.spec.channels
 
-    def tensors(self, part: str, encoder: str) -> tuple[Tensors, dict[str, str]]:
+    def tensors(self, part: str, encoder: str | None) -> tuple[Tensors, dict[str, str]]:
         """Return the variables to write, by our names, and the model card.
 
         Raises:
@@ -237,9 +244,3 @@ def _check_output(output: Path, kind: str) -> None:
 def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Cast floats to `dtype`; counters and indices stay as they are."""
     return array.astype(dtype) if array.dtype.kind == "f" else array
-
-
-def _choice(name: str, value: str, options: Any) -> str:
-    if value not in options:
-        raise UserError(f"--{name}={value}: {suggest(value, filter(None, options))}")
-    return value

@@ -7,6 +7,7 @@ ssl-jax import --weights=vit.safetensors --output=o.safetensors --config.backbon
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.versions import versions
 from ssl_jax.run import flags as command_line
@@ -24,40 +26,44 @@ from ssl_jax.weights import files, networks
 from ssl_jax.weights.networks import Weights
 from ssl_jax.weights.releases import SIGNATURES
 
-FLAGS = {
-    "weights": "file to read: safetensors, npz, PyTorch's .pth, or a folder of `ssl-jax export`",
-    "output": "file to write, .safetensors or .npz",
-    "config": "METHOD:RECIPE whose backbone it is; by default inferred from names and shapes",
-    "layout": f"one of {', '.join(SIGNATURES)}; by default detected",
-    "prefix": "prefix of the network's names, if the file holds several networks",
-    "strict": "false: initialize variables that are missing or of another shape",
-    "config.backbone.KEY": "a key of the backbone, --config.backbone.heads=12",
-}
 LISTED = 20  # names per line
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flags(command_line.CommonFlags):
+    weights: Path = flag(
+        "file to read: safetensors, npz, PyTorch's .pth, or a folder of `ssl-jax export`"
+    )
+    output: Path = flag("file to write, .safetensors or .npz")
+    config: str = flag(
+        "METHOD:RECIPE whose backbone it is; by default inferred from names and shapes", ""
+    )
+    layout: str = flag(f"one of {', '.join(SIGNATURES)}; by default detected", "")
+    prefix: str = flag("prefix of the network's names, if the file holds several networks", "")
+    strict: bool = flag("refuse variables that are missing or of another shape", True)
+    overrides: tuple[command_line.Override, ...] = flag(
+        "a key of the backbone, --config.backbone.heads=12", (), shown="config.backbone.KEY"
+    )
+
+
 def main(argv: list[str]) -> int:
-    flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
-    source = Path(command_line.require(flags, "weights", "name a file, --weights=F"))
-    output = Path(command_line.require(flags, "output", "name the file to write"))
+    flags = command_line.parse(argv, __doc__, Flags)
+    source, output = flags.weights, flags.output
     if output.suffix not in files.FORMATS:
         raise UserError(f"--output={output}: expected a name that ends in .safetensors or .npz")
-    if flags.strict.lower() not in ("", "true", "false"):
-        raise UserError(f"--strict={flags.strict}: expected true or false")
     config = load_config(flags.config) if flags.config else {}
     if flags.config:
         config.setdefault("backbone", {}).setdefault("name", "resnet")
-    override(config, overrides)
-    strict = flags.strict.lower() != "false"
+    override(config, flags.overrides)
     weights = networks.of_file(
         orbax_export.read_any(source),
         str(source),
         config.get("backbone"),
         layout=flags.layout,
         prefix=flags.prefix or None,
-        strict=strict,
+        strict=flags.strict,
     )
-    initialized = [] if strict else completed(weights)
+    initialized = [] if flags.strict else completed(weights)
     tensors = {
         f"{role}/{path}" if len(weights.networks) > 1 else path: array
         for role, variables in weights.networks.items()

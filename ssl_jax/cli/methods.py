@@ -7,6 +7,7 @@ The small recipe of a method learns on two CPU cores without a download.
 
 import importlib
 import inspect
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -16,8 +17,13 @@ from ssl_jax.run.configs import methods, recipes
 from ssl_jax.run.console import styled, terminal
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flags(command_line.CommonFlags):
+    """No flags of its own."""
+
+
 def main(argv: list[str]) -> int:
-    command_line.parse(argv, __doc__, {})
+    command_line.parse(argv, __doc__, Flags)
     families: dict[str, Table] = {}
     for name in methods():
         family, paper, needs = describe(importlib.import_module(f"ssl_jax.objectives.{name}"))

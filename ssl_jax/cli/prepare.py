@@ -5,37 +5,41 @@ ssl-jax train --config=simclr:imagenet --data=array_record:/records --workdir=W
 """
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.progress import Progress
 
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
-from ssl_jax.data.prepare import Shards, prepare
+from ssl_jax.core.ranges import Count, Whole
+from ssl_jax.data.prepare import Quality, Shards, prepare
 from ssl_jax.data.sources import open_source
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.console import terminal
 
-FLAGS = {
-    "data": "images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, tfds:NAME, ...",
-    "output": "folder to write; run again to resume",
-    "size": "resize larger images to this short side in pixels; by default files stay unchanged",
-    "quality": "JPEG quality of resized images; by default 90",
-    "per_shard": "examples per file; by default 10000",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(command_line.CommonFlags):
+    data: str = flag("images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, tfds:NAME, ...")
+    output: Path = flag("folder to write; run again to resume")
+    size: Whole = flag(
+        "resize larger images to this short side in pixels; by default files stay unchanged",
+        Shards.size,
+    )
+    quality: Quality | None = flag(
+        f"JPEG quality of resized images; by default {Shards.quality}", None
+    )
+    per_shard: Count = flag("examples per file", Shards.per_shard)
 
 
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS)
-    data = command_line.require(flags, "data", "name the images, --data=folder:/path")
-    output = Path(command_line.require(flags, "output", "name a folder to write, --output=/y"))
-    numbers = {
-        name: command_line.whole(name, text)
-        for name in ("size", "quality", "per_shard")
-        if (text := flags[name].value)
-    }
-    if "quality" in numbers and "size" not in numbers:
+    flags = command_line.parse(argv, __doc__, Flags)
+    output = flags.output
+    if flags.quality is not None and not flags.size:
         raise UserError("--quality applies to resized images; set --size, or leave --quality out")
-    shards, source, console = Shards(**numbers), open_source(data), terminal()
+    shards = Shards(flags.size, flags.quality or Shards.quality, flags.per_shard)
+    source, console = open_source(flags.data), terminal()
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("preparing", total=len(source))
         manifest = prepare(source, output, shards, lambda done: bar.update(task, completed=done))

@@ -10,15 +10,18 @@ clusters and figures of the method, from the newest checkpoint. The run need not
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from ssl_jax.augment.recipes import title
 from ssl_jax.core import tree
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
+from ssl_jax.core.ranges import Range, Whole
 from ssl_jax.core.stop import interruptible
 from ssl_jax.core.versions import versions
 from ssl_jax.evals import protocols
@@ -31,48 +34,44 @@ from ssl_jax.run import flags as command_line
 from ssl_jax.run import weights_file
 from ssl_jax.run.configs import load_method
 from ssl_jax.run.console import terminal, verdict
-from ssl_jax.run.evaluation import NEWEST
+from ssl_jax.run.evaluation import steps_of
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.suites import evaluation_set, measured_on
-from ssl_jax.train import workdir
 from ssl_jax.train.checkpoint import Checkpoints
 
-FLAGS = {
-    "workdir": "folder of the run; several separated by commas or as 'runs/*'",
-    "weights": weights_file.HELP,
-    "output": "file to write; by default report.html in the run's folder, for several here",
-    "step": "step of the checkpoint; by default the newest",
-    "examples": "number of training and of evaluation images to look at; by default 1000",
-    "data": "training images; by default the run's own",
-    "eval_data": "evaluation images; by default the run's own, or what --data holds out",
-    "config.backbone.KEY": weights_file.BACKBONE_HELP,
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(weights_file.MeasurementFlags):
+    output: Path | None = flag(
+        "file to write; by default report.html in the run's folder, for several here", None
+    )
+    step: Whole | None = flag("step of the checkpoint; by default the newest", None)
+    examples: Annotated[int, Range(8)] = flag(
+        "number of training and of evaluation images to look at", 1000
+    )
 
 
 def main(argv: list[str]) -> int:
-    flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
-    weights = weights_file.requested(flags, overrides)
-    why = "name the folder of a run, --workdir=W, or a file, --weights=F"
-    text = "" if weights else command_line.require(flags, "workdir", why)
-    folders = [weights.path] if weights else workdir.named(text)
-    count = command_line.whole("examples", flags.examples, default=1000, least=8)
-    step = command_line.whole("step", flags.step, default=NEWEST)
+    flags = command_line.parse(argv, __doc__, Flags)
+    weights = weights_file.requested(flags, ("workdir", "step"))
+    folders = [weights.path] if weights else flags.folders
     if weights:
         runs = [Run(weights.path.name, weights.raw, [], [])]
     else:
         named = zip(folders, names(folders), strict=True)
         runs = [Run.read(folder, name) for folder, name in named]
-    single = folders[0] / "report.html" if len(folders) == 1 and text else Path("report.html")
-    output = Path(flags.output) if flags.output else single
+    single = folders[0] if len(folders) == 1 and not weights else Path()
+    output = flags.output or single / "report.html"
     if not output.parent.is_dir():
         raise UserError(f"--output={output}: no folder {output.parent}")
 
     with interruptible("no page is written"):
         for folder, run in zip(folders, runs, strict=True):
             try:
-                examine(run, folder, step, count, flags, weights)
+                examine(run, folder, flags, weights)
             except UserError as e:
-                if len(folders) == 1 and (weights or flags.step or flags.data or flags.eval_data):
+                requests = weights, *map(flags.is_set, ("step", "data", "eval_data"))
+                if len(folders) == 1 and any(requests):
                     raise  # the request itself is wrong
                 run.notes.append(f"No pictures: {e}.")
             before = "at the start" if run.config.get("train", {}).get("init_from") else "untrained"
@@ -101,12 +100,7 @@ def write(path: Path, text: str) -> None:
 
 
 def examine(
-    run: Run,
-    folder: Path,
-    step: int,
-    count: int,
-    flags: Any,
-    weights: weights_file.FileExperiment | None = None,
+    run: Run, folder: Path, flags: Flags, weights: weights_file.FileExperiment | None = None
 ) -> None:
     """Add to `run` what needs its networks: facts, and figures of some images.
 
@@ -128,13 +122,9 @@ def examine(
         )
         checkpoints = Checkpoints(folder / "checkpoints", reader=True)
     with checkpoints, jax.set_mesh(experiment.mesh):
-        steps = checkpoints.steps
-        if not steps:
+        if not checkpoints.steps:
             raise UserError("there is no checkpoint yet, so the page shows only what was logged")
-        number = steps[-1] if step == NEWEST else step
-        if number not in steps:
-            existing = ", ".join(map(str, steps))
-            raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {existing}")
+        (number,) = steps_of(folder, checkpoints, flags.step)
         if not weights:
             run.facts["checkpoint"] = f"step {number:,}"
             packages = checkpoints.metadata(number).get("versions", {})
@@ -145,8 +135,8 @@ def examine(
         images = Images.of(
             source,
             test,
-            count,
-            count,
+            flags.examples,
+            flags.examples,
             view=experiment.objective.inputs().views[0],
             channels=experiment.spec.channels,
             batch_size=experiment.evals.batch_size,

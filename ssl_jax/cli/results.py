@@ -14,11 +14,13 @@ import io
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tabulate
 
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
 from ssl_jax.evals.records import ANSWER, Record, ResultsFile
@@ -27,18 +29,6 @@ from ssl_jax.run.baselines import KINDS, judged, run_config, run_settings
 from ssl_jax.run.console import number, terminal
 from ssl_jax.train import workdir
 
-FLAGS = {
-    "workdir": "folders of runs, separated by commas or as 'runs/*'",
-    "results": "a file that `ssl-jax evaluate --results` wrote, in place of --workdir",
-    "where": "COLUMN=VALUE,VALUE: only such rows; if repeated, all conditions must hold",
-    "sort": "column to sort by, the largest first; -COLUMN: the smallest first",
-    "mean": "columns to average over, seed or seed,step; shows mean and standard deviation",
-    "against": "folders to compare with those of --workdir, paired by seed, at their last steps",
-    "columns": "column whose values become columns of --value, with their mean: set, or step",
-    "value": "number in these columns; by default score, which the data sets of a suite have",
-    "format": "table, csv, markdown or latex; by default a table",
-    "output": "file to write to; by default the terminal",
-}
 FORMATS = {"table": "simple", "csv": "", "markdown": "github", "latex": "latex_booktabs"}
 Row = dict[str, Any]
 # Columns that identify a row, in reading order; settings come after them.
@@ -49,13 +39,43 @@ ASIDE = ("seconds", "config", "folder", "n")
 BESIDE = tuple(f"{kind}/" for kind in KINDS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableFlags(command_line.CommonFlags):
+    """Flags of subcommands that print a table."""
+
+    sort: str = flag("column to sort by, the largest first; -COLUMN: the smallest first", "")
+    format: Literal["table", "csv", "markdown", "latex"] = flag("form of the table", "table")
+    output: Path | None = flag("file to write to; by default the terminal", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(TableFlags):
+    workdir: str = flag("folders of runs, separated by commas or as 'runs/*'", "")
+    results: Path | None = flag(
+        "a file that `ssl-jax evaluate --results` wrote, in place of --workdir", None
+    )
+    where: tuple[str, ...] = flag(
+        "COLUMN=VALUE,VALUE: only such rows; if repeated, all conditions must hold",
+        (),
+        repeated=True,
+    )
+    mean: tuple[str, ...] = flag(
+        "columns to average over, seed or seed,step; shows mean and standard deviation", ()
+    )
+    against: str = flag(
+        "folders to compare with those of --workdir, paired by seed, at their last steps", ""
+    )
+    columns: str = flag(
+        "column whose values become columns of --value, with their mean: set, or step", ""
+    )
+    value: str = flag(
+        "number in these columns; by default score, which the data sets of a suite have", ""
+    )
+
+
 def main(argv: list[str]) -> int:
-    flags, _ = command_line.parse(argv, __doc__, FLAGS, repeated=("where",))
-    style = flags.format or "table"
-    if style not in FORMATS:
-        raise UserError(f"--format={style}: {suggest(style, FORMATS)}")
-    if flags.columns and flags.against:
-        raise UserError("give --columns or --against, not both")
+    flags = command_line.parse(argv, __doc__, Flags)
+    flags.refuse_both(("columns", "against"))
     if flags.mean and flags.against:
         raise UserError("give --mean or --against, not both; --against averages over pairs of runs")
     if flags.value and not flags.columns:
@@ -63,23 +83,19 @@ def main(argv: list[str]) -> int:
     records = read(flags.workdir, flags.results)
     rows, metrics = select(records, flags.where)
     if flags.against:
-        others, more = select(read(flags.against, ""), flags.where)
+        others, more = select(read(flags.against), flags.where)
         own = [m for m in metrics if m in more and not m.startswith(BESIDE)]
         rows, metrics = paired(rows, others, own)
     elif flags.mean:
-        rows = averaged(rows, metrics, flags.mean.split(","))
+        rows = averaged(rows, metrics, flags.mean)
     if not rows:
         raise UserError("no such results; measure them with `ssl-jax evaluate`")
     if flags.columns:
         rows, metrics = across(rows, metrics, flags.columns, flags.value or "score")
     rows = ordered(rows, flags.sort)
     columns = varying(rows, metrics)
-    text = text_of(style, columns, [[format_value(row.get(c)) for c in columns] for row in rows])
-    if flags.output:
-        write_text(Path(flags.output), text + "\n")
-    else:
-        terminal().print(text)
-    if style == "table" and not flags.output and (line := verdicts(records)):
+    show(rows, columns, flags)
+    if flags.format == "table" and not flags.output and (line := verdicts(records)):
         terminal().print(line)
     return 0
 
@@ -94,16 +110,16 @@ def verdicts(records: Sequence[Record]) -> str:
     return f"{len(lines)} of {count}: {Path(record['workdir']).name}, {record['protocol']}: {line}"
 
 
-def read(folders: str, file: str) -> list[Record]:
+def read(folders: str, file: Path | None = None) -> list[Record]:
     """Read the records of these folders, or of one file.
 
     Raises:
       UserError: neither is set, or the file does not exist.
     """
     if file:
-        if not Path(file).is_file():
+        if not file.is_file():
             raise UserError(f"--results={file}: no such file")
-        return ResultsFile(Path(file)).read()
+        return ResultsFile(file).read()
     if not folders:
         raise UserError("--workdir is missing: name the folders of runs, --workdir='runs/*'")
     return [
@@ -375,6 +391,16 @@ def varying(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
         *(m for m in metrics if m in columns),
         *(c for c in ("n",) if c in columns),
     ]
+
+
+def show(rows: Sequence[Row], columns: Sequence[str], flags: TableFlags) -> None:
+    """Print these columns of the table, or write them to --output."""
+    cells = [[format_value(row.get(column)) for column in columns] for row in rows]
+    text = text_of(flags.format, columns, cells)
+    if flags.output:
+        write_text(flags.output, text + "\n")
+    else:
+        terminal().print(text)
 
 
 def format_value(value: Any) -> str:

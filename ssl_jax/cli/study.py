@@ -10,40 +10,33 @@ unfinished one. `python -m launch.slurm --study=...` makes a job array of the ru
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_jax import cli
-from ssl_jax.cli.results import FORMATS, Row, format_value, ordered, text_of
-from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.core.files import write_text
+from ssl_jax.cli.results import Row, TableFlags, ordered, show
+from ssl_jax.core.config import flag
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.run import flags as command_line
-from ssl_jax.run.console import terminal
 from ssl_jax.run.study import Planned, finished, read
 from ssl_jax.train.metrics import read_metrics
 
-FLAGS = {
-    "study": "FILE.py:NAME, or one of ours, studies:data_and_steps",
-    "workdir": "folder of the study; each run has a folder in it",
-    "data": "training images of all runs",
-    "eval_data": "evaluation images of all runs",
-    "metrics": "columns of the table, knn_top1,rankme; by default all metrics of the evaluations",
-    "sort": "column to sort by, the largest first; -COLUMN: the smallest first",
-    "format": "table, csv, markdown or latex; by default a table",
-    "output": "file to write the table to; by default the terminal",
-    "config.SECTION.KEY": "a key of the config of every run, --config.train.steps=100",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(TableFlags, command_line.ConfigFlags):
+    study: str = flag("FILE.py:NAME, or one of ours, studies:data_and_steps")
+    workdir: Path = flag("folder of the study; each run has a folder in it")
+    data: str = flag("training images of all runs", "")
+    eval_data: str = flag("evaluation images of all runs", "")
+    metrics: tuple[str, ...] = flag(
+        "columns of the table, knn_top1,rankme; by default all metrics of the evaluations", ()
+    )
 
 
 def main(argv: list[str]) -> int:
-    flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
-    style = flags.format or "table"
-    if style not in FORMATS:
-        raise UserError(f"--format={style}: {suggest(style, FORMATS)}")
-    runs = read(
-        command_line.require(flags, "study", "name a study, --study=studies:NAME"), overrides
-    )
-    folder = Path(command_line.require(flags, "workdir", "name a folder, --workdir=S"))
+    flags = command_line.parse(argv, __doc__, Flags)
+    runs, folder = read(flags.study, flags.overrides), flags.workdir
     failed = []
     for i, run in enumerate(runs, 1):
         if finished(folder / run.name):
@@ -55,17 +48,13 @@ def main(argv: list[str]) -> int:
         failed += [run.name] if code else []
     rows = ordered(table(runs, folder, flags.metrics), flags.sort)
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = text_of(style, columns, [[format_value(row.get(c)) for c in columns] for row in rows])
-    if flags.output:
-        write_text(Path(flags.output), text + "\n")
-    else:
-        terminal().print(text)
+    show(rows, columns, flags)
     if failed:
         raise UserError(f"not trained: {', '.join(failed)}, for the reasons above")
     return 0
 
 
-def table(runs: Sequence[Planned], folder: Path, metrics: str = "") -> list[Row]:
+def table(runs: Sequence[Planned], folder: Path, metrics: Sequence[str] = ()) -> list[Row]:
     """Build one row per run: its name, the settings in which the runs differ, its last numbers."""
     keys = dict.fromkeys(key for run in runs for key in run.changes)
     differ = [key for key in keys if len({str(run.changes.get(key)) for run in runs}) > 1]
@@ -80,7 +69,7 @@ def table(runs: Sequence[Planned], folder: Path, metrics: str = "") -> list[Row]
         numbers = {
             k.partition("/")[2]: v for k, v in last.items() if k.startswith(("eval/", "diag/"))
         }
-        names = metrics.split(",") if metrics else numbers
+        names = metrics or numbers
         row |= {"step": last.get("step")} | {name: numbers.get(name) for name in names}
         rows.append(row)
     return rows

@@ -7,14 +7,17 @@ ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --confi
 import functools
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from ssl_jax.core import distributed, tree
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import AtOnce, UserError
+from ssl_jax.core.ranges import Whole
 from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.data.sources import Source, held_out, left_out, left_out_is_shown
 from ssl_jax.run import auto, pretrained, restart
@@ -27,43 +30,47 @@ from ssl_jax.train import paths, workdir
 from ssl_jax.train.profile import Profile
 from ssl_jax.train.progress import ProgressLine
 
-FLAGS = {
-    "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE",
-    "workdir": "folder of the run: config, metrics, checkpoints",
-    "data": "training images: digits, folder:DIR, npz:FILE, ... (docs/data.md); else the config's",
-    "eval_data": "evaluation images, written like --data",
-    "profile": "FIRST:LAST: trace these steps for XProf, --profile=100:105, into WORKDIR/profile",
-    "accept_changes": "resume a run although its config or data have changed",
-    "restarts": "maximum number of restarts in a row without a newer checkpoint; by default 0",
-    "config.SECTION.KEY": "any key of the config, --config.optim.lr=0.3",
-    **distributed.FLAGS,
-}
-
 CLASSES_SHOWN = 5  # class names printed at the start
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flags(command_line.ConfigFlags, distributed.ProcessFlags):
+    config: str = flag("METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE", "")
+    workdir: Path = flag("folder of the run: config, metrics, checkpoints")
+    data: str = flag(
+        "training images: digits, folder:DIR, npz:FILE, ... (docs/data.md); else the config's", ""
+    )
+    eval_data: str = flag("evaluation images, written like --data", "")
+    profile: str = flag(
+        "FIRST:LAST: trace these steps for XProf, --profile=100:105, into WORKDIR/profile", ""
+    )
+    accept_changes: bool = flag("resume a run although its config or data have changed", False)
+    restarts: Whole | None = flag(
+        "maximum number of restarts in a row without a newer checkpoint; by default 0", None
+    )
+
+
 def main(argv: list[str]) -> int:
-    flags, overrides = command_line.parse(argv, __doc__, FLAGS, True, switches=("accept_changes",))
-    folder = Path(command_line.require(flags, "workdir", "name a folder for the run, --workdir=W"))
-    restarts = command_line.whole("restarts", flags.restarts)
-    if restarts is not None and restart.CHILD not in os.environ:
-        return restart.until_done(argv, folder, restarts)
-    with distributed.session(flags.flag_values_dict()):
-        return start(flags, overrides, folder)
+    flags = command_line.parse(argv, __doc__, Flags)
+    if flags.restarts is not None and restart.CHILD not in os.environ:
+        return restart.until_done(argv, flags.workdir, flags.restarts)
+    with distributed.session(flags):
+        return start(flags)
 
 
-def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) -> int:
+def start(flags: Flags) -> int:
     """Resolve, check and train the run, and show what it learned; return the exit code."""
+    folder = flags.workdir
     profile = Profile(flags.profile, folder / "profile", distributed.primary())
     with Stop() as stop, ProgressLine(terminal()) as line:
         try:
             with stop.region(UNTOUCHED), left_out_is_shown():
                 line.phase("reading the data")
-                experiment = resolve(flags, overrides, folder, line.console)
+                experiment = resolve(flags, line.console)
                 resolved = experiment.resolved()
                 if not workdir.started(folder):
                     pretrained.check(experiment)
-                    experiment.check_used([key for key, _ in overrides])
+                    experiment.check_used([key for key, _ in flags.overrides])
                 announce(line.console, experiment)
             accept = flags.accept_changes
             check = functools.partial(check_end, experiment, folder)
@@ -81,10 +88,9 @@ def start(flags: Any, overrides: Sequence[command_line.Override], folder: Path) 
     return 0
 
 
-def resolve(
-    flags: Any, overrides: Sequence[command_line.Override], folder: Path, console: Console
-) -> Experiment:
+def resolve(flags: Flags, console: Console) -> Experiment:
     """Resolve and check the run that the command line starts or resumes; no file is written."""
+    folder, overrides = flags.workdir, flags.overrides
     reasons: dict[str, str] = {}
     if flags.config:
         config = configured(flags.config, overrides, flags.data, flags.eval_data)

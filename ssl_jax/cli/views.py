@@ -6,6 +6,7 @@ ssl-jax views --data=folder:/images --output=views.png
 Without --config it shows the views of the config that `ssl-jax train` chooses for the images.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -13,8 +14,10 @@ import jax
 import numpy as np
 
 from ssl_jax.augment.recipes import augment, pixels
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import replacing
+from ssl_jax.core.ranges import Count
 from ssl_jax.data.decode import to_channels, viewable
 from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.run import auto
@@ -23,28 +26,32 @@ from ssl_jax.run.configs import configured, override
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
 
-FLAGS = {
-    "config": "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE; by default what train would choose",
-    "data": "images: digits, folder:DIR, npz:FILE, ... (docs/data.md); by default the config's",
-    "output": "the picture to write, a .png",
-    "examples": "number of images; by default 12",
-    "config.SECTION.KEY": "any key of the config, --config.objective.view.strength=0.5",
-}
 SIDE, GAP = 96, 4  # pixels of a view in the picture, and between views
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flags(command_line.ConfigFlags):
+    config: str = flag(
+        "METHOD:RECIPE (simclr:digits) or PATH.py:RECIPE; by default what train would choose", ""
+    )
+    data: str = flag(
+        "images: digits, folder:DIR, npz:FILE, ... (docs/data.md); by default the config's", ""
+    )
+    output: Path = flag("the picture to write, a .png")
+    examples: Count = flag("number of images", 12)
+
+
 def main(argv: list[str]) -> int:
-    flags, overrides = command_line.parse(argv, __doc__, FLAGS, configurable=True)
+    flags = command_line.parse(argv, __doc__, Flags)
     if not flags.config and not flags.data:
         raise UserError(
             "--config is missing: name a method and recipe, --config=simclr:digits, or only your "
             "images, --data=folder:/path"
         )
-    output = Path(command_line.require(flags, "output", "name a picture, --output=views.png"))
+    output = flags.output
     if output.suffix.lower() != ".png":
         raise UserError(f"--output={output}: expected a name that ends in .png")
-    count = command_line.whole("examples", flags.examples, default=12, least=1)
-    overrides.append(("train.batch_size", count))
+    overrides = [*flags.overrides, ("train.batch_size", flags.examples)]
     console = terminal()
     if flags.config:
         config = configured(flags.config, overrides, flags.data)
@@ -66,7 +73,9 @@ def main(argv: list[str]) -> int:
     views = sum(view.count for view in experiment.objective.inputs().views)
     for line in experiment.survey.lines:
         console.print(line)
-    console.print(f"{output}: {count} images, the original and {views} view(s) of each in a row")
+    console.print(
+        f"{output}: {flags.examples} images, the original and {views} view(s) of each in a row"
+    )
     return 0
 
 

@@ -1,9 +1,9 @@
-"""Conversion of plain mappings (sections of a config) to frozen dataclasses, with every key, type
-and range checked.
+"""Conversion of plain mappings (sections of a config, flags of a command) to frozen dataclasses,
+with every key, type and range checked.
 
 Every key must be declared by a dataclass: a misspelt key is an error that names its nearest
-neighbours. A number must lie in the range that is declared with its type (`core.ranges`). A `Text`
-from a command line is converted to the declared type.
+neighbours. A number must lie in the range that is declared with its type, a text must match its
+pattern (`core.ranges`). A `Text` from a command line is converted to the declared type.
 """
 
 import dataclasses
@@ -12,13 +12,15 @@ import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.plain import Text, literal
-from ssl_jax.core.ranges import Range
+from ssl_jax.core.ranges import Matching, Range
 
 T = TypeVar("T")
+FLAGS = "--"  # in the place of a section's name: the keys are flags
 _LARGEST = 2**63 - 1  # limit of integers in arrays
 
 
@@ -28,7 +30,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **fixed: Any) -> 
     Args:
       cls: a dataclass.
       values: key -> value, a section of a config.
-      where: the section's name, for messages ("optim").
+      where: the section's name, for messages ("optim"); `FLAGS` for flags.
       **fixed: fields that the caller supplies and a config may not set.
 
     Raises:
@@ -36,22 +38,38 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **fixed: Any) -> 
         type or out of its range.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in fixed}  # type: ignore[arg-type]
-    hints = _hints(cls)
+    hints = types_of(cls)
     out = dict(fixed)
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"{where}: unknown key {key!r}; {suggest(key, fields)}")
-        out[key] = _coerce(value, hints[key], f"{where}.{key}", _default(fields[key]))
-    required = [
-        name
-        for name, f in fields.items()
-        if name not in out
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if required:
-        raise UserError(f"{where}: missing key {required[0]!r}")
+        out[key] = _coerce(value, hints[key], _path(where, key), _default(fields[key]))
+    for name, field in fields.items():
+        if name not in out and _default(field) is dataclasses.MISSING:
+            if where == FLAGS:
+                raise UserError(f"--{name} is missing: {field.metadata['help']}")
+            raise UserError(f"{where}: missing key {name!r}")
     return cls(**out)
+
+
+def _path(where: str, key: str) -> str:
+    """Return a key as the user writes it: `optim.lr` in a config, `--slices` for a flag."""
+    return f"--{key}" if where == FLAGS else f"{where}.{key}"
+
+
+@typing.overload
+def flag(text: str, **more: Any) -> Any: ...
+@typing.overload
+def flag(text: str, default: T, **more: Any) -> T: ...
+def flag(text: str, default: Any = dataclasses.MISSING, **more: Any) -> Any:
+    """Declare a flag in a dataclass: `slices: Count = flag("number of slices", 1)`.
+
+    Args:
+      text: its help.
+      default: its default; a flag without one is required.
+      **more: marks that `run.flags.parse` reads.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, **more})
 
 
 def check_used(section: Any, where: str, names: Collection[str] | None = None) -> None:
@@ -79,7 +97,7 @@ def check(made: Any, where: str) -> None:
     Raises:
       UserError: a number out of its range.
     """
-    for name, hint in _hints(type(made)).items():
+    for name, hint in types_of(type(made)).items():
         _check_ranges(getattr(made, name, None), hint, f"{where}.{name}")
 
 
@@ -94,7 +112,7 @@ def settle(declared: Callable, values: Mapping[str, Any], where: str) -> dict[st
     Raises:
       UserError: a text that does not fit its key's type or range.
     """
-    hints = _hints(declared)
+    hints = types_of(declared)
     return {k: _settled(v, hints.get(k, Any), f"{where}.{k}") for k, v in values.items()}
 
 
@@ -104,14 +122,14 @@ def _settled(value: Any, hint: Any, where: str) -> Any:
         _coerce(plain, hint, where, None)
         return plain
     if isinstance(value, Mapping):
-        inside = next((h for h in _options(hint) if dataclasses.is_dataclass(h)), None)
+        inside = next((h for h in options(hint) if dataclasses.is_dataclass(h)), None)
         if inside is not None:
             return settle(inside, value, where)  # type: ignore[arg-type]
-        mappings = (o for o in _options(hint) if typing.get_origin(o) in (dict, Mapping))
+        mappings = (o for o in options(hint) if typing.get_origin(o) in (dict, Mapping))
         hint = next((typing.get_args(mapping)[1] for mapping in mappings), Any)
         return {k: _settled(v, hint, f"{where}.{k}") for k, v in value.items()}
     if isinstance(value, (tuple, list)):
-        args = next((a for o in _options(hint) if (a := typing.get_args(o))), ())
+        args = next((a for o in options(hint) if (a := typing.get_args(o))), ())
         kinds = [args[0]] * len(value) if Ellipsis in args else [*args, *[Any] * len(value)]
         settled = (_settled(v, kinds[i], f"{where}[{i}]") for i, v in enumerate(value))
         return type(value)(settled)
@@ -124,7 +142,8 @@ def defaults(cls: type) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
 
 
-def _hints(declared: Any) -> dict[str, Any]:
+def types_of(declared: Any) -> dict[str, Any]:
+    """Return name -> declared type, with ranges, of the fields or parameters of `declared`."""
     return _read_hints(declared)
 
 
@@ -141,36 +160,51 @@ def _default(field: dataclasses.Field) -> Any:
     )
 
 
-def _options(hint: Any) -> list[Any]:
+def described(hint: Any) -> str:
+    """Describe a type in words, for help: "whole number of at least 1"; "" if it takes any text."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        limits = [str(a) for a in args[1:] if isinstance(a, Range) and a != Range(0)]
+        return " ".join([described(args[0]), *limits])
+    if origin in (types.UnionType, typing.Union):
+        return "" if str in args else " or ".join(filter(None, map(described, args)))
+    if origin is typing.Literal:
+        return ", ".join(args)
+    if origin is tuple:
+        return "separated by commas"
+    return {int: "whole number", float: "number"}.get(hint, "")
+
+
+def options(hint: Any) -> list[Any]:
     """Return the types of a union, or the single type, without ranges."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return _options(args[0])
+        return options(args[0])
     if origin in (types.UnionType, typing.Union):
-        return [option for arg in args for option in _options(arg)]
+        return [option for arg in args for option in options(arg)]
     return [hint]
 
 
 def _chosen(text: Text, hint: Any) -> Any:
     """Convert `text` to a plain value for the declared type `hint`."""
-    options, value = _options(hint), literal(text)
-    names = [name for o in options if typing.get_origin(o) is typing.Literal for name in o.__args__]
+    kinds, value = options(hint), literal(text)
+    names = [name for k in kinds if typing.get_origin(k) is typing.Literal for name in k.__args__]
     for name in names:
         if str(text) == name or (value == name and isinstance(value, type(name))):
             return name
-    if type(None) in options and (value is None or text.lower() == "none"):
+    if type(None) in kinds and (value is None or text.lower() == "none"):
         return None
-    if isinstance(value, Mapping) and any(dataclasses.is_dataclass(o) for o in options):
+    if isinstance(value, Mapping) and any(dataclasses.is_dataclass(k) for k in kinds):
         return value
-    takes_text = str in options
+    takes_text = str in kinds
     if takes_text and not isinstance(value, str):
         # "5" and "none" are texts too, unless another type of the union takes them.
-        others = [o for o in options if o not in (str, type(None))]
+        others = [k for k in kinds if k not in (str, type(None))]
         if not any(_fits(value, other) for other in others):
             return str(text)
-    several = [o for o in options if typing.get_origin(o) is tuple and o.__args__[-1] is Ellipsis]
+    several = [k for k in kinds if typing.get_origin(k) is tuple and k.__args__[-1] is Ellipsis]
     scalar = value is not None and not isinstance(value, (tuple, list, Mapping))
-    if several and scalar and not any(_fits(value, option) for option in options):
+    if several and scalar and not any(_fits(value, kind) for kind in kinds):
         # "knn,linear" and "5", as they are typed, are ("knn", "linear") and (5,).
         words = [word.strip() for word in text.split(",")] if value == text else []
         kind = several[0].__args__[0]
@@ -200,12 +234,14 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
         sections = [arg for arg in args if dataclasses.is_dataclass(arg)]
         if isinstance(value, Mapping) and len(sections) == 1:  # its message names the key
             return _coerce(value, sections[0], where, default)
-        errors = []
-        for arg in (a for a in args if a is not type(None)):
+        errors: list[UserError] = []
+        kinds = [a for a in args if a is not type(None)]
+        for arg in kinds:
             try:
                 return _coerce(value, arg, where, default)
             except UserError as e:
-                if str(e) != str(_wrong(value, arg, where)):
+                word = typing.get_origin(arg) is typing.Literal and len(kinds) > 1
+                if not word and str(e) != str(_wrong(value, arg, where)):
                     errors.append(e)  # the type fits, its content does not
         raise errors[0] if len(errors) == 1 else _wrong(value, hint, where)
     if dataclasses.is_dataclass(hint):
@@ -246,6 +282,8 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
         return {k: _coerce(v, kind, f"{where}.{k}", None) for k, v in value.items()}
     if hint is Any:
         return value
+    if hint is Path and isinstance(value, str):
+        return Path(value)
     if hint is float and _is_number(value):
         if not math.isfinite(value):
             raise _wrong(value, hint, where)
@@ -260,7 +298,7 @@ def _coerce(value: Any, hint: Any, where: str, default: Any) -> Any:
 
 
 def _check_ranges(value: Any, hint: Any, where: str) -> None:
-    """Check numbers, also in tuples; `_coerce` checks the types."""
+    """Check numbers and texts, also in tuples; `_coerce` checks the types."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         for arg in args:
@@ -274,6 +312,10 @@ def _check_ranges(value: Any, hint: Any, where: str) -> None:
         for limits in (a for a in args[1:] if isinstance(a, Range)):
             if value not in limits:
                 raise UserError(f"{where}: expected {kind} {limits}, got {value!r}")
+    elif origin is typing.Annotated and isinstance(value, str):
+        for pattern in (a for a in args[1:] if isinstance(a, Matching)):
+            if value not in pattern:
+                raise UserError(f"{where}: expected {pattern}, got {value!r}")
 
 
 def _is_number(value: Any) -> bool:
@@ -289,8 +331,10 @@ def _name(hint: Any) -> str:
         return " | ".join(map(_name, args))
     if hint in (type(None), Ellipsis):
         return "None" if hint is not Ellipsis else "..."
-    if origin is None or origin is typing.Literal:
-        return str(hint).removeprefix("typing.") if origin else getattr(hint, "__name__", str(hint))
+    if origin is typing.Literal:
+        return " | ".join(map(repr, args))
+    if origin is None:
+        return getattr(hint, "__name__", str(hint))
     return f"{getattr(origin, '__name__', origin)}[{', '.join(map(_name, args))}]"
 
 

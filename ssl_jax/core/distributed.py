@@ -7,24 +7,39 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import jax
 
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Matching, Whole
 from ssl_jax.core.watch import LOST, Limits, Stall, Watch, end
 
-FLAGS = {
-    "coordinator": "HOST:PORT of process 0; by default from TPU pods, Slurm or Open MPI",
-    "num_processes": "number of processes of the run, with --coordinator",
-    "process_id": "number of this process, from 0, with --coordinator",
-    "start_timeout": "seconds to wait for all processes to start; by default 300",
-    "dead_timeout": "seconds of silence after which a process counts as lost; by default 60",
-    "stall_timeout": "seconds without progress after which the run ends; by default 3600",
-}
+Address = Annotated[str, Matching(r".*:\d+", "HOST:PORT")]
 T = TypeVar("T")
 _watch: "Watch | None" = None
 _stall: "Stall | None" = None  # in a run of one process
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessFlags:
+    """Flags of subcommands that may run in several processes."""
+
+    coordinator: Address | None = flag(
+        "HOST:PORT of process 0; by default from TPU pods, Slurm or Open MPI", None
+    )
+    num_processes: Count | None = flag("processes of the run, with --coordinator", None)
+    process_id: Whole | None = flag("number of this process, with --coordinator", None)
+    start_timeout: Count = flag("seconds to wait for all processes to start", Limits.start)
+    dead_timeout: Count = flag(
+        "seconds of silence after which a process counts as lost", Limits.dead
+    )
+    stall_timeout: Count = flag("seconds without progress after which the run ends", Limits.stall)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.start_timeout, self.dead_timeout, self.stall_timeout)
 
 
 @dataclass(frozen=True)
@@ -38,21 +53,18 @@ class Membership:
 
 
 @contextlib.contextmanager
-def session(flags: Mapping[str, str]) -> Iterator[None]:
+def session(flags: ProcessFlags) -> Iterator[None]:
     """Connect the processes of a run; enter once, before any device is used. A single process is
     only watched for progress, from the first `at`.
 
     With several processes it does not return from an error: all of them end with one line and exit
     code 2 for a `UserError`, 75 (`LOST`) if a process was lost, else 1.
 
-    Args:
-      flags: `FLAGS` -> their values on the command line, "" if not set.
-
     Raises:
       UserError: inconsistent flags.
     """
     global _watch, _stall
-    place, limits = find(flags), _limits(flags)
+    place, limits = find(flags), flags.limits
     _watch = _connect(place, limits) if place else None
     if _watch is None:
         _stall = Stall(limits.stall)
@@ -101,28 +113,26 @@ def tick() -> None:
         watcher.doing = (*watcher.doing[:2], time.monotonic())
 
 
-def find(flags: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Membership | None:
+def find(flags: ProcessFlags, env: Mapping[str, str] = os.environ) -> Membership | None:
     """Return the place of this process from flags or from its cluster; None for a single process.
 
     Raises:
       UserError: some of the three flags without the others, or inconsistent numbers.
     """
-    named = {key: flags.get(key, "") for key in ("coordinator", "num_processes", "process_id")}
-    if any(named.values()):
-        for key, value in named.items():
-            if not value:
-                raise UserError(
-                    f"--{key} is missing: --coordinator=HOST:PORT, --num_processes and "
-                    "--process_id go together"
-                )
-        count, mine = _number("num_processes", named), _number("process_id", named)
-        if not named["coordinator"].rpartition(":")[2].isdigit():
-            raise UserError(f"--coordinator={named['coordinator']}: expected HOST:PORT")
-        if not mine < count:
+    coordinator, count, mine = flags.coordinator, flags.num_processes, flags.process_id
+    if coordinator is not None and count is not None and mine is not None:
+        if mine >= count:
             raise UserError(
                 f"--process_id={mine} of --num_processes={count}: expected 0 to {count - 1}"
             )
-        return Membership("deactivate", named["coordinator"], count, mine) if count > 1 else None
+        return Membership("deactivate", coordinator, count, mine) if count > 1 else None
+    named = {"coordinator": coordinator, "num_processes": count, "process_id": mine}
+    missing = [name for name, value in named.items() if value is None]
+    if len(missing) < len(named):
+        raise UserError(
+            f"--{missing[0]} is missing: --coordinator=HOST:PORT, --num_processes and "
+            "--process_id go together"
+        )
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     if int(env.get("SLURM_NTASKS", 1)) > 1 and all(name in env for name in slurm):
         return Membership("slurm")
@@ -140,20 +150,6 @@ def find(flags: Mapping[str, str], env: Mapping[str, str] = os.environ) -> Membe
 def _tpu_chips() -> bool:
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     return bool(chips) and not list(Path("/dev").glob("nvidia[0-9]*"))
-
-
-def _number(key: str, flags: Mapping[str, str]) -> int:
-    if not flags[key].isdigit():
-        raise UserError(f"--{key}={flags[key]}: expected a whole number")
-    return int(flags[key])
-
-
-def _limits(flags: Mapping[str, str]) -> Limits:
-    keys = {"start": "start_timeout", "dead": "dead_timeout", "stall": "stall_timeout"}
-    limits = Limits(**{k: _number(flag, flags) for k, flag in keys.items() if flags.get(flag)})
-    if min(limits.start, limits.dead, limits.stall) < 1:
-        raise UserError("--start_timeout, --dead_timeout and --stall_timeout must be positive")
-    return limits
 
 
 def _connect(place: Membership, limits: Limits) -> "Watch | None":

@@ -1,9 +1,11 @@
-"""Ranges of numbers, declared beside the type of a field: `temperature: Positive = 0.1`.
+"""Ranges of numbers and patterns of texts, declared with the type of a field:
+`temperature: Positive = 0.1`.
 
-`core.config` refuses values outside of the range. No number in a config may be NaN or infinite.
+`core.config` refuses other values. No number in a config may be NaN or infinite.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -30,6 +32,20 @@ class Range:
         if math.isfinite(self.low):
             return f"above {self.low:g}" if self.open_low else f"of at least {self.low:g}"
         return "that is finite"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The texts that match a regular expression; `meaning` describes them in messages."""
+
+    regex: str
+    meaning: str
+
+    def __contains__(self, text: str) -> bool:
+        return re.fullmatch(self.regex, text) is not None
+
+    def __str__(self) -> str:
+        return self.meaning
 
 
 Integer = Annotated[int, Range()]

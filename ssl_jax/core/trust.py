@@ -16,7 +16,6 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 
 FLAG = "trust_code"
-HELP = "also run method and config files that lie in the folder of a run"
 _trusted: ContextVar[bool] = ContextVar(FLAG, default=False)
 
 

@@ -6,20 +6,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
 from ssl_jax.core.plain import from_json
+from ssl_jax.core.ranges import Count, Range, Whole
 from ssl_jax.data.decode import DecodeError, averaged, native
 from ssl_jax.data.records import Record, encode
 from ssl_jax.data.sources.base import Source
 
 MANIFEST = "manifest.json"
+Quality = Annotated[int, Range(1, 100)]  # of a JPEG
 _AHEAD = 256  # images decoded in parallel
 
 
@@ -34,13 +37,12 @@ class Shards:
       per_shard: examples per file.
     """
 
-    size: int = 0
-    quality: int = 90
-    per_shard: int = 10_000
+    size: Whole = 0
+    quality: Quality = 90
+    per_shard: Count = 10_000
 
     def __post_init__(self) -> None:
-        if self.size < 0 or not 1 <= self.quality <= 100 or self.per_shard < 1:
-            raise UserError("prepare: expected size >= 0, 1 <= quality <= 100 and per_shard >= 1")
+        check(self, "prepare")
 
 
 def prepare(

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -25,7 +25,7 @@ from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.suites import Cell, DataSet, Task, measured_on
 from ssl_jax.train.checkpoint import Checkpoints
 
-NEWEST = -1  # in the place of a step
+Steps = int | Literal["all"] | None  # of the checkpoints to measure; None for the newest
 POLL = 5.0  # seconds between two looks for a new checkpoint
 
 
@@ -34,7 +34,7 @@ def measure(
     sets: Mapping[str, DataSet],
     protocols: Sequence[str],
     cells: Sequence[Cell],
-    step: int | None,
+    step: Steps,
     follow: bool,
     file: ResultsFile,
     unmeasured: list[str],
@@ -188,10 +188,10 @@ def plain(protocol: Protocol, probe: Probe) -> Cell:
 
 
 def steps_of(
-    folder: Path, checkpoints: Checkpoints, step: int | None, last: int | None
+    folder: Path, checkpoints: Checkpoints, step: Steps, last: int | None = None
 ) -> Iterator[int]:
-    """Yield the steps of the checkpoints to measure: `step`, the `NEWEST`, or all (None); with
-    `last` all up to that step, as they are written.
+    """Yield the steps of the checkpoints to measure; with `last` all up to that step, as they are
+    written.
 
     Raises:
       UserError: no such checkpoint, or several processes with `last`.
@@ -210,10 +210,10 @@ def steps_of(
     steps = checkpoints.steps
     if not steps:
         raise UserError(f"{folder} holds no checkpoint yet")
-    if step is None:
+    if step == "all":
         yield from steps
-    elif step != NEWEST and step not in steps:
+    elif step is not None and step not in steps:
         existing = ", ".join(map(str, steps))
         raise UserError(f"{folder} holds no checkpoint of step {step}; there are: {existing}")
     else:
-        yield steps[-1] if step == NEWEST else step
+        yield steps[-1] if step is None else step

@@ -12,7 +12,7 @@ from ssl_jax.core import sharding, trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.embed.encoder import ImageEncoder
 from ssl_jax.run import orbax_export, weights_file
-from ssl_jax.run.evaluation import NEWEST, steps_of
+from ssl_jax.run.evaluation import steps_of
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.checkpoint import Checkpoints
 
@@ -68,7 +68,7 @@ def from_run(folder: Path, step: int | None, mesh: jax.sharding.Mesh) -> ImageEn
     placed = jax.tree.map(lambda _: sharding.replicated(mesh), experiment.abstract_state)
     objective, config = experiment.objective, experiment.raw
     with Checkpoints(folder / "checkpoints", reader=True) as checkpoints, jax.set_mesh(mesh):
-        (number,) = steps_of(folder, checkpoints, NEWEST if step is None else step, None)
+        (number,) = steps_of(folder, checkpoints, step)
         restored = checkpoints.restore(number, experiment.abstract_state, placed)
         encoder = objective.encoder(restored.params, restored.extra)
     return ImageEncoder.of(

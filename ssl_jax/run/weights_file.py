@@ -16,6 +16,7 @@ import numpy as np
 from ssl_jax.augment.recipes import RECIPES, recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import sharding, tree
+from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.core.plain import from_json
@@ -29,7 +30,8 @@ from ssl_jax.run import orbax_export
 from ssl_jax.run.configs import override
 from ssl_jax.run.datasets import range_of
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.run.flags import Override
+from ssl_jax.run.flags import CommonFlags, Override
+from ssl_jax.train import workdir
 from ssl_jax.weights import files, folders, huggingface, networks
 from ssl_jax.weights.networks import Weights
 
@@ -37,8 +39,62 @@ SIZE = 224  # of images, if a file does not say
 LARGEST = 8192  # largest image side that a file may specify
 STEP = 0  # step of a weights file
 NAME = "weights"  # in the place of a method's name
-HELP = "a weights file in the place of a run, ours or a public one (docs/weights.md)"
-BACKBONE_HELP = "what the --weights file does not specify: --config.backbone.heads=12"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFlags(CommonFlags):
+    """Flags of subcommands that read the network of a run, or of a weights file in its place."""
+
+    weights: Path | None = flag(
+        "a weights file in the place of a run, ours or a public one (docs/weights.md)", None
+    )
+    overrides: tuple[Override, ...] = flag(
+        "what the --weights file does not specify: --config.backbone.heads=12",
+        (),
+        shown="config.backbone.KEY",
+    )
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """The section `backbone` of the --config.backbone.KEY=VALUE flags.
+
+        Raises:
+          UserError: a key of another section, or flags without --weights.
+        """
+        config: dict[str, Any] = {}
+        override(config, self.overrides)
+        others = [key for key, _ in self.overrides if not key.startswith("backbone.")]
+        if others or (self.overrides and not self.weights):
+            key = (others or [self.overrides[0][0]])[0]
+            raise UserError(f"--config.{key}: only --config.backbone.KEY is read, with --weights")
+        return config.get("backbone", {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurementFlags(EncoderFlags):
+    """Flags of subcommands that measure runs, or a weights file, on data sets."""
+
+    workdir: str = flag("folder of the run; several separated by commas or as 'runs/*'", "")
+    data: str = flag("training images; by default the run's own", "")
+    eval_data: str = flag(
+        "evaluation images; by default the run's own, or what --data holds out", ""
+    )
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of --workdir; [] with --weights.
+
+        Raises:
+          UserError: neither is set, or no run matches a pattern.
+        """
+        if self.weights:
+            return []
+        if not self.workdir:
+            raise UserError(
+                "--workdir is missing: name the folder of a run, --workdir=W, or a file, "
+                "--weights=F"
+            )
+        return workdir.named(self.workdir)
 
 
 def encoder(
@@ -128,36 +184,26 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def backbone_of(overrides: Sequence[Override], weights: str) -> dict[str, Any]:
-    """Build the section `backbone` from --config.backbone.KEY=VALUE flags.
-
-    Raises:
-      UserError: a key of another section, or flags without --weights.
-    """
-    config: dict[str, Any] = {}
-    override(config, overrides)
-    others = [key for key, _ in overrides if not key.startswith("backbone.")]
-    if others or (overrides and not weights):
-        key = (others or [overrides[0][0]])[0]
-        raise UserError(f"--config.{key}: only --config.backbone.KEY is read, with --weights")
-    return config.get("backbone", {})
-
-
-def requested(flags: Any, overrides: Sequence[Override]) -> "FileExperiment | None":
+def requested(
+    flags: MeasurementFlags, of_runs: Sequence[str], needs_data: bool = True
+) -> "FileExperiment | None":
     """Read the file that --weights names, on the data of --data; None without --weights.
 
+    Args:
+      of_runs: flags that are for runs only.
+      needs_data: whether --data must be set.
+
     Raises:
-      UserError: --weights together with flags that are for runs only, or without --data.
+      UserError: --weights together with one of `of_runs`, or without the data.
     """
-    backbone = backbone_of(overrides, flags.weights)
-    if not flags.weights:
+    backbone, path = flags.backbone, flags.weights
+    if path is None:
         return None
-    for name in ("workdir", "step", "follow"):
-        if name in flags and flags[name].value:
+    for name in of_runs:
+        if flags.is_set(name):
             raise UserError(f"--{name} is for runs; leave it out, or leave --weights out")
-    if not flags.data and not ("suite" in flags and flags.suite):
+    if needs_data and not flags.data:
         raise UserError("--data is missing: name the images, --data=folder:/images")
-    path = Path(flags.weights).expanduser()
     if not orbax_export.is_weights(path):
         hint = "; name it with --workdir" if (path / "config.json").exists() else ""
         raise UserError(f"--weights={path}: not a weights file{hint}")

@@ -36,7 +36,7 @@ def get_config(arg=""):
 def resolved(spec, *overrides):
     """Return the section `objective` of config.json."""
     words = ["train", *(f"--config.{word}" for word in overrides)]
-    config = configured(spec, flags.parse(words, "", {}, configurable=True)[1], "digits")
+    config = configured(spec, flags.parse(words, "", flags.ConfigFlags).overrides, "digits")
     return Experiment.from_config(config).resolved()["objective"]
 
 

@@ -97,7 +97,7 @@ class CompileTest(parameterized.TestCase):
         (("--config=simclr:imagenet",), "--topology is missing"),
         (
             ("--config=simclr:imagenet", "--topology=v5e:2x4", "--slices=two"),
-            "--slices=two: expected a whole number",
+            "--slices: expected int, got 'two'",
         ),
         (("--config=simclr:imagenet", "--topology=v5e:2x4", "--sliced=2"), "unknown flag"),
     )

@@ -117,7 +117,7 @@ class ErrorsTest(parameterized.TestCase):
         (("train", f"--profile=1:{'9' * 5000}"), "--profile: a number of a thousand digits"),
         (
             ("compile", "--config=simclr:digits", "--topology=v5e:2x2", "--slices=0"),
-            "--slices=0: expected a whole number, 1 or more",
+            "--slices: expected a whole number of at least 1, got 0",
         ),
         (
             ("evaluate", "--workdir=/nowhere", "--eval=knm"),

@@ -288,7 +288,7 @@ class EvaluateTest(parameterized.TestCase):
         (("--where=k",), "expected COLUMN=VALUE"),
         (("--sort=size",), "--sort=size"),
         (("--mean=size",), "--mean=size: no such column"),
-        (("--format=html",), "--format=html: known: csv, latex"),
+        (("--format=html",), "--format: expected one of 'table', 'csv', 'markdown', 'latex'"),
         (("--where=k=99",), "no such results"),
     )
     def test_what_is_wrong_with_a_table(self, flags, message):

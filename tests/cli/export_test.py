@@ -162,11 +162,11 @@ class ExportTest(parameterized.TestCase):
     def test_refusals(self):
         saved(self.work, "simclr")
         for flags, name, message in (
-            (("--format=safetensor",), "x.npz", "did you mean 'safetensors'"),
+            (("--format=safetensor",), "x.npz", "one of 'safetensors', .*, got 'safetensor'"),
             (("--format=timm", "--part=all"), "x.safetensors", "names only backbones"),
             (("--format=npz", "--step=9"), "x.npz", "no checkpoint of step 9"),
             (("--format=npz", "--encoder=teacher"), "x.npz", "simclr has no slow average"),
-            (("--format=npz", "--dtype=float8"), "x.npz", "float32"),
+            (("--format=npz", "--dtype=float8"), "x.npz", "--dtype: expected one of 'float32', "),
             (("--format=safetensors",), "x.npz", "needs a name that ends in .safetensors"),
             (("--format=npz",), "nowhere/x.npz", "no folder"),
         ):

@@ -83,7 +83,10 @@ class ReportTest(absltest.TestCase):
             ("--workdir is missing", []),
             ("holds no checkpoint of step 3", [f"--workdir={self.run_folder}", "--step=3"]),
             ("no folder", [f"--workdir={self.run_folder}", "--output=/no/where.html"]),
-            ("--examples=2", [f"--workdir={self.run_folder}", "--examples=2"]),
+            (
+                "--examples: expected a whole number of at least 8",
+                [f"--workdir={self.run_folder}", "--examples=2"],
+            ),
         ):
             code, _, err = command("report", *argv)
             self.assertEqual(code, 2, err)

@@ -1,14 +1,17 @@
 """The place of a process; tests/cli/processes_test.py has real processes."""
 
+import dataclasses
 from unittest import mock
 
 from absl.testing import absltest, parameterized
 
-from ssl_jax.core import distributed
-from ssl_jax.core.distributed import Membership
+from ssl_jax.core import config, distributed
+from ssl_jax.core.distributed import Membership, ProcessFlags
 from ssl_jax.core.errors import UserError
 
-THREE = {"coordinator": "host:1234", "num_processes": "4", "process_id": "3"}
+NONE = ProcessFlags()
+THREE = ProcessFlags(coordinator="host:1234", num_processes=4, process_id=3)
+ALONE = ProcessFlags(coordinator="host:1234", num_processes=1, process_id=0)
 SLURM = {
     "SLURM_JOB_ID": "7",
     "SLURM_STEP_NODELIST": "node[001-002]",
@@ -20,14 +23,14 @@ SLURM = {
 
 class DistributedTest(parameterized.TestCase):
     @parameterized.parameters(
-        ({}, {}, None),
+        (NONE, {}, None),
         (THREE, {}, Membership("deactivate", "host:1234", 4, 3)),
         (THREE, SLURM, Membership("deactivate", "host:1234", 4, 3)),
-        (THREE | {"num_processes": "1", "process_id": "0"}, {}, None),
-        ({}, SLURM, Membership("slurm")),
-        ({}, SLURM | {"SLURM_NTASKS": "1"}, None),
-        ({}, {"SLURM_NTASKS": "8"}, None),  # a shell in an allocation, not one of its tasks
-        ({}, {"OMPI_COMM_WORLD_SIZE": "2"}, Membership("ompi")),
+        (ALONE, {}, None),
+        (NONE, SLURM, Membership("slurm")),
+        (NONE, SLURM | {"SLURM_NTASKS": "1"}, None),
+        (NONE, {"SLURM_NTASKS": "8"}, None),  # a shell in an allocation, not one of its tasks
+        (NONE, {"OMPI_COMM_WORLD_SIZE": "2"}, Membership("ompi")),
     )
     def test_the_place_of_a_process(self, flags, env, place):
         self.assertEqual(distributed.find(flags, env), place)
@@ -41,22 +44,29 @@ class DistributedTest(parameterized.TestCase):
     )
     def test_on_a_tpu(self, env, place):
         with mock.patch.object(distributed, "_tpu_chips", lambda: True):
-            self.assertEqual(distributed.find({}, env), place)
+            self.assertEqual(distributed.find(NONE, env), place)
 
     @parameterized.parameters(
-        ({"coordinator": ""}, "--coordinator is missing: .* go together"),
-        ({"process_id": ""}, "--process_id is missing"),
-        ({"process_id": "4"}, "--process_id=4 of --num_processes=4: expected 0 to 3"),
-        ({"num_processes": "x"}, "--num_processes=x: expected a whole number"),
-        ({"coordinator": "host"}, "--coordinator=host: expected HOST:PORT"),
-        ({"dead_timeout": "0"}, "must be positive"),
+        ({"coordinator": None}, "--coordinator is missing: .* go together"),
+        ({"process_id": None}, "--process_id is missing"),
+        ({"process_id": 4}, "--process_id=4 of --num_processes=4: expected 0 to 3"),
     )
     def test_flags_that_do_not_fit(self, change, message):
-        with self.assertRaisesRegex(UserError, message), distributed.session(THREE | change):
+        flags = dataclasses.replace(THREE, **change)
+        with self.assertRaisesRegex(UserError, message), distributed.session(flags):
             self.fail("entered")
 
+    @parameterized.parameters(
+        ("num_processes", "x", "--num_processes: expected int"),
+        ("coordinator", "host", "--coordinator: expected HOST:PORT, got 'host'"),
+        ("dead_timeout", 0, "--dead_timeout: expected a whole number of at least 1, got 0"),
+    )
+    def test_values_of_the_wrong_form(self, name, value, message):
+        with self.assertRaisesRegex(UserError, message):
+            config.build(ProcessFlags, {name: value}, config.FLAGS)
+
     def test_a_process_alone(self):
-        with distributed.session({}):
+        with distributed.session(NONE):
             self.assertTrue(distributed.primary())
             distributed.barrier("nobody else comes")
             distributed.at("data", 3)

@@ -104,7 +104,7 @@ class PrepareTest(parameterized.TestCase):
             prepare(source, other, Shards(size=16))
         with self.assertRaisesRegex(UserError, "cannot write to"):
             prepare(source, self.output / "mine.txt", Shards())
-        with self.assertRaisesRegex(UserError, "1 <= quality <= 100"):
+        with self.assertRaisesRegex(UserError, "prepare.quality: expected a whole number in "):
             Shards(quality=0)
 
 

@@ -396,7 +396,7 @@ def check_override(pairs: list[tuple[str, str]], shapes: bool = False) -> str:
     words = ["train", *(f"--config.{key}={value}" for key, value in pairs)]
     try:
         with one_line():
-            _, parsed = flags.parse(words, "", {}, configurable=True)
+            parsed = flags.parse(words, "", flags.ConfigFlags).overrides
             config = configured("simclr:digits", [])
             override(config, parsed)
             experiment = Experiment.from_config(config)

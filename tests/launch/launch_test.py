@@ -1,6 +1,7 @@
 """Rendered launcher files parse, are sound bash, and contain commands that run."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -82,7 +83,7 @@ class LaunchTest(parameterized.TestCase):
     def test_invalid_names(self, launcher):
         names = ("x\ntouch WRITTEN", "../../x", "My run", "-x", "x-", "a" * 41, "ü", "x_y", "1st")
         for name in names:
-            with self.assertRaisesRegex(UserError, "--name=.*: expected at most 40 lower-case"):
+            with self.assertRaisesRegex(UserError, "--name: expected at most 40 lower-case"):
                 dry(launcher, *RUN, f"--name={name}")
 
     @parameterized.parameters(
@@ -99,7 +100,7 @@ class LaunchTest(parameterized.TestCase):
     )
     def test_words_of_a_script(self, launcher, flag):
         for text in ("x\n#SBATCH --exclusive", "-x", "a b", "$(x)"):
-            with self.assertRaisesRegex(UserError, f"--{flag}="):
+            with self.assertRaisesRegex(UserError, f"--{flag}: expected"):
                 dry(launcher, *RUN, f"--{flag}={text}")
 
     def test_code_of_a_run_is_trusted_by_the_job(self):
@@ -163,7 +164,7 @@ class LaunchTest(parameterized.TestCase):
         self.assertLen({call[-3] for call in calls}, 1)
         for word in calls[0][2:]:  # `ssl-jax train` knows every flag
             name = re.match(r"--([^=.]+)", word)[1]
-            self.assertIn(name, {flag.partition(".")[0] for flag in train.FLAGS})
+            self.assertIn(name, {field.name for field in dataclasses.fields(train.Flags)})
 
     def test_a_sweep_is_shared_out(self):
         for launcher, name in ((slurm, "SLURM_ARRAY_TASK_ID"), (gke, "JOB_COMPLETION_INDEX")):
@@ -247,8 +248,8 @@ class LaunchTest(parameterized.TestCase):
         (slurm, (), "expected --workdir=W for a run or --evaluate"),
         (slurm, (*RUN, *SWEEP), "expected --workdir=W for a run or --evaluate"),
         (slurm, (*RUN, "--gpu=8"), "unknown flag --gpu; did you mean 'gpus'"),
-        (slurm, (*RUN, "--gpus=many"), "--gpus=many: expected a whole number, 1 or more"),
-        (gke, (*RUN, "--topology=big"), "--topology=big: expected sides"),
+        (slurm, (*RUN, "--gpus=many"), "--gpus: expected int, got 'many'"),
+        (gke, (*RUN, "--topology=big"), "--topology: expected sides"),
         (
             gke,
             (*RUN, "--topology=8x8", "--num_hosts=2"),

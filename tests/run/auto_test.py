@@ -147,11 +147,11 @@ class AutoTest(parameterized.TestCase):
         self.assertEqual(cv2.imread(str(picture)).shape, (2 * 100, 3 * 100, 3))
 
     @parameterized.parameters(
-        ((), "--config is missing"),
+        (("--output=x.png",), "--config is missing"),
         (("--config=byol:digits",), "--output is missing"),
         (("--config=byol:digits", "--output=x.jpg"), "expected a name that ends in .png"),
         (("--config=byol:digits", "--output=/nowhere/x.png"), "cannot write --output"),
-        (("--config=byol:digits", "--output=x.png", "--examples=no"), "--examples=no"),
+        (("--config=byol:digits", "--output=x.png", "--examples=no"), "--examples: expected int"),
     )
     def test_views_complains(self, argv, message):
         code, _, err = self.run_cli("views", *argv)
