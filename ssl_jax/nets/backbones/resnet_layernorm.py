@@ -79,10 +79,10 @@ class Config(Backbone):
         return replace(self, filters=filters, widths=widths)
 
     def module(self, channels: int, rngs: nnx.Rngs) -> nnx.Module:
-        return ResNet(self, channels, rngs)
+        return LayerNormResNet(self, channels, rngs)
 
 
-class Block(nnx.Module):
+class PreActivationBlock(nnx.Module):
     """1x1, 3x3 and 1x1 convolution, each after a norm and a ReLU, beside a shortcut."""
 
     def __init__(
@@ -105,7 +105,7 @@ class Block(nnx.Module):
         return shortcut + y
 
 
-class ResNet(nnx.Module):
+class LayerNormResNet(nnx.Module):
     """Stem, stages of blocks, norm; `Config` has the options, `__call__` the outputs."""
 
     def __init__(self, config: Config, channels: int, rngs: nnx.Rngs):
@@ -119,7 +119,9 @@ class ResNet(nnx.Module):
             blocks = []
             for b in range(count):
                 stride = 2 if s > 0 and b == 0 else 1
-                blocks.append(Block(features, filters, width, stride, dtype=dtype, rngs=rngs))
+                blocks.append(
+                    PreActivationBlock(features, filters, width, stride, dtype=dtype, rngs=rngs)
+                )
                 features = width
             setattr(self, f"stage{s + 1}", nnx.List(blocks))
         self.norm = LayerNorm(features)
