@@ -69,7 +69,7 @@ TINY_VIT_MEAN: dict[str, Any] = TINY_VIT | {
     "cls_token": False,
     "pool": "avg",
 }
-# For patches of 12 px.
+# For patches of 8 to 12 px.
 LAYERNORM_RESNET: dict[str, Any] = {
     "name": "resnet_layernorm",
     "blocks": (1, 1, 1),

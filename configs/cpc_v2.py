@@ -31,7 +31,7 @@ def digits() -> ConfigDict:
         "layers": 2,
         "width": 32,
     }
-    config = common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=500, batch_size=64)
+    config = common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=300, batch_size=64)
     config.backbone = common.LAYERNORM_RESNET
     return config
 
