@@ -77,6 +77,14 @@ TINY_VIT_MEAN: dict[str, Any] = TINY_VIT | {
     "cls_token": False,
     "pool": "avg",
 }
+# For patches of 8 to 12 px.
+LAYERNORM_RESNET: dict[str, Any] = {
+    "name": "resnet_layernorm",
+    "blocks": (1, 1, 1),
+    "filters": (16, 32, 64),
+    "widths": (32, 64, 128),
+    "stem": "small",
+}
 
 
 Recipe = Callable[[], ConfigDict]

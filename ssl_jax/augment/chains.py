@@ -198,6 +198,16 @@ RECIPES: dict[str, Transform] = {
     "pirl_blur": Transform(
         flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.8, gray_p=0.2, blur_p=0.5
     ),
+    # Henaff et al. 2019, for each patch, as far as the library has it: RandAugment in place of two
+    # operations of AutoAugment, Inception's colours; without the elastic map and the histograms.
+    "cpc_v2": Transform(
+        rand_augment=9.0,
+        jitter=(32 / 255, 0.5, 0.5, 0.2),
+        jitter_p=0.8,
+        jitter_kind="byol",
+        gray_p=0.25,
+        **_UNIT,
+    ),
     # Small grey images, without flips, which change their meaning. Upright: small rotations only,
     # for RotNet.
     "digits": Transform(

@@ -1,5 +1,6 @@
 """Images cut into patches and tiles. Images are (H, W, C)."""
 
+import itertools
 import math
 
 import jax
@@ -56,6 +57,17 @@ def tiles(images: Array, rows: int, columns: int) -> Array:
     cut = images[..., : rows * h, : columns * w, :]
     split = cut.reshape(*lead, rows, h, columns, w, channels).swapaxes(-4, -3)
     return split.reshape(*lead, rows * columns, h, w, channels)
+
+
+def overlapping(images: Array, size: int, stride: int) -> Array:
+    """Cut a grid of squares, one every `stride` pixels, row by row: (..., H, W, C) to
+    (..., rows * columns, size, size, C).
+
+    Remaining pixels at the bottom and the right are dropped.
+    """
+    height, width = images.shape[-3:-1]
+    corners = itertools.product(*(range(0, n - size + 1, stride) for n in (height, width)))
+    return jnp.stack([images[..., y : y + size, x : x + size, :] for y, x in corners], axis=-4)
 
 
 def grid_corners(

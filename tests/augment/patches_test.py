@@ -49,6 +49,19 @@ class PatchesTest(parameterized.TestCase):
         self.assertEqual(got.shape, (6, 2, 2, 2))
         np.testing.assert_array_equal(got[4], image[2:4, 2:4])  # second row, second column
 
+    def test_overlapping_patches_add_up_to_the_image(self):
+        """Every pixel is in as many patches as the overlaps say."""
+        image = IMAGE[:10, :8]
+        made = np.asarray(patches.overlapping(image, 4, 2))
+        self.assertEqual(made.shape, (4 * 3, 4, 4, 3))
+        total, count = np.zeros_like(image), np.zeros_like(image)
+        for i, patch in enumerate(made):
+            y, x = 2 * (i // 3), 2 * (i % 3)
+            total[y : y + 4, x : x + 4] += patch
+            count[y : y + 4, x : x + 4] += 1
+        np.testing.assert_allclose(total / count, image, rtol=1e-6)
+        np.testing.assert_array_equal(count[0, :, 0], [1, 1, 2, 2, 2, 2, 1, 1])
+
     def test_cut(self):
         at = np.array([[0, 0], [3, 40], [30, 7], [48, 50], [-3, -1]], np.int32)
         got = patches.cut(jnp.asarray(IMAGE), jnp.asarray(at), 8)

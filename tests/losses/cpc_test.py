@@ -1,5 +1,8 @@
 """InfoNCE over a grid against lightning-bolts' CPC task, and its bounds."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +56,31 @@ class CpcTest(parameterized.TestCase):
     def test_equal_patches_are_chance(self):
         x = jnp.ones((2, 4, 3, 5))
         np.testing.assert_allclose(cpc(x, x, 2), np.log(24), rtol=1e-5)
+
+    def test_the_bound_is_the_number_of_patches(self):
+        """The estimate of the information, log N - loss, is never more than log N."""
+        x, y = grids()
+        for scale in (1.0, 100.0):
+            self.assertGreaterEqual(jnp.min(cpc(x, scale * y, 1)), 0)
+        # Targets that only their own predictions match reach it.
+        own = 30 * jnp.eye(24).reshape(2, 4, 3, 24)
+        prediction = jnp.concatenate([own[:, 1:], own[:, :1]], axis=1)
+        np.testing.assert_allclose(cpc(prediction, own, 1), 0, atol=1e-6)
+
+    def test_the_order_of_the_negatives_does_not_matter(self):
+        x, y = grids()
+        turned = cpc(x[:, :, ::-1], y[:, :, ::-1], 1)
+        np.testing.assert_allclose(turned[:, :, ::-1], cpc(x, y, 1), rtol=1e-5)
+        np.testing.assert_allclose(cpc(x[::-1], y[::-1], 1), cpc(x, y, 1)[::-1], rtol=1e-5)
+
+    def test_no_matrix_of_65536_images(self):
+        """Traced for CPC v2's grid: no array is larger than the embeddings."""
+        grid = jax.ShapeDtypeStruct((65536, 6, 6, 64), jnp.float32)
+        loss = lambda x, y: jnp.mean(cpc(x, y, 3))  # noqa: E731
+        text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(grid, grid))
+        shapes = re.findall(r"\bf32\[([\d,]+)\]", text)
+        sizes = [math.prod(map(int, shape.split(","))) for shape in shapes]
+        self.assertEqual(max(sizes), math.prod(grid.shape))
 
     @parameterized.parameters(0, 4)
     def test_bad_offset(self, offset):
