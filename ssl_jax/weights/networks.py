@@ -100,8 +100,8 @@ class Weights:
         variables = under(self.networks[self.encoder], "backbone/")
         if any(path.startswith("part1/") for path in variables):  # nets.split
             raise UserError(
-                f"{self.name}: its backbone is made of networks that each see some of the channels, "
-                "which only the run describes; name the run's folder instead"
+                f"{self.name}: its backbone is made of networks that see some channels each, "
+                "and only the run describes them; name the run's folder instead"
             )
         return fill(variables, shapes(self.net), self.name)
 

@@ -1,4 +1,4 @@
-"""A data set smaller than a method's memory, or without the labels that it needs, is one clear line.
+"""A data set smaller than a memory, or without the labels that a method needs, is one clear line.
 
 Every method is tested that has such a setting; the names are those of the fields.
 """
