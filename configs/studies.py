@@ -58,7 +58,8 @@ def methods_and_depths() -> dict:
 
 def simclr_v2_digits() -> dict:
     """SimCLR v2 on digits: pretraining; then, for five draws of 1 % of the labels and one of 10 %,
-    fine-tuning, a student on all images, and the student's network trained on those labels alone.
+    fine-tuning, a student on all images, and the student's network trained on those labels alone,
+    for longer.
     """
     runs: dict = {"pretrain": {"config": "simclr_v2:digits"}}
     start = {"backbone.neck": (128,), "train.init_from": "{study}/pretrain"}
@@ -79,7 +80,7 @@ def simclr_v2_digits() -> dict:
         runs |= {
             f"finetune-{name}": labels | start | accuracy,
             f"distil-{name}": student | accuracy,
-            f"labels-only-{name}": labels | accuracy,
+            f"labels-only-{name}": labels | accuracy | {"train.steps": 1000},
         }
     return runs
 
