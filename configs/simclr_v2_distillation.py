@@ -20,7 +20,7 @@ def digits() -> ConfigDict:
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
     teacher = {"name": "resnet_small", "width": 16, "neck": (128,)}
     objective = {"name": "simclr_v2_distillation", "view": view, "teacher_backbone": teacher}
-    return common.digits(objective, {"name": "adamw", "lr": 3e-3}, steps=500, batch_size=256)
+    return common.digits(objective, {"name": "adamw", "lr": 3e-3}, steps=300, batch_size=128)
 
 
 def imagenet() -> ConfigDict:

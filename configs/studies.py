@@ -57,22 +57,30 @@ def methods_and_depths() -> dict:
 
 
 def simclr_v2_digits() -> dict:
-    """SimCLR v2 on digits: pretraining, fine-tuning on 1 and 10 % of the labels, and a student of
-    each on all images; beside it the student's network, trained on those labels alone.
+    """SimCLR v2 on digits: pretraining; then, for five draws of 1 % of the labels and one of 10 %,
+    fine-tuning, a student on all images, and the student's network trained on those labels alone,
+    for longer.
     """
     runs: dict = {"pretrain": {"config": "simclr_v2:digits"}}
-    few = {"config": "supervised:digits_few", "train.batch_size": 14}
-    network = {"backbone.neck": (128,)}
-    for share in (1, 10):
-        labels = few | {"data.labelled": f"{share}%", "train.steps": 200}
-        start = network | {"train.init_from": "{study}/pretrain"}
+    start = {"backbone.neck": (128,), "train.init_from": "{study}/pretrain"}
+    accuracy = {"evals.protocols": ("classifier",)}
+    for share, draw in (*((1, draw) for draw in range(5)), (10, 0)):
+        name = f"{share}pct-draw{draw}"
+        labels = {
+            "config": "supervised:digits_few",
+            "data.labelled": f"{share}%",
+            "data.draw": draw,
+            "train.steps": 200,
+            "train.batch_size": 14,
+        }
+        student = {
+            "config": "simclr_v2_distillation:digits",
+            "train.teacher_from": f"{{study}}/finetune-{name}",
+        }
         runs |= {
-            f"finetune-{share}pct": labels | start,
-            f"distil-{share}pct": {
-                "config": "simclr_v2_distillation:digits",
-                "train.teacher_from": f"{{study}}/finetune-{share}pct",
-            },
-            f"labels-only-{share}pct": labels,
+            f"finetune-{name}": labels | start | accuracy,
+            f"distil-{name}": student | accuracy,
+            f"labels-only-{name}": labels | accuracy | {"train.steps": 1000},
         }
     return runs
 

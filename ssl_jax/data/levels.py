@@ -86,13 +86,17 @@ def thinned(image: np.ndarray) -> np.ndarray:
     return rows[:: -(-len(rows) // _PIXELS) or 1].copy()
 
 
-def span(image: np.ndarray) -> int:
-    """Count the levels, of 256, between the darkest and the brightest pixels of a uint8 image, in
-    its widest band.
+def span(images: Sequence[np.ndarray]) -> int:
+    """Count the levels, of 256, between the darkest and the brightest pixels of uint8 images, each
+    in its widest band. The darkest and the brightest tenth of the images do not count.
     """
-    rows = image.reshape(-1, image.shape[-1])
-    low, high = np.quantile(rows, SHARES, axis=0)
-    return round(float(np.max(high - low))) + 1
+    ends = []
+    for image in images:
+        low, high = np.quantile(image.reshape(-1, image.shape[-1]), SHARES, axis=0)
+        widest = np.argmax(high - low)
+        ends.append((low[widest], high[widest]))
+    lows, highs = np.transpose(ends)
+    return round(float(np.quantile(highs, 0.9) - np.quantile(lows, 0.1))) + 1
 
 
 def _measure(values: np.ndarray) -> Range:

@@ -13,7 +13,7 @@ from ssl_jax.data.levels import Range, to_uint8
 from ssl_jax.data.sources.base import Source
 
 SAMPLE = 32  # images
-FEW = 64  # levels of 256: images that use fewer are nearly uniform
+FEW = 64  # levels of 256: a data set that uses fewer has lost most of its contrast
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,9 @@ def _lines(
         pairs = [f"{a:g}..{b:g}" for a, b in zip(measured[::2], measured[1::2], strict=True)]
         how = "set by data.range" if named else "measured; --config.data.range=LOW,HIGH sets it"
         lines.append(f"range     {types} pixels: {', '.join(pairs)} become 0..255 ({how})")
-    spans = [levels.span(to_uint8(image, measured)) for image in images]
-    if spans and np.median(spans) < FEW:
+    # Of all images together: one range stretches them all, which helps no image of little contrast.
+    used = levels.span([to_uint8(image, measured) for image in images]) if images else FEW
+    if used < FEW:
         advice = "--config.data.range=LOW,HIGH" if wide else "stretch them to 0..255"
-        lines.append(
-            f"warning: the images use about {int(np.median(spans))} of 256 grey levels; {advice}"
-        )
+        lines.append(f"warning: the images use about {used} of 256 grey levels; {advice}")
     return lines

@@ -34,6 +34,9 @@ class InstDisc(Objective):
       negatives: number of images drawn as noise for each image (NCE); 0 uses the softmax over all.
       temperature: temperature of the softmax.
       momentum: momentum of the vectors in the memory.
+
+    Raises:
+      UserError: a view of several crops, or fewer images than negatives.
     """
 
     family: ClassVar[str] = "contrastive"
@@ -49,6 +52,7 @@ class InstDisc(Objective):
         super().__post_init__()
         if self.view.count != 1:
             raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
+        memory.check_negatives(self.negatives, self.spec.num_examples)
 
     @cached_property
     def networks(self) -> Networks:

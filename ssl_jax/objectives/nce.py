@@ -37,12 +37,13 @@ class NCE(InstDisc):
     normaliser: Literal["trained", "estimated", "none"] = "trained"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        # First, as the memory's own check suggests 0, which compares with all.
         if self.negatives >= self.spec.num_examples:
             raise UserError(
                 f"objective.negatives: {self.negatives} of {self.spec.num_examples} examples; draw "
                 "fewer than there are, such as a third"
             )
+        super().__post_init__()
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, extra = super().init(key)

@@ -95,9 +95,14 @@ class Weights:
         """Return (params, stats) of the encoder's backbone.
 
         Raises:
-          UserError: the file lacks some of them.
+          UserError: the file lacks some of them, or holds several networks for some channels each.
         """
         variables = under(self.networks[self.encoder], "backbone/")
+        if any(path.startswith("part1/") for path in variables):  # nets.split
+            raise UserError(
+                f"{self.name}: its backbone is made of networks that see some channels each, "
+                "and only the run describes them; name the run's folder instead"
+            )
         return fill(variables, shapes(self.net), self.name)
 
     @property

@@ -131,6 +131,18 @@ class ExportTest(parameterized.TestCase):
         expected = networks.flat(target, current.extra["target_stats"])
         self.assertEqual(set(heads), set(expected))
 
+    @parameterized.parameters("cmc", "split_brain")
+    def test_networks_side_by_side_are_read_from_the_run_only(self, method):
+        saved(self.work, method)
+        output = self.export("m.safetensors", format="safetensors")
+        flags = (f"--output={self.folder / 'e.npz'}", f"--weights={output}", "--data=photos")
+        code, _, err = command("embed", *flags)
+        self.assertEqual(code, 2)
+        self.assertRegex(err, r"\A.*m.safetensors: its backbone is made of .*\n\Z")
+        with self.assertRaisesRegex(UserError, "init_from: .* name the run's folder instead"):
+            pretrained.check(experiment(method, ("train.init_from", str(output))))
+        pretrained.check(experiment(method, ("train.init_from", str(self.work))))
+
     def test_the_card(self):
         saved(self.work, "simclr")
         path = self.export("m.safetensors", format="safetensors", dtype="bfloat16")

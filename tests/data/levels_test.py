@@ -68,8 +68,8 @@ class LevelsTest(parameterized.TestCase):
             levels.check(values, bands=3)
 
     def test_span(self):
-        self.assertIn(levels.span(ramp(0, 15, np.uint8)), (15, 16))
-        self.assertGreater(levels.span(ramp(0, 255, np.uint8, 3)), 250)
+        self.assertIn(levels.span([ramp(0, 15, np.uint8)]), (15, 16))
+        self.assertGreater(levels.span([ramp(0, 255, np.uint8, 3)]), 250)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,18 @@ class SurveyTest(absltest.TestCase):
             (*_, line) = survey(self.folder(images), value_range=named).lines
             self.assertRegex(line, r"warning: .* about 1[567] of 256 grey levels")
 
+    def test_images_of_little_contrast_that_use_all_levels_together(self):
+        self.assertEqual(survey(open_source("photos")), Survey())
+        steps = np.linspace(0, 240, 16).astype(np.uint8)[:, None, None, None]
+        images = self.waves(15, np.uint8, count=16)
+        self.assertEqual(survey(ArraySource("steps", images + steps)), Survey())
+        self.assertLen(survey(ArraySource("dark", images)).lines, 1)
+
+    def test_one_bright_image_does_not_hide_the_dark_ones(self):
+        images = self.waves(15, np.uint8, count=16)
+        images[3] *= 17
+        self.assertLen(survey(ArraySource("dark", images)).lines, 1)
+
     def test_bands(self):
         source = self.folder(self.waves(255, np.uint8, 4))
         result = survey(source)

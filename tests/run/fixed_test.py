@@ -51,6 +51,11 @@ class TeacherTest(parameterized.TestCase):
         flags = {"workdir": self.folder, "output": file, "format": "safetensors", "part": "all"}
         self.assertEqual(command(["export", *(f"--{k}={v}" for k, v in flags.items())]), 0)
         self.check_loaded(str(file), encoder)
+        wide = ("objective.teacher_backbone", {"name": "resnet_small", "width": 8})
+        message = "teacher_from: .* of another shape .*width=4"
+        with self.assertRaisesRegex(UserError, message) as caught:
+            fixed.check(student(str(file), wide))
+        self.assertNotIn("\n", str(caught.exception))
 
     def test_with_a_student_that_starts_from_a_run(self):
         encoder = saved(self.folder, "supervised")

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import files, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import pretrained
-from ssl_jax.run.configs import load_config, override
+from ssl_jax.run.configs import load_config, override, recipes
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import state
@@ -22,7 +22,7 @@ SMALL = (("backbone.width", 4), ("train.batch_size", 16), ("train.steps", 4))
 
 
 def experiment(method, *overrides, **mesh):
-    config = load_config(f"{method}:digits")
+    config = load_config(f"{method}:{recipes(method)[0]}")
     sizes = [(f"mesh.{axis}", size) for axis, size in mesh.items()]
     override(config, [*SMALL, ("mesh.fsdp_min_size", 1), *sizes, *overrides])
     devices = jax.devices()[: int(np.prod(list(mesh.values()) or [1]))]

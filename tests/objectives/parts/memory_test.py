@@ -9,6 +9,42 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.cost.hlo import collectives
 from ssl_jax.objectives.parts import memory
+from tests.losses.forms import load
+
+
+def implied(probability, alias):
+    """Probability of each row under the released alias table: a uniform row is taken with
+    `probability`, else its alias.
+    """
+    rest = np.bincount(alias, 1 - probability, minlength=len(alias))
+    return (probability + rest) / len(alias)
+
+
+def frequencies(draws, count):
+    return np.bincount(np.asarray(draws).ravel(), minlength=count) / draws.size
+
+
+class DrawsTest(absltest.TestCase):
+    """The released code draws noise by the alias method. Its tables are one of many of a
+    distribution, so distributions are compared, not draws.
+    """
+
+    def test_candidates_have_the_distribution_of_the_released_table(self):
+        data = load("alias_method", wide=False)
+        expected = implied(data["out_uniform_prob"], data["out_uniform_alias"])
+        keys, index = jax.random.split(jax.random.key(0), 1000), jnp.arange(1000) % 9
+        rows = memory.candidates(keys, index, 200, len(expected))
+        np.testing.assert_array_equal(rows[:, 0], index)
+        np.testing.assert_allclose(frequencies(rows[:, 1:], 9), expected, atol=0.004)
+
+    def test_categorical_draws_have_that_of_a_table_with_weights(self):
+        data = load("alias_method", wide=False)
+        expected = implied(data["out_prob"], data["out_alias"])
+        np.testing.assert_allclose(data["out_implied_p"], expected, atol=1e-6)
+        logits = jnp.log(data["in_weights"])
+        np.testing.assert_allclose(jax.nn.softmax(logits), expected, atol=1e-6)
+        draws = jax.random.categorical(jax.random.key(0), logits, shape=(200_000,))
+        np.testing.assert_allclose(frequencies(draws, 9), expected, atol=0.005)
 
 
 class MemoryTest(parameterized.TestCase):
