@@ -132,9 +132,9 @@ class ColorizationProxy(Objective):
         columns = hypercolumns(images[..., :1], maps, positions)
         hidden = jax.nn.relu(nets.hidden(columns))
         if keys is not None:
-            kept = 1 - self.dropout
-            draw = lambda key: jax.random.bernoulli(key, kept, hidden.shape[1:])  # noqa: E731
-            hidden = hidden * jax.vmap(lambda key: draw(rng.named(key, "dropout")))(keys) / kept
+            share = 1 - self.dropout
+            keep = lambda key: jax.random.bernoulli(key, share, hidden.shape[1:])  # noqa: E731
+            hidden = hidden * jax.vmap(lambda key: keep(rng.named(key, "dropout")))(keys) / share
         hue, chroma = jnp.split(nets.classifier(hidden), 2, axis=-1)
         return hue, chroma
 
