@@ -174,6 +174,10 @@ RECIPES: dict[str, Transform] = {
     "cmc_ycbcr": Transform(flip=0.5, space="ycbcr", **_YCBCR),
     # Zhang et al. 2016; colorizers/base_color.py of richzhang/colorization.
     "lab": Transform(flip=0.5, space="lab", mean=(50.0, 0.0, 0.0), std=(100.0, 110.0, 110.0)),
+    # Larsson et al. 2016 and 2017; the grey value's mean is that of gustavla/self-supervision.
+    "hue_chroma": Transform(
+        flip=0.5, space="hue_chroma", mean=(0.4488, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    ),
     "mae": Transform(flip=0.5),  # SimMIM's too
     "normalize": Transform(),  # I-JEPA
     # Normalisation of public networks that do not use ImageNet's: Google's ViTs, and CLIP.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.augment.photometric import from_hue, hue_sixths, value_and_spread
 from ssl_jax.core.chain import Space
 from ssl_jax.core.errors import UserError
 
@@ -64,19 +65,39 @@ def ycbcr_to_srgb(image: Array) -> Array:
     return _mix(np.linalg.inv(np.array(YCBCR)), image - _offset(image))
 
 
+def srgb_to_hue_chroma(image: Array) -> Array:
+    """Convert sRGB in [0, 1] to (grey, hue, chroma): the mean of R, G and B; the hue of HSV as a
+    share of the circle, 0 for greys; the largest of R, G and B less the smallest.
+
+    Larsson et al. 2016 predict hue and chroma from the grey image.
+    """
+    _, chroma = value_and_spread(image)
+    hue = hue_sixths(image, chroma) / 6.0
+    return jnp.stack([image.mean(0), hue - jnp.floor(hue), chroma])
+
+
+def hue_chroma_to_srgb(image: Array) -> Array:
+    """Invert `srgb_to_hue_chroma`; colours outside of sRGB are below 0 or above 1."""
+    grey, hue, chroma = image
+    dark = jnp.stack(from_hue(6.0 * hue, jnp.zeros(()), jnp.zeros(()), chroma))
+    return dark - dark.mean(0) + grey
+
+
 def from_rgb(space: Space, images: Array) -> Array:
     """Convert images (..., H, W, C) from sRGB in [0, 1] to a colour space: "rgb" leaves them as
-    they are, "lab" is `srgb_to_lab`, "ycbcr" `srgb_to_ycbcr`.
+    they are, "lab" is `srgb_to_lab`, "ycbcr" `srgb_to_ycbcr`, "hue_chroma" `srgb_to_hue_chroma`.
 
     Raises:
       UserError: another space than "rgb" for images without colour.
     """
-    return _convert({"lab": srgb_to_lab, "ycbcr": srgb_to_ycbcr}, space, images)
+    conversions = {"lab": srgb_to_lab, "ycbcr": srgb_to_ycbcr, "hue_chroma": srgb_to_hue_chroma}
+    return _convert(conversions, space, images)
 
 
 def to_rgb(space: Space, images: Array) -> Array:
     """Invert `from_rgb`."""
-    return _convert({"lab": lab_to_srgb, "ycbcr": ycbcr_to_srgb}, space, images)
+    conversions = {"lab": lab_to_srgb, "ycbcr": ycbcr_to_srgb, "hue_chroma": hue_chroma_to_srgb}
+    return _convert(conversions, space, images)
 
 
 def project_colors(image: Array) -> Array:

@@ -67,7 +67,7 @@ def hsv_saturation(image: Planes, factor: Array) -> Line:
 
     S scales the distances to the largest channel V, so this is a blend with V.
     """
-    value, spread = _value_and_spread(image)
+    value, spread = value_and_spread(image)
     limit = value / jnp.where(spread > 0, spread, 1.0)  # the factor that makes S one
     scale = jnp.where(spread > 0, jnp.minimum(factor, limit), 1.0)
     return Line(scale, (1.0 - scale) * value)
@@ -80,11 +80,11 @@ def hue(image: Array, turn: Array) -> Array:
 
 def turned_planes(image: Planes, turn: Array) -> list[Array]:
     """Compute `hue` of three planes, not stacked."""
-    value, spread = _value_and_spread(image)
-    return _from_hue(_sixths(image, spread), turn, value, spread)
+    value, spread = value_and_spread(image)
+    return from_hue(hue_sixths(image, spread), turn, value, spread)
 
 
-def _sixths(image: Planes, spread: Array) -> Array:
+def hue_sixths(image: Planes, spread: Array) -> Array:
     """Return the hue (H, W) in sixths of the circle; 0 for grey."""
     red, green, blue = image
     per_spread = 1.0 / jnp.where(spread > 0, spread, 1.0)
@@ -96,7 +96,7 @@ def _sixths(image: Planes, spread: Array) -> Array:
     )
 
 
-def _from_hue(sixths: Array, turn: Array, value: Array, spread: Array) -> list[Array]:
+def from_hue(sixths: Array, turn: Array, value: Array, spread: Array) -> list[Array]:
     """Return the planes of the colours with hues `sixths` shifted by `turn`."""
 
     def channel(place: float) -> Array:  # V less a trapezoid of the hue's distance from the channel
@@ -122,11 +122,11 @@ def hsv_noise(image: Array, turn: Array, power: Array, factor: Array, offset: Ar
 
     if image.shape[0] != 3:
         return change(image, 1)
-    value, spread = _value_and_spread(image)
-    sixths = _sixths(image, spread)
+    value, spread = value_and_spread(image)
+    sixths = hue_sixths(image, spread)
     saturation = jnp.where(value > 0, spread / jnp.where(value > 0, value, 1.0), 0.0)
     value = change(value, 1)
-    return jnp.stack(_from_hue(sixths, turn, value, change(saturation, 0) * value))
+    return jnp.stack(from_hue(sixths, turn, value, change(saturation, 0) * value))
 
 
 def random_hsv_noise(
@@ -184,7 +184,7 @@ def solarize(image: Array, threshold: Array | float = 0.5) -> Array:
     return jnp.where(image < threshold, image, 1.0 - image)
 
 
-def _value_and_spread(image: Planes) -> tuple[Array, Array]:
+def value_and_spread(image: Planes) -> tuple[Array, Array]:
     """Return V, the maximum over the channels, and maximum - minimum; each (H, W)."""
     red, green, blue = image
     value = jnp.maximum(jnp.maximum(red, green), blue)

@@ -11,7 +11,7 @@ Kind = Literal[
     "torchvision", "simclr", "byol"
 ]  # the library or code that defines the colour jitter
 Padding = Literal["zero", "edge"]
-Space = Literal["rgb", "lab", "ycbcr"]
+Space = Literal["rgb", "lab", "ycbcr", "hue_chroma"]
 Strengths = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

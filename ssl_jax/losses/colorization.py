@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.losses.axes import any_axes
-from ssl_jax.losses.cross_entropy import soft_cross_entropy
+from ssl_jax.losses.cross_entropy import divergence
 from ssl_jax.losses.normalize import as_float
 
 Array = jax.Array
@@ -94,10 +94,9 @@ def colorization(logits: Array, target: Array, weight: Array) -> Array:
       logits, target: (B, h, w, 313).
       weight: (B, h, w), of each pixel.
     """
-    own = jnp.sum(target * jnp.log(jnp.where(target > 0, target, 1)), axis=-1)
-    divergence = soft_cross_entropy(logits, target) + own
-    value = jnp.sum(divergence) / len(logits)
-    weighted = jnp.sum(divergence * weight) / len(logits)
+    each = divergence(logits, target)
+    value = jnp.sum(each) / len(logits)
+    weighted = jnp.sum(each * weight) / len(logits)
     return weighted + jax.lax.stop_gradient(value - weighted)
 
 

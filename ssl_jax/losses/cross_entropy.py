@@ -40,3 +40,19 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
       (...), one value per row.
     """
     return -jnp.sum(targets * jax.nn.log_softmax(as_float(logits), axis=-1), axis=-1)
+
+
+@any_axes(...)
+def divergence(logits: Array, targets: Array) -> Array:
+    """`KL(targets || softmax(logits))` of each row: the soft cross-entropy less the entropy of the
+    targets, so that a perfect prediction has loss 0.
+
+    Args:
+      logits: (..., C).
+      targets: (..., C), probabilities.
+
+    Returns:
+      (...), one value per row.
+    """
+    entropy = -jnp.sum(targets * jnp.log(jnp.where(targets > 0, targets, 1)), axis=-1)
+    return soft_cross_entropy(logits, targets) - entropy

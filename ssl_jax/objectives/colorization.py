@@ -20,9 +20,8 @@ from ssl_jax.losses.colorization import (
 from ssl_jax.nets.convolutional import upsampler
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.nets.split import Split
 from ssl_jax.objectives.base import Aux, DataPass, Objective, Picture, Spec, View
-from ssl_jax.objectives.parts import lab
+from ssl_jax.objectives.parts import color_space
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
@@ -70,17 +69,17 @@ class Colorization(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        lab.check(self.view, self.spec.channels)
+        color_space.check(self.view, self.spec.channels, "lab")
 
     @classmethod
     def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:
         """Build the method; its backbone is a copy of `backbone` that sees the lightness alone."""
         made = config.build(cls, hyper, "objective", backbone=backbone, spec=spec)
-        return made.with_backbone(Split(backbone.like(channels=1).config, (1,)).net(3))
+        return made.with_backbone(color_space.lightness_alone(backbone))
 
     @cached_property
     def networks(self) -> Networks:
-        dim = lab.map_width(self.shapes)
+        dim = color_space.map_width(self.shapes)
         linear = self.decoder == "linear"
         decoder = mlp_head(dim, (len(BINS),)) if linear else upsampler(dim, self.width, len(BINS))
         return self.backbone_and(decoder=decoder)
@@ -104,7 +103,7 @@ class Colorization(Objective):
 
     def colours(self, images: Array) -> Array:
         """Return the colours (a, b) of the pixels that are predicted, (B, h, w, 2)."""
-        return lab.units(self.view, images)[:, :: self.stride, :: self.stride, 1:]
+        return color_space.units(self.view, images)[:, :: self.stride, :: self.stride, 1:]
 
     def weigh(self, weights: Array, target: Array, ab: Array) -> Array:
         """Return the weights (B, h, w): of each pixel its likeliest bin's, 0 in grey images."""
@@ -131,17 +130,11 @@ class Colorization(Objective):
         images = images[:ROWS]
         nets = self.networks.bind(params, extra["stats"], train=False)
         ab = annealed_mean(nets.decoder(nets.backbone(images).map), self.temperature)
-        ab = jax.image.resize(ab, (*images.shape[:3], 2), "bilinear")
-        lightness = lab.units(self.view, images)[..., :1]
-        coloured = jnp.concatenate([lightness, ab], axis=-1)
-        grey = jnp.concatenate([lightness, 0 * ab], axis=-1)
-        rows = [lab.normalize(self.view, grey), lab.normalize(self.view, coloured), images]
         caption = (
             "The network sees the lightness of each image; its colours are the mean of the bins "
             f"at a temperature of {self.temperature:g}."
         )
-        names = ("input", "colourised", "image")
-        return {"Colourised images": Picture(jnp.stack(rows, axis=1), caption, names)}
+        return {"Colourised images": color_space.colourised(self.view, images, ab, caption)}
 
 
 make = Colorization.make

@@ -16,7 +16,7 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.nets.split import Split
 from ssl_jax.objectives.base import Aux, Objective, Picture, Spec, View
-from ssl_jax.objectives.parts import lab
+from ssl_jax.objectives.parts import color_space
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.views import fold
@@ -55,7 +55,7 @@ class SplitBrain(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        lab.check(self.view, self.spec.channels)
+        color_space.check(self.view, self.spec.channels, "lab")
 
     @classmethod
     def make(cls, backbone: Net, spec: Spec, **hyper: Any) -> Self:
@@ -66,7 +66,7 @@ class SplitBrain(Objective):
 
     @cached_property
     def networks(self) -> Networks:
-        dim = lab.map_width(self.shapes) // 2
+        dim = color_space.map_width(self.shapes) // 2
         return self.backbone_and(
             ab=mlp_head(dim, (*self.hidden, len(BINS))),
             lightness=mlp_head(dim, (*self.hidden, LEVELS)),
@@ -88,7 +88,7 @@ class SplitBrain(Objective):
     def targets(self, images: Array) -> tuple[Array, Array]:
         """Return the bins of (a, b) and of L of images (B, H, W, 3): (B, grid, grid) each."""
         size = (len(images), self.grid, self.grid, 3)
-        small = jax.image.resize(lab.units(self.view, images), size, "bilinear")
+        small = jax.image.resize(color_space.units(self.view, images), size, "bilinear")
         levels = jnp.clip(jnp.floor(small[..., 0]), 0, LEVELS - 1).astype(jnp.int32)
         return nearest_bin(small[..., 1:]), levels
 
@@ -116,10 +116,10 @@ class SplitBrain(Objective):
             jax.image.resize(x, (*images.shape[:3], x.shape[-1]), "bilinear")
             for x in (ab, lightness[..., None])
         )
-        truth = lab.units(self.view, images)
+        truth = color_space.units(self.view, images)
         first = jnp.concatenate([truth[..., :1], ab], axis=-1)
         second = jnp.concatenate([lightness, truth[..., 1:]], axis=-1)
-        rows = [lab.normalize(self.view, x) for x in (first, second)]
+        rows = [color_space.normalize(self.view, x) for x in (first, second)]
         caption = (
             "One network predicts the colours from the lightness, the other the lightness from the "
             f"colours, both on a grid of {self.grid} x {self.grid}."

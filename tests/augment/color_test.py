@@ -48,6 +48,19 @@ class ColorTest(parameterized.TestCase):
         np.testing.assert_allclose(normalised, data[f"out_{space}_norm"], atol=1e-4)
         np.testing.assert_array_equal(recipes.pixels(view, np.asarray(normalised)), image)
 
+    def test_hue_and_chroma_are_larssons(self):
+        """The fixture has black, white, grey and six pure colours."""
+        data = np.load(Path(__file__).parents[1] / "golden/larsson_autocolorize.npz")
+        rgb = jnp.asarray(data["in_rgb"]).transpose(0, 2, 3, 1)
+        got = color.from_rgb("hue_chroma", rgb)
+        np.testing.assert_allclose(got[..., 0], rgb.mean(-1), atol=1e-6)
+        np.testing.assert_allclose(got[..., 1], data["out_hue"], atol=2e-6)  # its fmod is float32
+        np.testing.assert_allclose(got[..., 2], data["out_chroma"], atol=1e-6)
+        bins = jnp.minimum(jnp.floor(32 * got[..., 1:]), 31)
+        np.testing.assert_array_equal(bins[..., 0], data["out_hue_bin"])
+        np.testing.assert_array_equal(bins[..., 1], data["out_chroma_bin"])
+        np.testing.assert_allclose(color.to_rgb("hue_chroma", got), rgb, atol=1e-6)
+
     def test_a_colour_space_needs_colours(self):
         grey = jnp.zeros((2, 4, 4, 1), jnp.uint8)
         with self.assertRaisesRegex(UserError, "'lab' needs colour images, and these have 1 ch"):

@@ -15,7 +15,7 @@ from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import DataPass, Spec, View
 from ssl_jax.objectives.colorization import Colorization, make
-from ssl_jax.objectives.parts import lab
+from ssl_jax.objectives.parts import color_space
 from ssl_jax.objectives.parts.networks import Networks
 from tests.nets.weights import GOLDEN, assert_close, nhwc
 
@@ -49,9 +49,9 @@ class GoldenTest(parameterized.TestCase):
         weights[bins] = boost
         with jax.enable_x64(True):
             rgb = nhwc(data["in_rgb_uint8"]) / 255
-            images = lab.normalize(VIEW, from_rgb("lab", jnp.asarray(rgb)))
+            images = color_space.normalize(VIEW, from_rgb("lab", jnp.asarray(rgb)))
             np.testing.assert_allclose(
-                lab.units(VIEW, images), nhwc(data["f64_out_lab"]), atol=1e-9
+                color_space.units(VIEW, images), nhwc(data["f64_out_lab"]), atol=1e-9
             )
             np.testing.assert_allclose(made.colours(images), nhwc(data["out_ab_ss"]), atol=1e-5)
             batch = {"views": (images[:, None],), "index": jnp.arange(len(images))}

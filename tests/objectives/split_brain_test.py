@@ -13,7 +13,7 @@ from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Spec, View
-from ssl_jax.objectives.parts import lab
+from ssl_jax.objectives.parts import color_space
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.split_brain import SplitBrain, make
 from tests.nets.weights import GOLDEN, assert_close, nhwc
@@ -43,7 +43,7 @@ class GoldenTest(absltest.TestCase):
         target = np.concatenate([data["in_target_L"][:, None], data["in_target_ab"]], axis=1)
         side = target.shape[-1]
         made = Logits(resnet_small(4), SPEC, view=replace(VIEW, size=side), grid=side)
-        images = lab.normalize(VIEW, nhwc(target).astype(np.float64)).astype(np.float32)
+        images = color_space.normalize(VIEW, nhwc(target).astype(np.float64)).astype(np.float32)
         for actual, key in zip(made.targets(images), ("ab", "L"), strict=True):
             np.testing.assert_array_equal(actual, data[f"out_{key}_bin"])
         params = {
