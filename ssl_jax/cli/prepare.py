@@ -2,22 +2,27 @@
 
 ssl-jax prepare --data=folder:/images --output=/records --size=256
 ssl-jax train --config=simclr:imagenet --data=array_record:/records --workdir=W
+
+With --masks it also makes a mask of the foreground of each image, for methods that need them.
 """
 
 import shlex
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import Progress
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.foreground import check_named, write_masks
 from ssl_jax.data.prepare import Shards, prepare
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.sources import Source, open_source
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.console import terminal
 
 FLAGS = {
     "data": "images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, tfds:NAME, ...",
     "output": "folder to write; run again to resume",
+    "masks": "folder to write masks NAME.png of the foreground to; run again to resume",
     "size": "resize larger images to this short side in pixels; by default files stay unchanged",
     "quality": "JPEG quality of resized images; by default 90",
     "per_shard": "examples per file; by default 10000",
@@ -27,15 +32,35 @@ FLAGS = {
 def main(argv: list[str]) -> int:
     flags, _ = command_line.parse(argv, __doc__, FLAGS)
     data = command_line.require(flags, "data", "name the images, --data=folder:/path")
-    output = Path(command_line.require(flags, "output", "name a folder to write, --output=/y"))
+    masks, output = flags.masks, flags.output
+    if not masks:
+        command_line.require(flags, "output", "name a folder to write, --output=/y")
     numbers = {
         name: command_line.whole(name, text)
         for name in ("size", "quality", "per_shard")
         if (text := flags[name].value)
     }
+    if numbers and not output:
+        name = next(iter(numbers))
+        raise UserError(f"--{name} applies to the records; set --output, or leave --{name} out")
     if "quality" in numbers and "size" not in numbers:
         raise UserError("--quality applies to resized images; set --size, or leave --quality out")
     shards, source, console = Shards(**numbers), open_source(data), terminal()
+    if masks:
+        check_named(source)
+    if output:
+        _convert(source, Path(output), shards, console)
+        data = f"array_record:{output}"
+    words = [f"--data={data}"]
+    if masks:
+        # The masks have the size of the images that are read in training.
+        _mask(open_source(data) if output else source, Path(masks), console)
+        words.append(f"--config.data.masks={masks}")
+    console.print(f"next: ssl-jax train {shlex.join(words)} --workdir=W")
+    return 0
+
+
+def _convert(source: Source, output: Path, shards: Shards, console: Console) -> None:
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("preparing", total=len(source))
         manifest = prepare(source, output, shards, lambda done: bar.update(task, completed=done))
@@ -48,5 +73,10 @@ def main(argv: list[str]) -> int:
         f"{output}: {manifest['examples']:,} images in {len(manifest['shards'])} file(s), "
         f"{len(manifest['class_names'])} classes, {len(left_out)} left out"
     )
-    console.print(f"next: ssl-jax train {shlex.quote(f'--data=array_record:{output}')} --workdir=W")
-    return 0
+
+
+def _mask(source: Source, folder: Path, console: Console) -> None:
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("masking", total=len(source))
+        left_out = write_masks(source, folder, lambda done: bar.update(task, completed=done))
+    console.print(f"{folder}: masks of {len(source) - left_out:,} images, {left_out} left out")
