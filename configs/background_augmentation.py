@@ -22,7 +22,7 @@ def digits() -> ConfigDict:
     """Digits before photographs: without the swaps the queue's keys can be told apart by those."""
     config = moco_v2.digits()
     config.objective.name = "background_augmentation"
-    chain = common.with_background("digits", probability=0.5)
+    chain = common.with_background("digits", probability=1.0)
     config.objective.view = dict(config.objective.view) | {"recipe": chain}
     config.data.train = "digits:photos"
     return config

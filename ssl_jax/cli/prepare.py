@@ -51,12 +51,13 @@ def main(argv: list[str]) -> int:
     if output:
         _convert(source, Path(output), shards, console)
         data = f"array_record:{output}"
-    words = [f"--data={data}"]
     if masks:
         # The masks have the size of the images that are read in training.
         _mask(open_source(data) if output else source, Path(masks), console)
-        words.append(f"--config.data.masks={masks}")
-    console.print(f"next: ssl-jax train {shlex.join(words)} --workdir=W")
+    console.print(f"next: ssl-jax train {shlex.quote(f'--data={data}')} --workdir=W")
+    if masks:
+        setting = shlex.quote(f"--config.data.masks={masks}")
+        console.print(f"      with {setting} for methods and chains that need masks")
     return 0
 
 

@@ -47,7 +47,7 @@ def foreground(image: np.ndarray) -> np.ndarray:
     if (marks == cv2.GC_PR_FGD).any():
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.setRNGSeed(0)  # of this thread; GrabCut's clusters start at random
-        cv2.grabCut(small, marks, None, *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(small, marks, (0, 0, 0, 0), *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
     found = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
     return nearest(255 * found.astype(np.uint8), height, width)
 
