@@ -31,13 +31,13 @@ def without_foreground(image: Array, mask: Array) -> Array:
 
 
 def replace(
-    how: Background, key: Array, index: Array, images: Array, masks: Array, kept: int = 0
+    how: Background, key: Array, index: Array, images: Array, masks: Array, untouched: int = 0
 ) -> Array:
     """Replace the backgrounds of crops (B, n, H, W, C) uint8 with masks (B, n, H, W).
 
     Args:
       key: the step's key of this view; draws are keyed by the examples' `index` (B,) as well.
-      kept: number of crops of each image, the first ones, that keep their background.
+      untouched: number of crops of each image, the first ones, that keep their background.
     """
     count = images.shape[1]
     chance, level, rank = _draws(key, index, count)
@@ -51,7 +51,7 @@ def replace(
         empty = jax.vmap(jax.vmap(without_foreground))(images, masks)
         behind = sharding.split_rows(empty[other, crop])
         usable &= share[other, crop] <= how.area[1]  # the other image has a background
-    chosen = usable & (chance < how.probability) & (jnp.arange(count) >= kept)
+    chosen = usable & (chance < how.probability) & (jnp.arange(count) >= untouched)
     masks = jnp.where(chosen[..., None, None], masks, 1)
     return composite(images, masks, behind)
 

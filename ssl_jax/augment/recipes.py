@@ -126,7 +126,7 @@ def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, A
                 batch["index"],
                 images,
                 batch["masks"][g],
-                kept=1 if inputs.matched and g == 0 else 0,
+                untouched=1 if inputs.matched and g == 0 else 0,
             )
         views.append(_every(chain, keys, images, view.strength))
         if inputs.placement:

@@ -48,8 +48,8 @@ def foreground(image: np.ndarray) -> np.ndarray:
         models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.setRNGSeed(0)  # of this thread; GrabCut's clusters start at random
         cv2.grabCut(small, marks, (0, 0, 0, 0), *models, _ROUNDS, cv2.GC_INIT_WITH_MASK)
-    found = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    return nearest(255 * found.astype(np.uint8), height, width)
+    result = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return nearest(255 * result.astype(np.uint8), height, width)
 
 
 def _contrast(image: np.ndarray, inside: np.ndarray) -> np.ndarray:

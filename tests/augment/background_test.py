@@ -122,9 +122,9 @@ class ReplaceTest(parameterized.TestCase):
         np.testing.assert_array_equal(same.sum(0), 2)  # row 3, and the row whose partner it is
         self.assertTrue(same[3].all())
 
-    def test_kept_crops(self):
+    def test_untouched_crops(self):
         images, masks = crops()
-        out = np.asarray(background.replace(ALWAYS, KEY, INDEX, images, masks, kept=1))
+        out = np.asarray(background.replace(ALWAYS, KEY, INDEX, images, masks, untouched=1))
         np.testing.assert_array_equal(out[:, 0], images[:, 0])
         self.assertTrue((out[:, 1] != images[:, 1]).any((1, 2, 3)).all())
 
