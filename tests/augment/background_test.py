@@ -1,6 +1,7 @@
 """Background augmentation: what is replaced, by what, and when."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.augment import background, recipes
 from ssl_jax.augment.recipes import augment
-from ssl_jax.core import config
+from ssl_jax.core import config, sharding
 from ssl_jax.core.chain import Background, Transform
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
@@ -20,6 +21,9 @@ ROWS, SIDE = 8, 12
 ALWAYS = Background("image", 1.0)
 INDEX = jnp.arange(ROWS, dtype=jnp.int32) * 3
 KEY = jax.random.key(0)
+REPLACE = jax.jit(background.replace, static_argnums=0, static_argnames="untouched")
+MATCHED = jax.jit(background.matched, static_argnums=0)
+FILL = jax.jit(jax.vmap(jax.vmap(background.without_foreground)))
 
 
 def crops(count=2):
@@ -62,7 +66,7 @@ class CompositeTest(absltest.TestCase):
 
     def test_a_plain_background_is_filled_with_itself(self):
         images, masks = crops()
-        filled = jax.vmap(jax.vmap(background.without_foreground))(images, masks)
+        filled = FILL(images, masks)
         np.testing.assert_array_equal(outside(filled), outside(images))
         np.testing.assert_array_equal(filled[:, :, 6, 6, 0], outside(images))
 
@@ -70,7 +74,7 @@ class CompositeTest(absltest.TestCase):
 class ReplaceTest(parameterized.TestCase):
     def test_the_foreground_stays_and_the_background_is_another_images(self):
         images, masks = crops()
-        out = np.asarray(background.replace(ALWAYS, KEY, INDEX, images, masks))
+        out = np.asarray(REPLACE(ALWAYS, KEY, INDEX, images, masks))
         np.testing.assert_array_equal(out[masks > 0], images[masks > 0])
         levels = outside(out)
         for crop in range(2):  # each crop has a partner of its own, never itself
@@ -80,17 +84,17 @@ class ReplaceTest(parameterized.TestCase):
 
     def test_grey_is_one_level_per_crop(self):
         images, masks = crops()
-        out = np.asarray(background.replace(Background("gray", 1.0), KEY, INDEX, images, masks))
+        out = np.asarray(REPLACE(Background("gray", 1.0), KEY, INDEX, images, masks))
         np.testing.assert_array_equal(out[masks > 0], images[masks > 0])
         self.assertGreater(len(np.unique(outside(out))), ROWS)
 
     def test_the_partner_depends_on_the_example_and_the_key_alone(self):
         images, masks = crops()
         order = np.random.default_rng(1).permutation(ROWS)
-        out = background.replace(ALWAYS, KEY, INDEX, images, masks)
-        moved = background.replace(ALWAYS, KEY, INDEX[order], images[order], masks[order])
+        out = REPLACE(ALWAYS, KEY, INDEX, images, masks)
+        moved = REPLACE(ALWAYS, KEY, INDEX[order], images[order], masks[order])
         np.testing.assert_array_equal(moved, np.asarray(out)[order])
-        other = background.replace(ALWAYS, jax.random.key(1), INDEX, images, masks)
+        other = REPLACE(ALWAYS, jax.random.key(1), INDEX, images, masks)
         self.assertTrue((outside(other) != outside(out)).any())
 
     @parameterized.parameters(2, 3, 8)
@@ -103,7 +107,7 @@ class ReplaceTest(parameterized.TestCase):
 
     def test_a_share_of_the_crops_is_chosen_independently(self):
         images, masks = (np.tile(x, (1, 60) + (1,) * (x.ndim - 2)) for x in crops(1))
-        out = background.replace(Background("image", 0.2), KEY, INDEX, images, masks)
+        out = REPLACE(Background("image", 0.2), KEY, INDEX, images, masks)
         changed = outside(np.asarray(out)) != outside(images)
         self.assertAlmostEqual(changed.mean(), 0.2, delta=0.07)  # 480 crops: 0.018
         self.assertGreater(len({tuple(row) for row in changed}), 1)
@@ -113,18 +117,16 @@ class ReplaceTest(parameterized.TestCase):
         share = (masks[0, 0] > 0).mean()
         for area in ((share + 0.01, 0.95), (0.05, share - 0.01)):
             how = dataclasses.replace(ALWAYS, area=area)
-            np.testing.assert_array_equal(
-                background.replace(how, KEY, INDEX, images, masks), images
-            )
+            np.testing.assert_array_equal(REPLACE(how, KEY, INDEX, images, masks), images)
         masks[3] = 1  # has no background to give
-        out = np.asarray(background.replace(ALWAYS, KEY, INDEX, images, masks))
+        out = np.asarray(REPLACE(ALWAYS, KEY, INDEX, images, masks))
         same = (out == images).all((2, 3, 4))
         np.testing.assert_array_equal(same.sum(0), 2)  # row 3, and the row whose partner it is
         self.assertTrue(same[3].all())
 
     def test_untouched_crops(self):
         images, masks = crops()
-        out = np.asarray(background.replace(ALWAYS, KEY, INDEX, images, masks, untouched=1))
+        out = np.asarray(REPLACE(ALWAYS, KEY, INDEX, images, masks, untouched=1))
         np.testing.assert_array_equal(out[:, 0], images[:, 0])
         self.assertTrue((out[:, 1] != images[:, 1]).any((1, 2, 3)).all())
 
@@ -133,7 +135,7 @@ class MatchedTest(absltest.TestCase):
     def test_the_background_is_the_querys_and_the_foreground_another_images(self):
         images, masks = crops()
         images[:, 1] += 100  # the key's crop is another one
-        out = np.asarray(background.matched(ALWAYS, KEY, INDEX, images, masks))
+        out = np.asarray(MATCHED(ALWAYS, KEY, INDEX, images, masks))
         np.testing.assert_array_equal(outside(out[:, None]), outside(images[:, :1]))
         front, own = out[:, 6, 6, 0], images[:, 1, 6, 6, 0]
         self.assertEqual(sorted(front), sorted(own))
@@ -141,7 +143,7 @@ class MatchedTest(absltest.TestCase):
 
     def test_without_a_mask_it_is_another_image(self):
         images, masks = crops()
-        out = background.matched(ALWAYS, KEY, INDEX, images, 0 * masks)
+        out = MATCHED(ALWAYS, KEY, INDEX, images, 0 * masks)
         self.assertEqual(sorted(out[:, 6, 6, 0]), sorted(images[:, 1, 6, 6, 0]))
         self.assertFalse((out[:, 6, 6, 0] == images[:, 1, 6, 6, 0]).any())
 
@@ -176,6 +178,19 @@ class AugmentTest(parameterized.TestCase):
         self.assertEqual(out["matched"].shape, (ROWS, SIDE, SIDE, 3))
         self.assertEqual(out["matched"].dtype, np.float32)
         np.testing.assert_array_equal(out["views"][0][:, 0], plain["views"][0][:, 0])
+
+    def test_partners_are_found_on_other_devices(self):
+        images, masks = crops()
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:ROWS])
+        rows = sharding.batch_sharding(mesh)
+        for operation in (background.replace, background.matched):
+            run = functools.partial(operation, ALWAYS)
+            with jax.set_mesh(mesh):
+                many = jax.jit(run, in_shardings=(None, rows, rows, rows))(
+                    KEY, INDEX, images, masks
+                )
+            self.assertTrue(many.sharding.is_equivalent_to(rows, many.ndim))
+            np.testing.assert_array_equal(many, run(KEY, INDEX, images, masks))
 
     def test_a_mask_is_cropped_with_its_image(self):
         """Crops of images whose foreground is white show white in the foreground alone."""
