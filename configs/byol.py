@@ -44,4 +44,14 @@ def imagenet() -> ConfigDict:
     return common.imagenet(objective, optim, epochs=1000, batch_size=4096)
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))
+def imagenet_backgrounds() -> ConfigDict:
+    """BG_Random (2103.12719, see background_augmentation). Set --config.data.masks."""
+    config = imagenet()
+    view = {"size": 224, "area": (0.08, 1.0), "interpolation": "bicubic", "crop": "one_draw"}
+    config.objective.views = tuple(
+        view | {"recipe": common.with_background(chain)} for chain in ("byol_1", "byol_2")
+    )
+    return config
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10, imagenet_backgrounds))

@@ -6,6 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ssl_jax.augment.chains import RECIPES
+from ssl_jax.core.chain import Background
 from ssl_jax.core.errors import UserError, suggest
 
 # SGD with a step schedule, as for supervised networks and, later, pretext tasks: from the releases
@@ -161,6 +163,15 @@ def two_views(objective: Mapping[str, Any], steps: int = 500) -> ConfigDict:
     usual = {"view": view, "projector": (256, 128), "temperature": 0.2}
     optim = {"name": "adamw", "lr": 2e-3}
     return digits(usual | dict(objective), optim, steps=steps, batch_size=256)
+
+
+def with_background(chain: str, **background: Any) -> dict[str, Any]:
+    """Build the named chain with the replacement of backgrounds that these fields describe, for
+    data with masks; see `ssl_jax.core.chain.Background`.
+    """
+    return dataclasses.asdict(
+        dataclasses.replace(RECIPES[chain], background=Background(**background))
+    )
 
 
 def photos(

@@ -54,4 +54,11 @@ def imagenet() -> ConfigDict:
     return config
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10,))
+def imagenet_backgrounds() -> ConfigDict:
+    """BG_RM (2103.12719, see background_augmentation). Set --config.data.masks."""
+    config = imagenet()
+    config.objective.view = {"recipe": common.with_background("moco_v2", fill="gray")}
+    return config
+
+
+RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10, imagenet_backgrounds))

@@ -53,8 +53,20 @@ def imagenet_256() -> ConfigDict:
     return common.imagenet(objective, _larc() | {"lr": 0.6}, epochs=400, batch_size=256)
 
 
+def imagenet_backgrounds() -> ConfigDict:
+    """BG_Random (2103.12719, see background_augmentation). Set --config.data.masks."""
+    config = imagenet()
+    large = {"size": 224, "count": 2, "area": (0.14, 1.0)}
+    small = {"size": 96, "count": 6, "area": (0.05, 0.14)}
+    chain = {"recipe": common.with_background("swav")}
+    config.objective.views = (large | chain, small | chain)
+    return config
+
+
 def _larc() -> dict:
     return {"name": "lars", "lars_variant": "apex", "lr_end": 1e-3, "weight_decay": 1e-6}
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(cifar10, imagenet_256))
+RECIPES = common.Recipes(
+    small=digits, paper=imagenet, others=(cifar10, imagenet_256, imagenet_backgrounds)
+)

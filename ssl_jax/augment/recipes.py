@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.augment import color, filters, geometric, photometric
+from ssl_jax.augment import background, color, filters, geometric, photometric
 from ssl_jax.augment.chains import RECIPES
 from ssl_jax.augment.jitter import DRAWS as JITTER_DRAWS
 from ssl_jax.augment.jitter import color_jitter
 from ssl_jax.augment.rand_augment import rand_augment
 from ssl_jax.core import rng
-from ssl_jax.core.chain import Affine, Strengths, Transform
+from ssl_jax.core.chain import Affine, Background, Strengths, Transform
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs, View
 
@@ -58,10 +58,15 @@ def check(inputs: Inputs) -> None:
     """Look up the chains of all views, before anything is compiled.
 
     Raises:
-      UserError: a view names an unknown chain, or one that moves pixels without a placement.
+      UserError: a view names an unknown chain, one that moves pixels without a placement, or one
+        that needs masks which the batch does not have.
     """
     for view in inputs.views:
         chain = recipe(view.recipe)
+        if chain.background and not inputs.masks:
+            raise UserError(
+                "view.recipe.background: this method requests no masks; use a chain without it"
+            )
         if chain.rand_augment and (inputs.placement or inputs.masks):
             raise UserError(
                 "view.recipe: RandAugment moves pixels, but neither masks nor the placement that "
@@ -114,6 +119,15 @@ def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, A
         keys = rng.per_example(rng.named(key, f"view{g}"), batch["index"])
         keys = jax.vmap(rng.per_example, (0, None))(keys, jnp.arange(view.count))
         chain = recipe(view.recipe)
+        if inputs.masks and chain.background:  # without masks: evaluations under the method's views
+            images = background.replace(
+                chain.background,
+                rng.named(key, f"background{g}"),
+                batch["index"],
+                images,
+                batch["masks"][g],
+                untouched=1 if inputs.matched and g == 0 else 0,
+            )
         views.append(_every(chain, keys, images, view.strength))
         if inputs.placement:
             moves = functools.partial(place, chain, sides=view.sides, strength=view.strength)
@@ -127,6 +141,8 @@ def augment(inputs: Inputs, batch: Mapping[str, Any], key: Array) -> dict[str, A
         out["placement"] = tuple(places)
     if inputs.masks:
         out["masks"] = tuple(masks)
+    if inputs.matched:
+        out["matched"] = _matched(inputs.views[0], batch, rng.named(key, "matched"))
     if inputs.sound:
         out["sound"] = batch["sound"].astype(jnp.float32) * np.float32(2.0**-15)
     return out | {
@@ -264,6 +280,16 @@ def _every(chain: Transform, keys: Array, images: Array, strength: float) -> Arr
         return forms[1](keys, images)
     # Chosen by the target platform, which differs from this one in ahead-of-time compilation.
     return jax.lax.platform_dependent(keys, images, cpu=forms[0], default=forms[1])
+
+
+def _matched(view: View, batch: Mapping[str, Any], key: Array) -> Array:
+    """Make `matched` of `Inputs`, augmented by the chain of the first view."""
+    chain, index = recipe(view.recipe), batch["index"]
+    images = background.matched(
+        chain.background or Background(), key, index, batch["views"][0], batch["masks"][0]
+    )
+    keys = rng.per_example(rng.named(key, "chain"), index)
+    return _every(chain, keys[:, None], images[:, None], view.strength)[:, 0]
 
 
 def _draws(key: Array) -> Array:

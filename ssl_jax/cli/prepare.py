@@ -2,19 +2,23 @@
 
 ssl-jax prepare --data=folder:/images --output=/records --size=256
 ssl-jax train --config=simclr:imagenet --data=array_record:/records --workdir=W
+
+With --masks it also makes a mask of the foreground of each image, for methods that need them.
 """
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import Progress
 
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Whole
+from ssl_jax.data.foreground import check_named, write_masks
 from ssl_jax.data.prepare import Quality, Shards, prepare
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.sources import Source, open_source
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.console import terminal
 
@@ -22,24 +26,51 @@ from ssl_jax.run.console import terminal
 @dataclass(frozen=True, kw_only=True)
 class Flags(command_line.CommonFlags):
     data: str = flag("images: folder:PATH, parquet:GLOB, tar:GLOB, npz:FILE, tfds:NAME, ...")
-    output: Path = flag("folder to write; run again to resume")
-    size: Whole = flag(
-        "resize larger images to this short side in pixels; by default files stay unchanged",
-        Shards.size,
+    output: Path | None = flag("folder to write; run again to resume", None)
+    masks: Path | None = flag(
+        "folder to write masks NAME.png of the foreground to; run again to resume", None
+    )
+    size: Whole | None = flag(
+        "resize larger images to this short side in pixels; by default files stay unchanged", None
     )
     quality: Quality | None = flag(
         f"JPEG quality of resized images; by default {Shards.quality}", None
     )
-    per_shard: Count = flag("examples per file", Shards.per_shard)
+    per_shard: Count | None = flag(f"examples per file; by default {Shards.per_shard}", None)
 
 
 def main(argv: list[str]) -> int:
     flags = command_line.parse(argv, __doc__, Flags)
-    output = flags.output
+    output, masks, data = flags.output, flags.masks, flags.data
+    if output is None and masks is None:
+        raise UserError("--output is missing: name a folder to write, --output=/y")
+    numbers = {
+        name: number
+        for name in ("size", "quality", "per_shard")
+        if (number := getattr(flags, name)) is not None
+    }
+    if numbers and output is None:
+        name = next(iter(numbers))
+        raise UserError(f"--{name} applies to the records; set --output, or leave --{name} out")
     if flags.quality is not None and not flags.size:
         raise UserError("--quality applies to resized images; set --size, or leave --quality out")
-    shards = Shards(flags.size, flags.quality or Shards.quality, flags.per_shard)
-    source, console = open_source(flags.data), terminal()
+    shards, source, console = Shards(**numbers), open_source(data), terminal()
+    if masks is not None:
+        check_named(source)
+    if output is not None:
+        _convert(source, output, shards, console)
+        data = f"array_record:{output}"
+    if masks is not None:
+        # The masks have the size of the images that are read in training.
+        _mask(source if output is None else open_source(data), masks, console)
+    console.print(f"next: ssl-jax train {shlex.quote(f'--data={data}')} --workdir=W")
+    if masks is not None:
+        setting = shlex.quote(f"--config.data.masks={masks}")
+        console.print(f"      with {setting} for methods and chains that need masks")
+    return 0
+
+
+def _convert(source: Source, output: Path, shards: Shards, console: Console) -> None:
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("preparing", total=len(source))
         manifest = prepare(source, output, shards, lambda done: bar.update(task, completed=done))
@@ -52,5 +83,10 @@ def main(argv: list[str]) -> int:
         f"{output}: {manifest['examples']:,} images in {len(manifest['shards'])} file(s), "
         f"{len(manifest['class_names'])} classes, {len(left_out)} left out"
     )
-    console.print(f"next: ssl-jax train {shlex.quote(f'--data=array_record:{output}')} --workdir=W")
-    return 0
+
+
+def _mask(source: Source, folder: Path, console: Console) -> None:
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("masking", total=len(source))
+        left_out = write_masks(source, folder, lambda done: bar.update(task, completed=done))
+    console.print(f"{folder}: masks of {len(source) - left_out:,} images, {left_out} left out")

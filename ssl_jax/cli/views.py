@@ -70,23 +70,26 @@ def main(argv: list[str]) -> int:
             temporary.write_bytes(data.tobytes())
     except OSError as e:
         raise UserError(f"cannot write --output={output}: {e.strerror}") from None
-    views = sum(view.count for view in experiment.objective.inputs().views)
+    inputs = experiment.objective.inputs()
+    views = sum(view.count for view in inputs.views)
+    last = ", then an image on the first view's background" if inputs.matched else ""
     for line in experiment.survey.lines:
         console.print(line)
     console.print(
         f"{output}: {flags.examples} images, the original and {views} view(s) of each in a row"
+        f"{last}"
     )
     return 0
 
 
 def contact_sheet(experiment: Experiment) -> np.ndarray:
-    """Draw one row per example of step 0, the original and then its views: (height, width, 3)
-    uint8.
+    """Draw one row per example of step 0, the original, its views and, if the method has one, its
+    background-matched negative: (height, width, 3) uint8.
     """
     inputs, spec = experiment.objective.inputs(), experiment.spec
     host = next(experiment.batches(0, 1))
     key = jax.random.key(experiment.train.seed)
-    views = jax.device_get(jax.jit(augment, static_argnums=0)(inputs, host, key))["views"]
+    made = jax.device_get(jax.jit(augment, static_argnums=0)(inputs, host, key))
     index = np.asarray(host["index"])
     originals, _ = next(
         eval_arrays(
@@ -96,8 +99,10 @@ def contact_sheet(experiment: Experiment) -> np.ndarray:
     rows = []
     for i in range(len(index)):
         tiles = [_tile(originals[i])]
-        for view, group in zip(inputs.views, views, strict=True):
+        for view, group in zip(inputs.views, made["views"], strict=True):
             tiles += [_tile(image) for image in pixels(view, group[i])]
+        if inputs.matched:
+            tiles.append(_tile(pixels(inputs.views[0], made["matched"][i])))
         rows.append(np.concatenate(tiles, axis=1))
     return np.concatenate(rows, axis=0)
 

@@ -41,11 +41,35 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Transform:
-    """A chain: flip, affine, RandAugment, colour jitter, grey, blur, solarize, noise, colour space,
-    normalise.
+class Background:
+    """Replacement of an image's background: what lies outside of its mask (2103.12719).
 
     Attributes:
+      fill: "gray" for one random level (the paper's BG_RM), "image" for the background of another
+        image of the batch (BG_Random).
+      probability: probability of each crop.
+      area: range of the foreground's share of a crop; other crops keep their background.
+    """
+
+    fill: Literal["gray", "image"] = "image"
+    probability: Probability = 0.2
+    area: tuple[Probability, Probability] = (0.05, 0.95)
+
+    def __post_init__(self) -> None:
+        check(self, "recipe.background")
+        if self.area[0] > self.area[1]:
+            raise UserError(
+                f"recipe.background.area: {self.area} is reversed; put the smaller share first"
+            )
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A chain: background, flip, affine, RandAugment, colour jitter, grey, blur, solarize, noise,
+    colour space, normalise.
+
+    Attributes:
+      background: replacement of the background in training, or None; it needs masks.
       flip: probability of mirroring.
       affine: a random affine map, or None.
       jitter: strengths of brightness, contrast, saturation and hue, as in `color_jitter`.
@@ -60,6 +84,7 @@ class Transform:
         another space in its units.
     """
 
+    background: Background | None = None
     flip: Probability = 0.0
     affine: Affine | None = None
     jitter: Strengths = (0.0, 0.0, 0.0, 0.0)

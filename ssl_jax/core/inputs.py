@@ -123,6 +123,7 @@ class Inputs:
     | `views[g]` | `views` | (B, count, h, w, C) uint8 | float32, augmented and normalised |
     | `placement[g]` | `placement` | (B, count, 2, 3) float32 | composed with flip and affine map |
     | `masks[g]` | `masks` | (B, count, h, w) uint8 | moved with the view's pixels |
+    | `matched` | `matched`, with masks | made on the device | (B, h, w, C) float32, see below |
     | `label` | `label` | (B,) int32, -1 for none | |
     | `text` | `text`, tokens | (B, text) int32 | |
     | `frames` | `frames`, per clip | (B, frames, h, w, C) uint8, sides of the first view | |
@@ -134,7 +135,8 @@ class Inputs:
     that at the bottom right, and pixel (i, j) of h x w has its centre at ((i + 0.5) / h,
     (j + 0.5) / w). Where the affine map of a chain reads beyond the crop, the view shows padding,
     and its mask is 0 or the edge's. The sound in the loss is in [-1, 1). `window` changes the order
-    of the examples; by default each epoch is a pass over all of them.
+    of the examples; by default each epoch is a pass over all of them. With `matched` the first crop
+    of the first view keeps its background, and `matched` shows another image's foreground on it.
     """
 
     views: tuple[View, ...] = ()
@@ -144,6 +146,7 @@ class Inputs:
     streams: tuple[tuple[str, "Inputs"], ...] = ()
     placement: bool = False
     masks: bool = False
+    matched: bool = False
     sound: int = 0
     window: Window | None = None
 

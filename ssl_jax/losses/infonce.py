@@ -18,6 +18,7 @@ def infonce(
     temperature: float | Array,
     negatives: Array | None = None,
     *,
+    own: Array | None = None,
     normalize: bool = True,
     similarity: Similarity = "auto",
 ) -> Array:
@@ -32,6 +33,8 @@ def infonce(
       queries, keys: (B, d).
       temperature: t > 0; an array if it is learned.
       negatives: (K, d), used as they are: with `normalize` they must already have unit length.
+      own: (B, d), one further candidate of each query and of no other: a background-matched
+        negative (2103.12719).
       normalize: s is the cosine; else the plain inner product.
       similarity: how the (B, B) or (B, K) similarities are computed; see
         `losses.large_batch.similarity`.
@@ -42,12 +45,15 @@ def infonce(
     Raises:
       ValueError: queries and keys of different shapes; see also `losses.large_batch.similarity`.
     """
-    check_matrices("infonce", queries=queries, keys=keys)
+    further = {} if own is None else {"own": own}
+    check_matrices("infonce", queries=queries, keys=keys, **further)
     convert = (lambda x: l2_normalize(x, floor="norm")) if normalize else as_float
     queries, keys = convert(queries), convert(keys)
     others = keys if negatives is None else as_float(negatives)
     queries = queries / temperature
     positive = jnp.sum(queries * keys, axis=1)
     gap = log_sum_exp(queries, others, similarity=similarity) - positive
+    if own is not None:
+        gap = jnp.logaddexp(gap, jnp.sum(queries * convert(own), axis=1) - positive)
     # With its own key beside the negatives: log(e^p + e^n) - p = log(1 + e^(n - p)).
     return gap if negatives is None else jax.nn.softplus(gap)

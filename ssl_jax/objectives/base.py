@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 
+from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config, rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
@@ -286,7 +287,8 @@ class Objective:
         return replace(self, backbone=backbone)
 
     def inputs(self) -> Inputs:
-        """Describe a batch: by default images of the method's field `views` or `view`.
+        """Describe a batch: by default images of the method's field `views` or `view`, with masks
+        if their chains replace backgrounds.
 
         Raises:
           UserError: the method has neither.
@@ -296,7 +298,9 @@ class Objective:
             raise UserError(
                 f"{type(self).__name__}: no field `view` or `views`; define one, or inputs()"
             )
-        return Inputs(views=fields["views"] if "views" in fields else (fields["view"],))
+        views = fields["views"] if "views" in fields else (fields["view"],)
+        masks = any(recipe(view.recipe).background for view in views)
+        return Inputs(views=views, masks=masks)
 
     @property
     def networks(self) -> Networks:

@@ -44,8 +44,22 @@ class DigitsTest(absltest.TestCase):
         self.assertLen(held_out("digits"), 360)
         self.assertIsNone(held_out("npz:/nowhere.npz"))
 
-    def test_takes_no_path(self):
-        with self.assertRaisesRegex(UserError, "digits takes no path"):
+    def test_before_photographs(self):
+        """The digits, their split and masks are those of `digits`; only the black is replaced."""
+        for split in ("train", "eval"):
+            plain, before = (open_source(f"digits{path}", split) for path in ("", ":photos"))
+            masks = np.stack([before.read_mask(i) for i in range(len(before))])
+            np.testing.assert_array_equal(masks > 0, plain.arrays[..., 0] > 0)
+            np.testing.assert_array_equal(before.arrays[masks > 0], plain.arrays[masks > 0])
+            np.testing.assert_array_equal(before.labels, plain.labels)
+            self.assertGreater(before.arrays[masks == 0].std(), 20)
+            again = open_source("digits:photos", split)
+            self.assertEqual(before.fingerprint(), again.fingerprint())
+        self.assertLen(held_out("digits:photos"), 360)
+        self.assertEqual(absolute("digits:photos"), "digits:photos")
+
+    def test_another_path(self):
+        with self.assertRaisesRegex(UserError, "expected 'digits' or 'digits:photos'"):
             open_source("digits:/x")
 
 

@@ -46,6 +46,25 @@ class InfonceTest(parameterized.TestCase):
                 atol = 10 * rtol * np.abs(expected).max()
                 np.testing.assert_allclose(grad, expected, rtol=0, atol=atol)
 
+    @parameterized.product(queued=(False, True), similarity=FORMS)
+    def test_a_candidate_of_its_own_is_one_more_logit(self, queued, similarity):
+        q, k, own = (draw(6, 5, seed=i) for i in range(3))
+        negatives = unit(draw(10, 5, seed=3)) if queued else None
+        with mesh_for(6, 10), mock.patch.object(tiles, "TILE", 5):
+            rows = infonce(q, k, 0.2, negatives, own=own, similarity=similarity)
+        q, k, own = map(unit, (q, k, own))
+        others = (
+            jnp.concatenate([jnp.sum(q * k, 1)[:, None], q @ negatives.T], 1) if queued else q @ k.T
+        )
+        logits = jnp.concatenate([others, jnp.sum(q * own, 1)[:, None]], 1) / 0.2
+        want = jax.nn.logsumexp(logits, 1) - jnp.sum(q * k, 1) / 0.2
+        np.testing.assert_allclose(rows, want, rtol=1e-5)
+
+    def test_a_candidate_of_another_shape(self):
+        q = draw(4, 3)
+        with self.assertRaisesRegex(ValueError, "own"):
+            infonce(q, q, 0.1, own=draw(4, 2))
+
     @parameterized.parameters(*FORMS)
     def test_golden_moco_v3(self, similarity):
         data = np.load(GOLDEN / "moco_v3.npz")

@@ -1,11 +1,18 @@
-"""scikit-learn's handwritten digits: 1797 real 8x8 images in 10 classes, within the library."""
+"""scikit-learn's handwritten digits: 1797 real 8x8 images in 10 classes, within the library.
+
+`digits:photos` shows them before grey crops of its two photographs, with masks of the digits.
+"""
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.decode import averaged
+from ssl_jax.data.sources import photos
 from ssl_jax.data.sources.base import ArraySource
 
 TRAIN = 1437
+SIDE = 8  # pixels
+DARKER = 0.7  # factor of the photographs' levels: a digit's strokes are white
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # The images have no captions: sentences with the label's word stand in for them.
 TEMPLATES = (
@@ -21,12 +28,14 @@ TEMPLATES = (
 def load(path: str, split: str) -> ArraySource:
     """Load 1437 training or 360 evaluation images, (N, 8, 8, 1), of a fixed random split.
 
-    Captions are made from the labels, one per template in `TEMPLATES`.
+    Captions are made from the labels, one per template in `TEMPLATES`. The masks are 1 where a
+    digit is not black. With the path "photos" those pixels lie before a crop of `photos`, chosen
+    at random for each image from the same part of them.
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
-    if path:
-        raise UserError(f"data 'digits:{path}': digits takes no path; use 'digits'")
+    if path not in ("", "photos"):
+        raise UserError(f"data 'digits:{path}': expected 'digits' or 'digits:photos'")
     digits = load_digits()
     order = np.random.RandomState(0).permutation(len(digits.target))
     rows = np.sort(order[:TRAIN] if split == "train" else order[TRAIN:])
@@ -34,7 +43,18 @@ def load(path: str, split: str) -> ArraySource:
     labels = digits.target[rows]
     texts = [tuple(t.format(word) for t in TEMPLATES) for word in WORDS]
     captions = [texts[label] for label in labels]
-    return ArraySource("digits", images[..., None], labels, WORDS, captions)
+    masks, name = (images > 0).astype(np.uint8), "digits"
+    if path:
+        images, name = np.where(masks > 0, images, backgrounds(len(images), split)), "digits:photos"
+    return ArraySource(name, images[..., None], labels, WORDS, captions, masks)
+
+
+def backgrounds(count: int, split: str) -> np.ndarray:
+    """Draw crops of `photos`, grey and darkened, (count, 8, 8) uint8; the same ones each time."""
+    crops = photos.load("", split).arrays
+    chosen = np.random.RandomState(1).randint(len(crops), size=count)
+    small = np.stack([averaged(crops[i], SIDE, SIDE).mean(-1) for i in chosen])
+    return np.round(DARKER * small).astype(np.uint8)
 
 
 def held_out(path: str) -> ArraySource:
@@ -43,5 +63,5 @@ def held_out(path: str) -> ArraySource:
 
 
 def absolute(path: str) -> str:
-    """Return `path` unchanged: digits have none."""
+    """Return `path` unchanged: it names no file."""
     return path
