@@ -47,8 +47,8 @@ class TokenPredictor(nnx.Module):
     def __call__(
         self, tokens: Array, places: Array, targets: Array, visible: Array, *, train: bool
     ) -> Array:
-        """Tokens (B, K, encoder_dim) at `places` (B, K) int, and `targets` (B, M) int, the positions
-        to predict -> (B, M, encoder_dim) float32.
+        """Tokens (B, K, encoder_dim) at the positions `places` (B, K), and `targets` (B, M) int,
+        the positions to predict -> (B, M, encoder_dim) float32.
 
         `visible` (B, K + M) bool is false where a token or a target fills up its list: no token
         attends to it.
@@ -77,8 +77,8 @@ def token_predictor(
     """The predictor of I-JEPA (Assran et al. 2023, arXiv:2301.08243, `vision_transformer.py`).
 
     `apply(params, stats, tokens, places, targets, visible, train=...)`: a linear layer to `dim`, a
-    mask token for each target, fixed sin-cos positions, transformer blocks, norm, and a linear layer
-    back to the encoder's width. Shapes: `TokenPredictor.__call__`.
+    mask token for each target, fixed sin-cos positions, transformer blocks, norm, and a linear
+    layer back to the encoder's width. Shapes: `TokenPredictor.__call__`.
 
     Args:
       encoder_dim: width of the tokens.

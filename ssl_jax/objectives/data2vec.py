@@ -1,6 +1,4 @@
-"""data2vec: a general framework for self-supervised learning in speech, vision and language
-(2202.03555). This is its form for images.
-"""
+"""data2vec: a general framework for self-supervised learning, here of images (2202.03555)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,8 +43,8 @@ class Data2Vec(Objective):
       layer_norm: normalisation of each layer; see `losses.layer_targets`. fairseq's config: "none".
       target_norm: normalisation of the average.
       beta: error at which the loss turns from a square to linear; 0 for the square.
-      loss_scale: factor of the loss, which is a mean over tokens and channels. fairseq sums over the
-        D channels and divides by sqrt(D): a factor of sqrt(D).
+      loss_scale: factor of the loss, which is a mean over tokens and channels. fairseq sums over
+        the D channels and divides by sqrt(D): a factor of sqrt(D).
       momentum: momentum of the teacher at the first and at the last step; it rises on a line.
         fairseq's config: (0.999, 0.9998).
 

@@ -1,6 +1,4 @@
-"""I-JEPA: self-supervised learning from images with a joint-embedding predictive architecture
-(2301.08243).
-"""
+"""I-JEPA: learning from images with a joint-embedding predictive architecture (2301.08243)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,8 +28,8 @@ SQUARE = (1.0, 1.0)  # aspect of the context
 
 
 class Patches(NamedTuple):
-    """Lists of patches of one length: `ids` (..., L) int32 and `valid` (..., L) bool, false where an
-    entry only fills the list.
+    """Lists of patches, all of one length: `ids` (..., L) int32, and `valid` (..., L) bool, false
+    where an entry only fills the list.
     """
 
     ids: Array
@@ -180,7 +178,7 @@ class IJEPA(Objective):
         return nets.predictor(tokens, ids, fold(blocks.ids), visible)
 
     def targets(self, nets: Bound, images: Array, blocks: Patches) -> Array:
-        """Return the tokens (B M, P, D) of the target blocks in the whole image, each normalised."""
+        """Return the tokens (B M, P, D) of the target blocks in the whole image, normalised."""
         tokens = standardize(nets.backbone(images).tokens)
         ids = blocks.ids.reshape(len(images), -1)
         return take(tokens, ids).reshape(-1, blocks.ids.shape[-1], tokens.shape[-1])
