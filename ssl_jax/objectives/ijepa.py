@@ -27,7 +27,7 @@ Tree = Any
 SQUARE = (1.0, 1.0)  # aspect of the context
 
 
-class Patches(NamedTuple):
+class PatchLists(NamedTuple):
     """Lists of patches, all of one length: `ids` (..., L) int32, and `valid` (..., L) bool, false
     where an entry only fills the list.
     """
@@ -38,8 +38,8 @@ class Patches(NamedTuple):
 
 @dataclass(frozen=True)
 class IJEPA(Objective):
-    """From the features of a context block, a predictor computes those that the slow average of the
-    encoder, which sees the whole image, has for each of several target blocks.
+    """A predictor computes, from the features of a context block, those that the slow average of
+    the encoder, which sees the whole image, has for each of several target blocks.
 
     The backbone is a ViT without a class token. The target encoder is the resulting encoder.
 
@@ -142,7 +142,7 @@ class IJEPA(Objective):
         loss = masked_smooth_l1(prediction, self.targets(slow, images, blocks), fold(blocks.valid))
         return loss, Aux(dict(extra, stats=nets.stats))
 
-    def masks(self, key: Array, index: Array) -> tuple[Patches, Patches]:
+    def masks(self, key: Array, index: Array) -> tuple[PatchLists, PatchLists]:
         """Draw the patches of the contexts (B, K) and of the target blocks (B, M, P).
 
         The sizes of the blocks belong to the step, their places to the example.
@@ -153,13 +153,13 @@ class IJEPA(Objective):
         target = block_size(draws[0], self.grid, self.target_scale, self.target_aspect, border)
         context = block_size(draws[1], self.grid, self.context_scale, SQUARE, border)
 
-        def draw(key: Array) -> tuple[Patches, Patches]:
+        def draw(key: Array) -> tuple[PatchLists, PatchLists]:
             key, rest = jax.random.split(key)
             visible, hidden = multi_block(
                 key, self.grid, target, context, self.blocks, self.min_keep, border
             )
-            kept = mask_ids(visible, length, None if self.released_masks else rest)
-            return Patches(*kept), Patches(*mask_ids(hidden, target_length))
+            own = mask_ids(visible, length, None if self.released_masks else rest)
+            return PatchLists(*own), PatchLists(*mask_ids(hidden, target_length))
 
         contexts, blocks = jax.vmap(draw)(rng.per_example(rng.named(key, "places"), index))
         if self.released_masks:
@@ -167,17 +167,17 @@ class IJEPA(Objective):
             contexts = contexts._replace(valid=contexts.valid & (jnp.arange(length) < shortest))
         return contexts, blocks
 
-    def encode(self, nets: Bound, images: Array, context: Patches) -> Array:
+    def encode(self, nets: Bound, images: Array, context: PatchLists) -> Array:
         """Compute tokens (B, K, D) of the context alone."""
         return nets.backbone(images, keep=context.ids, visible=context.valid).tokens
 
-    def predict(self, nets: Bound, tokens: Array, context: Patches, blocks: Patches) -> Array:
+    def predict(self, nets: Bound, tokens: Array, context: PatchLists, blocks: PatchLists) -> Array:
         """Predict the tokens (B M, P, D) of each target block, each by itself."""
         tokens, ids, valid = (jnp.repeat(x, self.blocks, axis=0) for x in (tokens, *context))
         visible = jnp.concatenate([valid, fold(blocks.valid)], axis=1)
         return nets.predictor(tokens, ids, fold(blocks.ids), visible)
 
-    def targets(self, nets: Bound, images: Array, blocks: Patches) -> Array:
+    def targets(self, nets: Bound, images: Array, blocks: PatchLists) -> Array:
         """Return the tokens (B M, P, D) of the target blocks in the whole image, normalised."""
         tokens = standardize(nets.backbone(images).tokens)
         ids = blocks.ids.reshape(len(images), -1)
@@ -205,11 +205,11 @@ class IJEPA(Objective):
         patch = self.view.side // self.grid[0]
         patches = patchify(images, patch)
 
-        def only(some: Patches) -> Array:
+        def only(some: PatchLists) -> Array:
             places = jax.nn.one_hot(some.ids, patches.shape[1]) * some.valid[..., None]
             return unpatchify(patches * places.max(1)[..., None], patch)
 
-        each = [Patches(blocks.ids[:, i], blocks.valid[:, i]) for i in range(self.blocks)]
+        each = [PatchLists(blocks.ids[:, i], blocks.valid[:, i]) for i in range(self.blocks)]
         columns = [images, only(context), *map(only, each)]
         caption = (
             "From the context alone, a predictor computes the features that the target encoder, "

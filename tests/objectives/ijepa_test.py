@@ -14,7 +14,7 @@ from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.positions import sincos
 from ssl_jax.nets.predictors import token_predictor
 from ssl_jax.objectives.base import Spec, View
-from ssl_jax.objectives.ijepa import IJEPA, Patches
+from ssl_jax.objectives.ijepa import IJEPA, PatchLists
 from ssl_jax.objectives.parts.ema import linear_momentum
 from ssl_jax.optim import schedules
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
@@ -81,8 +81,8 @@ class GoldenTest(parameterized.TestCase):
         class Injected(IJEPA):
             def masks(self, key, index):
                 return (
-                    Patches(jnp.asarray(context, jnp.int32), jnp.ones(context.shape, bool)),
-                    Patches(jnp.asarray(lists), jnp.ones(lists.shape, bool)),
+                    PatchLists(jnp.asarray(context, jnp.int32), jnp.ones(context.shape, bool)),
+                    PatchLists(jnp.asarray(lists), jnp.ones(lists.shape, bool)),
                 )
 
         made = Injected(
@@ -200,7 +200,7 @@ class MasksTest(parameterized.TestCase):
         listed = lambda patches: [  # noqa: E731
             set(i[v].tolist()) for i, v in zip(*map(np.asarray, patches), strict=True)
         ]
-        targets = listed(Patches(*(x.reshape(-1, target) for x in blocks)))
+        targets = listed(PatchLists(*(x.reshape(-1, target) for x in blocks)))
         return listed(context), [targets[4 * i : 4 * i + 4] for i in range(count)], context
 
     @parameterized.parameters(True, False)
@@ -238,7 +238,7 @@ class MasksTest(parameterized.TestCase):
         def filled(ids):
             wrong = draws.integers(0, 64, ids.shape)
             valid = np.concatenate([np.ones_like(ids), np.zeros_like(ids)], -1).astype(bool)
-            return Patches(jnp.asarray(np.concatenate([ids, wrong], -1)), jnp.asarray(valid))
+            return PatchLists(jnp.asarray(np.concatenate([ids, wrong], -1)), jnp.asarray(valid))
 
         def gradient(lists):
             class Injected(IJEPA):
@@ -250,7 +250,7 @@ class MasksTest(parameterized.TestCase):
             loss = lambda p: Injected(**own).loss(p, extra, batch, jax.random.key(0), 0)[0]  # noqa: E731
             return jax.jit(jax.value_and_grad(loss))(params)
 
-        full = tuple(Patches(jnp.asarray(x), jnp.ones(x.shape, bool)) for x in (context, blocks))
+        full = tuple(PatchLists(jnp.asarray(x), jnp.ones(x.shape, bool)) for x in (context, blocks))
         plain, padded = gradient(full), gradient((filled(context), filled(blocks)))
         for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(padded), strict=True):
             np.testing.assert_allclose(b, a, atol=1e-5 * max(np.abs(a).max(), 1e-3))
