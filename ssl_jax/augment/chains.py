@@ -190,6 +190,8 @@ RECIPES: dict[str, Transform] = {
     "finetune_beit": Transform(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
     "beit": Transform(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, mean=(0.5,), std=(0.5,)),
+    # Baevski et al. 2022; facebookresearch/data2vec_vision: the same, with ImageNet's statistics.
+    "data2vec": Transform(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0),
     # Zhai et al. 2019: values in [-1, 1].
     "s4l": Transform(flip=0.5, mean=(0.5,), std=(0.5,)),
     "rotnet": Transform(flip=0.5),

@@ -14,6 +14,7 @@ _TRIES = 10  # draws per block
 # Upper limit of blocks per mask: of 50,000 masks none had more than 12 (BEiT) or 19 (DINOv2). A
 # loop until every image of the batch has enough would synchronise all devices after each block.
 _BLOCKS = 32
+CONTEXT_TRIES = 20  # of I-JEPA, before the context may overlap one more target
 
 
 def random_masking(noise: Array, ratio: float) -> tuple[Array, Array, Array]:
@@ -138,18 +139,46 @@ def ibot_mask(
 
 
 def block_size(
-    draw: Array, grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]
+    draw: Array,
+    grid: tuple[int, int],
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    border: bool = True,
 ) -> tuple[Array, Array]:
     """Return height and width in patches, int32, of I-JEPA's blocks from a uniform draw in [0, 1).
 
     One draw sets both the area and the aspect ratio, as in the released `multiblock.py`. I-JEPA has
     one size per batch: draw it from the step's key, not from an example's.
+
+    Args:
+      draw: the uniform draw; may have any shape.
+      grid: patches (down, across).
+      scale: range of the area, as a share of the grid.
+      aspect: range of height over width.
+      border: whether a block may be as high or as wide as the grid.
     """
     area = jnp.floor(grid[0] * grid[1] * (scale[0] + draw * (scale[1] - scale[0])))
     ratio = aspect[0] + draw * (aspect[1] - aspect[0])
-    h = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)
-    w = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
-    return jnp.minimum(h, grid[0] - 1), jnp.minimum(w, grid[1] - 1)
+    sides = (jnp.round(jnp.sqrt(x)).astype(jnp.int32) for x in (area * ratio, area / ratio))
+    height, width = (
+        jnp.clip(side, 1, most if border else most - 1)
+        for side, most in zip(sides, grid, strict=True)
+    )
+    return height, width
+
+
+def block_areas(
+    grid: tuple[int, int],
+    scale: tuple[float, float],
+    aspect: tuple[float, float],
+    border: bool = True,
+) -> tuple[int, int]:
+    """Return the smallest and the largest number of patches of the blocks of `block_size`, as
+    Python numbers, also while a program is traced.
+    """
+    with jax.ensure_compile_time_eval():
+        height, width = block_size(jnp.linspace(0, 1, 10_001), grid, scale, aspect, border)
+        return int((height * width).min()), int((height * width).max())
 
 
 def multi_block(
@@ -159,56 +188,79 @@ def multi_block(
     context: tuple[Array | int, Array | int],
     targets: int = 4,
     min_keep: int = 10,
+    border: bool = True,
 ) -> tuple[Array, Array]:
     """Draw I-JEPA's context and target masks of one image (Assran et al. 2023, `multiblock.py`).
+
+    The number of draws is fixed. The released code repeats them until a block is large enough, for
+    ever if its target blocks have at most `min_keep` patches.
 
     Args:
       key: random key of one image.
       grid: patches (down, across).
-      target, context: height and width of the blocks in patches, smaller than the grid; fixed or
-        from `block_size`.
+      target, context: height and width of the blocks in patches; fixed or from `block_size`.
       targets: number of target blocks.
-      min_keep: the context must have more patches than this: 20 positions are tried, then 20 more
-        that may overlap the last target block, and so on.
+      min_keep: the context must have more patches than this; see `context_mask`.
+      border: whether blocks may reach the last row and column, which the released code excludes.
 
     Returns:
       visible (H, W) bool, the context block without the target blocks; hidden (targets, H, W) bool.
-      As in the released code no block reaches the last row or column.
     """
     target_key, context_key = jax.random.split(key)
-    hidden = _blocks(target_key, grid, target, targets)
-    tries = 20 * (targets + 1)
-    places = _blocks(context_key, grid, context, tries).reshape(targets + 1, 20, *grid)
-    # Row k: all targets but the last k are excluded.
-    excluded = jnp.stack([hidden[: targets - k].any(0) for k in range(targets + 1)])
-    visible = (places & ~excluded[:, None]).reshape(tries, *grid)
-    enough = visible.sum((1, 2)) > min_keep
-    return visible[jnp.argmax(enough)], hidden
+    hidden = block_at(_places(target_key, grid, target, targets, border), target, grid)
+    places = _places(context_key, grid, context, CONTEXT_TRIES * (targets + 1), border)
+    return context_mask(block_at(places, context, grid), hidden, min_keep), hidden
 
 
-def mask_ids(mask: Array, length: int) -> tuple[Array, Array]:
+def context_mask(blocks: Array, hidden: Array, min_keep: int) -> Array:
+    """Return the first context block that has more than `min_keep` patches outside the targets.
+
+    Args:
+      blocks: (20 (targets + 1), H, W) bool, candidates. The first 20 leave all targets out, the
+        next 20 may overlap the last target, and so on; the last 20 may overlap all.
+      hidden: (targets, H, W) bool, the target blocks.
+      min_keep: if no candidate has more patches, the first one is taken.
+
+    Returns:
+      (H, W) bool, the block without the targets that were left out.
+    """
+    count = len(hidden)
+    excluded = jnp.stack([hidden[: count - k].any(0) for k in range(count + 1)])
+    visible = blocks & ~excluded.repeat(CONTEXT_TRIES, axis=0)
+    return visible[jnp.argmax(visible.sum((1, 2)) > min_keep)]
+
+
+def block_at(places: Array, size: tuple[Array | int, ...], grid: tuple[int, int]) -> Array:
+    """Return masks (n, H, W) bool of blocks with their top left corners at `places` (n, 2)."""
+    top, left = places[:, 0], places[:, 1]
+    box = erasing.Box(top, top + size[0], left, left + size[1])
+    return jax.vmap(lambda b: erasing.inside(b, *grid))(box)
+
+
+def mask_ids(mask: Array, length: int, key: Array | None = None) -> tuple[Array, Array]:
     """List the true positions of a mask with a fixed length, for `take`.
 
     Args:
-      mask: (..., H, W) bool.
-      length: length of the list; later positions (row by row) are dropped, as I-JEPA cuts all lists
-        of a batch to the shortest.
+      mask: (H, W) bool, or with `key=None` (..., H, W).
+      length: length of the list.
+      key: if there are more positions, a random choice of them is listed, in any order. By default
+        the list is in order, row by row, and the later positions are dropped, as in I-JEPA, whose
+        release cuts all lists of a batch to the shortest.
 
     Returns:
-      ids (..., length) int32, rising; valid (..., length) bool: false where the mask has fewer
-      positions, and the id there is 0.
+      ids (..., length) int32; valid (..., length) bool: false where the mask has fewer positions,
+      and the id there is 0.
     """
     flat = mask.reshape(*mask.shape[:-2], -1)
-    ids = jnp.argsort(~flat, axis=-1, stable=True)[..., :length].astype(jnp.int32)
+    rank = jnp.zeros(flat.shape) if key is None else jax.random.uniform(key, flat.shape)
+    ids = jnp.argsort(jnp.where(flat, rank, 2.0), axis=-1, stable=True)
     valid = jnp.arange(length) < flat.sum(-1, keepdims=True)
-    return jnp.where(valid, ids, 0), valid
+    return jnp.where(valid, ids[..., :length].astype(jnp.int32), 0), valid
 
 
-def _blocks(key: Array, grid: tuple[int, int], size: tuple[Array | int, ...], n: int) -> Array:
-    """Draw n rectangles of one size, (n, H, W) bool, uniform over all positions that leave the last
-    row and column free.
-    """
-    room = jnp.stack([jnp.asarray(g - s, jnp.int32) for g, s in zip(grid, size, strict=True)])
-    at = jax.random.randint(key, (n, 2), 0, room, jnp.int32)
-    box = erasing.Box(at[:, 0], at[:, 0] + size[0], at[:, 1], at[:, 1] + size[1])
-    return jax.vmap(lambda b: erasing.inside(b, *grid))(box)
+def _places(
+    key: Array, grid: tuple[int, int], size: tuple[Array | int, ...], count: int, border: bool
+) -> Array:
+    """Draw top left corners (count, 2) of blocks of one size, uniform over all that fit."""
+    room = [jnp.asarray(g - s + border, jnp.int32) for g, s in zip(grid, size, strict=True)]
+    return jax.random.randint(key, (count, 2), 0, jnp.stack(room), jnp.int32)

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
-from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.normalize import standardize
+from ssl_jax.losses.smooth_l1 import smooth_l1
 
 Array = jax.Array
 
@@ -17,17 +18,15 @@ def whiten(features: Array, eps: float = 1e-5) -> Array:
 
     The result, in at least float32, does not depend on the scale and offset of a token.
     """
-    x = as_float(features)
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(jnp.var(x, axis=-1, keepdims=True) + eps)
+    return standardize(features, eps=eps)
 
 
 @any_axes()
 def feature_distillation(prediction: Array, teacher: Array, beta: float = 2.0) -> Array:
     """Smooth L1 between predictions and the whitened features of a teacher (equation 1).
 
-    `x^2 / (2 beta)` where |x| < beta, `|x| - beta / 2` elsewhere: the mean over all tokens and
-    channels, a scalar in at least float32. No gradient reaches the teacher.
+    The mean of `smooth_l1` over all tokens and channels, a scalar in at least float32. No gradient
+    reaches the teacher.
 
     Args:
       prediction: (..., D), the student's tokens after its projection.
@@ -42,5 +41,4 @@ def feature_distillation(prediction: Array, teacher: Array, beta: float = 2.0) -
         custom_message="feature_distillation: expected two arrays of one shape (..., D)",
         exception_type=ValueError,
     )
-    x = jnp.abs(as_float(prediction) - jax.lax.stop_gradient(whiten(teacher)))
-    return jnp.mean(jnp.where(x < beta, jnp.square(x) / (2 * beta), x - beta / 2))
+    return jnp.mean(smooth_l1(prediction, jax.lax.stop_gradient(whiten(teacher)), beta))

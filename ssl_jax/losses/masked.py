@@ -1,10 +1,13 @@
-"""Losses at the masked part of an image: of pixels (MAE, SimMIM) and of tokens (iBOT)."""
+"""Losses at the masked part of an image: of pixels (MAE, SimMIM) and of tokens (iBOT, I-JEPA,
+data2vec).
+"""
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.smooth_l1 import smooth_l1
 
 Array = jax.Array
 
@@ -30,10 +33,20 @@ def masked_mse(prediction: Array, target: Array, mask: Array) -> Array:
       prediction, target: (B, L, n).
       mask: (B, L), 1 or True where a patch was removed. Nothing masked gives 0.
     """
-    prediction = as_float(prediction)
-    mask = mask.astype(prediction.dtype)
-    error = jnp.mean(jnp.square(prediction - as_float(target)), axis=-1)
-    return jnp.sum(error * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    return _masked_mean(jnp.square(as_float(prediction) - as_float(target)), mask)
+
+
+@any_axes()
+def masked_smooth_l1(prediction: Array, target: Array, mask: Array, beta: float = 1.0) -> Array:
+    """Mean of `smooth_l1` over the masked tokens of the whole batch and their channels (I-JEPA,
+    data2vec); a scalar, float32 or wider.
+
+    Args:
+      prediction, target: (..., L, D).
+      mask: (..., L), 1 or True where a token counts. Nothing masked gives 0.
+      beta: error at which the square becomes linear; 0 for the plain square.
+    """
+    return _masked_mean(smooth_l1(prediction, target, beta), mask)
 
 
 @any_axes()
@@ -78,3 +91,9 @@ def masked_patch_loss(targets: Array, logits: Array, mask: Array) -> Array:
     mask = mask.astype(entropy.dtype)
     each = jnp.sum(entropy * mask, axis=-1) / jnp.maximum(jnp.sum(mask, axis=-1), 1)
     return jnp.mean(each)
+
+
+def _masked_mean(error: Array, mask: Array) -> Array:
+    """Average errors (..., L, n) over n, and then over the tokens in `mask` (..., L)."""
+    mask = mask.astype(error.dtype)
+    return jnp.sum(jnp.mean(error, axis=-1) * mask) / jnp.maximum(jnp.sum(mask), 1.0)

@@ -1,4 +1,6 @@
-"""Vectors of unit length, in the two conventions that released codes use near zero."""
+"""Vectors of unit length, in the two conventions that released codes use near zero, and values of
+mean 0 and variance 1.
+"""
 
 from typing import Literal
 
@@ -28,3 +30,13 @@ def l2_normalize(
     x = as_float(x)
     least = eps if floor == "square" else eps**2
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis, keepdims=True), least))
+
+
+def standardize(x: Array, axis: int | tuple[int, ...] = -1, eps: float = 1e-5) -> Array:
+    """Compute `(x - mean) / sqrt(variance + eps)` over `axis`, with the biased variance.
+
+    A layer norm (the last axis) or batch norm without parameters, in at least float32.
+    """
+    x = as_float(x)
+    mean = jnp.mean(x, axis, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(jnp.var(x, axis, keepdims=True) + eps)

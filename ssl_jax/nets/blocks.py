@@ -18,6 +18,7 @@ Remat = Literal["none", "full", "dots"]
 Scheme = Literal["normal", "xavier", "mocov3"]
 Perceptron = Literal["gelu", "quick_gelu", "swiglu"]
 
+HIDDEN = -1e30  # logit of what must not be attended to: its weight is exactly 0
 REMAT_POLICIES = {
     "full": None,  # keeps nothing but each block's input
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and linear layers' outputs

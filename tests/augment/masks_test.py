@@ -132,54 +132,155 @@ class IBotMaskTest(parameterized.TestCase):
         self.assertBetween(got[got > 0].min(), 0.05, 0.11)
 
 
+PUBLISHED = {"scale": (0.15, 0.2), "aspect": (0.75, 1.5)}
+CONTEXT = {"scale": (0.85, 1.0), "aspect": (1.0, 1.0)}
+
+
+def covered(side, length, border):
+    """The chance of each row that a block of `length` rows at a random place covers it."""
+    places = side - length + border
+    top = np.arange(places)[:, None]
+    return ((np.arange(side) >= top) & (np.arange(side) < top + length)).mean(0)
+
+
 class MultiBlockTest(parameterized.TestCase):
     @parameterized.parameters(
         (16, {(5, 7), (6, 6), (6, 7), (7, 6), (8, 6), (9, 6)}, 15),
         (14, {(5, 6), (6, 5), (6, 6), (7, 5), (8, 5)}, 13),
     )
-    def test_sizes(self, side, want, context):
+    def test_published_sizes(self, side, want, context):
         draws = jnp.linspace(0, 1, 2000, endpoint=False)
-        size = jax.vmap(lambda d: masks.block_size(d, (side, side), (0.15, 0.2), (0.75, 1.5)))
-        self.assertEqual(
-            set(zip(*(np.asarray(v).tolist() for v in size(draws)), strict=True)), want
-        )
-        size = jax.vmap(lambda d: masks.block_size(d, (side, side), (0.85, 1.0), (1.0, 1.0)))
-        self.assertEqual(
-            set(zip(*(np.asarray(v).tolist() for v in size(draws)), strict=True)),
-            {(context, context)},
-        )
+        for options, sizes in ((PUBLISHED, want), (CONTEXT, {(context, context)})):
+            made = masks.block_size(draws, (side, side), **options, border=False)
+            self.assertEqual(set(zip(*(v.tolist() for v in made), strict=True)), sizes)
+            areas = [h * w for h, w in sizes]
+            areas_of_trace = jax.jit(  # Python numbers in a trace too
+                lambda options=options: jnp.array(
+                    masks.block_areas((side, side), **options, border=False)
+                )
+            )()
+            self.assertEqual(areas_of_trace.tolist(), [min(areas), max(areas)])
+        # The whole grid, which the release never takes, half the time.
+        made = masks.block_size(draws, (side, side), **CONTEXT)
+        self.assertEqual(set(made[0].tolist()), {side - 1, side})
 
-    def test_blocks(self):
-        f = lambda k: masks.multi_block(k, (14, 14), (5, 6), (12, 13))  # noqa: E731
-        visible, hidden = jax.jit(jax.vmap(f))(jax.random.split(jax.random.key(0), 2000))
+    @parameterized.parameters(0, 1, 2)
+    def test_golden(self, number):
+        """The released collator, replayed from its draws; configuration 2 redraws contexts."""
+        data = np.load(GOLDEN / "ijepa_mask_collator.npz")
+        image, patch, contexts, targets, least, _, batch = data[f"hp_conf{number}"].tolist()
+        grid, scales = (image // patch,) * 2, data[f"hp_scales{number}"].tolist()
+        redrawn = 0
+        for step in range(3):
+            get = lambda name: data[f"{name}_{number}_{step}"]  # noqa: E731, B023
+            draws = get("in_u")
+            target, context = (
+                tuple(int(n) for n in masks.block_size(d, grid, scale, aspect, border=False))
+                for d, scale, aspect in (
+                    (draws[0], scales[2:4], scales[4:]),
+                    (draws[1], scales[:2], (1.0, 1.0)),
+                )
+            )
+            self.assertEqual([*target, *context], get("out_block_size").tolist())
+            places = get("in_randint").reshape(-1, 2)
+            visible, hidden = [], []
+            for _ in range(batch):
+                blocks = masks.block_at(jnp.asarray(places[:targets]), target, grid)
+                places = places[targets:]
+                hidden.append(blocks)
+                for _ in range(contexts):
+                    tries = 20 * (targets + 1)
+                    padded = np.resize(places, (tries, 2))
+                    candidates = masks.block_at(jnp.asarray(padded), context, grid)
+                    visible.append(masks.context_mask(candidates, blocks, least))
+                    used = self.candidates_used(np.asarray(candidates), np.asarray(blocks), least)
+                    redrawn += used - 1
+                    places = places[used:]
+            self.assertEmpty(places)
+            for made, name in (
+                (jnp.stack(visible).reshape(batch, contexts, *grid), "out_enc"),
+                (jnp.stack(hidden), "out_pred"),
+            ):
+                want = get(name).swapaxes(0, 1)
+                shortest = int(made.sum((2, 3)).min())
+                self.assertEqual(want.shape[-1], shortest)
+                ids, valid = masks.mask_ids(made, shortest)
+                self.assertTrue(valid.all())
+                np.testing.assert_array_equal(ids, want)
+        self.assertEqual(redrawn > 0, number == 2)
+
+    def candidates_used(self, candidates, hidden, least):
+        """Count the candidates that the released loop draws."""
+        for k, block in enumerate(candidates):
+            excluded = hidden[: len(hidden) - k // 20].any(0)
+            if (block & ~excluded).sum() > least:
+                return k + 1
+        raise AssertionError("the released loop would not end here")
+
+    @parameterized.parameters(True, False)
+    def test_ten_thousand_draws_follow_the_design(self, border):
+        """The share of images in which a patch is a target, and in which it is visible, against
+        the closed form: blocks at independent, uniform places.
+        """
+        grid, count = (14, 14), 10_000
+
+        def draw(key):
+            key, *size_keys = jax.random.split(key, 3)
+            target, context = (
+                masks.block_size(jax.random.uniform(k), grid, **options, border=border)
+                for k, options in zip(size_keys, (PUBLISHED, CONTEXT), strict=True)
+            )
+            return *masks.multi_block(key, grid, target, context, border=border), target
+
+        keys = jax.random.split(jax.random.key(0), count)
+        visible, hidden, sizes = jax.jit(lambda k: jax.lax.map(draw, k, batch_size=500))(keys)
         visible, hidden = np.asarray(visible), np.asarray(hidden)
         self.assertFalse((visible[:, None] & hidden).any())
-        np.testing.assert_array_equal(hidden.sum((2, 3)), np.full((2000, 4), 30))
-        np.testing.assert_array_equal(hidden.any(3).sum(2), np.full((2000, 4), 5))
-        self.assertFalse(hidden[..., -1, :].any() or hidden[..., -1].any())
-        top, left = hidden.any(3).argmax(2), hidden.any(2).argmax(2)
-        for place, room in ((top, 14 - 5), (left, 14 - 6)):
-            counts = np.bincount(place.ravel(), minlength=room)
-            self.assertLen(counts, room)
-            np.testing.assert_allclose(counts / 8000, 1 / room, atol=0.02)
-        whole = visible | hidden.any(1)
-        rows = whole.any(2)
-        self.assertEqual({tuple(np.flatnonzero(r)[[0, -1]]) for r in rows} & {(0, 11)}, {(0, 11)})
         self.assertGreater(visible.sum((1, 2)).min(), 10)
+        np.testing.assert_array_equal(  # every target of an image has its size
+            hidden.sum((2, 3)), (np.asarray(sizes[0]) * np.asarray(sizes[1]))[:, None].repeat(4, 1)
+        )
+        draws = (np.arange(1000) + 0.5) / 1000
 
-    def test_context_tokens(self):
+        def covers(options):
+            """(1000, 14, 14), the chance of every patch that a block of each size covers it."""
+            size = masks.block_size(jnp.asarray(draws), grid, **options, border=border)
+            rows, columns = (np.stack([covered(14, n, border) for n in s.tolist()]) for s in size)
+            return rows[:, :, None] * columns[:, None, :]
+
+        spared = ((1 - covers(PUBLISHED)) ** 4).mean(0)  # by all four targets
+        error = 5 * np.sqrt(0.25 / count)
+        np.testing.assert_allclose(hidden.any(1).mean(0), 1 - spared, atol=error)
+        want = covers(CONTEXT).mean(0) * spared
+        np.testing.assert_allclose(visible.mean(0), want, atol=error)
+        deviation = visible.sum((1, 2)).std()
+        self.assertAlmostEqual(
+            visible.sum((1, 2)).mean(), want.sum(), delta=5 * deviation / np.sqrt(count)
+        )
+
+    def test_released_context_tokens(self):
         # The released collator, per 8 images on 14 x 14: some 64 are left when all are cut to the
         # shortest of 8.
         def f(key):
             r, key = jax.random.uniform(key), jax.random.fold_in(key, 1)
-            size = masks.block_size(r, (14, 14), (0.15, 0.2), (0.75, 1.5))
-            each = lambda k: masks.multi_block(k, (14, 14), size, (13, 13))[0].sum()  # noqa: E731
+            size = masks.block_size(r, (14, 14), **PUBLISHED, border=False)
+            each = lambda k: masks.multi_block(  # noqa: E731
+                k, (14, 14), size, (13, 13), border=False
+            )[0].sum()
             return jax.vmap(each)(jax.random.split(key, 8)).min()
 
         self.assertAlmostEqual(many(f, 1500).mean(), 64, delta=1.5)
 
+    def test_small_targets_end(self):
+        """With 9 patches per target and min_keep=10 the released loop draws for ever."""
+        visible, hidden = masks.multi_block(jax.random.key(0), (8, 8), (3, 3), (7, 7), min_keep=10)
+        np.testing.assert_array_equal(hidden.sum((1, 2)), 9)
+        self.assertGreater(visible.sum(), 10)
+
     def test_too_little_context_takes_targets_in(self):
-        f = lambda k: masks.multi_block(k, (6, 6), (5, 5), (5, 5), min_keep=10)  # noqa: E731
+        f = lambda k: masks.multi_block(  # noqa: E731
+            k, (6, 6), (5, 5), (5, 5), min_keep=10, border=False
+        )
         visible, hidden = jax.vmap(f)(jax.random.split(jax.random.key(0), 50))
         # 5 x 5 blocks have one place here: no context is left before every target is allowed in it.
         np.testing.assert_array_equal(visible, hidden[:, 0])
@@ -194,6 +295,19 @@ class MultiBlockTest(parameterized.TestCase):
         short, valid = masks.mask_ids(jnp.asarray(mask), 3)
         self.assertTrue(valid.all())
         self.assertEqual(short[0].tolist(), np.flatnonzero(mask[0])[:3].tolist())
+
+    def test_mask_ids_at_random(self):
+        mask = jnp.zeros((4, 4), bool).at[1:3].set(True)
+        ids, valid = jax.vmap(lambda k: masks.mask_ids(mask, 3, k))(
+            jax.random.split(jax.random.key(0), 4000)
+        )
+        self.assertTrue(valid.all())
+        self.assertTrue((np.diff(np.sort(ids)) > 0).all())  # no position twice
+        share = np.bincount(np.asarray(ids).ravel(), minlength=16) / 4000
+        np.testing.assert_allclose(share, 3 / 8 * mask.ravel(), atol=0.04)
+        ids, valid = masks.mask_ids(mask, 10, jax.random.key(0))
+        self.assertEqual(sorted(ids[valid].tolist()), list(range(4, 12)))
+        self.assertEqual(valid.tolist(), [True] * 8 + [False] * 2)
 
 
 if __name__ == "__main__":

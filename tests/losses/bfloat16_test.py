@@ -29,7 +29,14 @@ from ssl_jax.losses.flatnce import flatnce
 from ssl_jax.losses.hard_negatives import hard_negatives
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.invaspread import invaspread
-from ssl_jax.losses.masked import masked_l1, masked_mse, masked_patch_loss, normalize_patches
+from ssl_jax.losses.layer_targets import layer_targets
+from ssl_jax.losses.masked import (
+    masked_l1,
+    masked_mse,
+    masked_patch_loss,
+    masked_smooth_l1,
+    normalize_patches,
+)
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
@@ -41,6 +48,7 @@ from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.losses.siglip import siglip
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.smog import group_logits, update_groups
+from ssl_jax.losses.smooth_l1 import smooth_l1
 from ssl_jax.losses.supcon import supcon
 from ssl_jax.losses.tico import tico
 from ssl_jax.losses.triplet import batch_hard, semi_hard
@@ -104,6 +112,10 @@ CASES = {
     "masked_mse": lambda x, y, t: masked_mse(
         x.reshape(8, 4, 4), normalize_patches(y.reshape(8, 4, 4)), MASK
     ),
+    "layer_targets": lambda x, y, t: masked_smooth_l1(
+        x.reshape(8, 4, 4), layer_targets(y.reshape(1, 8, 4, 4)), MASK, 2.0
+    ),
+    "smooth_l1": lambda x, y, t: smooth_l1(x, y),
     "nce": lambda x, y, t: nce(x, 1 / 40),
     "nearest_neighbor": lambda x, y, t: infonce(nearest_neighbor(x, x[:4]), y, t),
     "negative_cosine": lambda x, y, t: negative_cosine(x, y),

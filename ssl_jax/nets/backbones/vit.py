@@ -12,6 +12,7 @@ from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Whole
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.backbone import Backbone, scaled_width
 from ssl_jax.nets.blocks import (
+    HIDDEN,
     Perceptron,
     Remat,
     Scheme,
@@ -50,7 +51,6 @@ INIT_OF_POSITION: dict[str, Scheme] = {
     "relative": "normal",
     "none": "normal",
 }
-HIDDEN = -1e30  # logit of what must not be attended to: its weight is exactly 0
 FIXED_ORDERS: dict[str, Order] = {"sincos": "mae", "sincos_mocov3": "mocov3"}
 EMBEDDINGS = (  # what a ViT does before its first block
     "patch_embed",
