@@ -40,3 +40,10 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
       (...), one value per row.
     """
     return -jnp.sum(targets * jax.nn.log_softmax(as_float(logits), axis=-1), axis=-1)
+
+
+@any_axes()
+def labelled_mean(values: Array, labels: Array) -> Array:
+    """Mean of `values` (...) over the rows whose label (...) is not -1; 0 without any label."""
+    share = labels >= 0
+    return jnp.sum(jnp.where(share, values, 0)) / jnp.maximum(jnp.sum(share), 1)

@@ -24,7 +24,7 @@ INSIDE = (
     "shapes",
     *(f"large_batch.{m}" for m in ("ring", "tiles", "sinkhorn_kernel", "sinkhorn_sweeps")),
 )
-FUNCTIONALS = {"vat.adversarial_direction"}  # of a function of the caller's
+FUNCTIONALS = {"vat.adversarial_direction", "vat.virtual_adversarial"}  # of a caller's function
 B, D = 8, 8
 RANDOM = np.random.default_rng(0)
 
@@ -58,6 +58,7 @@ CASES = {
     "counting.counting": (X, draw(B, 4, D), Y),
     "cpc.cpc": (draw(B, 3, 2, D), draw(B, 3, 2, D), 1),
     "cross_entropy.cross_entropy": (LOGITS, LABELS, 0.1),
+    "cross_entropy.labelled_mean": (draw(B), LABELS - 1),
     "cross_entropy.soft_cross_entropy": (LOGITS, chances(B, D)),
     "cross_view.cross_entropies": (chances(B, 2, D), draw(B, 3, D)),
     "cross_view.mean_of_other_views": (draw(B, D),),
