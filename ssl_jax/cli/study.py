@@ -2,6 +2,7 @@
 
 ssl-jax study --study=studies:data_and_steps --workdir=S
 ssl-jax study --study=FILE.py:NAME --workdir=S --data=folder:/images --config.train.steps=1000
+ssl-jax study --study=studies:jft_digits --workdir=S --fit=data.fraction --metrics=knn_top1
 
 The folder of a run NAME is S/NAME. Run again, the command skips finished runs and resumes an
 unfinished one. `python -m launch.slurm --study=...` makes a job array of the runs;
@@ -17,6 +18,7 @@ from ssl_jax.cli.results import FORMATS, Row, format_value, ordered, text_of
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import write_text
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
+from ssl_jax.evals import log_linear
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.console import terminal
 from ssl_jax.run.study import Planned, finished, read
@@ -29,6 +31,7 @@ FLAGS = {
     "eval_data": "evaluation images of all runs",
     "metrics": "columns of the table, knn_top1,rankme; by default all metrics of the evaluations",
     "sort": "column to sort by, the largest first; -COLUMN: the smallest first",
+    "fit": "a key with numbers, data.fraction: adds metric = a + b log10(key), per train.seed",
     "format": "table, csv, markdown or latex; by default a table",
     "output": "file to write the table to; by default the terminal",
     "config.SECTION.KEY": "a key of the config of every run, --config.train.steps=100",
@@ -53,9 +56,10 @@ def main(argv: list[str]) -> int:
         if code in (INTERRUPTED, PREEMPTED):
             return code
         failed += [run.name] if code else []
-    rows = ordered(table(runs, folder, flags.metrics), flags.sort)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = text_of(style, columns, [[format_value(row.get(c)) for c in columns] for row in rows])
+    rows = table(runs, folder, flags.metrics)
+    text = rendered(style, ordered(rows, flags.sort))
+    if flags.fit:
+        text += "\n\n" + rendered(style, fits(runs, rows, flags.fit))
     if flags.output:
         write_text(Path(flags.output), text + "\n")
     else:
@@ -63,6 +67,43 @@ def main(argv: list[str]) -> int:
     if failed:
         raise UserError(f"not trained: {', '.join(failed)}, for the reasons above")
     return 0
+
+
+def rendered(style: str, rows: Sequence[Row]) -> str:
+    """Return the rows as the text of a table."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return text_of(style, columns, [[format_value(row.get(c)) for c in columns] for row in rows])
+
+
+def fits(runs: Sequence[Planned], rows: Sequence[Row], key: str) -> list[Row]:
+    """Build one row per metric: the line over the logarithm of the config's `key`, and the 95 %
+    interval of its slope over the seeds.
+
+    Raises:
+      UserError: a run without a positive number at `key`, or fewer than two of them per seed.
+    """
+    try:
+        sizes = [float(run.changes[key]) for run in runs]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"--fit={key}: expected a number at {key} in every run") from None
+    seeds = [run.changes.get("train.seed", 0) for run in runs]
+    metrics = dict.fromkeys(name for row in rows for name in row if isinstance(row[name], float))
+    out: list[Row] = []
+    for name in metrics:
+        points = [
+            (size, value, seed)
+            for size, row, seed in zip(sizes, rows, seeds, strict=True)
+            if isinstance(value := row.get(name), float)
+        ]
+        try:
+            line = log_linear.fit(*zip(*points, strict=True))
+        except UserError as e:
+            raise UserError(f"--fit={key}: {name}: {e}") from None
+        out.append(
+            {"metric": name, "at 1": line.at_one, "per factor 10": line.slope}
+            | {"low": line.low, "high": line.high, "seeds": line.groups}
+        )
+    return out
 
 
 def table(runs: Sequence[Planned], folder: Path, metrics: str = "") -> list[Row]:

@@ -124,6 +124,7 @@ class Inputs:
     | `placement[g]` | `placement` | (B, count, 2, 3) float32 | composed with flip and affine map |
     | `masks[g]` | `masks` | (B, count, h, w) uint8 | moved with the view's pixels |
     | `label` | `label` | (B,) int32, -1 for none | |
+    | `labels` | `labels`, their largest number | (B, labels) int32, -1 after the last | |
     | `text` | `text`, tokens | (B, text) int32 | |
     | `frames` | `frames`, per clip | (B, frames, h, w, C) uint8, sides of the first view | |
     | `sound` | `sound`, samples | (B, sound) int16, mono, from the first frame on | float32 |
@@ -139,6 +140,7 @@ class Inputs:
 
     views: tuple[View, ...] = ()
     label: bool = False
+    labels: int = 0
     text: int = 0
     frames: int = 0
     streams: tuple[tuple[str, "Inputs"], ...] = ()
@@ -167,6 +169,8 @@ class Inputs:
             out["masks"] = per_view(np.uint8, sides=True)
         if self.label:
             out["label"] = array(np.int32)
+        if self.labels:
+            out["labels"] = array(np.int32, self.labels)
         if self.text:
             out["text"] = array(np.int32, self.text)
         if self.frames:

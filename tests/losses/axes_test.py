@@ -77,6 +77,7 @@ CASES = {
     "masked.masked_mse": (PATCHES, draw(B, 4, 12), MASK),
     "masked.masked_patch_loss": (chances(B, 4, D), draw(B, 4, D), MASK),
     "masked.normalize_patches": (PATCHES,),
+    "multi_label.sigmoid_cross_entropy": (LOGITS, RANDOM.integers(-1, D, (B, 3))),
     "nce.estimate_partition": (X, 10),
     "nce.nce": (np.log(chances(B, D)), 0.1),
     "nearest_neighbor.nearest_neighbor": (X, draw(16, D)),

@@ -161,7 +161,10 @@ class PropertiesTest(parameterized.TestCase):
         # At step 0 the momentum is 1 / 10.
         _, extra = made.after_update(moved, extra, {}, jnp.int32(0))
         evaluated = made.encoder(moved, extra)
-        for tree, name in ((evaluated.params, "backbone"), (evaluated.classifier.params, "classes")):
+        for tree, name in (
+            (evaluated.params, "backbone"),
+            (evaluated.classifier.params, "classes"),
+        ):
             for ours, start in zip(
                 jax.tree.leaves(tree), jax.tree.leaves(params[name]), strict=True
             ):
