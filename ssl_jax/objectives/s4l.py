@@ -115,7 +115,8 @@ class S4L(Objective):
         nets = self.networks.bind(params, extra["stats"])
         both = nets.backbone(fold(labelled, unlabelled)).pooled
         features = unfold(both, 2 * labelled.shape[1])
-        loss, metrics = self.learn(nets, *jnp.split(features, 2, axis=1), batch["label"])
+        first, second = jnp.split(features, 2, axis=1)
+        loss, metrics = self.learn(nets, first, second, batch["label"])
         if self.vat or self.entropy:
             images, index = unlabelled[:, :1], batch["unlabelled"]["index"][:, None]
             if self.vat_labelled:

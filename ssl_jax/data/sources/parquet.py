@@ -91,13 +91,15 @@ class ParquetSource(Source):
         self._name = column.find("name", NAME_COLUMNS, is_string, "texts")
         expected = "numbers or texts, or lists of them"
         label = column.find("label", LABEL_COLUMNS, is_labels, expected, strict=True)
-        self.labels, self.label_sets, self.class_names = None, None, ()
+        self.labels, self.label_sets = None, None
+        names: tuple[str, ...] = ()
         if label is not None:
             values, classes = self._read_column(label), self._class_names(label, features)
             if is_list(schema.field(label).type):
-                self.label_sets, self.class_names = number_label_sets(values, name, classes)
+                self.label_sets, names = number_label_sets(values, name, classes)
             else:
-                self.labels, self.class_names = number_labels(values, name, classes)
+                self.labels, names = number_labels(values, name, classes)
+        self.class_names = names
         self._check_paths()
         self._check_size()
 
