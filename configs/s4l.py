@@ -15,29 +15,24 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Five labels per class; crops of one image as a class, VAT and entropy on all digits. Not
+    """S4L-Exemplar with five labels per class, and crops of one image as a class on all digits. Not
     rotation: a rotated 6 is a 9.
     """
-    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 0.7}
-    objective = {
-        "name": "s4l",
-        "view": view,
-        "task": "exemplar",
-        "embedding": 64,
-        "weight": 0.5,
-        "vat": 0.5,
-        "epsilon": 3.0,
-        "entropy": 0.5,
-    }
+    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.7}
+    objective = {"name": "s4l", "view": view, "task": "exemplar", "embedding": 64}
     config = common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=50)
     config.data = {"train": "digits", "labelled": "5", "streams": {"unlabelled": "digits"}}
     return config
 
 
 def digits_moam() -> ConfigDict:
-    """The same with an average of the weights, for `studies:moam_digits`."""
+    """The same with VAT, EntMin and an average of the weights: the first step of
+    `studies:moam_digits`.
+    """
     config = digits()
-    config.objective.average = 0.98
+    config.objective.view["recipe"] = "digits_upright"
+    weights = {"weight": 0.5, "vat": 0.5, "entropy": 0.5}
+    config.objective.update(weights | {"epsilon": 3.0, "average": 0.98})
     return config
 
 
