@@ -90,13 +90,13 @@ def fits(runs: Sequence[Planned], rows: Sequence[Row], key: str) -> list[Row]:
     metrics = dict.fromkeys(name for row in rows for name in row if isinstance(row[name], float))
     out: list[Row] = []
     for name in metrics:
-        points = [
-            (size, value, seed)
-            for size, row, seed in zip(sizes, rows, seeds, strict=True)
-            if isinstance(value := row.get(name), float)
-        ]
+        points = [i for i, row in enumerate(rows) if isinstance(row.get(name), float)]
         try:
-            line = log_linear.fit(*zip(*points, strict=True))
+            line = log_linear.fit(
+                [sizes[i] for i in points],
+                [rows[i][name] for i in points],
+                [seeds[i] for i in points],
+            )
         except UserError as e:
             raise UserError(f"--fit={key}: {name}: {e}") from None
         out.append(
