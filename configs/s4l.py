@@ -15,11 +15,24 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Ten labels per class, and rotation on all digits."""
-    view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits_upright", "strength": 0.7}
-    objective = {"name": "s4l", "view": view}
-    config = common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=64)
-    config.data = {"train": "digits", "labelled": "10", "streams": {"unlabelled": "digits"}}
+    """S4L-Exemplar with five labels per class, and crops of one image as a class on all digits. Not
+    rotation: a rotated 6 is a 9.
+    """
+    view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.7}
+    objective = {"name": "s4l", "view": view, "task": "exemplar", "embedding": 64}
+    config = common.digits(objective, {"name": "adamw", "lr": 2e-3}, steps=400, batch_size=50)
+    config.data = {"train": "digits", "labelled": "5", "streams": {"unlabelled": "digits"}}
+    return config
+
+
+def digits_moam() -> ConfigDict:
+    """The same with VAT, EntMin and an average of the weights: the first step of
+    `studies:moam_digits`.
+    """
+    config = digits()
+    config.objective.view["recipe"] = "digits_upright"
+    weights = {"weight": 0.5, "vat": 0.5, "entropy": 0.5}
+    config.objective.update(weights | {"epsilon": 3.0, "average": 0.98})
     return config
 
 
@@ -64,4 +77,29 @@ def imagenet_vat() -> ConfigDict:
     return config
 
 
-RECIPES = common.Recipes(small=digits, paper=imagenet, others=(imagenet_exemplar, imagenet_vat))
+def imagenet_moam() -> ConfigDict:
+    """The first step of the mix of all models, a ResNet-50 4x: rotation, VAT and EntMin together
+    (the release's config/moam); `studies:moam` has all three.
+    """
+    config = imagenet()
+    weights = {"label_weight": 0.3, "vat": 0.3, "weight": 0.4, "entropy": 0.3}
+    config.objective.update(weights | {"epsilon": 32.0, "average": 0.9999})
+    config.backbone.width = 4
+    config.optim.update(
+        {
+            "lr": 0.2,
+            "lr_scaling": "linear",
+            "weight_decay": 2e-4,
+            "warmup_epochs": 10.0,
+            "milestones": (100, 150, 190),
+        }
+    )
+    config.train.batch_size = 128
+    return config
+
+
+RECIPES = common.Recipes(
+    small=digits,
+    paper=imagenet,
+    others=(digits_moam, imagenet_exemplar, imagenet_vat, imagenet_moam),
+)

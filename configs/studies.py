@@ -18,6 +18,11 @@ def get_config(study: str = "data_and_steps") -> dict:
         methods_and_depths=methods_and_depths,
         simclr_v2_digits=simclr_v2_digits,
         simclr_v2=simclr_v2,
+        s4l_digits=s4l_digits,
+        moam_digits=moam_digits,
+        moam=moam,
+        jft_digits=jft_digits,
+        jft_digits_epochs=jft_digits_epochs,
     )
 
 
@@ -101,3 +106,85 @@ def simclr_v2() -> dict:
             },
         }
     return runs
+
+
+def s4l_digits() -> dict:
+    """S4L with five labels per class, and the same labels alone, on three seeds."""
+    runs: dict = {}
+    for seed in range(3):
+        few = {"config": "supervised:digits_few", "train.steps": 400}
+        runs[f"s4l-seed{seed}"] = {"config": "s4l:digits", "train.seed": seed}
+        runs[f"labels-only-seed{seed}"] = few | {"train.seed": seed}
+    return runs
+
+
+def moam_digits() -> dict:
+    """The three steps of S4L's mix of all models on digits: all losses together, training on the
+    first network's predictions for all images, fine-tuning on the labels.
+    """
+    return {
+        "1-all-losses": {"config": "s4l:digits_moam"},
+        "2-pseudo-labels": {
+            "config": "simclr_v2_distillation:digits",
+            "objective.teacher_backbone": {},
+            "train.teacher_from": "{study}/1-all-losses",
+            "train.batch_size": 128,
+            "train.steps": 300,
+        },
+        "3-labels": {
+            "config": "supervised:digits_few",
+            "train.init_from": "{study}/2-pseudo-labels",
+            "optim.lr": 3e-4,
+        },
+    }
+
+
+def moam() -> dict:
+    """The same on ImageNet with 10 % of the labels. Set the data with --data, and the first step's
+    second set with --config.data.streams.unlabelled. The code of the second and third step was not
+    released: their schedules are those of its pseudo-label baseline and of `supervised`.
+    """
+    wide = {"backbone.width": 4}
+    return {
+        "1-all-losses": {"config": "s4l:imagenet_moam"},
+        "2-pseudo-labels": wide
+        | {
+            "config": "simclr_v2_distillation:imagenet",
+            "objective.teacher_backbone": {},
+            "train.teacher_from": "{study}/1-all-losses",
+            "train.epochs": 100,
+            "train.batch_size": 256,
+            "optim.name": "sgd",
+            "optim.lr": 0.1,
+            "optim.lr_scaling": "linear",
+            "optim.schedule": "step",
+            "optim.milestones": (30, 60, 90),
+            "optim.warmup_epochs": 5.0,
+        },
+        "3-labels": wide
+        | {"config": "supervised:imagenet_10pct", "train.init_from": "{study}/2-pseudo-labels"},
+    }
+
+
+def jft_digits() -> dict:
+    """Nested parts of the noisy digits at an equal number of steps, for --fit=data.fraction."""
+    return _nested({"train.steps": 150})
+
+
+def jft_digits_epochs() -> dict:
+    """The same at an equal number of epochs, so that a smaller part has fewer steps."""
+    return _nested({"train.epochs": 20})
+
+
+def _nested(length: dict) -> dict:
+    """JFT on parts of which each contains the smaller ones (see `data.subset.fraction`)."""
+    return {
+        f"data{share}-seed{seed}": {
+            "config": "jft:digits",
+            "data.fraction": share,
+            "train.seed": seed,
+            "train.batch_size": 64,
+        }
+        | length
+        for share, seed in product((0.05, 0.2, 1.0), (0, 1))
+    }

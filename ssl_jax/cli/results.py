@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
         rows, metrics = across(rows, metrics, flags.columns, flags.value or "score")
     rows = ordered(rows, flags.sort)
     columns = varying(rows, metrics)
-    show(rows, columns, flags)
+    show(rendered(rows, columns, flags.format), flags)
     if flags.format == "table" and not flags.output and (line := verdicts(records)):
         terminal().print(line)
     return 0
@@ -393,14 +393,18 @@ def varying(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     ]
 
 
-def show(rows: Sequence[Row], columns: Sequence[str], flags: TableFlags) -> None:
-    """Print these columns of the table, or write them to --output."""
-    cells = [[format_value(row.get(column)) for column in columns] for row in rows]
-    text = text_of(flags.format, columns, cells)
+def show(text: str, flags: TableFlags) -> None:
+    """Print a text, or write it to --output."""
     if flags.output:
         write_text(flags.output, text + "\n")
     else:
         terminal().print(text)
+
+
+def rendered(rows: Sequence[Row], columns: Sequence[str], style: str) -> str:
+    """Return these columns of the rows as the text of a table in one of `FORMATS`."""
+    cells = [[format_value(row.get(column)) for column in columns] for row in rows]
+    return text_of(style, columns, cells)
 
 
 def format_value(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 ssl-jax study --study=studies:data_and_steps --workdir=S
 ssl-jax study --study=FILE.py:NAME --workdir=S --data=folder:/images --config.train.steps=1000
+ssl-jax study --study=studies:jft_digits --workdir=S --fit=data.fraction --metrics=knn_top1
 
 The folder of a run NAME is S/NAME. Run again, the command skips finished runs and resumes an
 unfinished one. `python -m launch.slurm --study=...` makes a job array of the runs;
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssl_jax import cli
-from ssl_jax.cli.results import Row, TableFlags, ordered, show
+from ssl_jax.cli.results import Row, TableFlags, ordered, rendered, show
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
+from ssl_jax.evals import log_linear
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.study import Planned, finished, read
 from ssl_jax.train.metrics import read_metrics
@@ -31,6 +33,9 @@ class Flags(TableFlags, command_line.ConfigFlags):
     eval_data: str = flag("evaluation images of all runs", "")
     metrics: tuple[str, ...] = flag(
         "columns of the table, knn_top1,rankme; by default all metrics of the evaluations", ()
+    )
+    fit: str = flag(
+        "a key with numbers, data.fraction: adds metric = a + b log10(key), per train.seed", ""
     )
 
 
@@ -47,11 +52,46 @@ def main(argv: list[str]) -> int:
             return code
         failed += [run.name] if code else []
     rows = ordered(table(runs, folder, flags.metrics), flags.sort)
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    show(rows, columns, flags)
+    tables = [rows, fits(runs, rows, flags.fit)] if flags.fit else [rows]
+    show("\n\n".join(rendered(t, _columns(t), flags.format) for t in tables), flags)
     if failed:
         raise UserError(f"not trained: {', '.join(failed)}, for the reasons above")
     return 0
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def fits(runs: Sequence[Planned], rows: Sequence[Row], key: str) -> list[Row]:
+    """Build one row per metric: the line over the logarithm of the config's `key`, and the 95 %
+    interval of its slope over the seeds.
+
+    Raises:
+      UserError: a run without a positive number at `key`, or fewer than two of them per seed.
+    """
+    try:
+        sizes = [float(run.changes[key]) for run in runs]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"--fit={key}: expected a number at {key} in every run") from None
+    seeds = [run.changes.get("train.seed", 0) for run in runs]
+    metrics = dict.fromkeys(name for row in rows for name in row if isinstance(row[name], float))
+    out: list[Row] = []
+    for name in metrics:
+        points = [i for i, row in enumerate(rows) if isinstance(row.get(name), float)]
+        try:
+            line = log_linear.fit(
+                [sizes[i] for i in points],
+                [rows[i][name] for i in points],
+                [seeds[i] for i in points],
+            )
+        except UserError as e:
+            raise UserError(f"--fit={key}: {name}: {e}") from None
+        out.append(
+            {"metric": name, "at 1": line.at_one, "per factor 10": line.slope}
+            | {"low": line.low, "high": line.high, "seeds": line.groups}
+        )
+    return out
 
 
 def table(runs: Sequence[Planned], folder: Path, metrics: Sequence[str] = ()) -> list[Row]:

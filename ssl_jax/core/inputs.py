@@ -125,6 +125,7 @@ class Inputs:
     | `masks[g]` | `masks` | (B, count, h, w) uint8 | moved with the view's pixels |
     | `matched` | `matched`, with masks | made on the device | (B, h, w, C) float32, see below |
     | `label` | `label` | (B,) int32, -1 for none | |
+    | `labels` | `labels`, their largest number | (B, labels) int32, -1 after the last | |
     | `text` | `text`, tokens | (B, text) int32 | |
     | `frames` | `frames`, per clip | (B, frames, h, w, C) uint8, sides of the first view | |
     | `sound` | `sound`, samples | (B, sound) int16, mono, from the first frame on | float32 |
@@ -141,6 +142,7 @@ class Inputs:
 
     views: tuple[View, ...] = ()
     label: bool = False
+    labels: int = 0
     text: int = 0
     frames: int = 0
     streams: tuple[tuple[str, "Inputs"], ...] = ()
@@ -170,6 +172,8 @@ class Inputs:
             out["masks"] = per_view(np.uint8, sides=True)
         if self.label:
             out["label"] = array(np.int32)
+        if self.labels:
+            out["labels"] = array(np.int32, self.labels)
         if self.text:
             out["text"] = array(np.int32, self.text)
         if self.frames:

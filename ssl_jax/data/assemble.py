@@ -15,6 +15,7 @@ from ssl_jax.data.draws import uniform
 from ssl_jax.data.masks import Masks, crop_nearest
 from ssl_jax.data.order import Order
 from ssl_jax.data.reader import Reader
+from ssl_jax.data.sources.base import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 
 
@@ -59,6 +60,8 @@ class Steps:
             raise UserError(
                 f"{reader.source.name} has no captions, which this method needs; see docs/data.md"
             )
+        if inputs.labels:
+            check_label_sets(reader.source, inputs.labels)
         self._reader, self._inputs, self._order = reader, inputs, order
         self._rows = rows
         self._pool = Pool(threads)
@@ -83,6 +86,10 @@ class Steps:
         batch["index"] = index
         if self._inputs.label:
             batch["label"] = self._labels[pixels_of]
+        if self._inputs.labels:
+            sets = self._reader.source.label_sets
+            assert sets is not None
+            batch["labels"] = sets.padded(pixels_of, self._inputs.labels)
         if self._inputs.text:
             captions = self._reader.source.captions
             assert captions is not None
@@ -166,6 +173,23 @@ class Steps:
         if cropped:
             self._pool.run(fill, len(index))
         return {n: arrays for n, arrays in out.items() if arrays or n == "views"}, pixels_of
+
+
+def check_label_sets(source: Source, most: int) -> None:
+    """Check that the source has label sets, of at most `most` labels.
+
+    Raises:
+      UserError: it does not.
+    """
+    if source.label_sets is None:
+        raise UserError(
+            f"{source.name} has no lists of labels, which this method needs; see docs/data.md"
+        )
+    if source.label_sets.most > most:
+        raise UserError(
+            f"objective.labels: {source.name} has an image with {source.label_sets.most} labels, "
+            f"more than {most}; set --config.objective.labels={source.label_sets.most}"
+        )
 
 
 class Pool:

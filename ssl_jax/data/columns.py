@@ -91,6 +91,11 @@ class Columns:
         return column
 
 
+def is_labels(kind: pa.DataType) -> bool:
+    """Tell whether a column holds a label, or a list of labels, per row."""
+    return is_label(kind.value_type if is_list(kind) else kind)
+
+
 def is_label(kind: pa.DataType) -> bool:
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return numeric or pa.types.is_null(kind) or is_string(kind)

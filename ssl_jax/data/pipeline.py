@@ -57,6 +57,8 @@ class DataConfig:
       masks: folder of the masks of the training images, for methods that need them: NAME.png for
         each image NAME.jpg, in the same sub-folders. Not needed for images in a folder images with
         a folder masks beside it.
+      hierarchy: file with a class and a wider class per line, for data with several labels per
+        image: an image gets all classes above its labels. See `data.hierarchy.read_pairs`.
     """
 
     train: str = "digits"
@@ -74,6 +76,7 @@ class DataConfig:
     streams: Mapping[str, str] = field(default_factory=dict)
     tokenizer: str = ""
     masks: str = ""
+    hierarchy: str = ""
 
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""

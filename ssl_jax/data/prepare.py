@@ -64,8 +64,14 @@ def prepare(
       The manifest: counts, class names, options, the source's fingerprint, a digest of each shard.
 
     Raises:
-      UserError: `output` holds other data, or cannot be written, or no image could be decoded.
+      UserError: `output` holds other data, or cannot be written, or no image could be decoded,
+        or images have several labels.
     """
+    if source.label_sets is not None:
+        raise UserError(
+            f"{source.name} has several labels per image, which prepared files do not hold; train "
+            "on it as it is"
+        )
     request = {
         "source": source.name,
         "fingerprint": source.fingerprint(),

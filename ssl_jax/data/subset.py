@@ -22,6 +22,8 @@ class Subset(Source):
         self._source, self._rows = source, np.asarray(rows, np.int64)
         self.class_names, self.left_out = source.class_names, source.left_out
         self.labels = None if source.labels is None else source.labels[self._rows]
+        if source.label_sets is not None:
+            self.label_sets = source.label_sets.part(self._rows)
         self.value_range = source.value_range
         self.masked, self.sounded = source.masked, source.sounded
         self.lengths = None if source.lengths is None else source.lengths[self._rows]

@@ -1,14 +1,12 @@
 """Superclasses: a file that assigns each class to a wider one (WordNet, BREEDS)."""
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.plain import from_json
+from ssl_jax.data.hierarchy import read_pairs
 
 
 class Superclasses(NamedTuple):
@@ -47,7 +45,7 @@ def read_superclasses(path: str, class_names: Sequence[str]) -> Superclasses:
         listed twice, fewer than two superclasses.
     """
     where = f"superclasses {path}"
-    pairs = _pairs(path, where)
+    pairs = read_pairs(path, where)
     number = {str(i): i for i in range(len(class_names))}
     number |= {name: i for i, name in enumerate(class_names)}
     names = tuple(sorted({above for _, above in pairs}))
@@ -62,25 +60,3 @@ def read_superclasses(path: str, class_names: Sequence[str]) -> Superclasses:
             raise UserError(f"{where}: class {name!r} is listed twice")
         of[number[name]] = names.index(above)
     return Superclasses(of, names)
-
-
-def _pairs(path: str, where: str) -> list[tuple[str, str]]:
-    try:
-        text = Path(path).read_text("utf-8-sig")
-        if text.lstrip().startswith("{"):
-            entries = from_json(text, object_pairs_hook=list)
-            if any(isinstance(above, (list, dict)) for _, above in entries):
-                raise UserError(f"{where}: expected an object {{class: superclass}}")
-            return [(name, str(above)) for name, above in entries]
-    except (OSError, ValueError) as e:
-        raise UserError(f"{where}: {getattr(e, 'strerror', None) or e}") from None
-    pairs = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        separator = next((s for s in ("\t", ",") if s in line), r"\s+")
-        parts = [part.strip() for part in re.split(separator, line.strip())]
-        if len(parts) != 2 or not all(parts):
-            raise UserError(f"{where}: line {number}: expected CLASS SUPERCLASS, got {line[:80]!r}")
-        pairs.append((parts[0], parts[1]))
-    return pairs

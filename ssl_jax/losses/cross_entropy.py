@@ -56,3 +56,10 @@ def divergence(logits: Array, targets: Array) -> Array:
     """
     entropy = -jnp.sum(targets * jnp.log(jnp.where(targets > 0, targets, 1)), axis=-1)
     return soft_cross_entropy(logits, targets) - entropy
+
+
+@any_axes()
+def labelled_mean(values: Array, labels: Array) -> Array:
+    """Mean of `values` (...) over the rows whose label (...) is not -1; 0 without any label."""
+    share = labels >= 0
+    return jnp.sum(jnp.where(share, values, 0)) / jnp.maximum(jnp.sum(share), 1)

@@ -26,6 +26,23 @@ def divergence(logits: Array, reference: Array) -> Array:
     return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
 
 
+def virtual_adversarial(
+    function: Function,
+    images: Array,
+    logits: Array,
+    noise: Array,
+    epsilon: float,
+    xi: float | None = None,
+) -> Array:
+    """Return the divergence that a change of length `epsilon` causes; a scalar.
+
+    The gradient flows through the prediction for the changed images alone. The arguments are those
+    of `adversarial_direction`.
+    """
+    change = epsilon * adversarial_direction(function, images, logits, noise, xi)
+    return divergence(function(images + change), jax.lax.stop_gradient(logits))
+
+
 def adversarial_direction(
     function: Function, images: Array, logits: Array, noise: Array, xi: float | None = None
 ) -> Array:

@@ -17,7 +17,7 @@ from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, DataPass, Encoder, Group, Heads, Objective, View
 from ssl_jax.objectives.parts import memory
-from ssl_jax.objectives.parts.kmeans import kmeans, pca_whiten
+from ssl_jax.objectives.parts.kmeans import pca_whiten, two_level_kmeans
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.views import fold
 
@@ -182,23 +182,10 @@ class DeeperCluster(Objective):
 
     def cluster(self, points: Array, present: Array, key: Array) -> tuple[Array, Array]:
         """Cluster points (R, d) twice: super-cluster and cluster (R, 2), and weights by both."""
-        each, iterations = self.per_super_cluster, self.iterations
-        upper = kmeans(
-            points,
-            present,
-            self.super_clusters,
-            rng.named(key, "kmeans"),
-            iterations=iterations,
-            empty="halve",
-        ).assignments
-
-        def divide(s: Array) -> tuple[Array, Array]:
-            members, own = present & (upper == s), jax.random.fold_in(key, s)
-            lower = kmeans(points, members, each, own, iterations=iterations, empty="halve")
-            return lower.assignments, lower.counts
-
-        lower, counts = jax.lax.map(divide, jnp.arange(self.super_clusters, dtype=jnp.int32))
-        lower = jnp.take_along_axis(lower, upper[None], axis=0)[0]
+        widths = self.super_clusters, self.per_super_cluster
+        upper, lower, counts = two_level_kmeans(
+            points, present, *widths, key, iterations=self.iterations, empty="halve"
+        )
         # Uniform over the super-clusters, and over the clusters of each.
         nonempty = counts > 0
         shares = jnp.sum(jnp.any(nonempty, axis=1)) * jnp.sum(nonempty, axis=1, keepdims=True)

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from ssl_jax.augment import geometric, photometric, recipes
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.ranges import Count, NonNegative, Positive
-from ssl_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
+from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive
+from ssl_jax.losses.cross_entropy import cross_entropy, labelled_mean
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.losses.triplet import batch_hard
-from ssl_jax.losses.vat import adversarial_direction, divergence, entropy
+from ssl_jax.losses.vat import entropy, virtual_adversarial
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Encoder, Heads, Inputs, Objective, View
+from ssl_jax.objectives.parts import average
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.views import fold, unfold
 
@@ -51,10 +52,8 @@ class S4L(Objective):
         the finite difference in the released code (1e-6, see `losses.vat.adversarial_direction`).
       vat_labelled: apply VAT and the entropy to the labelled images too.
       entropy: weight of the predictions' entropy (1 in the paper's VAT + EntMin).
-
-    Raises:
-      UserError: no labels; a view whose count does not suit the task; nothing to learn from
-        unlabelled images.
+      average: momentum of an average of all weights that is evaluated in their place, as in MOAM;
+        0 for none. Early in training it is smaller, (1 + step) / (10 + step).
     """
 
     family: ClassVar[str] = "pretext"
@@ -73,6 +72,7 @@ class S4L(Objective):
     vat_step: NonNegative = 0.0
     vat_labelled: bool = False
     entropy: NonNegative = 0.0
+    average: BelowOne = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,14 +99,13 @@ class S4L(Objective):
 
     @cached_property
     def networks(self) -> Networks:
-        widths = {"rotation": (4,), "exemplar": (self.embedding,)}
-        tasks = {self.task: mlp_head(self.feature_dim, widths[self.task])} if self.rows else {}
-        return self.backbone_and(classes=self.classes, **tasks)
+        widths = {"rotation": (4,), "exemplar": (self.embedding,), "none": ()}[self.task]
+        task = {self.task: mlp_head(self.feature_dim, widths)} if widths else {}
+        return self.backbone_and(classes=self.classes, **task)
 
-    @property
-    def rows(self) -> int:
-        """Number of copies of an image that the task compares; 0 without a task."""
-        return {"rotation": 4, "exemplar": self.view.count, "none": 0}[self.task]
+    def init(self, key: Array) -> tuple[Tree, Tree]:
+        params, stats = self.networks.init(key)
+        return params, {"stats": stats, **average.start(self.average, params, stats)}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -116,7 +115,7 @@ class S4L(Objective):
         nets = self.networks.bind(params, extra["stats"])
         both = nets.backbone(fold(labelled, unlabelled)).pooled
         features = unfold(both, 2 * labelled.shape[1])
-        first, second = jnp.split(features, 2, axis=1)  # the labelled and the unlabelled images
+        first, second = jnp.split(features, 2, axis=1)
         loss, metrics = self.learn(nets, first, second, batch["label"])
         if self.vat or self.entropy:
             images, index = unlabelled[:, :1], batch["unlabelled"]["index"][:, None]
@@ -126,22 +125,7 @@ class S4L(Objective):
             keys = rng.per_example(rng.named(key, "vat"), index.reshape(-1))
             metrics |= self.smooth(params, extra["stats"], fold(images), keys)
             loss += self.vat * metrics["vat"] + self.entropy * metrics["entropy"]
-        return loss, Aux({"stats": nets.stats}, metrics=metrics)
-
-    def learn(
-        self, nets: Bound, labelled: Array, unlabelled: Array, labels: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """Compute the loss of the classes and of the task, and its terms, from the features
-        (B, m, D) of either set.
-        """
-        loss, accuracy = self.classify(nets.classes(labelled), labels)
-        metrics = {"classes": loss, "top1": accuracy}
-        loss = self.label_weight * loss
-        if self.rows:
-            task = {"rotation": self.rotation, "exemplar": self.exemplar}[self.task]
-            metrics[self.task] = (task(nets, labelled) + task(nets, unlabelled)) / 2
-            loss += self.weight * metrics[self.task]
-        return loss, metrics
+        return loss, Aux(dict(extra, stats=nets.stats), metrics=metrics)
 
     def copies(self, batch: Mapping[str, Any], key: Array) -> Array:
         """Return the copies of each image that pass the network, (B, m, H, W, C)."""
@@ -159,15 +143,22 @@ class S4L(Objective):
         self.view.check_square()
         return geometric.rotations(images[:, 0])
 
-    def classify(self, logits: Array, labels: Array) -> tuple[Array, Array]:
-        """Compute the cross-entropy of logits (B, m, K), every copy with its image's label, and the
-        accuracy. Images without a label (-1) do not count.
+    def learn(
+        self, nets: Bound, labelled: Array, unlabelled: Array, labels: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Compute the loss of the classes and of the task, and its terms, from the features
+        (B, m, D) of either set. Every copy has its image's label, -1 for none.
         """
-        share = jnp.broadcast_to((labels >= 0)[:, None], logits.shape[:2])
-        targets = jax.nn.one_hot(labels, logits.shape[-1])[:, None]
-        total = jnp.maximum(jnp.sum(share), 1)
-        loss = jnp.sum(soft_cross_entropy(logits, jnp.broadcast_to(targets, logits.shape))) / total
-        return loss, jnp.sum(share & (logits.argmax(-1) == labels[:, None])) / total
+        logits = nets.classes(labelled)
+        labels = jnp.broadcast_to(labels[:, None], logits.shape[:2])
+        classes = labelled_mean(cross_entropy(logits, jnp.maximum(labels, 0)), labels)
+        metrics = {"classes": classes, "top1": labelled_mean(logits.argmax(-1) == labels, labels)}
+        loss = self.label_weight * classes
+        if self.task != "none":
+            task = {"rotation": self.rotation, "exemplar": self.exemplar}[self.task]
+            metrics[self.task] = (task(nets, labelled) + task(nets, unlabelled)) / 2
+            loss += self.weight * metrics[self.task]
+        return loss, metrics
 
     def rotation(self, nets: Bound, features: Array) -> Array:
         """Compute the cross-entropy of the rotations, from features (B, 4, D)."""
@@ -191,25 +182,30 @@ class S4L(Objective):
             nets = self.networks.bind(params, stats)
             return nets.classes(nets.backbone(images).pooled)
 
-        clean = predict(images)
-        metrics = {"vat": jnp.zeros((), clean.dtype), "entropy": entropy(clean)}
+        logits = predict(images)
+        vat = jnp.zeros((), logits.dtype)
         if self.vat:
-            xi = self.vat_step or None
-            noise = self.noise(keys, images)
-            change = self.epsilon * adversarial_direction(predict, images, clean, noise, xi)
-            # The gradient flows through the changed images' prediction alone.
-            metrics["vat"] = divergence(predict(images + change), jax.lax.stop_gradient(clean))
-        return metrics
+            noise, xi = self.noise(keys, images), self.vat_step or None
+            vat = virtual_adversarial(predict, images, logits, noise, self.epsilon, xi)
+        return {"vat": vat, "entropy": entropy(logits)}
 
     def noise(self, keys: Array, images: Array) -> Array:
         """Draw the start of the power iteration, (n, H, W, C)."""
         return jax.vmap(lambda k: jax.random.normal(k, images.shape[1:], images.dtype))(keys)
 
+    def after_update(
+        self, params: Tree, extra: Tree, signals: Tree, step: Array
+    ) -> tuple[Tree, Tree]:
+        return params, average.update(self.average, params, extra, step)
+
+    def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
+        return average.teacher(extra)
+
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        """Return the backbone and its classifier."""
+        """Return the backbone and its classifier, or their average if there is one."""
+        params, stats = average.evaluated(params, extra)
         classifier = Heads(params["classes"], self._score)
-        stats = extra["stats"]["backbone"]
-        return Encoder(params["backbone"], stats, self.backbone, classifier=classifier)
+        return Encoder(params["backbone"], stats["backbone"], self.backbone, classifier=classifier)
 
     def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:
         return [self.classes.apply(params, {}, pooled, train=False)[0]]

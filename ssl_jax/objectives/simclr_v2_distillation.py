@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Positive, Probability, Whole
-from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.losses.cross_entropy import cross_entropy, labelled_mean
 from ssl_jax.losses.distillation import distillation
 from ssl_jax.nets import DEFAULT, make_backbone
 from ssl_jax.nets.functional import Net, output_shapes
@@ -107,9 +107,8 @@ class Distillation(Objective):
 
         loss = self.alpha * jnp.mean(distillation(logits, target, self.temperature))
         if self.alpha < 1:
-            labels, labelled = jnp.maximum(batch["label"], 0), batch["label"] >= 0
-            total = jnp.sum(labelled * cross_entropy(logits, labels))
-            loss = loss + (1 - self.alpha) * total / jnp.maximum(jnp.sum(labelled), 1)
+            losses = cross_entropy(logits, jnp.maximum(batch["label"], 0))
+            loss = loss + (1 - self.alpha) * labelled_mean(losses, batch["label"])
         agreement = jnp.mean(jnp.argmax(logits, -1) == jnp.argmax(target, -1))
         return loss, Aux(dict(extra, stats=student.stats), metrics={"agreement": agreement})
 

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment import erasing, mixing
-from ssl_jax.core import rng, tree
+from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, NonNegative, Probability
 from ssl_jax.losses.cross_entropy import soft_cross_entropy
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import HeadInit, mlp_head
 from ssl_jax.objectives.base import Aux, Encoder, Heads, Inputs, Objective, View
+from ssl_jax.objectives.parts import average
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold
 
@@ -73,8 +74,7 @@ class Supervised(Objective):
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.networks.init(key)
-        average = {"average": {"params": params, "stats": stats}} if self.average else {}
-        return params, {"stats": stats} | average
+        return params, {"stats": stats, **average.start(self.average, params, stats)}
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -128,21 +128,14 @@ class Supervised(Objective):
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
-        if not self.average:
-            return params, extra
-        momentum = jnp.minimum(self.average, (1 + step) / (10 + step))
-        current = {"params": params, "stats": extra["stats"]}
-        return params, dict(extra, average=tree.ema(extra["average"], current, momentum))
+        return params, average.update(self.average, params, extra, step)
 
     def teacher(self, params: Tree, extra: Tree) -> tuple[Tree, Tree] | None:
-        average = extra.get("average")
-        return None if average is None else (average["params"], average["stats"])
+        return average.teacher(extra)
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         """Return the backbone and its classifier, or their average if there is one."""
-        stats = extra["stats"]
-        if self.average:
-            params, stats = extra["average"]["params"], extra["average"]["stats"]
+        params, stats = average.evaluated(params, extra)
         classifier = Heads(params["classifier"], self._score)
         return Encoder(params["backbone"], stats["backbone"], self.backbone, classifier=classifier)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ssl_jax.core import distributed, files
 from ssl_jax.core.errors import UserError
-from ssl_jax.data import subset
+from ssl_jax.data import hierarchy, subset
 from ssl_jax.data.pipeline import check_in_memory
 from ssl_jax.data.reader import num_channels
 from ssl_jax.data.sources import Source, held_out, open_source
@@ -96,6 +96,8 @@ class Datasets(ResolvedConfig):
                 "no training data; set it, --data=folder:/path (docs/data.md lists all kinds)"
             )
         source = self._folds[0] if self.data.fold else open_source(self.data.train, "train")
+        if self.data.hierarchy:
+            hierarchy.add_wider_classes(source, self.data.hierarchy)
         if self.data.labelled:
             source = subset.labelled(source, self.data.labelled, self.data.draw)
         return source

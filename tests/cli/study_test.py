@@ -14,6 +14,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
 from ssl_jax.cli import train
+from ssl_jax.cli.study import fits
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import study
 from ssl_jax.run.configs import configured
@@ -104,11 +105,39 @@ class StudyTest(parameterized.TestCase):
             ("data_and_steps", 9),
             ("methods_and_widths", 9),
             ("methods_and_depths", 12),
+            ("s4l_digits", 6),
+            ("moam_digits", 3),
+            ("moam", 3),
+            ("jft_digits", 6),
+            ("jft_digits_epochs", 6),
         ):
             runs = study.read(f"studies:{name}")
             self.assertLen({run.name for run in runs}, count)
             for run in runs:
                 configured(run.config, list(run.changes.items()))
+
+    def test_a_fit_per_metric(self):
+        self.file.write_text(
+            "def get_config(name=''):\n"
+            "    return {f'{n}-{s}': {'config': 'x', 'data.fraction': n, 'train.seed': s}\n"
+            "            for n in (0.1, 1.0) for s in (0, 1)}\n"
+        )
+        runs = study.read(str(self.file))
+        rows = [{"step": 9, "knn_top1": x} for x in (0.5, 0.6, 0.7, 0.9)]  # slopes 0.2 and 0.3
+        (row,) = fits(runs, rows, "data.fraction")
+        half = 12.706205 * 0.05  # Student's t with one degree of freedom, times the standard error
+        self.assertEqual((row["metric"], row["seeds"]), ("knn_top1", 2))
+        for name, want in (
+            ("at 1", 0.8),
+            ("per factor 10", 0.25),
+            ("low", 0.25 - half),
+            ("high", 0.25 + half),
+        ):
+            self.assertAlmostEqual(row[name], want, 5)
+        with self.assertRaisesRegex(UserError, "--fit=train.steps: expected a number at train.st"):
+            fits(runs, rows, "train.steps")
+        with self.assertRaisesRegex(UserError, "--fit=train.seed: knn_top1: expected sizes above"):
+            fits(runs, rows, "train.seed")
 
     def test_a_key_for_all_runs(self):
         run = study.read(str(self.file), [("train.steps", 9)])[0]

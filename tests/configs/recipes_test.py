@@ -34,7 +34,12 @@ DEFAULTS = Path(__file__).parent / "defaults.json"
 STORED = Path(__file__).parent / "resolved"
 RECIPES = [(f"_{m}_{r}", m, r) for m in methods() for r in recipes(m)]
 PAPERS = [(f"_{m}_{r}", m, r) for m in methods() for r in recipes(m)[1:2]]
-SIZES = {"cifar10": (50_000, 10), "imagenet": (1_281_167, 1000), "flickr": (900, 0)}
+SIZES = {
+    "cifar10": (50_000, 10),
+    "imagenet": (1_281_167, 1000),
+    "flickr": (900, 0),
+    "jft300m": (300_000_000, 18_291),
+}
 
 
 class Data(ArraySource):
@@ -110,7 +115,9 @@ class RecipesTest(parameterized.TestCase):
         for method in methods():
             small, paper, *_ = recipes(method)
             made = Experiment.from_config(load_config(f"{method}:{small}"))
-            self.assertRegex(made.source.name, "^(digits|photos)", method)  # need no download
+            self.assertRegex(
+                made.source.name, "^(digits|noisy_digits|photos)", method
+            )  # no download
             self.assertLess(made.spec.total_steps * made.spec.global_batch, 250_000, method)
             self.assertEqual(load_config(method), load_config(f"{method}:{paper}"), method)
 

@@ -24,7 +24,7 @@ INSIDE = (
     "shapes",
     *(f"large_batch.{m}" for m in ("ring", "tiles", "sinkhorn_kernel", "sinkhorn_sweeps")),
 )
-FUNCTIONALS = {"vat.adversarial_direction"}  # of a function of the caller's
+FUNCTIONALS = {"vat.adversarial_direction", "vat.virtual_adversarial"}  # of a caller's function
 B, D = 8, 8
 RANDOM = np.random.default_rng(0)
 
@@ -64,6 +64,7 @@ CASES = {
     "cpc.cpc": (draw(B, 3, 2, D), draw(B, 3, 2, D), 1),
     "cross_entropy.cross_entropy": (LOGITS, LABELS, 0.1),
     "cross_entropy.divergence": (LOGITS, chances(B, D)),
+    "cross_entropy.labelled_mean": (draw(B), LABELS - 1),
     "cross_entropy.soft_cross_entropy": (LOGITS, chances(B, D)),
     "cross_view.cross_entropies": (chances(B, 2, D), draw(B, 3, D)),
     "cross_view.mean_of_other_views": (draw(B, D),),
@@ -84,6 +85,7 @@ CASES = {
     "masked.masked_patch_loss": (chances(B, 4, D), draw(B, 4, D), MASK),
     "masked.masked_smooth_l1": (PATCHES, draw(B, 4, 12), MASK, 0.5),
     "masked.normalize_patches": (PATCHES,),
+    "multi_label.sigmoid_cross_entropy": (LOGITS, RANDOM.integers(-1, D, (B, 3))),
     "nce.estimate_partition": (X, 10),
     "nce.nce": (np.log(chances(B, D)), 0.1),
     "nearest_neighbor.nearest_neighbor": (X, draw(16, D)),

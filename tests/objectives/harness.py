@@ -67,7 +67,13 @@ def _drawn(
     shapes: dict[str, Any], draw: np.random.Generator, dtype: Any, classes: int, made: Experiment
 ) -> dict[str, Any]:
     """Draw a batch of `shapes`; the sub-batch of a stream has that stream's classes."""
-    highest = {"label": classes, "text": made.spec.vocabulary, "masks": 2, "frames": 256}
+    highest = {
+        "label": classes,
+        "labels": classes,
+        "text": made.spec.vocabulary,
+        "masks": 2,
+        "frames": 256,
+    }
     classes_of = {stream.name: stream.num_classes for stream in made.spec.streams}
 
     def array(name: str, like: Any) -> Any:

@@ -146,11 +146,29 @@ class PropertiesTest(parameterized.TestCase):
 
     def test_images_without_a_label_do_not_count(self):
         made = s4l()
-        logits = jnp.asarray(RNG.normal(size=(4, 2, 5)), jnp.float32)
-        some, _ = made.classify(logits, jnp.array([1, -1, 3, -1]))
-        few, _ = made.classify(logits[::2], jnp.array([1, 3]))
-        np.testing.assert_allclose(some, few, rtol=1e-6)
-        self.assertEqual(made.classify(logits, jnp.full(4, -1))[0], 0)
+        nets = made.networks.bind(*made.networks.init(jax.random.key(0)), train=False)
+        features = jnp.asarray(RNG.normal(size=(4, 4, made.feature_dim)), jnp.float32)
+        terms = lambda x, labels: made.learn(nets, x, x, jnp.array(labels))[1]  # noqa: E731
+        some, few = terms(features, [1, -1, 3, -1]), terms(features[::2], [1, 3])
+        for name in ("classes", "top1"):
+            np.testing.assert_allclose(some[name], few[name], rtol=1e-6)
+        self.assertEqual(terms(features, [-1] * 4)["classes"], 0)
+
+    def test_the_average_is_evaluated(self):
+        made = s4l(average=0.9)
+        params, extra = made.init(jax.random.key(0))
+        moved = jax.tree.map(lambda x: x + 1, params)
+        # At step 0 the momentum is 1 / 10.
+        _, extra = made.after_update(moved, extra, {}, jnp.int32(0))
+        evaluated = made.encoder(moved, extra)
+        for tree, name in (
+            (evaluated.params, "backbone"),
+            (evaluated.classifier.params, "classes"),
+        ):
+            for ours, start in zip(
+                jax.tree.leaves(tree), jax.tree.leaves(params[name]), strict=True
+            ):
+                np.testing.assert_allclose(ours, start + 0.9, rtol=1e-5)
 
     def test_unlabelled_images_do_not_train_the_classifier(self):
         made = s4l()

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ssl_jax.data.label_sets import LabelSets
 from ssl_jax.data.levels import Range, measure, to_uint8
 
 VERSION = 2  # of fingerprints; those of version 1 have no number and omit the pixels
@@ -28,6 +29,8 @@ class Source(Protocol):
       name: name that the user gave.
       class_names: names of the classes, () without labels.
       labels: (N,) int32, -1 for an example without a label; None if no example has one.
+      label_sets: the labels of each example, none or several, of the same classes; None if the data
+        set has none. Evaluations read `labels` alone.
       arrays: (N, H, W, C) uint8 for sets in memory whose images have one size, else None.
       captions: the captions of each example, none or several; None if no example has any.
       names: name of each example in lists of examples: a path with "/", or a file name; None if
@@ -42,6 +45,7 @@ class Source(Protocol):
     name: str
     class_names: tuple[str, ...]
     labels: np.ndarray | None
+    label_sets: LabelSets | None = None
     arrays: np.ndarray | None = None
     captions: Sequence[Sequence[str]] | None = None
     names: Sequence[str] | None = None
@@ -122,6 +126,8 @@ class Source(Protocol):
         if self.labels is not None:
             yield np.ascontiguousarray(self.labels, np.int32).tobytes()
             yield repr(self.class_names).encode("utf-8", "surrogatepass")
+        if self.label_sets is not None:
+            yield self.label_sets.tobytes()
         for texts in self.captions or ():
             yield ("\0".join(texts) + "\n").encode("utf-8", "surrogatepass")
 

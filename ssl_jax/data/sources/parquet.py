@@ -35,12 +35,14 @@ from ssl_jax.data.columns import (
     Columns,
     features_of,
     image_column,
-    is_label,
+    is_labels,
+    is_list,
     is_string,
     is_struct,
     is_text,
 )
 from ssl_jax.data.decode import DecodeError, check_size
+from ssl_jax.data.label_sets import number_label_sets
 from ssl_jax.data.labels import number_labels
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.splits import choose_files
@@ -87,8 +89,17 @@ class ParquetSource(Source):
         column = Columns(name, schema, columns)
         self._captions = column.find("caption", CAPTION_COLUMNS, is_text, "texts, or lists of them")
         self._name = column.find("name", NAME_COLUMNS, is_string, "texts")
-        label = column.find("label", LABEL_COLUMNS, is_label, "numbers or texts", strict=True)
-        self.labels, self.class_names = self._read_labels(label, features)
+        expected = "numbers or texts, or lists of them"
+        label = column.find("label", LABEL_COLUMNS, is_labels, expected, strict=True)
+        self.labels, self.label_sets = None, None
+        names: tuple[str, ...] = ()
+        if label is not None:
+            values, classes = self._read_column(label), self._class_names(label, features)
+            if is_list(schema.field(label).type):
+                self.label_sets, names = number_label_sets(values, name, classes)
+            else:
+                self.labels, names = number_labels(values, name, classes)
+        self.class_names = names
         self._check_paths()
         self._check_size()
 
@@ -138,6 +149,8 @@ class ParquetSource(Source):
             digest.update(footer.getbuffer())
         if self.labels is not None:
             digest.update(self.labels.tobytes())
+        if self.label_sets is not None:
+            digest.update(self.label_sets.tobytes())
         return digest.hexdigest()
 
     def content(self) -> Iterator[bytes]:
@@ -177,16 +190,13 @@ class ParquetSource(Source):
             raise UserError(f"{self.name}: column {column} has {len(values)} rows for {len(self)}")
         return values
 
-    def _read_labels(
-        self, column: str | None, features: dict
-    ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-        if column is None:
-            return None, ()
+    def _class_names(self, column: str, features: dict) -> tuple[str, ...]:
+        """Return the class names in the metadata of a column of labels, or of lists of them."""
         feature = features.get(column)
+        feature = feature.get("feature", feature) if isinstance(feature, dict) else feature
         names = feature.get("names") if isinstance(feature, dict) else None
         valid = isinstance(names, list) and all(isinstance(n, str) for n in names)
-        classes = tuple(map(without_halves, names or ())) if valid else ()
-        return number_labels(self._read_column(column), self.name, classes)
+        return tuple(map(without_halves, names or ())) if valid else ()
 
     def _check_paths(self) -> None:
         """Raise `UserError` if images are separate files and the first cannot be read."""

@@ -4,11 +4,13 @@ The points stay split by rows over all devices. An iteration sends one sum per c
 are computed for a block of centroids at a time, so that no array of (points x clusters) exists.
 """
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core import rng
 from ssl_jax.losses.normalize import as_float, l2_normalize
 
 Array = jax.Array
@@ -92,6 +94,36 @@ def kmeans(
     distances = jnp.sum(jnp.square(points), axis=1) - 2 * similarity
     cost = jnp.sum(jnp.where(present, distances, 0)) / jnp.sum(present)
     return Clusters(centroids, assignments, counts, cost)
+
+
+def two_level_kmeans(
+    points: Array,
+    present: Array,
+    upper: int,
+    lower: int,
+    key: Array,
+    *,
+    iterations: int,
+    empty: Empty = "split",
+) -> tuple[Array, Array, Array]:
+    """Cluster the points, and then the points of each cluster.
+
+    The arguments are those of `kmeans`; there are `upper` clusters of `lower` clusters each.
+
+    Returns:
+      The two assignments of each point, (R,) int32, and the number of present points (upper, lower)
+      int32.
+    """
+    cluster = functools.partial(kmeans, iterations=iterations, empty=empty)
+    above = cluster(points, present, upper, rng.named(key, "kmeans")).assignments
+
+    def divide(s: Array) -> tuple[Array, Array]:
+        members = present & (above == s)
+        part = cluster(points, members, lower, jax.random.fold_in(key, s))
+        return part.assignments, part.counts
+
+    every, counts = jax.lax.map(divide, jnp.arange(upper, dtype=jnp.int32))
+    return above, jnp.take_along_axis(every, above[None], axis=0)[0], counts
 
 
 def nearest(

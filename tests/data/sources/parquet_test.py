@@ -89,8 +89,10 @@ class ParquetTest(parameterized.TestCase):
             self.assertEqual(source.labels.tolist(), want)
 
     def test_columns_that_are_no_labels(self):
-        spec = self.write(image=IMAGES[:2], label=[[1, 2], [3]], cls=[1, 0], half=[0.5, 1.0])
-        with self.assertRaisesRegex(UserError, "column label is list<.*expected numbers or texts"):
+        boxes = [[[1.0, 2.0]], [[3.0, 4.0]]]
+        spec = self.write(image=IMAGES[:2], label=boxes, cls=[1, 0], half=[0.5, 1.0])
+        expected = "column label is list<.*expected numbers or texts, or lists of them"
+        with self.assertRaisesRegex(UserError, expected):
             open_source(spec)
         with self.assertRaisesRegex(UserError, "label 0.5 at index 0 is not a class"):
             open_source(f"{spec}#label=half")

@@ -1,0 +1,61 @@
+"""The digits with several labels each, some of them wrong: a small stand-in for JFT-300M.
+
+JFT's labels come from an automatic system: 1.26 per image, of which a fifth is wrong and an unknown
+number missing, of classes in a hierarchy (1707.02968, section 3). Here the classes are the ten
+digits, odd and even, small (0 to 4) and large. An image has the label of its digit, which a fifth
+of the images have another one of; a quarter also has one of the true wider classes. The hierarchy
+fills in those above the digit's label. The draws are a function of the image's index.
+"""
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.draws import uniform
+from ssl_jax.data.label_sets import LabelSets
+from ssl_jax.data.sources import digits
+from ssl_jax.data.sources.base import ArraySource
+
+WRONG, FURTHER = 0.2, 0.25  # shares of the images: with a wrong digit, with a second label
+SEED = 0
+NAMES = (*digits.WORDS, "even", "odd", "small", "large")
+EVEN, SMALL = 10, 12  # of the class numbers; odd and large follow
+
+
+def load(path: str, split: str) -> ArraySource:
+    """Load the images of `digits`; `labels` are the true digits, for evaluations alone."""
+    if path:
+        raise UserError(f"data 'noisy_digits:{path}': it takes no path; use 'noisy_digits'")
+    source = digits.load("", split)
+    assert source.labels is not None
+    source.name, source.class_names, source.captions = "noisy_digits", NAMES, None
+    sets = noisy(source.labels, SEED)
+    source.label_sets = sets.closed(wider(np.arange(10)).reshape(-1, 2), len(NAMES))
+    return source
+
+
+def wider(digit: np.ndarray) -> np.ndarray:
+    """Return the pairs (digit, wider class) of digits (n,): (n, 2, 2)."""
+    above = np.stack([EVEN + digit % 2, SMALL + digit // 5], axis=-1)
+    return np.stack([np.broadcast_to(digit[:, None], above.shape), above], axis=-1)
+
+
+def noisy(truth: np.ndarray, seed: int) -> LabelSets:
+    """Draw the labels of images whose digits are `truth` (N,), without those of the hierarchy."""
+    index = np.arange(len(truth))
+    draws = uniform(seed, index, shape=(4,))
+    other = (truth + 1 + np.floor(9 * draws[:, 1]).astype(np.int64)) % 10
+    digit = np.where(draws[:, 0] < WRONG, other, truth)
+    second = wider(truth)[index, (draws[:, 3] < 0.5).astype(int), 1]
+    has_second = draws[:, 2] < FURTHER
+    rows = np.concatenate([index, index[has_second]])
+    return LabelSets(rows, np.concatenate([digit, second[has_second]]), len(truth))
+
+
+def held_out(path: str) -> ArraySource:
+    """Load the evaluation images."""
+    return load(path, "eval")
+
+
+def absolute(path: str) -> str:
+    """Return `path` unchanged: there are none."""
+    return path
