@@ -14,7 +14,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """A trained normaliser."""
+    """A trained normaliser, with a rate at which it follows the scores in so short a run."""
     objective = {
         "name": "nce",
         "view": {"size": 16, "area": (1.0, 1.0), "recipe": "digits"},
@@ -22,7 +22,12 @@ def digits() -> ConfigDict:
         "negatives": 512,
         "temperature": 0.1,
     }
-    optim = {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-4}
+    optim = {
+        "name": "adamw",
+        "lr": 2e-3,
+        "weight_decay": 1e-4,
+        "lr_rules": (("^normaliser$", 30.0), (".*", 1.0)),
+    }
     return common.digits(objective, optim, steps=800, batch_size=256)
 
 
