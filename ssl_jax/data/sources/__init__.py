@@ -27,7 +27,11 @@ from ssl_jax.data.sources.base import ArraySource, Source
 
 __all__ = ["ArraySource", "Source", "absolute", "held_out", "open_source", "schemes"]
 
-EMBEDDED = ("digits", "photos")  # schemes without a path: their data come with a library
+EMBEDDED = (
+    "digits",
+    "moving_digits",
+    "photos",
+)  # schemes without a path: their data come with a library
 _ENDINGS = {  # endings of files that need no scheme
     "npz": (".npz",),
     "parquet": (".parquet",),
