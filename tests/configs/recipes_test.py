@@ -110,7 +110,7 @@ class RecipesTest(parameterized.TestCase):
         for method in methods():
             small, paper, *_ = recipes(method)
             made = Experiment.from_config(load_config(f"{method}:{small}"))
-            self.assertRegex(made.source.name, "^(digits|photos)", method)  # need no download
+            self.assertRegex(made.source.name, "^(moving_)?(digits|photos)", method)  # no download
             self.assertLess(made.spec.total_steps * made.spec.global_batch, 250_000, method)
             self.assertEqual(load_config(method), load_config(f"{method}:{paper}"), method)
 
