@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count
@@ -84,7 +85,7 @@ class MotionSegmentation(Objective):
     def targets(self, masks: Array) -> Array:
         """Return the masks (B, h, w) at the grid: of each cell the pixel in its centre."""
         height, width = masks.shape[1:]
-        centres = [(2 * jnp.arange(self.grid) + 1) * n // (2 * self.grid) for n in (height, width)]
+        centres = [(2 * np.arange(self.grid) + 1) * n // (2 * self.grid) for n in (height, width)]
         return masks[:, centres[0][:, None], centres[1]]
 
     def predict(self, nets: Bound, images: Array) -> Array:

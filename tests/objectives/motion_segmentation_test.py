@@ -39,7 +39,7 @@ class MotionSegmentationTest(absltest.TestCase):
 
     def test_unknown_pixels_train_nothing(self):
         method = self.method()
-        params, extra = method.init(jax.random.key(0))
+        params, extra = jax.jit(method.init)(jax.random.key(0))
         loss = lambda p, b: method.loss(p, extra, b, jax.random.key(1), jnp.int32(0))[0]  # noqa: E731
         value, gradients = jax.jit(jax.value_and_grad(loss))(params, self.batch(255))
         self.assertEqual(float(value), 0)
@@ -55,9 +55,10 @@ class MotionSegmentationTest(absltest.TestCase):
 
     def test_pictures(self):
         method = self.method()
-        params, extra = method.init(jax.random.key(0))
+        params, extra = jax.jit(method.init)(jax.random.key(0))
         images = jnp.asarray(self.batch(1)["views"][0][:, 0])
-        (picture,) = method.pictures(params, extra, images, jax.random.key(0)).values()
+        shown = jax.jit(method.pictures)(params, extra, images, jax.random.key(0))
+        (picture,) = shown.values()
         self.assertEqual(picture.images.shape, (4, 3, 16, 16, 3))
         np.testing.assert_array_equal(picture.images[:, 0], images)
 
