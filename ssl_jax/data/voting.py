@@ -70,14 +70,15 @@ def mask_of(votes: np.ndarray) -> np.ndarray:
 
 def dense_flow(frames: np.ndarray) -> Flow:
     """Return the optical flow between the frames (n, H, W, 3), at the size of `FLOW_SIDE`."""
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     method.setFinestScale(0)
     sides = (FLOW_SIDE, FLOW_SIDE)
     small = [
         cv2.cvtColor(cv2.resize(f, sides, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         for f in frames
     ]
-    return lambda i, j: method.calc(small[i], small[j], None)
+    still = np.zeros((*sides, 2), np.float32)  # to start from
+    return lambda i, j: method.calc(small[i], small[j], still.copy())
 
 
 def saliency(count: int, flow: Flow) -> np.ndarray | None:

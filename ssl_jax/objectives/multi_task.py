@@ -61,18 +61,22 @@ class MultiTask(Objective):
         the learning rate); None reads the last map.
 
     Raises:
-      UserError: no task; patches that are standardised or that lose colours, with `harmonize`.
+      UserError: no task; patches that are standardised or that lose colours, with `harmonize`; a
+        normalisation of the first task's images that is not the reader's.
     """
 
     family: ClassVar[str] = "pretext"
     needs: ClassVar[str] = "colour images; a second set of images with masks of what moves"
     least_batch: ClassVar[int] = 2
 
-    relative_position: Options = paper(
-        patch=96, gap=48, jitter=7, rows=2, pairs="all", colors="drop"
-    )
+    relative_position: Options = paper(patch=96, gap=48, jitter=7, rows=2, pairs="all")
     colorization: Options = paper()
-    exemplar: Options = paper(form="cosine", copies=2, patch=96)
+    exemplar: Options = paper(
+        form="cosine",
+        copies=2,
+        patch=128,
+        view={"size": 256, "area": (1.0, 1.0), "recipe": "normalize"},
+    )
     motion: Options = paper()
     harmonize: bool = False
     lasso: NonNegative | None = None
@@ -94,6 +98,12 @@ class MultiTask(Objective):
                 "objective.harmonize: the lightness of standardised patches is not defined; set "
                 "relative_position.standardize=False and relative_position.colors='keep'"
             )
+        first, read = (recipes.recipe(v.recipe) for v in (self.first, self.view_of(self.reader)))
+        if (first.mean, first.std, first.space) != (read.mean, read.std, read.space):
+            raise UserError(
+                f"objective.{self.reader}.view: expected the normalisation of the first task's "
+                "view, as evaluations read images so; use recipes of one mean, std and space"
+            )
 
     @cached_property
     def tasks(self) -> Mapping[str, Objective]:
@@ -106,13 +116,13 @@ class MultiTask(Objective):
                 where = f"objective.{name}"
                 fixed = {"backbone": self.backbone, "spec": self.spec}
                 task = config.build(method, equal | dict(options), where, **fixed)
-                made[name] = task.with_backbone(self.seen_by(task.inputs().views[0]))
+                trunk = self.backbone if self.lasso is None else lasso(self.backbone)
+                made[name] = task.with_backbone(self.shown(trunk, task.inputs().views[0]))
         return made
 
-    def seen_by(self, view: View) -> Net:
+    def shown(self, trunk: Net, view: View) -> Net:
         """Return the trunk for images normalised as in `view`."""
         chain = recipes.recipe(view.recipe)
-        trunk = self.backbone if self.lasso is None else lasso(self.backbone)
 
         def lightness(images: Array) -> Array:
             if chain.space != "lab":
@@ -127,6 +137,20 @@ class MultiTask(Objective):
         """The task whose copy of the trunk is used after training: the last that sees colours."""
         coloured = [name for name in self.tasks if name != "colorization"]
         return (coloured or list(self.tasks))[-1]
+
+    def view_of(self, name: str) -> View:
+        """Return the view of a task."""
+        return self.tasks[name].inputs().views[0]
+
+    @property
+    def first(self) -> View:
+        """The view whose normalisation evaluations use."""
+        return self.view_of(next(iter(self.tasks)))
+
+    @cached_property
+    def reading(self) -> Net:
+        """The trunk for images normalised as in the first view."""
+        return self.shown(self.backbone, self.first)
 
     def inputs(self) -> Inputs:
         own = {name: task.inputs() for name, task in self.tasks.items()}
@@ -175,7 +199,9 @@ class MultiTask(Objective):
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
         views = iter(batch["views"])
-        losses, new_extra, metrics = {}, dict(extra), {}
+        losses: dict[str, Array] = {}
+        metrics: dict[str, Array] = {}
+        new_extra = dict(extra)
         for name, task in self.tasks.items():
             part = batch[MOTION] if name == MOTION else dict(batch, views=(next(views),))
             own, more = self.own(params, extra, name)
@@ -204,17 +230,16 @@ class MultiTask(Objective):
         return params, extra
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        return Encoder(params["backbone"], extra["stats"]["backbone"], self.backbone)
+        return Encoder(params["backbone"], extra["stats"]["backbone"], self.reading)
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
-        first = self.inputs().views[0]
         shown: dict[str, Picture] = {}
         for name, task in self.tasks.items():
-            view = task.inputs().views[0]
-            if recipes.recipe(view.recipe).space == recipes.recipe(first.recipe).space:
-                rgb = recipes.unit(first, images)
+            view = self.view_of(name)
+            if recipes.recipe(view.recipe).space == recipes.recipe(self.first.recipe).space:
+                rgb = recipes.unit(self.first, images)
                 sized = jax.image.resize(rgb, (len(rgb), *view.sides, rgb.shape[-1]), "linear")
                 own, more = self.own(params, extra, name)
                 shown |= task.pictures(own, more, recipes.normalize(view, sized), key)

@@ -34,7 +34,12 @@ DEFAULTS = Path(__file__).parent / "defaults.json"
 STORED = Path(__file__).parent / "resolved"
 RECIPES = [(f"_{m}_{r}", m, r) for m in methods() for r in recipes(m)]
 PAPERS = [(f"_{m}_{r}", m, r) for m in methods() for r in recipes(m)[1:2]]
-SIZES = {"cifar10": (50_000, 10), "imagenet": (1_281_167, 1000), "flickr": (900, 0)}
+SIZES = {
+    "cifar10": (50_000, 10),
+    "imagenet": (1_281_167, 1000),
+    "flickr": (900, 0),
+    "yfcc": (1_600_000, 0),
+}
 
 
 class Data(ArraySource):

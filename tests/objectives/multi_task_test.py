@@ -1,7 +1,5 @@
 """Several pretext tasks on one trunk: gradients, an optimizer state each, harmonisation, lasso."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,12 +100,12 @@ class MultiTaskTest(absltest.TestCase):
 
     def test_harmonised_tasks_see_the_lightness_alone(self):
         net = Net(None, lambda params, stats, images, **options: (images, stats), channels=3)
-        made = dataclasses.replace(method(harmonize=True), backbone=net, exemplar=None)
+        made = method(harmonize=True)
         with np.load(GOLDEN / "multitask_dz.npz") as file:
             data = dict(file)
         view = View(16, recipe="normalize")
         images = recipes.prepare(view, data["in_rgb_uint8"])
-        seen, _ = made.seen_by(view).apply({}, {}, images, train=True)
+        seen, _ = made.shown(net, view).apply({}, {}, images, train=True)
         for channel in np.moveaxis(np.asarray(seen), -1, 0):
             np.testing.assert_allclose(100 * (channel + 0.5), data["out_harmonised_L"], atol=1e-3)
 
@@ -143,6 +141,9 @@ class MultiTaskTest(absltest.TestCase):
             method(**empty)
         with self.assertRaisesRegex(UserError, "harmonize: .* set relative_position.standardize"):
             method(harmonize=True, relative_position=RELATIVE | {"standardize": True})
+        other = MOTION | {"view": WHOLE | {"recipe": "none"}}
+        with self.assertRaisesRegex(UserError, "motion.view: expected the normalisation of the fi"):
+            method(motion=other)
         with self.assertRaisesRegex(UserError, "objective.motion.*grids.*did you mean.*grid"):
             method(motion=MOTION | {"grids": 3})
 
