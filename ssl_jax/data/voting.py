@@ -221,10 +221,10 @@ def transition(
         others = np.flatnonzero(np.abs(frame_of - frame) <= radius)
         a, b = features[own], features[others]
         squared = np.square(a).sum(1)[:, None] - 2 * a @ b.T + np.square(b).sum(1)
-        kept = min(count, len(others))
-        near = np.argpartition(squared, kept - 1, axis=1)[:, :kept]
+        most = min(count, len(others))
+        near = np.argpartition(squared, most - 1, axis=1)[:, :most]
         squared = np.maximum(np.take_along_axis(squared, near, 1), 0)
-        rows.append(np.repeat(own, kept))
+        rows.append(np.repeat(own, most))
         columns.append(others[near].ravel())
         weights.append(np.exp(-squared / variance).ravel())
     row, column = np.concatenate(rows), np.concatenate(columns)
@@ -253,8 +253,8 @@ def large_blobs(mask: np.ndarray, share: float = 0.6, least: int = 25) -> np.nda
     count, blobs = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     size = np.bincount(blobs.ravel(), minlength=count)
     size[0] = 0
-    kept: np.ndarray = (size >= max(share * size.max(), least))[blobs]
-    return kept
+    large: np.ndarray = (size >= max(share * size.max(), least))[blobs]
+    return large
 
 
 def _counts(bins: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:

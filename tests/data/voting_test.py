@@ -53,8 +53,8 @@ class GoldenTest(absltest.TestCase):
         for mask, want in zip(
             self.data["in_blob_mask"], self.data["out_blob_relsize06"], strict=True
         ):
-            kept = voting.large_blobs(mask > threshold, least=1)
-            np.testing.assert_array_equal(kept & (mask > threshold), want > threshold)
+            large = voting.large_blobs(mask > threshold, least=1)
+            np.testing.assert_array_equal(large & (mask > threshold), want > threshold)
 
 
 class SegmentTest(absltest.TestCase):

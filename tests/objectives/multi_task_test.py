@@ -105,8 +105,8 @@ class MultiTaskTest(absltest.TestCase):
             data = dict(file)
         view = View(16, recipe="normalize")
         images = recipes.prepare(view, data["in_rgb_uint8"])
-        seen, _ = made.shown(net, view).apply({}, {}, images, train=True)
-        for channel in np.moveaxis(np.asarray(seen), -1, 0):
+        shown, _ = made.shown(net, view).apply({}, {}, images, train=True)
+        for channel in np.moveaxis(np.asarray(shown), -1, 0):
             np.testing.assert_allclose(100 * (channel + 0.5), data["out_harmonised_L"], atol=1e-3)
 
     def test_cosine_triplets_golden(self):
