@@ -183,6 +183,15 @@ def photos(
     return config
 
 
+def moving_digits(
+    objective: Mapping[str, Any], optim: Mapping[str, Any], steps: int, batch_size: int
+) -> ConfigDict:
+    """Build the config `digits` for clips: digits that move over photographs, 32 px."""
+    config = digits(objective, optim, steps, batch_size)
+    config.data.train = "moving_digits"
+    return config
+
+
 def cifar10(
     objective: Mapping[str, Any], optim: Mapping[str, Any], epochs: int, batch_size: int
 ) -> ConfigDict:

@@ -128,6 +128,7 @@ class Inputs:
     | `labels` | `labels`, their largest number | (B, labels) int32, -1 after the last | |
     | `text` | `text`, tokens | (B, text) int32 | |
     | `frames` | `frames`, per clip | (B, frames, h, w, C) uint8, sides of the first view | |
+    | `flow` | `flow` | (B, frames, h, w, 2) float32 | |
     | `sound` | `sound`, samples | (B, sound) int16, mono, from the first frame on | float32 |
     | NAME | `streams` | a complete batch of the data set NAME | |
 
@@ -135,8 +136,9 @@ class Inputs:
     Positions are (y, x) in units of the sides: (0, 0) is the outer corner at the top left, (1, 1)
     that at the bottom right, and pixel (i, j) of h x w has its centre at ((i + 0.5) / h,
     (j + 0.5) / w). Where the affine map of a chain reads beyond the crop, the view shows padding,
-    and its mask is 0 or the edge's. The sound in the loss is in [-1, 1). `window` changes the order
-    of the examples; by default each epoch is a pass over all of them. With `matched` the first crop
+    and its mask is 0 or the edge's. The flow of a pixel is its motion (y, x) from its frame to the
+    next, in pixels of the crop. The sound in the loss is in [-1, 1). `window` changes the order of
+    the examples; by default each epoch is a pass over all of them. With `matched` the first crop
     of the first view keeps its background, and `matched` shows another image's foreground on it.
     """
 
@@ -149,6 +151,7 @@ class Inputs:
     placement: bool = False
     masks: bool = False
     matched: bool = False
+    flow: bool = False
     sound: int = 0
     window: Window | None = None
 
@@ -178,6 +181,8 @@ class Inputs:
             out["text"] = array(np.int32, self.text)
         if self.frames:
             out["frames"] = array(np.uint8, self.frames, *self.views[0].sides, channels)
+        if self.flow:
+            out["flow"] = array(np.float32, self.frames, *self.views[0].sides, 2)
         if self.sound:
             out["sound"] = array(np.int16, self.sound)
         return out | {name: inputs.shapes(rows, channels) for name, inputs in self.streams}

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources.base import Sound
 
 
-def read_wav(file: Path) -> tuple[np.ndarray, int]:
-    """Read a WAV file of 16-bit PCM: samples (n,) int16, the mean of the channels, and their number
-    per second.
+def read_wav(file: Path) -> Sound:
+    """Read a WAV file of 16-bit PCM; several channels are averaged.
 
     Raises:
       UserError: no such file, or one in another format.
@@ -26,7 +26,7 @@ def read_wav(file: Path) -> tuple[np.ndarray, int]:
         raise UserError(f"{file}: expected a WAV file of 16-bit PCM samples: {reason}") from None
     if channels > 1:
         samples = samples[: len(samples) // channels * channels].reshape(-1, channels).mean(1)
-    return np.round(samples).astype(np.int16), rate
+    return Sound(np.round(samples).astype(np.int16), rate)
 
 
 def window(track: np.ndarray, first: int, count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.copies import examples
 from ssl_jax.data.levels import Range
-from ssl_jax.data.sources.base import VERSION, Source, with_version
+from ssl_jax.data.sources.base import VERSION, Sound, Source, with_version
 from ssl_jax.data.sources.mix import MixSource
 
 
@@ -25,7 +25,7 @@ class Subset(Source):
         if source.label_sets is not None:
             self.label_sets = source.label_sets.part(self._rows)
         self.value_range = source.value_range
-        self.masked, self.sounded = source.masked, source.sounded
+        self.masked, self.sounded, self.moving = source.masked, source.sounded, source.moving
         self.lengths = None if source.lengths is None else source.lengths[self._rows]
         if source.captions is not None:
             self.captions = [source.captions[int(row)] for row in self._rows]
@@ -53,8 +53,11 @@ class Subset(Source):
     def read_mask(self, index: int) -> np.ndarray | Path:
         return self._source.read_mask(int(self._rows[index]))
 
-    def read_sound(self, index: int) -> Path:
+    def read_sound(self, index: int) -> Path | Sound:
         return self._source.read_sound(int(self._rows[index]))
+
+    def read_flow(self, index: int, frame: int) -> np.ndarray:
+        return self._source.read_flow(int(self._rows[index]), frame)
 
     def describe(self, index: int) -> str:
         return self._source.describe(int(self._rows[index]))

@@ -1,11 +1,13 @@
-"""Triplet losses that choose their negatives within the batch: batch-hard and semi-hard."""
+"""Triplet losses: of given triplets, and with negatives chosen within the batch (batch-hard and
+semi-hard).
+"""
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
-from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.normalize import as_float, l2_normalize
 
 Array = jax.Array
 
@@ -13,6 +15,22 @@ Array = jax.Array
 def _squared_distances(z: Array) -> Array:
     """Compute the squared Euclidean distances (n, n) of the rows of z (n, d)."""
     return jnp.sum(jnp.square(z[:, None] - z[None]), axis=-1)
+
+
+@any_axes(...)
+def cosine_triplet(anchor: Array, positive: Array, negative: Array, margin: float = 0.5) -> Array:
+    """Hinge of triplets `max(0, D(a, p) - D(a, n) + m)` with the cosine distance `D = 1 - cos`
+    (Doersch and Zisserman 2017, 1708.07860).
+
+    Args:
+      anchor, positive, negative: (..., d), of any length.
+      margin: m.
+
+    Returns:
+      (...), one value per triplet, in at least float32.
+    """
+    a, p, n = (l2_normalize(as_float(z)) for z in (anchor, positive, negative))
+    return jax.nn.relu(margin + jnp.sum(a * n, axis=-1) - jnp.sum(a * p, axis=-1))
 
 
 @any_axes(1)

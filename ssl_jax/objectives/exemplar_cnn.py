@@ -15,12 +15,12 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Range, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.losses.triplet import batch_hard, semi_hard
+from ssl_jax.losses.triplet import batch_hard, cosine_triplet, semi_hard
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, Picture, View
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.pictures import ROWS
-from ssl_jax.objectives.parts.views import check_plain, fold
+from ssl_jax.objectives.parts.views import check_plain, fold, unfold
 
 Array = jax.Array
 Tree = Any
@@ -43,10 +43,11 @@ class ExemplarCNN(Objective):
       transforms: number of transformations of each seed, drawn once; 0 draws new ones at each step.
       copies: transformed copies of each seed per step.
       form: "softmax" with a class per seed, as in the paper; for many seeds, triplets of copies
-        within the batch: "semi_hard" (Kolesnikov et al. 2019, 1901.09005) or "batch_hard" with a
-        soft margin (S4L, 1905.03670).
+        within the batch: "semi_hard" (Kolesnikov et al. 2019, 1901.09005), "batch_hard" with a
+        soft margin (S4L, 1905.03670), or "cosine" with the next image of the batch as the negative
+        (Doersch and Zisserman 2017, 1708.07860).
       embedding: width of the triplets' embedding.
-      margin: margin of "semi_hard".
+      margin: margin of "semi_hard" and "cosine".
       normalized: axis along which triplets' embeddings get unit length: "features", or "batch" as
         released with 1901.09005 (exemplar.py, l2_normalize without its axis).
       translation: largest shift along either axis as a share of the seed's side.
@@ -71,7 +72,7 @@ class ExemplarCNN(Objective):
     seed_scale: Annotated[float, Range(1)] = 2.0
     transforms: Whole = 100
     copies: Count = 1
-    form: Literal["softmax", "semi_hard", "batch_hard"] = "softmax"
+    form: Literal["softmax", "semi_hard", "batch_hard", "cosine"] = "softmax"
     embedding: Count = 1000
     margin: Positive = 0.5
     normalized: Literal["features", "batch"] = "features"
@@ -126,6 +127,12 @@ class ExemplarCNN(Objective):
             accuracy = jnp.mean(out.argmax(-1) == labels)
             return jnp.mean(cross_entropy(out, labels)), Aux(extra, metrics={"accuracy": accuracy})
         z = l2_normalize(out, axis=-1 if self.normalized == "features" else 0)
+        if self.form == "cosine":
+            each = unfold(z, self.copies)
+            triplets = cosine_triplet(
+                each[:, 0], each[:, 1], jnp.roll(each[:, 0], 1, 0), self.margin
+            )
+            return jnp.mean(triplets), Aux(extra)
         if self.form == "semi_hard":
             return semi_hard(z, labels, self.margin), Aux(extra)
         return jnp.mean(batch_hard(z, labels)), Aux(extra)

@@ -39,6 +39,7 @@ SIZES = {
     "imagenet": (1_281_167, 1000),
     "flickr": (900, 0),
     "jft300m": (300_000_000, 18_291),
+    "yfcc": (1_600_000, 0),
 }
 
 
@@ -115,9 +116,8 @@ class RecipesTest(parameterized.TestCase):
         for method in methods():
             small, paper, *_ = recipes(method)
             made = Experiment.from_config(load_config(f"{method}:{small}"))
-            self.assertRegex(
-                made.source.name, "^(digits|noisy_digits|photos)", method
-            )  # no download
+            embedded = "^(digits|noisy_digits|moving_digits|photos)"  # no download
+            self.assertRegex(made.source.name, embedded, method)
             self.assertLess(made.spec.total_steps * made.spec.global_batch, 250_000, method)
             self.assertEqual(load_config(method), load_config(f"{method}:{paper}"), method)
 

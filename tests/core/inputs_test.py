@@ -28,7 +28,7 @@ class ViewTest(absltest.TestCase):
 class InputsTest(absltest.TestCase):
     def test_every_array_of_a_batch(self):
         views = (View((4, 6), 2), View(3))
-        clips = Inputs((View(5),), frames=7, sound=9, label=True)
+        clips = Inputs((View(5),), frames=7, flow=True, sound=9, label=True)
         inputs = Inputs(views, text=8, placement=True, masks=True, streams=(("clips", clips),))
         want = {
             "views": (((16, 2, 4, 6, 3), "u1"), ((16, 1, 3, 3, 3), "u1")),
@@ -41,6 +41,7 @@ class InputsTest(absltest.TestCase):
                 "index": ((16,), "i4"),
                 "label": ((16,), "i4"),
                 "frames": ((16, 7, 5, 5, 3), "u1"),
+                "flow": ((16, 7, 5, 5, 2), "f4"),
                 "sound": ((16, 9), "i2"),
             },
         }

@@ -134,10 +134,32 @@ class ClipsTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, f"{clip:02}.wav: .*{message}"):
                 clips.read(clip, 0)
 
+    def test_flow_is_in_pixels_of_the_crop_and_ends_with_the_clip(self):
+        class Moving(ArraySource):
+            moving = True
+            lengths = np.array([3])
+
+            def read_frame(self, index, frame):
+                return self.read(index)
+
+            def read_flow(self, index, frame):
+                return np.full((8, 16, 2), (1, 2 + frame), np.float32)
+
+        source = Moving("a", np.zeros((1, 8, 16, 3), np.uint8))
+        whole = Inputs((View((4, 4), area=(1, 1)),), frames=3, flow=True)
+        flow = Clips(source, whole, 3, seed=0).read(0, 0)["flow"]
+        self.assertEqual((flow.shape, flow.dtype), ((3, 4, 4, 2), np.float32))
+        np.testing.assert_array_equal(flow[:, 0, 0], [(0.5, 0.5), (0.5, 0.75), (0.5, 1)])
+        longer = Inputs((View((4, 4), area=(1, 1)),), frames=5, flow=True)
+        flow = Clips(source, longer, 3, seed=0).read(0, 0)["flow"]
+        np.testing.assert_array_equal(flow[:, 0, 0], [(0.5, 0.5), (0.5, 0.75), *3 * [(0, 0)]])
+
     def test_bad(self):
         images = ArraySource("a", np.zeros((4, 4, 4, 3), np.uint8))
         with self.assertRaisesRegex(UserError, "a has no frames, .* use frames:/path"):
             Clips(images, Inputs((WHOLE,), frames=2), 3, 0)
+        with self.assertRaisesRegex(UserError, "has no optical flow, .* use moving_digits"):
+            Clips(self.source(2), Inputs((WHOLE,), frames=2, flow=True), 3, 0)
         with self.assertRaisesRegex(UserError, "expected at least one view"):
             Clips(self.source(2), Inputs(frames=2), 3, 0)
 

@@ -30,6 +30,7 @@ __all__ = ["ArraySource", "Source", "absolute", "held_out", "open_source", "sche
 EMBEDDED = (
     "digits",
     "noisy_digits",
+    "moving_digits",
     "photos",
 )  # schemes without a path: their data come with a library
 _ENDINGS = {  # endings of files that need no scheme

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,13 @@ VERSION = 2  # of fingerprints; those of version 1 have no number and omit the p
 def with_version(digest: str, version: int) -> str:
     """Prefix a fingerprint with its version; version 1 has no prefix."""
     return digest if version == 1 else f"{version}:{digest}"
+
+
+class Sound(NamedTuple):
+    """A sound track: samples (n,) int16, mono, and their number per second."""
+
+    samples: np.ndarray
+    rate: int
 
 
 class Source(Protocol):
@@ -40,6 +47,7 @@ class Source(Protocol):
       value_range: values that become 0 to 255, for pixels that are not 8-bit: see `read_in`.
       masked: whether there is a mask of each image, which `read_mask` reads.
       sounded: whether there is a sound track of each clip, which `read_sound` reads.
+      moving: whether there is the flow of each frame of a clip, which `read_flow` reads.
     """
 
     name: str
@@ -54,6 +62,7 @@ class Source(Protocol):
     value_range: Range = ()
     masked: bool = False
     sounded: bool = False
+    moving: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -79,9 +88,15 @@ class Source(Protocol):
         """Return the mask of an image, (H, W) uint8, or the PNG file that holds it."""
         raise TypeError(f"{self.name} has no masks")
 
-    def read_sound(self, index: int) -> Path:
-        """Return the WAV file with the sound of all frames of a clip."""
+    def read_sound(self, index: int) -> Path | Sound:
+        """Return the sound of all frames of a clip, or the WAV file that holds it."""
         raise TypeError(f"{self.name} has no sound")
+
+    def read_flow(self, index: int, frame: int) -> np.ndarray:
+        """Return the motion (y, x) of each pixel of a frame to the next one, in pixels: (H, W, 2)
+        float32.
+        """
+        raise TypeError(f"{self.name} has no flow")
 
     def read_in(self, value_range: Range) -> None:
         """Set the range that becomes 0 to 255 for pixels that are not 8-bit; () takes the range of

@@ -33,6 +33,7 @@ DEPTHS: Mapping[int, tuple[Kind, tuple[int, ...]]] = {  # block, blocks of each 
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),
+    92: ("bottleneck", (3, 4, 23)),
     101: ("bottleneck", (3, 4, 23, 3)),
     152: ("bottleneck", (3, 8, 36, 3)),
 }
@@ -64,8 +65,8 @@ class Config(Backbone):
     `stages`.
 
     Attributes:
-      depth: 18, 34, 50, 101 or 152; 8 is a net of three stages with one basic block each, for use
-        on a CPU.
+      depth: 18, 34, 50, 101 or 152; 92 is 101 without its last stage; 8 is a net of three stages
+        with one basic block each, for use on a CPU.
       width: multiplies every width (SimCLR's 2x, 4x).
       stem: "imagenet" 7x7 stride 2 and 3x3 max pool stride 2; "cifar" 3x3 stride 1; "small" 3x3
         stride 2, no pool.
@@ -337,10 +338,17 @@ class ResNet(nnx.Module):
         self.neck = nnx.List(necks) if necks else None
 
     def __call__(
-        self, images: Array, keys: Array | None = None, *, train: bool, stages: bool = False
+        self,
+        images: Array,
+        keys: Array | None = None,
+        *,
+        train: bool,
+        stages: bool = False,
+        units: bool = False,
     ) -> Features:
         """Map images (B, H, W, C) to the last map (B, h, w, c), after its ReLU, and its mean, or
-        what the neck makes of that; with `stages` also to the map of every stage, "stage1", ..
+        what the neck makes of that; with `stages` also to the map of every stage, "stage1", .., or
+        with `units` to that of every residual block of the last stage, "unit1", ..
 
         `keys` (B,) are for `drop_path` in training.
         """
@@ -353,13 +361,17 @@ class ResNet(nnx.Module):
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=self.pool_padding)
         named = []
         for s in range(1, self.num_stages + 1):
+            outputs = []
             for block in getattr(self, f"stage{s}"):
                 x = block(x, next(each), train=train)
+                outputs.append(x)
             named.append(Stage(name=f"stage{s}", map=x))
+        if units:
+            named = [Stage(name=f"unit{i}", map=map_) for i, map_ in enumerate(outputs, 1)]
         pooled = jnp.mean(at_least_float32(x), (1, 2))
         for neck in self.neck or ():
             pooled = neck(pooled, train=train)
-        return Features(pooled=pooled, map=x, stages=tuple(named) if stages else ())
+        return Features(pooled=pooled, map=x, stages=tuple(named) if stages or units else ())
 
 
 def resnet_custom(

@@ -1,0 +1,30 @@
+"""The loss of a mask of which some pixels are not known."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.axes import any_axes
+from ssl_jax.losses.normalize import as_float
+
+Array = jax.Array
+
+
+@any_axes(...)
+def mask_logistic(logits: Array, mask: Array) -> Array:
+    """Logistic loss of the pixels that are 1 or 0 in the mask, averaged over them; a scalar, 0 if
+    there are none. All other values of the mask, such as -1 or 255, mean that a pixel is ignored.
+
+    Args:
+      logits: (...), positive for 1.
+      mask: (...) integers.
+
+    Raises:
+      ValueError: different shapes.
+    """
+    expected = f"mask_logistic: expected one shape, got {logits.shape} and {mask.shape}"
+    chex.assert_equal_shape((logits, mask), custom_message=expected, exception_type=ValueError)
+    logits = as_float(logits)
+    known = (mask == 0) | (mask == 1)
+    loss = jax.nn.softplus(jnp.where(mask == 1, -logits, logits))
+    return jnp.sum(jnp.where(known, loss, 0)) / jnp.maximum(jnp.sum(known), 1)
