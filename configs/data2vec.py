@@ -17,7 +17,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Sixteen patches, half of which are hidden."""
+    """Sixteen patches, half of which are hidden. The table of positions starts at 0, and the run is
+    short: its rate is ten times that of the rest.
+    """
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
     objective = {
         "name": "data2vec",
@@ -25,10 +27,11 @@ def digits() -> ConfigDict:
         "mask_ratio": 0.5,
         "min_patches": 2,
         "layers": 2,
-        "momentum": (0.98, 0.999),
+        "momentum": (0.99, 0.999),
     }
     optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "clip_norm": 3.0}
-    config = common.digits(objective, optim, steps=1000, batch_size=128)
+    optim |= {"lr_rules": ((r"relative/table$", 10.0), (".*", 1.0))}
+    config = common.digits(objective, optim, steps=1200, batch_size=128)
     config.backbone = common.TINY_VIT | {
         "depth": 2,
         "position": "relative",

@@ -46,6 +46,14 @@ def ijepa(net=None, **hyper):
     return IJEPA(net or encoder(), SPEC, **({"view": View(16)} | sizes | hyper))
 
 
+def state(made):
+    """Random (params, extra), whose target encoder is the encoder."""
+    params = {n: torch.random_variables(net)[0] for n, net in made.networks.nets.items()}
+    none = {name: {} for name in params}
+    target = {"backbone": params["backbone"]}
+    return params, {"stats": none, "target": target, "target_stats": none}
+
+
 def predictor(weights, net):
     """The parameters of the release's predictor."""
     depth = layers(weights, "predictor_blocks.")
@@ -227,7 +235,7 @@ class MasksTest(parameterized.TestCase):
     def test_what_fills_a_list_has_no_influence(self):
         """Lists of twice the length with invalid entries give the same loss and gradients."""
         made = ijepa()
-        params, extra = made.init(jax.random.key(0))
+        params, extra = state(made)
         images = jax.random.normal(jax.random.key(1), (2, 1, 16, 16, 3))
         draws = np.random.default_rng(0)
         context, blocks = (
@@ -257,13 +265,18 @@ class MasksTest(parameterized.TestCase):
 
     def test_targets_are_of_the_whole_image_and_normalised(self):
         made = ijepa()
-        params, extra = made.init(jax.random.key(0))
+        params, extra = state(made)
         images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-        _, blocks = made.masks(jax.random.key(2), jnp.arange(2))
-        nets = made.networks.bind(params, extra["stats"])
-        targets = made.targets(nets, images, blocks)
+
+        @jax.jit
+        def compute(images):
+            _, blocks = made.masks(jax.random.key(2), jnp.arange(2))
+            nets = made.networks.bind(params, extra["stats"])
+            return made.targets(nets, images, blocks), nets.backbone(images).tokens, blocks.ids
+
+        targets, tokens, ids = compute(images)
         np.testing.assert_allclose(targets.mean(-1), 0, atol=1e-5)
-        tokens = nets.backbone(images).tokens[1, blocks.ids[1, 2]]
+        tokens = tokens[1, ids[1, 2]]
         want = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(
             tokens.var(-1, keepdims=True) + 1e-5
         )
