@@ -16,6 +16,7 @@ from ssl_jax.losses.align_uniform import alignment, uniformity
 from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.losses.clip import clip_loss
 from ssl_jax.losses.colorization import colorization
+from ssl_jax.losses.colorization_proxy import chroma_loss, hue_loss
 from ssl_jax.losses.counting import counting
 from ssl_jax.losses.cpc import cpc
 from ssl_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
@@ -37,6 +38,8 @@ from ssl_jax.losses.masked import (
     masked_smooth_l1,
     normalize_patches,
 )
+from ssl_jax.losses.masks import mask_logistic
+from ssl_jax.losses.multi_label import sigmoid_cross_entropy
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
@@ -60,6 +63,7 @@ LABELS = np.arange(8) % 5
 INDEX = np.arange(8)
 MASK = np.arange(32).reshape(8, 4) % 2
 HALF = np.zeros((8, 1, 2)) + np.array([0, 1])
+GREY = INDEX / 10.0
 LARGE = 1000.0  # a logit of float16 networks that went wrong; in bfloat16 its neighbour is 1004
 
 
@@ -89,6 +93,8 @@ CASES = {
     "colorization": lambda x, y, t: colorization(
         wide(x), np.eye(313)[INDEX.reshape(1, 4, 2)], np.ones((1, 4, 2))
     ),
+    "colorization_proxy": lambda x, y, t: hue_loss(x, probabilities(whole(y)), GREY),
+    "colorization_proxy_chroma": lambda x, y, t: chroma_loss(x, probabilities(whole(y)), GREY),
     "counting": lambda x, y, t: counting(x, y.reshape(8, 2, 8).repeat(2, -1), y),
     "cpc": lambda x, y, t: cpc(x.reshape(4, 4, 2, 4), y.reshape(4, 4, 2, 4) / LARGE, 1),
     "cross_entropy": lambda x, y, t: cross_entropy(x, LABELS, 0.1),
@@ -116,6 +122,8 @@ CASES = {
         x.reshape(8, 4, 4), layer_targets(y.reshape(1, 8, 4, 4)), MASK, 2.0
     ),
     "smooth_l1": lambda x, y, t: smooth_l1(x, y),
+    "masks": lambda x, y, t: mask_logistic(x, np.arange(128).reshape(8, 16) % 3),
+    "multi_label": lambda x, y, t: sigmoid_cross_entropy(x, INDEX[:, None]),
     "nce": lambda x, y, t: nce(x, 1 / 40),
     "nearest_neighbor": lambda x, y, t: infonce(nearest_neighbor(x, x[:4]), y, t),
     "negative_cosine": lambda x, y, t: negative_cosine(x, y),
