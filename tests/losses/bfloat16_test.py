@@ -30,6 +30,7 @@ from ssl_jax.losses.hard_negatives import hard_negatives
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.invaspread import invaspread
 from ssl_jax.losses.masked import masked_l1, masked_mse, masked_patch_loss, normalize_patches
+from ssl_jax.losses.msn import log_mean_probability, sharpened
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
@@ -39,6 +40,7 @@ from ssl_jax.losses.reconstruction import squared_error
 from ssl_jax.losses.ressl import ressl
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.losses.siglip import siglip
+from ssl_jax.losses.sigreg import sigreg
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.smog import group_logits, update_groups
 from ssl_jax.losses.supcon import supcon
@@ -104,6 +106,7 @@ CASES = {
     "masked_mse": lambda x, y, t: masked_mse(
         x.reshape(8, 4, 4), normalize_patches(y.reshape(8, 4, 4)), MASK
     ),
+    "msn": lambda x, y, t: soft_cross_entropy(x, sharpened(y, t)) + log_mean_probability(x)[0],
     "nce": lambda x, y, t: nce(x, 1 / 40),
     "nearest_neighbor": lambda x, y, t: infonce(nearest_neighbor(x, x[:4]), y, t),
     "negative_cosine": lambda x, y, t: negative_cosine(x, y),
@@ -116,6 +119,7 @@ CASES = {
     "self_classifier": lambda x, y, t: self_classifier(x.reshape(4, 2, 16), 2, row_temperature=t),
     "siglip": lambda x, y, t: siglip(x, y, 1 / t, -10.0),
     "masked_l1": lambda x, y, t: masked_l1(picture(x), picture(y), HALF),
+    "sigreg": lambda x, y, t: sigreg(jnp.stack([x, y], axis=1), jax.random.key(0), 16),
     "sinkhorn": lambda x, y, t: soft_cross_entropy(x, sinkhorn(y, t, 3)),
     "smog": lambda x, y, t: group_logits(x, update_groups(y[:5], x, LABELS, 0.5), t),
     "supcon": lambda x, y, t: supcon(x, LABELS, t),
