@@ -64,12 +64,13 @@ def epps_pulley(x: Array, *, points: int = 17, limit: float = 3.0) -> Array:
     normal = jnp.exp(-0.5 * jnp.square(t))
     weights = 2 * limit / (points - 1) * normal
     weights = weights.at[jnp.array([0, points - 1])].divide(2)
-    real, imaginary = _characteristic(x, t)
-    return x.shape[0] * (jnp.square(real - normal) + jnp.square(imaginary)) @ weights
 
+    @jax.checkpoint  # so that no array is larger than x, also in the backward pass
+    def characteristic(t: Array) -> tuple[Array, Array]:
+        """Compute the real and imaginary part of mean(exp(i t x)), (...)."""
+        return jnp.mean(jnp.cos(t * x), axis=0), jnp.mean(jnp.sin(t * x), axis=0)
 
-@jax.checkpoint  # else the backward pass stores `points` arrays of the size of x
-def _characteristic(x: Array, t: Array) -> tuple[Array, Array]:
-    """Return the real and imaginary part of the characteristic function at t, (..., points)."""
-    angles = x[..., None] * t
-    return jnp.mean(jnp.cos(angles), axis=0), jnp.mean(jnp.sin(angles), axis=0)
+    real, imaginary = jax.lax.map(characteristic, t)  # (points, ...)
+    normal, weights = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in (normal, weights))
+    errors = jnp.square(real - normal) + jnp.square(imaginary)
+    return x.shape[0] * jnp.sum(weights * errors, axis=0)

@@ -60,6 +60,12 @@ class SigregTest(parameterized.TestCase):
         self.assertGreater(distance(2 * x), 10)
         self.assertGreater(distance(alike), 10)
 
+    def test_memory_does_not_grow_with_the_points(self):
+        x = jax.ShapeDtypeStruct((256, 512), jnp.float32)
+        run = jax.jit(jax.grad(lambda x: jnp.sum(epps_pulley(x, points=65))))
+        temporary = run.lower(x).compile().memory_analysis().temp_size_in_bytes
+        self.assertLess(temporary, 12 * x.size * 4)
+
     def test_too_few_points(self):
         with self.assertRaisesRegex(ValueError, "at least 2 points, got 1"):
             epps_pulley(jnp.ones((4,)), points=1)
