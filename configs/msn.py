@@ -14,7 +14,9 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Without focal views: a part of a digit is another digit."""
+    """Without focal views: a part of a digit is another digit. Without the head's batch norm the
+    loss stays at log K.
+    """
     view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.6}
     objective = {
         "name": "msn",
@@ -22,6 +24,7 @@ def digits() -> ConfigDict:
         "patch_drop": 0.25,
         "projector": (256, 256, 64),
         "prototypes": 64,
+        "temperature": 0.25,
         "momentum": 0.98,
     }
     optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.04}

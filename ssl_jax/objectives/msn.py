@@ -40,7 +40,7 @@ class MSN(Objective):
       views: groups of crops. In the first one are the target and the random anchors, whose patches
         are dropped; the others are focal anchors, small crops with all patches.
       patch_drop: share of the patches that random anchors lose.
-      projector: widths of the head, with GELU and biases.
+      projector: widths of the head, with GELU.
       head_norm: "batch" for batch norm in the head, over the crops of a size.
       prototypes: number of prototypes, K.
       temperature: temperature of the cosines with the prototypes, tau.
@@ -85,7 +85,6 @@ class MSN(Objective):
             self.patch_grid[1],
             self.projector,
             norm=self.head_norm,
-            hidden_bias=True,
             init="normal0.02",
             activation="gelu",
         )
