@@ -110,6 +110,16 @@ RECIPES: dict[str, Transform] = {
         gray_p=0.2,
         blur_p=0.5,
     ),
+    # Balestriero and LeCun 2025; README of rbalestr-lab/lejepa: one chain for all views.
+    "lejepa": Transform(
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        jitter_p=0.8,
+        jitter_kind="torchvision",
+        gray_p=0.2,
+        blur_p=0.5,
+        solarize_p=0.2,
+    ),
     # Amrani et al. 2021; elad-amrani/self-classifier: DINO's operations, distributed
     # differently over the views.
     "self_classifier_1": Transform(

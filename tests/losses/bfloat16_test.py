@@ -40,6 +40,8 @@ from ssl_jax.losses.masked import (
 )
 from ssl_jax.losses.masks import mask_logistic
 from ssl_jax.losses.multi_label import sigmoid_cross_entropy
+from ssl_jax.losses.masked import masked_l1, masked_mse, masked_patch_loss, normalize_patches
+from ssl_jax.losses.msn import log_mean_probability, sharpened
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
@@ -49,6 +51,7 @@ from ssl_jax.losses.reconstruction import squared_error
 from ssl_jax.losses.ressl import ressl
 from ssl_jax.losses.self_classifier import self_classifier
 from ssl_jax.losses.siglip import siglip
+from ssl_jax.losses.sigreg import sigreg
 from ssl_jax.losses.sinkhorn import sinkhorn
 from ssl_jax.losses.smog import group_logits, update_groups
 from ssl_jax.losses.smooth_l1 import smooth_l1
@@ -124,6 +127,7 @@ CASES = {
     "smooth_l1": lambda x, y, t: smooth_l1(x, y),
     "masks": lambda x, y, t: mask_logistic(x, np.arange(128).reshape(8, 16) % 3),
     "multi_label": lambda x, y, t: sigmoid_cross_entropy(x, INDEX[:, None]),
+    "msn": lambda x, y, t: soft_cross_entropy(x, sharpened(y, t)) + log_mean_probability(x)[0],
     "nce": lambda x, y, t: nce(x, 1 / 40),
     "nearest_neighbor": lambda x, y, t: infonce(nearest_neighbor(x, x[:4]), y, t),
     "negative_cosine": lambda x, y, t: negative_cosine(x, y),
@@ -136,6 +140,7 @@ CASES = {
     "self_classifier": lambda x, y, t: self_classifier(x.reshape(4, 2, 16), 2, row_temperature=t),
     "siglip": lambda x, y, t: siglip(x, y, 1 / t, -10.0),
     "masked_l1": lambda x, y, t: masked_l1(picture(x), picture(y), HALF),
+    "sigreg": lambda x, y, t: sigreg(jnp.stack([x, y], axis=1), jax.random.key(0), 16),
     "sinkhorn": lambda x, y, t: soft_cross_entropy(x, sinkhorn(y, t, 3)),
     "smog": lambda x, y, t: group_logits(x, update_groups(y[:5], x, LABELS, 0.5), t),
     "supcon": lambda x, y, t: supcon(x, LABELS, t),
