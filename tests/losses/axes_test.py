@@ -76,6 +76,8 @@ CASES = {
     "distillation.distillation": (LOGITS, draw(B, D), 2.0),
     "flatnce.flatnce": (X, 0.5),
     "hard_negatives.hard_negatives": (X, 0.5),
+    "hog.hog": (IMAGES, 2),
+    "hog.sobel": (IMAGES,),
     "infonce.infonce": (X, Y, 0.1, draw(16, D)),
     "invaspread.invaspread": (X, 0.5),
     "masked.masked_l1": (IMAGES, OTHERS, CELLS),
