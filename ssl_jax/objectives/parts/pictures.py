@@ -1,4 +1,4 @@
-"""Pictures that several methods show: images of each prototype, tiles on a board."""
+"""Pictures that several methods show: images of each prototype, tiles on a board, orientations."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from ssl_jax.objectives.base import Picture
 Array = jax.Array
 
 ROWS = 8  # examples in a picture
+GLYPH = 8  # pixels along a cell of orientations: fewer show no direction
 
 
 def prototypes(images: Array, scores: Array) -> Picture:
@@ -36,3 +37,29 @@ def board(tiles: Array, rows: int) -> Array:
     grid = tiles.reshape(batch, rows, columns, height + gap, width + gap, channels)
     whole = grid.swapaxes(2, 3).reshape(batch, rows * (height + gap), -1, channels)
     return whole[:, :-gap, :-gap]
+
+
+def enlarge(images: Array, factor: int) -> Array:
+    """Make each pixel of (B, H, W, C) a square of `factor` x `factor`."""
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def orientations(histograms: Array, bins: int, height: int) -> Array:
+    """Draw histograms of `losses.hog`, one line along the edge per bin, as bright as the bin is
+    full: (B, rows, columns, C bins) to (B, height, W, C), with 0 where there is no line.
+
+    Args:
+      histograms: cells of each image.
+      bins: orientations per cell and channel.
+      height: pixels along all cells of a column, a multiple of their number.
+    """
+    batch, rows, columns, _ = histograms.shape
+    side = height // rows
+    angle = (jnp.arange(bins) + 0.5) * jnp.pi / bins
+    at = jnp.arange(side) - (side - 1) / 2
+    # The angle is that of the gradient (sin, cos), so this is the distance from the edge's line.
+    distance = jnp.sin(angle)[:, None, None] * at + jnp.cos(angle)[:, None, None] * at[:, None]
+    lines = jnp.maximum(1 - jnp.abs(distance), 0)
+    filled = histograms.reshape(batch, rows, columns, -1, bins)
+    drawn = jnp.einsum("brckn,nyx->brycxk", filled, lines)
+    return drawn.reshape(batch, height, columns * side, -1)
