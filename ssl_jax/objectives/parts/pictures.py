@@ -1,13 +1,20 @@
 """Pictures that several methods show: images of each prototype, tiles on a board, orientations."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment.patches import patchify, unpatchify
 from ssl_jax.objectives.base import Picture
 
 Array = jax.Array
 
 ROWS = 8  # examples in a picture
+NORMALIZED = (  # after the caption of reconstructed pixels
+    " It predicts patches of mean 0 and deviation 1: the mean and deviation shown here "
+    "are those of the hidden patch itself."
+)
 GLYPH = 8  # pixels along a cell of orientations: fewer show no direction
 
 
@@ -37,6 +44,24 @@ def board(tiles: Array, rows: int) -> Array:
     grid = tiles.reshape(batch, rows, columns, height + gap, width + gap, channels)
     whole = grid.swapaxes(2, 3).reshape(batch, rows * (height + gap), -1, channels)
     return whole[:, :-gap, :-gap]
+
+
+def hide(images: Array, mask: Array) -> Array:
+    """Set the patches of images (B, H, W, C) to 0 where `mask` (B, L) is 1."""
+    patch = images.shape[1] // math.isqrt(mask.shape[1])
+    return unpatchify(patchify(images, patch) * (1 - mask[..., None]), patch)
+
+
+def reconstruct(images: Array, prediction: Array, mask: Array, normalized: bool) -> Array:
+    """Replace patches of images (B, H, W, C) by their prediction (B, L, n) where `mask` (B, L) is
+    1; with `normalized` it first gets the mean and deviation of the patch itself.
+    """
+    patch = images.shape[1] // math.isqrt(mask.shape[1])
+    target, mask = patchify(images, patch), mask[..., None]
+    if normalized:
+        deviation = jnp.sqrt(jnp.var(target, axis=-1, keepdims=True, ddof=1) + 1e-6)
+        prediction = prediction * deviation + jnp.mean(target, axis=-1, keepdims=True)
+    return unpatchify(target * (1 - mask) + prediction * mask, patch)
 
 
 def enlarge(images: Array, factor: int) -> Array:
