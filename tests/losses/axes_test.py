@@ -80,6 +80,7 @@ CASES = {
     "hog.sobel": (IMAGES,),
     "infonce.infonce": (X, Y, 0.1, draw(16, D)),
     "invaspread.invaspread": (X, 0.5),
+    "masked.masked_cosine": (PATCHES, draw(B, 4, 12), MASK),
     "masked.masked_l1": (IMAGES, OTHERS, CELLS),
     "masked.masked_mse": (PATCHES, draw(B, 4, 12), MASK),
     "layer_targets.layer_targets": (draw(2, B, 4, D), "batch", "instance"),

@@ -32,6 +32,7 @@ from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.invaspread import invaspread
 from ssl_jax.losses.layer_targets import layer_targets
 from ssl_jax.losses.masked import (
+    masked_cosine,
     masked_l1,
     masked_mse,
     masked_patch_loss,
@@ -113,6 +114,7 @@ CASES = {
     "infonce": lambda x, y, t: infonce(x, y, t),
     "infonce_queue": lambda x, y, t: infonce(x, y, t, negatives=y[::-1] / LARGE),
     "invaspread": lambda x, y, t: invaspread(x, t),
+    "masked_cosine": lambda x, y, t: masked_cosine(x.reshape(8, 4, 4), y.reshape(8, 4, 4), MASK),
     "masked_mse": lambda x, y, t: masked_mse(
         x.reshape(8, 4, 4), normalize_patches(y.reshape(8, 4, 4)), MASK
     ),

@@ -104,7 +104,7 @@ class GoldenTest(parameterized.TestCase):
     @parameterized.parameters(False, True)
     def test_vit(self, wide):
         data, made, params, images, hidden = golden(wide)
-        rtol, dtype = (2e-6, np.float64) if wide else (1e-4, np.float32)
+        dtype = np.float64 if wide else np.float32
 
         class Injected(LocalMIM):
             def hide(self, keys):
@@ -113,7 +113,7 @@ class GoldenTest(parameterized.TestCase):
             def targets(self, images):  # the release's, float32 also in its run in float64
                 return [jnp.asarray(data[f"out_hog{k}"], dtype) for k in range(4)]
 
-        with jax.enable_x64(wide):
+        with jax.enable_x64(wide), torch.float32_positions():
             made = Injected(**{f.name: getattr(made, f.name) for f in dataclasses.fields(made)})
             params, images = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, images))
             extra = {"stats": {name: {} for name in params}}
@@ -135,7 +135,8 @@ class GoldenTest(parameterized.TestCase):
                 "grad_dec0_pred0": up,
             }
         for name, ours in checked.items():
-            torch.assert_close(ours, data[name], rtol, name)
+            twin = wide and f"f64_{name}" in data  # large arrays are stored in float32 alone
+            torch.assert_close(ours, data[name], 1e-9 if twin else 1e-4, name)
 
     def test_targets_and_masks(self):
         data, made, _, images, hidden = golden(False)
