@@ -32,7 +32,7 @@ def digits() -> ConfigDict:
         "decoder_depth": 1,
         "decoder_heads": 4,
     }
-    config = common.digits(objective, ADAMW | {"lr": 3e-3}, steps=1000, batch_size=128)
+    config = common.digits(objective, ADAMW | {"lr": 3e-3}, steps=700, batch_size=128)
     config.backbone = common.TINY_VIT | {"depth": 3, "position": "sincos"}
     return config
 

@@ -118,7 +118,7 @@ class MaskFeat(Objective):
         images = enlarge(images, -(-GLYPH // self.cell))
         height = images.shape[1]
         visible = images * ~enlarge(mask[..., None], height // self.grid[0])
-        drawn = [
+        pictures = [
             orientations(unpatchify(cells, self.cells), self.bins, height)
             for cells in (mixed, target)
         ]
@@ -128,7 +128,7 @@ class MaskFeat(Objective):
             "histogram as lines along the edges."
         )
         names = ("input", "prediction", "target", "image")
-        rows = jnp.stack([visible, *drawn, images], axis=1)
+        rows = jnp.stack([visible, *pictures, images], axis=1)
         return {"Orientations": Picture(rows, caption, names)}
 
 

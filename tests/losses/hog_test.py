@@ -9,7 +9,7 @@ from tests.nets.weights import GOLDEN, assert_close, nhwc, random_images
 
 
 def channel_first(histograms, channels=3):
-    """(B, h, w, C bins) -> (B, C, bins, h, w), as the releases return them."""
+    """Turn (B, h, w, C bins) into (B, C, bins, h, w), as the releases return them."""
     *lead, _ = histograms.shape
     return np.moveaxis(np.reshape(histograms, (*lead, channels, -1)), (3, 4), (1, 2))
 

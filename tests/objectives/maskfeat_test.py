@@ -75,8 +75,8 @@ class PropertiesTest(parameterized.TestCase):
         """Brightness that rises downwards has a horizontal edge."""
         histograms = np.zeros((1, 1, 1, 18), np.float32)
         histograms[..., 0 if downwards else 8] = 1
-        drawn = np.asarray(orientations(histograms, 18, 9)[0, :, :, 0])
-        along, across = drawn[4], drawn[:, 4]
+        glyph = np.asarray(orientations(histograms, 18, 9)[0, :, :, 0])
+        along, across = glyph[4], glyph[:, 4]
         if not downwards:
             along, across = across, along
         self.assertGreater(along.min(), 0.5)

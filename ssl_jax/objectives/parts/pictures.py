@@ -86,5 +86,5 @@ def orientations(histograms: Array, bins: int, height: int) -> Array:
     distance = jnp.sin(angle)[:, None, None] * at + jnp.cos(angle)[:, None, None] * at[:, None]
     lines = jnp.maximum(1 - jnp.abs(distance), 0)
     filled = histograms.reshape(batch, rows, columns, -1, bins)
-    drawn = jnp.einsum("brckn,nyx->brycxk", filled, lines)
-    return drawn.reshape(batch, height, columns * side, -1)
+    pixels = jnp.einsum("brckn,nyx->brycxk", filled, lines)
+    return pixels.reshape(batch, height, columns * side, -1)
