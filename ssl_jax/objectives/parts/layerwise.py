@@ -20,7 +20,7 @@ Array = jax.Array
 
 
 class Hidden(NamedTuple):
-    """What is hidden of the images of a batch.
+    """Hidden part of the images of a batch.
 
     Attributes:
       mask: (B, n, n) float32, 1 where a patch or a cell is hidden.
