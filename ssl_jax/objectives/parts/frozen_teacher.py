@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ssl_jax import nets
 from ssl_jax.augment.recipes import recipe
+from ssl_jax.core.chain import Transform
 from ssl_jax.core.errors import UserError
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
@@ -48,7 +49,7 @@ def teacher_width(shapes: Features, grid: tuple[int, int]) -> int:
     return width
 
 
-def renormalize(images: Array, own: str, other: str) -> Array:
+def renormalize(images: Array, own: str | Transform, other: str) -> Array:
     """Normalise images (B, H, W, C), which have the mean and deviation of the recipe `own`, with
     those of the recipe `other`; "" leaves them as they are.
     """
