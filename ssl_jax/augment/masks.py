@@ -36,6 +36,11 @@ def random_masking(noise: Array, ratio: float) -> tuple[Array, Array, Array]:
     return order[..., :count], mask, ids_restore
 
 
+def random_patches(keys: Array, count: int, ratio: float) -> tuple[Array, Array, Array]:
+    """Mask a share of `count` patches of each image with keys (B,); see `random_masking`."""
+    return random_masking(jax.vmap(lambda k: jax.random.uniform(k, (count,)))(keys), ratio)
+
+
 def take(tokens: Array, ids: Array) -> Array:
     """Take the tokens (..., L, D) at positions (..., K): (..., K, D)."""
     return jnp.take_along_axis(tokens, ids[..., None], axis=-2)
@@ -56,6 +61,24 @@ def simmim_mask(order: Array, ratio: float, rows: int, columns: int, scale: int)
     cells = jnp.argsort(order, axis=-1) < hidden
     grid = cells.reshape(*order.shape[:-1], rows, columns).astype(jnp.float32)
     return grid.repeat(scale, axis=-2).repeat(scale, axis=-1)
+
+
+def random_cells(keys: Array, cells: int, ratio: float) -> Array:
+    """Mask a share of `cells` x `cells` cells of each image with keys (B,); see `simmim_mask`."""
+    order = jax.vmap(lambda k: jax.random.permutation(k, cells * cells))(keys)
+    return simmim_mask(order, ratio, cells, cells, scale=1)
+
+
+def resize_mask(mask: Array, side: int) -> Array:
+    """Resize masks (B, n, n) to `side`, a multiple or a divisor of n: (B, side, side) float32.
+
+    A coarser position holds the share that is hidden.
+    """
+    own, mask = mask.shape[1], mask.astype(jnp.float32)
+    if side >= own:
+        return mask.repeat(side // own, axis=1).repeat(side // own, axis=2)
+    part = own // side
+    return mask.reshape(-1, side, part, side, part).mean((2, 4))
 
 
 def block_mask(

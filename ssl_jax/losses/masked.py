@@ -1,11 +1,12 @@
 """Losses at the masked part of an image: of pixels (MAE, SimMIM) and of tokens (iBOT, I-JEPA,
-data2vec).
+data2vec, DeepMIM).
 """
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
+from ssl_jax.losses.negative_cosine import regression_loss
 from ssl_jax.losses.normalize import as_float
 from ssl_jax.losses.smooth_l1 import smooth_l1
 
@@ -47,6 +48,19 @@ def masked_smooth_l1(prediction: Array, target: Array, mask: Array, beta: float 
       beta: error at which the square becomes linear; 0 for the plain square.
     """
     return _masked_mean(smooth_l1(prediction, target, beta), mask)
+
+
+@any_axes()
+def masked_cosine(prediction: Array, target: Array, mask: Array) -> Array:
+    """Mean of `2 - 2 cos` over the masked tokens of the whole batch (DeepMIM, arXiv:2303.08817).
+
+    A scalar in [0, 4], float32 or wider.
+
+    Args:
+      prediction, target: (B, L, D).
+      mask: (B, L), 1 or True where a token was hidden. Nothing masked gives 0.
+    """
+    return _masked_mean(regression_loss(prediction, target)[..., None], mask)
 
 
 @any_axes()

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.masks import block_mask
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Part, Positive, Probability
 from ssl_jax.losses.layer_targets import Norm, layer_targets
 from ssl_jax.losses.masked import masked_smooth_l1
 from ssl_jax.objectives.base import Aux, Objective, Probe, View
+from ssl_jax.objectives.parts.block_masks import block_masks, hidden_patches
 from ssl_jax.objectives.parts.ema import linear_momentum
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.views import fold
@@ -76,15 +76,11 @@ class Data2Vec(Objective):
     @property
     def hidden(self) -> int:
         """Number of patches to hide; the generator may stay a little below."""
-        return round(self.mask_ratio * self.grid[0] ** 2)
+        return hidden_patches(self.grid, self.mask_ratio, self.min_patches)
 
     @cached_property
     def networks(self) -> Networks:
-        if self.hidden < self.min_patches:
-            raise UserError(
-                f"objective.min_patches: {self.min_patches} patches per block are more than the "
-                f"{self.hidden} to hide; use at most {self.hidden}, or smaller patches"
-            )
+        _ = self.hidden  # raises if it is less than a block
         depth = len(self.stage_shapes.stages)
         if self.layers > depth:
             raise UserError(
@@ -117,7 +113,7 @@ class Data2Vec(Objective):
 
     def masks(self, keys: Array) -> Array:
         """Draw masks (B, rows, columns), bool, of the patches to hide with keys (B,)."""
-        return jax.vmap(lambda k: block_mask(k, self.grid, self.hidden, self.min_patches))(keys)
+        return block_masks(keys, self.grid, self.mask_ratio, self.min_patches)
 
     def predict(self, nets: Bound, images: Array, mask: Array, keys: Array) -> Array:
         """Predict the targets (B, N, D): they are the encoder's output itself."""

@@ -8,10 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
-from ssl_jax import nets
-from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Positive
@@ -20,13 +17,17 @@ from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import FIXED, Aux, Objective, Probe, View
+from ssl_jax.objectives.parts.frozen_teacher import (
+    CLIP,
+    renormalize,
+    teacher_net,
+    teacher_width,
+)
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
 Tree = Any
-
-CLIP = {"name": "vit", "size": "base", "pre_norm": True, "norm_eps": 1e-5, "mlp": "quick_gelu"}
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,7 @@ class FeatureDistillation(Objective):
 
     @cached_property
     def teacher_net(self) -> Net:
-        options = dict(self.teacher_backbone)
-        try:
-            name = options.pop("name", nets.DEFAULT)
-            return nets.make_backbone(name, self.spec.channels, options)
-        except UserError as e:
-            raise UserError(f"objective.teacher_backbone: {e}") from None
+        return teacher_net(self.teacher_backbone, self.spec.channels)
 
     @cached_property
     def teacher_shapes(self) -> Features:
@@ -77,18 +73,9 @@ class FeatureDistillation(Objective):
         student, teacher = self.shapes, self.teacher_shapes
         if student.tokens is None or student.map is None:
             raise UserError("backbone: a network without tokens; use a ViT or a Swin")
-        if teacher.tokens is None or teacher.map is None:
-            raise UserError(
-                "objective.teacher_backbone: a network without tokens; use a ViT or a Swin"
-            )
-        own, other = student.map.shape[:2], teacher.map.shape[:2]
-        if own != other:
-            raise UserError(
-                f"objective.teacher_backbone: {other[0]} x {other[1]} patches per image, the "
-                f"student has {own[0]} x {own[1]}; both must be equal"
-            )
-        width, teacher_width = student.tokens.shape[-1], teacher.tokens.shape[-1]
-        return self.backbone_and(decoder=mlp_head(width, (teacher_width,), init="torch"))
+        rows, columns, width = student.map.shape
+        teacher_dim = teacher_width(teacher, (rows, columns))
+        return self.backbone_and(decoder=mlp_head(width, (teacher_dim,), init="torch"))
 
     @cached_property
     def fixed_networks(self) -> Networks:
@@ -109,13 +96,7 @@ class FeatureDistillation(Objective):
 
     def for_teacher(self, images: Array) -> Array:
         """Normalise images (B, H, W, C), normalised for the student, for the teacher."""
-        if not self.teacher_recipe:
-            return images
-        own, other = recipe(self.view.recipe), recipe(self.teacher_recipe)
-        mean, std, teacher_mean, teacher_std = (
-            jnp.asarray(x, images.dtype) for x in (own.mean, own.std, other.mean, other.std)
-        )
-        return (images * std + mean - teacher_mean) / teacher_std
+        return renormalize(images, self.view.recipe, self.teacher_recipe)
 
     def tokens(self, features: Features) -> Array:
         """Select the tokens (B, T, D) that both networks have."""

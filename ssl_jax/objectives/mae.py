@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.masks import random_masking
-from ssl_jax.augment.patches import patchify, unpatchify
+from ssl_jax.augment.masks import random_patches
+from ssl_jax.augment.patches import patchify
 from ssl_jax.core import rng
 from ssl_jax.core.ranges import Count, Part
 from ssl_jax.losses.masked import masked_mse, normalize_patches
@@ -17,7 +17,7 @@ from ssl_jax.nets.decoders import mae_decoder
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.networks import Bound, Networks
-from ssl_jax.objectives.parts.pictures import ROWS
+from ssl_jax.objectives.parts.pictures import NORMALIZED, ROWS, hide, reconstruct
 from ssl_jax.objectives.parts.views import fold
 
 Array = jax.Array
@@ -84,9 +84,7 @@ class MAE(Objective):
 
     def masking(self, keys: Array) -> tuple[Array, Array, Array]:
         """Draw the patches to keep with keys (B,); see `augment.masks.random_masking`."""
-        patches = self.patch_grid[0] ** 2
-        noise = jax.vmap(lambda k: jax.random.uniform(k, (patches,)))(keys)
-        return random_masking(noise, self.mask_ratio)
+        return random_patches(keys, self.patch_grid[0] ** 2, self.mask_ratio)
 
     def encode(self, nets: Bound, images: Array, keep: Array) -> Array:
         """Compute tokens (B, T, D) of the patches `keep` (B, K), after the class token if any."""
@@ -109,21 +107,15 @@ class MAE(Objective):
         keep, mask, restore = self.masking(keys)
         nets = self.networks.bind(params, extra["stats"], train=False)
         prediction = self.decode(nets, self.encode(nets, images, keep), restore)
-        target, mask = patchify(images, self.patch), mask[..., None]
-        if self.norm_pixels:  # restore the brightness and contrast of the hidden patch
-            deviation = jnp.sqrt(jnp.var(target, axis=-1, keepdims=True, ddof=1) + 1e-6)
-            prediction = prediction * deviation + jnp.mean(target, axis=-1, keepdims=True)
-        columns = (target * (1 - mask), target * (1 - mask) + prediction * mask, target)
-        rows = [unpatchify(column, self.patch) for column in columns]
+        visible = hide(images, mask)
+        reconstruction = reconstruct(images, prediction, mask, self.norm_pixels)
+        rows = [visible, reconstruction, images]
         caption = (
             f"{self.mask_ratio:.0%} of the patches of each image are hidden (grey); the decoder "
             "reconstructs them from the encoder's features of the others."
         )
         if self.norm_pixels:
-            caption += (
-                " It predicts patches of mean 0 and deviation 1: the mean and deviation shown here "
-                "are those of the hidden patch itself."
-            )
+            caption += NORMALIZED
         names = ("input", "reconstruction", "image")
         return {"Reconstructions": Picture(jnp.stack(rows, axis=1), caption, names)}
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.masks import simmim_mask
+from ssl_jax.augment.masks import random_cells
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Share
@@ -76,9 +76,7 @@ class SimMIM(Objective):
 
     def masks(self, keys: Array) -> Array:
         """Draw masks (B, cells, cells) with keys (B,), 1 where a cell is hidden."""
-        cells = self.view.side // self.cell
-        order = jax.vmap(lambda k: jax.random.permutation(k, cells * cells))(keys)
-        return simmim_mask(order, self.mask_ratio, cells, cells, scale=1)
+        return random_cells(keys, self.view.side // self.cell, self.mask_ratio)
 
     def encode(self, nets: Bound, images: Array, mask: Array) -> Array:
         """Compute the map (B, h, w, D) of all patches, with the mask token in the hidden cells."""

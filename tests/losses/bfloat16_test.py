@@ -28,10 +28,12 @@ from ssl_jax.losses.distillation import distillation
 from ssl_jax.losses.feature_distillation import feature_distillation
 from ssl_jax.losses.flatnce import flatnce
 from ssl_jax.losses.hard_negatives import hard_negatives
+from ssl_jax.losses.hog import hog
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.invaspread import invaspread
 from ssl_jax.losses.layer_targets import layer_targets
 from ssl_jax.losses.masked import (
+    masked_cosine,
     masked_l1,
     masked_mse,
     masked_patch_loss,
@@ -112,12 +114,16 @@ CASES = {
     "feature_distillation": lambda x, y, t: feature_distillation(x, y),
     "flatnce": lambda x, y, t: flatnce(x, t),
     "hard_negatives": lambda x, y, t: hard_negatives(x, t),
+    "hog": lambda x, y, t: masked_mse(
+        x.reshape(8, 4, 4), hog(y.reshape(8, 4, 4, 1), 2, 4).reshape(8, 4, 4), MASK
+    ),
     "masked_patches": lambda x, y, t: masked_patch_loss(
         probabilities(y).reshape(8, 4, 4), x.reshape(8, 4, 4), MASK
     ),
     "infonce": lambda x, y, t: infonce(x, y, t),
     "infonce_queue": lambda x, y, t: infonce(x, y, t, negatives=y[::-1] / LARGE),
     "invaspread": lambda x, y, t: invaspread(x, t),
+    "masked_cosine": lambda x, y, t: masked_cosine(x.reshape(8, 4, 4), y.reshape(8, 4, 4), MASK),
     "masked_mse": lambda x, y, t: masked_mse(
         x.reshape(8, 4, 4), normalize_patches(y.reshape(8, 4, 4)), MASK
     ),

@@ -1,14 +1,19 @@
 """PyTorch state dictionaries of the golden files as parameter trees of our networks."""
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.core.tree import map_with_name
+from ssl_jax.nets import decoders
+from ssl_jax.nets.backbones import vit
+from ssl_jax.nets.positions import sincos
 from ssl_jax.weights import networks, releases
 from ssl_jax.weights.places import under
 
@@ -62,6 +67,17 @@ def nested(variables: Weights) -> dict:
             at = at.setdefault(part, {})
         at[last] = np.asarray(array)
     return tree
+
+
+@contextlib.contextmanager
+def float32_positions() -> Iterator[None]:
+    """Round fixed positions to float32, as the releases do also in their runs in float64."""
+
+    def rounded(*args, **options) -> np.ndarray:
+        return np.float64(np.float32(sincos(*args, **options)))
+
+    with mock.patch.object(vit, "sincos", rounded), mock.patch.object(decoders, "sincos", rounded):
+        yield
 
 
 def random_variables(net) -> tuple:

@@ -1,13 +1,21 @@
-"""Pictures that several methods show: images of each prototype, tiles on a board."""
+"""Pictures that several methods show: images of each prototype, tiles on a board, orientations."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment.patches import patchify, unpatchify
 from ssl_jax.objectives.base import Picture
 
 Array = jax.Array
 
 ROWS = 8  # examples in a picture
+NORMALIZED = (  # after the caption of reconstructed pixels
+    " It predicts patches of mean 0 and deviation 1: the mean and deviation shown here "
+    "are those of the hidden patch itself."
+)
+GLYPH = 8  # pixels along a cell of orientations: fewer show no direction
 
 
 def prototypes(images: Array, scores: Array) -> Picture:
@@ -36,3 +44,47 @@ def board(tiles: Array, rows: int) -> Array:
     grid = tiles.reshape(batch, rows, columns, height + gap, width + gap, channels)
     whole = grid.swapaxes(2, 3).reshape(batch, rows * (height + gap), -1, channels)
     return whole[:, :-gap, :-gap]
+
+
+def hide(images: Array, mask: Array) -> Array:
+    """Set the patches of images (B, H, W, C) to 0 where `mask` (B, L) is 1."""
+    patch = images.shape[1] // math.isqrt(mask.shape[1])
+    return unpatchify(patchify(images, patch) * (1 - mask[..., None]), patch)
+
+
+def reconstruct(images: Array, prediction: Array, mask: Array, normalized: bool) -> Array:
+    """Replace patches of images (B, H, W, C) by their prediction (B, L, n) where `mask` (B, L) is
+    1; with `normalized` it first gets the mean and deviation of the patch itself.
+    """
+    patch = images.shape[1] // math.isqrt(mask.shape[1])
+    target, mask = patchify(images, patch), mask[..., None]
+    if normalized:
+        deviation = jnp.sqrt(jnp.var(target, axis=-1, keepdims=True, ddof=1) + 1e-6)
+        prediction = prediction * deviation + jnp.mean(target, axis=-1, keepdims=True)
+    return unpatchify(target * (1 - mask) + prediction * mask, patch)
+
+
+def enlarge(images: Array, factor: int) -> Array:
+    """Make each pixel of (B, H, W, C) a square of `factor` x `factor`."""
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def orientations(histograms: Array, bins: int, height: int) -> Array:
+    """Draw histograms of `losses.hog`, one line along the edge per bin, as bright as the bin is
+    full: (B, rows, columns, C bins) to (B, height, W, C), with 0 where there is no line.
+
+    Args:
+      histograms: cells of each image.
+      bins: orientations per cell and channel.
+      height: pixels along all cells of a column, a multiple of their number.
+    """
+    batch, rows, columns, _ = histograms.shape
+    side = height // rows
+    angle = (jnp.arange(bins) + 0.5) * jnp.pi / bins
+    at = jnp.arange(side) - (side - 1) / 2
+    # The angle is that of the gradient (sin, cos), so this is the distance from the edge's line.
+    distance = jnp.sin(angle)[:, None, None] * at + jnp.cos(angle)[:, None, None] * at[:, None]
+    lines = jnp.maximum(1 - jnp.abs(distance), 0)
+    filled = histograms.reshape(batch, rows, columns, -1, bins)
+    pixels = jnp.einsum("brckn,nyx->brycxk", filled, lines)
+    return pixels.reshape(batch, height, columns * side, -1)
