@@ -26,9 +26,11 @@ from ssl_jax.losses.dino import teacher_probabilities
 from ssl_jax.losses.distillation import distillation
 from ssl_jax.losses.feature_distillation import feature_distillation
 from ssl_jax.losses.flatnce import flatnce
+from ssl_jax.losses.gram import gram
 from ssl_jax.losses.hard_negatives import hard_negatives
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.invaspread import invaspread
+from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.layer_targets import layer_targets
 from ssl_jax.losses.masked import (
     masked_l1,
@@ -102,6 +104,7 @@ CASES = {
     "distillation": lambda x, y, t: distillation(x, y, 1.0),
     "feature_distillation": lambda x, y, t: feature_distillation(x, y),
     "flatnce": lambda x, y, t: flatnce(x, t),
+    "gram": lambda x, y, t: gram(x.reshape(8, 4, 4), y.reshape(8, 4, 4)),
     "hard_negatives": lambda x, y, t: hard_negatives(x, t),
     "masked_patches": lambda x, y, t: masked_patch_loss(
         probabilities(y).reshape(8, 4, 4), x.reshape(8, 4, 4), MASK
@@ -112,6 +115,7 @@ CASES = {
     "masked_mse": lambda x, y, t: masked_mse(
         x.reshape(8, 4, 4), normalize_patches(y.reshape(8, 4, 4)), MASK
     ),
+    "koleo": lambda x, y, t: koleo(x),
     "layer_targets": lambda x, y, t: masked_smooth_l1(
         x.reshape(8, 4, 4), layer_targets(y.reshape(1, 8, 4, 4)), MASK, 2.0
     ),
