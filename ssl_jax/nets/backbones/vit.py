@@ -69,8 +69,8 @@ class Config(Backbone):
     `visible`, `stages`, `attention`.
 
     Attributes:
-      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), "giant2" (DINOv2's g), or
-        None, which requires dim, depth and heads.
+      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), "giant2" (DINOv2's g),
+        or None, which requires dim, depth and heads.
       patch: side of a patch in pixels.
       image_size: side of the images that the position table is made for.
       dim, depth, heads, mlp_ratio: override those of the size (MoCo v3's small has 12 heads).
