@@ -32,8 +32,9 @@ def digits() -> ConfigDict:
     objective = {
         "name": "dinov2",
         "views": (view,),
-        "prototypes": 32,
+        "prototypes": 64,
         "patch_prototypes": 64,
+        "head_norm": "batch",
         "hidden_dim": 256,
         "bottleneck_dim": 64,
         "temperature": 0.04,
@@ -52,10 +53,11 @@ def imagenet() -> ConfigDict:
     release). Its data are ImageNet-22k, and its epochs are of 1250 steps, 3 of ImageNet-1k's. The
     groups are of 48 images, to split over 64 chips; the release's are of 32.
     """
-    objective = {"name": "dinov2", "warmup_epochs": 90, "freeze_epochs": 3, "batch_groups": 64}
-    config = common.imagenet(objective, _adamw(3072, 2e-4, 0.2), epochs=0, batch_size=3072)
+    objective = {"name": "dinov2", "warmup_epochs": 90, "freeze_epochs": 3.0, "batch_groups": 64}
+    config = _config(objective, _adamw(3072, 2e-4, 0.2), steps=625_000, batch_size=3072)
     config.optim.warmup_steps = 100_000
-    return _steps(config, 625_000, _vit("large", 14, 224) | {"mlp": "swiglu"})
+    config.backbone = _vit("large", 14, 224) | {"mlp": "swiglu"}
+    return config
 
 
 def imagenet_high_resolution() -> ConfigDict:
@@ -71,7 +73,9 @@ def imagenet_high_resolution() -> ConfigDict:
     config.objective.views = (*(large | {"recipe": chain} for chain in chains), small)
     config.objective.update({"warmup_epochs": 1, "freeze_epochs": 0.05})
     config.optim.update({"lr": config.optim.lr / 10, "warmup_steps": 1600})
-    return _steps(config, 10_000, {**config.backbone, "image_size": 518, "remat": "full"})
+    config.train.steps = 10_000
+    config.backbone.update({"image_size": 518, "remat": "full"})
+    return config
 
 
 def imagenet_giant() -> ConfigDict:
@@ -104,14 +108,14 @@ def imagenet_short() -> ConfigDict:
         "centering": "mean",
         "momentum": 0.992,
         "warmup_epochs": 60,
-        "freeze_epochs": 2,
+        "freeze_epochs": 2.0,
         "batch_groups": 32,
     }
-    config = common.imagenet(objective, _adamw(2048, 4e-3, 0.4), epochs=0, batch_size=2048)
+    config = _config(objective, _adamw(2048, 4e-3, 0.4), steps=125_000, batch_size=2048)
     config.optim.update({"warmup_steps": 12_500, "layer_decay": 0.9})
-    backbone = _vit("large", 16, 224) | {"drop_path": 0.3, "registers": 0}
-    backbone |= {"interpolate_antialias": False, "interpolate_offset": 0.1}
-    return _steps(config, 125_000, backbone)
+    config.backbone = _vit("large", 16, 224) | {"drop_path": 0.3, "registers": 0}
+    config.backbone.update({"interpolate_antialias": False, "interpolate_offset": 0.1})
+    return config
 
 
 def _adamw(batch: int, lr: float, decay: float) -> dict[str, Any]:
@@ -145,10 +149,11 @@ def _vit(size: str, patch: int, image_size: int) -> dict[str, Any]:
     }
 
 
-def _steps(config: ConfigDict, steps: int, backbone: dict[str, Any]) -> ConfigDict:
-    """Train for a number of steps, not of epochs."""
-    config.train = {k: v for k, v in config.train.items() if k != "epochs"} | {"steps": steps}
-    config.backbone = backbone
+def _config(objective: dict[str, Any], optim: dict[str, Any], steps: int, batch_size: int) -> Any:
+    """Build `common.imagenet` for a number of steps."""
+    config = common.imagenet(objective, optim, epochs=0, batch_size=batch_size)
+    del config.train.epochs
+    config.train.steps = steps
     return config
 
 

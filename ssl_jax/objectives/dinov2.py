@@ -3,7 +3,7 @@ DINOv3 (2508.10104).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -56,8 +56,8 @@ class DINOv2(Objective):
       large: number of large crops, which the teacher sees.
       prototypes: outputs of the head for images, K.
       patch_prototypes: those of the head for patches; None for one head for both.
-      hidden_dim, bottleneck_dim: sizes of the heads (`nets.heads.dino_head`); the prototypes' norms
-        are trained.
+      hidden_dim, bottleneck_dim, head_norm: those of the heads; see `nets.heads.dino_head` and
+        `dino.DINO`. The prototypes' norms are trained.
       freeze_epochs: epochs for which the heads' last layers are frozen.
       student_temperature: temperature of the predictions.
       temperature, warmup_temperature, warmup_epochs: those of the teacher; the first rises to the
@@ -99,6 +99,7 @@ class DINOv2(Objective):
     patch_prototypes: Several | None = 131072
     hidden_dim: Count = 2048
     bottleneck_dim: Count = 384
+    head_norm: Literal["batch"] | None = None
     freeze_epochs: NonNegative = 1.0
     student_temperature: Positive = 0.1
     temperature: Positive = 0.07
@@ -165,8 +166,17 @@ class DINOv2(Objective):
             prototypes,
             hidden_dim=self.hidden_dim,
             bottleneck_dim=self.bottleneck_dim,
+            norm=self.head_norm,
             norm_last_layer=False,
         )
+
+    @cached_property
+    def teacher_networks(self) -> Networks:
+        """The networks without stochastic depth."""
+        if not self.backbone.draws:
+            return self.networks
+        whole = self.backbone.like(drop_path=0.0)
+        return replace(self.networks, nets={**self.networks.nets, "backbone": whole})
 
     def groups(self) -> dict[str, Group]:
         return self_distillation.last_layer_group(self.spec, self.freeze_epochs)
@@ -187,7 +197,7 @@ class DINOv2(Objective):
         split = leading_groups(self.views, self.large)
         large, small = batch["views"][:split], batch["views"][split:]
         student = self.networks.bind(params, extra["stats"])
-        teacher = self.networks.bind(extra["teacher"], extra["teacher_stats"], train=False)
+        teacher = self.teacher_networks.bind(extra["teacher"], extra["teacher_stats"])
         backbone = student.backbone
         if self.backbone.draws:
             keys = rng.per_example(rng.named(key, "drop_path"), batch["index"])
@@ -214,7 +224,8 @@ class DINOv2(Objective):
             metrics["gram_loss"] = self.gram(extra, large, patches, step)
             loss += self.gram_weight * metrics["gram_loss"]
         signals = {} if self.centering == "sinkhorn" else self.means(*logits, weights > 0)
-        return loss, Aux(dict(extra, stats=student.stats), signals, metrics)
+        extra = dict(extra, stats=student.stats, teacher_stats=teacher.stats)
+        return loss, Aux(extra, signals, metrics)
 
     def masks(self, keys: Array) -> Array:
         """Draw masks (B, large, rows, columns), bool, of the patches to hide with keys (B,)."""
@@ -235,12 +246,14 @@ class DINOv2(Objective):
     def hidden(self, masks: Array) -> tuple[Callable[[Array], Array], Array]:
         """Return a function that gathers the hidden patches (groups, M, D) from all (B, large, N,
         D), and the weight (groups, M) of each in the loss: one over the number that its crop hides
-        and the number of crops, 0 for padding.
+        and the number of crops. The padding repeats them with weight 0.
         """
         groups, patches = self.batch_groups, self.patch_grid[0] ** 2
         flat = masks.reshape(groups, -1, patches)
         most = most_hidden(flat.shape[1], patches, self.mask_share, self.mask_ratios)
         ids, valid = mask_ids(flat, most)
+        again = jnp.arange(most) % jnp.maximum(valid.sum(-1, keepdims=True), 1)
+        ids = jnp.take_along_axis(ids, again, axis=-1)
         weights = flat / jnp.maximum(flat.sum(-1, keepdims=True), 1) / (groups * flat.shape[1])
         weights = jnp.take_along_axis(weights.reshape(groups, -1), ids, axis=1)
         return lambda x: take(x.reshape(groups, -1, x.shape[-1]), ids), weights * valid
@@ -277,9 +290,7 @@ class DINOv2(Objective):
         """Compare the similarities of the student's patches with the Gram teacher's, from its first
         step on.
         """
-        anchor = self.networks.only("backbone").bind(
-            extra["gram"], extra["teacher_stats"], train=False
-        )
+        anchor = self.networks.bind(extra["gram"], extra["teacher_stats"], train=False)
 
         def compare() -> Array:
             return gram(patches, images_and_patches(anchor.backbone, large)[1])
