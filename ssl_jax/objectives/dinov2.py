@@ -1,5 +1,6 @@
-"""DINOv2: learning robust visual features without supervision (2304.07193); the Gram anchoring of
-DINOv3 (2508.10104).
+"""DINOv2: learning robust visual features without supervision (2304.07193).
+
+With the Gram anchoring of DINOv3 (2508.10104) as an option.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -74,8 +74,8 @@ class OptionsTest(parameterized.TestCase):
 
     def test_one_rate_in_all_blocks(self):
         keys = jax.random.split(jax.random.key(0), 4000)
-        kept = (np.asarray(factors(keys, 0.4, 3, 2, uniform=True)) > 0).mean(-1)
-        np.testing.assert_allclose(kept, 0.6, atol=0.04)  # five standard errors
+        shares = (np.asarray(factors(keys, 0.4, 3, 2, uniform=True)) > 0).mean(-1)
+        np.testing.assert_allclose(shares, 0.6, atol=0.04)  # five standard errors
         self.assertTrue(tiny(depth=1, drop_path=0.4, drop_path_uniform=True).draws)
 
     def test_registers_are_seen_and_not_shown(self):
