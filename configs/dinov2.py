@@ -25,8 +25,8 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """A tiny ViT, with batch norm in the head and little KoLeo: without that norm, the loss of images
-    stays at log K while KoLeo spreads the features of crops.
+    """A tiny ViT, with batch norm in the head and little KoLeo: without that norm, the loss of
+    images stays at log K while KoLeo spreads the features of crops.
     """
     view = {"size": 16, "count": 2, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.6}
     objective = {
