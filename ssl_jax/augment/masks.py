@@ -161,6 +161,36 @@ def ibot_mask(
     return (rank < jnp.floor(target)).reshape(grid)
 
 
+def stratified_targets(
+    places: Array, draws: Array, patches: int, share: float, ratios: tuple[float, float]
+) -> Array:
+    """Return how many patches DINOv2 hides in each of C crops (`collate.py`), int32.
+
+    n = int(share * C) crops have a mask. The range of `ratios` is cut into n equal bins; the crop
+    at place i < n hides a number of patches drawn from bin i, the others none.
+
+    Args:
+      places: (..., C) int, a random order of 0 to C - 1.
+      draws: (..., C), uniform in [0, 1).
+      patches: number of patches of a crop, N.
+    """
+    edges = _edges(places.shape[-1], share, ratios)
+    bins = jnp.minimum(places, len(edges) - 2)
+    low, high = jnp.asarray(edges)[bins], jnp.asarray(edges)[bins + 1]
+    targets = (patches * (low + (high - low) * draws)).astype(jnp.int32)
+    return jnp.where(places < len(edges) - 1, targets, 0)
+
+
+def most_hidden(crops: int, patches: int, share: float, ratios: tuple[float, float]) -> int:
+    """Return the largest number of patches that `stratified_targets` can hide in all crops."""
+    return sum(int(patches * edge) for edge in _edges(crops, share, ratios)[1:])
+
+
+def _edges(crops: int, share: float, ratios: tuple[float, float]) -> np.ndarray:
+    """Return the edges of the bins, float32."""
+    return np.linspace(*ratios, int(crops * share) + 1, dtype=np.float32)
+
+
 def block_size(
     draw: Array,
     grid: tuple[int, int],

@@ -24,18 +24,29 @@ def nearest_neighbor(x: Array, support: Array) -> Array:
       support: (K, d), K > 0.
     """
     support = jax.lax.stop_gradient(support)
-    queries, keys = l2_normalize(jax.lax.stop_gradient(x)), l2_normalize(support)
+    return support[nearest(l2_normalize(jax.lax.stop_gradient(x)), l2_normalize(support))]
+
+
+@any_axes(1)
+def nearest(queries: Array, keys: Array, *, others: bool = False) -> Array:
+    """Return the index (B,) of the key (K, d) with the largest inner product with each query
+    (B, d). With `others`, key i is left out for query i.
+    """
+    queries, keys = jax.lax.stop_gradient((queries, keys))
     size = min(TILE, keys.shape[0])
     # The last tile starts earlier where tiles do not fill it; rows that come twice change nothing.
     starts = jnp.minimum(jnp.arange(0, keys.shape[0], size), keys.shape[0] - size)
+    rows = jnp.arange(queries.shape[0], dtype=starts.dtype)
 
     def step(best: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
         tile = jax.lax.dynamic_slice_in_dim(keys, start, size)
         scores = jnp.matmul(queries, tile.T, precision="highest")
+        if others:
+            own = rows[:, None] == start + jnp.arange(size)
+            scores = jnp.where(own, -jnp.inf, scores)
         index, score = start + jnp.argmax(scores, axis=1), jnp.max(scores, axis=1)
         closer = score > best[0]
         return (jnp.where(closer, score, best[0]), jnp.where(closer, index, best[1])), None
 
-    none = jnp.full(x.shape[:1], -jnp.inf, queries.dtype), jnp.zeros(x.shape[:1], starts.dtype)
-    (_, index), _ = jax.lax.scan(step, none, starts)
-    return support[index]
+    none = jnp.full(rows.shape, -jnp.inf, queries.dtype), jnp.zeros_like(rows)
+    return jax.lax.scan(step, none, starts)[0][1]

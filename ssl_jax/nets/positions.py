@@ -39,20 +39,26 @@ def sincos(dim: int, grid: Grid, order: Order = "mae", cls_token: bool = False) 
     return np.concatenate([np.zeros((1, dim)), table]) if cls_token else table
 
 
-def resize_grid(table: Array, old: Grid, new: Grid, offset: float = 0.0) -> Array:
+def resize_grid(
+    table: Array, old: Grid, new: Grid, offset: float = 0.0, antialias: bool = False
+) -> Array:
     """Resize a position table bicubically to another grid, (1, h * w, D) -> (1, h' * w', D).
 
-    As in PyTorch: a = -0.75, no antialiasing.
+    As in PyTorch: a = -0.75 without antialiasing, a = -0.5 with it.
 
     Args:
       table: positions of the patches, row-major.
       old, new: grids.
       offset: added to the new sides when the scale is computed; DINO (arXiv:2104.14294) uses 0.1,
-        so that sample points lie slightly denser than the ratio of the sides.
+        so that sample points lie slightly denser than the ratio of the sides. 0 with `antialias`.
+      antialias: widen the filter where the grid gets smaller.
     """
     if old == new:
         return table
     grid = jnp.reshape(table, (*old, table.shape[-1]))
+    if antialias:
+        grid = jax.image.resize(grid, (*new, table.shape[-1]), "bicubic", antialias=True)
+        return jnp.reshape(grid, (1, math.prod(new), table.shape[-1]))
     rows, columns = (
         jnp.asarray(bicubic(n, m, (m + offset) / n), table.dtype)
         for n, m in zip(old, new, strict=True)

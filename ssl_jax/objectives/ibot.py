@@ -1,6 +1,6 @@
 """iBOT: image BERT pre-training with online tokenizer (2111.07832)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -20,9 +20,8 @@ from ssl_jax.nets.heads import dino_head
 from ssl_jax.objectives.base import Aux, Encoder, Group, Objective, View
 from ssl_jax.objectives.parts import self_distillation
 from ssl_jax.objectives.parts.ema import cosine_momentum
-from ssl_jax.objectives.parts.multicrop import leading_groups, multicrop
+from ssl_jax.objectives.parts.multicrop import images_and_patches, leading_groups, multicrop
 from ssl_jax.objectives.parts.networks import Bound, Networks
-from ssl_jax.objectives.parts.views import fold, unfold
 
 Array = jax.Array
 Tree = Any
@@ -144,13 +143,13 @@ class IBOT(Objective):
         student = self.networks.bind(params, extra["stats"])
         teacher = self.networks.bind(extra["teacher"], extra["teacher_stats"])
 
-        images, patches = self.encode(student, large, masks)
+        images, patches = images_and_patches(student.backbone, large, masks)
         if small:
             images = jnp.concatenate([images, multicrop(student.backbone, small)], axis=1)
         predictions = [
             logits / self.student_temperature for logits in self.predict(student, images, patches)
         ]
-        logits = self.predict(teacher, *self.encode(teacher, large))
+        logits = self.predict(teacher, *images_and_patches(teacher.backbone, large))
         image_targets, patch_targets = self.targets(*logits, extra, step)
 
         image_loss = mean_of_other_views(cross_entropies(image_targets, predictions[0]))
@@ -172,14 +171,6 @@ class IBOT(Objective):
 
         keys = jax.vmap(lambda k: jax.random.split(k, self.large))(rng.per_example(key, index))
         return jax.vmap(jax.vmap(draw))(keys)
-
-    def encode(
-        self, nets: Bound, large: Sequence[Array], masks: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Compute features of the large crops (B, G, D) and of their patches (B, G, N, D)."""
-        mask = None if masks is None else fold(masks)
-        features = nets.backbone(fold(*large), mask=mask)
-        return unfold(features.pooled, self.large), unfold(features.patches, self.large)
 
     def predict(self, nets: Bound, images: Array, patches: Array) -> tuple[Array, Array]:
         """Compute logits (..., K) for images (B, V, D) and patches (B, G, N, D)."""

@@ -66,6 +66,8 @@ class OptimConfig:
       lars_variant: see `lars`; `byol` is also the form of Barlow Twins and MoCo v3.
       trust_coefficient: for lars.
       clip_norm: largest norm of all gradients together, over all groups.
+      clip_per_network: largest norm of the gradients of one network together: backbone, each head
+        (DINOv2).
       clip_per_parameter: largest norm of the gradient of one parameter (DINO).
       decay_rules: (path regex, multiplier of the weight decay); the first match wins and every
         parameter must have one. None means 0 for biases, norm scales and any other single vector or
@@ -101,6 +103,7 @@ class OptimConfig:
     lars_variant: Variant = "byol"
     trust_coefficient: Positive = 0.001
     clip_norm: Positive | None = None
+    clip_per_network: Positive | None = None
     clip_per_parameter: Positive | None = None
     decay_rules: tuple[tuple[str, NonNegative], ...] | None = None
     lr_rules: tuple[tuple[str, NonNegative], ...] = EVERYTHING
@@ -254,7 +257,7 @@ def make_optimizer(
     ) -> tuple[Tree, dict[str, Tree]]:
         leaves = tree.named_leaves(params)
         flat = {path: g for path, g in tree.named_leaves(grads).items() if path in trained}
-        flat = _clip(flat, config.clip_norm, config.clip_per_parameter, stacked)
+        flat = _clip(flat, config, stacked)
         lr, wd = schedule(step), weight_decay(step)
         lrs = {
             path: jnp.asarray((peak if path in constant else lr) * lr_scale[path], p.dtype)
@@ -352,19 +355,27 @@ def update_rule(
 
 
 def _clip(
-    grads: dict[str, Array],
-    clip_norm: Positive | None,
-    clip_per_parameter: Positive | None,
-    stacked: Mapping[str, bool],
+    grads: dict[str, Array], config: OptimConfig, stacked: Mapping[str, bool]
 ) -> dict[str, Array]:
     """Clip as `torch.nn.utils.clip_grad_norm_` and as DINO's `clip_gradients` do."""
-    if clip_per_parameter is not None:
-        grads = {
-            path: g * jnp.minimum(clip_per_parameter / (norm(g, stacked[path]) + 1e-6), 1.0)
-            for path, g in grads.items()
+
+    def factor(limit: float, length: Array) -> Array:
+        return jnp.minimum(limit / (length + 1e-6), 1.0)
+
+    if config.clip_per_parameter is not None:
+        limit = config.clip_per_parameter
+        grads = {path: g * factor(limit, norm(g, stacked[path])) for path, g in grads.items()}
+    if config.clip_per_network is not None:
+        networks: dict[str, dict[str, Array]] = {}
+        for path, g in grads.items():
+            networks.setdefault(path.split("/")[0], {})[path] = g
+        scales = {
+            name: factor(config.clip_per_network, tree.global_norm(part))
+            for name, part in networks.items()
         }
-    if clip_norm is not None:
-        scale = jnp.minimum(clip_norm / (tree.global_norm(grads) + 1e-6), 1.0)
+        grads = {path: g * scales[path.split("/")[0]] for path, g in grads.items()}
+    if config.clip_norm is not None:
+        scale = factor(config.clip_norm, tree.global_norm(grads))
         grads = {path: g * scale for path, g in grads.items()}
     return grads
 

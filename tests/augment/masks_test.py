@@ -132,6 +132,34 @@ class IBotMaskTest(parameterized.TestCase):
         self.assertBetween(got[got > 0].min(), 0.05, 0.11)
 
 
+class StratifiedTargetsTest(parameterized.TestCase):
+    def test_golden(self):
+        """DINOv2's collation, replayed from its draws."""
+        data = np.load(GOLDEN / "dinov2_collate.npz")
+        share, ratios = float(data["hp_mask_probability"]), tuple(data["hp_ratio"].tolist())
+        patches, crops = int(data["hp_n_tokens"]), len(data["in_shuffle"])
+        draws = np.zeros(crops, np.float32)
+        draws[: len(data["hp_unit_uniform"])] = data["hp_unit_uniform"]
+        made = masks.stratified_targets(np.arange(crops), draws, patches, share, ratios)
+        np.testing.assert_array_equal(made, data["out_requested"])
+        # The same numbers for the crops in their final order.
+        places = data["in_shuffle"]
+        made = masks.stratified_targets(places, draws[places], patches, share, ratios)
+        np.testing.assert_array_equal(made, data["out_requested"][places])
+        most = masks.most_hidden(crops, patches, share, ratios)
+        self.assertEqual(most, data["out_upperbound"])
+        ids, valid = masks.mask_ids(jnp.asarray(data["out_collated_masks"]), most)
+        np.testing.assert_array_equal(ids[valid], data["out_mask_indices_list"])
+
+    def test_every_bin_is_filled_once(self):
+        places = jax.random.permutation(jax.random.key(0), 16)
+        draws = jax.random.uniform(jax.random.key(1), (16,))
+        made = np.asarray(masks.stratified_targets(places, draws, 1000, 0.5, (0.1, 0.5)))
+        self.assertEqual((made > 0).sum(), 8)
+        bins = np.sort(made[made > 0] - 100) // 50
+        self.assertEqual(bins.tolist(), list(range(8)))
+
+
 PUBLISHED = {"scale": (0.15, 0.2), "aspect": (0.75, 1.5)}
 CONTEXT = {"scale": (0.85, 1.0), "aspect": (1.0, 1.0)}
 

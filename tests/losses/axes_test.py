@@ -76,6 +76,7 @@ CASES = {
     "feature_distillation.whiten": (X,),
     "distillation.distillation": (LOGITS, draw(B, D), 2.0),
     "flatnce.flatnce": (X, 0.5),
+    "gram.gram": (PATCHES, draw(B, 4, 5)),
     "hard_negatives.hard_negatives": (X, 0.5),
     "hog.hog": (IMAGES, 2),
     "hog.sobel": (IMAGES,),
@@ -84,6 +85,7 @@ CASES = {
     "masked.masked_cosine": (PATCHES, draw(B, 4, 12), MASK),
     "masked.masked_l1": (IMAGES, OTHERS, CELLS),
     "masked.masked_mse": (PATCHES, draw(B, 4, 12), MASK),
+    "koleo.koleo": (X,),
     "layer_targets.layer_targets": (draw(2, B, 4, D), "batch", "instance"),
     "masked.masked_patch_loss": (chances(B, 4, D), draw(B, 4, D), MASK),
     "masked.masked_smooth_l1": (PATCHES, draw(B, 4, 12), MASK, 0.5),
@@ -93,6 +95,7 @@ CASES = {
     "msn.sharpened": (LOGITS, 0.5, 3),
     "nce.estimate_partition": (X, 10),
     "nce.nce": (np.log(chances(B, D)), 0.1),
+    "nearest_neighbor.nearest": (X, draw(16, D)),
     "nearest_neighbor.nearest_neighbor": (X, draw(16, D)),
     "negative_cosine.negative_cosine": (X, Y),
     "negative_cosine.regression_loss": (X, Y),
@@ -138,6 +141,8 @@ CASES = {
 }
 OPTIONS = {  # the forms that no argument of a case chooses
     "infonce.infonce": [{"similarity": "tiled"}, {"similarity": "ring"}],
+    "koleo.koleo": [{"groups": 2}],
+    "nearest_neighbor.nearest": [{"others": True}],
     "ntxent.ntxent": [{"similarity": "ring"}],
     "siglip.siglip": [{"similarity": "ring"}],
     "supcon.supcon": [{"mean": "in", "similarity": "ring"}],

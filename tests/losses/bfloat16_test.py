@@ -27,10 +27,12 @@ from ssl_jax.losses.dino import teacher_probabilities
 from ssl_jax.losses.distillation import distillation
 from ssl_jax.losses.feature_distillation import feature_distillation
 from ssl_jax.losses.flatnce import flatnce
+from ssl_jax.losses.gram import gram
 from ssl_jax.losses.hard_negatives import hard_negatives
 from ssl_jax.losses.hog import hog
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.invaspread import invaspread
+from ssl_jax.losses.koleo import koleo
 from ssl_jax.losses.layer_targets import layer_targets
 from ssl_jax.losses.masked import (
     masked_cosine,
@@ -113,6 +115,7 @@ CASES = {
     "distillation": lambda x, y, t: distillation(x, y, 1.0),
     "feature_distillation": lambda x, y, t: feature_distillation(x, y),
     "flatnce": lambda x, y, t: flatnce(x, t),
+    "gram": lambda x, y, t: gram(x.reshape(8, 4, 4), y.reshape(8, 4, 4)),
     "hard_negatives": lambda x, y, t: hard_negatives(x, t),
     "hog": lambda x, y, t: masked_mse(
         x.reshape(8, 4, 4), hog(y.reshape(8, 4, 4, 1), 2, 4).reshape(8, 4, 4), MASK
@@ -127,6 +130,7 @@ CASES = {
     "masked_mse": lambda x, y, t: masked_mse(
         x.reshape(8, 4, 4), normalize_patches(y.reshape(8, 4, 4)), MASK
     ),
+    "koleo": lambda x, y, t: koleo(x),
     "layer_targets": lambda x, y, t: masked_smooth_l1(
         x.reshape(8, 4, 4), layer_targets(y.reshape(1, 8, 4, 4)), MASK, 2.0
     ),

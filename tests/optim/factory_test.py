@@ -374,6 +374,17 @@ class ClockTest(parameterized.TestCase):
         np.testing.assert_allclose(norms, [1.0, 1.0, 0.2], rtol=1e-5)
         np.testing.assert_allclose(jnp.linalg.norm(updates["blocks_0"]["kernel"]), 1.0, rtol=1e-5)
 
+    def test_networks_are_clipped_each(self):
+        params = {n: {"a": jnp.ones(4), "b": jnp.ones(5)} for n in ("backbone", "head")}
+        grads = {
+            "backbone": jax.tree.map(lambda p: 10 * p, params["backbone"]),
+            "head": jax.tree.map(lambda p: 0.1 * p, params["head"]),
+        }
+        tx, _ = build(params, name="sgd", momentum=0.0, lr=1.0, clip_per_network=3.0)
+        updates = first(tx, params, grads)
+        np.testing.assert_allclose(-updates["backbone"]["a"], np.ones(4), rtol=1e-6)  # 3 / sqrt(9)
+        np.testing.assert_allclose(-updates["head"]["b"], np.full(5, 0.1), rtol=1e-6)
+
 
 class EmaTest(absltest.TestCase):
     def test_golden(self):

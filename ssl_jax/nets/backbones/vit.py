@@ -43,6 +43,7 @@ SIZES = {  # dim, depth, heads, MLP ratio
     "large": (1024, 24, 16, 4.0),
     "huge": (1280, 32, 16, 4.0),
     "giant": (1408, 40, 16, 48 / 11),
+    "giant2": (1536, 40, 24, 4.0),
 }
 INIT_OF_POSITION: dict[str, Scheme] = {
     "learned": "normal",
@@ -68,8 +69,8 @@ class Config(Backbone):
     `visible`, `stages`, `attention`.
 
     Attributes:
-      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), or None, which requires
-        dim, depth and heads.
+      size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), "giant2" (DINOv2's g),
+        or None, which requires dim, depth and heads.
       patch: side of a patch in pixels.
       image_size: side of the images that the position table is made for.
       dim, depth, heads, mlp_ratio: override those of the size (MoCo v3's small has 12 heads).
@@ -81,8 +82,10 @@ class Config(Backbone):
       pool: whether "pooled" is the class token or the mean of the patch tokens.
       norm_after_pool: apply the final norm to "pooled" and not to the tokens (timm's `fc_norm`).
       interpolate_offset: see `positions.resize_grid`; 0.1 is DINO's.
+      interpolate_antialias: likewise; True is that of DINOv2's weights with registers.
       drop_path: rate of stochastic depth, at which each branch of the last block is dropped for a
         training example; it falls to 0 in the first block. The method must draw it.
+      drop_path_uniform: whether all blocks have that rate (DINOv2).
       layer_scale: initial value of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
       mlp: nonlinearity of the perceptrons; see `blocks.Mlp`.
@@ -118,7 +121,9 @@ class Config(Backbone):
     pool: Literal["cls", "avg"] = "cls"
     norm_after_pool: bool = False
     interpolate_offset: NonNegative = 0.0
+    interpolate_antialias: bool = False
     drop_path: BelowOne = 0.0
+    drop_path_uniform: bool = False
     layer_scale: Positive | None = None
     qkv_bias: bool = True
     mlp: Perceptron = "gelu"
@@ -144,17 +149,22 @@ class Config(Backbone):
             raise UserError(f"unknown init {scheme!r}; {suggest(scheme, known)}")
         if self.registers and position == "relative":
             raise UserError(f"registers={self.registers}: expected 0 with relative positions")
-        if self.interpolate_offset and position == "relative":
+        for option in ("interpolate_offset", "interpolate_antialias"):
+            if getattr(self, option) and position == "relative":
+                raise UserError(
+                    f"{option} is for position tables, which relative positions lack; set it to 0"
+                )
+        if self.interpolate_offset and self.interpolate_antialias:
             raise UserError(
-                "interpolate_offset is for position tables, which relative positions lack; set it "
-                "to 0"
+                f"interpolate_offset={self.interpolate_offset} with interpolate_antialias; set one "
+                "of them"
             )
         if self.pool not in ("cls", "avg") or (self.pool == "cls" and not self.cls_token):
             raise UserError(
                 f"pool={self.pool!r} with cls_token={self.cls_token}; use 'avg', or 'cls' with a "
                 "class token"
             )
-        check_rate(self.drop_path, depth)
+        check_rate(self.drop_path, depth, self.drop_path_uniform)
         grid = self.grid  # raises unless the patch divides the image
         if position in FIXED_ORDERS:
             sincos(dim, grid)  # raises for an invalid width
@@ -220,8 +230,9 @@ class ViT(nnx.Module):
         dtype, position = compute_dtype(config.dtype), config.position
         self.patch, self.grid, self.position = patch, grid, position
         self.pool, self.norm_after_pool = config.pool, config.norm_after_pool
-        self.interpolate_offset, self.remat = config.interpolate_offset, config.remat
-        self.depth, self.drop_path = depth, config.drop_path
+        self.interpolate = (config.interpolate_offset, config.interpolate_antialias)
+        self.depth, self.remat = depth, config.remat
+        self.drop_path, self.drop_path_uniform = config.drop_path, config.drop_path_uniform
         fan_in = patch * patch * channels
         kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
         bias: Init = nnx.initializers.zeros if scheme == "mocov3" else torch_default(fan_in)
@@ -301,7 +312,8 @@ class ViT(nnx.Module):
           UserError: a side that the patch size does not divide, `keep` with relative positions, a
             mask without a mask token or of another grid, `visible` with registers.
         """
-        branch_factors = factors(keys, self.drop_path if train else 0.0, self.depth, branches=2)
+        rate = self.drop_path if train else 0.0
+        branch_factors = factors(keys, rate, self.depth, 2, self.drop_path_uniform)
         if keep is not None and self.relative is not None:
             raise UserError("relative positions need all patches; leave keep out")
         _, height, width, _ = images.shape
@@ -370,7 +382,7 @@ class ViT(nnx.Module):
         else:
             dim, order = self.patch_embed.out_features, FIXED_ORDERS[self.position]
             table = jnp.asarray(sincos(dim, self.grid, order, cls_token=bool(first))[None])
-        patches = resize_grid(table[:, first:], self.grid, grid, self.interpolate_offset)
+        patches = resize_grid(table[:, first:], self.grid, grid, *self.interpolate)
         return table[:, :first], patches
 
 

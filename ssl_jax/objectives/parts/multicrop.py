@@ -32,6 +32,38 @@ def multicrop(backbone: Callable[[Array], Any], groups: Sequence[Array]) -> Arra
     return jnp.concatenate(pooled, axis=1)
 
 
+def images_and_patches(
+    backbone: Callable[..., Any], large: Sequence[Array], masks: Array | None = None
+) -> tuple[Array, Array]:
+    """Compute the features of the large crops (B, G, D) and of their patches (B, G, N, D).
+
+    Args:
+      backbone: `Bound.backbone`.
+      large: groups of crops of one size, G in all.
+      masks: (B, G, rows, columns) bool, patches to hide.
+    """
+    features = backbone(fold(*large), mask=None if masks is None else fold(masks))
+    count = sum(group.shape[1] for group in large)
+    return unfold(features.pooled, count), unfold(features.patches, count)
+
+
+def with_keys(backbone: Callable[..., Any], keys: Array) -> Callable[..., Any]:
+    """Return the backbone as a function of folded crops (B * n, H, W, C) that gives each crop a
+    random key, for stochastic depth.
+
+    Args:
+      backbone: `Bound.backbone`.
+      keys: (B,), one per example.
+    """
+
+    def apply(crops: Array, **options: Any) -> Any:
+        count = len(crops) // len(keys)
+        each = jax.vmap(lambda key: jax.random.split(key, count))(keys)
+        return backbone(crops, keys=fold(each), **options)
+
+    return apply
+
+
 def leading_groups(views: Sequence[View], crops: int) -> int:
     """Return how many of the view groups hold the first `crops` crops, the large or "global" ones.
 

@@ -1,4 +1,4 @@
-"""Functions shared by DINO and iBOT: teacher temperature, frozen last layer, encoder."""
+"""Functions shared by DINO and its successors: teacher temperature, frozen last layer, encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,10 +41,11 @@ def teacher_encoder(backbone: Net, head: Net, extra: Tree) -> Encoder:
     """Return the teacher, with the centred logits of its `head` as clusters.
 
     Args:
-      extra: of the method, with "teacher", "teacher_stats" and "center".
+      extra: of the method, with "teacher", "teacher_stats" and, unless its logits are not centred,
+        "center".
     """
     teacher, stats = extra["teacher"], extra["teacher_stats"]
-    after = {"params": teacher["head"], "stats": stats["head"], "center": extra["center"]}
+    after = {"params": teacher["head"], "stats": stats["head"], "center": extra.get("center", 0.0)}
     clusters = Heads(after, CentredHead(head))
     return Encoder(teacher["backbone"], stats["backbone"], backbone, clusters=clusters)
 

@@ -25,6 +25,7 @@ SIZES = {
     "deepcluster_v2": lambda o: (o.clusters,) * o.heads,
     "deepercluster": lambda o: (o.clusters,),
     "dino": lambda o: (o.prototypes,),
+    "dinov2": lambda o: (o.prototypes,),
     "ibot": lambda o: (o.prototypes,),
     "sela": lambda o: (o.clusters,) * o.heads,
     "self_classifier": lambda o: o.classes,

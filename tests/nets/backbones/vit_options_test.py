@@ -1,5 +1,7 @@
 """DINOv2's and CLIP's options of a vision transformer: registers, SwiGLU, norm before blocks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,12 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
+from ssl_jax.losses.normalize import standardize
 from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.blocks import Mlp, swiglu_width
+from ssl_jax.nets.drop_path import factors
 from ssl_jax.nets.functional import functional
+from ssl_jax.weights.places import layers
 from tests.nets import weights as torch
 from tests.nets.backbones.vit_test import run, started, tiny, variables
 
@@ -19,13 +24,59 @@ class OptionsTest(parameterized.TestCase):
         """Counts of timm 1.0.31: vit_giant_patch14_dinov2, vit_small_patch14_reg4_dinov2 and
         vit_base_patch32_clip_224 without classifiers; its second has no position of the class.
         """
-        giant = dict(dim=1536, depth=40, heads=24, mlp="swiglu", layer_scale=1e-5)
+        giant = dict(mlp="swiglu", layer_scale=1e-5)
         for net, expected in (
-            (vit(None, 14, 518, **giant), 1_136_479_232),
+            (vit("giant2", 14, 518, **giant), 1_136_479_232),
             (vit("small", 14, 518, registers=4, layer_scale=1e-5), 22_057_344 + 384),
             (vit("base", 32, pre_norm=True), 87_456_000),
         ):
             self.assertEqual(count(variables(net)[0]), expected)
+
+    @parameterized.parameters(False, True)
+    def test_golden_of_registers_and_swiglu(self, wide):
+        """DINOv2's network with registers: masks, a rectangle, the last two blocks."""
+        weights, data = torch.load("dinov2_vit_reg_swiglu")
+        data |= {k.removeprefix("f64_"): v for k, v in data.items() if wide and k[:4] == "f64_"}
+        dim, depth = weights["norm.weight"].size, layers(weights, "blocks.")
+        sizes = {"dim": dim, "depth": depth, "heads": int(data["hp_heads"]), "mlp": "swiglu"}
+        tokens = {"registers": int(data["hp_registers"]), "mask_token": True}
+        options = {"layer_scale": 1e-5, "interpolate_antialias": True}
+        side = data["in_x"].shape[-1]
+        net = vit(None, int(data["hp_patch"]), side, **sizes, **tokens, **options)
+        with jax.enable_x64(wide):
+            dtype = np.float64 if wide else np.float32
+            params = jax.tree.map(lambda x: jnp.asarray(x, dtype), torch.convert(net, weights)[0])
+            x, rectangle = (jnp.asarray(torch.nhwc(data[n]), dtype) for n in ("in_x", "in_x_rect"))
+            mask = data["in_masks"].reshape(len(x), *[side // int(data["hp_patch"])] * 2)
+
+            @torch.jit
+            def run(params, x, mask, rectangle):
+                apply = functools.partial(net.apply, params, {}, train=False)
+                masked, whole = apply(x, mask=mask)[0], apply(x, stages=True)[0]
+                normed = standardize(whole.stages[-2].tokens, eps=1e-6)
+                normed = normed * params["norm"]["scale"] + params["norm"]["bias"]
+                return masked, whole, normed, apply(rectangle)[0]
+
+            masked, whole, normed, small = jax.device_get(run(params, x, mask, rectangle))
+        grid = data["out_inter_patch"].shape[-2:]
+        inter = [t[:, 1:].reshape(len(x), *grid, dim) for t in (normed, whole.tokens)]
+        for name, ours in {
+            "cls": masked.cls,
+            "patch": masked.patches,
+            "rect_cls": small.cls,
+            "rect_patch": small.patches,
+            "inter_cls": np.stack([normed[:, 0], whole.cls]),
+            "inter_patch": np.moveaxis(np.stack(inter), -1, 2),
+        }.items():
+            # The release resizes in float32, also in its run in float64.
+            rtol = (1e-6 if "rect" in name else 1e-9) if wide else 1e-4
+            torch.assert_close(ours, data[f"out_{name}"], rtol, name)
+
+    def test_one_rate_in_all_blocks(self):
+        keys = jax.random.split(jax.random.key(0), 4000)
+        shares = (np.asarray(factors(keys, 0.4, 3, 2, uniform=True)) > 0).mean(-1)
+        np.testing.assert_allclose(shares, 0.6, atol=0.04)  # five standard errors
+        self.assertTrue(tiny(depth=1, drop_path=0.4, drop_path_uniform=True).draws)
 
     def test_registers_are_seen_and_not_shown(self):
         net = tiny(registers=3)
@@ -84,6 +135,8 @@ class OptionsTest(parameterized.TestCase):
         (dict(mlp="relu"), "unknown mlp 'relu'"),
         (dict(registers=-1), "backbone.registers: expected a whole number of at least 0, got -1"),
         (dict(registers=1, position="relative"), "0 with relative positions"),
+        (dict(interpolate_antialias=True, position="relative"), "interpolate_antialias is for"),
+        (dict(interpolate_antialias=True, interpolate_offset=0.1), "set one of them"),
     )
     def test_user_errors(self, options, message):
         with self.assertRaisesRegex(UserError, message):
