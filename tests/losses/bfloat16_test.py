@@ -43,9 +43,8 @@ from ssl_jax.losses.masked import (
     normalize_patches,
 )
 from ssl_jax.losses.masks import mask_logistic
-from ssl_jax.losses.multi_label import sigmoid_cross_entropy
-from ssl_jax.losses.masked import masked_l1, masked_mse, masked_patch_loss, normalize_patches
 from ssl_jax.losses.msn import log_mean_probability, sharpened
+from ssl_jax.losses.multi_label import sigmoid_cross_entropy
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
