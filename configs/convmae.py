@@ -25,8 +25,8 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """Maps of 8 x 8 places before the transformer, with patches of 4 pixels, and raw
-    pixels as the target (see `mae:digits`).
+    """Maps of 8 x 8 and 4 x 4 places, then the transformer on patches of 4 pixels; raw pixels as
+    the target (see `mae:digits`).
     """
     view = {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5}
     objective = {
@@ -39,7 +39,7 @@ def digits() -> ConfigDict:
         "decoder_heads": 4,
     }
     optim = {"name": "adamw", "lr": 3e-3, "b2": 0.95, "weight_decay": 0.05}
-    config = common.digits(objective, optim, steps=800, batch_size=128)
+    config = common.digits(objective, optim, steps=800, batch_size=64)
     config.backbone = {
         "name": "convvit",
         "size": None,
@@ -47,7 +47,7 @@ def digits() -> ConfigDict:
         "dims": (16, 32, 64),
         "depths": (1, 1, 2),
         "heads": 4,
-        "strides": (2, 1, 2),
+        "strides": (2, 2, 1),
     }
     return config
 

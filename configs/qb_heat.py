@@ -36,7 +36,7 @@ def digits() -> ConfigDict:
     }
     optim = {"name": "adamw", "lr": 2e-3, "b2": 0.95, "weight_decay": 0.05}
     config = common.digits(objective, optim, steps=1000, batch_size=128)
-    config.backbone = common.TINY_VIT_MEAN
+    config.backbone = common.TINY_VIT_MEAN | {"position": "sincos"}
     return config
 
 

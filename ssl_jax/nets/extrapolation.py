@@ -88,5 +88,5 @@ def commutator(a: Array, b: Array) -> Array:
 
 def _ordered(known: Array, other: Array, at: Array, axis: int) -> Array:
     """Join two maps (B, h, w, C) along an axis, the known one first where `at` is 0."""
-    joined = [jnp.concatenate(pair, axis) for pair in ((known, other), (other, known))]
-    return jnp.where(at == 0, *joined)
+    first, last = (jnp.concatenate(pair, axis) for pair in ((known, other), (other, known)))
+    return jnp.where(at == 0, first, last)

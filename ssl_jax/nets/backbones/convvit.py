@@ -142,8 +142,8 @@ class Config(Backbone):
         dims, _, heads = self.sizes
         if factor == 1:
             return self
-        widths = tuple(scaled_width(dim, factor) for dim in dims)
-        return replace(self, dims=widths, heads=scaled_width(heads, factor))
+        first, second, third = (scaled_width(dim, factor) for dim in dims)
+        return replace(self, dims=(first, second, third), heads=scaled_width(heads, factor))
 
     def module(self, channels: int, rngs: nnx.Rngs) -> "ConvViT":
         return ConvViT(self, channels, rngs)
@@ -213,10 +213,11 @@ class ConvViT(nnx.Module):
         self.strides, self.depths, self.grid = strides, depths, config.grid
         self.norm_after_pool, self.fusion = config.norm_after_pool, config.fusion
         self.drop_path, self.remat = config.drop_path, config.remat
-        for s, before in enumerate((channels, *dims[:2])):
-            # The release re-initialises the last of the three only (models_convmae.py).
-            embedding = Embedding(before, dims[s], strides[s], xavier=s == 2, **options)
+        for s, before in enumerate((channels, dims[0])):
+            embedding = Embedding(before, dims[s], strides[s], xavier=False, **options)
             setattr(self, f"embed{s + 1}", embedding)
+        # The release re-initialises the last of the three only (models_convmae.py).
+        self.embed3 = Embedding(dims[1], dim, strides[2], xavier=True, **options)
         for s in range(2):
             hidden = round(dims[s] * ratio)
             blocks = [MaskedConvBlock(dims[s], hidden, **options) for _ in range(depths[s])]
@@ -255,25 +256,26 @@ class ConvViT(nnx.Module):
           "block1", ..; the last one is normed like the tokens. With `keep`, a convolutional stage
           has one token per kept patch, the mean over its places.
         """
-        depths = self.depths
-        rates = factors(keys, self.drop_path if train else 0.0, sum(depths), branches=2)
-        rates = [None] * sum(depths) if rates is None else rates
-        grid = patch_grid(images.shape[1:3], math.prod(self.strides))
+        branch_factors = factors(
+            keys, self.drop_path if train else 0.0, sum(self.depths), branches=2
+        )
+        _, height, width, _ = images.shape
+        grid = patch_grid((height, width), math.prod(self.strides))
         x, outputs, fused, number = images, [], [], 0
         for s in range(2):
             x = getattr(self, f"embed{s + 1}")(x)
             cell = math.prod(self.strides[s + 1 :])
             visible = None if keep is None else visible_places(keep, grid, cell)
             for block in getattr(self, f"stage{s + 1}"):
-                x = block(x, visible, rates[number])
+                x = block(x, visible, None if branch_factors is None else branch_factors[number])
                 number += 1
             if self.fusion:
                 fused.append(_kept(_flat(getattr(self, f"fuse{s + 1}")(x)), keep))
             outputs.append(_stage(f"stage{s + 1}", x, keep, cell))
         x = self.embed4(_flat(self.embed3(x)))
         x = _kept(x + jnp.asarray(self._positions(grid), x.dtype), keep)
-        dropped = None if rates[0] is None else rates[number:]
-        x, (each, _) = run_stack(self.blocks, x, self.remat, stages, branch_factors=dropped)
+        rest = None if branch_factors is None else branch_factors[number:]
+        x, (each, _) = run_stack(self.blocks, x, self.remat, stages, branch_factors=rest)
         x = sum(fused, x)
         tokens = x if self.norm_after_pool else self.norm(x)
         layout = None if keep is not None else (len(x), *grid, x.shape[-1])
