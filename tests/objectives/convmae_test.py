@@ -95,12 +95,12 @@ class ConvMAETest(absltest.TestCase):
             np.moveaxis(data[f"f64_out_stage{s}"], 1, -1).reshape(2, 3, c, 3, c, -1).mean((2, 4))
             for s, c in ((1, 4), (2, 2))
         ]
-        kept = [np.take_along_axis(p.reshape(2, 9, -1), keep[..., None], 1) for p in patches]
+        at_kept = [np.take_along_axis(p.reshape(2, 9, -1), keep[..., None], 1) for p in patches]
         backbone = grads["backbone"]
         conv = lambda kernel: kernel.transpose(3, 2, 0, 1)  # noqa: E731
         for key, actual, expected in (
-            ("stage1", stages[0], kept[0]),
-            ("stage2", stages[1], kept[1]),
+            ("stage1", stages[0], at_kept[0]),
+            ("stage2", stages[1], at_kept[1]),
             ("latent", tokens, data["f64_out_latent"]),
             ("loss", loss, data["f64_out_loss"]),
             ("patch_embed1", conv(backbone["embed1"]["conv"]["kernel"]), None),
