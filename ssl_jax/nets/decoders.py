@@ -282,6 +282,51 @@ def pixel_decoder(dim: int, stride: int, channels: int, *, dtype: DType = None) 
     return functional(make, f"pixel_decoder_{dim}")
 
 
+class ConvDecoder(nnx.Module):
+    """See `conv_decoder`."""
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        depth: int,
+        stride: int,
+        channels: int,
+        *,
+        dtype: DType,
+        rngs: nnx.Rngs,
+    ):
+        self.depth = depth
+        self.embed = linear(dim, width, scheme="xavier", dtype=dtype, rngs=rngs)
+        for i in range(1, depth + 1):
+            setattr(self, f"norm{i}", LayerNorm(width))
+            setattr(self, f"conv{i}", nnx.Conv(width, width, (3, 3), dtype=dtype, rngs=rngs))
+        self.pixels = PixelDecoder(width, stride, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Decode (B, h, w, dim) to images (B, h stride, w stride, C) float32."""
+        x = self.embed(x)
+        for i in range(1, self.depth + 1):
+            branch = getattr(self, f"conv{i}")(getattr(self, f"norm{i}")(x))
+            x = x + jax.nn.gelu(branch, approximate=False)
+        return self.pixels(x, train=train)
+
+
+def conv_decoder(
+    dim: int, width: int, depth: int, stride: int, channels: int, *, dtype: DType = None
+) -> Net:
+    """A small decoder of a map: a linear layer to `width`, `depth` residual 3x3 convolutions, each
+    after a layer norm and before an exact GELU, and a linear layer to the pixels.
+
+    `apply(params, stats, map, train=...)`; shapes: `ConvDecoder.__call__`. The other arguments are
+    those of `pixel_decoder`.
+    """
+    make = lambda rngs: ConvDecoder(  # noqa: E731
+        dim, width, depth, stride, channels, dtype=compute_dtype(dtype), rngs=rngs
+    )
+    return functional(make, f"conv_decoder_{width}x{depth}")
+
+
 def pixel_shuffle(x: Array, stride: int) -> Array:
     """Reshape (B, h, w, C stride^2) to (B, h stride, w stride, C): each position becomes a square.
 
