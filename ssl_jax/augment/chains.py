@@ -192,6 +192,8 @@ RECIPES: dict[str, Transform] = {
     "beit": Transform(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, mean=(0.5,), std=(0.5,)),
     # Baevski et al. 2022; facebookresearch/data2vec_vision: the same, with ImageNet's statistics.
     "data2vec": Transform(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0),
+    # Peng et al. 2022; microsoft/unilm, beit2/run_vqkd_training.py.
+    "vqkd": Transform(flip=0.5, mean=(0.5,), std=(0.5,)),
     # Zhai et al. 2019: values in [-1, 1].
     "s4l": Transform(flip=0.5, mean=(0.5,), std=(0.5,)),
     "rotnet": Transform(flip=0.5),

@@ -2,7 +2,7 @@
 in VQ-KD (BEiT v2, 2208.06366; `norm_ema_quantizer.py` of microsoft/unilm).
 
 A codebook is {"codes": (K, d), "counts": (K,)}: unit rows, and the moving average of how many
-vectors had each code. It has no gradient: keep it in `extra`.
+vectors had each code, which are all 0 before the first. It has no gradient: keep it in `extra`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.objectives.parts.kmeans import kmeans, nearest, totals
+from ssl_jax.objectives.parts.kmeans import count, kmeans, nearest, totals
 
 Array = jax.Array
 Codebook = Mapping[str, Array]
@@ -31,12 +31,6 @@ class Quantized(NamedTuple):
     codes: Array
     vectors: Array
     commitment: Array
-
-
-def random_codebook(key: Array, size: int, dim: int) -> dict[str, Array]:
-    """Draw a codebook of `size` random unit rows; its counts are 0."""
-    codes = l2_normalize(jax.random.normal(key, (size, dim), jnp.float32))
-    return {"codes": codes, "counts": jnp.zeros((size,), jnp.float32)}
 
 
 def kmeans_codebook(vectors: Array, size: int, key: Array, iterations: int = 10) -> Codebook:
@@ -70,6 +64,17 @@ def update(codebook: Codebook, vectors: Array, codes: Array, decay: float) -> Co
     counts = decay * codebook["counts"] + (1 - decay) * hits
     moved = l2_normalize(decay * old + (1 - decay) * means, floor="norm")
     return {"codes": moved.astype(old.dtype), "counts": counts.astype(codebook["counts"].dtype)}
+
+
+def usage(codes: Array, vocabulary: int) -> dict[str, Array]:
+    """Return the number of codes that the codes (...) int32 of a batch contain, "codes_used", and
+    the exponential of the entropy of their shares, "code_perplexity": `vocabulary` if all are used
+    alike, 1 for one code.
+    """
+    flat = codes.reshape(-1)
+    counts = count(flat, jnp.ones(len(flat), bool), vocabulary)
+    perplexity = jnp.exp(jnp.sum(jax.scipy.special.entr(counts / len(flat))))
+    return {"codes_used": jnp.sum(counts > 0).astype(jnp.float32), "code_perplexity": perplexity}
 
 
 def _rows(vectors: Array) -> Array:
