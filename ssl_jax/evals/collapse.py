@@ -115,18 +115,23 @@ def diagnose(numbers: Mapping[str, float], untrained: Mapping[str, float] | None
 
 
 def cluster_entropy(logits: Sequence[Array]) -> Array:
-    """Return the entropy of the clusters' shares of images over its maximum, ln min(N, K).
-
-    It is 1 if all clusters are used alike, 0 if all images are in one cluster. With several heads
-    it is the lowest of theirs.
+    """Return the `evenness` of the clusters; with several heads, the lowest of theirs.
 
     Args:
       logits: (N, K) of each head; an image's cluster is the argmax.
     """
-    entropies = []
-    for scores in logits:
-        n, k = scores.shape
-        shares = jnp.bincount(jnp.argmax(scores, -1), length=k) / n
-        most = jnp.log(jnp.maximum(min(n, k), 2))
-        entropies.append(jnp.sum(jax.scipy.special.entr(shares)) / most)
+    entropies = [evenness(jnp.argmax(scores, -1), scores.shape[1]) for scores in logits]
     return jnp.min(jnp.stack(entropies))
+
+
+def evenness(index: Array, count: int) -> Array:
+    """Return the entropy of the shares of `count` clusters or codes over its maximum, ln min(N, K).
+
+    It is 1 if all are used alike, 0 if only one is.
+
+    Args:
+      index: (N,) int, the cluster or code of each image or place.
+    """
+    shares = jnp.bincount(index, length=count) / len(index)
+    most = jnp.log(jnp.maximum(min(len(index), count), 2))
+    return jnp.sum(jax.scipy.special.entr(shares)) / most

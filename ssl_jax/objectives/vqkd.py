@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Probability, Whole
+from ssl_jax.losses.discrete_codes import code_usage
 from ssl_jax.losses.negative_cosine import negative_cosine
 from ssl_jax.nets.codes import code_head
 from ssl_jax.nets.heads import mlp_head
@@ -102,8 +103,13 @@ class VQKD(TokenStudent):
         distillation = 1 + jnp.mean(negative_cosine(prediction, target))
         loss = distillation + self.commitment * quantized.commitment
         book_after = codebook.update(book, vectors, quantized.codes, self.momentum)
-        metrics = {"distillation": distillation, "commitment": quantized.commitment}
-        metrics |= codebook.usage(quantized.codes, self.vocabulary)
+        used, perplexity = code_usage(quantized.codes, self.vocabulary)
+        metrics = {
+            "distillation": distillation,
+            "commitment": quantized.commitment,
+            "codes_used": used.astype(jnp.float32),
+            "code_perplexity": perplexity,
+        }
         return loss, Aux(dict(extra, stats=nets.stats, codebook=book_after), metrics=metrics)
 
     def started(self, book: codebook.Codebook, vectors: Array, key: Array) -> codebook.Codebook:

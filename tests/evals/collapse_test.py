@@ -87,8 +87,8 @@ class DiagnoseTest(parameterized.TestCase):
         ("as_untrained", numbers(cluster_entropy=0.1), numbers(cluster_entropy=0.1), Kind.NONE),
         ("one_cluster", numbers(cluster_entropy=0.04), None, Kind.CLUSTER),
         ("many_clusters", numbers(cluster_entropy=0.5), None, Kind.NONE),
-        ("few_codes", numbers(code_entropy=0.1), numbers(code_entropy=0.5), Kind.CODEBOOK),
-        ("one_code", numbers(code_entropy=0.04), None, Kind.CODEBOOK),
+        ("few_codes", numbers(code_entropy=0.1), numbers(code_entropy=0.5), Kind.CODES),
+        ("one_code", numbers(code_entropy=0.04), None, Kind.CODES),
         ("many_codes", numbers(code_entropy=0.5), numbers(code_entropy=0.9), Kind.NONE),
         ("no_numbers", {}, None, Kind.NONE),
         ("two_images_have_no_rank", numbers(rank=1.5) | {"dimensions": 2.0}, None, Kind.NONE),
@@ -132,7 +132,7 @@ class ForcedTest(parameterized.TestCase):
 
     def test_one_code(self):
         first = lambda places: jnp.zeros((*places.shape[:-1], 10))  # noqa: E731
-        self.assertEqual(self.kind(made(spread_out, scores=first)), Kind.CODEBOOK)
+        self.assertEqual(self.kind(made(spread_out, scores=first)), Kind.CODES)
         by_pixel = lambda places: places[..., 24:34]  # noqa: E731
         self.assertEqual(self.kind(made(spread_out, scores=by_pixel)), Kind.NONE)
 

@@ -15,12 +15,14 @@ from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import Several
 from ssl_jax.evals.base import AtLayer, Batch, Subject, call
 from ssl_jax.evals.checks import check_count
-from ssl_jax.evals.collapse import cluster_entropy
+from ssl_jax.evals.collapse import cluster_entropy, evenness
 from ssl_jax.losses.discrete_codes import code_usage
 from ssl_jax.losses.normalize import as_float, l2_normalize
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
+
+BLOCK = 64  # images whose codes are computed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +79,12 @@ def _numbers(encoder: Encoder, batch: Batch, probe: Probe) -> dict[str, Array]:
     if encoder.clusters is not None:
         numbers["cluster_entropy"] = cluster_entropy(encoder.clusters.logits(outputs.pooled))
     if encoder.tokenizer is not None:
-        scores = encoder.tokenizer.scores(outputs)
-        scores = scores.reshape(-1, scores.shape[-1])
-        used, perplexity = code_usage(jnp.argmax(scores, -1), scores.shape[1])
+        # In blocks, as there is a score for each code at each place.
+        codes = jax.lax.map(encoder.tokenizer.codes, outputs, batch_size=BLOCK).reshape(-1)
+        count = jax.eval_shape(encoder.tokenizer.scores, outputs).shape[-1]
+        used, perplexity = code_usage(codes, count)
         numbers |= {"codes_used": used, "code_perplexity": perplexity}
-        numbers["code_entropy"] = cluster_entropy([scores])
+        numbers["code_entropy"] = evenness(codes, count)
     return numbers
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.objectives.parts.kmeans import count, kmeans, nearest, totals
+from ssl_jax.objectives.parts.kmeans import kmeans, nearest, totals
 
 Array = jax.Array
 Codebook = Mapping[str, Array]
@@ -64,17 +64,6 @@ def update(codebook: Codebook, vectors: Array, codes: Array, decay: float) -> Co
     counts = decay * codebook["counts"] + (1 - decay) * hits
     moved = l2_normalize(decay * old + (1 - decay) * means, floor="norm")
     return {"codes": moved.astype(old.dtype), "counts": counts.astype(codebook["counts"].dtype)}
-
-
-def usage(codes: Array, vocabulary: int) -> dict[str, Array]:
-    """Return the number of codes that the codes (...) int32 of a batch contain, "codes_used", and
-    the exponential of the entropy of their shares, "code_perplexity": `vocabulary` if all are used
-    alike, 1 for one code.
-    """
-    flat = codes.reshape(-1)
-    counts = count(flat, jnp.ones(len(flat), bool), vocabulary)
-    perplexity = jnp.exp(jnp.sum(jax.scipy.special.entr(counts / len(flat))))
-    return {"codes_used": jnp.sum(counts > 0).astype(jnp.float32), "code_perplexity": perplexity}
 
 
 def _rows(vectors: Array) -> Array:
