@@ -15,11 +15,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# `beit_v2` needs them, to read the codes of a run of these recipes.
-DIGITS_BACKBONE: dict[str, Any] = common.TINY_VIT | {"depth": 2, "pool": "avg"}
-DIGITS_CODES: dict[str, Any] = {"vocabulary": 64, "code_dim": 16}
-IMAGENET_BACKBONE: dict[str, Any] = {"name": "vit", "size": "base", "patch": 16, "pool": "avg"}
-
 
 def get_config(recipe: str = "imagenet") -> ConfigDict:
     return RECIPES.build(recipe)
@@ -32,23 +27,25 @@ def digits() -> ConfigDict:
         "view": {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5},
         "teacher_backbone": common.TINY_VIT_MEAN,
         "teacher_recipe": "",
+        "vocabulary": 64,
+        "code_dim": 16,
         "decoder_depth": 1,
     }
     optim = {"name": "adamw", "lr": 2e-3, "b2": 0.99, "weight_decay": 1e-4}
-    config = common.digits(objective | DIGITS_CODES, optim, steps=400, batch_size=128)
-    config.backbone = DIGITS_BACKBONE
+    config = common.digits(objective, optim, steps=400, batch_size=128)
+    config.backbone = common.TINY_VIT | {"depth": 2, "pool": "avg"}
     return config
 
 
 def imagenet() -> ConfigDict:
     """CLIP's ViT-B/16 as the teacher, a decoder of three blocks, batch 512, 100 epochs."""
-    return _imagenet({"name": "vqkd"})
+    return _imagenet({})
 
 
 def imagenet_dino() -> ConfigDict:
     """DINO's ViT-B/16 as the teacher."""
     teacher = {"teacher_backbone": {"name": "vit", "size": "base"}, "teacher_recipe": "normalize"}
-    return _imagenet({"name": "vqkd"} | teacher)
+    return _imagenet(teacher)
 
 
 def _imagenet(objective: dict[str, Any]) -> ConfigDict:
@@ -61,8 +58,11 @@ def _imagenet(objective: dict[str, Any]) -> ConfigDict:
         "weight_decay": 1e-4,
         "warmup_epochs": 10.0,
     }
+    view = {"size": 224, "area": (0.08, 1.0), "recipe": "vqkd", "interpolation": "bicubic"}
+    objective = {"name": "vqkd", "view": view, "vocabulary": 8192, "code_dim": 32} | objective
     config = common.imagenet(objective, optim, epochs=100, batch_size=512)
-    config.backbone = IMAGENET_BACKBONE | {"remat": "full", "dtype": "bfloat16"}
+    vit = {"name": "vit", "size": "base", "patch": 16, "pool": "avg"}
+    config.backbone = vit | {"remat": "full", "dtype": "bfloat16"}
     return config
 
 
