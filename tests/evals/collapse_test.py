@@ -20,7 +20,7 @@ from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import Encoder, Heads, Probe, Tokenizer
+from ssl_jax.objectives.base import Encoder, Heads, Probe
 from ssl_jax.run.console import final_table
 from ssl_jax.run.trainer import alarmed
 
@@ -50,18 +50,16 @@ def subject(encoder):
     return Subject(encoder, images, Probe(pool="avg"))
 
 
-def made(stage, clusters=None, scores=None):
+def made(stage, clusters=None):
     """An encoder whose only stage is a function of the mean pixel and the row of its batch."""
 
     def apply(params, stats, images, *, train, stages):
         rows = stage(images)
         layer = Stage(name="stage1", map=rows[:, None, None])
-        return Features(pooled=rows, map=layer.map, stages=(layer,)), stats
+        return Features(pooled=rows, stages=(layer,)), stats
 
-    empty = lambda key: ({}, {})  # noqa: E731
     heads = clusters and Heads({}, lambda _, pooled: [clusters(pooled)])
-    tokenizer = scores and Tokenizer({}, Net(empty, lambda p, s, x, train: (scores(x), s)))
-    return Encoder({}, {}, Net(empty, apply), clusters=heads, tokenizer=tokenizer)
+    return Encoder({}, {}, Net(lambda key: ({}, {}), apply), clusters=heads)
 
 
 def spread_out(images):
@@ -87,9 +85,6 @@ class DiagnoseTest(parameterized.TestCase):
         ("as_untrained", numbers(cluster_entropy=0.1), numbers(cluster_entropy=0.1), Kind.NONE),
         ("one_cluster", numbers(cluster_entropy=0.04), None, Kind.CLUSTER),
         ("many_clusters", numbers(cluster_entropy=0.5), None, Kind.NONE),
-        ("few_codes", numbers(code_entropy=0.1), numbers(code_entropy=0.5), Kind.CODES),
-        ("one_code", numbers(code_entropy=0.04), None, Kind.CODES),
-        ("many_codes", numbers(code_entropy=0.5), numbers(code_entropy=0.9), Kind.NONE),
         ("no_numbers", {}, None, Kind.NONE),
         ("two_images_have_no_rank", numbers(rank=1.5) | {"dimensions": 2.0}, None, Kind.NONE),
     )
@@ -129,12 +124,6 @@ class ForcedTest(parameterized.TestCase):
         self.assertEqual(self.kind(made(spread_out, first)), Kind.CLUSTER)
         by_pixel = lambda pooled: pooled[:, 24:34]  # noqa: E731
         self.assertEqual(self.kind(made(spread_out, by_pixel)), Kind.NONE)
-
-    def test_one_code(self):
-        first = lambda places: jnp.zeros((*places.shape[:-1], 10))  # noqa: E731
-        self.assertEqual(self.kind(made(spread_out, scores=first)), Kind.CODES)
-        by_pixel = lambda places: places[..., 24:34]  # noqa: E731
-        self.assertEqual(self.kind(made(spread_out, scores=by_pixel)), Kind.NONE)
 
     def test_untrained_networks_are_healthy(self):
         tokens = vit(None, 4, 16, dim=64, depth=2, heads=2, channels=1)
