@@ -33,7 +33,7 @@ def digits() -> ConfigDict:
     }
     optim = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.05, "clip_norm": 3.0}
     config = common.digits(objective, optim, steps=800, batch_size=128)
-    config.backbone = common.TINY_VIT | {"depth": 2} | RELATIVE
+    config.backbone = common.TINY_VIT_RELATIVE
     return config
 
 
@@ -50,9 +50,6 @@ def imagenet_long() -> ConfigDict:
 def imagenet_large() -> ConfigDict:
     """ViT-L/16, 1600 epochs."""
     return _imagenet("large", 21, epochs=1600, b2=0.999, layer_scale=1e-5, drop_path=0.1)
-
-
-RELATIVE: dict[str, Any] = {"position": "relative", "pool": "avg", "mask_token": True}
 
 
 def _imagenet(size: str, early_layer: int, epochs: int, b2: float, **options: Any) -> ConfigDict:
@@ -72,8 +69,16 @@ def _imagenet(size: str, early_layer: int, epochs: int, b2: float, **options: An
         "clip_norm": 3.0,
     }
     config = common.imagenet(objective, optim, epochs=epochs, batch_size=2048)
-    vit = {"name": "vit", "size": size, "patch": 16, "remat": "full", "dtype": "bfloat16"}
-    config.backbone = vit | RELATIVE | options
+    config.backbone = {
+        "name": "vit",
+        "size": size,
+        "patch": 16,
+        "position": "relative",
+        "pool": "avg",
+        "mask_token": True,
+        "remat": "full",
+        "dtype": "bfloat16",
+    } | options
     return config
 
 

@@ -92,6 +92,7 @@ class VQKD(TokenStudent):
     ) -> tuple[Array, Aux]:
         images = fold(batch["views"][0])
         target = self.teach(extra, images).patches
+        assert target is not None  # `token_widths` refuses others
         options = {"keys": rng.per_example(key, batch["index"])} if self.backbone.draws else {}
         book = extra["codebook"]
         tokenizer = self.tokenizer(params, book)
