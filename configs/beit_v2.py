@@ -53,7 +53,7 @@ def imagenet_large() -> ConfigDict:
 
 
 def _imagenet(size: str, early_layer: int, epochs: int, b2: float, **options: Any) -> ConfigDict:
-    """As released in microsoft/unilm, beit2: a rate of 1.5e-3 at batch 2048."""
+    """Build the config of microsoft/unilm, beit2, with a rate of 1.5e-3 at batch 2048."""
     objective = {
         "name": "beit_v2",
         "tokenizer": _tokenizer(vqkd.imagenet()),

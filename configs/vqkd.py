@@ -49,7 +49,7 @@ def imagenet_dino() -> ConfigDict:
 
 
 def _imagenet(objective: dict[str, Any]) -> ConfigDict:
-    """As released in microsoft/unilm, beit2: a rate of 5e-5 per 128 images."""
+    """Build the config of microsoft/unilm, beit2, with a rate of 5e-5 per 128 images."""
     optim = {
         "name": "adamw",
         "lr": 1e-4,
