@@ -17,7 +17,7 @@ from ssl_jax.losses.discrete_codes import code_usage
 from ssl_jax.losses.negative_cosine import negative_cosine
 from ssl_jax.nets.codes import code_head
 from ssl_jax.nets.heads import mlp_head
-from ssl_jax.objectives.base import TOKENIZER, Aux, Encoder, Tokenizer, View
+from ssl_jax.objectives.base import TOKENIZER, Aux, Encoder, ImageTokenizer, View
 from ssl_jax.objectives.parts import codebook
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.teacher import TokenStudent
@@ -129,7 +129,9 @@ class VQKD(TokenStudent):
         return dict(params[TOKENIZER], codebook=book["codes"])
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        head = Tokenizer(self.tokenizer(params, extra["codebook"]), self.networks.nets[TOKENIZER])
+        head = ImageTokenizer(
+            self.tokenizer(params, extra["codebook"]), self.networks.nets[TOKENIZER]
+        )
         backbone, stats = params["backbone"], extra["stats"]["backbone"]
         return Encoder(backbone, stats, self.backbone, tokenizer=head)
 
