@@ -23,6 +23,7 @@ def get_config(study: str = "data_and_steps") -> dict:
         moam=moam,
         jft_digits=jft_digits,
         jft_digits_epochs=jft_digits_epochs,
+        beit_digits=beit_digits,
     )
 
 
@@ -187,4 +188,17 @@ def _nested(length: dict) -> dict:
         }
         | length
         for share, seed in product((0.05, 0.2, 1.0), (0, 1))
+    }
+
+
+def beit_digits() -> dict:
+    """BEiT on digits: a tokenizer, pretraining on its codes, fine-tuning on five labels per
+    class, and the same network on those labels alone.
+    """
+    labels = {"config": "supervised:digits_few_vit", "evals.protocols": ("classifier",)}
+    return {
+        "tokenizer": {"config": "dvae:digits"},
+        "pretrain": {"config": "beit:digits", "train.teacher_from": "{study}/tokenizer"},
+        "finetune": labels | {"train.init_from": "{study}/pretrain"},
+        "labels-only": labels,
     }

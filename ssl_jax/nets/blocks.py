@@ -11,11 +11,11 @@ from flax import nnx
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.drop_path import drop
-from ssl_jax.nets.layers import DType, LayerNorm, normal, xavier_uniform
+from ssl_jax.nets.layers import DType, Init, LayerNorm, normal, torch_default, xavier_uniform
 from ssl_jax.nets.positions import Grid
 
 Remat = Literal["none", "full", "dots"]
-Scheme = Literal["normal", "xavier", "mocov3"]
+Scheme = Literal["normal", "xavier", "mocov3", "torch"]
 Perceptron = Literal["gelu", "quick_gelu", "swiglu"]
 
 HIDDEN = -1e30  # logit of what must not be attended to: its weight is exactly 0
@@ -35,16 +35,27 @@ def linear(
     use_bias: bool = True,
     parts: int = 1,
 ) -> nnx.Linear:
-    """Create a linear layer with a transformer's initialisation, bias 0.
+    """Create a linear layer with a transformer's initialisation, bias 0 unless "torch".
 
     "normal": N(0, 0.02), to which DINO's truncation at 100 standard deviations amounts. "xavier":
     Glorot's uniform. "mocov3": the same, with a fused layer's `parts` (query, key, value) treated
-    as separate layers.
+    as separate layers. "torch": PyTorch's default, also of the bias.
     """
     fan_out = features // parts if scheme == "mocov3" else features
-    init = normal(0.02) if scheme == "normal" else xavier_uniform(features_in, fan_out)
+    init: Init = normal(0.02)
+    bias_init: Init = nnx.initializers.zeros
+    if scheme == "torch":
+        init = bias_init = torch_default(features_in)
+    elif scheme != "normal":
+        init = xavier_uniform(features_in, fan_out)
     return nnx.Linear(
-        features_in, features, use_bias=use_bias, kernel_init=init, dtype=dtype, rngs=rngs
+        features_in,
+        features,
+        use_bias=use_bias,
+        kernel_init=init,
+        bias_init=bias_init,
+        dtype=dtype,
+        rngs=rngs,
     )
 
 

@@ -27,6 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "leaky_relu": jax.nn.leaky_relu,
+    "tanh": jnp.tanh,
 }
 INITS = get_args(HeadInit)
 
@@ -90,7 +91,7 @@ def mlp_head(
     hidden_bias: bool | None = None,
     last_bias: bool | None = None,
     init: HeadInit = "lecun",
-    activation: Literal["relu", "gelu", "leaky_relu"] = "relu",
+    activation: Literal["relu", "gelu", "leaky_relu", "tanh"] = "relu",
     dtype: DType = None,
 ) -> Net:
     """A multi-layer perceptron on vectors (..., in_dim) -> (..., dims[-1]) float32.

@@ -16,11 +16,11 @@ from ssl_jax.losses.masked import masked_cosine, masked_mse, normalize_patches
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.base import FIXED, Aux, Picture
-from ssl_jax.objectives.parts.frozen_teacher import CLIP, renormalize, teacher_net, teacher_width
 from ssl_jax.objectives.parts.layerwise import Layerwise
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.pictures import NORMALIZED, ROWS, hide, reconstruct
-from ssl_jax.objectives.parts.views import fold
+from ssl_jax.objectives.parts.teacher import CLIP, teacher_net, teacher_width
+from ssl_jax.objectives.parts.views import fold, renormalize
 
 Array = jax.Array
 Tree = Any
@@ -122,7 +122,9 @@ class DeepMIM(Layerwise):
         fixed, networks = extra[FIXED], self.fixed_networks
         assert networks is not None
         teacher = networks.bind(fixed["params"], fixed["stats"], train=False)
-        return teacher.backbone(renormalize(images, self.view.recipe, self.teacher_recipe)).patches
+        if self.teacher_recipe:
+            images = renormalize(images, self.view.recipe, self.teacher_recipe)
+        return teacher.backbone(images).patches
 
     def masks(self, mask: Array) -> list[Array]:
         """Resize a mask (B, n, n) to the patches of each layer: (B, L)."""
