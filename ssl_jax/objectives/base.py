@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config, rng
@@ -24,7 +25,9 @@ from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.parts.networks import Networks
 
 __all__ = [
+    "BACKBONE",
     "FIXED",
+    "TOKENIZER",
     "Aux",
     "DataPass",
     "Encoder",
@@ -37,12 +40,14 @@ __all__ = [
     "Spec",
     "Stream",
     "TextTower",
+    "Tokenizer",
     "View",
 ]
 
 Array = jax.Array
 Tree = Any
 FIXED = "fixed"  # of the entry in `extra`
+BACKBONE, TOKENIZER = "backbone", "tokenizer"  # networks of a tokenizer, by name
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,26 @@ class Heads:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Tokenizer:
+    """The head that turns a backbone's map into codes, for methods that predict them. A pytree.
+
+    Attributes:
+      params: its parameters.
+      head: network from a map (B, h, w, D) to a score for each code (B, h, w, vocabulary); see
+        `nets.codes`.
+    """
+
+    params: Tree
+    head: Net = field(metadata={"static": True})
+
+    def codes(self, features: Features) -> Array:
+        """Return the code (B, h, w) int32 at each place, the index of the largest score."""
+        scores, _ = self.head.apply(self.params, {}, features.map, train=False)
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Encoder:
     """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
     into the program.
@@ -228,6 +253,17 @@ class Encoder:
     clusters: Heads | None = None
     classifier: Heads | None = None
     online: Heads | None = None
+    tokenizer: Tokenizer | None = None
+
+    def codes(self, images: Array) -> Array:
+        """Compute the codes (B, h, w) int32 of normalised images (B, H, W, C).
+
+        Raises:
+          UserError: the method is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise UserError("codes: this encoder has no tokenizer")
+        return self.tokenizer.codes(self.net.apply(self.params, self.stats, images, train=False)[0])
 
     def features(self, images: Array) -> Features:
         """Compute all outputs and stages of the backbone for normalised images (B, H, W, C)."""
@@ -312,8 +348,9 @@ class Objective:
         """Networks that are never trained, such as a distillation's teacher; by default none.
 
         Their weights are `extra["fixed"]`, with the entries "params" and "stats". They come from
-        the run or file that `train.teacher_from` names: its encoder as "backbone", and its
-        classifier as "classifier". A checkpoint holds them, so a run resumes without that file.
+        the run or file that `train.teacher_from` names: its encoder as "backbone", and, if needed,
+        its classifier as "classifier" or the head that makes its codes as "tokenizer" (see
+        `parts.tokenizer`). A checkpoint holds them, so a run resumes without that file.
         """
         return None
 

@@ -8,10 +8,8 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from ssl_jax import nets
-from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Positive
@@ -21,7 +19,7 @@ from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import FIXED, Aux, Objective, Probe, View
 from ssl_jax.objectives.parts.networks import Networks
-from ssl_jax.objectives.parts.views import fold
+from ssl_jax.objectives.parts.views import fold, renormalize
 
 Array = jax.Array
 Tree = Any
@@ -111,11 +109,7 @@ class FeatureDistillation(Objective):
         """Normalise images (B, H, W, C), normalised for the student, for the teacher."""
         if not self.teacher_recipe:
             return images
-        own, other = recipe(self.view.recipe), recipe(self.teacher_recipe)
-        mean, std, teacher_mean, teacher_std = (
-            jnp.asarray(x, images.dtype) for x in (own.mean, own.std, other.mean, other.std)
-        )
-        return (images * std + mean - teacher_mean) / teacher_std
+        return renormalize(images, self.view.recipe, self.teacher_recipe)
 
     def tokens(self, features: Features) -> Array:
         """Select the tokens (B, T, D) that both networks have."""

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.objectives.base import FIXED, Encoder
+from ssl_jax.objectives.base import BACKBONE, FIXED, TOKENIZER, Encoder, Heads, Tokenizer
 from ssl_jax.run import orbax_export
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import state
@@ -18,7 +18,7 @@ from ssl_jax.train.checkpoint import Checkpoints
 from ssl_jax.weights import networks
 
 KEY = "train.teacher_from"
-BACKBONE, CLASSIFIER = "backbone", "classifier"
+CLASSIFIER = "classifier"
 
 
 def load(experiment: Experiment, console: Console) -> dict[str, jax.Array]:
@@ -68,6 +68,7 @@ def check(experiment: Experiment) -> None:
             f"{KEY}: {method} learns from a network that was trained before; set it to that run's "
             "folder or to a file of weights"
         )
+    shapes = {path: leaf.shape for path, leaf in _leaves(experiment).items()}
     if not is_run(Path(name)):
         variables: Mapping[str, Any] = _of_file(experiment)
     else:
@@ -75,11 +76,13 @@ def check(experiment: Experiment) -> None:
         abstract = other.abstract_state
         encoder = jax.eval_shape(other.objective.encoder, abstract.params, abstract.extra)
         variables = _flat(encoder)
+    if TOKENIZER in needed.nets:
+        _check_codes(name, {path: leaf.shape for path, leaf in variables.items()}, shapes)
+    if is_run(Path(name)):
         try:
             networks.agree(_section(needed.nets[BACKBONE].config), other.raw.get(BACKBONE, {}))
         except UserError as e:
             raise UserError(f"{KEY}: {name}: {e}") from None
-    shapes = {path: leaf.shape for path, leaf in _leaves(experiment).items()}
     missing = tuple(path for path in shapes if path not in variables)
     if any(path.startswith(CLASSIFIER) for path in missing):
         raise UserError(f"{KEY}: {name} has no classifier; fine-tune it with `supervised` first")
@@ -92,10 +95,39 @@ def check(experiment: Experiment) -> None:
     inside = [p for p in own if p not in shapes]
     report = networks.LoadReport(0, missing=missing, wrong=wrong, inside=tuple(inside))
     if report.complaint():
+        codes = TOKENIZER in needed.nets
+        section = f"objective.{TOKENIZER}.{BACKBONE}" if codes else "objective.teacher_backbone"
         raise UserError(
             f"{KEY}: {name} holds another network than the method's teacher: {report.complaint()}; "
-            "give objective.teacher_backbone the values that `backbone` has there"
+            f"give {section} the values that `backbone` has there"
         )
+
+
+def _check_codes(name: str, shapes: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+    """Check that variables of these `shapes` hold a tokenizer with the codes that are `needed`.
+
+    Raises:
+      UserError: they do not.
+    """
+    own, expected = _vocabulary(shapes), _vocabulary(needed)
+    if own is None:
+        raise UserError(
+            f"{KEY}: {name} has no codes: it is not a tokenizer (docs/methods/masked.md)"
+        )
+    if own != expected:
+        (count, width), section = own, f"objective.{TOKENIZER}"
+        raise UserError(
+            f"{KEY}: {name} has another vocabulary than the method; set "
+            f"{section}.vocabulary={count} and {section}.code_dim={width}"
+        )
+
+
+def _vocabulary(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """Return the number of codes and the width of the codebook, as for `nets.codes.code_head`."""
+    if codebook := shapes.get(f"{TOKENIZER}/codebook"):
+        return codebook[0], codebook[1]
+    logits = shapes.get(f"{TOKENIZER}/linear1/kernel")
+    return None if logits is None else (logits[-1], 0)
 
 
 def is_run(path: Path) -> bool:
@@ -136,9 +168,13 @@ def _leaves(experiment: Experiment) -> dict[str, Any]:
 
 
 def _flat(encoder: Encoder) -> dict[str, Any]:
-    """Return the variables of an encoder and of its classifier by path."""
-    classifier = {} if encoder.classifier is None else encoder.classifier.params
-    parts = {BACKBONE: (encoder.params, encoder.stats), CLASSIFIER: (classifier, {})}
+    """Return the variables of an encoder, of its classifier and of its tokenizer by path."""
+    heads: dict[str, Heads | Tokenizer | None] = {
+        CLASSIFIER: encoder.classifier,
+        TOKENIZER: encoder.tokenizer,
+    }
+    parts = {BACKBONE: (encoder.params, encoder.stats)}
+    parts |= {name: (head.params, {}) for name, head in heads.items() if head is not None}
     return {
         f"{name}/{path}": leaf
         for name, trees in parts.items()

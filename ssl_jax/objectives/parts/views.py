@@ -32,6 +32,15 @@ def unfold(x: Array, views: int) -> Array:
     return x.reshape(-1, views, *x.shape[1:])
 
 
+def renormalize(images: Array, own: str | Transform, other: str | Transform) -> Array:
+    """Normalise images (B, H, W, C) by the mean and deviation of another recipe than their own."""
+    statistics = (recipes.statistics(recipes.recipe(r), images.shape[-1]) for r in (own, other))
+    (mean, std), (other_mean, other_std) = (
+        (jnp.asarray(m, images.dtype), jnp.asarray(s, images.dtype)) for m, s in statistics
+    )
+    return (images * std + mean - other_mean) / other_std
+
+
 def check_plain(view: View, field: str = "objective.view") -> None:
     """Check that a view is one whole image that its chain only normalises, as methods need that cut
     and change it themselves.
