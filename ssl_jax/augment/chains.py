@@ -188,6 +188,8 @@ RECIPES: dict[str, Transform] = {
     # Fine-tuning of MAE and BEiT: timm's rand-m9-mstd0.5-inc1.
     "finetune": Transform(flip=0.5, rand_augment=9.0),
     "finetune_beit": Transform(flip=0.5, rand_augment=9.0, mean=(0.5,), std=(0.5,)),
+    # Ramesh et al. 2021; openai/DALL-E, utils.py: pixels x become 0.8 x + 0.1.
+    "dalle": Transform(flip=0.5, mean=(-0.125,), std=(1.25,)),
     # Bao et al. 2021; microsoft/unilm, beit/datasets.py.
     "beit": Transform(flip=0.5, jitter=(0.4, 0.4, 0.4, 0.0), jitter_p=1.0, mean=(0.5,), std=(0.5,)),
     # Baevski et al. 2022; facebookresearch/data2vec_vision: the same, with ImageNet's statistics.

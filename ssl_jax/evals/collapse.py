@@ -14,10 +14,15 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-SIGNS = ("feature_std", "rankme", "cluster_entropy")  # numbers that tell of collapse
+SIGNS = (
+    "feature_std",
+    "rankme",
+    "cluster_entropy",
+    "code_entropy",
+)  # numbers that tell of collapse
 LOW_STD, NO_STD = 0.3, 0.03  # of `feature_std`, 1 for directions spread evenly
 LOW_RANK, NO_RANK = 0.1, 2.0  # of RankMe: as a share of the dimensions, and absolute
-LOW_ENTROPY, NO_ENTROPY = 0.2, 0.05  # of `cluster_entropy`, 1 for clusters used alike
+LOW_ENTROPY, NO_ENTROPY = 0.2, 0.05  # of clusters or codes, 1 if they are used alike
 FALL = 0.3  # share of the untrained network's number
 
 
@@ -28,6 +33,7 @@ class Kind(enum.IntEnum):
     CONSTANT = 1
     DIMENSIONAL = 2
     CLUSTER = 3
+    CODES = 4
 
 
 class Finding(NamedTuple):
@@ -46,6 +52,7 @@ SAYS = {
     Kind.CONSTANT: "constant collapse: all images get nearly the same features",
     Kind.DIMENSIONAL: "dimensional collapse: features vary along few directions only",
     Kind.CLUSTER: "cluster collapse: nearly all images are in the same few clusters",
+    Kind.CODES: "codebook collapse: nearly all places of all images have the same few codes",
 }
 
 
@@ -60,7 +67,8 @@ def diagnose(numbers: Mapping[str, float], untrained: Mapping[str, float] | None
     - constant: `feature_std` below 0.03, or below 0.3 (a deviation of 0.3 / sqrt(D), a third of
       what SimSiam, 2011.10566, section 4.1, calls healthy) and 0.3 of the untrained network's;
     - dimensional: `rankme` below 2, or below 0.1 `dimensions` and 0.3 of the untrained network's;
-    - cluster: `cluster_entropy` below 0.05, or below 0.2 and 0.3 of the untrained network's.
+    - cluster: `cluster_entropy` below 0.05, or below 0.2 and 0.3 of the untrained network's;
+    - codes: `code_entropy`, likewise.
 
     Missing numbers show nothing.
 
@@ -96,6 +104,12 @@ def diagnose(numbers: Mapping[str, float], untrained: Mapping[str, float] | None
             Kind.CLUSTER,
             evidence("cluster_entropy"),
             "a lower optim.lr, a larger batch, and more weight on what balances the clusters",
+        )
+    if is_low("code_entropy", LOW_ENTROPY, NO_ENTROPY):
+        return Finding(
+            Kind.CODES,
+            evidence("code_entropy"),
+            "a lower optim.lr, a temperature that falls more slowly, fewer codes",
         )
     return Finding(Kind.NONE)
 

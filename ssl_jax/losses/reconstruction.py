@@ -1,4 +1,6 @@
-"""Losses of a reconstruction against the clean image (Vincent et al. 2010, JMLR 11)."""
+"""Losses of a reconstruction against the clean image (Vincent et al. 2010, JMLR 11), and of the
+pixels' distribution that a discrete VAE predicts.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,23 @@ def bernoulli_error(logits: Array, target: Array, where: Array | None = None) ->
     """
     y = as_float(logits)
     return _mean(jnp.maximum(y, 0) - as_float(target) * y + jnp.log1p(jnp.exp(-jnp.abs(y))), where)
+
+
+@any_axes()
+def logit_laplace_error(prediction: Array, target: Array) -> Array:
+    """Mean of `-ln p(x)` under the logit-Laplace distribution of pixels x in (0, 1): a scalar,
+    float32 or wider (Ramesh et al. 2021, arXiv:2102.12092, appendix A.3).
+
+    `p(x) = exp(-|logit(x) - m| / b) / (2 b x (1 - x))`: a Laplace distribution of the logit.
+
+    Args:
+      prediction: (B, H, W, 2 C), first m, then ln b.
+      target: (B, H, W, C).
+    """
+    x, (mean, log_scale) = as_float(target), jnp.split(as_float(prediction), 2, axis=-1)
+    logit = jnp.log(x) - jnp.log1p(-x)
+    distance = jnp.abs(logit - mean) * jnp.exp(-log_scale)
+    return jnp.mean(jnp.log(2.0) + log_scale + jnp.log(x) + jnp.log1p(-x) + distance)
 
 
 def _mean(error: Array, where: Array | None) -> Array:

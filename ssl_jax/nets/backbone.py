@@ -80,6 +80,18 @@ class Backbone:
         """Return the side of images nearest to `near` that the network accepts: by default any."""
         return near
 
+    def decoder(self, vocabulary: int, code_dim: int, out: int) -> Net:
+        """Build the network that turns codes in the places of the map back into an image: weights
+        (B, h, w, vocabulary), which sum to 1, to (B, H, W, out) float32. Every code has a vector of
+        `code_dim` numbers.
+
+        Raises:
+          UserError: the backbone has none.
+        """
+        raise UserError(
+            f"backbone: {self.title} has no decoder of codes; set backbone.name='discrete_vae'"
+        )
+
     def explicit(self) -> "Backbone":
         """Return the config of the same network with every size spelled out."""
         return self

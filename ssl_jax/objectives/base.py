@@ -230,10 +230,14 @@ class Tokenizer:
     params: Tree
     head: Net = field(metadata={"static": True})
 
+    def scores(self, features: Features) -> Array:
+        """Return the scores (B, h, w, vocabulary) of all codes at each place."""
+        scores: Array = self.head.apply(self.params, {}, features.map, train=False)[0]
+        return scores
+
     def codes(self, features: Features) -> Array:
         """Return the code (B, h, w) int32 at each place, the index of the largest score."""
-        scores, _ = self.head.apply(self.params, {}, features.map, train=False)
-        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        return jnp.argmax(self.scores(features), axis=-1).astype(jnp.int32)
 
 
 @jax.tree_util.register_dataclass

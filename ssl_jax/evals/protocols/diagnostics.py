@@ -16,6 +16,7 @@ from ssl_jax.core.ranges import Several
 from ssl_jax.evals.base import AtLayer, Batch, Subject, call
 from ssl_jax.evals.checks import check_count
 from ssl_jax.evals.collapse import cluster_entropy
+from ssl_jax.losses.discrete_codes import code_usage
 from ssl_jax.losses.normalize import as_float, l2_normalize
 from ssl_jax.objectives.base import Encoder, Probe
 
@@ -26,7 +27,8 @@ Array = jax.Array
 class Diagnostics(AtLayer):
     """The numbers below, of clean test images and of two augmentations of each.
 
-    `dimensions` is the upper bound of `rankme`; only methods with clusters have `cluster_entropy`.
+    `dimensions` is the upper bound of `rankme`; only methods with clusters have `cluster_entropy`,
+    and only tokenizers the numbers of codes.
 
     Attributes:
       examples: most test images; some numbers need all pairs in memory.
@@ -36,6 +38,9 @@ class Diagnostics(AtLayer):
         "rankme": "effective rank (RankMe)",
         "feature_std": "feature deviation (0 = collapsed)",
         "cluster_entropy": "evenness of clusters (0 = one, 1 = all alike)",
+        "code_entropy": "evenness of codes (0 = one, 1 = all alike)",
+        "code_perplexity": "perplexity of codes",
+        "codes_used": "number of codes in use",
         "alignment": "alignment of two views (lower = closer)",
         "uniformity": "uniformity (lower = more even)",
     }
@@ -71,6 +76,12 @@ def _numbers(encoder: Encoder, batch: Batch, probe: Probe) -> dict[str, Array]:
     }
     if encoder.clusters is not None:
         numbers["cluster_entropy"] = cluster_entropy(encoder.clusters.logits(outputs.pooled))
+    if encoder.tokenizer is not None:
+        scores = encoder.tokenizer.scores(outputs)
+        scores = scores.reshape(-1, scores.shape[-1])
+        used, perplexity = code_usage(jnp.argmax(scores, -1), scores.shape[1])
+        numbers |= {"codes_used": used, "code_perplexity": perplexity}
+        numbers["code_entropy"] = cluster_entropy([scores])
     return numbers
 
 

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.objectives.parts.schedules import cosine
+
 Array = jax.Array
 
 
@@ -21,7 +23,4 @@ def cosine_momentum(step: Array, total_steps: int, start: float) -> Array:
     m_k = 1 - (1 - m_0) (1 + cos(pi k / K)) / 2 (BYOL, arXiv 2006.07733, section 3.2; also MoCo v3,
     DINO). Returns a float scalar for the int scalar `step`.
     """
-    # int32 / int is float32 even if float64 is enabled, and two programs may round the cosine of a
-    # float32 differently.
-    progress = jnp.minimum(jnp.asarray(step, jnp.result_type(float)) / total_steps, 1.0)
-    return 1 - (1 - start) * (1 + jnp.cos(jnp.pi * progress)) / 2
+    return cosine(step, total_steps, start, 1.0)
