@@ -79,6 +79,13 @@ TINY_VIT_MEAN: dict[str, Any] = TINY_VIT | {
     "cls_token": False,
     "pool": "avg",
 }
+# For methods that hide patches behind a mask token, and their fine-tuning.
+TINY_VIT_RELATIVE: dict[str, Any] = TINY_VIT | {
+    "depth": 2,
+    "position": "relative",
+    "pool": "avg",
+    "mask_token": True,
+}
 # For patches of 8 to 12 px.
 LAYERNORM_RESNET: dict[str, Any] = {
     "name": "resnet_layernorm",

@@ -17,21 +17,20 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """64 codes in 4 x 4 places."""
+    """32 codes in 4 x 4 places."""
     objective = {
         "name": "dvae",
-        "view": {"size": 16, "area": (1.0, 1.0), "recipe": "none"},
-        "vocabulary": 64,
-        "code_dim": 32,
+        "view": {"size": 16, "area": (1.0, 1.0), "recipe": "digits", "strength": 0.5},
+        "vocabulary": 32,
+        "code_dim": 16,
         "likelihood": "squared",
-        "temperature_steps": 400,
-        "kl_weight": 0.01,
-        "kl_steps": 400,
-        "kl_per": "subpixel",
+        "temperature_steps": 200,
+        "kl_weight": 0.05,
+        "kl_steps": 200,
         "average": 0.99,
     }
-    config = common.digits(objective, {"name": "adamw", "lr": 3e-3}, steps=500, batch_size=128)
-    config.backbone = {"name": "discrete_vae", "layers": 2, "width": 32}
+    config = common.digits(objective, {"name": "adamw", "lr": 6e-3}, steps=250, batch_size=128)
+    config.backbone = {"name": "discrete_vae", "layers": 2, "width": 16}
     return config
 
 

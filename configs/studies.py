@@ -18,6 +18,7 @@ def get_config(study: str = "data_and_steps") -> dict:
         methods_and_depths=methods_and_depths,
         simclr_v2_digits=simclr_v2_digits,
         simclr_v2=simclr_v2,
+        beit_digits=beit_digits,
     )
 
 
@@ -101,3 +102,16 @@ def simclr_v2() -> dict:
             },
         }
     return runs
+
+
+def beit_digits() -> dict:
+    """BEiT on digits: a tokenizer, pretraining on its codes, fine-tuning on five labels per
+    class, and the same network on those labels alone.
+    """
+    labels = {"config": "supervised:digits_few_vit", "evals.protocols": ("classifier",)}
+    return {
+        "tokenizer": {"config": "dvae:digits"},
+        "pretrain": {"config": "beit:digits", "train.teacher_from": "{study}/tokenizer"},
+        "finetune": labels | {"train.init_from": "{study}/pretrain"},
+        "labels-only": labels,
+    }

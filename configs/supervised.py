@@ -44,6 +44,13 @@ def digits_few() -> ConfigDict:
     return config
 
 
+def digits_few_vit() -> ConfigDict:
+    """The same with the ViT of `beit:digits` and `data2vec:digits`."""
+    config = digits_few()
+    config.backbone = common.TINY_VIT_RELATIVE
+    return config
+
+
 def cifar10() -> ConfigDict:
     """Wide ResNet's schedule (1605.07146) on a ResNet-18; crops are resized, not padded."""
     view = {"size": 32, "area": (0.2, 1.0), "recipe": "mae"}
@@ -190,6 +197,7 @@ RECIPES = common.Recipes(
     paper=imagenet,
     others=(
         digits_few,
+        digits_few_vit,
         cifar10,
         imagenet_vit_base,
         imagenet_vit_large,

@@ -16,11 +16,13 @@ from ssl_jax.evals.base import Subject
 from ssl_jax.evals.collapse import Kind, cluster_entropy, diagnose
 from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.diagnostics import Diagnostics
+from ssl_jax.nets.backbones.discrete_vae import make as discrete_vae
 from ssl_jax.nets.backbones.resnet_small import make as resnet_small
 from ssl_jax.nets.backbones.vit import make as vit
+from ssl_jax.nets.codes import code_head
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import Encoder, Heads, Probe
+from ssl_jax.objectives.base import Encoder, Heads, Probe, Tokenizer
 from ssl_jax.run.console import final_table
 from ssl_jax.run.trainer import alarmed
 
@@ -85,6 +87,9 @@ class DiagnoseTest(parameterized.TestCase):
         ("as_untrained", numbers(cluster_entropy=0.1), numbers(cluster_entropy=0.1), Kind.NONE),
         ("one_cluster", numbers(cluster_entropy=0.04), None, Kind.CLUSTER),
         ("many_clusters", numbers(cluster_entropy=0.5), None, Kind.NONE),
+        ("few_codes", numbers(code_entropy=0.1), numbers(code_entropy=0.5), Kind.CODES),
+        ("one_code", numbers(code_entropy=0.04), None, Kind.CODES),
+        ("codes_in_use", numbers(code_entropy=0.4), numbers(code_entropy=0.9), Kind.NONE),
         ("no_numbers", {}, None, Kind.NONE),
         ("two_images_have_no_rank", numbers(rank=1.5) | {"dimensions": 2.0}, None, Kind.NONE),
     )
@@ -124,6 +129,23 @@ class ForcedTest(parameterized.TestCase):
         self.assertEqual(self.kind(made(spread_out, first)), Kind.CLUSTER)
         by_pixel = lambda pooled: pooled[:, 24:34]  # noqa: E731
         self.assertEqual(self.kind(made(spread_out, by_pixel)), Kind.NONE)
+
+    def test_one_code(self):
+        """A tokenizer whose head prefers one code at every place, and one that follows the map."""
+        net, head = discrete_vae(2, 4, channels=1), code_head(4, 4)
+        params, stats = net.init(jax.random.key(0))
+        measured = {}
+        for name, bias in (("constant", 1e3), ("varied", 0.0)):
+            linear = {"kernel": jnp.eye(4), "bias": bias * jnp.eye(4)[0]}
+            tokenizer = Tokenizer({"linear1": linear}, head)
+            encoder = Encoder(params, stats, net, tokenizer=tokenizer)
+            numbers = Diagnostics().measure(subject(encoder))
+            codes = encoder.codes(jnp.zeros((1, 16, 16, 1)))
+            self.assertEqual(codes.shape, (1, 4, 4))
+            measured[name] = {k: numbers[k] for k in ("code_entropy", "codes_used")}
+        self.assertEqual(measured["constant"], {"code_entropy": 0.0, "codes_used": 1.0})
+        self.assertEqual(diagnose(measured["constant"]).kind, Kind.CODES)
+        self.assertGreater(measured["varied"]["codes_used"], 1)
 
     def test_untrained_networks_are_healthy(self):
         tokens = vit(None, 4, 16, dim=64, depth=2, heads=2, channels=1)

@@ -1,0 +1,114 @@
+"""BEiT: BERT pre-training of image transformers (2106.08254)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment.masks import block_mask
+from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.ranges import Count, Part
+from ssl_jax.losses.cross_entropy import cross_entropy
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.objectives.base import FIXED, Aux, Objective, Probe, View
+from ssl_jax.objectives.parts.networks import Bound, Networks
+from ssl_jax.objectives.parts.tokenizer import FixedTokenizer
+from ssl_jax.objectives.parts.views import fold
+
+Array = jax.Array
+Tree = Any
+DALLE = FixedTokenizer({"name": "dalle"}, size=112, recipe="dalle")
+
+
+@dataclass(frozen=True)
+class BEiT(Objective):
+    """The transformer sees an image with blocks of patches hidden, and predicts the codes that a
+    tokenizer has for these patches in the whole image.
+
+    The backbone is a ViT with `mask_token`, in the paper with shared relative positions and
+    LayerScale. The release renders each crop a second time for the tokenizer, at 112 px; here the
+    view is resized.
+
+    Attributes:
+      view: crop and augmentation (count 1).
+      tokenizer: the tokenizer that `train.teacher_from` names, by default DALL-E's.
+      mask_ratio: share of the patches to hide, in blocks (algorithm 1); see
+        `augment.masks.block_mask`.
+      min_patches: smallest number of patches of a block.
+
+    Raises:
+      UserError: a backbone without patches, a tokenizer with another grid, more `min_patches` than
+        patches to hide.
+    """
+
+    family: ClassVar[str] = "masked"
+    needs: ClassVar[str] = "a ViT backbone with a mask token, a tokenizer (train.teacher_from)"
+    probe: ClassVar[Probe] = Probe(pool="avg")  # the loss trains the patches
+    decays: ClassVar[str] = r"mask_token$"  # the release counts axes, and this has three
+
+    view: View = View(224, area=(0.08, 1.0), recipe="beit", interpolation="bicubic")
+    tokenizer: FixedTokenizer = DALLE
+    mask_ratio: Part = 75 / 196
+    min_patches: Count = 16
+
+    @cached_property
+    def grid(self) -> tuple[int, int]:
+        return (self.patch_grid[0],) * 2
+
+    @property
+    def hidden(self) -> int:
+        """Number of patches to hide; the generator may stay a little below."""
+        return round(self.mask_ratio * self.grid[0] ** 2)
+
+    @cached_property
+    def networks(self) -> Networks:
+        if self.hidden < self.min_patches:
+            raise UserError(
+                f"objective.min_patches: {self.min_patches} patches per block are more than the "
+                f"{self.hidden} to hide; use at most {self.hidden}, or smaller patches"
+            )
+        width, vocabulary = self.patch_grid[1], self.tokenizer.vocabulary
+        return self.backbone_and(head=mlp_head(width, (vocabulary,), init="normal0.02"))
+
+    @cached_property
+    def fixed_networks(self) -> Networks:
+        return self.tokenizer.networks(self.view.sides, self.spec.channels, self.grid)
+
+    def loss(
+        self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
+    ) -> tuple[Array, Aux]:
+        images = fold(batch["views"][0])
+        keys = rng.per_example(key, batch["index"])
+        mask, codes = self.masks(keys), self.codes(extra[FIXED], images)
+        nets = self.networks.bind(params, extra["stats"])
+        logits = self.predict(nets, images, mask, keys)
+        codes, hidden = codes.reshape(len(codes), -1), mask.reshape(len(mask), -1)
+        loss = mean_of(cross_entropy(logits, codes), hidden)
+        accuracy = mean_of(jnp.argmax(logits, axis=-1) == codes, hidden)
+        return loss, Aux(dict(extra, stats=nets.stats), metrics={"code_accuracy": accuracy})
+
+    def masks(self, keys: Array) -> Array:
+        """Draw masks (B, rows, columns), bool, of the patches to hide with keys (B,)."""
+        return jax.vmap(lambda k: block_mask(k, self.grid, self.hidden, self.min_patches))(keys)
+
+    def codes(self, fixed: Tree, images: Array) -> Array:
+        """Return the tokenizer's codes (B, rows, columns) int32 for the whole images."""
+        return self.tokenizer.codes(self.fixed_networks, fixed, images, self.view.recipe)
+
+    def predict(self, nets: Bound, images: Array, mask: Array, keys: Array) -> Array:
+        """Predict the codes of all patches: logits (B, N, vocabulary)."""
+        draws = {"keys": keys} if self.backbone.draws else {}
+        return nets.head(nets.backbone(images, mask=mask, **draws).patches)
+
+
+def mean_of(values: Array, hidden: Array) -> Array:
+    """Average values (B, N) over the hidden patches of the whole batch."""
+    weight = hidden.astype(jnp.float32)
+    return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1)
+
+
+make = BEiT.make
