@@ -33,6 +33,7 @@ __all__ = [
     "Encoder",
     "Group",
     "Heads",
+    "ImageTokenizer",
     "Inputs",
     "Objective",
     "Picture",
@@ -40,7 +41,6 @@ __all__ = [
     "Spec",
     "Stream",
     "TextTower",
-    "Tokenizer",
     "View",
 ]
 
@@ -218,7 +218,7 @@ class Heads:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Tokenizer:
+class ImageTokenizer:
     """The head that turns a backbone's map into codes, for methods that predict them. A pytree.
 
     Attributes:
@@ -257,7 +257,7 @@ class Encoder:
     clusters: Heads | None = None
     classifier: Heads | None = None
     online: Heads | None = None
-    tokenizer: Tokenizer | None = None
+    tokenizer: ImageTokenizer | None = None
 
     def codes(self, images: Array) -> Array:
         """Compute the codes (B, h, w) int32 of normalised images (B, H, W, C).

@@ -17,7 +17,7 @@ from ssl_jax.losses.reconstruction import logit_laplace_error, squared_error
 from ssl_jax.losses.smooth_l1 import smooth_l1
 from ssl_jax.nets.codes import code_head
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import Aux, Encoder, Objective, Picture, Probe, Tokenizer, View
+from ssl_jax.objectives.base import Aux, Encoder, ImageTokenizer, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.pictures import ROWS
 from ssl_jax.objectives.parts.schedules import cosine
@@ -165,7 +165,7 @@ class DVAE(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         """Return the encoder with its tokenizer, or their average if there is one."""
         params = extra.get("average", params)
-        tokenizer = Tokenizer(params["tokenizer"], self.head)
+        tokenizer = ImageTokenizer(params["tokenizer"], self.head)
         stats = extra["stats"]["backbone"]
         return Encoder(params["backbone"], stats, self.backbone, tokenizer=tokenizer)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.objectives.base import BACKBONE, FIXED, TOKENIZER, Encoder, Heads, Tokenizer
+from ssl_jax.objectives.base import BACKBONE, FIXED, TOKENIZER, Encoder, Heads, ImageTokenizer
 from ssl_jax.run import orbax_export
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train import state
@@ -169,7 +169,7 @@ def _leaves(experiment: Experiment) -> dict[str, Any]:
 
 def _flat(encoder: Encoder) -> dict[str, Any]:
     """Return the variables of an encoder, of its classifier and of its tokenizer by path."""
-    heads: dict[str, Heads | Tokenizer | None] = {
+    heads: dict[str, Heads | ImageTokenizer | None] = {
         CLASSIFIER: encoder.classifier,
         TOKENIZER: encoder.tokenizer,
     }

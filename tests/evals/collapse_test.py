@@ -22,7 +22,7 @@ from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.codes import code_head
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import Encoder, Heads, Probe, Tokenizer
+from ssl_jax.objectives.base import Encoder, Heads, ImageTokenizer, Probe
 from ssl_jax.run.console import final_table
 from ssl_jax.run.trainer import alarmed
 
@@ -137,7 +137,7 @@ class ForcedTest(parameterized.TestCase):
         measured = {}
         for name, bias in (("constant", 1e3), ("varied", 0.0)):
             linear = {"kernel": jnp.eye(4), "bias": bias * jnp.eye(4)[0]}
-            tokenizer = Tokenizer({"linear1": linear}, head)
+            tokenizer = ImageTokenizer({"linear1": linear}, head)
             encoder = Encoder(params, stats, net, tokenizer=tokenizer)
             numbers = Diagnostics().measure(subject(encoder))
             codes = encoder.codes(jnp.zeros((1, 16, 16, 1)))

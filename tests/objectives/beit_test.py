@@ -118,11 +118,11 @@ class PropertiesTest(absltest.TestCase):
     def test_tokenizer_reads_the_whole_image_in_its_own_size_and_scale(self):
         own = {"size": 32, "recipe": "none", "backbone": NARROW | {"layers": 3}}
         made = beit(view={"size": 16, "recipe": "beit"}, tokenizer=TOKENIZER | own)
-        networks, seen = made.fixed_networks, []
+        networks, inputs = made.fixed_networks, []
         net = networks.nets["backbone"]
 
         def apply(params, stats, images, **options):
-            seen.append(images)
+            inputs.append(images)
             return net.apply(params, stats, images, **options)
 
         watched = {"backbone": dataclasses.replace(net, apply=apply)}
@@ -132,7 +132,7 @@ class PropertiesTest(absltest.TestCase):
         white = jnp.ones((2, 16, 16, 3))  # in the chain's range, from -1 to 1
         codes = made.codes({"params": params, "stats": stats}, white)
         self.assertEqual((codes.shape, codes.dtype), ((2, 4, 4), jnp.int32))
-        np.testing.assert_allclose(seen[-1], np.ones((2, 32, 32, 3)), atol=1e-5)
+        np.testing.assert_allclose(inputs[-1], np.ones((2, 32, 32, 3)), atol=1e-5)
 
 
 SMALL = (("train.batch_size", 8), ("train.steps", 4), ("backbone.width", 4))

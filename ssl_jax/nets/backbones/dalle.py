@@ -54,11 +54,11 @@ class Config(Backbone):
         return replace(self, width=scaled_width(self.width, factor))
 
     def module(self, channels: int, rngs: nnx.Rngs) -> nnx.Module:
-        return Encoder(self, channels, rngs)
+        return DalleEncoder(self, channels, rngs)
 
     def decoder(self, vocabulary: int, code_dim: int, out: int) -> Net:
         """Build the decoder: weights of the codes (B, h, w, vocabulary) to (B, 8h, 8w, out)."""
-        make = lambda rngs: Decoder(self, vocabulary, code_dim, out, rngs)  # noqa: E731
+        make = lambda rngs: DalleDecoder(self, vocabulary, code_dim, out, rngs)  # noqa: E731
         return functional(make, f"dalle_decoder_{self.width}")
 
 
@@ -69,7 +69,7 @@ def conv(features_in: int, features: int, kernel: int, dtype: DType, rngs: nnx.R
     return nnx.Conv(features_in, features, size, kernel_init=init, dtype=dtype, rngs=rngs)
 
 
-class Block(nnx.Module):
+class ResidualConvs(nnx.Module):
     """`shortcut(x) + gain * residual(x)`, the residual of four convolutions with ReLU before each;
     the first three have a quarter of the channels.
     """
@@ -90,13 +90,15 @@ class Block(nnx.Module):
         return (x if self.shortcut is None else self.shortcut(x)) + self.gain * residual
 
 
-class Group(nnx.Module):
+class ConvGroup(nnx.Module):
     """Residual blocks of one width."""
 
     def __init__(self, config: Config, inputs: int, width: int, kernels: Sequence[int], **o: Any):
         gain = (len(GROUPS) * config.blocks) ** -2.0
         each = [inputs] + [width] * (config.blocks - 1)
-        self.blocks = nnx.List([Block(channels, width, kernels, gain, **o) for channels in each])
+        self.blocks = nnx.List(
+            [ResidualConvs(channels, width, kernels, gain, **o) for channels in each]
+        )
 
     def __call__(self, x: Array) -> Array:
         for block in self.blocks:
@@ -104,7 +106,7 @@ class Group(nnx.Module):
         return x
 
 
-class Encoder(nnx.Module):
+class DalleEncoder(nnx.Module):
     """See `Config`."""
 
     def __init__(self, config: Config, channels: int, rngs: nnx.Rngs):
@@ -113,7 +115,7 @@ class Encoder(nnx.Module):
         inputs = config.width
         for i, factor in enumerate(GROUPS, 1):
             width = factor * config.width
-            setattr(self, f"group{i}", Group(config, inputs, width, (3, 3, 3, 1), **options))
+            setattr(self, f"group{i}", ConvGroup(config, inputs, width, (3, 3, 3, 1), **options))
             inputs = width
 
     def __call__(self, images: Array, *, train: bool, stages: bool = False) -> Features:
@@ -133,7 +135,7 @@ class Encoder(nnx.Module):
         return Features(pooled=pooled, map=x, stages=tuple(outputs) if stages else ())
 
 
-class Decoder(nnx.Module):
+class DalleDecoder(nnx.Module):
     """See `Config.decoder`."""
 
     def __init__(self, config: Config, vocabulary: int, code_dim: int, out: int, rngs: nnx.Rngs):
@@ -142,7 +144,7 @@ class Decoder(nnx.Module):
         inputs = code_dim
         for i, factor in enumerate(reversed(GROUPS), 1):
             width = factor * config.width
-            setattr(self, f"group{i}", Group(config, inputs, width, (1, 3, 3, 3), **options))
+            setattr(self, f"group{i}", ConvGroup(config, inputs, width, (1, 3, 3, 3), **options))
             inputs = width
         self.out = conv(inputs, out, 1, **options)
 

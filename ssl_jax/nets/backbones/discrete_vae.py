@@ -53,15 +53,15 @@ class Config(Backbone):
         return replace(self, width=scaled_width(self.width, factor))
 
     def module(self, channels: int, rngs: nnx.Rngs) -> nnx.Module:
-        return Encoder(self, channels, rngs)
+        return StridedEncoder(self, channels, rngs)
 
     def decoder(self, vocabulary: int, code_dim: int, out: int) -> Net:
         """Build the decoder: weights of the codes (B, h, w, vocabulary) to (B, H, W, out)."""
-        make = lambda rngs: Decoder(self, vocabulary, code_dim, out, rngs)  # noqa: E731
+        make = lambda rngs: StridedDecoder(self, vocabulary, code_dim, out, rngs)  # noqa: E731
         return functional(make, f"discrete_vae_decoder_{self.width}")
 
 
-class Block(nnx.Module):
+class ConvShortcut(nnx.Module):
     """Two 3x3 convolutions with ReLU and one of 1x1, beside a shortcut."""
 
     def __init__(self, width: int, **options: Any):
@@ -74,7 +74,7 @@ class Block(nnx.Module):
         return x + self.conv3(jax.nn.relu(self.conv2(residual)))
 
 
-class Encoder(nnx.Module):
+class StridedEncoder(nnx.Module):
     """See `Config`."""
 
     def __init__(self, config: Config, channels: int, rngs: nnx.Rngs):
@@ -104,7 +104,7 @@ class Down(nnx.Module):
         inits = _inits(16 * inputs)
         self.conv = nnx.Conv(inputs, width, (4, 4), strides=2, padding=1, **inits, **options)
         count = config.blocks if last or config.order == "each" else 0
-        self.blocks = nnx.List([Block(width, **options) for _ in range(count)])
+        self.blocks = nnx.List([ConvShortcut(width, **options) for _ in range(count)])
 
     def __call__(self, x: Array) -> Array:
         x = jax.nn.relu(self.conv(x))
@@ -113,7 +113,7 @@ class Down(nnx.Module):
         return x
 
 
-class Decoder(nnx.Module):
+class StridedDecoder(nnx.Module):
     """See `Config.decoder`."""
 
     def __init__(self, config: Config, vocabulary: int, code_dim: int, out: int, rngs: nnx.Rngs):
@@ -126,7 +126,7 @@ class Decoder(nnx.Module):
         self.codebook = nnx.Linear(vocabulary, code_dim, **embed, **options)
         blocks = config.blocks if config.order == "end" else 0
         self.input = nnx.Linear(code_dim, width, **_inits(code_dim), **options) if blocks else None
-        self.blocks = nnx.List([Block(width, **options) for _ in range(blocks)])
+        self.blocks = nnx.List([ConvShortcut(width, **options) for _ in range(blocks)])
         self.layers = config.layers
         for i in range(1, config.layers + 1):
             inputs = width if i > 1 or blocks else code_dim
@@ -159,7 +159,7 @@ class Up(nnx.Module):
             inputs, width, (4, 4), strides=2, padding=pad, **inits, **options
         )
         count = config.blocks if config.order == "each" else 0
-        self.blocks = nnx.List([Block(width, **options) for _ in range(count)])
+        self.blocks = nnx.List([ConvShortcut(width, **options) for _ in range(count)])
 
     def __call__(self, x: Array) -> Array:
         x = jax.nn.relu(self.conv(x))

@@ -12,7 +12,7 @@ from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.nets import DEFAULT, make_backbone
 from ssl_jax.nets.codes import code_head
 from ssl_jax.nets.functional import output_shapes
-from ssl_jax.objectives.base import BACKBONE, TOKENIZER, Encoder, Tokenizer
+from ssl_jax.objectives.base import BACKBONE, TOKENIZER, Encoder, ImageTokenizer
 from ssl_jax.objectives.parts.networks import Networks
 from ssl_jax.objectives.parts.views import renormalize
 
@@ -57,9 +57,9 @@ class FixedTokenizer:
         except UserError as e:
             raise UserError(f"objective.tokenizer.backbone: {e}") from None
         if places is None or places.shape[:2] != grid:
-            found = "no map" if places is None else "{} x {} codes".format(*places.shape[:2])
+            own = "no map" if places is None else "{} x {} codes".format(*places.shape[:2])
             raise UserError(
-                f"objective.tokenizer.size: {found} for images of {sides[0]} x {sides[1]} px, but "
+                f"objective.tokenizer.size: {own} for images of {sides[0]} x {sides[1]} px, but "
                 f"the backbone has {grid[0]} x {grid[1]} patches; both must be equal"
             )
         head = code_head(places.shape[2], self.vocabulary, self.code_dim)
@@ -79,6 +79,6 @@ class FixedTokenizer:
             shape = (len(images), self.size, self.size, images.shape[-1])
             images = jax.image.resize(images, shape, "lanczos3")
         params, stats, nets = fixed["params"], fixed["stats"], networks.nets
-        head = Tokenizer(params[TOKENIZER], nets[TOKENIZER])
+        head = ImageTokenizer(params[TOKENIZER], nets[TOKENIZER])
         encoder = Encoder(params[BACKBONE], stats[BACKBONE], nets[BACKBONE], tokenizer=head)
         return jax.lax.stop_gradient(encoder.codes(images))
