@@ -42,9 +42,14 @@ class ClipsTest(parameterized.TestCase):
         self.assertEqual(starts, set(range(5)))
 
     def test_a_short_clip_holds_its_last_frame(self):
-        clips = Clips(self.source(2), Inputs((WHOLE,), frames=4), 3, seed=0)
+        clips = Clips(self.source(2, 4), Inputs((WHOLE,), frames=4), 3, seed=0)
         for epoch in range(3):
             np.testing.assert_array_equal(clips.read(0, epoch)["frames"][:, 0, 0, 1], [0, 1, 1, 1])
+
+    def test_only_short_clips(self):
+        with self.assertRaisesRegex(UserError, "longest clip has 3 frames, .* needs 4; ") as caught:
+            Clips(self.source(2, 3), Inputs((WHOLE,), frames=4), 3, seed=0)
+        self.assertNotIn("\n", str(caught.exception))
 
     def test_one_crop_for_all_frames_another_each_epoch(self):
         view = View(4, area=(0.1, 0.5))
