@@ -106,16 +106,16 @@ class VJEPA(JointEmbedding):
         """Tubes in the lists of context and targets, for each kind of mask."""
         _, rows, columns = self.grid
         patches, out = rows * columns, []
-        for kind in self.tubes:
-            least, most = block_areas((rows, columns), (kind.scale,) * 2, self.aspect)
+        for tubes in self.tubes:
+            least, most = block_areas((rows, columns), (tubes.scale,) * 2, self.aspect)
             if most == patches:
                 raise UserError(
-                    f"objective.tubes: a block of scale {kind.scale} hides all {patches} patches "
+                    f"objective.tubes: a block of scale {tubes.scale} hides all {patches} patches "
                     "of a frame; use a smaller scale or smaller patches"
                 )
-            context, targets = patches - least, min(kind.blocks * most, patches - 1)
+            visible, hidden = patches - least, min(tubes.blocks * most, patches - 1)
             out.append(
-                (min(kind.context or context, context), min(kind.targets or targets, targets))
+                (min(tubes.context or visible, visible), min(tubes.targets or hidden, hidden))
             )
         return tuple(out)
 
@@ -140,7 +140,7 @@ class VJEPA(JointEmbedding):
         return nets.predictor(tokens, context.ids, targets.ids, visible, kind=kind)
 
     def masks(self, key: Array, index: Array) -> tuple[Masks, ...]:
-        """Draw for each kind the context (B, K) and the targets (B, P), ids over frame, row, column.
+        """Draw the context (B, K) and the targets (B, P) of each kind: ids over frame, row, column.
 
         The sizes of the blocks belong to the step, their places to the example.
         """

@@ -143,12 +143,8 @@ class LossTest(parameterized.TestCase):
                 )
 
         same = Constant(made.backbone, SPEC, **{k: getattr(made, k) for k in FIELDS})
-        both = jax.jit(
-            lambda p: [
-                jax.value_and_grad(lambda p: m.loss(p, extra, inputs, key, 0)[0])(p)
-                for m in (made, same)
-            ]
-        )(params)
+        losses = [lambda p, m=m: m.loss(p, extra, inputs, key, 0)[0] for m in (made, same)]
+        both = jax.jit(lambda p: [jax.value_and_grad(loss)(p) for loss in losses])(params)
         for a, b in zip(*map(jax.tree.leaves, both), strict=True):
             np.testing.assert_allclose(b, a, atol=1e-5 * max(np.abs(a).max(), 1e-3))
         tokens = both[0][1]["predictor"]["mask_token"]

@@ -34,7 +34,7 @@ class Config(vit.Config):
         as for `vit`.
     """
 
-    narrow: ClassVar[Mapping[str, Any]] = vit.Config.narrow | {"frames": 4}
+    narrow: ClassVar[Mapping[str, Any]] = {**vit.Config.narrow, "frames": 4}
     layout: ClassVar[str] = ""
     attention: ClassVar[bool] = False
 
@@ -87,7 +87,7 @@ class VideoViT(vit.ViT):
         super().__init__(config, channels, rngs)
         self.frames, self.times = config.frames, config.times
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # neither mask nor attention
         self,
         images: Array,
         keep: Array | None = None,
