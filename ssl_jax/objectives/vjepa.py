@@ -179,8 +179,8 @@ class VJEPA(JointEmbedding):
         self, params: Tree, extra: Tree, images: Array, key: Array
     ) -> Mapping[str, Picture]:
         images = images[:ROWS]
-        drawn = self.tube_lists(key, jnp.arange(len(images)))
-        contexts = {f"context {i + 1}": context for i, (context, _) in enumerate(drawn)}
+        masks = self.tube_lists(key, jnp.arange(len(images)))
+        contexts = {f"context {i + 1}": context for i, (context, _) in enumerate(masks)}
         caption = (
             "The encoder sees these patches of every frame of a clip. From their features, a "
             "predictor computes those that the target encoder, which sees the whole clip, has for "

@@ -142,7 +142,7 @@ class ClipsTest(parameterized.TestCase):
     def test_flow_is_in_pixels_of_the_crop_and_ends_with_the_clip(self):
         class Moving(ArraySource):
             moving = True
-            lengths = np.array([3])
+            lengths = np.array([3, 5])
 
             def read_frame(self, index, frame):
                 return self.read(index)
@@ -150,7 +150,7 @@ class ClipsTest(parameterized.TestCase):
             def read_flow(self, index, frame):
                 return np.full((8, 16, 2), (1, 2 + frame), np.float32)
 
-        source = Moving("a", np.zeros((1, 8, 16, 3), np.uint8))
+        source = Moving("a", np.zeros((2, 8, 16, 3), np.uint8))
         whole = Inputs((View((4, 4), area=(1, 1)),), frames=3, flow=True)
         flow = Clips(source, whole, 3, seed=0).read(0, 0)["flow"]
         self.assertEqual((flow.shape, flow.dtype), ((3, 4, 4, 2), np.float32))

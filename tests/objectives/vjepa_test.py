@@ -216,7 +216,6 @@ class ErrorsTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"tubelet": 3}, "backbone.tubelet: 3 frames do not divide a clip of 4"),
         ({"position": "relative"}, "for clips, got 'relative'"),
-        ({"mask_token": True}, "clips have no mask token"),
     )
     def test_backbone(self, options, message):
         with self.assertRaisesRegex(UserError, message):

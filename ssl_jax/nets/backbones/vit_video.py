@@ -22,7 +22,8 @@ from ssl_jax.nets.positions import ClipGrid, Grid, resize_grid, sincos_clip
 class Config(vit.Config):
     """A vision transformer of clips. Its input is clips (B, frames, H, W, C), or images
     (B, H, W, C), each of which is repeated to a clip in which nothing moves, as V-JEPA evaluates
-    images. Outputs: `VideoViT.__call__`; inputs besides the clips: `keep`, `visible`, `stages`.
+    images. Outputs: `VideoViT.__call__`; inputs besides the clips: `keep`, `mask`,
+    `visible`, `stages`.
 
     Attributes:
       frames: frames of a clip.
@@ -30,8 +31,7 @@ class Config(vit.Config):
       position: "learned", "none", or "sincos", a fixed table over frame, row and column.
 
     Raises:
-      UserError: a tubelet that does not divide the frames, relative positions, a mask token, and
-        as for `vit`.
+      UserError: a tubelet that does not divide the frames, relative positions, and as for `vit`.
     """
 
     narrow: ClassVar[Mapping[str, Any]] = {**vit.Config.narrow, "frames": 4}
@@ -53,10 +53,6 @@ class Config(vit.Config):
             raise UserError(
                 f"backbone.position: expected 'learned', 'sincos' or 'none' for clips, got "
                 f"{self.position!r}"
-            )
-        if self.mask_token:
-            raise UserError(
-                "backbone.mask_token: clips have no mask token; leave tubelets out with `keep`"
             )
 
     @property
@@ -87,10 +83,11 @@ class VideoViT(vit.ViT):
         super().__init__(config, channels, rngs)
         self.frames, self.times = config.frames, config.times
 
-    def __call__(  # type: ignore[override]  # neither mask nor attention
+    def __call__(  # type: ignore[override]  # no attention maps
         self,
         images: Array,
         keep: Array | None = None,
+        mask: Array | None = None,
         keys: Array | None = None,
         visible: Array | None = None,
         *,
@@ -104,9 +101,7 @@ class VideoViT(vit.ViT):
         Raises:
           UserError: clips of another length, and as for `ViT`.
         """
-        return super().__call__(
-            images, keep=keep, keys=keys, visible=visible, train=train, stages=stages
-        )
+        return super().__call__(images, keep, mask, keys, visible, train=train, stages=stages)
 
     def _embed(self, images: Array) -> tuple[Array, Grid]:
         if images.ndim == 4:

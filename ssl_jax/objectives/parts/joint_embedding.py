@@ -1,5 +1,6 @@
-"""What joint-embedding predictive methods share (I-JEPA, V-JEPA): a predictor computes, from the
-features of the visible patches, those that the encoder's slow average has for the hidden ones.
+"""Networks, state and targets of joint-embedding predictive methods (I-JEPA, V-JEPA): a predictor
+computes, from the features of the visible patches, those that the encoder's slow average has for
+the hidden ones.
 """
 
 from collections.abc import Mapping
