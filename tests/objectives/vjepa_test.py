@@ -11,6 +11,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.losses.masked import masked_token_l1
 from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.backbones.vit_video import make as vit_video
+from ssl_jax.nets.blocks import hide
 from ssl_jax.nets.positions import sincos_clip
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.vjepa import VJEPA, Tubes
@@ -182,6 +183,11 @@ class BackboneTest(parameterized.TestCase):
         image, clip = run(images), run(jnp.stack([images] * 4, 1))
         np.testing.assert_array_equal(image.tokens, clip.tokens)
         np.testing.assert_allclose(image.tokens.reshape(2, 2, 8, 8, 12).mean(1), image.map, 1e-5)
+
+    def test_a_mask_hides_a_place_in_every_frame(self):
+        patches, mask = jnp.ones((1, 2 * 4, 3)), np.array([[[0, 1], [0, 0]]])
+        after = hide(patches, mask, (2, 2), jnp.zeros((1, 1, 3)))
+        np.testing.assert_array_equal(after[0, :, 0], [1, 0, 1, 1] * 2)
 
     def test_positions(self):
         """Frame, row, column of (2, 3, 5), with 4 channels each, cut to 10; other sizes."""
