@@ -14,7 +14,7 @@ _TRIES = 10  # draws per block
 # Upper limit of blocks per mask: of 50,000 masks none had more than 12 (BEiT) or 19 (DINOv2). A
 # loop until every image of the batch has enough would synchronise all devices after each block.
 _BLOCKS = 32
-CONTEXT_TRIES = 20  # of I-JEPA, before the context may overlap one more target
+CONTEXT_TRIES = 20  # of I-JEPA, before the context may overlap one more target; of V-JEPA
 
 
 def random_masking(noise: Array, ratio: float) -> tuple[Array, Array, Array]:
@@ -263,6 +263,21 @@ def multi_block(
     hidden = block_at(_places(target_key, grid, target, targets, border), target, grid)
     places = _places(context_key, grid, context, CONTEXT_TRIES * (targets + 1), border)
     return context_mask(block_at(places, context, grid), hidden, min_keep), hidden
+
+
+def tube_mask(
+    key: Array, grid: tuple[int, int], size: tuple[Array | int, Array | int], blocks: int
+) -> Array:
+    """Draw V-JEPA's mask of one clip (Bardes et al. 2024, `multiblock3d.py`): (H, W) bool, true
+    where hidden, the same in every frame.
+
+    It is the union of `blocks` blocks of one size, at places uniform over all that fit. The
+    released code draws again while nothing stays visible; here the first of 20 such unions that
+    leaves a patch is taken, or the first one if none does.
+    """
+    places = _places(key, grid, size, CONTEXT_TRIES * blocks, border=True)
+    unions = block_at(places, size, grid).reshape(CONTEXT_TRIES, blocks, *grid).any(1)
+    return unions[jnp.argmin(unions.all((1, 2)))]
 
 
 def context_mask(blocks: Array, hidden: Array, min_keep: int) -> Array:

@@ -27,7 +27,8 @@ class Clips:
     position is replaced by another one, drawn from (seed, index, attempt), with its flow and sound.
 
     Raises:
-      UserError: a source of images, or without sound or flow; no view; an unreadable sound track.
+      UserError: a source of images, or without sound or flow, or in which all clips are too short;
+        no view; an unreadable sound track.
     """
 
     def __init__(self, source: Source, inputs: Inputs, channels: int, seed: int) -> None:
@@ -45,6 +46,11 @@ class Clips:
         if inputs.flow and not source.moving:
             raise UserError(
                 f"{source.name} has no optical flow, which this method needs; use moving_digits"
+            )
+        if (longest := int(source.lengths.max())) < inputs.frames:
+            raise UserError(
+                f"{source.name}: the longest clip has {longest} frames, but this method needs "
+                f"{inputs.frames}; use longer clips, or a clip of {longest} frames in the config"
             )
         self._source, self._view, self._group = source, inputs.views[0], len(inputs.views)
         self._count, self._samples = inputs.frames, inputs.sound

@@ -1,5 +1,5 @@
 """Losses at the masked part of an image: of pixels (MAE, SimMIM) and of tokens (iBOT, I-JEPA,
-data2vec, DeepMIM).
+V-JEPA, data2vec, DeepMIM).
 """
 
 import jax
@@ -61,6 +61,18 @@ def masked_cosine(prediction: Array, target: Array, mask: Array) -> Array:
       mask: (B, L), 1 or True where a token was hidden. Nothing masked gives 0.
     """
     return _masked_mean(regression_loss(prediction, target)[..., None], mask)
+
+
+@any_axes()
+def masked_token_l1(prediction: Array, target: Array, mask: Array) -> Array:
+    """Mean absolute error over the masked tokens of the whole batch and their channels (V-JEPA,
+    arXiv:2404.08471, equation 1); a scalar, float32 or wider.
+
+    Args:
+      prediction, target: (..., L, D).
+      mask: (..., L), 1 or True where a token counts. Nothing masked gives 0.
+    """
+    return _masked_mean(jnp.abs(as_float(prediction) - as_float(target)), mask)
 
 
 @any_axes()

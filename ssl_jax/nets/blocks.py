@@ -168,7 +168,8 @@ class Block(nnx.Module):
 
 
 def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
-    """Replace those of the patches (B, N, D) that `mask` (B, r, c) hides by the mask token.
+    """Replace those of the patches (B, N, D) that `mask` (B, r, c) hides by the mask token; in a
+    clip, those of every frame.
 
     Raises:
       UserError: no mask token, or a grid of patches that is not a multiple of the mask's.
@@ -182,7 +183,8 @@ def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Arr
             "the side of a cell a multiple of the patch size"
         )
     mask = mask.repeat(grid[0] // rows, axis=1).repeat(grid[1] // columns, axis=2)
-    hidden = mask.reshape(len(mask), -1, 1).astype(bool)
+    hidden = mask.reshape(len(mask), -1).astype(bool)
+    hidden = jnp.tile(hidden, (1, x.shape[1] // hidden.shape[1]))[..., None]
     return jnp.where(hidden, jnp.asarray(mask_token[...], x.dtype), x)
 
 

@@ -15,6 +15,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
 
 Grid = tuple[int, int]
+ClipGrid = tuple[int, int, int]  # frames (of tubelets), rows, columns
 Order = Literal["mae", "mocov3"]  # which axis comes first: the column, the row
 
 
@@ -31,12 +32,38 @@ def sincos(dim: int, grid: Grid, order: Order = "mae", cls_token: bool = False) 
     """
     if dim % 4:
         raise UserError(f"sin-cos positions: expected a width divisible by 4, got {dim}")
-    frequency = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
     row, column = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in grid), indexing="ij")
     axes = (column, row) if order == "mae" else (row, column)
-    angles = [np.outer(axis, frequency) for axis in axes]
-    table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
+    table = np.concatenate([_waves(axis, dim // 2) for axis in axes], axis=1)
     return np.concatenate([np.zeros((1, dim)), table]) if cls_token else table
+
+
+def sincos_clip(dim: int, grid: ClipGrid) -> np.ndarray:
+    """Build the fixed 3-D sine-cosine table (t * h * w, dim), float64.
+
+    Frame, row and column have 2 ceil(dim / 6) channels each, in this order, and the last channels
+    are cut to `dim` (V-JEPA, Bardes et al. 2024, arXiv:2404.08471, official `pos_embs.py` with
+    `uniform_power`).
+    """
+    axes = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in grid), indexing="ij")
+    channels = 2 * math.ceil(dim / 6)
+    return np.concatenate([_waves(axis, channels) for axis in axes], axis=1)[:, :dim]
+
+
+def fixed_table(dim: int, grid: Grid | ClipGrid) -> np.ndarray:
+    """Build the fixed table of the patches of an image, or of the tubelets of a clip.
+
+    Raises:
+      UserError: see `sincos`.
+    """
+    return sincos_clip(dim, grid) if len(grid) == 3 else sincos(dim, grid)
+
+
+def _waves(axis: np.ndarray, channels: int) -> np.ndarray:
+    """Return sin(t w_k), then cos(t w_k), (N, channels), for the positions t of one axis."""
+    frequency = 10000.0 ** (-np.arange(channels // 2) / (channels // 2))
+    angles = np.outer(axis, frequency)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def resize_grid(

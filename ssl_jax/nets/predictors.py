@@ -17,7 +17,7 @@ from ssl_jax.nets.blocks import (
 )
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, LayerNorm, at_least_float32, compute_dtype
-from ssl_jax.nets.positions import Grid, sincos
+from ssl_jax.nets.positions import ClipGrid, Grid, fixed_table
 
 
 class TokenPredictor(nnx.Module):
@@ -30,7 +30,8 @@ class TokenPredictor(nnx.Module):
         dim: int,
         depth: int,
         heads: int,
-        grid: Grid,
+        grid: Grid | ClipGrid,
+        mask_tokens: int,
         mlp_ratio: float,
         remat: Remat,
         dtype: DType,
@@ -39,24 +40,32 @@ class TokenPredictor(nnx.Module):
         options: dict[str, Any] = dict(scheme="normal", dtype=dtype, rngs=rngs)
         self.grid, self.dim, self.remat = grid, dim, remat
         self.embed = linear(encoder_dim, dim, **options)
-        self.mask_token = token(0.02, 1, dim, rngs=rngs)
+        self.mask_token = token(0.02, mask_tokens, dim, rngs=rngs)
         self.blocks = stack(depth, dim, heads, mlp_ratio=mlp_ratio, **options)
         self.norm = LayerNorm(dim)
         self.pred = linear(dim, encoder_dim, **options)
 
     def __call__(
-        self, tokens: Array, places: Array, targets: Array, visible: Array, *, train: bool
+        self,
+        tokens: Array,
+        places: Array,
+        targets: Array,
+        visible: Array,
+        *,
+        train: bool,
+        kind: int = 0,
     ) -> Array:
         """Tokens (B, K, encoder_dim) at the positions `places` (B, K), and `targets` (B, M) int,
         the positions to predict -> (B, M, encoder_dim) float32.
 
         `visible` (B, K + M) bool is false where a token or a target fills up its list: no token
-        attends to it.
+        attends to it. `kind` is the number of the mask token.
         """
         del train
         x = self.embed(tokens)
-        table = jnp.asarray(sincos(self.dim, self.grid), x.dtype)
-        mask_tokens = jnp.asarray(self.mask_token[...], x.dtype) + table[targets]
+        table = jnp.asarray(fixed_table(self.dim, self.grid), x.dtype)
+        mask_token = self.mask_token[...][:, kind : kind + 1]
+        mask_tokens = jnp.asarray(mask_token, x.dtype) + table[targets]
         x = jnp.concatenate([x + table[places], mask_tokens], axis=1)
         bias = jnp.where(visible, 0.0, HIDDEN)[:, None, None]
         x, _ = run_stack(self.blocks, x, self.remat, bias=bias)
@@ -69,21 +78,24 @@ def token_predictor(
     depth: int = 12,
     heads: int = 16,
     *,
-    grid: Grid,
+    grid: Grid | ClipGrid,
+    mask_tokens: int = 1,
     mlp_ratio: float = 4.0,
     remat: Remat = "none",
     dtype: DType = None,
 ) -> Net:
-    """The predictor of I-JEPA (Assran et al. 2023, arXiv:2301.08243, `vision_transformer.py`).
+    """The predictor of I-JEPA (Assran et al. 2023, arXiv:2301.08243, `vision_transformer.py`) and
+    V-JEPA (arXiv:2404.08471, `predictor.py`).
 
-    `apply(params, stats, tokens, places, targets, visible, train=...)`: a linear layer to `dim`, a
-    mask token for each target, fixed sin-cos positions, transformer blocks, norm, and a linear
-    layer back to the encoder's width. Shapes: `TokenPredictor.__call__`.
+    `apply(params, stats, tokens, places, targets, visible, train=..., kind=0)`: a linear layer to
+    `dim`, a mask token for each target, fixed sin-cos positions, transformer blocks, norm, and a
+    linear layer back to the encoder's width. Shapes: `TokenPredictor.__call__`.
 
     Args:
       encoder_dim: width of the tokens.
       dim, depth, heads, mlp_ratio: sizes of the predictor's transformer.
-      grid: rows and columns of patches.
+      grid: rows and columns of patches; of a clip, frames before them.
+      mask_tokens: number of mask tokens, one for each kind of mask.
       remat, dtype: as for `vit`.
 
     Raises:
@@ -91,7 +103,7 @@ def token_predictor(
         policy.
     """
     check_options(dim, heads, remat)
-    sincos(dim, grid)  # raises for an invalid width
+    fixed_table(dim, grid)  # raises for an invalid width
     compute_dtype(dtype)
 
     def make(rngs: nnx.Rngs) -> TokenPredictor:
@@ -101,6 +113,7 @@ def token_predictor(
             depth=depth,
             heads=heads,
             grid=grid,
+            mask_tokens=mask_tokens,
             mlp_ratio=mlp_ratio,
             remat=remat,
             dtype=compute_dtype(dtype),

@@ -42,9 +42,14 @@ class ClipsTest(parameterized.TestCase):
         self.assertEqual(starts, set(range(5)))
 
     def test_a_short_clip_holds_its_last_frame(self):
-        clips = Clips(self.source(2), Inputs((WHOLE,), frames=4), 3, seed=0)
+        clips = Clips(self.source(2, 4), Inputs((WHOLE,), frames=4), 3, seed=0)
         for epoch in range(3):
             np.testing.assert_array_equal(clips.read(0, epoch)["frames"][:, 0, 0, 1], [0, 1, 1, 1])
+
+    def test_only_short_clips(self):
+        with self.assertRaisesRegex(UserError, "longest clip has 3 frames, .* needs 4; ") as caught:
+            Clips(self.source(2, 3), Inputs((WHOLE,), frames=4), 3, seed=0)
+        self.assertNotIn("\n", str(caught.exception))
 
     def test_one_crop_for_all_frames_another_each_epoch(self):
         view = View(4, area=(0.1, 0.5))
@@ -137,7 +142,7 @@ class ClipsTest(parameterized.TestCase):
     def test_flow_is_in_pixels_of_the_crop_and_ends_with_the_clip(self):
         class Moving(ArraySource):
             moving = True
-            lengths = np.array([3])
+            lengths = np.array([3, 5])
 
             def read_frame(self, index, frame):
                 return self.read(index)
@@ -145,7 +150,7 @@ class ClipsTest(parameterized.TestCase):
             def read_flow(self, index, frame):
                 return np.full((8, 16, 2), (1, 2 + frame), np.float32)
 
-        source = Moving("a", np.zeros((1, 8, 16, 3), np.uint8))
+        source = Moving("a", np.zeros((2, 8, 16, 3), np.uint8))
         whole = Inputs((View((4, 4), area=(1, 1)),), frames=3, flow=True)
         flow = Clips(source, whole, 3, seed=0).read(0, 0)["flow"]
         self.assertEqual((flow.shape, flow.dtype), ((3, 4, 4, 2), np.float32))

@@ -89,6 +89,7 @@ CASES = {
     "layer_targets.layer_targets": (draw(2, B, 4, D), "batch", "instance"),
     "masked.masked_patch_loss": (chances(B, 4, D), draw(B, 4, D), MASK),
     "masked.masked_smooth_l1": (PATCHES, draw(B, 4, 12), MASK, 0.5),
+    "masked.masked_token_l1": (PATCHES, draw(B, 4, 12), MASK),
     "masked.normalize_patches": (PATCHES,),
     "multi_label.sigmoid_cross_entropy": (LOGITS, RANDOM.integers(-1, D, (B, 3))),
     "msn.log_mean_probability": (LOGITS,),

@@ -1,5 +1,6 @@
 """Vision transformers (Dosovitskiy et al. 2020, arXiv:2010.11929) with scanned blocks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -185,6 +186,16 @@ class Config(Backbone):
         return patch_grid((self.image_size, self.image_size), self.patch)
 
     @property
+    def window(self) -> tuple[int, ...]:
+        """Sides of a patch."""
+        return (self.patch, self.patch)
+
+    @property
+    def positions(self) -> int:
+        """Number of positions of patches in the table."""
+        return math.prod(self.grid)
+
+    @property
     def scheme(self) -> Scheme:
         """Initialisation of the linear layers."""
         return INIT_OF_POSITION.get(self.position, "normal") if self.init is None else self.init
@@ -233,14 +244,14 @@ class ViT(nnx.Module):
         self.interpolate = (config.interpolate_offset, config.interpolate_antialias)
         self.depth, self.remat = depth, config.remat
         self.drop_path, self.drop_path_uniform = config.drop_path, config.drop_path_uniform
-        fan_in = patch * patch * channels
+        fan_in = math.prod(config.window) * channels
         kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
         bias: Init = nnx.initializers.zeros if scheme == "mocov3" else torch_default(fan_in)
         self.patch_embed = nnx.Conv(
             channels,
             dim,
-            (patch, patch),
-            strides=patch,
+            config.window,
+            strides=config.window,
             padding="VALID",
             kernel_init=kernel,
             bias_init=bias,
@@ -251,7 +262,7 @@ class ViT(nnx.Module):
         std = 1e-6 if scheme == "mocov3" else 0.02
         self.cls_token = token(std, 1, dim, rngs=rngs) if config.cls_token else None
         self.mask_token = token(0.02, 1, dim, rngs=rngs) if config.mask_token else None
-        tokens = grid[0] * grid[1] + config.cls_token
+        tokens = config.positions + config.cls_token
         learned = position == "learned"
         self.pos_embed = token(0.02, tokens, dim, rngs=rngs) if learned else None
         relative = position == "relative"
@@ -316,10 +327,7 @@ class ViT(nnx.Module):
         branch_factors = factors(keys, rate, self.depth, 2, self.drop_path_uniform)
         if keep is not None and self.relative is not None:
             raise UserError("relative positions need all patches; leave keep out")
-        _, height, width, _ = images.shape
-        grid = patch_grid((height, width), self.patch)
-        x = self.patch_embed(images)
-        x = jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))
+        x, grid = self._embed(images)
         if mask is not None:
             x = hide(x, mask, grid, self.mask_token)
         cls_position, positions = self._positions(grid)
@@ -349,14 +357,13 @@ class ViT(nnx.Module):
         )
         x = x[:, :count]
         tokens = x if self.norm_after_pool else self.norm(x)
-        layout = None if keep is not None else (x.shape[0], *grid, x.shape[-1])
 
         def outputs(tokens: Array) -> dict[str, Array | None]:
             """Name the (B, T, D) tokens of a block, and their class token and map."""
             return {
                 "tokens": tokens,
                 "cls": tokens[:, 0] if first else None,
-                "map": None if layout is None else jnp.reshape(tokens[:, first:], layout),
+                "map": None if keep is not None else self._map(tokens[:, first:], grid),
             }
 
         if self.pool == "cls":
@@ -370,6 +377,16 @@ class ViT(nnx.Module):
             attention=None if maps is None else jnp.swapaxes(maps[..., :count, :count], 0, 1),
             **outputs(tokens),
         )
+
+    def _embed(self, images: Array) -> tuple[Array, Grid]:
+        """Return the patches (B, N, D) of the images and their grid."""
+        grid = patch_grid((images.shape[1], images.shape[2]), self.patch)
+        x = self.patch_embed(images)
+        return jnp.reshape(x, (x.shape[0], -1, x.shape[-1])), grid
+
+    def _map(self, patches: Array, grid: Grid) -> Array:
+        """Lay out the patches (B, N, D) as a map (B, h, w, D)."""
+        return jnp.reshape(patches, (len(patches), *grid, patches.shape[-1]))
 
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
         """Return the positions of the class token (1, 0 or 1, D) and of the patches (1, N, D)."""

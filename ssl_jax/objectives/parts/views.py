@@ -1,11 +1,13 @@
 """Views in example-major order: an example's views are adjacent, so that folding moves no data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment import recipes
+from ssl_jax.core import rng
 from ssl_jax.core.chain import Transform
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
@@ -39,6 +41,15 @@ def renormalize(images: Array, own: str | Transform, other: str | Transform) -> 
         (jnp.asarray(m, images.dtype), jnp.asarray(s, images.dtype)) for m, s in statistics
     )
     return (images * std + mean - other_mean) / other_std
+
+
+def augmented_frames(view: View, batch: Mapping[str, Any], key: Array) -> Array:
+    """Return the frames (B, T, H, W, C) of a batch, augmented and normalised by the view's chain
+    with the same draws for every frame of a clip.
+    """
+    keys = rng.per_example(rng.named(key, "frames"), batch["index"])
+    keys = jnp.broadcast_to(keys[:, None], batch["frames"].shape[:2])
+    return recipes.batched(recipes.recipe(view.recipe), keys, batch["frames"], view.strength)
 
 
 def check_plain(view: View, field: str = "objective.view") -> None:
