@@ -69,7 +69,6 @@ class Transform:
     colour space, normalise.
 
     Attributes:
-      background: replacement of the background in training, or None; it needs masks.
       flip: probability of mirroring.
       affine: a random affine map, or None.
       jitter: strengths of brightness, contrast, saturation and hue, as in `color_jitter`.
@@ -82,9 +81,9 @@ class Transform:
         `augment.color.from_rgb`.
       mean, std: statistics of each channel of images in [0, 1], or one number for all channels; in
         another space in its units.
+      background: replacement of the background in training, or None; it needs masks.
     """
 
-    background: Background | None = None
     flip: Probability = 0.0
     affine: Affine | None = None
     jitter: Strengths = (0.0, 0.0, 0.0, 0.0)
@@ -99,6 +98,7 @@ class Transform:
     space: Space = "rgb"
     mean: tuple[Finite, ...] = IMAGENET_MEAN
     std: tuple[Positive, ...] = IMAGENET_STD
+    background: Background | None = None
 
     def __post_init__(self) -> None:
         check(self, "recipe")

@@ -17,6 +17,6 @@ def smooth_l1(prediction: Array, target: Array, beta: float = 1.0) -> Array:
     the plain square x^2, as in fairseq's data2vec and unlike PyTorch, where it is |x|.
     """
     x = jnp.abs(as_float(prediction) - as_float(target))
-    if beta == 0:
-        return jnp.square(x)
-    return jnp.where(x < beta, jnp.square(x) / (2 * beta), x - beta / 2)
+    square = jnp.square(x)
+    near = square / (2 * jnp.where(beta == 0, 1, beta))  # beta may be an array, so no `if`
+    return jnp.where(beta == 0, square, jnp.where(x < beta, near, x - beta / 2))
