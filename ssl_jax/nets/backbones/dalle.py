@@ -29,7 +29,7 @@ class Config(Backbone):
       blocks: residual blocks of each group.
     """
 
-    narrow: ClassVar[Mapping[str, Any]] = {"width": 4, "blocks": 1}
+    narrow: ClassVar[Mapping[str, Any]] = {"width": 8, "blocks": 1}
 
     width: Count = 256
     blocks: Count = 2

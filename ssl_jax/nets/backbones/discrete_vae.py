@@ -41,10 +41,10 @@ class Config(Backbone):
 
     @property
     def num_layers(self) -> int:
-        return self.layers
+        return self.layers - 1  # the first reads the image
 
     def layer_ids(self, path: str) -> int:
-        return int(path.split("/")[0].removeprefix("stage")) - 1  # the first reads the image
+        return int(path.split("/")[0].removeprefix("stage")) - 1
 
     def side(self, near: int) -> int:
         return max(round(near / 2**self.layers), 1) * 2**self.layers
