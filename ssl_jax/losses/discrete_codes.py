@@ -43,6 +43,7 @@ def uniform_divergence(logits: Array) -> Array:
     return jnp.sum(jnp.exp(log_q) * log_q, axis=-1) + jnp.log(logits.shape[-1])
 
 
+@any_axes()
 def code_usage(codes: Array, vocabulary: int) -> tuple[Array, Array]:
     """Count the codes in use, and their perplexity: exp of the entropy of their shares.
 

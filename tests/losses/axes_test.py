@@ -83,6 +83,10 @@ CASES = {
     "infonce.infonce": (X, Y, 0.1, draw(16, D)),
     "invaspread.invaspread": (X, 0.5),
     "masked.masked_cosine": (PATCHES, draw(B, 4, 12), MASK),
+    "discrete_codes.code_usage": (LABELS, D),
+    "discrete_codes.gumbel_softmax": (LOGITS, draw(B, D), 0.5),
+    "discrete_codes.uniform_divergence": (LOGITS,),
+    "masks.mask_logistic": (LOGITS, RANDOM.integers(-1, 2, (B, D))),
     "masked.masked_l1": (IMAGES, OTHERS, CELLS),
     "masked.masked_mse": (PATCHES, draw(B, 4, 12), MASK),
     "koleo.koleo": (X,),
@@ -125,9 +129,11 @@ CASES = {
     "smog.nearest_group": (X, draw(4, D)),
     "smog.update_groups": (draw(4, D), X, LABELS // 2, 0.9),
     "reconstruction.bernoulli_error": (IMAGES, chances(B, 4, 4, 3)),
+    "reconstruction.logit_laplace_error": (draw(B, 4, 4, 6), chances(B, 4, 4, 3)),
     "reconstruction.squared_error": (IMAGES, OTHERS),
     "supcon.supcon": (X, LABELS // 2, 0.5),
     "tico.tico": (X, Y, np.eye(D, dtype=np.float32)),
+    "triplet.cosine_triplet": (X, Y, LOGITS),
     "triplet.batch_hard": (X, np.arange(B) // 2),
     "triplet.semi_hard": (X, np.arange(B) // 2),
     "vat.divergence": (LOGITS, draw(B, D)),
@@ -198,7 +204,7 @@ def everything(place, gradients):
                 made = call(case, options, [first, *args[1:]])
                 return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(made)), made
 
-            if gradients:
+            if gradients and jnp.issubdtype(args[0].dtype, jnp.floating):
                 (_, made), gradient = jax.value_and_grad(total, has_aux=True)(args[0])
                 out[case, i] = (made, gradient)
             else:

@@ -24,6 +24,7 @@ from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.debiased import debiased
 from ssl_jax.losses.decoupled import decoupled
 from ssl_jax.losses.dino import teacher_probabilities
+from ssl_jax.losses.discrete_codes import gumbel_softmax, uniform_divergence
 from ssl_jax.losses.distillation import distillation
 from ssl_jax.losses.feature_distillation import feature_distillation
 from ssl_jax.losses.flatnce import flatnce
@@ -111,6 +112,8 @@ CASES = {
     "dino": lambda x, y, t: soft_cross_entropy(x, teacher_probabilities(y, y[:1], t)),
     "debiased": lambda x, y, t: debiased(x, t),
     "decoupled": lambda x, y, t: decoupled(x, t, 0.5),
+    "discrete_codes": lambda x, y, t: uniform_divergence(x),
+    "discrete_codes_sample": lambda x, y, t: jnp.square(gumbel_softmax(x, y.astype(float), 1.0)),
     "distillation": lambda x, y, t: distillation(x, y, 1.0),
     "feature_distillation": lambda x, y, t: feature_distillation(x, y),
     "flatnce": lambda x, y, t: flatnce(x, t),
