@@ -27,6 +27,8 @@ SIZES = {
     "dino": lambda o: (o.prototypes,),
     "dinov2": lambda o: (o.prototypes,),
     "ibot": lambda o: (o.prototypes,),
+    "msn": lambda o: (o.prototypes,),
+    "pmsn": lambda o: (o.prototypes,),
     "sela": lambda o: (o.clusters,) * o.heads,
     "self_classifier": lambda o: o.classes,
     "swav": lambda o: (o.prototypes,),
