@@ -138,7 +138,7 @@ class HeadTest(parameterized.TestCase):
         (lambda: mlp_head(8, (4,), norm="layer"), "'layer'"),
         (lambda: mlp_head(8, (4,), last_norm="afine"), "'affine'"),
         (lambda: mlp_head(8, (4,), init="he"), "'he'"),
-        (lambda: mlp_head(8, (4,), activation="tanh"), "'tanh'"),
+        (lambda: mlp_head(8, (4,), activation="swish"), "'swish'"),
         (lambda: dino_head(8, layers=0), "one layer"),
         (lambda: dino_head(8, 0), "positive"),
     )
