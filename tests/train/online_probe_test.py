@@ -19,10 +19,10 @@ from ssl_jax.evals.base import AtLayer
 from ssl_jax.evals.evaluator import EvalsConfig, Evaluator
 from ssl_jax.objectives.base import Heads, Objective
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import online_probe, state
+from ssl_jax.train import online_probe, refresh, state
 from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.train.step import make_train_step
 from tests.objectives import harness
-from tests.objectives.contract_test import keep_running
 
 LR = 0.01
 FAMILIES = ("simclr", "deepcluster")  # with and without a state of its own, and refreshes
@@ -45,6 +45,22 @@ def experiment(method, lr, **mesh):
 # Compiled as for users, not as in tests (conftest.py): only then are two
 # programs that share most of their operations equal to the last bit.
 COMPILED = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+
+
+def keep_running(made, mesh):
+    """(state, start, stop) -> state and metrics, with the method's refreshes."""
+    placed = state.shardings(made.abstract_state, made.sections["mesh"], mesh)
+    step = make_train_step(made.objective, made.tx, made.schedule, mesh, placed)
+    renew = refresh.make_refresh(made.objective, made.tx, mesh, placed)
+
+    def run(current, start, stop):
+        for number, batch in enumerate(made.batches(start, stop), start):
+            if number in made.objective.refresh_steps():
+                current = renew(current, made.examples)
+            current, metrics = step(current, batch)
+        return current, metrics
+
+    return run
 
 
 @functools.cache
