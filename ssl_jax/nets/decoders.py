@@ -201,7 +201,7 @@ class MapDecoder(nnx.Module):
         del train
         x = x if self.norm_input is None else self.norm_input(x)
         x = self.pred(self.rescale(x))
-        return at_least_float32(jnp.reshape(x, (len(x), -1, x.shape[-1])))
+        return at_least_float32(jnp.reshape(x, (x.shape[0], -1, x.shape[-1])))
 
 
 def map_decoder(

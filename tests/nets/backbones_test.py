@@ -151,7 +151,17 @@ def check_declarations(test: absltest.TestCase, name: str) -> None:
             networks.to_timm(named_leaves(zeros), options)
 
 
-CHECKS = (check_features, check_inputs, check_layers, check_declarations)
+def check_any_batch(test: absltest.TestCase, name: str) -> None:
+    """A batch of any size, as in exported programs (`ssl-jax export --format=stablehlo`)."""
+    net = narrow(name)
+    variables = jax.eval_shape(net.init, jax.random.key(0))
+    (rows,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((rows, SIDE, SIDE, 3), jnp.float32)
+    out = jax.eval_shape(lambda v, x: net.apply(*v, x, train=False)[0].pooled, variables, images)
+    test.assertEqual(out.shape[0], rows)
+
+
+CHECKS = (check_features, check_inputs, check_any_batch, check_layers, check_declarations)
 
 
 class BackboneTest(parameterized.TestCase):

@@ -278,7 +278,7 @@ class ConvViT(nnx.Module):
         x, (each, _) = run_stack(self.blocks, x, self.remat, stages, branch_factors=rest)
         x = sum(fused, x)
         tokens = x if self.norm_after_pool else self.norm(x)
-        layout = None if keep is not None else (len(x), *grid, x.shape[-1])
+        layout = None if keep is not None else (x.shape[0], *grid, x.shape[-1])
         shaped = lambda x: None if layout is None else jnp.reshape(x, layout)  # noqa: E731
         pooled = at_least_float32(jnp.mean(at_least_float32(tokens), 1))
         blocks = [] if each is None else [*each[:-1], tokens]
@@ -306,7 +306,7 @@ def visible_places(keep: Array, grid: Grid, cell: int) -> Array:
     1), where a patch of the grid has cell x cell places.
     """
     rows, columns = grid
-    visible = jnp.zeros((len(keep), rows * columns), jnp.float32)
+    visible = jnp.zeros((keep.shape[0], rows * columns), jnp.float32)
     visible = jax.vmap(lambda row, ids: row.at[ids].set(1.0))(visible, keep)
     visible = jnp.reshape(visible, (-1, rows, columns, 1))
     return visible.repeat(cell, axis=1).repeat(cell, axis=2)
@@ -331,7 +331,7 @@ def _strided(
 
 
 def _flat(x: Array) -> Array:
-    return jnp.reshape(x, (len(x), -1, x.shape[-1]))
+    return jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))
 
 
 def _kept(tokens: Array, keep: Array | None) -> Array:

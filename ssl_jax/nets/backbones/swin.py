@@ -306,7 +306,7 @@ class Swin(nnx.Module):
         grid = patch_grid((height, width), self.patch)
         x = self.patch_norm(self.patch_embed(images))
         if mask is not None:
-            flat = jnp.reshape(x, (len(x), -1, x.shape[-1]))
+            flat = jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))
             x = jnp.reshape(hide(flat, mask, grid, self.mask_token), x.shape)
         each = []
         for s in range(1, self.stages + 1):
@@ -322,7 +322,7 @@ class Swin(nnx.Module):
 
 def _outputs(x: Array) -> dict[str, Array]:
     """Name a map (B, h, w, D) and its tokens (B, N, D)."""
-    return {"map": x, "tokens": jnp.reshape(x, (len(x), -1, x.shape[-1]))}
+    return {"map": x, "tokens": jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))}
 
 
 make = Config.make

@@ -287,7 +287,7 @@ class SwinV2(nnx.Module):
 
 def _outputs(x: Array) -> dict[str, Array]:
     """Name a map (B, h, w, D) and its tokens (B, N, D)."""
-    return {"map": x, "tokens": jnp.reshape(x, (len(x), -1, x.shape[-1]))}
+    return {"map": x, "tokens": jnp.reshape(x, (x.shape[0], -1, x.shape[-1]))}
 
 
 make = Config.make

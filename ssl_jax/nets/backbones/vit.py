@@ -386,7 +386,7 @@ class ViT(nnx.Module):
 
     def _map(self, patches: Array, grid: Grid) -> Array:
         """Lay out the patches (B, N, D) as a map (B, h, w, D)."""
-        return jnp.reshape(patches, (len(patches), *grid, patches.shape[-1]))
+        return jnp.reshape(patches, (patches.shape[0], *grid, patches.shape[-1]))
 
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
         """Return the positions of the class token (1, 0 or 1, D) and of the patches (1, N, D)."""

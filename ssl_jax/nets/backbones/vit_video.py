@@ -116,7 +116,7 @@ class VideoViT(vit.ViT):
         return jnp.reshape(x, (x.shape[0], -1, x.shape[-1])), grid
 
     def _map(self, patches: Array, grid: Grid) -> Array:
-        each = jnp.reshape(patches, (len(patches), self.times, *grid, patches.shape[-1]))
+        each = jnp.reshape(patches, (patches.shape[0], self.times, *grid, patches.shape[-1]))
         return each.mean(1)
 
     def _positions(self, grid: Grid) -> tuple[Array, Array]:
