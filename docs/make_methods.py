@@ -5,14 +5,12 @@ docs/results.json (`benchmarks/learning.py`) and docs/cifar10.json (edited by ha
 its command). `tests/docs_test.py` fails if the page differs from what this writes.
 """
 
-import importlib
 import json
 import re
 import statistics
 from pathlib import Path
 
-from ssl_jax.cli.methods import describe
-from ssl_jax.run.configs import methods
+from ssl_jax.run.catalog import methods
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "methods" / "README.md"
@@ -45,8 +43,8 @@ def page() -> str:
         "| method | family | paper | golden | other tests | digits | CIFAR-10 |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in methods():
-        family, paper, _ = describe(importlib.import_module(f"ssl_jax.objectives.{name}"))
+    for name, method in methods().items():
+        family, paper = method.family, method.paper
         golden, other = proofs(name)
         cells = (
             f"[{name}](../../ssl_jax/objectives/{name}.py)",

@@ -1,27 +1,50 @@
 """Self-supervised visual representation learning in JAX.
 
-`ssl_jax.load("W")` returns the encoder of a run, to be called on images (docs/python.md).
-Everything else is imported from its own module: `from ssl_jax.losses.ntxent import ntxent` imports
-neither networks nor data.
+    import ssl_jax
+
+    ssl_jax.methods()                                        # names, papers, recipes
+    ssl_jax.train("simclr:digits", workdir="W")              # or data="folder:/my/images"
+    encoder = ssl_jax.load("W")                              # features = encoder(images)
+    ssl_jax.evaluate("W", ["knn", "linear"])
+    ssl_jax.embed("W", "folder:/my/images")["features"]
+    ssl_jax.export("W", "w.safetensors", format="timm")
+
+docs/python.md describes them. Everything else is imported from its own module: `from
+ssl_jax.losses.ntxent import ntxent` imports neither networks nor data.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssl_jax.api import embed, evaluate, export, load, methods, train
+    from ssl_jax.core.errors import UserError
     from ssl_jax.embed.encoder import ImageEncoder
-    from ssl_jax.run.load import load
 
-__all__ = ["ImageEncoder", "load"]
+    __version__: str
 
-_PLACES = {"ImageEncoder": "ssl_jax.embed.encoder", "load": "ssl_jax.run.load"}
+__all__ = [
+    "ImageEncoder",
+    "UserError",
+    "__version__",
+    "embed",
+    "evaluate",
+    "export",
+    "load",
+    "methods",
+    "train",
+]
+
+_PLACES = {"ImageEncoder": "ssl_jax.embed.encoder", "UserError": "ssl_jax.core.errors"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name == "__version__":
+        return importlib.import_module("ssl_jax.core.versions").versions("ssl-jax")["ssl-jax"]
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module(_PLACES.get(name, "ssl_jax.api")), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__"])

@@ -21,6 +21,7 @@ from ssl_jax.core.ranges import Matching, Range
 
 T = TypeVar("T")
 FLAGS = "--"  # in the place of a section's name: the keys are flags
+ARGUMENTS = ""  # likewise: the keys are arguments of a function
 _LARGEST = 2**63 - 1  # limit of integers in arrays
 
 
@@ -30,7 +31,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **fixed: Any) -> 
     Args:
       cls: a dataclass.
       values: key -> value, a section of a config.
-      where: the section's name, for messages ("optim"); `FLAGS` for flags.
+      where: the section's name, for messages ("optim"); or `FLAGS`, or `ARGUMENTS`.
       **fixed: fields that the caller supplies and a config may not set.
 
     Raises:
@@ -53,8 +54,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, **fixed: Any) -> 
 
 
 def _path(where: str, key: str) -> str:
-    """Return a key as the user writes it: `optim.lr` in a config, `--slices` for a flag."""
-    return f"--{key}" if where == FLAGS else f"{where}.{key}"
+    """Return a key as the user writes it: `optim.lr` in a config, `--slices` for a flag, `slices`
+    for an argument.
+    """
+    return f"--{key}" if where == FLAGS else f"{where}.{key}".removeprefix(".")
 
 
 @typing.overload

@@ -14,6 +14,7 @@ import jax
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Matching, Whole
+from ssl_jax.core.stop import is_guest
 from ssl_jax.core.watch import LOST, Limits, Stall, Watch, end
 
 Address = Annotated[str, Matching(r".*:\d+", "HOST:PORT")]
@@ -55,7 +56,7 @@ class Membership:
 @contextlib.contextmanager
 def session(flags: ProcessFlags) -> Iterator[None]:
     """Connect the processes of a run; enter once, before any device is used. A single process is
-    only watched for progress, from the first `at`.
+    only watched for progress, from the first `at`; within `core.stop.guest` it is not watched.
 
     With several processes it does not return from an error: all of them end with one line and exit
     code 2 for a `UserError`, 75 (`LOST`) if a process was lost, else 1.
@@ -66,6 +67,9 @@ def session(flags: ProcessFlags) -> Iterator[None]:
     global _watch, _stall
     place, limits = find(flags), flags.limits
     _watch = _connect(place, limits) if place else None
+    if _watch is None and is_guest():
+        yield
+        return
     if _watch is None:
         _stall = Stall(limits.stall)
         _stall.start()

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,6 +25,24 @@ GRACE = 2.0  # seconds that the main thread has to leave a region
 _FIRST = "finishing and saving the current step first"
 _HOW = {PREEMPTED: ("asked to end", ""), INTERRUPTED: ("interrupted", " (Ctrl-C ends at once)")}
 _SHOW_CURSOR = "\x1b[?25h"
+_guest: ContextVar[bool] = ContextVar("guest", default=False)
+
+
+@contextlib.contextmanager
+def guest() -> Iterator[None]:
+    """Context of calls from a process that belongs to somebody else, such as a notebook: a request
+    to end never ends the process, only the call. The compiler, which does not react, is waited for.
+    """
+    token = _guest.set(True)
+    try:
+        yield
+    finally:
+        _guest.reset(token)
+
+
+def is_guest() -> bool:
+    """True within `guest`."""
+    return _guest.get()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -45,7 +64,7 @@ class Region:
 
 class Stop:
     """Handler of signals while it is entered in the main thread; other threads cannot handle them.
-    A second Ctrl-C ends the process at once.
+    A second Ctrl-C ends the process at once; within `guest` it ends the call, without saving.
 
     With several processes JAX's preemption service receives SIGTERM, or a TPU's maintenance notice,
     in any of them and finds a step that no process has passed; Ctrl-C is forwarded to it.
@@ -57,6 +76,7 @@ class Stop:
     def __init__(self) -> None:
         self.code = 0
         self._several = jax.process_count() > 1
+        self._guest = is_guest()
         self._before: dict[int, Any] = {}
         self._heard: set[int] = set()
         self._region: Region | None = None
@@ -120,7 +140,7 @@ class Stop:
         signals = [signal.SIGINT]
         if self._several:
             _start_preemption_service()
-        else:
+        elif not self._guest:
             signals.append(signal.SIGTERM)
         # Python runs a handler only between two instructions of the main thread, which may compile
         # for minutes; the bytes of the wakeup descriptor can be read at once.
@@ -146,7 +166,9 @@ class Stop:
 
     def _handle(self, number: int, *_: Any) -> None:
         """Handle a signal in the main thread."""
-        self.code = _code(number)
+        again, self.code = self.code != 0, _code(number)
+        if again and self._guest:
+            raise Interrupted
         if self._region is not None and self._cut is None:
             self._cut = self._region  # later work, such as a save, is not interrupted
             raise Interrupted
@@ -158,6 +180,8 @@ class Stop:
 
     def _respond(self, number: int) -> None:
         if number == signal.SIGINT and number in self._heard:
+            if self._guest:
+                return
             self._end(INTERRUPTED)
         self._heard.add(number)
         self.code, region = _code(number), self._region or self._cut
@@ -166,7 +190,7 @@ class Stop:
         print(f"\nssl-jax: {how}; {text}{hint}", file=sys.stderr, flush=True)
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
-        elif region:
+        elif region and not self._guest:
             timer = threading.Timer(GRACE, self._leave, (region,))
             timer.daemon = True
             timer.start()

@@ -1,0 +1,289 @@
+"""What `import ssl_jax` offers: the subcommands as functions, for scripts and notebooks.
+
+Each takes the flags of its subcommand as keywords, makes the same checks and the same files, and
+prints the same lines. Errors are raised as `UserError`. An interrupt (Ctrl-C, a notebook's stop
+button) saves what the command would save and raises `KeyboardInterrupt`; the process goes on.
+"""
+
+import contextlib
+import importlib
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import numpy as np
+
+from ssl_jax.core import config, stop, trust
+from ssl_jax.core.files import home
+from ssl_jax.run import orbax_export
+from ssl_jax.run.catalog import methods
+from ssl_jax.run.load import load
+
+__all__ = ["embed", "evaluate", "export", "load", "methods", "train"]
+
+PathLike = str | os.PathLike[str]
+Settings = Mapping[str, Any]  # {"optim.lr": 0.3}: any keys of a config, with their values
+Arrays = dict[str, np.ndarray]
+F = TypeVar("F")
+
+
+def train(
+    config: str = "",
+    *,
+    workdir: PathLike,
+    data: PathLike = "",
+    eval_data: PathLike = "",
+    settings: Settings | None = None,
+    profile: str = "",
+    accept_changes: bool = False,
+    trust_code: bool = False,
+) -> dict[str, float]:
+    """Train a method, or resume the run in `workdir`, to its end: `ssl-jax train`.
+
+    Args:
+      config: METHOD:RECIPE ("simclr:digits", see `methods`) or PATH.py:RECIPE; if empty, `data`
+        and this machine decide.
+      workdir: the run's folder: config, metrics, checkpoints. `load` reads its encoder.
+      data: training images, "digits", "folder:DIR", ... (docs/data.md), or the path of a folder;
+        by default the config's.
+      eval_data: evaluation images, given like `data`.
+      settings: values of keys of the config, {"optim.lr": 0.3, "train.steps": 1000}.
+      profile: "FIRST:LAST", steps to trace for XProf.
+      accept_changes: resume a run although its config or data have changed.
+      trust_code: also run method and config files that lie in the folder of a run.
+
+    Returns:
+      The last value of every metric: "train/loss", "eval/knn_top1", "untrained/eval/knn_top1", ...
+
+    Raises:
+      UserError: what is wrong, and what would be right.
+      KeyboardInterrupt: interrupted, after saving; the same call resumes.
+    """
+    with _called(trust_code):
+        command = importlib.import_module("ssl_jax.run.commands.train")
+        flags = _flags(
+            command.Flags,
+            settings,
+            config=str(config),
+            workdir=workdir,
+            data=str(data),
+            eval_data=str(eval_data),
+            profile=profile,
+            accept_changes=accept_changes,
+        )
+        code, last = command.train(flags)
+        if code:
+            raise KeyboardInterrupt
+        return dict(last)
+
+
+def evaluate(
+    run: PathLike,
+    eval: Sequence[str] = (),
+    *,
+    data: PathLike = "",
+    eval_data: PathLike = "",
+    step: int | Literal["all"] | None = None,
+    follow: bool = False,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    results: PathLike | None = None,
+    suite: str = "",
+    baselines: bool = True,
+    settings: Settings | None = None,
+    trust_code: bool = False,
+) -> list[dict[str, Any]]:
+    """Measure a run, or a weights file, by protocols on frozen features: `ssl-jax evaluate`.
+
+    Args:
+      run: the run's folder ("runs/*" for several), or a file or folder of weights.
+      eval: protocols, ("knn", "linear"); by default those of the run.
+      data: labelled training images; by default the run's own.
+      eval_data: evaluation images; by default the run's own, or what `data` holds out.
+      step: step of the checkpoint, or "all"; by default the newest.
+      follow: measure each new checkpoint of a run in progress, until its last.
+      sweep: values of the protocols' settings, {"lr": (0.1, 0.3)}; every combination is measured.
+      results: file of results; by default eval/results.jsonl in the run's folder.
+      suite: a list of data sets in place of `data`: FILE.py:NAME or suites:NAME.
+      baselines: whether to measure the untrained network and raw pixels too.
+      settings: what a weights file does not specify, {"backbone.heads": 12}.
+      trust_code: also run method and config files that lie in the folder of a run.
+
+    Returns:
+      One record per measurement, as in the file: "protocol", "settings", "results",
+      "baselines", ... Measurements that the file already holds are returned from it.
+
+    Raises:
+      UserError: what is wrong, and what would be right.
+      KeyboardInterrupt: interrupted; finished measurements are saved.
+    """
+    with _called(trust_code):
+        command = importlib.import_module("ssl_jax.run.commands.evaluate")
+        flags = _flags(
+            command.Flags,
+            settings,
+            **_source(run),
+            eval=tuple(eval),
+            data=str(data),
+            eval_data=str(eval_data),
+            step=step,
+            follow=follow,
+            results=results,
+            suite=suite,
+            no_baselines=not baselines,
+        )
+        values = itertools.product(*(sweep or {}).values())
+        cells = [dict(zip(sweep or {}, cell, strict=True)) for cell in values]
+        return list(command.evaluate(flags, cells)[0])
+
+
+@overload
+def embed(run: PathLike, data: PathLike = ..., output: None = None, **more: Any) -> Arrays: ...
+@overload
+def embed(run: PathLike, data: PathLike, output: PathLike, **more: Any) -> Path: ...
+def embed(
+    run: PathLike,
+    data: PathLike = "",
+    output: PathLike | None = None,
+    *,
+    split: Literal["train", "eval"] = "train",
+    step: int | None = None,
+    stage: int | str | None = None,
+    pool: Literal["pooled", "avg", "grid", "cls", "none"] | None = None,
+    batch_size: int = 256,
+    threads: int = 0,
+    max_bad_fraction: float | None = None,
+    neighbors: int | None = None,
+    settings: Settings | None = None,
+    trust_code: bool = False,
+) -> Any:
+    """Compute the features of a data set: `ssl-jax embed`.
+
+    Args:
+      run: the run's folder, or a file or folder of weights.
+      data: images, labelled or not ("folder:DIR", docs/data.md), or the path of a folder; by
+        default the run's own.
+      output: file to write, .npz, .parquet or .array_record; an interrupted call resumes. By
+        default the arrays are returned.
+      split: part of data that define both.
+      step: step of the checkpoint; by default the newest.
+      stage: layer, a number (-1 is the last) or a name; by default the method's.
+      pool: "none" for a vector per position; by default the method's.
+      batch_size: images per batch, over all devices.
+      threads: threads that decode images; 0 is one per core.
+      max_bad_fraction: share of corrupt images above which the call fails; by default 0.01.
+      neighbors: also find this number of nearest other images of each.
+      settings: what a weights file does not specify, {"backbone.heads": 12}.
+      trust_code: also run method and config files that lie in the folder of a run.
+
+    Returns:
+      The path of the file; without `output` the arrays that it would hold, in memory: "features"
+      (N, D) or (N, h, w, D) float32, "index" (N,), "name" (N,), "label" (N,) if there are labels
+      and, with `neighbors`, "row" and "cosine" (N, neighbors). Corrupt images have no row.
+
+    Raises:
+      UserError: what is wrong, and what would be right.
+      KeyboardInterrupt: interrupted; finished parts of a file are kept.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_called(trust_code))
+        command = importlib.import_module("ssl_jax.run.commands.embed")
+        folder = None if output else stack.enter_context(tempfile.TemporaryDirectory())
+        flags = _flags(
+            command.Flags,
+            settings,
+            **_source(run),
+            data=str(data),
+            output=output or f"{folder}/features.npz",
+            split=split,
+            step=step,
+            stage=stage,
+            pool=pool,
+            batch_size=batch_size,
+            threads=threads,
+            max_bad_fraction=max_bad_fraction,
+            neighbors=neighbors,
+        )
+        command.embed(flags)
+        if output:
+            return flags.output
+        arrays = {}
+        for path in sorted(Path(str(folder)).glob("*.npz")):
+            with np.load(path) as file:
+                arrays |= {name: file[name] for name in file.files if name != "about"}
+        return arrays
+
+
+def export(
+    run: PathLike,
+    output: PathLike,
+    *,
+    format: Literal["safetensors", "npz", "orbax", "timm", "torchvision", "stablehlo"],
+    step: int | None = None,
+    part: Literal["backbone", "all"] | None = None,
+    encoder: Literal["student", "teacher"] | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    trust_code: bool = False,
+) -> Path:
+    """Write the weights of a run for use elsewhere: `ssl-jax export`.
+
+    Args:
+      run: the run's folder.
+      output: file to write; for "orbax" a new folder.
+      format: names of the weights: ours in the first three, the library's in "timm" and
+        "torchvision"; "stablehlo" is a program with the weights inside.
+      step: step of the checkpoint; by default the newest.
+      part: "all": also its heads and, without `encoder`, the rest of the run's state; by default
+        "backbone".
+      encoder: which of the networks; by default the method's choice.
+      dtype: type of the numbers; by default "float32".
+      trust_code: also run method and config files that lie in the folder of a run.
+
+    Returns:
+      The path written.
+
+    Raises:
+      UserError: what is wrong, and what would be right.
+    """
+    with _called(trust_code):
+        command = importlib.import_module("ssl_jax.run.commands.export")
+        flags = _flags(
+            command.Flags,
+            workdir=run,
+            output=output,
+            format=format,
+            step=step,
+            part=part,
+            encoder=encoder,
+            dtype=dtype,
+        )
+        command.export(flags)
+        return Path(flags.output)
+
+
+@contextlib.contextmanager
+def _called(trust_code: bool) -> Iterator[None]:
+    """Context of one call: the process is the caller's, and trust in code ends with it."""
+    try:
+        with stop.guest(), trust.scope(trust_code):
+            yield
+    except SystemExit as e:  # of `core.stop.interruptible`
+        raise KeyboardInterrupt from e
+
+
+def _flags(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
+    """Return the flags of a subcommand. None leaves one at its default; a ~ is the user's home."""
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, (str, os.PathLike)):
+            given[name] = home(os.fspath(value))
+    fixed = {"overrides": tuple((settings or {}).items())} if settings else {}
+    return config.build(cls, given, config.ARGUMENTS, **fixed)
+
+
+def _source(run: PathLike) -> dict[str, str]:
+    """Return the flag that names a run or, in its place, a weights file."""
+    path = Path(home(os.fspath(run)))
+    return {"weights" if orbax_export.is_weights(path) else "workdir": str(path)}

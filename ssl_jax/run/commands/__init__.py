@@ -1,0 +1,1 @@
+"""Commands that Python offers too (`ssl_jax.api`): their flags, and one function each."""
