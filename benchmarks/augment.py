@@ -31,8 +31,8 @@ from ssl_jax.core.inputs import Inputs, View
 from ssl_jax.cost import chips
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train.state import abstract
-from ssl_jax.train.step import make_kernel
+from ssl_jax.training.state import abstract
+from ssl_jax.training.step import make_kernel
 
 Array = jax.Array
 SIZE, BATCH, SMALL = 224, 16, 32

@@ -26,8 +26,8 @@ from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import to_global
 from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import open_source
-from ssl_jax.embed import run
-from ssl_jax.embed.encoder import ImageEncoder
+from ssl_jax.embeddings import run
+from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
 

@@ -74,8 +74,8 @@ def linear(folder: Path, shots: int, draws: int) -> np.ndarray:
     from ssl_jax.evals.evaluator import Evaluator
     from ssl_jax.evals.protocols.fewshot import FewShot, fewshot_linear
     from ssl_jax.run.experiment import Experiment
-    from ssl_jax.train import workdir
-    from ssl_jax.train.checkpoint import Checkpoints
+    from ssl_jax.training import workdir
+    from ssl_jax.training.checkpoint import Checkpoints
 
     run = Experiment.from_config(workdir.read_config(folder), folder)
     with Checkpoints(folder / "checkpoints", reader=True) as checkpoints, jax.set_mesh(run.mesh):

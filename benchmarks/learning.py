@@ -104,7 +104,7 @@ def child(method: str, seed: int) -> str:
 
 def one_run(method: str, seed: int) -> dict[str, Any]:
     from ssl_jax.run.experiment import Experiment
-    from ssl_jax.train import workdir
+    from ssl_jax.training import workdir
 
     flags = [f"--config={recipe(method)}", f"--config.train.seed={seed}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,7 @@ def best_untrained(experiment: Any) -> tuple[float, str]:
 
     from ssl_jax.evals.evaluator import Evaluator
     from ssl_jax.evals.protocols.fewshot import FewShot
-    from ssl_jax.train import state
+    from ssl_jax.training import state
 
     objective = experiment.objective
     with jax.set_mesh(experiment.mesh):

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from ssl_jax.core import sharding
 from ssl_jax.core.placement import prefetch_to_device
-from ssl_jax.train import loop
-from ssl_jax.train.metrics import MetricsWriter
-from ssl_jax.train.progress import ProgressLine
+from ssl_jax.training import loop
+from ssl_jax.training.metrics import MetricsWriter
+from ssl_jax.training.progress import ProgressLine
 
 STEPS, ROUNDS, BATCH = 1000, 5, 64
 

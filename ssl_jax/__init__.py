@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssl_jax.api import embed, evaluate, export, load, methods, train
     from ssl_jax.core.errors import UserError
-    from ssl_jax.embed.encoder import ImageEncoder
+    from ssl_jax.embeddings.encoder import ImageEncoder
 
     __version__: str
 
@@ -35,7 +35,7 @@ __all__ = [
     "train",
 ]
 
-_PLACES = {"ImageEncoder": "ssl_jax.embed.encoder", "UserError": "ssl_jax.core.errors"}
+_PLACES = {"ImageEncoder": "ssl_jax.embeddings.encoder", "UserError": "ssl_jax.core.errors"}
 
 
 def __getattr__(name: str) -> Any:

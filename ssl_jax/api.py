@@ -1,4 +1,4 @@
-"""What `import ssl_jax` offers: the subcommands as functions, for scripts and notebooks.
+"""Functions that `import ssl_jax` offers: the subcommands, for scripts and notebooks.
 
 Each takes the flags of its subcommand as keywords, makes the same checks and the same files, and
 prints the same lines. Errors are raised as `UserError`. An interrupt (Ctrl-C, a notebook's stop
@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -139,10 +139,6 @@ def evaluate(
         return list(command.evaluate(flags, cells)[0])
 
 
-@overload
-def embed(run: PathLike, data: PathLike = ..., output: None = None, **more: Any) -> Arrays: ...
-@overload
-def embed(run: PathLike, data: PathLike, output: PathLike, **more: Any) -> Path: ...
 def embed(
     run: PathLike,
     data: PathLike = "",
@@ -158,7 +154,7 @@ def embed(
     neighbors: int | None = None,
     settings: Settings | None = None,
     trust_code: bool = False,
-) -> Any:
+) -> Arrays | Path:
     """Compute the features of a data set: `ssl-jax embed`.
 
     Args:
@@ -206,10 +202,10 @@ def embed(
             max_bad_fraction=max_bad_fraction,
             neighbors=neighbors,
         )
-        command.embed(flags)
+        command.embed(flags, temporary=not output)
         if output:
-            return flags.output
-        arrays = {}
+            return Path(flags.output)
+        arrays: Arrays = {}
         for path in sorted(Path(str(folder)).glob("*.npz")):
             with np.load(path) as file:
                 arrays |= {name: file[name] for name in file.files if name != "about"}
@@ -275,12 +271,12 @@ def _called(trust_code: bool) -> Iterator[None]:
 
 def _flags(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
     """Return the flags of a subcommand. None leaves one at its default; a ~ is the user's home."""
-    given = {name: value for name, value in values.items() if value is not None}
-    for name, value in given.items():
+    values = {name: value for name, value in values.items() if value is not None}
+    for name, value in values.items():
         if isinstance(value, (str, os.PathLike)):
-            given[name] = home(os.fspath(value))
+            values[name] = home(os.fspath(value))
     fixed = {"overrides": tuple((settings or {}).items())} if settings else {}
-    return config.build(cls, given, config.ARGUMENTS, **fixed)
+    return config.build(cls, values, config.ARGUMENTS, **fixed)
 
 
 def _source(run: PathLike) -> dict[str, str]:

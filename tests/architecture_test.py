@@ -19,15 +19,15 @@ ALLOWED = {
     "optim": LOWER,
     "weights": LOWER | {"nets"},
     "objectives": LOWER | {"nets", "losses", "augment"},
-    "train": LOWER | MIDDLE | {"objectives"},
+    "training": LOWER | MIDDLE | {"objectives"},
     "evals": LOWER | MIDDLE | {"objectives"},
-    "cost": LOWER | MIDDLE | {"objectives", "train"},
-    "embed": LOWER | MIDDLE | {"objectives", "evals"},
-    "report": LOWER | MIDDLE | {"objectives", "train", "evals"},
-    "run": LOWER | MIDDLE | {"objectives", "train", "evals", "cost", "embed", "weights"},
+    "cost": LOWER | MIDDLE | {"objectives", "training"},
+    "embeddings": LOWER | MIDDLE | {"objectives", "evals"},
+    "report": LOWER | MIDDLE | {"objectives", "training", "evals"},
+    "run": LOWER | MIDDLE | {"objectives", "training", "evals", "cost", "embeddings", "weights"},
     "cli": LOWER
     | MIDDLE
-    | {"objectives", "train", "evals", "cost", "embed", "report", "weights", "run"},
+    | {"objectives", "training", "evals", "cost", "embeddings", "report", "weights", "run"},
 }
 
 
@@ -61,7 +61,7 @@ class ArchitectureTest(parameterized.TestCase):
 
     def test_only_the_command_line_knows_the_command_line(self):
         others = [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "launch").rglob("*.py")]
-        for path in (*others, PACKAGE / "__init__.py"):
+        for path in (*others, PACKAGE / "__init__.py", PACKAGE / "api.py"):
             users = [name for name in imported(path) if name.startswith("ssl_jax.cli")]
             self.assertEqual(users, [], f"{path}: use ssl_jax.run")
 
@@ -91,7 +91,7 @@ class ArchitectureTest(parameterized.TestCase):
 
     def test_orbax_only_in_checkpoint(self):
         users = [p for p in sources() if any(n.split(".")[0] == "orbax" for n in imported(p))]
-        self.assertEqual(users, [PACKAGE / "train" / "checkpoint.py"])
+        self.assertEqual(users, [PACKAGE / "training" / "checkpoint.py"])
 
     def test_no_jax_in_data(self):
         """Readers and decoders know no devices; `core/placement.py` puts arrays on them."""
@@ -117,13 +117,14 @@ class ArchitectureTest(parameterized.TestCase):
         backbones = PACKAGE / "nets" / "backbones"  # one file each, with one `Config`
         self.assertEqual({path.parent for path in files.pop("Config")}, {backbones})
         # Each subcommand has one file, with one `Flags`.
-        self.assertEqual({path.parent for path in files.pop("Flags")}, {PACKAGE / "cli"})
+        commands = {PACKAGE / "cli", PACKAGE / "run" / "commands"}
+        self.assertEqual({path.parent for path in files.pop("Flags")}, commands)
         self.assertEqual({k: v for k, v in files.items() if len(v) > 1}, {})
 
     def test_no_method_is_named_outside_its_own_files(self):
         methods = {p.stem for p in (PACKAGE / "objectives").glob("*.py")} - {"__init__", "base"}
         self.assertIn("simclr", methods)
-        for package in ("core", "data", "train", "evals", "cost", "report", "run", "cli"):
+        for package in ("core", "data", "training", "evals", "cost", "report", "run", "cli"):
             for path in sources(package):
                 strings = {
                     node.value

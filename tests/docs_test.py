@@ -11,7 +11,7 @@ from benchmarks import pods
 from docs import make_methods
 from ssl_jax import cli, nets
 from ssl_jax.nets import backbones
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training.metrics import read_metrics
 from tests.nets import backbones_test
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -8,7 +8,7 @@ from absl.testing import absltest
 
 import ssl_jax
 from ssl_jax import losses
-from ssl_jax.embed.encoder import ImageEncoder
+from ssl_jax.embeddings.encoder import ImageEncoder
 
 
 def modules_after(code: str) -> set[str]:
@@ -24,11 +24,18 @@ def modules_after(code: str) -> set[str]:
 
 class SurfaceTest(absltest.TestCase):
     def test_names(self):
-        self.assertEqual(ssl_jax.__all__, ["ImageEncoder", "load"])
+        for name in ssl_jax.__all__:
+            self.assertTrue(getattr(ssl_jax, name), name)
         self.assertIs(ssl_jax.ImageEncoder, ImageEncoder)
-        self.assertContainsSubset({"load", "ImageEncoder"}, dir(ssl_jax))
+        self.assertContainsSubset(ssl_jax.__all__, dir(ssl_jax))
+        self.assertRegex(ssl_jax.__version__, r"\d+\.\d+")
         with self.assertRaisesRegex(AttributeError, "no attribute 'lode'"):
             ssl_jax.lode  # noqa: B018
+
+    def test_no_module_hides_a_function(self):
+        """`import ssl_jax.x` sets the attribute `x` of the package."""
+        modules = {module.name for module in pkgutil.iter_modules(ssl_jax.__path__)}
+        self.assertEqual(modules & set(ssl_jax.__all__), set())
 
     def test_the_package_is_cheap(self):
         modules = modules_after("import ssl_jax")

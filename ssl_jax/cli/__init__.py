@@ -15,9 +15,11 @@ from pathlib import Path
 
 from ssl_jax.core import streams, trust
 from ssl_jax.core.errors import AtOnce, UserError, of_system, suggest, visible
+from ssl_jax.core.versions import versions
 
 PRINTERS = ("checkpoints", "compile", "methods", "results")  # their only output is what they print
 HELP = ("--help", "-h", "help")
+VERSION = "--version"
 
 
 def subcommands() -> list[str]:
@@ -44,7 +46,7 @@ def main() -> None:
     out.flush()
     if isinstance(code, AtOnce):
         os._exit(code)
-    prints = not argv or argv[0] in PRINTERS or any(word in HELP for word in argv)
+    prints = not argv or argv[0] in PRINTERS or any(word in (*HELP, VERSION) for word in argv)
     if out.error is not None and prints and not code:
         code = 128 + signal.SIGPIPE if out.error.errno == errno.EPIPE else 2
     sys.exit(code)
@@ -62,8 +64,15 @@ def run(argv: list[str]) -> int:
             width = max(map(len, subcommands()))
             for name in subcommands():
                 print(f"  {name:<{width}} {_summary(name)}")
-            print("\n`ssl-jax SUBCOMMAND --help` lists the flags of a subcommand.")
+            print(
+                "\n`ssl-jax SUBCOMMAND --help` lists the flags of a subcommand, `ssl-jax --version`"
+            )
+            print("the versions.")
             return 0 if argv else 2
+        if argv[0] == VERSION:
+            packages = versions("ssl-jax", "jax", "jaxlib", "flax")
+            print(", ".join(f"{name} {number}" for name, number in packages.items()))
+            return 0
         if argv[0] not in subcommands():
             raise UserError(f"unknown subcommand {argv[0]!r}; {suggest(argv[0], subcommands())}")
         with trust.scope():

@@ -21,8 +21,8 @@ from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.console import styled, terminal
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import manifest, workdir
-from ssl_jax.train.checkpoint import DAMAGED, REMOVED, CheckpointConfig, Checkpoints
+from ssl_jax.training import manifest, workdir
+from ssl_jax.training.checkpoint import DAMAGED, REMOVED, CheckpointConfig, Checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)

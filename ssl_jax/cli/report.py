@@ -37,7 +37,7 @@ from ssl_jax.run.console import terminal, verdict
 from ssl_jax.run.evaluation import steps_of
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.suites import evaluation_set, measured_on
-from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.training.checkpoint import Checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from ssl_jax.evals.records import ANSWER, Record, ResultsFile
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.baselines import KINDS, judged, run_config, run_settings
 from ssl_jax.run.console import number, terminal
-from ssl_jax.train import workdir
+from ssl_jax.training import workdir
 
 FORMATS = {"table": "simple", "csv": "", "markdown": "github", "latex": "latex_booktabs"}
 Row = dict[str, Any]

@@ -22,7 +22,7 @@ from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.evals import log_linear
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.study import Planned, finished, read
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from ssl_jax.core.inputs import Inputs
 from ssl_jax.cost import program as costs
 from ssl_jax.cost.chips import Chip, chip
 from ssl_jax.objectives.base import Objective, Spec
-from ssl_jax.train.state import TrainState
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training.state import TrainState
+from ssl_jax.training.step import make_train_step
 
 DCN = "between slices"
 

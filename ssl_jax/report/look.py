@@ -24,7 +24,7 @@ from ssl_jax.objectives.base import Encoder, Objective, Picture
 from ssl_jax.objectives.parts.pictures import prototypes
 from ssl_jax.report import patches
 from ssl_jax.report.patches import Grid
-from ssl_jax.train.state import TrainState
+from ssl_jax.training.state import TrainState
 
 FEATURES, RAW = "features", "raw pixels"
 QUERIES, NEIGHBOURS = 10, 8

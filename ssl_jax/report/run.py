@@ -12,8 +12,8 @@ from ssl_jax.core.plain import is_whole
 from ssl_jax.evals.collapse import SAYS, kind_of
 from ssl_jax.evals.records import Record, ResultsFile
 from ssl_jax.report.look import Look
-from ssl_jax.train.metrics import read_metrics
-from ssl_jax.train.workdir import read_config
+from ssl_jax.training.metrics import read_metrics
+from ssl_jax.training.workdir import read_config
 
 BASELINES = {"untrained": "untrained", "pixels": "raw pixels"}  # prefix of a metric -> its name
 Series = list[tuple[int, float]]

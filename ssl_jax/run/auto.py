@@ -19,7 +19,7 @@ from ssl_jax.run import pretrained
 from ssl_jax.run.configs import configs_folder, load_file
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.flags import Override
-from ssl_jax.train.step import make_kernel
+from ssl_jax.training.step import make_kernel
 
 SIZES = (32, 48, 64, 96, 128, 160, 224)  # of a crop, in pixels
 SAMPLE = 32  # images whose size is measured

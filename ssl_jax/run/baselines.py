@@ -20,7 +20,7 @@ from ssl_jax.run import pretrained
 from ssl_jax.run.console import terminal, verdict
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.suites import Task
-from ssl_jax.train import workdir
+from ssl_jax.training import workdir
 
 KINDS = ("untrained", "pixels")
 Numbers = dict[str, dict[str, float]]  # kind of `KINDS` -> metric -> number

@@ -10,7 +10,7 @@ from ssl_jax.run import configs
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """What a user chooses a method by.
+    """Facts by which a user chooses a method.
 
     Attributes:
       family: "contrastive", "masked", ...

@@ -17,8 +17,8 @@ from ssl_jax.data.survey import Survey, read_alike, survey
 from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
 from ssl_jax.objectives.base import Spec, Stream
 from ssl_jax.run.resolved import ResolvedConfig
-from ssl_jax.train import workdir
-from ssl_jax.train.loop import TrainConfig
+from ssl_jax.training import workdir
+from ssl_jax.training.loop import TrainConfig
 
 RANGE_BEFORE = (0.0, 65535.0)  # of wide pixels, in runs of versions without `data.range`
 TOKENIZER = "tokenizer.json"  # in the folder of a run

@@ -23,7 +23,7 @@ from ssl_jax.run.baselines import Baselines, Numbers, run_config, untrained
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.suites import Cell, DataSet, Task, measured_on
-from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.training.checkpoint import Checkpoints
 
 Steps = int | Literal["all"] | None  # of the checkpoints to measure; None for the newest
 POLL = 5.0  # seconds between two looks for a new checkpoint

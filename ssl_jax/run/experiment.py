@@ -36,8 +36,8 @@ from ssl_jax.optim.factory import make_optimizer
 from ssl_jax.run.configs import load_method
 from ssl_jax.run.datasets import RANGE_BEFORE, Datasets, make_spec
 from ssl_jax.run.sections import settle_objective, stored_key
-from ssl_jax.train import state, workdir
-from ssl_jax.train.online_probe import OnlineProbe
+from ssl_jax.training import state, workdir
+from ssl_jax.training.online_probe import OnlineProbe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.objectives.base import BACKBONE, FIXED, TOKENIZER, Encoder, Heads, ImageTokenizer
 from ssl_jax.run import orbax_export
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import state
-from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.training import state
+from ssl_jax.training.checkpoint import Checkpoints
 from ssl_jax.weights import networks
 
 KEY = "train.teacher_from"

@@ -10,11 +10,11 @@ import jax
 
 from ssl_jax.core import sharding, trust
 from ssl_jax.core.errors import UserError
-from ssl_jax.embed.encoder import ImageEncoder
+from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.run import orbax_export, weights_file
 from ssl_jax.run.evaluation import steps_of
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.training.checkpoint import Checkpoints
 
 
 def load(

@@ -13,7 +13,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import replacing
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import named_leaves
-from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.training.checkpoint import Checkpoints
 from ssl_jax.weights import files, folders
 from ssl_jax.weights.files import TensorFile
 

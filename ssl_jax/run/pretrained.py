@@ -17,9 +17,9 @@ from ssl_jax.objectives.base import Encoder
 from ssl_jax.run import fixed, orbax_export
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.roles import places
-from ssl_jax.train import state
-from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.state import InitialWeights
+from ssl_jax.training import state
+from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.training.state import InitialWeights
 from ssl_jax.weights import networks
 from ssl_jax.weights.networks import REST, STUDENT, TEACHER, Weights
 from ssl_jax.weights.places import under

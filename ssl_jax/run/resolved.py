@@ -13,9 +13,9 @@ from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.run.configs import NAMES
 from ssl_jax.run.sections import SECTIONS
-from ssl_jax.train import workdir
-from ssl_jax.train.checkpoint import CheckpointConfig
-from ssl_jax.train.loop import TrainConfig
+from ssl_jax.training import workdir
+from ssl_jax.training.checkpoint import CheckpointConfig
+from ssl_jax.training.loop import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ssl_jax.core import trust
 from ssl_jax.core.watch import FINAL, INTERRUPTED, LOST
-from ssl_jax.train.manifest import steps
+from ssl_jax.training.manifest import steps
 
 CHILD = "SSL_JAX_RESTARTED"  # environment variable that marks the process that trains
 PAUSE = 5.0  # seconds before a restart, so that all processes of a run have ended

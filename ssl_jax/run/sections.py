@@ -10,8 +10,8 @@ from ssl_jax.core.sharding import MeshConfig
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.optim.factory import OptimConfig
-from ssl_jax.train.checkpoint import CheckpointConfig
-from ssl_jax.train.loop import TrainConfig
+from ssl_jax.training.checkpoint import CheckpointConfig
+from ssl_jax.training.loop import TrainConfig
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,

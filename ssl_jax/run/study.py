@@ -10,7 +10,7 @@ from ssl_jax.core.plain import is_whole
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.restart import newest
-from ssl_jax.train.workdir import read_config
+from ssl_jax.training.workdir import read_config
 
 STUDY = "{study}"  # in a value of a config: the folder of the study
 

@@ -31,15 +31,15 @@ from ssl_jax.run import pretrained
 from ssl_jax.run.auto import estimate
 from ssl_jax.run.console import evaluation_line
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import loop, workdir
-from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.metrics import MetricsWriter
-from ssl_jax.train.profile import Profile
-from ssl_jax.train.progress import ProgressLine
-from ssl_jax.train.refresh import make_refresh
-from ssl_jax.train.spikes import Spikes
-from ssl_jax.train.state import TrainState
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training import loop, workdir
+from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.training.metrics import MetricsWriter
+from ssl_jax.training.profile import Profile
+from ssl_jax.training.progress import ProgressLine
+from ssl_jax.training.refresh import make_refresh
+from ssl_jax.training.spikes import Spikes
+from ssl_jax.training.state import TrainState
+from ssl_jax.training.step import make_train_step
 
 PACKAGES = ("ssl-jax", "jax", "flax", "optax", "orbax-checkpoint")
 RETRIES, PAUSE = 3, 2.0  # of a failed last save; seconds before each

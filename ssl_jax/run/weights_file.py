@@ -23,7 +23,7 @@ from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
 from ssl_jax.data import levels
 from ssl_jax.data.survey import Survey, survey
-from ssl_jax.embed.encoder import ImageEncoder
+from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.objectives import base as objectives
 from ssl_jax.objectives.base import Objective, Probe
 from ssl_jax.run import orbax_export
@@ -31,7 +31,7 @@ from ssl_jax.run.configs import override
 from ssl_jax.run.datasets import range_of
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.flags import CommonFlags, Override
-from ssl_jax.train import workdir
+from ssl_jax.training import workdir
 from ssl_jax.weights import files, folders, huggingface, networks
 from ssl_jax.weights.networks import Weights
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ssl_jax import cli
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import open_source
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training.metrics import read_metrics
 
 GOOD = 20
 

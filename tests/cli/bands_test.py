@@ -18,7 +18,7 @@ from ssl_jax.data.sources import open_source
 from ssl_jax.evals.protocols import corruptions
 from ssl_jax.run.configs import configured
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train.workdir import check_resumable
+from ssl_jax.training.workdir import check_resumable
 from tests.data.pictures import tiff
 
 COUNT, SIDE = 24, 20

@@ -12,8 +12,8 @@ from ssl_jax import cli
 from ssl_jax.core import files
 from ssl_jax.run.configs import configured
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import workdir
-from ssl_jax.train.checkpoint import CheckpointConfig, Checkpoints
+from ssl_jax.training import workdir
+from ssl_jax.training.checkpoint import CheckpointConfig, Checkpoints
 
 
 class CheckpointsTest(absltest.TestCase):

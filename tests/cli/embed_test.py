@@ -21,7 +21,7 @@ import ssl_jax
 from ssl_jax import cli
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import open_source
-from ssl_jax.embed import run
+from ssl_jax.embeddings import run
 from tests.faults.runs import meeting
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ from ssl_jax.run import pretrained, roles
 from ssl_jax.run.configs import load_config, methods, override, recipes
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import workdir
-from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.training import workdir
+from ssl_jax.training.checkpoint import Checkpoints
 from ssl_jax.weights import files, networks
 from tests.run.pretrained_test import assert_equal, experiment, started
 from tests.weights.releases_test import plain, prefixed, sequential

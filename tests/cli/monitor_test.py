@@ -14,8 +14,8 @@ from ssl_jax.cli.train import announce
 from ssl_jax.core.errors import UserError
 from ssl_jax.run.configs import configured
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import workdir
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training import workdir
+from ssl_jax.training.metrics import read_metrics
 
 # SimSiam without its stop-gradient and its predictor: two views should be alike, and no more.
 ALIKE = """

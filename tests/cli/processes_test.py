@@ -16,7 +16,7 @@ from absl.testing import absltest
 
 from ssl_jax import cli
 from ssl_jax.core.distributed import LOST
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training.metrics import read_metrics
 from tests.faults.runs import meeting
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ from ssl_jax.core.placement import prefetch_to_device
 from ssl_jax.run import trainer
 from ssl_jax.run.configs import load_config, override
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import refresh, state
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training import refresh, state
+from ssl_jax.training.metrics import read_metrics
 
 TINY = (
     "--config.backbone.width=4",

@@ -18,7 +18,7 @@ from ssl_jax.cli.study import fits
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import study
 from ssl_jax.run.configs import configured
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 STUDY = """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from absl.testing import absltest
 
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SHORT = (

@@ -28,7 +28,7 @@ from ssl_jax.evals.protocols import known
 from ssl_jax.run import configs
 from ssl_jax.run.configs import load_config, methods, recipes
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train.workdir import check_resumable
+from ssl_jax.training.workdir import check_resumable
 
 DEFAULTS = Path(__file__).parent / "defaults.json"
 STORED = Path(__file__).parent / "resolved"

@@ -7,8 +7,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import sharding
 from ssl_jax.cost import aot, chips, flops, program
 from ssl_jax.run.configs import methods
-from ssl_jax.train import state
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training import state
+from ssl_jax.training.step import make_train_step
 from tests.objectives import harness
 
 

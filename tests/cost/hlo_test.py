@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import sharding
 from ssl_jax.cost.hlo import collectives
-from ssl_jax.train import state
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training import state
+from ssl_jax.training.step import make_train_step
 from tests.objectives import harness
 
 

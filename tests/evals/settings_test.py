@@ -26,7 +26,7 @@ from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, Probe, TextTower
 from ssl_jax.run import suites
-from ssl_jax.train import online_probe
+from ssl_jax.training import online_probe
 
 NAMES = ("ant", "bee", "cow", "dog")
 LAYER = {"stage": -2, "pool": "avg"}

@@ -19,7 +19,7 @@ FLAGS = (*FLAGS, "--config.evals.every=-1")
 # A method whose processes wait for each other's parts of a checkpoint for ten seconds.
 HASTY = """
 from ssl_jax.objectives.simclr import make
-from ssl_jax.train import checkpoint
+from ssl_jax.training import checkpoint
 
 checkpoint.PATIENCE = 10
 """

@@ -32,7 +32,7 @@ from ssl_jax.data.text import open_tokenizer
 from ssl_jax.run import flags
 from ssl_jax.run.configs import configured, override
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train.workdir import flatten
+from ssl_jax.training.workdir import flatten
 
 MOST_PIXELS = 1 << 22  # in place of decode.MAX_PIXELS: what is allowed there takes seconds
 

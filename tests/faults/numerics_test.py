@@ -14,8 +14,8 @@ from ssl_jax import cli
 from ssl_jax.evals.evaluator import Evaluator
 from ssl_jax.run.configs import configured
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import state
-from ssl_jax.train.step import make_kernel
+from ssl_jax.training import state
+from ssl_jax.training.step import make_kernel
 from tests.faults.runs import TINY, Run
 
 # NaN for the batches that hold one of these examples. They lie in the state and not in the program,

@@ -16,9 +16,9 @@ import numpy as np
 
 from ssl_jax.core.tree import named_leaves
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import workdir
-from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training import workdir
+from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 QUICK = (

@@ -17,7 +17,7 @@ from launch import gke, job, local, skypilot, slurm, tpu_vm
 from ssl_jax.cli import train
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training.metrics import read_metrics
 
 RUN = (
     "--config=simclr:digits",

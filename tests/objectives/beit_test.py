@@ -22,9 +22,9 @@ from ssl_jax.run import fixed
 from ssl_jax.run.configs import load_config, override
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import state
-from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.state import InitialWeights
+from ssl_jax.training import state
+from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.training.state import InitialWeights
 from ssl_jax.weights.places import layers
 from ssl_jax.weights.vit import TABLE
 from tests.losses.forms import load

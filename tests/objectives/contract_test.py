@@ -19,10 +19,10 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax.core import sharding, tree
 from ssl_jax.objectives.base import DataPass
-from ssl_jax.train import refresh, state, step
-from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.state import TrainState
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training import refresh, state, step
+from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.training.state import TrainState
+from ssl_jax.training.step import make_train_step
 from tests.objectives import harness
 
 # A bias before a batch norm has no gradient: what float32 leaves of it, 1e-8, is rounding.

@@ -10,7 +10,7 @@ from absl.testing import absltest
 from ssl_jax.core import sharding, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.objectives.base import DataPass
-from ssl_jax.train import refresh, state
+from ssl_jax.training import refresh, state
 from tests.objectives import harness
 
 

@@ -21,7 +21,7 @@ from ssl_jax.objectives import deepcluster, deepercluster, rotnet
 from ssl_jax.objectives.base import DataPass, Spec, View
 from ssl_jax.objectives.parts import kmeans
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
-from ssl_jax.train import state, step
+from ssl_jax.training import state, step
 from tests.losses.forms import load
 from tests.nets.weights import assert_close, jit, nested
 

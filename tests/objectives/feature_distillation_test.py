@@ -23,10 +23,10 @@ from ssl_jax.run import fixed
 from ssl_jax.run.configs import load_config, override
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import state
-from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.state import InitialWeights
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training import state
+from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.training.state import InitialWeights
+from ssl_jax.training.step import make_train_step
 from ssl_jax.weights.places import layers, under
 from tests.nets import weights as torch
 

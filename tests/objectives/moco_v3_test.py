@@ -12,8 +12,8 @@ from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.objectives import moco_v3
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
-from ssl_jax.train import state
-from ssl_jax.train.step import make_kernel
+from ssl_jax.training import state
+from ssl_jax.training.step import make_kernel
 
 BATCH, STEPS = 4, 5
 

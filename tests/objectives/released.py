@@ -16,8 +16,8 @@ from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Objective
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
-from ssl_jax.train import step as train_steps
-from ssl_jax.train.state import TrainState
+from ssl_jax.training import step as train_steps
+from ssl_jax.training.state import TrainState
 
 IDENTITY = Net(lambda key: ({}, {}), lambda p, s, x, **_: (x, s), "identity")
 ALL = ((".*", 1.0),)  # decay of all parameters

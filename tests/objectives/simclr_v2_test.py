@@ -15,8 +15,8 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.objectives import simclr, simclr_v2, simclr_v2_distillation
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
-from ssl_jax.train import state
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training import state
+from ssl_jax.training.step import make_train_step
 from tests.losses.forms import FORMS, load, mesh_for
 from tests.nets.weights import jit
 

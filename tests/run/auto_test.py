@@ -18,7 +18,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.evals.evaluator import EvalsConfig, Evaluator
 from ssl_jax.run import auto
 from ssl_jax.run.trainer import Training
-from ssl_jax.train.metrics import read_metrics
+from ssl_jax.training.metrics import read_metrics
 
 
 def pictures(folder: Path, count: int, height: int, width: int) -> Path:

@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.files import write_json
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train.workdir import check_resumable
+from ssl_jax.training.workdir import check_resumable
 
 OLD: dict[str, Any] = json.loads((Path(__file__).parent / "old_runs.json").read_text())
 

@@ -15,8 +15,8 @@ from ssl_jax.run import pretrained
 from ssl_jax.run.configs import load_config, override, recipes
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import state
-from ssl_jax.train.checkpoint import Checkpoints
+from ssl_jax.training import state
+from ssl_jax.training.checkpoint import Checkpoints
 
 SMALL = (("backbone.width", 4), ("train.batch_size", 16), ("train.steps", 4))
 

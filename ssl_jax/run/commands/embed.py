@@ -15,15 +15,15 @@ from ssl_jax.core.stop import interruptible
 from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.sources import open_source
 from ssl_jax.data.survey import read_alike
-from ssl_jax.embed import formats, neighbors, run
-from ssl_jax.embed.encoder import UNPOOLED, ImageEncoder
+from ssl_jax.embeddings import formats, neighbors, run
+from ssl_jax.embeddings.encoder import UNPOOLED, ImageEncoder
 from ssl_jax.run import weights_file
 from ssl_jax.run.console import terminal
 from ssl_jax.run.datasets import range_of
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.load import load
-from ssl_jax.train import workdir
-from ssl_jax.train.progress import StatusLine, duration
+from ssl_jax.training import workdir
+from ssl_jax.training.progress import StatusLine, duration
 
 LISTED = 10  # corrupt images
 
@@ -58,8 +58,11 @@ class Flags(weights_file.EncoderFlags, distributed.ProcessFlags):
     )
 
 
-def embed(flags: Flags) -> None:
+def embed(flags: Flags, temporary: bool = False) -> None:
     """Write the file, and print what it holds.
+
+    Args:
+      temporary: whether the caller reads and removes the file, which then is not named.
 
     Raises:
       UserError: an error that the user must fix.
@@ -104,11 +107,13 @@ def embed(flags: Flags) -> None:
         with ImagesLine(console, len(source)) as line:
             line.phase("compiling", brief=True)
             metadata = run.embed(job, line.update)
-        report(console, output, metadata, "already complete" if existed else line.summary)
+        done = "already complete" if existed else line.summary
+        report(console, "" if temporary else f"{output}: ", output, metadata, done)
         if flags.neighbors:
             near = neighbors.path_of(output)
             neighbors.write(output, near, flags.neighbors, mesh)
-            console.print(neighbors.usage(output, near))
+            if not temporary:
+                console.print(neighbors.usage(output, near))
 
 
 def features_of(encoder: ImageEncoder) -> str:
@@ -118,14 +123,14 @@ def features_of(encoder: ImageEncoder) -> str:
     return f"{shape} features of {name} (pool {encoder.probe.pool}), {encoder.origin}"
 
 
-def report(console: Console, output: Path, metadata: dict, done: str) -> None:
+def report(console: Console, name: str, output: Path, metadata: dict, done: str) -> None:
     """Print what was written, and which images were left out."""
     left_out = metadata["left_out"]
     lines = [f"left out, corrupt: {path}" for path in left_out[:LISTED]]
     if len(left_out) > LISTED:
         lines.append(f"left out, corrupt: {len(left_out) - LISTED:,} more, listed in the file")
     size = output.stat().st_size / 2**20
-    lines.append(f"{output}: {metadata['rows']:,} rows, {size:,.1f} MiB, {done}")
+    lines.append(f"{name}{metadata['rows']:,} rows, {size:,.1f} MiB, {done}")
     console.print("\n".join(lines))
 
 

@@ -75,7 +75,7 @@ def evaluate(flags: Flags, cells: Sequence[Cell] = ()) -> tuple[list[Record], li
     )
     cells = cells or (read_cells(flags.cells) if flags.cells else grid(flags.sweep))
     sets = suite(flags.suite) if flags.suite else {"": DataSet(flags.data, flags.eval_data)}
-    console, found = terminal(), []  # type: tuple[Console, list[Record]]
+    console, measured_records = terminal(), []  # type: tuple[Console, list[Record]]
     unmeasured: list[str] = []
     with distributed.session(flags), interruptible("finished measurements are saved"):
         of_runs = ("workdir", "step", "follow")
@@ -99,12 +99,12 @@ def evaluate(flags: Flags, cells: Sequence[Cell] = ()) -> tuple[list[Record], li
                 results = {key(record): record for record in file.read()}
                 records = [results.get(key(request), request) for request in requests]
                 show(console, f"{folder}, step {at_step}", records)
-                found += [record for record in records if "results" in record]
+                measured_records += [record for record in records if "results" in record]
             console.print(f"Results and their settings are in {file.path}")
         if unmeasured:
             names = ", ".join(dict.fromkeys(unmeasured))
             console.print(f"Not measured: {names}, for the reasons above")
-    return found, unmeasured
+    return measured_records, unmeasured
 
 
 def grid(sweeps: Sequence[str]) -> list[Cell]:

@@ -18,15 +18,15 @@ from ssl_jax.core.ranges import Whole
 from ssl_jax.core.tree import count
 from ssl_jax.core.versions import versions
 from ssl_jax.data.decode import EVAL_SHARE
-from ssl_jax.embed.encoder import ImageEncoder
-from ssl_jax.embed.stablehlo import PLATFORMS, stablehlo
+from ssl_jax.embeddings.encoder import ImageEncoder
+from ssl_jax.embeddings.stablehlo import PLATFORMS, stablehlo
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import orbax_export, roles
 from ssl_jax.run.console import terminal
 from ssl_jax.run.evaluation import steps_of
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.metrics import read_summary
+from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.training.metrics import read_summary
 from ssl_jax.weights import files, networks, timm
 from ssl_jax.weights.networks import REST, STUDENT
 from ssl_jax.weights.places import under

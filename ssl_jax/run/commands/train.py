@@ -21,9 +21,9 @@ from ssl_jax.run.configs import configured, override
 from ssl_jax.run.console import final_table, styled, terminal
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.trainer import UNTOUCHED, Training
-from ssl_jax.train import paths, workdir
-from ssl_jax.train.profile import Profile
-from ssl_jax.train.progress import ProgressLine
+from ssl_jax.training import paths, workdir
+from ssl_jax.training.profile import Profile
+from ssl_jax.training.progress import ProgressLine
 
 CLASSES_SHOWN = 5  # class names printed at the start
 

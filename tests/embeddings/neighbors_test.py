@@ -11,8 +11,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import ArraySource
-from ssl_jax.embed import formats, neighbors
-from tests.embed.encoder_test import images
+from ssl_jax.embeddings import formats, neighbors
+from tests.embeddings.encoder_test import images
 
 COUNT = 90
 

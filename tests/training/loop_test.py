@@ -9,8 +9,8 @@ from rich.console import Console
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.stop import Interrupted
-from ssl_jax.train import loop
-from ssl_jax.train.progress import ProgressLine, duration
+from ssl_jax.training import loop
+from ssl_jax.training.progress import ProgressLine, duration
 
 
 class LoopTest(parameterized.TestCase):

@@ -19,9 +19,9 @@ from ssl_jax.evals.base import AtLayer
 from ssl_jax.evals.evaluator import EvalsConfig, Evaluator
 from ssl_jax.objectives.base import Heads, Objective
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import online_probe, refresh, state
-from ssl_jax.train.checkpoint import Checkpoints
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training import online_probe, refresh, state
+from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.training.step import make_train_step
 from tests.objectives import harness
 
 LR = 0.01

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ssl_jax.augment.recipes import augment
 from ssl_jax.core import rng, sharding, tree
 from ssl_jax.objectives.base import Objective
-from ssl_jax.train.state import TrainState
+from ssl_jax.training.state import TrainState
 
 Array = jax.Array
 Metrics = dict[str, Array]

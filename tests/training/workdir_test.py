@@ -6,7 +6,7 @@ from pathlib import Path
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.train import workdir
+from ssl_jax.training import workdir
 
 CONFIG = {"objective": {"name": "a", "t": 0.1}, "train": {"steps": 3, "log_every": 1}}
 
@@ -61,7 +61,7 @@ class WorkdirTest(parameterized.TestCase):
 
     def test_two_trainers(self):
         hold = (
-            "import sys; from pathlib import Path; from ssl_jax.train import workdir\n"
+            "import sys; from pathlib import Path; from ssl_jax.training import workdir\n"
             "with workdir.opened(Path(sys.argv[1]), {}): print('held', flush=True); input()"
         )
         other = subprocess.Popen(

@@ -5,8 +5,8 @@ from unittest import mock
 from absl.testing import absltest
 from tensorboardX.proto.event_pb2 import Event
 
-from ssl_jax.train import metrics
-from ssl_jax.train.metrics import MetricsWriter, read_metrics, read_summary
+from ssl_jax.training import metrics
+from ssl_jax.training.metrics import MetricsWriter, read_metrics, read_summary
 
 
 class MetricsTest(absltest.TestCase):

@@ -19,7 +19,7 @@ from ssl_jax.core.placement import prefetch_to_device
 from ssl_jax.data.pipeline import Batch
 from ssl_jax.objectives.base import DataPass, Objective
 from ssl_jax.optim.factory import reset
-from ssl_jax.train.state import TrainState
+from ssl_jax.training.state import TrainState
 
 Array = jax.Array
 Examples = Iterable[Batch]

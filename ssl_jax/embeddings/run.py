@@ -24,9 +24,9 @@ from ssl_jax.core.placement import to_global
 from ssl_jax.core.versions import versions
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
-from ssl_jax.embed import formats, shards
-from ssl_jax.embed.encoder import ImageEncoder, read
-from ssl_jax.embed.shards import Parts, Rows
+from ssl_jax.embeddings import formats, shards
+from ssl_jax.embeddings.encoder import ImageEncoder, read
+from ssl_jax.embeddings.shards import Parts, Rows
 
 PART_BYTES, PART_ROWS = 2**26, 4096  # limits of a part, unless a single batch is larger
 LATE = 2  # batches queued on the devices while the result of an earlier one is awaited

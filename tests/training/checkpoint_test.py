@@ -18,9 +18,9 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.train import checkpoint, manifest
-from ssl_jax.train.checkpoint import CheckpointConfig, Checkpoints
-from ssl_jax.train.state import TrainState
+from ssl_jax.training import checkpoint, manifest
+from ssl_jax.training.checkpoint import CheckpointConfig, Checkpoints
+from ssl_jax.training.state import TrainState
 
 ROWS = 64
 

@@ -33,8 +33,8 @@ from ssl_jax.core import distributed, tree
 from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import Count, Whole
-from ssl_jax.train import manifest
-from ssl_jax.train.state import TrainState
+from ssl_jax.training import manifest
+from ssl_jax.training.state import TrainState
 
 # Orbax logs every stage of every save, and the stack trace of every error that it raises as well.
 logging.getLogger("absl").addFilter(lambda record: "/orbax/" not in record.pathname)

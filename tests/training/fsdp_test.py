@@ -7,8 +7,8 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import tree
 from ssl_jax.run.configs import load_config, override
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.train import state
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training import state
+from ssl_jax.training.step import make_train_step
 from tests.objectives import harness
 
 

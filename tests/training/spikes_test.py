@@ -3,7 +3,7 @@ import random
 
 from absl.testing import absltest
 
-from ssl_jax.train.spikes import LEAST, Spikes
+from ssl_jax.training.spikes import LEAST, Spikes
 
 
 class SpikesTest(absltest.TestCase):

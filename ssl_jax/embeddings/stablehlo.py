@@ -19,7 +19,7 @@ from jax import export
 from ssl_jax.augment.recipes import title
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.versions import versions
-from ssl_jax.embed.encoder import ImageEncoder, read
+from ssl_jax.embeddings.encoder import ImageEncoder, read
 
 PROGRAM, CARD = "program.bin", "card.json"
 PLATFORMS = ("cpu", "tpu", "cuda")

@@ -9,8 +9,8 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
 from ssl_jax.core.errors import UserError
-from ssl_jax.train.profile import Profile
-from ssl_jax.train.step import make_train_step
+from ssl_jax.training.profile import Profile
+from ssl_jax.training.step import make_train_step
 from tests.objectives import harness
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ssl_jax.core import distributed, files
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
-from ssl_jax.train import paths
+from ssl_jax.training import paths
 
 # Where and how often a run computes, logs, evaluates and saves may change between its parts.
 FREE = (

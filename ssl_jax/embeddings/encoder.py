@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -15,7 +17,7 @@ from ssl_jax.augment.recipes import prepare
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
-from ssl_jax.data.decode import eval_crop, to_channels
+from ssl_jax.data.decode import DecodeError, decode, eval_crop, to_channels
 from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
@@ -25,7 +27,7 @@ UNPOOLED = "none"  # a value of `Probe.pool`: the layer's whole feature map
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImageEncoder(base.Encoder):
     """A frozen backbone that can be called on images. Like any `objectives.base.Encoder` it is a
     pytree, to be passed INTO `jax.jit`.
@@ -100,15 +102,22 @@ class ImageEncoder(base.Encoder):
 
         Args:
           images: uint8, (B, H, W, C), or a sequence of (H, W, C) of any sizes; greyscale (C = 1)
-            and RGB images are converted to the network's channels.
+            and RGB images are converted to the network's channels. Also the path of an image file,
+            or a sequence of paths.
 
         Raises:
-          UserError: images of another form.
+          UserError: images of another form, or a file that is no image.
         """
         size, expected = self.view.size, (*self.view.sides, self.channels)
         if getattr(images, "ndim", 0) == 4 and images.shape[1:] == expected:
             return _uint8(images)
-        arrays = [_uint8(np.asarray(image)) for image in images]
+        several = [images] if isinstance(images, (str, os.PathLike)) else images
+        arrays = [
+            self._decoded(Path(image))
+            if isinstance(image, (str, os.PathLike))
+            else _uint8(np.asarray(image))
+            for image in several
+        ]
         if not arrays or any(image.ndim != 3 or 0 in image.shape for image in arrays):
             shape = getattr(images, "shape", [image.shape for image in arrays[:3]])
             raise UserError(
@@ -156,6 +165,23 @@ class ImageEncoder(base.Encoder):
             text = f"{name} {leaf.shape} {leaf.dtype} {np.asarray(checksum).tolist()}\n"
             digest.update(text.encode())
         return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, (*self.view.sides, self.channels)))
+        layer = f"{self.layers[self.probe.stage]} ({self.probe.pool})"
+        return (
+            f"{type(self).__name__}({self.net.config.title}, {tree.count(self.params):,} "
+            f"parameters; images {shape} -> {self.feature_shape} of {layer}; {self.origin})"
+        )
+
+    def _decoded(self, path: Path) -> np.ndarray:
+        """Decode an image file, with the range of pixels that the run's data have."""
+        value_range = self.config.get("data", {}).get("range", ())
+        try:
+            return decode(path.read_bytes(), self.channels, value_range=tuple(value_range))
+        except (DecodeError, OSError) as e:
+            reason = e.strerror if isinstance(e, OSError) else e
+            raise UserError(f"{path}: {reason}") from None
 
     def _image(self, count: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, *self.view.sides, self.channels), jnp.float32)

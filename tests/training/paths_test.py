@@ -3,7 +3,7 @@ from pathlib import Path
 
 from absl.testing import absltest, parameterized
 
-from ssl_jax.train import paths
+from ssl_jax.training import paths
 
 
 class PathsTest(parameterized.TestCase):

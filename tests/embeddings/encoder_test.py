@@ -17,8 +17,8 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.decode import eval_crop
-from ssl_jax.embed import encoder as encoder_module
-from ssl_jax.embed.encoder import ImageEncoder
+from ssl_jax.embeddings import encoder as encoder_module
+from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
 from ssl_jax.weights import files, networks

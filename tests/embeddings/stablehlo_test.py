@@ -12,8 +12,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.embed.stablehlo import stablehlo
-from tests.embed.encoder_test import SIZE, images, small
+from ssl_jax.embeddings.stablehlo import stablehlo
+from tests.embeddings.encoder_test import SIZE, images, small
 
 ELSEWHERE = """
 import sys

@@ -21,8 +21,8 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.records import decode_features
 from ssl_jax.data.sources import ArraySource, open_source
-from ssl_jax.embed import formats, run, shards
-from tests.embed.encoder_test import images, small
+from ssl_jax.embeddings import formats, run, shards
+from tests.embeddings.encoder_test import images, small
 
 ROOT = Path(__file__).parents[2]
 ENDS = tuple(formats.FORMATS)
@@ -32,8 +32,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from ssl_jax.embed import formats, run, shards
-from tests.embed.run_test import job, source
+from ssl_jax.embeddings import formats, run, shards
+from tests.embeddings.run_test import job, source
 where, output = sys.argv[1:]
 savez, read = np.savez, shards.Parts.read
 calls = []

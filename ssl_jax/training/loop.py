@@ -19,7 +19,7 @@ from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Seed, Whole
 from ssl_jax.core.stop import Interrupted
-from ssl_jax.train.state import TrainState
+from ssl_jax.training.state import TrainState
 
 Evaluation = Callable[[TrainState, int], Mapping[str, float]]
 

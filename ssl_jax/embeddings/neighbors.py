@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import replacing
-from ssl_jax.embed import formats
-from ssl_jax.embed.formats import Pieces
+from ssl_jax.embeddings import formats
+from ssl_jax.embeddings.formats import Pieces
 from ssl_jax.evals.features import MEMORY, Column
 from ssl_jax.evals.neighbours import nearest
 
