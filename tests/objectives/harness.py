@@ -14,12 +14,16 @@ import numpy as np
 from ssl_jax import nets
 from ssl_jax.augment.recipes import augment
 from ssl_jax.core import rng
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.objectives.base import Objective
 from ssl_jax.run.configs import load_config, load_method, methods, override, recipes
 from ssl_jax.run.experiment import Experiment
 
 BATCH, STEPS = 16, 4
+# A ResNet of one block: what more blocks of it do, tests/nets shows once for all methods.
+RESNETS = ("resnet", "resnet_small")
+ONE_BLOCK = {"name": "resnet", "depth": 4, "num_filters": 8, "zero_init_residual": False}
 
 
 @cache
@@ -41,10 +45,27 @@ def experiment(method: str, **mesh: int) -> Experiment:
             *((f"mesh.{axis}", size) for axis, size in sizes.items()),
         ],
     )
+    config["backbone"] = _shallow(config)
     made = Experiment.from_config(config)
     # So short an epoch that what happens once an epoch happens twice.
     made.__dict__["spec"] = dataclasses.replace(made.spec, steps_per_epoch=STEPS // 2)
     return made
+
+
+def _shallow(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the backbone with one block if it is a ResNet, unless the method needs more features
+    than that has.
+    """
+    whole = config["backbone"]
+    if whole["name"] not in RESNETS:
+        return whole
+    rest = {key: value for key, value in whole.items() if key != "width"}
+    shallow = {"stem": "small"} | rest | ONE_BLOCK
+    try:
+        Experiment.from_config(config | {"backbone": shallow}).abstract_state  # noqa: B018 (raises)
+    except UserError:
+        return whole
+    return shallow
 
 
 def device_batch(made: Experiment, seed: int = 0, dtype: Any = np.float32) -> dict[str, Any]:

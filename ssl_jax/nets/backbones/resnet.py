@@ -29,6 +29,7 @@ from ssl_jax.nets.layers import (
 Stem = Literal["imagenet", "cifar", "small"]
 Kind = Literal["basic", "bottleneck"]
 DEPTHS: Mapping[int, tuple[Kind, tuple[int, ...]]] = {  # block, blocks of each stage
+    4: ("basic", (1,)),
     8: ("basic", (1, 1, 1)),
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
