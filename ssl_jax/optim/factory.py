@@ -57,7 +57,7 @@ class OptimConfig:
       warmup_inclusive: see `schedules.warmup_cosine`.
       lr_start, lr_end: first rate of the warmup and last rate of the cosine, as fractions of the
         scaled peak.
-      milestones: epochs at which the rate is multiplied by `decay`, for schedule step.
+      milestones, decay: epochs at which the rate is multiplied, and by what, for schedule step.
       weight_decay: weight decay at the start.
       weight_decay_end: weight decay at the end of the run, reached on a cosine (DINO); None keeps
         it constant.

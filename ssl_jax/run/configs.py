@@ -4,14 +4,18 @@ import dataclasses
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import pkgutil
+import pprint
 import sys
+import textwrap
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
+import yaml
 
 import ssl_jax
 from ssl_jax import objectives
@@ -30,6 +34,7 @@ from ssl_jax.run.sections import (
 )
 
 _VIEW = checked.defaults(View)
+YAML = (".yaml", ".yml")
 NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint", "evals")
 
 
@@ -88,12 +93,14 @@ def configs_folder() -> Path:
 
 
 def load_config(spec: str) -> dict[str, Any]:
-    """Load the config that `spec` names, "PATH.py:RECIPE" or "METHOD:RECIPE", as nested plain
-    dicts.
+    """Load the config that `spec` names, "PATH.py:RECIPE", "METHOD:RECIPE" or "PATH.yaml", as
+    nested plain dicts.
 
     Raises:
       UserError: no such file, method or recipe; the message suggests existing ones.
     """
+    if Path(spec).suffix in YAML:
+        return _plain(_read_yaml(Path(spec)))
     name, _, recipe = spec.partition(":")
     candidates = [Path(name), Path("configs") / f"{name}.py", configs_folder() / f"{name}.py"]
     path = next((p for p in candidates if p.suffix == ".py" and p.is_file()), None)
@@ -104,10 +111,53 @@ def load_config(spec: str) -> dict[str, Any]:
         trust.check(path)
     module = config_module(path)
     config = module.get_config(recipe) if recipe else module.get_config()
-    plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    return _plain(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the keys that runs store, and the user's home in the place of each ~."""
+    plain = dict(config)
     if isinstance(plain.get("objective"), Mapping):
         plain["objective"] = stored_objective(plain["objective"])
     return {key: _homes(value) for key, value in plain.items()}
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
+        raise UserError(f"--config={path}: {e}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"--config={path}: expected sections (objective: ...), got {config!r:.40}")
+    return config
+
+
+def write_config(path: Path, config: Mapping[str, Any], origin: str) -> None:
+    """Write a config to a file that `load_config` reads: .yaml, or .py with a `get_config`.
+
+    Args:
+      origin: what the config is from, for the file's first line.
+
+    Raises:
+      UserError: a file of another ending, one that exists, or one that cannot be written.
+    """
+    plain = json.loads(json.dumps(config, default=dataclasses.asdict))
+    first = f"{origin}, written by `ssl-jax config`"
+    if path.suffix in YAML:
+        text = f"# {first}\n{yaml.safe_dump(plain, sort_keys=False)}"
+    elif path.suffix == ".py":
+        body = textwrap.indent(pprint.pformat(plain, sort_dicts=False, width=92), " " * 8).strip()
+        text = (
+            f'"""{first}."""\n\nfrom ml_collections import ConfigDict\n\n\n'
+            f"def get_config(recipe=None):\n    return ConfigDict(\n        {body}\n    )\n"
+        )
+    else:
+        raise UserError(f"--save={path}: expected a name that ends in .py, {' or '.join(YAML)}")
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except OSError as e:
+        raise UserError(f"cannot write --save={path}: {e.strerror}") from None
 
 
 def config_module(path: Path) -> types.ModuleType:
