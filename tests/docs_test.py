@@ -1,10 +1,13 @@
 """The examples of the documentation run, and generated pages are current."""
 
 import contextlib
+import dataclasses
 import re
+import tomllib
 from pathlib import Path
 from unittest import mock
 
+import yaml
 from absl.testing import absltest
 
 from benchmarks import pods
@@ -12,9 +15,14 @@ from docs import make_methods
 from ssl_jax import cli, nets
 from ssl_jax.nets import backbones
 from ssl_jax.training.metrics import read_metrics
+from tests.cli import flags_test
 from tests.nets import backbones_test
 
 DOCS = Path(__file__).parent.parent / "docs"
+FLAGS = {  # of each subcommand, without the "no" of --noverify
+    name: {re.sub("^no", "", field.name) for field in dataclasses.fields(cls)}
+    for name, cls in flags_test.FLAGS.items()
+}
 
 
 def example(page: str, language: str = "python") -> str:
@@ -29,7 +37,56 @@ def examples(page: str) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.S))
 
 
+def pages() -> list[Path]:
+    """List all pages that people read."""
+    root = DOCS.parent
+    return sorted([*root.glob("*.md"), *DOCS.rglob("*.md"), *(root / "launch").rglob("*.md")])
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    heads = re.findall(r"^#+ (.*)$", text, re.M)
+    plain = (re.sub(r"[^\w\- ]", "", head.replace("`", "").lower()) for head in heads)
+    return {head.strip().replace(" ", "-") for head in plain}
+
+
 class DocsTest(absltest.TestCase):
+    def test_every_link_leads_somewhere(self):
+        broken = []
+        for page in pages():
+            text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.S)
+            for link in re.findall(r"\]\(([^)\s]+)\)", text):
+                if link.startswith(("http", "mailto:")):
+                    continue
+                name, _, anchor = link.partition("#")
+                target = page.parent / name if name else page
+                if not target.exists() or (anchor and anchor not in anchors(target)):
+                    broken.append(f"{page.relative_to(DOCS.parent)}: {link}")
+        self.assertEqual(broken, [])
+
+    def test_every_command_of_a_page_exists(self):
+        """Subcommands and flags; the values are the reader's."""
+        wrong = []
+        for page in pages():
+            for block in re.findall(r"```(?:\w*)\n(.*?)```", page.read_text(), re.S):
+                for line in block.replace("\\\n", " ").splitlines():
+                    if not (match := re.match(r"ssl-jax (\w[\w-]*)(.*)", line.strip())):
+                        continue
+                    name, rest = match[1], match[2].partition(" #")[0]
+                    known = FLAGS.get(name, set())
+                    flags = re.findall(r"(?<=\s)--(?:no)?([a-z_]+)", rest)
+                    if name not in FLAGS or {*flags} - known - {"config", "help"}:
+                        wrong.append(f"{page.relative_to(DOCS.parent)}: {line}")
+        self.assertEqual(wrong, [])
+
+    def test_the_version_is_one(self):
+        root = DOCS.parent
+        project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+        citation = yaml.safe_load((root / "CITATION.cff").read_text())
+        self.assertEqual(str(citation["version"]), project["version"])
+        self.assertIn(f"## {project['version']}", (root / "CHANGELOG.md").read_text())
+
     def test_the_table_of_methods_is_current(self):
         self.assertEqual(make_methods.PAGE.read_text(), make_methods.page())
 
