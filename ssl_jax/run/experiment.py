@@ -96,6 +96,12 @@ class Experiment(Datasets):
     def method(self) -> Objective:
         hyper = dict(self.raw.get("objective", {}))
         method = load_method(hyper.pop("name", ""), self.folder)
+        parts = self.train.accumulate
+        if parts > 1 and hyper.setdefault("microbatches", parts) != parts:
+            raise UserError(
+                f"train.accumulate={parts} and objective.microbatches={hyper['microbatches']}: "
+                "these are the same setting; leave objective.microbatches out"
+            )
         backbone = self._backbone.net(self.spec.channels)
         objective = method.make(backbone, self.spec, **settle_objective(method.make, hyper))
         check_streams(objective.inputs(), self.data.streams)
@@ -123,8 +129,8 @@ class Experiment(Datasets):
         """Check the batch size before training.
 
         Raises:
-          UserError: the batch is not divisible by the number of devices, or too small for the
-            method.
+          UserError: the batch is not divisible by the number of devices, or that part of it by
+            the number of parts, or it is too small for the method.
         """
         least = self.method.least_batch
         if self.train.batch_size < least:
@@ -136,6 +142,12 @@ class Experiment(Datasets):
             raise UserError(
                 f"train.batch_size: {self.train.batch_size} is not divisible by "
                 f"{self.mesh.size} devices"
+            )
+        rows, parts = self.train.batch_size // self.mesh.size, self.train.accumulate
+        if rows % parts:
+            raise UserError(
+                f"train.accumulate: {parts} parts do not divide the {rows} images per device of "
+                f"train.batch_size {self.train.batch_size}; set a divisor of {rows}"
             )
 
     def check_used(self, keys: Collection[str]) -> None:

@@ -32,6 +32,9 @@ class TrainConfig:
       steps: total number of updates; 0 uses `epochs`.
       epochs: passes over the data set, each of `examples // batch_size` steps.
       batch_size: images per global batch, over all devices.
+      accumulate: number of parts in which the backbone runs on a batch, one after another, so that
+        a device holds the activations of one part only. The gradient is that of the whole batch,
+        for every method (docs/configs.md).
       seed: seed of all randomness.
       init_from: folder of another run, whose encoder the backbone starts as; or a file of weights,
         ours or a public one, from which heads and averages that fit start too.
@@ -55,6 +58,7 @@ class TrainConfig:
     steps: Whole = 0
     epochs: NonNegative = 0.0
     batch_size: Count = 256
+    accumulate: Count = 1
     seed: Seed = 0
     init_from: str = ""
     teacher_from: str = ""
