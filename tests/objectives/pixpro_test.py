@@ -76,7 +76,7 @@ class _Convolution(nnx.Module):
 
 
 def weights(data, prefix, names, step=None):
-    """As `released.weights`, with kernels of 1x1 convolutions as those of linear layers."""
+    """Collect weights as `released.weights` does, with 1x1 convolutions as linear layers."""
 
     def change(path, x):
         return x[0, 0] if x.shape[:2] == (1, 1) else x
@@ -117,8 +117,8 @@ def compare(ours, theirs, rtol):
 class ReleasedTest(parameterized.TestCase):
     @parameterized.product(name=("pixpro_train3", "pixpro_instance_train3"), wide=(True, False))
     def test_three_steps(self, name, wide):
-        """zdaxie/PixPro, PixPro.forward with contrast/lars.py. Its number of pairs is float32 even in
-        float64; see tests/losses/pixel_pairs_test.py.
+        """zdaxie/PixPro, PixPro.forward with contrast/lars.py. Its number of pairs is float32 even
+        in float64; see tests/losses/pixel_pairs_test.py.
         """
         data = load(name, wide)
         with jax.enable_x64(wide):
