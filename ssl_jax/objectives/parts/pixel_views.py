@@ -5,7 +5,7 @@ and PixContrast (2011.10043).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class PixelViews(Objective):
     Raises:
       UserError: views of two sizes or of several crops; a map of a single pixel.
     """
+
+    needs: ClassVar[str] = "a map of several pixels"
 
     views: tuple[View, View] = (
         View(224, area=(0.08, 1.0), recipe="dino_1"),  # BYOL's chains with PyTorch's jitter
