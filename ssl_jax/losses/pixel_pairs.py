@@ -44,10 +44,10 @@ def pixel_contrast(queries: Array, keys: Array, positives: Array, temperature: f
     positives = _checked("pixel_contrast", queries, keys, positives)
     logits = _cosines(queries, keys) / temperature
     matched = jnp.any(positives, -1)
-    # Without a positive all are taken, which makes the loss and its gradient exactly 0.
+    # Without a positive all are taken, as the logarithm of 0 has no gradient.
     taken = jnp.where(positives | ~matched[..., None], logits, -jnp.inf)
     losses = jax.nn.logsumexp(logits, -1) - jax.nn.logsumexp(taken, -1)
-    return jnp.sum(losses, -1) / jnp.maximum(jnp.sum(matched, -1), 1)
+    return jnp.sum(jnp.where(matched, losses, 0), -1) / jnp.maximum(jnp.sum(matched, -1), 1)
 
 
 @any_axes()
@@ -63,8 +63,9 @@ def pooled_pixel_contrast(
     """
     positives = _checked("pooled_pixel_contrast", queries, keys, positives)
     logits = _cosines(queries, keys) / temperature
-    taken = jnp.where(positives | ~jnp.any(positives), logits, -jnp.inf)
-    return jax.nn.logsumexp(logits) - jax.nn.logsumexp(taken)
+    matched = jnp.any(positives)
+    taken = jnp.where(positives | ~matched, logits, -jnp.inf)  # see `pixel_contrast`
+    return jnp.where(matched, jax.nn.logsumexp(logits) - jax.nn.logsumexp(taken), 0)
 
 
 def _cosines(queries: Array, keys: Array) -> Array:
