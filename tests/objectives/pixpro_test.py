@@ -279,10 +279,11 @@ class PairsTest(parameterized.TestCase):
 class PicturesTest(parameterized.TestCase):
     @parameterized.parameters(3, 1)
     def test_matched_pixels(self, channels):
-        made = make(pixcontrast.make)
+        spec = dataclasses.replace(SPEC, channels=channels)
+        net = Convolution().net(channels)
+        made = pixcontrast.make(net, spec, views=VIEWS, projector=(6, 5))
         images = jax.random.uniform(jax.random.key(0), (9, 8, 8, channels))
         state = made.init(jax.random.key(1))
-        made = dataclasses.replace(made, backbone=Convolution().net(channels))
         picture = made.pictures(*state, images, jax.random.key(2))["Matched pixels"]
         self.assertEqual(picture.images.shape, (8, 4, 8, 8, channels))
         self.assertEqual(len(picture.columns), 4)
