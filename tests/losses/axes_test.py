@@ -42,6 +42,7 @@ X, Y, LOGITS, LABELS = draw(B, D), draw(B, D), draw(B, D), RANDOM.integers(0, D,
 MASK = np.arange(B * 4).reshape(B, 4) % 3 == 0
 IMAGES, OTHERS, CELLS = draw(B, 4, 4, 3), draw(B, 4, 4, 3), MASK.reshape(B, 2, 2)
 PATCHES = draw(B, 4, 12)
+PAIRS = np.arange(B * 16).reshape(B, 4, 4) % 3 == 0
 
 # module.function -> its arguments; the gradient is that of the first.
 CASES = {
@@ -115,6 +116,9 @@ CASES = {
     "normalize.l2_normalize": (X,),
     "normalize.standardize": (X, 0),
     "ntxent.ntxent": (X, 0.1),
+    "pixel_pairs.pixel_consistency": (PATCHES, draw(B, 4, 12), PAIRS),
+    "pixel_pairs.pixel_contrast": (PATCHES, draw(B, 4, 12), PAIRS, 0.3),
+    "pixel_pairs.pooled_pixel_contrast": (PATCHES, draw(B, 4, 12), PAIRS, 0.3),
     "ressl.ressl": (X, Y, draw(16, D) / 3),
     "self_classifier.self_classifier": (draw(B, 3, D), 2),
     "siglip.siglip": (X, Y, 10.0, -10.0),

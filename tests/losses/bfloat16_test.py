@@ -51,6 +51,11 @@ from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.losses.pixel_pairs import (
+    pixel_consistency,
+    pixel_contrast,
+    pooled_pixel_contrast,
+)
 from ssl_jax.losses.reconstruction import squared_error
 from ssl_jax.losses.ressl import ressl
 from ssl_jax.losses.self_classifier import self_classifier
@@ -69,6 +74,7 @@ from ssl_jax.losses.wmse import wmse
 LABELS = np.arange(8) % 5
 INDEX = np.arange(8)
 MASK = np.arange(32).reshape(8, 4) % 2
+PAIRS = np.arange(32).reshape(2, 4, 4) % 3 == 0
 HALF = np.zeros((8, 1, 2)) + np.array([0, 1])
 GREY = INDEX / 10.0
 LARGE = 1000.0  # a logit of float16 networks that went wrong; in bfloat16 its neighbour is 1004
@@ -147,6 +153,15 @@ CASES = {
     "nonparametric_softmax": lambda x, y, t: nonparametric_softmax(x, y, INDEX, 1.0),
     "ntxent": lambda x, y, t: ntxent(x, t),
     "ntxent_ring": lambda x, y, t: ntxent(x, t, similarity="tiled"),
+    "pixel_consistency": lambda x, y, t: pixel_consistency(
+        x.reshape(2, 4, 16), y.reshape(2, 4, 16), PAIRS
+    ),
+    "pixel_contrast": lambda x, y, t: pixel_contrast(
+        x.reshape(2, 4, 16), y.reshape(2, 4, 16), PAIRS, t
+    ),
+    "pooled_pixel_contrast": lambda x, y, t: pooled_pixel_contrast(
+        x.reshape(2, 4, 16), y.reshape(2, 4, 16), PAIRS, t
+    ),
     "reconstruction": lambda x, y, t: squared_error(picture(x), picture(y)),
     "ressl": lambda x, y, t: ressl(x, y, y / LARGE, t, t / 2),
     "self_classifier": lambda x, y, t: self_classifier(x.reshape(4, 2, 16), 2, row_temperature=t),
