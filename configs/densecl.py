@@ -15,8 +15,13 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """MoCo v2's small recipe; a map of 16 places."""
+    """MoCo v2's small recipe with a stem that leaves a map of 16 places, and for its cost fewer
+    steps.
+    """
     config = moco_v2.digits()
+    config.backbone.stem = "cifar"
+    config.train.steps = 250
+    config.optim.warmup_steps = 25
     config.objective.name = "densecl"
     config.objective.dense_projector = (256, 128)
     return config
