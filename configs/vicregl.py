@@ -26,7 +26,7 @@ def digits() -> ConfigDict:
         "matches": (8, 2),
     }
     optim = {"name": "adamw", "lr": 2e-3}
-    config = common.digits(objective, optim, steps=250, batch_size=128)
+    config = common.digits(objective, optim, steps=200, batch_size=128)
     config.backbone.stem = "cifar"
     return config
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
@@ -59,16 +60,22 @@ def matched_places(
       slots: order of the slots: "place", row by row in the map, as released, or "distance", the
         closest match first (lightly).
     """
-    every: list[Terms] = []
+    pairs: list[tuple[Array, Array]] = []
     feature_matches = (None, None) if all_features else matches
     for distances, counts in (
         (_distances(first_locations, second_locations), matches),
         (_distances(first, second), feature_matches),
     ):
-        there = _matched(first, second, distances, counts[0], slots)
-        back = _matched(second, first, distances.swapaxes(1, 2), counts[1], slots)
-        every += [_terms(*there), _terms(*back)]
-    same, spread, decorrelated = (jnp.stack(x).sum() / 2 for x in zip(*every, strict=True))
+        pairs.append(_matched(first, second, distances, counts[0], slots))
+        pairs.append(_matched(second, first, distances.swapaxes(1, 2), counts[1], slots))
+    # All slots at once, which compiles faster: their weights sum to 1/2 for each of the four lists.
+    x, y = (jnp.concatenate(side, axis=1) for side in zip(*pairs, strict=True))
+    weights = np.concatenate([np.full(own.shape[1], 0.5 / own.shape[1]) for own, _ in pairs])
+    both = jnp.concatenate([x, y], axis=1)  # variance and covariance are means over both sides
+    same = jnp.sum(weights * jax.vmap(invariance, 1)(x, y))
+    spread, decorrelated = (
+        jnp.sum(np.tile(weights / 2, 2) * jax.vmap(f, 1)(both)) for f in (variance, covariance)
+    )
     return same, spread, decorrelated
 
 
@@ -111,16 +118,6 @@ def _matched(
     own, match = nearest_places(distances, count, slots)
     take = lambda x, at: jnp.take_along_axis(x, at[..., None], axis=1)  # noqa: E731
     return take(first, own), take(second, match)
-
-
-def _terms(first: Array, second: Array) -> Terms:
-    """Compute the terms of matched features (B, M, C), statistics per slot, as released: variance
-    and covariance are means over the two sides.
-    """
-    both = (first, second)
-    spread = jnp.stack([variance(x) for x in both]).mean()
-    decorrelated = jnp.stack([jnp.mean(jax.vmap(covariance, 1)(x)) for x in both]).mean()
-    return invariance(first, second), spread, decorrelated
 
 
 def _distances(first: Array, second: Array) -> Array:
