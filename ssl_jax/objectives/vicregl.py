@@ -87,14 +87,14 @@ class VICRegL(Objective):
                 raise UserError("objective: this backbone has no map; set backbone.name='resnet'")
             grids += [(shape.shape[0], shape.shape[1])] * view.count
         places = [rows * columns for rows, columns in grids]
-        for most, found, which in (
+        for most, count, which in (
             (self.matches[0], min(places[:LARGE]), "large"),
             (self.matches[1], min(places), "smallest"),
         ):
-            if most > found:
+            if most > count:
                 raise UserError(
                     f"objective.matches: {self.matches}, but the map of the {which} view has "
-                    f"{found} places; use at most that many"
+                    f"{count} places; use at most that many"
                 )
         return grids
 
