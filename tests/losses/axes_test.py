@@ -75,6 +75,7 @@ CASES = {
     "dino.teacher_probabilities": (LOGITS, draw(D), 0.1),
     "feature_distillation.feature_distillation": (X, Y),
     "feature_distillation.whiten": (X,),
+    "densecl.most_similar": (PATCHES, draw(B, 5, 12)),
     "distillation.distillation": (LOGITS, draw(B, D), 2.0),
     "flatnce.flatnce": (X, 0.5),
     "gram.gram": (PATCHES, draw(B, 4, 5)),
@@ -147,6 +148,9 @@ CASES = {
     "vicreg.invariance": (X, Y),
     "vicreg.variance": (X,),
     "vicreg.vicreg": (X, Y),
+    "vicregl.matched_places": (PATCHES, draw(B, 5, 12), draw(B, 4, 2), draw(B, 5, 2), (3, 2)),
+    "vicregl.nearest_places": (draw(B, 4, 5), 3),
+    "vicregl.whole_views": (draw(B, 3, D),),
     "wmse.whiten": (draw(24, D),),
     "wmse.wmse": (draw(32, D), draw(32, D), 16),
 }

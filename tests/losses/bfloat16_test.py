@@ -23,6 +23,7 @@ from ssl_jax.losses.cross_entropy import cross_entropy, soft_cross_entropy
 from ssl_jax.losses.cross_view import cross_entropies, mean_of_other_views
 from ssl_jax.losses.debiased import debiased
 from ssl_jax.losses.decoupled import decoupled
+from ssl_jax.losses.densecl import most_similar
 from ssl_jax.losses.dino import teacher_probabilities
 from ssl_jax.losses.discrete_codes import gumbel_softmax, uniform_divergence
 from ssl_jax.losses.distillation import distillation
@@ -69,6 +70,7 @@ from ssl_jax.losses.tico import tico
 from ssl_jax.losses.triplet import batch_hard, semi_hard
 from ssl_jax.losses.vat import divergence, entropy
 from ssl_jax.losses.vicreg import covariance, invariance, variance, vicreg
+from ssl_jax.losses.vicregl import matched_places, whole_views
 from ssl_jax.losses.wmse import wmse
 
 LABELS = np.arange(8) % 5
@@ -76,6 +78,7 @@ INDEX = np.arange(8)
 MASK = np.arange(32).reshape(8, 4) % 2
 PAIRS = np.arange(32).reshape(2, 4, 4) % 3 == 0
 HALF = np.zeros((8, 1, 2)) + np.array([0, 1])
+AT = np.arange(64, dtype=np.float32).reshape(8, 4, 2) % 5
 GREY = INDEX / 10.0
 LARGE = 1000.0  # a logit of float16 networks that went wrong; in bfloat16 its neighbour is 1004
 
@@ -91,6 +94,12 @@ def wide(x):
 
 def whole(x):
     return x.astype(jnp.float32)
+
+
+def matched(x, y):
+    """Return the places of y (8, 4, 4) that are most similar to those of x, as (8, 16)."""
+    x, y = x.reshape(8, 4, 4), y.reshape(8, 4, 4)
+    return jnp.take_along_axis(y, most_similar(x, y)[..., None], axis=1).reshape(8, 16)
 
 
 def probabilities(x):
@@ -118,6 +127,7 @@ CASES = {
     "dino": lambda x, y, t: soft_cross_entropy(x, teacher_probabilities(y, y[:1], t)),
     "debiased": lambda x, y, t: debiased(x, t),
     "decoupled": lambda x, y, t: decoupled(x, t, 0.5),
+    "densecl": lambda x, y, t: infonce(x, matched(x, y), t),
     "discrete_codes": lambda x, y, t: uniform_divergence(x),
     "discrete_codes_sample": lambda x, y, t: jnp.square(gumbel_softmax(x, y.astype(float), 1.0)),
     "distillation": lambda x, y, t: distillation(x, y, 1.0),
@@ -176,6 +186,12 @@ CASES = {
     "vat": lambda x, y, t: entropy(x) + divergence(x, y),
     "vicreg": lambda x, y, t: vicreg(x, y),
     "vicreg_parts": lambda x, y, t: invariance(x, y) + variance(x) + covariance(y),
+    "vicregl": lambda x, y, t: sum(
+        (
+            *matched_places(x.reshape(8, 4, 4), y.reshape(8, 4, 4), AT, -AT, (2, 2)),
+            *whole_views(x.reshape(8, 2, 8)),
+        )
+    ),
     "wmse": lambda x, y, t: wmse(x.reshape(32, 4), y.reshape(32, 4), 16),
 }
 # Files of losses that hold no loss, or what others are made of.

@@ -28,14 +28,18 @@ METHODS = [(suffix, name) for suffix, name in harness.METHODS if has_negatives(n
 
 
 def linear(width=8):
-    """A backbone that compiles in no time: one linear map of the image's mean over columns."""
+    """A backbone that compiles in no time: one linear map of the image's mean over columns; the map
+    has two places, its upper and its lower half.
+    """
 
     def init(key):
         return {"kernel": jax.random.normal(key, (8, width))}, {}
 
     def apply(params, stats, images, **_):
         x = jax.image.resize(images.mean((2, 3)), (images.shape[0], 8), "linear")
-        return Features(pooled=jnp.tanh(x @ params["kernel"])), stats
+        halves = jax.image.resize(images.mean(3), (images.shape[0], 2, 8), "linear")
+        places = jnp.tanh(halves @ params["kernel"])[:, :, None]
+        return Features(pooled=jnp.tanh(x @ params["kernel"]), map=places), stats
 
     return Net(init, apply, "linear")
 

@@ -64,6 +64,29 @@ def reconstruct(images: Array, prediction: Array, mask: Array, normalized: bool)
     return unpatchify(target * (1 - mask) + prediction * mask, patch)
 
 
+def from_matches(images: Array, matches: Array, grid: tuple[int, int]) -> Array:
+    """Put at each place of a map the part of the image that lies at another place.
+
+    Args:
+      images: (B, H, W, C); the grid need not divide their sides.
+      matches: (B, rows * columns) int, the place at which each part is taken, row by row.
+      grid: rows and columns of the map.
+
+    Returns:
+      (B, H, W, C).
+    """
+    rows, columns = grid
+    batch, height, width, channels = images.shape
+    cell = -(-height // rows), -(-width // columns)
+    whole = (batch, rows * cell[0], columns * cell[1], channels)
+    resized = images if whole == images.shape else jax.image.resize(images, whole, "linear")
+    tiled = resized.reshape(batch, rows, cell[0], columns, cell[1], channels).swapaxes(2, 3)
+    parts = tiled.reshape(batch, rows * columns, *cell, channels)
+    moved = jnp.take_along_axis(parts, matches[:, :, None, None, None], axis=1)
+    joined = moved.reshape(batch, rows, columns, *cell, channels).swapaxes(2, 3).reshape(whole)
+    return joined if whole == images.shape else jax.image.resize(joined, images.shape, "linear")
+
+
 def enlarge(images: Array, factor: int) -> Array:
     """Make each pixel of (B, H, W, C) a square of `factor` x `factor`."""
     return images.repeat(factor, axis=1).repeat(factor, axis=2)

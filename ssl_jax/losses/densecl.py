@@ -1,0 +1,35 @@
+"""Correspondence of the places of two views by their features (DenseCL, 2011.09157)."""
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.losses.axes import any_axes
+from ssl_jax.losses.normalize import l2_normalize
+
+Array = jax.Array
+
+
+@any_axes(1)
+def most_similar(first: Array, second: Array) -> Array:
+    """Find for each place of `first` the place of `second` with the largest cosine (equation 3).
+
+    Args:
+      first: (B, n, C), features of the places of one view of each image.
+      second: (B, m, C), those of another view of the same image.
+
+    Returns:
+      (B, n) int32, indices into the m places; the first of equal ones. A feature of zeros, as a
+      ReLU may leave, equals all others and so matches place 0.
+
+    Raises:
+      ValueError: other numbers of images or features.
+    """
+    if first.ndim != 3 or second.ndim != 3 or first.shape[::2] != second.shape[::2]:
+        raise ValueError(
+            "most_similar: expected first (B, n, C) and second (B, m, C), got "
+            f"{first.shape} and {second.shape}"
+        )
+    unit = (l2_normalize(x, floor="norm") for x in (first, second))
+    # In full precision, as rounding to bfloat16 would select other places.
+    cosines = jnp.einsum("bnc,bmc->bnm", *unit, precision="highest")
+    return jnp.argmax(cosines, axis=-1).astype(jnp.int32)
