@@ -1,0 +1,205 @@
+"""CUT and FastCUT: whole training steps of the released code; networks, draws and messages."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from ssl_jax.core import tree
+from ssl_jax.core.chain import Transform
+from ssl_jax.core.errors import UserError
+from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.nets.backbones import resnet_generator, resnet_small
+from ssl_jax.nets.discriminators import patch_discriminator
+from ssl_jax.nets.resampling import doubled, halved, reflected
+from ssl_jax.objectives.base import Spec, View
+from ssl_jax.objectives.cut import CUT
+from ssl_jax.optim.factory import OptimConfig, make_optimizer
+from tests.losses.forms import load
+from tests.objectives import released
+from tests.objectives.released import hyper
+
+PLAIN = Transform(mean=(0.5,), std=(0.5,))
+NETWORKS = ("G", "D", "F")
+LAYERS = (0, 4, 8, 12, 16)  # of the release, in the order of `CUT.layers`
+# The release's layer -> ours; it has biases before an instance norm, which cancels them.
+GENERATOR = {"model.1": "backbone/stem", "model.4": "backbone/down1", "model.8": "backbone/down2"}
+GENERATOR |= {
+    f"model.{12 + i}.conv_block.{1 if c == 1 else 5}": f"backbone/blocks/{i}/conv{c}"
+    for i in range(6)
+    for c in (1, 2)
+}
+GENERATOR |= {
+    "model.19": "decoder/up1",
+    "model.23": "decoder/up2",
+    "model.27": "decoder/out",
+}
+DISCRIMINATOR = {
+    "model.0": "discriminator/conv1",
+    "model.3": "discriminator/conv2",
+    "model.7": "discriminator/conv3",
+    "model.11": "discriminator/conv4",
+    "model.14": "discriminator/out",
+}
+PROJECTIONS = {
+    f"mlp_{i}.{0 if k == 0 else 2}": f"projections/map{i + 1}/{k}"
+    for i in range(5)
+    for k in range(2)
+}
+BIASED = ("down1", "down2", "decoder/out", "discriminator/conv1", "discriminator/out", "map")
+
+
+def params_of(data, kind, dtype=np.float32):
+    """The three networks under `kind` ("in", "grad", "out") as our parameters."""
+    merged = {}
+    names = (GENERATOR, DISCRIMINATOR, PROJECTIONS)
+    for network, layers in zip(NETWORKS, names, strict=True):
+        own = {
+            key: value
+            for key, value in data.items()
+            if key.startswith(f"{kind}_{network}.")
+            and (value.ndim > 1 or any(b in layers[bare(key, kind)] for b in BIASED))
+        }
+        for path, leaf in tree.named_leaves(
+            released.weights(own, f"{kind}_{network}.", layers, dtype=dtype)
+        ).items():
+            *outer, last = path.split("/")
+            at = merged
+            for part in outer:
+                at = at.setdefault(part, {})
+            at["bias" if leaf.ndim == 1 else last] = leaf
+    return merged
+
+
+def bare(key, kind):
+    return key.removeprefix(f"{kind}_")[2:].rpartition(".")[0]
+
+
+def nhwc(x):
+    return np.moveaxis(x, -3, -1)
+
+
+def generator(params):
+    return resnet_generator.make(6, params["backbone"]["stem"]["kernel"].shape[-1])
+
+
+class Injected(CUT):
+    """With the fixture's draws, which the test puts into `__dict__`."""
+
+    def draw_mirror(self, key):
+        return self.__dict__["injected_mirror"]
+
+    def draw_places(self, key, sizes):
+        return self.__dict__["injected_places"].pop(0)
+
+
+class GoldenTest(parameterized.TestCase):
+    def test_networks(self):
+        data = load("cut_networks", wide=False)
+        params = params_of(data, "in")
+        net = generator(params)
+        decoder = net.config.image_decoder(3)
+        discriminator = patch_discriminator(3, 3, 3)
+
+        def run(x):
+            out = net.apply(params["backbone"], {}, x, train=True, stages=True)[0]
+            image = decoder.apply(params["decoder"], {}, out.map, train=True)[0]
+            scores = discriminator.apply(params["discriminator"], {}, image, train=True)[0]
+            layers = [reflected(x, 3), *(out[n] for n in ("down1", "down2", "block1", "block5"))]
+            return jnp.sum(scores * nhwc(data["in_w"])), (image, scores, layers)
+
+        x = jnp.asarray(nhwc(data["in_x"]))
+        grad, (image, scores, layers) = jax.jit(jax.grad(run, has_aux=True))(x)
+        close = lambda a, b: np.testing.assert_allclose(a, nhwc(b), rtol=1e-4, atol=1e-4)  # noqa: E731
+        close(image, data["out_G"])
+        close(scores, data["out_D"])
+        for layer, number in zip(layers, LAYERS, strict=True):
+            close(layer, data[f"out_feat_l{number}"])
+        expected = nhwc(data["grad_x"])
+        np.testing.assert_allclose(grad, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
+
+    def test_resampling(self):
+        data = load("cut_networks", wide=False)
+        small = jnp.asarray(nhwc(data["in_small"]))
+        np.testing.assert_allclose(halved(small), nhwc(data["out_downsample"]), rtol=1e-5)
+        np.testing.assert_allclose(doubled(small), nhwc(data["out_upsample"]), rtol=1e-5)
+
+    @parameterized.parameters("cut_step", "fastcut_step")
+    def test_training_steps(self, name):
+        data = load(name, wide=False)
+        params = params_of(data, "in")
+        side, batch = data["in_A"].shape[-1], data["in_A"].shape[1]
+        made = Injected(
+            generator(params),
+            Spec(batch, 100, 0, 1, 3),
+            view=View(side, area=(1.0, 1.0), recipe=PLAIN),
+            patches=int(data["hp_num_patches"]),
+            patch_width=params["projections"]["map1"]["0"]["bias"].size,
+            temperature=hyper(data, "nce_T"),
+            nce_weight=hyper(data, "lambda_NCE"),
+            identity=bool(data["hp_nce_idt"]),
+            mirror=0.5 if "in_flip" in data else 0.0,
+            discriminator_width=params["discriminator"]["conv1"]["bias"].size,
+        )
+        config = OptimConfig(
+            name="adamw",
+            lr=hyper(data, "lr"),
+            lr_scaling="none",
+            schedule="constant",
+            b1=hyper(data, "betas", (0,)),
+            b2=hyper(data, "betas", (1,)),
+        )
+        sizes = {"batch_size": batch, "total_steps": 3, "steps_per_epoch": 1}
+        tx, _ = make_optimizer(config, params, made.groups(), **sizes)
+        state, extra = tx.init(params), {"stats": {n: {} for n in made.networks.nets}}
+        step = released.train_step(made, tx)
+
+        @jax.jit
+        def run(params, extra, state, batch, number, places, mirror):
+            made.__dict__.update(injected_places=list(places), injected_mirror=mirror)
+            return step(params, extra, state, batch, number)
+
+        for s in range(len(data["in_A"])):
+            index = jnp.arange(batch)
+            source, target = (
+                {"views": (jnp.asarray(nhwc(data[k][s])[:, None]),), "index": index}
+                for k in ("in_A", "in_B")
+            )
+            places = [
+                [jnp.asarray(data[f"in_ids_{which}_l{n}"][s]) for n in LAYERS]
+                for which in ("A", "Y")
+                if f"in_ids_{which}_l0" in data
+            ]
+            mirror = jnp.asarray(bool(data["in_flip"][s])) if "in_flip" in data else None
+            given = source | {"target": target}
+            loss, params, extra, state = run(
+                params, extra, state, given, jnp.int32(s), places, mirror
+            )
+            total = data["out_loss_D"][s] + data["out_loss_G"][s]
+            np.testing.assert_allclose(loss, total, rtol=1e-4)
+            if s == 0:  # Adam's first moment is a tenth... (1 - b1) of the gradient
+                grads = tree.named_leaves(params_of(data, "grad"))
+                moments = {}
+                for group in state.values():
+                    moments |= tree.named_leaves(group.mu)
+                self.assertEqual(moments.keys(), grads.keys())
+                for path, grad in grads.items():
+                    np.testing.assert_allclose(
+                        moments[path] / (1 - config.b1),
+                        grad,
+                        rtol=0,
+                        atol=1e-3 * np.abs(grad).max(),
+                        err_msg=path,
+                    )
+        expected = tree.named_leaves(params_of(data, "out"))
+        ours = tree.named_leaves(params)
+        self.assertEqual(ours.keys(), expected.keys())
+        for path, leaf in expected.items():
+            close = np.abs(ours[path] - leaf) < 0.1 * config.lr
+            self.assertGreater(np.mean(close), 0.99, path)
+
+
+if __name__ == "__main__":
+    absltest.main()
