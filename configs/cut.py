@@ -62,14 +62,15 @@ def photo2sketch() -> ConfigDict:
         "layers": ("image", "down1", "down2", "block1", "block4"),
         "patches": 128,
         "patch_width": 128,
-        "discriminator_width": 32,
+        "discriminator_width": 24,
         "discriminator_layers": 2,
     }
-    optim = ADAM | {"constant_epochs": 6.0}
+    optim = ADAM | {"lr": 4e-4, "constant_epochs": 4.0}
     config = horse2zebra()
     config.objective, config.optim = objective, optim
-    config.backbone = {"name": "resnet_generator", "blocks": 4, "width": 24}
-    config.train = {"epochs": 12, "batch_size": 2, "log_every": 20}
+    config.backbone = {"name": "resnet_generator", "blocks": 4, "width": 16}
+    config.checkpoint.every = 440
+    config.train = {"epochs": 8, "batch_size": 1, "log_every": 50}
     return config
 
 

@@ -1,7 +1,8 @@
 """Images of an evaluation: the training and the test set, and their labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -55,6 +56,7 @@ class Images:
     mesh: jax.sharding.Mesh
     train: Part
     test: Part
+    streams: Mapping[str, Source] = MappingProxyType({})  # the method's further training sets
 
     @classmethod
     def of(

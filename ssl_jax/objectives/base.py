@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config, rng

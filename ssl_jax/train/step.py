@@ -40,7 +40,9 @@ def make_kernel(
             batch = augment(inputs, batch, rng.named(key, "augment"))
 
         params, extra, opt_state = state.params, state.extra, state.opt_state
-        signals, logged, losses, norms = {}, {}, [], []
+        signals: dict[str, Any] = {}
+        logged: Metrics = {}
+        losses, norms = [], []
         for turn in turns:
             names = params if turn.networks is None else turn.networks
 

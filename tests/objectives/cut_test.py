@@ -1,7 +1,5 @@
 """CUT and FastCUT: whole training steps of the released code; networks, draws and messages."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +7,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import tree
 from ssl_jax.core.chain import Transform
-from ssl_jax.core.errors import UserError
-from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.nets.backbones import resnet_generator, resnet_small
+from ssl_jax.nets.backbones import resnet_generator
 from ssl_jax.nets.discriminators import patch_discriminator
 from ssl_jax.nets.resampling import doubled, halved, reflected
 from ssl_jax.objectives.base import Spec, View

@@ -1,5 +1,5 @@
-"""What a method adds to its backbone for use after training: embeddings of texts, classifiers, codes,
-translated images. Each is a pytree, a part of `objectives.base.Encoder`.
+"""Parts of `objectives.base.Encoder` besides the backbone: embeddings of texts, classifiers, codes,
+translated images. Each is a pytree.
 """
 
 from collections.abc import Callable, Sequence
