@@ -24,6 +24,7 @@ PAGES = {
     "masked": "masked.md",
     "pretext": "pretext.md",
     "multi-modal": "multi_modal.md",
+    "translation": "translation.md",
     "baseline": "baseline.md",
 }
 HEAD = """# All methods

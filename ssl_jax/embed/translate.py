@@ -143,7 +143,7 @@ def translate(job: Job, progress: Progress = lambda done, computed: None) -> dic
                 f"{parts.folder}"
             ) from None
     shards.remove(job.output)
-    return metadata
+    return shards.read_json(job.output / METADATA) or {}
 
 
 def _write(job: Job, folder: Path, progress: Progress) -> list[int]:

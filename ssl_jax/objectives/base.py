@@ -255,7 +255,7 @@ class Objective:
     microbatches: Count = field(default=1, kw_only=True)
 
     family: ClassVar[str] = (
-        ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, baseline
+        ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, translation, baseline
     )
     needs: ClassVar[str] = "any backbone"
     probe: ClassVar[Probe] = Probe(pool="pooled")

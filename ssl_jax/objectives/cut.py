@@ -92,6 +92,7 @@ class CUT(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.decoder  # noqa: B018 (raises)
         chain = recipes.recipe(self.view.recipe)
         if {*chain.mean, *chain.std} != {0.5} or chain.space != "rgb":
             raise UserError(

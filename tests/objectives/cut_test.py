@@ -7,12 +7,16 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core import tree
 from ssl_jax.core.chain import Transform
-from ssl_jax.nets.backbones import resnet_generator
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources import ArraySource
+from ssl_jax.nets.backbones import resnet_generator, resnet_small
 from ssl_jax.nets.discriminators import patch_discriminator
 from ssl_jax.nets.resampling import doubled, halved, reflected
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.cut import CUT
 from ssl_jax.optim.factory import OptimConfig, make_optimizer
+from ssl_jax.run.configs import load_config
+from ssl_jax.run.experiment import Experiment
 from tests.losses.forms import load
 from tests.objectives import released
 from tests.objectives.released import hyper
@@ -89,6 +93,73 @@ class Injected(CUT):
 
     def draw_places(self, key, sizes):
         return self.__dict__["injected_places"].pop(0)
+
+
+def make(side=16, channels=3, blocks=2, **hyper):
+    """A small generator, with the layers that it has."""
+    view = View(side, area=(1.0, 1.0), recipe=PLAIN)
+    small = {"view": view, "patches": 8, "patch_width": 4, "layers": ("image", "down2", "block1")}
+    sizes = {"discriminator_width": 2, "discriminator_layers": 1}
+    net = resnet_generator.make(blocks, 2, channels=channels)
+    spec = Spec(2, 100, 0, 1, 3, channels=channels)
+    return CUT.make(net, spec, **(small | sizes | hyper))
+
+
+class RefusalsTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ({"layers": ("image", "block3")}, "no layer 'block3'; expected some of image, down1, "),
+        ({"layers": ()}, "none; PatchNCE compares"),
+        ({"side": 18}, "generator keeps no images of .*; use 16 x 16"),
+        ({"view": View(16, recipe="flip")}, r"images are in \[-1, 1\]; set mean and std"),
+        ({"view": View(16, count=2, recipe=PLAIN)}, "expected one crop, got 2"),
+        ({"mirror": 1.5}, "mirror"),
+    )
+    def test_settings(self, hyper, message):
+        with self.assertRaisesRegex(UserError, message) as caught:
+            make(**hyper)
+        self.assertLen(str(caught.exception).splitlines(), 1)
+
+    def test_other_backbones(self):
+        with self.assertRaisesRegex(UserError, "no decoder of images; set backbone.name='resnet_g"):
+            make().with_backbone(resnet_small.make(4))
+
+    def test_images_too_small_for_the_discriminator(self):
+        net = patch_discriminator(3, 2, 3)
+        with self.assertRaisesRegex(UserError, "16 x 16 px are too small for 3 layers"):
+            jax.eval_shape(
+                lambda: net.apply(
+                    net.init(jax.random.key(0))[0], {}, jnp.zeros((1, 16, 16, 3)), train=True
+                )
+            )
+
+    def test_a_target_with_other_channels(self):
+        config = load_config("cut:digits")
+        made = Experiment.from_config(config)
+        made.__dict__["streams"] = {"target": ArraySource("rgbn", np.zeros((9, 8, 8, 4), np.uint8))}
+        with self.assertRaisesRegex(UserError, "rgbn has 4 channels, and .* are read with 1"):
+            made.spec  # noqa: B018
+        colour = ArraySource("rgb", np.zeros((9, 5, 7, 3), np.uint8))  # sizes may differ
+        made.__dict__["streams"] = {"target": colour}
+        self.assertEqual(made.spec.channels, 1)
+
+
+class DrawsTest(absltest.TestCase):
+    def test_places_are_drawn_without_repetition(self):
+        made = make()
+        few, many = made.draw_places(jax.random.key(0), [5, 100])
+        self.assertCountEqual(few.tolist(), range(5))
+        self.assertLen(set(many.tolist()), 8)
+        self.assertLess(int(many.max()), 100)
+
+    def test_both_turns_mirror_alike(self):
+        made = make(mirror=0.5)
+        image = jnp.arange(2 * 16 * 16 * 3, dtype=jnp.float32).reshape(2, 1, 16, 16, 3)
+        batch = {"views": (image,), "target": {"views": (image,)}}
+        drawn = [made.shown(batch, jax.random.key(i)) for i in range(20)]
+        for source, target, mirrored in drawn:
+            np.testing.assert_array_equal(source, target)
+            np.testing.assert_array_equal(source, image[:, 0, :, :: -1 if mirrored else 1])
+        self.assertBetween(sum(int(m) for *_, m in drawn), 4, 16)
 
 
 class GoldenTest(parameterized.TestCase):
@@ -175,7 +246,7 @@ class GoldenTest(parameterized.TestCase):
             )
             total = data["out_loss_D"][s] + data["out_loss_G"][s]
             np.testing.assert_allclose(loss, total, rtol=1e-4)
-            if s == 0:  # Adam's first moment is a tenth... (1 - b1) of the gradient
+            if s == 0:  # Adam's first moment is 1 - b1 of the gradient
                 grads = tree.named_leaves(params_of(data, "grad"))
                 moments = {}
                 for group in state.values():
