@@ -45,6 +45,7 @@ def digits() -> ConfigDict:
     config.backbone = {"name": "resnet_generator", "blocks": 2, "width": 16}
     config.data.streams = {"target": "digits:inverted"}
     config.checkpoint.every = 250
+    config.evals = {"protocols": ("diagnostics", "knn", "translation")}
     return config
 
 
@@ -70,6 +71,7 @@ def photo2sketch() -> ConfigDict:
     config.objective, config.optim = objective, optim
     config.backbone = {"name": "resnet_generator", "blocks": 4, "width": 16}
     config.checkpoint.every = 440
+    config.evals = {"protocols": ("diagnostics", "translation")}
     config.train = {"epochs": 8, "batch_size": 1, "log_every": 50}
     return config
 

@@ -281,7 +281,7 @@ class BoxTest(absltest.TestCase):
         self.assertEqual(d.random_box(30, 300, draws, (0.025, 5.0)), (0, 285, 15, 15))
 
     def test_the_aspect_of_the_image(self):
-        """As a crop of 256 x 256 from an image that was resized to 286 x 286."""
+        """A crop of 256 x 256 from an image that was resized to 286 x 286."""
         draws, share = np.random.default_rng(0).random((d.TRIES, 4)), (256 / 286) ** 2
         *corner, h, w = d.random_box(286, 572, draws, (share, share), kind="same_aspect")
         self.assertEqual((h, w), (256, 512))
