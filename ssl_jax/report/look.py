@@ -112,11 +112,11 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
     key = jax.random.key(0)
     pictures = dict(jax.jit(objective.pictures)(state.params, state.extra, normalised, key))
     if images.streams:
-        drawn = {
+        thumbs = {
             n: images.whole(Part(s, sample(np.zeros(len(s)), SHOWN)))[0]
             for n, s in images.streams.items()
         }
-        streams = {n: jax.jit(prepare, static_argnums=0)(images.view, x) for n, x in drawn.items()}
+        streams = {n: jax.jit(prepare, static_argnums=0)(images.view, x) for n, x in thumbs.items()}
         pictures |= jax.jit(objective.stream_pictures)(state.params, state.extra, streams, key)
     if encoder.clusters is not None:
         pictures["Prototypes"] = jax.jit(_prototypes)(encoder, normalised)

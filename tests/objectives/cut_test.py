@@ -156,11 +156,11 @@ class DrawsTest(absltest.TestCase):
         made = make(mirror=0.5)
         image = jnp.arange(2 * 16 * 16 * 3, dtype=jnp.float32).reshape(2, 1, 16, 16, 3)
         batch = {"views": (image,), "target": {"views": (image,)}}
-        drawn = [made.shown(batch, jax.random.key(i)) for i in range(20)]
-        for source, target, mirrored in drawn:
+        draws = [made.shown(batch, jax.random.key(i)) for i in range(20)]
+        for source, target, mirrored in draws:
             np.testing.assert_array_equal(source, target)
             np.testing.assert_array_equal(source, image[:, 0, :, :: -1 if mirrored else 1])
-        self.assertBetween(sum(int(m) for *_, m in drawn), 4, 16)
+        self.assertBetween(sum(int(m) for *_, m in draws), 4, 16)
 
 
 class GoldenTest(parameterized.TestCase):
@@ -248,9 +248,9 @@ class GoldenTest(parameterized.TestCase):
                 if f"in_ids_{which}_l0" in data
             ]
             mirror = jnp.asarray(bool(data["in_flip"][s])) if "in_flip" in data else None
-            given = source | {"target": target}
+            whole = source | {"target": target}
             loss, params, extra, state = run(
-                params, extra, state, given, jnp.int32(s), places, mirror
+                params, extra, state, whole, jnp.int32(s), places, mirror
             )
             total = data["out_loss_D"][s] + data["out_loss_G"][s]
             np.testing.assert_allclose(loss, total, rtol=1e-4)
