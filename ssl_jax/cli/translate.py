@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         encoder = load(flags.workdir, step=flags.step, mesh=mesh)
         source = read_alike(open_source(flags.data, flags.split), range_of(encoder.config))
         limits = flags.batch_size, flags.threads, flags.max_bad_fraction
-        job = translate.Job(encoder, source, output, mesh, *limits)
+        job = translate.TranslationJob(encoder, source, output, mesh, *limits)
         height, width = encoder.view.sides
         console.print(
             f"{source.name}: {len(source):,} images, translated at {width} x {height} px by "

@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class TranslationJob:
     """One folder of translations.
 
     Attributes:
@@ -86,7 +86,9 @@ class Job:
         return [str(p) for p in unique] if len({*unique}) == len(unique) else numbers
 
 
-def translate(job: Job, progress: Progress = lambda done, computed: None) -> dict[str, Any]:
+def translate(
+    job: TranslationJob, progress: Progress = lambda done, computed: None
+) -> dict[str, Any]:
     """Write the translations to `job.output`; those of an interrupted run are reused.
 
     The images are cropped centrally and resized to the size of training. The folder appears when it
@@ -146,7 +148,7 @@ def translate(job: Job, progress: Progress = lambda done, computed: None) -> dic
     return shards.read_json(job.output / METADATA) or {}
 
 
-def _write(job: Job, folder: Path, progress: Progress) -> list[int]:
+def _write(job: TranslationJob, folder: Path, progress: Progress) -> list[int]:
     """Translate the images that are not in `folder` yet; return the examples that are there now."""
     for path in list(folder.rglob("*")):
         if files.is_temporary(path.name):  # of a run that was killed

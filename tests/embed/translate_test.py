@@ -50,7 +50,7 @@ class TranslateTest(absltest.TestCase):
         source = open_source(data or f"folder:{self.folder / 'images'}", "eval")
         source.read_in(())
         made = {"encoder": encoder(), "source": source, "output": self.output, "mesh": self.mesh}
-        return translate.translate(translate.Job(**(made | {"batch_size": 4} | changes)))
+        return translate.translate(translate.TranslationJob(**(made | {"batch_size": 4} | changes)))
 
     def test_a_folder(self):
         metadata = self.translate()

@@ -68,7 +68,7 @@ class Config(Backbone):
         return functional(make, f"generator_decoder_{self.width}")
 
 
-class ConvBlock(nnx.Module):
+class InstanceNormBlock(nnx.Module):
     """Two 3x3 convolutions with instance norm, padded by reflection, beside a shortcut."""
 
     def __init__(self, width: int, **options: Any):
@@ -91,7 +91,7 @@ class GeneratorEncoder(nnx.Module):
             conv = xavier_conv(width, 2 * width, 3, bias=True, padding=1, **options)
             setattr(self, f"down{i}", conv)
             width *= 2
-        self.blocks = nnx.List([ConvBlock(width, **options) for _ in range(config.blocks)])
+        self.blocks = nnx.List([InstanceNormBlock(width, **options) for _ in range(config.blocks)])
 
     def __call__(self, images: Array, *, train: bool, stages: bool = False) -> Features:
         """Map images (B, H, W, C) to `Features`.
