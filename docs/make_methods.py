@@ -22,6 +22,7 @@ PAGES = {
     "masked": "masked.md",
     "pretext": "pretext.md",
     "multi-modal": "multi_modal.md",
+    "translation": "translation.md",
     "baseline": "baseline.md",
 }
 HEAD = """# All methods
@@ -65,7 +66,7 @@ def proofs(name: str) -> tuple[list[str], list[str]]:
     losses = {name, *re.findall(r"ssl_jax\.losses\.(\w+) import", source)}
     files = [ROOT / "tests" / "losses" / f"{loss}_test.py" for loss in sorted(losses)]
     for path in sorted((ROOT / "tests" / "objectives").glob("*_test.py")):
-        if re.search(rf"\b{name}\b", path.read_text()) and path.stem != "contract_test":
+        if is_about(name, path.read_text()) and path.stem != "contract_test":
             files.append(path)
     golden, other = [], []
     for path in filter(Path.exists, files):
@@ -74,6 +75,15 @@ def proofs(name: str) -> tuple[list[str], list[str]]:
             golden if re.search(r"GOLDEN /|torch\.load\(|= load\(", path.read_text()) else other
         ).append(link)
     return golden, other
+
+
+def is_about(name: str, test: str) -> bool:
+    """Return whether the text of a test's file uses a method: names may be ordinary words."""
+    word = rf"\b{name}\b"
+    if not re.search(word, test):
+        return False
+    used = rf"(objectives|losses)(\.| import .*){word}|[\"']{name}[\"':_]|{name}="
+    return bool(re.search(word, test.split('"""')[1]) or re.search(used, test))
 
 
 def on_digits(seeds: dict) -> str:

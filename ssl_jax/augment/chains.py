@@ -23,6 +23,8 @@ _DIGITS: Mapping[str, Any] = {
 RECIPES: dict[str, Transform] = {
     "none": Transform(**_UNIT),
     "flip": Transform(flip=0.5, **_UNIT),
+    # Park et al. 2020; taesungp/contrastive-unpaired-translation, data/base_dataset.py.
+    "cut": Transform(flip=0.5, mean=(0.5,), std=(0.5,)),
     # Chen et al. 2020; google-research/simclr, data_util.py; for CIFAR s = 0.5 without blur.
     "simclr": Transform(
         flip=0.5,

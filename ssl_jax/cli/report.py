@@ -141,6 +141,7 @@ def examine(
             channels=experiment.spec.channels,
             batch_size=experiment.evals.batch_size,
             mesh=experiment.mesh,
+            streams={} if weights else experiment.available_streams,
         )
         state = checkpoints.restore(number, experiment.abstract_state, experiment.placed)
         terminal().print(f"{folder}, step {number}: looking at some images")

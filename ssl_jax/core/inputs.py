@@ -33,7 +33,8 @@ class View:
       strength: factor of the chain's random distortions; 1 is as published.
       interpolation: interpolation when a crop is resized.
       crop: sampling of boxes: "torchvision" tries ten times and then takes the centre, "one_draw"
-        (BYOL's) clips a single draw to the image.
+        (BYOL's) clips a single draw to the image, "same_aspect" keeps the image's aspect ratio: the
+        share 0.8 is a crop of 256 from an image resized to 286 (CycleGAN, CUT).
     """
 
     size: Size
@@ -42,7 +43,7 @@ class View:
     recipe: str | Transform = "simclr"
     strength: NonNegative = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    crop: Literal["torchvision", "one_draw"] = "torchvision"
+    crop: Literal["torchvision", "one_draw", "same_aspect"] = "torchvision"
 
     @property
     def sides(self) -> tuple[int, int]:

@@ -356,13 +356,14 @@ def random_box(
     draws: np.ndarray,
     area: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    kind: Literal["torchvision", "one_draw"] = "torchvision",
+    kind: Literal["torchvision", "one_draw", "same_aspect"] = "torchvision",
 ) -> Box:
     """Return the box (top, left, height, width) of a random resized crop.
 
     The area share is uniform in `area`, the aspect ratio log-uniform in `ratio`. torchvision's
     RandomResizedCrop takes the first of `TRIES` draws that fits, or else the largest central crop
-    whose aspect ratio lies within `ratio`; BYOL's code clips the first draw to the image.
+    whose aspect ratio lies within `ratio`; BYOL's code clips the first draw to the image. With
+    "same_aspect" the crop has the image's aspect ratio.
 
     Args:
       draws: (TRIES, 4) uniform in [0, 1): area, aspect, top and left of each try.
@@ -371,6 +372,8 @@ def random_box(
     for share, aspect, top, left in draws.tolist():
         target = height * width * (area[0] + (area[1] - area[0]) * share)
         shape = math.exp(log_low + (log_high - log_low) * aspect)
+        if kind == "same_aspect":
+            shape = width / height
         w, h = round(math.sqrt(target * shape)), round(math.sqrt(target / shape))
         if kind == "one_draw":
             w, h = min(max(w, 1), width), min(max(h, 1), height)

@@ -121,7 +121,7 @@ def opened(output: Path, settings: Mapping[str, Any]) -> Iterator[Parts]:
         distributed.barrier(f"parts of {output}")
         if not primary:
             path, expected = folder / SETTINGS, json.loads(json.dumps(settings))
-            await_shared(lambda: _read(path) == expected, path)
+            await_shared(lambda: read_json(path) == expected, path)
         yield Parts(folder)
 
 
@@ -136,7 +136,7 @@ def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings, or compare them with those in the folder."""
     path = folder / SETTINGS
     if path.exists():
-        check_same(_read(path), settings, str(folder), "remove that folder")
+        check_same(read_json(path), settings, str(folder), "remove that folder")
     elif any(not other.name.startswith(".") for other in folder.iterdir()):
         raise UserError(f"{folder} holds other files; choose another --output")
     else:
@@ -163,22 +163,26 @@ def outdated(
 
 
 def check_same(
-    stored: Mapping[str, Any] | None, expected: Mapping[str, Any], location: str, remedy: str
+    stored: Mapping[str, Any] | None,
+    expected: Mapping[str, Any],
+    location: str,
+    remedy: str,
+    content: str = "features",
 ) -> None:
-    """Check that existing features were made with the settings `expected`.
+    """Check that existing features, or other `content`, were made with the settings `expected`.
 
     Raises:
       UserError: they were not; the message names the differences and the `remedy`.
     """
     if stored is None:
-        raise UserError(f"{location} exists already and is not a file of features; {remedy}")
+        raise UserError(f"{location} exists already and is not a file of {content}; {remedy}")
     keys = [key for key in expected if stored.get(key) != json.loads(json.dumps(expected[key]))]
     if keys:
         texts = (f"{key} (there {stored.get(key)}, now {expected[key]})" for key in keys[:2])
         more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
         raise UserError(
-            f"{location} holds features with another {', '.join(texts)}{more}; {remedy}, or choose "
-            "another --output"
+            f"{location} holds {content} with another {', '.join(texts)}{more}; {remedy}, or "
+            "choose another --output"
         )
 
 
@@ -195,7 +199,8 @@ def await_shared(visible: Callable[[], bool], path: Path) -> None:
     )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read the JSON object in a file; None if it holds none."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -3,8 +3,9 @@ the encoder's own untrained weights, all three in the same way.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -91,6 +92,7 @@ class Evaluator:
     Args:
       probe: where features are read, by default as the method sets it.
       progress: called with a few words on the protocol that starts.
+      streams: the method's further training sets, by name.
       say: called once with each one-line message on what cannot be measured and why.
     """
 
@@ -105,6 +107,7 @@ class Evaluator:
         tokenizer: Tokenizer = BYTES,
         progress: Callable[[str], None] = lambda text: None,
         say: Callable[[str], None] = lambda text: None,
+        streams: Mapping[str, Source] = MappingProxyType({}),
     ):
         self._config, self._tokenizer, self._objective = config, tokenizer, objective
         self._progress = progress
@@ -120,6 +123,7 @@ class Evaluator:
             channels=objective.spec.channels,
             batch_size=config.batch_size,
             mesh=mesh,
+            streams=streams,
         )
 
     def subject(self, encoder: Encoder | None) -> Subject:

@@ -1,7 +1,7 @@
 """Images of an evaluation: the training and the test set, and their labels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -55,6 +55,7 @@ class Images:
     mesh: jax.sharding.Mesh
     train: Part
     test: Part
+    streams: Mapping[str, Source] = field(default_factory=dict)  # the method's further sets
 
     @classmethod
     def of(

@@ -92,6 +92,17 @@ class Backbone:
             f"backbone: {self.title} has no decoder of codes; set backbone.name='discrete_vae'"
         )
 
+    def image_decoder(self, out: int) -> Net:
+        """Build the network that turns the map into an image, (B, h, w, D) to (B, H, W, out) in
+        [-1, 1].
+
+        Raises:
+          UserError: the backbone has none.
+        """
+        raise UserError(
+            f"backbone: {self.title} has no decoder of images; set backbone.name='resnet_generator'"
+        )
+
     def explicit(self) -> "Backbone":
         """Return the config of the same network with every size spelled out."""
         return self

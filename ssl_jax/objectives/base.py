@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config, rng
@@ -23,6 +22,7 @@ from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.parts.networks import Networks
+from ssl_jax.objectives.parts.readouts import Heads, ImageTokenizer, ImageTranslator, TextTower
 
 __all__ = [
     "BACKBONE",
@@ -34,6 +34,7 @@ __all__ = [
     "Group",
     "Heads",
     "ImageTokenizer",
+    "ImageTranslator",
     "Inputs",
     "Objective",
     "Picture",
@@ -41,6 +42,7 @@ __all__ = [
     "Spec",
     "Stream",
     "TextTower",
+    "Turn",
     "View",
 ]
 
@@ -138,6 +140,18 @@ class Aux(NamedTuple):
     metrics: Mapping[str, Array] = {}
 
 
+class Turn(NamedTuple):
+    """One of the updates of a step; see `Objective.turns`.
+
+    Attributes:
+      loss: a function like `Objective.loss`.
+      networks: the entries of `params` that it trains, whole parameter groups; None for all.
+    """
+
+    loss: Callable[..., tuple[Array, Aux]]
+    networks: tuple[str, ...] | None = None
+
+
 class DataPass(NamedTuple):
     """Records of a method for the whole data set, `core.sharding.padded_rows` rows split over all
     devices.
@@ -175,73 +189,6 @@ class Picture:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TextTower:
-    """Embeddings of images and texts in the joint space of image-text methods. A pytree.
-
-    Attributes:
-      params: parameters of both embeddings.
-      context: tokens of a caption.
-      embed_image: (params, the backbone's "pooled" features (B, D)) -> (B, d).
-      embed_text: (params, tokens (B, context) int32) -> (B, d).
-    """
-
-    params: Tree
-    context: int = field(metadata={"static": True})
-    embed_image: Callable[[Tree, Array], Array] = field(metadata={"static": True})
-    embed_text: Callable[[Tree, Array], Array] = field(metadata={"static": True})
-
-    def image(self, pooled: Array) -> Array:
-        return self.embed_image(self.params, pooled)
-
-    def text(self, tokens: Array) -> Array:
-        return self.embed_text(self.params, tokens)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Heads:
-    """Classification heads of a method: those of its clusters, or of the classes it was trained on.
-    A pytree.
-
-    Attributes:
-      params: parameters of everything after the backbone.
-      score: (params, features (B, D)) -> logits (B, K) of each head; the features are the
-        backbone's `pooled`, or those that the online probe reads.
-    """
-
-    params: Tree
-    score: Callable[[Tree, Array], Sequence[Array]] = field(metadata={"static": True})
-
-    def logits(self, pooled: Array) -> Sequence[Array]:
-        return self.score(self.params, pooled)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ImageTokenizer:
-    """The head that turns a backbone's map into codes, for methods that predict them. A pytree.
-
-    Attributes:
-      params: its parameters.
-      head: network from a map (B, h, w, D) to a score for each code (B, h, w, vocabulary); see
-        `nets.codes`.
-    """
-
-    params: Tree
-    head: Net = field(metadata={"static": True})
-
-    def scores(self, features: Features) -> Array:
-        """Return the scores (B, h, w, vocabulary) of all codes at each place."""
-        scores: Array = self.head.apply(self.params, {}, features.map, train=False)[0]
-        return scores
-
-    def codes(self, features: Features) -> Array:
-        """Return the code (B, h, w) int32 at each place, the index of the largest score."""
-        return jnp.argmax(self.scores(features), axis=-1).astype(jnp.int32)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
 class Encoder:
     """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
     into the program.
@@ -258,6 +205,7 @@ class Encoder:
     classifier: Heads | None = None
     online: Heads | None = None
     tokenizer: ImageTokenizer | None = None
+    translator: ImageTranslator | None = None
 
     def codes(self, images: Array) -> Array:
         """Compute the codes (B, h, w) int32 of normalised images (B, H, W, C).
@@ -268,6 +216,16 @@ class Encoder:
         if self.tokenizer is None:
             raise UserError("codes: this encoder has no tokenizer")
         return self.tokenizer.codes(self.net.apply(self.params, self.stats, images, train=False)[0])
+
+    def translate(self, images: Array) -> Array:
+        """Translate normalised images (B, H, W, C) to the other domain, likewise normalised.
+
+        Raises:
+          UserError: the method translates no images.
+        """
+        if self.translator is None:
+            raise UserError("translate: this encoder translates no images; use a run of cut")
+        return self.translator.images(self.features(images))
 
     def features(self, images: Array) -> Features:
         """Compute all outputs and stages of the backbone for normalised images (B, H, W, C)."""
@@ -297,7 +255,7 @@ class Objective:
     microbatches: Count = field(default=1, kw_only=True)
 
     family: ClassVar[str] = (
-        ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, baseline
+        ""  # pretext, contrastive, siamese, clustering, masked, multi-modal, translation, baseline
     )
     needs: ClassVar[str] = "any backbone"
     probe: ClassVar[Probe] = Probe(pool="pooled")
@@ -420,6 +378,14 @@ class Objective:
         """Compute the scalar to minimise over the global batch, and its `Aux`. Pure."""
         raise NotImplementedError
 
+    def turns(self) -> Sequence[Turn]:
+        """Return the updates of a step in order, each from the parameters and `extra` that the one
+        before left: by default one of all parameters by `loss`. An adversary has its own turn.
+
+        All get the same batch, key and step, so that they draw the same.
+        """
+        return (Turn(self.loss),)
+
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array
     ) -> tuple[Tree, Tree]:
@@ -446,6 +412,12 @@ class Objective:
         Pure; jitted. `images` (B, H, W, C) are whole evaluation images, centrally cropped to the
         first view and normalised; show a few, or choose among all of them.
         """
+        return {}
+
+    def stream_pictures(
+        self, params: Tree, extra: Tree, streams: Mapping[str, Array], key: Array
+    ) -> Mapping[str, Picture]:
+        """Return further pictures, of images of the further data sets by name; like `pictures`."""
         return {}
 
     def groups(self) -> dict[str, Group]:

@@ -1,9 +1,10 @@
 """The optimizer of the config section `optim`: schedules, rules on parameter paths, groups.
 
 The result is an optax pair whose `update` takes the training step:
-`updates, opt_state = tx.update(grads, opt_state, params, step=step)`. Learning rate and weight
-decay are functions of that step. Counts inside `opt_state` serve Adam's bias correction only, so a
-group whose state is frozen or restarted still follows the run's schedules.
+`updates, opt_state = tx.update(grads, opt_state, params, step=step)`. `grads` may lack whole
+groups, which then do not change. Learning rate and weight decay are functions of that step. Counts
+inside `opt_state` serve Adam's bias correction only, so a group whose state is frozen or restarted
+still follows the run's schedules.
 """
 
 import re
@@ -52,12 +53,14 @@ class OptimConfig:
       name: adamw (decoupled decay, lr times wd), sgd (decay added to the gradient), lars, or lamb.
       lr: peak learning rate, before `lr_scaling`.
       lr_scaling: linear: lr B / 256 for a global batch B. sqrt: lr sqrt(B), SimCLR's 0.075 sqrt(B).
-      schedule: schedule after the warmup: cosine to `lr_end`, constant, or step (`milestones`).
+      schedule: schedule after the warmup: cosine to `lr_end`, constant, step (`milestones`), or
+        linear: constant for `constant_epochs`, then falling towards 0 with each epoch.
       warmup_steps, warmup_epochs: length of the linear warmup; set one of them.
       warmup_inclusive: see `schedules.warmup_cosine`.
       lr_start, lr_end: first rate of the warmup and last rate of the cosine, as fractions of the
         scaled peak.
       milestones, decay: epochs at which the rate is multiplied, and by what, for schedule step.
+      constant_epochs: epochs at the peak, for schedule linear.
       weight_decay: weight decay at the start.
       weight_decay_end: weight decay at the end of the run, reached on a cosine (DINO); None keeps
         it constant.
@@ -85,7 +88,7 @@ class OptimConfig:
     name: Literal["adamw", "sgd", "lars", "lamb"] = "adamw"
     lr: NonNegative = 1e-3
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
-    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    schedule: Literal["cosine", "constant", "step", "linear"] = "cosine"
     warmup_steps: Whole = 0
     warmup_epochs: NonNegative = 0.0
     warmup_inclusive: bool = False
@@ -93,6 +96,7 @@ class OptimConfig:
     lr_end: Probability = 0.0
     milestones: tuple[NonNegative, ...] = ()
     decay: Share = 0.1
+    constant_epochs: NonNegative = 0.0
     weight_decay: NonNegative = 0.0
     weight_decay_end: NonNegative | None = None
     momentum: BelowOne = 0.9
@@ -132,6 +136,7 @@ class OptimConfig:
             (("lars_variant", "trust_coefficient"), ("lars",), self.name, "name"),
             (("lr_end", "lr_start", "warmup_inclusive"), ("cosine",), self.schedule, "schedule"),
             (("decay",), ("step",), self.schedule, "schedule"),
+            (("constant_epochs",), ("linear",), self.schedule, "schedule"),
         ]
         unused = {
             key: f"only {' and '.join(users)} reads it, and optim.{setting} is {value!r}"
@@ -171,6 +176,11 @@ def make_schedule(
             warmup=warmup,
             start=peak * config.lr_start,
             inclusive=config.warmup_inclusive,
+        )
+    if config.schedule == "linear":
+        epochs = total_steps / steps_per_epoch
+        return lambda step: schedules.linear_decay(
+            step, steps_per_epoch, epochs, peak, config.constant_epochs, warmup=warmup
         )
     milestones = [round(epoch * steps_per_epoch) for epoch in config.milestones]
     return lambda step: schedules.step_decay(step, peak, milestones, config.decay, warmup=warmup)
@@ -269,6 +279,9 @@ def make_optimizer(
         new_state = {}
         for name, rule in rules.items():
             old, zeros = opt_state[name], pick(updates, name)
+            if members[name] and not flat.keys() & set(members[name]):
+                new_state[name] = old  # this turn of the step trains other groups
+                continue
             change, group_state = rule.update(
                 pick(flat, name),
                 old,

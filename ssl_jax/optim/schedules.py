@@ -71,6 +71,27 @@ def step_decay(
     return xp.where(step < warmup, base * step / max(warmup, 1), base * decay**reached)
 
 
+def linear_decay(
+    step: Any,
+    steps_per_epoch: float,
+    epochs: float,
+    base: float,
+    constant: float = 0.0,
+    *,
+    warmup: float = 0,
+) -> Array:
+    """A line from 0 to `base` over `warmup` steps; `base` for `constant` epochs, then less each.
+
+    Epoch e, from 0, has `base (1 - max(0, e + 1 - constant) / (epochs - constant + 1))`: the last
+    of `epochs` is not yet 0 (CUT's models/networks.py, get_scheduler).
+    """
+    xp, step = _as_float(step)
+    # The quotient of a step at an epoch's border may be rounded down to the epoch before.
+    epoch = xp.floor((step + 0.5) / steps_per_epoch)
+    fall = xp.maximum(epoch + 1 - constant, 0.0) / (max(epochs - constant, 0.0) + 1)
+    return xp.where(step < warmup, base * step / max(warmup, 1), base * xp.maximum(1 - fall, 0.0))
+
+
 def _as_float(step: Any) -> tuple[ModuleType, Any]:
     """The array module that `step` belongs to, and `step` in that module's default float type."""
     if isinstance(step, jax.Array):

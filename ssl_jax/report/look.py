@@ -97,7 +97,10 @@ class Look:
 
 
 def look(objective: Objective, state: TrainState, images: Images, step: int) -> Look:
-    """Compute everything that the page shows of these images and the encoder of this state."""
+    """Compute everything that the page shows of these images and the encoder of this state.
+
+    Images of the further training sets are those of `images.streams`.
+    """
     encoder = objective.encoder(state.params, state.extra)
     classes = images.class_names
     train, test = (
@@ -108,6 +111,13 @@ def look(objective: Objective, state: TrainState, images: Images, step: int) -> 
     normalised = jax.jit(prepare, static_argnums=0)(images.view, test.images[order])
     key = jax.random.key(0)
     pictures = dict(jax.jit(objective.pictures)(state.params, state.extra, normalised, key))
+    if images.streams:
+        thumbs = {
+            n: images.whole(Part(s, sample(np.zeros(len(s)), SHOWN)))[0]
+            for n, s in images.streams.items()
+        }
+        streams = {n: jax.jit(prepare, static_argnums=0)(images.view, x) for n, x in thumbs.items()}
+        pictures |= jax.jit(objective.stream_pictures)(state.params, state.extra, streams, key)
     if encoder.clusters is not None:
         pictures["Prototypes"] = jax.jit(_prototypes)(encoder, normalised)
     pictures = jax.device_get(pictures)

@@ -136,6 +136,14 @@ class Datasets(ResolvedConfig):
         return {name: self.opened(data, "train") for name, data in self.data.streams.items()}
 
     @cached_property
+    def available_streams(self) -> dict[str, Source]:
+        """`streams` for those who can do without: none if one of them is elsewhere by now."""
+        try:
+            return self.streams
+        except UserError:
+            return {}
+
+    @cached_property
     def eval_source(self) -> Source | None:
         """Evaluation set: the configured one, or what the training data hold out; with `data.fold`
         its part of both sets.
@@ -166,14 +174,31 @@ class Datasets(ResolvedConfig):
         if self.tokenizer is not BYTES and not exists:
             files.write_text(folder / TOKENIZER, self.tokenizer.json)
 
+    def _check_bands(self, name: str, stream: Source, channels: int) -> None:
+        """Check that the images of a stream can be read with the channels of the training set.
+
+        Raises:
+          UserError: they cannot.
+        """
+        own = stream.arrays.shape[-1] if stream.arrays is not None else survey(stream).bands
+        pictures = (1, 3)  # grey and colour are converted into each other
+        if own != channels and not (own in pictures and channels in pictures):
+            raise UserError(
+                f"data.streams.{name}: {stream.name} has {own} channels, and the training images "
+                f"{self.source.name} are read with {channels}; use images with the same channels"
+            )
+
     @cached_property
     def facts(self) -> Facts:
         """Facts on the data that the config names."""
+        channels = num_channels(self.source, self.data.channels, self.survey.bands)
+        for name, stream in self.streams.items():
+            self._check_bands(name, stream, channels)
         return Facts(
             self.source.name,
             len(self.source),
             self.source.num_classes,
-            num_channels(self.source, self.data.channels, self.survey.bands),
+            channels,
             tuple(
                 Stream(name, len(stream), stream.num_classes)
                 for name, stream in self.streams.items()

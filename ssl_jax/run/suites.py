@@ -164,6 +164,7 @@ class Task:
             test,
             experiment.mesh,
             tokenizer=experiment.tokenizer,
+            streams=experiment.available_streams,
         )
         requested = {p: evaluator.spread_over_stages(group) for p, group in requested.items()}
         if not evaluator.images.labelled:

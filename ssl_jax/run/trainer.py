@@ -190,6 +190,7 @@ class Training:
             tokenizer=run.tokenizer,
             progress=lambda protocol: self._line.phase(self._measuring, protocol),
             say=self._say,
+            streams=run.streams,
         )
         self._measuring = "measuring"
         self._step = make_train_step(

@@ -11,7 +11,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
-from ssl_jax.cli import embed, evaluate, report
+from ssl_jax.cli import embed, evaluate, report, translate
 from ssl_jax.core.errors import AtOnce
 from ssl_jax.core.watch import INTERRUPTED
 
@@ -19,6 +19,7 @@ AT_WORK = {
     "evaluate": (evaluate, "measure"),
     "report": (report, "examine"),
     "embed": (embed, "load"),
+    "translate": (translate, "load"),
 }
 
 
@@ -32,7 +33,8 @@ class InterruptTest(parameterized.TestCase):
     def test_it_ends_at_once(self, name):
         run = Path(self.create_tempdir().full_path)
         (run / "config.json").write_text('{"objective": {"name": "simclr"}}')
-        more = ("--data=digits", f"--output={run}/e.npz") if name == "embed" else ()
+        writes = name in ("embed", "translate")
+        more = ("--data=digits", f"--output={run}/e.npz") if writes else ()
         err, begun = io.StringIO(), time.monotonic()
         with (
             mock.patch.object(*AT_WORK[name], interrupted),

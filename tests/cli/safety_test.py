@@ -68,6 +68,10 @@ PATHS = {
         ("--workdir={run}", "--output={}/r.txt"),
     ],
     "study": [("--study={}.py:x", "--workdir={new}")],
+    "translate": [
+        ("--workdir={}", "--data=digits", "--output={new}"),
+        ("--workdir={run}", "--data=digits", "--output={}/o"),
+    ],
     "train": [
         ("--config={}", "--workdir={new}"),
         ("--config={}.py:x", "--workdir={new}"),
@@ -135,6 +139,7 @@ class CodeTest(Runs):
     @parameterized.parameters(
         ("evaluate", "--eval=knn"),
         ("embed", "--output=e.npz"),
+        ("translate", "--data=digits", "--output=o"),
         ("export", "--format=npz", "--output=o.npz"),
         ("export", "--format=stablehlo", "--output=o.zip"),
         ("report", "--output=r.html"),

@@ -19,6 +19,7 @@ UNUSED = [
     ({"optim.name": "lamb", "optim.lars_variant": "apex"}, "lars_variant"),
     ({"optim.schedule": "constant", "optim.lr_end": 0.1}, "lr_end: 0.1 .*only cosine"),
     ({"optim.schedule": "cosine", "optim.decay": 0.2}, "decay: 0.2 .*only step"),
+    ({"optim.schedule": "step", "optim.constant_epochs": 2.0}, "2.0 .*only linear"),
     ({"optim.warmup_epochs": 0, "optim.warmup_steps": 0, "optim.lr_start": 0.1}, "no warmup"),
     (
         {"train.steps": 9, "train.epochs": 5.0},

@@ -280,6 +280,13 @@ class BoxTest(absltest.TestCase):
         draws[4] = (0.0, 0.5, 0.0, 0.999)  # the fifth try fits: 15 x 15, at the top, to the right
         self.assertEqual(d.random_box(30, 300, draws, (0.025, 5.0)), (0, 285, 15, 15))
 
+    def test_the_aspect_of_the_image(self):
+        """A crop of 256 x 256 from an image that was resized to 286 x 286."""
+        draws, share = np.random.default_rng(0).random((d.TRIES, 4)), (256 / 286) ** 2
+        *corner, h, w = d.random_box(286, 572, draws, (share, share), kind="same_aspect")
+        self.assertEqual((h, w), (256, 512))
+        self.assertTrue(0 <= corner[0] <= 30 and 0 <= corner[1] <= 60)
+
     def test_byol_draws_once_and_cuts_the_sides(self):
         draws = np.full((d.TRIES, 4), 0.5)
         self.assertEqual(d.random_box(500, 3, draws, (0.5, 1.0), kind="one_draw"), (233, 0, 34, 3))

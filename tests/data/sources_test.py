@@ -58,8 +58,14 @@ class DigitsTest(absltest.TestCase):
         self.assertLen(held_out("digits:photos"), 360)
         self.assertEqual(absolute("digits:photos"), "digits:photos")
 
+    def test_black_on_white(self):
+        plain, inverted = (open_source(f"digits{path}", "eval") for path in ("", ":inverted"))
+        np.testing.assert_array_equal(inverted.arrays, 255 - plain.arrays)
+        np.testing.assert_array_equal(inverted.labels, plain.labels)
+        self.assertEqual(inverted.name, "digits:inverted")
+
     def test_another_path(self):
-        with self.assertRaisesRegex(UserError, "expected 'digits' or 'digits:photos'"):
+        with self.assertRaisesRegex(UserError, "expected 'digits', 'digits:photos' or"):
             open_source("digits:/x")
 
 

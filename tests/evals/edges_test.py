@@ -35,6 +35,7 @@ QUICK = {
 LEARN = ("linear", "logistic", "fewshot", "attentive", "svm", "corruptions", "patches")
 # Protocols that need a text tower, a ViT, a probe trained along, videos or masks.
 ABSENT = ("retrieval", "zero_shot", "attention", "online", "propagation", "segmentation")
+ABSENT += ("translation",)  # and a method that translates
 ALL = list(protocols.known())
 
 
@@ -132,7 +133,7 @@ class EdgesTest(parameterized.TestCase):
     @parameterized.parameters(*ALL)
     def test_all_labels_missing(self, name):
         some, none = source(np.arange(36) % 3), source([-1] * 20)
-        free = name in ("diagnostics", "lidar", "layers")
+        free = name in ("diagnostics", "lidar", "layers", "distance")
         for train, test in ((some, none), (none, some), (none, None)):
             self.assertEqual(self.measure(name, train, test) is not None, free)
 

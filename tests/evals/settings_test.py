@@ -24,7 +24,7 @@ from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import corruptions
 from ssl_jax.nets.features import Features, Stage
 from ssl_jax.nets.functional import Net
-from ssl_jax.objectives.base import Encoder, Heads, Probe, TextTower
+from ssl_jax.objectives.base import Encoder, Heads, ImageTranslator, Probe, TextTower
 from ssl_jax.run import suites
 from ssl_jax.training import online_probe
 
@@ -56,6 +56,7 @@ BASE = {
         "batch_size": 2,
         "lr": 0.3,
     },
+    "translation": {},
     "propagation": {"data": "{videos}", "size": 64, "context": 1, "radius": 2, "k": 2},
 }
 # A second value of each setting.
@@ -63,6 +64,8 @@ OTHER = {
     "diagnostics": {"examples": 20},
     "lidar": {"examples": 10, "views": 2, "delta": 0.5},
     "layers": {"examples": 20},
+    "distance": {},
+    "translation": {"target": "{masks}", "examples": 9},
     "attention": {"examples": 8},
     "online": {},
     "knn": {"k": 3, "temperature": 1e-4},
@@ -142,6 +145,7 @@ class SettingsTest(parameterized.TestCase):
         cls.files = files(Path(cls.folder.name))
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
         how = {"view": View(16, recipe="flip"), "channels": 3, "batch_size": 16, "mesh": mesh}
+        how["streams"] = {"target": squares(30, 2)}
         images = Images.of(squares(60, 0), squares(40, 1), 1000, 1000, **how)
         cls.subject = Subject(encoder(), images, Probe(pool="pooled"))
         cls.measured = {}
@@ -254,7 +258,9 @@ def encoder():
     net = Net(lambda key: (params, {}), forward, "vit", attention=True)
     weights = online_probe.fresh(6, 4) | {"kernel": jnp.asarray(rng.normal(size=(6, 4)))}
     probe = Heads(weights, online_probe.logits)
-    return Encoder(params, {}, net, text, heads, heads, probe)
+    larger = lambda p, s, x, **_: (jnp.tanh(x[..., :3]).repeat(4, 1).repeat(4, 2), s)  # noqa: E731
+    translator = ImageTranslator({}, Net(lambda key: ({}, {}), larger, "larger"))
+    return Encoder(params, {}, net, text, heads, heads, probe, translator=translator)
 
 
 def forward(params, stats, images, *, train, stages=True, attention=False):

@@ -133,6 +133,7 @@ CASES = {
     "smog.group_logits": (X, draw(4, D), 0.5),
     "smog.nearest_group": (X, draw(4, D)),
     "smog.update_groups": (draw(4, D), X, LABELS // 2, 0.9),
+    "patch_nce.patch_nce": (PATCHES, draw(B, 4, 12), 0.5),
     "reconstruction.bernoulli_error": (IMAGES, chances(B, 4, 4, 3)),
     "reconstruction.logit_laplace_error": (draw(B, 4, 4, 6), chances(B, 4, 4, 3)),
     "reconstruction.squared_error": (IMAGES, OTHERS),

@@ -52,6 +52,7 @@ from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
 from ssl_jax.losses.ntxent import ntxent
+from ssl_jax.losses.patch_nce import patch_nce
 from ssl_jax.losses.pixel_pairs import (
     pixel_consistency,
     pixel_contrast,
@@ -141,6 +142,7 @@ CASES = {
     "masked_patches": lambda x, y, t: masked_patch_loss(
         probabilities(y).reshape(8, 4, 4), x.reshape(8, 4, 4), MASK
     ),
+    "patch_nce": lambda x, y, t: patch_nce(x.reshape(2, 4, 16), y.reshape(2, 4, 16), t),
     "infonce": lambda x, y, t: infonce(x, y, t),
     "infonce_queue": lambda x, y, t: infonce(x, y, t, negatives=y[::-1] / LARGE),
     "invaspread": lambda x, y, t: invaspread(x, t),

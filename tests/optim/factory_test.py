@@ -270,6 +270,18 @@ class GroupsTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "did you mean 'head'"):
             reset(tx, state, params, ("haed",))
 
+    @parameterized.parameters("adamw", "sgd")
+    def test_a_turn_of_one_group_leaves_the_others(self, name):
+        params, grads = net(), net(1)
+        tx, _ = build(params, {"head": Group("^head")}, name=name, weight_decay=0.1)
+        state, step = tx.init(params), jnp.int32(0)
+        whole, after = tx.update(grads, state, params, step=step)
+        part, turn = tx.update({"head": grads["head"]}, state, params, step=step)
+        jax.tree.map(np.testing.assert_array_equal, part["head"], whole["head"])
+        jax.tree.map(np.testing.assert_array_equal, turn["head"], after["head"])
+        jax.tree.map(np.testing.assert_array_equal, turn["rest"], state["rest"])
+        self.assertEqual(float(tree.global_norm(part["backbone"])), 0.0)
+
     def test_a_group_of_constant_rate_follows_no_schedule(self):
         params, grads = net(), net(1)
         settings = {"name": "sgd", "momentum": 0.0, "schedule": "cosine", "warmup_steps": 10}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.optim.schedules import cosine, step_decay, warmup_cosine
+from ssl_jax.optim.schedules import cosine, linear_decay, step_decay, warmup_cosine
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -89,6 +89,18 @@ class ScheduleTest(parameterized.TestCase):
         steps = np.array([0, 1, 2, 5, 6, 8])
         expected = [0.0, 0.5, 1.0, 0.1, 0.1, 0.01]
         np.testing.assert_allclose(step_decay(steps, 1.0, (5, 8), 0.1, warmup=2), expected)
+
+    def test_linear_decay_is_that_of_the_release(self):
+        """`1 - max(0, epoch + 1 - n_epochs) / (n_epochs_decay + 1)`: 400 epochs, 200 constant."""
+        epochs = np.array([0, 199, 200, 201, 399])
+        expected = 1 - np.maximum(0, epochs + 1 - 200) / 201
+        for steps in (1, 3, 1067):
+            for within in (0, steps - 1):
+                value = linear_decay(epochs * steps + within, steps, 400, 2.0, 200)
+                np.testing.assert_allclose(value, 2 * expected)
+        np.testing.assert_allclose(linear_decay(1, 10, 2, 1.0, 2, warmup=4), 0.25)
+        traced = jax.jit(lambda s: linear_decay(s, 1067, 400, 1.0, 200))(jnp.int32(1067 * 200))
+        np.testing.assert_allclose(traced, 200 / 201, rtol=1e-6)
 
     def test_float32_keeps_small_rates_near_the_end(self):
         step, total = 999_990, 1_000_000

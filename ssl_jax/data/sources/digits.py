@@ -1,6 +1,7 @@
 """scikit-learn's handwritten digits: 1797 real 8x8 images in 10 classes, within the library.
 
-`digits:photos` shows them before grey crops of its two photographs, with masks of the digits.
+`digits:photos` shows them before grey crops of its two photographs, with masks of the digits;
+`digits:inverted` in black on white.
 """
 
 import numpy as np
@@ -30,12 +31,14 @@ def load(path: str, split: str) -> ArraySource:
 
     Captions are made from the labels, one per template in `TEMPLATES`. The masks are 1 where a
     digit is not black. With the path "photos" those pixels lie before a crop of `photos`, chosen
-    at random for each image from the same part of them.
+    at random for each image from the same part of them; with the path "inverted" white is black.
     """
     from sklearn.datasets import load_digits  # takes a second to import
 
-    if path not in ("", "photos"):
-        raise UserError(f"data 'digits:{path}': expected 'digits' or 'digits:photos'")
+    if path not in ("", "photos", "inverted"):
+        raise UserError(
+            f"data 'digits:{path}': expected 'digits', 'digits:photos' or 'digits:inverted'"
+        )
     digits = load_digits()
     order = np.random.RandomState(0).permutation(len(digits.target))
     rows = np.sort(order[:TRAIN] if split == "train" else order[TRAIN:])
@@ -44,7 +47,9 @@ def load(path: str, split: str) -> ArraySource:
     texts = [tuple(t.format(word) for t in TEMPLATES) for word in WORDS]
     captions = [texts[label] for label in labels]
     masks, name = (images > 0).astype(np.uint8), "digits"
-    if path:
+    if path == "inverted":
+        images, name = 255 - images, "digits:inverted"
+    elif path:
         images, name = np.where(masks > 0, images, backgrounds(len(images), split)), "digits:photos"
     return ArraySource(name, images[..., None], labels, WORDS, captions, masks)
 
