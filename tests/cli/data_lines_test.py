@@ -7,8 +7,8 @@ from absl.testing import absltest
 from PIL import Image
 from rich.console import Console
 
-from ssl_jax.cli.train import data_lines, with_original_data
 from ssl_jax.data.sources import ArraySource
+from ssl_jax.run.commands.train import data_lines, with_original_data
 from ssl_jax.run.experiment import Experiment
 
 

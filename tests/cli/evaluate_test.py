@@ -16,10 +16,10 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
-from ssl_jax.cli import evaluate
 from ssl_jax.evals import features
 from ssl_jax.evals.records import ResultsFile, key
 from ssl_jax.run import evaluation
+from ssl_jax.run.commands import evaluate
 
 ROOT = Path(__file__).parents[2]
 TINY = (

@@ -12,11 +12,11 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.cli import run
-from ssl_jax.cli.export import RestoredRun
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
 from ssl_jax.run import pretrained, roles
+from ssl_jax.run.commands.export import RestoredRun
 from ssl_jax.run.configs import load_config, methods, override, recipes
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment

@@ -11,9 +11,10 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
-from ssl_jax.cli import embed, evaluate, report, translate
+from ssl_jax.cli import report, translate
 from ssl_jax.core.errors import AtOnce
 from ssl_jax.core.watch import INTERRUPTED
+from ssl_jax.run.commands import embed, evaluate
 
 AT_WORK = {
     "evaluate": (evaluate, "measure"),

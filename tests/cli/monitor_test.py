@@ -10,8 +10,8 @@ from absl.testing import absltest
 from rich.console import Console
 
 from ssl_jax import cli
-from ssl_jax.cli.train import announce
 from ssl_jax.core.errors import UserError
+from ssl_jax.run.commands.train import announce
 from ssl_jax.run.configs import configured
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.training import workdir

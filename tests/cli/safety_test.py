@@ -18,10 +18,10 @@ from absl.testing import absltest, parameterized
 
 import ssl_jax
 from ssl_jax import cli
-from ssl_jax.cli import train
 from ssl_jax.core import files, trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.evals.records import ResultsFile
+from ssl_jax.run.commands import train
 from ssl_jax.run.configs import configured, load_config, load_method
 from ssl_jax.run.console import styled, terminal
 from ssl_jax.run.experiment import Experiment

@@ -83,7 +83,7 @@ class StudyTest(parameterized.TestCase):
         self.assertEqual((first / "metrics.jsonl").read_bytes(), before)
         self.assertIn("not trained: data1.0-steps2", err)
         blocked.unlink()
-        with mock.patch.object(train, "start", wraps=train.start) as start:
+        with mock.patch.object(train, "train", wraps=train.train) as start:
             out, err = self.run_study("--format=csv", "--metrics=knn_top1")
         self.assertEqual(start.call_count, 1)
         rows = [line.split(",") for line in out.splitlines() if line.startswith(("run,", "data"))]

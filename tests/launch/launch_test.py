@@ -14,9 +14,9 @@ import yaml
 from absl.testing import absltest, parameterized
 
 from launch import gke, job, local, skypilot, slurm, tpu_vm
-from ssl_jax.cli import train
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError
+from ssl_jax.run.commands import train
 from ssl_jax.training.metrics import read_metrics
 
 RUN = (

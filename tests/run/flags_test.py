@@ -193,7 +193,7 @@ class FlagsTest(parameterized.TestCase):
             configs.override(config, [(key, Text(text))])
 
     def test_sweeps_take_the_type_of_their_setting(self):
-        from ssl_jax.cli.evaluate import grid
+        from ssl_jax.run.commands.evaluate import grid
         from ssl_jax.run.suites import settings
 
         variants = settings(Knn(), "knn", grid(["k=5,10", "stage=none,-2"]))
