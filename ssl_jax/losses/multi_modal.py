@@ -2,8 +2,6 @@
 al. 2020, arXiv:2002.12177). No code was released; the forms are those of the paper's section 3.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +13,8 @@ Array = jax.Array
 
 @any_axes(...)
 def binary(logits: Array, labels: Array) -> Array:
-    """`softplus(z) - y z`, the cross-entropy of a yes-no question, for each entry; at least float32.
+    """`softplus(z) - y z`, the cross-entropy of a yes-no question, one value per entry, in at
+    least float32.
 
     Args:
       logits: z, (...).
@@ -52,39 +51,45 @@ def feature_distance(student: Array, teacher: Array) -> Array:
 
 
 @any_axes()
-def weighted_sum(losses: Sequence[Array], weights: Sequence[float | Array]) -> Array:
+def weighted_sum(losses: Array, weights: Array) -> Array:
     """`sum_t w_t l_t`, a scalar, float32 or wider. A loss of weight 0 adds exactly 0, even if it is
     not finite, and gets a gradient of exactly 0; see `switched` for what lies before it.
+
+    Args:
+      losses, weights: (T,).
     """
-    pairs = zip(losses, weights, strict=True)
     # Selected before the product: 0 times infinity is no number.
-    return sum(w * jnp.where(w != 0, as_float(loss), 0) for loss, w in pairs)  # type: ignore[return-value]
+    return jnp.sum(weights * jnp.where(weights != 0, as_float(losses), 0))
 
 
 @any_axes(...)
-def switched(values: Array, weight: float | Array) -> Array:
-    """`values`, unchanged; their gradient is exactly 0 if the weight is 0, even where the functions
+def switched(values: Array, weights: float | Array, axis: int = 0) -> Array:
+    """`values`, unchanged; their gradient is exactly 0 where the weight is 0, even if the functions
     applied to them have a derivative that is not finite.
 
     Args:
-      values: (...), inputs or parameters of a task.
-      weight: the task's weight, a scalar.
+      values: (...), inputs or parameters of a task, or of T tasks along `axis`.
+      weights: the task's weight, a scalar, or those of T tasks, (T,).
     """
-    return _switched(values, jnp.asarray(weight))
+    weights = jnp.asarray(weights)
+    shape = [1] * values.ndim
+    if weights.ndim:
+        shape[axis] = len(weights)
+    return _switched(values, jnp.reshape(weights, shape))
 
 
 @jax.custom_vjp
-def _switched(values: Array, weight: Array) -> Array:
-    del weight
+def _switched(values: Array, weights: Array) -> Array:
+    del weights
     return values
 
 
-def _forward(values: Array, weight: Array) -> tuple[Array, Array]:
-    return values, weight
+def _forward(values: Array, weights: Array) -> tuple[Array, Array]:
+    return values, weights
 
 
-def _backward(weight: Array, gradient: Array) -> tuple[Array, Array]:
-    return jnp.where(weight != 0, gradient, 0), jnp.zeros_like(weight)
+def _backward(weights: Array, gradient: Array) -> tuple[Array, Array]:
+    return jnp.where(weights != 0, gradient, 0), jnp.zeros_like(weights)
 
 
 _switched.defvjp(_forward, _backward)

@@ -39,7 +39,7 @@ class MultiModalTest(parameterized.TestCase):
             inputs = {name: jnp.asarray(data[f"in_{name}"]) for name in INPUTS}
             for name, value in zip(names, losses(inputs), strict=True):
                 np.testing.assert_allclose(value, data[f"out_loss_{name}"], rtol=1e-5)
-            total = lambda x: weighted_sum(losses(x), list(data["hp_lambda"]))  # noqa: E731
+            total = lambda x: weighted_sum(jnp.stack(losses(x)), data["hp_lambda"])  # noqa: E731
             value, grads = jax.value_and_grad(total)(inputs)
         np.testing.assert_allclose(value, data["out_total"], rtol=1e-5)
         for name, grad in grads.items():
@@ -52,7 +52,7 @@ class MultiModalTest(parameterized.TestCase):
     def test_a_task_of_weight_zero_adds_nothing_even_if_it_is_not_finite(self, weight):
         def total(x, head):
             broken = jnp.sum(jnp.sqrt(switched(x, weight) * switched(head, weight)) / 0)
-            return weighted_sum([jnp.sum(x**2), broken], (1.0, weight))
+            return weighted_sum(jnp.stack([jnp.sum(x**2), broken]), jnp.array([1.0, weight]))
 
         x = jnp.array([0.0, -1.0, 2.0])
         value, (of_x, of_head) = jax.jit(jax.value_and_grad(total, (0, 1)))(x, x)
