@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core.ranges import NonNegative, Positive, Several
+from ssl_jax.core.ranges import NonNegative, Positive, Seed, Several
 from ssl_jax.evals.base import AtLayer, Batch, Subject
 from ssl_jax.evals.checks import check_count, check_varied
 from ssl_jax.losses.zipf import posteriors, zipf_divergence
@@ -44,7 +44,7 @@ class Zipf(AtLayer):
     exponent: NonNegative = 1.0
     sigma: Positive | None = None
     examples: Several = 2048
-    draw: int = 0
+    draw: Seed = 0
 
     prefix: ClassVar[str] = "diag"
     labels: ClassVar[bool] = False

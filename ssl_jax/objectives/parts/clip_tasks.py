@@ -1,96 +1,31 @@
-"""Pretext tasks of a clip's modalities: the versions of a clip that they ask about, and a function
-per task (evolving losses, Piergiovanni et al. 2020, arXiv:2002.12177).
+"""Pretext tasks of the modalities of a clip: a function per kind of task, and all of them with
+their heads (evolving losses, Piergiovanni et al. 2020, arXiv:2002.12177).
 
-A modality's clip is (B, 2 n, ...): n frames that the network sees, the past, and the n after them.
-The functions of tasks compute T tasks of one kind, along the second axis, over the whole batch.
+The functions compute T tasks of one kind, along the second axis, over the whole batch.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ssl_jax.core import rng
-from ssl_jax.losses.multi_modal import binary, feature_distance, margin_contrast
+from ssl_jax.losses.multi_modal import binary, feature_distance, margin_contrast, switched
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.nets.functional import Net
+from ssl_jax.nets.heads import mlp_head
+from ssl_jax.nets.stacked import stacked
+from ssl_jax.objectives.parts.modalities import RGB, Encoded, Modalities, Versions
+from ssl_jax.objectives.parts.networks import Bound
 
 Array = jax.Array
+Tree = Any
 Head = Callable[[Array], Array]
-
-
-class Versions(NamedTuple):
-    """Versions (B, n, ...) of a clip, and the answers (B,) to the questions about them: 1 or 0.
-
-    Attributes:
-      past, future: the first and the second half.
-      played: the past, forwards (1) or backwards (0).
-      mixed: the past, its frames in order (1) or in another one (0).
-      paired: the past (1) or frames of another time or clip (0).
-    """
-
-    past: Array
-    future: Array
-    played: Array
-    mixed: Array
-    paired: Array
-    forwards: Array
-    ordered: Array
-    aligned: Array
-
-
-class Encoded(NamedTuple):
-    """Features of the versions of one modality.
-
-    Attributes:
-      tokens: (B, N, D), of the past.
-      past, played, mixed, paired: (B, D), the network's output for each.
-      layers: (B, L, D), means over the places of the stages that are distilled.
-    """
-
-    tokens: Array
-    past: Array
-    played: Array
-    mixed: Array
-    paired: Array
-    layers: Array
-
-
-def versions_of(
-    clip: Array, keys: Array, backwards: Callable[[Array], Array], other_clips: bool
-) -> Versions:
-    """Draw the versions of clips (B, 2 n, ...) by `keys` (B,), one per clip.
-
-    Args:
-      backwards: plays a clip (B, n, ...) backwards.
-      other_clips: frames that are not aligned are the past of the batch's next clip, and not the
-        future of the same clip.
-    """
-    count = clip.shape[1] // 2
-    past, future = clip[:, :count], clip[:, count:]
-    answers, orders = jax.vmap(lambda key: _draw(key, count))(keys)
-
-    def either(answer: Array, yes: Array, no: Array) -> Array:
-        return jnp.where(answer.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)
-
-    mixed = jax.vmap(lambda frames, order: frames[order])(past, orders)
-    wrong = jnp.roll(past, 1, axis=0) if other_clips else future
-    return Versions(
-        past,
-        future,
-        either(answers[:, 0], past, backwards(past)),
-        either(answers[:, 1], past, mixed),
-        either(answers[:, 2], past, wrong),
-        *jnp.moveaxis(answers.astype(jnp.float32), 1, 0),
-    )
-
-
-def _draw(key: Array, count: int) -> tuple[Array, Array]:
-    """Draw three answers (3,) and an order (count,) of the frames other than the right one."""
-    order = jax.random.permutation(rng.named(key, "order"), count)
-    right = jnp.all(order == jnp.arange(count))
-    order = jnp.where(right, jnp.roll(order, 1), order)
-    return jax.random.bernoulli(rng.named(key, "answers"), shape=(3,)), order
+OWN = ("reconstruction", "future", "order", "shuffle")  # kinds of tasks of every modality
+WITH_RGB = ("alignment", "contrast", "distillation")  # kinds of every modality but RGB
 
 
 def pixels(decode: Head, tokens: Array, targets: Array) -> Array:
@@ -110,8 +45,8 @@ def questions(classify: Head, features: Array, answers: Array) -> tuple[Array, A
 
 
 def contrast(z: Array, others: Array, margin: float) -> Array:
-    """Contrast of a modality's embeddings (B, T, d) with T others' on the unit sphere, (T,): those
-    of a clip are near, and those of the batch's next clip are apart.
+    """Contrast of embeddings (B, T, d) with those of T others on the unit sphere, (T,): those of a
+    clip are near, and those of the batch's next clip are apart.
     """
     z, others = l2_normalize(z), l2_normalize(others)
     return jnp.mean(margin_contrast(z, others, jnp.roll(others, 1, axis=0), margin), axis=0)
@@ -122,3 +57,127 @@ def distillation(student: Array, teachers: Array) -> Array:
     (B, T, L, D), which get no gradient; means over the layers.
     """
     return jnp.mean(feature_distance(student, teachers), axis=(0, 2))
+
+
+@dataclass(frozen=True)
+class ClipTasks:
+    """All tasks of modalities; they are called KIND_MODALITY.
+
+    Attributes:
+      modalities: the modalities.
+      margin: see `contrast`.
+    """
+
+    modalities: Modalities
+    margin: float
+
+    @cached_property
+    def kinds(self) -> Mapping[str, tuple[str, ...]]:
+        """The modalities with each kind of task."""
+        every = self.modalities.names
+        others = tuple(m for m in every if m != RGB)
+        grey = tuple(m for m in others if m == "grey")
+        own, with_rgb = dict.fromkeys(OWN, every), dict.fromkeys(WITH_RGB, others)
+        return own | {"colorization": grey} | with_rgb
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tasks."""
+        return tuple(name for kind in self.kinds for name in self.of(kind))
+
+    def of(self, kind: str) -> list[str]:
+        """Return the names of the tasks of a kind, in the order of their modalities."""
+        return [f"{kind}_{m}" for m in self.kinds[kind]]
+
+    def heads(self, dim: int, hidden: Sequence[int], embedding: int) -> dict[str, Net]:
+        """Return the networks on features of width `dim`: linear for pixels and contrast,
+        perceptrons for questions.
+        """
+        count = len(self.modalities.names)
+        classifier = mlp_head(dim, (*hidden, 1), norm=None)
+        made = {"order": stacked(classifier, count), "shuffle": stacked(classifier, count)}
+        if count > 1:
+            pair = mlp_head(2 * dim, (*hidden, 1), norm=None)
+            made["alignment"] = stacked(pair, count - 1)
+            projector = stacked(mlp_head(dim, (embedding,)), count - 1)
+            made |= {"contrast": projector, "contrast_rgb": projector}
+        for m, encoder in self.modalities.encoders.items():
+            size = int(np.prod(encoder.config.window)) * encoder.channels
+            made[f"pixels_{m}"] = stacked(mlp_head(dim, (size,)), 2)
+            if m == "grey":
+                made["colorization"] = stacked(mlp_head(dim, (3 * size,)), 1)
+        return made
+
+    @cached_property
+    def owners(self) -> Mapping[str, list[str]]:
+        """The tasks of each head, in the order in which they are stacked."""
+        made = {kind: self.of(kind) for kind in self.kinds} | {"contrast_rgb": self.of("contrast")}
+        names = self.modalities.names
+        return made | {f"pixels_{m}": [f"reconstruction_{m}", f"future_{m}"] for m in names}
+
+    def switched(self, params: Tree, weights: Mapping[str, Array]) -> Tree:
+        """Cut the gradient of the heads of tasks whose weight is 0."""
+
+        def cut(name: str, tree: Tree) -> Tree:
+            if name not in self.owners:
+                return tree
+            own = _select(weights, self.owners[name])
+            return jax.tree.map(lambda x: switched(x, own), tree)
+
+        return {name: cut(name, tree) for name, tree in params.items()}
+
+    def losses(
+        self,
+        nets: Bound,
+        encoded: Mapping[str, Encoded],
+        versions: Mapping[str, Versions],
+        weights: Mapping[str, Array],
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Compute the loss of every task, and the accuracy of those that are questions. A task of
+        weight 0 sends no gradient into what it reads.
+        """
+        losses: dict[str, Array] = {}
+        accuracies: dict[str, Array] = {}
+        cells, rgb = self.modalities.cells, encoded[RGB]
+        others = self.kinds["alignment"]
+
+        def add(names: Sequence[str], values: Array, to: dict[str, Array] = losses) -> None:
+            to.update(zip(names, values, strict=True))
+
+        def together(names: Sequence[str], features: Sequence[Array]) -> Array:
+            return switched(jnp.stack(features, axis=1), _select(weights, names), axis=1)
+
+        def ask(kind: str, features: Sequence[Array], answers: Sequence[Array]) -> None:
+            names, classify = self.of(kind), getattr(nets, kind)
+            results = questions(classify, together(names, features), jnp.stack(answers, axis=1))
+            add(names, results[0])
+            add(names, results[1], to=accuracies)
+
+        every = [(encoded[m], versions[m]) for m in self.modalities.names]
+        ask("order", [e.played for e, _ in every], [v.forwards for _, v in every])
+        ask("shuffle", [e.mixed for e, _ in every], [v.ordered for _, v in every])
+        for m, (own, version) in zip(self.modalities.names, every, strict=True):
+            names = self.owners[f"pixels_{m}"]
+            targets = jnp.stack([cells(m, version.past), cells(m, version.future)], axis=1)
+            decode = getattr(nets, f"pixels_{m}")
+            add(names, pixels(decode, together(names, [own.tokens] * 2), targets))
+        for name in self.of("colorization"):
+            tokens, colors = encoded["grey"].tokens, cells(RGB, versions[RGB].past)
+            add([name], pixels(nets.colorization, together([name], [tokens]), colors[:, None]))
+        if others:
+            pairs = [jnp.concatenate([rgb.past, encoded[m].paired], axis=-1) for m in others]
+            ask("alignment", pairs, [versions[m].aligned for m in others])
+            names = self.of("contrast")
+            z = nets.contrast_rgb(together(names, [rgb.past] * len(others)))
+            other = nets.contrast(together(names, [encoded[m].past for m in others]))
+            add(names, contrast(z, other, self.margin))
+            names = self.of("distillation")
+            student = together(names, [rgb.layers] * len(others))
+            teachers = jnp.stack([encoded[m].layers for m in others], axis=1)
+            add(names, distillation(student, teachers))
+        return losses, accuracies
+
+
+def _select(weights: Mapping[str, Array], names: Sequence[str]) -> Array:
+    """Return the weights (T,) of some tasks."""
+    return jnp.stack([weights[name] for name in names])
