@@ -3,8 +3,8 @@
 python benchmarks/alignment.py --archive=av_clips.tar --steps=300 objective.misaligned=clip
 
 Trains `evolving_losses:av_clips` on the training clips of av_clips, then scores all pairs of frames
-and sounds of clips of one source by the head of alignment. The printed share is that of pairs (clip,
-other clip of its source) of which the own sound has the larger score, a mean over the clips; chance
+and sounds of clips of one source by the head of alignment. The printed share is that of the other
+clips of its source whose sound has a smaller score than a clip's own, a mean over the clips; chance
 is 0.5. Pairs from different sources would be easy: the room's tone tells them apart.
 """
 

@@ -21,7 +21,7 @@ class SpectrogramTest(absltest.TestCase):
         self.assertLess(power[1, 30], -50)
 
     def test_full_scale_is_zero_decibels(self):
-        tone = np.sin(2 * np.pi * np.arange(640) / 8)[None]
+        tone = np.sin(2 * np.pi * np.arange(640, dtype=np.float32) / 8)[None]
         np.testing.assert_allclose(decibels(tone, 8, 81)[0, 2, 20], 0, atol=0.1)
 
     def test_power_is_that_of_the_fourier_transform(self):

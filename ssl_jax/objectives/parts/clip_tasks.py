@@ -116,15 +116,20 @@ class ClipTasks:
         return made | {f"pixels_{m}": [f"reconstruction_{m}", f"future_{m}"] for m in names}
 
     def switched(self, params: Tree, weights: Mapping[str, Array]) -> Tree:
-        """Cut the gradient of the heads of tasks whose weight is 0."""
-
-        def cut(name: str, tree: Tree) -> Tree:
-            if name not in self.owners:
-                return tree
-            own = _select(weights, self.owners[name])
-            return jax.tree.map(lambda x: switched(x, own), tree)
-
-        return {name: cut(name, tree) for name, tree in params.items()}
+        """Cut the gradient of the heads of tasks whose weight is 0, and that of the networks of
+        modalities without any other task.
+        """
+        cuts = {name: _select(weights, own) for name, own in self.owners.items()}
+        for m in self.kinds["alignment"]:
+            trained = [f"{kind}_{m}" for kind, ms in self.kinds.items() if m in ms]
+            trained.remove(f"distillation_{m}")  # which gets no gradient from its student
+            cuts[m] = jnp.max(_select(weights, trained))
+        return {
+            name: jax.tree.map(lambda x, cut=cuts[name]: switched(x, cut), tree)
+            if name in cuts
+            else tree
+            for name, tree in params.items()
+        }
 
     def losses(
         self,
