@@ -28,7 +28,7 @@ from ssl_jax.data.sources import held_out, open_source
 from ssl_jax.evals.protocols.zipf import cluster_shares
 from ssl_jax.losses.zipf import zipf_divergence
 from ssl_jax.run.configs import configured
-from ssl_jax.run.evolution import Settings, Told, ask
+from ssl_jax.run.evolution import Generation, Settings, ask
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.train.state import create
 from ssl_jax.train.step import make_train_step
@@ -123,14 +123,14 @@ def main() -> None:
         settings = Settings(
             population=flags.population, generations=flags.generations, algorithm=algorithm
         )
-        told: list[Told] = []
+        history: list[Generation] = []
         for generation in range(flags.generations):
-            start, genomes = time.process_time(), ask(settings, len(names), told)
+            start, genomes = time.process_time(), ask(settings, len(names), history)
             numbers = [zipf(trainer(genome, 0)(trainer.test[0][:half])) for genome in genomes]
-            told.append(Told(genomes, np.array([kl for kl, _ in numbers])))
+            history.append(Generation(genomes, np.array([kl for kl, _ in numbers])))
             report = {"search": algorithm, "generation": generation, "kl, entropy": numbers}
             print(json.dumps(report | {"cpu_s": time.process_time() - start}), flush=True)
-        genomes, fitness = (np.concatenate(part) for part in zip(*told, strict=True))
+        genomes, fitness = (np.concatenate(part) for part in zip(*history, strict=True))
         best[algorithm] = genomes[fitness.argmin()]
         print(json.dumps(dict(zip(names, best[algorithm].tolist(), strict=True))), flush=True)
     for name, weights in [*best.items(), ("untrained", None)]:

@@ -20,7 +20,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_json
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.run import flags as command_line
-from ssl_jax.run.evolution import Plan, Settings, last_metrics
+from ssl_jax.run.evolution import SearchPlan, Settings, last_metrics
 from ssl_jax.run.study import finished
 
 ENTROPY = "diag/zipf_entropy"  # shown beside the fitness: collapsed features have a moderate one
@@ -43,7 +43,7 @@ class Flags(Settings, TableFlags, command_line.ConfigFlags):
 def main(argv: list[str]) -> int:
     flags = command_line.parse(argv, __doc__, Flags)
     settings = Settings(**{f.name: getattr(flags, f.name) for f in fields(Settings)})
-    plan = Plan.of(
+    plan = SearchPlan.of(
         flags.config,
         flags.overrides,
         flags.genes,
@@ -75,11 +75,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def table(plan: Plan, folder: Path) -> list[Row]:
+def table(plan: SearchPlan, folder: Path) -> list[Row]:
     """Build one row per member: its fitness, the other label-free numbers, its genome."""
     rows: list[Row] = []
-    _, told = plan.next(folder)
-    for generation, (genomes, _) in enumerate(told):
+    _, history = plan.next(folder)
+    for generation, (genomes, _) in enumerate(history):
         for run, genome in zip(plan.members(generation, genomes), genomes, strict=True):
             last = last_metrics(folder / run.name)
             beside = {ENTROPY: last[ENTROPY]} if ENTROPY in last else {}

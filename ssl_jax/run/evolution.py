@@ -1,8 +1,8 @@
 """Evolution of numbers of a config, such as the weights of losses: ask for a generation, train its
 members, tell their fitness (Piergiovanni et al. 2020, arXiv:2002.12177).
 
-`ask` is a function of the settings and of what was told, without a state of its own: a search that
-was killed asks again and gets the same members, bit for bit.
+`ask` is a function of the settings and of the generations so far, without a state of its own: a
+search that was killed asks again and gets the same members, bit for bit.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Settings:
     seed: Seed = flag("number of the random draws", 0)
 
 
-class Told(NamedTuple):
+class Generation(NamedTuple):
     """A generation that was trained.
 
     Attributes:
@@ -54,22 +54,22 @@ class Told(NamedTuple):
     fitness: Array
 
 
-def ask(settings: Settings, size: int, told: Sequence[Told]) -> Array:
-    """Return the genomes (P, size) of the generation after those that were told.
+def ask(settings: Settings, size: int, history: Sequence[Generation]) -> Array:
+    """Return the genomes (P, size) of the generation that follows those so far.
 
     The largest number of each genome is 1: a common factor of all weights would change nothing
     (with Adam), and with weights that are all small the networks would stay untrained, whose
     clusters may have a good fitness. The first member of the first generation has equal weights.
     """
-    draw = np.random.default_rng([settings.seed, len(told)])
-    if not told or settings.algorithm == "random":
+    draw = np.random.default_rng([settings.seed, len(history)])
+    if not history or settings.algorithm == "random":
         genomes = draw.uniform(size=(settings.population, size))
-        if not told:
+        if not history:
             genomes[0] = 1
     elif settings.algorithm == "cma":
-        genomes = _cma(settings, size, told, draw)
+        genomes = _cma(settings, size, history, draw)
     else:
-        genomes = _tournaments(settings, told, draw)
+        genomes = _tournaments(settings, history, draw)
     return projected(genomes)
 
 
@@ -80,11 +80,13 @@ def projected(genomes: Array) -> Array:
     return np.round(np.where(largest > 0, clipped / np.where(largest > 0, largest, 1), 1), DIGITS)
 
 
-def _tournaments(settings: Settings, told: Sequence[Told], draw: np.random.Generator) -> Array:
+def _tournaments(
+    settings: Settings, history: Sequence[Generation], draw: np.random.Generator
+) -> Array:
     """Make children of the best P members so far: two parents, each the best of a few drawn ones,
     give every number with equal chances; one number in three then changes.
     """
-    genomes, fitness = (np.concatenate(part) for part in zip(*told, strict=True))
+    genomes, fitness = (np.concatenate(part) for part in zip(*history, strict=True))
     parents = genomes[np.argsort(fitness, kind="stable")[: settings.population]]
     shape = (settings.population, 2, settings.tournament)
     # The parents are sorted, so the best of a tournament has the smallest number.
@@ -95,7 +97,9 @@ def _tournaments(settings: Settings, told: Sequence[Told], draw: np.random.Gener
     return children + changes * settings.deviation * draw.normal(size=first.shape)
 
 
-def _cma(settings: Settings, size: int, told: Sequence[Told], draw: np.random.Generator) -> Array:
+def _cma(
+    settings: Settings, size: int, history: Sequence[Generation], draw: np.random.Generator
+) -> Array:
     """Sample from the normal distribution of CMA-ES after all generations (Hansen 2016,
     arXiv:1604.00772, figure 6, with its default strategy parameters).
     """
@@ -111,7 +115,7 @@ def _cma(settings: Settings, size: int, told: Sequence[Told], draw: np.random.Ge
     expected = math.sqrt(size) * (1 - 1 / (4 * size) + 1 / (21 * size**2))  # of |N(0, I)|
     mean, sigma = np.full(size, 0.5), settings.deviation
     covariance, path, path_sigma = np.eye(size), np.zeros(size), np.zeros(size)
-    for number, (genomes, fitness) in enumerate(told, 1):
+    for number, (genomes, fitness) in enumerate(history, 1):
         steps = (genomes[np.argsort(fitness, kind="stable")[:count]] - mean) / sigma
         move = weights @ steps
         values, axes = np.linalg.eigh(covariance)
@@ -131,7 +135,7 @@ def _cma(settings: Settings, size: int, told: Sequence[Told], draw: np.random.Ge
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """A search in a folder.
 
     Attributes:
@@ -156,7 +160,7 @@ class Plan:
     @classmethod
     def of(
         cls, config: str, overrides: Sequence[tuple[str, Any]], genes: str, **more: Any
-    ) -> "Plan":
+    ) -> "SearchPlan":
         """Make the plan of a new search.
 
         Raises:
@@ -176,7 +180,7 @@ class Plan:
         return cls(config, plain, genes, tuple(resolved), **more)
 
     @classmethod
-    def read(cls, folder: Path) -> "Plan":
+    def read(cls, folder: Path) -> "SearchPlan":
         """Read the plan of the search in `folder`.
 
         Raises:
@@ -202,7 +206,7 @@ class Plan:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / PLAN, dataclasses.asdict(self))
             return
-        before = Plan.read(folder)
+        before = SearchPlan.read(folder)
         longer = dataclasses.replace(before.settings, generations=self.settings.generations)
         if dataclasses.replace(before, settings=longer) != self:
             raise UserError(
@@ -221,20 +225,20 @@ class Plan:
             )
         return runs
 
-    def next(self, folder: Path) -> tuple[list[Planned], list[Told]]:
+    def next(self, folder: Path) -> tuple[list[Planned], list[Generation]]:
         """Return the members of the first generation of which some are not finished, [] if all
-        generations are, and what those before it told.
+        generations are, and those before it.
         """
-        told: list[Told] = []
+        history: list[Generation] = []
         for generation in range(self.settings.generations):
-            genomes = ask(self.settings, len(self.names), told)
+            genomes = ask(self.settings, len(self.names), history)
             runs = self.members(generation, genomes)
             if not all(finished(folder / run.name) for run in runs):
-                return runs, told
-            told.append(self.tell(folder, runs, genomes))
-        return [], told
+                return runs, history
+            history.append(self.tell(folder, runs, genomes))
+        return [], history
 
-    def tell(self, folder: Path, runs: Sequence[Planned], genomes: Array) -> Told:
+    def tell(self, folder: Path, runs: Sequence[Planned], genomes: Array) -> Generation:
         """Read the fitness of the trained members of a generation.
 
         Raises:
@@ -247,7 +251,7 @@ class Plan:
                 f"--fitness={self.fitness}: no member of the generation of {runs[0].name} has this "
                 "number; set evals.protocols to measure it"
             )
-        return Told(genomes, np.where(np.isfinite(fitness), fitness, np.inf))
+        return Generation(genomes, np.where(np.isfinite(fitness), fitness, np.inf))
 
 
 def pending(folder: Path) -> list[list[str]]:
@@ -257,7 +261,7 @@ def pending(folder: Path) -> list[list[str]]:
     Raises:
       UserError: no search is there, or all its generations are finished.
     """
-    plan = Plan.read(folder)
+    plan = SearchPlan.read(folder)
     runs, _ = plan.next(folder)
     if not runs:
         raise UserError(f"{folder}: all {plan.settings.generations} generations are finished")

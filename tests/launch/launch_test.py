@@ -210,7 +210,7 @@ class LaunchTest(parameterized.TestCase):
             dry(slurm, "--study=studies:simclr_v2", "--workdir=/nfs/S")
 
     def test_a_generation_is_an_array(self):
-        plan = evolution.Plan(
+        plan = evolution.SearchPlan(
             config="simclr:digits",
             overrides={"train.steps": "5"},
             genes="objective.weights",

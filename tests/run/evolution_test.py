@@ -1,4 +1,4 @@
-"""Evolution: members are a function of the settings and of what was told; searches resume."""
+"""Evolution: members are a function of the settings and of the generations so far; searches resume."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax import cli
 from ssl_jax.core.errors import UserError
 from ssl_jax.run import evolution
-from ssl_jax.run.evolution import Plan, Settings, Told, ask, projected
+from ssl_jax.run.evolution import Generation, SearchPlan, Settings, ask, projected
 
 ROOT = Path(__file__).parents[2]
 METHOD = Path(__file__).parent / "weighted_losses.py"
@@ -29,18 +29,18 @@ ALGORITHMS = ("tournament", "cma", "random")
 def search(algorithm, generations, seed=0, population=8):
     """Minimise the distance to TARGET; return the generations and the best distance."""
     settings = Settings(population=population, algorithm=algorithm, seed=seed)
-    told: list[Told] = []
+    history: list[Generation] = []
     for _ in range(generations):
-        genomes = ask(settings, len(TARGET), told)
-        told.append(Told(genomes, np.square(genomes - TARGET).sum(1)))
-    return told, min(generation.fitness.min() for generation in told)
+        genomes = ask(settings, len(TARGET), history)
+        history.append(Generation(genomes, np.square(genomes - TARGET).sum(1)))
+    return history, min(generation.fitness.min() for generation in history)
 
 
 def plan(**options):
     usual = {"config": "x:digits", "overrides": {}, "genes": "objective.weights"}
     usual |= {"names": tuple("abcdef"), "fitness": "diag/f", "maximize": False}
     usual |= {"data": "", "eval_data": "", "settings": Settings(population=4, generations=3)}
-    return Plan(**(usual | options))
+    return SearchPlan(**(usual | options))
 
 
 class AskTest(parameterized.TestCase):
@@ -55,9 +55,9 @@ class AskTest(parameterized.TestCase):
 
     @parameterized.parameters(*ALGORITHMS)
     def test_genomes_are_weights(self, algorithm):
-        told, _ = search(algorithm, 4)
-        np.testing.assert_array_equal(told[0].genomes[0], 1)  # equal weights
-        for genomes, _ in told:
+        history, _ = search(algorithm, 4)
+        np.testing.assert_array_equal(history[0].genomes[0], 1)  # equal weights
+        for genomes, _ in history:
             self.assertBetween(genomes.min(), 0, 1)
             np.testing.assert_array_equal(genomes.max(1), 1)
             texts = [float(f"{x}") for x in genomes.ravel()]  # of a command line
@@ -80,10 +80,10 @@ class AskTest(parameterized.TestCase):
         genomes = projected(np.random.default_rng(0).uniform(size=(4, 3)))
         fitness = np.array([np.inf, np.inf, 0.0, np.inf])
         if algorithm == "cma":
-            self.assertTrue(np.isfinite(ask(settings, 3, [Told(genomes, fitness)])).all())
+            self.assertTrue(np.isfinite(ask(settings, 3, [Generation(genomes, fitness)])).all())
             return
-        told = [Told(genomes, fitness)] * 4  # four copies of the good member come first
-        np.testing.assert_allclose(ask(settings, 3, told), genomes[[2] * 4], atol=1e-4)
+        history = [Generation(genomes, fitness)] * 4  # four copies of the good member come first
+        np.testing.assert_allclose(ask(settings, 3, history), genomes[[2] * 4], atol=1e-4)
 
 
 class PlanTest(absltest.TestCase):
@@ -101,26 +101,26 @@ class PlanTest(absltest.TestCase):
             ),
         ):
             names = []
-            while (runs := Plan.read(self.folder).next(self.folder)[0]) and len(names) < 20:
+            while (runs := SearchPlan.read(self.folder).next(self.folder)[0]) and len(names) < 20:
                 changes = [dict(run.changes) for run in runs]
                 again = [dict(run.changes) for run in plan().next(self.folder)[0]]
                 self.assertEqual(changes, again)
                 first = next(run for run in runs if run.name not in trained)  # one at a time
                 names.append(first.name)
                 trained[first.name] = float(sum(first.changes.values()))
-            _, told = plan().next(self.folder)
+            _, history = plan().next(self.folder)
         self.assertEqual(names, [f"g{g:02}-m{m:02}" for g in range(3) for m in range(4)])
-        self.assertLen(told, 3)
+        self.assertLen(history, 3)
 
     def test_other_settings_are_refused_but_for_more_generations(self):
         plan().begin(self.folder)
         longer = plan(settings=Settings(population=4, generations=5))
         longer.begin(self.folder)
-        self.assertEqual(Plan.read(self.folder), longer)
+        self.assertEqual(SearchPlan.read(self.folder), longer)
         with self.assertRaisesRegex(UserError, "holds a search with other settings"):
             plan(settings=Settings(population=5, generations=5)).begin(self.folder)
         with self.assertRaisesRegex(UserError, "no search in"):
-            Plan.read(self.folder.parent)
+            SearchPlan.read(self.folder.parent)
 
     def test_a_metric_that_no_member_has(self):
         runs = plan().members(0, np.ones((2, 6)))
@@ -131,14 +131,16 @@ class PlanTest(absltest.TestCase):
         values = iter((0.5, float("nan")))
         with mock.patch.object(evolution, "last_metrics", lambda _: {"diag/f": next(values)}):
             runs = plan().members(0, np.ones((2, 6)))
-            told = plan(maximize=True).tell(self.folder, runs, np.ones((2, 6)))
-        np.testing.assert_array_equal(told.fitness, [-0.5, np.inf])
+            generation = plan(maximize=True).tell(self.folder, runs, np.ones((2, 6)))
+        np.testing.assert_array_equal(generation.fitness, [-0.5, np.inf])
 
     def test_numbers_must_be_there(self):
         options = {"fitness": "f", "maximize": False, "data": "", "eval_data": ""}
         with self.assertRaisesRegex(UserError, "--genes=optim: expected a key of the config with"):
-            Plan.of(f"{METHOD}:digits", [], "optim", settings=Settings(), **options)
-        made = Plan.of(f"{METHOD}:digits", [], "objective.weights", settings=Settings(), **options)
+            SearchPlan.of(f"{METHOD}:digits", [], "optim", settings=Settings(), **options)
+        made = SearchPlan.of(
+            f"{METHOD}:digits", [], "objective.weights", settings=Settings(), **options
+        )
         self.assertEqual(made.names, ("one", "zero"))
 
 
