@@ -1,4 +1,4 @@
-"""Evolution: members are a function of the settings and of the generations so far; searches resume."""
+"""Evolution: members are a function of settings and of earlier generations; searches resume."""
 
 import contextlib
 import io

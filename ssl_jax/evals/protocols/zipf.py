@@ -54,14 +54,12 @@ class Zipf(AtLayer):
         features, _ = subject.map_clips(read, part, probe)
         check_count(len(features), self.clusters)
         check_varied(features, subject.what)
-        shares, hard = map(
-            np.asarray,
-            cluster_shares(features, self.clusters, self.sigma, jax.random.key(self.draw)),
-        )
+        start = jax.random.key(self.draw)
+        shares, hard = cluster_shares(features, self.clusters, self.sigma, start)
         return {
             "zipf_kl": float(zipf_divergence(shares, self.exponent)),
             "zipf_kl_hard": float(zipf_divergence(hard, self.exponent)),
-            "zipf_entropy": float(np.sum(jax.scipy.special.entr(shares))),
+            "zipf_entropy": float(jnp.sum(jax.scipy.special.entr(shares))),
         }
 
 
