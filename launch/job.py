@@ -43,6 +43,9 @@ class JobFlags(command_line.ConfigFlags):
     study: str = flag(
         "study whose runs take one host each: FILE.py:NAME or studies:NAME, with --workdir", ""
     )
+    evolve: bool = flag(
+        "train the members that `ssl-jax evolve --ask` wrote into --workdir, one host each", False
+    )
     restarts: Whole = flag("maximum number of restarts in a row without a newer checkpoint", 5)
     evaluate: str = flag(
         "a sweep instead of a run: WORKDIR or WORKDIR@STEP, several separated by commas", ""
@@ -108,13 +111,19 @@ def parse(argv: Sequence[str], doc: str | None, cls: type[F]) -> tuple[Job, F]:
         )
     if flags.trust_code:
         commands = tuple((*command, "--trust_code") for command in commands)
-    sweep = bool(flags.evaluate or flags.study)
+    sweep = bool(flags.evaluate or flags.study or flags.evolve)
     return Job(flags.name, commands, sweep, flags.num_hosts or 1, flags.dry_run), flags
 
 
 def _runs(flags: JobFlags) -> Iterable[Sequence[str]]:
-    """List the arguments of `ssl-jax train` for a run, or for each run of a study."""
+    """List the arguments of `ssl-jax train` for a run, or for each of a study or a generation."""
     data = {"data": flags.data, "eval_data": flags.eval_data}
+    if flags.evolve:
+        from ssl_jax.run import evolution  # takes seconds to import
+
+        if flags.config or flags.study or flags.overrides:
+            raise UserError("--evolve: the search in --workdir has the config; give no other")
+        return evolution.pending(Path(flags.workdir))
     if not flags.study:
         arguments = {"config": flags.config, **data, "workdir": flags.workdir}
         words = [f"--{name}={value}" for name, value in arguments.items() if value]

@@ -162,3 +162,21 @@ def standardize(images: Array, per_channel: bool = False) -> Array:
     centred = centred - centred.mean(axes, keepdims=True)
     deviation = jnp.sqrt(jnp.square(centred).mean(axes, keepdims=True))
     return centred / jnp.maximum(deviation, np.float32(n**-0.5))
+
+
+def tubelets(clips: Array, frames: int, patch: int) -> Array:
+    """Cut clips (B, T, H, W, C) into tubelets of `frames` frames and `patch` pixels a side, ordered
+    by time, row, column: (B, N, frames * patch * patch * C).
+
+    Raises:
+      ValueError: they do not tile the clips.
+    """
+    b, times, height, width, channels = clips.shape
+    if times % frames or height % patch or width % patch:
+        raise ValueError(
+            f"tubelets of {frames} x {patch} x {patch} do not tile clips of "
+            f"{times} x {height} x {width}"
+        )
+    shape = (b, times // frames, frames, height // patch, patch, width // patch, patch, channels)
+    cells = clips.reshape(shape).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return cells.reshape(b, -1, frames * patch * patch * channels)

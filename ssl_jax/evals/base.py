@@ -145,7 +145,7 @@ class Batch:
 
     Attributes:
       view: the view that they are cropped to.
-      raw: (B, H, W, C) uint8.
+      raw: (B, H, W, C) uint8; of `Subject.map_clips`, (B, frames, H, W, C).
       index: (B,), the examples; -1 for padding.
     """
 
@@ -265,6 +265,23 @@ class Subject:
         return features.collect(
             functools.partial(call, fn, images.view, options, self.encoder),
             images.batches(part),
+            images.mesh,
+        )
+
+    def map_clips(
+        self, fn: Callable[..., Any], part: Part, *options: Hashable
+    ) -> tuple[Any, np.ndarray]:
+        """Return what `map` does, of clips (B, frames, H, W, C) in place of images if the encoder
+        reads clips and the part has some.
+        """
+        config = self.encoder.net.config if self.encoder is not None else None
+        frames = getattr(config, "frames", 0)
+        if not frames or part.source.lengths is None:
+            return self.map(fn, part, *options)
+        images = self.images
+        return features.collect(
+            functools.partial(call, fn, images.view, options, self.encoder),
+            images.clips(part, frames),
             images.mesh,
         )
 

@@ -1,7 +1,7 @@
 """Images of an evaluation: the training and the test set, and their labels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,9 @@ import numpy as np
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Size, View
+from ssl_jax.core.inputs import Inputs, Size, View
+from ssl_jax.data.assemble import Pool
+from ssl_jax.data.clips import Clips
 from ssl_jax.data.copies import held_out, identities, sample
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
@@ -196,6 +198,24 @@ class Images:
             channels=self.channels,
             batch=len(mine),
         )
+
+    def clips(self, part: Part, frames: int) -> features.Batches:
+        """Return batches (clips (B, frames, H, W, C), index) of this process's rows of a part. The
+        start of each clip is drawn from its number; whole frames are resized to the view's size.
+
+        Raises:
+          NotMeasurable: the part is empty.
+          UserError: all clips are shorter.
+        """
+        batch, rows = self.batch_size + -self.batch_size % self.mesh.size, some_rows(part)
+        batch = min(batch, max(len(rows) // self.mesh.size * self.mesh.size, self.mesh.size))
+        mine = sharding.local_rows(self.mesh, batch)
+        local = local_part(rows, batch, mine)
+        inputs = Inputs((replace(self.view, area=(1.0, 1.0)),), frames=frames)
+        clips, pool = Clips(part.source, inputs, self.channels, seed=0), Pool(0)
+        for first in range(0, len(local), len(mine)):
+            index = local[first : first + len(mine)]
+            yield clips.batch(np.maximum(index, 0), 0, pool.run)["frames"], index.astype(np.int32)
 
     def some(self, count: int) -> Part:
         """Return at most `count` test examples, drawn evenly over their labels.

@@ -37,6 +37,18 @@ class PatchesTest(parameterized.TestCase):
         self.assertEqual(rows.shape, (2, 6, 4 * channels))
         np.testing.assert_array_equal(patches.unpatchify(rows, 2, (2, 3)), images)
 
+    def test_tubelets_are_ordered_by_time_row_column(self):
+        clip = np.arange(4 * 4 * 6, dtype=np.float32).reshape(1, 4, 4, 6, 1)
+        cells = np.asarray(patches.tubelets(clip, 2, 2))
+        self.assertEqual(cells.shape, (1, 2 * 2 * 3, 8))
+        for i, (t, y, x) in enumerate(np.ndindex(2, 2, 3)):
+            part = clip[0, 2 * t : 2 * t + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+            np.testing.assert_array_equal(cells[0, i], part.ravel())
+        frames = patches.tubelets(clip[:, :1], 1, 2)
+        np.testing.assert_array_equal(frames, patches.patchify(clip[:, 0], 2))
+        with self.assertRaisesRegex(ValueError, "tubelets of 3 x 2 x 2 do not tile clips of 4"):
+            patches.tubelets(clip, 3, 2)
+
     def test_patches_that_do_not_tile(self):
         with self.assertRaisesRegex(ValueError, "do not tile an image of 6x8"):
             patches.patchify(jnp.zeros((1, 6, 8, 3)), 4)

@@ -44,6 +44,8 @@ SIZES = {
     "videomix2m": (2_000_000, 0),
     "horse2zebra": (1067, 0),
     "photo2sketch": (440, 0),
+    "youtube": (2_000_000, 0),
+    "av": (70, 11),
 }
 
 

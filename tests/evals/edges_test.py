@@ -133,7 +133,7 @@ class EdgesTest(parameterized.TestCase):
     @parameterized.parameters(*ALL)
     def test_all_labels_missing(self, name):
         some, none = source(np.arange(36) % 3), source([-1] * 20)
-        free = name in ("diagnostics", "lidar", "layers", "distance")
+        free = name in ("diagnostics", "lidar", "layers", "distance", "zipf")
         for train, test in ((some, none), (none, some), (none, None)):
             self.assertEqual(self.measure(name, train, test) is not None, free)
 

@@ -16,6 +16,7 @@ from absl.testing import absltest, parameterized
 from launch import gke, job, local, skypilot, slurm, tpu_vm
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError
+from ssl_jax.run import evolution
 from ssl_jax.run.commands import train
 from ssl_jax.training.metrics import read_metrics
 
@@ -207,6 +208,39 @@ class LaunchTest(parameterized.TestCase):
             dry(slurm, *argv, "--config=simclr:digits")
         with self.assertRaisesRegex(UserError, "its runs start from each other"):
             dry(slurm, "--study=studies:simclr_v2", "--workdir=/nfs/S")
+
+    def test_a_generation_is_an_array(self):
+        plan = evolution.SearchPlan(
+            config="simclr:digits",
+            overrides={"train.steps": "5"},
+            genes="objective.weights",
+            names=("a", "b"),
+            fitness="diag/zipf_kl",
+            maximize=False,
+            data="digits",
+            eval_data="",
+            settings=evolution.Settings(population=2, generations=2),
+        )
+        plan.begin(self.folder)
+        genome = evolution.ask(plan.settings, 2, [])[1]
+        argv = ("--evolve", f"--workdir={self.folder}")
+        self.assertIn("--array=0-1\n", dry(slurm, *argv))
+        (command,) = self.calls(bash(slurm, *argv), SLURM_ARRAY_TASK_ID="1")
+        self.assertEqual(
+            command,
+            (
+                *("ssl-jax", "train", "--config=simclr:digits", "--data=digits"),
+                f"--workdir={self.folder}/g00-m01",
+                "--config.train.steps=5",
+                f"--config.objective.weights.a={genome[0]}",
+                f"--config.objective.weights.b={genome[1]}",
+                "--restarts=5",
+            ),
+        )
+        with self.assertRaisesRegex(UserError, "--evolve: the search in --workdir has the config"):
+            dry(slurm, *argv, "--config=simclr:digits")
+        with self.assertRaisesRegex(UserError, "no search in /nfs/S: start one with"):
+            dry(slurm, "--evolve", "--workdir=/nfs/S")
 
     def test_a_jobset(self):
         text = dry(gke, *RUN, "--topology=8x8", "--num_slices=2")

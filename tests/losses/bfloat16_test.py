@@ -47,6 +47,13 @@ from ssl_jax.losses.masked import (
 from ssl_jax.losses.masks import mask_logistic
 from ssl_jax.losses.msn import log_mean_probability, sharpened
 from ssl_jax.losses.multi_label import sigmoid_cross_entropy
+from ssl_jax.losses.multi_modal import (
+    binary,
+    feature_distance,
+    margin_contrast,
+    switched,
+    weighted_sum,
+)
 from ssl_jax.losses.nce import nce
 from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from ssl_jax.losses.negative_cosine import negative_cosine, regression_loss
@@ -73,6 +80,7 @@ from ssl_jax.losses.vat import divergence, entropy
 from ssl_jax.losses.vicreg import covariance, invariance, variance, vicreg
 from ssl_jax.losses.vicregl import matched_places, whole_views
 from ssl_jax.losses.wmse import wmse
+from ssl_jax.losses.zipf import posteriors, zipf_divergence
 
 LABELS = np.arange(8) % 5
 INDEX = np.arange(8)
@@ -157,6 +165,10 @@ CASES = {
     "smooth_l1": lambda x, y, t: smooth_l1(x, y),
     "masks": lambda x, y, t: mask_logistic(x, np.arange(128).reshape(8, 16) % 3),
     "multi_label": lambda x, y, t: sigmoid_cross_entropy(x, INDEX[:, None]),
+    "multi_modal": lambda x, y, t: margin_contrast(x, y, y[::-1]) + feature_distance(y, x),
+    "multi_modal_sum": lambda x, y, t: weighted_sum(
+        binary(switched(x, t), INDEX[:, None] % 2)[:, 0], INDEX % 2
+    ),
     "msn": lambda x, y, t: soft_cross_entropy(x, sharpened(y, t)) + log_mean_probability(x)[0],
     "nce": lambda x, y, t: nce(x, 1 / 40),
     "nearest_neighbor": lambda x, y, t: infonce(nearest_neighbor(x, x[:4]), y, t),
@@ -195,6 +207,7 @@ CASES = {
         )
     ),
     "wmse": lambda x, y, t: wmse(x.reshape(32, 4), y.reshape(32, 4), 16),
+    "zipf": lambda x, y, t: zipf_divergence(posteriors(x, y[:4], 4.0).mean(0)),
 }
 # Files of losses that hold no loss, or what others are made of.
 PARTS = {"axes", "large_batch", "normalize", "pairs", "shapes"}

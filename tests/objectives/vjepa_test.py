@@ -1,5 +1,7 @@
 """V-JEPA: its masks, what the loss sees and does not see, the target encoder, errors."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from ssl_jax.augment.masks import block_size, tube_mask
 from ssl_jax.augment.patches import patchify, unpatchify
 from ssl_jax.core.errors import UserError
 from ssl_jax.losses.masked import masked_token_l1
+from ssl_jax.nets.backbones import vit as vits
 from ssl_jax.nets.backbones.vit import make as vit
 from ssl_jax.nets.backbones.vit_video import make as vit_video
 from ssl_jax.nets.blocks import hide
@@ -183,6 +186,21 @@ class BackboneTest(parameterized.TestCase):
         image, clip = run(images), run(jnp.stack([images] * 4, 1))
         np.testing.assert_array_equal(image.tokens, clip.tokens)
         np.testing.assert_allclose(image.tokens.reshape(2, 2, 8, 8, 12).mean(1), image.map, 1e-5)
+
+    def test_the_embedding_is_the_convolution_of_its_kernel(self):
+        net = encoder(position="none")
+        params, _ = torch.random_variables(net)
+        clips = jax.random.normal(jax.random.key(0), (2, 4, 16, 16, 3))
+        kernel, bias = (params["patch_embed"][name] for name in ("kernel", "bias"))
+        want = jax.lax.conv_general_dilated(
+            clips, kernel, kernel.shape[:3], "VALID", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        )
+        with mock.patch.object(
+            vits.ViT, "__call__", lambda self, images, *_, **__: self._embed(images)
+        ):
+            (tokens, grid), _ = net.apply(params, {}, clips, train=False)
+        self.assertEqual(grid, (8, 8))
+        np.testing.assert_allclose(tokens, want.reshape(2, -1, 12) + bias, rtol=1e-4, atol=1e-5)
 
     def test_a_mask_hides_a_place_in_every_frame(self):
         patches, mask = jnp.ones((1, 2 * 4, 3)), np.array([[[0, 1], [0, 0]]])
