@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 
 from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import config, rng
@@ -23,6 +22,7 @@ from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.parts.networks import Networks
+from ssl_jax.objectives.parts.readouts import Heads, ImageTokenizer, Policy, TextTower
 
 __all__ = [
     "BACKBONE",
@@ -37,10 +37,12 @@ __all__ = [
     "Inputs",
     "Objective",
     "Picture",
+    "Policy",
     "Probe",
     "Spec",
     "Stream",
     "TextTower",
+    "Turn",
     "View",
 ]
 
@@ -74,6 +76,7 @@ class Spec:
     channels: Count = 3
     streams: tuple[Stream, ...] = ()
     vocabulary: Count = 259  # token ids of a caption: its bytes, padding, start and end
+    actions: Whole = 0  # numbers of an action, of an environment
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "num_examples"):
@@ -89,11 +92,15 @@ class Group:
       pattern: regex on parameter paths.
       frozen_until: step before which there is no update, no decay, no moments and no count.
       constant_lr: use the peak learning rate throughout: no warmup, no decay.
+      shared: its parameters may belong to other groups too; only turns that name it update it.
+      b1: Adam's first decay rate, if it is not the config's.
     """
 
     pattern: str
     frozen_until: int = 0
     constant_lr: bool = False
+    shared: bool = False
+    b1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,23 @@ class Aux(NamedTuple):
     metrics: Mapping[str, Array] = {}
 
 
+class Turn(NamedTuple):
+    """One of the updates of a step; see `Objective.turns`.
+
+    Attributes:
+      loss: a function like `Objective.loss`.
+      networks: the entries of `params` that it trains, whole parameter groups; None for all.
+      groups: the parameter groups whose optimizers take its gradient, one after another; by
+        default all that are not shared.
+      every: steps between two such updates; at the other steps nothing of it is kept.
+    """
+
+    loss: Callable[..., tuple[Array, Aux]]
+    networks: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    every: int = 1
+
+
 class DataPass(NamedTuple):
     """Records of a method for the whole data set, `core.sharding.padded_rows` rows split over all
     devices.
@@ -175,73 +199,6 @@ class Picture:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TextTower:
-    """Embeddings of images and texts in the joint space of image-text methods. A pytree.
-
-    Attributes:
-      params: parameters of both embeddings.
-      context: tokens of a caption.
-      embed_image: (params, the backbone's "pooled" features (B, D)) -> (B, d).
-      embed_text: (params, tokens (B, context) int32) -> (B, d).
-    """
-
-    params: Tree
-    context: int = field(metadata={"static": True})
-    embed_image: Callable[[Tree, Array], Array] = field(metadata={"static": True})
-    embed_text: Callable[[Tree, Array], Array] = field(metadata={"static": True})
-
-    def image(self, pooled: Array) -> Array:
-        return self.embed_image(self.params, pooled)
-
-    def text(self, tokens: Array) -> Array:
-        return self.embed_text(self.params, tokens)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Heads:
-    """Classification heads of a method: those of its clusters, or of the classes it was trained on.
-    A pytree.
-
-    Attributes:
-      params: parameters of everything after the backbone.
-      score: (params, features (B, D)) -> logits (B, K) of each head; the features are the
-        backbone's `pooled`, or those that the online probe reads.
-    """
-
-    params: Tree
-    score: Callable[[Tree, Array], Sequence[Array]] = field(metadata={"static": True})
-
-    def logits(self, pooled: Array) -> Sequence[Array]:
-        return self.score(self.params, pooled)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ImageTokenizer:
-    """The head that turns a backbone's map into codes, for methods that predict them. A pytree.
-
-    Attributes:
-      params: its parameters.
-      head: network from a map (B, h, w, D) to a score for each code (B, h, w, vocabulary); see
-        `nets.codes`.
-    """
-
-    params: Tree
-    head: Net = field(metadata={"static": True})
-
-    def scores(self, features: Features) -> Array:
-        """Return the scores (B, h, w, vocabulary) of all codes at each place."""
-        scores: Array = self.head.apply(self.params, {}, features.map, train=False)[0]
-        return scores
-
-    def codes(self, features: Features) -> Array:
-        """Return the code (B, h, w) int32 at each place, the index of the largest score."""
-        return jnp.argmax(self.scores(features), axis=-1).astype(jnp.int32)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
 class Encoder:
     """A frozen backbone. It is a pytree: pass it INTO `jax.jit`; a closure would bake the weights
     into the program.
@@ -258,6 +215,7 @@ class Encoder:
     classifier: Heads | None = None
     online: Heads | None = None
     tokenizer: ImageTokenizer | None = None
+    policy: Policy | None = None
 
     def codes(self, images: Array) -> Array:
         """Compute the codes (B, h, w) int32 of normalised images (B, H, W, C).
@@ -419,6 +377,14 @@ class Objective:
     ) -> tuple[Array, Aux]:
         """Compute the scalar to minimise over the global batch, and its `Aux`. Pure."""
         raise NotImplementedError
+
+    def turns(self) -> Sequence[Turn]:
+        """Return the updates of a step in order, each from the parameters and `extra` that the one
+        before left: by default one of all parameters by `loss`. An adversary has its own turn.
+
+        All get the same batch, key and step, so that they draw the same.
+        """
+        return (Turn(self.loss),)
 
     def after_update(
         self, params: Tree, extra: Tree, signals: Tree, step: Array

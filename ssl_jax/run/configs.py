@@ -30,7 +30,17 @@ from ssl_jax.run.sections import (
 )
 
 _VIEW = checked.defaults(View)
-NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint", "evals")
+NAMES = (
+    "objective",
+    "backbone",
+    "data",
+    "control",
+    "optim",
+    "mesh",
+    "train",
+    "checkpoint",
+    "evals",
+)
 
 
 def methods() -> list[str]:

@@ -1,7 +1,7 @@
 """Online probe: a linear classifier trained alongside any method, without influence on it."""
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from ssl_jax.objectives.base import (
     Objective,
     Picture,
     Probe,
+    Turn,
 )
 from ssl_jax.objectives.parts.networks import Networks
 
@@ -98,10 +99,33 @@ class OnlineProbe(Objective):
         width = jax.eval_shape(feature_fn, encoder.params, encoder.stats, images).shape[1]
         return params, extra | {NAME: fresh(width, self.spec.num_classes)}
 
+    def turns(self) -> Sequence[Turn]:
+        """Return the turns of the method; the probe learns in the first."""
+        first, *others = self.method.turns()
+        return (
+            first._replace(loss=functools.partial(self._probed, first.loss)),
+            *(turn._replace(loss=functools.partial(self._alone, turn.loss)) for turn in others),
+        )
+
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        loss, aux = self.method.loss(params, _own(extra), batch, key, step)
+        return self._probed(self.method.loss, params, extra, batch, key, step)
+
+    def _alone(self, loss: Callable[..., Any], params: Tree, extra: Tree, *args: Any) -> Any:
+        value, aux = loss(params, _own(extra), *args)
+        return value, aux._replace(extra={**aux.extra, NAME: extra[NAME]})
+
+    def _probed(
+        self,
+        loss_fn: Callable[..., tuple[Array, Aux]],
+        params: Tree,
+        extra: Tree,
+        batch: Mapping[str, Any],
+        key: Array,
+        step: Array,
+    ) -> tuple[Array, Aux]:
+        loss, aux = loss_fn(params, _own(extra), batch, key, step)
         # Nothing of the method may be fused or shared with the probe: its rounding would change.
         encoder, images = self.method.encoder(params, _own(extra)), batch["views"][0][:, 0]
         inputs = jax.lax.optimization_barrier((encoder.params, encoder.stats, images))

@@ -1,5 +1,6 @@
 """The one train step of every method: a jitted shell around a pure kernel."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 
 from ssl_jax.augment.recipes import augment
 from ssl_jax.core import rng, sharding, tree
-from ssl_jax.objectives.base import Objective
+from ssl_jax.objectives.base import Objective, Turn
 from ssl_jax.train.state import TrainState
 
 Array = jax.Array
@@ -25,36 +26,54 @@ def make_kernel(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """(state, batch) -> (state, metrics); pure. The only gradient code of the project.
 
+    Most methods have one turn; each turn is an update from what the one before left.
+
     An update with a non-finite loss or gradient is undone: parameters, optimizer state and what the
     method carries along keep their old values, and the state counts it. At more than `skips` of
     them in a row it remembers the step, for the loop to stop.
     """
-    inputs = objective.inputs()
+    inputs, turns = objective.inputs(), objective.turns()
 
     def kernel(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = rng.step_key(state.seed, state.step)
         with jax.named_scope("augment"):
             batch = augment(inputs, batch, rng.named(key, "augment"))
 
-        def loss_fn(params: Any) -> tuple[Array, Any]:
-            return objective.loss(params, state.extra, batch, rng.named(key, "loss"), state.step)
+        params, extra, opt_state = state.params, state.extra, state.opt_state
+        signals: dict[str, Any] = {}
+        logged: dict[str, Array] = {}
+        losses, norms = [], []
+        for turn in turns:
+            names = params if turn.networks is None else turn.networks
 
-        with jax.named_scope("loss"):
-            (loss, aux), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        with jax.named_scope("optimizer"):
-            updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
-            params = optax.apply_updates(state.params, updates)
+            def loss_fn(trained: Any, turn: Turn = turn, fixed: Any = (params, extra)) -> Any:
+                own = {**fixed[0], **trained}
+                return turn.loss(own, fixed[1], batch, rng.named(key, "loss"), state.step)
+
+            with jax.named_scope("loss"):
+                gradient = jax.value_and_grad(loss_fn, has_aux=True)
+                (loss, aux), grads = gradient({name: params[name] for name in names})
+            before = params, extra, opt_state
+            with jax.named_scope("optimizer"):
+                updates, opt_state = tx.update(
+                    grads, opt_state, params, step=state.step, groups=turn.groups
+                )
+                params = optax.apply_updates(params, updates)
+            extra = aux.extra
+            if turn.every > 1:
+                due = state.step % turn.every == 0
+                params, extra, opt_state = _where(due, (params, extra, opt_state), before)
+            signals, logged = {**signals, **aux.signals}, {**logged, **aux.metrics}
+            losses.append(loss)
+            norms.append(tree.global_norm(grads))
         with jax.named_scope("after_update"):
-            params, extra = objective.after_update(params, aux.extra, aux.signals, state.step)
+            params, extra = objective.after_update(params, extra, signals, state.step)
 
-        grad_norm = tree.global_norm(grads)
+        loss = functools.reduce(jnp.add, losses)
+        grad_norm = functools.reduce(jnp.hypot, norms)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         old = (state.params, state.extra, state.opt_state)
-        params, extra, opt_state = jax.tree.map(
-            lambda updated, previous: jnp.where(finite, updated, previous),
-            (params, extra, opt_state),
-            old,
-        )
+        params, extra, opt_state = _where(finite, (params, extra, opt_state), old)
         in_row = jnp.where(finite, 0, state.in_row + 1)
         fine = (in_row <= skips) | (state.bad_step >= 0)
         new_state = TrainState(
@@ -68,11 +87,15 @@ def make_kernel(
             opt_state=opt_state,
         )
         metrics = {"loss": loss, "lr": schedule(state.step), "grad_norm": grad_norm}
-        metrics = {f"train/{k}": v for k, v in (metrics | dict(aux.metrics)).items()}
+        metrics = {f"train/{k}": v for k, v in (metrics | logged).items()}
         metrics |= {"bad_step": new_state.bad_step, "skipped": new_state.skipped}
         return new_state, metrics
 
     return kernel
+
+
+def _where(condition: Array, updated: Any, previous: Any) -> Any:
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), updated, previous)
 
 
 def make_train_step(
