@@ -6,6 +6,7 @@ checkpoint takes from it what there was at that time.
 """
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ class Replay:
                 f"{path} is missing: the run has made {count:,} agent steps and {self._folder} "
                 f"holds {self.count:,} of them; restore the folder, or use another --workdir"
             ) from None
-        except (OSError, ValueError, KeyError, EOFError) as e:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
             raise UserError(f"{path} is damaged ({e}); restore it, or use another --workdir") from e
         if not 0 < len(episode["actions"]) == len(episode["frames"]) - 1:
             raise UserError(f"{path} is no episode; restore it, or use another --workdir")

@@ -214,8 +214,17 @@ class Experiment(Datasets):
         return state.create(self.objective, self.tx, self.train.seed, self.placed, loaded)
 
     def batches(self, start: int, stop: int, boxes_only: bool = False) -> Batches:
-        """Return this host's part of the training batches of steps `start` to `stop - 1`."""
+        """Return this host's part of the training batches of steps `start` to `stop - 1`.
+
+        Raises:
+          UserError: the data are an environment, where a batch depends on what was done before.
+        """
         data = self.data
+        if self.acts:
+            raise UserError(
+                f"{data.train}: an environment has no batches before a run acts in it; use a data "
+                "set of images"
+            )
         return batches(
             self.source,
             self.objective.inputs(),
