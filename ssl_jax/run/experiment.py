@@ -297,6 +297,8 @@ class Experiment(Datasets):
         out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
         out["backbone"] = {"name": self.backbone_name} | dataclasses.asdict(self._backbone)
         out["spec"] = dataclasses.asdict(self.spec)
+        if not self.acts:
+            del out["spec"]["actions"]  # as in the runs of versions without environments
         if "spec" not in self.raw:
             out["data"]["range"] = self.survey.value_range
         return json.loads(json.dumps(out))
