@@ -143,7 +143,7 @@ class ReplayTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "episode_000001.npz is damaged .*; restore it"):
             self.loop(settings()).collect(act, 50)
         path.unlink()
-        message = "episode_000001.npz is missing: the run has made 55 agent steps and .* holds 20"
+        message = "episode_000001.npz is missing: the run has made 55 agent steps and .* holds 17"
         with self.assertRaisesRegex(UserError, message):
             self.loop(settings()).collect(act, 50)
 
