@@ -1,4 +1,4 @@
-"""How a run of a method that acts is connected to its environment: policy, acting loop, replay."""
+"""The connection of a run that acts with its environment: policy, acting loop, replay."""
 
 import functools
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from ssl_jax.control.replay import Replay, center_crop
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.sharding import replicated
 from ssl_jax.data.sources.base import Source
 from ssl_jax.data.sources.control import EnvironmentSource
 from ssl_jax.objectives.base import Objective, Policy
@@ -67,9 +68,10 @@ def acting_loop(
     )
 
 
-def make_act(
-    objective: Objective, seed: int
-) -> Callable[[TrainState, np.ndarray, int], np.ndarray]:
+Act = Callable[[TrainState, np.ndarray, int], np.ndarray]
+
+
+def make_act(objective: Objective, seed: int, mesh: jax.sharding.Mesh) -> Act:
     """Return `(state, observations (B, side, side, C) uint8, number of the agent step) -> actions
     (B, A)`, drawn from the state's policy with a key from the seed and that number.
     """
@@ -78,7 +80,7 @@ def make_act(
     def act(state: TrainState, observations: np.ndarray, number: int) -> np.ndarray:
         policy = objective.encoder(state.params, state.extra).policy
         images = center_crop(observations, view.side)
-        arguments = jax.device_put((images, np.int32(number), np.uint32(seed)))
+        arguments = jax.device_put((images, np.int32(number), np.uint32(seed)), replicated(mesh))
         return np.asarray(jax.device_get(_draw(view, policy, *arguments)))
 
     return act

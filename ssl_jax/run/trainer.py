@@ -200,7 +200,7 @@ class Training:
             self._objective, run.tx, run.schedule, self._mesh, run.placed, run.train.skips
         )
         self._refresh = make_refresh(self._objective, run.tx, self._mesh, run.placed)
-        self._act = make_act(self._objective, run.train.seed) if run.acts else None
+        self._act = make_act(self._objective, run.train.seed, self._mesh) if run.acts else None
         self._mfu = _mfu(run, self._step)
 
     def _resume_point(self) -> ResumePoint:

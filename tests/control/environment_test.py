@@ -112,9 +112,7 @@ class ErrorsTest(parameterized.TestCase):
             load("cartpole_swingup", 16)
 
     def test_an_environment_that_cannot_render(self):
-        """As with a graphics library that is not there: an error when the package is imported, or
-        at the first frame.
-        """
+        """A graphics library that is not there raises an error of its own at the first frame."""
         broken = mock.MagicMock()
         broken.suite.ALL_TASKS = (("cartpole", "swingup"),)
         modules = {"dm_control": broken, "dm_control.suite": broken.suite}

@@ -64,26 +64,26 @@ class ReplayTest(parameterized.TestCase):
         """
         config = settings()
         loop = self.loop(config)
-        environment, seen = loop._environment, []
+        environment, history = loop._environment, []
         original = environment.step
 
         def step(action):
             before = environment.observation
             reward, ended = original(action)
-            seen.append((before, action, reward, ended, environment.observation))
+            history.append((before, action, reward, ended, environment.observation))
             return reward, ended
 
         environment.step = step
         loop.collect(act, 0)
         loop.collect(act, 60)
-        self.assertLen(seen, 5 + 60 + 1)
-        self.assertTrue(any(ended for *_, ended, _ in seen))
+        self.assertLen(history, 5 + 60 + 1)
+        self.assertTrue(any(ended for *_, ended, _ in history))
         draws = np.random.default_rng(0).random((600, 7))
         batch = loop._replay.batch(draws, SIZE)
         corners = (draws[:, 1:] * (SIDE - SIZE)).astype(int).reshape(-1, 3, 2)
-        self.assertEqual(set(batch["index"].tolist()), set(range(len(seen))))
+        self.assertEqual(set(batch["index"].tolist()), set(range(len(history))))
         for i, number in enumerate(batch["index"]):
-            before, action, reward, ended, after = seen[number]
+            before, action, reward, ended, after = history[number]
             for v, (name, image) in enumerate(
                 (("anchor", before), ("positive", before), ("following", after))
             ):
