@@ -19,10 +19,12 @@ TINY = (
     "--config.backbone.width=2",
     "--config.control.side=14",
     "--config.control.capacity=64",
-    "--config.control.random_steps=40",
+    "--config.control.random_steps=15",
+    "--config.control.action_repeat=10",  # 20 agent steps per episode
     "--config.train.batch_size=8",
     "--config.train.log_every=1",
-    "--config.checkpoint.every=10",
+    "--config.checkpoint.every=5",
+    "--config.checkpoint.keep=9",
     "--config.evals.every=-1",
 )
 
@@ -41,7 +43,7 @@ def replay_of(folder):
 
 def training_of(folder):
     """Metrics by step, without times."""
-    lines = (line for line in read_metrics(folder / "metrics.jsonl") if "train/loss" in line)
+    lines = (line for line in read_metrics(folder) if "train/loss" in line)
     timeless = ({k: v for k, v in line.items() if not k.startswith("perf/")} for line in lines)
     return {line["step"]: line for line in timeless}
 
@@ -54,31 +56,31 @@ class RunTest(parameterized.TestCase):
     def test_a_resumed_run_has_the_same_metrics_and_replay(self):
         """The interrupted run had gone on beyond its checkpoint, and its replay further still."""
         whole, part = self.folder / "whole", self.folder / "part"
-        code, out, err = train(whole, "--config.train.steps=80")
+        code, out, err = train(whole, "--config.train.steps=30")
         self.assertEqual(code, 0, err)
         self.assertRegex(out, r"environment steps/s +data wait")
-        code, _, err = train(part, "--config.train.steps=80", "--config.train.stop_at=40")
+        code, _, err = train(part, "--config.train.steps=30", "--config.train.stop_at=20")
         self.assertEqual(code, 0, err)
-        for step in (40, 30):  # as a kill leaves it after step 20, while step 40 was saved
-            shutil.rmtree(part / "checkpoints" / str(step), ignore_errors=True)
-        code, out, err = train(part, "--config.train.steps=80")
+        for step in (15, 20):  # as a kill during the save of step 15 leaves it, and worse
+            shutil.rmtree(part / "checkpoints" / str(step))
+        code, out, err = train(part, "--config.train.steps=30")
         self.assertEqual(code, 0, err)
-        self.assertIn("resuming from the checkpoint of step 20", out)
+        self.assertIn("resuming from the checkpoint of step 10", out)
         expected, actual = training_of(whole), training_of(part)
-        self.assertLen(expected, 80)
+        self.assertLen(expected, 30)
         self.assertEqual(actual, expected)
         expected, actual = replay_of(whole), replay_of(part)
         self.assertEqual(actual.keys(), expected.keys())
         for key, value in expected.items():
             np.testing.assert_array_equal(actual[key], value, str(key))
-        rates = [line for line in read_metrics(whole / "metrics.jsonl") if "train/loss" in line]
+        rates = [line for line in read_metrics(whole) if "train/loss" in line]
         for name in ("environment_steps_per_second", "steps_per_second", "data_wait"):
             self.assertTrue(all(line[f"perf/{name}"] >= 0 for line in rates), name)
         shutil.rmtree(part / "replay")
-        flags = ("--config.train.steps=90", "--accept_changes")
+        flags = ("--config.train.steps=35", "--accept_changes")
         code, _, err = train(part, *flags)
         self.assertEqual(code, 2)
-        self.assertRegex(err, r"^ssl-jax: .*episode_000000.npz is missing: the run has made 120 ag")
+        self.assertRegex(err, r"^ssl-jax: .*episode_000000.npz is missing: the run has made 45 ag")
         self.assertEqual(err.count("\n"), 1)
 
     @parameterized.parameters(
