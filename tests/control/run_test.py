@@ -53,6 +53,7 @@ class RunTest(parameterized.TestCase):
         super().setUp()
         self.folder = Path(self.create_tempdir().full_path)
 
+    @pytest.mark.full
     def test_a_resumed_run_has_the_same_metrics_and_replay(self):
         """The interrupted run had gone on beyond its checkpoint, and its replay further still."""
         whole, part = self.folder / "whole", self.folder / "part"
