@@ -37,7 +37,13 @@ def main() -> None:
     from ssl_jax.run.configs import load_method, methods
 
     # A baseline's encoder was trained on all labels, so few-label accuracy says nothing about it.
-    unsupervised = [m for m in methods() if load_method(m).make.__self__.family != "baseline"]
+    # What a method of control learns is measured by its returns (docs/control.md).
+    kinds = {m: load_method(m).make.__self__ for m in methods()}
+    unsupervised = [
+        name
+        for name, kind in kinds.items()
+        if kind.family != "baseline" and kind.needs != "an environment"
+    ]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", default=",".join((*unsupervised, *FURTHER)))
     parser.add_argument("--seeds", default="0,1,2")

@@ -9,13 +9,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ssl_jax"
 
 LOWER = {"core"}
-MIDDLE = {"nets", "losses", "augment", "data", "optim"}
+MIDDLE = {"nets", "losses", "augment", "control", "data", "optim"}
 ALLOWED = {
     "core": set(),
+    "control": LOWER,
     "nets": LOWER | {"losses"},  # vectors of unit length
     "losses": set(),  # usable alone in any JAX project
     "augment": LOWER,
-    "data": LOWER,
+    "data": LOWER | {"control"},
     "optim": LOWER,
     "weights": LOWER | {"nets"},
     "objectives": LOWER | {"nets", "losses", "augment"},

@@ -131,6 +131,8 @@ class Inputs:
     | `frames` | `frames`, per clip | (B, frames, h, w, C) uint8, sides of the first view | |
     | `flow` | `flow` | (B, frames, h, w, 2) float32 | |
     | `sound` | `sound`, samples | (B, sound) int16, mono, from the first frame on | float32 |
+    | `action` | `actions`, its numbers | (B, actions) float32 in [-1, 1] | |
+    | `reward`, `continues` | `actions` | (B,) float32 each | |
     | NAME | `streams` | a complete batch of the data set NAME | |
 
     A placement is the affine map (A | t) from a position p in the view to A p + t in its image.
@@ -141,6 +143,9 @@ class Inputs:
     next, in pixels of the crop. The sound in the loss is in [-1, 1). `window` changes the order of
     the examples; by default each epoch is a pass over all of them. With `matched` the first crop
     of the first view keeps its background, and `matched` shows another image's foreground on it.
+    With `actions` an example is an agent step in an environment: its first view shows the
+    observation before the action, its second the one after it, as stacks of frames along C.
+    `continues` is 0 where the episode ended for good.
     """
 
     views: tuple[View, ...] = ()
@@ -155,6 +160,7 @@ class Inputs:
     flow: bool = False
     sound: int = 0
     window: Window | None = None
+    actions: int = 0
 
     def shapes(self, rows: int, channels: int) -> dict[str, Any]:
         """Describe the batches of `rows` examples that the host makes: a tree of `ArrayShape`."""
@@ -186,4 +192,7 @@ class Inputs:
             out["flow"] = array(np.float32, self.frames, *self.views[0].sides, 2)
         if self.sound:
             out["sound"] = array(np.int16, self.sound)
+        if self.actions:
+            out["action"] = array(np.float32, self.actions)
+            out |= {name: array(np.float32) for name in ("reward", "continues")}
         return out | {name: inputs.shapes(rows, channels) for name, inputs in self.streams}

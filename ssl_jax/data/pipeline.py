@@ -5,7 +5,7 @@ One grain element is one host batch, so grain's cost per element (11 us) is paid
 memory does not grow with the number of cores.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -99,6 +99,14 @@ class Batches(Iterator[Batch]):
     def bad(self) -> int:
         """Number of corrupt images that this host replaced so far."""
         return self._steps.bad
+
+    def collect(self, act: Callable[[Any, int], Any], step: int) -> None:
+        """Take what the newest state does before the batch of `step`; nothing, for data sets. See
+        `control.acting.ActingLoop.collect`.
+        """
+
+    def save(self) -> None:
+        """Write what a run that resumes from here needs; nothing, for data sets."""
 
     def sets(self) -> tuple[np.ndarray, ...]:
         """Return the images to crop each view from, with `boxes_only`; see `Steps.sets`."""

@@ -133,8 +133,9 @@ class Images:
         return notes
 
     def _copy_notes(self) -> list[str]:
-        # If both are one set, its held-out part has no copies in the other part.
-        if self.train.source is self.test.source or not len(self.test.rows):
+        # If both are one set, its held-out part has no copies in the other part. Episodes differ.
+        same = self.train.source is self.test.source
+        if same or not len(self.test.rows) or self.train.source.actions:
             return []
         train, test = (identities(p.source, p.rows) for p in (self.train, self.test))
         copies = int(np.isin(test, train).sum())

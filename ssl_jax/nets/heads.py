@@ -21,7 +21,9 @@ from ssl_jax.nets.layers import (
 )
 
 LastNorm = Literal["affine", "no_affine", "no_bias"]
-HeadInit = Literal["lecun", "normal0.01", "normal0.02", "normal2e-5", "torch", "zeros"]
+HeadInit = Literal[
+    "lecun", "normal0.01", "normal0.02", "normal2e-5", "orthogonal", "torch", "zeros"
+]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -114,8 +116,8 @@ def mlp_head(
         bias), "no_bias".
       hidden_bias: biases of the hidden linear layers; None: only where no norm follows.
       last_bias: bias of the last linear layer; None: only where no norm follows.
-      init: "lecun" (normal, bias 0), "normal0.01", "normal0.02" or "normal2e-5" (bias 0), "torch"
-        (its uniform default), "zeros".
+      init: "lecun" (normal, bias 0), "normal0.01", "normal0.02" or "normal2e-5" (bias 0),
+        "orthogonal" (bias 0), "torch" (its uniform default), "zeros".
       activation: activation between layers.
       dtype: dtype of the computation; None follows the parameters, which are float32.
 
@@ -287,6 +289,8 @@ def _initializers(init: HeadInit, fan_in: int) -> tuple[Callable[..., Array], Ca
         return torch_default(fan_in), torch_default(fan_in)
     if init == "zeros":
         return zeros, zeros
+    if init == "orthogonal":
+        return nnx.initializers.orthogonal(), zeros
     if init == "lecun":
         return nnx.initializers.lecun_normal(), zeros
     return normal(float(init.removeprefix("normal"))), zeros

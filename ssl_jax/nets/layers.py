@@ -145,6 +145,19 @@ def xavier_uniform(fan_in: int, fan_out: int) -> Init:
     return uniform(math.sqrt(6 / (fan_in + fan_out)))
 
 
+def delta_orthogonal(gain: float) -> Init:
+    """Return the initialiser of a kernel (h, w, I, O) that is `gain` times an orthogonal matrix at
+    its centre and 0 elsewhere (Xiao et al. 2018, arXiv:1806.05393); of more inputs than outputs the
+    columns are orthogonal.
+    """
+
+    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
+        center = jax.nn.initializers.orthogonal(gain)(key, shape[2:], dtype)
+        return jnp.zeros(shape, dtype).at[shape[0] // 2, shape[1] // 2].set(center)
+
+    return init
+
+
 def conv(
     features_in: int, features: int, kernel: int, stride: int, *, dtype: DType, rngs: nnx.Rngs
 ) -> nnx.Conv:

@@ -22,7 +22,13 @@ from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.parts.networks import Networks
-from ssl_jax.objectives.parts.readouts import Heads, ImageTokenizer, ImageTranslator, TextTower
+from ssl_jax.objectives.parts.readouts import (
+    Heads,
+    ImageTokenizer,
+    ImageTranslator,
+    Policy,
+    TextTower,
+)
 
 __all__ = [
     "BACKBONE",
@@ -38,6 +44,7 @@ __all__ = [
     "Inputs",
     "Objective",
     "Picture",
+    "Policy",
     "Probe",
     "Spec",
     "Stream",
@@ -76,6 +83,7 @@ class Spec:
     channels: Count = 3
     streams: tuple[Stream, ...] = ()
     vocabulary: Count = 259  # token ids of a caption: its bytes, padding, start and end
+    actions: Whole = 0  # numbers of an action, of an environment
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "num_examples"):
@@ -91,11 +99,15 @@ class Group:
       pattern: regex on parameter paths.
       frozen_until: step before which there is no update, no decay, no moments and no count.
       constant_lr: use the peak learning rate throughout: no warmup, no decay.
+      shared: its parameters may belong to other groups too; only turns that name it update it.
+      b1: Adam's first decay rate, if it is not the config's.
     """
 
     pattern: str
     frozen_until: int = 0
     constant_lr: bool = False
+    shared: bool = False
+    b1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -146,10 +158,15 @@ class Turn(NamedTuple):
     Attributes:
       loss: a function like `Objective.loss`.
       networks: the entries of `params` that it trains, whole parameter groups; None for all.
+      groups: the parameter groups whose optimizers take its gradient, one after another; by
+        default all that are not shared.
+      every: steps between two such updates; at the other steps nothing of it is kept.
     """
 
     loss: Callable[..., tuple[Array, Aux]]
     networks: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    every: int = 1
 
 
 class DataPass(NamedTuple):
@@ -206,6 +223,7 @@ class Encoder:
     online: Heads | None = None
     tokenizer: ImageTokenizer | None = None
     translator: ImageTranslator | None = None
+    policy: Policy | None = None
 
     def codes(self, images: Array) -> Array:
         """Compute the codes (B, h, w) int32 of normalised images (B, H, W, C).

@@ -9,7 +9,7 @@ still follows the run's schedules.
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import jax
@@ -43,6 +43,10 @@ class ParameterGroup(Protocol):
     def frozen_until(self) -> int: ...
     @property
     def constant_lr(self) -> bool: ...
+    @property
+    def shared(self) -> bool: ...
+    @property
+    def b1(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,9 @@ def make_optimizer(
     """Build the optimizer of a run, and its learning rate as a function of the step.
 
     `opt_state` is a dict of one optimizer state per group, in the order of `groups` and then
-    "rest", the parameters of no group. A parameter that matches two groups belongs to the first.
+    "rest", the parameters of no group. A parameter that matches two groups belongs to the first,
+    and to every shared one. `update(..., groups=names)` updates these groups alone, by default all
+    that are not shared; a parameter of several of them moves by the sum of their updates.
 
     Args:
       config: the section `optim`.
@@ -244,6 +250,8 @@ def make_optimizer(
         lr_scale = {path: scale * layers[path] for path, scale in lr_scale.items()}
     members = _members(config.frozen, groups, params_shapes)
     trained = {path for paths in members.values() for path in paths}
+    usual = {name for name in members if name not in groups or not groups[name].shared}
+    frozen_until = {name: group.frozen_until for name, group in groups.items()}
     peak = peak_lr(config, batch_size)
     constant = {path for name, g in groups.items() if g.constant_lr for path in members[name]}
 
@@ -251,7 +259,13 @@ def make_optimizer(
         return _nested({path: values[path] for path in members[group]})
 
     adapt = {path: value != 0 or not config.excludes for path, value in decay.items()}
-    rules = {name: update_rule(config, pick(adapt, name), pick(stacked, name)) for name in members}
+
+    def rule_of(name: str) -> optax.GradientTransformationExtraArgs:
+        b1 = groups[name].b1 if name in groups else None
+        own = config if b1 is None else replace(config, b1=b1)
+        return update_rule(own, pick(adapt, name), pick(stacked, name))
+
+    rules = {name: rule_of(name) for name in members}
 
     def weight_decay(step: Array) -> Any:
         if config.weight_decay_end is None:
@@ -263,8 +277,15 @@ def make_optimizer(
         return {name: rule.init(pick(leaves, name)) for name, rule in rules.items()}
 
     def update(
-        grads: Tree, opt_state: Mapping[str, Tree], params: Tree, *, step: Array, **_: Any
+        grads: Tree,
+        opt_state: Mapping[str, Tree],
+        params: Tree,
+        *,
+        step: Array,
+        groups: Collection[str] | None = None,
+        **_: Any,
     ) -> tuple[Tree, dict[str, Tree]]:
+        active = usual if groups is None else groups
         leaves = tree.named_leaves(params)
         flat = {path: g for path, g in tree.named_leaves(grads).items() if path in trained}
         flat = _clip(flat, config, stacked)
@@ -276,11 +297,13 @@ def make_optimizer(
         }
         wds = {path: jnp.asarray(wd * decay[path], leaves[path].dtype) for path in trained}
         updates = {path: jnp.zeros_like(p) for path, p in leaves.items()}
+        changed: set[str] = set()
         new_state = {}
         for name, rule in rules.items():
-            old, zeros = opt_state[name], pick(updates, name)
-            if members[name] and not flat.keys() & set(members[name]):
-                new_state[name] = old  # this turn of the step trains other groups
+            old = opt_state[name]
+            absent = members[name] and not flat.keys() & set(members[name])
+            if name not in active or absent:  # this turn of the step trains other groups
+                new_state[name] = old
                 continue
             change, group_state = rule.update(
                 pick(flat, name),
@@ -289,13 +312,15 @@ def make_optimizer(
                 lr=pick(lrs, name),
                 weight_decay=pick(wds, name),
             )
-            if name in groups and groups[name].frozen_until > 0:
-                active = step >= groups[name].frozen_until
+            if frozen_until.get(name, 0) > 0:
+                thawed = step >= frozen_until[name]
                 change, group_state = (
-                    _where(active, change, zeros),
-                    _where(active, group_state, old),
+                    _where(thawed, change, jax.tree.map(jnp.zeros_like, change)),
+                    _where(thawed, group_state, old),
                 )
-            updates |= tree.named_leaves(change)
+            for path, moved in tree.named_leaves(change).items():
+                updates[path] = updates[path] + moved if path in changed else moved
+                changed.add(path)
             new_state[name] = group_state
         return jax.tree.unflatten(jax.tree.structure(params), list(updates.values())), new_state
 
@@ -409,15 +434,25 @@ def _members(
     """Map each group to the paths of its parameters, in order; frozen ones are in no group."""
     if REST in groups:
         raise UserError(f"parameter group {REST!r}: reserved for parameters of no group; rename it")
+    own = {name: group for name, group in groups.items() if not group.shared}
     rules: list[tuple[str, str | None]] = [(pattern, None) for pattern in frozen]
-    rules += [(group.pattern, name) for name, group in groups.items()]
+    rules += [(group.pattern, name) for name, group in own.items()]
     owners = tree.named_leaves(
         tree.match([*rules, (".*", REST)], shapes, "optim.frozen and groups")
     )
     paths = list(tree.named_leaves(shapes))
     tree.check_used(frozen, shapes, "optim.frozen")
     tree.check_used([g.pattern for g in groups.values()], shapes, "parameter groups")
-    return {name: [p for p in paths if owners.get(p) == name] for name in (*groups, REST)}
+    trained = [path for path in paths if owners.get(path) is not None]
+    shared = {
+        name: [path for path in trained if re.search(group.pattern, path)]
+        for name, group in groups.items()
+        if group.shared
+    }
+    elsewhere = {path for members in shared.values() for path in members}
+    members = {name: [p for p in trained if owners[p] == name] for name in (*own, REST)}
+    members[REST] = [path for path in members[REST] if path not in elsewhere]
+    return {name: (shared | members)[name] for name in (*groups, REST)}
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,17 @@ from ssl_jax.run.sections import (
 
 _VIEW = checked.defaults(View)
 YAML = (".yaml", ".yml")
-NAMES = ("objective", "backbone", "data", "optim", "mesh", "train", "checkpoint", "evals")
+NAMES = (
+    "objective",
+    "backbone",
+    "data",
+    "control",
+    "optim",
+    "mesh",
+    "train",
+    "checkpoint",
+    "evals",
+)
 
 
 def methods() -> list[str]:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from ssl_jax.core import distributed, files
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import hierarchy, subset
-from ssl_jax.data.pipeline import check_in_memory
+from ssl_jax.data.pipeline import DataConfig, check_in_memory
 from ssl_jax.data.reader import num_channels
 from ssl_jax.data.sources import Source, held_out, open_source
+from ssl_jax.data.sources.control import EnvironmentSource
 from ssl_jax.data.survey import Survey, read_alike, survey
 from ssl_jax.data.text import BYTES, Tokenizer, from_json, open_tokenizer
 from ssl_jax.objectives.base import Spec, Stream
@@ -42,6 +43,7 @@ class Facts:
     channels: int = 3
     streams: tuple[Stream, ...] = ()
     vocabulary: int = BYTES.vocabulary
+    actions: int = 0
 
 
 def make_spec(train: TrainConfig, facts: Facts) -> Spec:
@@ -66,6 +68,7 @@ def make_spec(train: TrainConfig, facts: Facts) -> Spec:
         channels=facts.channels,
         streams=facts.streams,
         vocabulary=facts.vocabulary,
+        actions=facts.actions,
     )
 
 
@@ -96,11 +99,24 @@ class Datasets(ResolvedConfig):
                 "no training data; set it, --data=folder:/path (docs/data.md lists all kinds)"
             )
         source = self._folds[0] if self.data.fold else open_source(self.data.train, "train")
+        if isinstance(source, EnvironmentSource):
+            return self._environment(source)
         if self.data.hierarchy:
             hierarchy.add_wider_classes(source, self.data.hierarchy)
         if self.data.labelled:
             source = subset.labelled(source, self.data.labelled, self.data.draw)
         return source
+
+    def _environment(self, source: EnvironmentSource) -> EnvironmentSource:
+        """Return the environment with the settings of the section `control`.
+
+        Raises:
+          UserError: settings for data sets of images.
+        """
+        for key in ("labelled", "hierarchy", "range", "cache", "channels", "fold", "fraction"):
+            if getattr(self.data, key) != getattr(DataConfig, key):
+                raise UserError(f"data.{key}: {source.name} is an environment; leave it out")
+        return source.with_settings(self.control)
 
     @cached_property
     def survey(self) -> Survey:
@@ -126,6 +142,8 @@ class Datasets(ResolvedConfig):
     @cached_property
     def _folds(self) -> tuple[Source, Source]:
         train = open_source(self.data.train, "train")
+        if isinstance(train, EnvironmentSource):
+            self._environment(train)  # an environment has no folds
         return subset.fold(train, self._named_eval_source, self.data.fold)
 
     @cached_property
@@ -155,9 +173,10 @@ class Datasets(ResolvedConfig):
 
     @property
     def _named_eval_source(self) -> Source | None:
-        if self.data.eval:
-            return open_source(self.data.eval, "eval")
-        return held_out(self.data.train)
+        source = (
+            open_source(self.data.eval, "eval") if self.data.eval else held_out(self.data.train)
+        )
+        return self._environment(source) if isinstance(source, EnvironmentSource) else source
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -204,4 +223,5 @@ class Datasets(ResolvedConfig):
                 for name, stream in self.streams.items()
             ),
             self.tokenizer.vocabulary,
+            self.source.actions,
         )

@@ -17,6 +17,7 @@ import optax
 from ssl_jax import nets
 from ssl_jax.augment import recipes
 from ssl_jax.augment.crop import take_views
+from ssl_jax.control.acting import ActingLoop
 from ssl_jax.core import config as checked
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
@@ -31,8 +32,10 @@ from ssl_jax.data.pipeline import (
     eval_arrays,
     local_part,
 )
+from ssl_jax.data.sources.control import EnvironmentSource
 from ssl_jax.objectives.base import Objective, Spec
 from ssl_jax.optim.factory import make_optimizer
+from ssl_jax.run import acting
 from ssl_jax.run.configs import load_method
 from ssl_jax.run.datasets import RANGE_BEFORE, Datasets, make_spec
 from ssl_jax.run.sections import settle_objective, stored_key
@@ -107,6 +110,8 @@ class Experiment(Datasets):
         check_streams(objective.inputs(), self.data.streams)
         check_masks(objective.inputs(), self.data.masks)
         recipes.check(objective.inputs())
+        if "spec" not in self.raw:
+            acting.check(objective.inputs(), self.source)
         return objective
 
     @property
@@ -163,6 +168,8 @@ class Experiment(Datasets):
                 entry = isinstance(at, tuple) and name.isdecimal()
                 at = at[int(name)] if entry else getattr(at, name, None)
             where = ".".join((section, *path[:-1]))
+            if section == "control" and not self.acts:
+                raise UserError(f"{key}: would change nothing: the data are no environment")
             if path and dataclasses.is_dataclass(at):
                 checked.check_used(at, where, path[-1:])
             if (
@@ -219,8 +226,17 @@ class Experiment(Datasets):
         return state.create(self.objective, self.tx, self.train.seed, self.placed, loaded)
 
     def batches(self, start: int, stop: int, boxes_only: bool = False) -> Batches:
-        """Return this host's part of the training batches of steps `start` to `stop - 1`."""
+        """Return this host's part of the training batches of steps `start` to `stop - 1`.
+
+        Raises:
+          UserError: the data are an environment, where a batch depends on what was done before.
+        """
         data = self.data
+        if self.acts:
+            raise UserError(
+                f"{data.train}: an environment has no batches before a run acts in it; use a data "
+                "set of images"
+            )
         return batches(
             self.source,
             self.objective.inputs(),
@@ -239,10 +255,23 @@ class Experiment(Datasets):
             masks=data.masks,
         )
 
-    def training_batches(self, start: int, stop: int) -> tuple[Batches, Iterator[Batch]]:
+    @property
+    def acts(self) -> bool:
+        """True if the data are an environment, in which the method acts."""
+        return self.spec.actions > 0
+
+    def training_batches(
+        self, start: int, stop: int
+    ) -> tuple[Batches | ActingLoop, Iterator[Batch]]:
         """Return the batches of steps `start` to `stop - 1` twice: this host's part, as it is read,
-        and the global batches made from it, prefetched to the devices.
+        and the global batches made from it, prefetched to the devices. A batch from an environment
+        is made when it is needed, after what the newest state does there.
         """
+        source = self.source
+        if isinstance(source, EnvironmentSource):
+            assert self.folder is not None
+            loop = acting.acting_loop(source, self.method, self.folder, self.train.seed, start)
+            return loop, prefetch_to_device(loop, sharding.batch_sharding(self.mesh), depth=1)
         cached = self.data.cache == "device"
         host = self.batches(start, stop, boxes_only=cached)
         rows, everywhere = sharding.batch_sharding(self.mesh), sharding.replicated(self.mesh)
@@ -280,6 +309,8 @@ class Experiment(Datasets):
         out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
         out["backbone"] = {"name": self.backbone_name} | dataclasses.asdict(self._backbone)
         out["spec"] = dataclasses.asdict(self.spec)
+        if not self.acts:
+            del out["spec"]["actions"]  # as in the runs of versions without environments
         if "spec" not in self.raw:
             out["data"]["range"] = self.survey.value_range
         return json.loads(json.dumps(out))

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from ssl_jax.control.environment import ControlConfig
 from ssl_jax.core import config as checked
 from ssl_jax.core import credentials
 from ssl_jax.core.errors import UserError, suggest
@@ -56,6 +57,10 @@ class ResolvedConfig:
     @property
     def data(self) -> DataConfig:
         return self.sections["data"]
+
+    @property
+    def control(self) -> ControlConfig:
+        return self.sections["control"]
 
     @property
     def train(self) -> TrainConfig:

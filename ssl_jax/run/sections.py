@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ssl_jax import nets
+from ssl_jax.control.environment import ControlConfig
 from ssl_jax.core import config as checked
 from ssl_jax.core.sharding import MeshConfig
 from ssl_jax.data.pipeline import DataConfig
@@ -15,6 +16,7 @@ from ssl_jax.training.loop import TrainConfig
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
+    "control": ControlConfig,
     "optim": OptimConfig,
     "mesh": MeshConfig,
     "train": TrainConfig,

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from ssl_jax.control.acting import ActingLoop
 from ssl_jax.core import distributed
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
@@ -28,6 +29,7 @@ from ssl_jax.data.pipeline import Batches
 from ssl_jax.evals.collapse import SIGNS, diagnose
 from ssl_jax.evals.evaluator import Evaluator
 from ssl_jax.run import pretrained
+from ssl_jax.run.acting import make_act
 from ssl_jax.run.auto import estimate
 from ssl_jax.run.console import evaluation_line
 from ssl_jax.run.experiment import Experiment
@@ -71,14 +73,14 @@ class Attempt:
     """Training from one resume point; a rollback makes another.
 
     Attributes:
-      host: this host's batches, which count corrupt images.
+      host: this host's batches, which count corrupt images and collect what the policy does.
       writer: writer of metrics, in the process that writes them.
       metadata: of the last checkpoint saved in this attempt; empty before it.
       metrics: of the last step that has any.
     """
 
     start: ResumePoint
-    host: Batches
+    host: Batches | ActingLoop
     writer: MetricsWriter | None
     spikes: Spikes
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -173,6 +175,8 @@ class Training:
     def _estimate(self, step: int) -> None:
         """Print an estimate of the remaining time, on CPUs only."""
         remaining = self._end - step
+        if self._experiment.acts:
+            return  # an environment takes its own time
         if remaining > 0 and self._mesh.devices.flat[0].platform == "cpu":
             self._line.phase("estimating the time", brief=True)
             text = estimate(self._experiment, remaining)
@@ -197,6 +201,7 @@ class Training:
             self._objective, run.tx, run.schedule, self._mesh, run.placed, run.train.skips
         )
         self._refresh = make_refresh(self._objective, run.tx, self._mesh, run.placed)
+        self._act = make_act(self._objective, run.train.seed, self._mesh) if run.acts else None
         self._mfu = _mfu(run, self._step)
 
     def _resume_point(self) -> ResumePoint:
@@ -287,6 +292,7 @@ class Training:
             save=functools.partial(self._save, attempt),
             save_at=self._save_at,
             log=functools.partial(self._log, attempt),
+            collect=functools.partial(self._collect, attempt) if self._act else None,
             refresh=lambda current: self._refresh(current, self._examples),
             refresh_at=lambda step: step in refresh_steps,
             at=self._at,
@@ -294,11 +300,19 @@ class Training:
             interruptible=functools.partial(self._interruptible, attempt),
         )
 
+    def _collect(self, attempt: Attempt, current: TrainState, step: int) -> None:
+        assert self._act is not None
+        attempt.host.collect(functools.partial(self._act, current), step)
+
     def _log(self, attempt: Attempt, step: int, values: Mapping[str, float]) -> None:
         if "train/loss" in values:
             height = attempt.spikes.height(values["train/loss"])
             spike = {} if height is None else {"diag/loss_spike": height}
             values = {**values, "perf/bad_images": attempt.host.bad} | spike
+            if self._act is not None:
+                pace = values["perf/steps_per_second"]
+                repeat = self._experiment.control.action_repeat
+                values["perf/environment_steps_per_second"] = pace * repeat
             self._line.update(step, values)
             if spike:
                 self._warn(
@@ -320,6 +334,7 @@ class Training:
         }
         self._owing = not evaluated
         self._line.phase("saving", brief=True)
+        attempt.host.save()
         metrics = attempt.metrics if attempt.metrics.get("step") == step else {}
         self._checkpoints.save(step, current, attempt.metadata, metrics)
 

@@ -1,5 +1,5 @@
-"""The loop around the step: evaluate, save, refresh if due, next batch, step, log. The order never
-changes.
+"""The loop around the step: evaluate, save, refresh if due, collect, next batch, step, log. The
+order never changes.
 
 A refresh comes after the save, so that a run that resumes there makes it again from the same state.
 The loop never waits for the device in order to log: the metrics of a step are read once the next
@@ -114,6 +114,8 @@ class Hooks:
       save: (state, step, whether the evaluation due at the step was made); called if
         `save_at(step)` and when the run ends early after some steps, never with a state that is
         not finite.
+      collect: (state, step) -> nothing; called before each batch, so that the source of the batches
+        can take what the newest state does, such as its actions in an environment.
       refresh: (state) -> state; called if `refresh_at(step)`. It raises `Interrupted` only before
         it changes the state.
       log: (step, metrics as floats).
@@ -129,6 +131,7 @@ class Hooks:
     save: Callable[[TrainState, int, bool], None]
     save_at: Callable[[int], bool]
     log: Callable[[int, Mapping[str, float]], None]
+    collect: Callable[[TrainState, int], None] | None = None
     refresh: Callable[[TrainState], TrainState] = lambda state: state
     refresh_at: Callable[[int], bool] = lambda step: False
     at: Callable[[str, int], None] = lambda what, step: None
@@ -225,7 +228,11 @@ def run(
                     if unsaved is not None:  # a refreshed state is never saved; the old one is gone
                         wait = _NOTHING
                 hooks.at("data", step)
+                if hooks.collect is not None:
+                    jax.block_until_ready(state.step)  # that is no waiting for data
                 with clock.waiting(), wait:
+                    if hooks.collect is not None:
+                        hooks.collect(state, step)
                     batch = next(batches)
             except Interrupted:
                 if unsaved is not None:

@@ -103,8 +103,8 @@ class OnlineProbe(Objective):
         """Return the turns of the method; the probe learns in the first."""
         first, *others = self.method.turns()
         return (
-            Turn(functools.partial(self._probed, first.loss), first.networks),
-            *(Turn(functools.partial(self._alone, turn.loss), turn.networks) for turn in others),
+            first._replace(loss=functools.partial(self._probed, first.loss)),
+            *(turn._replace(loss=functools.partial(self._alone, turn.loss)) for turn in others),
         )
 
     def loss(

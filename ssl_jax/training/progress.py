@@ -143,6 +143,9 @@ class ProgressLine(StatusLine):
             f"loss {values['train/loss']:.4f}",
             f"{values['perf/images_per_second']:,.0f} img/s",
         ]
+        if "perf/environment_steps_per_second" in values:
+            parts.append(f"{values['perf/steps_per_second']:,.0f} steps/s")
+            parts.append(f"{values['perf/environment_steps_per_second']:,.0f} environment steps/s")
         if "train/online_top1" in values:
             parts.append(f"online probe {values['train/online_top1']:.1%}")
         parts.append(f"data wait {values['perf/data_wait']:.0%}")

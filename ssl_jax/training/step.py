@@ -53,8 +53,11 @@ def make_kernel(
             with jax.named_scope("loss"):
                 gradient = jax.value_and_grad(loss_fn, has_aux=True)
                 (loss, aux), grads = gradient({name: params[name] for name in names})
+            before = params, extra, opt_state
             with jax.named_scope("optimizer"):
-                updates, opt_state = tx.update(grads, opt_state, params, step=state.step)
+                updates, opt_state = tx.update(
+                    grads, opt_state, params, step=state.step, groups=turn.groups
+                )
                 # A network that is not in this turn stays the same array, so that XLA sees that
                 # its outputs are those of the other turn, and computes them once.
                 params = {
@@ -62,6 +65,9 @@ def make_kernel(
                     for name, part in params.items()
                 }
             extra = aux.extra
+            if turn.every > 1:
+                due = state.step % turn.every == 0
+                params, extra, opt_state = _where(due, (params, extra, opt_state), before)
             signals, logged = {**signals, **aux.signals}, {**logged, **aux.metrics}
             losses.append(loss)
             norms.append(tree.global_norm(grads))
@@ -72,11 +78,7 @@ def make_kernel(
         grad_norm = functools.reduce(jnp.hypot, norms)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         old = (state.params, state.extra, state.opt_state)
-        params, extra, opt_state = jax.tree.map(
-            lambda updated, previous: jnp.where(finite, updated, previous),
-            (params, extra, opt_state),
-            old,
-        )
+        params, extra, opt_state = _where(finite, (params, extra, opt_state), old)
         in_row = jnp.where(finite, 0, state.in_row + 1)
         fine = (in_row <= skips) | (state.bad_step >= 0)
         new_state = TrainState(
@@ -95,6 +97,10 @@ def make_kernel(
         return new_state, metrics
 
     return kernel
+
+
+def _where(condition: Array, updated: Any, previous: Any) -> Any:
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), updated, previous)
 
 
 def make_train_step(

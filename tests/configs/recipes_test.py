@@ -46,14 +46,18 @@ SIZES = {
     "photo2sketch": (440, 0),
     "youtube": (2_000_000, 0),
     "av": (70, 11),
+    "cartpole": (100_000, 0),
 }
+ACTIONS = {"cartpole": 1}  # numbers of an action, of environments
+BANDS = {"cartpole": 9}
 
 
 class Data(ArraySource):
     """A data set of the recipe's size without its pixels."""
 
-    def __init__(self, count: int, classes: int):
-        pixels = np.zeros((1, 1, 1, 3), np.uint8)
+    def __init__(self, count: int, classes: int, actions: int = 0, bands: int = 3):
+        self.actions = actions
+        pixels = np.zeros((1, 1, 1, bands), np.uint8)
         super().__init__("stand-in", pixels, captions=[("a photo of a dog",)])
         self.class_names = tuple(map(str, range(classes)))
         self._count = count
@@ -70,7 +74,8 @@ def resolve(method: str, recipe: str) -> Experiment:
     data = recipe.split("_")[0]  # imagenet_swin
     if data in SIZES:
         # In the place of what --data and --config.data.streams would open.
-        made.__dict__["_opened"] = Data(*SIZES[data])
+        control = ACTIONS.get(data, 0), BANDS.get(data, 3)
+        made.__dict__["_opened"] = Data(*SIZES[data], *control)
         made.__dict__["streams"] = {name: Data(*SIZES[data]) for name in made.data.streams}
     return made
 
@@ -122,7 +127,7 @@ class RecipesTest(parameterized.TestCase):
         for method in methods():
             small, paper, *_ = recipes(method)
             made = Experiment.from_config(load_config(f"{method}:{small}"))
-            embedded = "^(digits|noisy_digits|moving_digits|photos)"  # no download
+            embedded = "^(digits|noisy_digits|moving_digits|photos|control:pendulum)"  # no download
             self.assertRegex(made.source.name, embedded, method)
             self.assertLess(made.spec.total_steps * made.spec.global_batch, 250_000, method)
             self.assertEqual(load_config(method), load_config(f"{method}:{paper}"), method)

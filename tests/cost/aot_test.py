@@ -1,11 +1,15 @@
 """The report on a step, compiled here for eight CPU devices."""
 
+import tempfile
+from pathlib import Path
+
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core import sharding
 from ssl_jax.cost import aot, chips, flops, program
+from ssl_jax.run.acting import acting_loop
 from ssl_jax.run.configs import methods
 from ssl_jax.training import state
 from ssl_jax.training.step import make_train_step
@@ -16,11 +20,19 @@ def mesh():
     return sharding.make_mesh(sharding.MeshConfig(fsdp=2))
 
 
+def acting(made):
+    """Batches of a new run that acts, with constant actions."""
+    folder = Path(tempfile.mkdtemp())
+    loop = acting_loop(made.source, made.objective, folder, 0, 0)
+    loop.collect(lambda images, number: np.zeros((1, made.spec.actions)), 0)
+    return loop
+
+
 class AbstractBatchTest(parameterized.TestCase):
     @parameterized.parameters(*methods(), harness.EVERY_INPUT)
     def test_is_what_the_host_makes(self, method):
         made = harness.experiment(method)
-        real = next(made.batches(0, 1))
+        real = next(acting(made) if made.acts else made.batches(0, 1))
         batch = aot.abstract_batch(made.objective.inputs(), made.spec, mesh())
         shapes = jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), batch)
         self.assertEqual(shapes, jax.tree.map(lambda x: (x.shape, x.dtype), real))

@@ -100,6 +100,10 @@ def _drawn(
     def array(name: str, like: Any) -> Any:
         if name == "index":
             return np.arange(BATCH, dtype=np.int32) * 7
+        if name == "action":
+            return draw.uniform(-1, 1, like.shape).astype(dtype)
+        if name == "continues":
+            return (draw.random(like.shape) < 0.9).astype(dtype)
         if name in highest:
             return draw.integers(0, highest[name], like.shape).astype(like.dtype)
         return draw.normal(size=like.shape).astype(dtype)

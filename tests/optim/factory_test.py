@@ -26,6 +26,8 @@ class Group:
     pattern: str
     frozen_until: int = 0
     constant_lr: bool = False
+    shared: bool = False
+    b1: float | None = None
 
 
 def net(seed=0):
@@ -237,6 +239,30 @@ class GroupsTest(parameterized.TestCase):
         second, state = run(build(params, {"head": Group("^head")}, **settings)[0], params, grads)
         self.assertEqual(list(state), ["head", "rest"])
         jax.tree.map(np.testing.assert_array_equal, first, second)
+
+    def test_shared_groups_move_their_parameters_too_and_only_where_named(self):
+        """A shared group has moments of its own, and a parameter moves by the sum of the updates;
+        one that is only in shared groups is in no other.
+        """
+        params, grads = net(), net(1)
+        groups = {
+            "own": Group("^backbone"),
+            "twice": Group("^(backbone|head)", shared=True),
+            "slow": Group("backbone/bias", shared=True, b1=0.5),
+        }
+        tx, _ = build(params, groups, name="adamw")
+        state = tx.init(params)
+        self.assertEqual(state["rest"][1], {})
+        plain, after = tx.update(grads, state, params, step=0)
+        np.testing.assert_array_equal(plain["head"]["kernel"], 0)
+        self.assertEqual([int(after[name][0]) for name in groups], [1, 0, 0])
+        both, after = tx.update(grads, state, params, step=0, groups=("own", "twice"))
+        self.assertEqual([int(after[name][0]) for name in groups], [1, 1, 0])
+        np.testing.assert_allclose(both["backbone"]["kernel"], 2 * plain["backbone"]["kernel"])
+        self.assertGreater(np.abs(both["head"]["kernel"]).min(), 0)
+        _, after = tx.update(grads, state, params, step=0, groups=("own", "slow"))
+        moments = (after[name][1]["backbone"]["bias"] for name in ("own", "slow"))
+        np.testing.assert_allclose(next(moments) * 5, next(moments), rtol=1e-5)
 
     def test_a_parameter_of_two_groups_belongs_to_the_first(self):
         params = net()

@@ -48,6 +48,7 @@ class Source(Protocol):
       masked: whether there is a mask of each image, which `read_mask` reads.
       sounded: whether there is a sound track of each clip, which `read_sound` reads.
       moving: whether there is the flow of each frame of a clip, which `read_flow` reads.
+      actions: numbers of an action, of an environment; 0 for data sets.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Source(Protocol):
     masked: bool = False
     sounded: bool = False
     moving: bool = False
+    actions: int = 0
 
     @property
     def num_classes(self) -> int:

@@ -145,7 +145,8 @@ class Modalities:
 
         layers = jnp.stack([past(features.read(number, "avg")) for number in stages], axis=1)
         pooled = jnp.moveaxis(unfold(features.pooled, len(SHOWN)), 1, 0)
-        return Encoded(past(features.patches), *pooled, layers)
+        first, played, mixed, paired = pooled
+        return Encoded(past(features.patches), first, played, mixed, paired, layers)
 
     def cells(self, name: str, clip: Array) -> Array:
         """Cut a modality's clip into the tubelets of its network's tokens, (B, N, P)."""

@@ -1,5 +1,5 @@
-"""Parts of `objectives.base.Encoder` besides the backbone: embeddings of texts, classifiers, codes,
-translated images. Each is a pytree.
+"""Additions of a method to its backbone for use after training: embeddings of texts, classifiers,
+codes, translated images, a policy. Each is a pytree, a part of `objectives.base.Encoder`.
 """
 
 from collections.abc import Callable, Sequence
@@ -101,3 +101,21 @@ class ImageTranslator:
         """Decode the images (B, H, W, C) float32."""
         images: Array = self.net.apply(self.params, {}, features.map, train=False)[0]
         return images
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Policy:
+    """The policy of a method that acts in an environment. A pytree.
+
+    Attributes:
+      params: all its parameters, those of the backbone included.
+      choose: (params, normalised observations (B, H, W, C), a key or None) -> actions (B, A).
+    """
+
+    params: Tree
+    choose: Callable[[Tree, Array, Array | None], Array] = field(metadata={"static": True})
+
+    def actions(self, observations: Array, key: Array | None = None) -> Array:
+        """Return the mean actions (B, A), each number in [-1, 1]; with a key draw them."""
+        return self.choose(self.params, observations, key)

@@ -1,0 +1,1 @@
+"""Environments seen in pixels, the replay of what was done in them, and the loop that acts."""
