@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.clip import clip_loss
 from ssl_jax.losses.large_batch.similarity import Similarity
@@ -52,7 +53,7 @@ class CLIP(Objective):
     needs: ClassVar[str] = "captions, a large global batch"
     least_batch: ClassVar[int] = 2
 
-    view: View = View(224, area=(0.9, 1.0), recipe="normalize")
+    view: OneCrop = View(224, area=(0.9, 1.0), recipe="normalize")
     context: Count = 77
     dim: Count = 512
     text_dim: Count = 512
