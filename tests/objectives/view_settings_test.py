@@ -183,7 +183,7 @@ class PipelineTest(parameterized.TestCase):
     def host(self, view, cache):
         keys = {"objective.view": dataclasses.asdict(view), "data.cache": cache}
         config = load_config("simclr:digits")
-        override(config, [("train.batch_size", 4), ("train.steps", 1), *keys.items()])
+        override(config, [("train.batch_size", 8), ("train.steps", 1), *keys.items()])
         made = Experiment.from_config(config)
         made.__dict__["method"] = dataclasses.replace(
             Experiment.from_config(load_config("simclr:digits")).method, view=View(16, count=2)
