@@ -96,10 +96,10 @@ def check_own(method: Any, inputs: Inputs) -> None:
 
 def own_chains(method: Any, inputs: Inputs) -> Iterator[tuple[str, Chain]]:
     """Iterate over (key, chain) of the chains that a method applies itself; see `check_own`."""
-    given = set(_views(inputs))
+    of_pipeline = set(_views(inputs))
 
     def walk(value: Any, hint: Any, key: str) -> Iterator[tuple[str, Chain]]:
-        if isinstance(value, View) and value in given:
+        if isinstance(value, View) and value in of_pipeline:
             return
         if isinstance(value, Transform) or (isinstance(value, str) and is_chain(hint)):
             yield key, value

@@ -295,7 +295,7 @@ class RandomBoxTest(absltest.TestCase):
         np.testing.assert_array_equal(box, [0, 0, 10, 90])
 
     def test_one_draw_is_clipped_to_the_image(self):
-        """As the host's boxes of the same name (`data.decode.random_box`)."""
+        """The box is that of the host (`data.decode.random_box`)."""
         box = random_box(jax.random.key(0), 10, 90, (1.0, 1.0), "one_draw")
         self.assertEqual(box[2], 10)
         self.assertBetween(int(box[3]), 25, 35)  # 30 px at the aspect ratio 1, not 90
