@@ -103,7 +103,9 @@ def own_settings(made):
     applied = {key for key, _ in own_chains(made.method, inputs)}
     for key, view in views_of(made):
         if view not in inputs.views or inputs.frames:
-            yield from ((f"{key}.{name}", value) for name, value in VIEW.items())
+            host = view in inputs.views  # it cuts the frames of clips, the method changes them
+            names = ["strength"] if host else VIEW
+            yield from ((f"{key}.{name}", VIEW[name]) for name in names)
             applied.add(f"{key}.recipe")
     for key in sorted(applied):
         yield from ((f"{key}.{name}", value) for name, value in CHAIN.items())
