@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core.inputs import Inputs, Size, sides
+from ssl_jax.core.inputs import Inputs, Sampling, Size, sides
 
 Array = jax.Array
 Interpolation = Literal["bilinear", "bicubic"]
@@ -78,12 +78,18 @@ def crop_resize(
 
 
 def random_box(
-    key: Array, rows: Array | int, columns: Array | int, area: tuple[float, float]
+    key: Array,
+    rows: Array | int,
+    columns: Array | int,
+    area: tuple[float, float],
+    kind: Sampling = "torchvision",
 ) -> Array:
     """Draw a box of an image of rows x columns pixels, (4,) int32: top, left, height, width.
 
     As torchvision's `RandomResizedCrop`: the first of ten draws of a share of the area (uniform in
     `area`) and an aspect ratio (log-uniform from 3/4 to 4/3) that fits, else the whole image.
+    "one_draw" clips the first draw to the image, "same_aspect" keeps the image's aspect ratio, as
+    in `data.decode.random_box`.
     """
     share_key, ratio_key, place_key = jax.random.split(key, 3)
     sides = jnp.array([rows, columns], jnp.float32)
@@ -92,6 +98,10 @@ def random_box(
     stretch = jax.random.uniform(ratio_key, (10, 1), minval=-1.0) * np.log(4 / 3).astype(np.float32)
     # (height, width) of every draw.
     draws = jnp.round(jnp.sqrt(size * jnp.exp(stretch * np.array([-1.0, 1.0], np.float32))))
+    if kind == "same_aspect":
+        draws = jnp.round(jnp.sqrt(size / jnp.prod(sides)) * sides)
+    if kind == "one_draw":
+        draws = jnp.clip(draws, 1, sides)
     fits = jnp.all((draws >= 1) & (draws <= sides), axis=1)
     box = jnp.where(jnp.any(fits), draws[jnp.argmax(fits)], sides)
     corner = jnp.floor(jax.random.uniform(place_key, (2,)) * (sides - box + 1))

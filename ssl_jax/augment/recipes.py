@@ -8,7 +8,9 @@ for 224 px views of SimCLR's chain it takes a tenth of the time (docs/performanc
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +24,8 @@ from ssl_jax.augment.jitter import DRAWS as JITTER_DRAWS
 from ssl_jax.augment.jitter import color_jitter
 from ssl_jax.augment.rand_augment import rand_augment
 from ssl_jax.core import rng
-from ssl_jax.core.chain import Affine, Background, Strengths, Transform
+from ssl_jax.core.chain import Affine, Background, Chain, Strengths, Transform
+from ssl_jax.core.config import options, types_of
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Inputs, View
 
@@ -41,7 +44,7 @@ PUBLISHED: Mapping[str, Transform] = MappingProxyType(
 )  # names known to every reader of a run
 
 
-def recipe(chain: str | Transform) -> Transform:
+def recipe(chain: Chain) -> Transform:
     """Return the chain called `chain`; a `Transform` is returned as it is.
 
     Raises:
@@ -76,22 +79,76 @@ def check(inputs: Inputs) -> None:
         check(stream)
 
 
-def portable(view: View) -> View:
-    """Return the view as a run stores it. If a config file added the name of its chain to
-    `RECIPES`, or redefined it, the chain replaces the name, which readers of the run do not know.
+def check_own(method: Any, inputs: Inputs) -> None:
+    """Check the chains that a method applies itself, to pieces, patches or a second set of crops:
+    those among its fields that are not in its `inputs`. They get no masks.
+
+    Raises:
+      UserError: such a chain is unknown, or replaces backgrounds; the message names its key.
     """
-    chain = recipe(view.recipe)
-    if isinstance(view.recipe, str) and PUBLISHED.get(view.recipe) != chain:
-        return dataclasses.replace(view, recipe=chain)
-    return view
+    for key, chain in own_chains(method, inputs):
+        if recipe(chain).background:
+            raise UserError(
+                f"{key}.background: this method applies the chain itself, to images without masks; "
+                "use a chain without it"
+            )
 
 
-def plain(chain: str | Transform) -> str | dict[str, Any]:
+def own_chains(method: Any, inputs: Inputs) -> Iterator[tuple[str, Chain]]:
+    """Iterate over (key, chain) of the chains that a method applies itself; see `check_own`."""
+    of_pipeline = set(_views(inputs))
+
+    def walk(value: Any, hint: Any, key: str) -> Iterator[tuple[str, Chain]]:
+        if isinstance(value, View) and value in of_pipeline:
+            return
+        if isinstance(value, Transform) or (isinstance(value, str) and is_chain(hint)):
+            yield key, value
+        elif isinstance(value, tuple) and typing.get_args(hint):
+            kinds = itertools.chain(typing.get_args(hint), itertools.repeat(...))
+            first = typing.get_args(hint)[0]
+            for i, (part, kind) in enumerate(zip(value, kinds, strict=False)):
+                yield from walk(part, first if kind is ... else kind, f"{key}.{i}")
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            hints = types_of(type(value))
+            for field in dataclasses.fields(value):
+                yield from walk(
+                    getattr(value, field.name), hints[field.name], f"{key}.{field.name}"
+                )
+
+    hints = types_of(type(method))
+    for field in dataclasses.fields(method):
+        if field.name not in ("backbone", "spec"):
+            yield from walk(
+                getattr(method, field.name), hints[field.name], f"objective.{field.name}"
+            )
+
+
+def is_chain(hint: Any) -> bool:
+    """Tell whether a field of the type `hint` holds a chain."""
+    return Transform in options(hint)
+
+
+def _views(inputs: Inputs) -> Iterator[View]:
+    yield from inputs.views
+    for _, stream in inputs.streams:
+        yield from _views(stream)
+
+
+def portable(chain: Chain) -> Chain:
+    """Return a chain as a run stores it. If a config file added its name to `RECIPES`, or redefined
+    it, the chain replaces the name, which readers of the run do not know.
+    """
+    complete = recipe(chain)
+    known = isinstance(chain, str) and PUBLISHED.get(chain) == complete
+    return chain if known else complete
+
+
+def plain(chain: Chain) -> str | dict[str, Any]:
     """Convert a view's `recipe` to a JSON value."""
     return chain if isinstance(chain, str) else dataclasses.asdict(chain)
 
 
-def title(chain: str | Transform | Mapping[str, Any]) -> str:
+def title(chain: Chain | Mapping[str, Any]) -> str:
     """Describe a view's `recipe`, or its JSON value, in a few words."""
     return chain if isinstance(chain, str) else "a chain of its own"
 

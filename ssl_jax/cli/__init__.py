@@ -58,6 +58,8 @@ def run(argv: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if logging.lastResort is not None:  # prints warnings, which may contain names from data
         logging.lastResort.setFormatter(_Visible())
+        if not logging.root.handlers:  # or absl's first warning adds one that prints them raw
+            logging.root.addHandler(logging.lastResort)
     try:
         if not argv or argv[0] in HELP:
             print("usage: ssl-jax SUBCOMMAND [--flag=value ...]\n")

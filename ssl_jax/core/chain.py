@@ -126,3 +126,6 @@ class Transform:
     def scalable(self) -> bool:
         """True if the chain has a distortion that `View.strength` scales."""
         return bool(self.affine or any(self.jitter) or self.noise or self.rand_augment)
+
+
+Chain = str | Transform  # of a field: the name of a chain in `augment.recipes`, or a complete one

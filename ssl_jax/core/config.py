@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.plain import Text, literal
-from ssl_jax.core.ranges import Matching, Range
+from ssl_jax.core.ranges import Inside, Matching, Range
 
 T = TypeVar("T")
 FLAGS = "--"  # in the place of a section's name: the keys are flags
@@ -314,11 +314,17 @@ def _check_ranges(value: Any, hint: Any, where: str) -> None:
         kind = {int: "a whole number"}.get(args[0], "a number")
         for limits in (a for a in args[1:] if isinstance(a, Range)):
             if value not in limits:
-                raise UserError(f"{where}: expected {kind} {limits}, got {value!r}")
+                expected = f"{limits.low:g}" if limits.low == limits.high else f"{kind} {limits}"
+                raise UserError(f"{where}: expected {expected}, got {value!r}")
     elif origin is typing.Annotated and isinstance(value, str):
         for pattern in (a for a in args[1:] if isinstance(a, Matching)):
             if value not in pattern:
                 raise UserError(f"{where}: expected {pattern}, got {value!r}")
+    elif origin is typing.Annotated:
+        for inside in (a for a in args[1:] if isinstance(a, Inside)):
+            if hasattr(value, inside.field):
+                part = getattr(value, inside.field)
+                _check_ranges(part, inside.hint, f"{where}.{inside.field}")
 
 
 def _is_number(value: Any) -> bool:

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from ssl_jax.core.chain import Transform
+from ssl_jax.core.chain import Chain
 from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.ranges import Count, NonNegative, Share
+from ssl_jax.core.ranges import Count, Inside, NonNegative, Range, Several, Share
 
 Size = Count | tuple[Count, Count]
+Sampling = Literal["torchvision", "one_draw", "same_aspect"]
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -40,10 +41,10 @@ class View:
     size: Size
     count: Count = 1
     area: tuple[Share, Share] = (0.2, 1.0)
-    recipe: str | Transform = "simclr"
+    recipe: Chain = "simclr"
     strength: NonNegative = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    crop: Literal["torchvision", "one_draw", "same_aspect"] = "torchvision"
+    crop: Sampling = "torchvision"
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -85,6 +86,13 @@ class View:
         check(self, "view")
         if self.area[0] > self.area[1]:
             raise UserError(f"view.area: {self.area} is reversed; put the smaller share first")
+
+
+# Views of methods that use a certain number of crops per image. A crop that the loss ignores, or
+# pairs with another image's, would be a setting that is recorded and not applied.
+OneCrop = Annotated[View, Inside("count", Annotated[int, Range(1, 1)])]
+TwoCrops = Annotated[View, Inside("count", Annotated[int, Range(2, 2)])]
+SeveralCrops = Annotated[View, Inside("count", Several)]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,14 @@ class Matching:
 
     def __str__(self) -> str:
         return self.meaning
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The range of one field of a nested dataclass: that of the type `hint`."""
+
+    field: str
+    hint: Any
 
 
 Integer = Annotated[int, Range()]

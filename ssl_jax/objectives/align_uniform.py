@@ -5,6 +5,7 @@ from functools import cached_property
 
 import jax
 
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.core.ranges import Count, NonNegative, Positive
 from ssl_jax.losses.align_uniform import alignment, uniformity
 from ssl_jax.nets.heads import mlp_head
@@ -26,7 +27,7 @@ class AlignUniform(SimCLR):
       align_weight, uniform_weight: weights of the two terms; the second is averaged over the views.
     """
 
-    view: View = View(64, count=2, area=(0.08, 1.0), recipe="instdisc")
+    view: TwoCrops = View(64, count=2, area=(0.08, 1.0), recipe="instdisc")
     projector: tuple[Count, ...] = (128,)
     alpha: Positive = 2.0
     t: Positive = 2.0

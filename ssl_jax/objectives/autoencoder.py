@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.recipes import recipe, statistics
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive, Share
 from ssl_jax.losses.reconstruction import bernoulli_error, squared_error
 from ssl_jax.nets.convolutional import code_decoder
@@ -48,7 +49,7 @@ class Autoencoder(Objective):
     family: ClassVar[str] = "pretext"
     needs: ClassVar[str] = "a view of 2^k times the side of the backbone's last map"
 
-    view: View = View(224, area=(0.2, 1.0), recipe="mae")
+    view: OneCrop = View(224, area=(0.2, 1.0), recipe="mae")
     corruption: Literal["none", "gaussian", "masking"] = "masking"
     ratio: Share = 0.25
     noise: Positive = 0.5

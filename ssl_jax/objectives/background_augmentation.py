@@ -12,6 +12,7 @@ from ssl_jax.augment.recipes import recipe
 from ssl_jax.core import rng
 from ssl_jax.core.chain import Background
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.objectives.base import Aux, Inputs, View
@@ -37,7 +38,7 @@ class BackgroundAugmentation(MoCoV2):
       UserError: the chain replaces no background.
     """
 
-    view: View = View(
+    view: TwoCrops = View(
         224, count=2, area=(0.2, 1.0), recipe=replace(RECIPES["moco_v2"], background=Background())
     )
 

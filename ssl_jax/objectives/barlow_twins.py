@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, NonNegative, Positive
 from ssl_jax.losses.barlow_twins import barlow_twins
 from ssl_jax.nets.heads import mlp_head
@@ -32,7 +33,7 @@ class BarlowTwins(Objective):
     family: ClassVar[str] = "siamese"
     least_batch: ClassVar[int] = 2
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.08, 1.0), recipe="dino_1", interpolation="bicubic"),
         View(224, area=(0.08, 1.0), recipe="dino_2", interpolation="bicubic"),
     )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.masks import block_mask
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Part
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
@@ -50,7 +51,7 @@ class BEiT(Objective):
     probe: ClassVar[Probe] = Probe(pool="avg")  # the loss trains the patches
     decays: ClassVar[str] = r"mask_token$"  # the release counts axes, and this has three
 
-    view: View = View(224, area=(0.08, 1.0), recipe="beit", interpolation="bicubic")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="beit", interpolation="bicubic")
     tokenizer: FixedTokenizer = DALLE
     mask_ratio: Part = 75 / 196
     min_patches: Count = 16

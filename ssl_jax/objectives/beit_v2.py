@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count
 from ssl_jax.nets.aggregation import SHARED, patch_aggregation
 from ssl_jax.objectives.base import Aux, View
@@ -42,7 +43,7 @@ class BEiTv2(BEiT):
         "a ViT backbone with a class and a mask token, a tokenizer (train.teacher_from)"
     )
 
-    view: View = View(224, area=(0.2, 1.0), recipe="data2vec", interpolation="bicubic")
+    view: OneCrop = View(224, area=(0.2, 1.0), recipe="data2vec", interpolation="bicubic")
     tokenizer: FixedTokenizer = VQKD
     early_layer: Count = 9
     extra_layers: Count = 2

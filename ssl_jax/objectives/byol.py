@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import rng, tree
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Probability
 from ssl_jax.losses.negative_cosine import regression_loss
 from ssl_jax.nets.heads import mlp_head
@@ -35,7 +36,7 @@ class BYOL(Objective):
     family: ClassVar[str] = "siamese"
     least_batch: ClassVar[int] = 2
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.08, 1.0), recipe="byol_1", interpolation="bicubic", crop="one_draw"),
         View(224, area=(0.08, 1.0), recipe="byol_2", interpolation="bicubic", crop="one_draw"),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import config, rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne, Count, Positive, Whole
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import Net
@@ -50,7 +51,7 @@ class CMC(Objective):
     family: ClassVar[str] = "contrastive"
     needs: ClassVar[str] = "colour images; a memory of one vector per image and view"
 
-    view: View = View(224, area=(0.08, 1.0), recipe="cmc")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="cmc")
     channels: tuple[Count, ...] = (1, 2)
     graph: Literal["full", "core"] = "full"
     width: Positive = 0.5
@@ -62,8 +63,6 @@ class CMC(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
         if len(self.channels) < 2:
             raise UserError(
                 f"objective.channels: expected two views or more, got {self.channels}; set (1, 2)"

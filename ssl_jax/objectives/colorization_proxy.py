@@ -11,6 +11,7 @@ import numpy as np
 
 from ssl_jax.core import config, rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Several, Whole
 from ssl_jax.losses.colorization_proxy import (
     chroma_loss,
@@ -59,7 +60,7 @@ class ColorizationProxy(Objective):
     family: ClassVar[str] = "pretext"
     needs: ClassVar[str] = "colour images"
 
-    view: View = View(224, area=(0.4, 1.0), recipe="hue_chroma")
+    view: OneCrop = View(224, area=(0.4, 1.0), recipe="hue_chroma")
     bins: Several = 32
     window: Count = 7
     positions: Count = 128
@@ -73,8 +74,6 @@ class ColorizationProxy(Objective):
         color_space.check(self.view, self.spec.channels, "hue_chroma")
         if self.window % 2 == 0:
             raise UserError(f"objective.window: {self.window} px have no middle; use an odd number")
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
         if 2 * self.border >= min(self.view.sides):
             raise UserError(
                 f"objective.border: {self.border} px on each side leave no positions in a view of "

@@ -13,6 +13,7 @@ from ssl_jax.augment.color import drop_channels, project_colors
 from ssl_jax.augment.patches import context_patches, standardize
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Several, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
@@ -75,7 +76,7 @@ class ContextPrediction(Objective):
 
     family: ClassVar[str] = "pretext"
 
-    view: View = View(255, area=(0.7, 1.0), recipe="patches")
+    view: OneCrop = View(255, area=(0.7, 1.0), recipe="patches")
     rows: Several = 3
     patch: Count = 64
     gap: Whole = 21

@@ -12,6 +12,7 @@ from ssl_jax.augment.patches import tiles
 from ssl_jax.augment.resize import halve
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.counting import counting
 from ssl_jax.nets.functional import output_shapes
@@ -47,7 +48,7 @@ class Counting(Objective):
     # The last stage specialises in counts; the stage before it transfers better.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
-    view: View = View(228, area=(0.7, 1.0), recipe="patches")
+    view: OneCrop = View(228, area=(0.7, 1.0), recipe="patches")
     counts: Count = 1000
     hidden: tuple[Count, ...] = (4096, 4096)
     margin: Positive = 10.0
@@ -59,8 +60,6 @@ class Counting(Objective):
             raise UserError(
                 f"objective.view.size: {height} x {width} px have no halves; use even sides"
             )
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 
     @cached_property
     def networks(self) -> Networks:

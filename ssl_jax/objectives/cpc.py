@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.patches import cut, overlapping
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.losses.cpc import cpc
 from ssl_jax.losses.large_batch.similarity import Similarity
@@ -60,7 +61,7 @@ class CPC(Objective):
     family: ClassVar[str] = "contrastive"
     needs: ClassVar[str] = "a network for images of any size, without batch norm"
 
-    view: View = View(256, area=(0.73, 0.73), recipe="patches")
+    view: OneCrop = View(256, area=(0.73, 0.73), recipe="patches")
     patch: Count = 64
     stride: Count = 32
     border: Whole = 4
@@ -71,8 +72,6 @@ class CPC(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
         if self.border >= self.patch:
             raise UserError(
                 f"objective.border: {self.border} px hide a patch of {self.patch} px; use fewer"

@@ -7,8 +7,9 @@ import jax
 
 from ssl_jax.augment import recipes
 from ssl_jax.core import rng
-from ssl_jax.core.chain import Transform
+from ssl_jax.core.chain import Chain
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive, Whole
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import mlp_head
@@ -18,7 +19,7 @@ from ssl_jax.objectives.cpc import CPC, Direction
 from ssl_jax.objectives.parts.networks import Bound, Networks
 
 Array = jax.Array
-UNIT = ((0.0,), (1.0,))  # mean and deviation of a chain that does not normalise
+UNIT = ((0.0,), (1.0,), "rgb")  # mean, deviation and space of a chain that does not normalise
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class CPCv2(CPC):
       UserError: see `CPC`; chains that normalise.
     """
 
-    view: View = View(260, area=(0.75, 0.75), recipe="flip")
+    view: OneCrop = View(260, area=(0.75, 0.75), recipe="flip")
     patch: Count = 80
     stride: Count = 36
     border: Whole = 0
     offsets: tuple[Count, ...] = (3, 4, 5)
     directions: tuple[Direction, ...] = ("down", "left", "up", "right")
     layers: Count = 5
-    patch_recipe: str | Transform = "cpc_v2"
+    patch_recipe: Chain = "cpc_v2"
     width: Count = 256
     embedding: Count = 64
     scale: Positive = 0.1
@@ -55,13 +56,11 @@ class CPCv2(CPC):
     def __post_init__(self) -> None:
         super().__post_init__()
         chain, whole = (recipes.recipe(each) for each in (self.patch_recipe, self.view.recipe))
-        if chain != recipes.recipe("none") and not UNIT == (chain.mean, chain.std) == (
-            whole.mean,
-            whole.std,
-        ):
+        normal = {(each.mean, each.std, each.space) for each in (chain, whole)}
+        if chain != recipes.recipe("none") and normal != {UNIT}:
             raise UserError(
                 "objective.patch_recipe: it changes images in [0, 1], as probes read them after "
-                "view.recipe; set mean=(0,) and std=(1,) in both"
+                "view.recipe; set mean=(0,), std=(1,) and space='rgb' in both"
             )
 
     @cached_property

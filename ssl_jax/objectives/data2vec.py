@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, NonNegative, Part, Positive, Probability
 from ssl_jax.losses.layer_targets import Norm, layer_targets
 from ssl_jax.losses.masked import masked_smooth_l1
@@ -59,7 +60,7 @@ class Data2Vec(Objective):
     probe: ClassVar[Probe] = Probe(pool="avg")
     decays: ClassVar[str] = r"mask_token$"  # the release counts axes, and this has three
 
-    view: View = View(224, area=(0.08, 1.0), recipe="data2vec", interpolation="bicubic")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="data2vec", interpolation="bicubic")
     mask_ratio: Part = 0.6
     min_patches: Count = 16
     layers: Count = 6

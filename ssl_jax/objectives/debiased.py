@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.core.ranges import BelowOne, Count, Positive
 from ssl_jax.losses.debiased import debiased
 from ssl_jax.nets.heads import mlp_head
@@ -30,7 +31,7 @@ class Debiased(SimCLR):
       prior: probability that a negative is of the anchor's class.
     """
 
-    view: View = View(32, count=2, area=(0.08, 1.0), recipe="simclr_cifar")
+    view: TwoCrops = View(32, count=2, area=(0.08, 1.0), recipe="simclr_cifar")
     projector: tuple[Count, ...] = (512, 128)
     temperature: Positive = 0.5
     prior: BelowOne = 0.1

@@ -57,13 +57,12 @@ class DeepMIM(Layerwise):
     teacher_recipe: str = "normalize_clip"
     decoder_depth: Count = 4
 
-    @property
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
         if self.target == "features":
-            return {**super().unused, "norm_pixels": "it needs objective.target='pixels'"}
+            return {**super().unused(), "norm_pixels": "it needs objective.target='pixels'"}
         names = ("teacher_backbone", "teacher_recipe")
-        return {**super().unused, **dict.fromkeys(names, "it needs objective.target='features'")}
+        return {**super().unused(), **dict.fromkeys(names, "it needs objective.target='features'")}
 
     @cached_property
     def sides(self) -> list[int]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.recipes import recipe, statistics
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Several
 from ssl_jax.losses.discrete_codes import code_usage, gumbel_softmax, uniform_divergence
 from ssl_jax.losses.reconstruction import logit_laplace_error, squared_error
@@ -65,7 +66,7 @@ class DVAE(Objective):
     needs: ClassVar[str] = "an encoder with a decoder (backbone.name='dalle' or 'discrete_vae')"
     probe: ClassVar[Probe] = Probe(pool="avg")
 
-    view: View = View(256, area=(0.5, 1.0), recipe="dalle", interpolation="bicubic")
+    view: OneCrop = View(256, area=(0.5, 1.0), recipe="dalle", interpolation="bicubic")
     vocabulary: Several = 8192
     code_dim: Count = 128
     likelihood: Literal["logit_laplace", "squared", "smooth_l1"] = "logit_laplace"

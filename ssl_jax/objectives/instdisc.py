@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import rng
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne, Count, Positive, Whole
 from ssl_jax.losses.nce import estimate_partition, nce
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
@@ -42,7 +42,7 @@ class InstDisc(Objective):
     family: ClassVar[str] = "contrastive"
     needs: ClassVar[str] = "a memory of one vector per image"
 
-    view: View = View(224, area=(0.2, 1.0), recipe="instdisc")
+    view: OneCrop = View(224, area=(0.2, 1.0), recipe="instdisc")
     projector: tuple[Count, ...] = (128,)
     negatives: Whole = 4096
     temperature: Positive = 0.07
@@ -50,8 +50,6 @@ class InstDisc(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
         memory.check_negatives(self.negatives, self.spec.num_examples)
 
     @cached_property

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import jax
 
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.invaspread import invaspread
 from ssl_jax.nets.heads import mlp_head
@@ -24,7 +25,7 @@ class InvaSpread(SimCLR):
       negative_weight: weight of the second term.
     """
 
-    view: View = View(32, count=2, area=(0.2, 1.0), recipe="instdisc")
+    view: TwoCrops = View(32, count=2, area=(0.2, 1.0), recipe="instdisc")
     projector: tuple[Count, ...] = (128,)
     negative_weight: Positive = 1.0
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.core.sharding import padded_rows, split_columns
 from ssl_jax.losses.multi_label import sigmoid_cross_entropy
@@ -45,7 +46,7 @@ class JFT(Objective):
     family: ClassVar[str] = "baseline"
     needs: ClassVar[str] = "several labels per image"
 
-    view: View = View(299, area=(0.77, 0.77), recipe="s4l")
+    view: OneCrop = View(299, area=(0.77, 0.77), recipe="s4l")
     labels: Count = 16
     positives: Positive = 1.26
 
@@ -58,8 +59,6 @@ class JFT(Objective):
                 f"objective.positives: expected fewer than the {self.spec.num_classes} classes, "
                 f"got {self.positives:g}"
             )
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 
     def inputs(self) -> Inputs:
         return Inputs((self.view,), labels=self.labels)

@@ -13,6 +13,7 @@ from ssl_jax.augment.patches import jigsaw_tiles, standardize
 from ssl_jax.augment.permutations import check_count, distant_permutations
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Several, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
@@ -50,7 +51,7 @@ class Jigsaw(Objective):
 
     family: ClassVar[str] = "pretext"
 
-    view: View = View(255, area=(0.7, 1.0), recipe="patches")
+    view: OneCrop = View(255, area=(0.7, 1.0), recipe="patches")
     rows: Several = 3
     tile: Count = 64
     channel_jitter: Whole = 0

@@ -14,7 +14,7 @@ from ssl_jax.augment.crop import crop_resize, random_box
 from ssl_jax.augment.patches import unpatchify
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.ranges import Count, NonNegative, Positive, Range
+from ssl_jax.core.ranges import Count, Inside, NonNegative, Positive, Range
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.supcon import supcon
 from ssl_jax.nets.features import pool
@@ -28,6 +28,7 @@ from ssl_jax.objectives.parts.views import check_plain, fold
 Array = jax.Array
 Tree = Any
 
+Corners = Annotated[View, Inside("count", Annotated[int, Range(4, 4)])]  # one crop of each
 # Column by column, as in the released code (JigClu/loader.py): it takes an image's width for its
 # height.
 CORNERS = ("top left", "bottom left", "top right", "bottom right")
@@ -94,7 +95,7 @@ class JigsawClustering(Objective):
     least_batch: ClassVar[int] = 2
 
     view: View = View(224, area=(1.0, 1.0), recipe="normalize")
-    piece: View = View(112, count=4, area=(0.2, 1.0), recipe="moco_v2")
+    piece: Corners = View(112, count=4, area=(0.2, 1.0), recipe="moco_v2")
     cross: Annotated[float, Range(0, 0.5)] = 0.3
     clusters: tuple[Count, ...] = (2048, 128)
     temperature: Positive = 0.3
@@ -105,13 +106,12 @@ class JigsawClustering(Objective):
         super().__post_init__()
         self.piece.check_square()
         check_plain(self.view)
-        if self.piece.count != 4:
-            raise UserError(f"objective.piece.count: expected 4 corners, got {self.piece.count}")
         chain, pieces = recipes.recipe(self.view.recipe), recipes.recipe(self.piece.recipe)
-        if (chain.mean, chain.std) != (pieces.mean, pieces.std):
+        expected, actual = ((c.mean, c.std, c.space) for c in (pieces, chain))
+        if actual != expected:
             raise UserError(
-                "objective.view.recipe: expected the mean and std of objective.piece.recipe, "
-                f"{pieces.mean} and {pieces.std}, got {chain.mean} and {chain.std}"
+                "objective.view.recipe: expected mean, std and space of objective.piece.recipe, "
+                "{}, {} and {!r}, got {}, {} and {!r}".format(*expected, *actual)
             )
 
     @cached_property
@@ -147,7 +147,7 @@ class JigsawClustering(Objective):
         corners = jnp.asarray(corner_boxes(height, width, self.cross))
 
         def piece(key: Array, image: Array, corner: Array) -> Array:
-            box = random_box(key, corner[2], corner[3], self.piece.area)
+            box = random_box(key, corner[2], corner[3], self.piece.area, self.piece.crop)
             box = box.at[:2].add(corner[:2])
             return crop_resize(image, box, self.piece.size, self.piece.interpolation)
 

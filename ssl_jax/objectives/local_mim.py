@@ -53,11 +53,10 @@ class LocalMIM(Layerwise):
     decoder_depth: Count = 1
     decoder_heads: Count = 8
 
-    @property
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
         bins = {"bins": "it needs objective.target='hog'"} if self.target == "pixels" else {}
-        return {**super().unused, **bins}
+        return {**super().unused(), **bins}
 
     @cached_property
     def sides(self) -> list[int]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.masks import random_patches
 from ssl_jax.augment.patches import patchify
 from ssl_jax.core import rng
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Part
 from ssl_jax.losses.masked import masked_mse, normalize_patches
 from ssl_jax.nets.decoders import mae_decoder
@@ -43,7 +44,7 @@ class MAE(Objective):
     # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
-    view: View = View(224, area=(0.2, 1.0), recipe="mae", interpolation="bicubic")
+    view: OneCrop = View(224, area=(0.2, 1.0), recipe="mae", interpolation="bicubic")
     mask_ratio: Part = 0.75
     norm_pixels: bool = True
     decoder_dim: Count = 512

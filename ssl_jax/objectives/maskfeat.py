@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.patches import patchify, unpatchify
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Part
 from ssl_jax.losses.hog import hog
 from ssl_jax.losses.masked import masked_mse
@@ -49,7 +50,7 @@ class MaskFeat(Objective):
     # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
-    view: View = View(224, area=(0.5, 1.0), recipe="mae", interpolation="bicubic")
+    view: OneCrop = View(224, area=(0.5, 1.0), recipe="mae", interpolation="bicubic")
     mask_ratio: Part = 0.4
     min_patches: Count = 15
     cell: Count = 8

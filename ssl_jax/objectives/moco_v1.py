@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import rng, sharding, tree
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.core.ranges import Count, Positive, Probability
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.large_batch.similarity import Similarity
@@ -42,7 +43,7 @@ class MoCoV1(Objective):
 
     family: ClassVar[str] = "contrastive"
 
-    view: View = View(224, count=2, area=(0.2, 1.0), recipe="moco_v1")
+    view: TwoCrops = View(224, count=2, area=(0.2, 1.0), recipe="moco_v1")
     projector: tuple[Count, ...] = (128,)
     temperature: Positive = 0.07
     queue_size: Count = 65536

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.objectives.base import View
 from ssl_jax.objectives.moco_v1 import MoCoV1
@@ -19,7 +20,7 @@ class MoCoV2(MoCoV1):
       temperature: as in `moco_v1`.
     """
 
-    view: View = View(224, count=2, area=(0.2, 1.0), recipe="moco_v2")
+    view: TwoCrops = View(224, count=2, area=(0.2, 1.0), recipe="moco_v2")
     projector: tuple[Count, ...] = (2048, 128)
     temperature: Positive = 0.2
 

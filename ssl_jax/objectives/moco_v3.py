@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import tree
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive, Probability
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.large_batch.similarity import Similarity
@@ -47,7 +48,7 @@ class MoCoV3(Objective):
     needs: ClassVar[str] = "a large global batch"
     least_batch: ClassVar[int] = 2
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.2, 1.0), recipe="dino_1"),
         View(224, area=(0.2, 1.0), recipe="dino_2"),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
@@ -39,7 +40,7 @@ class MP3(Objective):
     # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
-    view: View = View(224, area=(0.08, 1.0), recipe="mae")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="mae")
     mask_ratio: BelowOne = 0.75
 
     def __post_init__(self) -> None:

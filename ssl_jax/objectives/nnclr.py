@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.large_batch.similarity import Similarity
@@ -49,7 +50,7 @@ class NNCLR(Objective):
     needs: ClassVar[str] = "a large global batch"
     least_batch: ClassVar[int] = 2
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.08, 1.0), recipe="byol_1", interpolation="bicubic", crop="one_draw"),
         View(224, area=(0.08, 1.0), recipe="byol_2", interpolation="bicubic", crop="one_draw"),
     )

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from ssl_jax.augment import recipes
 from ssl_jax.augment.patches import jigsaw_tiles
 from ssl_jax.core import rng
+from ssl_jax.core.chain import Chain
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Inputs
+from ssl_jax.core.inputs import Inputs, OneCrop
 from ssl_jax.core.ranges import BelowOne, Count, Positive, Probability, Several, Whole
 from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.functional import output_shapes
@@ -56,9 +57,9 @@ class PIRL(Objective):
     family: ClassVar[str] = "contrastive"
     needs: ClassVar[str] = "a network for images of any size; a memory of one vector per image"
 
-    view: View = View(224, area=(0.08, 1.0), recipe="pirl")
-    puzzle: View = View(255, area=(0.6, 1.0), recipe="none")
-    patch_recipe: str = "pirl"
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="pirl")
+    puzzle: OneCrop = View(255, area=(0.6, 1.0), recipe="none")
+    patch_recipe: Chain = "pirl"
     rows: Several = 3
     tile: Count = 64
     projector: tuple[Count, ...] = (128,)
@@ -71,9 +72,6 @@ class PIRL(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, view in (("view", self.view), ("puzzle", self.puzzle)):
-            if view.count != 1:
-                raise UserError(f"objective.{name}.count: expected 1, got {view.count}")
         cell = self.puzzle.side // self.rows
         if self.tile > cell:
             raise UserError(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Whole
 from ssl_jax.losses.reconstruction import squared_error
 from ssl_jax.nets.decoders import conv_decoder
@@ -48,7 +49,7 @@ class QBHeat(Objective):
     needs: ClassVar[str] = "a backbone with a map of the quadrant"
     probe: ClassVar[Probe] = Probe(pool="avg")  # the loss trains the map
 
-    view: View = View(256, area=(0.2, 1.0), recipe="mae", interpolation="bicubic")
+    view: OneCrop = View(256, area=(0.2, 1.0), recipe="mae", interpolation="bicubic")
     dim: Count = 512
     decoder_dim: Count = 512
     decoder_depth: Whole = 4

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive, Probability
 from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.normalize import l2_normalize
@@ -43,7 +44,7 @@ class ReSSL(Objective):
     family: ClassVar[str] = "contrastive"
     needs: ClassVar[str] = "no large batch: a queue of old keys"
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.2, 1.0), recipe="simclr"),
         View(224, area=(0.2, 1.0), recipe="mae"),
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.augment import geometric
 from ssl_jax.core import rng
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Several
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.sinkhorn import sinkhorn
@@ -50,7 +50,7 @@ class SeLa(Objective):
     family: ClassVar[str] = "clustering"
     needs: ClassVar[str] = "passes over the data set"
 
-    view: View = View(224, area=(0.08, 1.0), recipe="instdisc")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="instdisc")
     clusters: Several = 3000
     heads: Count = 10
     power: Positive = 25.0
@@ -63,8 +63,6 @@ class SeLa(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         memory.check_clusters("sela", self.clusters, self.spec.num_examples)
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
         if self.rotations:
             self.view.check_square()
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.ntxent import ntxent
@@ -36,7 +37,7 @@ class SimCLR(Objective):
     needs: ClassVar[str] = "a large global batch"
     least_batch: ClassVar[int] = 2
 
-    view: View = View(224, count=2, area=(0.08, 1.0), recipe="simclr", interpolation="bicubic")
+    view: TwoCrops = View(224, count=2, area=(0.08, 1.0), recipe="simclr", interpolation="bicubic")
     projector: tuple[Count, ...] = (2048, 128)
     temperature: Positive = 0.1
     similarity: Similarity = "auto"

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Positive, Probability, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy, labelled_mean
 from ssl_jax.losses.distillation import distillation
@@ -44,7 +45,7 @@ class Distillation(Objective):
     family: ClassVar[str] = "baseline"
     needs: ClassVar[str] = "a trained classifier (train.teacher_from)"
 
-    view: View = View(224, area=(0.08, 1.0), recipe="flip")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="flip")
     teacher_backbone: Mapping[str, Any] = field(default_factory=dict)
     temperature: Positive = 1.0
     alpha: Probability = 1.0
@@ -64,8 +65,6 @@ class Distillation(Objective):
                 f"objective.alpha: {self.alpha} also trains on labels, but the data have {labels} "
                 f"classes and the teacher {self.num_classes}; set it to 1"
             )
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 
     @property
     def num_classes(self) -> int:

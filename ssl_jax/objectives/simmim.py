@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.masks import random_cells
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Share
 from ssl_jax.losses.masked import masked_l1
 from ssl_jax.nets.decoders import pixel_decoder
@@ -44,7 +45,7 @@ class SimMIM(Objective):
     # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
-    view: View = View(192, area=(0.67, 1.0), recipe="mae")
+    view: OneCrop = View(192, area=(0.67, 1.0), recipe="mae")
     mask_ratio: Share = 0.6
     cell: Count = 32
 

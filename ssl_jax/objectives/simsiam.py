@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.core.ranges import Count
 from ssl_jax.losses.negative_cosine import negative_cosine
 from ssl_jax.nets.heads import mlp_head
@@ -33,7 +34,7 @@ class SimSiam(Objective):
     family: ClassVar[str] = "siamese"
     least_batch: ClassVar[int] = 2
 
-    view: View = View(224, count=2, area=(0.2, 1.0), recipe="moco_v2")
+    view: TwoCrops = View(224, count=2, area=(0.2, 1.0), recipe="moco_v2")
     projector: tuple[Count, ...] = (2048, 2048, 2048)
     predictor: Count = 512
     fix_predictor_lr: bool = True

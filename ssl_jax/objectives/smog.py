@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne, Count, Positive, Several, Whole
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.normalize import l2_normalize
@@ -52,7 +53,7 @@ class SMoG(Objective):
     needs: ClassVar[str] = "no large batch: groups and a queue"
     least_batch: ClassVar[int] = 2
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.2, 1.0), recipe="byol_1"),
         View(224, area=(0.2, 1.0), recipe="byol_2"),
     )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import TwoCrops
 from ssl_jax.core.ranges import Positive
 from ssl_jax.losses.supcon import supcon
 from ssl_jax.nets.heads import mlp_head
@@ -34,7 +35,7 @@ class SupCon(SimCLR):
 
     needs: ClassVar[str] = "labels, a large global batch"
 
-    view: View = View(224, count=2, area=(0.2, 1.0), recipe="simclr")
+    view: TwoCrops = View(224, count=2, area=(0.2, 1.0), recipe="simclr")
     temperature: Positive = 0.1
     mean: Literal["out", "in"] = "out"
 

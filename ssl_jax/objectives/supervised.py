@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment import erasing, mixing
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne, NonNegative, Probability
 from ssl_jax.losses.cross_entropy import soft_cross_entropy
 from ssl_jax.nets.functional import Net
@@ -46,7 +47,7 @@ class Supervised(Objective):
     family: ClassVar[str] = "baseline"
     needs: ClassVar[str] = "labels"
 
-    view: View = View(224, area=(0.08, 1.0), recipe="mae")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="mae")
     label_smoothing: BelowOne = 0.0
     mixup: NonNegative = 0.0
     cutmix: NonNegative = 0.0
@@ -58,8 +59,6 @@ class Supervised(Objective):
         super().__post_init__()
         if self.spec.num_classes < 2:
             raise UserError("objective: supervised learning needs labels of at least two classes")
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected 1, got {self.view.count}")
 
     @cached_property
     def head(self) -> Net:

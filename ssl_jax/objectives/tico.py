@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core import tree
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Probability
 from ssl_jax.losses.tico import tico
 from ssl_jax.nets.heads import mlp_head
@@ -39,7 +40,7 @@ class TiCo(Objective):
     needs: ClassVar[str] = "no large batch: a covariance matrix in place of negatives"
     least_batch: ClassVar[int] = 2
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.08, 1.0), recipe="byol_1", interpolation="bicubic", crop="one_draw"),
         View(224, area=(0.08, 1.0), recipe="byol_2", interpolation="bicubic", crop="one_draw"),
     )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import jax
 
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, NonNegative
 from ssl_jax.losses.vicreg import vicreg
 from ssl_jax.nets.heads import mlp_head
@@ -31,7 +32,7 @@ class VICReg(Objective):
     family: ClassVar[str] = "siamese"
     least_batch: ClassVar[int] = 2
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.08, 1.0), recipe="dino_1", interpolation="bicubic"),
         View(224, area=(0.08, 1.0), recipe="dino_2", interpolation="bicubic"),
     )

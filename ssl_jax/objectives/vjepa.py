@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.masks import block_areas, block_size, mask_ids, take, tube_mask
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Inputs
+from ssl_jax.core.inputs import Inputs, OneCrop
 from ssl_jax.core.ranges import Count, Positive, Probability, Share
 from ssl_jax.losses.masked import masked_token_l1
 from ssl_jax.objectives.base import Aux, Picture, View
@@ -67,7 +67,7 @@ class VJEPA(JointEmbedding):
 
     needs: ClassVar[str] = "clips, and the backbone `vit_video` without a class token"
 
-    view: View = View(224, area=(0.3, 1.0), recipe="mae")
+    view: OneCrop = View(224, area=(0.3, 1.0), recipe="mae")
     tubes: tuple[Tubes, ...] = (Tubes(8, 0.15), Tubes(2, 0.7))
     aspect: tuple[Positive, Positive] = (0.75, 1.5)
     momentum: Probability = 0.998

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, NonNegative, Probability, Whole
 from ssl_jax.losses.discrete_codes import code_usage
 from ssl_jax.losses.negative_cosine import negative_cosine
@@ -52,7 +53,7 @@ class VQKD(TokenStudent):
     family: ClassVar[str] = "masked"
     needs: ClassVar[str] = "a ViT backbone, a trained teacher (train.teacher_from)"
 
-    view: View = View(224, area=(0.08, 1.0), recipe="vqkd", interpolation="bicubic")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="vqkd", interpolation="bicubic")
     vocabulary: Count = 8192
     code_dim: Count = 32
     decoder_depth: Count = 3

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import SeveralCrops
 from ssl_jax.core.ranges import BelowOne, Count, Several
 from ssl_jax.losses.wmse import wmse
 from ssl_jax.nets.heads import mlp_head
@@ -38,7 +39,7 @@ class WMSE(Objective):
     needs: ClassVar[str] = "a batch of some sub-batches"
     least_batch: ClassVar[int] = 2
 
-    view: View = View(224, count=2, area=(0.2, 1.0), recipe="moco_v2")
+    view: SeveralCrops = View(224, count=2, area=(0.2, 1.0), recipe="moco_v2")
     projector: tuple[Count, ...] = (1024, 64)
     size: Several = 128
     eps: BelowOne = 0.0
@@ -52,8 +53,6 @@ class WMSE(Objective):
                 f"{batch} and have more images than the embedding's {width} features; set "
                 "objective.size and objective.projector to fit"
             )
-        if self.view.count < 2:
-            raise UserError(f"objective.view.count: expected at least 2, got {self.view.count}")
 
     @cached_property
     def networks(self) -> Networks:

@@ -19,7 +19,7 @@ import yaml
 
 import ssl_jax
 from ssl_jax import objectives
-from ssl_jax.augment.recipes import recipe
+from ssl_jax.augment.recipes import is_chain, recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, suggest
@@ -266,16 +266,20 @@ def _place(at: Any, name: str, key: str) -> str | int:
 
 
 def _fill(config: dict[str, Any], name: str) -> None:
-    """Write the method's own view, or views, into a config that leaves them out."""
+    """Write the method's own view, views or chain into a config that leaves them out."""
     objective = config.get("objective")
     if not isinstance(objective, dict) or objective.get("name") not in methods():
         return
     make = importlib.import_module(f"ssl_jax.objectives.{objective['name']}").make
     defaults = checked.defaults(make.__self__)
+    default = defaults.get(name)
     if name == "views" and name in defaults:
         objective.setdefault(name, [dataclasses.asdict(view) for view in defaults[name]])
-    elif name == "view" and name in defaults and isinstance(objective.get(name, {}), Mapping):
-        objective[name] = dataclasses.asdict(defaults[name]) | dict(objective.get(name, {}))
+    elif isinstance(default, View) and isinstance(objective.get(name, {}), Mapping):
+        objective[name] = dataclasses.asdict(default) | dict(objective.get(name, {}))
+    elif is_chain(checked.types_of(make.__self__).get(name)):
+        chain = objective.get(name, default)
+        objective[name] = dataclasses.asdict(recipe(chain)) if isinstance(chain, str) else chain
 
 
 def _settle(section: str, values: dict[str, Any]) -> dict[str, Any]:

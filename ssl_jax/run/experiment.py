@@ -112,6 +112,7 @@ class Experiment(Datasets):
         recipes.check(objective.inputs())
         if "spec" not in self.raw:
             acting.check(objective.inputs(), self.source)
+        recipes.check_own(objective, objective.inputs())
         return objective
 
     @property
@@ -305,8 +306,9 @@ class Experiment(Datasets):
         out = {name: dataclasses.asdict(section) for name, section in self.sections.items()}
         out["evals"] = self.evals.in_use()
         fields = {f.name for f in dataclasses.fields(self.method)} - {"backbone", "spec"}
+        hints = checked.types_of(type(self.method))
         out["objective"] = {"name": self.raw["objective"]["name"]}
-        out["objective"] |= {f: _plain(getattr(self.method, f)) for f in sorted(fields)}
+        out["objective"] |= {f: _plain(getattr(self.method, f), hints[f]) for f in sorted(fields)}
         out["backbone"] = {"name": self.backbone_name} | dataclasses.asdict(self._backbone)
         out["spec"] = dataclasses.asdict(self.spec)
         if not self.acts:
@@ -326,9 +328,12 @@ class Experiment(Datasets):
         return json.loads(json.dumps(out, default=dataclasses.asdict))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, View):
+def _plain(value: Any, hint: Any = Any) -> Any:
+    """Convert the value of a field of the type `hint` to plain values, as a run stores it."""
+    if isinstance(value, str) and recipes.is_chain(hint):
         value = recipes.portable(value)
+    if isinstance(value, View):
+        value = dataclasses.replace(value, recipe=recipes.portable(value.recipe))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -26,7 +26,7 @@ SECTIONS: dict[str, type] = {
 
 
 # A view's chain of augmentations is stored as `recipe`; configs may call it `transform`.
-_TRANSFORM = re.compile(r"^(objective\.(?:view|views\.\d+))\.transform(?=\.|$)")
+_TRANSFORM = re.compile(r"^(objective\.\w+(?:\.\d+)?)\.transform(?=\.|$)")
 
 
 def stored_key(key: str) -> str:
@@ -42,9 +42,7 @@ def stored_objective(values: Mapping[str, Any]) -> dict[str, Any]:
             return view
         return {"recipe" if key == "transform" else key: value for key, value in view.items()}
 
-    out = dict(values)
-    if "view" in out:
-        out["view"] = renamed(out["view"])
+    out = {key: renamed(value) for key, value in values.items()}
     if isinstance(out.get("views"), (list, tuple)):
         out["views"] = type(out["views"])(map(renamed, out["views"]))
     return out

@@ -61,6 +61,30 @@ class ChainsTest(parameterized.TestCase):
         stored = resolved("simclr:digits", override)["view"]["recipe"]
         self.assertEqual(stored, json.loads(json.dumps(want)))
 
+    @parameterized.parameters(
+        ("pirl", "patch_recipe.flip=0.25", ("patch_recipe",), PUBLISHED["none"]),
+        ("pirl", "patch_recipe={'flip': 0.25}", ("patch_recipe",), Transform()),
+        ("jigsaw_clustering", "piece.recipe.flip=0.25", ("piece", "recipe"), PUBLISHED["digits"]),
+        (
+            "jigsaw_clustering",
+            "piece.transform.flip=0.25",
+            ("piece", "recipe"),
+            PUBLISHED["digits"],
+        ),
+    )
+    def test_chains_that_a_method_applies_itself(self, method, override, path, start):
+        stored = resolved(f"{method}:digits", f"objective.{override}")
+        for name in path:
+            stored = stored[name]
+        want = dataclasses.asdict(dataclasses.replace(start, flip=0.25))
+        self.assertEqual(stored, json.loads(json.dumps(want)))
+
+    def test_such_a_chain_with_a_name_of_a_config_file_is_stored_in_full(self):
+        with mock.patch.dict(RECIPES, {"from_above": TURNS}):
+            stored = resolved("pirl:digits", "objective.patch_recipe=from_above")
+        self.assertEqual(stored["patch_recipe"]["affine"]["rotation"], 3.1416)
+        self.assertEqual(resolved("pirl:digits")["patch_recipe"], "none")
+
     def test_a_chain_that_the_config_leaves_to_the_method_is_changed_too(self):
         config = {"objective": {"name": "simclr"}}
         with mock.patch("ssl_jax.run.configs.load_config", lambda spec: config):

@@ -315,6 +315,15 @@ class PathsTest(Runs):
             out.getvalue(), "[red]a[/red] [/x] :smile: \\x1b[31m\\x07 \\udcff\n[b]\\x1b\n"
         )
 
+    def test_warnings_escape_names(self):
+        """A fresh process: absl's first warning would add a handler of its own."""
+        code = (
+            "from ssl_jax import cli; cli.run(['help']); from absl import logging; "
+            "logging.warning('corrupt image %s', '\\x1b[31mred')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        self.assertEqual(done.stderr, "corrupt image \\x1b[31mred\n")
+
 
 class EditedTest(Runs):
     """Files of a run that were edited, cut or replaced by a folder."""

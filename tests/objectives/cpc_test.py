@@ -303,7 +303,9 @@ class PatchTest(parameterized.TestCase):
 
     @parameterized.parameters({"view": View(260, recipe="rotnet")}, {"patch_recipe": "pirl"})
     def test_chains_that_normalise_are_errors(self, **hyper):
-        with self.assertRaisesRegex(UserError, "patch_recipe: .* set mean=.0,. and std=.1,."):
+        with self.assertRaisesRegex(
+            UserError, "patch_recipe: .* set mean=.0,., std=.1,. and space"
+        ):
             cpc_v2.make(released.IDENTITY, SPEC, **hyper)
 
 

@@ -15,7 +15,7 @@ import cv2
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core.inputs import Inputs
+from ssl_jax.core.inputs import Inputs, OneCrop, TwoCrops
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import Aux, Objective, View
@@ -25,8 +25,8 @@ from ssl_jax.objectives.base import Aux, Objective, View
 class EveryInput(Objective):
     """Two views of a masked image whose features differ as their places do; a stream's classes."""
 
-    view: View = View((8, 12), count=2, recipe="digits")
-    clip: View = View((8, 12), recipe="digits")
+    view: TwoCrops = View((8, 12), count=2, recipe="digits")
+    clip: OneCrop = View((8, 12), recipe="digits")
 
     def inputs(self) -> Inputs:
         clips = Inputs((self.clip,), label=True, frames=2, sound=12, placement=True)

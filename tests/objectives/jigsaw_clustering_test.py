@@ -260,8 +260,11 @@ class PropertiesTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"view": View(8, area=(0.5, 1))}, "expected one whole image"),
-        ({"piece": View(8, count=2, recipe="normalize")}, "expected 4 corners, got 2"),
-        ({"piece": View(8, count=4, recipe="none")}, "expected the mean and std of"),
+        (
+            {"piece": View(8, count=2, recipe="normalize")},
+            "objective.piece.count: expected 4, got 2",
+        ),
+        ({"piece": View(8, count=4, recipe="none")}, "expected mean, std and space of"),
         ({"view": View(8, area=(1, 1), recipe="flip")}, "no change of the image"),
         ({"piece": View((8, 4), count=4, recipe="normalize")}, "expected a square view"),
         ({"cross": 0.6}, "cross"),
@@ -290,6 +293,12 @@ class RandomBoxTest(absltest.TestCase):
     def test_a_box_that_never_fits_is_the_image(self):
         box = random_box(jax.random.key(0), 10, 90, (1.0, 1.0))
         np.testing.assert_array_equal(box, [0, 0, 10, 90])
+
+    def test_one_draw_is_clipped_to_the_image(self):
+        """The box is that of the host (`data.decode.random_box`)."""
+        box = random_box(jax.random.key(0), 10, 90, (1.0, 1.0), "one_draw")
+        self.assertEqual(box[2], 10)
+        self.assertBetween(int(box[3]), 25, 35)  # 30 px at the aspect ratio 1, not 90
 
 
 def tiny():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.nets.blocks import Remat
@@ -50,7 +51,7 @@ class ImageText(Objective):
     needs: ClassVar[str] = "captions, a large global batch"
     least_batch: ClassVar[int] = 2
 
-    view: View = View(224, area=(0.9, 1.0), recipe="normalize")
+    view: OneCrop = View(224, area=(0.9, 1.0), recipe="normalize")
     context: Count = 77
     dim: Count = 512
     text_dim: Count = 512

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ssl_jax.augment.patches import patchify, unpatchify
 from ssl_jax.core import tree
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Probability
 from ssl_jax.losses.normalize import standardize
 from ssl_jax.nets.positions import ClipGrid, Grid
@@ -52,7 +53,7 @@ class JointEmbedding(Objective):
     decays: ClassVar[str] = r"mask_token$"  # the releases count axes, and this has three
     probe: ClassVar[Probe] = Probe(pool="avg")
 
-    view: View = View(224, area=(0.3, 1.0), recipe="normalize")
+    view: OneCrop = View(224, area=(0.3, 1.0), recipe="normalize")
     predictor_dim: Count = 384
     predictor_depth: Count = 12
     predictor_heads: Count = 16

@@ -9,6 +9,7 @@ import jax
 
 from ssl_jax.augment.masks import random_cells, random_patches
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Integer, Part
 from ssl_jax.nets.decoders import mae_decoder, map_decoder
 from ssl_jax.nets.features import Stage
@@ -57,7 +58,7 @@ class Layerwise(Objective):
     # The loss trains the patches; a class token only as far as they attend to it.
     probe: ClassVar[Probe] = Probe(pool="avg")
 
-    view: View = View(224, area=(0.2, 1.0), recipe="mae", interpolation="bicubic")
+    view: OneCrop = View(224, area=(0.2, 1.0), recipe="mae", interpolation="bicubic")
     mask_ratio: Part = 0.75
     cell: Count = 32
     layers: tuple[Integer, ...] = (-1,)
@@ -65,7 +66,6 @@ class Layerwise(Objective):
     decoder_depth: Count = 8
     decoder_heads: Count = 16
 
-    @property
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
         if self.sees_all:

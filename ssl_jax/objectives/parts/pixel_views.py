@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Inputs
+from ssl_jax.core.inputs import Inputs, OneCrop
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability
 from ssl_jax.losses.infonce import infonce
 from ssl_jax.losses.negative_cosine import negative_cosine
@@ -51,7 +51,7 @@ class PixelViews(Objective):
 
     needs: ClassVar[str] = "a map of several pixels"
 
-    views: tuple[View, View] = (
+    views: tuple[OneCrop, OneCrop] = (
         View(224, area=(0.08, 1.0), recipe="dino_1"),  # BYOL's chains with PyTorch's jitter
         View(224, area=(0.08, 1.0), recipe="dino_2"),
     )

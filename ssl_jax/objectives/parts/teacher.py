@@ -9,6 +9,7 @@ import jax
 
 from ssl_jax import nets
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net, output_shapes
 from ssl_jax.objectives.base import BACKBONE, FIXED, Objective, Probe, View
@@ -69,7 +70,7 @@ class TokenStudent(Objective):
     needs: ClassVar[str] = "a ViT or Swin backbone, a trained teacher (train.teacher_from)"
     probe: ClassVar[Probe] = Probe(pool="avg")  # the loss trains all tokens alike
 
-    view: View = View(224, area=(0.08, 1.0), recipe="mae", interpolation="bicubic")
+    view: OneCrop = View(224, area=(0.08, 1.0), recipe="mae", interpolation="bicubic")
     teacher_backbone: Mapping[str, Any] = field(default_factory=lambda: dict(CLIP))
     teacher_recipe: str = "normalize_clip"
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ssl_jax.augment import recipes
 from ssl_jax.core import rng
-from ssl_jax.core.chain import Transform
+from ssl_jax.core.chain import Chain, Transform
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 
@@ -34,9 +34,19 @@ def unfold(x: Array, views: int) -> Array:
     return x.reshape(-1, views, *x.shape[1:])
 
 
-def renormalize(images: Array, own: str | Transform, other: str | Transform) -> Array:
-    """Normalise images (B, H, W, C) by the mean and deviation of another recipe than their own."""
-    statistics = (recipes.statistics(recipes.recipe(r), images.shape[-1]) for r in (own, other))
+def renormalize(images: Array, own: Chain, other: Chain) -> Array:
+    """Normalise images (B, H, W, C) by the mean and deviation of another recipe than their own.
+
+    Raises:
+      UserError: the recipes have different colour spaces.
+    """
+    chains = [recipes.recipe(r) for r in (own, other)]
+    if chains[0].space != chains[1].space:
+        raise UserError(
+            f"objective: the images are in {chains[0].space!r} and the recipe {other!r} is for "
+            f"{chains[1].space!r}; use one of the same colour space"
+        )
+    statistics = (recipes.statistics(chain, images.shape[-1]) for chain in chains)
     (mean, std), (other_mean, other_std) = (
         (jnp.asarray(m, images.dtype), jnp.asarray(s, images.dtype)) for m, s in statistics
     )
@@ -46,7 +56,14 @@ def renormalize(images: Array, own: str | Transform, other: str | Transform) -> 
 def augmented_frames(view: View, batch: Mapping[str, Any], key: Array) -> Array:
     """Return the frames (B, T, H, W, C) of a batch, augmented and normalised by the view's chain
     with the same draws for every frame of a clip.
+
+    Raises:
+      UserError: the chain replaces backgrounds, and frames have no masks.
     """
+    if recipes.recipe(view.recipe).background:
+        raise UserError(
+            "view.recipe.background: frames of clips have no masks; use a chain without it"
+        )
     keys = rng.per_example(rng.named(key, "frames"), batch["index"])
     keys = jnp.broadcast_to(keys[:, None], batch["frames"].shape[:2])
     return recipes.batched(recipes.recipe(view.recipe), keys, batch["frames"], view.strength)
