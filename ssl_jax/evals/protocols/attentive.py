@@ -22,6 +22,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
+from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.copies import apart
 from ssl_jax.evals import heads
 from ssl_jax.evals.base import Batch, Protocol, Subject, group_by
@@ -213,6 +214,7 @@ def fit(
 
 def moments(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation (D,) float32 over the tokens (N, T, D) of `rows`."""
+    check_shapes("moments: tokens (N, T, D), rows (n) int", tokens, rows)
     total = square = np.zeros(tokens.shape[-1])
     size = max(1, heads.CHUNK_BYTES // (8 * tokens[0].size))
     for start in range(0, len(rows), size):

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Share
+from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
@@ -126,6 +127,10 @@ def fewshot_linear(
     Raises:
       UserError: fewer than two classes, or shots or draws below 1.
     """
+    expected = (
+        "fewshot_linear: train (N, D), train_labels (N) int, test (M, D), test_labels (M) int"
+    )
+    check_shapes(expected, train, train_labels, test, test_labels)
     _check(shots, draws)
     sets = Labelled(train, train_labels), Labelled(test, test_labels)
     return {

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.ranges import Several
+from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.protocols.diagnostics import rankme
 from ssl_jax.losses.normalize import as_float
@@ -44,6 +45,7 @@ def cka(x: Array, y: Array) -> Array:
 
     1 for features that are equal up to rotation and scale, 0 for uncorrelated features.
     """
+    check_shapes("cka: x (N, D), y (N, E)", x, y)
     x, y = (as_float(a) for a in (x, y))
     x, y = (a - a.mean(0) for a in (x, y))
     square = lambda a, b: jnp.sum(jnp.square(jnp.matmul(a.T, b, precision="highest")))  # noqa: E731

@@ -17,6 +17,7 @@ from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import gather, to_global
 from ssl_jax.core.ranges import Count, Integer, Positive
+from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.levels import Range
 from ssl_jax.data.masks import nearest, pairs, read_image, read_mask
 from ssl_jax.evals import features
@@ -239,6 +240,8 @@ def propagate(
       valid: (n,) bool, the frames to use; at least one.
       radius: see `Propagation`.
     """
+    expected = "propagate: target (h, w, D), features (n, h, w, D), masks (n, h, w, C), valid (n)"
+    check_shapes(expected, target, features, masks, valid)
     height, width = features.shape[1:3]
     rows = min(radius, height - 1)
     edge = ((rows, rows), (0, 0), (0, 0), (0, 0))

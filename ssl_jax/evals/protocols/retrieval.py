@@ -10,6 +10,7 @@ import numpy as np
 from ssl_jax.core import sharding
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import Count
+from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.text import Tokenizer
 from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.checks import check_finite, check_varied
@@ -84,6 +85,7 @@ def recall(
       own: per image, the rows of `texts` that are its own, one or more.
       k: number of texts; all of them if there are fewer.
     """
+    check_shapes("recall: images (N, d), texts (M, d)", images, texts)
     _, index = nearest(texts, images, min(k, len(texts)))
     hits = [np.isin(rows, mine).any() for rows, mine in zip(index, own, strict=True)]
     return float(np.mean(hits))

@@ -19,6 +19,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place, to_global
 from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed
+from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
@@ -168,6 +169,7 @@ def scores(counts: np.ndarray) -> dict[str, float]:
     Args:
       counts: (C, C) pixels per true (row) and predicted class.
     """
+    check_shapes("scores: counts (C, C)", counts)
     correct, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
     present = union > 0
     if not present.any():

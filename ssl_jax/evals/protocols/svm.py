@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
+from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.subset import draw_labels
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
@@ -105,6 +106,7 @@ def choose_cost(features: np.ndarray, positive: np.ndarray, costs: Sequence[floa
       positive: (N,) bool.
       costs: values of C.
     """
+    check_shapes("choose_cost: features (N, D), positive (N)", features, positive)
     folds = min(FOLDS, np.sum(positive), np.sum(~positive))
     if len(costs) == 1:
         return costs[0]
@@ -130,6 +132,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
       scores: (N,), larger is more likely positive.
       positive: (N,) bool, at least one True.
     """
+    check_shapes("average_precision: scores, positive (N)", scores, positive)
     precision, recall, _ = precision_recall_curve(positive, scores)  # from the largest recall down
     return float(np.sum(-np.diff(recall) * np.maximum.accumulate(precision[:-1])))
 
