@@ -2,8 +2,8 @@
 
 A scheme is a module of this package with `load(path, split) -> Source`. If its data may define an
 evaluation part, it also has `held_out(path) -> Source | None`, and if `path` is not a path of
-files, `absolute(path) -> str`; data without a path set `EMBEDDED = True`. Modules are found by name,
-so a new scheme is one new file.
+files, `absolute(path) -> str`. A scheme without a path has `EMBEDDED = True`. Modules are found by
+name, so a new scheme is one new file.
 """
 
 import contextlib
