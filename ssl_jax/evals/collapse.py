@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.shapes import check_shapes
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 

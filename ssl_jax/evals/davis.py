@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from ssl_jax.core.shapes import check_shapes
+from ssl_jax.losses.shapes import check_shapes
 
 BOUND = 0.008  # distance at which boundaries match, as a share of the diagonal
 

@@ -12,8 +12,8 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from ssl_jax.core import sharding
 from ssl_jax.core.placement import gather, place
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 

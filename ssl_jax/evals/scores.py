@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ssl_jax.core.shapes import check_shapes
+from ssl_jax.losses.shapes import check_shapes
 
 GUESSES = 5
 LEAST = 10  # examples that do not all get the same prediction by chance

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.cross_entropy import divergence
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 

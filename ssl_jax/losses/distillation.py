@@ -2,10 +2,10 @@
 
 import jax
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.cross_entropy import soft_cross_entropy
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 

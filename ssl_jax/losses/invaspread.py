@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses import pairs
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp, sum_complements
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 

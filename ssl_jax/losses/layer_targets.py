@@ -5,9 +5,9 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float, standardize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 Norm = Literal["none", "batch", "instance", "layer"]

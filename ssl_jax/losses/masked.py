@@ -5,10 +5,10 @@ V-JEPA, data2vec, DeepMIM).
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.negative_cosine import regression_loss
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.losses.smooth_l1 import smooth_l1
 
 Array = jax.Array

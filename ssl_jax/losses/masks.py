@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch import sinkhorn_kernel as kernel
 from ssl_jax.losses.large_batch import sinkhorn_sweeps as sweeps
 from ssl_jax.losses.large_batch.sinkhorn_sweeps import Scores, Sums
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 Form = Literal["auto", "scaling", "log", "kernel"]

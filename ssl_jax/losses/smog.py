@@ -6,9 +6,9 @@ The loss is the cross-entropy of a view's `group_logits` with the other view's `
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import Batch, Protocol, Subject
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array

@@ -22,12 +22,12 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import BelowOne, Count, Integer, NonNegative, Positive, Seed
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.copies import apart
 from ssl_jax.evals import heads
 from ssl_jax.evals.base import Batch, Protocol, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.evals.images import Labelled, Part
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 from ssl_jax.optim.factory import OptimConfig
 

@@ -15,10 +15,10 @@ from sklearn.metrics import (
 from sklearn.preprocessing import StandardScaler
 
 from ssl_jax.core.ranges import Count, Positive
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.superclasses import Superclasses, read_superclasses
+from ssl_jax.losses.shapes import check_shapes
 
 
 @dataclass(frozen=True, kw_only=True)

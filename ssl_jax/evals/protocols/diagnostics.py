@@ -13,12 +13,12 @@ from ssl_jax.core import sharding
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.core.placement import place
 from ssl_jax.core.ranges import Several
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import AtLayer, Batch, Subject, call
 from ssl_jax.evals.checks import check_count
 from ssl_jax.evals.collapse import cluster_entropy, evenness
 from ssl_jax.losses.discrete_codes import code_usage
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array

@@ -16,12 +16,12 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Share
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Labelled, Part
 from ssl_jax.evals.lists import listed_rows
+from ssl_jax.losses.shapes import check_shapes
 
 DRAWS = 20
 

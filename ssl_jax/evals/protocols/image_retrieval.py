@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 
 from ssl_jax.core.ranges import Count
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.neighbours import nearest
+from ssl_jax.losses.shapes import check_shapes
 
 TILE_ELEMENTS = 2**24  # similarities that are ranked at once
 

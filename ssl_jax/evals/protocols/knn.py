@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import AtLayer, Subject, group_by
 from ssl_jax.evals.neighbours import nearest_tiles
 from ssl_jax.evals.scores import accuracies
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 

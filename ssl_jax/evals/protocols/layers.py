@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.ranges import Several
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.protocols.diagnostics import rankme
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array

@@ -13,9 +13,9 @@ from scipy.linalg import eigh
 from ssl_jax.augment.recipes import augment
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.core.ranges import Positive, Several
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import AtLayer, Batch, Subject
 from ssl_jax.evals.checks import check_count
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array

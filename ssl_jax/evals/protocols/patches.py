@@ -18,7 +18,6 @@ from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Count, Integer
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.copies import sample
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import local_part
@@ -26,6 +25,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.evals.images import Part
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array

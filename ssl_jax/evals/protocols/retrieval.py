@@ -10,12 +10,12 @@ import numpy as np
 from ssl_jax.core import sharding
 from ssl_jax.core.placement import gather, place
 from ssl_jax.core.ranges import Count
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.text import Tokenizer
 from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.checks import check_finite, check_varied
 from ssl_jax.evals.images import Part
 from ssl_jax.evals.neighbours import nearest
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array

@@ -19,12 +19,12 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place, to_global
 from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array

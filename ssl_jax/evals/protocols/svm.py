@@ -14,12 +14,12 @@ from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.data.subset import draw_labels
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.fewshot import check_shots
+from ssl_jax.losses.shapes import check_shapes
 
 FOLDS = 3
 FEW = 1.0  # C of a class with a single example, which cannot be split into folds

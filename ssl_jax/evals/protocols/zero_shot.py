@@ -10,13 +10,13 @@ import numpy as np
 from sklearn.preprocessing import normalize
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Part
 from ssl_jax.evals.neighbours import nearest
 from ssl_jax.evals.protocols.retrieval import embed_images, embed_texts
 from ssl_jax.evals.scores import accuracies, guesses_of
+from ssl_jax.losses.shapes import check_shapes
 
 TEMPLATES = (
     "{}",

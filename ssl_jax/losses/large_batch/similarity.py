@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
-from ssl_jax.core.shapes import check_shapes
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch import ring, tiles
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 Similarity = Literal["auto", "dense", "tiled", "ring"]

@@ -8,11 +8,11 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import ssl_jax
-from ssl_jax.core.shapes import check_shapes
+from ssl_jax.losses.shapes import check_shapes
 
 PACKAGE = Path(ssl_jax.__file__).parent
 # Modules that the losses are built from; they take arrays of any shape.
-PARTS = ("axes", "normalize", "pairs")
+PARTS = ("axes", "normalize", "pairs", "shapes")
 # Any shape is right, or another function that is called checks the arguments.
 OTHERS = ("estimate_partition", "virtual_adversarial")
 
