@@ -81,7 +81,7 @@ def rebalancing(prior: Array, mix: float = 0.5, power: float = 1.0) -> Array:
       mix: share of the uniform distribution; with 1 all weights are 1.
       power: alpha of the released code.
     """
-    check_shapes("rebalancing: prior (313)", prior)
+    check_shapes("rebalancing: prior (n)", prior)
     prior = as_float(prior) / jnp.sum(prior)
     uniform = 1 / jnp.sum(prior != 0)
     weights = ((1 - mix) * prior + mix * uniform) ** -power

@@ -6,6 +6,8 @@ import string
 from typing import Any
 
 import chex
+import jax.numpy as jnp
+import numpy as np
 
 _ARGUMENTS = re.compile(r"((?:\w+, )*\w+) \(([^)]*)\)( int)?")
 
@@ -27,7 +29,9 @@ def check_shapes(expected: str, *arrays: Any) -> None:
                 _check(array, names, whole, sizes)
         except AssertionError:
             function, _, arguments = expected.partition(": ")
-            actual = " and ".join(f"{x.shape} {x.dtype}" for x in arrays if x is not None)
+            actual = " and ".join(
+                f"{np.shape(x)} {jnp.result_type(x)}" for x in arrays if x is not None
+            )
             raise ValueError(f"{function}: expected {arguments}, got {actual}") from None
 
 
@@ -44,11 +48,11 @@ def _arguments(expected: str) -> list[tuple[list[str], bool]]:
 def _check(array: Any, names: list[str], whole: bool, sizes: dict[str, int]) -> None:
     """Check an argument against the `sizes` of those before it, and add its own."""
     if "..." in names:
-        at, count = names.index("..."), array.ndim - len(names) + 1
+        at, count = names.index("..."), np.ndim(array) - len(names) + 1
         chex.assert_equal(sizes.setdefault("...", count), count)
         names = [*names[:at], *(f"...{i}" for i in range(count)), *names[at + 1 :]]
     chex.assert_rank(array, len(names))
-    for size, text in zip(array.shape, names, strict=True):
+    for size, text in zip(np.shape(array), names, strict=True):
         name = text.lstrip(string.digits)
         factor = int(text.removesuffix(name) or 1)
         chex.assert_is_divisible(size, factor)
