@@ -4,13 +4,15 @@
 
 Compiles the train step of each recipe as `ssl-jax compile` does (needs libtpu but no TPU), one by
 one, and stores the reports in docs/pods.json. Recipes whose unchanged report is in the file are
-skipped, so an interrupted command resumes where it stopped. Then writes docs/pods.md (--page: only
-that). The slice is the smallest v5e slice with at most 16 images of the batch per chip, between 16
-and 64 chips; CLIP's batch of 32,768 gets 256.
+skipped (unless --again), so an interrupted command resumes where it stopped. Then writes
+docs/pods.md (--page: only that). The slice is the smallest v5e slice with at most 16 images of the
+batch per chip, between 16 and 64 chips; CLIP's batch of 32,768 gets 256.
 """
 
 import argparse
+import datetime
 import hashlib
+import importlib.metadata
 import json
 import tempfile
 from pathlib import Path
@@ -28,6 +30,7 @@ FIRST = (
     "moco_v3:imagenet",
     "barlow_twins:imagenet",
 )
+STEP = ("objective", "backbone", "optim", "mesh", "train")  # sections that affect the step
 GIB = 2**30
 
 
@@ -37,11 +40,12 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipes", default=",".join(recipes()))
+    parser.add_argument("--again", action="store_true", help="compile also unchanged recipes")
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--hlo", default="", help="folder for the programs' texts")
     args = parser.parse_args()
     for name in () if args.page else args.recipes.split(","):
-        if read().get(name, {}).get("recipe") == fingerprint(name):
+        if not args.again and read().get(name, {}).get("recipe") == fingerprint(name):
             continue
         config = load_config(name)
         topology = slice_of(config["train"]["batch_size"])
@@ -52,7 +56,8 @@ def main() -> None:
         except ValueError as e:  # the page shows it; the other recipes follow
             report = {"fits": False, "message": str(e)}
         row = {"recipe": fingerprint(name), "topology": topology, "report": report}
-        row["backbone"] = backbone(config)
+        row["compiled"] = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+        row["libtpu"] = importlib.metadata.version("libtpu")
         write(read() | {name: row})
         print(json.dumps(report), flush=True)
     PAGE.write_text(page(read()))
@@ -83,10 +88,19 @@ def backbone(config: dict[str, Any]) -> str:
 
 
 def fingerprint(name: str) -> str:
-    """Digest of the keys that affect the step; a recipe with another digest is compiled again."""
+    """Digest of the settings of the step that are not their defaults; a recipe with another digest
+    is compiled again. It depends neither on how a config is written nor on keys that are new.
+    """
+    from ssl_jax.run.compile import with_spec
     from ssl_jax.run.configs import load_config
+    from ssl_jax.run.experiment import Experiment
 
-    keys = {k: v for k, v in load_config(name).items() if k not in ("evals", "checkpoint")}
+    made = Experiment.from_config(with_spec(load_config(name)))
+    settings, usual = made.resolved(), made.defaults()
+    keys = {
+        section: {k: v for k, v in settings[section].items() if v != usual[section].get(k)}
+        for section in STEP
+    }
     text = json.dumps(keys, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -109,7 +123,7 @@ def page(rows: dict[str, Any]) -> str:
     titles = (
         "recipe | backbone | slice | batch | GiB per chip | temporary GiB | TFLOP per image | "
         "MB per image | collective MB per step | roofline bound, ms per step | compile, CPU s | "
-        "fits"
+        "fits | compiled"
     )
     table = [titles, "|".join(["---"] * len(titles.split("|"))), *(" | ".join(r) for r in lines)]
     return INTRODUCTION + "\n".join(f"| {line} |" for line in table) + "\n" + notes(rows)
@@ -122,12 +136,12 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
     batch = config["train"]["batch_size"]
     first = [f"`{name}`", backbone(config), slice_of(batch), f"{batch:,}"]
     if row is None or row["recipe"] != fingerprint(name):
-        return [*first, *["not run"] * 8]
+        return [*first, *["not run"] * 9]
     report = row["report"]
     memory = report.get("memory", {})
     seconds = f"{report['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in report else "?"
     if not memory.get("peak"):
-        return [*first, *[""] * 6, seconds, "**no**: " + report["message"]]
+        return [*first, *[""] * 6, seconds, "**no**: " + report["message"], row["compiled"]]
     return [
         *first,
         f"{memory['peak'] / GIB:.2f}",
@@ -138,6 +152,7 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
         f"{report['bound']['seconds'] * 1e3:.1f}",
         seconds,
         "yes" if report["fits"] else "**no**",
+        row["compiled"],
     ]
 
 
@@ -182,9 +197,11 @@ The columns:
 
 Nothing here was run on a TPU. `python benchmarks/pods.py` writes this page from
 [pods.json](pods.json) (its docstring says which slice is used); compile seconds are CPU time of all
-threads. Bytes and memory depend on the compiler: libtpu 0.0.52 reproduces the row of
-`mae:imagenet`; with 0.0.42, which jax 0.10.2 requires, four recipes had the same FLOPs, bytes
-within 0.8 % and a peak 4 to 23 % higher.
+threads. "Not run" is a recipe that is new, or whose settings differ from those that were compiled.
+A row holds for the code of its date.
+
+Bytes and memory depend on the compiler: all rows are of libtpu 0.0.52. With 0.0.42, which jax
+0.10.2 requires, four recipes had the same FLOPs, bytes within 0.8 % and a peak 4 to 23 % higher.
 
 """
 

@@ -14,6 +14,8 @@ from benchmarks import pods
 from docs import make_methods
 from ssl_jax import cli, nets
 from ssl_jax.nets import backbones
+from ssl_jax.run import configs
+from ssl_jax.run.configs import load_config
 from ssl_jax.training.metrics import read_metrics
 from tests.cli import flags_test
 from tests.nets import backbones_test
@@ -93,6 +95,16 @@ class DocsTest(absltest.TestCase):
     def test_the_page_of_pods_is_current(self):
         """`python benchmarks/pods.py --page` writes it."""
         self.assertEqual(pods.PAGE.read_text(), pods.page(pods.read()))
+
+    def test_a_row_of_pods_holds_until_a_setting_changes(self):
+        """It does not matter whether a config writes a default."""
+        config = load_config("rotnet:imagenet")
+        before = pods.fingerprint("rotnet:imagenet")
+        with mock.patch.object(configs, "load_config", lambda name: config):
+            config["optim"]["clip_norm"] = None
+            self.assertEqual(pods.fingerprint("rotnet:imagenet"), before)
+            config["train"]["batch_size"] = 256
+            self.assertNotEqual(pods.fingerprint("rotnet:imagenet"), before)
 
     def test_the_method_of_the_contract_page_trains(self):
         folder = Path(self.create_tempdir().full_path)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.losses.shapes import check_shapes
+
 Array = jax.Array
 
 SIGNS = (
@@ -132,6 +134,7 @@ def evenness(index: Array, count: int) -> Array:
     Args:
       index: (N,) int, the cluster or code of each image or place.
     """
+    check_shapes("evenness: index (N) int", index)
     shares = jnp.bincount(index, length=count) / len(index)
     most = jnp.log(jnp.maximum(min(len(index), count), 2))
     return jnp.sum(jax.scipy.special.entr(shares)) / most

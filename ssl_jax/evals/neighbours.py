@@ -13,6 +13,7 @@ from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from ssl_jax.core import sharding
 from ssl_jax.core.placement import gather, place
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -38,6 +39,7 @@ def nearest(
       k: neighbours.
       mesh: test rows are split over its devices.
     """
+    check_shapes("nearest: train (N, D), test (M, D)", train, test)
     tiles = [(c[:count], i[:count]) for c, i, count in nearest_tiles(train, test, k, mesh)]
     cosines, index = zip(*tiles, strict=True)
     return np.concatenate(cosines), np.concatenate(index)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ssl_jax.losses.shapes import check_shapes
+
 GUESSES = 5
 LEAST = 10  # examples that do not all get the same prediction by chance
 
@@ -21,14 +23,16 @@ def accuracies(guesses: np.ndarray, labels: np.ndarray, name: str) -> dict[str, 
       guesses: (N,), or (N, 5) with the likeliest first.
       labels: (N,) integers from 0, N > 0.
     """
-    correct = guesses.reshape(len(labels), -1) == labels[:, None]
+    guesses = guesses[:, None] if guesses.ndim == 1 else guesses
+    check_shapes("accuracies: guesses (N, n), labels (N) int", guesses, labels)
+    correct = guesses == labels[:, None]
     first, examples = correct[:, 0], np.bincount(labels)
     present = examples > 0
     shares = np.bincount(labels, weights=first)[present] / examples[present]
     scores = {f"{name}_top1": float(first.mean()), f"{name}_mean_per_class": float(shares.mean())}
     if correct.shape[1] == GUESSES:
         scores[f"{name}_top5"] = float(correct.any(axis=1).mean())
-    constant = np.ptp(guesses.reshape(len(labels), -1)[:, 0]) == 0
+    constant = np.ptp(guesses[:, 0]) == 0
     if constant and len(labels) >= LEAST and present.sum() > 1:
         return dict.fromkeys(scores, float("nan"))
     return scores

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -23,7 +23,7 @@ def alignment(x: Array, y: Array, alpha: float = 2.0, *, normalize: bool = True)
     Raises:
       ValueError: not two matrices of one shape.
     """
-    check_matrices("alignment", x=x, y=y)
+    check_shapes("alignment: x, y (B, d)", x, y)
     x, y = (l2_normalize(v, floor="norm") if normalize else as_float(v) for v in (x, y))
     square = jnp.sum(jnp.square(x - y), axis=1)
     apart = square > 0  # a root has no gradient at 0
@@ -53,7 +53,7 @@ def uniformity(
     Raises:
       ValueError: not a matrix; see also `losses.large_batch.similarity`.
     """
-    check_matrices("uniformity", x=x)
+    check_shapes("uniformity: x (B, d), others (K, d)", x, others)
     x = l2_normalize(x, floor="norm") if normalize else as_float(x)
     own = jnp.arange(x.shape[0], dtype=jnp.int32)
     rows = log_sum_exp(_left(x, t), _right(x, t), groups=own, similarity=similarity)

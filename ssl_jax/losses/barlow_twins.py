@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -20,6 +21,7 @@ def cross_correlation(z1: Array, z2: Array, eps: float = 1e-5) -> Array:
       z1, z2: (B, d), row i of both from example i.
       eps: added to the variance.
     """
+    check_shapes("cross_correlation: z1, z2 (B, d)", z1, z2)
     z1, z2 = (_standardize(as_float(z), eps) for z in (z1, z2))
     return jnp.matmul(z1.T, z2, precision="highest") / z1.shape[0]
 
@@ -32,6 +34,7 @@ def barlow_twins(z1: Array, z2: Array, redundancy: float = 0.0051) -> Array:
       z1, z2: (B, d), not normalised. The gradient goes to both.
       redundancy: the paper's lambda.
     """
+    check_shapes("barlow_twins: z1, z2 (B, d)", z1, z2)
     c = cross_correlation(z1, z2)
     invariance = jnp.sum(jnp.square(1 - jnp.diagonal(c)))
     off_diagonal = jnp.where(jnp.eye(c.shape[0], dtype=bool), 0, c)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -37,7 +37,7 @@ def clip_loss(
     Raises:
       ValueError: not two matrices of one shape; see also `losses.large_batch.similarity`.
     """
-    check_matrices("clip_loss", image=image, text=text)
+    check_shapes("clip_loss: image, text (B, d)", image, text)
     image, text = (l2_normalize(x) if normalize else as_float(x) for x in (image, text))
     image = scale * image
     rows, columns = log_sum_exp(image, text, columns=True, similarity=similarity)

@@ -7,6 +7,7 @@ import numpy as np
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.cross_entropy import divergence
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -35,6 +36,7 @@ def soft_encode(ab: Array, neighbours: int = 10, sigma: float = 5.0) -> Array:
     Returns:
       (..., 313), float32 or wider.
     """
+    check_shapes("soft_encode: ab (..., 2)", ab)
     distances, nearest = jax.lax.top_k(-_squared_distances(ab), neighbours)
     # The largest is subtracted for colours that are far from all bins.
     weights = jax.nn.softmax(distances / (2 * sigma**2), axis=-1)
@@ -50,6 +52,7 @@ def soft_encode(ab: Array, neighbours: int = 10, sigma: float = 5.0) -> Array:
 @any_axes(...)
 def nearest_bin(ab: Array) -> Array:
     """Return the index (...) of the bin nearest to each colour (..., 2)."""
+    check_shapes("nearest_bin: ab (..., 2)", ab)
     return jnp.argmin(_squared_distances(ab), axis=-1)
 
 
@@ -58,6 +61,7 @@ def annealed_mean(logits: Array, temperature: float = 0.38) -> Array:
     """Decode logits (..., 313) to colours (..., 2): the mean of the bins under
     `softmax(logits / T)`. T = 1 is the mean, which has too little colour; T -> 0 the mode.
     """
+    check_shapes("annealed_mean: logits (..., 313)", logits)
     logits = as_float(logits)
     # Subtracted before the division, which would multiply the rounding of large logits.
     logits = logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
@@ -77,6 +81,7 @@ def rebalancing(prior: Array, mix: float = 0.5, power: float = 1.0) -> Array:
       mix: share of the uniform distribution; with 1 all weights are 1.
       power: alpha of the released code.
     """
+    check_shapes("rebalancing: prior (n)", prior)
     prior = as_float(prior) / jnp.sum(prior)
     uniform = 1 / jnp.sum(prior != 0)
     weights = ((1 - mix) * prior + mix * uniform) ** -power
@@ -94,6 +99,9 @@ def colorization(logits: Array, target: Array, weight: Array) -> Array:
       logits, target: (B, h, w, 313).
       weight: (B, h, w), of each pixel.
     """
+    check_shapes(
+        "colorization: logits, target (B, h, w, K), weight (B, h, w)", logits, target, weight
+    )
     each = divergence(logits, target)
     value = jnp.sum(each) / len(logits)
     weighted = jnp.sum(each * weight) / len(logits)

@@ -9,6 +9,7 @@ import numpy as np
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.cross_entropy import divergence
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -29,6 +30,7 @@ def histograms(values: Array, positions: Array, bins: int = 32, window: int = 7)
     Returns:
       (B, P, bins), float32 or wider.
     """
+    check_shapes("histograms: values (B, H, W), positions (B, P, 2) int", values, positions)
     values, sides = as_float(values), np.array(values.shape[1:])
     reach = np.arange(window) - window // 2
     square = np.stack(np.meshgrid(reach, reach, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -51,6 +53,7 @@ def hue_loss(logits: Array, targets: Array, chroma: Array) -> Array:
       logits, targets: (..., bins), targets as `histograms` returns them.
       chroma: (...), that of the pixel at each position.
     """
+    check_shapes("hue_loss: logits, targets (..., n), chroma (...)", logits, targets, chroma)
     return jnp.mean(chroma * divergence(logits, targets))
 
 
@@ -66,6 +69,7 @@ def chroma_loss(logits: Array, targets: Array, grey: Array) -> Array:
       logits, targets: (..., bins), targets as `histograms` returns them.
       grey: (...), l in [0, 1], the mean of R, G and B of the pixel at each position.
     """
+    check_shapes("chroma_loss: logits, targets (..., n), grey (...)", logits, targets, grey)
     weight = 3 * jnp.minimum(jnp.minimum(grey, 1 / 3), 1 - grey)
     return jnp.mean(weight * divergence(logits, targets))
 
@@ -75,6 +79,7 @@ def mean_hue(logits: Array) -> Array:
     """Decode logits (..., bins) of the hue: the direction of the mean of the bins' centres on the
     circle, (...) in [0, 1).
     """
+    check_shapes("mean_hue: logits (..., n)", logits)
     probabilities = jax.nn.softmax(as_float(logits), axis=-1)
     bins = logits.shape[-1]
     angle = 2 * np.pi * (np.arange(bins) + 0.5) / bins
@@ -89,5 +94,6 @@ def median_chroma(logits: Array) -> Array:
 
     The mean would be too grey, since chroma is bounded by 0.
     """
+    check_shapes("median_chroma: logits (..., n)", logits)
     below = jnp.cumsum(jax.nn.softmax(as_float(logits), axis=-1), axis=-1) < 0.5
     return (jnp.sum(below, axis=-1) + 0.5) / logits.shape[-1]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -24,6 +25,7 @@ def counting(whole: Array, tiles: Array, other: Array, margin: float = 10.0) -> 
       other: (B, D), counts of another down-sampled image.
       margin: squared distance beyond which the counts of another image have no gradient.
     """
+    check_shapes("counting: whole (B, D), tiles (B, n, D), other (B, D)", whole, tiles, other)
     total = jnp.sum(as_float(tiles), axis=1)
     same = jnp.sum(jnp.square(as_float(whole) - total), axis=-1)
     different = jnp.sum(jnp.square(as_float(other) - total), axis=-1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -34,10 +35,7 @@ def cpc(prediction: Array, target: Array, offset: int, *, similarity: Similarity
     Raises:
       ValueError: not two grids of one shape, or an offset beyond them.
     """
-    expected = "cpc: expected prediction and target of one shape (B, h, w, d)"
-    grids = [prediction, target]
-    chex.assert_rank(grids, 4, custom_message=expected, exception_type=ValueError)
-    chex.assert_equal_shape(grids, custom_message=expected, exception_type=ValueError)
+    check_shapes("cpc: prediction, target (B, h, w, d)", prediction, target)
     rows = target.shape[1]
     expected = f"cpc: expected an offset in 1 .. {rows - 1}, got {offset}"
     chex.assert_scalar_in(offset, 1, rows - 1, custom_message=expected, exception_type=ValueError)

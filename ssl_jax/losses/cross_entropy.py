@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -23,6 +24,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
     Returns:
       (...), one value per row.
     """
+    check_shapes("cross_entropy: logits (..., C), labels (...) int", logits, labels)
     log_probs = jax.nn.log_softmax(as_float(logits), axis=-1)
     loss = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
     return (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_probs, axis=-1)
@@ -39,6 +41,7 @@ def soft_cross_entropy(logits: Array, targets: Array) -> Array:
     Returns:
       (...), one value per row.
     """
+    check_shapes("soft_cross_entropy: logits, targets (..., C)", logits, targets)
     return -jnp.sum(targets * jax.nn.log_softmax(as_float(logits), axis=-1), axis=-1)
 
 
@@ -54,6 +57,7 @@ def divergence(logits: Array, targets: Array) -> Array:
     Returns:
       (...), one value per row.
     """
+    check_shapes("divergence: logits, targets (..., C)", logits, targets)
     entropy = -jnp.sum(targets * jnp.log(jnp.where(targets > 0, targets, 1)), axis=-1)
     return soft_cross_entropy(logits, targets) - entropy
 
@@ -61,5 +65,6 @@ def divergence(logits: Array, targets: Array) -> Array:
 @any_axes()
 def labelled_mean(values: Array, labels: Array) -> Array:
     """Mean of `values` (...) over the rows whose label (...) is not -1; 0 without any label."""
+    check_shapes("labelled_mean: values (...), labels (...) int", values, labels)
     share = labels >= 0
     return jnp.sum(jnp.where(share, values, 0)) / jnp.maximum(jnp.sum(share), 1)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -24,6 +25,7 @@ def cross_entropies(targets: Array, logits: Array) -> Array:
     Returns:
       (G, V) in at least float32.
     """
+    check_shapes("cross_entropies: targets (B, G, K), logits (B, V, K)", targets, logits)
     log_probs = jax.nn.log_softmax(as_float(logits), axis=-1)
     total = jnp.einsum("bgk,bvk->gv", as_float(targets), log_probs, precision="highest")
     return -total / logits.shape[0]
@@ -36,6 +38,7 @@ def mean_of_other_views(entropies: Array) -> Array:
 
     View g of the targets is view g of the predictions, G <= V, V > 1.
     """
+    check_shapes("mean_of_other_views: entropies (G, V)", entropies)
     views, others = entropies.shape
     own = jnp.eye(views, others, dtype=bool)
     return jnp.sum(jnp.where(own, 0, entropies)) / (views * others - views)

@@ -7,7 +7,7 @@ from ssl_jax.losses import pairs
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.losses.shapes import check_pairs
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -35,7 +35,7 @@ def debiased(
     Raises:
       ValueError: not (2B, d); see also `losses.large_batch.similarity`.
     """
-    check_pairs("debiased", z)
+    check_shapes("debiased: z (2B, d) with two rows per example", z)
     z = l2_normalize(z, floor="norm")
     z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
     positive = pairs.positive(z)
@@ -50,6 +50,7 @@ def corrected(
     """Compute the loss from each row's positive `s+/t`, (n,), and the logarithm of its `count`
     negatives' sum less that, (n,): no exponential can overflow.
     """
+    check_shapes("corrected: positive, gap (n)", positive, gap)
     prior = jnp.asarray(prior, gap.dtype)
     excess = gap - jnp.log(prior * count)  # of the negatives over those of the anchor's own class
     some = excess > 0

@@ -7,7 +7,7 @@ from ssl_jax.losses import pairs
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_pairs
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -38,7 +38,7 @@ def decoupled(
     Raises:
       ValueError: not (2B, d); see also `losses.large_batch.similarity`.
     """
-    check_pairs("decoupled", z)
+    check_shapes("decoupled: z (2B, d) with two rows per example", z)
     z = l2_normalize(z, floor="norm") if normalize else as_float(z)
     z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
     positive = jnp.sum(z[0::2] * z[1::2], axis=1)

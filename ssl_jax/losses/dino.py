@@ -4,6 +4,7 @@ import jax
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -21,4 +22,5 @@ def teacher_probabilities(logits: Array, center: Array, temperature: float | Arr
       center: broadcasts to `logits`; a running mean of such logits.
       temperature: > 0.
     """
+    check_shapes("teacher_probabilities: logits (..., K)", logits)
     return jax.nn.softmax(jax.lax.stop_gradient((as_float(logits) - center) / temperature))

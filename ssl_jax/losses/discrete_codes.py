@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -25,6 +26,7 @@ def gumbel_softmax(logits: Array, noise: Array, temperature: Array, hard: bool =
     Returns:
       (..., K), rows sum to 1, float32 or wider.
     """
+    check_shapes("gumbel_softmax: logits, noise (..., K)", logits, noise)
     soft = jax.nn.softmax((as_float(logits) + noise) / temperature, axis=-1)
     if not hard:
         return soft
@@ -39,6 +41,7 @@ def uniform_divergence(logits: Array) -> Array:
     lucidrains/DALLE-pytorch and BEiT's class sum this over all places of the whole batch: their
     "batchmean" divides by the size of the log-uniform argument, which is 1.
     """
+    check_shapes("uniform_divergence: logits (..., K)", logits)
     log_q = jax.nn.log_softmax(as_float(logits), axis=-1)
     return jnp.sum(jnp.exp(log_q) * log_q, axis=-1) + jnp.log(logits.shape[-1])
 
@@ -53,6 +56,7 @@ def code_usage(codes: Array, vocabulary: int) -> tuple[Array, Array]:
     Returns:
       The number of distinct codes, int32, and the perplexity in [1, vocabulary], float32.
     """
+    check_shapes("code_usage: codes (...) int", codes)
     counts = jnp.bincount(codes.reshape(-1), length=vocabulary)
     entropy = jnp.sum(jax.scipy.special.entr(counts / codes.size))
     return jnp.sum(counts > 0), jnp.exp(entropy)

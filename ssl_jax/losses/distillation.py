@@ -5,6 +5,7 @@ import jax
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.cross_entropy import soft_cross_entropy
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -24,5 +25,6 @@ def distillation(student: Array, teacher: Array, temperature: float | Array = 1.
     Returns:
       (...), one value per row, in at least float32.
     """
+    check_shapes("distillation: student, teacher (..., C)", student, teacher)
     targets = jax.nn.softmax(jax.lax.stop_gradient(as_float(teacher)) / temperature, axis=-1)
     return temperature**2 * soft_cross_entropy(as_float(student) / temperature, targets)

@@ -1,11 +1,11 @@
 """The loss of feature distillation (2205.14141): smooth L1 to whitened features of a teacher."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import standardize
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.losses.smooth_l1 import smooth_l1
 
 Array = jax.Array
@@ -18,6 +18,7 @@ def whiten(features: Array, eps: float = 1e-5) -> Array:
 
     The result, in at least float32, does not depend on the scale and offset of a token.
     """
+    check_shapes("whiten: features (..., D)", features)
     return standardize(features, eps=eps)
 
 
@@ -36,9 +37,5 @@ def feature_distillation(prediction: Array, teacher: Array, beta: float = 2.0) -
     Raises:
       ValueError: arrays of different shapes.
     """
-    chex.assert_equal_shape(
-        [prediction, teacher],
-        custom_message="feature_distillation: expected two arrays of one shape (..., D)",
-        exception_type=ValueError,
-    )
+    check_shapes("feature_distillation: prediction, teacher (..., D)", prediction, teacher)
     return jnp.mean(smooth_l1(prediction, jax.lax.stop_gradient(whiten(teacher)), beta))

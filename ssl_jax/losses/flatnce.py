@@ -7,7 +7,7 @@ from ssl_jax.losses import pairs
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_pairs
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -37,7 +37,7 @@ def flatnce(
     Raises:
       ValueError: not (2B, d); see also `losses.large_batch.similarity`.
     """
-    check_pairs("flatnce", z)
+    check_shapes("flatnce: z (2B, d) with two rows per example", z)
     z = l2_normalize(z, floor="norm") if normalize else as_float(z)
     z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
     v = pairs.negatives(z, similarity) - pairs.positive(z)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -27,6 +28,7 @@ def gram(features: Array, target: Array) -> Array:
     Returns:
       A scalar, float32 or wider.
     """
+    check_shapes("gram: features (..., N, D), target (..., N, E)", features, target)
     similarities, anchors = (
         jnp.einsum("...nd,...md->...nm", x, x, precision="highest")
         for x in (

@@ -8,7 +8,7 @@ from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.debiased import corrected
 from ssl_jax.losses.large_batch.similarity import Similarity
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.losses.shapes import check_pairs
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -39,7 +39,7 @@ def hard_negatives(
     Raises:
       ValueError: not (2B, d); see also `losses.large_batch.similarity`.
     """
-    check_pairs("hard_negatives", z)
+    check_shapes("hard_negatives: z (2B, d) with two rows per example", z)
     z = l2_normalize(z, floor="norm")
     z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
     beta = jax.lax.stop_gradient(jnp.asarray(concentration, z.dtype))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -31,6 +32,7 @@ def hog(images: Array, cell: int, bins: int = 9) -> Array:
     Raises:
       ValueError: the cells do not tile the image.
     """
+    check_shapes("hog: images (B, H, W, C)", images)
     batch, height, width, channels = images.shape
     if cell < 1 or height % cell or width % cell:
         raise ValueError(f"hog: cells of {cell} px do not tile an image of {height} x {width}")
@@ -55,6 +57,7 @@ def sobel(images: Array) -> tuple[Array, Array]:
     the edge of a bin. The convolutions of the releases leave rounding errors there, which choose
     between two bins.
     """
+    check_shapes("sobel: images (B, H, W, C)", images)
     x = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
     across, down = x[:, :, :-2] - x[:, :, 2:], x[:, :-2] - x[:, 2:]
     across = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -45,8 +45,9 @@ def infonce(
     Raises:
       ValueError: queries and keys of different shapes; see also `losses.large_batch.similarity`.
     """
-    further = {} if own is None else {"own": own}
-    check_matrices("infonce", queries=queries, keys=keys, **further)
+    check_shapes(
+        "infonce: queries, keys, own (B, d), negatives (K, d)", queries, keys, own, negatives
+    )
     convert = (lambda x: l2_normalize(x, floor="norm")) if normalize else as_float
     queries, keys = convert(queries), convert(keys)
     others = keys if negatives is None else as_float(negatives)

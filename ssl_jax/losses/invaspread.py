@@ -7,7 +7,7 @@ from ssl_jax.losses import pairs
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp, sum_complements
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_pairs
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -38,7 +38,7 @@ def invaspread(
     Raises:
       ValueError: not (2B, d); see also `losses.large_batch.similarity`.
     """
-    check_pairs("invaspread", z)
+    check_shapes("invaspread: z (2B, d) with two rows per example", z)
     z = l2_normalize(z, floor="norm") if normalize else as_float(z)
     fixed, z = jax.lax.stop_gradient(z), z / temperature
     groups = pairs.examples(z)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.nearest_neighbor import nearest
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -36,7 +36,7 @@ def koleo(x: Array, groups: int = 1) -> Array:
     Raises:
       ValueError: not a matrix, or not as many equal groups of two or more rows.
     """
-    check_matrices("koleo", x=x)
+    check_shapes("koleo: x (B, d)", x)
     if groups < 1 or len(x) % groups or len(x) < 2 * groups:
         raise ValueError(
             f"koleo: expected {groups} equal groups of two or more rows, got {len(x)} rows"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float, standardize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 Norm = Literal["none", "batch", "instance", "layer"]
@@ -28,6 +29,7 @@ def layer_targets(layers: Array, each: Norm = "none", average: Norm = "layer") -
     Raises:
       ValueError: an unknown normalisation.
     """
+    check_shapes("layer_targets: layers (K, B, N, D)", layers)
     for norm in (each, average):
         if norm not in get_args(Norm):
             raise ValueError(f"layer_targets: expected one of {get_args(Norm)}, got {norm!r}")

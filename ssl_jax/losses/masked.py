@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.negative_cosine import regression_loss
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.losses.smooth_l1 import smooth_l1
 
 Array = jax.Array
@@ -19,6 +20,7 @@ def normalize_patches(patches: Array, eps: float = 1e-6) -> Array:
 
     `(x - mean) / sqrt(var + eps)` with the unbiased (n - 1) variance, as the released code has it.
     """
+    check_shapes("normalize_patches: patches (..., n)", patches)
     x = as_float(patches)
     mean = jnp.mean(x, axis=-1, keepdims=True)
     return (x - mean) / jnp.sqrt(jnp.var(x, axis=-1, keepdims=True, ddof=1) + eps)
@@ -34,6 +36,9 @@ def masked_mse(prediction: Array, target: Array, mask: Array) -> Array:
       prediction, target: (B, L, n).
       mask: (B, L), 1 or True where a patch was removed. Nothing masked gives 0.
     """
+    check_shapes(
+        "masked_mse: prediction, target (..., L, n), mask (..., L)", prediction, target, mask
+    )
     return _masked_mean(jnp.square(as_float(prediction) - as_float(target)), mask)
 
 
@@ -47,6 +52,9 @@ def masked_smooth_l1(prediction: Array, target: Array, mask: Array, beta: float 
       mask: (..., L), 1 or True where a token counts. Nothing masked gives 0.
       beta: error at which the square becomes linear; 0 for the plain square.
     """
+    check_shapes(
+        "masked_smooth_l1: prediction, target (..., L, D), mask (..., L)", prediction, target, mask
+    )
     return _masked_mean(smooth_l1(prediction, target, beta), mask)
 
 
@@ -60,6 +68,9 @@ def masked_cosine(prediction: Array, target: Array, mask: Array) -> Array:
       prediction, target: (B, L, D).
       mask: (B, L), 1 or True where a token was hidden. Nothing masked gives 0.
     """
+    check_shapes(
+        "masked_cosine: prediction, target (..., L, D), mask (..., L)", prediction, target, mask
+    )
     return _masked_mean(regression_loss(prediction, target)[..., None], mask)
 
 
@@ -72,6 +83,9 @@ def masked_token_l1(prediction: Array, target: Array, mask: Array) -> Array:
       prediction, target: (..., L, D).
       mask: (..., L), 1 or True where a token counts. Nothing masked gives 0.
     """
+    check_shapes(
+        "masked_token_l1: prediction, target (..., L, D), mask (..., L)", prediction, target, mask
+    )
     return _masked_mean(jnp.abs(as_float(prediction) - as_float(target)), mask)
 
 
@@ -89,10 +103,15 @@ def masked_l1(prediction: Array, target: Array, mask: Array, eps: float = 1e-5) 
     Raises:
       ValueError: the cells do not tile the image.
     """
+    check_shapes(
+        "masked_l1: prediction, target (B, H, W, C), mask (B, r, c)", prediction, target, mask
+    )
     _, height, width, channels = prediction.shape
     rows, columns = mask.shape[1:]
     if height % rows or width % columns:
-        raise ValueError(f"{rows} x {columns} cells do not tile an image of {height}x{width}")
+        raise ValueError(
+            f"masked_l1: {rows} x {columns} cells do not tile an image of {height}x{width}"
+        )
     error = jnp.abs(as_float(prediction) - as_float(target))
     mask = mask.astype(error.dtype).repeat(height // rows, axis=1).repeat(width // columns, axis=2)
     return jnp.sum(error * mask[..., None]) / (jnp.sum(mask) + eps) / channels
@@ -113,6 +132,9 @@ def masked_patch_loss(targets: Array, logits: Array, mask: Array) -> Array:
     Returns:
       A scalar, float32 or wider.
     """
+    check_shapes(
+        "masked_patch_loss: targets, logits (..., N, K), mask (..., N)", targets, logits, mask
+    )
     entropy = -jnp.sum(as_float(targets) * jax.nn.log_softmax(as_float(logits)), axis=-1)
     mask = mask.astype(entropy.dtype)
     each = jnp.sum(entropy * mask, axis=-1) / jnp.maximum(jnp.sum(mask, axis=-1), 1)

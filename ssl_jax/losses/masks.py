@@ -1,11 +1,11 @@
 """The loss of a mask of which some pixels are not known."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -22,8 +22,7 @@ def mask_logistic(logits: Array, mask: Array) -> Array:
     Raises:
       ValueError: different shapes.
     """
-    expected = f"mask_logistic: expected one shape, got {logits.shape} and {mask.shape}"
-    chex.assert_equal_shape((logits, mask), custom_message=expected, exception_type=ValueError)
+    check_shapes("mask_logistic: logits, mask (...)", logits, mask)
     logits = as_float(logits)
     known = (mask == 0) | (mask == 1)
     loss = jax.nn.softplus(jnp.where(mask == 1, -logits, logits))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.losses.sinkhorn import sinkhorn
 
 Array = jax.Array
@@ -24,6 +25,7 @@ def sharpened(logits: Array, temperature: float | Array, iterations: int = 0) ->
     Returns:
       (..., K) in at least float32, rows of sum 1.
     """
+    check_shapes("sharpened: logits (..., K)", logits)
     logits = jax.lax.stop_gradient(as_float(logits)) / temperature
     if not iterations:
         return jax.nn.softmax(logits)
@@ -35,5 +37,6 @@ def sharpened(logits: Array, temperature: float | Array, iterations: int = 0) ->
 @any_axes()
 def log_mean_probability(logits: Array) -> Array:
     """Logarithm of the mean of `softmax(logits)` over all rows, (..., K) -> (K,)."""
+    check_shapes("log_mean_probability: logits (..., K)", logits)
     rows = jax.nn.log_softmax(as_float(logits)).reshape(-1, logits.shape[-1])
     return jax.nn.logsumexp(rows, axis=0) - jnp.log(rows.shape[0])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -23,6 +24,7 @@ def sigmoid_cross_entropy(logits: Array, labels: Array) -> Array:
     Returns:
       (B,), one value per row.
     """
+    check_shapes("sigmoid_cross_entropy: logits (B, C), labels (B, n) int", logits, labels)
     z = as_float(logits)
     # Compared, not scattered: that needs no class of another device.
     targets = jnp.any(labels[:, :, None] == jnp.arange(z.shape[-1]), axis=1)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -28,7 +29,8 @@ def nce(log_probs: Array, noise: float | Array, eps: float = 1e-7) -> Array:
     Raises:
       ValueError: not a matrix, or no negatives.
     """
-    if log_probs.ndim != 2 or log_probs.shape[1] < 2:
+    check_shapes("nce: log_probs (B, m)", log_probs)
+    if log_probs.shape[1] < 2:
         raise ValueError(f"nce: expected shape (B, 1 + m) with m >= 1, got {log_probs.shape}")
     log_probs = as_float(log_probs)
     expected = (log_probs.shape[1] - 1) * jnp.asarray(noise, log_probs.dtype)

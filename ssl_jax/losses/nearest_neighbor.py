@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -23,6 +24,7 @@ def nearest_neighbor(x: Array, support: Array) -> Array:
       x: (B, d).
       support: (K, d), K > 0.
     """
+    check_shapes("nearest_neighbor: x (B, d), support (K, d)", x, support)
     support = jax.lax.stop_gradient(support)
     return support[nearest(l2_normalize(jax.lax.stop_gradient(x)), l2_normalize(support))]
 
@@ -32,6 +34,7 @@ def nearest(queries: Array, keys: Array, *, others: bool = False) -> Array:
     """Return the index (B,) of the key (K, d) with the largest inner product with each query
     (B, d). With `others`, key i is left out for query i.
     """
+    check_shapes("nearest: queries (B, d), keys (K, d)", queries, keys)
     queries, keys = jax.lax.stop_gradient((queries, keys))
     size = min(TILE, keys.shape[0])
     # The last tile starts earlier where tiles do not fill it; rows that come twice change nothing.

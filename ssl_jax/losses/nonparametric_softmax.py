@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -30,6 +31,8 @@ def nonparametric_softmax(
       present: (R,) bool; False for rows of padding.
       similarity: how the (B, R) scores are computed; see `losses.large_batch.similarity`.
     """
+    expected = "nonparametric_softmax: features (B, d), memory (R, d), index (B) int, present (R)"
+    check_shapes(expected, features, memory, index, present)
     features, memory = as_float(features), jax.lax.stop_gradient(as_float(memory))
     features = features / temperature
     own = jnp.sum(features * memory[index], axis=-1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_pairs
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -43,7 +43,7 @@ def ntxent(
     Raises:
       ValueError: an odd number of rows, or not a matrix; see also `losses.large_batch.similarity`.
     """
-    check_pairs("ntxent", z)
+    check_shapes("ntxent: negatives (K, d), z (2B, d) with two rows per example", negatives, z)
     z = l2_normalize(z) if normalize else as_float(z)
     root = jnp.sqrt(jnp.asarray(temperature, z.dtype))
     z /= root

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -19,6 +20,8 @@ def squared_error(prediction: Array, target: Array, where: Array | None = None) 
       prediction, target: images (B, H, W, C).
       where: (B, H, W, 1), 1 or True at the pixels that count; by default all. No pixel gives 0.
     """
+    expected = "squared_error: prediction, target (B, H, W, C), where (B, H, W, 1)"
+    check_shapes(expected, prediction, target, where)
     return _mean(jnp.square(as_float(prediction) - as_float(target)), where)
 
 
@@ -32,6 +35,9 @@ def bernoulli_error(logits: Array, target: Array, where: Array | None = None) ->
       logits, target: (B, H, W, C).
       where: see `squared_error`.
     """
+    check_shapes(
+        "bernoulli_error: logits, target (B, H, W, C), where (B, H, W, 1)", logits, target, where
+    )
     y = as_float(logits)
     return _mean(jnp.maximum(y, 0) - as_float(target) * y + jnp.log1p(jnp.exp(-jnp.abs(y))), where)
 
@@ -47,6 +53,9 @@ def logit_laplace_error(prediction: Array, target: Array) -> Array:
       prediction: (B, H, W, 2 C), first m, then ln b.
       target: (B, H, W, C).
     """
+    check_shapes(
+        "logit_laplace_error: prediction (B, H, W, 2C), target (B, H, W, C)", prediction, target
+    )
     x, (mean, log_scale) = as_float(target), jnp.split(as_float(prediction), 2, axis=-1)
     logit = jnp.log(x) - jnp.log1p(-x)
     distance = jnp.abs(logit - mean) * jnp.exp(-log_scale)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -40,7 +40,7 @@ def ressl(
     Raises:
       ValueError: student and teacher not of one shape; see also `losses.large_batch.similarity`.
     """
-    check_matrices("ressl", student=student, teacher=teacher)
+    check_shapes("ressl: student, teacher (B, d), queue (K, d)", student, teacher, queue)
     convert = (lambda v: l2_normalize(v, floor="norm")) if normalize else as_float
     student = convert(student) / student_temperature
     teacher = convert(teacher) / teacher_temperature

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -35,6 +36,7 @@ def self_classifier(
       eps: added inside the logarithm, and the smallest divisor: an example that gets no weight
         from any class has no target.
     """
+    check_shapes("self_classifier: logits (B, V, C)", logits)
     logits = as_float(logits)
     rows, views, classes = logits.shape
     targets = jax.nn.softmax(logits / column_temperature, axis=0)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, sum_softplus
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -40,7 +40,7 @@ def siglip(
     Raises:
       ValueError: not two matrices of one shape; see also `losses.large_batch.similarity`.
     """
-    check_matrices("siglip", image=image, text=text)
+    check_shapes("siglip: image, text (B, d)", image, text)
     image, text = (l2_normalize(x) if normalize else as_float(x) for x in (image, text))
     # The bias is one more feature, 1 for all texts: its gradient comes with that of the images.
     ones = jnp.ones_like(text[:, :1])

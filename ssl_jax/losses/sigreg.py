@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -31,6 +32,7 @@ def sigreg(
       directions: number of random directions.
       points, limit: see `epps_pulley`; the numbers above are those of the defaults.
     """
+    check_shapes("sigreg: z (B, ..., d)", z)
     x = jnp.matmul(as_float(z), _directions(key, z.shape[-1], directions), precision="highest")
     return jnp.mean(epps_pulley(x, points=points, limit=limit))
 
@@ -57,6 +59,7 @@ def epps_pulley(x: Array, *, points: int = 17, limit: float = 3.0) -> Array:
     Raises:
       ValueError: too few points.
     """
+    check_shapes("epps_pulley: x (B, ...)", x)
     if points < 2:
         raise ValueError(f"epps_pulley: expected at least 2 points, got {points}")
     x = as_float(x)

@@ -12,6 +12,7 @@ from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch import sinkhorn_kernel as kernel
 from ssl_jax.losses.large_batch import sinkhorn_sweeps as sweeps
 from ssl_jax.losses.large_batch.sinkhorn_sweeps import Scores, Sums
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 Form = Literal["auto", "scaling", "log", "kernel"]
@@ -77,11 +78,9 @@ def sinkhorn(
       ValueError: `scores` is not a matrix; no iteration; an unknown form, or kernel where it cannot
         run.
     """
-    if scores.ndim != 2 or iterations < 1:
-        raise ValueError(
-            f"sinkhorn: expected scores (B, K) and iterations >= 1, got {scores.shape} and "
-            f"{iterations}"
-        )
+    check_shapes("sinkhorn: scores (B, K), valid (B)", scores, valid)
+    if iterations < 1:
+        raise ValueError(f"sinkhorn: expected iterations >= 1, got {iterations}")
     if form not in get_args(Form):
         raise ValueError(f"sinkhorn: form {form!r} is not one of {get_args(Form)}")
     rows, columns = _axes(spec, scores.shape[0])

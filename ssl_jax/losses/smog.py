@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -18,6 +19,7 @@ def group_logits(x: Array, groups: Array, temperature: float | Array) -> Array:
 
     The gradient flows into both. G is a few thousand: there is no tiled form.
     """
+    check_shapes("group_logits: x (B, d), groups (G, d)", x, groups)
     x, groups = l2_normalize(x, floor="norm"), l2_normalize(groups, floor="norm")
     return jnp.matmul(x, groups.T, precision="highest") / temperature
 
@@ -25,6 +27,7 @@ def group_logits(x: Array, groups: Array, temperature: float | Array) -> Array:
 @any_axes(1)
 def nearest_group(x: Array, groups: Array) -> Array:
     """Return the group with the highest cosine to each row of x, (B,) int32."""
+    check_shapes("nearest_group: x (B, d), groups (G, d)", x, groups)
     return jnp.argmax(group_logits(x, groups, 1.0), axis=1).astype(jnp.int32)
 
 
@@ -41,6 +44,9 @@ def update_groups(groups: Array, x: Array, assignment: Array, momentum: float) -
       assignment: (B,) int, the group of each row.
       momentum: m; 0.99 in lightly 1.6.0.
     """
+    check_shapes(
+        "update_groups: groups (G, d), x (B, d), assignment (B) int", groups, x, assignment
+    )
     groups, x = as_float(groups), as_float(x)
     sums = jax.ops.segment_sum(x, assignment, groups.shape[0])
     count = jnp.bincount(assignment, length=groups.shape[0])[:, None]

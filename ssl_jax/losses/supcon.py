@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch.similarity import Similarity, log_sum_exp
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -42,9 +42,7 @@ def supcon(
     Raises:
       ValueError: not a matrix, or not one label per row; see also `losses.large_batch.similarity`.
     """
-    check_matrices("supcon", z=z)
-    if labels.shape != z.shape[:1]:
-        raise ValueError(f"supcon: expected one label per row, {z.shape[:1]}, got {labels.shape}")
+    check_shapes("supcon: z (n, d), labels (n) int", z, labels)
     z = l2_normalize(z, floor="norm") if normalize else as_float(z)
     z /= jnp.sqrt(jnp.asarray(temperature, z.dtype))
     n = z.shape[0]

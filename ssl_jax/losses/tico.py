@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -31,7 +31,7 @@ def tico(
     Raises:
       ValueError: not two matrices of one shape.
     """
-    check_matrices("tico", x=x, y=y)
+    check_shapes("tico: x, y (B, d), covariance (d, d)", x, y, covariance)
     x, y = (l2_normalize(v, floor="norm") for v in (x, y))
     fixed = jax.lax.stop_gradient(x)
     moment = jnp.matmul(fixed.T, fixed, precision="highest") / x.shape[0]

@@ -2,12 +2,12 @@
 semi-hard).
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -29,6 +29,7 @@ def cosine_triplet(anchor: Array, positive: Array, negative: Array, margin: floa
     Returns:
       (...), one value per triplet, in at least float32.
     """
+    check_shapes("cosine_triplet: anchor, positive, negative (..., d)", anchor, positive, negative)
     a, p, n = (l2_normalize(as_float(z)) for z in (anchor, positive, negative))
     return jax.nn.relu(margin + jnp.sum(a * n, axis=-1) - jnp.sum(a * p, axis=-1))
 
@@ -53,7 +54,8 @@ def batch_hard(
     Raises:
       ValueError: not a matrix, or not one label per row.
     """
-    same = _same(z, labels, "batch_hard")
+    check_shapes("batch_hard: z (n, d), labels (n) int", z, labels)
+    same = _same(labels)
     distance = _squared_distances(as_float(z))
     if not squared:
         distance = jnp.sqrt(jnp.maximum(distance, 1e-12))
@@ -79,7 +81,8 @@ def semi_hard(z: Array, labels: Array, margin: float = 0.5) -> Array:
     Raises:
       ValueError: not a matrix, or not one label per row.
     """
-    same = _same(z, labels, "semi_hard")
+    check_shapes("semi_hard: z (n, d), labels (n) int", z, labels)
+    same = _same(labels)
     distance = _squared_distances(as_float(z))
     negatives = jnp.where(same, jnp.inf, distance)
     farther = negatives[:, None, :] > distance[:, :, None]  # (a, p, n)
@@ -91,11 +94,8 @@ def semi_hard(z: Array, labels: Array, margin: float = 0.5) -> Array:
     return jnp.sum(jnp.where(pairs, loss, 0.0)) / jnp.maximum(jnp.sum(pairs), 1)
 
 
-def _same(z: Array, labels: Array, function: str) -> Array:
+def _same(labels: Array) -> Array:
     """Return whether two rows have one label, (n, n)."""
-    expected = f"{function}: expected shape (n, d) and n labels, got {z.shape} and {labels.shape}"
-    chex.assert_rank(z, 2, custom_message=expected, exception_type=ValueError)
-    chex.assert_shape(labels, z.shape[:1], custom_message=expected, exception_type=ValueError)
     return labels[:, None] == labels[None]
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 Function = Callable[[Array], Array]
@@ -15,6 +16,7 @@ Function = Callable[[Array], Array]
 @any_axes()
 def entropy(logits: Array) -> Array:
     """Return the mean entropy of softmax(logits), logits (n, K); a scalar."""
+    check_shapes("entropy: logits (n, K)", logits)
     log_p = jax.nn.log_softmax(as_float(logits), axis=-1)
     return -jnp.mean(jnp.sum(jnp.exp(log_p) * log_p, axis=-1))
 
@@ -22,6 +24,7 @@ def entropy(logits: Array) -> Array:
 @any_axes()
 def divergence(logits: Array, reference: Array) -> Array:
     """Return the mean of KL(softmax(logits) || softmax(reference)), both (n, K); a scalar."""
+    check_shapes("divergence: logits, reference (n, K)", logits, reference)
     log_p, log_q = (jax.nn.log_softmax(as_float(x), axis=-1) for x in (logits, reference))
     return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
 
@@ -61,6 +64,9 @@ def adversarial_direction(
     Returns:
       (n, H, W, C), without a gradient.
     """
+    check_shapes(
+        "adversarial_direction: images, noise (n, H, W, C), logits (n, K)", images, noise, logits
+    )
     logits = jax.lax.stop_gradient(logits)
     slope = jax.grad(lambda r: divergence(function(images + r), logits))
     if xi is None:
@@ -73,6 +79,7 @@ def unit(x: Array, floor: float | None = None) -> Array:
     """Divide each of (n, ...) by its length; `floor` bounds the squared length. Without it, any
     vector but 0 gets unit length.
     """
+    check_shapes("unit: x (n, ...)", x)
     axes = tuple(range(1, x.ndim))
     if floor is not None:
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axes, keepdims=True), floor))

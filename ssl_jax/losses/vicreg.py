@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -15,6 +16,7 @@ def invariance(z1: Array, z2: Array) -> Array:
 
     The paper's equation 5 sums over the features; the code's coefficients belong to the mean.
     """
+    check_shapes("invariance: z1, z2 (B, d)", z1, z2)
     return jnp.mean(jnp.square(as_float(z1) - as_float(z2)))
 
 
@@ -27,6 +29,7 @@ def variance(z: Array, target: float = 1.0, eps: float = 1e-4) -> Array:
       target: the standard deviation to reach, the paper's gamma.
       eps: keeps the gradient finite if a feature is constant.
     """
+    check_shapes("variance: z (B, d)", z)
     deviation = jnp.sqrt(jnp.var(as_float(z), axis=0, ddof=1) + eps)
     return jnp.mean(jax.nn.relu(target - deviation))
 
@@ -36,6 +39,7 @@ def covariance(z: Array) -> Array:
     """Sum of the squared off-diagonal entries of the covariance (d, d), over d; a scalar (eqs. 3
     and 4).
     """
+    check_shapes("covariance: z (B, d)", z)
     z = as_float(z)
     z = z - jnp.mean(z, axis=0)
     rows, features = z.shape
@@ -57,6 +61,7 @@ def vicreg(
     As in the released code the variance term is averaged over the two views and the covariance term
     summed. The gradient goes to both views.
     """
+    check_shapes("vicreg: z1, z2 (B, d)", z1, z2)
     return (
         invariance_weight * invariance(z1, z2)
         + variance_weight * (variance(z1) + variance(z2)) / 2

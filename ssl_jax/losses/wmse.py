@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float, l2_normalize
-from ssl_jax.losses.shapes import check_matrices
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -21,6 +21,7 @@ def whiten(x: Array, eps: float = 0.0) -> Array:
       x: (n, d), n > d.
       eps: share of the identity in the covariance before it is inverted.
     """
+    check_shapes("whiten: x (n, d)", x)
     x = as_float(x)
     x = x - jnp.mean(x, axis=0)
     covariance = jnp.matmul(x.T, x, precision="highest") / (x.shape[0] - 1)
@@ -45,7 +46,7 @@ def wmse(x: Array, y: Array, size: int, eps: float = 0.0) -> Array:
     Raises:
       ValueError: not two matrices of one shape, or a size that does not divide B or is at most d.
     """
-    check_matrices("wmse", x=x, y=y)
+    check_shapes("wmse: x, y (B, d)", x, y)
     batch, width = x.shape
     expected = f"wmse: expected a size that divides {batch} and is more than {width}, got {size}"
     chex.assert_is_divisible(batch, size, custom_message=expected, exception_type=ValueError)

@@ -115,7 +115,10 @@ class MAEDecoder(nnx.Module):
         x = jnp.concatenate([x[:, :first], patches], axis=1)
         x = x + jnp.asarray(sincos(dim, self.grid, cls_token=self.cls_token)[None], x.dtype)
         x, _ = run_stack(self.blocks, x, self.remat)
-        x = self.rescale(jnp.reshape(self.norm(x)[:, first:], (batch, *self.grid, dim)))
+        x = self.norm(x)
+        if self.rescale.scale == 1:  # as a map, it would be copied several times on a TPU
+            return at_least_float32(self.pred(x)[:, first:])
+        x = self.rescale(jnp.reshape(x[:, first:], (batch, *self.grid, dim)))
         return at_least_float32(jnp.reshape(self.pred(x), (batch, -1, self.pred.out_features)))
 
 

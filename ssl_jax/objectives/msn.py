@@ -114,7 +114,7 @@ class MSN(Objective):
         logits = self.assign(params["prototypes"], jnp.concatenate(anchors, axis=1))  # (B, V, K)
         targets = self.assign(params["prototypes"], target)  # (B, 1, K)
         targets = sharpened(targets, self.sharpening, self.iterations)
-        prediction = jnp.mean(soft_cross_entropy(logits, targets))
+        prediction = jnp.mean(soft_cross_entropy(logits, jnp.broadcast_to(targets, logits.shape)))
         prior = self.prior_divergence(log_mean_probability(logits))
         entropy = jnp.mean(soft_cross_entropy(logits, jax.nn.softmax(logits)))
         loss = prediction + self.prior_weight * prior + self.entropy_weight * entropy

@@ -48,6 +48,7 @@ def compile_step(
         "TPU_SKIP_MDS_QUERY": "1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        "JAX_TRACEBACK_FILTERING": "off",  # its note would be the last line, not the error
     }
     command, base = trust.python("ssl_jax.run.compile_worker")
     run = subprocess.run(

@@ -66,7 +66,9 @@ class ClipLossTest(parameterized.TestCase):
         self.assertEqual(VALUE(image, text, 3.0).dtype, jnp.float32)
 
     def test_bad_shape(self):
-        with self.assertRaisesRegex(ValueError, "of one shape"):
+        with self.assertRaisesRegex(
+            ValueError, r"clip_loss: expected image, text \(B, d\), got \(3, 4\)"
+        ):
             clip_loss(jnp.ones((3, 4)), jnp.ones((4, 4)), 1.0)
 
 

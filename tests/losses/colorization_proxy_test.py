@@ -102,7 +102,8 @@ class HistogramTest(parameterized.TestCase):
         logits, target = jnp.arange(8.0).reshape(2, 4), jnp.eye(4)[:2]
         self.assertEqual(jnp.abs(jax.grad(hue_loss)(logits, target, jnp.zeros(2))).max(), 0)
         weight = lambda grey: (  # noqa: E731
-            chroma_loss(logits, target, jnp.full(2, grey)) / chroma_loss(logits, target, 0.5)
+            chroma_loss(logits, target, jnp.full(2, grey))
+            / chroma_loss(logits, target, jnp.full(2, 0.5))
         )
         np.testing.assert_allclose(
             [weight(x) for x in (0, 0.1, 1 / 3, 0.6, 0.9, 1)], [0, 0.3, 1, 1, 0.3, 0], atol=1e-5

@@ -140,7 +140,7 @@ class InfonceTest(parameterized.TestCase):
         self.assertGreater(float(jnp.abs(plain(q, k) - IN_BATCH(q, k, 0.2)).max()), 0.1)
 
     def test_bad_shape(self):
-        with self.assertRaisesRegex(ValueError, r"queries and keys of one shape"):
+        with self.assertRaisesRegex(ValueError, r"infonce: expected queries, keys, own \(B, d\)"):
             infonce(jnp.ones((3, 4)), jnp.ones((2, 4)), 0.1)
 
 

@@ -37,7 +37,7 @@ class MaskLogisticTest(absltest.TestCase):
         np.testing.assert_allclose(gradient, [0.5, -0.5, 0])
 
     def test_shapes(self):
-        with self.assertRaisesRegex(ValueError, "mask_logistic: expected one shape"):
+        with self.assertRaisesRegex(ValueError, "mask_logistic: expected logits, mask"):
             mask_logistic(jnp.zeros((2, 3)), jnp.zeros((2, 4), int))
 
 

@@ -36,7 +36,7 @@ class ResslTest(parameterized.TestCase):
             np.testing.assert_array_equal(slope, 0)
 
     def test_shape_of_the_error(self):
-        with self.assertRaisesRegex(ValueError, "ressl: expected student and teacher of one shape"):
+        with self.assertRaisesRegex(ValueError, r"ressl: expected student, teacher \(B, d\)"):
             ressl(jnp.ones((4, 3)), jnp.ones((5, 3)), jnp.ones((6, 3)))
 
 

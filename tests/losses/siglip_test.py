@@ -75,7 +75,9 @@ class SiglipTest(parameterized.TestCase):
         self.assertEqual(VALUE(image, text, 3.0, -1.0).dtype, jnp.float32)
 
     def test_bad_shape(self):
-        with self.assertRaisesRegex(ValueError, "of one shape"):
+        with self.assertRaisesRegex(
+            ValueError, r"siglip: expected image, text \(B, d\), got \(3, 4\)"
+        ):
             siglip(jnp.ones((3, 4)), jnp.ones((4, 4)), 1.0, 0.0)
 
 

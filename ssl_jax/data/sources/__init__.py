@@ -2,7 +2,8 @@
 
 A scheme is a module of this package with `load(path, split) -> Source`. If its data may define an
 evaluation part, it also has `held_out(path) -> Source | None`, and if `path` is not a path of
-files, `absolute(path) -> str`. Modules are found by name, so a new scheme is one new file.
+files, `absolute(path) -> str`. A scheme without a path has `EMBEDDED = True`. Modules are found by
+name, so a new scheme is one new file.
 """
 
 import contextlib
@@ -27,12 +28,6 @@ from ssl_jax.data.sources.base import ArraySource, Source
 
 __all__ = ["ArraySource", "Source", "absolute", "held_out", "open_source", "schemes"]
 
-EMBEDDED = (
-    "digits",
-    "noisy_digits",
-    "moving_digits",
-    "photos",
-)  # schemes without a path: their data come with a library
 _ENDINGS = {  # endings of files that need no scheme
     "npz": (".npz",),
     "parquet": (".parquet",),
@@ -136,7 +131,9 @@ def _scheme(spec: str) -> tuple[ModuleType, str]:
     if name not in schemes() and (guess := _guess(spec)):
         name, path = guess, spec
     if name not in schemes():
-        expected = ", ".join(s if s in EMBEDDED else f"{s}:PATH" for s in schemes())
+        modules = {s: importlib.import_module(f"{__name__}.{s}") for s in schemes()}
+        embedded = [s for s, module in modules.items() if getattr(module, "EMBEDDED", False)]
+        expected = ", ".join(s if s in embedded else f"{s}:PATH" for s in schemes())
         hint = suggest(name, schemes()) if name else ""
         hint = f"; {hint}" if hint.startswith("did") else ""
         path_hint = _why_not(spec) if "/" in spec and ":" not in spec else ""

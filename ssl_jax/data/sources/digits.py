@@ -11,6 +11,7 @@ from ssl_jax.data.decode import averaged
 from ssl_jax.data.sources import photos
 from ssl_jax.data.sources.base import ArraySource
 
+EMBEDDED = True  # the data come with a library
 TRAIN = 1437
 SIDE = 8  # pixels
 DARKER = 0.7  # factor of the photographs' levels: a digit's strokes are white

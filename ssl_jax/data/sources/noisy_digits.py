@@ -15,6 +15,7 @@ from ssl_jax.data.label_sets import LabelSets
 from ssl_jax.data.sources import digits
 from ssl_jax.data.sources.base import ArraySource
 
+EMBEDDED = True  # the data come with a library
 WRONG, FURTHER = 0.2, 0.25  # shares of the images: with a wrong digit, with a second label
 SEED = 0
 NAMES = (*digits.WORDS, "even", "odd", "small", "large")

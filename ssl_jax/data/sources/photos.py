@@ -5,6 +5,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources.base import ArraySource
 
+EMBEDDED = True  # the data come with a library
 SIDE, STRIDE = 32, 16  # of a crop, and between crops, in pixels
 BLOCK = 64  # side of a block: crops stay inside one, so the two parts share no pixel
 REGION = (3, 2)  # blocks of a region, down and across

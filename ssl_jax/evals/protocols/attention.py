@@ -11,6 +11,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count
 from ssl_jax.evals.base import Batch, Protocol, Subject
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -77,6 +78,7 @@ def distance(maps: Array, side: float) -> Array:
       maps: (..., T, T), T the square of an integer, or one more for a class token at the front.
       side: side of the image, in pixels.
     """
+    check_shapes("distance: maps (..., T, T)", maps)
     count = math.isqrt(maps.shape[-1])
     patches = maps[..., -(count**2) :, -(count**2) :]
     row, column = np.divmod(np.arange(count**2), count)
@@ -90,6 +92,7 @@ def entropy(maps: Array) -> Array:
 
     0 if every token attends to a single token, ln T if it attends to all of them equally.
     """
+    check_shapes("entropy: maps (..., T, T)", maps)
     return jnp.mean(jax.scipy.special.entr(maps).sum(-1), axis=-1)
 
 

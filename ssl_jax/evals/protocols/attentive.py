@@ -27,6 +27,7 @@ from ssl_jax.evals import heads
 from ssl_jax.evals.base import Batch, Protocol, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.evals.images import Labelled, Part
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 from ssl_jax.optim.factory import OptimConfig
 
@@ -213,6 +214,7 @@ def fit(
 
 def moments(tokens: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation (D,) float32 over the tokens (N, T, D) of `rows`."""
+    check_shapes("moments: tokens (N, T, D), rows (n) int", tokens, rows)
     total = square = np.zeros(tokens.shape[-1])
     size = max(1, heads.CHUNK_BYTES // (8 * tokens[0].size))
     for start in range(0, len(rows), size):

@@ -18,6 +18,7 @@ from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.superclasses import Superclasses, read_superclasses
+from ssl_jax.losses.shapes import check_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ def kmeans(
     Raises:
       UserError: fewer rows than clusters.
     """
+    check_shapes("kmeans: features (N, D)", features)
     if not 1 <= clusters <= len(features):
         raise NotMeasurable(
             f"k-means: {clusters} clusters of {len(features)} examples; expected at least 1 and at "
@@ -128,6 +130,7 @@ def assign_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Args:
       clusters, labels: (N,) integers from 0.
     """
+    check_shapes("assign_clusters: clusters, labels (N) int", clusters, labels)
     num_clusters, num_classes = np.max(clusters) + 1, np.max(labels) + 1
     counts = np.zeros((max(num_clusters, num_classes),) * 2, np.int64)
     np.add.at(counts, (clusters, labels), 1)
@@ -142,6 +145,7 @@ def named_classes(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Clusters and classes without an example do not count: classes numbered 0, 2 and 7 are three.
     """
+    check_shapes("named_classes: clusters, labels (N) int", clusters, labels)
     _, clusters = np.unique(clusters, return_inverse=True)
     classes, labels = np.unique(labels, return_inverse=True)
     return classes[assign_clusters(clusters, labels)[clusters]]
@@ -170,6 +174,7 @@ def agreements(
 
 def agreement(clusters: np.ndarray, labels: np.ndarray) -> Agreement:
     """Compute ACC, NMI, AMI and ARI of (N,) cluster numbers against (N,) class numbers."""
+    check_shapes("agreement: clusters, labels (N) int", clusters, labels)
     return Agreement(
         acc=float(np.mean(named_classes(clusters, labels) == labels)),
         nmi=float(normalized_mutual_info_score(labels, clusters)),

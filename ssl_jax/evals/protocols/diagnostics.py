@@ -18,6 +18,7 @@ from ssl_jax.evals.checks import check_count
 from ssl_jax.evals.collapse import cluster_entropy, evenness
 from ssl_jax.losses.discrete_codes import code_usage
 from ssl_jax.losses.normalize import as_float, l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -95,6 +96,7 @@ def rankme(features: Array, eps: float = 1e-7) -> Array:
     identity has its size; a matrix of rank r has at most r, up to eps.
     Memory and time are those of a singular value decomposition; the paper uses N = 25,600.
     """
+    check_shapes("rankme: features (N, D)", features)
     sigma = jnp.linalg.svd(as_float(features), compute_uv=False)
     tiny = jnp.finfo(sigma.dtype).tiny
     p = sigma / jnp.maximum(jnp.sum(sigma), tiny) + eps
@@ -107,6 +109,7 @@ def feature_std(features: Array) -> Array:
     1 for directions spread evenly over the sphere, 0 at collapse (SimSiam 2011.10566, section 4.1,
     which plots it without the factor). (N, D) -> scalar.
     """
+    check_shapes("feature_std: features (N, D)", features)
     unit = l2_normalize(features, floor="norm")
     return jnp.mean(jnp.std(unit, axis=0)) * unit.shape[1] ** 0.5
 
@@ -116,6 +119,7 @@ def alignment(x: Array, y: Array, alpha: float = 2.0) -> Array:
 
     (N, D), (N, D) -> scalar; 0 is perfect, 2 is that of unrelated directions at alpha 2.
     """
+    check_shapes("alignment: x, y (N, D)", x, y)
     distance = jnp.sum(
         jnp.square(l2_normalize(x, floor="norm") - l2_normalize(y, floor="norm")), axis=-1
     )
@@ -128,6 +132,7 @@ def uniformity(x: Array, t: float = 2.0) -> Array:
     (N, D) -> scalar; 0 if all are the same, near -2 t if spread evenly in a high dimension. Every
     pair counts once, without self-pairs. N x N similarities are in memory at once.
     """
+    check_shapes("uniformity: x (N, D)", x)
     unit = l2_normalize(x, floor="norm")
     n = unit.shape[0]
     similarity = jnp.matmul(unit, unit.T, precision="highest")

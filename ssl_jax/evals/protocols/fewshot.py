@@ -21,6 +21,7 @@ from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Labelled, Part
 from ssl_jax.evals.lists import listed_rows
+from ssl_jax.losses.shapes import check_shapes
 
 DRAWS = 20
 
@@ -126,6 +127,10 @@ def fewshot_linear(
     Raises:
       UserError: fewer than two classes, or shots or draws below 1.
     """
+    expected = (
+        "fewshot_linear: train (N, D), train_labels (N) int, test (M, D), test_labels (M) int"
+    )
+    check_shapes(expected, train, train_labels, test, test_labels)
     _check(shots, draws)
     sets = Labelled(train, train_labels), Labelled(test, test_labels)
     return {

@@ -10,6 +10,7 @@ from ssl_jax.core.ranges import Count
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.neighbours import nearest
+from ssl_jax.losses.shapes import check_shapes
 
 TILE_ELEMENTS = 2**24  # similarities that are ranked at once
 
@@ -55,6 +56,8 @@ def retrieve(
       UserError: no query has an image of its class.
     """
     gallery_labels, query_labels = np.asarray(gallery_labels), np.asarray(query_labels)
+    check_shapes("retrieve: gallery (N, D), gallery_labels (N) int", gallery, gallery_labels)
+    check_shapes("retrieve: queries (M, D), query_labels (M) int", queries, query_labels)
     answerable = np.isin(query_labels, gallery_labels)
     if not answerable.any():
         raise NotMeasurable("image retrieval: no test image has a training image of its class")

@@ -15,6 +15,7 @@ from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.evals.base import AtLayer, Subject, group_by
 from ssl_jax.evals.neighbours import nearest_tiles
 from ssl_jax.evals.scores import accuracies
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -130,6 +131,7 @@ def knn_accuracy(
     mesh: Mesh | None = None,
 ) -> dict[tuple[int, float], float]:
     """Return (k, temperature) -> share of the test rows whose class in `knn_classes` is right."""
+    check_shapes("knn: test (M, D), test_labels (M) int", test, test_labels)
     predictions = knn_classes(train, train_labels, test, num_classes, k, temperature, mesh)
     return {pair: float(np.mean(classes == test_labels)) for pair, classes in predictions.items()}
 
@@ -144,6 +146,8 @@ def _tiles(
     mesh: Mesh | None,
 ) -> Iterator[np.ndarray]:
     """Yield the probabilities of the test rows in tiles."""
+    expected = "knn: train (N, D), train_labels (N) int, test (M, D)"
+    check_shapes(expected, train, train_labels, test)
     if not all(1 <= n <= len(train) for n in k):
         raise UserError(f"knn: expected k between 1 and {len(train)}, got {list(k)}")
     if not all(t > 0 for t in temperature):

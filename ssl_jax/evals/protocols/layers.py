@@ -11,6 +11,7 @@ from ssl_jax.core.ranges import Several
 from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.protocols.diagnostics import rankme
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -44,6 +45,7 @@ def cka(x: Array, y: Array) -> Array:
 
     1 for features that are equal up to rotation and scale, 0 for uncorrelated features.
     """
+    check_shapes("cka: x (N, D), y (N, E)", x, y)
     x, y = (as_float(a) for a in (x, y))
     x, y = (a - a.mean(0) for a in (x, y))
     square = lambda a, b: jnp.sum(jnp.square(jnp.matmul(a.T, b, precision="highest")))  # noqa: E731

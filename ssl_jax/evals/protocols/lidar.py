@@ -15,6 +15,7 @@ from ssl_jax.core.inputs import Inputs
 from ssl_jax.core.ranges import Positive, Several
 from ssl_jax.evals.base import AtLayer, Batch, Subject
 from ssl_jax.evals.checks import check_count
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
@@ -59,6 +60,7 @@ def lidar(embeddings: np.ndarray, delta: float = 1e-4, eps: float = 1e-7) -> flo
     Args:
       embeddings: (n, q, D), q views of each of n images.
     """
+    check_shapes("lidar: embeddings (n, q, D)", embeddings)
     x = np.asarray(embeddings, np.float64)
     n, q, width = x.shape
     means = x.mean(1)

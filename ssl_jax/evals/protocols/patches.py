@@ -25,6 +25,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable, check_varied
 from ssl_jax.evals.images import Part
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -142,6 +143,7 @@ class Patches(Protocol):
 
 def majority(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Return the most frequent class (h, w) of each cell of a mask (H, W); ties go to the lower."""
+    check_shapes("majority: mask (H, W)", mask)
     h, w = grid
     if mask.shape[0] % h or mask.shape[1] % w:
         raise UserError(f"patches: {h} x {w} patches do not divide a mask of {mask.shape}")
@@ -160,6 +162,7 @@ def probabilities(
     Raises:
       UserError: labels of fewer than two classes.
     """
+    check_shapes("probabilities: train (N, D), labels (N), test (M, D)", train, labels, test)
     if len(np.unique(labels)) < 2:
         raise NotMeasurable("patches: the training patches have fewer than two classes")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
@@ -168,6 +171,9 @@ def probabilities(
 
 def accuracy(predictions: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of rows whose most probable class is right."""
+    check_shapes(
+        "accuracy: predictions (M, C), classes (C), labels (M)", predictions, classes, labels
+    )
     return float(np.mean(classes[predictions.argmax(1)] == labels))
 
 

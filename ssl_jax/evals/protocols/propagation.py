@@ -23,6 +23,7 @@ from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject, group_by
 from ssl_jax.evals.davis import boundary_accuracy, region_similarity
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -239,6 +240,8 @@ def propagate(
       valid: (n,) bool, the frames to use; at least one.
       radius: see `Propagation`.
     """
+    expected = "propagate: target (h, w, D), features (n, h, w, D), masks (n, h, w, C), valid (n)"
+    check_shapes(expected, target, features, masks, valid)
     height, width = features.shape[1:3]
     rows = min(radius, height - 1)
     edge = ((rows, rows), (0, 0), (0, 0), (0, 0))

@@ -15,6 +15,7 @@ from ssl_jax.evals.base import Batch, Protocol, Subject
 from ssl_jax.evals.checks import check_finite, check_varied
 from ssl_jax.evals.images import Part
 from ssl_jax.evals.neighbours import nearest
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -84,6 +85,7 @@ def recall(
       own: per image, the rows of `texts` that are its own, one or more.
       k: number of texts; all of them if there are fewer.
     """
+    check_shapes("recall: images (N, d), texts (M, d)", images, texts)
     _, index = nearest(texts, images, min(k, len(texts)))
     hits = [np.isin(rows, mine).any() for rows, mine in zip(index, own, strict=True)]
     return float(np.mean(hits))

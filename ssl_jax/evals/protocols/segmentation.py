@@ -24,6 +24,7 @@ from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
@@ -168,6 +169,7 @@ def scores(counts: np.ndarray) -> dict[str, float]:
     Args:
       counts: (C, C) pixels per true (row) and predicted class.
     """
+    check_shapes("scores: counts (C, C)", counts)
     correct, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
     present = union > 0
     if not present.any():

@@ -19,6 +19,7 @@ from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Labelled
 from ssl_jax.evals.protocols.fewshot import check_shots
+from ssl_jax.losses.shapes import check_shapes
 
 FOLDS = 3
 FEW = 1.0  # C of a class with a single example, which cannot be split into folds
@@ -105,6 +106,7 @@ def choose_cost(features: np.ndarray, positive: np.ndarray, costs: Sequence[floa
       positive: (N,) bool.
       costs: values of C.
     """
+    check_shapes("choose_cost: features (N, D), positive (N)", features, positive)
     folds = min(FOLDS, np.sum(positive), np.sum(~positive))
     if len(costs) == 1:
         return costs[0]
@@ -130,6 +132,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
       scores: (N,), larger is more likely positive.
       positive: (N,) bool, at least one True.
     """
+    check_shapes("average_precision: scores, positive (N)", scores, positive)
     precision, recall, _ = precision_recall_curve(positive, scores)  # from the largest recall down
     return float(np.sum(-np.diff(recall) * np.maximum.accumulate(precision[:-1])))
 

@@ -16,6 +16,7 @@ from ssl_jax.evals.images import Part
 from ssl_jax.evals.neighbours import nearest
 from ssl_jax.evals.protocols.retrieval import embed_images, embed_texts
 from ssl_jax.evals.scores import accuracies, guesses_of
+from ssl_jax.losses.shapes import check_shapes
 
 TEMPLATES = (
     "{}",
@@ -101,6 +102,7 @@ def lines(file: str, what: str) -> list[str]:
 
 def class_embeddings(sentences: np.ndarray) -> np.ndarray:
     """Return unit vectors (C, d) of classes: means of the unit vectors of sentences (C, T, d)."""
+    check_shapes("class_embeddings: sentences (C, T, d)", sentences)
     return normalize([normalize(each).mean(0) for each in sentences])
 
 
@@ -121,6 +123,8 @@ def zero_shot_accuracies(
     Raises:
       UserError: no image.
     """
+    expected = "zero_shot_accuracies: images (N, d), classes (C, d), labels (N) int"
+    check_shapes(expected, images, classes, labels)
     if not len(labels):
         raise NotMeasurable("zero_shot: no test image has a label")
     _, guesses = nearest(classes, images, guesses_of(len(classes)))

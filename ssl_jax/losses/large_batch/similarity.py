@@ -25,6 +25,7 @@ from jax.sharding import AxisType
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.large_batch import ring, tiles
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 Similarity = Literal["auto", "dense", "tiled", "ring"]
@@ -62,12 +63,14 @@ def log_sum_exp(
     Raises:
       ValueError: an unknown form, or a ring whose devices do not divide n and m.
     """
+    check_shapes("log_sum_exp: x (n, d), y (m, d), groups (n) int", x, y, groups)
     return _sums(tiles.LOG_SUM_EXP, x, y, columns, similarity, groups, within)
 
 
 @any_axes(1)
 def sum_softplus(x: Array, y: Array, *, similarity: Similarity = "auto") -> Array:
     """Sum `log(1 + exp(s))` over each row of s = `x @ y.T`, (n,); see `log_sum_exp`."""
+    check_shapes("sum_softplus: x (n, d), y (m, d)", x, y)
     return _sums(tiles.SUM_SOFTPLUS, x, y, False, similarity)
 
 
@@ -79,6 +82,7 @@ def sum_complements(
 
     1 - exp(s) is at least the type's epsilon: there the gradient is zero.
     """
+    check_shapes("sum_complements: x (n, d), y (m, d), groups (n) int", x, y, groups)
     return _sums(tiles.SUM_COMPLEMENTS, x, y, False, similarity, groups)
 
 
