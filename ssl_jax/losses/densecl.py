@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -24,11 +25,7 @@ def most_similar(first: Array, second: Array) -> Array:
     Raises:
       ValueError: other numbers of images or features.
     """
-    if first.ndim != 3 or second.ndim != 3 or first.shape[::2] != second.shape[::2]:
-        raise ValueError(
-            "most_similar: expected first (B, n, C) and second (B, m, C), got "
-            f"{first.shape} and {second.shape}"
-        )
+    check_shapes("most_similar: first (B, n, C), second (B, m, C)", first, second)
     unit = (l2_normalize(x, floor="norm") for x in (first, second))
     # In full precision, as rounding to bfloat16 would select other places.
     cosines = jnp.einsum("bnc,bmc->bnm", *unit, precision="highest")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -20,6 +21,7 @@ def binary(logits: Array, labels: Array) -> Array:
       logits: z, (...).
       labels: y, (...), 1 for yes and 0 for no.
     """
+    check_shapes("binary: logits, labels (...)", logits, labels)
     z = as_float(logits)
     return jax.nn.softplus(z) - labels * z
 
@@ -34,6 +36,7 @@ def margin_contrast(z: Array, positive: Array, negative: Array, margin: float = 
       negative: z-, (B, d), those of other clips.
       margin: a.
     """
+    check_shapes("margin_contrast: z, positive, negative (B, d)", z, positive, negative)
     z, near, far = as_float(z), as_float(positive), as_float(negative)
     apart = jnp.sum(jnp.square(z - far), axis=-1)
     return jnp.sum(jnp.square(z - near), axis=-1) + jax.nn.relu(margin - apart)
@@ -47,6 +50,7 @@ def feature_distance(student: Array, teacher: Array) -> Array:
     Args:
       student, teacher: (B, d).
     """
+    check_shapes("feature_distance: student, teacher (B, d)", student, teacher)
     return jnp.sum(jnp.square(as_float(student) - jax.lax.stop_gradient(as_float(teacher))), -1)
 
 
@@ -58,6 +62,7 @@ def weighted_sum(losses: Array, weights: Array) -> Array:
     Args:
       losses, weights: (T,).
     """
+    check_shapes("weighted_sum: losses, weights (T)", losses, weights)
     # Selected before the product: 0 times infinity is no number.
     return jnp.sum(weights * jnp.where(weights != 0, as_float(losses), 0))
 
@@ -72,6 +77,8 @@ def switched(values: Array, weights: float | Array, axis: int = 0) -> Array:
       weights: the task's weight, a scalar, or those of T tasks, (T,).
     """
     weights = jnp.asarray(weights)
+    if weights.ndim:
+        check_shapes("switched: weights (T)", weights)
     shape = [1] * values.ndim
     if weights.ndim:
         shape[axis] = len(weights)

@@ -1,11 +1,11 @@
 """PatchNCE: InfoNCE between the places of an image and of its translation (2007.15651)."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 SELF = -10.0  # cosine in place of the positive's among the negatives
@@ -35,9 +35,7 @@ def patch_nce(
     Raises:
       ValueError: not two arrays of one shape (B, P, C).
     """
-    expected = "patch_nce: expected queries and keys of one shape (B, P, C)"
-    chex.assert_rank([query, key], 3, custom_message=expected, exception_type=ValueError)
-    chex.assert_equal_shape([query, key], custom_message=expected, exception_type=ValueError)
+    check_shapes("patch_nce: query, key (B, P, C)", query, key)
     shape = query.shape[:2]
     query, key = as_float(query), jax.lax.stop_gradient(as_float(key))
     if across_images:

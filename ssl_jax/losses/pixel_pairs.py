@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import l2_normalize
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
+PAIRS = "queries (B, N, D), keys (B, M, D), positives (B, N, M)"
 
 
 @any_axes(1)
@@ -27,7 +29,8 @@ def pixel_consistency(queries: Array, keys: Array, positives: Array) -> Array:
     Raises:
       ValueError: shapes that do not fit.
     """
-    positives = _checked("pixel_consistency", queries, keys, positives)
+    check_shapes(f"pixel_consistency: {PAIRS}", queries, keys, positives)
+    positives = jnp.asarray(positives, bool)
     similarities = _cosines(queries, keys)
     total = jnp.sum(jnp.where(positives, similarities, 0), (1, 2))
     return -2 * total / (jnp.sum(positives, (1, 2)) + 1e-6)
@@ -41,7 +44,8 @@ def pixel_contrast(queries: Array, keys: Array, positives: Array, temperature: f
 
     Arguments, result and errors are those of `pixel_consistency`; `temperature` is t > 0.
     """
-    positives = _checked("pixel_contrast", queries, keys, positives)
+    check_shapes(f"pixel_contrast: {PAIRS}", queries, keys, positives)
+    positives = jnp.asarray(positives, bool)
     logits = _cosines(queries, keys) / temperature
     matched = jnp.any(positives, -1)
     # Without a positive all are taken, as the logarithm of 0 has no gradient.
@@ -61,7 +65,8 @@ def pooled_pixel_contrast(
     A pair is of one image. The arguments and errors are those of `pixel_contrast`; without any
     positive pair the loss is 0.
     """
-    positives = _checked("pooled_pixel_contrast", queries, keys, positives)
+    check_shapes(f"pooled_pixel_contrast: {PAIRS}", queries, keys, positives)
+    positives = jnp.asarray(positives, bool)
     logits = _cosines(queries, keys) / temperature
     matched = jnp.any(positives)
     taken = jnp.where(positives | ~matched, logits, -jnp.inf)  # see `pixel_contrast`
@@ -71,18 +76,3 @@ def pooled_pixel_contrast(
 def _cosines(queries: Array, keys: Array) -> Array:
     queries, keys = (l2_normalize(x, floor="norm") for x in (queries, keys))
     return jnp.einsum("bnd,bmd->bnm", queries, keys, precision="highest")
-
-
-def _checked(function: str, queries: Array, keys: Array, positives: Array) -> Array:
-    """Return `positives` as bool.
-
-    Raises:
-      ValueError: shapes that do not fit.
-    """
-    q, k, pairs = (jnp.shape(x) for x in (queries, keys, positives))
-    if not (len(q) == len(k) == 3 and q[::2] == k[::2] and pairs == (*q[:2], k[1])):
-        raise ValueError(
-            f"{function}: expected queries (B, N, D), keys (B, M, D) and positives (B, N, M), got "
-            f"{q}, {k} and {pairs}"
-        )
-    return jnp.asarray(positives, bool)

@@ -20,7 +20,7 @@ def squared_error(prediction: Array, target: Array, where: Array | None = None) 
       prediction, target: images (B, H, W, C).
       where: (B, H, W, 1), 1 or True at the pixels that count; by default all. No pixel gives 0.
     """
-    expected = "squared_error: prediction, target (B, H, W, C), where (B, H, W, 1)"
+    expected = "squared_error: prediction, target (B, ..., C), where (B, ..., 1)"
     check_shapes(expected, prediction, target, where)
     return _mean(jnp.square(as_float(prediction) - as_float(target)), where)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 from ssl_jax.losses.vicreg import covariance, invariance, variance
 
 Array = jax.Array
@@ -27,6 +28,7 @@ def whole_views(z: Array) -> Terms:
     and covariance are means over the views, and the covariance has not the factor 2 that it has in
     `vicreg.vicreg`.
     """
+    check_shapes("whole_views: z (B, V, D)", z)
     views = [z[:, i] for i in range(z.shape[1])]
     same = [invariance(views[i], view) for i in range(LARGE) for view in views[:i] + views[i + 1 :]]
     spread, decorrelated = (jnp.stack([f(x) for x in views]).mean() for f in (variance, covariance))
@@ -60,6 +62,14 @@ def matched_places(
       slots: order of the slots: "place", row by row in the map, as released, or "distance", the
         closest match first (lightly).
     """
+    check_shapes(
+        "matched_places: first (B, n, C), second (B, m, C), first_locations (B, n, 2), "
+        "second_locations (B, m, 2)",
+        first,
+        second,
+        first_locations,
+        second_locations,
+    )
     pairs: list[tuple[Array, Array]] = []
     feature_matches = (None, None) if all_features else matches
     for distances, counts in (
@@ -96,6 +106,7 @@ def nearest_places(
     Raises:
       ValueError: fewer places than matches.
     """
+    check_shapes("nearest_places: distances (B, n, m)", distances)
     places = distances.shape[1]
     if count is not None and count > places:
         raise ValueError(f"nearest_places: {count} matches of a map of {places} places")

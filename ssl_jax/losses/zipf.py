@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ssl_jax.losses.axes import any_axes
 from ssl_jax.losses.normalize import as_float
+from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
@@ -35,6 +36,7 @@ def posteriors(points: Array, centroids: Array, sigma: float | Array) -> Array:
       centroids: c, (k, d).
       sigma: deviation of the points around their centroid, in each dimension.
     """
+    check_shapes("posteriors: points (N, d), centroids (k, d)", points, centroids)
     x, c = as_float(points), as_float(centroids)
     # Differences, not |x|^2 - 2 x c + |c|^2, which cancels for points far from the origin.
     each = jax.lax.map(lambda centroid: jnp.sum(jnp.square(x - centroid), axis=-1), c)
@@ -53,6 +55,7 @@ def zipf_divergence(shares: Array, exponent: float | Array = 1.0) -> Array:
       shares: p, (k,), not negative, with the sum 1; in any order.
       exponent: see `zipf_prior`.
     """
+    check_shapes("zipf_divergence: shares (k)", shares)
     p = jnp.sort(as_float(shares))[::-1]
     log_ratio = jnp.log(jnp.where(p > 0, p, 1)) - jnp.log(zipf_prior(p, exponent))
     return jnp.sum(jnp.where(p > 0, p * log_ratio, 0))

@@ -66,7 +66,7 @@ class PatchNceTest(parameterized.TestCase):
 
     @parameterized.parameters(((2, 5), (2, 5)), ((2, 5, 4), (2, 4, 4)))
     def test_other_shapes(self, query, key):
-        with self.assertRaisesRegex(ValueError, r"one shape \(B, P, C\)"):
+        with self.assertRaisesRegex(ValueError, r"patch_nce: expected query, key \(B, P, C\)"):
             patch_nce(jnp.ones(query), jnp.ones(key))
 
 

@@ -14,7 +14,7 @@ PACKAGE = Path(ssl_jax.__file__).parent
 # Modules that the losses are built from; they take arrays of any shape.
 PARTS = ("axes", "normalize", "pairs", "shapes")
 # Any shape is right, or another function that is called checks the arguments.
-OTHERS = ("estimate_partition", "virtual_adversarial")
+OTHERS = ("estimate_partition", "virtual_adversarial", "zipf_prior")
 
 
 def public_losses():
