@@ -17,8 +17,8 @@ def squared_error(prediction: Array, target: Array, where: Array | None = None) 
     """Mean of `(prediction - target)^2`: a scalar, float32 or wider.
 
     Args:
-      prediction, target: images (B, H, W, C).
-      where: (B, H, W, 1), 1 or True at the pixels that count; by default all. No pixel gives 0.
+      prediction, target: images (B, ..., C).
+      where: (B, ..., 1), 1 or True at the pixels that count; by default all. No pixel gives 0.
     """
     expected = "squared_error: prediction, target (B, ..., C), where (B, ..., 1)"
     check_shapes(expected, prediction, target, where)
