@@ -28,7 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
-MEASURES = ("fewshot5_top1", "kmeans_acc", "knn_top1")
+MEASURES = ("fewshot5_top1", "kmeans_acc", "kmeans_nmi", "knn_top1")
 FURTHER = ("dino:digits_vit", "moco_v3:digits_vit")
 LOCK = Path(tempfile.gettempdir()) / "ssl_jax_learning.lock"
 
@@ -84,8 +84,10 @@ def fingerprint(method: str) -> str:
 
 
 def is_stored(method: str, seed: int) -> bool:
+    """Tell whether the file has all measures of this seed, of the recipe as it is."""
     result = read().get(method, {})
-    return result.get("recipe") == fingerprint(method) and str(seed) in result["seeds"]
+    numbers = result.get("seeds", {}).get(str(seed), {})
+    return result.get("recipe") == fingerprint(method) and numbers.keys() >= set(MEASURES)
 
 
 def child(method: str, seed: int) -> str:
@@ -205,6 +207,31 @@ def page(results: dict[str, Any]) -> str:
         "`-1 avg` is the mean over the last map. In all of these networks except MAE's, which has\n"
         "a class token, it is also the network's own output, `pooled`.\n\n"
         + "\n".join(f"| {line} |" for line in table)
+        + "\n"
+        + mutual_information(results)
+    )
+
+
+def mutual_information(results: dict[str, Any]) -> str:
+    """Render the section on the clusters, of the runs that measured their mutual information."""
+    rows = []
+    for method, result in sorted(results.items()):
+        seeds = [numbers for numbers in result["seeds"].values() if "kmeans_nmi" in numbers]
+        if not seeds:
+            continue
+        values = [[s[f"{of}kmeans_nmi"] for s in seeds] for of in ("", "untrained_")]
+        error = f" ± {statistics.stdev(values[0]) / len(seeds) ** 0.5:.3f}" if seeds[1:] else " ± ?"
+        trained, untrained = (f"{statistics.mean(v):.3f}" for v in values)
+        rows.append(f"| {method} | {trained}{error} | {untrained} | {len(seeds)} |")
+    if not rows:
+        return ""
+    return (
+        "\n## Mutual information of clusters and classes\n\n"
+        "Normalised mutual information (arithmetic mean of the entropies) of k-means on the same\n"
+        "features, with as many clusters as classes: mean over the seeds ± standard error. Runs\n"
+        "that did not store it are left out.\n\n"
+        "| method | trained | untrained | seeds |\n| --- | --- | --- | --- |\n"
+        + "\n".join(rows)
         + "\n"
     )
 

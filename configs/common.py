@@ -86,13 +86,22 @@ TINY_VIT_RELATIVE: dict[str, Any] = TINY_VIT | {
     "pool": "avg",
     "mask_token": True,
 }
-# For patches of 8 to 12 px.
+# For patches of 12 px.
 LAYERNORM_RESNET: dict[str, Any] = {
     "name": "resnet_layernorm",
     "blocks": (1, 1, 1),
     "filters": (16, 32, 64),
     "widths": (32, 64, 128),
     "stem": "small",
+}
+# A chain for patches of digits in [0, 1].
+DIGIT_PATCHES: dict[str, Any] = {
+    "affine": {"rotation": 0.3, "log_scale": 0.2, "shear": 0.25, "shift": 0.1},
+    "jitter": (0.4, 0.0, 0.0, 0.0),
+    "jitter_p": 1.0,
+    "noise": 0.1,
+    "mean": (0.0,),
+    "std": (1.0,),
 }
 
 
@@ -214,6 +223,26 @@ def cifar10(
             "evals": {"every": 5000, "max_train": 50000, "knn": {"k": 200, "temperature": 0.1}},
         }
     )
+
+
+def cifar10_cpu(
+    objective: Mapping[str, Any], optim: Mapping[str, Any], steps: int, batch_size: int
+) -> ConfigDict:
+    """Build a config for CIFAR-10 on a CPU: the network of `digits`, images kept in memory. Set
+    --data and --eval_data.
+    """
+    config = digits(objective, optim, steps, batch_size)
+    config.data = {"train": "", "cache": "device"}
+    config.train.log_every = 20
+    config.checkpoint.every = 500
+    config.evals = {
+        "every": 100_000,
+        "max_train": 50_000,
+        "knn": {"k": 200, "temperature": 0.1},
+        "fewshot": {"draws": 5},
+        "clustering": {"runs": 1},
+    }
+    return config
 
 
 def imagenet(

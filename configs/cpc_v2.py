@@ -18,15 +18,12 @@ def digits() -> ConfigDict:
     """3 x 3 patches of 12 px, 2 px apart. Every patch is distorted by itself and the image is not:
     brightness or noise that all patches share would reveal which of them belong together.
     """
-    plain = {"mean": (0.0,), "std": (1.0,)}
-    affine = {"rotation": 0.3, "log_scale": 0.2, "shear": 0.25, "shift": 0.1}
-    jitter = {"jitter": (0.4, 0.0, 0.0, 0.0), "jitter_p": 1.0, "noise": 0.1}
     objective = {
         "name": "cpc_v2",
         "view": {"size": 16, "area": (1.0, 1.0), "recipe": "none"},
         "patch": 12,
         "stride": 2,
-        "patch_recipe": {"affine": affine, **jitter, **plain},
+        "patch_recipe": common.DIGIT_PATCHES,
         "offsets": (1, 2),
         "layers": 2,
         "width": 32,

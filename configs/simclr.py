@@ -50,18 +50,7 @@ def cifar10_cpu() -> ConfigDict:
     }
     objective = {"name": "simclr", "view": view, "projector": (256, 128), "temperature": 0.2}
     optim = {"name": "adamw", "lr": 2e-3, "warmup_steps": 200}
-    config = common.digits(objective, optim, steps=5000, batch_size=256)
-    config.data = {"train": "", "cache": "device"}
-    config.train.log_every = 20
-    config.checkpoint.every = 500
-    config.evals = {
-        "every": 100_000,
-        "max_train": 50_000,
-        "knn": {"k": 200, "temperature": 0.1},
-        "fewshot": {"draws": 5},
-        "clustering": {"runs": 1},
-    }
-    return config
+    return common.cifar10_cpu(objective, optim, steps=5000, batch_size=256)
 
 
 def imagenet() -> ConfigDict:

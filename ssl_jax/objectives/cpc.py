@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment import recipes
 from ssl_jax.augment.patches import cut, overlapping
 from ssl_jax.core import rng
+from ssl_jax.core.chain import Chain
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Whole
@@ -28,6 +30,8 @@ Tree = Any
 Direction = Literal["down", "left", "up", "right"]
 # Quarter turns of the grid, counter-clockwise, after which the direction is down.
 TURNS: Mapping[Direction, int] = {"down": 0, "left": 1, "up": 2, "right": 3}
+NONE = recipes.recipe("none")
+UNIT = ((0.0,), (1.0,), "rgb")  # mean, deviation and space of a chain that does not normalise
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class CPC(Objective):
       stride: pixels from one patch to the next.
       border: pixels of a patch's side that are hidden: a random square of `patch - border` pixels
         remains, with zeros around it.
+      patch_recipe: chain that augments each patch by itself, before the border is hidden; by
+        default nothing. The chain of `view` comes first, for the whole image, and both leave
+        values in [0, 1], as probes see the chain of `view` alone.
       offsets: how many rows further down the predicted patches are; an offset that is repeated
         counts as often.
       directions: where the predicted patches are; each direction has its own context network and
@@ -54,8 +61,8 @@ class CPC(Objective):
         `losses.large_batch.similarity`.
 
     Raises:
-      UserError: a view of several crops, a grid that the offsets leave, no offset or direction, or
-        a direction twice.
+      UserError: a view of several crops, a grid that the offsets leave, no offset or direction, a
+        direction twice, or a chain for patches beside one that normalises.
     """
 
     family: ClassVar[str] = "contrastive"
@@ -65,6 +72,7 @@ class CPC(Objective):
     patch: Count = 64
     stride: Count = 32
     border: Whole = 4
+    patch_recipe: Chain = "none"
     offsets: tuple[Count, ...] = (1, 2, 3, 4, 5)
     directions: tuple[Direction, ...] = ("down",)
     layers: Count = 4
@@ -75,6 +83,12 @@ class CPC(Objective):
         if self.border >= self.patch:
             raise UserError(
                 f"objective.border: {self.border} px hide a patch of {self.patch} px; use fewer"
+            )
+        chain, whole = (recipes.recipe(each) for each in (self.patch_recipe, self.view.recipe))
+        if chain != NONE and {(c.mean, c.std, c.space) for c in (chain, whole)} != {UNIT}:
+            raise UserError(
+                "objective.patch_recipe: it changes images in [0, 1], as probes read them after "
+                "view.recipe; set mean=(0,), std=(1,) and space='rgb' in both"
             )
         if not self.offsets or max(self.offsets) >= self.rows:
             raise UserError(
@@ -129,7 +143,10 @@ class CPC(Objective):
         return jax.vmap(self.distort)(jax.random.split(key, len(patches)), patches)
 
     def distort(self, key: Array, patch: Array) -> Array:
-        """Hide the border of a patch (patch, patch, C)."""
+        """Augment a patch (patch, patch, C) and hide its border."""
+        chain = recipes.recipe(self.patch_recipe)
+        if chain != NONE:
+            patch = recipes.apply(chain, rng.named(key, "chain"), patch)
         if not self.border:
             return patch
         corner = jax.random.randint(key, (1, 2), 0, self.border + 1, jnp.int32)

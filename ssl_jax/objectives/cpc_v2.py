@@ -5,10 +5,7 @@ from functools import cached_property
 
 import jax
 
-from ssl_jax.augment import recipes
-from ssl_jax.core import rng
 from ssl_jax.core.chain import Chain
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Positive, Whole
 from ssl_jax.nets.functional import Net
@@ -19,7 +16,6 @@ from ssl_jax.objectives.cpc import CPC, Direction
 from ssl_jax.objectives.parts.networks import Bound, Networks
 
 Array = jax.Array
-UNIT = ((0.0,), (1.0,), "rgb")  # mean, deviation and space of a chain that does not normalise
 
 
 @dataclass(frozen=True)
@@ -31,14 +27,12 @@ class CPCv2(CPC):
     not said: here they share it.
 
     Attributes:
-      patch_recipe: chain that augments each patch by itself. The chain of `view` comes first, for
-        the whole image, and both leave values in [0, 1], as probes see the chain of `view` alone.
       width: width of the context network's convolutions.
       embedding: width of the space in which predictions and patches are compared.
       scale: factor of the predictions.
 
     Raises:
-      UserError: see `CPC`; chains that normalise.
+      UserError: see `CPC`.
     """
 
     view: OneCrop = View(260, area=(0.75, 0.75), recipe="flip")
@@ -53,16 +47,6 @@ class CPCv2(CPC):
     embedding: Count = 64
     scale: Positive = 0.1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        chain, whole = (recipes.recipe(each) for each in (self.patch_recipe, self.view.recipe))
-        normal = {(each.mean, each.std, each.space) for each in (chain, whole)}
-        if chain != recipes.recipe("none") and normal != {UNIT}:
-            raise UserError(
-                "objective.patch_recipe: it changes images in [0, 1], as probes read them after "
-                "view.recipe; set mean=(0,), std=(1,) and space='rgb' in both"
-            )
-
     @cached_property
     def networks(self) -> Networks:
         target = mlp_head(self.feature_dim, (self.embedding,), last_bias=False)
@@ -75,10 +59,6 @@ class CPCv2(CPC):
             "context": row_blocks(dim, self.width, self.layers),
             "predictor": mlp_head(dim, (len(self.offsets) * self.embedding,)),
         }
-
-    def distort(self, key: Array, patch: Array) -> Array:
-        patch = recipes.apply(recipes.recipe(self.patch_recipe), rng.named(key, "chain"), patch)
-        return super().distort(key, patch)
 
     def targets(self, nets: Bound, grid: Array) -> Array:
         # Without a bias, which would add the same number to all scores of a prediction.

@@ -40,8 +40,8 @@ class NCE(InstDisc):
         # First, as the memory's own check suggests 0, which compares with all.
         if self.negatives >= self.spec.num_examples:
             raise UserError(
-                f"objective.negatives: {self.negatives} of {self.spec.num_examples} examples; draw "
-                "fewer than there are, such as a third"
+                f"objective.negatives: cannot draw {self.negatives} of {self.spec.num_examples} "
+                "examples; set fewer than there are, such as a third"
             )
         super().__post_init__()
 

@@ -78,11 +78,6 @@ def check(experiment: Experiment) -> None:
         variables = _flat(encoder)
     if TOKENIZER in needed.nets:
         _check_codes(name, {path: leaf.shape for path, leaf in variables.items()}, shapes)
-    if is_run(Path(name)):
-        try:
-            networks.agree(_section(needed.nets[BACKBONE].config), other.raw.get(BACKBONE, {}))
-        except UserError as e:
-            raise UserError(f"{KEY}: {name}: {e}") from None
     missing = tuple(path for path in shapes if path not in variables)
     if any(path.startswith(CLASSIFIER) for path in missing):
         raise UserError(f"{KEY}: {name} has no classifier; fine-tune it with `supervised` first")
@@ -94,13 +89,19 @@ def check(experiment: Experiment) -> None:
     own = (p for p in variables if p.startswith(f"{BACKBONE}/") and not p.endswith("/mask_token"))
     inside = [p for p in own if p not in shapes]
     report = networks.LoadReport(0, missing=missing, wrong=wrong, inside=tuple(inside))
+    codes = TOKENIZER in needed.nets
+    section = f"objective.{TOKENIZER}.{BACKBONE}" if codes else "objective.teacher_backbone"
     if report.complaint():
-        codes = TOKENIZER in needed.nets
-        section = f"objective.{TOKENIZER}.{BACKBONE}" if codes else "objective.teacher_backbone"
         raise UserError(
             f"{KEY}: {name} holds another network than the method's teacher: {report.complaint()}; "
             f"give {section} the values that `backbone` has there"
         )
+    if is_run(Path(name)):
+        ours = _section(needed.nets[BACKBONE].config)
+        try:
+            networks.agree(ours, other.raw.get(BACKBONE, {}), section=section)
+        except UserError as e:
+            raise UserError(f"{KEY}: {name}: {e}") from None
 
 
 def _check_codes(name: str, shapes: Mapping[str, Any], needed: Mapping[str, Any]) -> None:

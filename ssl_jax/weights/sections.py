@@ -48,10 +48,18 @@ def shapes(net: Net) -> tuple[Tree, Tree]:
 
 
 def agree(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: tuple[str, ...] = UNSEEN
+    ours: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    keys: tuple[str, ...] = UNSEEN,
+    section: str = "backbone",
 ) -> None:
-    """Check that two sections `backbone`, with defaults filled in, agree in what shapes do not
-    show.
+    """Check that two descriptions of a network, with defaults filled in, agree in what shapes do
+    not show.
+
+    Args:
+      ours, theirs: sections like `backbone` of the config and of the loaded network.
+      keys: settings to compare.
+      section: where the config has ours, for messages.
 
     Raises:
       UserError: they differ in one of the `keys`.
@@ -60,8 +68,8 @@ def agree(
     for key in keys:
         if key in UNSEEN and own.get(key) != other.get(key):
             raise UserError(
-                f"backbone.{key} is {own.get(key)!r} in the config but {other.get(key)!r} in the "
-                f"file, which shapes do not show; set --config.backbone.{key}={other.get(key)}"
+                f"{section}.{key} is {own.get(key)!r} in the config but {other.get(key)!r} in the "
+                f"file, which shapes do not show; set --config.{section}.{key}={other.get(key)}"
             )
 
 

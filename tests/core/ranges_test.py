@@ -23,7 +23,9 @@ SPEC = Spec(8, 100, 10, 5, 10)
 def leaves(hint, where):
     """Yield (path, type, range or None, wrapper of a value) of the numbers in a type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
+    if origin is typing.Annotated and dataclasses.is_dataclass(args[0]):
+        yield from leaves_inside(args[0], args[1:], where)
+    elif origin is typing.Annotated:
         limits = next((a for a in args[1:] if isinstance(a, Range)), None)
         yield where, args[0], limits, lambda value: value
     elif hint in (int, float):
@@ -54,7 +56,21 @@ def leaves(hint, where):
             yield path, kind, limits, lambda v, key=key, wrap=wrap: needed | {key: wrap(v)}
 
 
+def leaves_inside(hint, marks, where):
+    """As `leaves`, of a dataclass with narrower ranges of some fields: a view of two crops."""
+    narrower = {mark.field: mark.hint for mark in marks}
+    least = {name: next(leaves(kind, where))[2].low for name, kind in narrower.items()}
+    for path, kind, limits, wrap in leaves(hint, where):
+        name = path.removeprefix(f"{where}.")
+        if name in narrower:
+            limits = next(leaves(narrower[name], path))[2]
+        yield path, kind, limits, lambda value, wrap=wrap: {**least, **wrap(value)}
+
+
 def filler(hint):
+    if typing.get_origin(hint) is typing.Annotated and dataclasses.is_dataclass(hint.__origin__):
+        least = {m.field: typing.get_args(m.hint)[1].low for m in hint.__metadata__}
+        return {"size": 224, **least}
     if dataclasses.is_dataclass(hint):
         return {"size": 224}
     if typing.get_origin(hint) is typing.Annotated and typing.get_args(hint)[0] is int:

@@ -301,12 +301,16 @@ class PatchTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             cpc.make(released.IDENTITY, SPEC, **hyper)
 
-    @parameterized.parameters({"view": View(260, recipe="rotnet")}, {"patch_recipe": "pirl"})
-    def test_chains_that_normalise_are_errors(self, **hyper):
+    @parameterized.parameters(
+        (cpc_v2, {"view": View(260, recipe="rotnet")}),
+        (cpc_v2, {"patch_recipe": "pirl"}),
+        (cpc, {"patch_recipe": "cpc_v2"}),
+    )
+    def test_chains_that_normalise_are_errors(self, method, hyper):
         with self.assertRaisesRegex(
             UserError, "patch_recipe: .* set mean=.0,., std=.1,. and space"
         ):
-            cpc_v2.make(released.IDENTITY, SPEC, **hyper)
+            method.make(released.IDENTITY, SPEC, **hyper)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class NormaliserTest(absltest.TestCase):
     def test_numbers_of_negatives_that_do_not_fit(self):
         with self.assertRaisesRegex(UserError, "objective.negatives: .* at least 1, got 0"):
             dataclasses.replace(self.objective, negatives=0)
-        with self.assertRaisesRegex(UserError, "objective.negatives: 4096 of 1437 examples; draw"):
+        with self.assertRaisesRegex(UserError, "objective.negatives: cannot draw 4096 of 1437 ex"):
             dataclasses.replace(self.objective, negatives=4096)
 
 

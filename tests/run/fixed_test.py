@@ -77,7 +77,12 @@ class TeacherTest(parameterized.TestCase):
         for teacher, message in (
             ({"width": 8}, r"another network than the method's teacher: of another shape"),
             ({"width": 4, "neck": (4,)}, "missing backbone/neck"),
-            ({"width": 4, "stem": "cifar"}, "backbone.stem is 'cifar' in the config but 'small'"),
+            (
+                {"width": 4, "stem": "cifar"},
+                "objective.teacher_backbone.stem is 'cifar' in the config but 'small'.*"
+                "set --config.objective.teacher_backbone.stem=small",
+            ),
+            ({"width": 8, "stem": "cifar"}, "teacher: of another shape .* give objective.teacher"),
         ):
             run = student(
                 self.folder, ("objective.teacher_backbone", {"name": "resnet_small"} | teacher)
