@@ -9,7 +9,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError, suggest
 
 PACKAGES = ("dm_control", "mujoco")
-INSTALL = "pip install 'ssl-jax[rl]' (or pip install 'dm_control==1.0.50' 'mujoco>=3.17,<4')"
+INSTALL = "run pip install -e '.[rl]' in your clone of ssl_jax"
 
 
 class Suite:
@@ -62,7 +62,7 @@ def load(name: str, side: int) -> Suite:
     except ImportError as e:
         if getattr(e, "name", None) in PACKAGES:
             raise UserError(
-                f"control:{name}: needs dm_control, which is not installed: {INSTALL}"
+                f"control:{name}: needs dm_control, which is not installed; {INSTALL}"
             ) from None
         raise _cannot_render(name, e) from None
     except (AttributeError, RuntimeError) as e:  # of a graphics library that is not there

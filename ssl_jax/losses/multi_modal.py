@@ -31,12 +31,12 @@ def margin_contrast(z: Array, positive: Array, negative: Array, margin: float = 
     """`|z - z+|^2 + max(0, a - |z - z-|^2)` for each row, in at least float32.
 
     Args:
-      z: (B, d), embeddings of one modality.
-      positive: z+, (B, d), those of another modality of the same clips.
-      negative: z-, (B, d), those of other clips.
+      z: (B, ..., d), embeddings of one modality.
+      positive: z+, (B, ..., d), those of another modality of the same clips.
+      negative: z-, (B, ..., d), those of other clips.
       margin: a.
     """
-    check_shapes("margin_contrast: z, positive, negative (B, d)", z, positive, negative)
+    check_shapes("margin_contrast: z, positive, negative (B, ..., d)", z, positive, negative)
     z, near, far = as_float(z), as_float(positive), as_float(negative)
     apart = jnp.sum(jnp.square(z - far), axis=-1)
     return jnp.sum(jnp.square(z - near), axis=-1) + jax.nn.relu(margin - apart)
@@ -48,9 +48,9 @@ def feature_distance(student: Array, teacher: Array) -> Array:
     no gradient.
 
     Args:
-      student, teacher: (B, d).
+      student, teacher: (B, ..., d).
     """
-    check_shapes("feature_distance: student, teacher (B, d)", student, teacher)
+    check_shapes("feature_distance: student, teacher (B, ..., d)", student, teacher)
     return jnp.sum(jnp.square(as_float(student) - jax.lax.stop_gradient(as_float(teacher))), -1)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ssl_jax.augment import recipes
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Integer, Positive, Probability
 from ssl_jax.losses.multi_modal import weighted_sum
 from ssl_jax.nets.functional import Net
@@ -56,7 +57,7 @@ class EvolvingLosses(Objective):
     needs: ClassVar[str] = "colour clips with flow and sound, and the backbone `vit_video`"
     least_batch: ClassVar[int] = 2
 
-    view: View = View(224, area=(1.0, 1.0), recipe="normalize")
+    view: OneCrop = View(224, area=(1.0, 1.0), recipe="normalize")
     modalities: tuple[Modality, ...] = ("rgb", "grey", "flow", "sound")
     samples: Count = 640
     weights: Mapping[str, Probability] = field(default_factory=dict)

@@ -44,6 +44,7 @@ RECORD = {
 PATHS = {
     "checkpoints": [("--workdir={}",), ("--workdir={}", "--verify"), ("--workdir={}", "--prune")],
     "compile": [("--config={}", "--topology=v5e:2x2")],
+    "config": [("--config={}",), ("--config=simclr:digits", "--save={}/x.yaml")],
     "embed": [
         ("--workdir={}", "--data=digits", "--output={new}.npz"),
         ("--weights={}", "--data=digits", "--output={new}.npz"),
@@ -53,6 +54,10 @@ PATHS = {
         ("--workdir={}",),
         ("--workdir={run}", "--cells={}"),
         ("--workdir={run}", "--suite={}.py:x"),
+    ],
+    "evolve": [
+        ("--config={}", "--workdir={new}"),
+        ("--config=simclr:digits", "--workdir={file}/x"),
     ],
     "export": [
         ("--workdir={}", "--format=npz", "--output={new}.npz"),

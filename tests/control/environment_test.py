@@ -107,7 +107,7 @@ class ErrorsTest(parameterized.TestCase):
     def test_missing_package(self):
         with (
             mock.patch.dict("sys.modules", {"dm_control": None}),
-            self.assertRaisesRegex(UserError, r"control:cartpole_swingup: .*pip install 'ssl-jax"),
+            self.assertRaisesRegex(UserError, r"control:cartpole_swingup: .*install -e '.\[rl\]'"),
         ):
             load("cartpole_swingup", 16)
 

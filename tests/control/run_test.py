@@ -121,7 +121,7 @@ class CartpoleTest(absltest.TestCase):
         code, out, err = command("train", f"--workdir={folder / 'w'}", *flags, *small)
         if "dm_control, which is not installed" in err:
             self.assertEqual((code, err.count("\n")), (2, 1))
-            self.assertIn("pip install 'ssl-jax[rl]'", err)
+            self.assertIn("pip install -e '.[rl]'", err)
             return
         self.assertEqual(code, 0, err)
         self.assertIn("environment steps/s", out)

@@ -24,6 +24,7 @@ from ssl_jax.report import look
 
 # Shorter settings of slow protocols.
 QUICK = {
+    "zipf": {"clusters": 3},
     "attentive": {"epochs": 2, "batch_size": 4, "heads": 2},
     "fewshot": {"draws": 2, "fractions": (0.1,)},
     "svm": {"shots": (1, 3), "draws": 1, "costs": (0.1, 1.0)},
@@ -34,7 +35,15 @@ QUICK = {
 }
 LEARN = ("linear", "logistic", "fewshot", "attentive", "svm", "corruptions", "patches")
 # Protocols that need a text tower, a ViT, a probe trained along, videos or masks.
-ABSENT = ("retrieval", "zero_shot", "attention", "online", "propagation", "segmentation")
+ABSENT = (
+    "episodes",
+    "retrieval",
+    "zero_shot",
+    "attention",
+    "online",
+    "propagation",
+    "segmentation",
+)
 ABSENT += ("translation",)  # and a method that translates
 ALL = list(protocols.known())
 

@@ -177,13 +177,13 @@ CASES = {
     "nonparametric_softmax": lambda x, y, t: nonparametric_softmax(x, y, INDEX, 1.0),
     "ntxent": lambda x, y, t: ntxent(x, t),
     "ntxent_ring": lambda x, y, t: ntxent(x, t, similarity="tiled"),
-    "pixel_consistency": lambda x, y, t: pixel_consistency(
+    "pixel_pairs.pixel_consistency": lambda x, y, t: pixel_consistency(
         x.reshape(2, 4, 16), y.reshape(2, 4, 16), PAIRS
     ),
-    "pixel_contrast": lambda x, y, t: pixel_contrast(
+    "pixel_pairs.pixel_contrast": lambda x, y, t: pixel_contrast(
         x.reshape(2, 4, 16), y.reshape(2, 4, 16), PAIRS, t
     ),
-    "pooled_pixel_contrast": lambda x, y, t: pooled_pixel_contrast(
+    "pixel_pairs.pooled_pixel_contrast": lambda x, y, t: pooled_pixel_contrast(
         x.reshape(2, 4, 16), y.reshape(2, 4, 16), PAIRS, t
     ),
     "reconstruction": lambda x, y, t: squared_error(picture(x), picture(y)),
