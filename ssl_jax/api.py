@@ -207,7 +207,7 @@ def embed(
             return Path(flags.output)
         arrays: Arrays = {}
         for path in sorted(Path(str(folder)).glob("*.npz")):
-            with np.load(path) as file:
+            with np.load(path, allow_pickle=False) as file:
                 arrays |= {name: file[name] for name in file.files if name != "about"}
         return arrays
 

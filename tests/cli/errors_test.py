@@ -102,7 +102,7 @@ class ErrorsTest(parameterized.TestCase):
         (("trian",), "unknown subcommand 'trian'; did you mean 'train'"),
         (
             ("zzz",),
-            "unknown subcommand 'zzz'; known: checkpoints, compile, embed, ",
+            "unknown subcommand 'zzz'; known: checkpoints, compile, config, embed, ",
         ),
         (("train", "--config=simclr:digits"), "--workdir is missing"),
         (("train", "--workdir=W"), "--config is missing"),

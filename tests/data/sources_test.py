@@ -72,7 +72,7 @@ class DigitsTest(absltest.TestCase):
 class SchemeTest(parameterized.TestCase):
     @parameterized.parameters("", "digit", "zip:/x", "/no/path", "base:/x")
     def test_unknown(self, spec):
-        schemes = "array_record:PATH, digits, folder:PATH, frames:PATH, mix:PATH, moving_digits, "
+        schemes = "array_record:PATH, control:PATH, digits, folder:PATH, frames:PATH, mix:PATH, "
         with self.assertRaisesRegex(UserError, f"expected one of {schemes}"):
             open_source(spec)
 

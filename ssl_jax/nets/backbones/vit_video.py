@@ -116,11 +116,13 @@ class VideoViT(vit.ViT):
         frames, *sides = kernel.shape[:3]
         # The convolution, whose windows do not overlap, as a matrix product: the gradient of a
         # convolution over three axes takes several times as long on CPUs.
-        shape = (-1, self.times, frames, rows, sides[0], columns, sides[1], images.shape[-1])
+        count, channels = images.shape[0], images.shape[-1]
+        shape = (count, self.times, frames, rows, sides[0], columns, sides[1], channels)
         cells = jnp.reshape(images, shape).transpose(0, 1, 3, 5, 2, 4, 6, 7)
-        cells = jnp.reshape(cells, (len(images), self.times * rows * columns, -1))
+        pixels = frames * sides[0] * sides[1] * channels
+        cells = jnp.reshape(cells, (count, self.times * rows * columns, pixels))
         dtype = self.patch_embed.dtype or jnp.result_type(cells, kernel)
-        x = cells.astype(dtype) @ jnp.reshape(kernel, (cells.shape[-1], -1)).astype(dtype)
+        x = cells.astype(dtype) @ jnp.reshape(kernel, (pixels, -1)).astype(dtype)
         return (x if bias is None else x + bias[...].astype(dtype)), (rows, columns)
 
     def _map(self, patches: Array, grid: Grid) -> Array:
