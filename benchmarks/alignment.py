@@ -36,7 +36,11 @@ DRAWS = 4  # positions in each clip
 def unpack(archive: Path, folder: Path) -> str:
     """Write the clips as frames/SPLIT/SOURCE/CLIP and audio/SPLIT/SOURCE/CLIP.wav."""
     with tarfile.open(archive) as tar:
-        tar.extractall(folder / "raw", filter="data")
+        for member in tar:
+            path = (folder / "raw" / member.name).resolve()
+            if member.isfile() and path.is_relative_to(folder.resolve()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tar.extractfile(member).read())  # type: ignore[union-attr]
     with (folder / "raw" / "clips.csv").open() as file:
         for row in csv.DictReader(file):
             place = Path(row["split"], row["source"])
