@@ -118,9 +118,9 @@ class ChainsTest(parameterized.TestCase):
         self.assertEqual(new, old)
 
     def test_entries_of_tuples_go_by_their_number(self):
-        views = resolved("byol:digits", "objective.views.0.size=32", "objective.views.1.count=2")
+        views = resolved("byol:digits", "objective.views.0.size=32", "objective.views.1.strength=2")
         self.assertEqual([v["size"] for v in views["views"]], [32, 16])
-        self.assertEqual([v["count"] for v in views["views"]], [1, 2])
+        self.assertEqual([v["strength"] for v in views["views"]], [0.5, 2.0])
         chains = resolved("byol:digits", "objective.views.1.recipe.flip=1")["views"]
         self.assertEqual(chains[0]["recipe"], "digits")
         self.assertEqual(chains[1]["recipe"]["flip"], 1.0)
