@@ -97,7 +97,7 @@ CASES = {
     "masked.masked_smooth_l1": (PATCHES, draw(B, 4, 12), MASK, 0.5),
     "masked.masked_token_l1": (PATCHES, draw(B, 4, 12), MASK),
     "masked.normalize_patches": (PATCHES,),
-    "multi_modal.binary": (LOGITS, LABELS % 2),
+    "multi_modal.binary": (LOGITS[:, 0], LABELS % 2),
     "multi_modal.feature_distance": (X, Y),
     "multi_modal.margin_contrast": (X, Y, draw(B, D)),
     "multi_modal.switched": (X, chances(B)),

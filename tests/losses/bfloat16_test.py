@@ -167,7 +167,7 @@ CASES = {
     "multi_label": lambda x, y, t: sigmoid_cross_entropy(x, INDEX[:, None]),
     "multi_modal": lambda x, y, t: margin_contrast(x, y, y[::-1]) + feature_distance(y, x),
     "multi_modal_sum": lambda x, y, t: weighted_sum(
-        binary(switched(x, t), INDEX[:, None] % 2)[:, 0], INDEX % 2
+        binary(switched(x[:, 0], t), INDEX % 2), INDEX % 2
     ),
     "msn": lambda x, y, t: soft_cross_entropy(x, sharpened(y, t)) + log_mean_probability(x)[0],
     "nce": lambda x, y, t: nce(x, 1 / 40),

@@ -302,7 +302,7 @@ class PicturesTest(parameterized.TestCase):
 class BadInputTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"views": (View(8), View(12))}, "objective.views: expected two views of one size"),
-        ({"views": (View(8, count=2), View(8))}, "objective.views: .* each of count 1"),
+        ({"views": (View(8, count=2), View(8))}, r"objective.views\[0\].count: expected 1, got 2"),
         ({"transform": (6, 4)}, "last width of \\(6, 4\\) must be that of the map, 5"),
         ({"sharpness": 0.5}, "objective.sharpness"),
     )

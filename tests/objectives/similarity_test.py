@@ -14,6 +14,7 @@ from ssl_jax.core import sharding
 from ssl_jax.losses.large_batch import tiles
 from ssl_jax.nets.features import Features
 from ssl_jax.nets.functional import Net
+from ssl_jax.objectives.base import Objective
 from tests.objectives import harness
 
 
@@ -21,7 +22,8 @@ def has_negatives(method):
     """Return whether the method has the field, and not just its parent's loss."""
     kind = harness.load_method(method).make.__self__
     own = {"loss", "contrast"} & vars(kind).keys()
-    return bool(own) and any(f.name == "similarity" for f in dataclasses.fields(kind))
+    alone = kind.turns is Objective.turns  # else there is no one loss
+    return alone and bool(own) and any(f.name == "similarity" for f in dataclasses.fields(kind))
 
 
 METHODS = [(suffix, name) for suffix, name in harness.METHODS if has_negatives(name)]

@@ -46,7 +46,7 @@ class PixelViews(Objective):
       instance_temperature: temperature of the form "contrast".
 
     Raises:
-      UserError: views of two sizes or of several crops; a map of a single pixel.
+      UserError: views of two sizes; a map of a single pixel.
     """
 
     needs: ClassVar[str] = "a map of several pixels"
@@ -65,8 +65,8 @@ class PixelViews(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         first, second = self.views
-        if first.sides != second.sides or first.count != 1 or second.count != 1:
-            raise UserError("objective.views: expected two views of one size, each of count 1")
+        if first.sides != second.sides:
+            raise UserError("objective.views: expected two views of one size")
 
     def unused(self) -> Mapping[str, str]:
         """See `core.config.check_used`."""
