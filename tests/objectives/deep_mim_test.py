@@ -172,8 +172,8 @@ class ErrorsTest(parameterized.TestCase):
         self.assertNotIn("\n", str(caught.exception))
 
     def test_unused_keys(self):
-        self.assertIn("teacher_recipe", deep_mim(target="pixels").unused)
-        self.assertIn("decoder_dim", deep_mim(backbone(mask_token=True)).unused)
+        self.assertIn("teacher_recipe", deep_mim(target="pixels").unused())
+        self.assertIn("decoder_dim", deep_mim(backbone(mask_token=True)).unused())
 
 
 if __name__ == "__main__":
