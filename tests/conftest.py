@@ -1,12 +1,13 @@
 """Every test sees eight fake CPU devices; compiled programs are shared between runs by the
-persistent cache. `--shard` selects a part of the tests.
+persistent cache. The tests in `slow.txt` are of the full set. `--shard` selects a part of the
+tests, `--cpu` measures them.
 """
 
 import gc
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -42,7 +43,11 @@ def programs_of_one_file() -> Iterator[None]:
     gc.collect()
 
 
+SLOW = Path(__file__).parent / "slow.txt"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cpu", metavar="FILE", help="add the CPU seconds of each test to a file")
     parser.addoption(
         "--shard",
         metavar="K/N",
@@ -50,7 +55,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """Measure a test with its fixtures and child processes; see `slow.py`."""
+    before = os.times()
+    result = yield
+    if path := item.config.getoption("cpu"):
+        seconds = sum(os.times()[:4]) - sum(before[:4])
+        with Path(path).open("a") as file:  # lines of several processes do not mix
+            file.write(f"{seconds:.2f}\t{item.nodeid}\n")
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
+    slow = set(SLOW.read_text().splitlines())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.full)
+    yield  # pytest selects by marks
     if not (shard := config.getoption("shard")):
         return
     number, count = map(int, shard.split("/"))

@@ -1,0 +1,34 @@
+"""Writer of slow.txt, the tests of the full set that take long:
+
+rm -rf /tmp/ssl_jax_test_cache /tmp/cpu.tsv
+pytest -m "full or not full" -n auto --cpu=/tmp/cpu.tsv && python tests/slow.py /tmp/cpu.tsv
+
+Tests that are not in the file of seconds stay in the list.
+"""
+
+import sys
+from pathlib import Path
+
+LIMIT = 1.0  # CPU seconds of a test of the default set
+# Comparisons with the authors' values, and one test each of what a user cannot do without: these
+# are of the default set, unless they are marked.
+KEEP = ("Golden", "Released", "bfloat16_test", "auto_test", "two_processes_write_one_file")
+KEEP += ("api_test", "fuzz_texts", "contract_test", "recipes_test", "old_runs_test")
+KEEP += ("architecture_test", "style_test", "surface_test", "docs_test", "faults/safety_test")
+LIST = Path(__file__).parent / "slow.txt"
+
+
+def main(path: str) -> None:
+    seconds: dict[str, float] = {}
+    for line in Path(path).read_text().splitlines():
+        value, _, name = line.partition("\t")
+        seconds[name] = float(value)
+    old = set(LIST.read_text().splitlines()) if LIST.exists() else set()
+    slow = {name for name, value in seconds.items() if value > LIMIT}
+    slow = {name for name in slow if not any(word in name for word in KEEP)}
+    LIST.write_text("\n".join(sorted(slow | (old - seconds.keys()))) + "\n")
+    print(f"{LIST}: {len(slow)} of {len(seconds)} tests take over {LIMIT} CPU seconds")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
