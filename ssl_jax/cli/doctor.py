@@ -3,9 +3,10 @@
 ssl-jax doctor
 ssl-jax doctor --data=folder:/images --workdir=W
 
-It compiles and repeats the training step of simclr:digits for about ten seconds. With --data it
-measures how fast one core reads the images, and how fast the devices would train on them with the
-config that `ssl-jax train` chooses. The exit code is 1 if something prevents training.
+It compiles the training step of simclr:digits and repeats it: ten seconds in total, unless
+compiling takes longer. With --data it measures how fast one core reads the images, and how fast
+the devices would train on them with the config that `ssl-jax train` chooses. The exit code is 1 if
+something prevents training.
 """
 
 import math
@@ -45,7 +46,7 @@ class Flags(command_line.CommonFlags):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckLine:
     """A line of the report.
 
     Attributes:
@@ -74,15 +75,17 @@ def main(argv: list[str]) -> int:
     return int(failed)
 
 
-def findings(flags: Flags, chosen: dict | None) -> Iterator[Finding]:
+def findings(flags: Flags, chosen: dict | None) -> Iterator[CheckLine]:
     """Yield the lines of the report; `chosen` is the config for the user's data."""
     packages = ", ".join(f"{name} {number}" for name, number in versions(*PACKAGES).items())
-    yield Finding("versions", f"Python {platform.python_version()}, {packages}")
-    yield Finding("system", f"{platform.platform()}, {cores()} cores, {size(files.host_memory())}")
+    yield CheckLine("versions", f"Python {platform.python_version()}, {packages}")
+    yield CheckLine(
+        "system", f"{platform.platform()}, {cores()} cores, {size(files.host_memory())}"
+    )
     try:
         devices = jax.devices()
     except RuntimeError as e:
-        yield Finding("devices", _first_line(e), problem=True)
+        yield CheckLine("devices", _first_line(e), problem=True)
         return
     yield from devices_seen(devices)
     yield from folders(flags.workdir)
@@ -93,63 +96,67 @@ def findings(flags: Flags, chosen: dict | None) -> Iterator[Finding]:
         yield from data(flags.data, chosen)
 
 
-def devices_seen(devices: list[jax.Device]) -> Iterator[Finding]:
+def devices_seen(devices: list[jax.Device]) -> Iterator[CheckLine]:
     """Describe JAX's devices, and the accelerators that it does not see."""
     first = devices[0]
     room = capacity(first)
     memory = f", {size(room)} each" if room and first.platform != "cpu" else ""
-    yield Finding("devices", f"{len(devices)} x {first.device_kind} ({first.platform}){memory}")
+    yield CheckLine("devices", f"{len(devices)} x {first.device_kind} ({first.platform}){memory}")
     there = machine.accelerators()
     if not there and first.platform == "cpu":
-        yield Finding("", "no NVIDIA GPU and no TPU on this machine")
+        yield CheckLine("", "no NVIDIA GPU and no TPU on this machine")
     for accelerator in dict.fromkeys(there):
         if text := machine.advice(accelerator, first.platform, os.environ):
-            yield Finding("", f"{accelerator.name}: {text}", warning=True)
+            yield CheckLine("", f"{accelerator.name}: {text}", warning=True)
 
 
-def folders(workdir: Path | None) -> Iterator[Finding]:
+def folders(workdir: Path | None) -> Iterator[CheckLine]:
     """Check that the caches and the run's folder can be written. Runs do without the caches."""
     try:
         index = cache.folder()
     except OSError as e:
-        yield Finding("caches", f"no folder for data indexes: {e}; set SSL_JAX_CACHE", warning=True)
+        yield CheckLine(
+            "caches", f"no folder for data indexes: {e}; set SSL_JAX_CACHE", warning=True
+        )
     else:
         yield _folder("caches", "data indexes (SSL_JAX_CACHE)", index)
     if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR", ""):
         yield _folder("", "compiled programs (JAX_COMPILATION_CACHE_DIR)", Path(compiled))
     else:
-        yield Finding("", "compiled programs: none kept; JAX_COMPILATION_CACHE_DIR=DIR keeps them")
+        yield CheckLine(
+            "", "compiled programs: none kept; JAX_COMPILATION_CACHE_DIR=DIR keeps them"
+        )
     yield _folder("", "temporary files", Path(tempfile.gettempdir()))
     if workdir:
         yield _folder("workdir", "the run", workdir, needed=True)
 
 
-def _folder(topic: str, content: str, folder: Path, needed: bool = False) -> Finding:
+def _folder(topic: str, content: str, folder: Path, needed: bool = False) -> CheckLine:
     if problem := files.unwritable(folder):
         text = f"{content}: {folder} cannot be written: {problem}"
-        return Finding(topic, text, problem=needed, warning=not needed)
+        return CheckLine(topic, text, problem=needed, warning=not needed)
     free = shutil.disk_usage(files.existing(folder)).free
-    return Finding(topic, f"{content}: {folder} is writable, {size(free)} free")
+    return CheckLine(topic, f"{content}: {folder} is writable, {size(free)} free")
 
 
-def step(topic: str, name: str, config: dict) -> Iterator[Finding]:
+def step(topic: str, name: str, config: dict) -> Iterator[CheckLine]:
     """Measure the training step of a config."""
     try:
         rate = machine.train_rate(Experiment.from_config(config), SECONDS)
     except Exception as e:  # a broken driver or library fails in many ways
-        yield Finding(topic, f"{name}: {type(e).__name__}: {_first_line(e)}", problem=True)
+        yield CheckLine(topic, f"{name}: {type(e).__name__}: {_first_line(e)}", problem=True)
         return
     if not math.isfinite(rate.loss):
-        yield Finding(topic, f"{name}: the loss is {rate.loss}", problem=True)
+        yield CheckLine(topic, f"{name}: the loss is {rate.loss}", problem=True)
         return
-    yield Finding(
+    yield CheckLine(
         topic,
         f"{name}, batch {config['train']['batch_size']}: {rate.images:,.0f} images/s "
         f"({rate.steps} steps after {rate.compile_seconds:.0f} s of compilation, without reading)",
     )
 
 
-def data(name: str, config: dict) -> Iterator[Finding]:
+def data(name: str, config: dict) -> Iterator[CheckLine]:
     """Measure how fast one core reads the images, and compare it with the training step."""
     alone = {
         **config,
@@ -157,16 +164,16 @@ def data(name: str, config: dict) -> Iterator[Finding]:
         "train": {**config["train"], "batch_size": READ_BATCH},
     }
     per_core = machine.read_rate(Experiment.from_config(alone), READ_SECONDS)
-    yield Finding("data", f"{name}: one core decodes and crops {per_core:,.0f} images/s")
+    yield CheckLine("data", f"{name}: one core decodes and crops {per_core:,.0f} images/s")
     experiment = Experiment.from_config(config)
     rate = machine.train_rate(experiment, SECONDS)
     needed, there = machine.cores_for(rate.images, per_core), cores()
     text = f"the config that train chooses takes {rate.images:,.0f} images/s: {needed} core(s)"
     if needed <= there:
-        yield Finding("", f"{text} of {there}")
+        yield CheckLine("", f"{text} of {there}")
         return
     advice = shlex.join(["ssl-jax", "prepare", f"--data={name}", "--output=RECORDS", "--size=256"])
-    yield Finding("", f"{text}, but there are {there}; decode once: {advice}", warning=True)
+    yield CheckLine("", f"{text}, but there are {there}; decode once: {advice}", warning=True)
 
 
 def _first_line(error: Exception) -> str:

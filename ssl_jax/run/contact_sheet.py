@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.recipes import augment, pixels
@@ -52,7 +53,7 @@ def contact_sheet(experiment: Experiment, examples: int) -> np.ndarray:
     batches = experiment.batches(0, 1, rows=np.arange(min(examples, spec.global_batch)))
     host = next(batches)
     batches.close()
-    step = rng.step_key(np.uint32(experiment.train.seed), np.int32(0))
+    step = rng.step_key(jnp.uint32(experiment.train.seed), jnp.int32(0))
     key = rng.named(step, "augment")
     made = jax.device_get(jax.jit(augment, static_argnums=0)(inputs, host, key))
     index = np.asarray(host["index"])

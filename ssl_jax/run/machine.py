@@ -29,7 +29,7 @@ TPU_CHIPS = {
     "0x006f",
 }  # PCI ids of v2/v3, v4, v5p, v5e, v6e
 TPU_VARIABLES = ("TPU_NAME", "TPU_ACCELERATOR_TYPE", "COLAB_TPU_ADDR")
-FEWEST, MOST = 2, 1000  # steps or batches of a measurement
+FEWEST, MOST = 5, 1000  # steps or batches of a measurement
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ PATHS = {
     "checkpoints": [("--workdir={}",), ("--workdir={}", "--verify"), ("--workdir={}", "--prune")],
     "compile": [("--config={}", "--topology=v5e:2x2")],
     "completion": [("--nothing={}",)],
-    "config": [("--config={}",), ("--config=simclr:digits", "--save={}/c.yaml")],
     "doctor": [("--data=folder:{}",)],
     "embed": [
         ("--workdir={}", "--data=digits", "--output={new}.npz"),
