@@ -31,7 +31,7 @@ TINY = {
 }
 # Flags in another form, or that a function has no use for.
 OTHER = {
-    "train": {"overrides": "settings", "restarts": ""},
+    "train": {"overrides": "settings", "restarts": "", "dry_run": ""},
     "evaluate": {
         **{"overrides": "settings", "workdir": "run", "weights": "run"},
         **{"cells": "sweep", "no_baselines": "baselines"},

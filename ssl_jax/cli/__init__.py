@@ -17,7 +17,14 @@ from ssl_jax.core import streams, trust
 from ssl_jax.core.errors import AtOnce, UserError, of_system, suggest, visible
 from ssl_jax.core.versions import versions
 
-PRINTERS = ("checkpoints", "compile", "methods", "results")  # their only output is what they print
+PRINTERS = (
+    "checkpoints",
+    "compile",
+    "completion",
+    "doctor",
+    "methods",
+    "results",
+)  # their only output is what they print
 HELP = ("--help", "-h", "help")
 VERSION = "--version"
 
@@ -27,7 +34,7 @@ def subcommands() -> list[str]:
     return sorted(module.name.rstrip("_") for module in pkgutil.iter_modules(__path__))
 
 
-def _module(name: str) -> str:
+def module_of(name: str) -> str:
     """Module that implements a subcommand. Python keywords get a trailing underscore: `import_`."""
     return f"{__name__}.{name}" + ("_" if keyword.iskeyword(name) else "")
 
@@ -78,7 +85,7 @@ def run(argv: list[str]) -> int:
         if argv[0] not in subcommands():
             raise UserError(f"unknown subcommand {argv[0]!r}; {suggest(argv[0], subcommands())}")
         with trust.scope():
-            return importlib.import_module(_module(argv[0])).main(argv)
+            return importlib.import_module(module_of(argv[0])).main(argv)
     except UserError as e:
         print(f"ssl-jax: {e}", file=sys.stderr)
         return 2
@@ -110,7 +117,7 @@ class _Visible(logging.Formatter):
 
 def _summary(name: str) -> str:
     """Read the first line of a subcommand's docstring without importing it, and so without jax."""
-    spec = importlib.util.find_spec(_module(name))
+    spec = importlib.util.find_spec(module_of(name))
     assert spec is not None and spec.origin is not None
     first = Path(spec.origin).read_text().splitlines()[0].strip('"')
     return first.removeprefix(f"`ssl-jax {name}`: ")

@@ -2,6 +2,7 @@
 
 ssl-jax train --config=simclr:digits --workdir=W
 ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --config.optim.lr=0.2
+ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --dry_run
 """
 
 import os
@@ -14,6 +15,7 @@ from ssl_jax.run.commands.train import Flags, train
 
 def main(argv: list[str]) -> int:
     flags = command_line.parse(argv, __doc__, Flags)
+    flags.refuse_both(("dry_run", "restarts"))
     if flags.restarts is not None and restart.CHILD not in os.environ:
         return restart.until_done(argv, flags.workdir, flags.restarts)
     with distributed.session(flags):

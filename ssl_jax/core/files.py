@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -71,6 +72,37 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(number)
+
+
+def unwritable(folder: Path) -> str:
+    """Return why no file can be written in `folder`, or created where it would be; "" if one can.
+    Nothing remains.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=existing(folder)):
+            return ""
+    except OSError as e:
+        return e.strerror or str(e)
+
+
+def existing(path: Path) -> Path:
+    """Return `path` if it exists, else the nearest folder above it that does."""
+    there = Path(os.path.abspath(path))  # noqa: PTH100  resolve() would follow links
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return there
+
+
+def host_memory() -> int:
+    """Return the memory in bytes that this process may use: the machine's, or the container's
+    limit if that is lower.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdecimal() else total
 
 
 def home(text: str) -> str:

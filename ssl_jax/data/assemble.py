@@ -196,7 +196,7 @@ class Pool:
     """Pool of `threads` threads (0: one per core) that calls a function on 0..n-1."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads or _cores()
+        self._threads = threads or cores()
         self._pool = ThreadPoolExecutor(self._threads, "decode") if self._threads > 1 else None
 
     def run(self, fn: Callable[[int], None], n: int) -> None:
@@ -211,7 +211,8 @@ class Pool:
             pass
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

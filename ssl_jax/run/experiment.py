@@ -226,8 +226,11 @@ class Experiment(Datasets):
         """Create the state that training starts from; `loaded` weights replace random ones."""
         return state.create(self.objective, self.tx, self.train.seed, self.placed, loaded)
 
-    def batches(self, start: int, stop: int, boxes_only: bool = False) -> Batches:
-        """Return this host's part of the training batches of steps `start` to `stop - 1`.
+    def batches(
+        self, start: int, stop: int, boxes_only: bool = False, rows: np.ndarray | None = None
+    ) -> Batches:
+        """Return this host's part of the training batches of steps `start` to `stop - 1`, or their
+        `rows`.
 
         Raises:
           UserError: the data are an environment, where a batch depends on what was done before.
@@ -245,7 +248,7 @@ class Experiment(Datasets):
             seed=self.train.seed,
             start_step=start,
             stop_step=stop,
-            rows=self._rows,
+            rows=self._rows if rows is None else rows,
             threads=data.threads,
             prefetch=data.prefetch,
             max_bad_fraction=data.max_bad_fraction,

@@ -44,7 +44,9 @@ RECORD = {
 PATHS = {
     "checkpoints": [("--workdir={}",), ("--workdir={}", "--verify"), ("--workdir={}", "--prune")],
     "compile": [("--config={}", "--topology=v5e:2x2")],
+    "completion": [("--nothing={}",)],
     "config": [("--config={}",), ("--config=simclr:digits", "--save={}/x.yaml")],
+    "doctor": [("--data=folder:{}",)],
     "embed": [
         ("--workdir={}", "--data=digits", "--output={new}.npz"),
         ("--weights={}", "--data=digits", "--output={new}.npz"),
@@ -84,6 +86,7 @@ PATHS = {
         ("--config=simclr:digits", "--config.train.init_from={}", "--workdir={new}"),
         ("--config=simclr:digits", "--data=folder:{}", "--workdir={new}"),
         ("--config=simclr:digits", "--config.mesh.data=8", "--workdir={file}/x"),
+        ("--config=simclr:digits", "--workdir={file}/x", "--dry_run"),
     ],
     "views": [("--config={}", "--output={new}.png")],
 }

@@ -15,7 +15,7 @@ from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.ranges import Whole
 from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.data.sources import Source, held_out, left_out, left_out_is_shown
-from ssl_jax.run import auto, pretrained, restart
+from ssl_jax.run import auto, dry_run, pretrained, restart
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.configs import configured, override
 from ssl_jax.run.console import final_table, styled, terminal
@@ -40,6 +40,9 @@ class Flags(command_line.ConfigFlags, distributed.ProcessFlags):
         "FIRST:LAST: trace these steps for XProf, --profile=100:105, into WORKDIR/profile", ""
     )
     accept_changes: bool = flag("resume a run although its config or data have changed", False)
+    dry_run: bool = flag(
+        "only check and show the run: sizes, memory, time, a picture of its first images", False
+    )
     restarts: Whole | None = flag(
         "maximum number of restarts in a row without a newer checkpoint; by default 0", None
     )
@@ -54,6 +57,7 @@ def train(flags: Flags) -> tuple[int, dict[str, float]]:
     Raises:
       UserError: an error that the user must fix.
     """
+    flags.refuse_both(("dry_run", "profile"))
     folder = flags.workdir
     profile = Profile(flags.profile, folder / "profile", distributed.primary())
     with Stop() as stop, ProgressLine(terminal()) as line:
@@ -68,6 +72,15 @@ def train(flags: Flags) -> tuple[int, dict[str, float]]:
                 announce(line.console, experiment)
             accept = flags.accept_changes
             check = functools.partial(check_end, experiment, folder)
+            if flags.dry_run:
+                with stop.region(UNTOUCHED):
+                    if workdir.started(folder):
+                        old, defaults = workdir.read_config(folder), experiment.defaults()
+                        workdir.check_resumable(old, resolved, folder, defaults, accept)
+                    check()
+                    line.stop()
+                    dry_run.show(experiment, folder, line.console)
+                return 0, {}
             with workdir.opened(folder, resolved, experiment.defaults(), accept, check):
                 if distributed.primary():
                     experiment.keep_tokenizer(folder)
