@@ -57,7 +57,7 @@ def leaves(hint, where):
 
 
 def leaves_inside(hint, marks, where):
-    """As `leaves`, of a dataclass with narrower ranges of some fields: a view of two crops."""
+    """Yield the leaves of a dataclass with narrower ranges of some fields: a view of two crops."""
     narrower = {mark.field: mark.hint for mark in marks}
     least = {name: next(leaves(kind, where))[2].low for name, kind in narrower.items()}
     for path, kind, limits, wrap in leaves(hint, where):
