@@ -47,6 +47,16 @@ SIMCLR_LARS: dict[str, Any] = {
     "weight_decay": 1e-4,
     "warmup_epochs": 10.0,
 }
+# The releases of PixPro and PixContrast.
+PIXEL_LARS: dict[str, Any] = {
+    "name": "lars",
+    "lars_variant": "pixpro",
+    "lr": 1.0,
+    "weight_decay": 1e-5,
+    "warmup_epochs": 5.0,
+    "lr_start": 0.01,
+    "lr_end": 2.5e-7,
+}
 # InstDisc's released main.py; MoCo v1 and methods with a memory keep to it.
 INSTDISC_SGD: dict[str, Any] = {
     "name": "sgd",

@@ -28,16 +28,7 @@ def digits() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 1024, 100 epochs."""
-    optim = {
-        "name": "lars",
-        "lars_variant": "pixpro",
-        "lr": 1.0,
-        "weight_decay": 1e-5,
-        "warmup_epochs": 5.0,
-        "lr_start": 0.01,
-        "lr_end": 2.5e-7,
-    }
-    return common.imagenet({"name": "pixcontrast"}, optim, epochs=100, batch_size=1024)
+    return common.imagenet({"name": "pixcontrast"}, common.PIXEL_LARS, epochs=100, batch_size=1024)
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet)

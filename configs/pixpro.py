@@ -46,16 +46,7 @@ def flickr() -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ResNet-50, batch 1024, 400 epochs."""
-    optim = {
-        "name": "lars",
-        "lars_variant": "pixpro",
-        "lr": 1.0,
-        "weight_decay": 1e-5,
-        "warmup_epochs": 5.0,
-        "lr_start": 0.01,
-        "lr_end": 2.5e-7,
-    }
-    return common.imagenet({"name": "pixpro"}, optim, epochs=400, batch_size=1024)
+    return common.imagenet({"name": "pixpro"}, common.PIXEL_LARS, epochs=400, batch_size=1024)
 
 
 RECIPES = common.Recipes(small=digits, paper=imagenet, others=(flickr,))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,9 +22,9 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import to_global
 from ssl_jax.core.versions import versions
 from ssl_jax.data.pipeline import eval_arrays, local_part
-from ssl_jax.data.sources import Source
 from ssl_jax.embeddings import formats, shards
 from ssl_jax.embeddings.encoder import ImageEncoder, read
+from ssl_jax.embeddings.job import ImagesJob
 from ssl_jax.embeddings.shards import Parts, Rows
 
 PART_BYTES, PART_ROWS = 2**26, 4096  # limits of a part, unless a single batch is larger
@@ -34,29 +33,10 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file of features.
-
-    Attributes:
-      encoder: read at its `probe`; its weights are replicated on each device of `mesh`.
-      source: the data set.
-      output: the file; the suffix of its name determines the format.
-      batch_size: images per batch over all devices, rounded up to a multiple of their number.
-      threads: decoding threads; 0 is one per core.
-      max_bad_fraction: the job fails if a larger share of the images is corrupt.
+class Job(ImagesJob):
+    """One file of features. The encoder is read at its `probe`; the suffix of the output's name
+    determines the format.
     """
-
-    encoder: ImageEncoder
-    source: Source
-    output: Path
-    mesh: Mesh
-    batch_size: int = 256
-    threads: int = 0
-    max_bad_fraction: float = 0.01
-
-    @cached_property
-    def batch(self) -> int:
-        return self.batch_size + -self.batch_size % self.mesh.size
 
     @cached_property
     def part(self) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from ssl_jax.augment import recipes
 from ssl_jax.core import files, sharding
@@ -19,9 +18,9 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import gather, to_global
 from ssl_jax.core.versions import versions
 from ssl_jax.data.pipeline import eval_arrays
-from ssl_jax.data.sources import Source
 from ssl_jax.embeddings import shards
 from ssl_jax.embeddings.encoder import ImageEncoder
+from ssl_jax.embeddings.job import ImagesJob
 from ssl_jax.objectives.base import Encoder
 
 METADATA = "translations.json"
@@ -29,29 +28,10 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class TranslationJob:
-    """One folder of translations.
+class TranslationJob(ImagesJob):
+    """One folder of translations. Until it is complete, its content is in OUTPUT.parts."""
 
-    Attributes:
-      encoder: the network; its weights are replicated on each device of `mesh`.
-      source: the images.
-      output: the folder. Until it is complete, its content is in OUTPUT.parts.
-      batch_size: images at once over all devices, rounded up to a multiple of their number.
-      threads: decoding threads; 0 is one per core.
-      max_bad_fraction: the job fails if a larger share of the images is corrupt.
-    """
-
-    encoder: ImageEncoder
-    source: Source
-    output: Path
-    mesh: Mesh
     batch_size: int = 16
-    threads: int = 0
-    max_bad_fraction: float = 0.01
-
-    @cached_property
-    def batch(self) -> int:
-        return self.batch_size + -self.batch_size % self.mesh.size
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -106,7 +86,10 @@ def translate(
         something else; too many corrupt images, or none.
     """
     if job.encoder.translator is None:
-        raise UserError("translate: this run translates no images; use one of cut")
+        raise UserError(
+            "translate: this run translates no images; use one of a method that does (ssl-jax "
+            "methods)"
+        )
     if job.encoder.channels not in (1, 3):
         raise UserError(f"translate: images of {job.encoder.channels} bands are no PNG images")
     if not len(job.source):

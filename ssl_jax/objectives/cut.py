@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ssl_jax.augment import recipes
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability
 from ssl_jax.losses.patch_nce import patch_nce
 from ssl_jax.nets.discriminators import patch_discriminator
@@ -64,14 +65,14 @@ class CUT(Objective):
       discriminator_width, discriminator_layers: see `nets.discriminators.patch_discriminator`.
 
     Raises:
-      UserError: a view that is not one crop, whose values are not in [-1, 1], or whose size the
-        generator does not keep; unknown layers; a backbone without a decoder of images.
+      UserError: a view whose values are not in [-1, 1], or whose size the generator does not keep;
+        unknown layers; a backbone without a decoder of images.
     """
 
     family: ClassVar[str] = "translation"
     needs: ClassVar[str] = "backbone resnet_generator; a second set of images, the target domain"
 
-    view: View = View(
+    view: OneCrop = View(
         256,
         area=((256 / 286) ** 2, (256 / 286) ** 2),
         recipe="cut",
@@ -99,8 +100,6 @@ class CUT(Objective):
                 "objective.view.recipe: the generator's images are in [-1, 1]; set mean and std to "
                 "0.5"
             )
-        if self.view.count != 1:
-            raise UserError(f"objective.view.count: expected one crop, got {self.view.count}")
         known = (IMAGE, *(stage.name for stage in self.stage_shapes.stages))
         if unknown := [name for name in self.layers if name not in known]:
             raise UserError(

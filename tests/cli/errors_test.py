@@ -102,7 +102,7 @@ class ErrorsTest(parameterized.TestCase):
         (("trian",), "unknown subcommand 'trian'; did you mean 'train'"),
         (
             ("zzz",),
-            "unknown subcommand 'zzz'; known: checkpoints, compile, config, embed, ",
+            "unknown subcommand 'zzz'; known: checkpoints, compile, completion, config, ",
         ),
         (("train", "--config=simclr:digits"), "--workdir is missing"),
         (("train", "--workdir=W"), "--config is missing"),

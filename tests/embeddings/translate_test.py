@@ -119,7 +119,7 @@ class TranslateTest(absltest.TestCase):
         self.assertEqual(self.translate(f"npz:{array}")["images"], ["000000.png", "000001.png"])
 
     def test_encoders_that_translate_nothing(self):
-        with self.assertRaisesRegex(UserError, "translates no images; use one of cut"):
+        with self.assertRaisesRegex(UserError, "translates no images; use one of a method"):
             self.translate(encoder=small(channels=1))
         with self.assertRaisesRegex(UserError, "translates no images"):
             small().translate(np.zeros((1, 16, 16, 3)))

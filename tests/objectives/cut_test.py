@@ -112,7 +112,7 @@ class RefusalsTest(parameterized.TestCase):
         ({"layers": ()}, "none; PatchNCE compares"),
         ({"side": 18}, "generator keeps no images of .*; use 16 x 16"),
         ({"view": View(16, recipe="flip")}, r"images are in \[-1, 1\]; set mean and std"),
-        ({"view": View(16, count=2, recipe=PLAIN)}, "expected one crop, got 2"),
+        ({"view": View(16, count=2, recipe=PLAIN)}, "view.count: expected 1, got 2"),
         ({"mirror": 1.5}, "mirror"),
     )
     def test_settings(self, hyper, message):
