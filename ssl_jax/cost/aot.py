@@ -132,7 +132,7 @@ def compile_step(
     Args:
       objective, tx, schedule: those of the run.
       mesh: mesh over real devices or those of a topology.
-      state, placed: the abstract state and its shardings (`train.state`).
+      state, placed: the abstract state and its shardings (`training.state`).
 
     Returns:
       The report and the text of the program. If the compiler runs out of memory, the report says so

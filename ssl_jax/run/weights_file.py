@@ -323,7 +323,7 @@ class FileExperiment(Experiment):
 
 
 class FileCheckpoints:
-    """The only state of a file, with the interface of `train.checkpoint.Checkpoints`."""
+    """The only state of a file, with the interface of `training.checkpoint.Checkpoints`."""
 
     def __init__(self, weights: Weights):
         self._weights = weights

@@ -47,12 +47,12 @@ class TrainConfig:
         without the batches that led to the failure.
       nonfinite_limit: see `nonfinite`.
       spike: deviations above the median of the losses logged before from which a loss is called a
-        spike; see `train.spikes`. 0 disables the check.
+        spike; see `training.spikes`. 0 disables the check.
       stop_at: end the process after this step as if it were interrupted; schedules ignore it. 0
         means never.
       online_probe: learning rate, for example 0.001, of a linear classifier that is trained
         alongside on labels and leaves no trace in the method; see
-        `train.online_probe`. None disables it.
+        `training.online_probe`. None disables it.
     """
 
     steps: Whole = 0
