@@ -2,9 +2,9 @@
 
     python benchmarks/loop_overhead.py
 
-Alternates in one process between 1000 tiny steps through `training.loop.run` with all parts
-of a run (metrics file, TensorBoard, progress line, device prefetch) and the same step in a bare loop. Prints
-one JSON line; `overhead_ms` is the median difference in main-thread CPU time per step.
+Alternates in one process between 1000 tiny steps through `training.loop.run`, with all parts of a
+run (metrics file, TensorBoard, progress line, device prefetch), and the same step in a bare loop.
+Prints one JSON line; `overhead_ms` is the median difference in main-thread CPU time per step.
 """
 
 import io
