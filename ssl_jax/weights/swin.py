@@ -1,9 +1,10 @@
-"""Swin transformers by timm's names; ours scan pairs of blocks, a straight and a shifted block."""
+"""Swin transformers by timm's names; ours scan pairs of blocks, a straight and a shifted one, and
+name the last block of an odd depth by its number.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_jax.core.errors import UserError
 from ssl_jax.nets.backbones.swin import SIZES
 from ssl_jax.weights.places import Arrays, Layout, Place, layers
 from ssl_jax.weights.vit import BLOCK, TOP
@@ -28,12 +29,13 @@ def place(path: str, shape: tuple[int, ...]) -> Place:
     if not first.startswith("stage"):
         name, layout = OTHERS[path]
         return Place((name,), layout)
-    kind, _, leaf = rest.removeprefix("blocks/").partition("/")
+    block, kind, leaf = rest.split("/", 2)
     name, layout = INNER[leaf]
-    stage, shifted = int(first.removeprefix("stage")) - 1, int(kind.startswith("shifted"))
-    numbers = range(shifted, 2 * shape[0], 2)
-    names = tuple(f"layers.{stage}.blocks.{i}.{name}" for i in numbers)
-    return Place(names, layout, stacked=True)
+    start = f"layers.{int(first.removeprefix('stage')) - 1}.blocks"
+    numbers: Sequence[int] = range(int(kind.startswith("shifted")), 2 * shape[0], 2)
+    if block != "blocks":
+        numbers = (int(block.removeprefix("block")),)
+    return Place(tuple(f"{start}.{i}.{name}" for i in numbers), layout, stacked=True)
 
 
 def infer(tensors: Arrays, options: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
@@ -41,17 +43,12 @@ def infer(tensors: Arrays, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
     the known keys of that section.
 
     The image size is taken to be that of a single window at the last stage.
-
-    Raises:
-      UserError: stages of odd depth.
     """
     del options
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     stages = range(layers(tensors, "layers."))
     depths = tuple(layers(tensors, f"layers.{s}.blocks.") for s in stages)
     tables = [tensors[f"layers.{s}.blocks.0.{TABLE}"].shape for s in stages]
-    if any(depth % 2 for depth in depths):
-        raise UserError(f"unsupported Swin with stages of {depths} blocks; expected even numbers")
     heads, window = tuple(heads for _, heads in tables), (round(tables[0][0] ** 0.5) + 1) // 2
     size = next((name for name, value in SIZES.items() if value == (dim, depths, heads)), None)
     section: dict[str, Any] = {"name": "swin", "patch": patch, "window": window}

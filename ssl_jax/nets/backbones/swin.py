@@ -25,25 +25,33 @@ SIZES = {  # dim, blocks and heads of each stage
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
     "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
+EPS = 1e-5  # of all norms
 
 
-class Pair(nnx.Module):
-    """Two transformer blocks in windows of a map (B, h, w, D); those of the second are shifted."""
+class Straight(nnx.Module):
+    """A transformer block in the windows of a map (B, h, w, D)."""
 
     def __init__(self, dim: int, heads: int, window: int, *, dtype: DType, rngs: nnx.Rngs):
         self.window = window
-        options: dict[str, Any] = dict(scheme="normal", dtype=dtype, rngs=rngs)
-        self.straight, self.shifted = (Block(dim, heads, **options) for _ in range(2))
-        grid = (window, window)
-        self.straight_bias, self.shifted_bias = (
-            RelativePositions(grid, heads, cls_token=False) for _ in range(2)
-        )
+        self.straight, self.straight_bias = _block(dim, heads, window, dtype, rngs)
 
     def __call__(self, x: Array, bias: Array | None = None) -> Array:
         del bias  # `run_stack` passes one to a ViT's blocks
+        window = min(self.window, *x.shape[1:3])
+        return in_windows(x, window, self.straight, self.straight_bias((window, window)))
+
+
+class Pair(Straight):
+    """Two such blocks; the windows of the second are shifted."""
+
+    def __init__(self, dim: int, heads: int, window: int, *, dtype: DType, rngs: nnx.Rngs):
+        super().__init__(dim, heads, window, dtype=dtype, rngs=rngs)
+        self.shifted, self.shifted_bias = _block(dim, heads, window, dtype, rngs)
+
+    def __call__(self, x: Array, bias: Array | None = None) -> Array:
+        x = super().__call__(x)
         _, height, width, _ = x.shape
         window = min(self.window, height, width)
-        x = in_windows(x, window, self.straight, self.straight_bias((window, window)))
         # A map of one window has nowhere to shift to.
         shift = 0 if window == min(height, width) else window // 2
         bias = self.shifted_bias((window, window))
@@ -55,9 +63,18 @@ class Pair(nnx.Module):
         return jnp.roll(x, (shift, shift), axis=(1, 2))
 
 
-def pairs(count: int, dim: int, heads: int, window: int, *, dtype: DType, rngs: nnx.Rngs) -> Pair:
-    """Build `count` pairs as one module whose parameters have a leading axis of that size."""
-    make = nnx.vmap(lambda keys: Pair(dim, heads, window, dtype=dtype, rngs=keys))
+def _block(
+    dim: int, heads: int, window: int, dtype: DType, rngs: nnx.Rngs
+) -> tuple[Block, RelativePositions]:
+    block = Block(dim, heads, norm_eps=EPS, scheme="normal", dtype=dtype, rngs=rngs)
+    return block, RelativePositions((window, window), heads, cls_token=False)
+
+
+def windows(
+    kind: type[Straight], count: int, dim: int, heads: int, window: int, dtype: DType, rngs: nnx.Rngs
+) -> Straight:
+    """Build `count` of them as one module whose parameters have a leading axis of that size."""
+    make = nnx.vmap(lambda keys: kind(dim, heads, window, dtype=dtype, rngs=keys))
     return make(rngs.split(count))
 
 
@@ -97,7 +114,7 @@ class Merge(nnx.Module):
     """Merges four neighbouring patches into one of twice the width."""
 
     def __init__(self, dim: int, *, dtype: DType, rngs: nnx.Rngs):
-        self.norm = LayerNorm(4 * dim)
+        self.norm = LayerNorm(4 * dim, eps=EPS)
         self.reduce = linear(
             4 * dim, 2 * dim, use_bias=False, scheme="normal", dtype=dtype, rngs=rngs
         )
@@ -192,14 +209,14 @@ class Config(Pyramid):
       image_size: side of the images that the network is made for.
       patch: side of a patch in pixels.
       dim: width of the first stage; each later one doubles it and halves the map.
-      depths: blocks of each stage, even numbers: every second one has shifted windows.
+      depths: blocks of each stage; every second one has shifted windows.
       heads: attention heads of each stage.
       mask_token: whether there is a token that replaces hidden patches.
       remat: what the backward pass recomputes, two blocks at a time: see `vit.Config`.
 
     Raises:
-      UserError: an unknown size or option, odd depths, heads that do not divide the width, windows
-        that do not tile the maps.
+      UserError: an unknown size or option, depths and heads of other numbers of stages, heads that
+        do not divide the width, windows that do not tile the maps.
     """
 
     narrow: ClassVar[Mapping[str, Any]] = {
@@ -218,10 +235,10 @@ class Config(Pyramid):
     def __post_init__(self) -> None:
         super().__post_init__()
         dim, depths, heads = self.sizes
-        if len(depths) != len(heads) or any(d < 2 or d % 2 for d in depths):
+        if len(depths) != len(heads):
             raise UserError(
-                f"depths {tuple(depths)} with heads {tuple(heads)}: expected an even depth and a "
-                "number of heads for each stage"
+                f"depths {tuple(depths)} with heads {tuple(heads)}: expected a depth and a number "
+                "of heads for each stage"
             )
         for s, count in enumerate(heads):
             check_options(dim * 2**s, count, self.remat)
@@ -254,9 +271,11 @@ class Config(Pyramid):
             return sum(depths[: int(number)])
         if kind != "stage":
             return self.num_layers + 1
-        before = sum(depths[: int(number) - 1])
+        before, depth = sum(depths[: int(number) - 1]), depths[int(number) - 1]
+        if not rest.startswith("blocks"):
+            return (before + depth,)
         first = 1 if rest.startswith("blocks/straight") else 2  # of each pair of blocks
-        return range(before + first, before + depths[int(number) - 1] + 1, 2)
+        return range(before + first, before + depth // 2 * 2 + 1, 2)
 
     def module(self, channels: int, rngs: nnx.Rngs) -> "Swin":
         return Swin(self, channels, rngs)
@@ -268,18 +287,22 @@ class Swin(nnx.Module):
     def __init__(self, config: Config, channels: int, rngs: nnx.Rngs):
         dim, depths, heads = config.sizes
         patch, dtype = config.patch, compute_dtype(config.dtype)
-        windows = [min(config.window, side) for side in config.sides]
+        sides = [min(config.window, side) for side in config.sides]
         self.patch, self.remat, self.stages = patch, config.remat, len(depths)
         self.patch_embed = config.patch_embed(channels, rngs)
-        self.patch_norm = LayerNorm(dim)
+        self.patch_norm = LayerNorm(dim, eps=EPS)
         self.mask_token = token(0.02, 1, dim, rngs=rngs) if config.mask_token else None
-        for s, (depth, count, window) in enumerate(zip(depths, heads, windows, strict=True)):
-            width = dim * 2**s
-            blocks = pairs(depth // 2, width, count, window, dtype=dtype, rngs=rngs)
-            setattr(self, f"stage{s + 1}", nnx.Dict(blocks=blocks))
+        for s, (depth, count, window) in enumerate(zip(depths, heads, sides, strict=True)):
+            width, stage = dim * 2**s, nnx.Dict()
+            options = (width, count, window, dtype, rngs)
+            if depth > 1:
+                stage["blocks"] = windows(Pair, depth // 2, *options)
+            if depth % 2:
+                stage[f"block{depth - 1}"] = windows(Straight, 1, *options)
+            setattr(self, f"stage{s + 1}", stage)
             if s + 1 < self.stages:
                 setattr(self, f"merge{s + 1}", Merge(width, dtype=dtype, rngs=rngs))
-        self.norm = LayerNorm(dim * 2 ** (self.stages - 1))
+        self.norm = LayerNorm(dim * 2 ** (self.stages - 1), eps=EPS)
 
     def __call__(
         self, images: Array, mask: Array | None = None, *, train: bool, stages: bool = False
@@ -310,7 +333,9 @@ class Swin(nnx.Module):
             x = jnp.reshape(hide(flat, mask, grid, self.mask_token), x.shape)
         each = []
         for s in range(1, self.stages + 1):
-            x, _ = run_stack(getattr(self, f"stage{s}").blocks, x, self.remat)
+            stage = getattr(self, f"stage{s}")
+            for name in sorted(stage, reverse=True):  # the pairs, then the last one of an odd depth
+                x, _ = run_stack(stage[name], x, self.remat)
             each.append(x if s < self.stages else self.norm(x))
             if s < self.stages:
                 x = getattr(self, f"merge{s}")(x)

@@ -1,4 +1,4 @@
-"""Swin: published sizes; windows and their shift; masks; errors."""
+"""Swin against SimMIM's release; published sizes; windows and their shift; masks; errors."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,11 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
+from ssl_jax.losses.masked import masked_l1
 from ssl_jax.nets.backbones.swin import make as swin
 from ssl_jax.nets.backbones.swin import shifted_mask
+from ssl_jax.nets.decoders import pixel_decoder
+from ssl_jax.nets.positions import relative_index
 from ssl_jax.objectives.base import Spec, View
 from ssl_jax.objectives.simmim import SimMIM
 from tests.nets import weights as torch
@@ -24,6 +27,55 @@ def run(net, images, **options):
     return torch.jit(lambda x: net.apply(params, {}, x, train=False, stages=True, **options)[0])(
         images
     )
+
+
+class GoldenTest(parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_simmim(self, wide):
+        """Outputs, masked loss and gradients of SimMIM's Swin (`models/simmim.py`)."""
+        weights, data = torch.load("simmim_swin")
+        prefix, rtol, dtype = ("f64_", 1e-7, np.float64) if wide else ("", 1e-4, np.float32)
+        dim, channels, patch, _ = weights["encoder.patch_embed.proj.weight"].shape
+        depths, heads = (tuple(map(int, data[f"hp_{name}"])) for name in ("depths", "heads"))
+        size, window = data["in_x"].shape[-1], int(data["hp_window"])
+        sizes = {"dim": dim, "depths": depths, "heads": heads}
+        net = swin(None, window, size, patch=patch, mask_token=True, **sizes)
+        (params, _), head = torch.convert(net, weights), torch.head(weights, "decoder")
+        decoder = pixel_decoder(dim * 2 ** (len(depths) - 1), int(data["hp_stride"]), channels)
+
+        def loss(params, head, images, mask):
+            out, _ = net.apply(params, {}, images, mask=mask, train=True, stages=True)
+            prediction, _ = decoder.apply(head, {}, out.map, train=True)
+            return masked_l1(prediction, images, mask), (out, prediction)
+
+        with jax.enable_x64(wide):
+            cast = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+            args = jax.tree.map(cast, (params, head, torch.nhwc(data["in_x"]), data["in_mask"]))
+            step = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+            (value, (out, prediction)), (grads, of_head) = torch.jit(step)(*args)
+        blocks = grads["stage1"]["blocks"]
+        for key, actual in (
+            ("out_z", np.moveaxis(out.map, -1, 1)),
+            ("out_rec", np.moveaxis(prediction, -1, 1)),
+            ("out_loss", value),
+            ("grad_mask_token", grads["mask_token"]),
+            ("grad_rel_table_l0b1", blocks["shifted_bias"]["table"][0]),
+            ("grad_patch_proj", grads["patch_embed"]["kernel"].transpose(3, 2, 0, 1)),
+            ("grad_downsample0", grads["merge1"]["reduce"]["kernel"].T),
+            ("grad_decoder_w", of_head["linear"]["kernel"].T[..., None, None]),
+        ):
+            self.assertEqual(actual.dtype, dtype)
+            stored = prefix + key in data  # the outputs in float32 only
+            expected = data[prefix + key if stored else key]
+            torch.assert_close(actual, expected, rtol if stored else 1e-4, key)
+
+    def test_windows(self):
+        """The release's index of offsets, and its mask of shifted windows, -100 for our -inf."""
+        _, data = torch.load("simmim_swin")
+        window, size = int(data["hp_window"]), data["in_x"].shape[-1] // int(data["hp_patch"])
+        np.testing.assert_array_equal(relative_index((window, window)), data["out_rel_index"])
+        mask = np.maximum(shifted_mask(size, size, window, window // 2), -100)
+        np.testing.assert_array_equal(mask, data["out_shift_mask_block1"])
 
 
 class SwinTest(parameterized.TestCase):
@@ -100,7 +152,7 @@ class SwinTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (lambda: swin("huge"), "no Swin of size 'huge'"),
-        (lambda: tiny(depths=(2, 3)), "even depth"),
+        (lambda: tiny(depths=(2,)), "a depth and a number of heads for each stage"),
         (lambda: tiny(heads=(2, 3)), "3 heads"),
         (lambda: tiny(window=3), "do not tile the 8 x 8 map"),
         (lambda: swin("tiny", image_size=200), "do not tile"),
