@@ -5,6 +5,7 @@ beit2/modeling_pretrain.py of microsoft/unilm).
 import jax.numpy as jnp
 from flax import nnx
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.backbones.vit import Config
 from ssl_jax.nets.blocks import run_stack, stack
@@ -22,6 +23,11 @@ class PatchAggregation(nnx.Module):
         dim, _, heads, mlp_ratio = config.sizes
         self.grid, self.remat = grid, config.remat
         self.norm = LayerNorm(dim, eps=config.norm_eps)
+        if config.position == "relative_per_block":
+            raise UserError(
+                "backbone.position: patch aggregation has no blocks of the backbone, whose own "
+                "positions it could use; set 'relative'"
+            )
         relative = config.position == "relative"
         self.relative = RelativePositions(config.grid, heads, cls_token=True) if relative else None
         self.blocks = stack(

@@ -201,28 +201,31 @@ def run_stack(
     bias: Array | None = None,
     attention: bool = False,
     branch_factors: Array | None = None,
+    block_bias: Array | None = None,
 ) -> tuple[Array, tuple[Array | None, Array | None]]:
     """Run tokens (B, T, D) through a stack of blocks. Also return, with `all_outputs`, the tokens
     after each block (depth, B, T, D) and, with `attention`, its weights (depth, B, heads, T, T).
 
-    `bias` is added to the attention's logits in every block; `branch_factors` (depth, 2, B) are the
-    factors of stochastic depth. A scan, so that the compile time does not grow with the depth.
+    `bias` is added to the attention's logits in every block, `block_bias` (depth, ...) is each
+    block's own; `branch_factors` (depth, 2, B) are the factors of stochastic depth. A scan, so that
+    the compile time does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
 
     def body(
-        x: Array, layer: tuple[nnx.State, Array | None]
+        x: Array, layer: tuple[nnx.State, Array | None, Array | None]
     ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        block, branch_factors = nnx.merge(graphdef, layer[0]), layer[1]
-        maps = block.attn.maps(block.norm1(x), bias) if attention else None
+        block, branch_factors, own = nnx.merge(graphdef, layer[0]), *layer[1:]
+        total = bias if own is None else own if bias is None else bias + own
+        maps = block.attn.maps(block.norm1(x), total) if attention else None
         x = (
-            block(x, bias) if branch_factors is None else block(x, bias, branch_factors)
+            block(x, total) if branch_factors is None else block(x, total, branch_factors)
         )  # not every stack can drop
         return x, (x if all_outputs else None, maps)
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, (state, branch_factors))
+    return jax.lax.scan(body, x, (state, branch_factors, block_bias))
 
 
 def check_options(dim: int, heads: int, remat: str, mlp: str = "gelu") -> None:

@@ -18,7 +18,7 @@ from ssl_jax.core import config as checked
 from ssl_jax.core import sharding, tree
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.inputs import Inputs, View, sides
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
 from ssl_jax.data import levels
@@ -129,8 +129,9 @@ def preprocessing(weights: Weights, usual: str) -> tuple[View, Probe, dict[str, 
             from_json(weights.metadata.get(name, "{}"))
             for name in ("preprocessing", "probe", "config")
         )
-        size = int(view_data.get("size") or backbone.get("image_size") or SIZE)
-        if not 1 <= size <= LARGEST:
+        size = view_data.get("size") or backbone.get("image_size") or SIZE
+        size = int(size) if isinstance(size, (int, float, str)) else tuple(map(int, size))
+        if not all(1 <= side <= LARGEST for side in sides(size)):
             raise ValueError(f"images of {size} pixels; expected 1 to {LARGEST}")
         own = {"size": size, "recipe": view_data.get("recipe", usual)}
         view = checked.build(View, own, "preprocessing")

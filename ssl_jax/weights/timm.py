@@ -8,8 +8,9 @@ import numpy as np
 
 from ssl_jax import nets
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import sides
 from ssl_jax.nets.backbones.resnet import DEPTHS
-from ssl_jax.nets.backbones.vit import FIXED_ORDERS, SIZES
+from ssl_jax.nets.backbones.vit import FIXED_ORDERS, RELATIVE, SIZES, patch_grid
 from ssl_jax.nets.positions import sincos
 from ssl_jax.weights import torchvision
 from ssl_jax.weights.networks import to_timm
@@ -110,10 +111,9 @@ def _vit(
         {path: array for path, array in variables.items() if path != "mask_token"}, backbone
     )  # neither library has one
     if options["position"] in FIXED_ORDERS:
-        side = options["image_size"] // options["patch"]
-        table = sincos(
-            options["dim"], (side, side), FIXED_ORDERS[options["position"]], options["cls_token"]
-        )
+        grid = patch_grid(sides(options["image_size"]), options["patch"])
+        order = FIXED_ORDERS[options["position"]]
+        table = sincos(options["dim"], grid, order, options["cls_token"])
         tensors["pos_embed"] = table[None].astype(np.float32)
     usual = 1e-5 if options["pre_norm"] else 1e-6
     if options["norm_eps"] != usual:
@@ -133,7 +133,7 @@ def _vit(
         "num_classes": 0,
         "global_pool": "token" if options["pool"] == "cls" else "avg",
     }
-    if options["position"] == "relative":
+    if options["position"] in RELATIVE:
         return _beit(tensors, options, arguments)
     name = {
         ("gelu", False): "vit_base_patch16_224",
@@ -163,7 +163,7 @@ def _vit(
 def _beit(
     tensors: dict[str, np.ndarray], options: Mapping[str, Any], arguments: dict[str, Any]
 ) -> Model:
-    """Export to timm's BEiT with one table, without a bias of the keys, which changes no output."""
+    """Export to timm's BEiT, without a bias of the keys, which changes no output."""
     if not options["cls_token"] or options["mlp"] != "gelu" or options["pre_norm"]:
         raise _unsupported("timm", "relative positions without a class token")
     out = {}
@@ -173,7 +173,8 @@ def _beit(
             out[f"{start}q_bias"], _, out[f"{start}v_bias"] = np.split(array, 3)
         else:
             out[name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")] = array
-    arguments |= {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}
+    shared = options["position"] == "relative"
+    arguments |= {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
     arguments |= {"use_abs_pos_emb": False, "use_fc_norm": options["norm_after_pool"]}
     return _after_pool(out, options), _created("beit_base_patch16_224", arguments)
 
@@ -188,8 +189,10 @@ def _after_pool(
 
 
 def _torchvision_vit(tensors: dict[str, np.ndarray], options: Mapping[str, Any]) -> Model:
+    if not isinstance(options["image_size"], int):
+        raise _unsupported("torchvision", f"backbone.image_size={options['image_size']}")
     plain = {
-        "position": "relative",
+        "position": options["position"] if options["position"] in RELATIVE else None,
         "cls_token": False,
         "pool": "avg",
         "qkv_bias": False,
@@ -227,8 +230,8 @@ def _swin(
     if library != "timm":
         raise _unsupported(library, "backbone.name='swin'")
     dim, depths, heads = (options[key] for key in ("dim", "depths", "heads"))
-    sides = [options["image_size"] // options["patch"] // 2**s for s in range(len(depths))]
-    if sides[-1] < options["window"]:  # timm would then use a smaller table than ours
+    last = options["image_size"] // options["patch"] // 2 ** (len(depths) - 1)
+    if last < options["window"]:  # timm would then use a smaller table than ours
         kind = f"a last stage smaller than backbone.window={options['window']}"
         raise _unsupported(library, kind)
     arguments = {
@@ -243,11 +246,6 @@ def _swin(
     }
     arrays = {path: array for path, array in variables.items() if path != "mask_token"}
     lines = _created("swin_tiny_patch4_window7_224", arguments)
-    # timm's norms have epsilon 1e-5, ours 1e-6.
-    lines += [
-        "for module in model.modules():",
-        "    if type(module).__name__ == 'LayerNorm': module.eps = 1e-6",
-    ]
     return to_timm(arrays, backbone), lines
 
 
