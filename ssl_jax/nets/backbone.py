@@ -6,7 +6,7 @@ docs/backbones.md.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -15,8 +15,10 @@ from flax import nnx
 
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array, Tree
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, compute_dtype
+from ssl_jax.nets.sobel import CHANNELS, sobel
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Backbone:
 
     Attributes:
       dtype: dtype of the computation; None follows the parameters, which are float32.
+      sobel: whether the network sees the Sobel gradients of the grey image in place of its channels
+        (DeepCluster); see `nets.sobel`.
       narrow: options of so small a network that a test trains it in a second, on images of 32 or
         fewer pixels.
       layout: the module of `weights` that knows the names of its variables in PyTorch libraries;
@@ -38,6 +42,7 @@ class Backbone:
     attention: ClassVar[bool] = False
 
     dtype: DType = field(default=None, kw_only=True)
+    sobel: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the range of every option; a backbone that overrides this calls it first.
@@ -141,14 +146,23 @@ class Backbone:
         """
         if channels < 1:
             raise UserError(f"channels={channels}: expected a positive number")
-        make = partial(self.module, channels)
+        make = partial(self.module, CHANNELS if self.sobel else channels)
         made = functional(make, self.title, attention=self.attention, draws=self.draws)
+        if self.sobel:
+            made = dataclasses.replace(made, apply=_of_gradients(made.apply))
         return dataclasses.replace(made, config=self, channels=channels)
 
     @classmethod
     def make(cls, *sizes: Any, channels: int = 3, **options: Any) -> Net:
         """Build the network of these options, for use from Python."""
         return cls(*sizes, **options).net(channels)
+
+
+def _of_gradients(apply: Callable[..., Any]) -> Callable[..., Any]:
+    def of_images(params: Tree, stats: Tree, images: Array, *arrays: Array, **options: Any) -> Any:
+        return apply(params, stats, sobel(images), *arrays, **options)
+
+    return of_images
 
 
 def scaled_width(width: int, factor: float) -> int:

@@ -37,6 +37,8 @@ def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, librar
     if not config.layout:
         raise _unsupported(library, f"backbone.name={name!r}")
     write = {"resnet": _resnet, "vit": _vit, "swin": _swin}[config.layout]
+    if config.sobel:
+        raise _unsupported(library, "backbone.sobel=True")
     explicit = dataclasses.asdict(config.explicit()) | {"channels": channels}
     return write(variables, backbone, explicit, library)
 

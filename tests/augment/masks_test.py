@@ -118,12 +118,15 @@ class BlockMaskTest(parameterized.TestCase):
         """6,000 further masks of the generator: counts, and how often each patch is hidden."""
         with np.load(GOLDEN / "beit_block_mask.npz") as data:
             height, width, target, least = map(int, data["hp_conf0"])
-            drawn = many(lambda k: masks.block_mask(k, (height, width), target, least), 6000)
-            counts = drawn.sum((1, 2))
+            grid = (height, width)
+            ours = many(lambda k: masks.block_mask(k, grid, target, least), 6000)
+            counts = ours.sum((1, 2))
             self.assertAlmostEqual(counts.mean(), data["out_stat_mean_count"], delta=0.1)
-            self.assertAlmostEqual((counts == target).mean(), data["out_stat_frac_full"], delta=0.02)
+            self.assertAlmostEqual(
+                (counts == target).mean(), data["out_stat_frac_full"], delta=0.02
+            )
             # The largest of some 200 differences, each with a standard error of up to .009.
-            np.testing.assert_allclose(drawn.mean(0), data["out_stat_marginal"], atol=0.03)
+            np.testing.assert_allclose(ours.mean(0), data["out_stat_marginal"], atol=0.03)
 
     def test_beit(self):
         # 20,000 draws of the authors' generator: mean 74.47, least 64, P(75) = .666; hidden are the

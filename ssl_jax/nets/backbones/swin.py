@@ -71,7 +71,13 @@ def _block(
 
 
 def windows(
-    kind: type[Straight], count: int, dim: int, heads: int, window: int, dtype: DType, rngs: nnx.Rngs
+    kind: type[Straight],
+    count: int,
+    dim: int,
+    heads: int,
+    window: int,
+    dtype: DType,
+    rngs: nnx.Rngs,
 ) -> Straight:
     """Build `count` of them as one module whose parameters have a leading axis of that size."""
     make = nnx.vmap(lambda keys: kind(dim, heads, window, dtype=dtype, rngs=keys))
@@ -293,7 +299,8 @@ class Swin(nnx.Module):
         self.patch_norm = LayerNorm(dim, eps=EPS)
         self.mask_token = token(0.02, 1, dim, rngs=rngs) if config.mask_token else None
         for s, (depth, count, window) in enumerate(zip(depths, heads, sides, strict=True)):
-            width, stage = dim * 2**s, nnx.Dict()
+            width = dim * 2**s
+            stage: nnx.Dict[Straight] = nnx.Dict()
             options = (width, count, window, dtype, rngs)
             if depth > 1:
                 stage["blocks"] = windows(Pair, depth // 2, *options)

@@ -36,9 +36,7 @@ from ssl_jax.nets.layers import (
 )
 from ssl_jax.nets.positions import Grid, Order, RelativePositions, resize_grid, sincos
 
-Position = Literal[
-    "learned", "sincos", "sincos_mocov3", "relative", "relative_per_block", "none"
-]
+Position = Literal["learned", "sincos", "sincos_mocov3", "relative", "relative_per_block", "none"]
 RELATIVE = ("relative", "relative_per_block")
 
 SIZES = {  # dim, depth, heads, MLP ratio
@@ -355,10 +353,10 @@ class ViT(nnx.Module):
         if self.norm_pre is not None:
             x = self.norm_pre(x)
         bias = block_bias = None
-        if self.position == "relative_per_block":
-            block_bias = self.relative(grid)
-        elif self.relative is not None:
-            bias = self.relative(grid)
+        if self.relative is not None:
+            relative = self.relative(grid)
+            shared = self.position == "relative"
+            bias, block_bias = (relative, None) if shared else (None, relative)
         if visible is not None:
             if self.registers is not None:
                 raise UserError("visible: expected a backbone without registers; set registers=0")
