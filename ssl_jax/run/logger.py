@@ -9,9 +9,7 @@ from ssl_jax.evals.records import Record
 
 Outcome = Literal["finished", "interrupted", "failed"]
 LogFunction = Callable[[int, Mapping[str, float]], Any]  # (step, name -> value)
-EXPERIMENT = (
-    "ssl_jax"  # project or experiment of a run, unless the tracker's own variable names one
-)
+EXPERIMENT = "ssl_jax"  # name of the project, unless the tracker's own variable gives one
 
 
 @dataclass(frozen=True)

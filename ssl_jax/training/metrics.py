@@ -1,5 +1,5 @@
-"""Metrics of a run: `metrics.jsonl` and `summary.json`, the same after any number of restarts. While
-the disk is full, they are kept and written later.
+"""Metrics of a run: `metrics.jsonl` and `summary.json`, the same after any number of restarts.
+While the disk is full, they are kept and written later.
 """
 
 import contextlib

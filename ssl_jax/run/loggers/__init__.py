@@ -37,12 +37,13 @@ def check(names: Sequence[str]) -> None:
     Raises:
       UserError: unknown name, or a package is missing; names the extra.
     """
+    if tuple(names) == (NONE,):
+        return
     for name in names:
-        if name == NONE and len(names) == 1:
-            return
+        if name == NONE:
+            raise UserError(f"--log={NONE}: give it alone, or leave it out")
         if name not in known():
-            names_of_all = [*known(), NONE]
-            raise UserError(f"--log={name}: unknown logger; {suggest(name, names_of_all)}")
+            raise UserError(f"--log={name}: unknown logger; {suggest(name, [*known(), NONE])}")
         for package in class_of(name).packages:
             spec = importlib.util.find_spec(package)
             if spec is None or spec.origin is None:  # a folder of data has no origin

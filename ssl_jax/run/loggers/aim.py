@@ -8,15 +8,17 @@ from ssl_jax.run.logger import EXPERIMENT, LoggedRun, Logger, Outcome
 
 
 class Aim(Logger):
-    """A run of Aim."""
+    """A run of Aim, which replaces the value of a step that is logged again."""
 
     packages = ("aim",)
+    rewrites = True
 
     def __init__(self, run: LoggedRun, id: str):
         import aim
 
         self._run: Any = aim.Run(
             run_hash=id or None,
+            force_resume=True,  # the lock of a killed process; the run's folder has its own
             experiment=EXPERIMENT,
             system_tracking_interval=None,  # it would watch the machine in a thread
             capture_terminal_logs=False,

@@ -46,6 +46,7 @@ class TensorBoard(Logger):
             self._add(step, scalar(name, value))
         if time.monotonic() - self._flushed > FLUSH:  # it is an fsync
             self._flushed = time.monotonic()
+            assert self._file is not None
             self._file.flush()
 
     def results(self, summary: Mapping[str, float], records: Sequence[Record]) -> None:

@@ -36,9 +36,8 @@ class Wandb(Logger):
         )
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        self.place = (
-            self._run.url or f"{self._run.settings.sync_dir} (offline: wandb sync uploads it)"
-        )
+        folder = f"{self._run.settings.sync_dir} (offline: wandb sync uploads it)"
+        self.place = self._run.url or folder
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({"step": step, **values})
