@@ -10,7 +10,7 @@ import importlib
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +27,7 @@ __all__ = ["embed", "evaluate", "export", "load", "methods", "train"]
 PathLike = str | os.PathLike[str]
 Settings = Mapping[str, Any]  # {"optim.lr": 0.3}: any keys of a config, with their values
 Arrays = dict[str, np.ndarray]
+Log = str | Callable[[int, Mapping[str, float]], Any]  # a logger's name, or (step, metrics)
 F = TypeVar("F")
 
 
@@ -38,6 +39,7 @@ def train(
     eval_data: PathLike = "",
     settings: Settings | None = None,
     profile: str = "",
+    log: Log | Sequence[Log] = ("tensorboard",),
     accept_changes: bool = False,
     trust_code: bool = False,
 ) -> dict[str, float]:
@@ -52,6 +54,8 @@ def train(
       eval_data: evaluation images, given like `data`.
       settings: values of keys of the config, {"optim.lr": 0.3, "train.steps": 1000}.
       profile: "FIRST:LAST", steps to trace for XProf.
+      log: where metrics are shown, one or several: "tensorboard", "wandb", "mlflow", "aim", or
+        functions (step, {name: value}); () for nowhere (docs/logging.md).
       accept_changes: resume a run although its config or data have changed.
       trust_code: also run method and config files that lie in the folder of a run.
 
@@ -62,6 +66,7 @@ def train(
       UserError: what is wrong, and what would be right.
       KeyboardInterrupt: interrupted, after saving; the same call resumes.
     """
+    targets = [log] if isinstance(log, str) or callable(log) else list(log)
     with _called(trust_code):
         command = importlib.import_module("ssl_jax.run.commands.train")
         flags = _flags(
@@ -72,9 +77,10 @@ def train(
             data=str(data),
             eval_data=str(eval_data),
             profile=profile,
+            log=tuple(name for name in targets if isinstance(name, str)),
             accept_changes=accept_changes,
         )
-        code, last = command.train(flags)
+        code, last = command.train(flags, [t for t in targets if not isinstance(t, str)])
         if code:
             raise KeyboardInterrupt
         return dict(last)
