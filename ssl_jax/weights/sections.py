@@ -13,7 +13,9 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.weights import swin, vit
 
 # Keys of the section `backbone` that change what a network computes, but not its shapes.
-UNSEEN = ("heads", "mlp", "norm_after_pool", "norm_eps", "stem", "stride_in_1x1", "window")
+UNSEEN = (
+    "heads", "mlp", "norm_after_pool", "norm_eps", "padding", "stem", "stride_in_1x1", "window",
+)  # fmt: skip
 LEAST_EPS = 1e-6  # in float32, a norm with a smaller epsilon is the same
 CHANNELS = 4096  # limit for the channels of images
 
