@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import importlib.machinery
-import importlib.util
 import json
 import pkgutil
 import pprint
@@ -25,6 +24,7 @@ from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import home
 from ssl_jax.core.inputs import View
+from ssl_jax.core.trust import load_file
 from ssl_jax.run.sections import (
     SECTIONS,
     settle_backbone,
@@ -76,23 +76,6 @@ def load_method(name: str, run: Path | None = None) -> types.ModuleType:
     if name not in methods():
         raise UserError(f"unknown method {name!r}; {suggest(name, methods())}")
     return importlib.import_module(f"ssl_jax.objectives.{name}")
-
-
-def load_file(path: Path, kind: str) -> types.ModuleType:
-    """Import the module in a file that `trust.check` allows; `kind` is part of its module name.
-
-    Raises:
-      UserError: a syntax error.
-    """
-    spec = importlib.util.spec_from_file_location(f"ssl_jax_{kind}_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their module there
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as e:
-        raise UserError(f"{path}, line {e.lineno}: {e.msg}") from None
-    return module
 
 
 def configs_folder() -> Path:
