@@ -86,8 +86,12 @@ class Experiment(Datasets):
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """Name of the backbone, and those of its options that differ from their defaults."""
-        return {"name": self.backbone_name} | self._backbone.changes()
+        """Name of the backbone, and those of its options that differ from their defaults; all of
+        them for a file of the user's own, whose defaults may change.
+        """
+        made = self._backbone
+        own = dataclasses.asdict(made) if nets.is_file(self.backbone_name) else made.changes()
+        return {"name": self.backbone_name} | own
 
     @property
     def _backbone(self) -> nets.Backbone:

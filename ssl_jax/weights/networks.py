@@ -410,7 +410,7 @@ def _own(
     except (KeyError, ValueError):
         raise UserError(f"{name}: the metadata do not describe the network") from None
     try:
-        checked(section, own_channels)
+        section = checked(section, own_channels, str((backbone or {}).get("name", "")))
         odd = [path for path, array in file.tensors.items() if array.dtype.kind not in "biufV"]
         if odd:
             raise UserError(f"{odd[0]} holds {file.tensors[odd[0]].dtype}, not numbers")
@@ -435,7 +435,8 @@ def _own(
     )
     if not backbone:
         return weights
-    backbone = dict(backbone) if "name" in backbone else section | dict(backbone)
+    whole = "name" in backbone and not nets.is_file(backbone["name"])
+    backbone = dict(backbone) if whole else section | dict(backbone)
     channels = own_channels if channels is None else channels
     weights = replace(weights, backbone=backbone, channels=channels)
     try:
