@@ -20,6 +20,8 @@ from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, compute_dtype
 from ssl_jax.nets.sobel import CHANNELS, sobel
 
+OWN_MODULE = "ssl_jax_backbone_"  # start of the name of the module in a file of the user's own
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -62,7 +64,7 @@ class Backbone:
     @property
     def title(self) -> str:
         """Short name for messages and logs: by default that of the file."""
-        return type(self).__module__.rpartition(".")[2]
+        return type(self).__module__.rpartition(".")[2].removeprefix(OWN_MODULE)
 
     @property
     def draws(self) -> bool:

@@ -12,11 +12,12 @@ import numpy as np
 
 from ssl_jax import nets
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.trust import load_file
 from ssl_jax.cost import flops
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import Source, open_source
 from ssl_jax.run import pretrained
-from ssl_jax.run.configs import configs_folder, load_file
+from ssl_jax.run.configs import configs_folder
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.flags import Override
 from ssl_jax.training.step import make_kernel

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.weights import efficientnet
 from ssl_jax.weights.places import Arrays
 
 Swaps = Mapping[str, str]  # prefix of a name -> its replacement
@@ -197,6 +198,8 @@ def _timm(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
         options["heads"] = _whole(arguments, "num_heads")
     if isinstance(name, str) and "clip" in name:
         options["mlp"] = "quick_gelu" if "quickgelu" in name else "gelu"
+    if isinstance(name, str) and name.startswith("tf_efficientnet"):
+        options |= efficientnet.TENSORFLOW
     names = {"embed_dim": "dim", "depth": "depth", "patch_size": "patch"}
     return options, {
         ours: _whole(arguments, name)

@@ -13,6 +13,7 @@ from ssl_jax.nets.blocks import swiglu_width
 from ssl_jax.nets.positions import resize_grid, sincos
 from ssl_jax.weights.places import Arrays, Layout, Place, layers
 
+FIRST = "patch_embed.proj.weight"  # the tensor whose second axis is the channels
 TABLE = "rel_pos_bias.relative_position_bias_table"
 BLOCK_TABLE = "attn.relative_position_bias_table"
 TOP: Mapping[str, tuple[str, Layout]] = {
