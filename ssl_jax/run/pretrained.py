@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from ssl_jax.core import tree
+from ssl_jax.core import hub, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Tree
 from ssl_jax.objectives.base import Encoder
@@ -133,7 +133,7 @@ def backbone_of(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any],
         run = Experiment.of_run(path)
         return {"name": run.backbone_name} | dict(run.raw.get("backbone", {})), run.spec.channels
     try:
-        weights = networks.of_file(orbax_export.read_any(path), str(path), settings)
+        weights = networks.of_file(orbax_export.read_any(hub.model(path)), name, settings)
     except UserError as e:
         raise UserError(f"train.init_from: {e}") from None
     return dict(weights.backbone), weights.channels
@@ -145,11 +145,11 @@ def from_file(experiment: Experiment) -> Weights:
     Raises:
       UserError: it cannot be read, or holds another network than `backbone`.
     """
-    path = Path(experiment.train.init_from)
+    name = experiment.train.init_from
     backbone = experiment.backbone_options
     channels = experiment.spec.channels
     try:
-        return networks.of_file(orbax_export.read_any(path), str(path), backbone, channels)
+        return networks.of_file(orbax_export.read_any(hub.model(name)), name, backbone, channels)
     except UserError as e:
         raise UserError(f"train.init_from: {e}") from None
 
