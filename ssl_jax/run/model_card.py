@@ -136,35 +136,32 @@ def _results(run: RestoredRun) -> list[str]:
 
 def _of_run(summary: Mapping[str, float], step: int) -> list[Row]:
     """Return the rows of the last measurement during training, unless it was of another step."""
-    own = {name: value for name, value in summary.items() if name.startswith("eval/")}
     if summary.get("step") != step:
         return []
-    names = protocols.titles()
-    return [
-        (
-            names.get(metric.rpartition("/")[2], metric.partition("/")[2]) + " (during training)",
-            {
-                kind: summary[p]
-                for kind in COLUMNS
-                if (p := f"{kind}/{metric}".strip("/")) in summary
-            },
-        )
-        for metric in own
-    ]
+    rows: list[Row] = []
+    for metric in (name for name in summary if name.startswith("eval/")):
+        places = {kind: f"{kind}/{metric}".strip("/") for kind in COLUMNS}
+        numbers = {kind: summary[place] for kind, place in places.items() if place in summary}
+        rows.append((f"{_title(metric)} (during training)", numbers))
+    return rows
 
 
 def _of_records(run: RestoredRun) -> list[Row]:
     """Return the rows of `ssl-jax evaluate` of this step."""
-    names, rows = protocols.titles(), []
+    rows: list[Row] = []
     for record in ResultsFile(run.folder / "eval" / "results.jsonl").read():
         if record["step"] != run.step:
             continue
         sides = {"": record["results"], **record.get("baselines", {})}
         for metric in record["results"]:
-            title = names.get(metric.rpartition("/")[2], metric.partition("/")[2])
             numbers = {kind: side[metric] for kind, side in sides.items() if metric in side}
-            rows.append((f"{title}{_protocol(record)}", numbers))
+            rows.append((f"{_title(metric)}{_protocol(record)}", numbers))
     return rows
+
+
+def _title(metric: str) -> str:
+    """Return the display name of a metric, "eval/knn_top1"."""
+    return protocols.titles().get(metric.rpartition("/")[2], metric.partition("/")[2])
 
 
 def _protocol(record: Record) -> str:
