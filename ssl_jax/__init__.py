@@ -8,6 +8,7 @@
     ssl_jax.evaluate("W", ["knn", "linear"])
     ssl_jax.embed("W", "folder:/my/images")["features"]
     ssl_jax.export("W", "w.safetensors", format="timm")
+    ssl_jax.push("W", "USER/NAME")                           # to the Hugging Face hub
 
 docs/python.md describes them. Everything else is imported from its own module: `from
 ssl_jax.losses.ntxent import ntxent` imports neither networks nor data.
@@ -17,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ssl_jax.api import embed, evaluate, export, load, methods, train
+    from ssl_jax.api import embed, evaluate, export, load, methods, push, train
     from ssl_jax.core.errors import UserError
     from ssl_jax.embeddings.encoder import ImageEncoder
 
@@ -32,6 +33,7 @@ __all__ = [
     "export",
     "load",
     "methods",
+    "push",
     "train",
 ]
 

@@ -16,13 +16,13 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from ssl_jax.core import config, stop, trust
+from ssl_jax.core import config, hub, stop, trust
 from ssl_jax.core.files import home
 from ssl_jax.run import orbax_export
 from ssl_jax.run.catalog import methods
 from ssl_jax.run.load import load
 
-__all__ = ["embed", "evaluate", "export", "load", "methods", "train"]
+__all__ = ["embed", "evaluate", "export", "load", "methods", "push", "train"]
 
 PathLike = str | os.PathLike[str]
 Settings = Mapping[str, Any]  # {"optim.lr": 0.3}: any keys of a config, with their values
@@ -222,25 +222,30 @@ def export(
     run: PathLike,
     output: PathLike,
     *,
-    format: Literal["safetensors", "npz", "orbax", "timm", "torchvision", "stablehlo"],
+    format: Literal[
+        "safetensors", "npz", "orbax", "timm", "torchvision", "hf", "stablehlo", "onnx"
+    ],
     step: int | None = None,
     part: Literal["backbone", "all"] | None = None,
     encoder: Literal["student", "teacher"] | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
+    license: str = "",
     trust_code: bool = False,
 ) -> Path:
     """Write the weights of a run for use elsewhere: `ssl-jax export`.
 
     Args:
       run: the run's folder.
-      output: file to write; for "orbax" a new folder.
-      format: names of the weights: ours in the first three, the library's in "timm" and
-        "torchvision"; "stablehlo" is a program with the weights inside.
+      output: file to write; for "orbax" and "hf" a new folder.
+      format: names of the weights: ours in the first three, the library's in "timm",
+        "torchvision" and "hf" (transformers); "stablehlo" and "onnx" are programs with the weights
+        inside.
       step: step of the checkpoint; by default the newest.
       part: "all": also its heads and, without `encoder`, the rest of the run's state; by default
         "backbone".
       encoder: which of the networks; by default the method's choice.
       dtype: type of the numbers; by default "float32".
+      license: for the model card of "hf": an identifier of the hub, "apache-2.0".
       trust_code: also run method and config files that lie in the folder of a run.
 
     Returns:
@@ -260,9 +265,57 @@ def export(
             part=part,
             encoder=encoder,
             dtype=dtype,
+            license=license,
         )
         command.export(flags)
         return Path(flags.output)
+
+
+def push(
+    run: PathLike,
+    repo: str,
+    *,
+    format: Literal["hf", "safetensors"] = "hf",
+    step: int | None = None,
+    encoder: Literal["student", "teacher"] | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    license: str = "",
+    public: bool = False,
+    trust_code: bool = False,
+) -> str:
+    """Upload the encoder of a run, with a model card, to the Hugging Face hub: `ssl-jax push`.
+
+    Args:
+      run: the run's folder.
+      repo: "USER/NAME" on the hub; created if it does not exist.
+      format: names of the weights: those of transformers, or ours, which every network has.
+      step: step of the checkpoint; by default the newest.
+      encoder: which of the networks; by default the method's choice.
+      dtype: type of the numbers; by default "float32".
+      license: for the model card: an identifier of the hub, "apache-2.0".
+      public: whether a new repository is public.
+      trust_code: also run method and config files that lie in the folder of a run.
+
+    Returns:
+      The URL of the model's page.
+
+    Raises:
+      UserError: what is wrong, and what would be right.
+    """
+    with _called(trust_code):
+        command = importlib.import_module("ssl_jax.run.commands.push")
+        flags = _flags(
+            command.Flags,
+            workdir=run,
+            repo=repo,
+            format=format,
+            step=step,
+            encoder=encoder,
+            dtype=dtype,
+            license=license,
+            public=public,
+        )
+        return str(command.push(flags))
 
 
 @contextlib.contextmanager
@@ -288,4 +341,5 @@ def _flags(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
 def _source(run: PathLike) -> dict[str, str]:
     """Return the flag that names a run or, in its place, a weights file."""
     path = Path(home(os.fspath(run)))
-    return {"weights" if orbax_export.is_weights(path) else "workdir": str(path)}
+    of_file = hub.is_on_hub(path) or orbax_export.is_weights(path)
+    return {"weights" if of_file else "workdir": str(path)}

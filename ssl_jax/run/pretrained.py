@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from ssl_jax.core import tree
+from ssl_jax.core import hub, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Tree
 from ssl_jax.objectives.base import Encoder
@@ -160,7 +160,7 @@ def backbone_of(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any],
         run = Experiment.of_run(path)
         return {"name": run.backbone_name} | dict(run.raw.get("backbone", {})), run.spec.channels
     try:
-        weights = networks.of_file(orbax_export.read_any(path), str(path), settings)
+        weights = networks.of_file(orbax_export.read_any(hub.model(path)), name, settings)
     except UserError as e:
         raise UserError(f"train.init_from: {e}") from None
     return dict(weights.backbone), weights.channels
@@ -172,14 +172,14 @@ def from_file(experiment: Experiment) -> Weights:
     Raises:
       UserError: it cannot be read, or holds another network than `backbone`.
     """
-    path, count = Path(experiment.train.init_from), experiment.spec.channels
+    name, count = experiment.train.init_from, experiment.spec.channels
     try:
-        file = orbax_export.read_any(path)
-        weights = networks.of_file(file, str(path), experiment.backbone_options)
+        file = orbax_export.read_any(hub.model(name))
+        weights = networks.of_file(file, name, experiment.backbone_options)
     except UserError as e:
         raise UserError(f"train.init_from: {e}") from None
     rule = experiment.train.init_channels
-    channels.check(rule, weights.channels, count, CHANNELS_KEY, f"train.init_from: {path}")
+    channels.check(rule, weights.channels, count, CHANNELS_KEY, f"train.init_from: {name}")
     if not rule:
         return weights
     like = {f"backbone/{name}": shape for name, shape in _shapes(experiment).items()}

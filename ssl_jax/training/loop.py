@@ -37,7 +37,7 @@ class TrainConfig:
         for every method (docs/configs.md).
       seed: seed of all randomness.
       init_from: folder of another run, whose encoder the backbone starts as; or a file of weights,
-        ours or a public one, from which heads and averages that fit start too.
+        ours or a public one, or hf://USER/NAME, from which heads and averages that fit start too.
       init_channels: rule by which the first layer of `init_from` reads another number of channels
         than it was trained on: "repeat", "mean" or "zero" (docs/weights.md); "" refuses them.
       teacher_from: folder of another run, or a file, with the networks that a method learns from

@@ -114,11 +114,12 @@ def _rename(tensors: Arrays, start: str, block: Swaps, top: Swaps) -> dict[str, 
     out = {}
     for name, array in tensors.items():
         inner = re.fullmatch(rf"{start}(\d+)\.(.*)", name)
-        out[f"blocks.{inner[1]}.{_swap(inner[2], block)}" if inner else _swap(name, top)] = array
+        out[f"blocks.{inner[1]}.{swap(inner[2], block)}" if inner else swap(name, top)] = array
     return out
 
 
-def _swap(name: str, starts: Swaps) -> str:
+def swap(name: str, starts: Swaps) -> str:
+    """Replace the first prefix that matches."""
     for prefix, replacement in starts.items():
         if name.startswith(prefix):
             return replacement + name.removeprefix(prefix)
