@@ -19,8 +19,8 @@ from jax.experimental.pallas import tpu as pltpu
 from ssl_jax.core.tree import Array
 
 LANES = 128
-WHOLE = 640  # the longest sequence whose queries are one block
-ROWS = 256  # queries of a block of a longer one
+WHOLE = 320  # the longest sequence whose queries are one block: code grows with the logits of one
+ROWS = 128  # queries of a block of a longer one
 BLOCK = 2 * 2**20  # bytes of queries, keys and values that a step reads, unless one has more
 VMEM = {"TPU v4": 16 * 2**20, "TPU v5": 64 * 2**20}  # bytes of a core, by device kind
 LARGE_VMEM = 128 * 2**20  # v5e, v6e
@@ -132,12 +132,6 @@ class _Plan(NamedTuple):
     def grid_shape(self) -> tuple[int, int, int]:
         return self.turns, self.biases, self.length
 
-    @property
-    def blocks(self) -> list[slice]:
-        """The queries of each block."""
-        starts = range(0, self.length, self.rows)
-        return [slice(start, min(start + self.rows, self.length)) for start in starts]
-
     def each(self, body: Any) -> None:
         """Run `body(image, first channel)` for every group of heads of every sequence of a step."""
         groups = self.channels // self.group
@@ -147,31 +141,59 @@ class _Plan(NamedTuple):
 
         jax.lax.fori_loop(0, self.images * groups, turn, None)
 
+    def each_block(self, body: Any) -> None:
+        """Run `body(rows)` for every block of queries."""
+        full, rest = divmod(self.length, self.rows)
+        if full == 1:
+            body(pl.ds(0, self.rows))
+        elif full:
+
+            def turn(i: Array, _: None) -> None:
+                body(pl.ds(pl.multiple_of(i * self.rows, self.rows), self.rows))
+
+            jax.lax.fori_loop(0, full, turn, None)
+        if rest:
+            body(pl.ds(full * self.rows, rest))
+
+    def parts(self, first: Array) -> tuple[Any, Any, Any]:
+        """Return where queries, keys and values of a group lie among the channels."""
+        q, k, v = (pl.ds(i * self.channels + first, self.group) for i in range(3))
+        return q, k, v
+
+    @property
+    def dim(self) -> int:
+        """Channels of a head."""
+        return self.channels // self.heads
+
+    @property
+    def members(self) -> list[slice]:
+        """Channels of each head of a group."""
+        return [slice(at, at + self.dim) for at in range(0, self.group, self.dim)]
+
 
 def _forward_body(plan: _Plan, qkv: Any, bias: Any, out: Any) -> None:
-    dim = plan.channels // plan.heads
-
     def attend_group(image: Array, first: Array) -> None:
-        q, k, v = (qkv.at[image, :, pl.ds(i * plan.channels + first, plan.group)] for i in range(3))
-        for rows in plan.blocks:
+        queries, keys, values = plan.parts(first)
+
+        def attend_block(rows: Any) -> None:
+            q, k, v = qkv[image, rows, queries], qkv[image, :, keys], qkv[image, :, values]
             heads = []
-            for at in range(0, plan.group, dim):
-                part = slice(at, at + dim)
-                e, total = _exponentials(
-                    plan, q[rows, part], k[:, part], bias, (first + at) // dim, rows
-                )
+            for i, part in enumerate(plan.members):
+                head = first // plan.dim + i
+                e, total = _exponentials(q[:, part], k[:, part], bias, head, rows)
                 heads.append(_dot(e.astype(v.dtype), v[:, part], 1, 0) / total)
-            joined = jnp.concatenate(heads, 1).astype(out.dtype)
-            out[image, rows, pl.ds(first, plan.group)] = joined
+            out[image, rows, pl.ds(first, plan.group)] = _joined(heads, out.dtype)
+
+        plan.each_block(attend_block)
 
     plan.each(attend_group)
 
 
 def _backward_body(
-    plan: _Plan, qkv: Any, bias: Any, out_grad: Any, qkv_grad: Any, *bias_grad: Any
+    plan: _Plan, qkv: Any, bias: Any, out_grad: Any, qkv_grad: Any, *rest: Any
 ) -> None:
-    dim = plan.channels // plan.heads
-    scale = dim**-0.5
+    *bias_grad, k_total, v_total = rest
+    scale = plan.dim**-0.5
     for array in bias_grad:
 
         @pl.when(pl.program_id(1) == 0)
@@ -179,53 +201,58 @@ def _backward_body(
             array[...] = jnp.zeros_like(array)
 
     def attend_group(image: Array, first: Array) -> None:
-        q, k, v = (qkv.at[image, :, pl.ds(i * plan.channels + first, plan.group)] for i in range(3))
-        lanes = [pl.ds(i * plan.channels + first, plan.group) for i in range(3)]
-        count = plan.group // dim
-        k_grads, v_grads = [0.0] * count, [0.0] * count
-        for rows in plan.blocks:
+        queries, keys, values = plan.parts(first)
+        k_total[...] = jnp.zeros_like(k_total)
+        v_total[...] = jnp.zeros_like(v_total)
+
+        def attend_block(rows: Any) -> None:
+            q, k, v = qkv[image, rows, queries], qkv[image, :, keys], qkv[image, :, values]
             grad = out_grad[image, rows, pl.ds(first, plan.group)]
-            q_grads = []
-            for i in range(count):
-                part, head = slice(i * dim, (i + 1) * dim), first // dim + i
-                qi, ki, gi = q[rows, part], k[:, part], grad[:, part]
-                e, total = _exponentials(plan, qi, ki, bias, head, rows)
+            q_grads, k_grads, v_grads = [], [], []
+            for i, part in enumerate(plan.members):
+                head = first // plan.dim + i
+                e, total = _exponentials(q[:, part], k[:, part], bias, head, rows)
                 p = e / total
-                v_grads[i] += _dot(p.astype(v.dtype), gi, 0, 0)
-                change = _dot(gi, v[:, part], 1, 1)
+                v_grads.append(_dot(p.astype(v.dtype), grad[:, part], 0, 0))
+                change = _dot(grad[:, part], v[:, part], 1, 1)
                 s_grad = p * (change - jnp.sum(p * change, 1, keepdims=True))
                 for array in bias_grad:
                     _add(array, head, rows, s_grad)
                 narrow = (s_grad * scale).astype(k.dtype)
-                q_grads.append(_dot(narrow, ki, 1, 0))
-                k_grads[i] += _dot(narrow, qi, 0, 0)
-            qkv_grad[image, rows, lanes[0]] = jnp.concatenate(q_grads, 1).astype(qkv_grad.dtype)
-        for where, grads in zip(lanes[1:], (k_grads, v_grads), strict=True):
-            qkv_grad[image, :, where] = jnp.concatenate(grads, 1).astype(qkv_grad.dtype)
+                q_grads.append(_dot(narrow, k[:, part], 1, 0))
+                k_grads.append(_dot(narrow, q[:, part], 0, 0))
+            qkv_grad[image, rows, queries] = _joined(q_grads, qkv_grad.dtype)
+            k_total[...] += jnp.concatenate(k_grads, 1)
+            v_total[...] += jnp.concatenate(v_grads, 1)
+
+        plan.each_block(attend_block)
+        qkv_grad[image, :, keys] = k_total[...].astype(qkv_grad.dtype)
+        qkv_grad[image, :, values] = v_total[...].astype(qkv_grad.dtype)
 
     plan.each(attend_group)
 
 
-def _exponentials(
-    plan: _Plan, q: Array, k: Array, bias: Any, head: Array, rows: slice
-) -> tuple[Array, Array]:
+def _exponentials(q: Array, k: Array, bias: Any, head: Array, rows: Any) -> tuple[Array, Array]:
     """Return exp(logits - their largest), (rows, T), and the sum of each row, (rows, 1)."""
     logits = _dot(q, k, 1, 1) * q.shape[-1] ** -0.5
     if bias is not None:
         many, queries, _ = bias.shape
-        logits += bias[head if many > 1 else 0, rows if queries > 1 else slice(0, 1)].astype(
-            jnp.float32
-        )
+        own = bias[head if many > 1 else 0, rows if queries > 1 else slice(None)]
+        logits += own.astype(jnp.float32)
     e = jnp.exp(logits - jnp.max(logits, 1, keepdims=True))
     return e, jnp.sum(e, 1, keepdims=True)
 
 
-def _add(total: Any, head: Array, rows: slice, s_grad: Array) -> None:
+def _add(total: Any, head: Array, rows: Any, s_grad: Array) -> None:
     """Add the gradient of the logits to that of the bias."""
     many, queries, _ = total.shape
     if queries == 1:
-        rows, s_grad = slice(0, 1), jnp.sum(s_grad, 0, keepdims=True)
+        rows, s_grad = slice(None), jnp.sum(s_grad, 0, keepdims=True)
     total[head if many > 1 else 0, rows] += s_grad
+
+
+def _joined(heads: list[Array], dtype: Any) -> Array:
+    return jnp.concatenate(heads, 1).astype(dtype)
 
 
 def _dot(a: Array, b: Array, contract_a: int, contract_b: int) -> Array:
@@ -281,12 +308,14 @@ def _call(
         body(plan, qkv, *references)
 
     order = "arbitrary" if rest else "parallel"
+    total = pltpu.VMEM((plan.length, plan.group), jnp.float32)
     return pl.pallas_call(
         run,
         out_shape=tuple(outputs),
         grid=(plan.biases, plan.turns // plan.images),
         in_specs=[sequences(qkv), *map(biases, given), *map(sequences, read)],
         out_specs=(sequences(first), *map(biases, rest)),
+        scratch_shapes=(total, total) if read else (),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", order), vmem_limit_bytes=max(plan.vmem, 16 * 2**20)
         ),

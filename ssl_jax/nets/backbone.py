@@ -6,7 +6,7 @@ docs/backbones.md.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -63,6 +63,13 @@ class Backbone:
     def draws(self) -> bool:
         """True if the network needs `keys` (B,) in training: by default for `drop_path`."""
         return bool(getattr(self, "drop_path", 0.0))
+
+    @property
+    def remat_policy(self) -> Callable[..., Any] | None:
+        """What the backward pass keeps of the whole network (`jax.checkpoint_policies`); None if
+        the network decides for its parts, or keeps all.
+        """
+        return None
 
     @property
     def num_layers(self) -> int:
@@ -142,7 +149,9 @@ class Backbone:
         if channels < 1:
             raise UserError(f"channels={channels}: expected a positive number")
         make = partial(self.module, channels)
-        made = functional(make, self.title, attention=self.attention, draws=self.draws)
+        made = functional(
+            make, self.title, attention=self.attention, draws=self.draws, remat=self.remat_policy
+        )
         return dataclasses.replace(made, config=self, channels=channels)
 
     @classmethod

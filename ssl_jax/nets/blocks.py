@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
@@ -15,7 +16,7 @@ from ssl_jax.nets.drop_path import drop
 from ssl_jax.nets.layers import DType, Init, LayerNorm, normal, torch_default, xavier_uniform
 from ssl_jax.nets.positions import Grid
 
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "dots", "wide"]
 Scheme = Literal["normal", "xavier", "mocov3", "torch"]
 Perceptron = Literal["gelu", "quick_gelu", "swiglu"]
 
@@ -23,6 +24,8 @@ HIDDEN = -1e30  # logit of what must not be attended to: its weight is exactly 0
 REMAT_POLICIES = {
     "full": None,  # keeps nothing but each block's input
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and linear layers' outputs
+    # and all that is not recomputed from it elementwise
+    "wide": jax.checkpoint_policies.save_only_these_names("qkv", "attended", "middle", "hidden"),
 }
 
 
@@ -87,7 +90,8 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Array, bias: Array | None = None) -> Array:
         """(B, T, D) -> (B, T, D); `bias`, to add to the logits: see `attention.attend`."""
-        return self.proj(attend(self.qkv(x), self.heads, bias, self.form))
+        qkv = checkpoint_name(self.qkv(x), "qkv")
+        return self.proj(checkpoint_name(attend(qkv, self.heads, bias, self.form), "attended"))
 
     def maps(self, x: Array, bias: Array | None = None) -> Array:
         """Return the attention weights (B, heads, T, T): row i is what token i attends to."""
@@ -122,7 +126,7 @@ class Mlp(nnx.Module):
         self.fc2 = linear(hidden, dim, scheme=scheme, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        x = self.fc1(x)
+        x = checkpoint_name(self.fc1(x), "hidden")
         if self.kind == "swiglu":
             gate, x = jnp.split(x, 2, axis=-1)
             return self.fc2(jax.nn.silu(gate) * x)
@@ -170,6 +174,7 @@ class Block(nnx.Module):
         """`branch_factors` (2, B): factors of the attention branch and of the perceptron branch."""
         attention, perceptron = (None, None) if branch_factors is None else branch_factors
         x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
+        x = checkpoint_name(x, "middle")
         return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
 
 
