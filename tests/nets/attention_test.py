@@ -49,7 +49,7 @@ def by_definition(qkv, bias, heads):
     return np.einsum("bhqk,bkhd->bqhd", p, v).reshape(rows, length, -1)
 
 
-def gradients(form, case, dtype=jnp.float32, heads=None):
+def gradients(form, case, dtype=jnp.float32):
     """Return value and gradients of a form."""
     shape, heads, bias = CASES[case]
     qkv, added, weights = arrays(shape, heads, bias)
@@ -58,8 +58,12 @@ def gradients(form, case, dtype=jnp.float32, heads=None):
     def run(qkv, added):
         return attention.attend(qkv, heads, added, form)
 
-    out, pull = jax.vjp(jax.jit(run), qkv, None if added is None else jnp.asarray(added))
-    return out, *pull(weights)
+    @jax.jit
+    def both(qkv, added, weights):
+        out, pull = jax.vjp(run, qkv, added)
+        return out, *pull(weights)
+
+    return both(qkv, None if added is None else jnp.asarray(added), weights)
 
 
 def exact(case, dtype=jnp.float32):
@@ -73,11 +77,15 @@ def exact(case, dtype=jnp.float32):
         def run(qkv, added):
             return attention.attend(qkv, heads, added, "xla")
 
-        out, pull = jax.vjp(run, jnp.asarray(qkv), added)
-        np.testing.assert_allclose(
-            out, by_definition(qkv, None if added is None else np.asarray(added), heads), atol=1e-12
-        )
-        return out, *pull(jnp.asarray(weights))
+        @jax.jit
+        def both(qkv, added, weights):
+            out, pull = jax.vjp(run, qkv, added)
+            return out, *pull(weights)
+
+        result = both(jnp.asarray(qkv), added, jnp.asarray(weights))
+        added = None if added is None else np.asarray(added)
+        np.testing.assert_allclose(result[0], by_definition(qkv, added, heads), atol=1e-12)
+        return result
 
 
 def assert_near(actual, expected, bound):
