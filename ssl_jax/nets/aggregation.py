@@ -39,6 +39,7 @@ class PatchAggregation(nnx.Module):
             qkv_bias=config.qkv_bias,
             mlp=config.mlp,
             norm_eps=config.norm_eps,
+            attention_form=config.attention_form,
             scheme="torch",
             dtype=compute_dtype(config.dtype),
             rngs=rngs,

@@ -72,6 +72,13 @@ class Backbone:
         return bool(getattr(self, "drop_path", 0.0))
 
     @property
+    def remat_policy(self) -> Callable[..., Any] | None:
+        """What the backward pass keeps of the whole network (`jax.checkpoint_policies`); None if
+        the network decides for its parts, or keeps all.
+        """
+        return None
+
+    @property
     def num_layers(self) -> int:
         """Number of layers for layer-wise learning rates; 0 if the backbone declares none."""
         return 0
@@ -149,7 +156,9 @@ class Backbone:
         if channels < 1:
             raise UserError(f"channels={channels}: expected a positive number")
         make = partial(self.module, CHANNELS if self.sobel else channels)
-        made = functional(make, self.title, attention=self.attention, draws=self.draws)
+        made = functional(
+            make, self.title, attention=self.attention, draws=self.draws, remat=self.remat_policy
+        )
         if self.sobel:
             made = dataclasses.replace(made, apply=_of_gradients(made.apply))
         return dataclasses.replace(made, config=self, channels=channels)

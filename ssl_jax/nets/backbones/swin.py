@@ -85,7 +85,8 @@ def windows(
 
 
 def in_windows(x: Array, window: int, block: Callable[[Array, Array], Array], bias: Array) -> Array:
-    """Apply a block to each window of (B, h, w, D); `bias` (1 or windows, heads, T, T).
+    """Apply a block to each window of (B, h, w, D); `bias` (1 or windows, heads, T, T), that of
+    sequence b is b % windows.
 
     Everything but the attention acts on single tokens, so the whole block may see windows.
     """
@@ -93,8 +94,6 @@ def in_windows(x: Array, window: int, block: Callable[[Array, Array], Array], bi
     rows, columns = height // window, width // window
     x = jnp.reshape(x, (batch, rows, window, columns, window, dim)).swapaxes(2, 3)
     shape = x.shape
-    if len(bias) > 1:
-        bias = jnp.tile(bias, (batch, 1, 1, 1))
     x = block(jnp.reshape(x, (batch * rows * columns, window * window, dim)), bias)
     return jnp.reshape(jnp.reshape(x, shape).swapaxes(2, 3), (batch, height, width, dim))
 

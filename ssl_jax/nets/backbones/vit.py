@@ -12,6 +12,7 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.inputs import Size, sides
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Whole
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.attention import AttentionForm, check_form
 from ssl_jax.nets.backbone import Backbone, scaled_width
 from ssl_jax.nets.blocks import (
     HIDDEN,
@@ -99,6 +100,8 @@ class Config(Backbone):
       init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None chooses by `position`.
       remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but
         its linear layers).
+      attention_form: how attention is computed: "kernel" (TPU), "cudnn" (GPU), "xla", or "auto",
+        the best for the device and the shapes; see `nets.attention`.
 
     Raises:
       UserError: an unknown size or option, heads that do not divide the width, a patch that does
@@ -134,6 +137,7 @@ class Config(Backbone):
     norm_eps: Positive = 1e-6
     init: Scheme | None = None
     remat: Remat = "none"
+    attention_form: AttentionForm = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,6 +147,7 @@ class Config(Backbone):
         if dim is None or depth is None or heads is None:
             raise UserError("a ViT with size=None needs dim, depth and heads")
         check_options(dim, heads, self.remat, self.mlp)
+        check_form(self.attention_form)
         position, scheme = self.position, self.scheme
         if position not in INIT_OF_POSITION:
             raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
@@ -285,6 +290,7 @@ class ViT(nnx.Module):
             qkv_bias=config.qkv_bias,
             mlp=config.mlp,
             norm_eps=config.norm_eps,
+            attention_form=config.attention_form,
             scheme=scheme,
             dtype=dtype,
             rngs=rngs,
