@@ -44,7 +44,7 @@ ABSENT = (
     "propagation",
     "segmentation",
 )
-ABSENT += ("translation",)  # and a method that translates
+ABSENT += ("translation", "linear_grid")  # and a method that translates; a class token
 ALL = list(protocols.known())
 
 

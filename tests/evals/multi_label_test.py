@@ -33,6 +33,7 @@ QUICK = {
     "knn": {"k": 5},
     "fewshot": {"shots": (3,), "fractions": (0.5,), "draws": 2},
     "linear": {"holdout": 0.2},
+    "linear_grid": {"rates": (10.0,), "epochs": 20, "batch_size": 16, "holdout": 0.2},
     "logistic": {"count": 3, "holdout": 0.3},
     "svm": {"shots": (2,), "draws": 2, "costs": (0.1,)},
 }
@@ -85,7 +86,7 @@ class ProtocolsTest(parameterized.TestCase):
         self.assertNotEmpty([k for k in numbers if k.endswith("_map")])
         for key, value in numbers.items():
             self.assertFalse(key.endswith("_top1"), key)
-            if not key.endswith("penalty"):
+            if not key.endswith(("penalty", "lr", "layer")):
                 self.assertGreater(value, 0.85, key)
         if name in ("knn", "linear", "logistic", "svm"):
             self.assertIn(f"eval/{name}_11point", numbers)

@@ -42,6 +42,7 @@ BASE = {
     "fewshot": {"shots": (1,), "draws": 2},
     "clustering": {"runs": 1},
     "linear": {"preset": "simclr", "lr": 9.0, "epochs": 9, "batch_size": 16, "holdout": 0.2},
+    "linear_grid": {"paper": "dino", "epochs": 9, "batch_size": 16, "rates": (9.0,)},
     "logistic": {"count": 4, "holdout": 0.3},
     "attentive": {"epochs": 2, "batch_size": 16, "heads": 2, "lr": 0.05, "holdout": 0.2},
     "svm": {"shots": (2,), "draws": 1, "costs": (0.1,), "full": False},
@@ -79,6 +80,14 @@ OTHER = {
         "preset": "moco",
         "lr": 0.1,
         "weight_decay": 2.0,
+        "epochs": 1,
+        "batch_size": 5,
+        "holdout": 0.5,
+        "seed": 1,
+    },
+    "linear_grid": {
+        "paper": "beit",
+        "rates": (0.01, 3.0),
         "epochs": 1,
         "batch_size": 5,
         "holdout": 0.5,
@@ -280,7 +289,10 @@ def forward(params, stats, images, *, train, stages=True, attention=False):
         pooled=jnp.tanh(second.mean((1, 2)) @ params["token"]),
         map=second,
         cls=tokens[1],
-        stages=tuple(Stage(name=f"block{i + 1}", map=x, cls=cls) for i, (x, cls) in blocks),
+        stages=tuple(
+            Stage(name=f"block{i + 1}", map=x, cls=cls, normed_cls=jnp.tanh(cls))
+            for i, (x, cls) in blocks
+        ),
         attention=jnp.stack(each, 1) if attention else None,
     )
     return out, stats

@@ -108,9 +108,7 @@ def _set_columns(
     """Set the labels by the columns of 0 and 1 that match a pattern; without any column but the
     images' there are no labels.
     """
-    matching = [
-        i for i, c in enumerate(header) if i != image and fnmatch.fnmatchcase(c, pattern)
-    ]
+    matching = [i for i, c in enumerate(header) if i != image and fnmatch.fnmatchcase(c, pattern)]
     if not matching:
         if pattern == "*":
             return

@@ -37,9 +37,7 @@ class MixSource(Source):
         self.labels, self.class_names = _merge_labels(self._sources, every)
         if any(source.label_sets is not None for source in self._sources):
             self.labels = None  # in the lists, those of the sets that have one label per image
-            self.label_sets, self.unsure = _merge_label_sets(
-                self._sources, every, self.class_names
-            )
+            self.label_sets, self.unsure = _merge_label_sets(self._sources, every, self.class_names)
         counts: Counter[str] = Counter()
         for source in self._sources:
             counts.update(source.left_out)

@@ -54,12 +54,24 @@ PRESETS = {
         batch_size=256,
         epochs=100,
     ),
+    # 2104.02057, the released main_lincls.py for ResNet-50; its ViTs take a rate of 3
+    "moco_v3": ProbeTraining(replace(SGD, lr=0.1), batch_size=1024, epochs=90),
     # 2002.05709, appendix B.6
     "simclr": ProbeTraining(
         replace(SGD, lr=0.1, weight_decay=1e-6, nesterov=True),
         batch_size=4096,
         epochs=90,
         init=0.0,
+    ),
+    # 2006.07733, the released eval_experiment.py; the paper takes the best of five rates
+    "byol": ProbeTraining(replace(SGD, lr=0.2, nesterov=True), batch_size=1024, epochs=80),
+    # 2006.09882, the released eval_linear.py
+    "swav": ProbeTraining(
+        replace(SGD, lr=0.3, lr_scaling="none", weight_decay=1e-6), batch_size=256, epochs=100
+    ),
+    # 2103.03230, the released evaluate.py
+    "barlow_twins": ProbeTraining(
+        replace(SGD, lr=0.3, lr_scaling="none", weight_decay=1e-6), batch_size=256, epochs=100
     ),
     # 2104.14294, the released eval_linear.py
     "dino": ProbeTraining(replace(SGD, lr=0.001), batch_size=1024, epochs=100),
@@ -70,6 +82,14 @@ PRESETS = {
         epochs=90,
         batch_norm=True,
     ),
+    # 2106.08254, the released run_linear_eval.py
+    "beit": ProbeTraining(
+        OptimConfig(name="adamw", lr=0.001, b2=0.999, weight_decay=1e-4),
+        batch_size=1024,
+        epochs=100,
+    ),
+    # 2304.07193, the released eval/linear.py, at one of the rates of its grid
+    "dinov2": ProbeTraining(replace(SGD, lr=0.005), batch_size=1024, epochs=10),
 }
 
 
@@ -100,7 +120,22 @@ class Linear(AtLayer):
     multi: ClassVar[bool] = True
     every_stage: ClassVar[bool] = True
 
-    preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] | None = None
+    preset: (
+        Literal[
+            "moco",
+            "moco_v3",
+            "simclr",
+            "byol",
+            "swav",
+            "barlow_twins",
+            "dino",
+            "mae",
+            "beit",
+            "dinov2",
+            "lbfgs",
+        ]
+        | None
+    ) = None
     lr: Positive | None = None
     weight_decay: NonNegative | None = None
     epochs: Count | None = None
