@@ -3,6 +3,7 @@ name each field: a new setting without a second value fails the test.
 """
 
 import dataclasses
+import json
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -59,6 +60,9 @@ BASE = {
         "lr": 0.3,
     },
     "translation": {},
+    "few_shot_episodes": {"shots": (1,), "episodes": 9, "ways": 3},
+    "copy_detection": {"data": "{copies}", "size": 32},
+    "instance_retrieval": {"data": "{oxford}", "size": 32},
     "propagation": {"data": "{videos}", "size": 64, "context": 1, "radius": 2, "k": 2},
 }
 # A second value of each setting.
@@ -73,7 +77,14 @@ OTHER = {
     "online": {},
     "knn": {"k": 3, "temperature": 1e-4},
     "fewshot": {"shots": (5,), "fractions": (0.5,), "lists": ("{list}",), "draws": 5},
-    "clustering": {"clusters": 9, "factor": 0.5, "runs": 3, "superclasses": "{superclasses}"},
+    "clustering": {
+        "part": "test",
+        "scaling": "none",
+        "clusters": 9,
+        "factor": 0.5,
+        "runs": 3,
+        "superclasses": "{superclasses}",
+    },
     "cluster_head": {"head": 1, "part": "train", "superclasses": "{superclasses}"},
     "classifier": {},
     "linear": {
@@ -128,6 +139,30 @@ OTHER = {
         "weight_decay": 1.0,
         "seed": 1,
         "patch": 2,
+    },
+    "few_shot_episodes": {
+        "ways": 4,
+        "shots": (5,),
+        "queries": 2,
+        "episodes": 5,
+        "classifier": "logistic",
+        "seed": 1,
+    },
+    "copy_detection": {
+        "data": "{copies2}",
+        "distractors": "{copies2}",
+        "whitening": "{copies2}",
+        "descriptor": "pooled",
+        "size": 64,
+        "first": 1,
+    },
+    "instance_retrieval": {
+        "data": "{oxford2}",
+        "whitening": "{copies2}",
+        "descriptor": "gem",
+        "size": 64,
+        "scales": (1.0, 2.0),
+        "crop": False,
     },
     "propagation": {
         "data": "{videos2}",
@@ -332,7 +367,31 @@ def files(folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
         paths[name] = str(folder / name)
+    for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
+        paths[name] = str(folder / name)
+        write_pairs(folder / name, np.random.default_rng(number), retrieval=number > 1)
     return paths
+
+
+def write_pairs(folder, rng, retrieval):
+    """Write eight images and an edited copy of each, as Copydays or as revisited Oxford."""
+    kinds = ("jpg", "jpg") if retrieval else ("original", "strong")
+    for i in range(8):
+        first = rng.integers(0, 256, (8, 8, 3)).repeat(8, 0).repeat(8, 1)
+        second = np.clip(first + rng.normal(0, 200, first.shape), 0, 255)
+        names = (f"{i:04}00.jpg", f"{i:04}01.jpg")
+        for kind, name, array in zip(kinds, names, (first, second), strict=True):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(folder / kind / name, quality=95)
+    if retrieval:
+        truth = [
+            {"easy": [i], "hard": [(i + 1) % 8], "junk": [], "bbx": [4, 4, 40, 30]}
+            for i in range(8)
+        ]
+        lists = {
+            f"{kind}list": [f"{i:04}0{j}" for i in range(8)] for j, kind in enumerate(("im", "qim"))
+        }
+        (folder / "gnd.json").write_text(json.dumps(lists | {"gnd": truth}))
 
 
 if __name__ == "__main__":

@@ -187,6 +187,7 @@ def _from_list(path: str, file: Path) -> FolderSource:
 
 def lies_in(path: str, folder: str) -> bool:
     """True if a path relative to the absolute path `folder` stays in it."""
+    folder = os.path.normpath(folder)
     whole = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
     return whole.startswith(os.path.join(folder, ""))  # noqa: PTH118
 
