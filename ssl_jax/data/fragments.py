@@ -25,6 +25,8 @@ def split_fragment(scheme: str, path: str, keys: Sequence[str]) -> tuple[Path, s
     word, values = "", dict[str, str]()
     for term in fragment.split("&"):
         key, equals, value = term.partition("=")
+        if equals and not keys:
+            raise UserError(f"{scheme}:{path}: expected the name of a part after '#', got {term!r}")
         if equals and key not in keys:
             raise UserError(f"{scheme}:{path}: unknown {key!r} after '#'; {suggest(key, keys)}")
         if (equals and (key in values or not value)) or (not equals and (word or not term)):

@@ -86,7 +86,7 @@ class RankingTest(parameterized.TestCase):
         np.testing.assert_allclose(np.cov(rows.T), np.eye(3), atol=0.02)
         # A direction in which the others do not vary is not blown up.
         flat = np.concatenate([others[:, :2], np.zeros((5000, 1))], axis=1)
-        moved = flat[:1] + [[0, 0, 1]]
+        moved = np.add(flat[:1], [[0, 0, 1]])
         self.assertLess(np.abs(whitened(moved, flat)).max(), 1e3)
         with self.assertRaisesRegex(UserError, "1 image to learn from"):
             whitened(others, others[:1])

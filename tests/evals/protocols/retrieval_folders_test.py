@@ -91,17 +91,24 @@ class CopyDetectionTest(Folders):
             self.assertEqual(measure(setting, some), one)
 
     def test_distractors_and_whitening(self):
-        data = self.copydays()
-        for i in range(5):
-            copy = np.asarray(Image.open(self.root / f"data/strong/{i:04}01.png"))
+        """A distractor that is the copy itself goes before the original: (0 + 1/2) / 2."""
+        colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 60]])
+        for i, colour in enumerate(colours):
+            self.image(f"data/original/{i:04}00.png", value=colour)
+            self.image(f"data/strong/{i:04}01.png", value=np.add(colour, [30, -30, 20]))
+            copy = (self.root / f"data/strong/{i:04}01.png").read_bytes()
             (self.root / "more").mkdir(exist_ok=True)
-            Image.fromarray(copy).save(self.root / f"more/{i}.png")
-        plain = CopyDetection(data=data, size=32, distractors=str(self.root / "more"))
-        numbers = measure(plain, subject(encoder()))
-        # The distractors are the copies themselves, and go first: rank 1 of each.
-        self.assertAlmostEqual(numbers["copy_detection_strong_map"], 0.25, delta=0.2)
-        white = CopyDetection(data=data, size=32, whitening=data)
-        self.assertGreater(measure(white, subject(encoder()))["copy_detection_strong_map"], 0.9)
+            (self.root / f"more/{i}.png").write_bytes(copy)
+        data, more = str(self.root / "data"), str(self.root / "more")
+        settings = {"data": data, "size": 32, "descriptor": "gem"}
+        name = "copy_detection_strong_map"
+        self.assertEqual(measure(CopyDetection(**settings), subject(encoder()))[name], 1.0)
+        among = CopyDetection(**settings, distractors=more)
+        self.assertEqual(measure(among, subject(encoder()))[name], 0.25)
+        first = CopyDetection(**settings, distractors=more, first=1)
+        self.assertEqual(measure(first, subject(encoder()))[name], 0.0)
+        white = CopyDetection(**settings, whitening=data)
+        self.assertGreater(measure(white, subject(encoder()))[name], 0.5)
 
     def test_what_is_wrong(self):
         with self.assertRaisesRegex(DoesNotApply, "a folder of originals and copies"):
@@ -158,7 +165,7 @@ class DescriptorsTest(Folders):
         files, some = files_in(self.root), subject(encoder())
         dark = describe(some, files, "pooled", 32, boxes=[(0, 0, 32, 64), None])
         self.assertLess(dark[0].mean(), dark[1].mean())
-        with self.assertRaisesRegex(UserError, "the box .* holds none of the 64 x 64 pixels"):
+        with self.assertRaisesRegex(UserError, "the box .* holds no pixel of 64 x 64"):
             describe(some, files, "pooled", 32, boxes=[(70, 0, 80, 64), None])
 
 
