@@ -45,7 +45,13 @@ ABSENT = (
     "propagation",
     "segmentation",
 )
-ABSENT += ("copy_detection", "instance_retrieval", "segmentation_heads")  # folders of images
+ABSENT += (
+    "copy_detection",
+    "instance_retrieval",
+    "segmentation_heads",
+    "depth",
+    "normals",
+)  # folders of images
 ABSENT += ("translation", "linear_grid")  # and a method that translates; a class token
 ALL = list(protocols.known())
 

@@ -59,6 +59,23 @@ BASE = {
         "batch_size": 2,
         "lr": 0.3,
     },
+    "depth": {
+        "train": "{masks}",
+        "test": "{masks}",
+        "size": 16,
+        "steps": 3,
+        "batch_size": 2,
+        "lr": 0.1,
+        "crop": "eigen",
+    },
+    "normals": {
+        "train": "{masks}",
+        "test": "{masks}",
+        "size": 16,
+        "steps": 3,
+        "batch_size": 2,
+        "lr": 0.1,
+    },
     "segmentation_heads": {
         "train": "{masks}",
         "test": "{masks}",
@@ -147,6 +164,33 @@ OTHER = {
         "batch_size": 3,
         "lr": 2.0,
         "weight_decay": 1.0,
+        "seed": 1,
+        "patch": 2,
+    },
+    "depth": {
+        "train": "{masks2}",
+        "test": "{masks2}",
+        "unit": 500.0,
+        "far": 2.0,
+        "crop": "all",
+        "size": 32,
+        "stages": (-2,),
+        "steps": 5,
+        "batch_size": 3,
+        "lr": 3.0,
+        "weight_decay": 20.0,
+        "seed": 1,
+        "patch": 2,
+    },
+    "normals": {
+        "train": "{masks2}",
+        "test": "{masks2}",
+        "size": 32,
+        "stages": (-2,),
+        "steps": 5,
+        "batch_size": 3,
+        "lr": 3.0,
+        "weight_decay": 20.0,
         "seed": 1,
         "patch": 2,
     },
@@ -393,6 +437,15 @@ def files(folder):
                 path = folder / name / kind / inside / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
+            if number < 2:
+                further = {
+                    "depth": (900 * (mask + 1)).astype(np.uint16),
+                    "normals": image // 2 + 99,
+                }
+                for kind, array in further.items():
+                    path = folder / name / kind / f"{i}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(array if kind == "depth" else array.astype(np.uint8)).save(path)
         paths[name] = str(folder / name)
     for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
         paths[name] = str(folder / name)

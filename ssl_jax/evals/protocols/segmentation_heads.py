@@ -13,20 +13,17 @@ import optax
 
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place, to_global
 from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed, Whole
 from ssl_jax.data.masks import IGNORED, Scenes
-from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject
-from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.dense_heads import Head, Kind
+from ssl_jax.evals.dense_training import Layer, Training, fit, logits_of
 from ssl_jax.evals.protocols.segmentation import scores
 from ssl_jax.evals.windows import crop, slide, whole
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
-Layer = tuple[View, tuple[int, ...], int]  # view, stages, patch of `features.maps`
 WARMUP = 1500 / 160_000  # share of the steps, at most
 WINDOWS = 4  # windows per device that are predicted at once
 
@@ -98,14 +95,19 @@ class SegmentationHeads(Protocol):
         options = images.channels, self.reduce_zero_label, images.train.source.value_range
         train, test = (Scenes.of(folder, self.size, *options) for folder in (self.train, self.test))
         classes = max(train.num_classes(), test.num_classes())
-        layer = images.view, self._stages(subject), self.patch
-        example = jnp.zeros((1, self.size, self.size, images.channels), jnp.uint8)
-        maps = jax.eval_shape(lambda net: _maps(net, layer, example), subject.encoder)
-        head = Head(self.head, tuple(x.shape[-1] for x in maps), self.channels, classes)
-        params, stats = self._fit(subject, train, head, layer)
-        if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats))):
-            raise NotMeasurable("segmentation_heads: the head diverged; lower lr")
-        counts = self._confusion(subject, test, head, layer, params, stats)
+        layer = Layer(images.view, self._stages(subject), self.patch)
+        head = Head(self.head, layer.widths(subject, self.size), self.channels, classes)
+        training = Training(
+            *(self.steps, self.batch_size, self.lr, self.weight_decay, self.seed),
+            warmup=WARMUP,
+            decay="linear",
+        )
+
+        def sample(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+            return crop(train, int(rng.integers(len(train.files))), rng)
+
+        weights = fit(subject, head, layer, sample, _loss, training)
+        counts = self._confusion(subject, test, head, layer, weights)
         return {f"segmentation_heads_{name}": value for name, value in scores(counts).items()}
 
     def _stages(self, subject: Subject) -> tuple[int, ...]:
@@ -122,48 +124,14 @@ class SegmentationHeads(Protocol):
         count = len(jax.eval_shape(Encoder.features, subject.encoder, pictures).stages)
         return tuple(max(count * i // 4 - 1, 0) for i in (1, 2, 3, 4))
 
-    def _fit(self, subject: Subject, train: Scenes, head: Head, layer: Layer) -> tuple[Any, Any]:
-        """Train the head on random crops; return its parameters and statistics."""
-        mesh = subject.images.mesh
-        params, stats = head.init(self.seed)
-        state = jax.device_get(self.optimizer().init(params))
-        run = place((params, stats, state), sharding.replicated(mesh))
-        batch = self.batch_size + -self.batch_size % mesh.size
-        mine = sharding.local_rows(mesh, batch)
-        placed = sharding.batch_sharding(mesh)
-        for step in range(self.steps):
-            distributed.tick()
-            pixels = np.zeros((len(mine), self.size, self.size, train.channels), np.uint8)
-            masks = np.full((len(mine), self.size, self.size), IGNORED, np.uint8)
-            for spot, place_in_batch in enumerate(mine):
-                if place_in_batch < self.batch_size:
-                    rng = np.random.default_rng([self.seed, step, int(place_in_batch)])
-                    row = int(rng.integers(len(train.files)))
-                    pixels[spot], masks[spot] = crop(train, row, rng)
-            inputs = to_global((pixels, masks), placed)
-            run = _step(run, subject.encoder, inputs, head, layer, self)
-        params, stats, _ = jax.device_get(run)
-        return params, stats
-
-    def optimizer(self) -> optax.GradientTransformation:
-        warmup = min(round(WARMUP * self.steps) + 1, self.steps)
-        rate = optax.join_schedules(
-            [
-                optax.linear_schedule(self.lr / warmup, self.lr, warmup),
-                optax.linear_schedule(self.lr, 0.0, max(self.steps - warmup, 1)),
-            ],
-            [warmup],
-        )
-        return optax.adamw(rate, weight_decay=self.weight_decay)
-
     def _confusion(
-        self, subject: Subject, test: Scenes, head: Head, layer: Layer, params: Any, stats: Any
+        self, subject: Subject, test: Scenes, head: Head, layer: Layer, weights: Any
     ) -> np.ndarray:
         """Count the pixels (C, C) per true and predicted class."""
         mesh, classes = subject.images.mesh, head.classes
         batch, placed = WINDOWS * mesh.size, sharding.batch_sharding(mesh)
         mine = sharding.local_rows(mesh, batch)
-        weights = place((params, stats), sharding.replicated(mesh))
+        weights = place(weights, sharding.replicated(mesh))
 
         def predict(pixels: np.ndarray) -> np.ndarray:
             inputs = to_global(pixels[mine], placed)
@@ -193,36 +161,13 @@ def _to_size(probabilities: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(jax.image.resize(probabilities, shape, "linear", antialias=False))
 
 
-def _maps(encoder: Encoder | None, layer: Layer, images: Array) -> list[Array]:
-    view, stages, patch = layer
-    return [features.maps(encoder, view, stage, patch, images) for stage in stages]
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4, 5), donate_argnums=0)
-def _step(
-    run: Any,
-    encoder: Encoder | None,
-    inputs: tuple[Array, Array],
-    head: Head,
-    layer: Layer,
-    settings: SegmentationHeads,
-) -> Any:
-    params, stats, state = run
-    images, masks = inputs
-    maps = _maps(encoder, layer, images)
-    real = jnp.arange(len(images)) < settings.batch_size
-    scored = masks != IGNORED
-
-    def loss(params: Any) -> tuple[Array, Any]:
-        logits, fresh = head.apply(params, stats, maps, real)
-        logits = jax.image.resize(logits, (*masks.shape, logits.shape[-1]), "linear")
-        labels = jnp.where(scored, masks, 0).astype(jnp.int32)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.sum(losses, where=scored) / jnp.maximum(jnp.sum(scored), 1), fresh
-
-    grads, fresh = jax.grad(loss, has_aux=True)(params)
-    updates, state = settings.optimizer().update(grads, state, params)
-    return optax.apply_updates(params, updates), fresh, state
+def _loss(logits: Array, masks: Array, real: Array) -> Array:
+    """Return the mean cross-entropy of the pixels that have a class."""
+    scored = (masks != IGNORED) & real[:, None, None]
+    logits = jax.image.resize(logits, (*masks.shape, logits.shape[-1]), "linear")
+    labels = jnp.where(scored, masks, 0).astype(jnp.int32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jnp.sum(losses, where=scored) / jnp.maximum(jnp.sum(scored), 1)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
@@ -230,6 +175,6 @@ def _predict(
     weights: Any, encoder: Encoder | None, images: Array, head: Head, layer: Layer
 ) -> Array:
     """Return probabilities (B, size, size, C)."""
-    logits, _ = head.apply(*weights, _maps(encoder, layer, images), None)
+    logits = logits_of(weights, encoder, images, head, layer)
     shape = (*images.shape[:3], logits.shape[-1])
     return jax.nn.softmax(jax.image.resize(logits, shape, "linear"), axis=-1)
