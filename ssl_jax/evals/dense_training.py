@@ -76,7 +76,7 @@ def fit(
     Args:
       sample: function of a generator, which is that of a step and a place in the batch; returns an
         image (size, size, channels) uint8 and its targets.
-      loss: function of a module, of logits (B, h, w, C), targets (B, ...) and whether an image is no
+      loss: function of a module, of logits (B, h, w, C), targets (B, ...) and which images are no
         padding (B,); returns a scalar.
 
     Raises:

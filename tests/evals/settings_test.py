@@ -438,14 +438,14 @@ def files(folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
             if number < 2:
-                further = {
-                    "depth": (900 * (mask + 1)).astype(np.uint16),
-                    "normals": image // 2 + 99,
-                }
-                for kind, array in further.items():
+                depths, normals = (
+                    (900 * (mask + 1)).astype(np.uint16),
+                    (image // 2).astype(np.uint8),
+                )
+                for kind, array in (("depth", depths), ("normals", normals + 99)):
                     path = folder / name / kind / f"{i}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(array if kind == "depth" else array.astype(np.uint8)).save(path)
+                    Image.fromarray(array).save(path)
         paths[name] = str(folder / name)
     for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
         paths[name] = str(folder / name)
