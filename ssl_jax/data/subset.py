@@ -24,6 +24,8 @@ class Subset(Source):
         self.labels = None if source.labels is None else source.labels[self._rows]
         if source.label_sets is not None:
             self.label_sets = source.label_sets.part(self._rows)
+        if source.unsure is not None:
+            self.unsure = source.unsure.part(self._rows)
         self.value_range = source.value_range
         self.masked, self.sounded, self.moving = source.masked, source.sounded, source.moving
         self.lengths = None if source.lengths is None else source.lengths[self._rows]
@@ -161,8 +163,15 @@ def draw_labels(labels: np.ndarray, n: int, seed: int, draw: int) -> np.ndarray:
     """Draw rows of a random labelled subset: n of each class, or all of a class that has fewer.
 
     A pure function of its arguments, so features of the same rows are compared on the same draws.
+
+    Args:
+      labels: (N,) class numbers; or (N, C), 1 for the classes of each example, which may be drawn
+        for several of them but is returned once.
     """
     rng = np.random.default_rng([seed, n, draw])
+    if labels.ndim == 2:
+        columns = (np.flatnonzero(column == 1) for column in labels.T)
+        return np.unique(np.concatenate([rng.permutation(rows)[:n] for rows in columns]))
     rows = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     return np.concatenate([rng.permutation(r)[:n] for r in rows])
 
@@ -173,8 +182,11 @@ def draw_fraction(labels: np.ndarray, share: float, seed: int, draw: int) -> np.
 
     The classes that give one more than others are random too. The usual 1 % and 10 % of ImageNet
     were made this way (SimCLR 2002.05709, section 4.2: 12 or 13 and 128 or 129 images per class).
+    With several labels per example, (N, C), any `round(share N)` of them, at least one.
     """
     rng = np.random.default_rng([seed, round(share * 1e9), draw])
+    if labels.ndim == 2:
+        return rng.permutation(len(labels))[: max(round(share * len(labels)), 1)]
     rows = [np.flatnonzero(labels == c) for c in rng.permutation(np.unique(labels))]
     sizes = np.array([len(r) for r in rows])
     counts, left = np.zeros_like(sizes), max(round(share * len(labels)), len(rows))

@@ -382,6 +382,13 @@ class ViT(nnx.Module):
                 "map": None if keep is not None else self._map(tokens[:, first:], grid),
             }
 
+        def normed_cls(tokens: Array, block: int) -> Array | None:
+            """Return the class token after a block and the final norm, which the last has had."""
+            if not first:
+                return None
+            is_normed = block == len(each) - 1 and not self.norm_after_pool
+            return tokens[:, 0] if is_normed else self.norm(tokens[:, 0])
+
         if self.pool == "cls":
             pooled = tokens[:, 0]
         else:
@@ -389,7 +396,10 @@ class ViT(nnx.Module):
         each = [] if block_outputs is None else [*block_outputs[:-1, :, :count], tokens]
         return Features(
             pooled=at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled),
-            stages=tuple(Stage(name=f"block{i + 1}", **outputs(x)) for i, x in enumerate(each)),
+            stages=tuple(
+                Stage(name=f"block{i + 1}", normed_cls=normed_cls(x, i), **outputs(x))
+                for i, x in enumerate(each)
+            ),
             attention=None if maps is None else jnp.swapaxes(maps[..., :count, :count], 0, 1),
             **outputs(tokens),
         )
