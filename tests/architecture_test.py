@@ -25,7 +25,9 @@ ALLOWED = {
     "cost": LOWER | MIDDLE | {"objectives", "training"},
     "embeddings": LOWER | MIDDLE | {"objectives", "evals"},
     "report": LOWER | MIDDLE | {"objectives", "training", "evals"},
-    "run": LOWER | MIDDLE | {"objectives", "training", "evals", "cost", "embeddings", "weights"},
+    "run": LOWER
+    | MIDDLE
+    | {"objectives", "training", "evals", "cost", "embeddings", "weights", "report"},
     "cli": LOWER
     | MIDDLE
     | {"objectives", "training", "evals", "cost", "embeddings", "report", "weights", "run"},

@@ -13,9 +13,7 @@ SHARE = 5  # one of this many examples is held out
 THREADS = 16
 
 
-def identities(
-    source: Source, rows: np.ndarray | None = None, most: int = READ
-) -> np.ndarray:
+def identities(source: Source, rows: np.ndarray | None = None, most: int = READ) -> np.ndarray:
     """Return digests (N,) uint64 of the images at `rows`, by default all: equal for copies.
 
     Images in memory and up to `most` encoded ones are compared by content. In larger sets rows are
