@@ -47,9 +47,7 @@ class Table:
         return sum(map(len, self.indices))
 
     def names(self, index: np.ndarray) -> list[str]:
-        """Name the examples as the data set lists them, or else describe where they are stored."""
-        names, describe = self.source.names, self.source.describe
-        return [readable(describe(i) if names is None else names[i]) for i in index.tolist()]
+        return names_of(self.source, index)
 
     def labels(self, index: np.ndarray) -> np.ndarray | None:
         return None if self.source.labels is None else self.source.labels[index]
@@ -233,6 +231,12 @@ def _array_record_features(path: Path) -> Iterator[np.ndarray]:
             yield np.array(rows, np.float32).reshape(-1, *shape)
     finally:
         reader.close()
+
+
+def names_of(source: Source, index: np.ndarray) -> list[str]:
+    """Name examples as the data set lists them, or else describe where they are stored."""
+    names, describe = source.names, source.describe
+    return [readable(describe(i) if names is None else names[i]) for i in index.tolist()]
 
 
 def readable(name: str) -> str:

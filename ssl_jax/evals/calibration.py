@@ -32,22 +32,19 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature T for which `softmax(logits / T)` fits the labels best (Guo et al.
     2017, arXiv:1706.04599, section 4.2), between `LOWEST` and `HIGHEST`.
 
-    The paper's targets are 1 for the label and 0 for the others, for which T falls to 0 if all N
-    examples are classified correctly. These are Platt's (1999): (N + 1) / (N + 2) for the label,
-    the rest of it spread evenly over the others.
+    Unlike in the paper, log T has a standard normal prior: it matters for a few examples only, all
+    of which may be classified correctly, where the best T alone would be 0.
 
     Args:
       logits: (N, C), N > 0 and C > 1.
       labels: (N,) integers from 0 to C - 1.
     """
     check_shapes("fit_temperature: logits (N, C), labels (N) int", logits, labels)
-    count, classes = logits.shape
-    targets = np.full((count, classes), 1 / ((count + 2) * (classes - 1)))
-    targets[np.arange(count), labels] = (count + 1) / (count + 2)
+    logits = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        scores = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
-        return float(-(targets * scores).sum(1).mean())
+        total = len(labels) * log_loss(logits, labels, float(np.exp(log_temperature)))
+        return total + log_temperature**2 / 2
 
     bounds = np.log([LOWEST, HIGHEST])
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))

@@ -1,10 +1,13 @@
 """Pages that are contact sheets: images in panels, with their names and numbers below."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ssl_jax.core.errors import UserError
+from ssl_jax.core.files import write_text
 from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import Source
 from ssl_jax.report import images
@@ -73,3 +76,15 @@ def cell(
         return []
     alt = text.replace("\n", ", ")
     return [Cell(images.picture(pictures[row], alt, SIDE), text, correct)]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        write_text(path, text)
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror or e}") from None

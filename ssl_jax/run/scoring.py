@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ssl_jax.core.files import write_json, write_text
-from ssl_jax.embeddings.formats import readable
+from ssl_jax.embeddings.formats import names_of, readable
 from ssl_jax.evals import calibration
 from ssl_jax.report import classifier as report
 from ssl_jax.report.images import Cell
@@ -95,7 +95,7 @@ def write(
     table_files.write(
         folder / "predictions.csv",
         {
-            "name": [readable(sets.test.describe(int(i))) for i in test.examples],
+            "name": names_of(sets.test, test.examples),
             "index": test.examples.tolist(),
             "label": [names[n] if n < count else "" for n in test.labels],
             "predicted": [names[n] for n in test.guesses],
@@ -177,9 +177,7 @@ def mistakes(classifier: ImageClassifier, test: Measured, sets: Sets) -> list[Ce
     view, channels = classifier.encoder.view, classifier.encoder.channels
     pictures = thumbnails(sets.test, test.examples[wrong].tolist(), min(view.sides), channels)
     cells = []
-    for row in wrong:
-        index = int(test.examples[row])
+    for row, name in zip(wrong, names_of(sets.test, test.examples[wrong]), strict=True):
         text = f"{names[test.guesses[row]]} {confidence[row]:.0%}, is {names[test.labels[row]]}"
-        name = readable(sets.test.describe(index))
-        cells += cell(pictures, index, f"{text}\n{name}", False)
+        cells += cell(pictures, int(test.examples[row]), f"{text}\n{name}", False)
     return cells

@@ -26,10 +26,10 @@ class CalibrationTest(absltest.TestCase):
     def test_a_few_correct_examples_do_not_make_it_certain(self):
         logits, labels = np.eye(3)[[0, 1, 2, 0]], np.array([0, 1, 2, 0])
         temperature = fit_temperature(logits, labels)
-        self.assertGreater(temperature, LOWEST * 1.1)
-        # The best probability of the label is Platt's target, (4 + 1) / (4 + 2).
-        best = probabilities(logits, temperature).max(1)
-        np.testing.assert_allclose(best, 5 / 6, atol=1e-4)
+        self.assertBetween(temperature, LOWEST * 2, 1)
+        # There the slopes of the loss and of the prior cancel: 4 (p_wrong summed) / T = -log T.
+        wrong = 1 - probabilities(logits, temperature).max(1)[0]
+        self.assertAlmostEqual(4 * wrong / temperature, -np.log(temperature), places=3)
 
     def test_log_loss(self):
         logits = np.log([[0.5, 0.5], [0.2, 0.8]])

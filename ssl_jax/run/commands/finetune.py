@@ -62,14 +62,34 @@ class Flags(command_line.ConfigFlags):
 
 
 class Candidate(NamedTuple):
-    """A classifier among which the held-out images choose; `step` 0 is the linear probe."""
+    """A classifier among which the held-out images choose.
+
+    Attributes:
+      step: of its checkpoint; 0 is the linear probe.
+      temperature: fitted to the held-out images.
+      top1, loss: accuracy and cross-entropy, with the temperature, on these.
+    """
 
     step: int
-    held: probing.Measured | None
+    temperature: float
+    top1: float
+    loss: float
 
-    @property
-    def name(self) -> str:
-        return f"fine-tuned, step {self.step:,}" if self.step else "linear probe"
+    @classmethod
+    def of(cls, step: int, held: probing.Measured) -> "Candidate | None":
+        """Measure a candidate on the held-out images; None if its logits are not finite."""
+        known = held.labels < held.logits.shape[1]
+        labels, logits = held.labels[known], held.logits[known]
+        if not len(labels) or not np.isfinite(logits).all():
+            return None
+        temperature = calibration.fit_temperature(logits, labels)
+        loss = calibration.log_loss(logits, labels, temperature)
+        return cls(step, temperature, held.top1, loss)
+
+
+def name_of(step: int) -> str:
+    """Name the classifier of a step."""
+    return f"fine-tuned, step {step:,}" if step else "linear probe"
 
 
 def finetune(flags: Flags) -> tuple[int, dict[str, Any]]:
@@ -246,29 +266,22 @@ def finish(
     output = flags.output
     stored = _read(output / PROBES)
     step, candidates = choose(experiment, output, sets, loading)
-    chosen = next((c for c in candidates if c.step == step), Candidate(step, None))
-    temperature = 1.0
-    if chosen.held is not None:
-        labels, logits, _ = chosen.held
-        known = labels < len(sets.classes)
-        temperature = calibration.fit_temperature(logits[known], labels[known])
+    temperature = next((c.temperature for c in candidates if c.step == step), 1.0)
     save_classifier(experiment, output, step, sets, temperature)
     classifier = ImageClassifier.read(output / classifiers.FILE, loading.mesh)
     test = measured(classifier, sets.test, sets, loading, "test")
     probes = {name: stored[name] for name in ("linear_probe", "untrained")}
     held = len(sets.holdout) if sets.holdout is not None else 0
     numbers = scoring.score(classifier, test, probes, sets) | {
-        "chosen": chosen.name,
+        "chosen": name_of(step),
         "step": step,
         "candidates": [
-            {"name": c.name, "top1": c.held.top1, "loss": c.held.loss, "chosen": c.step == step}
-            for c in candidates
-            if c.held is not None
+            {"name": name_of(c.step), "chosen": c.step == step} | c._asdict() for c in candidates
         ],
         "choice": (
             f"The {held:,} held-out images, which no candidate has learned from, choose the one "
             "that classifies most of them correctly, of equal ones the one with the lowest "
-            "cross-entropy. Fine-tuning starts from the linear probe."
+            "cross-entropy with its temperature. Fine-tuning starts from the linear probe."
             if held
             else "The last step of fine-tuning, which starts from the linear probe: no images are "
             "held out to choose by."
@@ -298,7 +311,7 @@ def choose(
             return steps[-1], []
         probe = ImageClassifier.read(output / PROBE, loading.mesh)
         held = measured(probe, sets.holdout, sets, loading, "held-out")
-        candidates = [Candidate(0, held)]
+        candidates = [Candidate.of(0, held)]
         for step in steps:
             with jax.set_mesh(experiment.mesh):
                 state = checkpoints.restore(step, experiment.abstract_state, experiment.placed)
@@ -307,10 +320,11 @@ def choose(
             head = jax.device_get(encoder.classifier.params)["linear1"]
             classifier = ImageClassifier(encoder, head["kernel"], head["bias"], sets.classes)
             held = measured(classifier, sets.holdout, sets, loading, "held-out")
-            candidates.append(Candidate(step, held))
-    finite = [c for c in candidates if c.held is not None and np.isfinite(c.held.logits).all()]
-    best = min(finite, key=lambda c: (-c.held.top1, c.held.loss) if c.held else (0, 0))
-    return best.step, finite
+            candidates.append(Candidate.of(step, held))
+    finite = [candidate for candidate in candidates if candidate is not None]
+    if not finite:
+        raise UserError(f"{output}: no candidate has finite logits on the held-out images")
+    return min(finite, key=lambda c: (-c.top1, c.loss)).step, finite
 
 
 def measured(
