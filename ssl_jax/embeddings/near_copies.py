@@ -19,10 +19,9 @@ SHARE = 0.1  # of these changes may be missed
 RANDOM = 2048  # images whose pairs are taken for different
 ALIKE = 1e-3  # share of these pairs that may be above the threshold
 HIGHEST = 0.9999
-QUALITY, DEGREES, SCALE, GAIN = 75, 3.0, 0.75, 1.1  # of the slight changes
+QUALITY, DEGREES, GAIN = 75, 5.0, 1.1
 CHANGES = (
-    f"JPEG of quality {QUALITY}, a rotation by {DEGREES:g} degrees, a resize to {SCALE:.0%} and "
-    f"back, and {GAIN - 1:.0%} more brightness"
+    f"JPEG of quality {QUALITY}, a rotation by {DEGREES:g} degrees, {GAIN - 1:.0%} more brightness"
 )
 
 
@@ -64,9 +63,6 @@ def slight_changes(image: np.ndarray) -> list[np.ndarray]:
     copies.append(
         np.stack([cv2.warpAffine(p, turn, (width, height), borderMode=border) for p in planes], -1)
     )
-    small = max(1, round(width * SCALE)), max(1, round(height * SCALE))
-    reduced = [cv2.resize(p, small, interpolation=cv2.INTER_AREA) for p in planes]
-    copies.append(np.stack([cv2.resize(p, (width, height)) for p in reduced], -1))
     copies.append(np.clip(image.astype(np.float32) * GAIN, 0, 255).astype(np.uint8))
     return copies
 

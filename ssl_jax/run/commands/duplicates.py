@@ -101,7 +101,9 @@ def threshold_of(flags: Flags, data: Embedded) -> tuple[float, str]:
 
 
 def groups_of(data: Embedded, k: int, threshold: float) -> list[list[Copy]]:
-    """Return the groups of copies: images of equal content, and pairs of at least `threshold`."""
+    """Return the groups of copies: images of equal content, and pairs of at least `threshold`.
+    Groups with exact copies come first, then those with the most similar images.
+    """
     digests = copies.identities(data.source, data.examples, most=sys.maxsize)
     _, content = np.unique(digests, return_inverse=True)
     order = np.argsort(content, kind="stable")
@@ -115,13 +117,14 @@ def groups_of(data: Embedded, k: int, threshold: float) -> list[list[Copy]]:
         best[a] = max(best.get(a, (-2.0, -1)), (value, b))
         best[b] = max(best.get(b, (-2.0, -1)), (value, a))
     copied = np.bincount(content)[content] > 1
-    return [
+    groups = [
         [
             Copy(row, EXACT if copied[row] else NEAR, best[row][1], best[row][0])
             for row in group.tolist()
         ]
         for group in near_copies.groups(len(content), first, second)
     ]
+    return sorted(groups, key=lambda group: -max(c.cosine + (c.kind == EXACT) for c in group))
 
 
 def columns_of(data: Embedded, groups: Sequence[Sequence[Copy]]) -> dict[str, list[Any]]:
@@ -166,11 +169,9 @@ def page_of(
     threshold: float,
     why: str,
 ) -> str:
-    """Return the contact sheet, the least similar groups of each kind last."""
-    # First what is certain; of the near copies the most similar, so that a limit can be seen.
-    closeness = [max(c.cosine + (c.kind == EXACT) for c in group) for group in groups]
-    order = sorted(range(len(groups)), key=lambda i: -closeness[i])[:GROUPS]
-    wanted = [copy.row for i in order for copy in groups[i][:SHOWN]]
+    """Return the contact sheet of the first groups."""
+    shown = groups[:GROUPS]
+    wanted = [copy.row for group in shown for copy in group[:SHOWN]]
     pictures = sheets.thumbnails(
         data.source,
         data.examples[wanted].tolist(),
@@ -178,8 +179,7 @@ def page_of(
         data.encoder.channels,
     )
     panels, mixed = [], 0
-    for i in order:
-        group = groups[i]
+    for number, group in enumerate(shown, 1):
         rows = np.array([copy.row for copy in group[:SHOWN]])
         names, labels = data.names(rows), data.labels(rows)
         cells = []
@@ -192,7 +192,7 @@ def page_of(
         notes = [f"{len(group)} images"]
         notes += [f"the first {SHOWN} are shown"] if len(group) > SHOWN else []
         notes += ["their labels differ"] if several else []
-        panels.append(Panel(f"Group {i + 1}", "; ".join(notes), cells))
+        panels.append(Panel(f"Group {number}", "; ".join(notes), cells))
     notes = [f"The images of {mixed} groups have different labels."] if mixed else []
     if len(groups) > GROUPS:
         notes.append(f"{GROUPS} of {len(groups):,} groups are shown; the table has all.")
