@@ -67,9 +67,9 @@ def train(
       KeyboardInterrupt: interrupted, after saving; the same call resumes.
     """
     targets = [log] if isinstance(log, str) or callable(log) else list(log)
-    with _called(trust_code):
+    with called(trust_code):
         command = importlib.import_module("ssl_jax.run.commands.train")
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             settings,
             config=str(config),
@@ -125,12 +125,12 @@ def evaluate(
       UserError: what is wrong, and what would be right.
       KeyboardInterrupt: interrupted; finished measurements are saved.
     """
-    with _called(trust_code):
+    with called(trust_code):
         command = importlib.import_module("ssl_jax.run.commands.evaluate")
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             settings,
-            **_source(run),
+            **source_of(run),
             eval=tuple(eval),
             data=str(data),
             eval_data=str(eval_data),
@@ -190,13 +190,13 @@ def embed(
       KeyboardInterrupt: interrupted; finished parts of a file are kept.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_called(trust_code))
+        stack.enter_context(called(trust_code))
         command = importlib.import_module("ssl_jax.run.commands.embed")
         folder = None if output else stack.enter_context(tempfile.TemporaryDirectory())
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             settings,
-            **_source(run),
+            **source_of(run),
             data=str(data),
             output=output or f"{folder}/features.npz",
             split=split,
@@ -254,9 +254,9 @@ def export(
     Raises:
       UserError: what is wrong, and what would be right.
     """
-    with _called(trust_code):
+    with called(trust_code):
         command = importlib.import_module("ssl_jax.run.commands.export")
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             workdir=run,
             output=output,
@@ -302,9 +302,9 @@ def push(
     Raises:
       UserError: what is wrong, and what would be right.
     """
-    with _called(trust_code):
+    with called(trust_code):
         command = importlib.import_module("ssl_jax.run.commands.push")
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             workdir=run,
             repo=repo,
@@ -319,7 +319,7 @@ def push(
 
 
 @contextlib.contextmanager
-def _called(trust_code: bool) -> Iterator[None]:
+def called(trust_code: bool) -> Iterator[None]:
     """Context of one call: the process is the caller's, and trust in code ends with it."""
     try:
         with stop.guest(), trust.scope(trust_code):
@@ -328,7 +328,7 @@ def _called(trust_code: bool) -> Iterator[None]:
         raise KeyboardInterrupt from e
 
 
-def _flags(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
+def flags_of(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
     """Return the flags of a subcommand. None leaves one at its default; a ~ is the user's home."""
     values = {name: value for name, value in values.items() if value is not None}
     for name, value in values.items():
@@ -338,7 +338,7 @@ def _flags(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
     return config.build(cls, values, config.ARGUMENTS, **fixed)
 
 
-def _source(run: PathLike) -> dict[str, str]:
+def source_of(run: PathLike) -> dict[str, str]:
     """Return the flag that names a run or, in its place, a weights file."""
     path = Path(home(os.fspath(run)))
     of_file = hub.is_on_hub(path) or orbax_export.is_weights(path)

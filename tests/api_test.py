@@ -18,7 +18,16 @@ from absl.testing import absltest, parameterized
 import ssl_jax
 from ssl_jax.core.distributed import ProcessFlags
 from ssl_jax.run import catalog
-from ssl_jax.run.commands import embed, evaluate, export, train
+from ssl_jax.run.commands import (
+    duplicates,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    outliers,
+    predict,
+    train,
+)
 from ssl_jax.training import loop
 from ssl_jax.training.metrics import read_metrics
 
@@ -39,6 +48,10 @@ OTHER = {
     },
     "embed": {"overrides": "settings", "workdir": "run", "weights": "run", "patches": "pool"},
     "export": {"workdir": "run"},
+    "finetune": {"overrides": "settings", "workdir": "run", "weights": "run"},
+    "predict": {"workdir": "classifier", "weights": "classifier"},
+    "duplicates": {"overrides": "settings", "workdir": "run", "weights": "run"},
+    "outliers": {"overrides": "settings", "workdir": "run", "weights": "run"},
 }
 
 
@@ -56,7 +69,9 @@ class ApiTest(parameterized.TestCase):
             log=lambda step, values: cls.logged.append({"step": step} | values),
         )
 
-    @parameterized.parameters(train, evaluate, embed, export)
+    @parameterized.parameters(
+        train, evaluate, embed, export, finetune, predict, duplicates, outliers
+    )
     def test_every_flag_is_a_keyword_with_its_default(self, command):
         name = command.__name__.rpartition(".")[2]
         parameters = inspect.signature(getattr(ssl_jax, name)).parameters

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data import copies
 from ssl_jax.data.copies import examples
 from ssl_jax.data.levels import Range
 from ssl_jax.data.sources.base import VERSION, Sound, Source, with_version
@@ -127,6 +128,26 @@ def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source
     return (
         Subset(whole, np.flatnonzero(~held), name),
         Subset(whole, np.flatnonzero(held), f"{name}, held out"),
+    )
+
+
+def holdout(source: Source, share: float) -> tuple[Subset, Subset]:
+    """Hold out a fixed random share of the examples, even over the classes, copies together; return
+    (rest, held out).
+
+    Raises:
+      UserError: a share that holds out no example.
+    """
+    held = copies.held_out(source, seed=1, share=share)
+    if not held.any() or held.all():
+        raise UserError(
+            f"data.holdout: {share:g} of the {len(source)} examples of {source.name} holds out "
+            f"{'all' if held.all() else 'none'}; {'lower' if held.all() else 'raise'} it, or add "
+            "labelled images"
+        )
+    return (
+        Subset(source, np.flatnonzero(~held), f"{source.name} but {share:g} of it"),
+        Subset(source, np.flatnonzero(held), f"{share:g} of {source.name}"),
     )
 
 
