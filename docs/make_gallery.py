@@ -24,7 +24,9 @@ from ssl_jax.run import flags as command_line
 IMAGES = Path(__file__).parent / "images" / "gallery"
 TILE, GAP, HEAD, ROWS = 72, 4, 16, 6
 GREEN, RED, WHITE, INK = (0, 150, 60), (210, 40, 40), (255, 255, 255), (40, 40, 40)
-COLOURS = cv2.applyColorMap(np.arange(20, 245, 24, np.uint8)[:, None], cv2.COLORMAP_TURBO)[:, 0, ::-1]
+COLOURS = cv2.applyColorMap(np.arange(20, 245, 24, np.uint8)[:, None], cv2.COLORMAP_TURBO)[
+    :, 0, ::-1
+]
 
 NO_EVALS = "--config.evals.every=-1"  # nothing that is drawn needs the scores
 
@@ -112,7 +114,9 @@ def grid(shown: Grid) -> np.ndarray:
         tiles = [tile(image) for image in images]
         if shown.predicted is not None and shown.truth is not None:
             right = shown.predicted[i] == shown.truth[i]
-            tiles = [framed(each, GREEN if ok else RED) for each, ok in zip(tiles, right)]
+            tiles = [
+                framed(each, GREEN if ok else RED) for each, ok in zip(tiles, right, strict=True)
+            ]
         rows.append(np.hstack([padded(each) for each in tiles]))
     return np.vstack([head(shown.columns, rows[0].shape[1]), *rows])
 

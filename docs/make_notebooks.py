@@ -55,7 +55,7 @@ def cells(page: str) -> list[tuple[str, str]]:
         if kind == "text" and text:
             out.append(("markdown", relinked(text)))
         elif kind == "bash":  # one line per command: its output appears while it runs
-            commands = text.replace("\\\n", "\\\n    ").splitlines()
+            commands = text.splitlines()
             starts = [not before.endswith("\\") for before in ["", *commands[:-1]]]
             marked = (f"!{c}" if s else c for c, s in zip(commands, starts, strict=True))
             out.append(("code", "\n".join(marked)))

@@ -14,6 +14,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 DOCS, COPIES = PurePosixPath("docs"), PurePosixPath("repository")
+UNSEARCHED = "---\nsearch: {exclude: true}\n---\n"
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 CODE = re.compile(r"(^ *```.*?^ *```|`[^`\n]*`)", re.S | re.M)
 
@@ -30,7 +31,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 continue
             text = (ROOT / path).read_text()
             if path.suffix != ".md":
-                text = f"# {path}\n\n```{path.suffix[1:]}\n{text}\n```\n"
+                text = f"{UNSEARCHED}# {path}\n\n```{path.suffix[1:]}\n{text}\n```\n"
             files.append(File.generated(config, page_of(path), content=text))
             waiting += [page_of(path)] if path.suffix == ".md" else []
     return files
