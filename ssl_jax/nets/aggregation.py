@@ -19,7 +19,9 @@ SHARED = ("norm", "relative")  # modules of the backbone that its aggregation ha
 class PatchAggregation(nnx.Module):
     """See `patch_aggregation`."""
 
-    def __init__(self, config: Config, depth: int, layer: int, grid: Grid, rngs: nnx.Rngs):
+    def __init__(
+        self, config: Config, depth: int, layer: int, grid: Grid, own_norm: bool, rngs: nnx.Rngs
+    ):
         dim, _, heads, mlp_ratio = config.sizes
         self.grid, self.remat = grid, config.remat
         self.norm = LayerNorm(dim, eps=config.norm_eps)
@@ -28,6 +30,7 @@ class PatchAggregation(nnx.Module):
                 "backbone.position: patch aggregation has no blocks of the backbone, whose own "
                 "positions it could use; set 'relative'"
             )
+        self.extra_norm = LayerNorm(dim, eps=config.norm_eps) if own_norm else None
         relative = config.position == "relative"
         self.relative = RelativePositions(config.grid, heads, cls_token=True) if relative else None
         self.blocks = stack(
@@ -56,10 +59,13 @@ class PatchAggregation(nnx.Module):
         bias = None if self.relative is None else self.relative(self.grid)
         x = jnp.concatenate([tokens[:, :1], early], axis=1)
         x, _ = run_stack(self.blocks, x, self.remat, bias=bias)
-        return self.norm(tokens)[:, 1:], self.norm(x)[:, 1:]
+        normed = self.norm(x) if self.extra_norm is None else self.extra_norm(x)
+        return self.norm(tokens)[:, 1:], normed[:, 1:]
 
 
-def patch_aggregation(config: Config, depth: int, layer: int, grid: Grid) -> Net:
+def patch_aggregation(
+    config: Config, depth: int, layer: int, grid: Grid, own_norm: bool = False
+) -> Net:
     """Extra blocks on the class token of the last block and the patches of block `layer`: what the
     patches lack there must come through the class token.
 
@@ -75,7 +81,9 @@ def patch_aggregation(config: Config, depth: int, layer: int, grid: Grid) -> Net
       depth: number of extra blocks.
       layer: number of the block that the patches come from, from 1.
       grid: rows and columns of patches.
+      own_norm: norm the extra blocks' patches with a norm of their own, "extra_norm".
     """
     return functional(
-        lambda rngs: PatchAggregation(config, depth, layer, grid, rngs), "patch_aggregation"
+        lambda rngs: PatchAggregation(config, depth, layer, grid, own_norm, rngs),
+        "patch_aggregation",
     )

@@ -26,13 +26,15 @@ class BEiTv2(BEiT):
     """BEiT with the codes of `vqkd`, which are predicted a second time from the class token.
 
     A few extra blocks read the class token of the last block and the patches of an earlier one
-    (`nets.aggregation`). They predict the codes with the same head and the same loss, so the class
-    token must summarise what the early patches do not yet know. They are dropped afterwards.
+    (`nets.aggregation`). They predict the codes with the same loss, so the class token must
+    summarise what the early patches do not yet know. They are dropped afterwards.
 
     Attributes:
       early_layer: number of the block whose patches the extra blocks read, from 1: 9 of 12 in the
         ViT-B, 21 of 24 in the ViT-L.
       extra_layers: number of extra blocks.
+      shared_head: predict from both with one norm and one head; False gives the extra blocks
+        their own (`shared_lm_head` of the release).
 
     Raises:
       UserError: as `BEiT`; a backbone that is no ViT with a class token, or whose last block is not
@@ -47,6 +49,7 @@ class BEiTv2(BEiT):
     tokenizer: FixedTokenizer = VQKD
     early_layer: Count = 9
     extra_layers: Count = 2
+    shared_head: bool = True
 
     @cached_property
     def networks(self) -> Networks:
@@ -59,11 +62,18 @@ class BEiTv2(BEiT):
                 f"{self.early_layer}"
             )
         extra = patch_aggregation(
-            self.backbone.config, self.extra_layers, self.early_layer, self.grid
+            self.backbone.config,
+            self.extra_layers,
+            self.early_layer,
+            self.grid,
+            own_norm=not self.shared_head,
         )
         # The last block's tokens are read before the last norm.
         raw = self.backbone.like(norm_after_pool=True)
-        return Networks({"backbone": raw, "extra_blocks": extra, "head": head}, self.microbatches)
+        nets = {"backbone": raw, "extra_blocks": extra, "head": head}
+        if not self.shared_head:
+            nets["extra_head"] = head
+        return Networks(nets, self.microbatches)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, extra = super().init(key)
@@ -82,7 +92,8 @@ class BEiTv2(BEiT):
         draws = {"keys": keys} if self.backbone.draws else {}
         features = nets.backbone(images, mask=mask, stages=True, **draws)
         early = features.stages[self.early_layer - 1].patches
-        return [nets.head(x) for x in nets.extra_blocks(features.tokens, early)]
+        last, extra = nets.extra_blocks(features.tokens, early)
+        return nets.head(last), (nets.head if self.shared_head else nets.extra_head)(extra)
 
 
 make = BEiTv2.make

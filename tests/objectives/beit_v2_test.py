@@ -40,6 +40,10 @@ def beit_v2(net=None, **hyper):
     return BEiTv2(net or vit(None, 4, 16, **SIZES), SPEC, **(sizes | hyper))
 
 
+def head(weights, name):
+    return {"linear1": {"kernel": weights[f"{name}.weight"].T, "bias": weights[f"{name}.bias"]}}
+
+
 class GoldenTest(parameterized.TestCase):
     @parameterized.parameters((False, 1e-4), (True, 1e-9))
     def test_step(self, wide, rtol):
@@ -76,6 +80,7 @@ class GoldenTest(parameterized.TestCase):
             min_patches=1,
             early_layer=int(data["hp_early_layers"]),
             extra_layers=int(data["hp_head_layers"]),
+            shared_head=bool(data["hp_shared_lm_head"]),
         )
         renamed = {f"blocks.{k}": v for k, v in extra_blocks.items()}
         outside = {k: v for k, v in main.items() if not k.startswith("blocks.")}
@@ -83,13 +88,12 @@ class GoldenTest(parameterized.TestCase):
         params = {
             "backbone": torch.convert(net, main)[0],
             "extra_blocks": {"blocks": torch.convert(small, outside | renamed)[0]["blocks"]},
-            "head": {
-                "linear1": {
-                    "kernel": weights["lm_head.weight"].T,
-                    "bias": weights["lm_head.bias"],
-                }
-            },
+            "head": head(weights, "lm_head"),
         }
+        if not made.shared_head:
+            scale, bias = weights["cls_pt_norm.weight"], weights["cls_pt_norm.bias"]
+            params["extra_blocks"]["extra_norm"] = {"scale": scale, "bias": bias}
+            params["extra_head"] = head(weights, "cls_pt_lm_head")
         none: dict = {name: {} for name in params}
         extra = {"stats": none, "fixed": {}}
 

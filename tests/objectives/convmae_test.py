@@ -22,10 +22,11 @@ SPEC = Spec(2, 100, 0, 10, 100)
 HEADS = 2  # of convmae_224, which does not name it
 
 
-def golden(name, side):
+def golden(name):
     """The method with the masks of a fixture, its parameters, and its data."""
     weights, data = torch.load(name)
     noise = data["in_noise"]
+    side = 16 * round(noise.shape[1] ** 0.5)
 
     class Injected(ConvMAE):
         def masking(self, keys):
@@ -67,12 +68,13 @@ def forward(made, params, images):
 
 class ConvMAETest(absltest.TestCase):
     def test_loss_and_gradients(self):
-        made, params, data = golden("convmae", 48)
+        made, params, data = golden("convmae")
         keep, mask, restore = made.masking(None)
+        (count, patches), grid = mask.shape, made.backbone.config.grid
         np.testing.assert_array_equal(mask, data["out_mask"])
         np.testing.assert_array_equal(restore, data["out_ids_restore"])
         for cell, name in ((4, "out_keep_mask_stage1"), (2, "out_keep_mask_stage2")):
-            visible = visible_places(keep, (3, 3), cell)
+            visible = visible_places(keep, grid, cell)
             np.testing.assert_array_equal(np.moveaxis(visible, -1, 1), data[name])
 
         def run(params, images):
@@ -91,11 +93,11 @@ class ConvMAETest(absltest.TestCase):
             wide = lambda x: jnp.asarray(x, jnp.float64)  # noqa: E731
             args = jax.tree.map(wide, (params, torch.nhwc(data["in_x"])))
             loss, tokens, prediction, grads, slope, stages = jax.device_get(torch.jit(run)(*args))
-        patches = [
-            np.moveaxis(data[f"f64_out_stage{s}"], 1, -1).reshape(2, 3, c, 3, c, -1).mean((2, 4))
-            for s, c in ((1, 4), (2, 2))
-        ]
-        at_kept = [np.take_along_axis(p.reshape(2, 9, -1), keep[..., None], 1) for p in patches]
+        at_kept = []
+        for stage, cell in ((1, 4), (2, 2)):
+            x = np.moveaxis(data[f"f64_out_stage{stage}"], 1, -1)
+            x = x.reshape(count, grid[0], cell, grid[1], cell, -1).mean((2, 4))
+            at_kept.append(np.take_along_axis(x.reshape(count, patches, -1), keep[..., None], 1))
         backbone = grads["backbone"]
         conv = lambda kernel: kernel.transpose(3, 2, 0, 1)  # noqa: E731
         for key, actual, expected in (
@@ -116,16 +118,16 @@ class ConvMAETest(absltest.TestCase):
             torch.assert_close(actual, expected, 1e-6, key)  # its tables are of float32
         torch.assert_close(prediction, data["out_pred"], 1e-5)
         torch.assert_close(slope, torch.nhwc(data["grad_x_of_latent"]), 1e-5)
-        hidden = mask.reshape(2, 3, 3).repeat(16, 1).repeat(16, 2)[..., None]
+        hidden = mask.reshape(count, *grid).repeat(16, 1).repeat(16, 2)[..., None]
         np.testing.assert_array_equal(slope * hidden, 0)
 
     def test_released_file(self):
-        made, params, data = golden("convmae_224", 224)
-        images = torch.nhwc(data["in_x_u8_28"]) / np.float32(127.5) - 1
-        images = images.astype(np.float32).repeat(8, axis=1).repeat(8, axis=2)
+        made, params, data = golden("convmae_224")
+        images = (torch.nhwc(data["in_x_u8_28"]) / np.float32(127.5) - 1).astype(np.float32)
+        scale = made.view.size // images.shape[1]
+        images = images.repeat(scale, axis=1).repeat(scale, axis=2)
         run = torch.jit(lambda params, x: forward(made, params, x))
         loss, (tokens, prediction) = run(params, images)
-        self.assertEqual(tokens.shape[1], 49)
         torch.assert_close(tokens, data["out_latent"], 1e-4)
         torch.assert_close(loss, data["out_loss"], 1e-5)
         torch.assert_close(prediction[0].mean(-1), data["out_pred_mean"], 1e-4)

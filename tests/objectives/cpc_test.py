@@ -102,7 +102,8 @@ class GreedyInfoMaxTest(parameterized.TestCase):
     def check(self, dtype):
         wide = dtype is np.float64
         data = load("cpc_gim_train3", wide)
-        layers, steps = 3, int(data["hp_k"])
+        steps, skip = int(data["hp_k"]), int(data["hp_skip_step"])
+        layers = len({k.split(".")[4] for k in data if k.startswith("in_sd.ar.stack.layers.")})
         names = ENCODER | {"ar.stack_out": "context_down/out"}
         for i in range(layers):
             for theirs, ours in LAYER.items():
@@ -119,19 +120,19 @@ class GreedyInfoMaxTest(parameterized.TestCase):
             patch=patch,
             stride=patch // 2,
             border=0,
-            offsets=tuple(k + 1 + int(data["hp_skip_step"]) for k in range(steps)),
+            offsets=tuple(k + 1 + skip for k in range(steps)),
             layers=layers,
         )
         self.assertEqual(objective.rows, data["hp_grid"])
         views = np.stack([released.images(x) for x in data["in_x"]]).astype(dtype)
-        draws = {k + 2: data[f"in_neg_k{k + 1}"].astype(np.int32) for k in range(steps)}
+        draws = {k + 1 + skip: data[f"in_neg_k{k + 1}"].astype(np.int32) for k in range(steps)}
         batches = [
             {
                 "views": (views[s],),
                 "index": jnp.arange(views.shape[1]),
                 "draws": {k: rows[s] for k, rows in draws.items()},
             }
-            for s in range(3)
+            for s in range(len(views))
         ]
         grads = gradients(objective, params, batches[0])
         expected = self.weights(data, "grad_", names, steps, dtype)

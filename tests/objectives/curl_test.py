@@ -41,6 +41,10 @@ class Injected(curl.CURL):
         return batch["noise"][name]
 
 
+def channels(data):
+    return len(data["in_critic.encoder.convs.0.bias"])
+
+
 def agent(data, step=None, kind="in", dtype=np.float32):
     """The critic's, the target's and the actor's weights in this project's layouts."""
 
@@ -48,9 +52,9 @@ def agent(data, step=None, kind="in", dtype=np.float32):
         weights = released.weights(data, f"{kind}_{name}.", names, step, dtype)
         for layer in (weights.get(n) for n in ("projector", "actor_projector")):
             if layer:  # the release flattens (C, H, W), we flatten (H, W, C)
-                kernel = layer["linear"]["kernel"]
-                side = round((len(kernel) / 3) ** 0.5)
-                kernel = kernel.reshape(3, side, side, -1).transpose(1, 2, 0, 3)
+                kernel, filters = layer["linear"]["kernel"], channels(data)
+                side = round((len(kernel) / filters) ** 0.5)
+                kernel = kernel.reshape(filters, side, side, -1).transpose(1, 2, 0, 3)
                 layer["linear"]["kernel"] = kernel.reshape(-1, kernel.shape[-1])
         return weights
 
@@ -63,7 +67,10 @@ def optimizer(method, params, data=None):
         lr=hyper(data, "lr") if data else 1e-3,
         lr_scaling="none",
         schedule="constant",
-        lr_rules=(("^temperature/", 0.1), (".*", 1.0)),
+        lr_rules=(
+            ("^temperature/", hyper(data, "alpha_lr") / hyper(data, "lr") if data else 0.1),
+            (".*", 1.0),
+        ),
     )
     sizes = {"batch_size": 4, "total_steps": STEPS, "steps_per_epoch": 1}
     return make_optimizer(config, params, method.groups(), **sizes)[0]
@@ -80,8 +87,8 @@ class ReleasedTest(parameterized.TestCase):
     def check(self, data, dtype, rtol):
         actions = data["in_action"].shape[-1]
         method = Injected(
-            pixel(3, 2, channels=9),
-            dataclasses.replace(SPEC, actions=actions),
+            pixel(channels(data), 2, channels=data["in_obs"].shape[2]),
+            dataclasses.replace(SPEC, channels=data["in_obs"].shape[2], actions=actions),
             size=int(data["hp_size"]),
             dim=len(data["in_W"]),
             hidden=len(data["in_critic.Q1.trunk.0.bias"]),

@@ -169,7 +169,8 @@ class GoldenTest(parameterized.TestCase):
         params = params_of(data, "in")
         net = generator(params)
         decoder = net.config.image_decoder(3)
-        discriminator = patch_discriminator(3, 3, 3)
+        width = params["discriminator"]["conv1"]["bias"].size
+        discriminator = patch_discriminator(3, width, 3)
 
         def run(x):
             out = net.apply(params["backbone"], {}, x, train=True, stages=True)[0]

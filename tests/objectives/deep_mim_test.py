@@ -61,7 +61,11 @@ class GoldenTest(parameterized.TestCase):
         weights = under(data, "in_sd.")
         encoder = {k: v for k, v in weights.items() if not k.startswith(("decoder", "mask"))}
         net = golden_vit(
-            encoder, data["in_x"], heads=int(data["hp_heads"]), position="sincos", mlp_ratio=2.0
+            encoder,
+            data["in_x"],
+            heads=int(data["hp_heads"]),
+            position="sincos",
+            mlp_ratio=len(encoder["blocks.0.mlp.fc1.bias"]) / len(encoder["norm.bias"]),
         )
         restore = data["out_ids_restore"]
         count, side = len(restore), round(restore.shape[1] ** 0.5)

@@ -29,7 +29,7 @@ SPEC = Spec(8, 64, 0, steps_per_epoch=8, total_steps=16)
 PRECISE = {"precision": "highest"}
 
 
-def tiny(dim):
+def tiny(filters, dim):
     """The fixture's body: convolution with stride 2, ReLU, mean over space, linear."""
 
     def apply(params, stats, images, **_):
@@ -44,7 +44,7 @@ def tiny(dim):
 
     def init(key):
         layer = lambda *shape: {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[-1:])}  # noqa: E731
-        return {"conv": layer(3, 3, 3, 4), "fc": layer(4, dim)}, {}
+        return {"conv": layer(3, 3, 3, filters), "fc": layer(filters, dim)}, {}
 
     return Net(init, apply, "tiny")
 
@@ -79,7 +79,7 @@ class StepTest(absltest.TestCase):
         rows = groups * batch
         spec = Spec(rows, 1024, 0, steps_per_epoch=steps, total_steps=steps, channels=channels)
         method = deepercluster.make(
-            tiny(data["in_sd.body.fc.bias"].size),
+            tiny(*data["in_sd.body.fc.weight"].T.shape),
             spec,
             view=View(side, recipe="rotnet"),
             super_clusters=supers,

@@ -91,7 +91,7 @@ class GoldenTest(parameterized.TestCase):
             dim=weights["norm.weight"].size,
             depth=layers(weights, "blocks."),
             heads=int(data["hp_heads"]),
-            mlp_ratio=2.0,
+            mlp_ratio=len(weights["blocks.0.mlp.fc1.bias"]) / len(weights["norm.bias"]),
             registers=int(data["hp_registers"]),
             mask_token=True,
             layer_scale=1e-5,

@@ -18,7 +18,6 @@ from ssl_jax.objectives.parts.schedules import cosine
 from tests.nets import weights as torch
 
 SPEC = Spec(4, 100, 0, 10, 100)
-CHAIN = {"likelihood": "squared", "average": 0.0, "temperature_steps": 1, "kl_steps": 1}
 
 
 def layer(weights, name, weight="weight", bias="bias"):
@@ -42,40 +41,39 @@ def up(weights, name):
     return {"kernel": kernel, "bias": weights[f"{name}bias"]}
 
 
-def of_lucidrains(w):
-    """Two layers, one residual block at the end of the encoder and at the start of the decoder."""
-    encoder = {f"stage{i + 1}": {"conv": layer(w, f"encoder.{i}.0.")} for i in range(2)}
-    encoder["stage2"]["blocks"] = {"0": block(w, "encoder.2.")}
-    decoder = {
+def of_lucidrains(w, layers, count):
+    """Strided layers, and `count` residual blocks at the encoder's end and the decoder's start."""
+    encoder = {f"stage{i + 1}": {"conv": layer(w, f"encoder.{i}.0.")} for i in range(layers)}
+    encoder[f"stage{layers}"]["blocks"] = {
+        str(i): block(w, f"encoder.{layers + i}.") for i in range(count)
+    }
+    ups = {f"stage{i + 1}": {"conv": up(w, f"decoder.{1 + count + i}.0.")} for i in range(layers)}
+    decoder = ups | {
         "codebook": {"kernel": w["codebook.weight"]},
         "input": linear(w, "decoder.0."),
-        "blocks": {"0": block(w, "decoder.1.")},
-        "stage1": {"conv": up(w, "decoder.2.0.")},
-        "stage2": {"conv": up(w, "decoder.3.0.")},
-        "out": linear(w, "decoder.4."),
+        "blocks": {str(i): block(w, f"decoder.{1 + i}.") for i in range(count)},
+        "out": linear(w, f"decoder.{1 + count + layers}."),
     }
-    head = {"linear1": linear(w, "encoder.3.")}
+    head = {"linear1": linear(w, f"encoder.{layers + count}.")}
     return {"backbone": encoder, "decoder": decoder, "tokenizer": head}
 
 
-def of_beit(w):
-    """Two layers, each with a residual block, in encoder and decoder."""
+def of_beit(w, layers):
+    """Strided layers, each with a residual block, in encoder and decoder."""
     encoder, decoder = (
         {
             f"stage{i + 1}": {
                 "conv": conv(w, f"{name}.{2 * i}.0."),
                 "blocks": {"0": block(w, f"{name}.{2 * i + 1}.")},
             }
-            for i in range(2)
+            for i in range(layers)
         }
         for name, conv in (("encoder", layer), ("decoder", up))
     )
-    decoder |= {"codebook": {"kernel": w["codebook.weight"]}, "out": linear(w, "decoder.4.")}
-    return {
-        "backbone": encoder,
-        "decoder": decoder,
-        "tokenizer": {"linear1": linear(w, "encoder.4.")},
-    }
+    out = linear(w, f"decoder.{2 * layers}.")
+    decoder |= {"codebook": {"kernel": w["codebook.weight"]}, "out": out}
+    head = {"linear1": linear(w, f"encoder.{2 * layers}.")}
+    return {"backbone": encoder, "decoder": decoder, "tokenizer": head}
 
 
 def dalle_part(w, part, blocks):
@@ -99,16 +97,18 @@ class GoldenTest(parameterized.TestCase):
     @parameterized.product(release=("lucidrains", "beit"), hard=(False, True))
     def test_loss_and_gradients(self, release, hard):
         weights, data = torch.load(f"dvae_{release}")
-        order, params = (
-            ("end", of_lucidrains(weights))
+        layers, count = int(data["hp_layers"]), int(data["hp_resblocks"])
+        order, count, params = (
+            ("end", count, of_lucidrains(weights, layers, count))
             if release == "lucidrains"
-            else ("each", of_beit(weights))
+            else ("each", 1, of_beit(weights, layers))
         )
+        width = params["tokenizer"]["linear1"]["kernel"].shape[0]
         vocabulary, code_dim = weights["codebook.weight"].shape
         batch, _, side, _ = data["in_x"].shape
         grid = data["in_gumbel"].shape[2:]
         made = DVAE(
-            discrete_vae(2, params["tokenizer"]["linear1"]["kernel"].shape[0], order=order),
+            discrete_vae(layers, width, blocks=count, order=order),
             SPEC,
             view=View(side, recipe="none"),
             vocabulary=vocabulary,
@@ -118,7 +118,10 @@ class GoldenTest(parameterized.TestCase):
             kl_weight=float(data["hp_kl_weight"]) * batch * grid[0] * grid[1],
             kl_per="place",
             straight_through=hard,
-            **CHAIN,
+            likelihood="smooth_l1" if data["hp_smooth_l1"] else "squared",
+            average=0.0,
+            temperature_steps=1,
+            kl_steps=1,
         )
         noise = np.moveaxis(data["in_gumbel"], 1, -1)
         made.__dict__["noise"] = lambda keys, shape: jnp.asarray(noise)

@@ -74,7 +74,9 @@ class GoldenTest(parameterized.TestCase):
     def test_a_step(self, wide):
         """Loss and gradients, then AdamW and the average of the target encoder."""
         data, dtype = load("ijepa_step", wide), np.float64 if wide else np.float32
-        context, blocks = data["in_masks_enc"][0], data["in_masks_pred"].swapaxes(0, 1)
+        # Each of the release's contexts predicts every block: as if of an image of its own.
+        contexts, blocks = data["in_masks_enc"], data["in_masks_pred"].swapaxes(0, 1)
+        context, blocks = np.concatenate(contexts), np.concatenate([blocks] * len(contexts))
         size, patch = data["in_x"].shape[-1], int(data["hp_patch"])
         weights = {name: under(data, f"in_sd.{name}.") for name in ("enc", "pred", "tgt")}
         net = encoder(
@@ -119,7 +121,7 @@ class GoldenTest(parameterized.TestCase):
                 "target": target,
                 "target_stats": none,
             }
-            images = cast(torch.nhwc(data["in_x"]))[:, None]
+            images = cast(torch.nhwc(np.concatenate([data["in_x"]] * len(contexts))))[:, None]
             inputs = {"views": (images,), "index": jnp.arange(batch)}
             loss = lambda p: made.loss(p, extra, inputs, jax.random.key(0), 0)[0]  # noqa: E731
             value, grads = torch.jit(jax.value_and_grad(loss))(params)

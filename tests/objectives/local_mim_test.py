@@ -150,7 +150,8 @@ class GoldenTest(parameterized.TestCase):
         data = np.load(torch.GOLDEN / "localmim_pixel_loss.npz")
         images = torch.nhwc(data["in_x"])
         size = images.shape[1]
-        net = swin(None, 2, size, patch=4, dim=4, depths=(2,) * 4, heads=(1,) * 4, mask_token=True)
+        side, sizes = size // 32, {"dim": 4, "depths": (2,) * 4, "heads": (1,) * 4}
+        net = swin(None, side, size, patch=4, mask_token=True, **sizes)
         made = LocalMIM(
             net,
             SPEC,
@@ -159,7 +160,6 @@ class GoldenTest(parameterized.TestCase):
             scales=(0.5, 0.5, 0.5, 1.0),
             target="pixels",
         )
-        side = size // 32
         masks = made.masks(data["in_mask"].reshape(-1, side, side))
         losses, targets = [], made.targets(images)
         for k, (target, mask) in enumerate(zip(targets, masks, strict=True)):

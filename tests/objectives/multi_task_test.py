@@ -113,9 +113,9 @@ class MultiTaskTest(absltest.TestCase):
         with np.load(GOLDEN / "multitask_dz.npz") as file:
             data = dict(file)
         features = [data[f"in_f{i}"] for i in (1, 2, 3)]
-        each = cosine_triplet(*features, margin=float(data["hp_margin"]))
-        assert_close(each, data["out_triplet_each"], 1e-5)
-        loss = lambda f: jnp.mean(cosine_triplet(*f, margin=0.5))  # noqa: E731
+        margin = float(data["hp_margin"])
+        assert_close(cosine_triplet(*features, margin=margin), data["out_triplet_each"], 1e-5)
+        loss = lambda f: jnp.mean(cosine_triplet(*f, margin=margin))  # noqa: E731
         value, grads = jax.value_and_grad(loss)(features)
         assert_close(value, data["out_triplet"], 1e-5)
         for i, grad in enumerate(grads, 1):

@@ -76,10 +76,11 @@ class RevisitingTest(absltest.TestCase):
         np.testing.assert_array_equal(self.data["out_jigsaw_labels"], labels)
 
     def test_context_prediction(self):
-        pairs, labels = neighbours(3, "centre")
+        rows = int(self.data["hp_splits"])
+        pairs, labels = neighbours(rows, "centre")
         # Theirs are (neighbour, centre), with the same label.
         np.testing.assert_array_equal(pairs[:, ::-1], self.data["out_relpatch_pairs"])
-        embeddings = self.data["in_emb"].reshape(-1, 9, self.data["in_emb"].shape[1])
+        embeddings = self.data["in_emb"].reshape(-1, rows**2, self.data["in_emb"].shape[1])
         np.testing.assert_array_equal(
             np.tile(labels, len(embeddings)), self.data["out_relpatch_labels"]
         )

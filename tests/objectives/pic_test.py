@@ -48,7 +48,7 @@ class ReleasedTest(parameterized.TestCase):
         params = weights("in_sd.")
         heads = params["projector"].values()
         objective = pic.make(
-            Tiny(4, params["backbone"]["fc"]["bias"].size).net(),
+            Tiny(*params["backbone"]["fc"]["kernel"].shape).net(),
             Spec(batch, count, 0, steps_per_epoch=1, total_steps=3),
             views=tuple(View(size[-1], count=size[2], recipe="none") for size in sizes),
             projector=tuple(layer["bias"].size for layer in heads),

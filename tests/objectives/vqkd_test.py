@@ -57,7 +57,7 @@ class GoldenTest(parameterized.TestCase):
             net,
             SPEC,
             view=View(size, recipe="vqkd"),
-            teacher_recipe="normalize_clip",
+            teacher_recipe="normalize_clip" if data["hp_clip_norm"] else "normalize",
             vocabulary=len(codes),
             code_dim=codes.shape[1],
             decoder_depth=layers(decoder, "blocks."),
