@@ -31,7 +31,7 @@ def resolved(recipe, batch_size):
     config = load_config(recipe)
     override(config, [("train.batch_size", batch_size)])
     made = Experiment.from_config(config)
-    made.__dict__["_opened"] = Data(IMAGES, 1000)  # in the place of what --data would open
+    made.__dict__["_parts"] = Data(IMAGES, 1000), None  # in the place of what --data would open
     spec = made.spec
     optim = made.sections["optim"]
     return spec, make_schedule(optim, batch_size, spec.total_steps, spec.steps_per_epoch)

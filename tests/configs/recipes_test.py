@@ -74,7 +74,7 @@ def resolve(method: str, recipe: str) -> Experiment:
     if data in SIZES:
         # In the place of what --data and --config.data.streams would open.
         control = ACTIONS.get(data, 0), BANDS.get(data, 3)
-        made.__dict__["_opened"] = Data(*SIZES[data], *control)
+        made.__dict__["_parts"] = Data(*SIZES[data], *control), None
         made.__dict__["streams"] = {name: Data(*SIZES[data]) for name in made.data.streams}
     return made
 
