@@ -53,7 +53,7 @@ def train(
       settings: values of keys of the config, {"optim.lr": 0.3, "train.steps": 1000}.
       profile: "FIRST:LAST", steps to trace for XProf.
       accept_changes: resume a run although its config or data have changed.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The last value of every metric: "train/loss", "eval/knn_top1", "untrained/eval/knn_top1", ...
@@ -109,7 +109,7 @@ def evaluate(
       suite: a list of data sets in place of `data`: FILE.py:NAME or suites:NAME.
       baselines: whether to measure the untrained network and raw pixels too.
       settings: what a weights file does not specify, {"backbone.heads": 12}.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       One record per measurement, as in the file: "protocol", "settings", "results",
@@ -172,7 +172,7 @@ def embed(
       max_bad_fraction: share of corrupt images above which the call fails; by default 0.01.
       neighbors: also find this number of nearest other images of each.
       settings: what a weights file does not specify, {"backbone.heads": 12}.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The path of the file; without `output` the arrays that it would hold, in memory: "features"
@@ -235,7 +235,7 @@ def export(
         "backbone".
       encoder: which of the networks; by default the method's choice.
       dtype: type of the numbers; by default "float32".
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The path written.
