@@ -7,12 +7,10 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.weights import channels, networks
-from tests.weights.releases_test import RESNET, SWIN, VIT
+from tests.weights.releases_test import CONVNEXT, EFFICIENTNET, RESNET, SWIN, VIT
 
 KERNEL = np.random.default_rng(0).normal(size=(3, 3, 3, 5)).astype(np.float32)
 IMAGES = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
-CONVNEXT = {"name": "convnext", "size": None, "depths": (1,), "dims": (8,)}
-EFFICIENTNET = {"name": "efficientnet", "size": None, "depths": (1,), "widths": (8,)}
 
 
 def convolved(images, kernel):
