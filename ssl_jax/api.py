@@ -57,7 +57,7 @@ def train(
       log: where metrics are shown, one or several: "tensorboard", "wandb", "mlflow", "aim", or
         functions (step, {name: value}); () for nowhere (docs/logging.md).
       accept_changes: resume a run although its config or data have changed.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The last value of every metric: "train/loss", "eval/knn_top1", "untrained/eval/knn_top1", ...
@@ -115,7 +115,7 @@ def evaluate(
       suite: a list of data sets in place of `data`: FILE.py:NAME or suites:NAME.
       baselines: whether to measure the untrained network and raw pixels too.
       settings: what a weights file does not specify, {"backbone.heads": 12}.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       One record per measurement, as in the file: "protocol", "settings", "results",
@@ -178,7 +178,7 @@ def embed(
       max_bad_fraction: share of corrupt images above which the call fails; by default 0.01.
       neighbors: also find this number of nearest other images of each.
       settings: what a weights file does not specify, {"backbone.heads": 12}.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The path of the file; without `output` the arrays that it would hold, in memory: "features"
@@ -246,7 +246,7 @@ def export(
       encoder: which of the networks; by default the method's choice.
       dtype: type of the numbers; by default "float32".
       license: for the model card of "hf": an identifier of the hub, "apache-2.0".
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The path written.
@@ -294,7 +294,7 @@ def push(
       dtype: type of the numbers; by default "float32".
       license: for the model card: an identifier of the hub, "apache-2.0".
       public: whether a new repository is public.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The URL of the model's page.

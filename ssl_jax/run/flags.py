@@ -41,7 +41,7 @@ class CommonFlags:
     """Flags of every subcommand."""
 
     trust_code: bool = flag(
-        "also run method and config files that lie in the folder of a run", False
+        "also run method, network and config files that lie in the folder of a run", False
     )
 
     def is_set(self, name: str) -> bool:

@@ -41,7 +41,7 @@ def load(
         the method's, or "avg" for an earlier layer if that is "pooled".
       mesh: devices, each of which holds all weights; any mesh; by default one device.
       backbone: settings that a public file's names and shapes do not determine, {"heads": 12}.
-      trust_code: whether to run a method file in the folder of a run (docs/safety.md).
+      trust_code: whether to run a method or network file in the folder of a run (docs/safety.md).
 
     Raises:
       UserError: no such run, checkpoint, file or layer; a network that ours cannot compute

@@ -17,6 +17,8 @@ from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.training import state
 from ssl_jax.training.checkpoint import Checkpoints
+from ssl_jax.weights import files as weight_files
+from ssl_jax.weights import networks
 
 SMALL = (("backbone.width", 4), ("train.batch_size", 16), ("train.steps", 4))
 
@@ -110,6 +112,32 @@ class PretrainedTest(parameterized.TestCase):
             UserError, "init_from: .*backbone.stem is 'small' in the config but 'cifar' in"
         ):
             pretrained.check(run)
+
+    @parameterized.parameters("run", "file")
+    def test_images_of_more_channels(self, kind):
+        path = Path(self.folder) / "rgb.npz"
+        images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
+        np.savez(path, images=images, labels=np.arange(64) % 4)
+        encoder, start = saved(self.folder), self.folder
+        if kind == "file":
+            variables = networks.flat(encoder.params, encoder.stats)
+            tensors = networks.to_timm(variables, {"name": "resnet_small", "width": 4})
+            start = str(Path(self.folder) / "w.safetensors")
+            weight_files.write(Path(start), tensors, {})
+        rgb = ("data.train", f"npz:{path}"), ("train.init_from", start)
+        with self.assertRaisesRegex(
+            UserError, "is for images of 1 channels, the data have 3; set train.init_channels to re"
+        ):
+            pretrained.check(experiment("supervised", *rgb))
+        restored = started(experiment("supervised", *rgb, ("train.init_channels", "mean")))
+        kernel = restored.params["backbone"]["stem"]["0"]["conv"]["kernel"]
+        own = encoder.params["stem"]["0"]["conv"]["kernel"]
+        np.testing.assert_allclose(kernel, np.repeat(own, 3, 2) / 3, rtol=1e-6)
+        stage = lambda params: params["stage1"]  # noqa: E731
+        assert_equal(stage(restored.params["backbone"]), stage(encoder.params))
+        same = ("train.init_from", start), ("train.init_channels", "zero")
+        with self.assertRaisesRegex(UserError, "init_channels: 'zero' would change nothing"):
+            pretrained.check(experiment("supervised", *same))
 
     def test_missing_and_left(self):
         source = ({"a": np.zeros(2), "mask_token": np.zeros(1)}, {})

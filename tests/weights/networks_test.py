@@ -11,6 +11,8 @@ from ssl_jax.weights import networks, vit
 from ssl_jax.weights.files import TensorFile
 from tests.weights.releases_test import (
     BOTTLENECK,
+    CONVNEXT,
+    EFFICIENTNET,
     RESNET,
     SWIN,
     VIT,
@@ -37,6 +39,10 @@ class InferenceTest(parameterized.TestCase):
         VIT | {"registers": 2, "mlp": "swiglu", "mlp_ratio": 3.0},
         VIT | {"pre_norm": True},
         SWIN,
+        CONVNEXT,
+        CONVNEXT | {"grn": True, "patch": 2},
+        EFFICIENTNET,
+        EFFICIENTNET | {"stem_width": 4, "head_width": 12},
     )
     def test_same_variables(self, **backbone):
         options = {"heads": 2} | ({"mlp": "gelu"} if "pre_norm" in backbone else {})
@@ -137,6 +143,16 @@ class InferenceTest(parameterized.TestCase):
         open_clip = {"open_clip": {"model_cfg": {"vision_cfg": vision}}}
         inferred = networks.of_file(TensorFile(clip, {}, open_clip), "F").backbone
         self.assertEqual((inferred["heads"], inferred["mlp"]), (2, "gelu"))
+
+    def test_tensorflow_networks_of_timm_have_their_padding(self):
+        config = {"architecture": "tf_efficientnet_b0.ns_jft_in1k", "model_args": {}}
+        file = TensorFile(plain(EFFICIENTNET), {}, {"config": config})
+        inferred = networks.of_file(file, "F").backbone
+        self.assertEqual((inferred["padding"], inferred["norm_eps"]), ("same", 1e-3))
+        with self.assertRaisesRegex(
+            UserError, "set --config.backbone.(padding=same|norm_eps=0.001)"
+        ):
+            networks.of_file(file, "F", EFFICIENTNET, 3)
 
     def test_the_number_of_heads_is_required(self):
         with self.assertRaisesRegex(UserError, "F: .* for width 8; set --config.backbone.heads"):

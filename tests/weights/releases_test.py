@@ -19,6 +19,8 @@ from ssl_jax.weights.places import under
 RESNET = {"name": "resnet", "depth": 18, "num_filters": 4}
 BOTTLENECK = {"name": "resnet", "depth": 50, "num_filters": 4}
 VIT = {"name": "vit", "size": None, "patch": 4, "image_size": 16, "dim": 8, "depth": 2, "heads": 2}
+CONVNEXT = {"name": "convnext", "size": None, "depths": (1, 2), "dims": (8, 16)}
+EFFICIENTNET = {"name": "efficientnet", "size": None, "depths": (1, 2), "widths": (8, 16)}
 SWIN = {
     "name": "swin", "size": None, "dim": 8, "depths": (2, 4), "heads": (2, 4), "window": 2,
     "image_size": 16,
@@ -75,6 +77,43 @@ def dino_head(seed=2):
     return mlp | last | {"last_layer.weight_g": np.ones((7, 1), np.float32)}
 
 
+# timm's names -> those of a release, in this order.
+CONVNEXT_NAMES = {
+    "convnext_authors": (
+        (r"stem\.", "downsample_layers.0."),
+        (r"stages\.(\d+)\.downsample\.", r"downsample_layers.\1."),
+        (r"stages\.(\d+)\.blocks\.", r"stages.\1."),
+        (r"(.*)\.conv_dw\.", r"\1.dwconv."),
+        (r"(.*)\.mlp\.fc", r"\1.pwconv"),
+        (r"(.*)\.mlp\.grn\.weight", r"\1.grn.gamma"),
+        (r"(.*)\.mlp\.grn\.bias", r"\1.grn.beta"),
+        (r"head\.norm\.", "norm."),
+    ),
+    "huggingface_convnext": (
+        (r"stem\.0\.", "embeddings.patch_embeddings."),
+        (r"stem\.1\.", "embeddings.layernorm."),
+        (r"stages\.(\d+)\.downsample\.", r"encoder.stages.\1.downsampling_layer."),
+        (r"stages\.(\d+)\.blocks\.", r"encoder.stages.\1.layers."),
+        (r"(encoder.*)\.norm\.", r"\1.layernorm."),
+        (r"(.*)\.conv_dw\.", r"\1.dwconv."),
+        (r"(.*)\.mlp\.fc", r"\1.pwconv"),
+        (r"(.*)\.mlp\.grn\.", r"\1.grn."),
+        (r"head\.norm\.", "layernorm."),
+    ),
+    "torchvision_convnext": (
+        (r"stem\.", "features.0."),
+        (r"stages\.(\d+)\.downsample\.", lambda m: f"features.{2 * int(m[1])}."),
+        (r"stages\.(\d+)\.blocks\.(\d+)\.", lambda m: f"features.{2 * int(m[1]) + 1}.{m[2]}."),
+        (r"(.*)\.conv_dw\.", r"\1.block.0."),
+        (r"(features.*)\.norm\.", r"\1.block.2."),
+        (r"(.*)\.mlp\.fc1\.", r"\1.block.3."),
+        (r"(.*)\.mlp\.fc2\.", r"\1.block.5."),
+        (r"(.*)\.gamma$", r"\1.layer_scale"),
+        (r"head\.norm\.", "classifier.0."),
+    ),
+}
+
+
 def read(tensors, backbone, **options):
     return networks.of_file(TensorFile(tensors, {}), "F", backbone, 3, **options)
 
@@ -93,12 +132,32 @@ class ReleasesTest(parameterized.TestCase):
             np.testing.assert_array_equal(got[path], array, err_msg=path)
         self.assertEqual({p.split("/")[0] for p in loaded} - {"backbone"}, set(heads))
 
-    @parameterized.parameters(RESNET, BOTTLENECK, VIT, SWIN)
+    @parameterized.parameters(RESNET, BOTTLENECK, VIT, SWIN, CONVNEXT, EFFICIENTNET)
     def test_plain(self, **backbone):
         weights = read(plain(backbone), backbone)
         self.assert_network(weights, STUDENT, backbone)
         self.assertEqual(weights.report.skipped, ())
         self.assertEqual(weights.report.loaded, len(plain(backbone)))
+
+    @parameterized.parameters(
+        ("convnext_authors", True),
+        ("huggingface_convnext", True),
+        ("torchvision_convnext", False),
+    )
+    def test_convnext(self, layout, grn):
+        """`timm_models_test.py` has torchvision's own file; the others' names are those of
+        facebookresearch/ConvNeXt-V2 and of transformers' ConvNextV2Model.
+        """
+        backbone = CONVNEXT | {"grn": grn}
+        file = {}
+        for name, array in plain(backbone).items():
+            for pattern, replacement in CONVNEXT_NAMES[layout]:
+                name = re.sub(f"^{pattern}", replacement, name)
+            narrow = ".grn." in name
+            file[f"module.{name}"] = array[None, None, None] if narrow else array
+        weights = read(file, backbone)
+        self.assert_network(weights, STUDENT, backbone)
+        self.assertEqual(weights.report.networks, (f"{layout} at 'module.'",))
 
     def test_moco_v1_and_v2(self):
         for head, kernel in (({"weight": (5, 32), "bias": (5,)}, "linear1"), (None, "linear2")):

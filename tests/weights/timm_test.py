@@ -6,7 +6,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.weights import networks, timm
 from ssl_jax.weights.files import TensorFile
-from tests.weights.releases_test import SWIN, VIT, variables
+from tests.weights.releases_test import CONVNEXT, EFFICIENTNET, SWIN, VIT, variables
 
 RESNET = {"name": "resnet", "depth": 18}
 
@@ -22,6 +22,10 @@ class ExportTest(parameterized.TestCase):
         (VIT | {"cls_token": False, "pool": "avg", "norm_after_pool": True}, "timm", 3),
         (VIT | {"pre_norm": True, "norm_eps": 1e-5}, "timm", 3),
         (SWIN, "timm", 3),
+        (CONVNEXT, "timm", 3),
+        (CONVNEXT | {"grn": True, "patch": 2}, "timm", 1),
+        (EFFICIENTNET, "timm", 3),
+        (EFFICIENTNET | {"stem": "cifar", "padding": "same"}, "timm", 3),
         (RESNET, "torchvision", 3),
         (VIT, "torchvision", 3),
     )
@@ -66,6 +70,9 @@ class ExportTest(parameterized.TestCase):
         (VIT | {"layer_scale": 0.1}, "torchvision", "layer_scale=0.1"),
         (VIT | {"cls_token": False, "pool": "avg"}, "torchvision", "cls_token=False"),
         (SWIN, "torchvision", "swin"),
+        (CONVNEXT, "torchvision", "convnext"),
+        (EFFICIENTNET, "torchvision", "efficientnet"),
+        (CONVNEXT | {"depths": (1,) * 5, "dims": (8,) * 5}, "timm", "5 stages"),
     )
     def test_unsupported_networks(self, backbone, library, message):
         with self.assertRaisesRegex(UserError, f"{library} has no network with .*{message}"):
