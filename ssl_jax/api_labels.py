@@ -37,7 +37,7 @@ def finetune(
       eval_data: labelled images to test on; by default what `data` defines, else a fifth of it.
       holdout: share of the training images that choose and calibrate the classifier.
       settings: values of keys of the config, {"optim.lr": 1e-3, "train.steps": 500}.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The content of classifier.json: "scores" of the classifier and of its baselines, "classes",
@@ -91,7 +91,7 @@ def predict(
       batch_size: images per batch, over all devices.
       threads: threads that decode images; 0 is one per core.
       max_bad_fraction: share of corrupt images above which the call fails; by default 0.01.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The columns of the table: "name", "index", "label", "confidence", "label_2", ...
@@ -151,7 +151,7 @@ def duplicates(
       threads: threads that decode images; 0 is one per core.
       max_bad_fraction: share of corrupt images above which the call fails; by default 0.01.
       settings: what a weights file does not specify, {"backbone.heads": 12}.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The columns of the table, one row per image of a group: "group", "name", "index", "keep",
@@ -213,7 +213,7 @@ def outliers(
       threads: threads that decode images; 0 is one per core.
       max_bad_fraction: share of corrupt images above which the call fails; by default 0.01.
       settings: what a weights file does not specify, {"backbone.heads": 12}.
-      trust_code: also run method and config files that lie in the folder of a run.
+      trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
       The columns of the table, the oddest image first: "name", "index", "distance", "deviations",

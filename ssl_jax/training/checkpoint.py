@@ -33,7 +33,7 @@ from ssl_jax.core import distributed, tree
 from ssl_jax.core.config import check
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.ranges import Count, Whole
-from ssl_jax.training import manifest
+from ssl_jax.training import checkpoint_format, manifest
 from ssl_jax.training.state import TrainState
 
 # Orbax logs every stage of every save, and the stack trace of every error that it raises as well.
@@ -216,12 +216,14 @@ class Checkpoints:
         """Return the metadata of the checkpoint of `step`.
 
         Raises:
-          UserError: the storage layer does not recognise the folder.
+          UserError: the storage layer does not recognise the folder, or it is of a newer version.
         """
+        format = self._format(step)
         try:
-            return dict(ocp.metadata(self._stored(step)).custom_metadata or {})
+            stored = dict(ocp.metadata(self._stored(step)).custom_metadata or {})
         except Exception as e:  # the storage layer raises many types
             raise UserError(f"{self._path(step)} is not a checkpoint: {_reason(e)}") from None
+        return checkpoint_format.upgrade(stored, format)
 
     def restore(self, step: int, abstract: TrainState, placed: TrainState) -> TrainState:
         """Load the state of `step`, with the shapes of `abstract` and the shardings `placed`.
@@ -311,7 +313,8 @@ class Checkpoints:
             if distributed.primary():
                 if wrong := _difference(ocp.metadata(self._stored(step)).metadata, shapes):
                     raise OSError(f"it cannot be read back: {wrong}")
-                manifest.write(self._path(step), metrics=metrics)
+                format = checkpoint_format.current()
+                manifest.write(self._path(step), format=format, metrics=metrics)
                 self._look_for_best(step, metrics)
                 self.prune()
             _give_back()
@@ -369,7 +372,12 @@ class Checkpoints:
         self._path(step).rename(aside)
         self._warn(f"checkpoint {step} is not used: {reason}; moved to {aside.name}")
 
+    def _format(self, step: int) -> int:
+        read = manifest.read(self._path(step))
+        return checkpoint_format.number(read, f"checkpoint {step} in {self._folder}")
+
     def _load(self, step: int, abstract: TrainState, placed: TrainState) -> TrainState:
+        self._format(step)
         target = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, placed
         )

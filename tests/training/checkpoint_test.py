@@ -18,7 +18,7 @@ from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.training import checkpoint, manifest
+from ssl_jax.training import checkpoint, checkpoint_format, manifest
 from ssl_jax.training.checkpoint import CheckpointConfig, Checkpoints
 from ssl_jax.training.state import TrainState
 
@@ -239,6 +239,37 @@ class CheckpointTest(parameterized.TestCase):
             checkpoints.wait()
             self.assertEqual(checkpoints.steps, [4])
         self.assertRegex(self.warnings[0], "step 8 could not be saved, .* it cannot be read back: ")
+
+    def test_a_newer_format_is_refused_in_one_line(self):
+        with mock.patch.object(checkpoint_format, "UPGRADES", (dict,)):
+            self.save(4)
+        self.assertEqual(manifest.read(self.folder / "4")["format"], 2)
+        with self.open() as checkpoints:
+            for read in (
+                lambda: checkpoints.resume(*like(state(0))),
+                lambda: checkpoints.restore(4, *like(state(0))),
+                lambda: checkpoints.metadata(4),
+            ):
+                with self.assertRaisesRegex(
+                    UserError, r"^checkpoint 4 in .* has format 2, [^\n]*$"
+                ):
+                    read()
+        self.assertTrue((self.folder / "4").exists())  # it is not damaged
+
+    def test_an_older_format_is_upgraded(self):
+        """Format 1 is that of the manifests without a number."""
+        write = manifest.write
+        unnumbered = lambda folder, format, **facts: write(folder, **facts)  # noqa: E731
+        with mock.patch.object(manifest, "write", unnumbered):
+            self.save(4)
+        self.save(8)
+        upgrades = (lambda metadata: metadata | {"added": 1},)
+        with self.open() as checkpoints:
+            self.assertEqual(checkpoints.metadata(4), {"step": 4})
+            with mock.patch.object(checkpoint_format, "UPGRADES", upgrades):
+                self.assertEqual(checkpoints.metadata(4), {"step": 4, "added": 1})
+                resumed = checkpoints.resume(*like(state(0)))
+        self.assertEqual((resumed.step, resumed.metadata["added"]), (8, 1))
 
     def test_files_are_on_the_disk_before_the_manifest(self):
         there = []

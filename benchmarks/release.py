@@ -1,0 +1,115 @@
+"""Install the sdist and the wheel in fresh environments, and use what was installed.
+
+    python benchmarks/release.py                                    # this Python, newest versions
+    python benchmarks/release.py --pythons=python3.12,python3.13
+    python benchmarks/release.py --versions=oldest                  # lower bounds of pyproject.toml
+
+Prints one JSON line per Python: versions, and whether each step of the smoke test passed. The exit
+code is 1 if one failed. It needs a package index and `uv`, which resolves to the oldest versions
+that the ranges allow; transitive dependencies are the newest in both cases.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from absl import app, flags
+
+ROOT = Path(__file__).parent.parent
+PYTHONS = flags.DEFINE_list("pythons", [sys.executable], "interpreters, as uv finds them")
+VERSIONS = flags.DEFINE_enum("versions", "newest", ["newest", "oldest"], "of the dependencies")
+REPORTED = ("jax", "flax", "numpy", "orbax-checkpoint", "grain", "scikit-learn", "pyarrow")
+TINY = [
+    "--config.backbone.width=4",
+    "--config.objective.projector=(8,8)",
+    "--config.train.batch_size=32",
+    "--config.evals.protocols=knn",
+]
+SMOKE = {  # in an empty folder
+    "version": ["--version"],
+    "methods": ["methods"],
+    "train": ["train", "--config=simclr:digits", "--workdir=W", "--config.train.steps=4", *TINY],
+    "resume": ["train", "--workdir=W"],
+    "evaluate": ["evaluate", "--workdir=W", "--eval=knn,linear", "--no_baselines"],
+    "embed": ["embed", "--workdir=W", "--data=digits", "--output=e.parquet"],
+    "export": ["export", "--workdir=W", "--format=safetensors", "--output=w.safetensors"],
+    "stablehlo": ["export", "--workdir=W", "--format=stablehlo", "--output=w.zip"],
+    "report": ["report", "--workdir=W"],
+}
+
+
+def run(*words: str | Path, cwd: Path = ROOT) -> str:
+    """Run a program; return what it printed, with its error if it failed."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    env.pop("PYTHONPATH", None)  # else the clone would be used
+    done = subprocess.run([*map(str, words)], cwd=cwd, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(" ".join((done.stderr or done.stdout).split())[-500:])
+    return done.stdout
+
+
+def build(folder: Path) -> tuple[Path, Path]:
+    """Build the sdist, and the wheel from it; return their paths."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder)
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    source = folder / sdist.name.removesuffix(".tar.gz")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=source)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tracked = run("git", "ls-files", "ssl_jax", "configs").splitlines()
+    paths = {name if name.startswith("ssl_jax") else f"ssl_jax/{name}" for name in tracked}
+    if missing := sorted(paths - names):
+        raise RuntimeError(f"the wheel lacks {missing[:5]}")
+    return sdist, wheel
+
+
+def smoke(python: str, wheel: Path, folder: Path) -> dict[str, object]:
+    """Install the wheel for a Python and use it; return one line of the result."""
+    line: dict[str, object] = {"versions": VERSIONS.value}
+    environment, empty = folder / "venv", folder / "empty"
+    empty.mkdir(parents=True)
+    began = time.monotonic()
+    try:
+        run("uv", "venv", "-q", "--python", python, environment)
+        resolution = "lowest-direct" if VERSIONS.value == "oldest" else "highest"
+        own = environment / "bin" / "python"
+        options = ["--python", own, "--only-binary", ":all:", "--resolution", resolution]
+        run("uv", "pip", "install", "-q", *options, wheel)
+        listed = json.loads(run("uv", "pip", "list", "--python", own, "--format=json"))
+        versions = {package["name"]: package["version"] for package in listed}
+        line["python"] = run(own, "-c", "import platform; print(platform.python_version())").strip()
+        line |= {name: versions[name] for name in REPORTED}
+    except RuntimeError as e:
+        return line | {"python": python, "failed": f"install: {e}"}
+    for name, words in SMOKE.items():
+        try:
+            run(environment / "bin" / "ssl-jax", *words, cwd=empty)
+        except RuntimeError as e:
+            return line | {"failed": f"{name}: {e}"}
+    return line | {"passed": len(SMOKE), "seconds": round(time.monotonic() - began)}
+
+
+def main(_: list[str]) -> None:
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        sdist, wheel = build(Path(folder))
+        sizes = {path.name: path.stat().st_size for path in (sdist, wheel)}
+        print(json.dumps({"built": sizes}), flush=True)
+        for number, python in enumerate(PYTHONS.value):
+            line = smoke(python, wheel, Path(folder, str(number)))
+            failed |= "failed" in line
+            print(json.dumps(line), flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    app.run(main)
