@@ -1,6 +1,6 @@
 """Files of tables by name: `FILES#image=COLUMN&label=COLUMN&caption=COLUMN&name=COLUMN` names
-columns, `label=` selects no column, `FOLDER#split=NAME` is one split of a folder, and `FOLDER#.` all
-of its files.
+columns, `label=` selects no column, `FOLDER#split=NAME` is one split of a folder, and `FOLDER#.` is
+all of its files.
 """
 
 import re

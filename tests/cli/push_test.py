@@ -30,10 +30,7 @@ from tests.run.pretrained_test import assert_equal, experiment, started
 
 TOKEN = "hf_" + "x" * 30
 COMMIT = "a" * 40
-VIT = (
-    ("backbone", {"name": "vit", "size": None, "dim": 8, "depth": 1, "heads": 2, "patch": 8}),
-    ("backbone.image_size", 16),
-)
+STEM = ("backbone.stem", "imagenet")  # that of ResNetModel
 RECORD = {
     "workdir": "/home/me/w",
     "data": "folder:/home/me/images",
@@ -101,10 +98,10 @@ class HubTest(parameterized.TestCase):
         return command("export", *words, *flags)
 
     def test_export_writes_a_folder(self):
-        run, current = self.run_(*VIT)
+        run, current = self.run_(STEM)
         code, out, err = self.export("m", "--license=apache-2.0")
         self.assertEqual((code, err), (0, ""))
-        self.assertIn("ViTModel.from_pretrained(", out)
+        self.assertIn("ResNetModel.from_pretrained(", out)
         names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
         self.assertEqual(sorted(p.name for p in (self.folder / "m").iterdir()), names)
         feed = json.loads((self.folder / "m" / "preprocessor_config.json").read_text())
@@ -117,7 +114,7 @@ class HubTest(parameterized.TestCase):
         self.assertEqual(self.export("m")[0], 2)  # it exists
 
     def test_the_model_card(self):
-        self.run_(*VIT)
+        self.run_(STEM)
         self.export("m", "--license=cc-by-4.0")
         card = (self.folder / "m" / "README.md").read_text()
         for text in (
@@ -128,7 +125,7 @@ class HubTest(parameterized.TestCase):
             "| measure | trained | untrained | raw pixels |",
             "(during training) | 0.500 | 0.125 | - |",
             "(linear, lr=0.1, folder:images) | 0.750 | 0.250 | 0.500 |",
-            'ViTModel.from_pretrained(".")',
+            'ResNetModel.from_pretrained(".")',
             "## Licence\n\ncc-by-4.0.",
         ):
             self.assertIn(text, card)
@@ -137,7 +134,7 @@ class HubTest(parameterized.TestCase):
             self.assertNotIn(bytes(self.folder), path.read_bytes(), path)
 
     def test_no_numbers_and_no_licence(self):
-        saved(self.work, "simclr", *VIT)
+        saved(self.work, "simclr", STEM)
         write_json(self.work / "summary.json", {"step": 2, "eval/knn_top1": 0.5})  # an older step
         self.export()
         card = (self.folder / "m" / "README.md").read_text()
@@ -218,7 +215,7 @@ class HubTest(parameterized.TestCase):
         for flags, message in (
             (("--repo=net",), "--repo=net: expected USER/NAME"),
             (("--repo=me/net@main",), "expected USER/NAME"),
-            (("--repo=me/net",), "transformers has no network with backbone.name='resnet_small'"),
+            (("--repo=me/net",), "transformers has no network with backbone.stem='small'"),
             (("--repo=me/net", "--format=safetensors", "--license=My own"), "an identifier"),
             (("--repo=me/net", "--format=safetensors"), "nothing was uploaded: "),
         ):
