@@ -18,7 +18,7 @@ from absl.testing import absltest, parameterized
 import ssl_jax
 from ssl_jax.core.distributed import ProcessFlags
 from ssl_jax.run import catalog
-from ssl_jax.run.commands import embed, evaluate, export, train
+from ssl_jax.run.commands import embed, evaluate, export, push, train
 from ssl_jax.training import loop
 
 TINY = {
@@ -38,6 +38,7 @@ OTHER = {
     },
     "embed": {"overrides": "settings", "workdir": "run", "weights": "run", "patches": "pool"},
     "export": {"workdir": "run"},
+    "push": {"workdir": "run"},
 }
 
 
@@ -49,7 +50,7 @@ class ApiTest(parameterized.TestCase):
         cls.enterClassContext(contextlib.redirect_stdout(io.StringIO()))
         cls.last = ssl_jax.train("simclr:digits", workdir=cls.folder / "W", settings=TINY)
 
-    @parameterized.parameters(train, evaluate, embed, export)
+    @parameterized.parameters(train, evaluate, embed, export, push)
     def test_every_flag_is_a_keyword_with_its_default(self, command):
         name = command.__name__.rpartition(".")[2]
         parameters = inspect.signature(getattr(ssl_jax, name)).parameters

@@ -94,7 +94,7 @@ class TableSource(Source):
         columns: Mapping[str, str] | None = None,
         left_out: Mapping[str, int] | None = None,
     ) -> None:
-        self.name, self.left_out = name, dict(left_out or {})
+        self.name, self.left_out = name, left_out or {}
         self._tables, columns = tables, columns or {}
         schema = tables[0].schema
         features = features_of(schema)
@@ -204,7 +204,8 @@ class TableSource(Source):
             raise UserError(f"{self.name}: no image in the lists of column {self._image}")
         rows = np.repeat(np.arange(len(lengths)), lengths)
         if empty := int((lengths == 0).sum()):
-            self.left_out[f"rows without an image in column {self._image}"] = empty
+            why = f"rows without an image in column {self._image}"
+            self.left_out = {**self.left_out, why: empty}
         starts = np.cumsum(lengths) - lengths
         return Lists(rows, np.arange(len(rows)) - starts[rows])
 

@@ -32,8 +32,8 @@ class ArrowTable:
         except (pa.ArrowException, OSError) as e:
             line = str(e).strip().partition("\n")[0]
             raise UserError(f"{name}: {path} is not a complete Arrow file ({line})") from None
-        self.rows = [batch.num_rows for batch in self._batches]
-        self.sizes = [0] * len(self._batches)  # nothing is decoded
+        self.rows: Sequence[int] = [batch.num_rows for batch in self._batches]
+        self.sizes: Sequence[int] = [0] * len(self._batches)  # nothing is decoded
 
     def read_group(self, number: int, column: str) -> pa.ChunkedArray:
         array = self._batches[number].column(column)

@@ -10,6 +10,7 @@ cached, up to `tables.CACHE_BYTES`, so that a set that fits is decoded once; for
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,10 @@ class ParquetTable:
             raise UserError(f"{name}: {path} is not a complete Parquet file ({line})") from None
         self.schema: pa.Schema = self.metadata.schema.to_arrow_schema()
         groups = [self.metadata.row_group(g) for g in range(self.metadata.num_row_groups)]
-        self.rows = [group.num_rows for group in groups]
+        self.rows: Sequence[int] = [group.num_rows for group in groups]
         # Sizes of all columns: asking for one column of a corrupt footer ends the process (pyarrow
         # 26.0.1).
-        self.sizes = [group.total_byte_size for group in groups]
+        self.sizes: Sequence[int] = [group.total_byte_size for group in groups]
 
     def open(self) -> pq.ParquetFile:
         """Open a new reader, because readers are not safe to share between threads."""
