@@ -26,6 +26,7 @@ from ssl_jax.run.commands import (
     finetune,
     outliers,
     predict,
+    push,
     train,
 )
 from ssl_jax.training import loop
@@ -52,6 +53,7 @@ OTHER = {
     "predict": {"workdir": "classifier", "weights": "classifier"},
     "duplicates": {"overrides": "settings", "workdir": "run", "weights": "run"},
     "outliers": {"overrides": "settings", "workdir": "run", "weights": "run"},
+    "push": {"workdir": "run"},
 }
 
 
@@ -70,7 +72,7 @@ class ApiTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(
-        train, evaluate, embed, export, finetune, predict, duplicates, outliers
+        train, evaluate, embed, export, finetune, predict, duplicates, outliers, push
     )
     def test_every_flag_is_a_keyword_with_its_default(self, command):
         name = command.__name__.rpartition(".")[2]

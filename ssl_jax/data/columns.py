@@ -40,16 +40,14 @@ def image_column(name: str, schema: pa.Schema, features: dict, named: str | None
         )
     column = candidates[0]
     kind = whole = schema.field(column).type
-    if is_list(kind):
-        raise UserError(
-            f"{name}: column {column} is {kind}, several images per row; write one row per image"
-        )
+    kind = kind.value_type if is_list(kind) else kind
     if is_struct(kind):
         kinds = [kind.field(f).type for f in ("bytes", "path") if kind.get_field_index(f) >= 0]
         kind = next((k for k in kinds if not pa.types.is_null(k)), kind)
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or is_string(kind)):
         raise UserError(
-            f"{name}: column {column} is {whole}; expected the bytes of image files, or paths"
+            f"{name}: column {column} is {whole}; expected the bytes of image files, or paths, "
+            "or lists of them"
         )
     return column
 

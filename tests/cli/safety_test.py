@@ -80,10 +80,12 @@ PATHS = {
         ("--workdir={}", "--format=npz", "--output={new}.npz"),
         ("--workdir={run}", "--format=npz", "--output={}/o.npz"),
         ("--workdir={run}", "--format=orbax", "--output={}/o"),
+        ("--workdir={run}", "--format=hf", "--output={}/o"),
     ],
     "import": [("--weights={}", "--output={new}.npz")],
     "methods": [("--nothing={}",)],
     "prepare": [("--data=folder:{}", "--output={new}"), ("--data=digits", "--output={file}/o")],
+    "push": [("--workdir={}", "--repo=me/net"), ("--workdir={run}", "--repo={}")],
     "report": [("--workdir={}",), ("--workdir={run}", "--output={}/r.html")],
     "results": [
         ("--results={}",),

@@ -31,6 +31,7 @@ __all__ = ["ArraySource", "Source", "absolute", "held_out", "open_source", "sche
 _ENDINGS = {  # endings of files that need no scheme
     "npz": (".npz",),
     "parquet": (".parquet",),
+    "arrow": (".arrow", "dataset_dict.json"),
     "tar": (".tar", ".tar.gz", ".tgz"),
     "array_record": (".array_record",),
     "folder": (".txt", ".csv", ".lst", ".list"),
@@ -156,7 +157,7 @@ def _guess(spec: str) -> str | None:
             return scheme if scheme in schemes() else None
         if path.is_dir():
             kinds = {_by_ending(f.name) for f in islice(path.iterdir(), _LOOKED_AT) if f.is_file()}
-            tables = kinds & {"parquet", "tar", "array_record"}
+            tables = kinds & {"parquet", "arrow", "tar", "array_record"}
             return tables.pop() if len(tables) == 1 and kinds <= tables | {None} else "folder"
     return None
 

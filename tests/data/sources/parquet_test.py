@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data import tables
 from ssl_jax.data.decode import DecodeError
-from ssl_jax.data.sources import held_out, open_source, parquet
+from ssl_jax.data.sources import held_out, open_source
 
 IMAGES = [b"image %d" % i for i in range(10)]
 STRUCTS = [{"bytes": b, "path": None} for b in IMAGES]
@@ -201,7 +202,8 @@ class ParquetTest(parameterized.TestCase):
         ("column", {"z": IMAGES}, "no column image or img or .*; it has z"),
         ("kind", {"image": [1, 2]}, "column image is int64; expected the bytes"),
         ("struct", {"image": [{"url": "x"}]}, "column image is struct"),
-        ("list", {"image": [[b"x"]]}, "column image is list.*several images per row"),
+        ("list", {"image": [[1]]}, "column image is list.*expected the bytes .* lists of them"),
+        ("lists", {"image": pa.array([[], None], pa.list_(pa.binary()))}, "no image in the lists"),
         ("empty", {"image": pa.array([], pa.binary())}, "no row in it"),
         ("label", {"image": IMAGES[:1], "label": [-2]}, "label -2 at index 0"),
     )
@@ -238,7 +240,7 @@ class ParquetTest(parameterized.TestCase):
 
     def test_a_set_larger_than_the_cache_is_told(self):
         spec = self.write(image=IMAGES)
-        with mock.patch.object(parquet, "CACHE_BYTES", 50), self.assertLogs("absl") as logs:
+        with mock.patch.object(tables, "CACHE_BYTES", 50), self.assertLogs("absl") as logs:
             source = open_source(spec)
         self.assertIn("ssl-jax prepare", logs.output[0])
         self.assertEqual([source.read(i) for i in range(10)], IMAGES)
@@ -256,7 +258,7 @@ class RecentGroupsTest(absltest.TestCase):
             self.loads.append(group)
             return pa.chunked_array([pa.array([group] * 10, pa.int64())])  # 80 bytes
 
-        return parquet.RecentGroups(load, budget)
+        return tables.RecentGroups(load, budget)
 
     def test_the_last_used_are_kept(self):
         groups = self.groups(170)
@@ -280,7 +282,7 @@ class RecentGroupsTest(absltest.TestCase):
             go.wait(10)
             return pa.chunked_array([pa.array([group])])
 
-        groups = parquet.RecentGroups(load, 100)
+        groups = tables.RecentGroups(load, 100)
         threads = [
             threading.Thread(target=lambda: rows.append(groups[7][0].as_py())) for _ in range(4)
         ]
