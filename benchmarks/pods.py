@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ FIRST = (
 )
 STEP = ("objective", "backbone", "optim", "mesh", "train")  # sections that affect the step
 GIB = 2**30
+# Of a v5e host per chip: 112 for 4 chips, 224 for 8 (docs.cloud.google.com/tpu/docs/v5e, "VM
+# types", read in November 2026).
+VCPUS = 28
 
 
 def main() -> None:
@@ -122,8 +126,8 @@ def page(rows: dict[str, Any]) -> str:
     lines = [cells(name, rows.get(name)) for name in recipes()]
     titles = (
         "recipe | backbone | slice | batch | GiB per chip | temporary GiB | TFLOP per image | "
-        "MB per image | collective MB per step | roofline bound, ms per step | compile, CPU s | "
-        "fits | compiled"
+        "MB per image | collective MB per step | roofline bound, ms per step | "
+        "images per s and vCPU | compile, CPU s | fits | compiled"
     )
     table = [titles, "|".join(["---"] * len(titles.split("|"))), *(" | ".join(r) for r in lines)]
     return INTRODUCTION + "\n".join(f"| {line} |" for line in table) + "\n" + notes(rows)
@@ -136,12 +140,12 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
     batch = config["train"]["batch_size"]
     first = [f"`{name}`", backbone(config), slice_of(batch), f"{batch:,}"]
     if row is None or row["recipe"] != fingerprint(name):
-        return [*first, *["not run"] * 9]
-    report = row["report"]
+        return [*first, *["not run"] * 10]
+    report, chips = row["report"], math.prod(row["report"].get("mesh", {}).values())
     memory = report.get("memory", {})
     seconds = f"{report['compile_cpu_seconds']:.0f}" if "compile_cpu_seconds" in report else "?"
     if not memory.get("peak"):
-        return [*first, *[""] * 6, seconds, "**no**: " + report["message"], row["compiled"]]
+        return [*first, *[""] * 7, seconds, "**no**: " + report["message"], row["compiled"]]
     return [
         *first,
         f"{memory['peak'] / GIB:.2f}",
@@ -150,6 +154,7 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
         f"{report['bytes_per_image'] / 1e6:.0f}",
         f"{sum(link['bytes'] for link in report['links']) / 1e6:.1f}",
         f"{report['bound']['seconds'] * 1e3:.1f}",
+        f"{report['bound']['images_per_second'] / chips / VCPUS:.0f}",
         seconds,
         "yes" if report["fits"] else "**no**",
         row["compiled"],
@@ -177,6 +182,7 @@ neither the TPU slice nor the data:
 pip install -c constraints.txt -e '.[tpu]'
 ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8
 ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8 --find_batch
+ssl-jax compile --config=moco_v3:imagenet --topology=v5e:8x8 --remat=auto
 ssl-jax compile --config=mae:imagenet --topology=v5e:8x8 --slices=2 --config.mesh.fsdp=8 --json
 ```
 
@@ -194,6 +200,12 @@ The columns:
 - **Collective MB** is the size of the arrays that a chip gathers, reduces or sends per step.
 - The **roofline bound** is the longest of the times for FLOPs, HBM and interconnect, each at its
   data-sheet peak. No schedule can beat it. It is not a prediction.
+- **Images per s and vCPU** is what a host's input pipeline must deliver to keep up with that bound,
+  divided over the 28 vCPUs that a v5e host has for each chip ([TPU
+  v5e](https://docs.cloud.google.com/tpu/docs/v5e)). One core of the machine in
+  [performance](performance.md) decodes and crops 797 images of 500 x 375 pixels per second for two
+  views; larger images and more crops take longer, and `ssl-jax prepare --size` makes them smaller.
+  No v5e host was measured.
 
 Nothing here was run on a TPU. `python benchmarks/pods.py` writes this page from
 [pods.json](pods.json) (its docstring says which slice is used); compile seconds are CPU time of all

@@ -30,8 +30,8 @@ def digits() -> dict:
 def kornblith() -> dict:
     """Nine of the twelve sets of Kornblith et al. (1805.08974, SimCLR, BYOL), for --eval=logistic.
 
-    Birdsnap and FGVC Aircraft (mean per class) are not in TFDS: add them as folders. The images of
-    VOC 2007 have several labels each, which is not supported.
+    Birdsnap and FGVC Aircraft (mean per class) are not in TFDS: add them as folders. So is VOC 2007
+    with its several labels per image: {"data": "voc:VOCdevkit/VOC2007", "metric": "11point"}.
     """
     return {
         "food101": _tfds("food101", test="validation"),

@@ -49,7 +49,7 @@ def page() -> str:
         golden, other = proofs(name)
         cells = (
             f"[{name}](../../ssl_jax/objectives/{name}.py)",
-            f"[{family}]({PAGES[family]})",
+            in_family(family),
             re.sub(r"\((\d{4}\.\d{4,5})\)", r"([\1](https://arxiv.org/abs/\1))", paper),
             ", ".join(golden) or "no fixture",
             ", ".join(other),
@@ -58,6 +58,11 @@ def page() -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return HEAD + "\n".join(lines) + "\n"
+
+
+def in_family(family: str) -> str:
+    """Link the page of a family; one without a page is plain text, none is "none"."""
+    return f"[{family}]({PAGES[family]})" if family in PAGES else family or "none"
 
 
 def proofs(name: str) -> tuple[list[str], list[str]]:

@@ -10,23 +10,24 @@ import importlib
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from ssl_jax.core import config, stop, trust
+from ssl_jax.core import config, hub, stop, trust
 from ssl_jax.core.files import home
 from ssl_jax.run import orbax_export
 from ssl_jax.run.catalog import methods
 from ssl_jax.run.load import load
 
-__all__ = ["embed", "evaluate", "export", "load", "methods", "train"]
+__all__ = ["embed", "evaluate", "export", "load", "methods", "push", "train"]
 
 PathLike = str | os.PathLike[str]
 Settings = Mapping[str, Any]  # {"optim.lr": 0.3}: any keys of a config, with their values
 Arrays = dict[str, np.ndarray]
+Log = str | Callable[[int, Mapping[str, float]], Any]  # a logger's name, or (step, metrics)
 F = TypeVar("F")
 
 
@@ -38,6 +39,7 @@ def train(
     eval_data: PathLike = "",
     settings: Settings | None = None,
     profile: str = "",
+    log: Log | Sequence[Log] = ("tensorboard",),
     accept_changes: bool = False,
     trust_code: bool = False,
 ) -> dict[str, float]:
@@ -52,6 +54,8 @@ def train(
       eval_data: evaluation images, given like `data`.
       settings: values of keys of the config, {"optim.lr": 0.3, "train.steps": 1000}.
       profile: "FIRST:LAST", steps to trace for XProf.
+      log: where metrics are shown, one or several: "tensorboard", "wandb", "mlflow", "aim", or
+        functions (step, {name: value}); () for nowhere (docs/logging.md).
       accept_changes: resume a run although its config or data have changed.
       trust_code: also run method and config files that lie in the folder of a run.
 
@@ -62,9 +66,10 @@ def train(
       UserError: what is wrong, and what would be right.
       KeyboardInterrupt: interrupted, after saving; the same call resumes.
     """
-    with _called(trust_code):
+    targets = [log] if isinstance(log, str) or callable(log) else list(log)
+    with called(trust_code):
         command = importlib.import_module("ssl_jax.run.commands.train")
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             settings,
             config=str(config),
@@ -72,9 +77,10 @@ def train(
             data=str(data),
             eval_data=str(eval_data),
             profile=profile,
+            log=tuple(name for name in targets if isinstance(name, str)),
             accept_changes=accept_changes,
         )
-        code, last = command.train(flags)
+        code, last = command.train(flags, [t for t in targets if not isinstance(t, str)])
         if code:
             raise KeyboardInterrupt
         return dict(last)
@@ -119,12 +125,12 @@ def evaluate(
       UserError: what is wrong, and what would be right.
       KeyboardInterrupt: interrupted; finished measurements are saved.
     """
-    with _called(trust_code):
+    with called(trust_code):
         command = importlib.import_module("ssl_jax.run.commands.evaluate")
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             settings,
-            **_source(run),
+            **source_of(run),
             eval=tuple(eval),
             data=str(data),
             eval_data=str(eval_data),
@@ -184,13 +190,13 @@ def embed(
       KeyboardInterrupt: interrupted; finished parts of a file are kept.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_called(trust_code))
+        stack.enter_context(called(trust_code))
         command = importlib.import_module("ssl_jax.run.commands.embed")
         folder = None if output else stack.enter_context(tempfile.TemporaryDirectory())
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             settings,
-            **_source(run),
+            **source_of(run),
             data=str(data),
             output=output or f"{folder}/features.npz",
             split=split,
@@ -216,25 +222,30 @@ def export(
     run: PathLike,
     output: PathLike,
     *,
-    format: Literal["safetensors", "npz", "orbax", "timm", "torchvision", "stablehlo"],
+    format: Literal[
+        "safetensors", "npz", "orbax", "timm", "torchvision", "hf", "stablehlo", "onnx"
+    ],
     step: int | None = None,
     part: Literal["backbone", "all"] | None = None,
     encoder: Literal["student", "teacher"] | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
+    license: str = "",
     trust_code: bool = False,
 ) -> Path:
     """Write the weights of a run for use elsewhere: `ssl-jax export`.
 
     Args:
       run: the run's folder.
-      output: file to write; for "orbax" a new folder.
-      format: names of the weights: ours in the first three, the library's in "timm" and
-        "torchvision"; "stablehlo" is a program with the weights inside.
+      output: file to write; for "orbax" and "hf" a new folder.
+      format: names of the weights: ours in the first three, the library's in "timm",
+        "torchvision" and "hf" (transformers); "stablehlo" and "onnx" are programs with the weights
+        inside.
       step: step of the checkpoint; by default the newest.
       part: "all": also its heads and, without `encoder`, the rest of the run's state; by default
         "backbone".
       encoder: which of the networks; by default the method's choice.
       dtype: type of the numbers; by default "float32".
+      license: for the model card of "hf": an identifier of the hub, "apache-2.0".
       trust_code: also run method and config files that lie in the folder of a run.
 
     Returns:
@@ -243,9 +254,9 @@ def export(
     Raises:
       UserError: what is wrong, and what would be right.
     """
-    with _called(trust_code):
+    with called(trust_code):
         command = importlib.import_module("ssl_jax.run.commands.export")
-        flags = _flags(
+        flags = flags_of(
             command.Flags,
             workdir=run,
             output=output,
@@ -254,13 +265,61 @@ def export(
             part=part,
             encoder=encoder,
             dtype=dtype,
+            license=license,
         )
         command.export(flags)
         return Path(flags.output)
 
 
+def push(
+    run: PathLike,
+    repo: str,
+    *,
+    format: Literal["hf", "safetensors"] = "hf",
+    step: int | None = None,
+    encoder: Literal["student", "teacher"] | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    license: str = "",
+    public: bool = False,
+    trust_code: bool = False,
+) -> str:
+    """Upload the encoder of a run, with a model card, to the Hugging Face hub: `ssl-jax push`.
+
+    Args:
+      run: the run's folder.
+      repo: "USER/NAME" on the hub; created if it does not exist.
+      format: names of the weights: those of transformers, or ours, which every network has.
+      step: step of the checkpoint; by default the newest.
+      encoder: which of the networks; by default the method's choice.
+      dtype: type of the numbers; by default "float32".
+      license: for the model card: an identifier of the hub, "apache-2.0".
+      public: whether a new repository is public.
+      trust_code: also run method and config files that lie in the folder of a run.
+
+    Returns:
+      The URL of the model's page.
+
+    Raises:
+      UserError: what is wrong, and what would be right.
+    """
+    with called(trust_code):
+        command = importlib.import_module("ssl_jax.run.commands.push")
+        flags = flags_of(
+            command.Flags,
+            workdir=run,
+            repo=repo,
+            format=format,
+            step=step,
+            encoder=encoder,
+            dtype=dtype,
+            license=license,
+            public=public,
+        )
+        return str(command.push(flags))
+
+
 @contextlib.contextmanager
-def _called(trust_code: bool) -> Iterator[None]:
+def called(trust_code: bool) -> Iterator[None]:
     """Context of one call: the process is the caller's, and trust in code ends with it."""
     try:
         with stop.guest(), trust.scope(trust_code):
@@ -269,7 +328,7 @@ def _called(trust_code: bool) -> Iterator[None]:
         raise KeyboardInterrupt from e
 
 
-def _flags(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
+def flags_of(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
     """Return the flags of a subcommand. None leaves one at its default; a ~ is the user's home."""
     values = {name: value for name, value in values.items() if value is not None}
     for name, value in values.items():
@@ -279,7 +338,8 @@ def _flags(cls: type[F], settings: Settings | None = None, **values: Any) -> F:
     return config.build(cls, values, config.ARGUMENTS, **fixed)
 
 
-def _source(run: PathLike) -> dict[str, str]:
+def source_of(run: PathLike) -> dict[str, str]:
     """Return the flag that names a run or, in its place, a weights file."""
     path = Path(home(os.fspath(run)))
-    return {"weights" if orbax_export.is_weights(path) else "workdir": str(path)}
+    of_file = hub.is_on_hub(path) or orbax_export.is_weights(path)
+    return {"weights" if of_file else "workdir": str(path)}

@@ -18,8 +18,18 @@ from absl.testing import absltest, parameterized
 import ssl_jax
 from ssl_jax.core.distributed import ProcessFlags
 from ssl_jax.run import catalog
-from ssl_jax.run.commands import embed, evaluate, export, train
+from ssl_jax.run.commands import (
+    duplicates,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    outliers,
+    predict,
+    train,
+)
 from ssl_jax.training import loop
+from ssl_jax.training.metrics import read_metrics
 
 TINY = {
     "backbone.width": 4,
@@ -38,6 +48,10 @@ OTHER = {
     },
     "embed": {"overrides": "settings", "workdir": "run", "weights": "run", "patches": "pool"},
     "export": {"workdir": "run"},
+    "finetune": {"overrides": "settings", "workdir": "run", "weights": "run"},
+    "predict": {"workdir": "classifier", "weights": "classifier"},
+    "duplicates": {"overrides": "settings", "workdir": "run", "weights": "run"},
+    "outliers": {"overrides": "settings", "workdir": "run", "weights": "run"},
 }
 
 
@@ -47,9 +61,17 @@ class ApiTest(parameterized.TestCase):
         super().setUpClass()
         cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
         cls.enterClassContext(contextlib.redirect_stdout(io.StringIO()))
-        cls.last = ssl_jax.train("simclr:digits", workdir=cls.folder / "W", settings=TINY)
+        cls.logged = []
+        cls.last = ssl_jax.train(
+            "simclr:digits",
+            workdir=cls.folder / "W",
+            settings=TINY,
+            log=lambda step, values: cls.logged.append({"step": step} | values),
+        )
 
-    @parameterized.parameters(train, evaluate, embed, export)
+    @parameterized.parameters(
+        train, evaluate, embed, export, finetune, predict, duplicates, outliers
+    )
     def test_every_flag_is_a_keyword_with_its_default(self, command):
         name = command.__name__.rpartition(".")[2]
         parameters = inspect.signature(getattr(ssl_jax, name)).parameters
@@ -72,6 +94,12 @@ class ApiTest(parameterized.TestCase):
         self.assertContainsSubset({"train/loss", "eval/knn_top1"}, self.last)
         again = ssl_jax.train(workdir=self.folder / "W")  # already finished
         self.assertEqual(again["eval/knn_top1"], self.last["eval/knn_top1"])
+
+    def test_a_function_gets_what_the_file_of_metrics_has(self):
+        self.assertEqual(self.logged, read_metrics(self.folder / "W"))
+        self.assertFalse((self.folder / "W" / "events").exists())
+        with self.assertRaisesRegex(ssl_jax.UserError, "--log=wanb: unknown logger"):
+            ssl_jax.train(workdir=self.folder / "W", log=["wanb"])
 
     def test_evaluate_returns_what_the_file_holds(self):
         sweep = {"k": (5, 10)}

@@ -14,7 +14,7 @@ from benchmarks import pods
 from docs import make_methods
 from ssl_jax import cli, nets
 from ssl_jax.nets import backbones
-from ssl_jax.run import configs
+from ssl_jax.run import catalog, configs
 from ssl_jax.run.configs import load_config
 from ssl_jax.training.metrics import read_metrics
 from tests.cli import flags_test
@@ -71,8 +71,9 @@ class DocsTest(absltest.TestCase):
         """Subcommands and flags; the values are the reader's."""
         wrong = []
         for page in pages():
-            for block in re.findall(r"```(?:\w*)\n(.*?)```", page.read_text(), re.S):
+            for block in re.findall(r"```[^\n`]*\n(.*?)```", page.read_text(), re.S):
                 for line in block.replace("\\\n", " ").splitlines():
+                    line = re.sub(r"^(\w+=\S+ )+", "", line.strip())
                     if not (match := re.match(r"ssl-jax (\w[\w-]*)(.*)", line.strip())):
                         continue
                     name, rest = match[1], match[2].partition(" #")[0]
@@ -91,6 +92,12 @@ class DocsTest(absltest.TestCase):
 
     def test_the_table_of_methods_is_current(self):
         self.assertEqual(make_methods.PAGE.read_text(), make_methods.page())
+
+    def test_a_method_without_a_page_of_its_family_is_in_the_table(self):
+        summary = catalog.MethodSummary("", "Mine (2601.00001)", "", ("digits",))
+        with mock.patch.object(make_methods, "methods", lambda: {"simclr": summary}):
+            self.assertIn("| none | Mine", make_methods.page())
+        self.assertEqual(make_methods.in_family("odd"), "odd")
 
     def test_the_page_of_pods_is_current(self):
         """`python benchmarks/pods.py --page` writes it."""

@@ -105,15 +105,41 @@ def block_mask(
       min_patches, max_patches: limits of one block.
       aspect: range of height over width, log-uniform.
     """
-    height, width = grid
-    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     target = jnp.asarray(target, jnp.float32)
 
-    def propose(key: Array, cap: Array) -> tuple[Array, Array]:
-        """Draw a rectangle (H, W) bool; also return true if it is small enough for the grid."""
-        area, log, down, across = jax.random.uniform(key, (4,))
+    def add(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        mask, key, wanting = state
+        key, own = jax.random.split(key)
+        draws = jax.vmap(lambda k: jax.random.uniform(k, (4,)))(jax.random.split(own, _TRIES))
+        cap = jnp.minimum(target - mask.sum(), max_patches)
+        larger = add_block(mask, draws, cap, min_patches, aspect)
+        wanting = wanting & (larger != mask).any()
+        mask = jnp.where(wanting, larger, mask)
+        return mask, key, wanting & (mask.sum() < target)
+
+    start = (jnp.zeros(grid, bool), key, target > 0)
+    return jax.lax.fori_loop(0, _BLOCKS, add, start)[0]
+
+
+def add_block(
+    mask: Array, draws: Array, cap: Array, min_patches: int, aspect: tuple[float, float]
+) -> Array:
+    """Add the first rectangle that fits to a mask (H, W) bool; the same mask if none does.
+
+    Args:
+      draws: (tries, 4) in [0, 1): area, logarithm of the aspect ratio, top and left of each try.
+      cap: most patches to add.
+      min_patches, aspect: see `block_mask`.
+    """
+    height, width = mask.shape
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
+    low, high = (math.log(limit) for limit in aspect)
+
+    def propose(draws: Array) -> tuple[Array, Array]:
+        """Make a rectangle (H, W) bool; also return true if it is small enough for the grid."""
+        area, log, down, across = draws
         area = min_patches + (cap - min_patches) * area
-        ratio = jnp.exp(math.log(aspect[0]) + (math.log(aspect[1]) - math.log(aspect[0])) * log)
+        ratio = jnp.exp(low + (high - low) * log)
         h = jnp.round(jnp.sqrt(area * ratio)).astype(jnp.int32)  # half to even, as in Python
         w = jnp.round(jnp.sqrt(area / ratio)).astype(jnp.int32)
         top = jnp.floor(down * (height - h + 1)).astype(jnp.int32)
@@ -121,20 +147,11 @@ def block_mask(
         block = (y >= top) & (y < top + h) & (x >= left) & (x < left + w)
         return block, (h < height) & (w < width)
 
-    def add(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        mask, key, wanting = state
-        key, draws = jax.random.split(key)
-        cap = jnp.minimum(target - mask.sum(), max_patches)
-        # The tries are independent and the first that fits is used, so compute all at once.
-        blocks, small = jax.vmap(propose, (0, None))(jax.random.split(draws, _TRIES), cap)
-        added = (blocks & ~mask).sum((1, 2))
-        fits = small & (added > 0) & (added <= cap)
-        wanting = wanting & fits.any()
-        mask = mask | (blocks[jnp.argmax(fits)] & wanting)
-        return mask, key, wanting & (mask.sum() < target)
-
-    start = (jnp.zeros(grid, bool), key, target > 0)
-    return jax.lax.fori_loop(0, _BLOCKS, add, start)[0]
+    # The tries are independent and the first that fits is used, so compute all at once.
+    blocks, small = jax.vmap(propose)(draws)
+    added = (blocks & ~mask).sum((1, 2))
+    fits = small & (added > 0) & (added <= cap)
+    return mask | (blocks[jnp.argmax(fits)] & fits.any())
 
 
 def ibot_mask(

@@ -3,6 +3,7 @@
 ssl-jax compile --config=simclr:imagenet --topology=v5e:8x8
 ssl-jax compile --config=mae:imagenet --topology=v5p:4x4x4 --slices=2 --config.mesh.fsdp=8
 ssl-jax compile --config=simclr:imagenet --topology=v6e:8x8 --find_batch
+ssl-jax compile --config=dino:imagenet --topology=v5e:8x8 --remat=auto
 
 The exit code is 0 if the step fits into the chips' memory and 1 if it does not. Several slices lie
 along mesh.replica. The bound is a lower limit that no schedule can beat, not a prediction.
@@ -13,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count
 from ssl_jax.cost.chips import GIB
 from ssl_jax.run import flags as command_line
-from ssl_jax.run.compile import Report, compile_step, find_batch
+from ssl_jax.run.compile import Report, compare_remat, compile_step, find_batch
 from ssl_jax.run.configs import configured
 from ssl_jax.run.console import Terminal, styled, terminal
 
@@ -39,6 +40,9 @@ class Flags(command_line.ConfigFlags):
     find_batch: bool = flag(
         "search the largest batch per chip that fits, among powers of two", False
     )
+    remat: Literal["", "auto"] = flag(
+        "auto: compare what the backward pass may recompute (backbone.remat)", ""
+    )
     hlo: Path | None = flag("file to write the compiled program's text to", None)
     json: bool = flag("print the report as one line of JSON", False)
 
@@ -46,14 +50,19 @@ class Flags(command_line.ConfigFlags):
 def main(argv: list[str]) -> int:
     flags = command_line.parse(argv, __doc__, Flags)
     name, topology, slices = flags.config, flags.topology, flags.slices
-    if flags.hlo and flags.find_batch:
-        raise UserError("--hlo writes a single program; leave --find_batch out")
+    if flags.hlo and (flags.find_batch or flags.remat):
+        raise UserError("--hlo writes a single program; leave --find_batch and --remat out")
+    if flags.find_batch and flags.remat:
+        raise UserError("--remat compares programs of one batch; leave --find_batch out")
     config = configured(name, flags.overrides, flags.data)
     if slices > 1 and "replica" not in config.get("mesh", {}):
         config.setdefault("mesh", {})["replica"] = slices
     console = Terminal(stderr=True) if flags.json else terminal()
     if flags.find_batch:
         report = find_batch(config, topology, slices, console)
+    elif flags.remat:
+        report = compare_remat(config, topology, slices, console)
+        name = f"{name} with backbone.remat={report['remat']}"
     else:
         with console.status(styled(f"compiling {name} for {slices} x {topology}: a few minutes")):
             report = compile_step(config, topology, slices, str(flags.hlo or ""))

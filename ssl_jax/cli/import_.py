@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
+from ssl_jax.core import hub
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.versions import versions
@@ -32,7 +33,8 @@ LISTED = 20  # names per line
 @dataclass(frozen=True, kw_only=True)
 class Flags(command_line.CommonFlags):
     weights: Path = flag(
-        "file to read: safetensors, npz, PyTorch's .pth, or a folder of `ssl-jax export`"
+        "file to read: safetensors, npz, PyTorch's .pth, a folder of `ssl-jax export`, or "
+        "hf://USER/NAME"
     )
     output: Path = flag("file to write, .safetensors or .npz")
     config: str = flag(
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> int:
         config.setdefault("backbone", {}).setdefault("name", "resnet")
     override(config, flags.overrides)
     weights = networks.of_file(
-        orbax_export.read_any(source),
+        orbax_export.read_any(hub.model(source)),
         str(source),
         config.get("backbone"),
         layout=flags.layout,
@@ -85,7 +87,7 @@ def card(weights: Weights, source: Path) -> dict[str, str]:
         "encoder": weights.encoder,
         "backbone": json.dumps(dict(weights.backbone), sort_keys=True),
         "channels": str(weights.channels),
-        "source": source.name,
+        "source": hub.beside(source).name,
         "imported": versions("ssl-jax")["ssl-jax"],
     }
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import jax
 
 from ssl_jax.augment.recipes import title
-from ssl_jax.core import tree
+from ssl_jax.core import hub, tree
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import write_text
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     weights = weights_file.requested(flags, ("workdir", "step"))
     folders = [weights.path] if weights else flags.folders
     if weights:
-        runs = [Run(weights.path.name, weights.raw, [], [])]
+        runs = [Run(hub.beside(flags.weights or weights.path).name, weights.raw, [], [])]
     else:
         named = zip(folders, names(folders), strict=True)
         runs = [Run.read(folder, name) for folder, name in named]

@@ -5,8 +5,10 @@ is refused, unless the user declares its author as trusted.
 """
 
 import contextlib
+import importlib.util
 import os
 import sys
+import types
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -58,6 +60,23 @@ def check(path: Path, run: Path | None = None) -> None:
                     f"{path} lies in the folder of a run, {folder}, which holds no code; move it "
                     f"elsewhere and use that path, or add --{FLAG} if you trust its author"
                 )
+
+
+def load_file(path: Path, kind: str) -> types.ModuleType:
+    """Import the module in a file that `check` allows; `kind` is part of its module name.
+
+    Raises:
+      UserError: a syntax error.
+    """
+    spec = importlib.util.spec_from_file_location(f"ssl_jax_{kind}_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up their module there
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as e:
+        raise UserError(f"{path}, line {e.lineno}: {e.msg}") from None
+    return module
 
 
 def _is_run(folder: Path) -> bool:

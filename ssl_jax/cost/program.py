@@ -138,7 +138,7 @@ def _cost(
     if kind == "convolution":
         return Costs(_convolution_flops(where, op), nbytes)
     if kind == "custom-call":
-        return _custom(op, nbytes)
+        return _custom(where, op, nbytes)
     if traffic := _traffic(where, op):
         return Costs(0, nbytes, (traffic,))
     return Costs(0, nbytes)
@@ -179,14 +179,21 @@ def _convolution_flops(where: Computation, op: Instruction) -> int:
     return 2 * pairs * outer * depth
 
 
-def _custom(op: Instruction, nbytes: int) -> Costs:
+def _custom(where: Computation, op: Instruction, nbytes: int) -> Costs:
+    """Count a kernel as it declares, without its arguments and results in on-chip memory, which the
+    estimate contains.
+    """
     target = op.attribute(r'custom_call_target="([^"]*)"')
     if target in _FREE_CALLS:
         return Costs()
     estimate = op.attribute(r'"cost_estimate":\{([^}]*)\}')
     if estimate:
         estimates = dict(re.findall(r'"(\w+)":"?(\d+)', estimate))
-        return Costs(int(estimates.get("flops", 0)), int(estimates.get("bytes_accessed", nbytes)))
+        operands = (where.instructions[n] for n in op.operands if n in where.instructions)
+        arrays = [s for i in (op, *operands) for s in i.shapes]
+        near = sum(s.bytes for s in arrays if s.memory)
+        declared = int(estimates.get("bytes_accessed", nbytes + near))
+        return Costs(int(estimates.get("flops", 0)), max(declared - near, 0))
     unknown = (op.name,) if target == "tpu_custom_call" else ()
     return Costs(0, nbytes, unknown=unknown)
 

@@ -13,15 +13,15 @@ SHARE = 5  # one of this many examples is held out
 THREADS = 16
 
 
-def identities(source: Source, rows: np.ndarray | None = None) -> np.ndarray:
+def identities(source: Source, rows: np.ndarray | None = None, most: int = READ) -> np.ndarray:
     """Return digests (N,) uint64 of the images at `rows`, by default all: equal for copies.
 
-    Images in memory and up to `READ` encoded ones are compared by content. In larger sets rows are
+    Images in memory and up to `most` encoded ones are compared by content. In larger sets rows are
     copies if they are read from the same file, or from the same row of the same set.
     """
     rows = np.arange(len(source)) if rows is None else rows
     places = [source.origin(int(row)) for row in rows]
-    few = sum(origin.arrays is None for origin, _ in places) <= READ
+    few = sum(origin.arrays is None for origin, _ in places) <= most
 
     def digest(place: tuple[Source, int]) -> int:
         origin, row = place
@@ -72,9 +72,10 @@ def apart(features: np.ndarray, labels: np.ndarray, share: float, seed: int) -> 
     return chosen[example]
 
 
-def held_out(source: Source, seed: int = 0) -> np.ndarray:
-    """Choose rows to hold out if there is no evaluation set: (N,) bool, one of `SHARE` examples,
-    drawn at random, even over the labels; all copies of an example are on the same side.
+def held_out(source: Source, seed: int = 0, share: float = 1 / SHARE) -> np.ndarray:
+    """Choose rows to hold out, by default if there is no evaluation set: (N,) bool, this share of
+    the examples, drawn at random, even over the labels; all copies of an example are on the same
+    side.
 
     A class with a single example stays in training, unless most examples are of such classes.
     """
@@ -86,7 +87,8 @@ def held_out(source: Source, seed: int = 0) -> np.ndarray:
         labels, single = np.where(single, -2, labels), np.zeros_like(single)
     order = even_order(labels, seed)
     order = order[~single[order]]
-    chosen = order[SHARE - 1 :: SHARE]
+    count = int(share * len(order) + 1e-9)
+    chosen = order[((np.arange(count) + 1) / share + 1e-9).astype(np.int64) - 1]
     if not len(chosen) and len(order) > 1:
         chosen = order[-1:]
     held = np.zeros(len(first), bool)

@@ -46,6 +46,25 @@ class LabelSets:
         labels = np.append(self._labels, -1)  # for a set without any label
         return np.where(inside, labels[np.where(inside, place, -1)], -1).astype(np.int32)
 
+    def indicators(self, rows: np.ndarray, classes: int) -> np.ndarray:
+        """Return 1 for each class of the examples `rows` (b,), else 0: (b, classes) int8."""
+        out = np.zeros((len(rows), classes), np.int8)
+        part = self.part(rows)
+        out[part._rows, part._labels] = 1
+        return out
+
+    def renumbered(self, numbers: np.ndarray) -> "LabelSets":
+        """Return the same examples with class `numbers[c]` in place of c."""
+        return LabelSets(self._rows, np.asarray(numbers)[self._labels], len(self))
+
+    @classmethod
+    def joined(cls, sets: Sequence["LabelSets"]) -> "LabelSets":
+        """Return the examples of all of `sets`, in order."""
+        firsts = np.cumsum([0, *(len(part) for part in sets)])
+        rows = [part._rows + first for part, first in zip(sets, firsts, strict=False)]
+        labels = [part._labels for part in sets]
+        return cls(np.concatenate(rows), np.concatenate(labels), int(firsts[-1]))
+
     def part(self, rows: np.ndarray) -> "LabelSets":
         """Return those of the examples `rows`, in that order."""
         counts = np.diff(self._starts)[rows]

@@ -10,6 +10,7 @@ from PIL import Image
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.decode import Box, DecodeError, averaged, check_size, decode, open_image
 from ssl_jax.data.levels import Range
+from ssl_jax.data.scene_folders import scene_pairs
 from ssl_jax.data.sources.base import Source
 
 IGNORED = 255  # a pixel without a class
@@ -98,27 +99,31 @@ class Scenes(NamedTuple):
         reduce_zero_label: bool,
         value_range: Range = (),
     ) -> "Scenes":
-        """Make scenes from folder/images and folder/masks, paired by name.
+        """Make scenes from a folder of images and masks in one of the layouts of `scene_pairs`.
 
         Raises:
-          UserError: see `pairs`.
+          UserError: see `scene_pairs`.
         """
-        path = Path(folder).expanduser()
-        return cls(
-            pairs(path / "images", path / "masks"), size, channels, reduce_zero_label, value_range
-        )
+        return cls(scene_pairs(folder), size, channels, reduce_zero_label, value_range)
 
     def mask(self, row: int) -> np.ndarray:
         """Read the classes of a scene, (size, size) uint8, `IGNORED` for pixels without a class."""
-        mask = nearest(read_mask(self.files[row][1]), self.size, self.size)
+        return nearest(self.native(row), self.size, self.size)
+
+    def native(self, row: int) -> np.ndarray:
+        """Read the classes of a scene, (H, W) uint8 of the file's size."""
+        mask = read_mask(self.files[row][1])
         if self.reduce_zero_label:
-            mask = np.where((mask == 0) | (mask == IGNORED), IGNORED, mask - 1)
+            mask = np.where((mask == 0) | (mask == IGNORED), IGNORED, mask - 1).astype(np.uint8)
         return mask
 
     def image(self, row: int) -> np.ndarray:
         """Read the image of a scene, (size, size, channels) uint8."""
-        image = read_image(self.files[row][0], self.channels, self.value_range)
-        return averaged(image, self.size, self.size)
+        return averaged(self.pixels(row), self.size, self.size)
+
+    def pixels(self, row: int) -> np.ndarray:
+        """Read the image of a scene, (H, W, channels) uint8 of the file's size."""
+        return read_image(self.files[row][0], self.channels, self.value_range)
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read the images and masks of `rows`; row -1 gives zeros and only `IGNORED`."""
@@ -144,22 +149,6 @@ class Scenes(NamedTuple):
         if highest < 0:
             raise UserError(f"{self.files[0][1].parent}: no mask has a class")
         return int(highest) + 1
-
-
-def pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """Pair the images and masks of equal stem in two folders, sorted; skip images without a mask.
-
-    Raises:
-      UserError: a missing folder, or no pair.
-    """
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; expected the folders images and masks")
-    mask_of = {path.stem: path for path in masks.iterdir() if path.suffix.lower() == ".png"}
-    files = [(p, mask_of[p.stem]) for p in sorted(images.iterdir()) if p.stem in mask_of]
-    if not files:
-        raise UserError(f"{images}: no image NAME.* has a mask {masks}/NAME.png")
-    return files
 
 
 def read_image(path: Path, channels: int = 3, value_range: Range = ()) -> np.ndarray:

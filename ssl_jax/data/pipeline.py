@@ -14,7 +14,7 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import Inputs, Size, sides
-from ssl_jax.core.ranges import Count, Finite, Probability, Seed, Share, Whole
+from ssl_jax.core.ranges import BelowOne, Count, Finite, Probability, Seed, Share, Whole
 from ssl_jax.data.assemble import Pool, Steps
 from ssl_jax.data.decode import eval_crop
 from ssl_jax.data.draws import fold
@@ -39,6 +39,8 @@ class DataConfig:
       labelled: train only on a random labelled part: "5" labels per class, or "1%", even over the
         classes.
       draw: number of the random labelled part.
+      holdout: share of the training images, even over the classes, that neither training nor
+        evaluations use, so that models can be chosen by them (`ssl-jax finetune`); 0 for none.
       threads: host threads that decode and crop; 0 is one per core.
       prefetch: number of batches prepared ahead.
       max_bad_fraction: the run stops if more than this share of images, rounded up, is corrupt.
@@ -67,6 +69,7 @@ class DataConfig:
     fold: str = ""
     labelled: str = ""
     draw: Seed = 0
+    holdout: BelowOne = 0.0
     threads: Whole = 0
     prefetch: Count = 2
     max_bad_fraction: Probability = 0.01

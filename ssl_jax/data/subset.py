@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data import copies
 from ssl_jax.data.copies import examples
 from ssl_jax.data.levels import Range
 from ssl_jax.data.sources.base import VERSION, Sound, Source, with_version
@@ -24,6 +25,8 @@ class Subset(Source):
         self.labels = None if source.labels is None else source.labels[self._rows]
         if source.label_sets is not None:
             self.label_sets = source.label_sets.part(self._rows)
+        if source.unsure is not None:
+            self.unsure = source.unsure.part(self._rows)
         self.value_range = source.value_range
         self.masked, self.sounded, self.moving = source.masked, source.sounded, source.moving
         self.lengths = None if source.lengths is None else source.lengths[self._rows]
@@ -128,6 +131,26 @@ def fold(train: Source, test: Source | None, which: str) -> tuple[Source, Source
     )
 
 
+def holdout(source: Source, share: float) -> tuple[Subset, Subset]:
+    """Hold out a fixed random share of the examples, even over the classes, copies together; return
+    (rest, held out).
+
+    Raises:
+      UserError: a share that holds out no example.
+    """
+    held = copies.held_out(source, seed=1, share=share)
+    if not held.any() or held.all():
+        raise UserError(
+            f"data.holdout: {share:g} of the {len(source)} examples of {source.name} holds out "
+            f"{'all' if held.all() else 'none'}; {'lower' if held.all() else 'raise'} it, or add "
+            "labelled images"
+        )
+    return (
+        Subset(source, np.flatnonzero(~held), f"{source.name} but {share:g} of it"),
+        Subset(source, np.flatnonzero(held), f"{share:g} of {source.name}"),
+    )
+
+
 def labelled(source: Source, amount: str, draw: int = 0) -> Subset:
     """Draw a random labelled part: "5" labels per class, or "1%", even over the classes.
 
@@ -161,8 +184,15 @@ def draw_labels(labels: np.ndarray, n: int, seed: int, draw: int) -> np.ndarray:
     """Draw rows of a random labelled subset: n of each class, or all of a class that has fewer.
 
     A pure function of its arguments, so features of the same rows are compared on the same draws.
+
+    Args:
+      labels: (N,) class numbers; or (N, C), 1 for the classes of each example, which may be drawn
+        for several of them but is returned once.
     """
     rng = np.random.default_rng([seed, n, draw])
+    if labels.ndim == 2:
+        columns = (np.flatnonzero(column == 1) for column in labels.T)
+        return np.unique(np.concatenate([rng.permutation(rows)[:n] for rows in columns]))
     rows = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     return np.concatenate([rng.permutation(r)[:n] for r in rows])
 
@@ -173,8 +203,11 @@ def draw_fraction(labels: np.ndarray, share: float, seed: int, draw: int) -> np.
 
     The classes that give one more than others are random too. The usual 1 % and 10 % of ImageNet
     were made this way (SimCLR 2002.05709, section 4.2: 12 or 13 and 128 or 129 images per class).
+    With several labels per example, (N, C), any `round(share N)` of them, at least one.
     """
     rng = np.random.default_rng([seed, round(share * 1e9), draw])
+    if labels.ndim == 2:
+        return rng.permutation(len(labels))[: max(round(share * len(labels)), 1)]
     rows = [np.flatnonzero(labels == c) for c in rng.permutation(np.unique(labels))]
     sizes = np.array([len(r) for r in rows])
     counts, left = np.zeros_like(sizes), max(round(share * len(labels)), len(rows))

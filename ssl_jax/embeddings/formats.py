@@ -47,9 +47,7 @@ class Table:
         return sum(map(len, self.indices))
 
     def names(self, index: np.ndarray) -> list[str]:
-        """Name the examples as the data set lists them, or else describe where they are stored."""
-        names, describe = self.source.names, self.source.describe
-        return [_readable(describe(i) if names is None else names[i]) for i in index.tolist()]
+        return names_of(self.source, index)
 
     def labels(self, index: np.ndarray) -> np.ndarray | None:
         return None if self.source.labels is None else self.source.labels[index]
@@ -235,7 +233,13 @@ def _array_record_features(path: Path) -> Iterator[np.ndarray]:
         reader.close()
 
 
-def _readable(name: str) -> str:
+def names_of(source: Source, index: np.ndarray) -> list[str]:
+    """Name examples as the data set lists them, or else describe where they are stored."""
+    names, describe = source.names, source.describe
+    return [readable(describe(i) if names is None else names[i]) for i in index.tolist()]
+
+
+def readable(name: str) -> str:
     """Escape the bytes of a name that are not UTF-8, so that every reader accepts it as text."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

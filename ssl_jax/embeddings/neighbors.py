@@ -1,6 +1,7 @@
 """Nearest other rows of each row of a file of features, by cosine."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def write(output: Path, path: Path, k: int, mesh: Mesh | None = None) -> None:
     Raises:
       UserError: fewer than k other rows, features that are not vectors, or a full disk.
     """
-    features = _rows(output)
+    features = rows_of(output)
     if features.ndim != 2:
         raise UserError(
             f"{output}: expected one vector per image, got feature maps of places; neighbours need "
@@ -41,12 +42,8 @@ def write(output: Path, path: Path, k: int, mesh: Mesh | None = None) -> None:
         raise UserError(
             f"--neighbors={k}: expected fewer than the {len(features)} rows of {output}"
         )
-    size = max(CHUNK_BYTES // (4 * features.shape[1]), 1)
     rows, cosines = Column(MEMORY // 16), Column(MEMORY // 16)
-    for start in range(0, len(features), size):
-        queries = features[start : start + size]
-        distributed.tick()
-        near_cosines, near_rows = without_self(*nearest(features, queries, k + 1, mesh), start)
+    for near_cosines, near_rows in blocks(features, k, mesh):
         cosines.append(near_cosines)
         rows.append(near_rows)
     if not distributed.primary():
@@ -63,6 +60,21 @@ def write(output: Path, path: Path, k: int, mesh: Mesh | None = None) -> None:
             formats.write_npz(temporary, arrays)
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+def blocks(
+    features: np.ndarray, k: int, mesh: Mesh | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the cosines (n, k) and the rows (n, k) of the k nearest other rows of each row of
+    features (N, D), nearest first, for one block of rows after another.
+
+    A block of queries is on the devices at once, `CHUNK_BYTES`, and all rows pass by it in tiles.
+    """
+    size = max(CHUNK_BYTES // (4 * features.shape[1]), 1)
+    for start in range(0, len(features), size):
+        queries = features[start : start + size]
+        distributed.tick()
+        yield without_self(*nearest(features, queries, k + 1, mesh), start)
 
 
 def without_self(
@@ -89,7 +101,7 @@ def usage(output: Path, path: Path) -> str:
     )
 
 
-def _rows(output: Path) -> np.ndarray:
+def rows_of(output: Path) -> np.ndarray:
     """Read all features of a file, memory-mapped if the format allows it or they are large."""
     if output.suffix == ".npz":
         return formats.mapped(output, "features")

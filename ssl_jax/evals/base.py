@@ -17,7 +17,7 @@ from ssl_jax.core.inputs import Size, View
 from ssl_jax.core.ranges import Integer
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import features
-from ssl_jax.evals.checks import DoesNotApply, check_classes, check_varied
+from ssl_jax.evals.checks import DoesNotApply, check_classes, check_targets, check_varied
 from ssl_jax.evals.images import Images, Labelled, Part
 from ssl_jax.objectives.base import Encoder, Probe
 
@@ -35,6 +35,7 @@ class Protocol:
     Attributes:
       prefix: prefix of the names of its numbers.
       labels: whether it needs labels.
+      multi: whether it also measures data with several labels per image.
       needs: requirements of the protocol, in words, for messages.
       every_stage: whether, if no stage is set, it measures all stages of the methods that ask for
         that (`Objective.probe_every_stage`).
@@ -47,6 +48,7 @@ class Protocol:
 
     prefix: ClassVar[str] = "eval"
     labels: ClassVar[bool] = True
+    multi: ClassVar[bool] = False
     needs: ClassVar[str] = "labels of training and evaluation images"
     every_stage: ClassVar[bool] = False
     of_pixels: ClassVar[tuple[str, ...]] = ()
@@ -65,7 +67,9 @@ class Protocol:
 
     def applies(self, subject: "Subject") -> bool:
         """Return whether its requirements are met: by default labels, or an encoder."""
-        return subject.labelled if self.labels else subject.encoder is not None
+        if not self.labels:
+            return subject.encoder is not None
+        return subject.images.labelled if self.multi else subject.labelled
 
     def unused(self) -> Mapping[str, str]:
         """Return the settings that have no effect given the others: name -> reason."""
@@ -194,7 +198,13 @@ class Subject:
 
     @property
     def labelled(self) -> bool:
-        return self.images.labelled
+        """True if both sets have examples with one label each."""
+        return self.images.labelled and not self.multi
+
+    @property
+    def multi(self) -> bool:
+        """True if the images have several labels each."""
+        return self.images.multi
 
     @property
     def classes(self) -> int:
@@ -228,7 +238,8 @@ class Subject:
             for probe, labelled in zip(probes, self.labelled_features(part, probes), strict=True):
                 self._read[train, probe] = labelled
             if not train:
-                check_classes(*(self._read[t, probes[0]].labels for t in (True, False)))
+                check = check_targets if self.multi else check_classes
+                check(*(self._read[t, probes[0]].labels for t in (True, False)))
 
     def labelled_features(self, part: Part, probes: Sequence[Probe]) -> list[Labelled]:
         """Read the labelled examples of a part at each of `probes`, in one pass.
@@ -320,6 +331,8 @@ def measured(
     """
     first = settings[0]
     if not first.applies(subject):
+        if first.labels and subject.multi and not first.multi and subject.images.labelled:
+            raise DoesNotApply("it needs one label per image; these data have several")
         raise DoesNotApply(f"it needs {first.needs}")
     for setting in settings:
         setting.check(subject)

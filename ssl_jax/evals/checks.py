@@ -80,6 +80,21 @@ def check_classes(train: np.ndarray, test: np.ndarray) -> None:
         raise NotMeasurable("no evaluation example is of a class that the training data have")
 
 
+def check_targets(train: np.ndarray, test: np.ndarray) -> None:
+    """Check that tables of labels (N, C) and (M, C), 1 for a class that an image shows, 0 for
+    others and -1 if that is not known, allow a score.
+
+    Raises:
+      NotMeasurable: no class is shown by some training images only, or none of those by a test
+        image.
+    """
+    learned = (train == 1).any(axis=0) & (train == 0).any(axis=0)
+    if not learned.any():
+        raise NotMeasurable("every class is shown by all training images or by none")
+    if not (test[:, learned[: test.shape[1]]] == 1).any():
+        raise NotMeasurable("no evaluation image shows a class that some training images show")
+
+
 def not_finite(numbers: Mapping[str, float]) -> list[str]:
     """Return the names of the numbers that are not finite."""
     return [name for name, value in numbers.items() if not math.isfinite(value)]

@@ -191,7 +191,7 @@ class Evaluator:
 
     def _missing(self, protocol: Protocol, subject: Subject) -> None:
         """Report missing labels, but nothing that only the method lacks: other methods have it."""
-        if protocol.labels and subject.encoder is not None and not subject.labelled:
+        if protocol.labels and subject.encoder is not None and not subject.images.labelled:
             self._report("no labels: only the label-free numbers can be measured")
 
     def _report(self, text: str) -> None:

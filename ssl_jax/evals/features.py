@@ -22,6 +22,7 @@ from ssl_jax.objectives.base import Encoder, Probe
 
 Array = jax.Array
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+SELECTED = 4096  # rows of a file that are copied at once
 CHUNK = 128  # images per forward pass for batch statistics
 # Bytes of collected rows that are held in memory.
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
@@ -102,6 +103,17 @@ def collect(
             column.append(x[index >= 0])
         indices.append(index[index >= 0])
     return jax.tree.unflatten(tree, [column.whole() for column in columns]), np.concatenate(indices)
+
+
+def select(rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the rows (N, ...) where `mask` (N,) is true; those of a file, in a file."""
+    if not isinstance(rows, np.memmap):
+        return rows[mask]
+    column = Column(MEMORY)
+    for start in range(0, len(rows), SELECTED):
+        part = slice(start, start + SELECTED)
+        column.append(rows[part][mask[part]])
+    return column.whole()
 
 
 class Column:

@@ -80,6 +80,16 @@ def _rule(optim: OptimConfig, params: Tree) -> optax.GradientTransformationExtra
     return update_rule(optim, adapt, dict.fromkeys(params, True))  # a head is a layer of a stack
 
 
+def _losses(logits: Array, labels: Array) -> Array:
+    """Return the losses (B, S) of logits (B, S, C): cross-entropy with labels (B,), or with tables
+    of labels (B, C) the sum over the classes of the binary cross-entropy, 0 for labels of -1.
+    """
+    if labels.ndim == 1:
+        return cross_entropy(logits, jnp.broadcast_to(labels[:, None], logits.shape[:2]))
+    y = labels[:, None]
+    return jnp.sum(jnp.where(y < 0, 0, jax.nn.softplus(logits) - y * logits), axis=-1)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _train(
     logits: Logits,
@@ -91,11 +101,11 @@ def _train(
     rates: Array,
     decays: Array,
 ) -> tuple[Tree, Any, Tree]:
-    """Take n steps: batches (n, B, ...) and (n, B), shares (n,) of the rates (S,)."""
+    """Take n steps: batches (n, B, ...) and (n, B) or (n, B, C), shares (n,) of the rates (S,)."""
 
     def loss(params: Tree, extra: Tree, x: Array, y: Array) -> tuple[Array, Tree]:
         out, extra = logits(params, extra, x)
-        losses = cross_entropy(out, jnp.broadcast_to(y[:, None], out.shape[:2]))
+        losses = _losses(out, y)
         return jnp.sum(jnp.mean(losses, axis=0)), extra  # a sum: the heads are independent
 
     def step(run: tuple[Tree, Any, Tree], inputs: tuple[Array, Array, Array]) -> tuple[Any, None]:

@@ -16,7 +16,7 @@ from ssl_jax.data.copies import held_out, identities, sample
 from ssl_jax.data.pipeline import eval_arrays, local_part
 from ssl_jax.data.sources import Source
 from ssl_jax.evals import features
-from ssl_jax.evals.checks import NotMeasurable, check_classes
+from ssl_jax.evals.checks import NotMeasurable, check_classes, check_targets
 from ssl_jax.objectives.base import Encoder
 
 STATISTICS = 1024  # images used for the batch statistics of an untrained network
@@ -36,10 +36,16 @@ class Part(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """Features (N, D) float32 and labels (N,) of the examples that have a label."""
+    """Features (N, D) float32 and labels (N,) of the examples that have a label; of data with
+    several labels per image, the table (N, C) int8 of `Images.targets`.
+    """
 
     features: np.ndarray
     labels: np.ndarray
+
+    def rows(self, rows: np.ndarray) -> "Labelled":
+        """Return some of the examples, by number or by a mask."""
+        return Labelled(self.features[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,14 @@ class Images:
           UserError: one of them is empty.
         """
         parts = self.train, self.test
-        labelled = [np.any(self.labels(part, some_rows(part)) >= 0) for part in parts]
-        return all(labelled)
+        if self.multi:
+            return all(np.any(self.targets(part, some_rows(part)) == 1) for part in parts)
+        return all(np.any(self.labels(part, some_rows(part)) >= 0) for part in parts)
+
+    @property
+    def multi(self) -> bool:
+        """True if the images of both sets have several labels each, and none has a single one."""
+        return all(_multi(part.source) for part in (self.train, self.test))
 
     def check_classes(self) -> None:
         """Check that the labels allow a score.
@@ -94,6 +106,9 @@ class Images:
         Raises:
           NotMeasurable: no two classes to learn from, or none of them in the test set.
         """
+        if self.multi:
+            check_targets(*(self.targets(p, some_rows(p)) for p in (self.train, self.test)))
+            return
         train, test = (self.labels(p, some_rows(p)) for p in (self.train, self.test))
         check_classes(train, test)
 
@@ -153,14 +168,43 @@ class Images:
         Each of two folders has its own numbering of classes. So classes are matched by name if the
         two sets share any; classes that the training set lacks are numbered after its own.
         """
-        source, train_names = part.source, self.train.source.class_names
+        source = part.source
         if source.labels is None:
             return np.full(len(index), -1, np.int32)
-        names, labels = source.class_names, source.labels[index]
+        labels, numbers = source.labels[index], self._numbers(source)
+        return labels if numbers is None else np.append(numbers, np.int32(-1))[labels]
+
+    def targets(self, part: Part, index: np.ndarray) -> np.ndarray:
+        """Return, for the examples `index` of a part with several labels per image, 1 for each
+        class that they show, 0 for the others, -1 where that is not known: (N, C) int8. The C
+        classes are those of `class_names`.
+        """
+        source, names = part.source, self.class_names
+        assert source.label_sets is not None
+        count = len(source.class_names)
+        own = source.label_sets.indicators(index, count)
+        if source.unsure is not None:
+            own[source.unsure.indicators(index, count) > 0] = -1
+        numbers = self._numbers(source)
+        out = np.full((len(index), len(names)), -1, np.int8)
+        out[:, np.arange(count) if numbers is None else numbers] = own
+        return out
+
+    def _numbers(self, source: Source) -> np.ndarray | None:
+        """Return the number of each of its classes among `class_names`; None if they are equal."""
+        names, train_names = source.class_names, self.train.source.class_names
         if names == train_names or not set(names) & set(train_names):
-            return labels
+            return None
         number = {name: i for i, name in enumerate(dict.fromkeys((*train_names, *names)))}
-        return np.array([*(number[name] for name in names), -1], np.int32)[labels]
+        return np.array([number[name] for name in names], np.int32)
+
+    def texts(self, part: Part, index: np.ndarray) -> list[str]:
+        """Return the names of the labels of each example, "" without, for people to read."""
+        names = self.class_names
+        if _multi(part.source):
+            rows = self.targets(part, index) == 1
+            return [", ".join(names[c] for c in np.flatnonzero(row)) for row in rows]
+        return [names[c] if 0 <= c < len(names) else "" for c in self.labels(part, index)]
 
     def labelled_rows(
         self, part: Part, arrays: Sequence[np.ndarray], index: np.ndarray
@@ -174,13 +218,13 @@ class Images:
         Raises:
           NotMeasurable: no example has a label.
         """
-        labels = self.labels(part, index)
-        has_label = labels >= 0
+        labels = self.targets(part, index) if self.multi else self.labels(part, index)
+        has_label = (labels >= 0).any(axis=1) if self.multi else labels >= 0
         if not has_label.any():
             raise NotMeasurable(f"{part.source.name}: none of {len(index)} examples has a label")
         if has_label.all():  # without a copy
             return [Labelled(rows, labels) for rows in arrays]
-        return [Labelled(rows[has_label], labels[has_label]) for rows in arrays]
+        return [Labelled(features.select(rows, has_label), labels[has_label]) for rows in arrays]
 
     def batches(self, part: Part, size: Size | None = None) -> features.Batches:
         """Return batches (images, index) of this process's rows of a part, resized to `size`, by
@@ -249,6 +293,10 @@ class Images:
         if not len(images):
             raise NotMeasurable(f"{part.source.name}: none of {len(part.rows)} images can be read")
         return features.recompute_statistics(encoder, self.view, images, self.mesh)
+
+
+def _multi(source: Source) -> bool:
+    return source.labels is None and source.label_sets is not None
 
 
 def some_rows(part: Part) -> np.ndarray:

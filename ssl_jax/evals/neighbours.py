@@ -17,6 +17,7 @@ from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
+TEST_ROWS = 2**18  # test rows that are on the devices while the training rows pass over them
 TRAIN_ROWS = 2**15  # training rows that are on the devices at once
 TILE_ELEMENTS = 2**25  # similarities that a device holds at once: 128 MiB in float32
 CPU_TILE_ELEMENTS = 2**21  # on a CPU, for its caches
@@ -31,7 +32,8 @@ def nearest(
     """Return the cosines (M, k) float32 of the k nearest training rows, greatest first, and their
     row numbers (M, k) int32; ties go to the earlier rows.
 
-    The training rows pass over the devices in tiles, each once; all test rows stay on the devices.
+    The training rows pass over the devices in tiles, once per `TEST_ROWS` test rows, which stay on
+    the devices. Both may lie in files (`np.memmap`) and be larger than the memory.
 
     Args:
       train: (N, D) features of any scale, N >= k.
@@ -51,16 +53,19 @@ def nearest_tiles(
     """Yield the results of `nearest` in tiles of equal shape, with their number of real rows; the
     last tile is padded.
     """
-    if mesh is None:  # one device, also where a mesh of several is set
-        with jax.set_mesh(Mesh(np.array(jax.devices()[:1]), ("data",))):
-            device = SingleDeviceSharding(jax.devices()[0])
-            tiles = list(_tiles(train, test, k, device, device, 1))
-    else:
-        split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-        tiles = list(_tiles(train, test, k, split, whole, mesh.size))
-    for count, rows in tiles:
-        cosines, index = gather(rows)
-        yield cosines, index, count
+    group = _even(len(test), TEST_ROWS, 1)
+    for start in range(0, len(test), group):
+        rows = test[start : start + group]
+        if mesh is None:  # one device, also where a mesh of several is set
+            with jax.set_mesh(Mesh(np.array(jax.devices()[:1]), ("data",))):
+                device = SingleDeviceSharding(jax.devices()[0])
+                tiles = list(_tiles(train, rows, k, device, device, 1))
+        else:
+            split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+            tiles = list(_tiles(train, rows, k, split, whole, mesh.size))
+        for count, results in tiles:
+            cosines, index = gather(results)
+            yield cosines, index, count
 
 
 def _tiles(

@@ -13,6 +13,20 @@ def guesses_of(classes: int) -> int:
     return GUESSES if classes > GUESSES else 1
 
 
+def best_classes(scores: np.ndarray, count: int) -> np.ndarray:
+    """Return the `count` classes (N, count) int32 of the greatest scores (N, C), greatest first;
+    ties go to the lower class. Instead of a class of score -inf, which is never predicted, -1.
+    """
+    check_shapes("best_classes: scores (N, C)", scores)
+    rest, rows = np.array(scores, np.float32), np.arange(len(scores))
+    best = np.empty((len(scores), count), np.int32)
+    for place in range(count):
+        chosen = rest.argmax(axis=1)
+        best[:, place] = np.where(rest[rows, chosen] == -np.inf, -1, chosen)
+        rest[rows, chosen] = -np.inf
+    return best
+
+
 def accuracies(guesses: np.ndarray, labels: np.ndarray, name: str) -> dict[str, float]:
     """Score guesses: `NAME_top1` is the share of first guesses that are right,
     `NAME_mean_per_class` the mean of that share per class, over the classes that occur, and, with

@@ -1,12 +1,14 @@
 """Superclasses: a file that assigns each class to a wider one (WordNet, BREEDS)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.fragments import split_fragment
 from ssl_jax.data.hierarchy import read_pairs
+from ssl_jax.evals.class_hierarchy import BREEDS, Hierarchy, Recipe
 
 
 class Superclasses(NamedTuple):
@@ -40,12 +42,24 @@ def read_superclasses(path: str, class_names: Sequence[str]) -> Superclasses:
     tab, a comma or else white space. A class is given by its name, or else its number. Classes that
     the file does not name are left out of the measurement, as BREEDS does (2008.04859).
 
+    `FILE#level=3` takes the nodes of a level of a hierarchy, the longest path from the root, for
+    superclasses, and `FILE#NAME` those of one of `class_hierarchy.BREEDS`, with as many classes of
+    each; `&ancestor=NODE` takes those below a node alone and `&subclasses=4` draws so many classes
+    of each. Then the file has an edge per line, `NODE NODE_BELOW`, as BREEDS'
+    `class_hierarchy.txt`; the leaves are the classes by name. A class below several of the nodes
+    belongs to the first by name.
+
     Raises:
       UserError: a file that cannot be read or has another format, a class that does not exist or is
         listed twice, fewer than two superclasses.
     """
     where = f"superclasses {path}"
-    pairs = read_pairs(path, where)
+    file, recipe = _recipe(path, where)
+    if recipe is not None:
+        hierarchy = Hierarchy(read_pairs(file, where), class_names, where)
+        pairs = _first_only(hierarchy.superclasses(recipe))
+    else:
+        pairs = read_pairs(path, where)
     number = {str(i): i for i in range(len(class_names))}
     number |= {name: i for i, name in enumerate(class_names)}
     names = tuple(sorted({above for _, above in pairs}))
@@ -60,3 +74,30 @@ def read_superclasses(path: str, class_names: Sequence[str]) -> Superclasses:
             raise UserError(f"{where}: class {name!r} is listed twice")
         of[number[name]] = names.index(above)
     return Superclasses(of, names)
+
+
+def _recipe(path: str, where: str) -> tuple[str, Recipe | None]:
+    """Split `FILE#RECIPE`; None for a file of pairs."""
+    file, name, keys = split_fragment("superclasses", path, ("level", "ancestor", "subclasses"))
+    if not name and not keys:
+        return path, None
+    if name and (keys or name not in BREEDS):
+        raise UserError(f"{where}: expected level=N or one of {', '.join(BREEDS)} after '#'")
+    if name:
+        return str(file), BREEDS[name]
+    numbers = {}
+    for key in ("level", "subclasses"):
+        text = keys.get(key, "0")
+        if not text.isdecimal() or (key == "level" and not int(text)):
+            raise UserError(f"{where}: expected {key}=N after '#', N a number from 1; got {text!r}")
+        numbers[key] = int(text)
+    return str(file), Recipe(numbers["level"], numbers["subclasses"], keys.get("ancestor", ""))
+
+
+def _first_only(below: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Return pairs of a class and its first superclass."""
+    first: dict[str, str] = {}
+    for above, classes in below.items():
+        for name in classes:
+            first.setdefault(name, above)
+    return list(first.items())

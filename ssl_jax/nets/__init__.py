@@ -1,9 +1,9 @@
 """Networks as pure functions over plain dicts; the only place that imports flax."""
 
-import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ssl_jax.core import config
@@ -17,27 +17,39 @@ BACKBONES = tuple(sorted(module.name for module in pkgutil.iter_modules(backbone
 DEFAULT = "resnet"  # the backbone of a config that does not name one
 
 
-@functools.cache
-def backbone_class(name: str) -> type[Backbone]:
+def is_file(name: Any) -> bool:
+    """True if `backbone.name` is the path of a file with a network of the user's own."""
+    return isinstance(name, str) and name.endswith(".py")
+
+
+def backbone_class(name: str, run: Path | None = None) -> type[Backbone]:
     """Return the class of a backbone's config, whose fields are its options.
 
+    Args:
+      name: one of `BACKBONES`, or the path of a file (`nets.own`), which is then run.
+      run: folder of the run that names it.
+
     Raises:
-      UserError: an unknown backbone, with the nearest known ones.
+      UserError: an unknown backbone, with the nearest known ones; see `own.config_class`.
     """
+    if is_file(name):
+        from ssl_jax.nets import own
+
+        return own.config_class(Path(name), run)
     if not isinstance(name, str) or name not in BACKBONES:
         raise UserError(f"unknown backbone {name!r}; {suggest(str(name), BACKBONES)}")
     made: type[Backbone] = importlib.import_module(f"{backbones.__name__}.{name}").Config
     return made
 
 
-def backbone_config(name: str, options: Mapping[str, Any]) -> Backbone:
-    """Build the config of the backbone `name` with these options.
+def backbone_config(name: str, options: Mapping[str, Any], run: Path | None = None) -> Backbone:
+    """Build the config of the backbone `name` with these options; `run` as in `backbone_class`.
 
     Raises:
       UserError: an unknown backbone, option or dtype, with the nearest known ones, or a value of
         the wrong type or out of its range.
     """
-    made = backbone_class(name)
+    made = backbone_class(name, run)
     try:
         compute_dtype(options.get("dtype"))
     except UserError as e:

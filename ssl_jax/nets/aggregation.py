@@ -5,6 +5,7 @@ beit2/modeling_pretrain.py of microsoft/unilm).
 import jax.numpy as jnp
 from flax import nnx
 
+from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.backbones.vit import Config
 from ssl_jax.nets.blocks import run_stack, stack
@@ -25,6 +26,11 @@ class PatchAggregation(nnx.Module):
         self.grid, self.remat = grid, config.remat
         self.norm = LayerNorm(dim, eps=config.norm_eps)
         self.extra_norm = LayerNorm(dim, eps=config.norm_eps) if own_norm else None
+        if config.position == "relative_per_block":
+            raise UserError(
+                "backbone.position: patch aggregation has no blocks of the backbone, whose own "
+                "positions it could use; set 'relative'"
+            )
         relative = config.position == "relative"
         self.relative = RelativePositions(config.grid, heads, cls_token=True) if relative else None
         self.blocks = stack(
@@ -36,6 +42,7 @@ class PatchAggregation(nnx.Module):
             qkv_bias=config.qkv_bias,
             mlp=config.mlp,
             norm_eps=config.norm_eps,
+            attention_form=config.attention_form,
             scheme="torch",
             dtype=compute_dtype(config.dtype),
             rngs=rngs,

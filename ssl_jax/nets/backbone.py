@@ -6,7 +6,7 @@ docs/backbones.md.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -15,8 +15,12 @@ from flax import nnx
 
 from ssl_jax.core import config
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.tree import Array, Tree
 from ssl_jax.nets.functional import Net, functional
 from ssl_jax.nets.layers import DType, compute_dtype
+from ssl_jax.nets.sobel import CHANNELS, sobel
+
+OWN_MODULE = "ssl_jax_backbone_"  # start of the name of the module in a file of the user's own
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Backbone:
 
     Attributes:
       dtype: dtype of the computation; None follows the parameters, which are float32.
+      sobel: whether the network sees the Sobel gradients of the grey image in place of its channels
+        (DeepCluster); see `nets.sobel`.
       narrow: options of so small a network that a test trains it in a second, on images of 32 or
         fewer pixels.
       layout: the module of `weights` that knows the names of its variables in PyTorch libraries;
@@ -38,6 +44,7 @@ class Backbone:
     attention: ClassVar[bool] = False
 
     dtype: DType = field(default=None, kw_only=True)
+    sobel: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the range of every option; a backbone that overrides this calls it first.
@@ -57,12 +64,19 @@ class Backbone:
     @property
     def title(self) -> str:
         """Short name for messages and logs: by default that of the file."""
-        return type(self).__module__.rpartition(".")[2]
+        return type(self).__module__.rpartition(".")[2].removeprefix(OWN_MODULE)
 
     @property
     def draws(self) -> bool:
         """True if the network needs `keys` (B,) in training: by default for `drop_path`."""
         return bool(getattr(self, "drop_path", 0.0))
+
+    @property
+    def remat_policy(self) -> Callable[..., Any] | None:
+        """What the backward pass keeps of the whole network (`jax.checkpoint_policies`); None if
+        the network decides for its parts, or keeps all.
+        """
+        return None
 
     @property
     def num_layers(self) -> int:
@@ -141,14 +155,25 @@ class Backbone:
         """
         if channels < 1:
             raise UserError(f"channels={channels}: expected a positive number")
-        make = partial(self.module, channels)
-        made = functional(make, self.title, attention=self.attention, draws=self.draws)
+        make = partial(self.module, CHANNELS if self.sobel else channels)
+        made = functional(
+            make, self.title, attention=self.attention, draws=self.draws, remat=self.remat_policy
+        )
+        if self.sobel:
+            made = dataclasses.replace(made, apply=_of_gradients(made.apply))
         return dataclasses.replace(made, config=self, channels=channels)
 
     @classmethod
     def make(cls, *sizes: Any, channels: int = 3, **options: Any) -> Net:
         """Build the network of these options, for use from Python."""
         return cls(*sizes, **options).net(channels)
+
+
+def _of_gradients(apply: Callable[..., Any]) -> Callable[..., Any]:
+    def of_images(params: Tree, stats: Tree, images: Array, *arrays: Array, **options: Any) -> Any:
+        return apply(params, stats, sobel(images), *arrays, **options)
+
+    return of_images
 
 
 def scaled_width(width: int, factor: float) -> int:

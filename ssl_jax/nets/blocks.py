@@ -7,14 +7,16 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.attention import AttentionForm, attend, split_heads, weights
 from ssl_jax.nets.drop_path import drop
 from ssl_jax.nets.layers import DType, Init, LayerNorm, normal, torch_default, xavier_uniform
 from ssl_jax.nets.positions import Grid
 
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "dots", "wide"]
 Scheme = Literal["normal", "xavier", "mocov3", "torch"]
 Perceptron = Literal["gelu", "quick_gelu", "swiglu"]
 
@@ -22,6 +24,8 @@ HIDDEN = -1e30  # logit of what must not be attended to: its weight is exactly 0
 REMAT_POLICIES = {
     "full": None,  # keeps nothing but each block's input
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # and linear layers' outputs
+    # and all that is not recomputed from it elementwise
+    "wide": jax.checkpoint_policies.save_only_these_names("qkv", "attended", "middle", "hidden"),
 }
 
 
@@ -68,26 +72,31 @@ class Attention(nnx.Module):
     """Multi-head self-attention with a fused query-key-value layer."""
 
     def __init__(
-        self, dim: int, heads: int, *, qkv_bias: bool, scheme: Scheme, dtype: DType, rngs: nnx.Rngs
+        self,
+        dim: int,
+        heads: int,
+        *,
+        qkv_bias: bool,
+        form: AttentionForm = "auto",
+        scheme: Scheme,
+        dtype: DType,
+        rngs: nnx.Rngs,
     ):
-        self.heads = heads
+        self.heads, self.form = heads, form
         self.qkv = linear(
             dim, 3 * dim, use_bias=qkv_bias, parts=3, scheme=scheme, dtype=dtype, rngs=rngs
         )
         self.proj = linear(dim, dim, scheme=scheme, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array, bias: Array | None = None) -> Array:
-        """(B, T, D) -> (B, T, D); `bias`, to add to the logits, broadcasts to (B, heads, T, T)."""
-        return self.proj(jnp.reshape(attend(*self._qkv(x), bias), x.shape))
+        """(B, T, D) -> (B, T, D); `bias`, to add to the logits: see `attention.attend`."""
+        qkv = checkpoint_name(self.qkv(x), "qkv")
+        return self.proj(checkpoint_name(attend(qkv, self.heads, bias, self.form), "attended"))
 
     def maps(self, x: Array, bias: Array | None = None) -> Array:
         """Return the attention weights (B, heads, T, T): row i is what token i attends to."""
-        q, k, _ = self._qkv(x)
+        q, k, _ = split_heads(self.qkv(x), self.heads)
         return weights(q, k, bias)
-
-    def _qkv(self, x: Array) -> tuple[Array, Array, Array]:
-        qkv = jnp.reshape(self.qkv(x), (*x.shape[:2], 3, self.heads, -1))
-        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
 
 class Mlp(nnx.Module):
@@ -117,7 +126,7 @@ class Mlp(nnx.Module):
         self.fc2 = linear(hidden, dim, scheme=scheme, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        x = self.fc1(x)
+        x = checkpoint_name(self.fc1(x), "hidden")
         if self.kind == "swiglu":
             gate, x = jnp.split(x, 2, axis=-1)
             return self.fc2(jax.nn.silu(gate) * x)
@@ -144,13 +153,14 @@ class Block(nnx.Module):
         layer_scale: float | None = None,
         mlp: Perceptron = "gelu",
         norm_eps: float = 1e-6,
+        attention_form: AttentionForm = "auto",
         scheme: Scheme,
         dtype: DType,
         rngs: nnx.Rngs,
     ):
         options: dict[str, Any] = dict(scheme=scheme, dtype=dtype, rngs=rngs)
         self.norm1 = LayerNorm(dim, eps=norm_eps)
-        self.attn = Attention(dim, heads, qkv_bias=qkv_bias, **options)
+        self.attn = Attention(dim, heads, qkv_bias=qkv_bias, form=attention_form, **options)
         self.norm2 = LayerNorm(dim, eps=norm_eps)
         self.mlp = Mlp(dim, round(dim * mlp_ratio), kind=mlp, **options)
         self.gamma1, self.gamma2 = (
@@ -164,6 +174,7 @@ class Block(nnx.Module):
         """`branch_factors` (2, B): factors of the attention branch and of the perceptron branch."""
         attention, perceptron = (None, None) if branch_factors is None else branch_factors
         x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
+        x = checkpoint_name(x, "middle")
         return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
 
 
@@ -201,28 +212,31 @@ def run_stack(
     bias: Array | None = None,
     attention: bool = False,
     branch_factors: Array | None = None,
+    block_bias: Array | None = None,
 ) -> tuple[Array, tuple[Array | None, Array | None]]:
     """Run tokens (B, T, D) through a stack of blocks. Also return, with `all_outputs`, the tokens
     after each block (depth, B, T, D) and, with `attention`, its weights (depth, B, heads, T, T).
 
-    `bias` is added to the attention's logits in every block; `branch_factors` (depth, 2, B) are the
-    factors of stochastic depth. A scan, so that the compile time does not grow with the depth.
+    `bias` is added to the attention's logits in every block, `block_bias` (depth, ...) is each
+    block's own; `branch_factors` (depth, 2, B) are the factors of stochastic depth. A scan, so that
+    the compile time does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
 
     def body(
-        x: Array, layer: tuple[nnx.State, Array | None]
+        x: Array, layer: tuple[nnx.State, Array | None, Array | None]
     ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        block, branch_factors = nnx.merge(graphdef, layer[0]), layer[1]
-        maps = block.attn.maps(block.norm1(x), bias) if attention else None
+        block, branch_factors, own = nnx.merge(graphdef, layer[0]), *layer[1:]
+        total = bias if own is None else own if bias is None else bias + own
+        maps = block.attn.maps(block.norm1(x), total) if attention else None
         x = (
-            block(x, bias) if branch_factors is None else block(x, bias, branch_factors)
+            block(x, total) if branch_factors is None else block(x, total, branch_factors)
         )  # not every stack can drop
         return x, (x if all_outputs else None, maps)
 
     if remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    return jax.lax.scan(body, x, (state, branch_factors))
+    return jax.lax.scan(body, x, (state, branch_factors, block_bias))
 
 
 def check_options(dim: int, heads: int, remat: str, mlp: str = "gelu") -> None:
@@ -237,24 +251,6 @@ def check_options(dim: int, heads: int, remat: str, mlp: str = "gelu") -> None:
         raise UserError(f"unknown mlp {mlp!r}; {suggest(mlp, get_args(Perceptron))}")
     if remat not in ("none", *REMAT_POLICIES):
         raise UserError(f"unknown remat {remat!r}; {suggest(remat, ('none', *REMAT_POLICIES))}")
-
-
-def attend(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
-    """Compute softmax(q k' / sqrt(D) + bias) v over (B, T, heads, D)."""
-    if q.dtype != jnp.float64:
-        bias = None if bias is None else jnp.asarray(bias, q.dtype)
-        return jax.nn.dot_product_attention(q, k, v, bias=bias)
-    # The above takes the softmax in float32, whatever the inputs are.
-    return jnp.einsum("bhqk,bkhd->bqhd", weights(q, k, bias), v)
-
-
-def weights(q: Array, k: Array, bias: Array | None = None) -> Array:
-    """Compute softmax(q k' / sqrt(D) + bias) (B, heads, T, T), in at least float32, for queries and
-    keys (B, T, heads, D).
-    """
-    dtype = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) * q.shape[-1] ** -0.5
-    return jax.nn.softmax(logits if bias is None else logits + bias)
 
 
 def _scaled(x: Array, gamma: nnx.Param | None) -> Array:

@@ -1,5 +1,6 @@
 """Outputs of a backbone, and how a representation is read from them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from ssl_jax.core.tree import Array
 from ssl_jax.nets.layers import at_least_float32
 
 OUTPUTS = ("pooled", "map", "tokens", "patches", "cls", "attention")
+_BLOCKS = re.compile(r"cls(\d+)(_avg)?")
 POOLED = "pooled"  # the network's own output, which only the last stage has
 
 
@@ -24,12 +26,15 @@ class Stage:
       map: (B, h, w, C), or None if some patches were left out.
       tokens: (B, T, C), the class token first if there is one; None for networks without tokens.
       cls: (B, C), the class token after this stage; None if there is none.
+      normed_cls: (B, C), the class token after this stage and the network's final norm; None if
+        there is none.
     """
 
     name: str = field(metadata={"static": True})
     map: Array | None = None
     tokens: Array | None = None
     cls: Array | None = None
+    normed_cls: Array | None = None
 
     @property
     def patches(self) -> Array | None:
@@ -37,15 +42,17 @@ class Stage:
         return _without_cls(self.tokens, self.cls)
 
     def pool(self, pooling: str) -> Array:
-        """Pool the stage to (B, D), float32 at least: "avg", "grid" (see `pool`), or "cls".
+        """Pool the stage to (B, D), float32 at least: "avg", "grid" (see `pool`), "cls", or
+        "cls_avg", the class token followed by the mean of the patches.
 
         Raises:
           UserError: no class token, no map, or an unknown pooling.
         """
-        if pooling == "cls":
+        if pooling in ("cls", "cls_avg"):
             if self.cls is None:
-                raise UserError("probe: pool 'cls' needs a backbone with a class token")
-            return at_least_float32(self.cls)
+                raise UserError(f"probe: pool {pooling!r} needs a backbone with a class token")
+            cls = at_least_float32(self.cls)
+            return cls if pooling == "cls" else jnp.concatenate([cls, self.pool("avg")], axis=-1)
         return at_least_float32(pool(self.whole_map, pooling))
 
     @property
@@ -118,21 +125,37 @@ class Features:
 
         Args:
           number: see `stage`.
-          pooling: "pooled" for the network's own output, which only the last stage has, or one of
-            `Stage.pool`.
+          pooling: "pooled" for the network's own output, which only the last stage has, one of
+            `Stage.pool`, or "clsN", the class tokens of the N last blocks, each after the final
+            norm, and "clsN_avg", followed by the mean of the last block's patches (DINO).
 
         Raises:
           UserError: the backbone has no such stage, no class token, or no output of its own there.
         """
         stage = self.stage(number)
+        if match := _BLOCKS.fullmatch(pooling):
+            return self._class_tokens(stage, int(match[1]), bool(match[2]), pooling)
         if pooling != POOLED:
             return stage.pool(pooling)
         if stage is not self.stages[-1]:
             raise UserError(
                 "probe: pool 'pooled' is the network's own output, after its last stage; stage "
-                f"{number} has avg, grid and cls"
+                f"{number} has avg, grid, cls and cls_avg"
             )
         return at_least_float32(self.pooled)
+
+    def _class_tokens(self, stage: Stage, count: int, with_mean: bool, pooling: str) -> Array:
+        """Read "clsN" or "clsN_avg"."""
+        if stage is not self.stages[-1] or not 1 <= count <= len(self.stages):
+            raise UserError(
+                f"probe: pool {pooling!r} reads the last {count} blocks, stage -1; the backbone "
+                f"has {len(self.stages)}"
+            )
+        tokens = [block.normed_cls for block in self.stages[-count:]]
+        if any(token is None for token in tokens):
+            raise UserError(f"probe: pool {pooling!r} needs a backbone with a class token")
+        parts = [at_least_float32(token) for token in tokens if token is not None]
+        return jnp.concatenate([*parts, *([stage.pool("avg")] if with_mean else [])], axis=-1)
 
 
 def stage_number(names: Sequence[str], number: int) -> int:
@@ -161,7 +184,10 @@ def pool(x: Array, pooling: str) -> Array:
         if h < 2 or w < 2:
             return jnp.broadcast_to(x.mean((1, 2))[:, None], (b, 4, c)).reshape(b, -1)
         return x.reshape(b, 2, h // 2, 2, w // 2, c).mean((2, 4)).reshape(b, -1)
-    raise UserError(f"probe: unknown pooling {pooling!r}; known: pooled, avg, grid, cls")
+    raise UserError(
+        f"probe: unknown pooling {pooling!r}; known: pooled, avg, grid, cls, cls_avg, cls4, "
+        "cls4_avg"
+    )
 
 
 def _without_cls(tokens: Array | None, cls: Array | None) -> Array | None:

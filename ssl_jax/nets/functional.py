@@ -73,6 +73,7 @@ def functional(
     name: str = "",
     attention: bool = False,
     draws: bool = False,
+    remat: Callable[..., Any] | None = None,
 ) -> Net:
     """Return the pure (init, apply) pair of the module that `make` builds.
 
@@ -86,6 +87,9 @@ def functional(
     keep their order. The result equals that of k = 1, gradients included, except with batch norm,
     whose statistics are then those of each chunk (the running ones pass from chunk to chunk). This
     is gradient caching (Gao et al. 2021, arXiv:2101.06983) for any loss.
+
+    With a policy `remat` (`jax.checkpoint_policies`) the backward pass keeps of the forward pass in
+    training what the policy names and recomputes the rest.
 
     Raises:
       UserError: from `apply`, if k does not divide the batch, or the trees belong to another
@@ -115,13 +119,19 @@ def functional(
             nnx.State(_own_keys(params, params_like)),
             nnx.State(_own_keys(stats, stats_like)),
         )
-        with jax.named_scope("forward"):
+
+        def run(states: tuple[nnx.State, ...], arrays: tuple[Array, ...]) -> tuple[Any, Tree]:
             module = nnx.merge(graphdef, *states, copy=True)
             _check_inputs(module, options, name)
             out = module(*arrays, train=train, **options)
             if not train:
                 return out, stats
             return out, _string_keys(nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)))
+
+        if train and remat is not None:
+            run = jax.checkpoint(run, policy=remat)
+        with jax.named_scope("forward"):
+            return run(states, arrays)
 
     def in_chunks(
         count: int, params: Tree, stats: Tree, arrays: tuple, options: dict

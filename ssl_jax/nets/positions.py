@@ -114,22 +114,30 @@ def bicubic(n: int, m: int, scale: float) -> np.ndarray:
 class RelativePositions(nnx.Module):
     """A trained attention bias for each head and each offset between two patches (Swin's, BEiT's).
 
-    With a class token there are three more: from it, to it, and of it to itself.
+    With a class token there are three more: from it, to it, and of it to itself. With `depth` there
+    is one table for each of as many blocks.
     """
 
-    def __init__(self, grid: Grid, heads: int, cls_token: bool):
+    def __init__(self, grid: Grid, heads: int, cls_token: bool, depth: int | None = None):
         self.grid, self.cls_token = grid, cls_token
         offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3 * cls_token
-        self.table = nnx.Param(jnp.zeros((offsets, heads), jnp.float32))
+        blocks = () if depth is None else (depth,)
+        self.table = nnx.Param(jnp.zeros((*blocks, offsets, heads), jnp.float32))
 
     def __call__(self, grid: Grid) -> Array:
-        """Return the bias (1, heads, T, T) of a grid of patches; resize the table if it differs."""
+        """Return the bias (1, heads, T, T) of a grid of patches, (depth, 1, heads, T, T) of several
+        tables; resize the tables if the grid differs.
+        """
         table = self.table[...]
         old, new = ((2 * rows - 1, 2 * columns - 1) for rows, columns in (self.grid, grid))
-        count = old[0] * old[1]
-        patches = resize_grid(table[None, :count], old, new)[0]
-        table = jnp.concatenate([patches, table[count:]])
-        return jnp.moveaxis(table[relative_index(grid, self.cls_token)], -1, 0)[None]
+        index = relative_index(grid, self.cls_token)
+
+        def bias(table: Array) -> Array:
+            patches, others = jnp.split(table, [old[0] * old[1]])
+            table = jnp.concatenate([resize_grid(patches[None], old, new)[0], others])
+            return jnp.moveaxis(table[index], -1, 0)[None]
+
+        return bias(table) if table.ndim == 2 else jax.vmap(bias)(table)
 
 
 def relative_index(grid: Grid, cls_token: bool = False) -> np.ndarray:

@@ -117,8 +117,8 @@ class Probe:
     Attributes:
       stage: index into the backbone's stages; -1 is the last, -2 the one before it.
       pool: "pooled" for the network's own output, which only the last stage has; "avg" over all
-        positions of the stage's map, "grid" over a 2x2 grid (4 x channels features), or "cls" for
-        the stage's class token.
+        positions of the stage's map, "grid" over a 2x2 grid (4 x channels features), "cls" for the
+        stage's class token, "cls_avg" for both, or "cls4" and "cls4_avg", see `Features.read`.
     """
 
     stage: int = -1
@@ -375,19 +375,29 @@ class Objective:
         return self.shapes.pooled.shape[0]
 
     @property
-    def patch_grid(self) -> tuple[int, int]:
-        """Number of patches along a side of the first view, and their width.
+    def patch_map(self) -> tuple[int, int, int]:
+        """Rows and columns of the patches of the first view, and their width.
 
         Raises:
-          UserError: the backbone has no patches, or the view is not square.
+          UserError: the backbone has no patches.
         """
         if self.shapes.tokens is None or self.shapes.map is None:
             raise UserError(
                 f"objective: this backbone has no patches, but the method needs {self.needs}; set "
                 "backbone.name='vit'"
             )
+        rows, columns, width = self.shapes.map.shape
+        return rows, columns, width
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Number of patches along a side of the first view, and their width.
+
+        Raises:
+          UserError: the backbone has no patches, or the view is not square.
+        """
+        rows, _, width = self.patch_map
         self.inputs().views[0].check_square()
-        rows, _, width = self.shapes.map.shape
         return rows, width
 
     def loss(

@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.masks import block_mask
 from ssl_jax.core import rng
-from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Part
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.nets.heads import mlp_head
 from ssl_jax.objectives.base import FIXED, Aux, Objective, Probe, View
+from ssl_jax.objectives.parts.block_masks import block_masks, hidden_patches
 from ssl_jax.objectives.parts.networks import Bound, Networks
 from ssl_jax.objectives.parts.tokenizer import FixedTokenizer
 from ssl_jax.objectives.parts.views import fold
@@ -58,21 +57,12 @@ class BEiT(Objective):
 
     @cached_property
     def grid(self) -> tuple[int, int]:
-        return (self.patch_grid[0],) * 2
-
-    @property
-    def hidden(self) -> int:
-        """Number of patches to hide; the generator may stay a little below."""
-        return round(self.mask_ratio * self.grid[0] ** 2)
+        return self.patch_map[:2]
 
     @cached_property
     def networks(self) -> Networks:
-        if self.hidden < self.min_patches:
-            raise UserError(
-                f"objective.min_patches: {self.min_patches} patches per block are more than the "
-                f"{self.hidden} to hide; use at most {self.hidden}, or smaller patches"
-            )
-        width, vocabulary = self.patch_grid[1], self.tokenizer.vocabulary
+        hidden_patches(self.grid, self.mask_ratio, self.min_patches)  # raises for too large blocks
+        width, vocabulary = self.patch_map[2], self.tokenizer.vocabulary
         return self.backbone_and(head=mlp_head(width, (vocabulary,), init="normal0.02"))
 
     @cached_property
@@ -96,7 +86,7 @@ class BEiT(Objective):
 
     def masks(self, keys: Array) -> Array:
         """Draw masks (B, rows, columns), bool, of the patches to hide with keys (B,)."""
-        return jax.vmap(lambda k: block_mask(k, self.grid, self.hidden, self.min_patches))(keys)
+        return block_masks(keys, self.grid, self.mask_ratio, self.min_patches)
 
     def codes(self, fixed: Tree, images: Array) -> Array:
         """Return the tokenizer's codes (B, rows, columns) int32 for the whole images."""

@@ -72,7 +72,7 @@ class Data2Vec(Objective):
 
     @cached_property
     def grid(self) -> tuple[int, int]:
-        return (self.patch_grid[0],) * 2
+        return self.patch_map[:2]
 
     @property
     def hidden(self) -> int:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ssl_jax.data.decode import viewable
-from ssl_jax.report.look import Cluster, Examples, Neighbours, labels_of, reduced
+from ssl_jax.report.look import Cluster, Examples, Neighbours, alike, labels_of, reduced
 from ssl_jax.report.patches import Grid
 
 COARSE = 64  # images up to this side are shown with their pixels as squares
@@ -90,15 +90,14 @@ def neighbours(
     images.
     """
     rows = []
-    for query, near in zip(neighbours.queries, neighbours.nearest, strict=True):
-        label = int(test.labels[query])
-        name = labels_of(names, label)
+    same = alike(test, neighbours.queries, train, neighbours.nearest)
+    for query, near, verdicts in zip(neighbours.queries, neighbours.nearest, same, strict=True):
+        name = test.text(int(query), names)
         alt = f"evaluation image {name}".strip()
         row = [Cell(picture(test.images[query], alt, THUMB), name)]
-        for place, index in enumerate(near, 1):
-            other = int(train.labels[index])
-            right = other == label if min(label, other) >= 0 else None
-            text = labels_of(names, other)
+        for place, (index, value) in enumerate(zip(near, verdicts, strict=True), 1):
+            right = bool(value) if value >= 0 else None
+            text = train.text(int(index), names)
             verdict = "" if right is None else ", the same class" if right else ", another class"
             alt = f"neighbour {place} {text}{verdict}"
             row.append(Cell(picture(train.images[index], alt, THUMB), text, right))

@@ -37,13 +37,32 @@ SIDE = 128  # side in pixels to which images are reduced
 
 class Examples(NamedTuple):
     """Images (N, H, W, C) uint8, features (N, D), raw pixels (N, P), and classes (N,), -1 for
-    unlabelled images.
+    unlabelled images; of data with several labels per image a table (N, C) of bools besides.
     """
 
     images: np.ndarray
     features: np.ndarray
     pixels: np.ndarray
     labels: np.ndarray
+    table: np.ndarray | None = None
+
+    def text(self, row: int, names: Sequence[str]) -> str:
+        """Return the names of an image's classes, "" without."""
+        if self.table is None:
+            return labels_of(names, int(self.labels[row]))
+        return ", ".join(names[c] for c in np.flatnonzero(self.table[row]))
+
+
+def alike(one: Examples, rows: np.ndarray, other: Examples, columns: np.ndarray) -> np.ndarray:
+    """Compare the classes of the images `rows` (n,) with those of `columns` (n, k): (n, k) int8. 1
+    if two have the same class, or share one of several, 0 if not, -1 if one of them has none.
+    """
+    if one.table is None or other.table is None:
+        first, second = one.labels[rows, None], other.labels[columns]
+        return np.where(np.minimum(first, second) < 0, -1, first == second).astype(np.int8)
+    first, second = one.table[rows, None], other.table[columns]
+    known = first.any(-1) & second.any(-1)
+    return np.where(known, (first & second).any(-1), -1).astype(np.int8)
 
 
 class Neighbours(NamedTuple):
@@ -52,8 +71,8 @@ class Neighbours(NamedTuple):
     Attributes:
       queries: rows of these evaluation examples.
       nearest: (queries, k) rows of their nearest training examples.
-      same: the share of all evaluation examples' neighbours that have the same class; None without
-        labels, or if all features are equal.
+      same: the share of all evaluation examples' neighbours that have the same class, or share one
+        of several; None without labels, or if all features are equal.
     """
 
     queries: np.ndarray
@@ -151,7 +170,9 @@ def examples(encoder: Encoder, objective: Objective, images: Images, part: Part)
     )
     raw, _ = images.whole(part, min(*images.view.sides, PIXELS))
     labels = images.labels(part, index)
-    return Examples(pictures, selected, raw.reshape(len(raw), -1).astype(np.float32) / 255, labels)
+    table = images.targets(part, index) == 1 if images.multi else None
+    flat = raw.reshape(len(raw), -1).astype(np.float32) / 255
+    return Examples(pictures, selected, flat, labels, table)
 
 
 def queries(labels: np.ndarray) -> np.ndarray:
@@ -166,16 +187,17 @@ def queries(labels: np.ndarray) -> np.ndarray:
 
 def neighbours(train: Examples, test: Examples, rows: np.ndarray) -> dict[str, Neighbours]:
     """Find the nearest training examples, by the cosine of features and of raw pixels."""
-    count, labelled = min(NEIGHBOURS, len(train.labels)), test.labels >= 0
-    scorable = labelled.any() and (train.labels >= 0).any()
+    count, everything = min(NEIGHBOURS, len(train.labels)), np.arange(len(test.labels))
     out = {}
     for title, queries, candidates in (
         (FEATURES, test.features, train.features),
         (RAW, test.pixels, train.pixels),
     ):
         _, near = nearest(candidates, queries, count)
-        right = train.labels[near[labelled]] == test.labels[labelled, None]
-        share = float(right.mean()) if scorable and varied(candidates) else None
+        same = alike(test, everything, train, near)
+        has_class = (same >= 0).any(axis=1)
+        scorable = has_class.any() and varied(candidates)
+        share = float((same[has_class] == 1).mean()) if scorable else None
         out[title] = Neighbours(rows, near[rows], share)
     return out
 

@@ -39,6 +39,34 @@ def render(
       scores: prefixes of the metrics that are scores: larger is better, 1 is perfect.
       footer: how the page was made.
     """
+    numbers = {"final": tables.final(runs, names, scores), "results": tables.results(runs)}
+    about = {"facts": tables.facts(runs), "settings": tables.configs(runs)}
+    several = len(runs) > 1
+    sections = [
+        Section("run", "The runs" if several else "The run", "run.html", about),
+        Section("numbers", "What was learned", "numbers.html", numbers),
+        Section("curves", "Curves", "curves.html", _curves(runs, names)),
+        *_looks(runs),
+    ]
+    notes = [f"{run.name}: {note}" if several else note for run in runs for note in run.notes]
+    more = {"runs": runs, "several": several, "kinds": BASELINES}
+    return document(_title(runs), _lead(runs), notes, sections, footer, **more)
+
+
+def document(
+    title: str,
+    lead: str,
+    notes: Sequence[str],
+    sections: Sequence[Section],
+    footer: str,
+    **values: Any,
+) -> str:
+    """Render one self-contained page; all text is escaped.
+
+    Args:
+      notes: warnings below the title.
+      values: further values that the templates of the sections read.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),
         autoescape=True,
@@ -46,26 +74,18 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    numbers = {"final": tables.final(runs, names, scores), "results": tables.results(runs)}
-    about = {"facts": tables.facts(runs), "settings": tables.configs(runs)}
     part = resources.files(__package__)
     return environment.get_template("page.html").render(
-        title=_title(runs),
-        lead=_lead(runs),
-        runs=runs,
-        several=len(runs) > 1,
-        kinds=BASELINES,
+        title=title,
+        lead=lead,
+        notes=notes,
+        sections=sections,
+        footer=footer,
         right=images.RIGHT,
         wrong=images.WRONG,
-        sections=[
-            Section("run", "The run" if len(runs) == 1 else "The runs", "run.html", about),
-            Section("numbers", "What was learned", "numbers.html", numbers),
-            Section("curves", "Curves", "curves.html", _curves(runs, names)),
-            *_looks(runs),
-        ],
-        footer=footer,
         style=Markup(part.joinpath("page.css").read_text()),
         script=Markup(part.joinpath("page.js").read_text()),
+        **values,
     )
 
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from ssl_jax import nets
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.trust import load_file
 from ssl_jax.cost import flops
 from ssl_jax.data.reader import Reader
 from ssl_jax.data.sources import Source, open_source
 from ssl_jax.run import pretrained
-from ssl_jax.run.configs import configs_folder, load_file
+from ssl_jax.run.configs import configs_folder
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.flags import Override
 from ssl_jax.training.step import make_kernel
@@ -46,14 +47,14 @@ def choose(
     source = open_source(data)
     devices = jax.devices()
     cpu = devices[0].platform == "cpu"
-    side = _typical_side(source)
+    side = typical_side(source)
     size = max((s for s in SIZES if s <= side), default=SIZES[0])
     size = min(size, 64 if cpu else 224)
     own, channels = pretrained.backbone_of(init_from, settings) if init_from else ({}, 0)
     if own:
         options = {key: value for key, value in own.items() if key != "name"}
         size = nets.backbone_config(own["name"], options).side(size)
-    batch = _batch_size(len(source), len(devices), 64 if cpu else 256)
+    batch = batch_size(len(source), len(devices), 64 if cpu else 256)
     epoch = len(source) // batch
     fewest, epochs, most = (300, 100, 1000) if cpu else (2000, 200, 500_000)
     steps = steps or int(np.clip(epochs * epoch, fewest, most))
@@ -150,7 +151,7 @@ def _convolution_rate() -> float:
     return flops.count(gradients, kernel, images) / min(seconds)
 
 
-def _typical_side(source: Source) -> int:
+def typical_side(source: Source) -> int:
     """Return the median short side in pixels of a sample of the images."""
     if source.arrays is not None:
         return min(source.arrays.shape[1:3])
@@ -163,7 +164,7 @@ def _typical_side(source: Source) -> int:
     return int(np.median(sides))
 
 
-def _batch_size(examples: int, devices: int, most: int) -> int:
+def batch_size(examples: int, devices: int, most: int) -> int:
     """Return the number of devices times the largest power of two that gives at most `most` images
     and at most half of the data set.
     """

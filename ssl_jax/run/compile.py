@@ -5,11 +5,13 @@ import importlib.util
 import json
 import math
 import subprocess
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 
+from ssl_jax import nets
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import Text, literal
@@ -120,6 +122,48 @@ def find_batch(config: Mapping[str, Any], topology: str, slices: int, console: C
     for size in _search(best, fits):
         best = size
     return tried[best]
+
+
+def compare_remat(
+    config: Mapping[str, Any], topology: str, slices: int, console: Console
+) -> Report:
+    """Compile with each of the backbone's policies of rematerialisation and print what it costs;
+    return the report of the one with the lowest bound among those that fit, with its name as
+    "remat" and those of all as "policies".
+
+    Raises:
+      UserError: the backbone has no policies.
+    """
+    backbone = config.get("backbone", {})
+    name = backbone.get("name", nets.DEFAULT)
+    hints = typing.get_type_hints(nets.backbone_class(name))
+    if "remat" not in hints:
+        raise UserError(f"--remat: the backbone {name!r} has no policies; leave --remat out")
+    tried: dict[str, Report] = {}
+    for policy in typing.get_args(hints["remat"]):
+        changed = {**config, "backbone": {**backbone, "remat": policy}}
+        with console.status(f"compiling with remat {policy}"):
+            tried[policy] = compile_step(changed, topology, slices)
+        console.print(f"{policy:>13}: {_costs(tried[policy])}")
+    best = min(tried, key=lambda policy: _rank(tried[policy]))
+    return tried[best] | {"remat": best, "policies": tried}
+
+
+def _rank(report: Report) -> tuple[bool, float, int]:
+    """Order reports: those that fit, by the bound, then by memory."""
+    bound, peak = report["bound"], report["memory"]["peak"]
+    return not report["fits"], bound["seconds"] if bound else math.inf, peak or 0
+
+
+def _costs(report: Report) -> str:
+    if not report["memory"]["peak"]:
+        return f"does not fit, {report['message']}"
+    bound = f"{report['bound']['seconds'] * 1e3:.1f} ms" if report["bound"] else "unknown"
+    return (
+        f"{report['bytes_per_image'] / 1e6:,.0f} MB and {report['flops_per_image'] / 1e9:,.1f} "
+        f"GFLOP per image, {_gib(report['memory']['peak'])} per chip, bound {bound} per step, "
+        + ("fits" if report["fits"] else "does not fit")
+    )
 
 
 def _search(start: int, fits: Any) -> Iterator[int]:

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import importlib.machinery
-import importlib.util
 import json
 import pkgutil
 import pprint
@@ -18,13 +17,14 @@ import ml_collections
 import yaml
 
 import ssl_jax
-from ssl_jax import objectives
+from ssl_jax import nets, objectives
 from ssl_jax.augment.recipes import is_chain, recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import trust
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.files import home
 from ssl_jax.core.inputs import View
+from ssl_jax.core.trust import load_file
 from ssl_jax.run.sections import (
     SECTIONS,
     settle_backbone,
@@ -32,6 +32,7 @@ from ssl_jax.run.sections import (
     stored_key,
     stored_objective,
 )
+from ssl_jax.training import paths
 
 _VIEW = checked.defaults(View)
 YAML = (".yaml", ".yml")
@@ -76,23 +77,6 @@ def load_method(name: str, run: Path | None = None) -> types.ModuleType:
     if name not in methods():
         raise UserError(f"unknown method {name!r}; {suggest(name, methods())}")
     return importlib.import_module(f"ssl_jax.objectives.{name}")
-
-
-def load_file(path: Path, kind: str) -> types.ModuleType:
-    """Import the module in a file that `trust.check` allows; `kind` is part of its module name.
-
-    Raises:
-      UserError: a syntax error.
-    """
-    spec = importlib.util.spec_from_file_location(f"ssl_jax_{kind}_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their module there
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as e:
-        raise UserError(f"{path}, line {e.lineno}: {e.msg}") from None
-    return module
 
 
 def configs_folder() -> Path:
@@ -205,12 +189,14 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
     """Set dotted keys of the nested dicts `config` in place; the texts of a command line are
     converted to the types that their keys declare. Entries of tuples are addressed by index,
     `objective.views.0.size`, and a chain that is given by name can be changed by key:
-    `objective.view.recipe.flip`, which may also be written `objective.view.transform.flip`.
+    `objective.view.recipe.flip`, which may also be written `objective.view.transform.flip`. Another
+    `backbone.name` drops the options of the config's own backbone, except the dtype.
 
     Raises:
       UserError: a key whose section does not exist, or a text that is not a value of its key.
     """
     overrides = [(stored_key(key), value) for key, value in overrides]
+    _exchange_backbone(config, dict(overrides))
     for key, value in overrides:
         *sections, last = key.split(".")
         if not sections:
@@ -227,6 +213,15 @@ def override(config: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> No
         at[_place(at, last, key)] = value
     for section in {key.partition(".")[0] for key, _ in overrides}:
         config[section] = _settle(section, config[section])
+
+
+def _exchange_backbone(config: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Drop the options of the config's backbone if `overrides` name another one."""
+    section, name = config.get("backbone"), overrides.get("backbone.name")
+    if name is None or not isinstance(section, Mapping):
+        return
+    if not paths.same("backbone.name", section.get("name", nets.DEFAULT), str(name)):
+        config["backbone"] = {key: section[key] for key in ("dtype",) if key in section}
 
 
 def _enter(at: Any, name: str, key: str, depth: int) -> Any:

@@ -91,21 +91,34 @@ class Datasets(ResolvedConfig):
             check_in_memory(source)
         return source
 
-    @cached_property
+    @property
     def _opened(self) -> Source:
         """Training set of evaluations, before the range of its pixels is set."""
+        return self._parts[0]
+
+    @property
+    def holdout(self) -> Source | None:
+        """Training images that `data.holdout` holds out; None without any."""
+        source = self._parts[1]
+        if source is not None and self.survey.value_range:
+            source.read_in(self.survey.value_range)
+        return source
+
+    @cached_property
+    def _parts(self) -> tuple[Source, Source | None]:
+        """Training set of evaluations, and what `data.holdout` holds out of it."""
         if not self.data.train:
             raise UserError(
                 "no training data; set it, --data=folder:/path (docs/data.md lists all kinds)"
             )
         source = self._folds[0] if self.data.fold else open_source(self.data.train, "train")
         if isinstance(source, EnvironmentSource):
-            return self._environment(source)
+            return self._environment(source), None
         if self.data.hierarchy:
             hierarchy.add_wider_classes(source, self.data.hierarchy)
         if self.data.labelled:
             source = subset.labelled(source, self.data.labelled, self.data.draw)
-        return source
+        return subset.holdout(source, self.data.holdout) if self.data.holdout else (source, None)
 
     def _environment(self, source: EnvironmentSource) -> EnvironmentSource:
         """Return the environment with the settings of the section `control`.
@@ -113,7 +126,8 @@ class Datasets(ResolvedConfig):
         Raises:
           UserError: settings for data sets of images.
         """
-        for key in ("labelled", "hierarchy", "range", "cache", "channels", "fold", "fraction"):
+        keys = ("labelled", "hierarchy", "range", "cache", "channels", "fold", "fraction")
+        for key in (*keys, "holdout"):
             if getattr(self.data, key) != getattr(DataConfig, key):
                 raise UserError(f"data.{key}: {source.name} is an environment; leave it out")
         return source.with_settings(self.control)

@@ -81,19 +81,22 @@ class Experiment(Datasets):
 
     @property
     def backbone_name(self) -> str:
-        """Name of the backbone in `nets.backbones`."""
-        name: str = self.raw.get("backbone", {}).get("name", nets.DEFAULT)
-        return name
+        """Name of the backbone in `nets.backbones`, or the path of its file."""
+        return str(self.raw.get("backbone", {}).get("name", nets.DEFAULT))
 
     @property
     def backbone_options(self) -> dict[str, Any]:
-        """Name of the backbone, and those of its options that differ from their defaults."""
-        return {"name": self.backbone_name} | self._backbone.changes()
+        """Name of the backbone, and those of its options that differ from their defaults; all of
+        them for a file of the user's own, whose defaults may change.
+        """
+        made = self._backbone
+        own = dataclasses.asdict(made) if nets.is_file(self.backbone_name) else made.changes()
+        return {"name": self.backbone_name} | own
 
     @property
     def _backbone(self) -> nets.Backbone:
         options = {k: v for k, v in self.raw.get("backbone", {}).items() if k != "name"}
-        return nets.backbone_config(self.backbone_name, options)
+        return nets.backbone_config(self.backbone_name, options, self.folder)
 
     @cached_property
     def method(self) -> Objective:
@@ -324,7 +327,7 @@ class Experiment(Datasets):
         """Return the default of each key of `resolved`, likewise."""
         out = {name: checked.defaults(type(section)) for name, section in self.sections.items()}
         out["objective"] = checked.defaults(type(self.method))
-        own = checked.defaults(nets.backbone_class(self.backbone_name))
+        own = checked.defaults(nets.backbone_class(self.backbone_name, self.folder))
         out["backbone"] = {"name": nets.DEFAULT} | own
         if self._existing is not None:  # of a config.json or checkpoint from before `data.range`
             out["data"]["range"] = RANGE_BEFORE if self.survey.value_range else ()

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from ssl_jax.core import tree
+from ssl_jax.core import hub, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.objectives.base import BACKBONE, FIXED, TOKENIZER, Encoder, Heads, ImageTokenizer
 from ssl_jax.run import orbax_export
@@ -133,6 +133,8 @@ def _vocabulary(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None
 
 def is_run(path: Path) -> bool:
     """Tell whether `path` is a run's folder, as is a missing path that is not named like a file."""
+    if hub.is_on_hub(path):
+        return False
     return not orbax_export.is_weights(path) and not (path.suffix and not path.exists())
 
 
@@ -142,7 +144,7 @@ def _of_file(experiment: Experiment) -> Mapping[str, np.ndarray]:
     assert needed is not None
     section = _section(needed.nets[BACKBONE].config)
     try:
-        file = orbax_export.read_any(Path(path))
+        file = orbax_export.read_any(hub.model(path))
         weights = networks.of_file(file, path, section, experiment.spec.channels)
     except UserError as e:
         raise UserError(f"{KEY}: {e}") from None

@@ -177,7 +177,9 @@ def help_lines(cls: type) -> Iterator[str]:
         if field.default is dataclasses.MISSING:
             notes.append("required")
         elif field.default not in (None, False, "", ()):
-            notes.append(f"default {'true' if field.default is True else field.default}")
+            default = "true" if field.default is True else field.default
+            default = ",".join(default) if isinstance(default, tuple) else default
+            notes.append(f"default {default}")
         note = f" ({'; '.join(notes)})" if notes else ""
         yield f"  --{_shown(field):<20} {field.metadata['help']}{note}"
 

@@ -60,8 +60,9 @@ def keys(config: Mapping[str, Any]) -> Iterator[ConfigKey]:
     backbone = settle_backbone(config.get("backbone", {}))
     network = str(backbone.pop("name", nets.DEFAULT))
     default = json.dumps(nets.DEFAULT)
-    known = f"one of {', '.join(nets.BACKBONES)}"
-    yield ConfigKey("backbone.name", json.dumps(network), default, known, "the network")
+    known = f"one of {', '.join(nets.BACKBONES)}, or a path"
+    text = "the network, or the path of its file"
+    yield ConfigKey("backbone.name", json.dumps(network), default, known, text)
     yield from _of_class(nets.backbone_class(network), backbone, "backbone")
     for section, kind in SECTIONS.items():
         yield from _of_class(kind, config.get(section, {}), section)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ssl_jax.core import sharding, trust
+from ssl_jax.core import hub, sharding, trust
 from ssl_jax.core.errors import UserError
 from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.run import orbax_export, weights_file
@@ -32,7 +32,7 @@ def load(
 
     Args:
       path: the run's folder; or weights, ours or public ones (docs/weights.md): safetensors, npz or
-        .pth, an index of several files, or a folder as on the Hugging Face hub.
+        .pth, an index of several files, a folder as on the Hugging Face hub, or hf://USER/NAME.
       step: step of the run's checkpoint; by default the newest.
       stage: layer to read, a number (-1 is the last) or a name of `ImageEncoder.layers`; by
         default the method's representation.
@@ -48,7 +48,7 @@ def load(
         completely.
     """
     devices = mesh or sharding.make_mesh(sharding.MeshConfig(), jax.local_devices()[:1])
-    where = Path(path).expanduser()
+    where = hub.model(os.fspath(path)).expanduser()
     if orbax_export.is_weights(where):
         if step is not None:
             raise UserError(f"{where} holds the weights of only one step; leave step out")

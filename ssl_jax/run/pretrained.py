@@ -2,6 +2,8 @@
 those of networks that are not trained.
 """
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +12,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from ssl_jax.core import tree
+from ssl_jax.core import hub, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import Tree
 from ssl_jax.objectives.base import Encoder
@@ -20,9 +22,11 @@ from ssl_jax.run.roles import places
 from ssl_jax.training import state
 from ssl_jax.training.checkpoint import Checkpoints
 from ssl_jax.training.state import InitialWeights
-from ssl_jax.weights import networks
+from ssl_jax.weights import channels, networks
 from ssl_jax.weights.networks import REST, STUDENT, TEACHER, Weights
 from ssl_jax.weights.places import under
+
+CHANNELS_KEY = "train.init_channels"
 
 
 class Assignment(NamedTuple):
@@ -81,7 +85,8 @@ def load_backbone(experiment: Experiment, console: Console) -> InitialWeights | 
         restored = checkpoints.restore(step, other.abstract_state, placed)
     encoder = other.objective.encoder(restored.params, restored.extra)
     same(experiment, other)
-    backbone, unused = fit(_backbone(encoder), own_backbone(experiment), str(folder))
+    source = for_channels(experiment, other, _backbone(encoder))
+    backbone, unused = fit(source, own_backbone(experiment), str(folder))
     more = f"; not loaded: {', '.join(unused)}" if unused else ""
     method = other.raw["objective"]["name"]
     console.print(f"backbone from step {step} of {folder} ({method}){more}")
@@ -101,9 +106,31 @@ def check(experiment: Experiment) -> None:
         abstract = other.abstract_state
         encoder = jax.eval_shape(other.objective.encoder, abstract.params, abstract.extra)
         same(experiment, other)
-        fit(_backbone(encoder), own_backbone(experiment), name)
+        convert = functools.partial(for_channels, experiment, other)
+        fit(jax.eval_shape(convert, _backbone(encoder)), own_backbone(experiment), name)
     elif name:
         assign(experiment, from_file(experiment))
+
+
+def for_channels(experiment: Experiment, other: Experiment, source: tuple[Tree, Tree]) -> Any:
+    """Convert the variables (params, stats) of the backbone of another run to the channels of this
+    one's images, by `train.init_channels`.
+
+    Raises:
+      UserError: no rule for another number of channels, or a rule for the same.
+    """
+    train, own, count = experiment.train, other.spec.channels, experiment.spec.channels
+    channels.check(train.init_channels, own, count, CHANNELS_KEY, f"the run {train.init_from}")
+    if own == count:
+        return source
+    like = _shapes(experiment)
+    convert = jax.jit(lambda x: channels.converted(x, count, train.init_channels))  # type: ignore[arg-type]
+
+    def leaf(path: str, x: Any) -> Any:
+        reads = channels.reads_image(tuple(x.shape), like.get(path, ()), own, count)
+        return convert(x) if reads else x
+
+    return tuple(tree.map_with_name(leaf, part) for part in source)
 
 
 def same(experiment: Experiment, other: Experiment) -> None:
@@ -133,7 +160,7 @@ def backbone_of(name: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any],
         run = Experiment.of_run(path)
         return {"name": run.backbone_name} | dict(run.raw.get("backbone", {})), run.spec.channels
     try:
-        weights = networks.of_file(orbax_export.read_any(path), str(path), settings)
+        weights = networks.of_file(orbax_export.read_any(hub.model(path)), name, settings)
     except UserError as e:
         raise UserError(f"train.init_from: {e}") from None
     return dict(weights.backbone), weights.channels
@@ -145,13 +172,22 @@ def from_file(experiment: Experiment) -> Weights:
     Raises:
       UserError: it cannot be read, or holds another network than `backbone`.
     """
-    path = Path(experiment.train.init_from)
-    backbone = experiment.backbone_options
-    channels = experiment.spec.channels
+    name, count = experiment.train.init_from, experiment.spec.channels
     try:
-        return networks.of_file(orbax_export.read_any(path), str(path), backbone, channels)
+        file = orbax_export.read_any(hub.model(name))
+        weights = networks.of_file(file, name, experiment.backbone_options)
     except UserError as e:
         raise UserError(f"train.init_from: {e}") from None
+    rule = experiment.train.init_channels
+    channels.check(rule, weights.channels, count, CHANNELS_KEY, f"train.init_from: {name}")
+    if not rule:
+        return weights
+    like = {f"backbone/{name}": shape for name, shape in _shapes(experiment).items()}
+    converted = {
+        role: jax.device_get(channels.fitted(variables, like, weights.channels, count, rule))
+        for role, variables in weights.networks.items()
+    }
+    return dataclasses.replace(weights, networks=converted, channels=count)
 
 
 def assign(experiment: Experiment, weights: Weights) -> Assignment:
@@ -224,6 +260,12 @@ def _report(console: Console, name: str, weights: Weights, assignment: Assignmen
     unused = [*assignment.unused, *weights.report.skipped]
     phrases += [f"not loaded: {networks.few(tuple(unused))}"] if unused else []
     console.print("; ".join(phrases))
+
+
+def _shapes(experiment: Experiment) -> dict[str, tuple[int, ...]]:
+    """Return path -> shape of the variables of the run's backbone."""
+    leaves = networks.flat(*own_backbone(experiment))
+    return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
 
 
 def own_backbone(experiment: Experiment) -> tuple[Tree, Tree]:

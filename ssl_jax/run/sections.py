@@ -61,7 +61,10 @@ def settle_objective(make: Callable[..., Any], values: Mapping[str, Any]) -> dic
 
 
 def settle_backbone(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the section `backbone` likewise; an unknown backbone's section stays as it is."""
+    """Convert the section `backbone` likewise; that of an unknown backbone, or of a file, whose
+    code runs only when it is built, stays as it is.
+    """
     name = str(values.get("name", nets.DEFAULT))
-    known = name in nets.BACKBONES
-    return checked.settle(nets.backbone_class(name), values, "backbone") if known else dict(values)
+    if name in nets.BACKBONES:
+        return checked.settle(nets.backbone_class(name), values, "backbone")
+    return {key: str(value) if key == "name" else value for key, value in values.items()}

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,8 @@ from ssl_jax.run.acting import make_act
 from ssl_jax.run.auto import estimate
 from ssl_jax.run.console import evaluation_line
 from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.logger import LoggedRun
+from ssl_jax.run.loggers import Loggers, Target
 from ssl_jax.training import loop, workdir
 from ssl_jax.training.checkpoint import Checkpoints
 from ssl_jax.training.metrics import MetricsWriter
@@ -95,6 +97,7 @@ class Training:
       line: progress line in the terminal.
       stop: handler of signals that end the run; entered.
       accept: whether to resume a run although its config or data have changed.
+      log: loggers, used in the process that writes metrics.
 
     Attributes:
       last: the last value of every metric, in the process that writes them.
@@ -110,10 +113,12 @@ class Training:
         stop: Stop,
         profile: Profile,
         accept: bool = False,
+        log: Sequence[Target] = (),
     ):
         self._experiment, self._resolved, self._folder = experiment, resolved, folder
         self._line, self._console, self._stop = line, line.console, stop
         self._profile, self._accept = profile, accept
+        self._log_to = log if distributed.primary() else ()
         self._mesh, self._objective = experiment.mesh, experiment.objective
         total = experiment.spec.total_steps
         self._total, self._end = total, min(experiment.train.stop_at or total, total)
@@ -133,13 +138,17 @@ class Training:
         """
         policy = self._experiment.train
         tries = 0
-        with self._checkpoints, jax.set_mesh(self._mesh):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._checkpoints)
+            stack.enter_context(jax.set_mesh(self._mesh))
             with self._stop.region(UNTOUCHED):
                 self._line.phase("building the network and its optimizer")
                 self._prepare()
                 start = self._resume_point()
                 self.finished = self._is_over(start.step, start.evaluated)
                 self._estimate(start.step)
+                self._line.phase("opening the loggers", brief=True)
+                self._loggers = stack.enter_context(self._opened_loggers())
             while True:
                 try:
                     reached = self._train_from(start)
@@ -162,8 +171,11 @@ class Training:
             if reached > start.step:
                 self._line.phase("saving", brief=True)
             self._checkpoints.finish()
+            ended = reached == self._end and not (self._owing and self._stop.code)
+            if ended:
+                self._loggers.finish(self.last)
         self._line.stop()
-        if reached == self._end and not (self._owing and self._stop.code):
+        if ended:
             return 0
         self._console.print(
             f"saved at step {reached}; run the same command to resume"
@@ -181,6 +193,13 @@ class Training:
             self._line.phase("estimating the time", brief=True)
             text = estimate(self._experiment, remaining)
             self._console.print(text, markup=False)
+
+    def _opened_loggers(self) -> Loggers:
+        run = LoggedRun(self._folder.absolute(), self._resolved)
+        loggers = Loggers(self._log_to, run, self._warn)
+        for name, place in loggers.places.items():
+            self._say(f"{name}: {place}")
+        return loggers
 
     def _prepare(self) -> None:
         """Build what every attempt of the run shares: evaluator, training step and refresh."""
@@ -246,6 +265,8 @@ class Training:
             start.step + start.skipped_batches, self._end + start.skipped_batches
         )
         writer = MetricsWriter(self._folder, start.measured, self._warn) if primary else None
+        if writer:
+            self._loggers.start(start.measured, writer.lines, writer.reached)
         self._line.begin(start.step, self._end)
         self._line.phase("starting", brief=True)
         attempt = Attempt(start, host, writer, self._spikes(writer))
@@ -324,6 +345,7 @@ class Training:
         attempt.metrics.update(values, step=step)
         if attempt.writer:
             attempt.writer.write(step, values)
+            self._loggers.write(step, values)
 
     def _save(self, attempt: Attempt, current: TrainState, step: int, evaluated: bool) -> None:
         if attempt.writer:

@@ -15,10 +15,10 @@ import numpy as np
 
 from ssl_jax.augment.recipes import RECIPES, recipe
 from ssl_jax.core import config as checked
-from ssl_jax.core import sharding, tree
+from ssl_jax.core import hub, sharding, tree
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.inputs import Inputs, View
+from ssl_jax.core.inputs import Inputs, View, sides
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
 from ssl_jax.data import levels
@@ -46,7 +46,9 @@ class EncoderFlags(CommonFlags):
     """Flags of subcommands that read the network of a run, or of a weights file in its place."""
 
     weights: Path | None = flag(
-        "a weights file in the place of a run, ours or a public one (docs/weights.md)", None
+        "a weights file in the place of a run, ours or a public one, or hf://USER/NAME "
+        "(docs/weights.md)",
+        None,
     )
     overrides: tuple[Override, ...] = flag(
         "what the --weights file does not specify: --config.backbone.heads=12",
@@ -129,8 +131,9 @@ def preprocessing(weights: Weights, usual: str) -> tuple[View, Probe, dict[str, 
             from_json(weights.metadata.get(name, "{}"))
             for name in ("preprocessing", "probe", "config")
         )
-        size = int(view_data.get("size") or backbone.get("image_size") or SIZE)
-        if not 1 <= size <= LARGEST:
+        size = view_data.get("size") or backbone.get("image_size") or SIZE
+        size = int(size) if isinstance(size, (int, float, str)) else tuple(map(int, size))
+        if not all(1 <= side <= LARGEST for side in sides(size)):
             raise ValueError(f"images of {size} pixels; expected 1 to {LARGEST}")
         own = {"size": size, "recipe": view_data.get("recipe", usual)}
         view = checked.build(View, own, "preprocessing")
@@ -204,6 +207,7 @@ def requested(
             raise UserError(f"--{name} is for runs; leave it out, or leave --weights out")
     if needs_data and not flags.data:
         raise UserError("--data is missing: name the images, --data=folder:/images")
+    path = hub.model(path)
     if not orbax_export.is_weights(path):
         hint = "; name it with --workdir" if (path / "config.json").exists() else ""
         raise UserError(f"--weights={path}: not a weights file{hint}")

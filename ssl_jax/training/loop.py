@@ -37,7 +37,9 @@ class TrainConfig:
         for every method (docs/configs.md).
       seed: seed of all randomness.
       init_from: folder of another run, whose encoder the backbone starts as; or a file of weights,
-        ours or a public one, from which heads and averages that fit start too.
+        ours or a public one, or hf://USER/NAME, from which heads and averages that fit start too.
+      init_channels: rule by which the first layer of `init_from` reads another number of channels
+        than it was trained on: "repeat", "mean" or "zero" (docs/weights.md); "" refuses them.
       teacher_from: folder of another run, or a file, with the networks that a method learns from
         without training them: the teacher of a distillation.
       log_every: steps between logged lines.
@@ -61,6 +63,7 @@ class TrainConfig:
     accumulate: Count = 1
     seed: Seed = 0
     init_from: str = ""
+    init_channels: Literal["", "repeat", "mean", "zero"] = ""
     teacher_from: str = ""
     log_every: Count = 10
     nonfinite: Literal["stop", "skip", "rollback"] = "stop"
@@ -81,6 +84,8 @@ class TrainConfig:
         unused = {}
         if self.steps:
             unused["epochs"] = f"train.steps is {self.steps} and takes precedence; set it to 0"
+        if not self.init_from:
+            unused["init_channels"] = "train.init_from is empty"
         if self.nonfinite == "stop":
             unused["nonfinite_limit"] = "train.nonfinite is 'stop' and stops at the first such step"
         return unused

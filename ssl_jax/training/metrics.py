@@ -1,25 +1,19 @@
-"""Metrics of a run: `metrics.jsonl`, `summary.json` and TensorBoard events, the same after any
-number of restarts. While the disk is full, they are kept and written later.
+"""Metrics of a run: `metrics.jsonl` and `summary.json`, the same after any number of restarts.
+While the disk is full, they are kept and written later.
 """
 
 import contextlib
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
-
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 
 from ssl_jax.core.files import replacing, write_json
 from ssl_jax.core.plain import from_json, is_number, is_whole
 
 _log = logging.getLogger(__name__)
-FLUSH = 30.0  # seconds between two times that events reach the disk
 
 
 class MetricsWriter:
@@ -32,23 +26,23 @@ class MetricsWriter:
 
     Args:
       warn: called with one line when something cannot be written; training continues.
+
+    Attributes:
+      lines: those up to `step`.
+      reached: metric -> the last step of which the file had it when it was opened.
+      last: metric -> its last value.
     """
 
     def __init__(self, workdir: Path, step: int, warn: Callable[[str], None] = _log.warning):
         self._path, self._warn = workdir / "metrics.jsonl", warn
         self._summary = workdir / "summary.json"
-        self.lines = _cut(self._path, step)
+        self.lines, self.reached = _cut(self._path, step)
         self._file = self._path.open("ab", buffering=0)
         self._size = self._file.tell()
         self._waiting: list[bytes] = []
         self.last: dict[str, float] = {}
         for line in self.lines:
             self.last |= line
-        self._events: _Events | None = None
-        try:
-            self._events = _Events(workdir / "events", step + 1)
-        except OSError as e:
-            self._warn(f"no TensorBoard events are written: {workdir / 'events'}: {e.strerror}")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line for `step`, the number of updates made."""
@@ -56,12 +50,6 @@ class MetricsWriter:
         self.last |= line
         self._waiting.append(f"{json.dumps(line)}\n".encode())
         self._flush()
-        try:
-            if self._events:
-                self._events.write(step, values)
-        except OSError as e:
-            self._events = None
-            self._warn(f"step {step}: no more TensorBoard events are written: {e.strerror}")
 
     def sync(self) -> None:
         """Flush all lines to the disk, which a checkpoint that follows them requires."""
@@ -94,37 +82,9 @@ class MetricsWriter:
         self._flush()
         self._file.close()
         try:
-            if self._events:
-                self._events.close()
             write_json(self._summary, self.last)
         except OSError as e:
             self._warn(f"{self._summary} cannot be written: {e.strerror}")
-
-
-class _Events:
-    """An events file; TensorBoard drops from older files everything from the step `first` on.
-
-    Written directly: tensorboardX's `SummaryWriter` hangs once its thread has met a full disk.
-    """
-
-    def __init__(self, folder: Path, first: int):
-        folder.mkdir(exist_ok=True)
-        # The rest of the name is the second and the host: not enough where a run rolls back.
-        self._file = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        self._file.write_event(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
-        self._flushed = time.monotonic()
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._file.write_event(
-                Event(step=step, wall_time=time.time(), summary=scalar(name, value))
-            )
-        if time.monotonic() - self._flushed > FLUSH:  # it is an fsync
-            self._flushed = time.monotonic()
-            self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
@@ -163,17 +123,21 @@ def _line(text: bytes) -> dict[str, float] | None:
     return line if usable and all(map(is_number, line.values())) else None
 
 
-def _cut(path: Path, step: int) -> list[dict[str, float]]:
-    """Remove the lines beyond `step` from a file and return the others.
+def _cut(path: Path, step: int) -> tuple[list[dict[str, float]], dict[str, int]]:
+    """Remove the lines beyond `step` from a file; return the others, and the last step of each
+    metric in any line.
 
     Lines at its end, where a resumed run has them, are cut off without a second copy.
     """
     lines, end, size = [], 0, 0
+    reached: dict[str, int] = {}
     rest: list[bytes] = []  # the lines to keep, if the file must be rewritten
     beyond = anew = False
     for text in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         size += len(text)
         line = _line(text)
+        for name in line or ():
+            reached[name] = max(reached.get(name, 0), int(line["step"]))  # type: ignore[index]
         if line is not None and line["step"] > step:
             beyond = True
         elif line is not None:
@@ -186,4 +150,4 @@ def _cut(path: Path, step: int) -> list[dict[str, float]]:
             temporary.write_bytes(b"".join(rest))
     elif end < size:
         os.truncate(path, end)
-    return lines
+    return lines, reached

@@ -14,6 +14,7 @@ KEYS = (
     "data.tokenizer",
     "data.masks",
     "objective.name",
+    "backbone.name",
     "train.init_from",
     "train.teacher_from",
 )
@@ -40,8 +41,8 @@ def anchor(key: str, value: str) -> str:
     """Return the value of one key, made absolute if it is a path; names stay as they are."""
     if key.startswith((*KEYS[:2], STREAMS)):
         return sources.absolute(value)
-    if key == "objective.name" and not value.endswith(".py"):
-        return value  # a built-in method
+    if key in ("objective.name", "backbone.name") and not value.endswith(".py"):
+        return value  # a built-in one
     try:
         is_there = bool(value) and Path(value).expanduser().exists()
     except (OSError, RuntimeError, ValueError):

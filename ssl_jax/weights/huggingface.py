@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.weights import efficientnet
 from ssl_jax.weights.places import Arrays
 
 Swaps = Mapping[str, str]  # prefix of a name -> its replacement
@@ -113,11 +114,12 @@ def _rename(tensors: Arrays, start: str, block: Swaps, top: Swaps) -> dict[str, 
     out = {}
     for name, array in tensors.items():
         inner = re.fullmatch(rf"{start}(\d+)\.(.*)", name)
-        out[f"blocks.{inner[1]}.{_swap(inner[2], block)}" if inner else _swap(name, top)] = array
+        out[f"blocks.{inner[1]}.{swap(inner[2], block)}" if inner else swap(name, top)] = array
     return out
 
 
-def _swap(name: str, starts: Swaps) -> str:
+def swap(name: str, starts: Swaps) -> str:
+    """Replace the first prefix that matches."""
     for prefix, replacement in starts.items():
         if name.startswith(prefix):
             return replacement + name.removeprefix(prefix)
@@ -197,6 +199,8 @@ def _timm(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
         options["heads"] = _whole(arguments, "num_heads")
     if isinstance(name, str) and "clip" in name:
         options["mlp"] = "quick_gelu" if "quickgelu" in name else "gelu"
+    if isinstance(name, str) and name.startswith("tf_efficientnet"):
+        options |= efficientnet.TENSORFLOW
     names = {"embed_dim": "dim", "depth": "depth", "patch_size": "patch"}
     return options, {
         ours: _whole(arguments, name)

@@ -20,14 +20,20 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import Tree
 from ssl_jax.nets.functional import Net
-from ssl_jax.weights import files, huggingface, releases, resnet, swin, vit
+from ssl_jax.weights import convnext, efficientnet, files, huggingface, releases, resnet, swin, vit
 from ssl_jax.weights.places import Arrays, layers, put, take, under
 from ssl_jax.weights.sections import agree, build, checked, shapes
 
 OWN = "ssl_jax"  # the metadata's "format" in our files
 LIBRARIES = ("timm", "torchvision")  # the "format" in files that we write for these libraries
 STUDENT, TEACHER, REST = "student", "teacher", "rest"
-LAYOUTS: Mapping[str, ModuleType] = {"resnet": resnet, "vit": vit, "swin": swin}
+LAYOUTS: Mapping[str, ModuleType] = {
+    "resnet": resnet,
+    "vit": vit,
+    "swin": swin,
+    "convnext": convnext,
+    "efficientnet": efficientnet,
+}
 SHOWN = 3  # names in a message
 
 
@@ -364,19 +370,12 @@ def _resolved(
     if "name" in hints:
         inferred, own = dict(hints), int(metadata.get("channels", 3))
     elif "name" in backbone:
-        inferred, own = backbone, source.tensors[FIRST[source.family]].shape[1]
+        inferred, own = backbone, source.tensors[LAYOUTS[source.family].FIRST].shape[1]
     else:
         inferred, own = LAYOUTS[source.family].infer(source.tensors, {**hints, **backbone})
         inferred |= hints
     section = backbone if "name" in backbone else inferred | backbone
     return section, own if channels is None else channels
-
-
-FIRST = {  # the tensor whose second axis is the channels
-    "resnet": "conv1.weight",
-    "vit": "patch_embed.proj.weight",
-    "swin": "patch_embed.proj.weight",
-}
 
 
 def _merged(reports: list[tuple[releases.Network, LoadReport]], tensors: Arrays) -> LoadReport:
@@ -411,7 +410,7 @@ def _own(
     except (KeyError, ValueError):
         raise UserError(f"{name}: the metadata do not describe the network") from None
     try:
-        checked(section, own_channels)
+        section = checked(section, own_channels, str((backbone or {}).get("name", "")))
         odd = [path for path, array in file.tensors.items() if array.dtype.kind not in "biufV"]
         if odd:
             raise UserError(f"{odd[0]} holds {file.tensors[odd[0]].dtype}, not numbers")
@@ -436,7 +435,8 @@ def _own(
     )
     if not backbone:
         return weights
-    backbone = dict(backbone) if "name" in backbone else section | dict(backbone)
+    whole = "name" in backbone and not nets.is_file(backbone["name"])
+    backbone = dict(backbone) if whole else section | dict(backbone)
     channels = own_channels if channels is None else channels
     weights = replace(weights, backbone=backbone, channels=channels)
     try:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.weights import heads, huggingface
+from ssl_jax.weights import convnext, efficientnet, heads, huggingface
 from ssl_jax.weights.places import Arrays, layers, under
 from ssl_jax.weights.torchvision import to_timm
 from ssl_jax.weights.vit import TABLE
@@ -27,6 +27,15 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
     "resnet": ("layer1.0.conv1.weight", "conv1.weight", "bn1.running_mean"),
     "resnet_children": ("4.0.conv1.weight", "0.weight", "1.running_mean"),
     "swin": ("layers.0.blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
+    "convnext": ("stages.0.blocks.0.conv_dw.weight", "stem.0.weight"),
+    "convnext_authors": ("stages.0.0.dwconv.weight", "downsample_layers.0.0.weight"),
+    "torchvision_convnext": ("features.1.0.block.5.weight", "features.0.0.weight"),
+    "huggingface_convnext": (
+        "encoder.stages.0.layers.0.dwconv.weight",
+        "embeddings.patch_embeddings.weight",
+    ),
+    "efficientnet": ("blocks.0.0.conv_dw.weight", "conv_stem.weight", "conv_head.weight"),
+    "torchvision_efficientnet": ("features.1.0.block.1.fc1.weight", "features.0.0.weight"),
     "vit": ("patch_embed.proj.weight", "norm.weight"),
     "clip": ("transformer.resblocks.0.attn.in_proj_weight", "class_embedding", "conv1.weight"),
     "torchvision_vit": ("encoder.layers.encoder_layer_0.ln_1.weight", "conv_proj.weight"),
@@ -52,6 +61,11 @@ FAMILY = {  # the other layouts are ViTs
     "resnet_children": "resnet",
     "huggingface_resnet": "resnet",
     "swin": "swin",
+    **dict.fromkeys(
+        ("convnext", "convnext_authors", "torchvision_convnext", "huggingface_convnext"),
+        "convnext",
+    ),
+    **dict.fromkeys(("efficientnet", "torchvision_efficientnet"), "efficientnet"),
 }
 # Layout -> settings of all its networks that neither shapes nor names show.
 CUSTOMS: Mapping[str, Mapping[str, Any]] = {
@@ -259,12 +273,12 @@ def _vit(tensors: Arrays) -> dict[str, np.ndarray]:
 
 
 def _one_table(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Merge the blocks' tables of relative positions, which must be equal, into a shared one."""
+    """Merge the blocks' tables of relative positions into a shared one, if they are equal."""
     names = [name for name in tensors if name.endswith(".attn.relative_position_bias_table")]
     if not names or TABLE in tensors:
         return tensors
     if any(not np.array_equal(tensors[name], tensors[names[0]]) for name in names[1:]):
-        raise UserError("each block has its own relative positions, but ours share one table")
+        return tensors
     shared = tensors[names[0]]
     return {k: v for k, v in tensors.items() if k not in names} | {TABLE: shared}
 
@@ -315,4 +329,10 @@ RENAME: Mapping[str, Callable[[Arrays], dict[str, np.ndarray]]] = {
     "huggingface_clip": huggingface.clip,
     "huggingface_resnet": huggingface.resnet,
     "mmpretrain_vit": huggingface.mmpretrain,
+    "convnext": convnext.from_timm,
+    "convnext_authors": convnext.from_authors,
+    "torchvision_convnext": convnext.from_torchvision,
+    "huggingface_convnext": convnext.from_transformers,
+    "efficientnet": dict,
+    "torchvision_efficientnet": efficientnet.from_torchvision,
 }

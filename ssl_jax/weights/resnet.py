@@ -7,6 +7,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.nets.backbones.resnet import DEPTHS
 from ssl_jax.weights.places import Arrays, Layout, Place, layers
 
+FIRST = "conv1.weight"  # the tensor whose second axis is the channels
 LEAVES: Mapping[str, tuple[str, Layout]] = {
     "kernel": ("weight", "conv"),
     "scale": ("weight", "same"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from ssl_jax.nets.backbones.swin import SIZES
 from ssl_jax.weights.places import Arrays, Layout, Place, layers
-from ssl_jax.weights.vit import BLOCK, TOP
+from ssl_jax.weights.vit import BLOCK, FIRST, TOP
 
 OTHERS: Mapping[str, tuple[str, Layout]] = {
     **TOP,
@@ -45,7 +45,7 @@ def infer(tensors: Arrays, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
     The image size is taken to be that of a single window at the last stage.
     """
     del options
-    dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+    dim, channels, patch, _ = tensors[FIRST].shape
     stages = range(layers(tensors, "layers."))
     depths = tuple(layers(tensors, f"layers.{s}.blocks.") for s in stages)
     tables = [tensors[f"layers.{s}.blocks.0.{TABLE}"].shape for s in stages]

@@ -8,8 +8,10 @@ import numpy as np
 
 from ssl_jax import nets
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import sides
+from ssl_jax.nets.backbones.efficientnet import TABLE
 from ssl_jax.nets.backbones.resnet import DEPTHS
-from ssl_jax.nets.backbones.vit import FIXED_ORDERS, SIZES
+from ssl_jax.nets.backbones.vit import FIXED_ORDERS, RELATIVE, SIZES, patch_grid
 from ssl_jax.nets.positions import sincos
 from ssl_jax.weights import torchvision
 from ssl_jax.weights.networks import to_timm
@@ -35,7 +37,9 @@ def export(variables: Arrays, backbone: Mapping[str, Any], channels: int, librar
     config = nets.backbone_config(name, options)
     if not config.layout:
         raise _unsupported(library, f"backbone.name={name!r}")
-    write = {"resnet": _resnet, "vit": _vit, "swin": _swin}[config.layout]
+    if config.sobel:
+        raise _unsupported(library, "backbone.sobel=True")
+    write = WRITERS[config.layout]
     explicit = dataclasses.asdict(config.explicit()) | {"channels": channels}
     return write(variables, backbone, explicit, library)
 
@@ -73,13 +77,17 @@ def _resnet(
     if thin:
         lines.append(f"model.bn1 = nn.BatchNorm2d({filters})")
         lines += _stages(kind, stages, filters)
-    tensors = to_timm(variables, backbone)
-    for norm in [key for key in tensors if key.endswith("running_mean")]:  # PyTorch counts batches
-        counter = norm.replace("running_mean", "num_batches_tracked")
-        tensors[counter] = np.zeros((), np.int64)
-    return tensors, lines
+    return _with_counters(to_timm(variables, backbone)), lines
 
 
+def _with_counters(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add the number of batches that PyTorch counts in every batch norm."""
+    norms = [key for key in tensors if key.endswith("running_mean")]
+    names = (norm.replace("running_mean", "num_batches_tracked") for norm in norms)
+    return tensors | {name: np.zeros((), np.int64) for name in names}
+
+
+CONVNEXT_STAGES = 4  # of timm's
 BLOCKS = {"basic": "BasicBlock", "bottleneck": "Bottleneck"}  # their names in both libraries
 
 
@@ -110,10 +118,9 @@ def _vit(
         {path: array for path, array in variables.items() if path != "mask_token"}, backbone
     )  # neither library has one
     if options["position"] in FIXED_ORDERS:
-        side = options["image_size"] // options["patch"]
-        table = sincos(
-            options["dim"], (side, side), FIXED_ORDERS[options["position"]], options["cls_token"]
-        )
+        grid = patch_grid(sides(options["image_size"]), options["patch"])
+        order = FIXED_ORDERS[options["position"]]
+        table = sincos(options["dim"], grid, order, options["cls_token"])
         tensors["pos_embed"] = table[None].astype(np.float32)
     usual = 1e-5 if options["pre_norm"] else 1e-6
     if options["norm_eps"] != usual:
@@ -133,7 +140,7 @@ def _vit(
         "num_classes": 0,
         "global_pool": "token" if options["pool"] == "cls" else "avg",
     }
-    if options["position"] == "relative":
+    if options["position"] in RELATIVE:
         return _beit(tensors, options, arguments)
     name = {
         ("gelu", False): "vit_base_patch16_224",
@@ -163,7 +170,7 @@ def _vit(
 def _beit(
     tensors: dict[str, np.ndarray], options: Mapping[str, Any], arguments: dict[str, Any]
 ) -> Model:
-    """Export to timm's BEiT with one table, without a bias of the keys, which changes no output."""
+    """Export to timm's BEiT, without a bias of the keys, which changes no output."""
     if not options["cls_token"] or options["mlp"] != "gelu" or options["pre_norm"]:
         raise _unsupported("timm", "relative positions without a class token")
     out = {}
@@ -173,7 +180,8 @@ def _beit(
             out[f"{start}q_bias"], _, out[f"{start}v_bias"] = np.split(array, 3)
         else:
             out[name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")] = array
-    arguments |= {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True}
+    shared = options["position"] == "relative"
+    arguments |= {"use_rel_pos_bias": not shared, "use_shared_rel_pos_bias": shared}
     arguments |= {"use_abs_pos_emb": False, "use_fc_norm": options["norm_after_pool"]}
     return _after_pool(out, options), _created("beit_base_patch16_224", arguments)
 
@@ -188,8 +196,10 @@ def _after_pool(
 
 
 def _torchvision_vit(tensors: dict[str, np.ndarray], options: Mapping[str, Any]) -> Model:
+    if not isinstance(options["image_size"], int):
+        raise _unsupported("torchvision", f"backbone.image_size={options['image_size']}")
     plain = {
-        "position": "relative",
+        "position": options["position"] if options["position"] in RELATIVE else None,
         "cls_token": False,
         "pool": "avg",
         "qkv_bias": False,
@@ -227,8 +237,8 @@ def _swin(
     if library != "timm":
         raise _unsupported(library, "backbone.name='swin'")
     dim, depths, heads = (options[key] for key in ("dim", "depths", "heads"))
-    sides = [options["image_size"] // options["patch"] // 2**s for s in range(len(depths))]
-    if sides[-1] < options["window"]:  # timm would then use a smaller table than ours
+    last = options["image_size"] // options["patch"] // 2 ** (len(depths) - 1)
+    if last < options["window"]:  # timm would then use a smaller table than ours
         kind = f"a last stage smaller than backbone.window={options['window']}"
         raise _unsupported(library, kind)
     arguments = {
@@ -243,12 +253,76 @@ def _swin(
     }
     arrays = {path: array for path, array in variables.items() if path != "mask_token"}
     lines = _created("swin_tiny_patch4_window7_224", arguments)
-    # timm's norms have epsilon 1e-5, ours 1e-6.
-    lines += [
-        "for module in model.modules():",
-        "    if type(module).__name__ == 'LayerNorm': module.eps = 1e-6",
-    ]
     return to_timm(arrays, backbone), lines
+
+
+def _convnext(
+    variables: Arrays, backbone: Mapping[str, Any], options: Mapping[str, Any], library: str
+) -> Model:
+    if library != "timm":
+        raise _unsupported(library, "backbone.name='convnext'")
+    depths, dims, patch = list(options["depths"]), list(options["dims"]), options["patch"]
+    count = len(depths)
+    if count > CONVNEXT_STAGES:
+        raise _unsupported(library, f"{count} stages")
+    arguments = {
+        "depths": depths + [1] * (CONVNEXT_STAGES - count),
+        "dims": dims + dims[-1:] * (CONVNEXT_STAGES - count),
+        "use_grn": options["grn"],
+        "ls_init_value": None if options["grn"] else options["layer_scale"],
+        "in_chans": options["channels"],
+        "num_classes": 0,
+    }
+    lines = [
+        "import torch.nn as nn",
+        "from timm.models.convnext import ConvNeXt",
+        f"model = ConvNeXt({_arguments(arguments)})",
+    ]
+    if patch != 4:  # timm's patch_size also changes the strides of the stages
+        sizes = f"{options['channels']}, {dims[0]}, {patch}, {patch}"
+        lines.append(f"model.stem[0] = nn.Conv2d({sizes})")
+    if count < CONVNEXT_STAGES:
+        lines.append(f"model.stages = model.stages[:{count}]")
+    return to_timm(variables, backbone), lines
+
+
+def _efficientnet(
+    variables: Arrays, backbone: Mapping[str, Any], options: Mapping[str, Any], library: str
+) -> Model:
+    if library != "timm":
+        raise _unsupported(library, "backbone.name='efficientnet'")
+    stages = []
+    for depth, width, plan in zip(options["depths"], options["widths"], TABLE, strict=False):
+        kind = "ir" if plan.expansion > 1 else "ds"
+        sizes = f"k{plan.kernel}_s{plan.stride}_e{plan.expansion}_c{width}"
+        stages.append([f"{kind}_r{depth}_{sizes}_se0.25"])
+    arguments = {
+        "num_features": options["head_width"],
+        "stem_size": options["stem_width"],
+        "in_chans": options["channels"],
+        "num_classes": 0,
+    }
+    if options["padding"] == "same":
+        arguments["pad_type"] = "same"
+    lines = [
+        "import functools, torch.nn as nn",
+        "from timm.models.efficientnet import EfficientNet, decode_arch_def",
+        f"norm = functools.partial(nn.BatchNorm2d, eps={options['norm_eps']!r})",
+        f"model = EfficientNet(decode_arch_def({stages!r}), {_arguments(arguments)}, "
+        "round_chs_fn=round, act_layer=nn.SiLU, norm_layer=norm)",
+    ]
+    if options["stem"] == "cifar":
+        lines.append("model.conv_stem.stride = (1, 1)")
+    return _with_counters(to_timm(variables, backbone)), lines
+
+
+WRITERS = {
+    "resnet": _resnet,
+    "vit": _vit,
+    "swin": _swin,
+    "convnext": _convnext,
+    "efficientnet": _efficientnet,
+}
 
 
 def _created(name: str, arguments: Mapping[str, Any]) -> list[str]:

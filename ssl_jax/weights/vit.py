@@ -13,7 +13,9 @@ from ssl_jax.nets.blocks import swiglu_width
 from ssl_jax.nets.positions import resize_grid, sincos
 from ssl_jax.weights.places import Arrays, Layout, Place, layers
 
+FIRST = "patch_embed.proj.weight"  # the tensor whose second axis is the channels
 TABLE = "rel_pos_bias.relative_position_bias_table"
+BLOCK_TABLE = "attn.relative_position_bias_table"
 TOP: Mapping[str, tuple[str, Layout]] = {
     "cls_token": ("cls_token", "same"),
     "mask_token": ("mask_token", "same"),
@@ -73,6 +75,8 @@ def place(path: str, shape: tuple[int, ...]) -> Place:
     """
     if path.startswith("blocks/"):
         return block_place(path.removeprefix("blocks/"), shape[0], "blocks.")
+    if path == "relative/table" and len(shape) == 3:
+        return Place(tuple(f"blocks.{i}.{BLOCK_TABLE}" for i in range(shape[0])), stacked=True)
     name, layout = TOP[path]
     return Place((name,), layout)
 
@@ -98,9 +102,10 @@ def fitted(tensors: Arrays, like: Mapping[str, tuple[int, ...]]) -> dict[str, np
         out["pos_embed"] = _table(
             out["pos_embed"], like["pos_embed"][1], int("cls_token" in like), "cls_token" in out
         )
-    if TABLE in out and "relative/table" in like:
-        extra = 3 * int("cls_token" in like)
-        out[TABLE] = _relative(out[TABLE], like["relative/table"][0], extra)
+    if "relative/table" in like:
+        extra, length = 3 * int("cls_token" in like), like["relative/table"][-2]
+        for name in [name for name in out if name == TABLE or name.endswith(BLOCK_TABLE)]:
+            out[name] = _relative(out[name], length, extra)
     return out
 
 
@@ -109,6 +114,8 @@ def _table(table: np.ndarray, length: int, own: int, with_class: bool) -> np.nda
     token's.
     """
     count, dim = table.shape[1:]
+    if count == length:
+        return table
     first = int(with_class and _side(count) is None and _side(count - 1) is not None)
     old, new = _side(count - first), _side(length - own)
     if old is None or new is None:
@@ -126,7 +133,7 @@ def _table(table: np.ndarray, length: int, own: int, with_class: bool) -> np.nda
 def _relative(table: np.ndarray, length: int, extra: int) -> np.ndarray:
     """Resize a table (offsets, heads) to `length` rows, `extra` of which are not of the grid."""
     old, new = _side(len(table) - extra), _side(length - extra)
-    if old is None or new is None or old == new:
+    if old is None or new is None or len(table) == length:
         return table
     count = len(table) - extra
     patches = jnp.asarray(table[None, :count], jnp.float32)
@@ -160,18 +167,19 @@ def infer(tensors: Arrays, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
     before the blocks, as in CLIP's, which are published with both.
 
     Raises:
-      UserError: positions of a grid that is not square; a number of heads or a nonlinearity that
-        cannot be inferred and is not in `options`.
+      UserError: positions of a grid that is not square, or a number of heads or a nonlinearity that
+        cannot be inferred, without the option that sets it.
     """
     dim, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     hidden = tensors["blocks.0.mlp.fc2.weight"].shape[1]
     swiglu = tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * hidden
     depth, with_class = layers(tensors, "blocks."), "cls_token" in tensors
     section: dict[str, Any] = {"patch": patch}
-    if TABLE in tensors:
-        table = tensors[TABLE]
-        side = ((_side(len(table) - 3 * with_class) or 0) + 1) // 2
-        section["position"], heads = "relative", table.shape[1]
+    tables = {"relative": TABLE, "relative_per_block": f"blocks.0.{BLOCK_TABLE}"}
+    if position := next((name for name, table in tables.items() if table in tensors), None):
+        offsets, heads = tensors[tables[position]].shape
+        side = ((_side(offsets - 3 * with_class) or 0) + 1) // 2
+        section["position"] = position
     else:
         table = tensors.get("pos_embed", np.zeros((1, 0, dim)))
         first = int(with_class and _side(table.shape[1]) is None)
@@ -182,9 +190,13 @@ def infer(tensors: Arrays, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
             usual = 12 if dim == 384 else 0
         heads = options.get("heads", usual)
         section |= {"position": fixed} if fixed else {}
-    if not side:
-        raise UserError("the table of positions is not that of a square grid of patches")
-    section["image_size"] = side * patch
+    size = options.get("image_size")
+    if not side and (size is None or isinstance(size, int)):
+        raise UserError(
+            "the table of positions is not that of a square grid of patches; set "
+            "--config.backbone.image_size to (HEIGHT,WIDTH)"
+        )
+    section["image_size"] = side * patch if size is None or isinstance(size, int) else tuple(size)
     if not heads:
         raise UserError(
             f"shapes do not show the number of heads for width {dim}; set --config.backbone.heads"

@@ -77,7 +77,57 @@ def many(f, n=4000, seed=0):
     return np.asarray(jax.jit(jax.vmap(f))(jax.random.split(jax.random.key(seed), n)))
 
 
+def first_try(values, grid, cap, least):
+    """Return the first try of a generator's recorded draws as a row (area, log aspect, top, left)
+    in [0, 1), and the number of draws: top and left, two integers, follow for a block that is small
+    enough only.
+    """
+    area, log, *places = values[:4]
+    size, aspect = least + (cap - least) * area, np.log(0.3) - 2 * np.log(0.3) * log
+    sides = [round(np.sqrt(size * np.exp(sign * aspect))) for sign in (1, -1)]
+    if any(side >= most for side, most in zip(sides, grid, strict=True)):
+        return (area, log, 0.0, 0.0), 2
+    free = [most - side + 1 for side, most in zip(sides, grid, strict=True)]
+    return (area, log, *((at + 0.5) / n for at, n in zip(places, free, strict=True))), 4
+
+
 class BlockMaskTest(parameterized.TestCase):
+    @parameterized.parameters("0", "1", "dinov2")
+    def test_golden(self, case):
+        """Masks of BEiT's generator and of DINOv2's, block by block from the recorded draws."""
+        with np.load(GOLDEN / "beit_block_mask.npz") as file:
+            data = dict(file)
+        key = (lambda name: f"dinov2_{name}") if case == "dinov2" else (lambda name: name + case)
+        height, width, most, least = map(int, data[f"hp_{key('conf')}"])
+        expected, starts = data[f"out_{key('mask')}"], data[f"in_{key('draw_offset')}"]
+        values = data[f"hp_{key('draw_value')}"]
+        targets = data.get(f"in_{key('target')}", np.full(len(expected), most))
+        add = jax.jit(lambda *args: masks.add_block(*args, least, (0.3, 1 / 0.3)))
+        with jax.enable_x64(True):
+            for i, target in enumerate(targets):
+                mask, at = np.zeros((height, width), bool), starts[i]
+                while at < starts[i + 1]:
+                    cap = float(min(target - mask.sum(), most))
+                    row, used = first_try(values[at:], mask.shape, cap, least)
+                    mask = np.asarray(add(mask, jnp.float64([row]), jnp.float64(cap)))
+                    at += used
+                self.assertEqual(at, starts[i + 1])
+                np.testing.assert_array_equal(mask, expected[i])
+
+    def test_golden_statistics(self):
+        """6,000 further masks of the generator: counts, and how often each patch is hidden."""
+        with np.load(GOLDEN / "beit_block_mask.npz") as data:
+            height, width, target, least = map(int, data["hp_conf0"])
+            grid = (height, width)
+            ours = many(lambda k: masks.block_mask(k, grid, target, least), 6000)
+            counts = ours.sum((1, 2))
+            self.assertAlmostEqual(counts.mean(), data["out_stat_mean_count"], delta=0.1)
+            self.assertAlmostEqual(
+                (counts == target).mean(), data["out_stat_frac_full"], delta=0.02
+            )
+            # The largest of some 200 differences, each with a standard error of up to .009.
+            np.testing.assert_allclose(ours.mean(0), data["out_stat_marginal"], atol=0.03)
+
     def test_beit(self):
         # 20,000 draws of the authors' generator: mean 74.47, least 64, P(75) = .666; hidden are the
         # centre .716, the middle of an edge .193, a corner .042.

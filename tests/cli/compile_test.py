@@ -132,6 +132,26 @@ class CompileTest(parameterized.TestCase):
         config = configured("simclr:imagenet", [("train.batch_size", 64)], data="digits")
         self.assertEqual(compile.with_spec(config)["spec"]["num_examples"], 1437)
 
+    def test_compares_what_is_recomputed(self):
+        """The lowest bound among the policies that fit."""
+        seconds = {"none": 0.001, "full": 0.004, "dots": 0.003, "wide": 0.002}
+
+        def compile_step(config, topology, slices):
+            policy = config["backbone"]["remat"]
+            bound = FITS["bound"] | {"seconds": seconds[policy]}
+            return (TOO_LARGE if policy == "none" else FITS) | {"bound": bound}
+
+        config = configured("mae:imagenet", [])
+        with mock.patch.object(compile, "compile_step", compile_step):
+            report = compile.compare_remat(config, "v5e:2x2", 1, command.terminal())
+        self.assertEqual(report["remat"], "wide")
+        self.assertEqual(list(report["policies"]), list(seconds))
+
+    def test_a_backbone_without_policies(self):
+        config = configured("colorization:imagenet", [])
+        with self.assertRaisesRegex(UserError, "vgg_dilated"):
+            compile.compare_remat(config, "v5e:2x2", 1, command.terminal())
+
     @parameterized.parameters((100, 64), (16, 16), (5, 4), (0, 1))
     def test_finds_the_largest_batch(self, most, largest):
         """Search from 32 images per chip, up or down."""

@@ -247,7 +247,7 @@ ENTRY %main (x.0: f32[128,128], w.0: f32[4,128,128]) -> f32[128,128] {
   %state = (s32[]{:T(128)}, f32[128,128]{1,0:T(8,128)S(1)}, f32[4,128,128]{2,1,0:T(8,128)}) tuple(%copied, %copy-done, %w.0)
   %loop = (s32[]{:T(128)}, f32[128,128]{1,0:T(8,128)S(1)}, f32[4,128,128]{2,1,0:T(8,128)}) while(%state), condition=%condition, body=%body
   %result = f32[128,128]{1,0:T(8,128)S(1)} get-tuple-element(%loop), index=1
-  %kernel = f32[128,128]{1,0:T(8,128)} custom-call(%result), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"1234","transcendentals":"7","bytes_accessed":"5678"}}}
+  %kernel = f32[128,128]{1,0:T(8,128)} custom-call(%result), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"1234","transcendentals":"7","bytes_accessed":"135000"}}}
   %silent = f32[128,128]{1,0:T(8,128)S(1)} custom-call(%kernel), custom_call_target="tpu_custom_call"
   %scattered = f32[64,128]{1,0:T(8,128)} fusion(%kernel), kind=kCustom, calls=%all-reduce-scatter
   %begun = (f32[64,128]{1,0:T(8,128)}, f32[128,128]{1,0:T(8,128)}) fusion(%scattered), kind=kCustom, calls=%starts
@@ -280,7 +280,7 @@ class TpuTest(absltest.TestCase):
             "copied": 4,
             "copy-start": whole,  # the copy is on the chip
             "loop": 4 * (whole + (4 + 4) + (4 + 1)),  # a slice of w, the counter, the test
-            "kernel": 5678,
+            "kernel": 135000 - whole,  # its argument is on the chip
             "silent": whole,
             "scattered": whole + half,
             "begun": half + whole,

@@ -72,7 +72,7 @@ class DigitsTest(absltest.TestCase):
 class SchemeTest(parameterized.TestCase):
     @parameterized.parameters("", "digit", "zip:/x", "/no/path", "base:/x")
     def test_unknown(self, spec):
-        schemes = "array_record:PATH, control:PATH, digits, folder:PATH, frames:PATH, mix:PATH, "
+        schemes = "array_record:PATH, coco:PATH, control:PATH, csv:PATH, digits, folder:PATH, "
         with self.assertRaisesRegex(UserError, f"expected one of {schemes}"):
             open_source(spec)
 

@@ -30,6 +30,7 @@ QUICK = {
     "svm": {"shots": (1, 3), "draws": 1, "costs": (0.1, 1.0)},
     "clustering": {"runs": 1},
     "lidar": {"views": 2},
+    "few_shot_episodes": {"episodes": 3},
     "logistic": {"count": 3},
     "corruptions": {"examples": 4},
 }
@@ -44,7 +45,14 @@ ABSENT = (
     "propagation",
     "segmentation",
 )
-ABSENT += ("translation",)  # and a method that translates
+ABSENT += (
+    "copy_detection",
+    "instance_retrieval",
+    "segmentation_heads",
+    "depth",
+    "normals",
+)  # folders of images
+ABSENT += ("translation", "linear_grid")  # and a method that translates; a class token
 ALL = list(protocols.known())
 
 

@@ -52,9 +52,20 @@ class CollectTest(parameterized.TestCase):
             column.append(part)
         mapped = column.whole()
         self.assertIsInstance(mapped, np.memmap)
-        with mock.patch.object(neighbours, "TRAIN_ROWS", 64):
-            classes = [knn.knn_classes(x, labels, rows[:20], 3, [5]) for x in (mapped, rows)]
-        np.testing.assert_array_equal(classes[0][5, 0.07], classes[1][5, 0.07])
+        whole = knn.knn_classes(rows, labels, rows[:20], 3, [5])
+        with mock.patch.multiple(neighbours, TRAIN_ROWS=64, TEST_ROWS=7):
+            classes = knn.knn_classes(mapped, labels, mapped[:20], 3, [5])
+        np.testing.assert_array_equal(classes[5, 0.07], whole[5, 0.07])
+
+    def test_labelled_rows_of_a_file_stay_in_a_file(self):
+        column, rows = features.Column(0), np.arange(40.0).reshape(20, 2)
+        column.append(rows)
+        mask = np.arange(20) % 3 > 0
+        with mock.patch.multiple(features, MEMORY=0, SELECTED=6):
+            selected = features.select(column.whole(), mask)
+        self.assertIsInstance(selected, np.memmap)
+        np.testing.assert_array_equal(selected, rows[mask])
+        self.assertNotIsInstance(features.select(rows, mask), np.memmap)
 
     def test_no_room(self):
         column = features.Column(0)

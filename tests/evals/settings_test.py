@@ -3,6 +3,7 @@ name each field: a new setting without a second value fails the test.
 """
 
 import dataclasses
+import json
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -42,6 +43,7 @@ BASE = {
     "fewshot": {"shots": (1,), "draws": 2},
     "clustering": {"runs": 1},
     "linear": {"preset": "simclr", "lr": 9.0, "epochs": 9, "batch_size": 16, "holdout": 0.2},
+    "linear_grid": {"paper": "dino", "epochs": 9, "batch_size": 16, "rates": (9.0,)},
     "logistic": {"count": 4, "holdout": 0.3},
     "attentive": {"epochs": 2, "batch_size": 16, "heads": 2, "lr": 0.05, "holdout": 0.2},
     "svm": {"shots": (2,), "draws": 1, "costs": (0.1,), "full": False},
@@ -57,7 +59,37 @@ BASE = {
         "batch_size": 2,
         "lr": 0.3,
     },
+    "depth": {
+        "train": "{masks}",
+        "test": "{masks}",
+        "size": 16,
+        "steps": 3,
+        "batch_size": 2,
+        "lr": 0.1,
+        "crop": "eigen",
+    },
+    "normals": {
+        "train": "{masks}",
+        "test": "{masks}",
+        "size": 16,
+        "steps": 3,
+        "batch_size": 2,
+        "lr": 0.1,
+    },
+    "segmentation_heads": {
+        "train": "{masks}",
+        "test": "{masks}",
+        "head": "fcn",
+        "channels": 4,
+        "size": 16,
+        "steps": 3,
+        "batch_size": 2,
+        "lr": 0.03,
+    },
     "translation": {},
+    "few_shot_episodes": {"shots": (1,), "episodes": 9, "ways": 3},
+    "copy_detection": {"data": "{copies}", "size": 32},
+    "instance_retrieval": {"data": "{oxford}", "size": 32},
     "propagation": {"data": "{videos}", "size": 64, "context": 1, "radius": 2, "k": 2},
 }
 # A second value of each setting.
@@ -72,13 +104,28 @@ OTHER = {
     "online": {},
     "knn": {"k": 3, "temperature": 1e-4},
     "fewshot": {"shots": (5,), "fractions": (0.5,), "lists": ("{list}",), "draws": 5},
-    "clustering": {"clusters": 9, "factor": 0.5, "runs": 3, "superclasses": "{superclasses}"},
+    "clustering": {
+        "part": "test",
+        "scaling": "none",
+        "clusters": 9,
+        "factor": 0.5,
+        "runs": 3,
+        "superclasses": "{superclasses}",
+    },
     "cluster_head": {"head": 1, "part": "train", "superclasses": "{superclasses}"},
     "classifier": {},
     "linear": {
         "preset": "moco",
         "lr": 0.1,
         "weight_decay": 2.0,
+        "epochs": 1,
+        "batch_size": 5,
+        "holdout": 0.5,
+        "seed": 1,
+    },
+    "linear_grid": {
+        "paper": "beit",
+        "rates": (0.01, 3.0),
         "epochs": 1,
         "batch_size": 5,
         "holdout": 0.5,
@@ -119,6 +166,74 @@ OTHER = {
         "weight_decay": 1.0,
         "seed": 1,
         "patch": 2,
+    },
+    "depth": {
+        "train": "{masks2}",
+        "test": "{masks2}",
+        "unit": 500.0,
+        "far": 2.0,
+        "crop": "all",
+        "size": 32,
+        "stages": (-2,),
+        "steps": 5,
+        "batch_size": 3,
+        "lr": 3.0,
+        "weight_decay": 20.0,
+        "seed": 1,
+        "patch": 2,
+    },
+    "normals": {
+        "train": "{masks2}",
+        "test": "{masks2}",
+        "size": 32,
+        "stages": (-2,),
+        "steps": 5,
+        "batch_size": 3,
+        "lr": 3.0,
+        "weight_decay": 20.0,
+        "seed": 1,
+        "patch": 2,
+    },
+    "segmentation_heads": {
+        "train": "{masks2}",
+        "test": "{masks2}",
+        "head": "upernet",
+        "stages": (-2,),
+        "channels": 8,
+        "size": 12,
+        "stride": 8,
+        "scales": (1.5,),
+        "reduce_zero_label": True,
+        "steps": 5,
+        "batch_size": 3,
+        "lr": 2.0,
+        "weight_decay": 20.0,
+        "seed": 1,
+        "patch": 2,
+    },
+    "few_shot_episodes": {
+        "ways": 4,
+        "shots": (5,),
+        "queries": 2,
+        "episodes": 5,
+        "classifier": "logistic",
+        "seed": 1,
+    },
+    "copy_detection": {
+        "data": "{copies2}",
+        "distractors": "{copies2}",
+        "whitening": "{copies2}",
+        "descriptor": "pooled",
+        "size": 64,
+        "first": 1,
+    },
+    "instance_retrieval": {
+        "data": "{oxford2}",
+        "whitening": "{copies2}",
+        "descriptor": "gem",
+        "size": 64,
+        "scales": (1.0, 2.0),
+        "crop": False,
     },
     "propagation": {
         "data": "{videos2}",
@@ -280,7 +395,10 @@ def forward(params, stats, images, *, train, stages=True, attention=False):
         pooled=jnp.tanh(second.mean((1, 2)) @ params["token"]),
         map=second,
         cls=tokens[1],
-        stages=tuple(Stage(name=f"block{i + 1}", map=x, cls=cls) for i, (x, cls) in blocks),
+        stages=tuple(
+            Stage(name=f"block{i + 1}", map=x, cls=cls, normed_cls=jnp.tanh(cls))
+            for i, (x, cls) in blocks
+        ),
         attention=jnp.stack(each, 1) if attention else None,
     )
     return out, stats
@@ -319,8 +437,41 @@ def files(folder):
                 path = folder / name / kind / inside / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
+            if number < 2:
+                depths, normals = (
+                    (900 * (mask + 1)).astype(np.uint16),
+                    (image // 2).astype(np.uint8),
+                )
+                for kind, array in (("depth", depths), ("normals", normals + 99)):
+                    path = folder / name / kind / f"{i}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(array).save(path)
         paths[name] = str(folder / name)
+    for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
+        paths[name] = str(folder / name)
+        write_pairs(folder / name, np.random.default_rng(number), retrieval=number > 1)
     return paths
+
+
+def write_pairs(folder, rng, retrieval):
+    """Write eight images and an edited copy of each, as Copydays or as revisited Oxford."""
+    kinds = ("jpg", "jpg") if retrieval else ("original", "strong")
+    for i in range(8):
+        first = rng.integers(0, 256, (8, 8, 3)).repeat(8, 0).repeat(8, 1)
+        second = np.clip(first + rng.normal(0, 200, first.shape), 0, 255)
+        names = (f"{i:04}00.jpg", f"{i:04}01.jpg")
+        for kind, name, array in zip(kinds, names, (first, second), strict=True):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(folder / kind / name, quality=95)
+    if retrieval:
+        truth = [
+            {"easy": [i], "hard": [(i + 1) % 8], "junk": [], "bbx": [4, 4, 40, 30]}
+            for i in range(8)
+        ]
+        lists = {
+            f"{kind}list": [f"{i:04}0{j}" for i in range(8)] for j, kind in enumerate(("im", "qim"))
+        }
+        (folder / "gnd.json").write_text(json.dumps(lists | {"gnd": truth}))
 
 
 if __name__ == "__main__":

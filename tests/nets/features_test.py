@@ -15,7 +15,10 @@ def features(cls: bool = True) -> Features:
     maps = [RNG.normal(size=(2, 4, 4, 3)).astype("f4") for _ in range(2)]
     tokens = [RNG.normal(size=(2, 3)).astype("f4") if cls else None for _ in range(2)]
     each = enumerate(zip(maps, tokens, strict=True))
-    stages = tuple(Stage(name=f"block{i + 1}", map=x, cls=t) for i, (x, t) in each)
+    stages = tuple(
+        Stage(name=f"block{i + 1}", map=x, cls=t, normed_cls=None if t is None else 2 * t)
+        for i, (x, t) in each
+    )
     return Features(pooled=RNG.normal(size=(2, 5)), map=maps[1], cls=tokens[1], stages=stages)
 
 
@@ -39,11 +42,29 @@ class ReadTest(parameterized.TestCase):
         np.testing.assert_array_equal(made.read(-1, "pooled"), made.read(1, "pooled"))
         np.testing.assert_allclose(made.read(1, "pooled"), made.pooled, rtol=1e-6)
 
+    def test_class_tokens_of_several_blocks(self):
+        """Earlier ones before later ones, each after the final norm, then the last mean."""
+        made = features()
+        mean = made.stages[1].map.mean((1, 2))
+        tokens = [stage.normed_cls for stage in made.stages]
+        for pooling, parts in (
+            ("cls1", tokens[1:]),
+            ("cls2", tokens),
+            ("cls2_avg", [*tokens, mean]),
+            ("cls_avg", [made.stages[1].cls, mean]),
+        ):
+            expected = np.concatenate(parts, axis=-1)
+            np.testing.assert_allclose(made.read(-1, pooling), expected, rtol=1e-5)
+        np.testing.assert_array_equal(made.read(0, "cls_avg")[:, :3], made.stages[0].cls)
+
     @parameterized.parameters(
         (2, "avg", "no stage 2 among the backbone's 2"),
         (-3, "avg", "no stage -3"),
-        (0, "pooled", "after its last stage; stage 0 has avg, grid and cls"),
+        (0, "pooled", "after its last stage; stage 0 has avg, grid, cls and cls_avg"),
         (-1, "max", "unknown pooling 'max'"),
+        (-1, "cls3", "pool 'cls3' reads the last 3 blocks, stage -1; the backbone has 2"),
+        (0, "cls1", "pool 'cls1' reads the last 1 blocks, stage -1"),
+        (-1, "cls0", "pool 'cls0' reads"),
     )
     def test_errors(self, number, pooling, message):
         with self.assertRaisesRegex(UserError, message):
@@ -52,6 +73,9 @@ class ReadTest(parameterized.TestCase):
     def test_absent_parts(self):
         with self.assertRaisesRegex(UserError, "needs a backbone with a class token"):
             features(cls=False).read(-1, "cls")
+        for pooling in ("cls_avg", "cls2"):
+            with self.assertRaisesRegex(UserError, f"pool '{pooling}' needs a backbone with a cla"):
+                features(cls=False).read(-1, pooling)
         dropped = Features(pooled=np.zeros((2, 3)), stages=(Stage(name="block1"),))
         with self.assertRaisesRegex(UserError, "block1 has no map, as patches were left out"):
             dropped.read(0, "avg")

@@ -46,11 +46,12 @@ class GoldenTest(parameterized.TestCase):
         data, dtype = load("beit_mim", wide), np.float64 if wide else np.float32
         weights = {k.removeprefix("in_sd."): v for k, v in data.items() if k.startswith("in_sd.")}
         lm_head = {k: weights.pop(f"lm_head.{k}") for k in ("weight", "bias")}
-        mask, size = jnp.asarray(data["in_mask"], bool), data["in_x"].shape[-1]
+        mask, size = jnp.asarray(data["in_mask"], bool), data["in_x"].shape[-2:]
+        images = len(mask)
         net = vit(
             None,
             int(data["hp_patch"]),
-            size,
+            tuple(size),
             dim=weights["norm.weight"].size,
             depth=layers(weights, "blocks."),
             heads=weights[TABLE].shape[1],
@@ -65,18 +66,18 @@ class GoldenTest(parameterized.TestCase):
             codes = lambda self, fixed, images: codes  # noqa: E731
 
         tokenizer = TOKENIZER | {"vocabulary": len(lm_head["bias"])}
-        made = Injected.make(
-            net, Spec(3, 100, 0, 10, 100), view={"size": size}, min_patches=1, tokenizer=tokenizer
-        )
+        spec = Spec(images, 100, 0, 10, 100)
+        view = {"size": tuple(size)}
+        made = Injected.make(net, spec, view=view, min_patches=1, tokenizer=tokenizer)
         head = {"linear1": {"kernel": lm_head["weight"].T, "bias": lm_head["bias"]}}
         params = {"backbone": torch.convert(net, weights)[0], "head": head}
 
-        def loss(params, images):
-            batch = {"views": (images[:, None],), "index": jnp.arange(len(images))}
+        def loss(params, x):
+            batch = {"views": (x[:, None],), "index": jnp.arange(images)}
             extra = {"stats": {"backbone": {}, "head": {}}, FIXED: {}}
             value, aux = made.loss(params, extra, batch, jax.random.key(0), 0)
             nets = made.networks.bind(params, extra["stats"])
-            logits = made.predict(nets, images, mask, jax.random.split(jax.random.key(0), 3))[0]
+            logits = made.predict(nets, x, mask, jax.random.split(jax.random.key(0), images))[0]
             return value, (aux.metrics["code_accuracy"], logits)
 
         with jax.enable_x64(wide):
@@ -104,7 +105,67 @@ class GoldenTest(parameterized.TestCase):
         np.testing.assert_array_equal(slope[np.asarray(hidden)], 0)
 
 
+class FineTunedTest(parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_network(self, wide):
+        """The network that BEiT fine-tunes: positions of each block, the mean of the patches before
+        the last norm, no positions in the input (`VisionTransformer` of beit/modeling_finetune.py).
+        """
+        data, dtype = load("beit_finetune_vit", wide), np.float64 if wide else np.float32
+        weights = {k.removeprefix("in_sd."): v for k, v in data.items() if k.startswith("in_sd.")}
+        classifier = [weights.pop(f"head.{k}").astype(dtype) for k in ("weight", "bias")]
+        net = vit(
+            None,
+            int(data["hp_patch"]),
+            tuple(data["in_x"].shape[-2:]),
+            dim=weights["fc_norm.weight"].size,
+            depth=layers(weights, "blocks."),
+            heads=int(data["hp_heads"]),
+            position="relative_per_block",
+            pool="avg",
+            norm_after_pool=True,
+            layer_scale=0.1,
+        )
+
+        def loss(params, images):
+            features = net.apply(params, {}, images, train=True)[0].pooled
+            logits = features @ classifier[0].T + classifier[1]
+            return jnp.sum(jnp.square(logits)), (features, logits)
+
+        with jax.enable_x64(wide):
+            cast = lambda x: jnp.asarray(x, dtype)  # noqa: E731
+            params = jax.tree.map(cast, torch.convert(net, weights)[0])
+            step = torch.jit(jax.grad(loss, has_aux=True))
+            grads, (features, logits) = step(params, cast(torch.nhwc(data["in_x"])))
+        for name, ours in {
+            "out_features": features,
+            "out_logits": logits,
+            "grad_rel_table0": grads["relative"]["table"][0],
+            "grad_fc_norm_weight": grads["norm"]["scale"],
+        }.items():
+            torch.assert_close(ours, data[name], 1e-9 if wide else 1e-4, name)
+
+
 class PropertiesTest(absltest.TestCase):
+    def test_views_need_not_be_square(self):
+        sizes = {"dim": 8, "depth": 1, "heads": 2, "mask_token": True, "position": "relative"}
+        made = BEiT.make(
+            vit(None, 4, (16, 24), **sizes),
+            Spec(2, 100, 0, 10, 100),
+            view={"size": (16, 24)},
+            min_patches=2,
+            tokenizer=TOKENIZER,
+        )
+        masks = made.masks(jax.random.split(jax.random.key(0), 2))
+        self.assertEqual(masks.shape, (2, 4, 6))
+        shapes = jax.eval_shape(made.init, jax.random.key(0))
+        batch = {
+            "views": (jax.ShapeDtypeStruct((2, 1, 16, 24, 3), jnp.float32),),
+            "index": jax.ShapeDtypeStruct((2,), jnp.int32),
+        }
+        loss, _ = jax.eval_shape(made.loss, *shapes, batch, jax.random.key(1), jnp.int32(0))
+        self.assertEqual(loss.shape, ())
+
     def test_a_head_of_zeros_has_the_loss_of_chance(self):
         made = beit()
         shapes = jax.eval_shape(made.init, jax.random.key(0))

@@ -36,6 +36,24 @@ class LookTest(absltest.TestCase):
         self.assertNotIn(images.WRONG, html)
         self.assertTrue(all(c.label == -1 for c in look.clusters(train, 0)))
 
+    def test_several_labels_per_image(self):
+        """Images are alike if they share a class; one without any is neither right nor wrong."""
+        train, test = blobs(6, 3), blobs(3, 3, 1)
+        several = np.eye(4, dtype=bool)[[0, 1, 2]]
+        several[:, 3] = (True, False, False)
+        train = train._replace(labels=np.full(6, -1), table=np.tile(several, (2, 1)))
+        test = test._replace(labels=np.full(3, -1), table=several[[0, 1, 1]] & [[1], [1], [0]])
+        columns = np.array([[0, 3, 1], [1, 4, 2], [0, 1, 2]])
+        same = look.alike(test, np.arange(3), train, columns)
+        np.testing.assert_array_equal(same, [[1, 1, 0], [1, 1, 0], [-1, -1, -1]])
+        self.assertEqual(train.text(0, ("a", "b", "c", "d")), "a, d")
+        near = look.neighbours(train, test, np.arange(3))[look.FEATURES]
+        self.assertAlmostEqual(near.same, (2 + 2) / 12)  # all six, of two queries
+        _, rows = images.neighbours(near, train, test, ("a", "b", "c", "d"))
+        self.assertEqual(rows[0][0].text, "a, d")
+        self.assertEqual([cell.right for cell in rows[0][1:]].count(True), 2)
+        self.assertEqual({cell.right for cell in rows[2][1:]}, {None})
+
     def test_clusters_of_separate_classes_are_pure(self):
         clusters = look.clusters(blobs(100, 5), 5)
         self.assertEqual([cluster.size for cluster in clusters], [20] * 5)

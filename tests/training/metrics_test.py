@@ -3,7 +3,6 @@ from pathlib import Path
 from unittest import mock
 
 from absl.testing import absltest
-from tensorboardX.proto.event_pb2 import Event
 
 from ssl_jax.training import metrics
 from ssl_jax.training.metrics import MetricsWriter, read_metrics, read_summary
@@ -57,14 +56,6 @@ class MetricsTest(absltest.TestCase):
         text = (self.folder / "metrics.jsonl").read_text()
         self.assertEqual(text, '{"step": 1}\n{"step": 2}\n')
 
-    def test_events_that_cannot_be_written(self):
-        (self.folder / "events").touch()
-        warned = []
-        with MetricsWriter(self.folder, 0, warned.append) as writer:
-            writer.write(1, {"train/loss": 1.0})
-        self.assertLen(read_metrics(self.folder), 1)
-        self.assertRegex("".join(warned), "^no TensorBoard events are written: .*: File exists$")
-
     def test_a_disk_that_does_not_take_the_lines(self):
         warned = []
         broken = OSError(5, "Input/output error")
@@ -82,18 +73,6 @@ class MetricsTest(absltest.TestCase):
             self.assertEqual(read_summary(self.folder), {"step": 2, "train/loss": 0.2})
         (self.folder / "summary.json").write_text('{"step": 2, "train/loss": 0.5}')
         self.assertEqual(read_summary(self.folder)["train/loss"], 0.5)
-
-    def test_tensorboard_events(self):
-        self.write(0, (1, 2))
-        events = []
-        for path in (self.folder / "events").iterdir():
-            data, at = path.read_bytes(), 0
-            while at < len(data):  # length (8), its checksum (4), the event, its checksum (4)
-                length = int.from_bytes(data[at : at + 8], "little")
-                event = Event.FromString(data[at + 12 : at + 12 + length])
-                events += [(event.step, v.tag) for v in event.summary.value]
-                at += 16 + length
-        self.assertEqual(events, [(1, "train/loss"), (2, "train/loss")])
 
 
 if __name__ == "__main__":

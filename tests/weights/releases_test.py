@@ -304,8 +304,11 @@ class ReleasesTest(parameterized.TestCase):
         names = [f"blocks.{i}.attn.relative_position_bias_table" for i in range(2)]
         weights = read(shared | dict.fromkeys(names, table), backbone)
         self.assert_network(weights, STUDENT, backbone)
-        with self.assertRaisesRegex(UserError, "each block has its own relative positions"):
-            read(shared | {names[0]: table, names[1]: table + 1}, backbone)
+        own = {name: table + i for i, name in enumerate(names)}
+        weights = read(shared | own, backbone | {"position": "relative_per_block"})
+        self.assertEqual(weights.backbone["position"], "relative_per_block")
+        ours = weights.variables()[0]["relative"]["table"]
+        np.testing.assert_array_equal(ours, np.stack(list(own.values())))
 
     @parameterized.parameters("", "module.")
     def test_open_clip(self, prefix):

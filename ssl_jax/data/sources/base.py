@@ -37,7 +37,9 @@ class Source(Protocol):
       class_names: names of the classes, () without labels.
       labels: (N,) int32, -1 for an example without a label; None if no example has one.
       label_sets: the labels of each example, none or several, of the same classes; None if the data
-        set has none. Evaluations read `labels` alone.
+        set has none. Evaluations read them if there are no `labels`.
+      unsure: classes of each example of which it is not known whether they are among its labels:
+        neither right nor wrong (VOC's difficult objects); None if there are none.
       arrays: (N, H, W, C) uint8 for sets in memory whose images have one size, else None.
       captions: the captions of each example, none or several; None if no example has any.
       names: name of each example in lists of examples: a path with "/", or a file name; None if
@@ -55,6 +57,7 @@ class Source(Protocol):
     class_names: tuple[str, ...]
     labels: np.ndarray | None
     label_sets: LabelSets | None = None
+    unsure: LabelSets | None = None
     arrays: np.ndarray | None = None
     captions: Sequence[Sequence[str]] | None = None
     names: Sequence[str] | None = None
@@ -143,10 +146,16 @@ class Source(Protocol):
         if self.labels is not None:
             yield np.ascontiguousarray(self.labels, np.int32).tobytes()
             yield repr(self.class_names).encode("utf-8", "surrogatepass")
-        if self.label_sets is not None:
-            yield self.label_sets.tobytes()
+        yield from self.label_set_content()
         for texts in self.captions or ():
             yield ("\0".join(texts) + "\n").encode("utf-8", "surrogatepass")
+
+    def label_set_content(self) -> Iterator[bytes]:
+        """Yield the part of `content` that is about lists of labels."""
+        if self.label_sets is not None:
+            yield self.label_sets.tobytes()
+        if self.unsure is not None:
+            yield self.unsure.tobytes()
 
 
 class ArraySource(Source):

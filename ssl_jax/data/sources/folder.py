@@ -16,6 +16,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
 from ssl_jax.data import files
 from ssl_jax.data.decode import check_size
+from ssl_jax.data.label_sets import LabelSets
 from ssl_jax.data.labels import number_texts
 from ssl_jax.data.listing import EXTENSIONS, count_other_files, image_files
 from ssl_jax.data.sources.base import Source
@@ -46,8 +47,10 @@ class FolderSource(Source):
         labels: np.ndarray | None = None,
         class_names: tuple[str, ...] = (),
         left_out: Mapping[str, int] | None = None,
+        label_sets: LabelSets | None = None,
     ) -> None:
         self.name, self.labels, self.class_names = name, labels, class_names
+        self.label_sets = label_sets
         self.left_out = left_out or {}
         self._root = str(root)
         self.masked = root.name == "images" and (root.parent / "masks").is_dir()
@@ -88,6 +91,9 @@ class FolderSource(Source):
         """Yield labels, class names, the file of captions, and a sample of the images' bytes."""
         if self.labels is not None:
             yield self.labels.tobytes()
+            yield repr(self.class_names).encode("utf-8", "surrogatepass")
+        if self.label_sets is not None:
+            yield from self.label_set_content()
             yield repr(self.class_names).encode("utf-8", "surrogatepass")
         if (file := _caption_file(Path(self._root))) is not None:
             yield files.sample([str(file)], [file.stat().st_size])
@@ -165,7 +171,7 @@ def _from_list(path: str, file: Path) -> FolderSource:
             raise UserError(
                 f"{name}: line {number} is {line[:80]!r}; expected IMAGE or IMAGE LABEL"
             )
-        if not _lies_in(match[1], inside):
+        if not lies_in(match[1], inside):
             raise UserError(
                 f"{name}: line {number}: {match[1][:80]!r} leads out of {file.parent}, the folder "
                 "of the list; move the list to a folder that holds all images"
@@ -179,8 +185,9 @@ def _from_list(path: str, file: Path) -> FolderSource:
     return FolderSource(name, file.parent, paths, *number_texts(labels, name))
 
 
-def _lies_in(path: str, folder: str) -> bool:
+def lies_in(path: str, folder: str) -> bool:
     """True if a path relative to the absolute path `folder` stays in it."""
+    folder = os.path.normpath(folder)
     whole = os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
     return whole.startswith(os.path.join(folder, ""))  # noqa: PTH118
 

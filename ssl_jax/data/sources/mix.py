@@ -11,6 +11,7 @@ import numpy as np
 from ssl_jax.core.errors import UserError
 from ssl_jax.data import sources
 from ssl_jax.data.draws import permute
+from ssl_jax.data.label_sets import LabelSets
 from ssl_jax.data.levels import Range
 from ssl_jax.data.sources.base import VERSION, Source, with_version
 
@@ -34,6 +35,9 @@ class MixSource(Source):
         every = [_rows(len(source), rows) for source, rows in parts]
         self._rows = np.concatenate(every).astype(np.int32)
         self.labels, self.class_names = _merge_labels(self._sources, every)
+        if any(source.label_sets is not None for source in self._sources):
+            self.labels = None  # in the lists, those of the sets that have one label per image
+            self.label_sets, self.unsure = _merge_label_sets(self._sources, every, self.class_names)
         counts: Counter[str] = Counter()
         for source in self._sources:
             counts.update(source.left_out)
@@ -160,3 +164,31 @@ def _merge_labels(
             table = np.array([*(number[n] for n in source.class_names), -1], np.int32)
             labels.append(table[source.labels[row]])  # label -1 takes the last entry
     return np.concatenate(labels), names
+
+
+def _merge_label_sets(
+    parts: Sequence[Source], rows: Sequence[np.ndarray], names: tuple[str, ...]
+) -> tuple[LabelSets, LabelSets | None]:
+    """Return the labels of all rows, numbered as in `names`, and the classes not known of them:
+    all of an example without a label, and those that only other sets have.
+    """
+    number = {n: i for i, n in enumerate(names)}
+    sets, unsure = [], []
+    for source, row in zip(parts, rows, strict=True):
+        own = np.array([number[n] for n in source.class_names], np.int64)
+        foreign = np.setdiff1d(np.arange(len(names)), own)
+        labels, unlabelled = source.label_sets, np.zeros(len(source), bool)
+        if labels is None:
+            one = np.full(len(source), -1) if source.labels is None else source.labels
+            unlabelled = one < 0
+            labels = LabelSets(np.flatnonzero(~unlabelled), one[~unlabelled], len(source))
+        unknown = np.zeros((len(source), len(names)), bool)
+        unknown[:, foreign] = True
+        unknown[unlabelled] = True
+        if source.unsure is not None:
+            everything = np.arange(len(source))
+            unknown[:, own] |= source.unsure.indicators(everything, len(own)) > 0
+        sets.append(labels.part(row).renumbered(own))
+        unsure.append(LabelSets(*np.nonzero(unknown[row]), len(row)))
+    has_unsure = any(part.most for part in unsure)
+    return LabelSets.joined(sets), LabelSets.joined(unsure) if has_unsure else None

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.data.label_tables import set_table
 from ssl_jax.data.labels import number_labels
 from ssl_jax.data.sources.base import ArraySource
 
@@ -20,7 +21,8 @@ _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf(
 
 def load(path: str, split: str) -> ArraySource:
     """Load images (N, H, W) or (N, H, W, C) at `IMAGE_KEYS`, labels (N,) at `LABEL_KEYS` and
-    masks (N, H, W), bools or 8-bit numbers, at `MASK_KEYS`.
+    masks (N, H, W), bools or 8-bit numbers, at `MASK_KEYS`. Labels (N, C) are several per image: 1
+    for each class that it shows, 0 for the others, -1 for those that are not known.
 
     Raises:
       UserError: no such file, not an npz file, or arrays of the wrong name, dtype or shape.
@@ -47,9 +49,15 @@ def load(path: str, split: str) -> ArraySource:
         )
     names: tuple[str, ...] = ()
     images = _check_images(images, path)
+    table = labels if labels is not None and labels.ndim == 2 and labels.shape[1] > 1 else None
+    if table is not None:
+        labels = None
     if labels is not None:
         labels, names = number_labels(_check_labels(labels, len(images), path), f"npz:{path}")
-    return ArraySource(f"npz:{path}", images, labels, names, masks=masks)
+    source = ArraySource(f"npz:{path}", images, labels, names, masks=masks)
+    if table is not None:
+        set_table(source, table, tuple(map(str, range(table.shape[1]))))
+    return source
 
 
 def _first(content: np.lib.npyio.NpzFile, keys: tuple[str, ...]) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -12,7 +12,7 @@ from sklearn.metrics import (
     adjusted_rand_score,
     normalized_mutual_info_score,
 )
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.evals.base import AtLayer, Subject
@@ -23,9 +23,12 @@ from ssl_jax.losses.shapes import check_shapes
 
 @dataclass(frozen=True, kw_only=True)
 class Clustering(AtLayer):
-    """Agreement of k-means clusters of the standardised training features with the classes.
+    """Agreement of k-means clusters of the training features with the classes.
 
     Attributes:
+      part: the images whose clusters are compared with their classes: "train", or "test", of which
+        each goes to the cluster of the nearest centre (as Self-Classifier measures k-means).
+      scaling: "standard": features of mean 0 and deviation 1; "unit": of length 1; "none".
       clusters: number of clusters; by default `factor` times the number of classes that occur.
       factor: above 1 for over-clustering, below for under-clustering.
       runs: number of runs from different starting points, averaged.
@@ -43,6 +46,8 @@ class Clustering(AtLayer):
     decides: ClassVar[tuple[str, ...]] = ("kmeans_acc",)
     last_resort: ClassVar[bool] = True
 
+    part: Literal["train", "test"] = "train"
+    scaling: Literal["standard", "unit", "none"] = "standard"
     clusters: Count | None = None
     factor: Positive = 1.0
     runs: Count = 3
@@ -59,19 +64,28 @@ class Clustering(AtLayer):
             read_superclasses(self.superclasses, subject.class_names)
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        features, labels = subject.train(self)
+        train, test = subject.train(self), subject.test(self)
         above = None
         if self.superclasses:
             above = read_superclasses(self.superclasses, subject.class_names)
-            rows = above.rows(labels)
-            features, labels = features[rows], labels[rows]
-        classes = len(np.unique(labels))  # that occur: the others have nothing to cluster
+            train, test = (part.rows(above.rows(part.labels)) for part in (train, test))
+        classes = len(np.unique(train.labels))  # that occur: the others have nothing to cluster
         clusters = self.clusters or max(round(self.factor * classes), 1)
-        scores = [
-            agreements(kmeans(features, clusters, seed, 1, True), labels, above)
-            for seed in range(self.runs)
-        ]
+        features, test_features = self._scaled(train.features, test.features)
+        scores = []
+        for seed in range(self.runs):
+            model = fit_kmeans(features, clusters, seed, restarts=1)
+            if self.part == "train":
+                scores.append(agreements(model.labels_, train.labels, above))
+            else:
+                scores.append(agreements(model.predict(test_features), test.labels, above))
         return {f"kmeans_{name}": float(np.mean([f[name] for f in scores])) for name in scores[0]}
+
+    def _scaled(self, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.scaling == "standard":
+            scaler = StandardScaler().fit(train)
+            return scaler.transform(train), scaler.transform(test)
+        return (normalize(train), normalize(test)) if self.scaling == "unit" else (train, test)
 
 
 class Agreement(NamedTuple):
@@ -109,15 +123,20 @@ def kmeans(
     Raises:
       UserError: fewer rows than clusters.
     """
+    if standardize:
+        features = StandardScaler().fit_transform(features)
+    return fit_kmeans(features, clusters, seed, restarts).labels_  # type: ignore[no-any-return]
+
+
+def fit_kmeans(features: np.ndarray, clusters: Count, seed: int, restarts: int) -> KMeans:
+    """Return scikit-learn's model of the clusters; arguments and errors are those of `kmeans`."""
     check_shapes("kmeans: features (N, D)", features)
     if not 1 <= clusters <= len(features):
         raise NotMeasurable(
             f"k-means: {clusters} clusters of {len(features)} examples; expected at least 1 and at "
             "most one per example"
         )
-    if standardize:
-        features = StandardScaler().fit_transform(features)
-    return KMeans(clusters, n_init=restarts, random_state=seed).fit_predict(features)
+    return KMeans(clusters, n_init=restarts, random_state=seed).fit(features)
 
 
 def assign_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:

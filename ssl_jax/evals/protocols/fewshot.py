@@ -20,6 +20,7 @@ from ssl_jax.data.subset import draw_fraction, draw_labels
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Labelled, Part
+from ssl_jax.evals.linear_head import regularisation_path
 from ssl_jax.evals.lists import listed_rows
 from ssl_jax.losses.shapes import check_shapes
 
@@ -28,7 +29,8 @@ DRAWS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class FewShot(AtLayer):
-    """Accuracy of linear classifiers from few labels; see `few_labels`.
+    """Accuracy of linear classifiers from few labels, or with several labels per image their mean
+    average precision; see `few_labels`.
 
     Attributes:
       shots: labels per class.
@@ -43,9 +45,13 @@ class FewShot(AtLayer):
         "fewshot1_top1": "linear classifier, 1 label per class",
         "fewshot5_top1": "linear classifier, 5 labels per class",
         "fewshot10_top1": "linear classifier, 10 labels per class",
+        "fewshot1_map": "linear classifier, 1 image per class, mean average precision",
+        "fewshot5_map": "linear classifier, 5 images per class, mean average precision",
+        "fewshot10_map": "linear classifier, 10 images per class, mean average precision",
     }
     scores: ClassVar[tuple[str, ...]] = ("fewshot",)
     decides: ClassVar[tuple[str, ...]] = ("fewshot",)
+    multi: ClassVar[bool] = True
 
     shots: tuple[Count, ...] = (1, 5, 10)
     fractions: tuple[Share, ...] = ()
@@ -70,16 +76,16 @@ class FewShot(AtLayer):
         train, test = subject.train(self), subject.test(self)
         draws = range(self.draws or min(DRAWS, max(2, 400 // subject.classes)))
         check_shots(self, self.shots, train)
-        scores = {}
+        scores, measure = {}, "map" if subject.multi else "top1"
         for n in self.shots:
             rows = (draw_labels(train.labels, n, 0, draw) for draw in draws)
-            scores[f"fewshot{n}_top1"] = few_labels(train, test, rows).mean
+            scores[f"fewshot{n}_{measure}"] = few_labels(train, test, rows).mean
         for share in self.fractions:
             rows = (draw_fraction(train.labels, share, 0, draw) for draw in draws)
-            scores[f"fewshot{100 * share:g}pct_top1"] = few_labels(train, test, rows).mean
+            scores[f"fewshot{100 * share:g}pct_{measure}"] = few_labels(train, test, rows).mean
         for path in self.lists:
             accuracy = few_labels(train, test, [self._listed(subject, path)]).mean
-            scores[f"fewshot_{Path(path).stem}_top1"] = accuracy
+            scores[f"fewshot_{Path(path).stem}_{measure}"] = accuracy
         return scores
 
     def _listed(self, subject: Subject, path: str) -> Labelled:
@@ -144,6 +150,10 @@ def few_labels(
 ) -> Accuracy:
     """Measure the accuracy on `test` of linear classifiers trained on each of the labelled subsets.
 
+    With several labels per image there is one classifier per class, learned from the images of the
+    subset of which it is known whether they show it, and the result is the mean average precision
+    (`mean_average_precision`).
+
     Features are standardised with the mean and standard deviation of all training rows (which needs
     no labels); the classifier is logistic regression with an intercept and L2 penalty C = 1.
 
@@ -161,6 +171,9 @@ def few_labels(
             x, labels = scaler.transform(subset.features), subset.labels
         else:
             x, labels = scaled[subset], train.labels[subset]
+        if labels.ndim == 2:
+            (head,) = regularisation_path(Labelled(x, labels), [1.0], labels.shape[1])
+            return head.scores(Labelled(scaled_test, test.labels), "fewshot")["fewshot_map"]
         if len(np.unique(labels)) < 2:
             raise NotMeasurable(
                 "few-label linear needs labels of at least two classes in the training data"
@@ -188,12 +201,18 @@ def check_shots(protocol: AtLayer, shots: tuple[int, ...], train: Labelled) -> N
     Raises:
       UserError: no class has, and `shots` is not the default.
     """
-    most, default = int(np.bincount(train.labels).max()), config.defaults(type(protocol))["shots"]
+    most, default = _most(train.labels), config.defaults(type(protocol))["shots"]
     if shots != default and max(shots, default=0) > most:
         raise UserError(
             f"{protocol.name()}: shots {list(shots)}: no class has more "
             f"than {most} labelled training examples"
         )
+
+
+def _most(labels: np.ndarray) -> int:
+    """Return the size of the largest class."""
+    counts = np.bincount(labels) if labels.ndim == 1 else (labels == 1).sum(axis=0)
+    return int(counts.max())
 
 
 def _check(shots: Sequence[int], draws: int) -> None:

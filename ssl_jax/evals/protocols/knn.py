@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
+from ssl_jax.evals.average_precision import mean_average_precision
 from ssl_jax.evals.base import AtLayer, Subject, group_by
 from ssl_jax.evals.neighbours import nearest_tiles
-from ssl_jax.evals.scores import accuracies
+from ssl_jax.evals.scores import GUESSES, accuracies, best_classes, guesses_of
 from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
@@ -22,7 +23,8 @@ Array = jax.Array
 
 @dataclass(frozen=True, kw_only=True)
 class Knn(AtLayer):
-    """Accuracy of the weighted vote of the nearest training examples.
+    """Accuracy of the weighted vote of the nearest training examples; with several labels per image
+    the mean average precision of ranking the images by the votes for each class.
 
     Attributes:
       k: neighbours; all training examples if there are fewer, which a sweep may contain once.
@@ -31,9 +33,12 @@ class Knn(AtLayer):
 
     titles: ClassVar[Mapping[str, str]] = {
         "knn_top1": "nearest neighbours (kNN)",
+        "knn_top5": "the same, among its first 5 guesses",
+        "knn_map": "nearest neighbours (kNN), mean average precision",
     }
     scores: ClassVar[tuple[str, ...]] = ("knn",)
-    decides: ClassVar[tuple[str, ...]] = ("knn_top1",)
+    decides: ClassVar[tuple[str, ...]] = ("knn_top1", "knn_map")
+    multi: ClassVar[bool] = True
 
     k: Count = 20
     temperature: Positive = 0.07
@@ -54,17 +59,21 @@ class Knn(AtLayer):
                     f"knn: k = {sorted({setting.k for setting in group})} are the same with "
                     f"{len(train.labels)} training examples; list at most one k of this size"
                 )
-            classes = knn_classes(
-                *train,
-                test.features,
-                subject.classes,
-                sorted(set(neighbours.values())),
-                sorted({setting.temperature for setting in group}),
-                subject.images.mesh,
-            )
+            args = (*train, test.features, subject.classes)
+            ks = sorted(set(neighbours.values()))
+            temperatures = sorted({setting.temperature for setting in group})
+            if subject.multi:
+                shares = knn_probabilities(*args, ks, temperatures, subject.images.mesh)
+                for setting in group:
+                    i, j = ks.index(neighbours[setting]), temperatures.index(setting.temperature)
+                    yield setting, mean_average_precision(shares[i, j], test.labels, "knn")
+                continue
+            guesses = knn_guesses(*args, ks, temperatures, subject.images.mesh)
             for setting in group:
-                predictions = classes[neighbours[setting], setting.temperature]
-                yield setting, accuracies(predictions, test.labels, "knn")
+                k = neighbours[setting]
+                best = guesses[k, setting.temperature]
+                best = best if k >= GUESSES else best[:, 0]  # fewer neighbours make no five guesses
+                yield setting, accuracies(best, test.labels, "knn")
 
 
 def knn_probabilities(
@@ -84,7 +93,9 @@ def knn_probabilities(
 
     Args:
       train: (N, D) features of any scale.
-      train_labels: (N,) integers in [0, num_classes).
+      train_labels: (N,) integers in [0, num_classes); or (N, C), 1 for the classes of each example,
+        0 for others, -1 if that is not known: then a class has the share of the votes of those
+        neighbours of which it is known, 0 if it is of none.
       test: (M, D).
       num_classes: C.
       k: numbers of neighbours.
@@ -116,8 +127,32 @@ def knn_classes(
     Arguments and errors are those of `knn_probabilities`; ties go to the lower class.
     """
     args = (train, train_labels, test, num_classes, k, temperature, mesh)
-    classes = np.concatenate([p.argmax(-1).astype(np.int32) for p in _tiles(*args)], axis=-1)
-    return {(n, t): classes[i, j] for i, n in enumerate(k) for j, t in enumerate(temperature)}
+    return {pair: guesses[:, 0] for pair, guesses in knn_guesses(*args).items()}
+
+
+def knn_guesses(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    num_classes: int,
+    k: Sequence[int] = (20,),
+    temperature: Sequence[float] = (0.07,),
+    mesh: Mesh | None = None,
+) -> dict[tuple[int, float], np.ndarray]:
+    """Return (k, temperature) -> the classes (M, n) of most votes of each test row, n as in
+    `scores.guesses_of`: most first, -1 in place of classes without a vote.
+
+    Arguments and errors are those of `knn_probabilities`; ties go to the lower class.
+    """
+    args = (train, train_labels, test, num_classes, k, temperature, mesh)
+    count = guesses_of(num_classes)
+
+    def best(shares: np.ndarray) -> np.ndarray:
+        rows = np.where(shares > 0, shares, -np.inf).reshape(-1, shares.shape[-1])
+        return best_classes(rows, count).reshape(*shares.shape[:-1], count)
+
+    guesses = np.concatenate([best(shares) for shares in _tiles(*args)], axis=2)
+    return {(n, t): guesses[i, j] for i, n in enumerate(k) for j, t in enumerate(temperature)}
 
 
 def knn_accuracy(
@@ -146,13 +181,14 @@ def _tiles(
     mesh: Mesh | None,
 ) -> Iterator[np.ndarray]:
     """Yield the probabilities of the test rows in tiles."""
-    expected = "knn: train (N, D), train_labels (N) int, test (M, D)"
+    labels_shape = "(N)" if np.ndim(train_labels) < 2 else "(N, C)"
+    expected = f"knn: train (N, D), train_labels {labels_shape} int, test (M, D)"
     check_shapes(expected, train, train_labels, test)
     if not all(1 <= n <= len(train) for n in k):
         raise UserError(f"knn: expected k between 1 and {len(train)}, got {list(k)}")
     if not all(t > 0 for t in temperature):
         raise UserError(f"knn: temperature {list(temperature)} must be positive")
-    labels = np.asarray(train_labels, np.int32)
+    labels = np.asarray(train_labels, np.int32 if np.ndim(train_labels) < 2 else np.int8)
     temperatures = np.asarray(temperature, np.float32)
     for cosines, index, count in nearest_tiles(train, test, max(k), mesh):
         votes = _vote(cosines, labels[index], temperatures, tuple(k), num_classes)
@@ -164,13 +200,20 @@ def _vote(
     nearest: Array, labels: Array, temperature: Array, k: tuple[Count, ...], num_classes: int
 ) -> Array:
     """Return shares (len(k), temperatures, T, C) of the votes, from the greatest cosines (T, max k)
-    and their labels.
+    and their labels (T, max k), or tables of labels (T, max k, C).
     """
     # Relative to the nearest neighbour: the same shares, and exp cannot overflow.
     weights = jnp.exp((nearest - nearest[:, :1]) / temperature[:, None, None])
     rows = jnp.arange(len(nearest))[:, None]
 
     def shares(n: int) -> Array:
+        if labels.ndim == 3:
+            table = labels[:, :n]
+            shown, known = (
+                jnp.einsum("tbn,bnc->tbc", weights[:, :, :n], x.astype(jnp.float32))
+                for x in (table == 1, table >= 0)
+            )
+            return jnp.where(known > 0, shown / jnp.where(known > 0, known, 1), 0)
         votes = jnp.zeros((len(temperature), len(nearest), num_classes), jnp.float32)
         votes = votes.at[:, rows, labels[:, :n]].add(weights[:, :, :n])
         return votes / jnp.sum(votes, axis=-1, keepdims=True)

@@ -5,18 +5,14 @@ are one matrix product. The published recipes augment the images in each epoch; 
 are those of clean central crops, read once.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Seed
@@ -25,13 +21,12 @@ from ssl_jax.evals import heads
 from ssl_jax.evals.base import AtLayer, Subject, group_by
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Labelled
-from ssl_jax.evals.scores import accuracies
+from ssl_jax.evals.linear_head import LinearHead, regularisation_path
 from ssl_jax.optim.factory import OptimConfig
 
 Array = jax.Array
 LOGITS = 2**28  # in memory at once
 EPS = 1e-6  # of MAE's batch norm
-SMALL = 2**24  # numbers in the features below which one thread is faster
 
 
 @dataclass(frozen=True)
@@ -59,12 +54,24 @@ PRESETS = {
         batch_size=256,
         epochs=100,
     ),
+    # 2104.02057, the released main_lincls.py for ResNet-50; its ViTs take a rate of 3
+    "moco_v3": ProbeTraining(replace(SGD, lr=0.1), batch_size=1024, epochs=90),
     # 2002.05709, appendix B.6
     "simclr": ProbeTraining(
         replace(SGD, lr=0.1, weight_decay=1e-6, nesterov=True),
         batch_size=4096,
         epochs=90,
         init=0.0,
+    ),
+    # 2006.07733, the released eval_experiment.py; the paper takes the best of five rates
+    "byol": ProbeTraining(replace(SGD, lr=0.2, nesterov=True), batch_size=1024, epochs=80),
+    # 2006.09882, the released eval_linear.py
+    "swav": ProbeTraining(
+        replace(SGD, lr=0.3, lr_scaling="none", weight_decay=1e-6), batch_size=256, epochs=100
+    ),
+    # 2103.03230, the released evaluate.py
+    "barlow_twins": ProbeTraining(
+        replace(SGD, lr=0.3, lr_scaling="none", weight_decay=1e-6), batch_size=256, epochs=100
     ),
     # 2104.14294, the released eval_linear.py
     "dino": ProbeTraining(replace(SGD, lr=0.001), batch_size=1024, epochs=100),
@@ -75,12 +82,22 @@ PRESETS = {
         epochs=90,
         batch_norm=True,
     ),
+    # 2106.08254, the released run_linear_eval.py
+    "beit": ProbeTraining(
+        OptimConfig(name="adamw", lr=0.001, b2=0.999, weight_decay=1e-4),
+        batch_size=1024,
+        epochs=100,
+    ),
+    # 2304.07193, the released eval/linear.py, at one of the rates of its grid
+    "dinov2": ProbeTraining(replace(SGD, lr=0.005), batch_size=1024, epochs=10),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(AtLayer):
-    """Accuracy of a linear classifier trained on all labels.
+    """Accuracy of a linear classifier trained on all labels; with several labels per image, the
+    mean average precision of one logistic classifier per class, as of VOC since 2010 (`linear_map`)
+    and 2007 (`linear_11point`).
 
     Attributes:
       preset: one of `PRESETS`, or "lbfgs": logistic regression to its optimum. By default "lbfgs",
@@ -89,18 +106,36 @@ class Linear(AtLayer):
         training set. For "lbfgs", `weight_decay` is the penalty lambda of `mean cross-entropy +
         lambda / 2 |W|^2`, by default 1e-4.
       holdout: share of the training examples that the classifier is not trained on; choose settings
-        by its accuracy on them, `linear_holdout_top1`.
+        by its accuracy on them, `linear_holdout_top1` or `linear_holdout_map`.
       seed: seed of the order of the examples and of the initial weights.
     """
 
     titles: ClassVar[Mapping[str, str]] = {
         "linear_top1": "linear classifier, all labels",
+        "linear_top5": "the same, among its first 5 guesses",
+        "linear_map": "linear classifier, mean average precision",
     }
     scores: ClassVar[tuple[str, ...]] = ("linear",)
-    decides: ClassVar[tuple[str, ...]] = ("linear_top1",)
+    decides: ClassVar[tuple[str, ...]] = ("linear_top1", "linear_map")
+    multi: ClassVar[bool] = True
     every_stage: ClassVar[bool] = True
 
-    preset: Literal["moco", "simclr", "dino", "mae", "lbfgs"] | None = None
+    preset: (
+        Literal[
+            "moco",
+            "moco_v3",
+            "simclr",
+            "byol",
+            "swav",
+            "barlow_twins",
+            "dino",
+            "mae",
+            "beit",
+            "dinov2",
+            "lbfgs",
+        ]
+        | None
+    ) = None
     lr: Positive | None = None
     weight_decay: NonNegative | None = None
     epochs: Count | None = None
@@ -153,34 +188,12 @@ class Linear(AtLayer):
             fitted = fit(train, group, subject.classes, subject.images.mesh)
             for setting, head in zip(group, fitted, strict=True):
                 test = subject.test(setting)
-                numbers = accuracies(head.classes(test.features), test.labels, "linear")
+                numbers = head.scores(test, "linear")
                 if len(held_out.labels):
-                    numbers["linear_holdout_top1"] = head.accuracy(held_out)
+                    numbers |= head.chosen_by(held_out, "linear_holdout")
                 if not head.finite:  # the training diverged
                     numbers = dict.fromkeys(numbers, float("nan"))
                 yield setting, numbers
-
-
-class LinearHead(NamedTuple):
-    """logits = (x - mean) / deviation @ weight + bias, of features (N, D)."""
-
-    weight: np.ndarray  # (D, C)
-    bias: np.ndarray  # (C,)
-    mean: np.ndarray | float = 0.0
-    deviation: np.ndarray | float = 1.0
-
-    def classes(self, features: np.ndarray) -> np.ndarray:
-        """Return the most probable class (N,) of each row."""
-        logits = (features - self.mean) / self.deviation @ self.weight + self.bias
-        return logits.argmax(1)
-
-    @property
-    def finite(self) -> bool:
-        """True if the head is usable; the bias of a class without examples is -inf."""
-        return bool(np.isfinite(self.weight).all() and not np.isnan(self.bias).any())
-
-    def accuracy(self, data: Labelled) -> float:
-        return float(np.mean(self.classes(data.features) == data.labels))
 
 
 def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
@@ -188,9 +201,10 @@ def split(data: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
     (rest, share).
     """
     if not share:
-        return data, Labelled(data.features[:0], data.labels[:0])  # without a copy
-    is_held_out = apart(*data, share, seed)
-    return Labelled(*(x[~is_held_out] for x in data)), Labelled(*(x[is_held_out] for x in data))
+        return data, data.rows(np.arange(0))  # without a copy
+    strata = data.labels if data.labels.ndim == 1 else np.zeros(len(data.labels), np.int64)
+    is_held_out = apart(data.features, strata, share, seed)
+    return data.rows(~is_held_out), data.rows(is_held_out)
 
 
 def fit(
@@ -201,7 +215,9 @@ def fit(
     Raises:
       UserError: a single class.
     """
-    if len(np.unique(train.labels)) < 2:
+    if train.labels.ndim == 2:
+        classes = train.labels.shape[1]
+    elif len(np.unique(train.labels)) < 2:
         raise NotMeasurable("linear probe: the training data have labels of one class only")
     if settings[0].settled().preset == "lbfgs":
         return [_logistic(train, setting.weight_decay, classes) for setting in settings]
@@ -231,31 +247,6 @@ def _logistic(train: Labelled, decay: float | None, classes: int) -> LinearHead:
     decay = 1e-4 if decay is None else decay
     inverse = 1 / (decay * len(train.labels)) if decay else np.inf
     return regularisation_path(train, [inverse], classes)[0]
-
-
-def regularisation_path(
-    train: Labelled, inverse: Sequence[float], classes: int
-) -> list[LinearHead]:
-    """Fit logistic regression with each of the inverse penalties C, in this order, each starting
-    from the previous solution; at most 1000 steps of L-BFGS.
-    """
-    model = LogisticRegression(max_iter=1000, warm_start=True)
-    # On small problems the threads of BLAS wait for each other longer than they work.
-    threads = threadpool_limits(1 if train.features.size < SMALL else None)
-    with threads, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # 1000 are enough, or the protocol's
-        return [head_of(model.set_params(C=float(c)).fit(*train), classes) for c in inverse]
-
-
-def head_of(model: LogisticRegression, classes: int) -> LinearHead:
-    """Convert scikit-learn's model, which knows the classes with examples, to `classes` classes."""
-    weight = np.zeros((model.coef_.shape[1], classes), np.float32)
-    bias = np.full(classes, -np.inf, np.float32)  # a class without examples is never predicted
-    if len(model.classes_) == 2:  # scikit-learn keeps the second class's logit alone
-        weight[:, model.classes_[1]], bias[model.classes_] = model.coef_[0], (0, *model.intercept_)
-    else:
-        weight[:, model.classes_], bias[model.classes_] = model.coef_.T, model.intercept_
-    return LinearHead(weight, bias)
 
 
 def train_heads(

@@ -11,16 +11,17 @@ from ssl_jax.core.ranges import Count, Part, Seed
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Labelled
-from ssl_jax.evals.protocols.linear import regularisation_path, split
-from ssl_jax.evals.scores import accuracies
+from ssl_jax.evals.linear_head import regularisation_path
+from ssl_jax.evals.protocols.linear import split
 
 LOW, HIGH = -6, 5  # of the grid, powers of ten
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic(AtLayer):
-    """Accuracy of logistic regression with the best of `count` penalties from 1e-6 to 1e5, spaced
-    evenly in their logarithm; at most 1000 steps of L-BFGS each, from the previous solution.
+    """Accuracy, or with several labels per image mean average precision, of logistic regression
+    with the best of `count` penalties from 1e-6 to 1e5, spaced evenly in their logarithm; at most
+    1000 steps of L-BFGS each, from the previous solution.
 
     Attributes:
       preset: parameter of the grid: "kornblith" (1805.08974, and SimCLR and BYOL after it) lambda
@@ -31,8 +32,9 @@ class Logistic(AtLayer):
       seed: seed of the choice of those examples.
     """
 
-    scores: ClassVar[tuple[str, ...]] = ("logistic_top1",)
-    decides: ClassVar[tuple[str, ...]] = ("logistic_top1",)
+    scores: ClassVar[tuple[str, ...]] = ("logistic_top", "logistic_map", "logistic_11point")
+    decides: ClassVar[tuple[str, ...]] = ("logistic_top1", "logistic_map")
+    multi: ClassVar[bool] = True
 
     preset: Literal["kornblith", "dinov2"] = "kornblith"
     count: Count = 45
@@ -41,10 +43,10 @@ class Logistic(AtLayer):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
-        if len(np.unique(train.labels)) < 2:
+        if train.labels.ndim == 1 and len(np.unique(train.labels)) < 2:
             raise NotMeasurable("logistic: the training data have labels of one class only")
         rest, held_out = split(train, self.holdout, self.seed)
-        if not len(held_out.labels) or len(np.unique(rest.labels)) < 2:
+        if not _learnable(rest, held_out):
             raise NotMeasurable(
                 f"logistic: {len(train.labels)} training examples are too few to choose the "
                 "penalty on a part of them"
@@ -54,12 +56,14 @@ class Logistic(AtLayer):
         if self.preset == "dinov2":
             penalties = penalties[::-1]
         heads = regularisation_path(rest, self._inverse(penalties, rest), subject.classes)
-        scores = [head.accuracy(held_out) for head in heads]
-        best = int(np.argmax(scores))
+        results = [head.chosen_by(held_out, "logistic_holdout") for head in heads]
+        ((measure, _),) = results[0].items()
+        scores = [result[measure] for result in results]
+        best = int(np.argmax(np.nan_to_num(scores, nan=-1.0)))
         best_inverse = self._inverse(penalties[best : best + 1], train)
         (head,) = regularisation_path(train, best_inverse, subject.classes)
-        return accuracies(head.classes(test.features), test.labels, "logistic") | {
-            "logistic_holdout_top1": scores[best],
+        return head.scores(test, "logistic") | {
+            measure: scores[best],
             "logistic_log10_penalty": float(np.log10(penalties[best])),
         }
 
@@ -67,3 +71,10 @@ class Logistic(AtLayer):
         """Convert the penalties to scikit-learn's C."""
         scale = penalties if self.preset == "dinov2" else 1 / (penalties * len(train.labels))
         return scale.tolist()  # type: ignore[no-any-return]
+
+
+def _learnable(rest: Labelled, held_out: Labelled) -> bool:
+    """Return whether a penalty can be chosen by these examples."""
+    if rest.labels.ndim == 2:
+        return bool((held_out.labels == 1).any())
+    return len(held_out.labels) > 0 and len(np.unique(rest.labels)) > 1

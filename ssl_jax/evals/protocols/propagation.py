@@ -18,7 +18,8 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import gather, to_global
 from ssl_jax.core.ranges import Count, Integer, Positive
 from ssl_jax.data.levels import Range
-from ssl_jax.data.masks import nearest, pairs, read_image, read_mask
+from ssl_jax.data.masks import nearest, read_image, read_mask
+from ssl_jax.data.scene_folders import pairs
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Protocol, Subject, group_by
 from ssl_jax.evals.davis import boundary_accuracy, region_similarity

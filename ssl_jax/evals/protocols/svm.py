@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import precision_recall_curve
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
@@ -15,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.data.subset import draw_labels
+from ssl_jax.evals.average_precision import average_precision, eleven_points
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.images import Labelled
@@ -27,10 +27,13 @@ FEW = 1.0  # C of a class with a single example, which cannot be split into fold
 
 @dataclass(frozen=True, kw_only=True)
 class Svm(AtLayer):
-    """Mean over the classes of the average precision of one-vs-rest SVMs; see `svm_map`.
+    """Mean over the classes of the average precision of one-vs-rest SVMs; see `svm_scores`. Of data
+    with several labels per image also the 11-point average of VOC 2007, `svm_11point`.
 
     Attributes:
-      shots: labels per class; a class with fewer contributes all of them.
+      shots: labels per class; a class with fewer contributes all of them. Of data with several
+        labels per image, each class has its own draw of so many images that show it, and (C - 1)
+        times as many that do not.
       draws: random draws of those labels, averaged.
       full: also measure with all labels.
       costs: values of C to choose from.
@@ -38,6 +41,7 @@ class Svm(AtLayer):
 
     scores: ClassVar[tuple[str, ...]] = ("svm",)
     decides: ClassVar[tuple[str, ...]] = ("svm",)
+    multi: ClassVar[bool] = True
 
     shots: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 96)
     draws: Count = 5
@@ -60,42 +64,84 @@ class Svm(AtLayer):
         check_shots(self, self.shots, train)
         scores = {}
         for k in self.shots:
-            rows = (draw_labels(train.labels, k, 0, draw) for draw in range(self.draws))
-            subsets = (Labelled(train.features[r], train.labels[r]) for r in rows)
-            scores[f"svm{k}_map"] = float(np.mean([svm_map(s, test, self.costs) for s in subsets]))
+            samples = [_sample(train, k, draw) for draw in range(self.draws)]
+            results = [svm_scores(sample, test, self.costs, False) for sample in samples]
+            scores |= {f"svm{k}_{n}": np.mean([r[n] for r in results]) for n in results[0]}
         if self.full:
-            scores["svm_map"] = svm_map(train, test, self.costs)
-        return scores
+            scores |= {f"svm_{n}": x for n, x in svm_scores(train, test, self.costs).items()}
+        return {name: float(score) for name, score in scores.items()}
+
+
+def _sample(train: Labelled, k: int, draw: int) -> Labelled:
+    """Draw the labels of a class from k examples of it and, of each other class, as many."""
+    if train.labels.ndim == 1:
+        return train.rows(draw_labels(train.labels, k, 0, draw))
+    rng = np.random.default_rng([0, k, draw])
+    table = np.full(train.labels.shape, -1, np.int8)
+    classes = table.shape[1]
+    for c, column in enumerate(train.labels.T):
+        for value, count in ((1, k), (0, (classes - 1) * k)):
+            table[rng.permutation(np.flatnonzero(column == value))[:count], c] = value
+    return Labelled(train.features, table)
 
 
 def svm_map(train: Labelled, test: Labelled, costs: Sequence[float]) -> float:
-    """Measure mean average precision, over the classes of `test`, of one linear SVM per class.
+    """Return the mean average precision of `svm_scores`."""
+    return svm_scores(train, test, costs)["map"]
+
+
+def svm_scores(
+    train: Labelled, test: Labelled, costs: Sequence[float], unknown: bool = True
+) -> dict[str, float]:
+    """Measure mean average precision, over the classes of `test`, of one linear SVM per class: by
+    `average_precision` and, of tables of labels, by `eleven_points`.
 
     Features are divided by their norm + 1e-5; the loss is the squared hinge, positives weigh twice.
     C is chosen per class by the mean average precision of 3 folds, or 2 for a class with two
     examples; with a single example it is `FEW`. A class that only `test` has is ranked by a
-    constant, one that `test` lacks is left out of the mean.
+    constant, one that `test` lacks is left out of the mean. Test images of which it is not known
+    whether they show a class are left out of its ranking.
+
+    Args:
+      unknown: learn a class also from training images of which it is not known whether they show
+        it, as images that do not (the authors' `train_svm_kfold.py`).
 
     Raises:
       UserError: a single class to learn from.
     """
-    if len(np.unique(train.labels)) < 2:
+    if train.labels.ndim == 1 and len(np.unique(train.labels)) < 2:
         raise NotMeasurable("svm: the training data have labels of one class only")
     train_x, test_x = (
         x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5) for x, _ in (train, test)
     )
-    precisions = []
+    rankings = []
     # Threads cost more than they save on problems this small.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 2000 iterations are the protocol
-        for c in np.unique(test.labels):
-            positive = train.labels == c
-            scores = np.zeros(len(test_x))
-            if positive.any():
-                cost = choose_cost(train_x, positive, costs)
-                scores = _machine(cost).fit(train_x, positive).decision_function(test_x)
-            precisions.append(average_precision(scores, test.labels == c))
-    return float(np.mean(precisions))
+        for c in _classes(test.labels):
+            column, truth = _column(train.labels, c), _column(test.labels, c)
+            rows = np.full(len(column), True) if unknown else column >= 0
+            positive, scores = column[rows] == 1, np.zeros(len(test_x))
+            if positive.any() and not positive.all():
+                cost = choose_cost(train_x[rows], positive, costs)
+                scores = _machine(cost).fit(train_x[rows], positive).decision_function(test_x)
+            rankings.append((scores[truth >= 0], truth[truth >= 0] == 1))
+    if not rankings:
+        raise NotMeasurable("svm: no evaluation image shows any class")
+    averages = {"map": average_precision}
+    if test.labels.ndim == 2:
+        averages["11point"] = eleven_points
+    return {n: float(np.mean([f(*pair) for pair in rankings])) for n, f in averages.items()}
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """Return the classes that some example has."""
+    return np.unique(labels) if labels.ndim == 1 else np.flatnonzero((labels == 1).any(axis=0))
+
+
+def _column(labels: np.ndarray, c: int) -> np.ndarray:
+    """Return 1 for the examples of a class, 0 for others, -1 where that is not known: (N,)."""
+    return (labels == c).astype(np.int8) if labels.ndim == 1 else labels[:, c]
 
 
 def choose_cost(features: np.ndarray, positive: np.ndarray, costs: Sequence[float]) -> float:
@@ -122,19 +168,6 @@ def choose_cost(features: np.ndarray, positive: np.ndarray, costs: Sequence[floa
         return sum(precisions) / folds
 
     return max(costs, key=score)
-
-
-def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the precision-recall curve, with the best precision at that or a higher recall
-    (PASCAL VOC since 2010). Equal scores are a single step of the curve.
-
-    Args:
-      scores: (N,), larger is more likely positive.
-      positive: (N,) bool, at least one True.
-    """
-    check_shapes("average_precision: scores, positive (N)", scores, positive)
-    precision, recall, _ = precision_recall_curve(positive, scores)  # from the largest recall down
-    return float(np.sum(-np.diff(recall) * np.maximum.accumulate(precision[:-1])))
 
 
 def _machine(cost: float) -> LinearSVC:

@@ -1,6 +1,6 @@
 """Residual networks (He et al. 2015, arXiv:1512.03385): plain, wide, small, selective-kernel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Probability
@@ -83,6 +84,8 @@ class Config(Backbone):
         the network that is fine-tuned.
       drop_path: rate of stochastic depth, at which the last block's branch is dropped for a
         training example; it falls to 0 in the first block. The method must draw it.
+      remat: what the backward pass recomputes: "none", or "convolutions", all but their outputs:
+        norms, ReLUs and sums.
 
     Raises:
       UserError: a depth that is not listed, an unknown stem, `sk_ratio` or `stride_in_1x1` with
@@ -102,6 +105,7 @@ class Config(Backbone):
     sk_ratio: Probability = 0.0
     neck: tuple[Count, ...] = ()
     drop_path: BelowOne = 0.0
+    remat: Literal["none", "convolutions"] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +121,12 @@ class Config(Backbone):
         kind, stages = DEPTHS[self.depth]
         base = self.num_filters * self.width
         return Plan(kind, stages, tuple(base * 2**s for s in range(len(stages))), base)
+
+    @property
+    def remat_policy(self) -> Callable[..., Any] | None:
+        if self.remat == "none":
+            return None
+        return jax.checkpoint_policies.save_only_these_names("convolution")
 
     @property
     def title(self) -> str:
@@ -149,6 +159,8 @@ def _check(plan: Plan, config: Config) -> None:
     """
     if plan.kind not in get_args(Kind):
         raise UserError(f"block: expected 'basic' or 'bottleneck', got {plan.kind!r}")
+    if config.remat not in ("none", "convolutions"):
+        raise UserError(f"remat: expected 'none' or 'convolutions', got {config.remat!r}")
     if config.stem not in get_args(Stem):
         raise UserError(f"stem: expected 'imagenet', 'cifar' or 'small', got {config.stem!r}")
     if (
@@ -189,7 +201,7 @@ class ConvNorm(nnx.Module):
         self.norm = BatchNorm(features, zero_scale=zero_scale)
 
     def __call__(self, x: Array, *, train: bool) -> Array:
-        return self.norm(self.conv(x), train=train)
+        return self.norm(checkpoint_name(self.conv(x), "convolution"), train=train)
 
 
 class SelectiveKernel(nnx.Module):
@@ -395,7 +407,12 @@ def resnet_custom(
     config = Config(**options)
     plan = Plan(block, tuple(stages), tuple(filters), stem_filters, inner_width)
     _check(plan, config)
-    return functional(lambda rngs: ResNet(config, plan, channels, rngs), name, draws=config.draws)
+    return functional(
+        lambda rngs: ResNet(config, plan, channels, rngs),
+        name,
+        draws=config.draws,
+        remat=config.remat_policy,
+    )
 
 
 def _average_pool(x: Array, stride: int) -> Array:

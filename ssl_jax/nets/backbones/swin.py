@@ -71,7 +71,13 @@ def _block(
 
 
 def windows(
-    kind: type[Straight], count: int, dim: int, heads: int, window: int, dtype: DType, rngs: nnx.Rngs
+    kind: type[Straight],
+    count: int,
+    dim: int,
+    heads: int,
+    window: int,
+    dtype: DType,
+    rngs: nnx.Rngs,
 ) -> Straight:
     """Build `count` of them as one module whose parameters have a leading axis of that size."""
     make = nnx.vmap(lambda keys: kind(dim, heads, window, dtype=dtype, rngs=keys))
@@ -79,7 +85,8 @@ def windows(
 
 
 def in_windows(x: Array, window: int, block: Callable[[Array, Array], Array], bias: Array) -> Array:
-    """Apply a block to each window of (B, h, w, D); `bias` (1 or windows, heads, T, T).
+    """Apply a block to each window of (B, h, w, D); `bias` (1 or windows, heads, T, T), that of
+    sequence b is b % windows.
 
     Everything but the attention acts on single tokens, so the whole block may see windows.
     """
@@ -87,8 +94,6 @@ def in_windows(x: Array, window: int, block: Callable[[Array, Array], Array], bi
     rows, columns = height // window, width // window
     x = jnp.reshape(x, (batch, rows, window, columns, window, dim)).swapaxes(2, 3)
     shape = x.shape
-    if len(bias) > 1:
-        bias = jnp.tile(bias, (batch, 1, 1, 1))
     x = block(jnp.reshape(x, (batch * rows * columns, window * window, dim)), bias)
     return jnp.reshape(jnp.reshape(x, shape).swapaxes(2, 3), (batch, height, width, dim))
 
@@ -293,7 +298,8 @@ class Swin(nnx.Module):
         self.patch_norm = LayerNorm(dim, eps=EPS)
         self.mask_token = token(0.02, 1, dim, rngs=rngs) if config.mask_token else None
         for s, (depth, count, window) in enumerate(zip(depths, heads, sides, strict=True)):
-            width, stage = dim * 2**s, nnx.Dict()
+            width = dim * 2**s
+            stage: nnx.Dict[Straight] = nnx.Dict()
             options = (width, count, window, dtype, rngs)
             if depth > 1:
                 stage["blocks"] = windows(Pair, depth // 2, *options)

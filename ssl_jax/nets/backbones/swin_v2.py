@@ -15,6 +15,7 @@ from flax import nnx
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Positive
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.attention import repeated
 from ssl_jax.nets.backbones.swin import Pyramid, in_windows, shifted_mask
 from ssl_jax.nets.backbones.vit import patch_grid
 from ssl_jax.nets.blocks import Mlp, check_options, linear
@@ -39,7 +40,9 @@ class CosineAttention(nnx.Module):
         self.proj = linear(dim, dim, **options)
 
     def __call__(self, x: Array, bias: Array) -> Array:
-        """(B, T, D) -> (B, T, D); `bias`, to add to the logits, broadcasts to (B, heads, T, T)."""
+        """(B, T, D) -> (B, T, D); `bias` (1 or N, heads, T, T) is added to the logits: sequence b
+        has the bias b % N.
+        """
         q_bias, v_bias = self.q_bias[...], self.v_bias[...]
         qkv = self.qkv(x)
         qkv = qkv + jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
@@ -47,7 +50,8 @@ class CosineAttention(nnx.Module):
         q, k, v = (at_least_float32(qkv[:, :, i]) for i in range(3))
         q, k = (u / jnp.maximum(jnp.linalg.norm(u, axis=-1, keepdims=True), 1e-12) for u in (q, k))
         scale = jnp.exp(jnp.minimum(self.logit_scale[...], np.log(LARGEST_SCALE)))
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale[:, None, None] + bias
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale[:, None, None]
+        logits = logits + repeated(bias, len(x))
         out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
         return self.proj(jnp.reshape(out, x.shape).astype(x.dtype))
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.inputs import Size, sides
 from ssl_jax.core.ranges import BelowOne, Count, NonNegative, Positive, Whole
 from ssl_jax.core.tree import Array
+from ssl_jax.nets.attention import AttentionForm, check_form
 from ssl_jax.nets.backbone import Backbone, scaled_width
 from ssl_jax.nets.blocks import (
     HIDDEN,
@@ -35,7 +37,8 @@ from ssl_jax.nets.layers import (
 )
 from ssl_jax.nets.positions import Grid, Order, RelativePositions, resize_grid, sincos
 
-Position = Literal["learned", "sincos", "sincos_mocov3", "relative", "none"]
+Position = Literal["learned", "sincos", "sincos_mocov3", "relative", "relative_per_block", "none"]
+RELATIVE = ("relative", "relative_per_block")
 
 SIZES = {  # dim, depth, heads, MLP ratio
     "tiny": (192, 12, 3, 4.0),
@@ -47,11 +50,9 @@ SIZES = {  # dim, depth, heads, MLP ratio
     "giant2": (1536, 40, 24, 4.0),
 }
 INIT_OF_POSITION: dict[str, Scheme] = {
-    "learned": "normal",
+    **dict.fromkeys(("learned", *RELATIVE, "none"), "normal"),
     "sincos": "xavier",
     "sincos_mocov3": "mocov3",
-    "relative": "normal",
-    "none": "normal",
 }
 FIXED_ORDERS: dict[str, Order] = {"sincos": "mae", "sincos_mocov3": "mocov3"}
 EMBEDDINGS = (  # what a ViT does before its first block
@@ -73,11 +74,12 @@ class Config(Backbone):
       size: "tiny", "small", "base", "large", "huge", "giant" (I-JEPA's g), "giant2" (DINOv2's g),
         or None, which requires dim, depth and heads.
       patch: side of a patch in pixels.
-      image_size: side of the images that the position table is made for.
+      image_size: side of the images that the position table is made for, or (height, width).
       dim, depth, heads, mlp_ratio: override those of the size (MoCo v3's small has 12 heads).
       position: "learned", or a fixed table (not a parameter): "sincos" in MAE's order,
         "sincos_mocov3" in MoCo v3's; or "relative", a trained bias of the attention that all
-        blocks share (SimMIM, BEiT); or "none", with which the patches are a set (MP3).
+        blocks share (SimMIM, BEiT); or "relative_per_block", one per block (BEiT fine-tuned); or
+        "none", with which the patches are a set (MP3).
       cls_token: whether there is a class token; fixed positions add 0 to it.
       mask_token: whether there is a token that replaces hidden patches.
       pool: whether "pooled" is the class token or the mean of the patch tokens.
@@ -98,6 +100,8 @@ class Config(Backbone):
       init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None chooses by `position`.
       remat: what the backward pass recomputes: "none", "full" (all of a block) or "dots" (all but
         its linear layers).
+      attention_form: how attention is computed: "kernel" (TPU), "cudnn" (GPU), "xla", or "auto",
+        the best for the device and the shapes; see `nets.attention`.
 
     Raises:
       UserError: an unknown size or option, heads that do not divide the width, a patch that does
@@ -110,7 +114,7 @@ class Config(Backbone):
 
     size: str | None = "small"
     patch: Count = 16
-    image_size: Count = 224
+    image_size: Size = 224
     _: KW_ONLY
     dim: Count | None = None
     depth: Count | None = None
@@ -133,6 +137,7 @@ class Config(Backbone):
     norm_eps: Positive = 1e-6
     init: Scheme | None = None
     remat: Remat = "none"
+    attention_form: AttentionForm = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,16 +147,17 @@ class Config(Backbone):
         if dim is None or depth is None or heads is None:
             raise UserError("a ViT with size=None needs dim, depth and heads")
         check_options(dim, heads, self.remat, self.mlp)
+        check_form(self.attention_form)
         position, scheme = self.position, self.scheme
         if position not in INIT_OF_POSITION:
             raise UserError(f"unknown position {position!r}; {suggest(position, INIT_OF_POSITION)}")
         if scheme not in INIT_OF_POSITION.values():
             known = INIT_OF_POSITION.values()
             raise UserError(f"unknown init {scheme!r}; {suggest(scheme, known)}")
-        if self.registers and position == "relative":
+        if self.registers and position in RELATIVE:
             raise UserError(f"registers={self.registers}: expected 0 with relative positions")
         for option in ("interpolate_offset", "interpolate_antialias"):
-            if getattr(self, option) and position == "relative":
+            if getattr(self, option) and position in RELATIVE:
                 raise UserError(
                     f"{option} is for position tables, which relative positions lack; set it to 0"
                 )
@@ -183,7 +189,7 @@ class Config(Backbone):
     @property
     def grid(self) -> Grid:
         """Rows and columns of patches of the position table."""
-        return patch_grid((self.image_size, self.image_size), self.patch)
+        return patch_grid(sides(self.image_size), self.patch)
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -210,7 +216,8 @@ class Config(Backbone):
 
     def layer_ids(self, path: str) -> int | Sequence[int]:
         module = path.split("/")[0]
-        if module == "blocks":
+        per_block = module == "relative" and self.position == "relative_per_block"
+        if module == "blocks" or per_block:
             return range(1, self.num_layers + 1)
         return 0 if module in EMBEDDINGS else self.num_layers + 1
 
@@ -265,8 +272,12 @@ class ViT(nnx.Module):
         tokens = config.positions + config.cls_token
         learned = position == "learned"
         self.pos_embed = token(0.02, tokens, dim, rngs=rngs) if learned else None
-        relative = position == "relative"
-        self.relative = RelativePositions(grid, heads, config.cls_token) if relative else None
+        tables = depth if position == "relative_per_block" else None
+        self.relative = (
+            RelativePositions(grid, heads, config.cls_token, tables)
+            if position in RELATIVE
+            else None
+        )
         count = config.registers
         self.registers = token(1e-6, count, dim, rngs=rngs) if count else None
         self.norm_pre = LayerNorm(dim, eps=config.norm_eps) if config.pre_norm else None
@@ -279,6 +290,7 @@ class ViT(nnx.Module):
             qkv_bias=config.qkv_bias,
             mlp=config.mlp,
             norm_eps=config.norm_eps,
+            attention_form=config.attention_form,
             scheme=scheme,
             dtype=dtype,
             rngs=rngs,
@@ -346,14 +358,18 @@ class ViT(nnx.Module):
             x = jnp.concatenate([x, jnp.broadcast_to(registers, shape)], axis=1)
         if self.norm_pre is not None:
             x = self.norm_pre(x)
-        bias = None if self.relative is None else self.relative(grid)
+        bias = block_bias = None
+        if self.relative is not None:
+            relative = self.relative(grid)
+            shared = self.position == "relative"
+            bias, block_bias = (relative, None) if shared else (None, relative)
         if visible is not None:
             if self.registers is not None:
                 raise UserError("visible: expected a backbone without registers; set registers=0")
             hidden = jnp.where(visible, 0.0, HIDDEN)[:, None, None]
             bias = hidden if bias is None else bias + hidden
         x, (block_outputs, maps) = run_stack(
-            self.blocks, x, self.remat, stages, bias, attention, branch_factors
+            self.blocks, x, self.remat, stages, bias, attention, branch_factors, block_bias
         )
         x = x[:, :count]
         tokens = x if self.norm_after_pool else self.norm(x)
@@ -366,6 +382,13 @@ class ViT(nnx.Module):
                 "map": None if keep is not None else self._map(tokens[:, first:], grid),
             }
 
+        def normed_cls(tokens: Array, block: int) -> Array | None:
+            """Return the class token after a block and the final norm, which the last has had."""
+            if not first:
+                return None
+            is_normed = block == len(each) - 1 and not self.norm_after_pool
+            return tokens[:, 0] if is_normed else self.norm(tokens[:, 0])
+
         if self.pool == "cls":
             pooled = tokens[:, 0]
         else:
@@ -373,7 +396,10 @@ class ViT(nnx.Module):
         each = [] if block_outputs is None else [*block_outputs[:-1, :, :count], tokens]
         return Features(
             pooled=at_least_float32(self.norm(pooled) if self.norm_after_pool else pooled),
-            stages=tuple(Stage(name=f"block{i + 1}", **outputs(x)) for i, x in enumerate(each)),
+            stages=tuple(
+                Stage(name=f"block{i + 1}", normed_cls=normed_cls(x, i), **outputs(x))
+                for i, x in enumerate(each)
+            ),
             attention=None if maps is None else jnp.swapaxes(maps[..., :count, :count], 0, 1),
             **outputs(tokens),
         )

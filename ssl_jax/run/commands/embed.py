@@ -13,7 +13,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, Probability, Whole
 from ssl_jax.core.stop import interruptible
 from ssl_jax.data.pipeline import DataConfig
-from ssl_jax.data.sources import open_source
+from ssl_jax.data.sources import Source, open_source
 from ssl_jax.data.survey import read_alike
 from ssl_jax.embeddings import formats, neighbors, run
 from ssl_jax.embeddings.encoder import UNPOOLED, ImageEncoder
@@ -95,25 +95,35 @@ def embed(flags: Flags, temporary: bool = False) -> None:
             mesh=mesh,
             backbone=backbone or None,
         )
-        pixel_range = range_of(encoder.config) if encoder.config else ()
-        source = read_alike(open_source(data, flags.split), pixel_range)
         limits = flags.batch_size, flags.threads, flags.max_bad_fraction
-        job = run.Job(encoder, source, output, mesh, *limits)
-        console.print(
-            f"{source.name}: {len(source):,} images, {features_of(encoder)}, {mesh.size} "
-            f"{mesh.devices.flat[0].platform} device(s), {job.batch} at once",
-        )
-        existed = output.exists()
-        with ImagesLine(console, len(source)) as line:
-            line.phase("compiling", brief=True)
-            metadata = run.embed(job, line.update)
-        done = "already complete" if existed else line.summary
-        report(console, "" if temporary else f"{output}: ", output, metadata, done)
+        job = run.Job(encoder, opened(data, flags.split, encoder), output, mesh, *limits)
+        write(job, console, temporary)
         if flags.neighbors:
             near = neighbors.path_of(output)
             neighbors.write(output, near, flags.neighbors, mesh)
             if not temporary:
                 console.print(neighbors.usage(output, near))
+
+
+def opened(data: str, split: Literal["train", "eval"], encoder: ImageEncoder) -> Source:
+    """Open a data set with the range of pixels that the encoder's run had."""
+    pixel_range = range_of(encoder.config) if encoder.config else ()
+    return read_alike(open_source(data, split), pixel_range)
+
+
+def write(job: run.Job, console: Console, temporary: bool = False) -> None:
+    """Write the features, and print what was embedded and what the file holds."""
+    source, mesh, output = job.source, job.mesh, job.output
+    console.print(
+        f"{source.name}: {len(source):,} images, {features_of(job.encoder)}, {mesh.size} "
+        f"{mesh.devices.flat[0].platform} device(s), {job.batch} at once",
+    )
+    existed = output.exists()
+    with ImagesLine(console, len(source)) as line:
+        line.phase("compiling", brief=True)
+        metadata = run.embed(job, line.update)
+    done = "already complete" if existed else line.summary
+    report(console, "" if temporary else f"{output}: ", output, metadata, done)
 
 
 def features_of(encoder: ImageEncoder) -> str:

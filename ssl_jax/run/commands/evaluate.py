@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssl_jax.core import distributed
+from ssl_jax.core import distributed, hub
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.plain import from_json
@@ -86,7 +86,8 @@ def evaluate(flags: Flags, cells: Sequence[Cell] = ()) -> tuple[list[Record], li
         measured = sets if flags.suite or not weights else {"": DataSet()}
         for folder in [weights.path] if weights else folders:
             default = "results.jsonl"
-            default = f"{folder}.{default}" if weights else f"{folder}/eval/{default}"
+            beside = hub.beside(flags.weights or folder)
+            default = f"{beside}.{default}" if weights else f"{folder}/eval/{default}"
             file = ResultsFile(flags.results or Path(default))
             if flags.results:
                 file.check()

@@ -2,7 +2,7 @@
 
 import functools
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.ranges import Whole
 from ssl_jax.core.stop import Interrupted, Stop
 from ssl_jax.data.sources import Source, held_out, left_out, left_out_is_shown
-from ssl_jax.run import auto, dry_run, pretrained, restart
+from ssl_jax.run import auto, dry_run, loggers, pretrained, restart
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.configs import configured, override
 from ssl_jax.run.console import final_table, styled, terminal
@@ -39,6 +39,10 @@ class Flags(command_line.ConfigFlags, distributed.ProcessFlags):
     profile: str = flag(
         "FIRST:LAST: trace these steps for XProf, --profile=100:105, into WORKDIR/profile", ""
     )
+    log: tuple[str, ...] = flag(
+        f"where metrics are shown, any of {','.join(loggers.known())}, or none (docs/logging.md)",
+        ("tensorboard",),
+    )
     accept_changes: bool = flag("resume a run although its config or data have changed", False)
     dry_run: bool = flag(
         "only check and show the run: sizes, memory, time, a picture of its first images", False
@@ -48,8 +52,11 @@ class Flags(command_line.ConfigFlags, distributed.ProcessFlags):
     )
 
 
-def train(flags: Flags) -> tuple[int, dict[str, float]]:
+def train(flags: Flags, log: Sequence[loggers.Target] = ()) -> tuple[int, dict[str, float]]:
     """Resolve, check and train the run, and show what it learned.
+
+    Args:
+      log: further loggers than those that the flags name.
 
     Returns:
       The exit code, 0 at the end of the run, and the last value of every metric.
@@ -58,6 +65,7 @@ def train(flags: Flags) -> tuple[int, dict[str, float]]:
       UserError: an error that the user must fix.
     """
     flags.refuse_both(("dry_run", "profile"))
+    loggers.check(flags.log)
     folder = flags.workdir
     profile = Profile(flags.profile, folder / "profile", distributed.primary())
     with Stop() as stop, ProgressLine(terminal()) as line:
@@ -85,7 +93,10 @@ def train(flags: Flags) -> tuple[int, dict[str, float]]:
                 if distributed.primary():
                     experiment.keep_tokenizer(folder)
                 with stop.region(UNTOUCHED):
-                    training = Training(experiment, resolved, folder, line, stop, profile, accept)
+                    training = Training(
+                        *(experiment, resolved, folder, line, stop, profile, accept),
+                        log=(*flags.log, *log),
+                    )
                 if code := training.run():
                     return code, training.last
         except Interrupted:
@@ -140,7 +151,8 @@ def show(training: Training, experiment: Experiment, folder: Path, console: Cons
     probe = experiment.objective.probe
     before = "at the start" if experiment.train.init_from else "untrained"
     final_table(console, training.last, f"stage {probe.stage}, pooling {probe.pool}", before)
-    files = "config.json, metrics.jsonl, summary.json, checkpoints, events"
+    events = ", events" if (folder / "events").exists() else ""
+    files = f"config.json, metrics.jsonl, summary.json, checkpoints{events}"
     console.print(f"written to {folder}/: {files}")
     flag = shlex.quote(f"--workdir={folder}")  # to be copied into a shell
     console.print(f"next: ssl-jax report {flag} (one page to look at)")

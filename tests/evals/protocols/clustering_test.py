@@ -6,6 +6,7 @@ from unittest import mock
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
+from sklearn.cluster import KMeans
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
@@ -93,11 +94,37 @@ class KMeansTest(parameterized.TestCase):
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
         how = {"view": View(2), "channels": 1, "batch_size": 8, "mesh": mesh}
         subject = Subject(None, Images.of(source, source, 100, 100, **how), Probe())
-        with mock.patch.object(clustering, "kmeans", return_value=labels) as kmeans:
+        model = mock.Mock(labels_=labels)
+        with mock.patch.object(clustering, "fit_kmeans", return_value=model) as kmeans:
             numbers = Clustering(runs=1, **settings).measure(subject)
         self.assertEqual(kmeans.call_args.args[1], clusters)
         self.assertEqual(numbers["kmeans_acc"], 1)
         self.assertNotIn("kmeans_super_acc", numbers)
+
+    @parameterized.parameters("standard", "unit", "none")
+    def test_test_images_go_to_the_nearest_centre(self, scaling):
+        """By scikit-learn's own prediction."""
+        rng = np.random.default_rng(0)
+
+        def source(count):
+            labels = np.arange(count) % 3
+            images = rng.integers(0, 99, (count, 2, 2, 1)) + 50 * labels[:, None, None, None]
+            return ArraySource("x", images.astype(np.uint8), labels)
+
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+        how = {"view": View(2), "channels": 1, "batch_size": 8, "mesh": mesh}
+        subject = Subject(None, Images.of(source(60), source(24), 99, 99, **how), Probe())
+        setting = Clustering(runs=1, part="test", scaling=scaling)
+        train, test = subject.train(setting), subject.test(setting)
+        x, y = train.features.astype(np.float64), test.features.astype(np.float64)
+        if scaling == "standard":
+            x, y = ((a - train.features.mean(0)) / train.features.std(0) for a in (x, y))
+        elif scaling == "unit":
+            x, y = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, y))
+        clusters = KMeans(3, n_init=1, random_state=0).fit(x).predict(y)
+        numbers = setting.measure(subject)
+        self.assertAlmostEqual(numbers["kmeans_acc"], agreement(clusters, test.labels).acc)
+        self.assertAlmostEqual(numbers["kmeans_ari"], agreement(clusters, test.labels).ari)
 
 
 if __name__ == "__main__":

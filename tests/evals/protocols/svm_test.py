@@ -5,8 +5,9 @@ from absl.testing import absltest, parameterized
 from sklearn.svm import LinearSVC
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.evals.average_precision import average_precision
 from ssl_jax.evals.images import Labelled
-from ssl_jax.evals.protocols.svm import Svm, average_precision, choose_cost, svm_map
+from ssl_jax.evals.protocols.svm import Svm, choose_cost, svm_map
 
 
 def blobs(count, seed, classes=3, spread=0.7):

@@ -4,9 +4,11 @@ adds.
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from flax import nnx
 
@@ -39,6 +41,50 @@ def macs(net, size, classes=1000):
     shapes = [(e.outvars[0].aval.shape, e.invars[1].aval.shape) for e in convs]
     total = sum(math.prod(out) * math.prod(kernel[:-1]) for out, kernel in shapes)
     return total + classes * jaxpr.out_avals[0].shape[-1]
+
+
+class RematTest(absltest.TestCase):
+    """With `remat="convolutions"` the backward pass runs no convolution again, and all is equal."""
+
+    def test_no_convolution_is_computed_twice(self):
+        counts = {}
+        for policy in ("none", "convolutions"):
+            net = resnet(8, num_filters=8, stem="small", remat=policy)
+            text = str(
+                jax.make_jaxpr(lambda *a, net=net: trained(net, *a))(*variables(net), IMAGES)
+            )
+            counts[policy] = text.count("conv_general_dilated[")
+            self.assertEqual("remat" in text or "checkpoint" in text, policy != "none")
+        self.assertEqual(counts["none"], counts["convolutions"])
+
+    @pytest.mark.full
+    def test_values_gradients_and_statistics(self):
+        plain, remat = (
+            resnet(8, num_filters=8, stem="small", remat=policy)
+            for policy in ("none", "convolutions")
+        )
+        values = plain.init(jax.random.key(0))
+        actual, expected = (
+            jax.jit(lambda *a, net=net: trained(net, *a))(*values, IMAGES) for net in (remat, plain)
+        )
+        chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-6)
+
+    def test_an_unknown_policy(self):
+        with self.assertRaisesRegex(UserError, "remat"):
+            resnet(8, remat="full")
+
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+
+
+def trained(net, params, stats, images):
+    """Gradients of a step in training mode, and the new statistics."""
+
+    def loss(params):
+        out, new = net.apply(params, stats, images, train=True)
+        return jnp.sum(jnp.square(out.pooled - 1)), new
+
+    return jax.grad(loss, has_aux=True)(params)
 
 
 class GoldenTest(parameterized.TestCase):

@@ -20,6 +20,33 @@ from tests.nets.backbones.vit_test import run, started, tiny, variables
 
 
 class OptionsTest(parameterized.TestCase):
+    @parameterized.parameters("learned", "sincos", "relative", "relative_per_block")
+    def test_a_network_for_images_that_are_not_square(self, position):
+        net = vit(None, 4, (16, 24), dim=8, depth=2, heads=2, position=position)
+        params, _ = torch.random_variables(net)
+        for size in ((16, 24), (32, 16)):
+            shape = jax.eval_shape(
+                lambda images: net.apply(params, {}, images, train=False)[0].map,
+                jax.ShapeDtypeStruct((2, *size, 3), jnp.float32),
+            ).shape
+            self.assertEqual(shape, (2, size[0] // 4, size[1] // 4, 8))
+
+    def test_positions_of_each_block_have_its_layer(self):
+        net = vit(None, 4, 16, dim=8, depth=3, heads=2, position="relative_per_block")
+        self.assertEqual(list(net.config.layer_ids("relative/table")), [1, 2, 3])
+        self.assertEqual(variables(net)[0]["relative"]["table"].shape, (3, 7 * 7 + 3, 2))
+
+    def test_equal_positions_of_each_block_are_shared_ones(self):
+        own, shared = (
+            vit(None, 4, 16, dim=8, depth=2, heads=2, position=position)
+            for position in ("relative_per_block", "relative")
+        )
+        params, images = started(shared)
+        table = params["relative"]["table"]
+        each = params | {"relative": {"table": jnp.stack([table, table])}}
+        (expected,), (actual,) = run(params, (shared, images, {})), run(each, (own, images, {}))
+        np.testing.assert_allclose(actual.tokens, expected.tokens, rtol=1e-6)
+
     def test_published_sizes(self):
         """Counts of timm 1.0.31: vit_giant_patch14_dinov2, vit_small_patch14_reg4_dinov2 and
         vit_base_patch32_clip_224 without classifiers; its second has no position of the class.

@@ -187,7 +187,7 @@ class ViTTest(parameterized.TestCase):
 
             return jax.value_and_grad(f)
 
-        losses = {remat: loss(remat) for remat in ("none", "full", "dots")}
+        losses = {remat: loss(remat) for remat in ("none", "full", "dots", "wide")}
         plain, dots = torch.jit(lambda p: (losses["none"](p), losses["dots"](p)))(params)
         chex.assert_trees_all_close(dots, plain, rtol=1e-4, atol=1e-6)
         # The backward pass multiplies matrices that a policy does not keep once more.

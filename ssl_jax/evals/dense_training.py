@@ -1,0 +1,133 @@
+"""Training of a dense head on the maps of a frozen network, image by image."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ssl_jax.core import distributed, sharding
+from ssl_jax.core.inputs import View
+from ssl_jax.core.placement import place, to_global
+from ssl_jax.evals import features
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.dense_heads import Head
+from ssl_jax.objectives.base import Encoder
+
+Array = jax.Array
+Sample = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
+Loss = Callable[[Array, Array, Array], Array]
+
+
+class Layer(NamedTuple):
+    """Where the maps are read: a view for normalisation, stages, and the patch of raw pixels."""
+
+    view: View
+    stages: tuple[int, ...]
+    patch: int
+
+    def maps(self, encoder: Encoder | None, images: Array) -> list[Array]:
+        """Return the map (B, h, w, D) of each stage for uint8 images (B, H, W, C)."""
+        return [features.maps(encoder, self.view, s, self.patch, images) for s in self.stages]
+
+    def widths(self, subject: Subject, size: int) -> tuple[int, ...]:
+        """Return the channels of the maps of images of `size`."""
+        example = jnp.zeros((1, size, size, subject.images.channels), jnp.uint8)
+        maps = jax.eval_shape(lambda net: self.maps(net, example), subject.encoder)
+        return tuple(x.shape[-1] for x in maps)
+
+
+class Training(NamedTuple):
+    """AdamW with a linear warmup over `warmup` of the steps, then to 0 on a line or a cosine."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    seed: int
+    warmup: float
+    decay: Literal["linear", "cosine"]
+    b2: float = 0.999
+    clip: float = 0.0
+
+    def optimizer(self) -> optax.GradientTransformation:
+        warmup = min(round(self.warmup * self.steps) + 1, self.steps)
+        rest = max(self.steps - warmup, 1)
+        after = (
+            optax.linear_schedule(self.lr, 0.0, rest)
+            if self.decay == "linear"
+            else optax.cosine_decay_schedule(self.lr, rest)
+        )
+        before = optax.linear_schedule(self.lr / warmup, self.lr, warmup)
+        rate = optax.join_schedules([before, after], [warmup])
+        rule = optax.adamw(rate, b2=self.b2, weight_decay=self.weight_decay)
+        return optax.chain(optax.clip_by_global_norm(self.clip), rule) if self.clip else rule
+
+
+def fit(
+    subject: Subject, head: Head, layer: Layer, sample: Sample, loss: Loss, training: Training
+) -> tuple[Any, Any]:
+    """Train a head; return its parameters and running statistics, on the host.
+
+    Args:
+      sample: function of a generator, which is that of a step and a place in the batch; returns an
+        image (size, size, channels) uint8 and its targets.
+      loss: function of a module, of logits (B, h, w, C), targets (B, ...) and which images are no
+        padding (B,); returns a scalar.
+
+    Raises:
+      NotMeasurable: the head diverged.
+    """
+    mesh = subject.images.mesh
+    params, stats = head.init(training.seed)
+    state = jax.device_get(training.optimizer().init(params))
+    run = place((params, stats, state), sharding.replicated(mesh))
+    batch = training.batch_size + -training.batch_size % mesh.size
+    mine, placed = sharding.local_rows(mesh, batch), sharding.batch_sharding(mesh)
+    for step in range(training.steps):
+        distributed.tick()
+        # A place beyond the batch is padding: it repeats another and does not count.
+        rows = [int(spot) % training.batch_size for spot in mine]
+        samples = [sample(np.random.default_rng([training.seed, step, row])) for row in rows]
+        inputs = tuple(np.stack(column) for column in zip(*samples, strict=True))
+        run = _step(run, subject.encoder, to_global(inputs, placed), head, layer, loss, training)
+    params, stats, _ = jax.device_get(run)
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats))):
+        raise NotMeasurable("the head diverged; lower lr")
+    return params, stats
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6), donate_argnums=0)
+def _step(
+    run: Any,
+    encoder: Encoder | None,
+    inputs: tuple[Array, Array],
+    head: Head,
+    layer: Layer,
+    loss: Loss,
+    training: Training,
+) -> Any:
+    params, stats, state = run
+    images, targets = inputs
+    maps = layer.maps(encoder, images)
+    real = jnp.arange(len(images)) < training.batch_size
+
+    def objective(params: Any) -> tuple[Array, Any]:
+        logits, fresh = head.apply(params, stats, maps, real)
+        return loss(logits, targets, real), fresh
+
+    grads, fresh = jax.grad(objective, has_aux=True)(params)
+    updates, state = training.optimizer().update(grads, state, params)
+    return optax.apply_updates(params, updates), fresh, state
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def logits_of(
+    weights: Any, encoder: Encoder | None, images: Array, head: Head, layer: Layer
+) -> Array:
+    """Return the logits (B, h, w, C) of uint8 images, by the head's running statistics."""
+    return head.apply(*weights, layer.maps(encoder, images), None)[0]

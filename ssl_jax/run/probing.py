@@ -1,0 +1,164 @@
+"""Linear probes before fine-tuning: what the network's frozen features give, and random weights."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssl_jax.core.errors import UserError
+from ssl_jax.data.sources import Source
+from ssl_jax.embeddings.encoder import ImageEncoder
+from ssl_jax.evals.calibration import log_loss
+from ssl_jax.evals.checks import check_varied
+from ssl_jax.evals.images import Images, Labelled, Part
+from ssl_jax.evals.protocols.linear import LinearHead, regularisation_path
+from ssl_jax.objectives.base import Encoder
+from ssl_jax.run.auto import typical_side
+from ssl_jax.run.classifier import Loading, features_of, numbered
+
+PENALTIES = np.logspace(0, -6, 13)  # lambda of `mean cross-entropy + lambda / 2 |W|^2`
+USUAL = 1e-4  # without images to choose it by
+NEVER = 5.0  # logits by which a class without examples is below the others
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Labelled images to learn from, to choose by (None for none), and to test on."""
+
+    train: Source
+    holdout: Source | None
+    test: Source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.train.class_names
+
+    @cached_property
+    def side(self) -> int:
+        """Typical short side in pixels of the images to learn from."""
+        return typical_side(self.train)
+
+
+class Measured(NamedTuple):
+    """Labels (N,) and logits (N, C) of the labelled images of a set, and their positions (N,)
+    in it.
+    """
+
+    labels: np.ndarray
+    logits: np.ndarray
+    examples: np.ndarray
+
+    @property
+    def guesses(self) -> np.ndarray:
+        """The predicted classes (N,)."""
+        return self.logits.argmax(1)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the number of correct images, of all, and the mean over classes of their share."""
+        correct = self.guesses == self.labels
+        shares = [correct[self.labels == c].mean() for c in np.unique(self.labels)]
+        count = int(correct.sum())
+        return {"correct": count, "total": len(correct), "per_class": float(np.mean(shares))}
+
+    @property
+    def top1(self) -> float:
+        return float(np.mean(self.guesses == self.labels))
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy of the labels that are known classes."""
+        known = self.labels < self.logits.shape[1]
+        return log_loss(self.logits[known], self.labels[known])
+
+
+class LinearProbe(NamedTuple):
+    """A linear classifier of frozen features, and its results.
+
+    Attributes:
+      kernel, bias: of the head, (D, C) and (C,).
+      penalty: chosen on the held-out images.
+      holdout: results on them; None without any.
+      test: results on the test images.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    penalty: float
+    holdout: Measured | None
+    test: Measured
+
+
+def labelled_features(
+    encoder: ImageEncoder, source: Source, sets: Sets, loading: Loading, what: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features (N, D), labels (N,) and index (N,) of the labelled images of a set.
+
+    Raises:
+      UserError: none of them, or features that are not finite or all the same.
+    """
+    features, index = features_of(encoder, source, loading)
+    labels = numbered(source, index, sets.classes)
+    known = labels >= 0
+    if not known.any():
+        raise UserError(f"{source.name}: no {what} image has a label")
+    if not np.isfinite(features).all():
+        raise UserError(f"{source.name}: the network's features are not finite")
+    return features[known], labels[known], index[known]
+
+
+def with_statistics(encoder: ImageEncoder, sets: Sets, loading: Loading) -> ImageEncoder:
+    """Return a network with random weights with the batch statistics of the training images."""
+    part = Part(sets.train, np.arange(len(sets.train)))
+    images = Images(
+        encoder.view, encoder.channels, loading.batch_size, loading.mesh, train=part, test=part
+    )
+    bare: Encoder = images.with_statistics(encoder)
+    return dataclasses.replace(encoder, stats=bare.stats)
+
+
+def linear_probe(encoder: ImageEncoder, sets: Sets, loading: Loading) -> LinearProbe:
+    """Fit logistic regression to the features of the training images; the penalty is the one of
+    `PENALTIES` that classifies most of the held-out images correctly, of equal ones the one with
+    the lowest cross-entropy.
+
+    Raises:
+      UserError: features that are all the same, or labels of one class only.
+    """
+    features, labels, _ = labelled_features(encoder, sets.train, sets, loading, "training")
+    check_varied(features, "features")
+    if len(np.unique(labels)) < 2:
+        raise UserError(
+            f"{sets.train.name}: the images to learn from are of one class only; add labelled "
+            "images of the others"
+        )
+    train = Labelled(features, labels)
+    count = len(sets.classes)
+    penalties = PENALTIES if sets.holdout is not None else np.array([USUAL])
+    inverse = 1 / (penalties * len(labels))
+    heads = [_finite(h) for h in regularisation_path(train, inverse.tolist(), count)]
+    best, holdout = 0, None
+    if sets.holdout is not None:
+        held = labelled_features(encoder, sets.holdout, sets, loading, "held-out")
+        every = [_measured(head, *held) for head in heads]
+        best = min(range(len(heads)), key=lambda i: (-every[i].top1, every[i].loss))
+        holdout = every[best]
+    test = labelled_features(encoder, sets.test, sets, loading, "test")
+    head = heads[best]
+    return LinearProbe(
+        head.weight, head.bias, float(penalties[best]), holdout, _measured(head, *test)
+    )
+
+
+def _measured(
+    head: LinearHead, features: np.ndarray, labels: np.ndarray, index: np.ndarray
+) -> Measured:
+    return Measured(labels, features @ head.weight + head.bias, index)
+
+
+def _finite(head: LinearHead) -> LinearHead:
+    """Replace the bias -inf of a class without examples, with which training could not start."""
+    known = np.isfinite(head.bias)
+    bias = np.where(known, head.bias, head.bias[known].min() - NEVER)
+    return LinearHead(head.weight.astype(np.float32), bias.astype(np.float32))
