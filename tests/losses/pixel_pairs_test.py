@@ -37,8 +37,8 @@ class ReleasedTest(parameterized.TestCase):
         with jax.enable_x64(wide):
             dim, rows, columns = data["in_x1"].shape[1:]
             nets = {
-                "identity": pixel_propagation(dim, ()),
-                "conv": pixel_propagation(dim, (dim,), sharpness=float(data["hp_p"])),
+                name: pixel_propagation(dim, layers, sharpness=float(data["hp_p"]))
+                for name, layers in (("identity", ()), ("conv", (dim,)))
             }
             linear = {"kernel": data["in_conv_w"][..., 0, 0].T, "bias": data["in_conv_b"]}
             weights = {"identity": {}, "conv": {"transform": {"linear1": linear}}}

@@ -16,7 +16,7 @@ class TicoTest(parameterized.TestCase):
         hyper = float(data["hp_tico_beta"]), float(data["hp_tico_rho"])
         with jax.enable_x64(wide):
             run = jax.jit(jax.value_and_grad(tico, has_aux=True))
-            covariance = jnp.zeros((6, 6), data["in_z1"].dtype)
+            covariance = jnp.zeros(data["out_tico_C"].shape[1:], data["in_z1"].dtype)
             for step, (x, y) in enumerate(zip(data["in_z1"], data["in_z2"], strict=True)):
                 # lightly's beta is the number 0.9, of which the fixture holds the float32.
                 (value, covariance), slope = run(x, y, covariance, round(hyper[0], 6), hyper[1])

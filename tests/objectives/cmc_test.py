@@ -76,7 +76,7 @@ class ReleasedTest(parameterized.TestCase):
                 "index": data["in_y"][s].astype(np.int32),
                 "rows": data["in_idx"][s].astype(np.int32),
             }
-            for s in range(3)
+            for s in range(len(data["in_x"]))
         ]
         start = released.weights(data, "in_sd.", NAMES, dtype=dtype)
         steps = released.train(objective, data, start, extra, batches)
@@ -100,11 +100,12 @@ class ReleasedTest(parameterized.TestCase):
             criterion=criterion,
             negatives=data["in_idx"].shape[-1] - 1,
             temperature=hyper(data, "T"),
+            momentum=hyper(data, "momentum"),
         )
         run = jax.jit(jax.value_and_grad(objective.contrast, has_aux=True))
         for own, other in (("l", "ab"), ("ab", "l")):
             bank, constant = jnp.asarray(data[f"in_memory_{other}"]), jnp.zeros(())
-            for s in range(2):
+            for s in range(len(data["in_y"])):
                 index, rows = data["in_y"][s], data["in_idx"][s]
                 (loss, constant), grad = run(data[f"in_{own}"][s], bank, index, rows, constant)
                 expected = data[f"out_{criterion}_loss_{own}"][s]

@@ -136,7 +136,7 @@ class GoldenTest(parameterized.TestCase):
             after = released.train_step(made, tx)(
                 params, extra, tx.init(params), inputs, jnp.int32(0)
             )
-        rtol = 1e-7 if wide else 1e-4
+        rtol = 1e-6 if wide else 1e-4  # its tables of positions are of float32
         backbone, head = grads["backbone"], grads["predictor"]
         for name, ours in (
             ("out_loss", value),

@@ -63,7 +63,7 @@ class ReleasedTest(parameterized.TestCase):
                 ),
                 "index": data["in_y"][s].astype(np.int32),
             }
-            for s in range(3)
+            for s in range(len(data["in_y"]))
         ]
         steps = released.train(objective, data, params, extra, batches)
         for s, (loss, now, _, state) in enumerate(steps):

@@ -90,7 +90,7 @@ class ReleasedTest(parameterized.TestCase):
             "memory": jnp.asarray(data["in_memory"], dtype),
             "partition": jnp.zeros((), dtype),
         }
-        batches = [self.batch(data, s, vissl, dtype) for s in range(3)]
+        batches = [self.batch(data, s, vissl, dtype) for s in range(len(data["in_y"]))]
         rules = BIASES if vissl else ((".*", 1.0),)
         steps = released.train(objective, data, weights, extra, batches, rules)
         for s, (loss, params, extra, _) in enumerate(steps):

@@ -96,7 +96,7 @@ class OptionsTest(parameterized.TestCase):
             "inter_patch": np.moveaxis(np.stack(inter), -1, 2),
         }.items():
             # The release resizes in float32, also in its run in float64.
-            rtol = (1e-6 if "rect" in name else 1e-9) if wide else 1e-4
+            rtol = (5e-6 if "rect" in name else 1e-9) if wide else 1e-4
             torch.assert_close(ours, data[f"out_{name}"], rtol, name)
 
     def test_one_rate_in_all_blocks(self):
