@@ -25,7 +25,7 @@ def split_fragment(scheme: str, path: str, keys: Sequence[str]) -> tuple[Path, s
     word, values = "", dict[str, str]()
     for term in fragment.split("&"):
         key, equals, value = term.partition("=")
-        if equals and not keys:
+        if (equals or not term or word) and not keys:
             raise UserError(f"{scheme}:{path}: expected the name of a part after '#', got {term!r}")
         if equals and key not in keys:
             raise UserError(f"{scheme}:{path}: unknown {key!r} after '#'; {suggest(key, keys)}")

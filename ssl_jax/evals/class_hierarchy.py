@@ -84,12 +84,12 @@ class Hierarchy:
         while ready:
             node = ready.pop()
             done += 1
-            for below in self._below.get(node, ()):
+            for child in self._below.get(node, ()):
                 if node in depth:
-                    depth[below] = max(depth.get(below, 0), depth[node] + 1)
-                open_[below] -= 1
-                if not open_[below]:
-                    ready.append(below)
+                    depth[child] = max(depth.get(child, 0), depth[node] + 1)
+                open_[child] -= 1
+                if not open_[child]:
+                    ready.append(child)
         if done < len(open_.keys() | self._below.keys()):
             raise UserError(f"{self._where}: the edges form a cycle")
         return depth

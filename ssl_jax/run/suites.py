@@ -32,7 +32,8 @@ class DataSet:
       data: labelled training images, as --data takes them; "" for the run's own.
       eval_data: evaluation images; "" for what `data` itself holds out, else a fifth of it.
       metric: the standard metric of the data set: "top1", "mean_per_class", the mean over the
-        classes, or with several labels per image "map" or "11point" (VOC 2007). The number `PROTOCOL_METRIC` is also written as `score`.
+        classes, or with several labels per image "map" or "11point" (VOC 2007). The number
+        `PROTOCOL_METRIC` is also written as `score`.
       max_train, max_eval: maximum number of examples of each set; 0 for the run's `evals.max_train`
         and `evals.max_eval`.
       settings: settings of protocols, {"logistic": {"holdout": 0.2}}, in place of the run's.

@@ -167,7 +167,11 @@ class VocTest(Case):
     def test_what_is_wrong(self):
         with self.assertRaisesRegex(UserError, "expected a folder with ImageSets/Main/PART.txt"):
             open_source(f"voc:{self.root}")
+        self.assertIsNone(held_out(f"voc:{self.root}"))
         self.part("trainval", i1=[("dog", 0)])
+        for end in ("#", "#a=b", "#a&b"):
+            with self.assertRaisesRegex(UserError, "expected the name of a part after '#'"):
+                open_source(f"voc:{self.root}{end}")
         with self.assertRaisesRegex(UserError, "no part 'test'; it has trainval"):
             open_source(f"voc:{self.root}#test")
         self.write("Annotations/i1.xml", "<annotation>")

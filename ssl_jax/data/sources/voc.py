@@ -67,8 +67,9 @@ def held_out(path: str) -> FolderSource | None:
     """Open the test part, or the validation part where `train` is trained on."""
     root, part, _ = split_fragment("voc", path, ())
     there = {file.stem for file in (root / "ImageSets" / "Main").glob("*.txt")}
-    train, test = (_part(there, split) for split in ("train", "eval"))
-    return load(path, "eval") if not part and {train, test} <= there and train != test else None
+    if part or not there or _part(there, "train") == _part(there, "eval"):
+        return None
+    return load(path, "eval")
 
 
 def _part(there: set[str], split: str) -> str:
