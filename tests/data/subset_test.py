@@ -5,7 +5,7 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.sources import ArraySource, open_source
-from ssl_jax.data.subset import Subset, draw_labels, fold, fraction, labelled
+from ssl_jax.data.subset import Subset, draw_labels, fold, fraction, holdout, labelled
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.experiment import Experiment
 
@@ -62,6 +62,22 @@ class SubsetTest(parameterized.TestCase):
     def test_bad_fold(self, which):
         with self.assertRaisesRegex(UserError, "data.fold: expected 'i/n', such as '2/5'"):
             fold(numbered(40), None, which)
+
+    def test_a_held_out_part_is_even_over_the_classes(self):
+        rest, held = holdout(numbered(40), 0.25)
+        self.assertEqual(sorted(values(rest) + values(held)), list(range(40)))
+        np.testing.assert_array_equal(np.bincount(held.labels), [2, 3, 2, 3])
+        self.assertEqual(values(holdout(numbered(40), 0.25)[1]), values(held))
+
+    def test_copies_are_on_the_same_side_of_it(self):
+        pixels = np.repeat(numbered(20).arrays, 2, axis=0)
+        rest, held = holdout(ArraySource("twice", pixels, np.arange(40) // 2 % 4), 0.2)
+        self.assertEqual(len(held), 8)
+        self.assertEqual(set(values(rest)) & set(values(held)), set())
+
+    def test_a_held_out_part_of_nothing(self):
+        with self.assertRaisesRegex(UserError, "data.holdout: 0.01 of the 8 .* holds out none"):
+            holdout(numbered(8), 0.01)
 
     def test_digits_labels_are_those_of_the_few_label_evaluation(self):
         digits = open_source("digits")
