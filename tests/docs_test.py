@@ -13,7 +13,6 @@ from absl.testing import absltest
 from benchmarks import pods
 from docs import make_methods
 from ssl_jax import cli, nets
-from ssl_jax.nets import backbones
 from ssl_jax.nets.functional import output_shapes
 from ssl_jax.run import catalog, configs
 from ssl_jax.run.configs import load_config
