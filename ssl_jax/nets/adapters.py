@@ -45,7 +45,7 @@ class NnxNetwork(nnx.Module):
 
     def __init__(self, path: Path, network: nnx.Module):
         self.path, self.network = path, network
-        *_, rest = nnx.split(network, nnx.Param, nnx.BatchStat, ...)
+        rest: Any = nnx.split(network, nnx.Param, nnx.BatchStat, ...)[-1]
         is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
         others = jax.tree.leaves(rest, is_leaf=is_variable)
         if kinds := sorted({type(x).__name__ for x in others}):
@@ -97,7 +97,7 @@ class LinenNetwork(nnx.Module):
             return as_features(out, len(images), stages)
 
 
-def _mode(network: Any, train: bool) -> dict[str, bool]:
+def _mode(network: Any, train: bool) -> dict[str, Any]:
     """Return the arguments that tell a network whether it is trained, if it takes any."""
     taken = inspect.signature(type(network).__call__).parameters
     return {name: train is same for name, same in MODES.items() if name in taken}

@@ -74,8 +74,9 @@ def _network(module: types.ModuleType, path: Path) -> Callable[..., Any]:
         if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
     }
     kinds = (nnx.Module, linen.Module)
-    classes = {n: v for n, v in own.items() if isinstance(v, type) and issubclass(v, kinds)}
-    candidates = classes or {n: v for n, v in own.items() if inspect.isfunction(v)}
+    candidates: dict[str, Any]
+    candidates = {n: v for n, v in own.items() if isinstance(v, type) and issubclass(v, kinds)}
+    candidates = candidates or {n: v for n, v in own.items() if inspect.isfunction(v)}
     if len(candidates) == 1:
         return next(iter(candidates.values()))
     names = ", ".join(candidates)
@@ -213,8 +214,8 @@ def _option(hint: Any, default: Any) -> Any:
     if hint is not None:
         return _annotated(hint)
     if isinstance(default, tuple) and default:
-        inner = {_option(None, value) for value in default}
-        return tuple[inner.pop(), ...] if len(inner) == 1 and None not in inner else None
+        first, *others = {_option(None, value) for value in default}
+        return None if others or first is None else tuple[first, ...]
     return None if default is None else PLAIN.get(type(default))
 
 

@@ -41,7 +41,8 @@ def load(
         the method's, or "avg" for an earlier layer if that is "pooled".
       mesh: devices, each of which holds all weights; any mesh; by default one device.
       backbone: settings that a public file's names and shapes do not determine, {"heads": 12}.
-      trust_code: whether to run a method or network file in the folder of a run (docs/safety.md).
+      trust_code: whether to run a method or network file in the folder of a run, or the
+        network file that weights name (docs/safety.md).
 
     Raises:
       UserError: no such run, checkpoint, file or layer; a network that ours cannot compute
@@ -52,7 +53,8 @@ def load(
     if orbax_export.is_weights(where):
         if step is not None:
             raise UserError(f"{where} holds the weights of only one step; leave step out")
-        encoder = weights_file.encoder(where, devices, backbone)
+        with trust.scope(trust_code):
+            encoder = weights_file.encoder(where, devices, backbone)
     elif backbone:
         raise UserError(f"{where} is a run, which specifies its backbone; leave backbone out")
     else:

@@ -1,7 +1,7 @@
 """Weights for images of another number of channels than a network was trained on."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 
@@ -76,9 +76,9 @@ def check(rule: str, own: int, count: int, key: str, what: str) -> None:
 
 
 def fitted(
-    variables: Mapping[str, Array], like: Mapping[str, tuple[int, ...]], own: int, count: int,
+    variables: Mapping[str, Any], like: Mapping[str, tuple[int, ...]], own: int, count: int,
     rule: Rule,
-) -> dict[str, Array]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Convert the first layers among variables by path, for networks whose variables have the
     shapes `like`; leave the others as they are.
     """

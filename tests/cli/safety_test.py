@@ -25,25 +25,10 @@ from ssl_jax.run.commands import train
 from ssl_jax.run.configs import configured, load_config, load_method
 from ssl_jax.run.console import styled, terminal
 from ssl_jax.run.experiment import Experiment
-from ssl_jax.weights import files as weight_files
 
 ROOT = Path(__file__).parents[2]
 METHOD = "import pathlib\npathlib.Path(__file__).with_name('RAN').touch()\n"
 METHOD += "from ssl_jax.objectives.simclr import *\n"
-NETWORK = """
-import pathlib
-from flax import nnx
-
-pathlib.Path(__file__).with_name('RAN').touch()
-
-
-class Net(nnx.Module):
-    def __init__(self, channels, width: int = 8, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(rngs.normal((channels, width)))
-
-    def __call__(self, images):
-        return images.mean((1, 2)) @ self.kernel[...]
-"""
 TINY = ("train.batch_size", 16), ("train.steps", 2), ("backbone.width", 4), ("mesh.data", 8)
 RECORD = {
     "workdir": "w",
@@ -158,14 +143,6 @@ class CodeTest(Runs):
         (run / at).write_text(METHOD)
         return run / at, run
 
-    def with_network(self):
-        """Create a run whose config names a network file in it; return the file and the folder."""
-        network = self.folder / "run" / "network.py"
-        shutil.rmtree(network.parent, ignore_errors=True)
-        run = self.create_run("run", backbone={"name": str(network)})
-        network.write_text(NETWORK)
-        return network, run
-
     def assert_not_run(self, method):
         self.assertFalse(method.with_name("RAN").exists())
 
@@ -191,53 +168,6 @@ class CodeTest(Runs):
         if command not in ("checkpoints", "results", "export"):  # which need no method so far
             self.assertIn("which holds no code", printed)
             self.assertIn("--trust_code", printed)
-
-    @parameterized.parameters(
-        ("evaluate", "--eval=knn"),
-        ("embed", "--output=e.npz"),
-        ("report", "--output=r.html"),
-        ("train",),
-    )
-    def test_a_run_brings_no_network(self, command, *flags):
-        network, run = self.with_network()
-        with contextlib.chdir(self.folder):
-            self.fails(command, f"--workdir={run}", *flags, message="which holds no code")
-        self.assert_not_run(network)
-        (run / "config.json").unlink()  # a run that is about to start
-        words = ("--config=simclr:digits", f"--config.backbone.name={network}")
-        self.fails("train", f"--workdir={run}", *words, message="which holds no code")
-        self.assert_not_run(network)
-
-    def test_the_network_of_a_run_that_is_trusted(self):
-        network, run = self.with_network()
-        with self.assertRaisesRegex(UserError, "holds no checkpoint"):
-            ssl_jax.load(run, trust_code=True)
-        self.assertTrue(network.with_name("RAN").exists())
-        with self.assertRaisesRegex(UserError, "which holds no code"):
-            ssl_jax.load(run)  # although it was run before
-
-    def test_weights_bring_no_network(self):
-        network = self.folder / "network.py"  # outside of any run
-        network.write_text(NETWORK)
-        arrays = {"backbone/network/kernel": np.ones((3, 4), np.float32)}
-        card = {"format": "ssl_jax", "channels": "3", "encoder": "student"}
-        card["backbone"] = json.dumps({"name": str(network), "width": 4})
-        path = self.folder / "w.safetensors"
-        weight_files.write(path, arrays, card)
-        with self.assertRaisesRegex(
-            UserError, "name your copy .*backbone.name=./network.py, or add"
-        ):
-            ssl_jax.load(path)
-        self.assert_not_run(network)
-        copy = self.folder / "copy" / "network.py"
-        copy.parent.mkdir()
-        copy.write_text(NETWORK)
-        encoder = ssl_jax.load(path, backbone={"name": str(copy)})
-        self.assertEqual(encoder(np.zeros((2, 8, 8, 3), np.uint8)).shape, (2, 4))
-        self.assert_not_run(network)
-        self.assertTrue(copy.with_name("RAN").exists())
-        ssl_jax.load(path, trust_code=True)
-        self.assertTrue(network.with_name("RAN").exists())
 
     def test_every_subcommand_has_the_flag(self):
         for name in cli.subcommands():
