@@ -37,7 +37,7 @@ class Wandb(Logger):
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         folder = f"{self._run.settings.sync_dir} (offline: wandb sync uploads it)"
-        self.place = self._run.url or folder
+        self.place = folder if self._run.offline else self._run.url
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({"step": step, **values})
