@@ -29,8 +29,8 @@ TOKEN = "set HF_TOKEN, or run `hf auth login`"
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin")
 
 
-class Place(NamedTuple):
-    """What a name `hf://USER/NAME@REVISION/FILE` says; `revision` and `file` may be ""."""
+class Repository(NamedTuple):
+    """The parts of a name `hf://USER/NAME@REVISION/FILE`; `revision` and `file` may be ""."""
 
     repo: str
     revision: str
@@ -42,7 +42,7 @@ def is_on_hub(name: str | Path) -> bool:
     return str(name).startswith("hf:/")
 
 
-def parse(name: str | Path) -> Place:
+def parse(name: str | Path) -> Repository:
     """Parse a name of the hub.
 
     Raises:
@@ -53,7 +53,7 @@ def parse(name: str | Path) -> Place:
     if match is None or ".." in match[3].split("/"):
         text = re.sub("^hf:/+", SCHEME, str(name))
         raise UserError(f"{text}: expected {SCHEME}USER/NAME or {SCHEME}USER/NAME@REVISION")
-    return Place(match[1], match[2] or "", match[3].strip("/"))
+    return Repository(match[1], match[2] or "", match[3].strip("/"))
 
 
 def model(name: str | Path) -> Path:
@@ -86,7 +86,7 @@ def beside(name: str | Path) -> Path:
     return Path(parse(name).repo.rpartition("/")[2]) if is_on_hub(name) else Path(name)
 
 
-def snapshot(place: Place, kind: Literal["model", "dataset"], patterns: Sequence[str]) -> Path:
+def snapshot(place: Repository, kind: Literal["model", "dataset"], patterns: Sequence[str]) -> Path:
     """Download the files of a repository that match `patterns`; return their folder in the cache.
 
     Raises:

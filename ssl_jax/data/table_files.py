@@ -11,13 +11,13 @@ from typing import NamedTuple
 from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.data.columns import COLUMNS
 from ssl_jax.data.splits import choose_files
-from ssl_jax.data.tables import Table, TableSource, parallel
+from ssl_jax.data.tables import TableFile, TableSource, parallel
 
 SPLIT = "split"  # key after "#"
 
 
 class Request(NamedTuple):
-    """What the text after a scheme names.
+    """The parts of the text after a scheme.
 
     Attributes:
       pattern: a file, a folder, a glob or a URL.
@@ -61,7 +61,7 @@ def load(
     scheme: str,
     path: str,
     which: str,
-    open_table: Callable[[str, str], Table],
+    open_table: Callable[[str, str], TableFile],
     paths: Sequence[str],
     request: Request,
     in_folder: bool,

@@ -43,7 +43,7 @@ MAX_GROUP_BYTES = 8 << 30  # largest row group
 _OPENERS = 16  # files whose footers are read in parallel
 
 
-class Table(Protocol):
+class TableFile(Protocol):
     """One file.
 
     Attributes:
@@ -90,7 +90,7 @@ class TableSource(Source):
     def __init__(
         self,
         name: str,
-        tables: Sequence[Table],
+        tables: Sequence[TableFile],
         columns: Mapping[str, str] | None = None,
         left_out: Mapping[str, int] | None = None,
     ) -> None:
@@ -226,7 +226,7 @@ class TableSource(Source):
             )
         return values if self._lists is None else [values[row] for row in self._lists.rows]
 
-    def _read(self, table: Table, read: Callable[[str], Any], column: str) -> Any:
+    def _read(self, table: TableFile, read: Callable[[str], Any], column: str) -> Any:
         try:
             return read(column)
         except (pa.ArrowException, OSError, KeyError) as e:

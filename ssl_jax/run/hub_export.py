@@ -82,10 +82,10 @@ def published(card: Mapping[str, str]) -> dict[str, str]:
     """
     config = json.loads(card["config"])
     backbone = json.loads(card["backbone"])
-    kept = {"backbone": backbone, "data": {"range": list(range_of(config))}}
+    public = {"backbone": backbone, "data": {"range": list(range_of(config))}}
     return dict(card) | {
         "method": Path(card["method"]).stem,
-        "config": json.dumps(kept, sort_keys=True),
+        "config": json.dumps(public, sort_keys=True),
     }
 
 

@@ -131,7 +131,7 @@ def _results(run: RestoredRun) -> list[str]:
     missing = [COLUMNS[kind] for kind in COLUMNS if kind not in present]
     more = [f"{len(rows) - MOST} more rows are left out."] if len(rows) > MOST else []
     more += [f"Not measured: {', '.join(missing)}."] if missing else []
-    return [*table, "", "Frozen features, measured by ssl_jax. " + " ".join(more)]
+    return [*table, "", " ".join(["Frozen features, measured by ssl_jax.", *more])]
 
 
 def _of_run(summary: Mapping[str, float], step: int) -> list[Row]:

@@ -154,7 +154,7 @@ class HubTest(parameterized.TestCase):
         self.assertEqual(public_name(spec), expected)
 
     def test_push_and_read_it_back(self):
-        """What is pushed gives the same network by its name, in `load`, `embed` and `init_from`."""
+        """Read the pushed network by its name in `load`, `embed` and `init_from`."""
         _, current = self.run_()
         there = self.folder / "there"
         there.mkdir()

@@ -34,7 +34,7 @@ NETWORKS = {
 PREPROCESSING = {"size": 32, "crop": 0.875, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3]}
 
 
-def drawn(backbone, channels=3):
+def random_variables(backbone, channels=3):
     """Draw random variables of a backbone, by path; variances are positive."""
     shapes = networks.flat(*networks.shapes(networks.build(backbone, channels)))
     draws = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def drawn(backbone, channels=3):
 
 def written(folder, backbone, channels=3):
     """Write the folder of a random network; return the network and its variables."""
-    variables = drawn(backbone, channels)
+    variables = random_variables(backbone, channels)
     model = transformers.export(variables, backbone, channels)
     files.write(folder / "model.safetensors", model.tensors, {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(model.config))
@@ -123,7 +123,7 @@ class TransformersTest(parameterized.TestCase):
         with torch.no_grad():
             out = module.eval()(torch.tensor(images.transpose(0, 3, 1, 2)))
         net = networks.build(backbone, channels)
-        params, stats = networks.fill(variables, networks.shapes(net), "drawn")
+        params, stats = networks.fill(variables, networks.shapes(net), "random")
         features, _ = jax.jit(lambda x: net.apply(params, stats, x, train=False))(images)
         last = {"pooled": features.pooled, "avg": features.map.mean((1, 2)), "cls": features.cls}
         for pool, expression in model.features.items():

@@ -21,7 +21,7 @@ STATE = "state.json"  # beside the files of one split; lists them
 
 
 class ArrowTable:
-    """One file of record batches, in the stream or the file format; see `tables.Table`."""
+    """One file of record batches, in the stream or the file format; see `tables.TableFile`."""
 
     def __init__(self, name: str, path: str) -> None:
         self.path = path

@@ -25,7 +25,7 @@ from ssl_jax.data.tables import TableSource
 
 
 class ParquetTable:
-    """One file, whose footer is read once; see `tables.Table`."""
+    """One file, whose footer is read once; see `tables.TableFile`."""
 
     def __init__(self, name: str, path: str) -> None:
         self.path, self._name = path, name
