@@ -17,7 +17,7 @@ from ssl_jax.data.masks import read_image
 from ssl_jax.data.scene_folders import pairs
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.dense_heads import Head
-from ssl_jax.evals.dense_training import Layer, HeadTraining, fit, logits_of
+from ssl_jax.evals.dense_training import HeadTraining, Layer, fit, logits_of
 from ssl_jax.evals.depth_metrics import angles, angular_errors
 
 Array = jax.Array

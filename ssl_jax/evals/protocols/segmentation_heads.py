@@ -18,7 +18,7 @@ from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed, Who
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.dense_heads import Head, Kind
-from ssl_jax.evals.dense_training import Layer, HeadTraining, fit, logits_of
+from ssl_jax.evals.dense_training import HeadTraining, Layer, fit, logits_of
 from ssl_jax.evals.protocols.segmentation import scores
 from ssl_jax.evals.windows import crop, slide, whole
 from ssl_jax.objectives.base import Encoder
