@@ -24,7 +24,7 @@ Loss = Callable[[Array, Array, Array], Array]
 
 
 class Layer(NamedTuple):
-    """Where the maps are read: a view for normalisation, stages, and the patch of raw pixels."""
+    """Place where maps are read: a view for normalisation, stages, the patch of raw pixels."""
 
     view: View
     stages: tuple[int, ...]
@@ -41,7 +41,7 @@ class Layer(NamedTuple):
         return tuple(x.shape[-1] for x in maps)
 
 
-class Training(NamedTuple):
+class HeadTraining(NamedTuple):
     """AdamW with a linear warmup over `warmup` of the steps, then to 0 on a line or a cosine."""
 
     steps: int
@@ -69,7 +69,7 @@ class Training(NamedTuple):
 
 
 def fit(
-    subject: Subject, head: Head, layer: Layer, sample: Sample, loss: Loss, training: Training
+    subject: Subject, head: Head, layer: Layer, sample: Sample, loss: Loss, training: HeadTraining
 ) -> tuple[Any, Any]:
     """Train a head; return its parameters and running statistics, on the host.
 
@@ -109,7 +109,7 @@ def _step(
     head: Head,
     layer: Layer,
     loss: Loss,
-    training: Training,
+    training: HeadTraining,
 ) -> Any:
     params, stats, state = run
     images, targets = inputs

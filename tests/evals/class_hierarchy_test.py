@@ -98,7 +98,7 @@ class HierarchyTest(parameterized.TestCase):
         self.assertEqual(list(some.superclasses(Recipe(2))), ["fish", "mammal"])
 
     def test_a_class_below_a_class(self):
-        """As in the authors' code, the search stops at a class."""
+        """The search stops at a class, as in the authors' code."""
         both = self.hierarchy((*CLASSES, "poodle"))
         self.assertEqual(both.classes_below("pet"), ["cat", "dog"])
         self.assertEqual(both.classes_below("dog"), ["dog", "poodle"])

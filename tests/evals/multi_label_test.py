@@ -243,7 +243,7 @@ class PiecesTest(parameterized.TestCase):
         self.assertAlmostEqual(numbers["map"], np.mean(machines), places=12)
 
     def test_the_svm_learns_difficult_images_as_negatives(self):
-        """As the authors' script for all labels does; a draw leaves them out."""
+        """The authors' script for all labels does so; a draw leaves them out."""
         train, test = table(60, 0), table(60, 1)
         hidden = Labelled(train.features, train.labels.copy())
         hidden.labels[5:15] = -1

@@ -19,7 +19,7 @@ from ssl_jax.data.masks import read_image
 from ssl_jax.data.scene_folders import pairs
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.dense_heads import Head
-from ssl_jax.evals.dense_training import Layer, Training, fit, logits_of
+from ssl_jax.evals.dense_training import HeadTraining, Layer, fit, logits_of
 from ssl_jax.evals.depth_metrics import depth_errors
 
 Array = jax.Array
@@ -104,7 +104,7 @@ class Depth(Protocol):
             flipped = rng.random() < 0.5
             return (picture[:, ::-1], values[:, ::-1]) if flipped else (picture, values)
 
-        training = Training(
+        training = HeadTraining(
             *(self.steps, self.batch_size, self.lr, self.weight_decay, self.seed),
             warmup=1 / 3,
             decay="cosine",

@@ -17,7 +17,7 @@ from ssl_jax.data.masks import read_image
 from ssl_jax.data.scene_folders import pairs
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.dense_heads import Head
-from ssl_jax.evals.dense_training import Layer, Training, fit, logits_of
+from ssl_jax.evals.dense_training import HeadTraining, Layer, fit, logits_of
 from ssl_jax.evals.depth_metrics import angles, angular_errors
 
 Array = jax.Array
@@ -89,7 +89,7 @@ class Normals(Protocol):
             rows, columns = (np.arange(self.size) * side // self.size for side in normals.shape[:2])
             return pixels(image), normals[rows[:, None], columns]
 
-        training = Training(
+        training = HeadTraining(
             *(self.steps, self.batch_size, self.lr, self.weight_decay, self.seed),
             warmup=0.1,
             decay="cosine",

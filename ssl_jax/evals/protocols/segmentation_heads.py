@@ -18,7 +18,7 @@ from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed, Who
 from ssl_jax.data.masks import IGNORED, Scenes
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.dense_heads import Head, Kind
-from ssl_jax.evals.dense_training import Layer, Training, fit, logits_of
+from ssl_jax.evals.dense_training import HeadTraining, Layer, fit, logits_of
 from ssl_jax.evals.protocols.segmentation import scores
 from ssl_jax.evals.windows import crop, slide, whole
 from ssl_jax.objectives.base import Encoder
@@ -97,7 +97,7 @@ class SegmentationHeads(Protocol):
         classes = max(train.num_classes(), test.num_classes())
         layer = Layer(images.view, self._stages(subject), self.patch)
         head = Head(self.head, layer.widths(subject, self.size), self.channels, classes)
-        training = Training(
+        training = HeadTraining(
             *(self.steps, self.batch_size, self.lr, self.weight_decay, self.seed),
             warmup=WARMUP,
             decay="linear",
