@@ -156,6 +156,13 @@ def prepare(
         override(config, [(k, v) for k, v in requested.items() if v])
         override(config, [("data.holdout", flags.holdout), *flags.overrides])
         experiment = Experiment.from_config(paths.anchored(config), output)
+        try:
+            workdir.check_resumable(stored, experiment.resolved(), output, experiment.defaults())
+        except UserError as e:
+            differences = str(e).partition("; give another")[0]
+            raise UserError(
+                f"{differences}; name another --output, or give the old values"
+            ) from None
         before = _read(output / PROBES).get("started_from")
         if before != _origin(where):
             raise UserError(
