@@ -153,7 +153,9 @@ def write_page(
         f"{len(classifier.classes)} classes; {score['correct']:,} of {score['total']:,} test "
         f"images are classified correctly."
     )
-    write_text(path, report.render(outcome, f"Classifier of {sets.train.name}", lead, footer))
+    write_text(
+        path, report.render(outcome, f"Classifier of {facts['labelled images']}", lead, footer)
+    )
 
 
 def calibrated(numbers: Mapping[str, Any]) -> str:
