@@ -65,7 +65,7 @@ class CurationFlags(weights_file.EncoderFlags):
 
     @property
     def features_file(self) -> Path:
-        """Where the features are written.
+        """File of the features.
 
         Raises:
           UserError: it is no .npz file, or its folder does not exist.

@@ -38,8 +38,10 @@ def score(
     }
     train = sets.train.labels
     assert train is not None
-    seen = np.bincount(train[train >= 0], minlength=count)
-    chance = Measured(labels, np.tile(seen.astype(np.float64), (len(labels), 1)), test.examples)
+    learned_counts = np.bincount(train[train >= 0], minlength=count)
+    chance = Measured(
+        labels, np.tile(learned_counts.astype(np.float64), (len(labels), 1)), test.examples
+    )
     every = {"classifier": test.summary()} | dict(others) | {"chance": chance.summary()}
     precision, recall, f1, support = precision_recall_fscore_support(
         labels[known], guesses[known], labels=range(count), zero_division=np.nan
@@ -58,7 +60,7 @@ def score(
                 "recall": _number(recall[i]),
                 "f1": _number(f1[i]),
                 "test": int(support[i]),
-                "train": int(seen[i]),
+                "train": int(learned_counts[i]),
             }
             for i, name in enumerate(classifier.classes)
         ],
