@@ -75,7 +75,7 @@ PATHS = {
         ("--workdir={}", "--data=digits", "--output={new}"),
         ("--weights={}", "--data=digits", "--output={new}"),
         ("--workdir={run}", "--data=folder:{}", "--output={new}"),
-        ("--workdir={run}", "--data=digits", "--output={file}/o"),
+        ("--workdir={run}", "--data=digits", "--output={file}"),
     ],
     "import": [("--weights={}", "--output={new}.npz")],
     "methods": [("--nothing={}",)],
