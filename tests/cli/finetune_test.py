@@ -81,7 +81,7 @@ class FinetuneTest(parameterized.TestCase):
     def test_no_test_image_was_learned_from(self):
         experiment = finetune.Experiment.of_run(self.folder / "C")
         sources = experiment.source, experiment.holdout, experiment.eval_source
-        names = [set(source.names) for source in sources]
+        names = [{s.describe(i) for i in range(len(s))} for s in sources]
         self.assertEqual(sum(map(len, names)), 93)
         self.assertLen(set.union(*names), 93)
 
