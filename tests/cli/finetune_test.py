@@ -105,6 +105,17 @@ class FinetuneTest(parameterized.TestCase):
         with self.assertRaisesRegex(ssl_jax.UserError, "data.holdout .*name another --output"):
             ssl_jax.finetune(self.folder / "W", self.data, self.folder / "C", holdout=0.3)
 
+    def test_a_file_of_weights_without_held_out_images(self):
+        file = ssl_jax.export(
+            self.folder / "W", self.folder / "w.safetensors", format="safetensors"
+        )
+        numbers = ssl_jax.finetune(
+            file, self.data, self.folder / "F", holdout=0, settings={"train.steps": 2}
+        )
+        self.assertEqual((numbers["step"], numbers["candidates"]), (2, []))
+        self.assertEqual(numbers["temperature"], 1)
+        self.assertLen(ssl_jax.predict(self.folder / "F", self.data)["label"], 93)
+
     def test_images_that_do_not_fit(self):
         draw = np.random.default_rng(0)
         bands, tiny = self.folder / "bands.npz", self.folder / "tiny.npz"
