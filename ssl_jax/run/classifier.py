@@ -29,7 +29,7 @@ POOLED = Probe(pool="pooled")  # what the head reads
 
 @dataclass(frozen=True)
 class Loading:
-    """How images are read: see `embeddings.job.ImagesJob`."""
+    """Settings of the reading of images: see `embeddings.job.ImagesJob`."""
 
     mesh: jax.sharding.Mesh
     batch_size: int = 256

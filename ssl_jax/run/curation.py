@@ -65,7 +65,7 @@ class CurationFlags(weights_file.EncoderFlags):
 
     @property
     def features_file(self) -> Path:
-        """Where the features are written.
+        """File of the features.
 
         Raises:
           UserError: it is no .npz file, or its folder does not exist.
@@ -112,8 +112,8 @@ def embedded(flags: CurationFlags, console: Console) -> Embedded:
       UserError: no such run or data, fewer than three images, or features that are not finite or
         all the same.
     """
-    where, path = flags.where, flags.features_file
     table_files.check(flags.output)
+    where, path = flags.where, flags.features_file
     if flags.weights and not flags.data:
         raise UserError("--data is missing: name the images, --data=folder:/images")
     data = flags.data or Experiment.from_config(workdir.read_config(where)).data.train

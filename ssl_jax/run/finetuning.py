@@ -35,7 +35,7 @@ PHOTOS: Mapping[str, Any] = {"flip": 0.5, "jitter": (0.4, 0.4, 0.4, 0.1)}
 
 @dataclass(frozen=True)
 class Start:
-    """What fine-tuning starts from.
+    """A run or a weights file from which fine-tuning starts.
 
     Attributes:
       name: the run's folder, or the file of weights.

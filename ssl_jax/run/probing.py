@@ -120,8 +120,7 @@ def with_statistics(encoder: ImageEncoder, sets: Sets, loading: Loading) -> Imag
 
 def linear_probe(encoder: ImageEncoder, sets: Sets, loading: Loading) -> LinearProbe:
     """Fit logistic regression to the features of the training images; the penalty is the one of
-    `PENALTIES` that classifies most of the held-out images correctly, of equal ones the one with
-    the lowest cross-entropy.
+    `PENALTIES` with the lowest cross-entropy on the held-out images.
 
     Raises:
       UserError: features that are all the same, or labels of one class only.
@@ -142,7 +141,7 @@ def linear_probe(encoder: ImageEncoder, sets: Sets, loading: Loading) -> LinearP
     if sets.holdout is not None:
         held = labelled_features(encoder, sets.holdout, sets, loading, "held-out")
         every = [_measured(head, *held) for head in heads]
-        best = min(range(len(heads)), key=lambda i: (-every[i].top1, every[i].loss))
+        best = int(np.argmin([measured.loss for measured in every]))
         holdout = every[best]
     test = labelled_features(encoder, sets.test, sets, loading, "test")
     head = heads[best]

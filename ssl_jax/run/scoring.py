@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ssl_jax.core.files import write_json, write_text
+from ssl_jax.data.sources import Source
 from ssl_jax.embeddings.formats import names_of, readable
 from ssl_jax.evals import calibration
 from ssl_jax.report import classifier as report
@@ -38,8 +39,10 @@ def score(
     }
     train = sets.train.labels
     assert train is not None
-    seen = np.bincount(train[train >= 0], minlength=count)
-    chance = Measured(labels, np.tile(seen.astype(np.float64), (len(labels), 1)), test.examples)
+    learned_counts = np.bincount(train[train >= 0], minlength=count)
+    chance = Measured(
+        labels, np.tile(learned_counts.astype(np.float64), (len(labels), 1)), test.examples
+    )
     every = {"classifier": test.summary()} | dict(others) | {"chance": chance.summary()}
     precision, recall, f1, support = precision_recall_fscore_support(
         labels[known], guesses[known], labels=range(count), zero_division=np.nan
@@ -58,7 +61,7 @@ def score(
                 "recall": _number(recall[i]),
                 "f1": _number(f1[i]),
                 "test": int(support[i]),
-                "train": int(seen[i]),
+                "train": int(learned_counts[i]),
             }
             for i, name in enumerate(classifier.classes)
         ],
@@ -95,7 +98,7 @@ def write(
     table_files.write(
         folder / "predictions.csv",
         {
-            "name": names_of(sets.test, test.examples),
+            "name": test_names(sets.test, test.examples),
             "index": test.examples.tolist(),
             "label": [names[n] if n < count else "" for n in test.labels],
             "predicted": [names[n] for n in test.guesses],
@@ -103,6 +106,15 @@ def write(
         },
     )
     return matrix  # type: ignore[no-any-return]
+
+
+def test_names(source: Source, index: np.ndarray) -> list[str]:
+    """Name the test images as `predict` names them: a fold of a data set as the data set does."""
+    origins = [source.origin(int(i)) for i in index]
+    whole = origins[0][0] if origins else source
+    if source.names is None and all(origin is whole for origin, _ in origins):
+        return names_of(whole, np.array([row for _, row in origins], np.int64))
+    return names_of(source, index)
 
 
 def write_page(
@@ -153,7 +165,9 @@ def write_page(
         f"{len(classifier.classes)} classes; {score['correct']:,} of {score['total']:,} test "
         f"images are classified correctly."
     )
-    write_text(path, report.render(outcome, f"Classifier of {sets.train.name}", lead, footer))
+    write_text(
+        path, report.render(outcome, f"Classifier of {facts['labelled images']}", lead, footer)
+    )
 
 
 def calibrated(numbers: Mapping[str, Any]) -> str:
@@ -177,7 +191,7 @@ def mistakes(classifier: ImageClassifier, test: Measured, sets: Sets) -> list[Ce
     view, channels = classifier.encoder.view, classifier.encoder.channels
     pictures = thumbnails(sets.test, test.examples[wrong].tolist(), min(view.sides), channels)
     cells = []
-    for row, name in zip(wrong, names_of(sets.test, test.examples[wrong]), strict=True):
+    for row, name in zip(wrong, test_names(sets.test, test.examples[wrong]), strict=True):
         text = f"{names[test.guesses[row]]} {confidence[row]:.0%}, is {names[test.labels[row]]}"
         cells += cell(pictures, int(test.examples[row]), f"{text}\n{name}", False)
     return cells

@@ -47,6 +47,11 @@ PATHS = {
     "completion": [("--nothing={}",)],
     "config": [("--config={}",), ("--config=simclr:digits", "--save={}/x.yaml")],
     "doctor": [("--data=folder:{}",)],
+    "duplicates": [
+        ("--workdir={}", "--data=digits", "--output={new}.csv"),
+        ("--weights={}", "--data=digits", "--output={new}.csv"),
+        ("--workdir={run}", "--data=digits", "--output={}/d.csv"),
+    ],
     "embed": [
         ("--workdir={}", "--data=digits", "--output={new}.npz"),
         ("--weights={}", "--data=digits", "--output={new}.npz"),
@@ -67,8 +72,23 @@ PATHS = {
         ("--workdir={run}", "--format=orbax", "--output={}/o"),
         ("--workdir={run}", "--format=hf", "--output={}/o"),
     ],
+    "finetune": [
+        ("--workdir={}", "--data=digits", "--output={new}"),
+        ("--weights={}", "--data=digits", "--output={new}"),
+        ("--workdir={run}", "--data=folder:{}", "--output={new}"),
+        ("--workdir={run}", "--data=digits", "--output={file}"),
+    ],
     "import": [("--weights={}", "--output={new}.npz")],
     "methods": [("--nothing={}",)],
+    "outliers": [
+        ("--workdir={}", "--data=digits", "--output={new}.csv"),
+        ("--workdir={run}", "--data=digits", "--output={}/o.csv"),
+    ],
+    "predict": [
+        ("--workdir={}", "--data=digits", "--output={new}.csv"),
+        ("--weights={}", "--data=digits", "--output={new}.csv"),
+        ("--workdir={run}", "--data=digits", "--output={}/p.csv"),
+    ],
     "prepare": [("--data=folder:{}", "--output={new}"), ("--data=digits", "--output={file}/o")],
     "push": [("--workdir={}", "--repo=me/net"), ("--workdir={run}", "--repo={}")],
     "report": [("--workdir={}",), ("--workdir={run}", "--output={}/r.html")],

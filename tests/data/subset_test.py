@@ -76,8 +76,8 @@ class SubsetTest(parameterized.TestCase):
         self.assertEqual(set(values(rest)) & set(values(held)), set())
 
     def test_a_held_out_part_of_nothing(self):
-        with self.assertRaisesRegex(UserError, "data.holdout: 0.01 of the 8 .* holds out none"):
-            holdout(numbered(8), 0.01)
+        with self.assertRaisesRegex(UserError, "data.holdout: 0.2 of the 1 .* holds out none"):
+            holdout(numbered(1), 0.2)
 
     def test_digits_labels_are_those_of_the_few_label_evaluation(self):
         digits = open_source("digits")

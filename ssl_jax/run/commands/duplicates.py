@@ -193,7 +193,7 @@ def page_of(
         notes += [f"the first {SHOWN} are shown"] if len(group) > SHOWN else []
         notes += ["their labels differ"] if several else []
         panels.append(Panel(f"Group {number}", "; ".join(notes), cells))
-    notes = [f"The images of {mixed} groups have different labels."] if mixed else []
+    notes = [f"Groups whose images have different labels: {mixed}."] if mixed else []
     if len(groups) > GROUPS:
         notes.append(f"{GROUPS} of {len(groups):,} groups are shown; the table has all.")
     command = shlex.join(

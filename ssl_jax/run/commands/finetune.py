@@ -156,6 +156,13 @@ def prepare(
         override(config, [(k, v) for k, v in requested.items() if v])
         override(config, [("data.holdout", flags.holdout), *flags.overrides])
         experiment = Experiment.from_config(paths.anchored(config), output)
+        try:
+            workdir.check_resumable(stored, experiment.resolved(), output, experiment.defaults())
+        except UserError as e:
+            differences = str(e).partition("; give another")[0]
+            raise UserError(
+                f"{differences}; name another --output, or give the old values"
+            ) from None
         before = _read(output / PROBES).get("started_from")
         if before != _origin(where):
             raise UserError(
@@ -280,8 +287,8 @@ def finish(
         ],
         "choice": (
             f"The {held:,} held-out images, which no candidate has learned from, choose the one "
-            "that classifies most of them correctly, of equal ones the one with the lowest "
-            "cross-entropy with its temperature. Fine-tuning starts from the linear probe."
+            "with the lowest cross-entropy at its own temperature: of a few images it says more "
+            "than the accuracy. Fine-tuning starts from the linear probe."
             if held
             else "The last step of fine-tuning, which starts from the linear probe: no images are "
             "held out to choose by."
@@ -324,7 +331,7 @@ def choose(
     finite = [candidate for candidate in candidates if candidate is not None]
     if not finite:
         raise UserError(f"{output}: no candidate has finite logits on the held-out images")
-    return min(finite, key=lambda c: (-c.top1, c.loss)).step, finite
+    return min(finite, key=lambda c: c.loss).step, finite
 
 
 def measured(
@@ -369,8 +376,8 @@ def facts_of(
         "labelled images": experiment.data.train,
         "learned from": f"{len(sets.train):,} images",
         "held out to choose and calibrate": f"{held} images",
-        "tested on": f"{len(sets.test):,} images of {experiment.data.eval or sets.test.name}",
-        "images": f"{'x'.join(map(str, view.sides))} px, {spec.channels} channels",
+        "tested on": f"{len(sets.test):,} images of {sets.test.name}",
+        "images": f"{'x'.join(map(str, (*view.sides, spec.channels)))} (height, width, channels)",
         "fine-tuning": f"{spec.total_steps:,} steps of {spec.global_batch}, {optim.name}, learning "
         f"rate {optim.lr:g}, layer decay {optim.layer_decay:g}, weight decay "
         f"{optim.weight_decay:g}",
