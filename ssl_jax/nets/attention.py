@@ -46,8 +46,7 @@ def attend(
     local = _local_shape(qkv.shape, mesh)
     best = choose(local, qkv.dtype, heads, bias, *_device(mesh))
     if form == "kernel" and best != "kernel":
-        device = ("tpu", "", 1)
-        if choose(local, qkv.dtype, heads, bias, *device) != "kernel":
+        if choose(local, qkv.dtype, heads, bias, "tpu", "TPU v5 lite", 1) != "kernel":
             raise UserError(
                 f"attention_form='kernel': expected a width of a multiple of {kernel.LANES} and "
                 f"rows that {mesh.size} devices divide, got {qkv.dtype} {qkv.shape} with {heads} "
@@ -89,7 +88,7 @@ def choose(
         return "kernel" if kernel.supports(shape, dtype, heads, bias, kind) else "xla"
     if platform in ("gpu", "cuda") and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16):
         length, dim = shape[1], shape[2] // 3 // heads
-        # cuDNN has a gradient for this bias only; for others jax returns zeros.
+        # A bias of relative positions; in training cuDNN takes one of even lengths only.
         plain = bias is None or (bias.shape == (1, heads, length, length) and length % 2 == 0)
         return "cudnn" if plain and dim % 8 == 0 and dim <= 128 else "xla"
     return "xla"

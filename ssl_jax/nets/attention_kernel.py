@@ -22,8 +22,8 @@ LANES = 128
 WHOLE = 320  # the longest sequence whose queries are one block: code grows with the logits of one
 ROWS = 128  # queries of a block of a longer one
 BLOCK = 2 * 2**20  # bytes of queries, keys and values that a step reads, unless one has more
-VMEM = {"TPU v4": 16 * 2**20, "TPU v5": 64 * 2**20}  # bytes of a core, by device kind
-LARGE_VMEM = 128 * 2**20  # v5e, v6e
+LEAST_VMEM = 16 * 2**20  # bytes of a core's memory, of v4 and older
+VMEM = {"TPU v5 lite": 2**27, "TPU v6 lite": 2**27, "TPU v5": 2**26, "TPU v5p": 2**26}
 
 
 def supports(shape: tuple[int, ...], dtype: Any, heads: int, bias: Any, device: str) -> bool:
@@ -266,7 +266,7 @@ def _padded(count: int, multiple: int) -> int:
 
 def _vmem(device: str) -> int:
     """Return the bytes of VMEM that a kernel may use, three quarters of a core's."""
-    return VMEM.get(device, LARGE_VMEM) // 4 * 3
+    return VMEM.get(device, LEAST_VMEM) // 4 * 3
 
 
 def _call(
@@ -317,7 +317,7 @@ def _call(
         out_specs=(sequences(first), *map(biases, rest)),
         scratch_shapes=(total, total) if read else (),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", order), vmem_limit_bytes=max(plan.vmem, 16 * 2**20)
+            dimension_semantics=("parallel", order), vmem_limit_bytes=max(plan.vmem, LEAST_VMEM)
         ),
         cost_estimate=cost,
         interpret=interpret,

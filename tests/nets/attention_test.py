@@ -147,7 +147,7 @@ class ChoiceTest(parameterized.TestCase):
         ("gpu", (64, 197, 1152), 6, None, "cudnn"),
         ("gpu", (64, 197, 1152), 6, (1, 6, 197, 197), "xla"),  # odd
         ("gpu", (64, 196, 1152), 6, (1, 6, 196, 196), "cudnn"),
-        ("gpu", (64, 196, 1152), 6, (64, 6, 196, 196), "xla"),  # cuDNN has no gradient for it
+        ("gpu", (64, 196, 1152), 6, (64, 6, 196, 196), "xla"),  # a bias per sequence
         ("cpu", (64, 197, 1152), 6, None, "xla"),
         ("tpu", None, 6, None, "xla"),  # the devices do not divide the batch
     )
