@@ -19,6 +19,8 @@ from ssl_jax.nets import attention_kernel as kernel
 
 AttentionForm = Literal["auto", "kernel", "cudnn", "xla"]
 
+INTERPRETED_AS = "TPU v5 lite"  # the chip whose limits hold where the kernel is interpreted
+
 
 def attend(
     qkv: Array, heads: int, bias: Array | None = None, form: AttentionForm = "auto"
@@ -44,19 +46,21 @@ def attend(
     check_form(form)
     mesh = jax.sharding.get_abstract_mesh()
     local = _local_shape(qkv.shape, mesh)
-    best = choose(local, qkv.dtype, heads, bias, *_device(mesh))
-    if form == "kernel" and best != "kernel":
-        if choose(local, qkv.dtype, heads, bias, "tpu", "TPU v5 lite", 1) != "kernel":
-            raise UserError(
-                f"attention_form='kernel': expected a width of a multiple of {kernel.LANES} and "
-                f"rows that {mesh.size} devices divide, got {qkv.dtype} {qkv.shape} with {heads} "
-                "heads; use 'auto'"
-            )
+    platform, kind, count = _device(mesh)
+    best = choose(local, qkv.dtype, heads, bias, platform, kind, count)
+    as_if = kind if platform == "tpu" else INTERPRETED_AS
+    runs = local is not None and kernel.supports(local, qkv.dtype, heads, bias, as_if)
+    if form == "kernel" and not runs:
+        raise UserError(
+            f"attention_form='kernel': expected a width of a multiple of {kernel.LANES}, tokens that "
+            f"fit the chip's memory and a batch that {mesh.size} devices divide, got {qkv.dtype} "
+            f"{qkv.shape} with {heads} heads; use 'auto'"
+        )
     if form == "cudnn" and best != "cudnn":
         raise UserError(
             "attention_form='cudnn': expected a GPU, 16-bit floats, heads of a multiple of 8 "
             f"channels up to 128 and at most a bias (1, heads, T, T) of an even T, got {qkv.dtype} "
-            f"{qkv.shape} with {heads} heads on {_device(mesh)[0]}; use 'auto'"
+            f"{qkv.shape} with {heads} heads on {platform}; use 'auto'"
         )
     form = best if form == "auto" else form
     if form == "kernel":

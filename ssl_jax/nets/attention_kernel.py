@@ -9,7 +9,7 @@ reads the same array and the gradient of the result, computes the weights again 
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -307,7 +307,7 @@ def _call(
             references = (None, *references)
         body(plan, qkv, *references)
 
-    order = "arbitrary" if rest else "parallel"
+    order: Literal["arbitrary", "parallel"] = "arbitrary" if rest else "parallel"
     total = pltpu.VMEM((plan.length, plan.group), jnp.float32)
     return pl.pallas_call(
         run,
