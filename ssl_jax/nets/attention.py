@@ -47,14 +47,17 @@ def attend(
     mesh = jax.sharding.get_abstract_mesh()
     local = _local_shape(qkv.shape, mesh)
     platform, kind, count = _device(mesh)
-    best = choose(local, qkv.dtype, heads, bias, platform, kind, count)
+    part = bias
+    if bias is not None and local is not None and len(bias) == len(qkv):  # a bias per sequence
+        part = jax.ShapeDtypeStruct((local[0], *bias.shape[1:]), bias.dtype)
+    best = choose(local, qkv.dtype, heads, part, platform, kind, count)
     as_if = kind if platform == "tpu" else INTERPRETED_AS
-    runs = local is not None and kernel.supports(local, qkv.dtype, heads, bias, as_if)
+    runs = local is not None and kernel.supports(local, qkv.dtype, heads, part, as_if)
     if form == "kernel" and not runs:
         raise UserError(
-            f"attention_form='kernel': expected a width of a multiple of {kernel.LANES}, tokens that "
-            f"fit the chip's memory and a batch that {mesh.size} devices divide, got {qkv.dtype} "
-            f"{qkv.shape} with {heads} heads; use 'auto'"
+            f"attention_form='kernel': expected a width of a multiple of {kernel.LANES}, tokens "
+            f"that fit the chip's memory and a batch that {mesh.size} devices divide, got "
+            f"{qkv.dtype} {qkv.shape} with {heads} heads; use 'auto'"
         )
     if form == "cudnn" and best != "cudnn":
         raise UserError(

@@ -35,7 +35,7 @@ def supports(shape: tuple[int, ...], dtype: Any, heads: int, bias: Any, device: 
     channels = wide // 3
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float32) or channels % LANES or not rows:
         return False
-    if bias is not None and rows % len(bias):
+    if bias is not None and rows % bias.shape[0]:
         return False
     return _Plan.of(shape, dtype, heads, bias).vmem <= _vmem(device)
 
@@ -104,7 +104,7 @@ class _Plan(NamedTuple):
     def of(cls, shape: tuple[int, ...], dtype: Any, heads: int, bias: Any) -> "_Plan":
         batch, length, wide = shape
         biases, channels, size = (
-            1 if bias is None else len(bias),
+            1 if bias is None else bias.shape[0],
             wide // 3,
             jnp.dtype(dtype).itemsize,
         )
