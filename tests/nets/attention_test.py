@@ -1,8 +1,12 @@
 """Every form of attention against its definition in float64: value, gradients, choice, meshes.
 
-The TPU kernel runs in the interpreter here; its code is compiled for a TPU in `attention_tpu_test`.
+The TPU kernel runs in the interpreter here. Where libtpu is installed it is compiled ahead of time.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -16,6 +20,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.nets import attention, attention_kernel
 from ssl_jax.nets.backbones import vit
 
+ROOT = Path(__file__).parents[2]
 CASES = {  # shape (B, T, C), heads, shape of the bias
     "plain": ((2, 11, 128), 4, None),
     "relative": ((2, 9, 128), 2, (1, 2, 9, 9)),
@@ -228,6 +233,49 @@ class CostTest(absltest.TestCase):
             [c.bytes_accessed for c in found], [(3 + 1) * tokens, (3 + 1 + 3) * tokens]
         )
         self.assertEqual({c.transcendentals for c in found}, {rows * heads * length**2})
+
+
+COMPILED = """
+import jax, numpy as np, jax.numpy as jnp
+from jax.experimental import topologies
+from ssl_jax.core import sharding
+from ssl_jax.cost import program
+from ssl_jax.nets.attention import attend
+chips = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices
+mesh = sharding.make_mesh(sharding.MeshConfig(), chips)
+rows = sharding.batch_sharding(mesh)
+for count, length, channels, heads, bias in CASES:
+    def both(qkv, bias, grad):
+        value, pull = jax.vjp(lambda x, b: attend(x, heads, b), qkv, bias)
+        return value, pull(grad)
+    def shape(dims, dtype, place):
+        return jax.ShapeDtypeStruct(dims, dtype, sharding=place)
+    qkv = shape((4 * count, length, 3 * channels), jnp.bfloat16, rows)
+    grad = shape((4 * count, length, channels), jnp.bfloat16, rows)
+    added = shape(bias, jnp.float32, sharding.replicated(mesh)) if bias else None
+    with jax.set_mesh(mesh):
+        text = jax.jit(both).lower(qkv, added, grad).compile().as_text()
+    print(text.count('custom_call_target="tpu_custom_call"'), program.count(text).flops)
+"""
+
+
+@pytest.mark.full
+def test_compiled_for_a_tpu():
+    """Mosaic takes the kernels, a mesh splits them, and their FLOPs are those of a hand count."""
+    pytest.importorskip("libtpu")
+    cases = (
+        (4, 197, 384, 12, None),
+        (2, 198, 768, 12, (1, 12, 198, 198)),
+        (1, 600, 1408, 16, None),
+    )
+    env = dict(os.environ, TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
+    code = f"CASES = {cases!r}\n{COMPILED}"
+    made = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr[-2000:]
+    lines = [tuple(map(int, line.split())) for line in made.stdout.splitlines()]
+    for (count, length, channels, *_), line in zip(cases, lines, strict=True):
+        assert line == (2, 7 * 2 * count * length**2 * channels)
 
 
 if __name__ == "__main__":
