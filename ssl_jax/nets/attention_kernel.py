@@ -78,7 +78,7 @@ attend.defvjp(_save, _backward)
 
 
 class _Plan(NamedTuple):
-    """How attention is cut into steps.
+    """Cut of attention into the steps of a grid.
 
     Attributes:
       turns, biases: the batch is `turns` times the different biases.
@@ -293,8 +293,8 @@ def _call(
         return pl.BlockSpec((None, *array.shape[1:]), lambda n, m: (n, 0, 0, 0))
 
     first, *rest = outputs
-    given = () if bias is None else (bias,)
-    arrays = (qkv, *given, *read, *outputs)
+    optional = () if bias is None else (bias,)
+    arrays = (qkv, *optional, *read, *outputs)
     batch = plan.turns * plan.biases
     cost = pl.CostEstimate(
         flops=products * 2 * batch * plan.length**2 * plan.channels,
@@ -313,7 +313,7 @@ def _call(
         run,
         out_shape=tuple(outputs),
         grid=(plan.biases, plan.turns // plan.images),
-        in_specs=[sequences(qkv), *map(biases, given), *map(sequences, read)],
+        in_specs=[sequences(qkv), *map(biases, optional), *map(sequences, read)],
         out_specs=(sequences(first), *map(biases, rest)),
         scratch_shapes=(total, total) if read else (),
         compiler_params=pltpu.CompilerParams(
@@ -321,4 +321,4 @@ def _call(
         ),
         cost_estimate=cost,
         interpret=interpret,
-    )(qkv, *given, *read)
+    )(qkv, *optional, *read)

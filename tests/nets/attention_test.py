@@ -163,7 +163,7 @@ class ChoiceTest(parameterized.TestCase):
         self.assertEqual(form, expected)
 
     def test_small_vmem(self):
-        """What fits a v5e's memory does not fit that of a v4."""
+        """A sequence that fits a v5e's memory does not fit that of a v4."""
         shape = (8, 1568, 3072)
         for kind, expected in (("TPU v5 lite", True), ("TPU v4", False)):
             self.assertEqual(
@@ -214,12 +214,12 @@ class CostTest(absltest.TestCase):
             value, pull = jax.vjp(lambda x: attention.attend(x, heads, None, "kernel"), qkv)
             return value, pull(grad)
 
-        found = []
+        estimates = []
 
         def visit(jaxpr):
             for eqn in jaxpr.eqns:
                 if eqn.primitive.name == "pallas_call":
-                    found.append(eqn.params["cost_estimate"])
+                    estimates.append(eqn.params["cost_estimate"])
                 for value in eqn.params.values():
                     inner = getattr(value, "jaxpr", value)
                     if hasattr(inner, "eqns") and eqn.primitive.name != "pallas_call":
@@ -228,11 +228,11 @@ class CostTest(absltest.TestCase):
         visit(jax.make_jaxpr(both)(qkv, out).jaxpr)
         product = 2 * rows * heads * length**2 * dim
         tokens = rows * length * channels * 2  # bytes of (B, T, C)
-        self.assertEqual([c.flops for c in found], [2 * product, 5 * product])
+        self.assertEqual([c.flops for c in estimates], [2 * product, 5 * product])
         self.assertEqual(
-            [c.bytes_accessed for c in found], [(3 + 1) * tokens, (3 + 1 + 3) * tokens]
+            [c.bytes_accessed for c in estimates], [(3 + 1) * tokens, (3 + 1 + 3) * tokens]
         )
-        self.assertEqual({c.transcendentals for c in found}, {rows * heads * length**2})
+        self.assertEqual({c.transcendentals for c in estimates}, {rows * heads * length**2})
 
 
 COMPILED = """
@@ -268,7 +268,7 @@ def test_compiled_for_a_tpu():
         (2, 198, 768, 12, (1, 12, 198, 198)),
         (1, 600, 1408, 16, None),
     )
-    env = dict(os.environ, TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+    env = dict(os.environ, TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", XLA_FLAGS="")
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
     code = f"CASES = {cases!r}\n{COMPILED}"
     made = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
