@@ -47,7 +47,7 @@ def attend(
     mesh = jax.sharding.get_abstract_mesh()
     local = _local_shape(qkv.shape, mesh)
     platform, kind, count = _device(mesh)
-    part = bias
+    part: Any = bias
     if bias is not None and local is not None and len(bias) == len(qkv):  # a bias per sequence
         part = jax.ShapeDtypeStruct((local[0], *bias.shape[1:]), bias.dtype)
     best = choose(local, qkv.dtype, heads, part, platform, kind, count)
