@@ -80,7 +80,7 @@ def imagenet() -> ConfigDict:
         "heads": 12,
         "patch": 16,
         "position": "sincos_mocov3",
-        "remat": "full",
+        "remat": "wide",
         "dtype": "bfloat16",
     }
     return config

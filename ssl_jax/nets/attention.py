@@ -19,6 +19,8 @@ from ssl_jax.nets import attention_kernel as kernel
 
 AttentionForm = Literal["auto", "kernel", "cudnn", "xla"]
 
+INTERPRETED_AS = "TPU v5 lite"  # the chip whose limits hold where the kernel is interpreted
+
 
 def attend(
     qkv: Array, heads: int, bias: Array | None = None, form: AttentionForm = "auto"
@@ -44,20 +46,24 @@ def attend(
     check_form(form)
     mesh = jax.sharding.get_abstract_mesh()
     local = _local_shape(qkv.shape, mesh)
-    best = choose(local, qkv.dtype, heads, bias, *_device(mesh))
-    if form == "kernel" and best != "kernel":
-        device = ("tpu", "", 1)
-        if choose(local, qkv.dtype, heads, bias, *device) != "kernel":
-            raise UserError(
-                f"attention_form='kernel': expected a width of a multiple of {kernel.LANES} and "
-                f"rows that {mesh.size} devices divide, got {qkv.dtype} {qkv.shape} with {heads} "
-                "heads; use 'auto'"
-            )
+    platform, kind, count = _device(mesh)
+    part: Any = bias
+    if bias is not None and local is not None and len(bias) == len(qkv):  # a bias per sequence
+        part = jax.ShapeDtypeStruct((local[0], *bias.shape[1:]), bias.dtype)
+    best = choose(local, qkv.dtype, heads, part, platform, kind, count)
+    as_if = kind if platform == "tpu" else INTERPRETED_AS
+    runs = local is not None and kernel.supports(local, qkv.dtype, heads, part, as_if)
+    if form == "kernel" and not runs:
+        raise UserError(
+            f"attention_form='kernel': expected a width of a multiple of {kernel.LANES}, tokens "
+            f"that fit the chip's memory and a batch that {mesh.size} devices divide, got "
+            f"{qkv.dtype} {qkv.shape} with {heads} heads; use 'auto'"
+        )
     if form == "cudnn" and best != "cudnn":
         raise UserError(
             "attention_form='cudnn': expected a GPU, 16-bit floats, heads of a multiple of 8 "
             f"channels up to 128 and at most a bias (1, heads, T, T) of an even T, got {qkv.dtype} "
-            f"{qkv.shape} with {heads} heads on {_device(mesh)[0]}; use 'auto'"
+            f"{qkv.shape} with {heads} heads on {platform}; use 'auto'"
         )
     form = best if form == "auto" else form
     if form == "kernel":
@@ -89,7 +95,7 @@ def choose(
         return "kernel" if kernel.supports(shape, dtype, heads, bias, kind) else "xla"
     if platform in ("gpu", "cuda") and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16):
         length, dim = shape[1], shape[2] // 3 // heads
-        # cuDNN has a gradient for this bias only; for others jax returns zeros.
+        # A bias of relative positions; in training cuDNN takes one of even lengths only.
         plain = bias is None or (bias.shape == (1, heads, length, length) and length % 2 == 0)
         return "cudnn" if plain and dim % 8 == 0 and dim <= 128 else "xla"
     return "xla"

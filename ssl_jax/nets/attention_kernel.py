@@ -9,7 +9,7 @@ reads the same array and the gradient of the result, computes the weights again 
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ LANES = 128
 WHOLE = 320  # the longest sequence whose queries are one block: code grows with the logits of one
 ROWS = 128  # queries of a block of a longer one
 BLOCK = 2 * 2**20  # bytes of queries, keys and values that a step reads, unless one has more
-VMEM = {"TPU v4": 16 * 2**20, "TPU v5": 64 * 2**20}  # bytes of a core, by device kind
-LARGE_VMEM = 128 * 2**20  # v5e, v6e
+LEAST_VMEM = 16 * 2**20  # bytes of a core's memory, of v4 and older
+VMEM = {"TPU v5 lite": 2**27, "TPU v6 lite": 2**27, "TPU v5": 2**26, "TPU v5p": 2**26}
 
 
 def supports(shape: tuple[int, ...], dtype: Any, heads: int, bias: Any, device: str) -> bool:
@@ -35,7 +35,7 @@ def supports(shape: tuple[int, ...], dtype: Any, heads: int, bias: Any, device: 
     channels = wide // 3
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float32) or channels % LANES or not rows:
         return False
-    if bias is not None and rows % len(bias):
+    if bias is not None and rows % bias.shape[0]:
         return False
     return _Plan.of(shape, dtype, heads, bias).vmem <= _vmem(device)
 
@@ -78,7 +78,7 @@ attend.defvjp(_save, _backward)
 
 
 class _Plan(NamedTuple):
-    """How attention is cut into steps.
+    """Cut of attention into the steps of a grid.
 
     Attributes:
       turns, biases: the batch is `turns` times the different biases.
@@ -104,7 +104,7 @@ class _Plan(NamedTuple):
     def of(cls, shape: tuple[int, ...], dtype: Any, heads: int, bias: Any) -> "_Plan":
         batch, length, wide = shape
         biases, channels, size = (
-            1 if bias is None else len(bias),
+            1 if bias is None else bias.shape[0],
             wide // 3,
             jnp.dtype(dtype).itemsize,
         )
@@ -266,7 +266,7 @@ def _padded(count: int, multiple: int) -> int:
 
 def _vmem(device: str) -> int:
     """Return the bytes of VMEM that a kernel may use, three quarters of a core's."""
-    return VMEM.get(device, LARGE_VMEM) // 4 * 3
+    return VMEM.get(device, LEAST_VMEM) // 4 * 3
 
 
 def _call(
@@ -293,8 +293,8 @@ def _call(
         return pl.BlockSpec((None, *array.shape[1:]), lambda n, m: (n, 0, 0, 0))
 
     first, *rest = outputs
-    given = () if bias is None else (bias,)
-    arrays = (qkv, *given, *read, *outputs)
+    optional = () if bias is None else (bias,)
+    arrays = (qkv, *optional, *read, *outputs)
     batch = plan.turns * plan.biases
     cost = pl.CostEstimate(
         flops=products * 2 * batch * plan.length**2 * plan.channels,
@@ -307,18 +307,18 @@ def _call(
             references = (None, *references)
         body(plan, qkv, *references)
 
-    order = "arbitrary" if rest else "parallel"
+    order: Literal["arbitrary", "parallel"] = "arbitrary" if rest else "parallel"
     total = pltpu.VMEM((plan.length, plan.group), jnp.float32)
     return pl.pallas_call(
         run,
         out_shape=tuple(outputs),
         grid=(plan.biases, plan.turns // plan.images),
-        in_specs=[sequences(qkv), *map(biases, given), *map(sequences, read)],
+        in_specs=[sequences(qkv), *map(biases, optional), *map(sequences, read)],
         out_specs=(sequences(first), *map(biases, rest)),
         scratch_shapes=(total, total) if read else (),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", order), vmem_limit_bytes=max(plan.vmem, 16 * 2**20)
+            dimension_semantics=("parallel", order), vmem_limit_bytes=max(plan.vmem, LEAST_VMEM)
         ),
         cost_estimate=cost,
         interpret=interpret,
-    )(qkv, *given, *read)
+    )(qkv, *optional, *read)

@@ -73,8 +73,8 @@ class Backbone:
 
     @property
     def remat_policy(self) -> Callable[..., Any] | None:
-        """What the backward pass keeps of the whole network (`jax.checkpoint_policies`); None if
-        the network decides for its parts, or keeps all.
+        """Policy (`jax.checkpoint_policies`) of what the backward pass keeps of the whole network;
+        None if the network decides for its parts, or keeps all.
         """
         return None
 

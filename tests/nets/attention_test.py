@@ -1,8 +1,12 @@
 """Every form of attention against its definition in float64: value, gradients, choice, meshes.
 
-The TPU kernel runs in the interpreter here; its code is compiled for a TPU in `attention_tpu_test`.
+The TPU kernel runs in the interpreter here. Where libtpu is installed it is compiled ahead of time.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -16,6 +20,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.nets import attention, attention_kernel
 from ssl_jax.nets.backbones import vit
 
+ROOT = Path(__file__).parents[2]
 CASES = {  # shape (B, T, C), heads, shape of the bias
     "plain": ((2, 11, 128), 4, None),
     "relative": ((2, 9, 128), 2, (1, 2, 9, 9)),
@@ -147,7 +152,7 @@ class ChoiceTest(parameterized.TestCase):
         ("gpu", (64, 197, 1152), 6, None, "cudnn"),
         ("gpu", (64, 197, 1152), 6, (1, 6, 197, 197), "xla"),  # odd
         ("gpu", (64, 196, 1152), 6, (1, 6, 196, 196), "cudnn"),
-        ("gpu", (64, 196, 1152), 6, (64, 6, 196, 196), "xla"),  # cuDNN has no gradient for it
+        ("gpu", (64, 196, 1152), 6, (64, 6, 196, 196), "xla"),  # a bias per sequence
         ("cpu", (64, 197, 1152), 6, None, "xla"),
         ("tpu", None, 6, None, "xla"),  # the devices do not divide the batch
     )
@@ -158,7 +163,7 @@ class ChoiceTest(parameterized.TestCase):
         self.assertEqual(form, expected)
 
     def test_small_vmem(self):
-        """What fits a v5e's memory does not fit that of a v4."""
+        """A sequence that fits a v5e's memory does not fit that of a v4."""
         shape = (8, 1568, 3072)
         for kind, expected in (("TPU v5 lite", True), ("TPU v4", False)):
             self.assertEqual(
@@ -209,12 +214,12 @@ class CostTest(absltest.TestCase):
             value, pull = jax.vjp(lambda x: attention.attend(x, heads, None, "kernel"), qkv)
             return value, pull(grad)
 
-        found = []
+        estimates = []
 
         def visit(jaxpr):
             for eqn in jaxpr.eqns:
                 if eqn.primitive.name == "pallas_call":
-                    found.append(eqn.params["cost_estimate"])
+                    estimates.append(eqn.params["cost_estimate"])
                 for value in eqn.params.values():
                     inner = getattr(value, "jaxpr", value)
                     if hasattr(inner, "eqns") and eqn.primitive.name != "pallas_call":
@@ -223,11 +228,54 @@ class CostTest(absltest.TestCase):
         visit(jax.make_jaxpr(both)(qkv, out).jaxpr)
         product = 2 * rows * heads * length**2 * dim
         tokens = rows * length * channels * 2  # bytes of (B, T, C)
-        self.assertEqual([c.flops for c in found], [2 * product, 5 * product])
+        self.assertEqual([c.flops for c in estimates], [2 * product, 5 * product])
         self.assertEqual(
-            [c.bytes_accessed for c in found], [(3 + 1) * tokens, (3 + 1 + 3) * tokens]
+            [c.bytes_accessed for c in estimates], [(3 + 1) * tokens, (3 + 1 + 3) * tokens]
         )
-        self.assertEqual({c.transcendentals for c in found}, {rows * heads * length**2})
+        self.assertEqual({c.transcendentals for c in estimates}, {rows * heads * length**2})
+
+
+COMPILED = """
+import jax, numpy as np, jax.numpy as jnp
+from jax.experimental import topologies
+from ssl_jax.core import sharding
+from ssl_jax.cost import program
+from ssl_jax.nets.attention import attend
+chips = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices
+mesh = sharding.make_mesh(sharding.MeshConfig(), chips)
+rows = sharding.batch_sharding(mesh)
+for count, length, channels, heads, bias in CASES:
+    def both(qkv, bias, grad):
+        value, pull = jax.vjp(lambda x, b: attend(x, heads, b), qkv, bias)
+        return value, pull(grad)
+    def shape(dims, dtype, place):
+        return jax.ShapeDtypeStruct(dims, dtype, sharding=place)
+    qkv = shape((4 * count, length, 3 * channels), jnp.bfloat16, rows)
+    grad = shape((4 * count, length, channels), jnp.bfloat16, rows)
+    added = shape(bias, jnp.float32, sharding.replicated(mesh)) if bias else None
+    with jax.set_mesh(mesh):
+        text = jax.jit(both).lower(qkv, added, grad).compile().as_text()
+    print(text.count('custom_call_target="tpu_custom_call"'), program.count(text).flops)
+"""
+
+
+@pytest.mark.full
+def test_compiled_for_a_tpu():
+    """Mosaic takes the kernels, a mesh splits them, and their FLOPs are those of a hand count."""
+    pytest.importorskip("libtpu")
+    cases = (
+        (4, 197, 384, 12, None),
+        (2, 198, 768, 12, (1, 12, 198, 198)),
+        (1, 600, 1408, 16, None),
+    )
+    env = dict(os.environ, TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", XLA_FLAGS="")
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
+    code = f"CASES = {cases!r}\n{COMPILED}"
+    made = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr[-2000:]
+    lines = [tuple(map(int, line.split())) for line in made.stdout.splitlines()]
+    for (count, length, channels, *_), line in zip(cases, lines, strict=True):
+        assert line == (2, 7 * 2 * count * length**2 * channels)
 
 
 if __name__ == "__main__":
