@@ -18,6 +18,7 @@ from tests.losses.forms import load
 from tests.nets import weights as torch
 
 SPEC = Spec(4, 100, 0, 10, 100)
+SEED = jax.random.key(0)
 SIZES = {"dim": 8, "depth": 3, "heads": 2, "mask_token": True, "position": "relative"}
 TOKENIZER = {
     "name": "vit",
@@ -148,6 +149,25 @@ class ExtraBlocksTest(parameterized.TestCase):
                 largest = np.abs(layer["kernel"][i]).max() / (bound * factor)
                 self.assertBetween(largest, 0.97, 1.0)
                 self.assertBetween(np.abs(layer["bias"][i]).max() / bound, 0.8, 1.0)
+
+
+    def test_a_norm_and_a_head_of_their_own(self):
+        made = beit_v2(shared_head=False)
+        params, extra = jax.tree.map(
+            lambda x: np.full(x.shape, 0.1, np.float32), jax.eval_shape(made.init, SEED)
+        )
+        self.assertEqual(params["extra_blocks"].keys(), {"blocks", "extra_norm"})
+        params["extra_blocks"] |= {k: params["backbone"][k] for k in ("norm", "relative")}
+        params["extra_head"]["linear1"]["bias"] += 1  # of the second prediction alone
+        mask, keys = jnp.zeros((2, 4, 4), bool), jax.random.split(SEED, 2)
+
+        @torch.jit
+        def predict(params, images):
+            nets = made.networks.bind(params, extra["stats"])
+            return made.predict(nets, images, mask, keys)
+
+        last, early = predict(params, torch.random_images(2, 16, 16, 3))
+        np.testing.assert_allclose(early, last + 1, rtol=1e-5)  # equal weights, equal features
 
 
 class ErrorsTest(parameterized.TestCase):
