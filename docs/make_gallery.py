@@ -46,18 +46,12 @@ RUNS = {
         {"neighbours": "neighbours", "map": "map"},
     ),
     "mae": Sample(
-        ("--config=mae:digits", "--config.train.steps=300"), {"Reconstructions": "reconstructions"}
+        ("--config=mae:digits", "--config.train.steps=300", "--config.train.stop_at=117"),
+        {"Reconstructions": "reconstructions"},
     ),
     "dino": Sample(
         ("--config=dino:digits_vit", "--config.train.steps=300"),
         {"Attention": "attention", "Features of the patches": "patches"},
-    ),
-    "split_brain": Sample(
-        ("--config=split_brain:photos", "--config.train.steps=200"),
-        {"Cross-channel predictions": "channels"},
-    ),
-    "jigsaw": Sample(
-        ("--config=jigsaw:digits", "--config.train.steps=300"), {"Solved puzzles": "puzzles"}
     ),
 }
 

@@ -46,9 +46,9 @@ class TutorialsTest(parameterized.TestCase):
                 ("code", "!ls \\\n    -a\n!cat a.py"),
             ],
         )
-        with self.create_tempdir() as folder:
-            command = [sys.executable, "-c", make_notebooks.script(page)]
-            printed = subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        folder = self.create_tempdir().full_path
+        command = [sys.executable, "-c", make_notebooks.script(page)]
+        printed = subprocess.run(command, cwd=folder, check=True, capture_output=True)
         self.assertEndsWith(printed.stdout.decode(), "x = 1\n")
 
     @pytest.mark.full
