@@ -215,7 +215,7 @@ def _option(hint: Any, default: Any) -> Any:
         return _annotated(hint)
     if isinstance(default, tuple) and default:
         first, *others = {_option(None, value) for value in default}
-        return None if others or first is None else tuple[first, ...]
+        return None if others or first is None else tuple[first, ...]  # type: ignore[valid-type]
     return None if default is None else PLAIN.get(type(default))
 
 

@@ -55,7 +55,7 @@ class EfficientNetTest(parameterized.TestCase):
             self.assertEqual(np.abs(one - other).max() < 1e-5, equal)
 
     @parameterized.parameters(
-        ({"size": "b9"}, "no EfficientNet of size 'b9'; did you mean 'b"),
+        ({"size": "b9"}, "no EfficientNet of size 'b9'; known: b0, b1"),
         ({"size": None, "widths": (8,)}, "size=None needs depths and widths"),
         (
             {"size": None, "depths": (1,), "widths": (8, 8)},
