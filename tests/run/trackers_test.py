@@ -205,7 +205,7 @@ class TrackersTest(absltest.TestCase):
         self.assertIn("eval/knn_top1", record["results"])
 
     def test_mlflow_in_a_database(self):
-        """Which is MLflow's own default."""
+        """A database is the default of MLflow."""
         self.needs("mlflow")
         pytest.importorskip("sqlalchemy")
         uri = f"sqlite:///{self.folder}/mlflow.db"
