@@ -438,11 +438,9 @@ def files(folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
             if number < 2:
-                depths, normals = (
-                    (900 * (mask + 1)).astype(np.uint16),
-                    (image // 2).astype(np.uint8),
-                )
-                for kind, array in (("depth", depths), ("normals", normals + 99)):
+                depths = 900 * (mask.astype(np.uint16) + 1)
+                normals = (image // 2 + 99).astype(np.uint8)
+                for kind, array in (("depth", depths), ("normals", normals)):
                     path = folder / name / kind / f"{i}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(array).save(path)
