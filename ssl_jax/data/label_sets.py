@@ -28,6 +28,12 @@ class LabelSets:
         rows, labels = np.array(pairs, np.int64).reshape(-1, 2).T
         return cls(rows, labels, len(sets))
 
+    @classmethod
+    def of_table(cls, table: np.ndarray) -> "LabelSets":
+        """Collect the classes c of each example i with `table[i, c]`, of a table (N, C)."""
+        rows, labels = np.nonzero(table)
+        return cls(rows, labels, len(table))
+
     def __len__(self) -> int:
         return len(self._starts) - 1
 

@@ -37,6 +37,6 @@ def set_table(source: Source, table: np.ndarray, names: tuple[str, ...]) -> None
     if not (values == 1).any():
         raise UserError(f"{source.name}: no image shows any of its {len(names)} classes")
     source.class_names = names
-    source.label_sets = LabelSets(*np.nonzero(values == 1), len(source))
+    source.label_sets = LabelSets.of_table(values == 1)
     if (values == -1).any():
-        source.unsure = LabelSets(*np.nonzero(values == -1), len(source))
+        source.unsure = LabelSets.of_table(values == -1)

@@ -130,4 +130,5 @@ def logits_of(
     weights: Any, encoder: Encoder | None, images: Array, head: Head, layer: Layer
 ) -> Array:
     """Return the logits (B, h, w, C) of uint8 images, by the head's running statistics."""
-    return head.apply(*weights, layer.maps(encoder, images), None)[0]
+    params, stats = weights
+    return head.apply(params, stats, layer.maps(encoder, images), None)[0]

@@ -92,7 +92,8 @@ def _of_scale(
     # One pass for the shapes, one for the pixels: the images need not fit into memory.
     groups: dict[tuple[int, int], list[int]] = {}
     for row in range(len(files)):
-        shape = (side, side) if square else _shape(*read(row).shape[:2], side)
+        height, width = read(row).shape[:2]
+        shape = (side, side) if square else _shape(height, width, side)
         groups.setdefault(shape, []).append(row)
     out: np.ndarray | None = None
     for shape, group in groups.items():

@@ -50,7 +50,7 @@ def revisited(
         "medium": (("easy", "hard"), ("junk",)),
         "hard": (("hard",), ("junk", "easy")),
     }
-    numbers = {}
+    numbers: dict[str, float] = {}
     for name, (wanted, ignored) in kinds.items():
         rows = []
         for ranking, images in zip(order, truth, strict=True):

@@ -50,7 +50,7 @@ class Examples(NamedTuple):
         """Return the names of an image's classes, "" without."""
         if self.table is None:
             return labels_of(names, int(self.labels[row]))
-        return ", ".join(names[c] for c in np.flatnonzero(self.table[row]))
+        return ", ".join(names[int(c)] for c in np.flatnonzero(self.table[row]))
 
 
 def alike(one: Examples, rows: np.ndarray, other: Examples, columns: np.ndarray) -> np.ndarray:

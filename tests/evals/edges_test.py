@@ -30,7 +30,7 @@ QUICK = {
     "svm": {"shots": (1, 3), "draws": 1, "costs": (0.1, 1.0)},
     "clustering": {"runs": 1},
     "lidar": {"views": 2},
-    "few_shot_episodes": {"episodes": 3},
+    "few_shot_episodes": {"episodes": 3, "shots": (1,)},
     "logistic": {"count": 3},
     "corruptions": {"examples": 4},
 }
@@ -114,7 +114,7 @@ class EdgesTest(parameterized.TestCase):
     @parameterized.parameters(*ALL)
     def test_one_class_to_learn_from(self, name):
         test = source(np.arange(20) % 2)
-        learn = (*LEARN, "knn", "clustering", "image_retrieval")
+        learn = (*LEARN, "knn", "clustering", "image_retrieval", "few_shot_episodes")
         self.check(name, source(np.zeros(30, int)), test, "(one class|two classes)", learn)
 
     @parameterized.parameters(*ALL)

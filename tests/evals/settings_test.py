@@ -82,8 +82,9 @@ BASE = {
         "head": "fcn",
         "channels": 4,
         "size": 16,
-        "steps": 3,
-        "batch_size": 2,
+        "scales": (2.0,),
+        "steps": 40,
+        "batch_size": 4,
         "lr": 0.03,
     },
     "translation": {},
@@ -202,11 +203,11 @@ OTHER = {
         "channels": 8,
         "size": 12,
         "stride": 8,
-        "scales": (1.5,),
+        "scales": (1.0,),
         "reduce_zero_label": True,
-        "steps": 5,
+        "steps": 60,
         "batch_size": 3,
-        "lr": 2.0,
+        "lr": 0.3,
         "weight_decay": 20.0,
         "seed": 1,
         "patch": 2,
@@ -438,11 +439,9 @@ def files(folder):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(array).save(path)
             if number < 2:
-                depths, normals = (
-                    (900 * (mask + 1)).astype(np.uint16),
-                    (image // 2).astype(np.uint8),
-                )
-                for kind, array in (("depth", depths), ("normals", normals + 99)):
+                depths = 900 * (mask.astype(np.uint16) + 1)
+                normals = (image // 2 + 99).astype(np.uint8)
+                for kind, array in (("depth", depths), ("normals", normals)):
                     path = folder / name / kind / f"{i}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(array).save(path)

@@ -189,6 +189,6 @@ def _merge_label_sets(
             everything = np.arange(len(source))
             unknown[:, own] |= source.unsure.indicators(everything, len(own)) > 0
         sets.append(labels.part(row).renumbered(own))
-        unsure.append(LabelSets(*np.nonzero(unknown[row]), len(row)))
+        unsure.append(LabelSets.of_table(unknown[row]))
     has_unsure = any(part.most for part in unsure)
     return LabelSets.joined(sets), LabelSets.joined(unsure) if has_unsure else None

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -62,7 +62,7 @@ class Svm(AtLayer):
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = subject.train(self), subject.test(self)
         check_shots(self, self.shots, train)
-        scores = {}
+        scores: dict[str, Any] = {}
         for k in self.shots:
             samples = [_sample(train, k, draw) for draw in range(self.draws)]
             results = [svm_scores(sample, test, self.costs, False) for sample in samples]
@@ -78,7 +78,7 @@ def _sample(train: Labelled, k: int, draw: int) -> Labelled:
         return train.rows(draw_labels(train.labels, k, 0, draw))
     rng = np.random.default_rng([0, k, draw])
     table = np.full(train.labels.shape, -1, np.int8)
-    classes = table.shape[1]
+    classes = train.labels.shape[1]
     for c, column in enumerate(train.labels.T):
         for value, count in ((1, k), (0, (classes - 1) * k)):
             table[rng.permutation(np.flatnonzero(column == value))[:count], c] = value

@@ -68,10 +68,10 @@ class Case(parameterized.TestCase):
 class DepthTest(Case):
     def test_colours_tell_the_depth(self):
         """No constant is right for more than a third; edges of blocks are mixed."""
-        numbers = self.measure(Depth)
+        numbers = self.measure(Depth, steps=150)
         self.assertGreater(numbers["depth_delta1"], 0.5)
         self.assertLess(numbers["depth_abs_rel"], 0.4)
-        many = self.measure(Depth, devices=3)
+        many = self.measure(Depth, devices=3, steps=150)
         self.assertAlmostEqual(many["depth_rmse"], numbers["depth_rmse"], places=3)
 
     def test_lists_of_files(self):
