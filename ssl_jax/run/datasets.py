@@ -91,7 +91,7 @@ class Datasets(ResolvedConfig):
             check_in_memory(source)
         return source
 
-    @property
+    @cached_property
     def _opened(self) -> Source:
         """Training set of evaluations, before the range of its pixels is set."""
         return self._parts[0]
