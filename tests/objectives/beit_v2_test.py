@@ -150,7 +150,6 @@ class ExtraBlocksTest(parameterized.TestCase):
                 self.assertBetween(largest, 0.97, 1.0)
                 self.assertBetween(np.abs(layer["bias"][i]).max() / bound, 0.8, 1.0)
 
-
     def test_a_norm_and_a_head_of_their_own(self):
         made = beit_v2(shared_head=False)
         params, extra = jax.tree.map(
@@ -167,7 +166,7 @@ class ExtraBlocksTest(parameterized.TestCase):
             return made.predict(nets, images, mask, keys)
 
         last, early = predict(params, torch.random_images(2, 16, 16, 3))
-        np.testing.assert_allclose(early, last + 1, rtol=1e-5)  # equal weights, equal features
+        np.testing.assert_allclose(early, last + 1, rtol=1e-3)  # equal weights, equal features
 
 
 class ErrorsTest(parameterized.TestCase):
