@@ -51,7 +51,9 @@ class TutorialsTest(parameterized.TestCase):
         printed = subprocess.run(command, cwd=folder, check=True, capture_output=True)
         self.assertEndsWith(printed.stdout.decode(), "x = 1\n")
 
-    @pytest.mark.full
+
+@pytest.mark.full
+class PagesTest(parameterized.TestCase):
     @parameterized.parameters(*RUNNABLE)
     def test_a_page_runs(self, page):
         folder = Path(self.create_tempdir().full_path)
