@@ -1,7 +1,8 @@
-"""The rules of the language: names are nouns, docstrings have a subject."""
+"""The rules of the language: names are nouns, docstrings have a subject; marks of tests apply."""
 
 import ast
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,18 @@ class StyleTest(absltest.TestCase):
             if text.split()[0] in OPENERS
         ]
         self.assertEqual(openings, [])
+
+    def test_marks_are_below_the_parameters(self):
+        """Absl makes one test per row of the function below it; a mark above has no effect."""
+        lost = [
+            f"{path}:{node.lineno}: {node.name}"
+            for path, tree in trees()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef)
+            for above, below in itertools.pairwise(map(ast.unparse, node.decorator_list))
+            if above.startswith("pytest.mark") and below.startswith("parameterized.")
+        ]
+        self.assertEqual(lost, [])
 
 
 if __name__ == "__main__":

@@ -244,10 +244,10 @@ class HubTest(parameterized.TestCase):
 
 
 class OnnxTest(parameterized.TestCase):
-    @pytest.mark.full
     @parameterized.parameters(
         ("resnet_small", "avg"), ("vit", "pooled"), ("vit", "none"), ("resnet_small", "grid")
     )
+    @pytest.mark.full
     def test_the_same_features_in_onnxruntime(self, name, pool):
         pytest.importorskip("jax2onnx")
         runtime = pytest.importorskip("onnxruntime")

@@ -108,8 +108,8 @@ class TransformersTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, f"transformers has no network with .*{message}"):
             transformers.export({}, backbone, 3)
 
-    @pytest.mark.full
     @parameterized.named_parameters((name, *case) for name, case in NETWORKS.items())
+    @pytest.mark.full
     def test_the_same_features(self, name, backbone):
         """Features of the real library, of every pooling, to 1e-4 of the largest."""
         torch = pytest.importorskip("torch")
