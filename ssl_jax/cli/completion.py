@@ -112,14 +112,17 @@ def cases() -> Iterator[str]:
         if not key.name.startswith(("objective.", "backbone."))
     ]
     yield f'" "*) values="{" ".join((*names, *cli.HELP[:1], cli.VERSION))}"'
+    fields_of = {name: command_line.declared(flags_of(name)) for name in names}
+    configurable = [  # one branch of all, as the keys are many
+        f'"{name} --config."*'
+        for name, fields in fields_of.items()
+        if any(field.name == command_line.OVERRIDES for field in fields)
+    ]
+    yield "|".join(f"{pattern}=*" for pattern in configurable) + ")"
+    yield "|".join(configurable) + f') values="{" ".join(sections)}"'
     for name in names:
         cls = flags_of(name)
-        fields = command_line.declared(cls)
-        configurable = any(field.name == command_line.OVERRIDES for field in fields)
-        if configurable:
-            yield f'"{name} --config."*=*)'
-            yield f'"{name} --config."*) values="{" ".join(sections)}"'
-        for field in fields:
+        for field in fields_of[name]:
             values = choices(field, checked.types_of(cls)[field.name], known)
             if not values:
                 continue

@@ -48,7 +48,7 @@ def attend(
     local = _local_shape(qkv.shape, mesh)
     platform, kind, count = _device(mesh)
     part: Any = bias
-    if bias is not None and local is not None and len(bias) == len(qkv):  # a bias per sequence
+    if bias is not None and local is not None and bias.shape[0] == qkv.shape[0]:  # per sequence
         part = jax.ShapeDtypeStruct((local[0], *bias.shape[1:]), bias.dtype)
     best = choose(local, qkv.dtype, heads, part, platform, kind, count)
     as_if = kind if platform == "tpu" else INTERPRETED_AS
@@ -125,12 +125,13 @@ def weights(q: Array, k: Array, bias: Array | None = None) -> Array:
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=dtype) * q.shape[-1] ** -0.5
-    return jax.nn.softmax(logits if bias is None else logits + repeated(bias, len(q)))
+    return jax.nn.softmax(logits if bias is None else logits + repeated(bias, q.shape[0]))
 
 
 def repeated(bias: Array, batch: int) -> Array:
     """Repeat a bias (N, ...) of more than one part for a batch."""
-    return bias if len(bias) in (1, batch) else jnp.tile(bias, (batch // len(bias), 1, 1, 1))
+    count = bias.shape[0]  # not `len`, as the batch of an exported program is a symbol
+    return bias if count in (1, batch) else jnp.tile(bias, (batch // count, 1, 1, 1))
 
 
 def _products(q: Array, k: Array, v: Array, bias: Array | None, form: AttentionForm) -> Array:
@@ -139,7 +140,7 @@ def _products(q: Array, k: Array, v: Array, bias: Array | None, form: AttentionF
         # `dot_product_attention` takes the softmax in float32, whatever the inputs are.
         return jnp.einsum("bhqk,bkhd->bqhd", weights(q, k, bias), v)
     if bias is not None:
-        bias = jnp.asarray(repeated(bias, len(q)), q.dtype)
+        bias = jnp.asarray(repeated(bias, q.shape[0]), q.dtype)
     implementation: Any = "cudnn" if form == "cudnn" else "xla"
     return jax.nn.dot_product_attention(q, k, v, bias=bias, implementation=implementation)
 
@@ -153,7 +154,7 @@ def _kernel(qkv: Array, heads: int, bias: Array | None, mesh: AbstractMesh) -> A
 
     if mesh.size > 1 and _is_auto(mesh):
         rows = P(mesh.axis_names)
-        own = bias is not None and len(bias) == len(qkv)  # a bias per sequence
+        own = bias is not None and bias.shape[0] == qkv.shape[0]  # a bias per sequence
         specs = (rows, rows if own else P())
         run = jax.shard_map(run, in_specs=specs, out_specs=rows, check_vma=False)
     return run(qkv, bias)

@@ -50,7 +50,7 @@ class CompletionTest(parameterized.TestCase):
         ("ssl-jax train --workdir=W --config=simclr_v", ["simclr_v2:", "simclr_v2_distillation:"]),
         ("ssl-jax config simsiam:dig", ["digits "]),
         ("ssl-jax evaluate --workdir=W --eval=kn", ["knn"]),
-        ("ssl-jax evaluate --eval=knn,line", ["knn,linear"]),
+        ("ssl-jax evaluate --eval=knn,line", ["knn,linear", "knn,linear_grid"]),
         ("ssl-jax train --config.optim.clip_n", ["--config.optim.clip_norm="]),
         ("ssl-jax completion ", ["bash ", "zsh "]),
         ("ssl-jax export --format=safe", ["safetensors "]),

@@ -134,7 +134,7 @@ class SuiteTest(parameterized.TestCase):
     @parameterized.parameters(
         ("{'a': 'digits'}", "a: expected a dict of data, eval_data, ..., got 'digits'"),
         ("{'a': {'dat': 'digits'}}", "a: unknown key 'dat'; did you mean 'data'"),
-        ("{'a': {'metric': 'map'}}", "a.metric: .*'map'"),
+        ("{'a': {'metric': 'f1'}}", "a.metric: .*'f1'"),
         ("{'a': {'settings': {'nearest': {}}}}", "a: unknown protocol 'nearest'"),
         ("{}", "it holds no data set"),
     )

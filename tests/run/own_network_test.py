@@ -50,7 +50,7 @@ class OwnNetworkTest(absltest.TestCase):
             config = paths.anchored(config)
         self.assertEqual(config["backbone"]["name"], str(self.folder / "net.py"))
         resolved = Experiment.from_config(config).resolved()
-        options = {"width": 4, "image_size": 224, "dtype": None}
+        options = {"width": 4, "image_size": 224, "dtype": None, "sobel": False}
         self.assertEqual(resolved["backbone"], {"name": str(self.folder / "net.py")} | options)
         wider = resolved | {"backbone": resolved["backbone"] | {"width": 8}}
         with self.assertRaisesRegex(UserError, r"backbone.width \(was 4, now 8\)"):

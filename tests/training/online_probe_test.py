@@ -168,7 +168,7 @@ class NoTraceTest(parameterized.TestCase):
     def test_all_calls_of_an_objective_are_forwarded_to_the_method(self):
         """Except what follows from inputs and backbone, and what only the method itself calls."""
         follows = {"backbone", "spec", "microbatches", "shapes", "stage_shapes", "feature_dim"}
-        own = {"make", "needs", "backbone_and", "networks", "patch_grid"}
+        own = {"make", "needs", "backbone_and", "networks", "patch_grid", "patch_map"}
         names = {name for name in vars(Objective) if not name.startswith("_")} - follows - own
         self.assertEqual(names - vars(online_probe.OnlineProbe).keys(), set())
 

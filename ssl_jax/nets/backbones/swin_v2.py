@@ -51,7 +51,7 @@ class CosineAttention(nnx.Module):
         q, k = (u / jnp.maximum(jnp.linalg.norm(u, axis=-1, keepdims=True), 1e-12) for u in (q, k))
         scale = jnp.exp(jnp.minimum(self.logit_scale[...], np.log(LARGEST_SCALE)))
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale[:, None, None]
-        logits = logits + repeated(bias, len(x))
+        logits = logits + repeated(bias, x.shape[0])
         out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
         return self.proj(jnp.reshape(out, x.shape).astype(x.dtype))
 
