@@ -236,7 +236,9 @@ class HubTest(parameterized.TestCase):
         self.assertRegex(err, "--license is for --format=hf")
 
     def test_without_the_packages(self):
-        net = small()  # `patch.dict` drops what is imported within, and JAX cannot be imported twice
+        net = (
+            small()
+        )  # `patch.dict` drops what is imported within, and JAX cannot be imported twice
         with mock.patch.dict("sys.modules", huggingface_hub=None, jax2onnx=None):
             with self.assertRaisesRegex(UserError, r"pip install -e '.\[hub\]'"):
                 hub.model("hf://me/net")

@@ -28,10 +28,10 @@ from ssl_jax.run import classifier as classifiers
 from ssl_jax.run import finetuning, pretrained, probing, roles, scoring
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.classifier import ImageClassifier, Loading
-from ssl_jax.run.commands.export import RestoredRun
 from ssl_jax.run.configs import override
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.restored import RestoredRun
 from ssl_jax.run.trainer import UNTOUCHED, Training
 from ssl_jax.training import paths, workdir
 from ssl_jax.training.checkpoint import Checkpoints
