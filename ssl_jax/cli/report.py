@@ -20,13 +20,13 @@ from ssl_jax.augment.recipes import title
 from ssl_jax.core import hub, tree
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.files import write_text
 from ssl_jax.core.ranges import Range, Whole
 from ssl_jax.core.stop import interruptible
 from ssl_jax.core.versions import versions
 from ssl_jax.evals import protocols
 from ssl_jax.evals.checks import varied
 from ssl_jax.evals.images import Images
+from ssl_jax.report import sheets
 from ssl_jax.report.look import look
 from ssl_jax.report.page import render
 from ssl_jax.report.run import Run, names
@@ -82,21 +82,9 @@ def main(argv: list[str]) -> int:
         date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         version = versions("ssl-jax")["ssl-jax"]
         footer = f"Made {date} by ssl-jax {version}: ssl-jax {' '.join(argv)}"
-        write(output, render(runs, protocols.titles(), protocols.scores(), footer))
+        sheets.write(output, render(runs, protocols.titles(), protocols.scores(), footer))
         terminal().print(f"written to {output} ({output.stat().st_size / 1e6:.1f} MB)")
     return 0
-
-
-def write(path: Path, text: str) -> None:
-    """Write the page.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    try:
-        write_text(path, text)
-    except OSError as e:
-        raise UserError(f"cannot write --output={path}: {e.strerror}") from None
 
 
 def examine(
