@@ -268,7 +268,7 @@ OTHER = {
     },
 }
 REFUSED = {("corruptions", "baseline"): "these data have 4"}  # values that do not fit these data
-# Need an environment: tests/control/episodes_test.py; and torch: tests/evals/protocols/detection_test.py.
+# tests/control/episodes_test.py (an environment), tests/evals/protocols/detection_test.py (torch)
 ELSEWHERE = ("episodes", "detection")
 FIELDS = [
     (name, field.name)
