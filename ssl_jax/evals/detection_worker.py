@@ -56,7 +56,13 @@ def work(folder: Path) -> dict[str, float]:
         image_std=request["std"],
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fit(model.to(device), Examples(train, settings), settings, device, folder / "checkpoint.pt")
+    fit(
+        model.to(device),
+        TrainingExamples(train, settings),
+        settings,
+        device,
+        folder / "checkpoint.pt",
+    )
     kinds = ("bbox", "segm") if settings["model"] == "mask_rcnn" else ("bbox",)
     found = detections(model, test, device, masks="segm" in kinds)
     numbers = average_precisions(test, found, "bbox", settings["classes"])
@@ -67,7 +73,7 @@ def work(folder: Path) -> dict[str, float]:
     return numbers
 
 
-class Examples(Dataset):
+class TrainingExamples(Dataset):
     """The examples of all steps in order: the images with objects, in a new order in each epoch,
     half of them mirrored.
     """
@@ -112,7 +118,7 @@ class Examples(Dataset):
 
 def fit(
     model: torch.nn.Module,
-    examples: Examples,
+    examples: TrainingExamples,
     settings: dict[str, Any],
     device: torch.device,
     checkpoint: Path,

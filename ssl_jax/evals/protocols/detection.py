@@ -164,7 +164,7 @@ def to_coco(part: BoxedImages) -> dict[str, Any]:
     """Return the annotations in COCO's format, with absolute file names and classes from 1; ignored
     objects are crowds.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for number, objects in enumerate(part.objects):
         rows = zip(*(column.tolist() for column in objects[:3]), objects.outlines, strict=True)
         for (left, top, right, bottom), kind, ignored, outline in rows:
@@ -205,7 +205,7 @@ def run(texts: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / f"{name}.json").write_text(text)
-        np.savez(folder / "weights.npz", **tensors)
+        np.savez(folder / "weights.npz", allow_pickle=False, **tensors)
     except OSError as e:
         raise UserError(
             f"detection: cannot write to the cache ({e.strerror}); set SSL_JAX_CACHE to a folder"
