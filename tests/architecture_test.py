@@ -21,7 +21,7 @@ ALLOWED = {
     "weights": LOWER | {"nets"},
     "objectives": LOWER | {"nets", "losses", "augment"},
     "training": LOWER | MIDDLE | {"objectives"},
-    "evals": LOWER | MIDDLE | {"objectives"},
+    "evals": LOWER | MIDDLE | {"objectives", "weights"},
     "cost": LOWER | MIDDLE | {"objectives", "training"},
     "embeddings": LOWER | MIDDLE | {"objectives", "evals"},
     "report": LOWER | MIDDLE | {"objectives", "training", "evals"},

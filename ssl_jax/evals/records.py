@@ -41,12 +41,12 @@ def key(record: Mapping[str, Any]) -> str:
 def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return path -> digest for each file or folder that a setting names: of the file's content, or
     of the names and sizes in the folder and a sample of the bytes. So a change of the file makes a
-    different request.
+    different request. The name of a data set, "coco:PATH#part", names the file or folder PATH.
     """
     digests = {}
     for value in settings.values():
         for text in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(text, str) and text and (path := Path(text).expanduser()).exists():
+            if isinstance(text, str) and text and (path := _path(text)).exists():
                 digest = hashlib.blake2b(digest_size=8)
                 inside = sorted(path.rglob("*")) if path.is_dir() else []
                 sizes = [file.stat().st_size for file in inside]
@@ -58,6 +58,15 @@ def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
                     digest.update(path.read_bytes())
                 digests[text] = digest.hexdigest()
     return digests
+
+
+def _path(text: str) -> Path:
+    path = Path(text).expanduser()
+    scheme, _, rest = text.partition(":")
+    if path.exists() or not rest or not scheme.isidentifier():
+        return path
+    path = Path(rest).expanduser()
+    return path if path.exists() else Path(rest.rpartition("#")[0] or rest).expanduser()
 
 
 def _usable(record: Any) -> bool:

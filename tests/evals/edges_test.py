@@ -51,6 +51,8 @@ ABSENT += (
     "segmentation_heads",
     "depth",
     "normals",
+    "box_patches",
+    "detection",
 )  # folders of images
 ABSENT += ("translation", "linear_grid")  # and a method that translates; a class token
 ALL = list(protocols.known())

@@ -28,6 +28,7 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, ImageTranslator, Probe, TextTower
 from ssl_jax.run import suites
 from ssl_jax.training import online_probe
+from tests.evals.protocols.box_patches_test import squares as squares_with_boxes
 
 NAMES = ("ant", "bee", "cow", "dog")
 LAYER = {"stage": -2, "pool": "avg"}
@@ -67,6 +68,14 @@ BASE = {
         "batch_size": 2,
         "lr": 0.1,
         "crop": "eigen",
+    },
+    "box_patches": {
+        "train": "coco:{boxes}",
+        "test": "coco:{boxes}#val",
+        "size": 16,
+        "steps": 3,
+        "batch_size": 2,
+        "lr": 0.1,
     },
     "normals": {
         "train": "{masks}",
@@ -183,6 +192,18 @@ OTHER = {
         "seed": 1,
         "patch": 2,
     },
+    "box_patches": {
+        "train": "coco:{boxes2}",
+        "test": "coco:{boxes2}#val",
+        "size": 32,
+        "max_images": 2,
+        "steps": 5,
+        "batch_size": 3,
+        "lr": 3.0,
+        "weight_decay": 20.0,
+        "seed": 1,
+        "patch": 2,
+    },
     "normals": {
         "train": "{masks2}",
         "test": "{masks2}",
@@ -247,7 +268,8 @@ OTHER = {
     },
 }
 REFUSED = {("corruptions", "baseline"): "these data have 4"}  # values that do not fit these data
-ELSEWHERE = ("episodes",)  # needs an environment: tests/control/episodes_test.py
+# tests/control/episodes_test.py (an environment), tests/evals/protocols/detection_test.py (torch)
+ELSEWHERE = ("episodes", "detection")
 FIELDS = [
     (name, field.name)
     for name in protocols.known()
@@ -446,6 +468,10 @@ def files(folder):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(array).save(path)
         paths[name] = str(folder / name)
+    for number, name in enumerate(("boxes", "boxes2")):
+        paths[name] = str(folder / name)
+        for i, part in enumerate(("train", "val")):
+            squares_with_boxes(folder / name, part, 4, 2 * number + i)
     for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
         paths[name] = str(folder / name)
         write_pairs(folder / name, np.random.default_rng(number), retrieval=number > 1)

@@ -59,6 +59,14 @@ def load(path: str, split: Literal["train", "eval"]) -> FolderSource:
     return FolderSource(name, root, paths, None, classes, label_sets=LabelSets.of(sets))
 
 
+def annotations(path: str, split: Literal["train", "eval"]) -> tuple[dict[str, Any], str]:
+    """Read the file of annotations that `load` opens; return its content and the key of a category
+    that holds the class, "name" or "supercategory".
+    """
+    file, keys = _file(path, split)
+    return from_json(file.read_text("utf-8-sig")), keys.get("label", "name")
+
+
 def held_out(path: str) -> FolderSource | None:
     """Open the validation part of a folder that also has training annotations."""
     file, part, _ = split_fragment("coco", path, ("label", "images"))

@@ -81,13 +81,29 @@ def _part(there: set[str], split: str) -> str:
 
 def _objects(name: str, file: Path) -> tuple[set[str], set[str]]:
     """Return the classes that are shown, and those of difficult objects only."""
+    objects = entries(name, file)
+    shown = {name_of(entry) for entry in objects if not is_difficult(entry)}
+    return shown, {name_of(entry) for entry in objects} - shown
+
+
+def entries(name: str, file: Path) -> list[ElementTree.Element]:
+    """Return the objects in a file of annotations, of the data set `name`.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     try:
-        objects = [
-            (str(entry.findtext("name")).strip(), (entry.findtext("difficult") or "0").strip())
-            for entry in ElementTree.parse(file).getroot().iter("object")
-        ]
+        return list(ElementTree.parse(file).getroot().iter("object"))
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as e:
         reason = getattr(e, "strerror", None) or e
         raise UserError(f"{name}: {file} holds no annotations in VOC's format ({reason})") from None
-    shown = {text for text, difficult in objects if difficult != "1"}
-    return shown, {text for text, _ in objects} - shown
+
+
+def name_of(entry: ElementTree.Element) -> str:
+    """Return the class of an object."""
+    return str(entry.findtext("name")).strip()
+
+
+def is_difficult(entry: ElementTree.Element) -> bool:
+    """Return whether an object is marked as difficult."""
+    return (entry.findtext("difficult") or "0").strip() == "1"

@@ -1,0 +1,232 @@
+"""Object detection and instance segmentation by fine-tuning a detector of torchvision on the
+network's weights, with pycocotools' metrics (extra `detection`).
+
+The detector trains in a process of its own (`evals.detection_worker`), on the GPU that PyTorch sees
+or else on the CPU.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+import numpy as np
+
+from ssl_jax.augment.recipes import recipe, statistics
+from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability, Seed, Whole
+from ssl_jax.core.tree import named_leaves
+from ssl_jax.data import cache
+from ssl_jax.data.boxes import BoxedImages
+from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.objectives.base import Encoder
+from ssl_jax.weights import timm
+
+PACKAGES = ("torch", "torchvision", "pycocotools")
+WORKER = "ssl_jax.evals.detection_worker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection(Protocol):
+    """Average precision of a detector that is fine-tuned from the network: AP, AP50 and AP75 as
+    COCO defines them, in [0, 1], and AP50 of boxes whatever their class.
+
+    The defaults are those of COCO's 1x schedule with a feature pyramid. Training is by SGD with
+    momentum 0.9 and mirrored images. An interrupted measurement resumes; its files lie in the cache
+    folder (`data.cache`) until it ends.
+
+    Attributes:
+      train, test: data sets with boxes, `coco:ROOT` or `voc:ROOT`; without `test` it is the
+        held-out part of `train`, and without `train` nothing is measured.
+      model: "faster_rcnn", "mask_rcnn" (needs outlines, as COCO has) or "retinanet", each with a
+        feature pyramid, or "faster_rcnn_c4", whose head is the last stage.
+      norm: "batch" trains the batch norms, with one more after each layer of the pyramid (MoCo);
+        "frozen" fixes their statistics and scales.
+      sizes: shorter sides that training draws from; the last one is that of the test.
+      longest: longest side of an image.
+      steps, batch_size, lr, weight_decay: of SGD.
+      warmup: steps in which the rate rises on a line.
+      drops: shares of the steps after which the rate is divided by 10.
+      classes: names of classes whose own AP and AP50 are measured too.
+      seed: seed of the order of the images, of their mirroring and of the new layers.
+    """
+
+    scores: ClassVar[tuple[str, ...]] = ("detection_",)
+    decides: ClassVar[tuple[str, ...]] = ("detection_ap50",)
+    titles: ClassVar[Mapping[str, str]] = {
+        "detection_ap": "Detection, AP",
+        "detection_ap50": "Detection, AP50",
+        "detection_ap75": "Detection, AP75",
+    }
+    labels: ClassVar[bool] = False
+    needs: ClassVar[str] = "a network, and images with boxes (train=coco:ROOT or voc:ROOT)"
+
+    train: str = ""
+    test: str = ""
+    model: Literal["faster_rcnn", "faster_rcnn_c4", "mask_rcnn", "retinanet"] = "faster_rcnn"
+    norm: Literal["batch", "frozen"] = "batch"
+    sizes: tuple[Count, ...] = (640, 672, 704, 736, 768, 800)
+    longest: Count = 1333
+    steps: Count = 90_000
+    batch_size: Count = 16
+    lr: Positive = 0.02
+    weight_decay: NonNegative = 1e-4
+    warmup: Whole = 1000
+    drops: tuple[Probability, ...] = (2 / 3, 8 / 9)
+    classes: tuple[str, ...] = ()
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sizes or max(self.sizes) > self.longest:
+            raise UserError(
+                f"detection: expected sizes of at most longest={self.longest}, got {self.sizes}"
+            )
+
+    def unused(self) -> Mapping[str, str]:
+        return {} if self.train else {"test": "there is no train"}
+
+    def applies(self, subject: Subject) -> bool:
+        """Return whether there are a network and images with boxes."""
+        return bool(self.train) and subject.encoder is not None
+
+    def check(self, subject: Subject) -> None:
+        super().check(subject)
+        if absent := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+            raise UserError(
+                f"detection: {', '.join(absent)} is missing; run pip install -e '.[detection]' in "
+                "the folder of ssl_jax"
+            )
+        if jax.process_count() > 1:
+            raise NotMeasurable("detection runs in one process; use ssl-jax evaluate on one host")
+        if subject.images.channels != 3:
+            raise NotMeasurable(f"detection: expected 3 channels, got {subject.images.channels}")
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        assert subject.encoder is not None
+        images, (train, test) = subject.images, BoxedImages.pair(self.train, self.test)
+        if unknown := next((name for name in self.classes if name not in train.classes), ""):
+            raise UserError(
+                f"detection.classes: no class {unknown!r}; {suggest(unknown, train.classes)}"
+            )
+        if self.model == "mask_rcnn":
+            self._check_outlines(train, test)
+        tensors, lines = exported(subject.encoder, images.channels)
+        mean, std = statistics(recipe(images.view.recipe), images.channels)
+        request = {
+            "settings": dataclasses.asdict(self),
+            "lines": lines,
+            "mean": np.broadcast_to(mean, 3).tolist(),
+            "std": np.broadcast_to(std, 3).tolist(),
+        }
+        parts = {"request": request, "train": to_coco(train), "test": to_coco(test)}
+        numbers = run({name: json.dumps(part) for name, part in parts.items()}, tensors)
+        return {f"detection_{name}": value for name, value in numbers.items()}
+
+    def _check_outlines(self, *parts: BoxedImages) -> None:
+        for part in parts:
+            if any(shape is None for row in part.objects for shape in row.outlines):
+                raise UserError(
+                    f"detection.model=mask_rcnn: {part.name} has objects without outlines; use "
+                    "faster_rcnn"
+                )
+
+
+def exported(encoder: Encoder, channels: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return torchvision's tensors of a ResNet, and the lines of Python that build it.
+
+    Raises:
+      NotMeasurable: torchvision has no such network, or it is no ResNet.
+    """
+    config = encoder.net.config
+    if config is None or config.layout != "resnet":
+        title = getattr(config, "title", "this network")
+        raise NotMeasurable(f"detection: expected a ResNet of torchvision's layout, got {title}")
+    backbone = dataclasses.asdict(config.explicit()) | {"name": "resnet"}
+    trees = jax.device_get((encoder.params, encoder.stats))
+    variables = {k: np.asarray(x, np.float32) for t in trees for k, x in named_leaves(t).items()}
+    try:
+        return timm.export(variables, backbone, channels, "torchvision")
+    except UserError as e:
+        raise NotMeasurable(f"detection: {str(e).partition(';')[0]}") from None
+
+
+def to_coco(part: BoxedImages) -> dict[str, Any]:
+    """Return the annotations in COCO's format, with absolute file names and classes from 1; ignored
+    objects are crowds.
+    """
+    annotations: list[dict[str, Any]] = []
+    for number, objects in enumerate(part.objects):
+        rows = zip(*(column.tolist() for column in objects[:3]), objects.outlines, strict=True)
+        for (left, top, right, bottom), kind, ignored, outline in rows:
+            width, height = right - left, bottom - top
+            entry = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": kind + 1,
+                "bbox": [left, top, width, height],
+                "area": width * height,
+                "iscrowd": int(ignored),
+            }
+            annotations.append(entry | ({"segmentation": outline} if outline else {}))
+    return {
+        "images": [
+            {"id": i, "file_name": str(file.absolute())} for i, file in enumerate(part.files)
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(part.classes, 1)],
+        "annotations": annotations,
+    }
+
+
+def run(texts: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Run the worker on files with these texts and weights, and return its numbers. The folder of
+    the files is named by their content, so that the same request resumes.
+
+    Raises:
+      NotMeasurable: the worker reported why it cannot measure.
+      UserError: it failed, or the files cannot be written.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts.values():
+        digest.update(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
+    try:
+        folder = cache.folder() / "detection" / digest.hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (folder / f"{name}.json").write_text(text)
+        np.savez(folder / "weights.npz", allow_pickle=False, **tensors)
+    except OSError as e:
+        raise UserError(
+            f"detection: cannot write to the cache ({e.strerror}); set SSL_JAX_CACHE to a folder"
+        ) from None
+    results, log = folder / "results.json", folder / "log.txt"
+    results.unlink(missing_ok=True)
+    path = os.pathsep.join(filter(None, sys.path))
+    with log.open("a") as output:
+        command = [sys.executable, "-m", WORKER, str(folder)]
+        environment = os.environ | {"PYTHONPATH": path}
+        code = subprocess.run(
+            command, stdout=output, stderr=output, env=environment, check=False
+        ).returncode
+    if not results.is_file():
+        lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+        raise UserError(
+            f"detection: its process exited with code {code}: {(lines or ['no output'])[-1]}; see "
+            f"{log}"
+        )
+    content = json.loads(results.read_text())
+    shutil.rmtree(folder, ignore_errors=True)
+    if "error" in content:
+        raise NotMeasurable(f"detection: {content['error']}")
+    return content["numbers"]  # type: ignore[no-any-return]
