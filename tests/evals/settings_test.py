@@ -268,8 +268,7 @@ OTHER = {
     },
 }
 REFUSED = {("corruptions", "baseline"): "these data have 4"}  # values that do not fit these data
-# tests/control/episodes_test.py (an environment), tests/evals/protocols/detection_test.py (torch)
-ELSEWHERE = ("episodes", "detection")
+ELSEWHERE = ("episodes", "detection")  # need an environment and torch, see their own tests
 FIELDS = [
     (name, field.name)
     for name in protocols.known()
@@ -470,8 +469,8 @@ def files(folder):
         paths[name] = str(folder / name)
     for number, name in enumerate(("boxes", "boxes2")):
         paths[name] = str(folder / name)
-        for i, part in enumerate(("train", "val")):
-            squares_with_boxes(folder / name, part, 4, 2 * number + i)
+        squares_with_boxes(folder / name, "train", 4, 2 * number)
+        squares_with_boxes(folder / name, "val", 4, 2 * number + 1)
     for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
         paths[name] = str(folder / name)
         write_pairs(folder / name, np.random.default_rng(number), retrieval=number > 1)

@@ -189,11 +189,11 @@ class ScoresTest(absltest.TestCase):
     def score(self, annotations, *rows, **options):
         from ssl_jax.evals.detection_scores import average_precisions
 
-        found = [
+        predictions = [
             {"image_id": 0, "category_id": kind, "bbox": box, "score": score}
             for box, kind, score in rows
         ]
-        return average_precisions(annotations, found, **options)
+        return average_precisions(annotations, predictions, **options)
 
     def test_one_of_two(self):
         boxes = truth(([0, 0, 10, 10], 0), ([50, 50, 10, 10], 0))
