@@ -192,18 +192,8 @@ OTHER = {
         "seed": 1,
         "patch": 2,
     },
-    "box_patches": {
-        "train": "coco:{boxes2}",
-        "test": "coco:{boxes2}#val",
-        "size": 32,
-        "max_images": 2,
-        "steps": 5,
-        "batch_size": 3,
-        "lr": 3.0,
-        "weight_decay": 20.0,
-        "seed": 1,
-        "patch": 2,
-    },
+    "box_patches": {"train": "coco:{boxes2}", "test": "coco:{boxes2}#val", "size": 32, "seed": 1}
+    | {"max_images": 2, "steps": 5, "batch_size": 3, "lr": 3.0, "weight_decay": 20.0, "patch": 2},
     "normals": {
         "train": "{masks2}",
         "test": "{masks2}",
