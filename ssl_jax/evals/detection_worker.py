@@ -64,10 +64,10 @@ def work(folder: Path) -> dict[str, float]:
         folder / "checkpoint.pt",
     )
     kinds = ("bbox", "segm") if settings["model"] == "mask_rcnn" else ("bbox",)
-    found = detections(model, test, device, masks="segm" in kinds)
-    numbers = average_precisions(test, found, "bbox", settings["classes"])
+    predictions = detections(model, test, device, masks="segm" in kinds)
+    numbers = average_precisions(test, predictions, "bbox", settings["classes"])
     if "segm" in kinds:
-        boxless = [{k: v for k, v in d.items() if k != "bbox"} for d in found]
+        boxless = [{k: v for k, v in d.items() if k != "bbox"} for d in predictions]
         scores = average_precisions(test, boxless, "segm")
         numbers |= {f"mask_{k}": v for k, v in scores.items() if not k.startswith("agnostic")}
     return numbers
@@ -183,18 +183,18 @@ def detections(
     model.eval()
     out = []
     for image in content["images"]:
-        (found,) = model([read(image["file_name"]).to(device)])
-        found = {k: v.cpu() for k, v in found.items()}
-        for i in range(len(found["scores"])):
-            left, top, right, bottom = found["boxes"][i].tolist()
+        (predictions,) = model([read(image["file_name"]).to(device)])
+        predictions = {k: v.cpu() for k, v in predictions.items()}
+        for i in range(len(predictions["scores"])):
+            left, top, right, bottom = predictions["boxes"][i].tolist()
             row = {
                 "image_id": image["id"],
-                "category_id": int(found["labels"][i]),
-                "score": float(found["scores"][i]),
+                "category_id": int(predictions["labels"][i]),
+                "score": float(predictions["scores"][i]),
                 "bbox": [left, top, right - left, bottom - top],
             }
             if masks:
-                mask = (found["masks"][i, 0] > 0.5).numpy().astype(np.uint8)
+                mask = (predictions["masks"][i, 0] > 0.5).numpy().astype(np.uint8)
                 row["segmentation"] = outlines.encode(np.asfortranarray(mask))
             out.append(row)
     return out

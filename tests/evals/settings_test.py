@@ -192,18 +192,8 @@ OTHER = {
         "seed": 1,
         "patch": 2,
     },
-    "box_patches": {
-        "train": "coco:{boxes2}",
-        "test": "coco:{boxes2}#val",
-        "size": 32,
-        "max_images": 2,
-        "steps": 5,
-        "batch_size": 3,
-        "lr": 3.0,
-        "weight_decay": 20.0,
-        "seed": 1,
-        "patch": 2,
-    },
+    "box_patches": {"train": "coco:{boxes2}", "test": "coco:{boxes2}#val", "size": 32, "seed": 1}
+    | {"max_images": 2, "steps": 5, "batch_size": 3, "lr": 3.0, "weight_decay": 20.0, "patch": 2},
     "normals": {
         "train": "{masks2}",
         "test": "{masks2}",
@@ -268,8 +258,7 @@ OTHER = {
     },
 }
 REFUSED = {("corruptions", "baseline"): "these data have 4"}  # values that do not fit these data
-# tests/control/episodes_test.py (an environment), tests/evals/protocols/detection_test.py (torch)
-ELSEWHERE = ("episodes", "detection")
+ELSEWHERE = ("episodes", "detection")  # need an environment and torch, see their own tests
 FIELDS = [
     (name, field.name)
     for name in protocols.known()
@@ -470,8 +459,8 @@ def files(folder):
         paths[name] = str(folder / name)
     for number, name in enumerate(("boxes", "boxes2")):
         paths[name] = str(folder / name)
-        for i, part in enumerate(("train", "val")):
-            squares_with_boxes(folder / name, part, 4, 2 * number + i)
+        squares_with_boxes(folder / name, "train", 4, 2 * number)
+        squares_with_boxes(folder / name, "val", 4, 2 * number + 1)
     for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
         paths[name] = str(folder / name)
         write_pairs(folder / name, np.random.default_rng(number), retrieval=number > 1)
