@@ -43,7 +43,7 @@ def work(folder: Path) -> dict[str, float]:
     train, test = (json.loads((folder / f"{part}.json").read_text()) for part in ("train", "test"))
     settings = request["settings"]
     torch.manual_seed(settings["seed"])
-    with np.load(folder / "weights.npz") as content:
+    with np.load(folder / "weights.npz", allow_pickle=False) as content:
         tensors = {name: torch.from_numpy(content[name]) for name in content.files}
     model = detection_models.build(
         detection_models.exported(request["lines"], tensors),
