@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from pycocotools import mask as outlines
 from torch.utils.data import DataLoader, Dataset
 
+from ssl_jax.data.masks import read_image
 from ssl_jax.evals import detection_models
 from ssl_jax.evals.detection_scores import average_precisions
 
@@ -202,9 +202,7 @@ def detections(
 
 def read(file: str) -> torch.Tensor:
     """Read an image (3, H, W) float32 in [0, 1]."""
-    with Image.open(file) as image:
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(read_image(Path(file))).permute(2, 0, 1).float() / 255
 
 
 def rasterised(shape: Any, height: int, width: int) -> torch.Tensor:
