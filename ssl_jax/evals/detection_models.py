@@ -10,20 +10,51 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 RATIOS = (0.5, 1.0, 2.0)
 PYRAMID = 256  # channels of the feature pyramid
+STEMS = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}  # kernel and stride
 PROBE = 256  # side of the image by which strides are measured
 
 
-def exported(lines: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Build the ResNet that the lines of `weights.timm.export` define, and load its weights."""
-    scope: dict[str, Any] = {}
-    exec("\n".join(lines), scope)  # written by this package in the same call
-    scope["model"].load_state_dict(tensors)
-    return scope["model"]  # type: ignore[no-any-return]
+def exported(
+    kind: str, stages: Sequence[int], filters: int, stem: str, tensors: Mapping[str, torch.Tensor]
+) -> nn.Module:
+    """Build torchvision's ResNet of these sizes and load its weights.
+
+    Args:
+      kind: "basic" or "bottleneck".
+      stages: blocks of each stage, up to four.
+      filters: channels of the stem.
+      stem: "imagenet", or "cifar" or "small", which have no pooling.
+      tensors: of `weights.timm.export`.
+    """
+    block = {"basic": BasicBlock, "bottleneck": Bottleneck}[kind]
+    model = ResNet(block, [1, 1, 1, 1])  # type: ignore[arg-type]
+    kernel, stride = STEMS[stem]
+    model.conv1 = nn.Conv2d(3, filters, kernel, stride, kernel // 2, bias=False)
+    model.bn1 = nn.BatchNorm2d(filters)
+    if stem != "imagenet":
+        model.maxpool = nn.Identity()
+    model.fc = nn.Identity()
+    inputs = filters
+    for number in range(4):
+        stage: nn.Module = nn.Identity()
+        if number < len(stages):
+            planes, step = filters * 2**number, 1 if number == 0 else 2
+            outputs, shortcut = planes * block.expansion, None
+            if step > 1 or inputs != outputs:
+                down = nn.Conv2d(inputs, outputs, 1, step, bias=False)
+                shortcut = nn.Sequential(down, nn.BatchNorm2d(outputs))
+            blocks = [block(inputs, planes, step, shortcut)]
+            blocks += [block(outputs, planes) for _ in range(stages[number] - 1)]
+            stage, inputs = nn.Sequential(*blocks), outputs
+        setattr(model, f"layer{number + 1}", stage)
+    model.load_state_dict(tensors)
+    return model
 
 
 def build(resnet: nn.Module, kind: str, norm: str, classes: int, **transform: Any) -> nn.Module:

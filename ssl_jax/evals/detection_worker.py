@@ -46,7 +46,7 @@ def work(folder: Path) -> dict[str, float]:
     with np.load(folder / "weights.npz", allow_pickle=False) as content:
         tensors = {name: torch.from_numpy(content[name]) for name in content.files}
     model = detection_models.build(
-        detection_models.exported(request["lines"], tensors),
+        detection_models.exported(**request["network"], tensors=tensors),
         settings["model"],
         settings["norm"],
         1 + len(train["categories"]),

@@ -28,6 +28,7 @@ from ssl_jax.data import cache
 from ssl_jax.data.boxes import BoxedImages
 from ssl_jax.evals.base import Protocol, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.nets.backbones.resnet import DEPTHS
 from ssl_jax.objectives.base import Encoder
 from ssl_jax.weights import timm
 
@@ -120,11 +121,11 @@ class Detection(Protocol):
             )
         if self.model == "mask_rcnn":
             self._check_outlines(train, test)
-        tensors, lines = exported(subject.encoder, images.channels)
+        tensors, network = exported(subject.encoder, images.channels)
         mean, std = statistics(recipe(images.view.recipe), images.channels)
         request = {
             "settings": dataclasses.asdict(self),
-            "lines": lines,
+            "network": network,
             "mean": np.broadcast_to(mean, 3).tolist(),
             "std": np.broadcast_to(std, 3).tolist(),
         }
@@ -141,8 +142,8 @@ class Detection(Protocol):
                 )
 
 
-def exported(encoder: Encoder, channels: int) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return torchvision's tensors of a ResNet, and the lines of Python that build it.
+def exported(encoder: Encoder, channels: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return torchvision's tensors of a ResNet, and its sizes; see `detection_models.exported`.
 
     Raises:
       NotMeasurable: torchvision has no such network, or it is no ResNet.
@@ -155,9 +156,12 @@ def exported(encoder: Encoder, channels: int) -> tuple[dict[str, np.ndarray], li
     trees = jax.device_get((encoder.params, encoder.stats))
     variables = {k: np.asarray(x, np.float32) for t in trees for k, x in named_leaves(t).items()}
     try:
-        return timm.export(variables, backbone, channels, "torchvision")
+        tensors, _ = timm.export(variables, backbone, channels, "torchvision")
     except UserError as e:
         raise NotMeasurable(f"detection: {str(e).partition(';')[0]}") from None
+    kind, stages = DEPTHS[backbone["depth"]]
+    filters = backbone["num_filters"] * backbone["width"]
+    return tensors, {"kind": kind, "stages": stages, "filters": filters, "stem": backbone["stem"]}
 
 
 def to_coco(part: BoxedImages) -> dict[str, Any]:
