@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -75,7 +76,7 @@ def fit(
 
     Args:
       sample: function of a generator, which is that of a step and a place in the batch; returns an
-        image (size, size, channels) uint8 and its targets.
+        image (size, size, channels) uint8 and its targets. Several threads call it.
       loss: function of a module, of logits (B, h, w, C), targets (B, ...) and which images are no
         padding (B,); returns a scalar.
 
@@ -88,13 +89,21 @@ def fit(
     run = place((params, stats, state), sharding.replicated(mesh))
     batch = training.batch_size + -training.batch_size % mesh.size
     mine, placed = sharding.local_rows(mesh, batch), sharding.batch_sharding(mesh)
-    for step in range(training.steps):
-        distributed.tick()
-        # A place beyond the batch is padding: it repeats another and does not count.
-        rows = [int(spot) % training.batch_size for spot in mine]
-        samples = [sample(np.random.default_rng([training.seed, step, row])) for row in rows]
-        inputs = tuple(np.stack(column) for column in zip(*samples, strict=True))
-        run = _step(run, subject.encoder, to_global(inputs, placed), head, layer, loss, training)
+    # A place beyond the batch is padding: it repeats another and does not count.
+    rows = [int(spot) % training.batch_size for spot in mine]
+    with ThreadPoolExecutor() as pool:  # decodes the images of the next step during this one
+
+        def begin(step: int) -> list[Future[tuple[np.ndarray, np.ndarray]]]:
+            draws = (np.random.default_rng([training.seed, step, row]) for row in rows)
+            return [pool.submit(sample, draw) for draw in draws] if step < training.steps else []
+
+        coming = begin(0)
+        for step in range(training.steps):
+            distributed.tick()
+            samples = [future.result() for future in coming]
+            coming = begin(step + 1)
+            inputs = to_global(tuple(map(np.stack, zip(*samples, strict=True))), placed)
+            run = _step(run, subject.encoder, inputs, head, layer, loss, training)
     params, stats, _ = jax.device_get(run)
     if not all(np.isfinite(x).all() for x in jax.tree.leaves((params, stats))):
         raise NotMeasurable("the head diverged; lower lr")
