@@ -156,15 +156,24 @@ class NpzTest(parameterized.TestCase):
         ),
         (
             "label_type",
-            {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.array(["a", "b"])},
-            "<U1; expected whole numbers",
+            {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.array([b"a", b"b"])},
+            "S1; expected whole numbers",
         ),
     )
     def test_bad(self, arrays, message):
         with self.assertRaisesRegex(UserError, message):
             open_source(self.save(**arrays))
 
+    def test_labels_by_name(self):
+        x = np.zeros((3, 4, 4, 3), np.uint8)
+        source = open_source(self.save(x=x, y=np.array(["dog", "", "cat"])))
+        np.testing.assert_array_equal(source.labels, [1, -1, 0])
+        self.assertEqual(source.class_names, ("cat", "dog"))
+
     def test_missing_or_no_npz(self):
+        array = self.create_tempfile("x.npy").full_path
+        with self.assertRaisesRegex(UserError, r"one array, not an .npz file; np.savez"):
+            open_source(f"npz:{array}")
         with self.assertRaisesRegex(UserError, "no such file"):
             open_source("npz:/nowhere/x.npz")
         with self.assertRaisesRegex(UserError, "not a readable"):

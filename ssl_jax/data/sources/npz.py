@@ -8,15 +8,14 @@ import numpy as np
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.data.label_tables import set_table
-from ssl_jax.data.labels import number_labels
+from ssl_jax.data.labels import number_labels, number_texts
 from ssl_jax.data.sources.base import ArraySource
 
 IMAGE_KEYS = ("image", "images", "x")
 LABEL_KEYS = ("label", "labels", "y")
 MASK_KEYS = ("mask", "masks")
-_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf(
-    "SC_PHYS_PAGES"
-)  # memory of this machine in bytes
+# Memory of this machine in bytes.
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def load(path: str, split: str) -> ArraySource:
@@ -30,6 +29,10 @@ def load(path: str, split: str) -> ArraySource:
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"npz:{path}: no such file")
+    if file.suffix == ".npy":
+        raise UserError(
+            f"npz:{path}: one array, not an .npz file; np.savez(FILE, images=...) writes one"
+        )
     try:
         with np.load(file, allow_pickle=False) as content:
             names_in_file = list(content.files)
@@ -53,7 +56,7 @@ def load(path: str, split: str) -> ArraySource:
     if table is not None:
         labels = None
     if labels is not None:
-        labels, names = number_labels(_check_labels(labels, len(images), path), f"npz:{path}")
+        labels, names = _number(_check_labels(labels, len(images), path), f"npz:{path}")
     source = ArraySource(f"npz:{path}", images, labels, names, masks=masks)
     if table is not None:
         set_table(source, table, tuple(map(str, range(table.shape[1]))))
@@ -103,8 +106,15 @@ def _check_labels(labels: np.ndarray, length: int, path: str) -> np.ndarray:
         raise UserError(
             f"npz:{path}: expected labels of shape ({length},), one per image, got {labels.shape}"
         )
-    if labels.dtype.kind not in "iubf":
+    if labels.dtype.kind not in "iubfU":
         raise UserError(
-            f"npz:{path}: labels are {labels.dtype}; expected whole numbers, NaN or -1 for none"
+            f"npz:{path}: labels are {labels.dtype}; expected whole numbers (NaN or -1 for none) "
+            "or names"
         )
     return labels
+
+
+def _number(labels: np.ndarray, name: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    if labels.dtype.kind == "U":
+        return number_texts(labels.tolist(), name)
+    return number_labels(labels, name)
