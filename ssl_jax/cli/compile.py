@@ -133,12 +133,11 @@ def _links_table(links: list[Mapping[str, Any]]) -> Table:
     table = Table(title="Collectives per step", title_justify="left")
     for column in ("kind", "mesh axes"):
         table.add_column(column)
-    for column in ("count", "MB per chip"):
+    for column in ("count", "MB per chip", "MB of these beside computation"):
         table.add_column(column, justify="right")
     for link in links:
-        table.add_row(
-            link["kind"], link["axes"], f"{link['count']:,}", f"{link['bytes'] / 1e6:,.3f}"
-        )
+        sizes = (f"{link[key] / 1e6:,.3f}" for key in ("bytes", "beside"))
+        table.add_row(link["kind"], link["axes"], f"{link['count']:,}", *sizes)
     return table
 
 

@@ -18,6 +18,7 @@ from ssl_jax.core import sharding
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.cost import program as costs
 from ssl_jax.cost.chips import Chip, chip
+from ssl_jax.cost.transfers import Groups, Transfer
 from ssl_jax.objectives.base import Objective, Spec
 from ssl_jax.training.state import TrainState
 from ssl_jax.training.step import make_train_step
@@ -61,6 +62,7 @@ class Link:
       count: executions per step.
       bytes: size of the arrays that are gathered, reduced or sent, per chip and step.
       sent: bytes of these that a chip sends, at least.
+      beside: bytes of `bytes` that move while the chip computes; see `transfers.Transfer`.
     """
 
     kind: str
@@ -68,6 +70,7 @@ class Link:
     count: int
     bytes: int
     sent: int
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ def bound(
     return TimeBound(*parts, longest, images / longest if longest else 0.0)
 
 
-def axes_of(groups: costs.Groups, mesh: Mapping[str, int]) -> str:
+def axes_of(groups: Groups, mesh: Mapping[str, int]) -> str:
     """Name the axes of a mesh along which the members of a group differ."""
     names, sizes = list(mesh), list(mesh.values())
     places = np.stack(np.unravel_index(np.array(groups), sizes), -1)  # (groups, members, axes)
@@ -242,12 +245,13 @@ def axes_of(groups: costs.Groups, mesh: Mapping[str, int]) -> str:
     return ", ".join(name for name, transfer in zip(names, differ, strict=True) if transfer)
 
 
-def _links(traffic: tuple[costs.Transfer, ...], mesh: Mesh) -> tuple[Link, ...]:
+def _links(traffic: tuple[Transfer, ...], mesh: Mesh) -> tuple[Link, ...]:
     merged: dict[tuple[str, str], list[float]] = {}
     for transfer in traffic:
         axes = axes_of(transfer.groups, dict(mesh.shape)) if transfer.groups else DCN
-        total = merged.setdefault((transfer.kind, axes), [0, 0, 0])
-        for i, value in enumerate((transfer.count, transfer.bytes, transfer.sent)):
+        total = merged.setdefault((transfer.kind, axes), [0, 0, 0, 0])
+        parts = (transfer.count, transfer.bytes, transfer.sent, transfer.beside)
+        for i, value in enumerate(parts):
             total[i] += value
     links = (Link(kind, axes, *map(int, total)) for (kind, axes), total in merged.items())
     return tuple(sorted(links, key=lambda link: -link.bytes))

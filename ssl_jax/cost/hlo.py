@@ -78,6 +78,10 @@ class Computation(NamedTuple):
     def root(self) -> Instruction:
         return next(i for i in self.instructions.values() if i.root)
 
+    def operand(self, instruction: Instruction, number: int) -> Shape:
+        """Return the shape of an operand, or of its first part."""
+        return self.instructions[instruction.operands[number]].shapes[0]
+
     def parameter(self, number: int) -> Instruction | None:
         """Return the parameter with this number."""
         for instruction in self.instructions.values():

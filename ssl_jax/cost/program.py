@@ -11,11 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
-
-from ssl_jax.cost.hlo import KINDS, Computation, Instruction, Program, Shape, parse
-
-Groups = tuple[tuple[int, ...], ...]
+from ssl_jax.cost.hlo import Computation, Instruction, Program, Shape, parse
+from ssl_jax.cost.transfers import Groups, Transfer, computes_meanwhile, transfer_of
 
 # Instructions that move no data: views, names, and ends of transfers counted at their `-start`.
 _FREE = {
@@ -38,35 +35,6 @@ _VIEWS = ("bitcast", "reshape", "convert", "copy", "transpose")  # inside a fusi
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """Collectives of one kind among the same groups of devices.
-
-    Attributes:
-      kind: one of `hlo.KINDS`.
-      groups: groups of devices that communicate; pairs (source, target) of a permute; empty if all
-        slices communicate over the data centre's network.
-      count: executions.
-      bytes: size of the whole array that is gathered, reduced or sent, per device, over all
-        executions.
-    """
-
-    kind: str
-    groups: Groups
-    count: int
-    bytes: int
-
-    @property
-    def sent(self) -> float:
-        """Bytes that a device sends, at least, if each has bandwidth to all others: a ring sends
-        (n - 1) / n of the array to gather or to scatter it, and twice that to reduce it.
-        """
-        if self.kind == "collective-permute" or not self.groups:
-            return float(self.bytes)
-        n = len(self.groups[0])
-        return self.bytes * (n - 1) / n * (2 if self.kind == "all-reduce" else 1)
-
-
-@dataclass(frozen=True)
 class Costs:
     """Costs of one run of a program on one device.
 
@@ -86,9 +54,8 @@ class Costs:
     def __add__(self, other: "Costs") -> "Costs":
         merged: dict[tuple[str, Groups], Transfer] = {}
         for item in (*self.traffic, *other.traffic):
-            before = merged.get((item.kind, item.groups), replace(item, count=0, bytes=0))
-            total = replace(item, count=before.count + item.count, bytes=before.bytes + item.bytes)
-            merged[item.kind, item.groups] = total
+            before = merged.get((item.kind, item.groups))
+            merged[item.kind, item.groups] = before + item if before else item
         return Costs(
             self.flops + other.flops,
             self.bytes + other.bytes,
@@ -97,7 +64,7 @@ class Costs:
         )
 
     def times(self, n: int) -> "Costs":
-        traffic = tuple(replace(t, count=n * t.count, bytes=n * t.bytes) for t in self.traffic)
+        traffic = tuple(transfer.times(n) for transfer in self.traffic)
         return Costs(n * self.flops, n * self.bytes, traffic, self.unknown)
 
 
@@ -132,15 +99,19 @@ def _cost(
         return of(op.calls, fused)
     nbytes = 0 if fused else _bytes_moved(program, where, op)
     if kind == "fusion":
-        return of(op.calls, True) + Costs(bytes=nbytes)
+        inside = of(op.calls, True)
+        if inside.traffic and computes_meanwhile(program, where, op):
+            traffic = tuple(replace(t, beside=t.bytes) for t in inside.traffic)
+            inside = replace(inside, traffic=traffic)
+        return inside + Costs(bytes=nbytes)
     if kind == "dot":
         return Costs(_dot_flops(where, op), nbytes)
     if kind == "convolution":
         return Costs(_convolution_flops(where, op), nbytes)
     if kind == "custom-call":
         return _custom(where, op, nbytes)
-    if traffic := _traffic(where, op):
-        return Costs(0, nbytes, (traffic,))
+    if transfer := transfer_of(program, where, op):
+        return Costs(0, nbytes, (transfer,))
     return Costs(0, nbytes)
 
 
@@ -148,7 +119,7 @@ def _cost(
 
 
 def _dot_flops(where: Computation, op: Instruction) -> int:
-    left = _operand(where, op, 0)
+    left = where.operand(op, 0)
     contracted = op.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
     depth = math.prod(left.dims[int(d)] for d in contracted.split(",") if d)
     return 2 * op.shapes[0].elements * depth
@@ -164,7 +135,7 @@ def _convolution_flops(where: Computation, op: Instruction) -> int:
     """
     labels = op.attribute(r"dim_labels=(\S+?)(?:,|$)") or ""
     left, right, out = re.split(r"_|->", labels)
-    image, kernel, result = _operand(where, op, 0), _operand(where, op, 1), op.shapes[0]
+    image, kernel, result = where.operand(op, 0), where.operand(op, 1), op.shapes[0]
     window = dict(re.findall(r"(\w+)=([\w\-]+)", op.attribute(r"window=\{([^}]*)\}") or ""))
     pairs = 1
     for i, digit in enumerate(sorted(d for d in out if d.isdigit())):
@@ -213,13 +184,13 @@ def _bytes_moved(program: Program, where: Computation, op: Instruction) -> int:
         size = min(s.bytes for s in op.shapes[:2])
         return size * sum(not s.memory for s in arrays[:2])
     if kind in ("slice", "dynamic-slice", "gather"):
-        source = _operand(where, op, 0)
+        source = where.operand(op, 0)
         read = 0 if source.memory else sum(s.bytes for s in op.shapes)
         return read + sum(s.bytes for s in results)
     if kind == "dynamic-update-slice":
-        return 2 * _operand(where, op, 1).bytes if results else 0
+        return 2 * where.operand(op, 1).bytes if results else 0
     if kind == "scatter":
-        return 3 * _operand(where, op, len(op.operands) - 1).bytes if results else 0
+        return 3 * where.operand(op, len(op.operands) - 1).bytes if results else 0
     if kind.endswith("-start") and kind != "all-reduce-start":  # holds its operands again
         whole = sum(s.bytes for s in results)
         return max(whole, sum(s.bytes for s in operands))
@@ -354,86 +325,3 @@ def _branches(op: Instruction) -> list[str]:
     if text:
         return [name.strip().lstrip("%") for name in text.split(",")]
     return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", op.attributes)
-
-
-# Collectives
-
-
-def _traffic(where: Computation, op: Instruction) -> Transfer | None:
-    kind = op.opcode.removesuffix("-start")
-    if kind == "send" and (estimates := op.attribute(r'_xla_megascale_transfer_type="(\w+)"')):
-        size = _operand(where, op, 0).bytes  # between slices, over the data centre's network
-        return Transfer(estimates.lower().replace("_", "-"), (), 1, size)
-    if kind not in KINDS:
-        return None
-    # A collective that runs beside other work is in several fusions; the one that starts it counts.
-    started = '"async_collective_fusion_config":{"flag_start":"-1"'
-    if "async_collective_fusion_config" in op.attributes and started not in op.attributes:
-        return None
-    sent = sum(_operand(where, op, i).bytes for i in range(len(op.operands)))
-    whole = sum(s.bytes for s in op.shapes if s.dims)
-    if op.opcode in ("all-gather-start", "collective-permute-start"):
-        whole -= sent
-    if where.name.startswith("all-reduce-scatter"):  # each device keeps its part of the sum
-        kind = "reduce-scatter"
-    return Transfer(kind, device_groups(op.attributes), 1, max(sent, whole))
-
-
-def device_groups(attributes: str) -> Groups:
-    """Parse the groups of devices of a collective, as positions in the mesh.
-
-    Raises:
-      ValueError: unknown notation.
-    """
-
-    def search(pattern: str) -> re.Match[str] | None:
-        return re.search(pattern, attributes)
-
-    if match := search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}"):
-        groups = re.findall(r"\{([\d,]+)\}", match[1])
-        return tuple(tuple(int(n) for n in group.split(",")) for group in groups)
-    if match := search(r"replica_groups=\[([\d,]+)\]<=(\S+?)(?:, |$)"):
-        return _rows(_ids(match[2]).reshape([int(n) for n in match[1].split(",")]))
-    order = r"(?:, device_ids=\((\S+)\))?"
-    if match := search(rf"replica_groups=mesh\[([^\]]*)\]{order} \{{([^}}]*)\}}"):
-        return _named_groups(*match.groups(""))
-    raise ValueError(f"device groups: unknown notation: {attributes[:200]}")
-
-
-def _named_groups(mesh: str, order: str, axes: str) -> Groups:
-    """Parse `'a'=4,'b'=8`, the order of the devices if it is not 0, 1, ..., and `'b'`, or
-    `'b':(2)4`: the part of size 4 of an axis that comes after a part of size 2.
-    """
-    sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", mesh)}
-    parts: list[tuple[int, bool]] = []  # (size, whether it is among the axes), in the mesh's order
-    chosen = {
-        name: (int(before or 1), int(size or sizes[name]))
-        for name, before, size in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
-    }
-    for name, total in sizes.items():
-        before, size = chosen.get(name, (total, 1))
-        parts += [(before, False), (size, name in chosen), (total // (before * size), False)]
-    ids = _ids(order) if order else np.arange(math.prod(sizes.values()))
-    inner = [i for i, (_, among) in enumerate(parts) if among]
-    outer = [i for i, (_, among) in enumerate(parts) if not among]
-    width = math.prod(parts[i][0] for i in inner)
-    ids = ids.reshape([size for size, _ in parts])
-    return _rows(ids.transpose(outer + inner).reshape(-1, width))
-
-
-def _ids(text: str) -> np.ndarray:
-    """Parse `[2,4]T(1,0)`, which is 0 to 7 as (2, 4), transposed; or a list of device numbers."""
-    if not text.startswith("["):
-        return np.array([int(n) for n in text.split(",")])
-    shape, _, axes = text[1:].rstrip(")").partition("]T(")
-    dims = [int(n) for n in shape.rstrip("]").split(",")]
-    ids = np.arange(math.prod(dims)).reshape(dims)
-    return ids.transpose([int(n) for n in axes.split(",")]) if axes else ids
-
-
-def _rows(ids: np.ndarray) -> Groups:
-    return tuple(tuple(int(n) for n in row) for row in ids)
-
-
-def _operand(where: Computation, op: Instruction, number: int) -> Shape:
-    return where.instructions[op.operands[number]].shapes[0]

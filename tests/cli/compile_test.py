@@ -40,7 +40,16 @@ FITS = {
     "flops_per_image": 5e10,
     "bytes": 10**9,
     "bytes_per_image": 8e6,
-    "links": [{"kind": "all-gather", "axes": "data", "count": 7, "bytes": 10**6, "sent": 10**6}],
+    "links": [
+        {
+            "kind": "all-gather",
+            "axes": "data",
+            "count": 7,
+            "bytes": 10**6,
+            "sent": 10**6,
+            "beside": 4 * 10**5,
+        }
+    ],
     "unknown": ["while.3"],
     "bound": {
         "compute": 0.002,
@@ -76,7 +85,15 @@ class CompileTest(parameterized.TestCase):
     def test_prints_what_the_step_takes(self):
         code, out, _ = self.run_cli("--config=simclr:imagenet", "--topology=v5e:2x4", report=FITS)
         self.assertEqual(code, 0)
-        for part in ("8 TPU v5 lite chips", "6.000", "all-gather", "while.3", "32,000 images/s"):
+        parts = (
+            "8 TPU v5 lite chips",
+            "6.000",
+            "all-gather",
+            "0.400",
+            "while.3",
+            "32,000 images/s",
+        )
+        for part in parts:
             self.assertIn(part, out)
         self.assertIn("a bound, not a prediction", out)
 

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from ssl_jax import nets
 from ssl_jax.core import sharding
-from ssl_jax.cost import aot
+from ssl_jax.cost import aot, transfers
 from ssl_jax.cost import program as costs
 
 
@@ -160,20 +160,20 @@ class CollectivesTest(absltest.TestCase):
             "replica_groups=mesh['a'=2,'b'=2] {'a'}, dimensions={0}",
             "source_target_pairs={{0,2},{1,3}}",
         ):
-            self.assertEqual(costs.device_groups(text), pairs, text)
+            self.assertEqual(transfers.device_groups(text), pairs, text)
         swapped = "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,2,2]T(1,0,2)) {'a'}, x"
-        self.assertEqual(costs.device_groups(swapped), ((0, 4, 2, 6), (1, 5, 3, 7)))
-        self.assertEqual(costs.device_groups("replica_groups=[1,4]<=[4], x"), ((0, 1, 2, 3),))
-        halves = costs.device_groups("replica_groups=mesh['a'=8] {'a':(2)2}, x")
+        self.assertEqual(transfers.device_groups(swapped), ((0, 4, 2, 6), (1, 5, 3, 7)))
+        self.assertEqual(transfers.device_groups("replica_groups=[1,4]<=[4], x"), ((0, 1, 2, 3),))
+        halves = transfers.device_groups("replica_groups=mesh['a'=8] {'a':(2)2}, x")
         self.assertEqual(halves, ((0, 2), (1, 3), (4, 6), (5, 7)))
         with self.assertRaises(ValueError):
-            costs.device_groups("replica_groups=something else")
+            transfers.device_groups("replica_groups=something else")
 
     def test_what_a_ring_sends(self):
         groups = ((0, 1, 2, 3),)
-        self.assertEqual(costs.Transfer("all-gather", groups, 1, 400).sent, 300)
-        self.assertEqual(costs.Transfer("all-reduce", groups, 1, 400).sent, 600)
-        self.assertEqual(costs.Transfer("collective-permute", ((0, 1),), 1, 400).sent, 400)
+        self.assertEqual(transfers.Transfer("all-gather", groups, 1, 400).sent, 300)
+        self.assertEqual(transfers.Transfer("all-reduce", groups, 1, 400).sent, 600)
+        self.assertEqual(transfers.Transfer("collective-permute", ((0, 1),), 1, 400).sent, 400)
 
 
 TPU = """HloModule jit_f, is_scheduled=true
@@ -261,7 +261,7 @@ ENTRY %main (x.0: f32[128,128], w.0: f32[4,128,128]) -> f32[128,128] {
 """  # noqa: E501
 
 
-class TpuTest(absltest.TestCase):
+class TpuTest(parameterized.TestCase):
     """Constructs that only a TPU's compiler writes, cut down from its programs."""
 
     def setUp(self):
@@ -290,16 +290,40 @@ class TpuTest(absltest.TestCase):
         self.assertEqual(self.costs.bytes, sum(parts.values()))
 
     def test_collectives(self):
-        traffic = {(t.kind, t.groups, t.count, t.bytes) for t in self.costs.traffic}
         pair, size = ((0, 1),), 4 * 128**2
         self.assertEqual(
-            traffic,
+            set(self.costs.traffic),
             {
-                ("reduce-scatter", pair, 1, size),
-                ("all-gather", pair, 1, size),
-                ("all-reduce", (), 1, size),
+                transfers.Transfer("reduce-scatter", pair, 1, size),
+                transfers.Transfer("all-gather", pair, 1, size),
+                transfers.Transfer("all-reduce", (), 1, size),
             },
         )
+
+    @parameterized.named_parameters(
+        ("before_it_ends", "  %b.0 = ", 4 * 128**2),
+        ("before_it_starts", "  %begun = ", 0),
+        ("after_it_ended", "  %token = ", 0),
+    )
+    def test_work_beside_a_collective(self, line, beside):
+        work = (
+            "  %work = f32[128,128]{1,0:T(8,128)} fusion(%x.0, %w.0), kind=kOutput, calls=%product"
+        )
+        found = costs.count(TPU.replace(line, f"{work}\n{line}")).traffic
+        gathered = next(transfer for transfer in found if transfer.kind == "all-gather")
+        self.assertEqual((gathered.bytes, gathered.beside), (4 * 128**2, beside))
+
+    @parameterized.named_parameters(("at_once", (), 0), ("work", ("%work = ",), 400))
+    def test_collectives_with_a_start_and_an_end(self, between, beside):
+        lines = [
+            "%p.0 = f32[50]{0} parameter(0)",
+            "%start = (f32[50]{0}, f32[100]{0}) all-gather-start(%p.0), replica_groups={{0,1}}",
+            *(f"{name}f32[50]{{0}} custom-call(%p.0)" for name in between),
+            "ROOT %end = f32[100]{0} all-gather-done(%start)",
+        ]
+        body = "\n".join(f"  {line}" for line in lines)
+        text = f"ENTRY %main (p.0: f32[50]) -> f32[100] {{\n{body}\n}}\n"
+        self.assertEqual([t.beside for t in costs.count(text).traffic], [beside])
 
 
 class ConvolutionTest(parameterized.TestCase):
