@@ -134,6 +134,15 @@ class SwinV2Test(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "draws no stochastic depth"):
             net.apply(params, {}, x, train=True)
 
+    def test_black_images_have_a_finite_gradient(self):
+        """Their keys are zero, as the keys have no bias: vectors without a direction."""
+        net = tiny()
+        params, _ = jax.jit(net.init)(jax.random.key(0))
+        x = jnp.zeros((2, 32, 32, 3))
+        loss = lambda params: jnp.sum(net.apply(params, {}, x, train=True)[0].pooled ** 2)  # noqa: E731
+        for leaf in jax.tree.leaves(torch.jit(jax.grad(loss))(params)):
+            self.assertTrue(np.isfinite(leaf).all())
+
     @parameterized.parameters(
         (lambda: swin_v2("huge"), "no Swin V2 of size 'huge'"),
         (lambda: tiny(heads=(2,)), "a depth and a number of heads for each stage"),
