@@ -134,8 +134,8 @@ class SwinV2Test(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "draws no stochastic depth"):
             net.apply(params, {}, x, train=True)
 
-    def test_black_images_have_a_finite_gradient(self):
-        """Without biases, as at the start, their queries and keys have no direction."""
+    def test_vectors_of_zeros_have_a_finite_gradient(self):
+        """Without weights and biases, queries and keys have no direction."""
         net = tiny(depths=(1,), heads=(2,))
         params = jax.tree.map(jnp.zeros_like, torch.random_variables(net)[0])
         loss = lambda x: jnp.sum(net.apply(params, {}, x, train=True)[0].pooled)  # noqa: E731
