@@ -15,7 +15,7 @@ def get_config(recipe: str = "imagenet") -> ConfigDict:
 
 
 def digits() -> ConfigDict:
-    """With the labels of all 1,437 images."""
+    """The labels of all 1,437 images are used."""
     return common.two_views({"name": "supcon"}, steps=300)
 
 

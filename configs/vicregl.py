@@ -63,7 +63,7 @@ def imagenet() -> ConfigDict:
 
 
 def imagenet_multicrop() -> ConfigDict:
-    """With six parts of 96 px, sized as in the release's default views, which it uses with a
+    """Six parts of 96 px are added, sized as in the release's default views, which it uses with a
     ConvNeXt; here a ResNet-50.
     """
     config = imagenet()

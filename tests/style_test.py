@@ -10,6 +10,7 @@ from absl.testing import absltest
 
 ROOT = Path(__file__).parent.parent
 PARTICIPLES = {"asked", "drawn", "found", "given", "kept", "said", "seen", "told"}
+DISCOVERED = ("methods()", "known()", "schemes()", "BACKBONES", "METHODS")  # lists of files
 OPENERS = {"As", "From", "How", "Of", "That", "Told", "What", "Where", "Whether", "Which"}
 
 
@@ -65,6 +66,19 @@ class StyleTest(absltest.TestCase):
             if above.startswith("pytest.mark") and below.startswith("parameterized.")
         ]
         self.assertEqual(lost, [])
+
+    def test_what_is_found_by_name_is_tested_by_name(self):
+        """A number shifts with every file that is added, and `slow.txt` lists tests by name."""
+        numbered = [
+            f"{path}:{node.lineno}: {node.name}"
+            for path, tree in trees()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef)
+            for text in map(ast.unparse, node.decorator_list)
+            if text.startswith(("parameterized.parameters(", "parameterized.product("))
+            if any(source in text for source in DISCOVERED)
+        ]
+        self.assertEqual(numbered, [])
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def prepare_masks(
 def _each(source: Source, output: Path, shards: Shards) -> Iterator[dict[str, Any]]:
     """Write the clips in order and yield the note of each."""
 
-    def one(clip: int) -> dict[str, Any]:
+    def write_clip(clip: int) -> dict[str, Any]:
         file = output / ".clips" / f"{clip:06d}.json"
         if not file.exists():
             write_json(file, _clip(source, clip, output, shards))
@@ -91,7 +91,7 @@ def _each(source: Source, output: Path, shards: Shards) -> Iterator[dict[str, An
     clips = iter(range(len(source)))
     with ThreadPoolExecutor() as pool:
         while batch := list(islice(clips, _AHEAD)):
-            yield from pool.map(one, batch)
+            yield from pool.map(write_clip, batch)
 
 
 def _clip(source: Source, clip: int, output: Path, shards: Shards) -> dict[str, Any]:

@@ -91,10 +91,10 @@ def saliency(count: int, flow: Flow) -> np.ndarray | None:
         each = [deviation(flow(i, j)) for j in others if j != i]
         dominant = [d for d in each if d is not None]
         result.append(np.mean(dominant, axis=0) if dominant else None)
-    known = [s for s in result if s is not None]
-    if not known or len(known) < DOMINANT * count:
+    present = [s for s in result if s is not None]
+    if not present or len(present) < DOMINANT * count:
         return None
-    salience = np.stack([np.zeros_like(known[0]) if s is None else s for s in result])
+    salience = np.stack([np.zeros_like(present[0]) if s is None else s for s in result])
     return salience / max(salience.max(), np.finfo(float).tiny)
 
 

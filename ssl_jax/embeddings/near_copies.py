@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.preprocessing import normalize
 
 from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.embeddings.neighbors import blocks
@@ -82,10 +83,10 @@ def choose_threshold(
     check_shapes("choose_threshold: images (n, h, w, c), features (N, D)", images, features)
     groups = [[image, *slight_changes(image)] for image in images]
     count = len(groups[0])
-    vectors = _unit(_features(encoder, np.stack([x for group in groups for x in group]), mesh))
-    vectors = vectors.reshape(len(images), count, -1)
+    vectors = _features(encoder, np.stack([x for group in groups for x in group]), mesh)
+    vectors = normalize(vectors).reshape(len(images), count, -1)
     cosines = np.einsum("nd,ncd->nc", vectors[:, 0], vectors[:, 1:])
-    others = _unit(features)
+    others = normalize(features)
     pairs = (others @ others.T)[np.triu_indices(len(others), 1)]
     low, high = np.quantile(cosines, SHARE), np.quantile(pairs, 1 - ALIKE)
     return Threshold(float(min(max(low, high), HIGHEST)), float(low), float(high))
@@ -138,8 +139,3 @@ def _features(encoder: ImageEncoder, images: np.ndarray, mesh: Mesh) -> np.ndarr
         crops[: len(part)], index[: len(part)] = part, np.arange(start, start + len(part))
         batches.append((crops, index))
     return np.concatenate([rows.features for rows in results(encoder, batches, mesh)])
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(features, axis=-1, keepdims=True)
-    return features / np.maximum(norm, np.finfo(np.float32).tiny)  # type: ignore[no-any-return]

@@ -25,10 +25,10 @@ def depth_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
       NotMeasurable: no depth is known.
     """
     check_shapes("depth_errors: predicted (...), truth (...)", predicted, truth)
-    known = np.isfinite(truth) & (truth > 0)
-    if not known.any():
+    valid = np.isfinite(truth) & (truth > 0)
+    if not valid.any():
         raise NotMeasurable("depth: no pixel of an image has a known depth")
-    p, t = predicted[known].astype(np.float64), truth[known].astype(np.float64)
+    p, t = predicted[valid].astype(np.float64), truth[valid].astype(np.float64)
     ratio, log = np.maximum(p / t, t / p), np.log(p) - np.log(t)
     errors = {f"delta{i}": np.mean(ratio < d) for i, d in enumerate(DELTAS, 1)}
     errors |= {
@@ -51,10 +51,10 @@ def angles(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     check_shapes("angles: predicted (..., 3), truth (..., 3)", predicted, truth)
     length = np.linalg.norm(truth, axis=-1)
-    known = length > 0
-    p, t = predicted[known].astype(np.float64), truth[known].astype(np.float64)
+    valid = length > 0
+    p, t = predicted[valid].astype(np.float64), truth[valid].astype(np.float64)
     p = p / np.maximum(np.linalg.norm(p, axis=-1, keepdims=True), 1e-12)
-    cosine = np.sum(p * t, axis=-1) / length[known]
+    cosine = np.sum(p * t, axis=-1) / length[valid]
     return np.degrees(np.arccos(np.clip(cosine, -1, 1)))
 
 

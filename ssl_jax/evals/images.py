@@ -219,8 +219,8 @@ class Images:
           NotMeasurable: no example has a label.
         """
         labels = self.targets(part, index) if self.multi else self.labels(part, index)
-        known = labels >= 0
-        has_label = np.asarray(known.any(axis=1) if self.multi else known)
+        labelled = labels >= 0
+        has_label = np.asarray(labelled.any(axis=1) if self.multi else labelled)
         if not has_label.any():
             raise NotMeasurable(f"{part.source.name}: none of {len(index)} examples has a label")
         if has_label.all():  # without a copy

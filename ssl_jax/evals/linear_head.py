@@ -97,10 +97,10 @@ def _one_per_class(train: Labelled, inverse: Sequence[float]) -> list[LinearHead
     biases = np.zeros((len(inverse), classes), np.float32)
     for c in range(classes):
         column = train.labels[:, c]
-        known = column >= 0
-        if len(np.unique(column[known])) < 2:
+        labelled = column >= 0
+        if len(np.unique(column[labelled])) < 2:
             continue
-        rows = Labelled(train.features[known], column[known])
+        rows = Labelled(train.features[labelled], column[labelled])
         for i, model in enumerate(_fitted(rows, inverse)):
             weights[i, :, c], biases[i, c] = model.coef_[0], model.intercept_[0]
     return [LinearHead(w, b) for w, b in zip(weights, biases, strict=True)]

@@ -24,6 +24,6 @@ def mask_logistic(logits: Array, mask: Array) -> Array:
     """
     check_shapes("mask_logistic: logits, mask (...)", logits, mask)
     logits = as_float(logits)
-    known = (mask == 0) | (mask == 1)
+    valid = (mask == 0) | (mask == 1)
     loss = jax.nn.softplus(jnp.where(mask == 1, -logits, logits))
-    return jnp.sum(jnp.where(known, loss, 0)) / jnp.maximum(jnp.sum(known), 1)
+    return jnp.sum(jnp.where(valid, loss, 0)) / jnp.maximum(jnp.sum(valid), 1)

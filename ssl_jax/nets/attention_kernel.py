@@ -124,8 +124,8 @@ class _Plan(NamedTuple):
         )
         if bias is not None:
             _, many, queries, keys = bias.shape
-            one = many * _padded(queries, 8) * _padded(keys, LANES)
-            vmem += 2 * one * (bias.dtype.itemsize + 4)
+            elements = many * _padded(queries, 8) * _padded(keys, LANES)
+            vmem += 2 * elements * (bias.dtype.itemsize + 4)
         return cls(turns, biases, length, channels, heads, images, group, rows, vmem)
 
     @property

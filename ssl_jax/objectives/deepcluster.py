@@ -1,6 +1,6 @@
 """DeepCluster: deep clustering for unsupervised learning of visual features (1807.05520)."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -97,11 +97,8 @@ class DeepCluster(Objective):
         return jnp.mean(losses), Aux(dict(extra, stats=nets.stats), metrics=metrics)
 
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
-        heads = Heads(params["classifier"], self._score)
+        heads = Heads.of(self.classifier, params["classifier"])
         return replace(super().encoder(params, extra), clusters=heads)
-
-    def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:
-        return [self.classifier.apply(params, {}, pooled, train=False)[0]]
 
     def refresh_steps(self) -> Collection[int]:
         every = max(round(self.epochs * self.spec.steps_per_epoch), 1)

@@ -130,7 +130,7 @@ class DeepClusterV2(Objective):
         bank, present = extra["memory"], memory.present(self.spec.num_examples)
         if features is not None:
             bank = jnp.repeat(features.values[:, None], self.remembered, axis=1).astype(bank.dtype)
-        present = present & jnp.any(bank != 0, axis=(1, 2))  # not the rows of broken images
+        present = present & jnp.any(bank != 0, axis=(1, 2))  # not the rows of corrupt images
         clusterings = [
             kmeans(
                 bank[:, h % self.remembered],

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment.masks import block_mask, mask_ids, most_hidden, stratified_targets, take
 from ssl_jax.core import rng, tree
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import Count, NonNegative, Positive, Probability, Several, Whole
@@ -26,6 +25,7 @@ from ssl_jax.nets.heads import dino_head
 from ssl_jax.objectives.base import Aux, Encoder, Group, Objective, View
 from ssl_jax.objectives.parts import self_distillation
 from ssl_jax.objectives.parts.ema import cosine_momentum
+from ssl_jax.objectives.parts.hidden_patches import gather_hidden, spread_masks
 from ssl_jax.objectives.parts.multicrop import (
     images_and_patches,
     leading_groups,
@@ -39,7 +39,6 @@ Tree = Any
 
 CENTERS = ("center", "patch_center")  # in `extra`: running means of the teacher's logits
 ITERATIONS = 3  # of Sinkhorn-Knopp
-LEAST_BLOCK = 4  # patches of a block of a mask
 
 
 @dataclass(frozen=True)
@@ -230,34 +229,12 @@ class DINOv2(Objective):
 
     def masks(self, keys: Array) -> Array:
         """Draw masks (B, large, rows, columns), bool, of the patches to hide with keys (B,)."""
-        side = self.patch_grid[0]
-        each = jax.vmap(lambda key: jax.random.split(key, self.large))(keys)
-        draw = lambda key: jax.random.uniform(rng.named(key, "target"), (2,))  # noqa: E731
-        order, draws = jnp.moveaxis(jax.vmap(jax.vmap(draw))(each), -1, 0).reshape(
-            2, self.batch_groups, -1
-        )
-        places = jnp.argsort(jnp.argsort(order))
-        targets = stratified_targets(places, draws, side**2, self.mask_share, self.mask_ratios)
-
-        def mask(key: Array, target: Array) -> Array:
-            return block_mask(key, (side, side), target, LEAST_BLOCK, side**2 / 2)
-
-        return jax.vmap(jax.vmap(mask))(each, targets.reshape(each.shape))
+        side, groups = self.patch_grid[0], self.batch_groups
+        return spread_masks(keys, self.large, side, groups, self.mask_share, self.mask_ratios)
 
     def hidden(self, masks: Array) -> tuple[Callable[[Array], Array], Array]:
-        """Return a function that gathers the hidden patches (groups, M, D) from all (B, large, N,
-        D), and the weight (groups, M) of each in the loss: one over the number that its crop hides
-        and the number of crops. The padding repeats them with weight 0.
-        """
-        groups, patches = self.batch_groups, self.patch_grid[0] ** 2
-        flat = masks.reshape(groups, -1, patches)
-        most = most_hidden(flat.shape[1], patches, self.mask_share, self.mask_ratios)
-        ids, valid = mask_ids(flat, most)
-        again = jnp.arange(most) % jnp.maximum(valid.sum(-1, keepdims=True), 1)
-        ids = jnp.take_along_axis(ids, again, axis=-1)
-        weights = flat / jnp.maximum(flat.sum(-1, keepdims=True), 1) / (groups * flat.shape[1])
-        weights = jnp.take_along_axis(weights.reshape(groups, -1), ids, axis=1)
-        return lambda x: take(x.reshape(groups, -1, x.shape[-1]), ids), weights * valid
+        """Return the gathering of the hidden patches and their weights; see `gather_hidden`."""
+        return gather_hidden(masks, self.batch_groups, self.mask_share, self.mask_ratios)
 
     def predict(self, nets: Bound, images: Array, patches: Array) -> tuple[Array, Array]:
         """Compute logits (..., K) for images and patches."""

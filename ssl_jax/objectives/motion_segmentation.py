@@ -119,9 +119,9 @@ def intersection_over_union(predicted: Array, masks: Array) -> Array:
       predicted: (B, h, w) bool.
       masks: (B, h, w) integers.
     """
-    known = (masks == 0) | (masks == 1)
+    valid = (masks == 0) | (masks == 1)
     both = jnp.sum(predicted & (masks == 1))
-    either = jnp.sum(known & (predicted | (masks == 1)))
+    either = jnp.sum(valid & (predicted | (masks == 1)))
     return both / jnp.maximum(either, 1)
 
 

@@ -1,6 +1,6 @@
 """S4L: self-supervised semi-supervised learning (1905.03670)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -204,11 +204,8 @@ class S4L(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         """Return the backbone and its classifier, or their average if there is one."""
         params, stats = average.evaluated(params, extra)
-        classifier = Heads(params["classes"], self._score)
+        classifier = Heads.of(self.classes, params["classes"])
         return Encoder(params["backbone"], stats["backbone"], self.backbone, classifier=classifier)
-
-    def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:
-        return [self.classes.apply(params, {}, pooled, train=False)[0]]
 
 
 make = S4L.make

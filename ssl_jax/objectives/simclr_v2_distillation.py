@@ -1,6 +1,6 @@
 """SimCLR v2's last step: distillation of a fine-tuned network (2006.10029)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -114,11 +114,8 @@ class Distillation(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         """Return the student with its classifier."""
         stats = extra["stats"]["backbone"]
-        classifier = Heads(params["classifier"], self._score)
+        classifier = Heads.of(self.head, params["classifier"])
         return Encoder(params["backbone"], stats, self.backbone, classifier=classifier)
-
-    def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:
-        return [self.head.apply(params, {}, pooled, train=False)[0]]
 
 
 make = Distillation.make

@@ -1,6 +1,6 @@
 """Supervised learning and fine-tuning: a linear classifier on the backbone, both trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -135,11 +135,8 @@ class Supervised(Objective):
     def encoder(self, params: Tree, extra: Tree) -> Encoder:
         """Return the backbone and its classifier, or their average if there is one."""
         params, stats = average.evaluated(params, extra)
-        classifier = Heads(params["classifier"], self._score)
+        classifier = Heads.of(self.head, params["classifier"])
         return Encoder(params["backbone"], stats["backbone"], self.backbone, classifier=classifier)
-
-    def _score(self, params: Tree, pooled: Array) -> Sequence[Array]:
-        return [self.head.apply(params, {}, pooled, train=False)[0]]
 
 
 make = Supervised.make

@@ -53,16 +53,18 @@ class Examples(NamedTuple):
         return ", ".join(names[int(c)] for c in np.flatnonzero(self.table[row]))
 
 
-def alike(one: Examples, rows: np.ndarray, other: Examples, columns: np.ndarray) -> np.ndarray:
+def alike(
+    queries: Examples, rows: np.ndarray, database: Examples, columns: np.ndarray
+) -> np.ndarray:
     """Compare the classes of the images `rows` (n,) with those of `columns` (n, k): (n, k) int8. 1
     if two have the same class, or share one of several, 0 if not, -1 if one of them has none.
     """
-    if one.table is None or other.table is None:
-        first, second = one.labels[rows, None], other.labels[columns]
+    if queries.table is None or database.table is None:
+        first, second = queries.labels[rows, None], database.labels[columns]
         return np.where(np.minimum(first, second) < 0, -1, first == second).astype(np.int8)
-    first, second = one.table[rows, None], other.table[columns]
-    known = first.any(-1) & second.any(-1)
-    return np.where(known, (first & second).any(-1), -1).astype(np.int8)
+    first, second = queries.table[rows, None], database.table[columns]
+    labelled = first.any(-1) & second.any(-1)
+    return np.where(labelled, (first & second).any(-1), -1).astype(np.int8)
 
 
 class Neighbours(NamedTuple):

@@ -40,10 +40,10 @@ def render(
       footer: how the page was made.
     """
     numbers = {"final": tables.final(runs, names, scores), "results": tables.results(runs)}
-    about = {"facts": tables.facts(runs), "settings": tables.configs(runs)}
+    facts = {"facts": tables.facts(runs), "settings": tables.configs(runs)}
     several = len(runs) > 1
     sections = [
-        Section("run", "The runs" if several else "The run", "run.html", about),
+        Section("run", "The runs" if several else "The run", "run.html", facts),
         Section("numbers", "What was learned", "numbers.html", numbers),
         Section("curves", "Curves", "curves.html", _curves(runs, names)),
         *_looks(runs),

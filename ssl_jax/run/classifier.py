@@ -82,9 +82,9 @@ class ImageClassifier:
         encoder = ImageEncoder.of(bare, view, POOLED, weights.channels, settings, str(path))
         own = weights.networks[weights.encoder]
         try:
-            about = from_json(weights.metadata[KEY])
-            classes = tuple(map(str, about["classes"]))
-            temperature, side = float(about["temperature"]), int(about["side"])
+            stored = from_json(weights.metadata[KEY])
+            classes = tuple(map(str, stored["classes"]))
+            temperature, side = float(stored["temperature"]), int(stored["side"])
             kernel, bias = np.asarray(own[KERNEL]), np.asarray(own[BIAS])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(f"{path}: the description of its classes is damaged") from None
@@ -101,7 +101,7 @@ class ImageClassifier:
         return features @ self.kernel + self.bias  # type: ignore[no-any-return]
 
 
-def about(classes: Sequence[str], temperature: float, side: int) -> str:
+def metadata(classes: Sequence[str], temperature: float, side: int) -> str:
     """Return the description of a classifier for its file's metadata."""
     return json.dumps({"classes": list(classes), "temperature": temperature, "side": side})
 

@@ -70,14 +70,14 @@ class Start:
             if not views:
                 raise UserError(f"{name}: its method reads no images of one size")
             backbone = {"name": run.backbone_name} | dict(run.raw.get("backbone", {}))
-            known = range_of(run.raw)
-            return cls(name, views[0], run.objective.probe, backbone, run.spec.channels, known)
+            probe, channels, levels = run.objective.probe, run.spec.channels, range_of(run.raw)
+            return cls(name, views[0], probe, backbone, channels, levels)
         file = orbax_export.read_any(path)
         weights = networks.of_file(file, name, settings)
         usual = weights_file.normalization(file, path)
         view, probe, config = weights_file.preprocessing(weights, usual)
-        known = range_of(config)
-        return cls(name, view, probe, dict(weights.backbone), weights.channels, known)
+        levels = range_of(config)
+        return cls(name, view, probe, dict(weights.backbone), weights.channels, levels)
 
     @property
     def training_view(self) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Measured(NamedTuple):
     @property
     def loss(self) -> float:
         """Mean cross-entropy of the labels that are known classes."""
-        known = self.labels < self.logits.shape[1]
-        return log_loss(self.logits[known], self.labels[known])
+        selected = self.labels < self.logits.shape[1]
+        return log_loss(self.logits[selected], self.labels[selected])
 
 
 class LinearProbe(NamedTuple):
@@ -100,12 +100,12 @@ def labelled_features(
     """
     features, index = features_of(encoder, source, loading)
     labels = numbered(source, index, sets.classes)
-    known = labels >= 0
-    if not known.any():
+    labelled = labels >= 0
+    if not labelled.any():
         raise UserError(f"{source.name}: no {what} image has a label")
     if not np.isfinite(features).all():
         raise UserError(f"{source.name}: the network's features are not finite")
-    return features[known], labels[known], index[known]
+    return features[labelled], labels[labelled], index[labelled]
 
 
 def with_statistics(encoder: ImageEncoder, sets: Sets, loading: Loading) -> ImageEncoder:
@@ -158,6 +158,6 @@ def _measured(
 
 def _finite(head: LinearHead) -> LinearHead:
     """Replace the bias -inf of a class without examples, with which training could not start."""
-    known = np.isfinite(head.bias)
-    bias = np.where(known, head.bias, head.bias[known].min() - NEVER)
+    trained = np.isfinite(head.bias)
+    bias = np.where(trained, head.bias, head.bias[trained].min() - NEVER)
     return LinearHead(head.weight.astype(np.float32), bias.astype(np.float32))

@@ -32,7 +32,7 @@ def score(
       others: `Measured.summary` of the linear probes, by name.
     """
     count, labels, guesses = len(classifier.classes), test.labels, test.guesses
-    known = labels < count
+    selected = labels < count
     confidence = {
         name: calibration.probabilities(test.logits, temperature).max(1)
         for name, temperature in (("before", 1.0), ("after", classifier.temperature))
@@ -45,7 +45,7 @@ def score(
     )
     every = {"classifier": test.summary()} | dict(others) | {"chance": chance.summary()}
     precision, recall, f1, support = precision_recall_fscore_support(
-        labels[known], guesses[known], labels=range(count), zero_division=np.nan
+        labels[selected], guesses[selected], labels=range(count), zero_division=np.nan
     )
     error = calibration.calibration_error
     return {
@@ -53,7 +53,7 @@ def score(
         "calibration_error": error(confidence["after"], guesses == labels),
         "calibration_error_uncalibrated": error(confidence["before"], guesses == labels),
         "temperature": classifier.temperature,
-        "other_classes": int((~known).sum()),
+        "other_classes": int((~selected).sum()),
         "classes": [
             {
                 "name": readable(name),
@@ -86,8 +86,8 @@ def write(
     """
     names = [readable(name) for name in classifier.classes]
     count = len(names)
-    known = test.labels < count
-    matrix = confusion_matrix(test.labels[known], test.guesses[known], labels=range(count))
+    selected = test.labels < count
+    matrix = confusion_matrix(test.labels[selected], test.guesses[selected], labels=range(count))
     write_json(folder / "classifier.json", numbers)
     columns: dict[str, Sequence[Any]] = {"label": names}
     for number, name in enumerate(names):

@@ -105,7 +105,7 @@ class BadFilesTest(absltest.TestCase):
         self.assertEqual((first[0], second[0]), (0, 0), second[1])
         self.assertEqual(self.losses("parts"), self.losses("whole"))
 
-    def test_too_many_stop_the_run_with_one_line(self):
+    def test_too_many_are_a_one_line_error(self):
         code, err = self.train("few", "--config.data.max_bad_fraction=0.05")
         self.assertEqual(code, 2, err)
         self.assertNotIn("Traceback", err)

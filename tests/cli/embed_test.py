@@ -129,7 +129,7 @@ class EmbedTest(parameterized.TestCase):
         outputs, expected = program.call(encoder.crop(images)), encoder(images)
         np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
-    def test_a_folder_with_broken_images(self):
+    def test_a_folder_with_corrupt_images(self):
         images = self.folder / "some[1]"  # what looks like markup
         images.mkdir()
         for i in range(20):

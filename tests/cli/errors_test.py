@@ -136,7 +136,7 @@ class ErrorsTest(parameterized.TestCase):
         self.train("--data=npz:/nowhere.npz", message="/nowhere.npz")
         self.assertFalse(self.workdir.exists())
 
-    def test_too_many_broken_images(self):
+    def test_too_many_corrupt_images(self):
         folder = self.pictures(24)
         for path in sorted(folder.iterdir())[:3]:
             path.write_bytes(path.read_bytes()[:40])

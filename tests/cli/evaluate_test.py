@@ -159,7 +159,7 @@ class EvaluateTest(parameterized.TestCase):
             [line["protocol"] for line in lines], ["diagnostics", "knn", "fewshot", "clustering"]
         )
 
-    def test_killed_it_goes_on_where_it_was(self):
+    def test_an_interrupted_sweep_resumes(self):
         path = self.folder / "killed.jsonl"
         argv = [
             *("evaluate", f"--workdir={self.folder / 'run0'}", f"--results={path}"),

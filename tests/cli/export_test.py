@@ -55,7 +55,7 @@ def command(*argv):
 
 
 class PartsTest(parameterized.TestCase):
-    @parameterized.parameters(*methods())
+    @parameterized.named_parameters((f"_{name}", name) for name in methods())
     def test_every_method(self, method):
         """Check that the average's names are among the trained network's; the encoder is one of
         both.

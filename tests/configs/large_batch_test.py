@@ -64,7 +64,7 @@ class LargeBatchTest(parameterized.TestCase):
         ("imagenet_sqrt", 8192, 6.79),
     )
     def test_simclr_at_two_sizes(self, recipe, batch_size, peak):
-        """In numbers: the two rules of appendix B.1 meet at 4096."""
+        """The two rules of appendix B.1 meet at 4096."""
         spec, rate = resolved(f"simclr:{recipe}", batch_size)
         self.assertAlmostEqual(rate(10 * spec.steps_per_epoch), peak, delta=0.005)
 

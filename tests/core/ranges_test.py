@@ -111,7 +111,7 @@ class RangesTest(parameterized.TestCase):
                     count += 1
         return count
 
-    @parameterized.parameters(*METHODS)
+    @parameterized.named_parameters((f"_{name}", name) for name in METHODS)
     def test_methods(self, name):
         def build(values):
             return config.build(METHODS[name], values, "objective", backbone=None, spec=SPEC)
@@ -124,7 +124,7 @@ class RangesTest(parameterized.TestCase):
         build = lambda values: config.build(section, values, name)  # noqa: E731
         self.assertGreater(self.refuse(of_class(section, name), build), 1)
 
-    @parameterized.parameters(*nets.BACKBONES)
+    @parameterized.named_parameters((f"_{name}", name) for name in nets.BACKBONES)
     def test_backbones(self, name):
         made = nets.backbone_class(name)
         hints = typing.get_type_hints(made, include_extras=True)
@@ -136,7 +136,7 @@ class RangesTest(parameterized.TestCase):
         ]
         self.refuse(numbers, lambda values: nets.make_backbone(name, 3, values))
 
-    @parameterized.parameters(*METHODS)
+    @parameterized.named_parameters((f"_{name}", name) for name in METHODS)
     def test_defaults_lie_in_their_ranges(self, name):
         for cls in (METHODS[name], *SECTIONS.values()):
             for field, hint in typing.get_type_hints(cls, include_extras=True).items():

@@ -10,7 +10,6 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core import sharding
 from ssl_jax.cost import aot, chips, flops, program
 from ssl_jax.run.acting import acting_loop
-from ssl_jax.run.configs import methods
 from ssl_jax.training import state
 from ssl_jax.training.step import make_train_step
 from tests.objectives import harness
@@ -29,7 +28,7 @@ def acting(made):
 
 
 class AbstractBatchTest(parameterized.TestCase):
-    @parameterized.parameters(*methods(), harness.EVERY_INPUT)
+    @parameterized.named_parameters(*harness.METHODS)
     def test_is_what_the_host_makes(self, method):
         made = harness.experiment(method)
         real = next(acting(made) if made.acts else made.batches(0, 1))

@@ -148,7 +148,7 @@ class BatchesTest(parameterized.TestCase):
         ]
         self.assertTrue(all(crops[0][i] != crops[1][i] for i in range(8)))
 
-    def test_broken_images_are_replaced_in_their_slots(self):
+    def test_corrupt_images_are_replaced_in_their_slots(self):
         clean = self.folder()
         want = run(clean)
         Path(clean.describe(3)).write_bytes(b"no JPEG")
@@ -164,7 +164,7 @@ class BatchesTest(parameterized.TestCase):
                 hit += index == 3
         self.assertGreater(hit, 0)
 
-    def test_too_many_broken_images_end_the_iteration(self):
+    def test_too_many_corrupt_images_end_the_iteration(self):
         source = self.folder(broken=[1, 3, 5])
         with self.assertRaisesRegex(UserError, r"images of folder:.* cannot be read .*\.jpg"):
             run(source, max_bad_fraction=0.1)
@@ -276,7 +276,7 @@ class EvalArraysTest(absltest.TestCase):
         np.testing.assert_array_equal(index, [5, 2, -1])
         np.testing.assert_array_equal(images[:2], arrays().arrays[[5, 2]])
 
-    def test_broken_images_are_left_out(self):
+    def test_corrupt_images_are_left_out(self):
         root = Path(self.create_tempdir().full_path)
         for i in range(3):
             Image.new("RGB", (9, 9), (i + 1, 0, 0)).save(root / f"{i}.png")

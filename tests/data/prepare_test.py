@@ -57,7 +57,7 @@ class PrepareTest(parameterized.TestCase):
         again = open_source(f"array_record:{self.output}")
         self.assertEqual(decode(again.read(0), 3).shape, (*want, 3))
 
-    def test_broken_images_are_left_out_and_named(self):
+    def test_corrupt_images_are_left_out_and_named(self):
         source = self.pictures()
         (self.folder / "in" / "class0" / "1.jpg").write_bytes(b"no picture")
         manifest = prepare(source, self.output, Shards())

@@ -231,7 +231,7 @@ class EmbedTest(parameterized.TestCase):
         with lock, self.assertRaisesRegex(UserError, "another run is writing"):
             run.embed(job(output))
 
-    def test_broken_images_have_no_row(self):
+    def test_corrupt_images_have_no_row(self):
         for i in range(40):
             cv2.imwrite(str(self.folder / f"{i:02d}.png"), images(20, 20, 3, seed=i))
         (self.folder / "07.png").write_bytes(b"no image")

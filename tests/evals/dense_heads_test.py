@@ -131,10 +131,10 @@ class WindowsTest(parameterized.TestCase):
             for seed in range(20):
                 image, labels = windows.crop(scenes, 0, np.random.default_rng(seed))
                 self.assertEqual((image.shape, labels.shape), ((40, 40, 3), (40, 40)))
-                known = labels != IGNORED
-                outside += int((~known).sum())
-                self.assertFalse(image[~known].any())
-                right = image[known].argmax(-1) == labels[known]
+                labelled = labels != IGNORED
+                outside += int((~labelled).sum())
+                self.assertFalse(image[~labelled].any())
+                right = image[labelled].argmax(-1) == labels[labelled]
                 self.assertGreater(right.mean(), 0.95)  # edges are mixed
             self.assertGreater(outside, 0)
 

@@ -55,7 +55,7 @@ ABSENT += (
     "detection",
 )  # folders of images
 ABSENT += ("translation", "linear_grid")  # and a method that translates; a class token
-ALL = list(protocols.known())
+ALL = [(f"_{name}", name) for name in protocols.known()]
 
 
 def source(labels, name="squares"):
@@ -103,7 +103,11 @@ class EdgesTest(parameterized.TestCase):
         else:
             self.assertIsNotNone(self.measure(name, train, test))
 
-    @parameterized.product(name=ALL, has_test_set=[True, False])
+    @parameterized.named_parameters(
+        (f"{suffix}_{kind}", name, kind == "test_set")
+        for suffix, name in ALL
+        for kind in ("test_set", "no_test_set")
+    )
     def test_nothing_to_evaluate_on(self, name, has_test_set):
         train = source([0])  # nothing can be held out of one
         test = source([]) if has_test_set else None
@@ -113,27 +117,27 @@ class EdgesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "squares: no example to evaluate on"):
             self.measure(name, train, test)
 
-    @parameterized.parameters(*ALL)
+    @parameterized.named_parameters(*ALL)
     def test_one_class_to_learn_from(self, name):
         test = source(np.arange(20) % 2)
         learn = (*LEARN, "knn", "clustering", "image_retrieval", "few_shot_episodes")
         self.check(name, source(np.zeros(30, int)), test, "(one class|two classes)", learn)
 
-    @parameterized.parameters(*ALL)
+    @parameterized.named_parameters(*ALL)
     def test_a_class_with_fewer_labels_than_requested(self, name):
         self.check(name, source([0] * 20 + [1] * 20 + [2] * 2), source(np.arange(20) % 3))
 
-    @parameterized.parameters(*ALL)
+    @parameterized.named_parameters(*ALL)
     def test_fewer_neighbours_than_requested(self, name):
         train, test = source([0, 1, 0, 1, 0]), source(np.arange(20) % 2)
         self.check(name, train, test, "5 training examples are too few", ["logistic"])
 
-    @parameterized.parameters(*ALL)
+    @parameterized.named_parameters(*ALL)
     def test_gaps_between_labels(self, name):
         gaps = np.array([0, 2, 7])
         self.check(name, source(gaps[np.arange(36) % 3]), source(gaps[np.arange(20) % 3]))
 
-    @parameterized.parameters(*ALL)
+    @parameterized.named_parameters(*ALL)
     def test_labels_that_training_does_not_have(self, name):
         self.check(name, source(np.arange(36) % 3), source(np.arange(20) % 5))
 
@@ -149,7 +153,7 @@ class EdgesTest(parameterized.TestCase):
         with self.assertRaisesRegex(NotMeasurable, "no evaluation example is of a class that"):
             self.measure("knn", train, source([4] * 20))
 
-    @parameterized.parameters(*ALL)
+    @parameterized.named_parameters(*ALL)
     def test_all_labels_missing(self, name):
         some, none = source(np.arange(36) % 3), source([-1] * 20)
         free = name in ("diagnostics", "lidar", "layers", "distance", "zipf")

@@ -91,7 +91,9 @@ class ProtocolsTest(parameterized.TestCase):
         if name in ("knn", "linear", "logistic", "svm"):
             self.assertIn(f"eval/{name}_11point", numbers)
 
-    @parameterized.parameters(*sorted(set(protocols.known()) - set(MULTI)))
+    @parameterized.named_parameters(
+        (f"_{name}", name) for name in sorted(set(protocols.known()) - set(MULTI))
+    )
     def test_others_need_one_label_or_none(self, name):
         protocol = EvalsConfig().protocol(name)
         some = subject(source(random(20)), source(random(20, 1)))
@@ -174,10 +176,10 @@ class PiecesTest(parameterized.TestCase):
         (head,) = fit(train, [Linear(weight_decay=1e-2)], 3)
         precisions = []
         for c in range(3):
-            known = train.labels[:, c] >= 0
+            labelled = train.labels[:, c] >= 0
             inverse = 1 / (1e-2 * len(train.labels))
             model = LogisticRegression(C=inverse, max_iter=1000)
-            model.fit(train.features[known], train.labels[known, c])
+            model.fit(train.features[labelled], train.labels[labelled, c])
             scores = model.decision_function(test.features)
             np.testing.assert_allclose(head.logits(test.features)[:, c], scores, atol=1e-3)
             precisions.append(average_precision(scores, test.labels[:, c] == 1))
@@ -199,12 +201,12 @@ class PiecesTest(parameterized.TestCase):
     def test_labels_that_are_not_known_have_no_gradient(self):
         train = table(60, 0)
         settings = [Linear(preset="simclr", lr=9.0, batch_size=60, epochs=3)]
-        known = np.full(60, True)
-        known[::3] = False
-        train.labels[~known, 0] = -1
+        labelled = np.full(60, True)
+        labelled[::3] = False
+        train.labels[~labelled, 0] = -1
         (head,) = fit(train, settings, 3)
         other = Labelled(train.features.copy(), train.labels)
-        other.features[~known] = 0  # changes classes 1 and 2 alone
+        other.features[~labelled] = 0  # changes classes 1 and 2 alone
         (changed,) = fit(other, settings, 3)
         np.testing.assert_allclose(head.weight[:, 0], changed.weight[:, 0], rtol=1e-5)
         self.assertGreater(np.abs(head.weight[:, 1] - changed.weight[:, 1]).max(), 1e-3)

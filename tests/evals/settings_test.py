@@ -260,7 +260,7 @@ OTHER = {
 REFUSED = {("corruptions", "baseline"): "these data have 4"}  # values that do not fit these data
 ELSEWHERE = ("episodes", "detection")  # need an environment and torch, see their own tests
 FIELDS = [
-    (name, field.name)
+    (f"_{name}_{field.name}", name, field.name)
     for name in protocols.known()
     if name not in ELSEWHERE
     for field in dataclasses.fields(EvalsConfig().protocol(name))
@@ -301,7 +301,7 @@ class SettingsTest(parameterized.TestCase):
             return tuple(self.filled(v) for v in value)
         return value.format(**self.files) if isinstance(value, str) else value
 
-    @parameterized.parameters(*FIELDS)
+    @parameterized.named_parameters(*FIELDS)
     def test_changes_the_numbers_or_is_refused(self, name, field):
         protocol = EvalsConfig().protocol(name)
         others = OTHER.get(name, {}) | {k: v for k, v in LAYER.items() if hasattr(protocol, k)}

@@ -165,7 +165,11 @@ CHECKS = (check_features, check_inputs, check_any_batch, check_layers, check_dec
 
 
 class BackboneTest(parameterized.TestCase):
-    @parameterized.product(name=nets.BACKBONES, check=CHECKS)
+    @parameterized.named_parameters(
+        (f"_{name}_{check.__name__.removeprefix('check_')}", name, check)
+        for name in nets.BACKBONES
+        for check in CHECKS
+    )
     def test_contract(self, name, check):
         check(self, name)
 

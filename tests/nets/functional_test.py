@@ -200,7 +200,7 @@ class MicrobatchTest(parameterized.TestCase):
         net = functional(Tower)
         params, stats, x = started(net, 6, 4)
         shift = jnp.arange(24.0).reshape(6, 4)
-        out, new = torch.jit(
+        out, updated = torch.jit(
             lambda x: net.apply(
                 params, stats, x, shift=shift, train=True, microbatches=3, factor=2.0
             )
@@ -213,7 +213,7 @@ class MicrobatchTest(parameterized.TestCase):
             )
             expected = expected.at[rows].set(chunk["out"])
         np.testing.assert_allclose(out["out"], expected, rtol=1e-4, atol=1e-5)
-        chex.assert_trees_all_close(new, threaded, rtol=1e-5)
+        chex.assert_trees_all_close(updated, threaded, rtol=1e-5)
 
     def test_memory_falls(self):
         net = resnet_custom((1,), (8,), stem="small", stem_filters=8)

@@ -23,7 +23,7 @@ class BatchNormTest(parameterized.TestCase):
         params, stats = torch.jit(net.init)(jax.random.key(0))
         # Running means as they are after a few steps: near the true ones.
         stats = stats | {"mean": jnp.full((3,), mean + std, jnp.float32)}
-        y, new = torch.jit(lambda x: net.apply(params, stats, x, train=True))(x)
+        y, updated = torch.jit(lambda x: net.apply(params, stats, x, train=True))(x)
         exact = x.astype(np.float64)
         expected_mean, expected_var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
         expected = (exact - expected_mean) / np.sqrt(expected_var + 1e-5)
@@ -31,10 +31,10 @@ class BatchNormTest(parameterized.TestCase):
         np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 + 1e-7 * abs(mean) / std)
         count = x.size // 3
         np.testing.assert_allclose(
-            new["mean"], 0.9 * stats["mean"] + 0.1 * expected_mean, rtol=1e-6, atol=1e-7
+            updated["mean"], 0.9 * stats["mean"] + 0.1 * expected_mean, rtol=1e-6, atol=1e-7
         )
         np.testing.assert_allclose(
-            new["var"], 0.9 + 0.1 * expected_var * count / (count - 1), rtol=1e-5
+            updated["var"], 0.9 + 0.1 * expected_var * count / (count - 1), rtol=1e-5
         )
 
     def test_evaluation_uses_and_keeps_the_running_statistics(self):
@@ -59,18 +59,18 @@ class BatchNormTest(parameterized.TestCase):
     def test_single_row_is_finite(self):
         net = batch_norm()
         params, stats = net.init(jax.random.key(0))
-        y, new = net.apply(params, stats, jnp.ones((1, 3)), train=True)
-        chex.assert_tree_all_finite((y, new))
+        y, updated = net.apply(params, stats, jnp.ones((1, 3)), train=True)
+        chex.assert_tree_all_finite((y, updated))
         np.testing.assert_allclose(y, 0, atol=1e-6)
 
     def test_groups_by_vmap(self):
         net = batch_norm()
         params, stats = net.init(jax.random.key(0))
         x = torch.random_images(4, 6, 3) + np.arange(4, dtype=np.float32)[:, None, None]
-        y, new = jax.vmap(lambda x: net.apply(params, stats, x, train=True))(x)
-        one, new_one = net.apply(params, stats, x[2], train=True)
-        np.testing.assert_allclose(y[2], one, atol=1e-6)
-        chex.assert_trees_all_close(jax.tree.map(lambda s: s[2], new), new_one, rtol=1e-6)
+        y, updated = jax.vmap(lambda x: net.apply(params, stats, x, train=True))(x)
+        row, updated_row = net.apply(params, stats, x[2], train=True)
+        np.testing.assert_allclose(y[2], row, atol=1e-6)
+        chex.assert_trees_all_close(jax.tree.map(lambda s: s[2], updated), updated_row, rtol=1e-6)
 
     def test_statistics_are_of_the_global_batch(self):
         net = batch_norm()
@@ -84,14 +84,14 @@ class BatchNormTest(parameterized.TestCase):
     def test_dtypes(self):
         net = batch_norm()
         params, stats = net.init(jax.random.key(0))
-        y, new = net.apply(params, stats, jnp.ones((4, 3), jnp.bfloat16), train=True)
-        self.assertEqual((y.dtype, new["var"].dtype), (jnp.bfloat16, jnp.float32))
+        y, updated = net.apply(params, stats, jnp.ones((4, 3), jnp.bfloat16), train=True)
+        self.assertEqual((y.dtype, updated["var"].dtype), (jnp.bfloat16, jnp.float32))
         with jax.enable_x64(True):
             wide = jax.tree.map(lambda v: v.astype(jnp.float64), (params, stats))
             x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 3)))
-            y, new = net.apply(*wide, x, train=True)
-            self.assertEqual((y.dtype, new["var"].dtype), (jnp.float64, jnp.float64))
-            np.testing.assert_allclose(new["var"], 0.9 + 0.1 * x.var(0, ddof=1), rtol=1e-13)
+            y, updated = net.apply(*wide, x, train=True)
+            self.assertEqual((y.dtype, updated["var"].dtype), (jnp.float64, jnp.float64))
+            np.testing.assert_allclose(updated["var"], 0.9 + 0.1 * x.var(0, ddof=1), rtol=1e-13)
 
 
 class OtherTest(parameterized.TestCase):

@@ -10,16 +10,21 @@ SWIN = {"size": None, "dim": 8, "depths": (2,), "heads": (1,), "patch": 4, "imag
 
 
 class OptionsTest(parameterized.TestCase):
-    @parameterized.product(
-        dtype=("float16", "float64", "float8_e4m3fn", "int8", "float99", "half", "double"),
-        name=list(nets.BACKBONES),
+    @parameterized.named_parameters(
+        (f"_{name}_{dtype}", name, dtype)
+        for name in nets.BACKBONES
+        for dtype in ("float16", "float64", "float8_e4m3fn", "int8", "float99", "half", "double")
     )
-    def test_what_is_not_computed_in(self, dtype, name):
+    def test_what_is_not_computed_in(self, name, dtype):
         with self.assertRaisesRegex(UserError, "backbone.dtype: expected 'float32' or 'bfloat16'"):
             nets.make_backbone(name, 3, {"dtype": dtype})
 
-    @parameterized.product(dtype=("float32", "bfloat16", None), name=list(nets.BACKBONES))
-    def test_what_is(self, dtype, name):
+    @parameterized.named_parameters(
+        (f"_{name}_{dtype}", name, dtype)
+        for name in nets.BACKBONES
+        for dtype in ("float32", "bfloat16", None)
+    )
+    def test_what_is(self, name, dtype):
         nets.make_backbone(name, 3, {"dtype": dtype})
 
     @parameterized.parameters(

@@ -32,7 +32,7 @@ def make(spec=SPEC, **options):
 
 
 class Injected(cmc.CMC):
-    """With the rows of the fixture, which come with the batch, in place of draws."""
+    """CMC with the rows of the fixture, which come with the batch, in place of draws."""
 
     def loss(self, params, extra, batch, key, step):
         with mock.patch.object(memory, "candidates", lambda *_: batch["rows"]):

@@ -87,7 +87,7 @@ def generator(params):
 
 
 class Injected(CUT):
-    """With the fixture's draws, which the test puts into `__dict__`."""
+    """Losses with the fixture's draws, which the test puts into `__dict__`."""
 
     def draw_mirror(self, key):
         return self.__dict__["injected_mirror"]

@@ -97,8 +97,8 @@ class StepTest(absltest.TestCase):
         )
         sizes = {"batch_size": rows, "total_steps": steps, "steps_per_epoch": steps}
         tx, schedule = make_optimizer(config, params, method.groups(), **sizes)
-        now = jit(state.init_fn(method, tx))(np.uint32(0))
-        now = dataclasses.replace(now, params=params, opt_state=tx.init(params))
+        current = jit(state.init_fn(method, tx))(np.uint32(0))
+        current = dataclasses.replace(current, params=params, opt_state=tx.init(params))
 
         group = np.repeat(np.arange(groups), batch)
         turns = jnp.asarray(group % 4)[:, None]
@@ -116,13 +116,14 @@ class StepTest(absltest.TestCase):
                 owners = np.stack([group // 4, data["in_sub_label"][s].reshape(-1)], axis=1)
                 table = np.zeros((1024, 2), np.int32)
                 table[:rows] = owners
-                extra = dict(now.extra, assignments=jnp.asarray(table))
-                now = dataclasses.replace(now, extra=extra)
-                now, metrics = kernel(now, {"views": (images[:, None],), "index": jnp.arange(rows)})
+                extra = dict(current.extra, assignments=jnp.asarray(table))
+                current = dataclasses.replace(current, extra=extra)
+                inputs = {"views": (images[:, None],), "index": jnp.arange(rows)}
+                current, metrics = kernel(current, inputs)
                 np.testing.assert_allclose(
                     metrics["train/loss"], data["out_loss"][s].mean(), rtol=1e-5
                 )
-                ours = named_leaves(now.params)
+                ours = named_leaves(current.params)
                 for path, expected in named_leaves(network(data, "out_sd.", s)).items():
                     assert_close(ours[path], expected, 1e-4, path)
 

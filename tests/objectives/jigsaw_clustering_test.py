@@ -34,7 +34,7 @@ def convolutions():
     """The fixture's encoder: two convolutions, each with batch norm and a ReLU."""
 
     def apply(params, stats, images, *, train, **_):
-        x, new = images, {}
+        x, updated = images, {}
         for conv, norm in (("c1", "b1"), ("c2", "b2")):
             x = jax.lax.conv_general_dilated(
                 x,
@@ -46,13 +46,13 @@ def convolutions():
             )
             mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
             unbiased = var * x[..., 0].size / (x[..., 0].size - 1)
-            new[norm] = {
+            updated[norm] = {
                 "mean": 0.9 * stats[norm]["mean"] + 0.1 * mean,
                 "var": 0.9 * stats[norm]["var"] + 0.1 * unbiased,
             }
             x = (x - mean) * jax.lax.rsqrt(var + 1e-5) * params[norm]["scale"]
             x = jax.nn.relu(x + params[norm]["bias"])
-        return Features(pooled=x.mean((1, 2)), map=x), new
+        return Features(pooled=x.mean((1, 2)), map=x), updated
 
     return Net(lambda key: ({}, {}), apply, "convolutions")
 

@@ -82,13 +82,13 @@ class AverageTest(absltest.TestCase):
         states = train(made(momentum=0.9), 3)
         for s in (1, 2):
             momentum = 1 - 0.1 * (1 + np.cos(np.pi * s / STEPS)) / 2
-            before, now = (
+            before, after = (
                 st.extra["key_encoder"]["projector"]["linear1"]["kernel"]
                 for st in (states[s - 1], states[s])
             )
             online = states[s].params["projector"]["linear1"]["kernel"]
             expected = momentum * before + (1 - momentum) * online
-            np.testing.assert_allclose(now, expected, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-6)
 
     def test_constant_features_score_as_chance(self):
         """4 t log B for both directions (2104.02057's scale)."""

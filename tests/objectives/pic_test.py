@@ -66,11 +66,11 @@ class ReleasedTest(parameterized.TestCase):
             for s in range(len(data["in_y"]))
         ]
         steps = released.train(objective, data, params, extra, batches)
-        for s, (loss, now, _, state) in enumerate(steps):
+        for s, (loss, trained, _, state) in enumerate(steps):
             np.testing.assert_allclose(loss, data["out_loss"][s], rtol=rtol)
             expected = weights("out_sd.", s)
-            released.check(now, expected, 10 * rtol)
-            shape = now["memory"].shape
+            released.check(trained, expected, 10 * rtol)
+            shape = trained["memory"].shape
             (moment,) = (x for x in jax.tree.leaves(state) if x.shape == shape)
             released.check(moment[:count], data["out_sim_matrix_momentum"][s], 10 * rtol)
 

@@ -27,7 +27,7 @@ CASES = (
 
 
 class Injected(pirl.PIRL):
-    """With the patches, their order and the negatives of the fixture, which come with the batch."""
+    """PIRL with the fixture's patches, order and negatives, which come with the batch."""
 
     def loss(self, params, extra, batch, key, step):
         object.__setattr__(self, "batch", batch)

@@ -67,7 +67,7 @@ class SplitBrainTest(parameterized.TestCase):
 
     @parameterized.parameters(True, False)
     def test_no_gradient_crosses_between_the_halves(self, train):
-        """In every stage, with batch norm, exactly."""
+        """This holds for every stage, with batch norm, exactly."""
         made = self.made()
         params, stats = made.backbone.init(jax.random.key(0))
         images = RNG.normal(size=(2, 16, 16, 3)).astype(np.float32)

@@ -179,9 +179,9 @@ def _merge_label_sets(
         foreign = np.setdiff1d(np.arange(len(names)), own)
         labels, unlabelled = source.label_sets, np.zeros(len(source), bool)
         if labels is None:
-            one = np.full(len(source), -1) if source.labels is None else source.labels
-            unlabelled = one < 0
-            labels = LabelSets(np.flatnonzero(~unlabelled), one[~unlabelled], len(source))
+            single = np.full(len(source), -1) if source.labels is None else source.labels
+            unlabelled = single < 0
+            labels = LabelSets(np.flatnonzero(~unlabelled), single[~unlabelled], len(source))
         unknown = np.zeros((len(source), len(names)), bool)
         unknown[:, foreign] = True
         unknown[unlabelled] = True

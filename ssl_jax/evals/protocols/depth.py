@@ -165,11 +165,11 @@ def scale_invariant_loss(logits: Array, depth: Array, real: Array) -> Array:
       A scalar, 0 without any known depth.
     """
     predicted = jax.image.resize(expected_depth(logits), depth.shape, "linear")
-    known = (depth > 0) & real[:, None, None]
-    g = jnp.where(known, jnp.log(predicted) - jnp.log(jnp.where(known, depth, 1.0)), 0.0)
-    count = jnp.maximum(known.sum(), 1)
+    valid = (depth > 0) & real[:, None, None]
+    g = jnp.where(valid, jnp.log(predicted) - jnp.log(jnp.where(valid, depth, 1.0)), 0.0)
+    count = jnp.maximum(valid.sum(), 1)
     mean = g.sum() / count
-    variance = jnp.where(known, jnp.square(g - mean), 0).sum() / count
+    variance = jnp.where(valid, jnp.square(g - mean), 0).sum() / count
     value = variance + (1 - LAMBDA) * jnp.square(mean)
     return WEIGHT * jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1.0)), 0.0)
 

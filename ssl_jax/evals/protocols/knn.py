@@ -209,11 +209,11 @@ def _vote(
     def shares(n: int) -> Array:
         if labels.ndim == 3:
             table = labels[:, :n]
-            shown, known = (
+            shown, labelled = (
                 jnp.einsum("tbn,bnc->tbc", weights[:, :, :n], x.astype(jnp.float32))
                 for x in (table == 1, table >= 0)
             )
-            return jnp.where(known > 0, shown / jnp.where(known > 0, known, 1), 0)
+            return jnp.where(labelled > 0, shown / jnp.where(labelled > 0, labelled, 1), 0)
         votes = jnp.zeros((len(temperature), len(nearest), num_classes), jnp.float32)
         votes = votes.at[:, rows, labels[:, :n]].add(weights[:, :, :n])
         return votes / jnp.sum(votes, axis=-1, keepdims=True)

@@ -123,8 +123,8 @@ def cosine_loss(logits: Array, normals: Array, real: Array) -> Array:
     predicted = jax.image.resize(logits, normals.shape, "linear")
     length = jnp.sqrt(jnp.sum(jnp.square(predicted), axis=-1) + 1e-12)
     cosine = jnp.sum(predicted * normals, axis=-1) / length
-    known = jnp.any(normals != 0, axis=-1) & real[:, None, None]
-    return jnp.sum(1 - cosine, where=known) / jnp.maximum(known.sum(), 1)
+    valid = jnp.any(normals != 0, axis=-1) & real[:, None, None]
+    return jnp.sum(1 - cosine, where=valid) / jnp.maximum(valid.sum(), 1)
 
 
 def read_normals(file: Path) -> np.ndarray:
@@ -136,5 +136,5 @@ def read_normals(file: Path) -> np.ndarray:
     colours = read_image(file, 3)
     normals = colours.astype(np.float32) / 127.5 - 1
     length = np.linalg.norm(normals, axis=-1, keepdims=True)
-    known = (colours > BLACK).any(axis=-1, keepdims=True) & (length > 0.1)
-    return np.where(known, normals / np.maximum(length, 0.1), 0).astype(np.float32)
+    valid = (colours > BLACK).any(axis=-1, keepdims=True) & (length > 0.1)
+    return np.where(valid, normals / np.maximum(length, 0.1), 0).astype(np.float32)

@@ -15,6 +15,7 @@ from flax import nnx
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.ranges import BelowOne, Count, Positive
 from ssl_jax.core.tree import Array
+from ssl_jax.losses.normalize import l2_normalize
 from ssl_jax.nets.attention import repeated
 from ssl_jax.nets.backbones.swin import Pyramid, in_windows, shifted_mask
 from ssl_jax.nets.backbones.vit import patch_grid
@@ -48,7 +49,7 @@ class CosineAttention(nnx.Module):
         qkv = qkv + jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(qkv.dtype)
         qkv = jnp.reshape(qkv, (*x.shape[:2], 3, self.heads, -1))
         q, k, v = (at_least_float32(qkv[:, :, i]) for i in range(3))
-        q, k = (u / jnp.maximum(jnp.linalg.norm(u, axis=-1, keepdims=True), 1e-12) for u in (q, k))
+        q, k = l2_normalize(q, floor="norm"), l2_normalize(k, floor="norm")
         scale = jnp.exp(jnp.minimum(self.logit_scale[...], np.log(LARGEST_SCALE)))
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale[:, None, None]
         logits = logits + repeated(bias, x.shape[0])

@@ -4,7 +4,7 @@ codes, translated images, a policy. Each is a pytree, a part of `objectives.base
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +55,23 @@ class Heads:
     params: Tree
     score: Callable[[Tree, Array], Sequence[Array]] = field(metadata={"static": True})
 
+    @classmethod
+    def of(cls, head: Net, params: Tree) -> Self:
+        """Return the one head that a network without batch statistics computes."""
+        return cls(params, SingleHead(head))
+
     def logits(self, pooled: Array) -> Sequence[Array]:
         return self.score(self.params, pooled)
+
+
+@dataclass(frozen=True)
+class SingleHead:
+    """The scores of one head; equal for equal networks, so that programs are reused."""
+
+    head: Net
+
+    def __call__(self, params: Tree, pooled: Array) -> Sequence[Array]:
+        return [self.head.apply(params, {}, pooled, train=False)[0]]
 
 
 @jax.tree_util.register_dataclass

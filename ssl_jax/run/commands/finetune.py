@@ -78,8 +78,8 @@ class Candidate(NamedTuple):
     @classmethod
     def of(cls, step: int, held: probing.Measured) -> "Candidate | None":
         """Measure a candidate on the held-out images; None if its logits are not finite."""
-        known = held.labels < held.logits.shape[1]
-        labels, logits = held.labels[known], held.logits[known]
+        selected = held.labels < held.logits.shape[1]
+        labels, logits = held.labels[selected], held.logits[selected]
         if not len(labels) or not np.isfinite(logits).all():
             return None
         temperature = calibration.fit_temperature(logits, labels)
@@ -241,8 +241,8 @@ def save_probe(
     tensors |= {classifiers.KERNEL: probe.kernel, classifiers.BIAS: probe.bias}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        about = {classifiers.KEY: classifiers.about(sets.classes, 1.0, sets.side)}
-        files.write(output / PROBE, tensors, run.card("all", role) | about)
+        metadata = {classifiers.KEY: classifiers.metadata(sets.classes, 1.0, sets.side)}
+        files.write(output / PROBE, tensors, run.card("all", role) | metadata)
         held = probe.holdout
         values = {
             "started_from": started_from,
@@ -357,7 +357,7 @@ def save_classifier(
     else:
         file = files.read(output / PROBE)
         tensors, card = file.tensors, dict(file.metadata)
-    card |= {classifiers.KEY: classifiers.about(sets.classes, temperature, sets.side)}
+    card |= {classifiers.KEY: classifiers.metadata(sets.classes, temperature, sets.side)}
     try:
         files.write(output / classifiers.FILE, tensors, card)
     except OSError as e:

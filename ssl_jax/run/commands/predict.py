@@ -212,10 +212,10 @@ def summary(classifier: ImageClassifier, source: Source, predictions: Prediction
     ]
     if left_out := len(source) - len(first):
         lines.append(f"{left_out:,} corrupt images are left out")
-    if predictions.labels is not None and np.any(known := predictions.labels >= 0):
-        correct = first[known] == predictions.labels[known]
+    if predictions.labels is not None and np.any(labelled := predictions.labels >= 0):
+        correct = first[labelled] == predictions.labels[labelled]
         lines.append(
-            f"{int(correct.sum()):,} of the {int(known.sum()):,} images with a label are "
+            f"{int(correct.sum()):,} of the {int(labelled.sum()):,} images with a label are "
             f"classified correctly ({correct.mean():.3f})"
         )
     return lines

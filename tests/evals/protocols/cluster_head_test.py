@@ -36,7 +36,7 @@ SIZES = {
 
 
 class MethodsTest(parameterized.TestCase):
-    @parameterized.parameters(*methods())
+    @parameterized.named_parameters((f"_{name}", name) for name in methods())
     def test_logits_of_every_head(self, method):
         made = harness.experiment(method).objective
         state = jax.eval_shape(made.init, jax.random.key(0))

@@ -54,10 +54,10 @@ def variables(data, names, prefix="in_"):
 def unbiased(after, before, rows):
     """The running statistics with the unbiased variance; `rows(path)` are those of a batch."""
     before, out = named_leaves(before), {}
-    for path, new in named_leaves(after).items():
-        step = new - 0.9 * before[path]
+    for path, value in named_leaves(after).items():
+        step = value - 0.9 * before[path]
         n = rows(path) if path.endswith("var") else np.inf
-        out[path] = new if n == np.inf else 0.9 * before[path] + step * n / (n - 1)
+        out[path] = value if n == np.inf else 0.9 * before[path] + step * n / (n - 1)
     return out
 
 
@@ -171,16 +171,16 @@ class GoldenTest(parameterized.TestCase):
                 x = data["in_x"]
                 for i, net in enumerate(neck):
                     trees = (tree[str(i)] for tree in neck_trees)
-                    x, new = net.apply(*trees, x, train=train)
-                    after[str(i)] = new
+                    x, updated = net.apply(*trees, x, train=train)
+                    after[str(i)] = updated
                 assert_close(x, data[f"out_{mode}_hidden{layers}"], RTOL)
-                z, new = head.apply(*head_trees, x, train=train)
+                z, updated = head.apply(*head_trees, x, train=train)
                 assert_close(z, data[f"out_{mode}_hidden3"], RTOL)
                 if train:
                     rows = lambda _: len(data["in_x"])  # noqa: E731
                     for tree, names, old in (
                         (after, necks, neck_trees[1]),
-                        (new, heads, head_trees[1]),
+                        (updated, heads, head_trees[1]),
                     ):
                         _, expected = variables(data, names, "out_train_")
                         for path, value in unbiased(expected, old, rows).items():

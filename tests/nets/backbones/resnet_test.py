@@ -81,8 +81,8 @@ def trained(net, params, stats, images):
     """Gradients of a step in training mode, and the new statistics."""
 
     def loss(params):
-        out, new = net.apply(params, stats, images, train=True)
-        return jnp.sum(jnp.square(out.pooled - 1)), new
+        out, updated = net.apply(params, stats, images, train=True)
+        return jnp.sum(jnp.square(out.pooled - 1)), updated
 
     return jax.grad(loss, has_aux=True)(params)
 

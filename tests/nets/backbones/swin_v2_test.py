@@ -134,6 +134,14 @@ class SwinV2Test(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "draws no stochastic depth"):
             net.apply(params, {}, x, train=True)
 
+    def test_vectors_of_zeros_have_a_finite_gradient(self):
+        """Without weights and biases, queries and keys have no direction."""
+        net = tiny(depths=(1,), heads=(2,))
+        params = jax.tree.map(jnp.zeros_like, torch.random_variables(net)[0])
+        loss = lambda x: jnp.sum(net.apply(params, {}, x, train=True)[0].pooled)  # noqa: E731
+        gradient = torch.jit(jax.grad(loss))(jnp.zeros((1, 32, 32, 3)))
+        self.assertTrue(np.isfinite(gradient).all())
+
     @parameterized.parameters(
         (lambda: swin_v2("huge"), "no Swin V2 of size 'huge'"),
         (lambda: tiny(heads=(2,)), "a depth and a number of heads for each stage"),

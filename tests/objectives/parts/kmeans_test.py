@@ -25,7 +25,7 @@ def blobs(rows=1024, real=900, centres=7, dim=5, seed=0):
 
 
 def lloyd(points, centroids, iterations):
-    """In NumPy, an empty cluster keeping its centroid."""
+    """Run k-means in NumPy; an empty cluster keeps its centroid."""
     for _ in range(iterations):
         label = ((points[:, None] - centroids) ** 2).sum(-1).argmin(1)
         centroids = np.stack(

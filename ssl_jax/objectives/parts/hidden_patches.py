@@ -1,0 +1,54 @@
+"""Masks of the patches that DINOv2 hides, and the hidden patches of a batch in one array."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment.masks import block_mask, mask_ids, most_hidden, stratified_targets, take
+from ssl_jax.core import rng
+
+Array = jax.Array
+Ratios = tuple[float, float]
+
+LEAST_BLOCK = 4  # patches of a block of a mask
+
+
+def spread_masks(
+    keys: Array, crops: int, side: int, groups: int, share: float, ratios: Ratios
+) -> Array:
+    """Draw masks (B, crops, side, side), bool, of the patches to hide with keys (B,). A `share` of
+    the crops of each of `groups` groups of images has a mask, and the shares of their patches are
+    spread over the range `ratios`.
+    """
+    each = jax.vmap(lambda key: jax.random.split(key, crops))(keys)
+    draw = lambda key: jax.random.uniform(rng.named(key, "target"), (2,))  # noqa: E731
+    order, draws = jnp.moveaxis(jax.vmap(jax.vmap(draw))(each), -1, 0).reshape(2, groups, -1)
+    places = jnp.argsort(jnp.argsort(order))
+    targets = stratified_targets(places, draws, side**2, share, ratios)
+
+    def mask(key: Array, target: Array) -> Array:
+        return block_mask(key, (side, side), target, LEAST_BLOCK, side**2 / 2)
+
+    return jax.vmap(jax.vmap(mask))(each, targets.reshape(each.shape))
+
+
+def gather_hidden(
+    masks: Array, groups: int, share: float, ratios: Ratios
+) -> tuple[Callable[[Array], Array], Array]:
+    """Return a function that gathers the hidden patches (groups, M, D) from all (B, crops, N, D),
+    and the weight (groups, M) of each in the loss: one over the number that its crop hides and the
+    number of crops. M is the most that can be hidden; the padding repeats them with weight 0.
+
+    Args:
+      masks: (B, crops, rows, columns), see `spread_masks`.
+    """
+    patches = masks.shape[-2] * masks.shape[-1]
+    flat = masks.reshape(groups, -1, patches)
+    most = most_hidden(flat.shape[1], patches, share, ratios)
+    ids, valid = mask_ids(flat, most)
+    again = jnp.arange(most) % jnp.maximum(valid.sum(-1, keepdims=True), 1)
+    ids = jnp.take_along_axis(ids, again, axis=-1)
+    weights = flat / jnp.maximum(flat.sum(-1, keepdims=True), 1) / (groups * flat.shape[1])
+    weights = jnp.take_along_axis(weights.reshape(groups, -1), ids, axis=1)
+    return lambda x: take(x.reshape(groups, -1, x.shape[-1]), ids), weights * valid
