@@ -47,7 +47,7 @@ class Reassemble(nnx.Module):
         self.width = max(dim // 2 ** (LEVELS - 1 - level), 1)
         self.project = _conv(dim, self.width, 1, rngs)
         self.level = level
-        self.resample: nnx.Module
+        self.resample: nnx.Conv | nnx.ConvTranspose
         if level < 2:
             factor = 4 // 2**level
             init = torch_default(factor * factor * self.width)
