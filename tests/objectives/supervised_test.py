@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core import rng, sharding
@@ -64,10 +65,18 @@ class LossTest(parameterized.TestCase):
         self.assertEqual(float(loss), 0)
         self.assertTrue(all(not np.any(g) for g in jax.tree.leaves(grads)))
 
+    def test_target_sets(self):
+        """A repeated label counts once, and -1 is none."""
+        sets = np.array([[0, 2], [1, -1], [-1, -1], [3, 3]])
+        expected = [[0.9, 0.1, 0.9, 0.1], [0.1, 0.9, 0.1, 0.1], [0.1] * 4, [0.1, 0.1, 0.1, 0.9]]
+        made = build(labels=2, label_smoothing=0.2)
+        self.assertEqual((made.inputs().label, made.inputs().labels), (False, 2))
+        np.testing.assert_allclose(made.target_sets(sets), expected, rtol=1e-6)
+
+    @pytest.mark.full
     def test_several_labels_by_hand(self):
         """A sigmoid per class; an image without labels shows none of them."""
         made = build(labels=2, label_smoothing=0.2)
-        self.assertEqual((made.inputs().label, made.inputs().labels), (False, 2))
         sets = np.array([[0, 2], [1, -1], [-1, -1], [3, 3]] * 2, np.int32)
         some = batch(LABELS) | {"labels": sets}
         del some["label"]

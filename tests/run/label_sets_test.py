@@ -9,7 +9,9 @@ from absl.testing import absltest, parameterized
 from sklearn.metrics import log_loss as reference_loss
 
 from ssl_jax.core.errors import UserError
+from ssl_jax.core.inputs import Inputs
 from ssl_jax.data.label_tables import set_table
+from ssl_jax.data.pipeline import check_one_label
 from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals import calibration
 from ssl_jax.report import label_sets as report
@@ -56,6 +58,13 @@ class LabelsTest(parameterized.TestCase):
             finetuning.check_alike(source(), single())
         with self.assertRaisesRegex(UserError, "1 classes, and an image shows at most 1"):
             finetuning.check_labels(source(TABLE[:, :1], NAMES[:1]))
+
+    def test_a_method_of_one_label_is_refused(self):
+        """Without a label in the batch it would learn nothing."""
+        check_one_label(Inputs(label=True), single())
+        check_one_label(Inputs(labels=2), source())
+        with self.assertRaisesRegex(UserError, "pets has several .* --config.objective.labels=2"):
+            check_one_label(Inputs(label=True), source())
 
     def test_settings_of_the_other_kind_are_refused(self):
         flags = SimpleNamespace(top=None, threshold=None)
