@@ -47,7 +47,7 @@ class LabelPredictions(NamedTuple):
 
     @property
     def shown(self) -> np.ndarray:
-        """Whether an image gets a label (N, C)."""
+        """Return where an image gets a label (N, C)."""
         return self.confidences >= self.threshold
 
     def columns(self, classifier: ImageClassifier) -> dict[str, list[Any]]:
