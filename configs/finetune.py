@@ -18,6 +18,7 @@ def choose(
     init_from: str,
     batch_size: int,
     steps: int,
+    labels: int = 0,
 ) -> ConfigDict:
     """Choose the training on few labels: AdamW with a small rate that decays towards the first
     layers, weight decay, smoothed labels, and an average of all weights, which is evaluated.
@@ -29,13 +30,15 @@ def choose(
       init_from: what it starts from: a file with a backbone and a classifier.
       batch_size: images per step.
       steps: number of training steps.
+      labels: largest number of labels of an image, whose targets are not smoothed; 0 is one each.
     """
+    targets = {"labels": labels} if labels else {"label_smoothing": 0.1}
     return ConfigDict(
         {
             "objective": {
                 "name": "supervised",
                 "view": dict(view),
-                "label_smoothing": 0.1,
+                **targets,
                 "average": 0.99,
             },
             "backbone": dict(backbone),

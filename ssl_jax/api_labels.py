@@ -71,6 +71,7 @@ def predict(
     *,
     split: Literal["train", "eval"] = "train",
     top: int | None = None,
+    threshold: float | None = None,
     page: bool = True,
     any_size: bool = False,
     batch_size: int = 256,
@@ -86,6 +87,8 @@ def predict(
       output: table to write, .csv, .json or .parquet; by default none is written.
       split: part of data that define both.
       top: number of classes per image; by default 3.
+      threshold: least confidence of a label, of a classifier of several labels per image; by
+        default 0.5.
       page: whether to write a contact sheet beside the table.
       any_size: whether to accept images that are much smaller than those learned from.
       batch_size: images per batch, over all devices.
@@ -94,7 +97,8 @@ def predict(
       trust_code: also run method, network and config files that lie in the folder of a run.
 
     Returns:
-      The columns of the table: "name", "index", "label", "confidence", "label_2", ...
+      The columns of the table: "name", "index", "label", "confidence", "label_2", ...; with
+      several labels per image "labels" and "confidences", a list per image each.
 
     Raises:
       UserError: what is wrong, and what would be right.
@@ -110,6 +114,7 @@ def predict(
         data=str(data),
         split=split,
         top=top,
+        threshold=threshold,
         page=page,
         any_size=any_size,
         batch_size=batch_size,

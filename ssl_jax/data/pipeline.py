@@ -209,6 +209,20 @@ def check_masks(inputs: Inputs, folder: str) -> None:
         raise UserError(f"data.masks: {folder!r} would change nothing: this method reads no masks")
 
 
+def check_one_label(inputs: Inputs, source: Source) -> None:
+    """Check that a method that learns one label per image gets images with one.
+
+    Raises:
+      UserError: they have several each.
+    """
+    if inputs.label and source.labels is None and source.label_sets is not None:
+        most = max(source.label_sets.most, 1)
+        raise UserError(
+            f"{source.name} has several labels per image, and this method learns one; use jft, or "
+            f"supervised with --config.objective.labels={most}"
+        )
+
+
 def check_in_memory(source: Source) -> None:
     """Check that `data.cache="device"` can be used.
 

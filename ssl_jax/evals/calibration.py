@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
 from ssl_jax.losses.shapes import check_shapes
 
@@ -22,24 +22,33 @@ class Interval(NamedTuple):
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
-    """Return the mean cross-entropy of `logits / temperature`, (N, C), and labels (N,), in nats."""
+    """Return the mean cross-entropy of `logits / temperature`, (N, C), and labels (N,), in nats; of
+    labels (N, C), with -1 where they are not known, that of the known binary ones.
+    """
+    if labels.ndim == 2:
+        check_shapes("log_loss: logits, labels (N, C)", logits, labels)
+        known = labels >= 0
+        z = logits[known] / temperature
+        return float(np.mean(np.logaddexp(0, z) - labels[known] * z))
     check_shapes("log_loss: logits (N, C), labels (N) int", logits, labels)
     rows = np.arange(len(labels))
     return float(-log_softmax(logits / temperature, axis=1)[rows, labels].mean())
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature T for which `softmax(logits / T)` fits the labels best (Guo et al.
-    2017, arXiv:1706.04599, section 4.2), between `LOWEST` and `HIGHEST`.
+    """Return the temperature T for which `softmax(logits / T)`, or with labels (N, C)
+    `sigmoid(logits / T)`, fits the labels best (Guo et al. 2017, arXiv:1706.04599, section 4.2),
+    between `LOWEST` and `HIGHEST`.
 
     Unlike in the paper, log T has a standard normal prior: it matters for a few examples only, all
     of which may be classified correctly, where the best T alone would be 0.
 
     Args:
       logits: (N, C), N > 0 and C > 1.
-      labels: (N,) integers from 0 to C - 1.
+      labels: (N,) integers from 0 to C - 1, or (N, C) of 0, 1 and -1, see `log_loss`.
     """
-    check_shapes("fit_temperature: logits (N, C), labels (N) int", logits, labels)
+    if labels.ndim == 1:
+        check_shapes("fit_temperature: logits (N, C), labels (N) int", logits, labels)
     logits = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
@@ -50,8 +59,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
-def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Return `softmax(logits / temperature)`, (N, C) float64."""
+def probabilities(
+    logits: np.ndarray, temperature: float = 1.0, several: bool = False
+) -> np.ndarray:
+    """Return `softmax(logits / temperature)`, (N, C) float64; `sigmoid` if an image may show
+    several classes.
+    """
+    if several:
+        return expit(logits.astype(np.float64) / temperature)  # type: ignore[no-any-return]
     return softmax(logits.astype(np.float64) / temperature, axis=1)  # type: ignore[no-any-return]
 
 

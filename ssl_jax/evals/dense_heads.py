@@ -1,8 +1,8 @@
-"""Heads that predict the class of each pixel from the maps of a frozen network: a batch norm and a
-1x1 convolution, FCN (1411.4038) and UPerNet (1807.10221).
+"""Heads that predict the class or other values of each pixel from the maps of a frozen network: a
+batch norm and a 1x1 convolution, FCN (1411.4038), UPerNet (1807.10221) and DPT (2103.13413).
 
-Parameters and running statistics are flat dicts of arrays; every convolution but the last is
-followed by a batch norm and a ReLU, as in mmsegmentation.
+Parameters and running statistics are dicts of arrays; every convolution of FCN and UPerNet but the
+last is followed by a batch norm and a ReLU, as in mmsegmentation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ssl_jax.nets.dpt import dpt
+from ssl_jax.nets.functional import Net
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -83,16 +86,6 @@ class Head(NamedTuple):
         """
         fresh = dict(stats)
 
-        def norm(name: str, x: Array, scale: Array | float = 1.0, offset: Array | float = 0.0):  # type: ignore[no-untyped-def]
-            mean_name, variance_name = f"{name}mean", f"{name}variance"
-            mean, variance = stats[mean_name], stats[variance_name]
-            if real is not None:
-                where = real[:, None, None, None]
-                mean, variance = (f(x, (0, 1, 2), where=where) for f in (jnp.mean, jnp.var))
-                for key, value in ((mean_name, mean), (variance_name, variance)):
-                    fresh[key] = stats[key] + FORGET * (value - stats[key])
-            return (x - mean) * jax.lax.rsqrt(variance + EPS) * scale + offset
-
         def block(name: str, x: Array) -> Array:
             x = jax.lax.conv_general_dilated(
                 x,
@@ -101,16 +94,73 @@ class Head(NamedTuple):
                 "SAME",
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
-            x = norm(f"{name}_", x, params[f"{name}_scale"], params[f"{name}_offset"])
-            return jax.nn.relu(x)
+            x = _normed(x, f"{name}_", stats, fresh, real)
+            return jax.nn.relu(x * params[f"{name}_scale"] + params[f"{name}_offset"])
 
         if self.kind == "linear":
-            x = norm("", _joined(maps))
+            x = _normed(_joined(maps), "", stats, fresh, real)
         elif self.kind == "fcn":
             x = block("conv2", block("conv1", _joined(maps)))
         else:
             x = block("fuse", _joined(_levels(maps, block)))
         return x @ params["weight"] + params["bias"], fresh
+
+
+class DPTHead(NamedTuple):
+    """A batch norm of each of four maps, as frozen maps differ in scale, and DPT; see `nets.dpt`.
+
+    Attributes:
+      widths: channels of the maps.
+      channels: channels of the fusion blocks.
+      classes: C, the outputs.
+      reassemble: whether the maps have one size.
+      class_token: whether the second half of each map's channels is its class token.
+    """
+
+    widths: tuple[int, ...]
+    channels: int
+    classes: int
+    reassemble: bool
+    class_token: bool
+
+    @property
+    def net(self) -> Net:
+        return dpt(self.widths, self.channels, self.classes, self.reassemble, self.class_token)
+
+    def init(self, seed: int) -> tuple[Params, Params]:
+        """Return parameters and running statistics, as NumPy arrays."""
+        params, _ = jax.device_get(jax.jit(self.net.init)(jax.random.key(seed)))
+        stats = Params()
+        for i, width in enumerate(self.widths):
+            stats[f"{i}_mean"] = np.zeros(width, np.float32)
+            stats[f"{i}_variance"] = np.ones(width, np.float32)
+        return params, stats
+
+    def apply(
+        self, params: Params, stats: Mapping[str, Array], maps: Sequence[Array], real: Array | None
+    ) -> tuple[Array, Params]:
+        """Return outputs (B, 4 h, 4 w, C), or 16 times the sides of maps of one size, and the
+        running statistics; see `Head.apply`.
+        """
+        fresh = dict(stats)
+        normed = [_normed(x, f"{i}_", stats, fresh, real) for i, x in enumerate(maps)]
+        return self.net.apply(params, {}, *normed, train=real is not None)[0], fresh
+
+
+def _normed(
+    x: Array, name: str, stats: Mapping[str, Array], fresh: Params, real: Array | None
+) -> Array:
+    """Normalise maps by the statistics of the `real` images, which `fresh` records, or by the
+    running ones.
+    """
+    mean_name, variance_name = f"{name}mean", f"{name}variance"
+    mean, variance = stats[mean_name], stats[variance_name]
+    if real is not None:
+        where = real[:, None, None, None]
+        mean, variance = (f(x, (0, 1, 2), where=where) for f in (jnp.mean, jnp.var))
+        for key, value in ((mean_name, mean), (variance_name, variance)):
+            fresh[key] = stats[key] + FORGET * (value - stats[key])
+    return (x - mean) * jax.lax.rsqrt(variance + EPS)
 
 
 def _levels(maps: Sequence[Array], block: Any) -> list[Array]:

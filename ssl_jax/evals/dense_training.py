@@ -16,34 +16,48 @@ from ssl_jax.core.placement import place, to_global
 from ssl_jax.evals import features
 from ssl_jax.evals.base import Subject
 from ssl_jax.evals.checks import NotMeasurable
-from ssl_jax.evals.dense_heads import Head
+from ssl_jax.evals.dense_heads import DPTHead, Head
 from ssl_jax.objectives.base import Encoder
 
 Array = jax.Array
-Sample = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
+Sample = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
+AnyHead = Head | DPTHead
 Loss = Callable[[Array, Array, Array], Array]
 
 
 class Layer(NamedTuple):
-    """Place where maps are read: a view for normalisation, stages, the patch of raw pixels."""
+    """Place where maps are read: a view for normalisation, stages, the patch of raw pixels, and
+    whether the class token of a stage is joined to each position of its map.
+    """
 
     view: View
     stages: tuple[int, ...]
     patch: int
+    class_token: bool = False
 
     def maps(self, encoder: Encoder | None, images: Array) -> list[Array]:
         """Return the map (B, h, w, D) of each stage for uint8 images (B, H, W, C)."""
-        return [features.maps(encoder, self.view, s, self.patch, images) for s in self.stages]
+        where = self.view, self.stages, self.patch
+        return features.stage_maps(encoder, *where, images, self.class_token)
+
+    def shapes(self, subject: Subject, size: int) -> list[tuple[int, ...]]:
+        """Return the shapes (h, w, D) of the maps of images of `size`."""
+        example = jnp.zeros((1, size, size, subject.images.channels), jnp.uint8)
+        maps = jax.eval_shape(lambda net: self.maps(net, example), subject.encoder)
+        return [x.shape[1:] for x in maps]
 
     def widths(self, subject: Subject, size: int) -> tuple[int, ...]:
         """Return the channels of the maps of images of `size`."""
-        example = jnp.zeros((1, size, size, subject.images.channels), jnp.uint8)
-        maps = jax.eval_shape(lambda net: self.maps(net, example), subject.encoder)
-        return tuple(x.shape[-1] for x in maps)
+        return tuple(shape[-1] for shape in self.shapes(subject, size))
 
 
 class HeadTraining(NamedTuple):
-    """AdamW with a linear warmup over `warmup` of the steps, then to 0 on a line or a cosine."""
+    """AdamW with a linear warmup over `warmup` of the steps, then to 0 on a line or a cosine.
+
+    Attributes:
+      clip: largest norm of the gradient; 0 is none.
+      from_zero: the rate of the first step is 0; else it is the first of the warmup's.
+    """
 
     steps: int
     batch_size: int
@@ -54,31 +68,43 @@ class HeadTraining(NamedTuple):
     decay: Literal["linear", "cosine"]
     b2: float = 0.999
     clip: float = 0.0
+    from_zero: bool = False
 
     def optimizer(self) -> optax.GradientTransformation:
-        warmup = min(round(self.warmup * self.steps) + 1, self.steps)
-        rest = max(self.steps - warmup, 1)
+        steps, warmup = self.steps, round(self.warmup * self.steps)
+        if self.from_zero:
+            steps, first = max(steps, 2), 0.0
+        else:
+            warmup = min(warmup + 1, steps)
+            first = self.lr / warmup
+        rest = max(steps - warmup, 1)
         after = (
             optax.linear_schedule(self.lr, 0.0, rest)
             if self.decay == "linear"
             else optax.cosine_decay_schedule(self.lr, rest)
         )
-        before = optax.linear_schedule(self.lr / warmup, self.lr, warmup)
+        before = optax.linear_schedule(first, self.lr, warmup)
         rate = optax.join_schedules([before, after], [warmup])
         rule = optax.adamw(rate, b2=self.b2, weight_decay=self.weight_decay)
         return optax.chain(optax.clip_by_global_norm(self.clip), rule) if self.clip else rule
 
 
 def fit(
-    subject: Subject, head: Head, layer: Layer, sample: Sample, loss: Loss, training: HeadTraining
+    subject: Subject,
+    head: AnyHead,
+    layer: Layer,
+    sample: Sample,
+    loss: Loss,
+    training: HeadTraining,
 ) -> tuple[Any, Any]:
     """Train a head; return its parameters and running statistics, on the host.
 
     Args:
-      sample: function of a generator, which is that of a step and a place in the batch; returns an
-        image (size, size, channels) uint8 and its targets. Several threads call it.
-      loss: function of a module, of logits (B, h, w, C), targets (B, ...) and which images are no
-        padding (B,); returns a scalar.
+      sample: function of a generator, which is that of a step and a place in the batch, and of the
+        number of images drawn before; returns an image (size, size, channels) uint8 and its
+        targets. Several threads call it.
+      loss: function of a module, or a hashable one, of logits (B, h, w, C), targets (B, ...) and
+        which images are no padding (B,); returns a scalar.
 
     Raises:
       NotMeasurable: the head diverged.
@@ -94,8 +120,11 @@ def fit(
     with ThreadPoolExecutor() as pool:  # decodes the images of the next step during this one
 
         def begin(step: int) -> list[Future[tuple[np.ndarray, np.ndarray]]]:
-            draws = (np.random.default_rng([training.seed, step, row]) for row in rows)
-            return [pool.submit(sample, draw) for draw in draws] if step < training.steps else []
+            if step == training.steps:
+                return []
+            draws = [np.random.default_rng([training.seed, step, row]) for row in rows]
+            numbers = [step * training.batch_size + row for row in rows]
+            return list(map(pool.submit, [sample] * len(rows), draws, numbers))
 
         coming = begin(0)
         for step in range(training.steps):
@@ -115,7 +144,7 @@ def _step(
     run: Any,
     encoder: Encoder | None,
     inputs: tuple[Array, Array],
-    head: Head,
+    head: AnyHead,
     layer: Layer,
     loss: Loss,
     training: HeadTraining,
@@ -136,7 +165,7 @@ def _step(
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def logits_of(
-    weights: Any, encoder: Encoder | None, images: Array, head: Head, layer: Layer
+    weights: Any, encoder: Encoder | None, images: Array, head: AnyHead, layer: Layer
 ) -> Array:
     """Return the logits (B, h, w, C) of uint8 images, by the head's running statistics."""
     params, stats = weights

@@ -17,6 +17,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.core.placement import gather, place, to_global
 from ssl_jax.evals.checks import check_finite
+from ssl_jax.nets.features import Stage
 from ssl_jax.nets.layers import at_least_float32
 from ssl_jax.objectives.base import Encoder, Probe
 
@@ -39,20 +40,49 @@ def _read(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def maps(encoder: Encoder | None, view: View, number: int, patch: int, images: Array) -> Array:
-    """Return the map (B, h, w, D) float32 of a stage for uint8 images (B, H, W, C). If the encoder
-    is None, the map holds the normalised pixels of each patch, `patch` pixels a side.
+    """Return the map (B, h, w, D) float32 of a stage for uint8 images (B, H, W, C); see
+    `stage_maps`.
+    """
+    return stage_maps(encoder, view, (number,), patch, images)[0]
+
+
+def stage_maps(
+    encoder: Encoder | None,
+    view: View,
+    numbers: Sequence[int],
+    patch: int,
+    images: Array,
+    class_token: bool = False,
+) -> list[Array]:
+    """Return the maps (B, h, w, D) float32 of stages for uint8 images (B, H, W, C), in one forward
+    pass. If the encoder is None, each map holds the normalised pixels of each patch, `patch` pixels
+    a side.
+
+    Args:
+      class_token: the class token of a stage is joined to each position of its map, (B, h, w, 2 D).
 
     Raises:
-      UserError: no such stage, or patches that do not divide the images.
+      UserError: no such stage, no class token, or patches that do not divide the images.
     """
     images = prepare(view, images)
     if encoder is not None:
-        return at_least_float32(encoder.features(images).stage(number).whole_map)
+        outputs = encoder.features(images)
+        return [_map(outputs.stage(number), class_token) for number in numbers]
     batch, height, width, channels = images.shape
     if height % patch or width % patch:
         raise UserError(f"patches of {patch} pixels do not divide images of {height} x {width}")
     cells = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return cells.swapaxes(2, 3).reshape(batch, height // patch, width // patch, -1)
+    return [cells.swapaxes(2, 3).reshape(batch, height // patch, width // patch, -1)] * len(numbers)
+
+
+def _map(stage: Stage, class_token: bool) -> Array:
+    whole = at_least_float32(stage.whole_map)
+    if not class_token:
+        return whole
+    if stage.cls is None:
+        raise UserError("readout=project: the network has no class token; set readout=ignore")
+    token = at_least_float32(stage.cls)[:, None, None]
+    return jnp.concatenate([whole, jnp.broadcast_to(token, whole.shape)], axis=-1)
 
 
 def extract(

@@ -10,6 +10,22 @@ from ssl_jax.losses.shapes import check_shapes
 Array = jax.Array
 
 
+@any_axes(...)
+def soft_sigmoid_cross_entropy(logits: Array, targets: Array) -> Array:
+    """`sum_c softplus(z_c) - y_c z_c` for each row, in at least float32.
+
+    Args:
+      logits: z, (..., C).
+      targets: y, (..., C), probabilities of each class.
+
+    Returns:
+      (...), one value per row.
+    """
+    check_shapes("soft_sigmoid_cross_entropy: logits, targets (..., C)", logits, targets)
+    z = as_float(logits)
+    return jnp.sum(jax.nn.softplus(z) - targets * z, axis=-1)
+
+
 @any_axes(1)
 def sigmoid_cross_entropy(logits: Array, labels: Array) -> Array:
     """`sum_c softplus(z_c) - y_c z_c` for each row, in at least float32.

@@ -12,8 +12,9 @@ from ssl_jax.augment import erasing, mixing
 from ssl_jax.core import rng
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import OneCrop
-from ssl_jax.core.ranges import BelowOne, NonNegative, Probability
+from ssl_jax.core.ranges import BelowOne, NonNegative, Probability, Whole
 from ssl_jax.losses.cross_entropy import soft_cross_entropy
+from ssl_jax.losses.multi_label import soft_sigmoid_cross_entropy
 from ssl_jax.nets.functional import Net
 from ssl_jax.nets.heads import HeadInit, mlp_head
 from ssl_jax.objectives.base import Aux, Encoder, Heads, Inputs, Objective, View
@@ -35,7 +36,10 @@ class Supervised(Objective):
 
     Attributes:
       view: crop and augmentation (count 1).
-      label_smoothing: share of the target that is spread over all classes (1512.00567).
+      labels: largest number of labels of an image, each class being a binary classification of its
+        own; an image without labels shows none of the classes. 0 is one label per image.
+      label_smoothing: share of the target that is spread over all classes (1512.00567); with
+        several labels per image over both answers of each class.
       mixup, cutmix: alpha of their Beta distribution, 0 for none; with both, each batch gets one of
         them, with equal chances.
       erase: probability that a box of an image becomes noise (random erasing, "pixel").
@@ -48,6 +52,7 @@ class Supervised(Objective):
     needs: ClassVar[str] = "labels"
 
     view: OneCrop = View(224, area=(0.08, 1.0), recipe="mae")
+    labels: Whole = 0
     label_smoothing: BelowOne = 0.0
     mixup: NonNegative = 0.0
     cutmix: NonNegative = 0.0
@@ -69,7 +74,7 @@ class Supervised(Objective):
         return self.backbone_and(classifier=self.head)
 
     def inputs(self) -> Inputs:
-        return Inputs(views=(self.view,), label=True)
+        return Inputs(views=(self.view,), label=not self.labels, labels=self.labels)
 
     def init(self, key: Array) -> tuple[Tree, Tree]:
         params, stats = self.networks.init(key)
@@ -78,7 +83,8 @@ class Supervised(Objective):
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
     ) -> tuple[Array, Aux]:
-        images, targets = fold(batch["views"][0]), self.targets(batch["label"])
+        images = fold(batch["views"][0])
+        targets = self.target_sets(batch["labels"]) if self.labels else self.targets(batch["label"])
         if self.erase:
             images = self.erase_boxes(images, rng.named(key, "erase"), batch["index"])
         images, targets = self.mix(images, targets, rng.named(key, "mix"))
@@ -88,6 +94,10 @@ class Supervised(Objective):
             options["keys"] = rng.per_example(rng.named(key, "drop_path"), batch["index"])
         nets = self.networks.bind(params, extra["stats"])
         logits = nets.classifier(nets.backbone(images, **options).pooled)
+        if self.labels:
+            best = jnp.any(batch["labels"] == jnp.argmax(logits, -1)[:, None], axis=-1)
+            aux = Aux(dict(extra, stats=nets.stats), metrics={"best_is_a_label": jnp.mean(best)})
+            return jnp.mean(soft_sigmoid_cross_entropy(logits, targets)), aux
         share = jnp.sum(targets, axis=-1)  # labelled share of an example: 0, 1, or mixed
         total = jnp.maximum(jnp.sum(share), 1e-6)
         loss = jnp.sum(soft_cross_entropy(logits, targets)) / total
@@ -100,6 +110,12 @@ class Supervised(Objective):
         smooth = self.label_smoothing
         targets = (1 - smooth) * jax.nn.one_hot(labels, classes) + smooth / classes
         return targets * (labels >= 0)[:, None]
+
+    def target_sets(self, labels: Array) -> Array:
+        """Return target probabilities (B, classes) of the labels (B, n), -1 for none."""
+        shown = jnp.any(labels[:, :, None] == jnp.arange(self.spec.num_classes), axis=1)
+        smooth = self.label_smoothing
+        return (1 - smooth) * shown.astype(jnp.float32) + smooth / 2
 
     def erase_boxes(self, images: Array, key: Array, index: Array) -> Array:
         """Replace a box of some of the images (B, H, W, C) by noise N(0, 1) (Zhong et al. 2017)."""

@@ -15,7 +15,7 @@ from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.data.sources import Source
 from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.embeddings.run import results
-from ssl_jax.evals.calibration import HIGHEST, LOWEST
+from ssl_jax.evals.calibration import HIGHEST, LOWEST, probabilities
 from ssl_jax.objectives import base
 from ssl_jax.objectives.base import Probe
 from ssl_jax.run import orbax_export, weights_file
@@ -45,6 +45,7 @@ class ImageClassifier:
       classes: names of the C classes.
       temperature: divisor of the logits that calibrates the confidences.
       side: typical short side in pixels of the images that it learned from.
+      several: whether an image may show several classes, each with a confidence of its own.
     """
 
     encoder: ImageEncoder
@@ -53,6 +54,7 @@ class ImageClassifier:
     classes: tuple[str, ...]
     temperature: float = 1.0
     side: int = 0
+    several: bool = False
 
     @classmethod
     def read(cls, path: Path, mesh: jax.sharding.Mesh) -> "ImageClassifier":
@@ -85,6 +87,7 @@ class ImageClassifier:
             stored = from_json(weights.metadata[KEY])
             classes = tuple(map(str, stored["classes"]))
             temperature, side = float(stored["temperature"]), int(stored["side"])
+            several = bool(stored.get("several", False))
             kernel, bias = np.asarray(own[KERNEL]), np.asarray(own[BIAS])
         except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(f"{path}: the description of its classes is damaged") from None
@@ -94,16 +97,26 @@ class ImageClassifier:
             raise UserError(f"{path}: its head does not fit its {len(classes)} classes")
         if not LOWEST <= temperature <= HIGHEST:
             raise UserError(f"{path}: invalid temperature {temperature}")
-        return cls(encoder, kernel, bias, classes, temperature, side)
+        return cls(encoder, kernel, bias, classes, temperature, side, several)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return the logits (N, C) of the network's pooled features (N, D)."""
         return features @ self.kernel + self.bias  # type: ignore[no-any-return]
 
+    def confidences(self, logits: np.ndarray) -> np.ndarray:
+        """Return the calibrated probability (N, C) of each class."""
+        return probabilities(logits, self.temperature, self.several)
 
-def metadata(classes: Sequence[str], temperature: float, side: int) -> str:
+
+def metadata(classes: Sequence[str], temperature: float, side: int, several: bool = False) -> str:
     """Return the description of a classifier for its file's metadata."""
-    return json.dumps({"classes": list(classes), "temperature": temperature, "side": side})
+    made = {"classes": list(classes), "temperature": temperature, "side": side}
+    return json.dumps(made | ({"several": True} if several else {}))
+
+
+def shows_several(source: Source) -> bool:
+    """Return whether the images have several labels each, and none has a single one."""
+    return source.labels is None and source.label_sets is not None
 
 
 def features_of(
@@ -157,3 +170,24 @@ def numbered(source: Source, index: np.ndarray, classes: Sequence[str]) -> np.nd
         return np.minimum(labels, len(classes))
     number = [places.get(name, len(classes)) for name in source.class_names]
     return np.array([*number, -1])[labels]
+
+
+def indicators(source: Source, index: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return, for the examples `index` of images with several labels each, 1 for each of `classes`
+    that they show, 0 for the others, -1 where that is not known: (n, C) int8.
+
+    Classes are matched by name if the two share any; others of the images are left out.
+    """
+    out = np.full((len(index), len(classes)), -1, np.int8)
+    if source.label_sets is None:
+        return out
+    count = len(source.class_names)
+    own = source.label_sets.indicators(index, count)
+    if source.unsure is not None:
+        own[source.unsure.indicators(index, count) > 0] = -1
+    places: Mapping[str, int] = {name: number for number, name in enumerate(classes)}
+    if not places.keys() & set(source.class_names):
+        places = {name: number for number, name in enumerate(source.class_names[: len(classes)])}
+    columns = [number for number, name in enumerate(source.class_names) if name in places]
+    out[:, [places[source.class_names[number]] for number in columns]] = own[:, columns]
+    return out

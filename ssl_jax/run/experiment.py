@@ -28,6 +28,7 @@ from ssl_jax.data.pipeline import (
     Batches,
     batches,
     check_masks,
+    check_one_label,
     check_streams,
     eval_arrays,
     local_part,
@@ -115,6 +116,7 @@ class Experiment(Datasets):
         recipes.check(objective.inputs())
         if "spec" not in self.raw:
             acting.check(objective.inputs(), self.source)
+            check_one_label(objective.inputs(), self.source)
         recipes.check_own(objective, objective.inputs())
         return objective
 

@@ -17,6 +17,7 @@ from ssl_jax.data.sources import Source, held_out, open_source
 from ssl_jax.data.survey import survey
 from ssl_jax.objectives.base import Probe
 from ssl_jax.run import auto, fixed, orbax_export, weights_file
+from ssl_jax.run.classifier import shows_several
 from ssl_jax.run.configs import configs_folder, load_file, override
 from ssl_jax.run.datasets import range_of
 from ssl_jax.run.experiment import Experiment
@@ -132,11 +133,15 @@ def choose(
     test = open_source(eval_data, "eval") if eval_data else held_out(data)
     if test is not None:
         check_labels(test)
+        check_alike(source, test)
     section: dict[str, Any] = {"train": data, "eval": eval_data or None, "holdout": holdout}
     section |= {"channels": start.channels, "fold": "" if test is not None else FOLD}
     check_channels(source, start.channels, start.name)
-    assert source.labels is not None
-    if np.any(source.labels < 0):
+    labels = 0
+    if shows_several(source):
+        assert source.label_sets is not None
+        labels = source.label_sets.most
+    elif np.any(source.labels < 0):  # type: ignore[operator]
         section["labelled"] = "100%"
     if measured := survey(source, start.channels).value_range:
         section["range"] = start.value_range or measured
@@ -144,7 +149,7 @@ def choose(
 
     def config(batch: int, steps: int) -> dict[str, Any]:
         view, backbone = start.training_view, start.trained_backbone
-        made = module.choose(section, view, backbone, init_from, batch, steps).to_dict()
+        made = module.choose(section, view, backbone, init_from, batch, steps, labels).to_dict()
         override(made, [pair for pair in overrides if not pair[0].startswith("train.init_from")])
         return made  # type: ignore[no-any-return]
 
@@ -171,11 +176,37 @@ def check_labels(source: Source) -> None:
     Raises:
       UserError: it has not.
     """
+    if shows_several(source):
+        assert source.label_sets is not None
+        if len(source.class_names) < 2 or not source.label_sets.most:
+            raise UserError(
+                f"{source.name}: {len(source.class_names)} classes, and an image shows at most "
+                f"{source.label_sets.most}; fine-tuning needs two classes or more, and labels"
+            )
+        return
     classes = 0 if source.labels is None else len(np.unique(source.labels[source.labels >= 0]))
     if classes < 2:
         raise UserError(
             f"{source.name}: {'no labels' if not classes else 'labels of one class only'}; "
             "fine-tuning needs labels of two classes or more, such as a folder of images per class"
+        )
+
+
+def check_alike(train: Source, test: Source) -> None:
+    """Check that the images to learn from and those to test on both have several labels each, or
+    one each.
+
+    Raises:
+      UserError: they differ.
+    """
+    several, others = (shows_several(source) for source in (train, test))
+    if several != others:
+        counts = [
+            "several labels per image" if x else "one label per image" for x in (several, others)
+        ]
+        raise UserError(
+            f"{train.name} has {counts[0]} and {test.name} {counts[1]}; give evaluation images "
+            "with labels of the same kind"
         )
 
 

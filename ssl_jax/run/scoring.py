@@ -80,14 +80,10 @@ def _number(value: float) -> float | None:
 
 def write(
     folder: Path, classifier: ImageClassifier, test: Measured, sets: Sets, numbers: Numbers
-) -> np.ndarray:
-    """Write classifier.json, confusion.csv and predictions.csv, of the test images, to `folder`;
-    return the confusion matrix (C, C).
-    """
+) -> None:
+    """Write classifier.json, confusion.csv and predictions.csv, of the test images, to `folder`."""
     names = [readable(name) for name in classifier.classes]
-    count = len(names)
-    selected = test.labels < count
-    matrix = confusion_matrix(test.labels[selected], test.guesses[selected], labels=range(count))
+    count, matrix = len(names), _confusion(classifier, test)
     write_json(folder / "classifier.json", numbers)
     columns: dict[str, Sequence[Any]] = {"label": names}
     for number, name in enumerate(names):
@@ -105,7 +101,13 @@ def write(
             "confidence": [float(chance[row, test.guesses[row]]) for row in rows],
         },
     )
-    return matrix  # type: ignore[no-any-return]
+
+
+def _confusion(classifier: ImageClassifier, test: Measured) -> np.ndarray:
+    """Count the test images (C, C) per known class and predicted one."""
+    count = len(classifier.classes)
+    labels, guesses = test.labels[test.selected], test.guesses[test.selected]
+    return confusion_matrix(labels, guesses, labels=range(count))  # type: ignore[no-any-return]
 
 
 def test_names(source: Source, index: np.ndarray) -> list[str]:
@@ -122,7 +124,6 @@ def write_page(
     classifier: ImageClassifier,
     test: Measured,
     sets: Sets,
-    matrix: np.ndarray,
     numbers: Numbers,
     facts: Mapping[str, str],
     footer: str,
@@ -152,7 +153,7 @@ def write_page(
     outcome = report.Outcome(
         scores=[{"name": titles[k]} | row for k, row in numbers["scores"].items()],
         candidates=numbers["candidates"],
-        confusion=matrix,
+        confusion=_confusion(classifier, test),
         classes=numbers["classes"],
         mistakes=mistakes(classifier, test, sets),
         facts=facts,

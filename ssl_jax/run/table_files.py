@@ -13,6 +13,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.files import replacing
 
 SUFFIXES = (".csv", ".json", ".parquet")
+SEPARATOR = ";"  # of the values of a list, which the data source csv: reads
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -32,11 +33,14 @@ def check(path: Path) -> None:
 
 
 def write(path: Path, columns: Columns) -> None:
-    """Write columns of equal length; the suffix of the name determines the format.
+    """Write columns of equal length; the suffix of the name determines the format. In a .csv the
+    values of a list are joined by `SEPARATOR`.
 
     Raises:
       UserError: the file cannot be written.
     """
+    if path.suffix == ".csv":
+        columns = {name: [_cell(value) for value in values] for name, values in columns.items()}
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     try:
         with replacing(path) as temporary:
@@ -49,3 +53,7 @@ def write(path: Path, columns: Columns) -> None:
                 temporary.write_text(f"{text}\n", encoding="utf-8")
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}") from None
+
+
+def _cell(value: Any) -> Any:
+    return SEPARATOR.join(map(str, value)) if isinstance(value, list) else value

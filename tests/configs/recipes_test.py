@@ -36,6 +36,7 @@ RECIPES = [(f"_{m}_{r}", m, r) for m in methods() for r in recipes(m)]
 SIZES = {
     "cifar10": (50_000, 10),
     "imagenet": (1_281_167, 1000),
+    "voc07": (5011, 20),
     "flickr": (900, 0),
     "coco": (118_287, 0),
     "jft300m": (300_000_000, 18_291),

@@ -183,6 +183,10 @@ OTHER = {
         "unit": 500.0,
         "far": 2.0,
         "crop": "all",
+        "gradient": 0.5,
+        "head": "dpt",
+        "channels": 8,
+        "readout": "project",
         "size": 32,
         "stages": (-2,),
         "steps": 5,
@@ -197,6 +201,9 @@ OTHER = {
     "normals": {
         "train": "{masks2}",
         "test": "{masks2}",
+        "head": "dpt",
+        "channels": 8,
+        "readout": "project",
         "size": 32,
         "stages": (-2,),
         "steps": 5,
@@ -258,6 +265,7 @@ OTHER = {
     },
 }
 REFUSED = {("corruptions", "baseline"): "these data have 4"}  # values that do not fit these data
+REFUSED |= dict.fromkeys((("depth", "channels"), ("normals", "channels")), "set head=dpt")
 ELSEWHERE = ("episodes", "detection")  # need an environment and torch, see their own tests
 FIELDS = [
     (f"_{name}_{field.name}", name, field.name)

@@ -162,6 +162,7 @@ CASES = {
     "zipf.zipf_prior": (chances(D), 1.5),
     "wmse.whiten": (draw(24, D),),
     "wmse.wmse": (draw(32, D), draw(32, D), 16),
+    "multi_label.soft_sigmoid_cross_entropy": (LOGITS, chances(B, D)),
 }
 OPTIONS = {  # the forms that no argument of a case chooses
     "infonce.infonce": [{"similarity": "tiled"}, {"similarity": "ring"}],

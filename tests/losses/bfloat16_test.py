@@ -46,7 +46,7 @@ from ssl_jax.losses.masked import (
 )
 from ssl_jax.losses.masks import mask_logistic
 from ssl_jax.losses.msn import log_mean_probability, sharpened
-from ssl_jax.losses.multi_label import sigmoid_cross_entropy
+from ssl_jax.losses.multi_label import sigmoid_cross_entropy, soft_sigmoid_cross_entropy
 from ssl_jax.losses.multi_modal import (
     binary,
     feature_distance,
@@ -165,6 +165,7 @@ CASES = {
     "smooth_l1": lambda x, y, t: smooth_l1(x, y),
     "masks": lambda x, y, t: mask_logistic(x, np.arange(128).reshape(8, 16) % 3),
     "multi_label": lambda x, y, t: sigmoid_cross_entropy(x, INDEX[:, None]),
+    "multi_label_soft": lambda x, y, t: soft_sigmoid_cross_entropy(x, probabilities(y)),
     "multi_modal": lambda x, y, t: margin_contrast(x, y, y[::-1]) + feature_distance(y, x),
     "multi_modal_sum": lambda x, y, t: weighted_sum(
         binary(switched(x[:, 0], t), INDEX % 2), INDEX % 2

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from ssl_jax.losses.multi_label import sigmoid_cross_entropy
+from ssl_jax.losses.multi_label import sigmoid_cross_entropy, soft_sigmoid_cross_entropy
 
 RNG = np.random.default_rng(0)
 
@@ -36,6 +36,15 @@ class SigmoidTest(parameterized.TestCase):
         z = jnp.asarray(RNG.normal(size=(1, 6)))
         none = sigmoid_cross_entropy(z, jnp.array([[-1]]))
         np.testing.assert_allclose(none, jnp.sum(jax.nn.softplus(z), -1), rtol=1e-6)
+
+    def test_soft_targets_mix_the_losses_of_both_answers(self):
+        z = jnp.asarray(RNG.normal(size=(3, 6)))
+        hard = soft_sigmoid_cross_entropy(z, jnp.zeros((3, 6)).at[0, 2].set(1))
+        labels = jnp.array([[2], [-1], [-1]])
+        np.testing.assert_allclose(hard, sigmoid_cross_entropy(z, labels), rtol=1e-6)
+        yes, no = (soft_sigmoid_cross_entropy(z, jnp.full((3, 6), y)) for y in (1.0, 0.0))
+        mixed = soft_sigmoid_cross_entropy(z, jnp.full((3, 6), 0.3))
+        np.testing.assert_allclose(mixed, 0.3 * yes + 0.7 * no, rtol=1e-5)
 
     def test_large_scores_stay_finite(self):
         z = jnp.array([[1e4, -1e4]])

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from ssl_jax.core import rng, sharding
@@ -63,6 +64,32 @@ class LossTest(parameterized.TestCase):
         loss, grads = jax.value_and_grad(nothing)(params)
         self.assertEqual(float(loss), 0)
         self.assertTrue(all(not np.any(g) for g in jax.tree.leaves(grads)))
+
+    def test_target_sets(self):
+        """A repeated label counts once, and -1 is none."""
+        sets = np.array([[0, 2], [1, -1], [-1, -1], [3, 3]])
+        expected = [[0.9, 0.1, 0.9, 0.1], [0.1, 0.9, 0.1, 0.1], [0.1] * 4, [0.1, 0.1, 0.1, 0.9]]
+        made = build(labels=2, label_smoothing=0.2)
+        self.assertEqual((made.inputs().label, made.inputs().labels), (False, 2))
+        np.testing.assert_allclose(made.target_sets(sets), expected, rtol=1e-6)
+
+    @pytest.mark.full
+    def test_several_labels_by_hand(self):
+        """A sigmoid per class; an image without labels shows none of them."""
+        made = build(labels=2, label_smoothing=0.2)
+        sets = np.array([[0, 2], [1, -1], [-1, -1], [3, 3]] * 2, np.int32)
+        some = batch(LABELS) | {"labels": sets}
+        del some["label"]
+        params, extra = made.init(jax.random.key(0))
+        loss, aux = made.loss(params, extra, some, jax.random.key(1), jnp.int32(0))
+        nets = made.networks.bind(params, extra["stats"])
+        z = np.asarray(nets.classifier(nets.backbone(some["views"][0][:, 0]).pooled))
+        hard = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]] * 2)
+        targets = np.where(hard, 0.9, 0.1)
+        each = np.sum(np.logaddexp(0, z) - targets * z, axis=-1)
+        np.testing.assert_allclose(loss, each.mean(), rtol=1e-5)
+        best = np.mean(hard[np.arange(B), z.argmax(-1)])
+        np.testing.assert_allclose(aux.metrics["best_is_a_label"], best, rtol=1e-6)
 
     @parameterized.parameters({"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0})
     def test_mixed_targets_keep_their_sum(self, **hyper):

@@ -15,7 +15,7 @@ import optax
 
 from ssl_jax.core import sharding
 from ssl_jax.core.placement import place
-from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed
+from ssl_jax.core.ranges import Count, Integer, NonNegative
 from ssl_jax.data.boxes import BoxedImages, Objects
 from ssl_jax.data.copies import sample as sample_rows
 from ssl_jax.data.decode import averaged
@@ -23,22 +23,24 @@ from ssl_jax.data.masks import read_image
 from ssl_jax.data.pipeline import local_part
 from ssl_jax.evals import features
 from ssl_jax.evals.average_precision import average_precision, mean_average_precision
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.dense import DenseProtocol
 from ssl_jax.evals.dense_heads import Head
-from ssl_jax.evals.dense_training import HeadTraining, Layer, fit, logits_of
+from ssl_jax.evals.dense_training import Layer, fit, logits_of
 from ssl_jax.losses.shapes import check_shapes
 
 Array = jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxPatches(Protocol):
+class BoxPatches(DenseProtocol):
     """Average precision of patches that a linear classifier finds in the boxes of objects.
 
     The classifier is a batch norm and a 1x1 convolution with a sigmoid per class and one for any
     object; a patch is in a box if its centre is. Patches that are only in ignored boxes (crowds,
-    difficult objects) are left out.
+    difficult objects) are left out. AdamW has a tenth of the steps for the warmup and then half a
+    cosine; half of the images are mirrored.
 
     Attributes:
       train, test: data sets with boxes, `coco:ROOT` or `voc:ROOT`; without `test` it is the
@@ -46,10 +48,6 @@ class BoxPatches(Protocol):
       size: whole images are resized to squares of this side.
       stage: stage of the backbone; -1 is the last.
       max_images: most images of each set.
-      steps, batch_size, lr, weight_decay: of AdamW, a tenth of the steps for the warmup and then
-        half a cosine.
-      seed: seed of the order of the images, of their mirroring and of the initial weights.
-      patch: side of the patches that raw pixels are split into.
     """
 
     scores: ClassVar[tuple[str, ...]] = ("box_patches_object", "box_patches_map")
@@ -58,37 +56,25 @@ class BoxPatches(Protocol):
         "box_patches_object": "Box patches, AP of any object",
         "box_patches_map": "Box patches, mAP",
     }
-    labels: ClassVar[bool] = False
-    of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
+    both: ClassVar[bool] = False
     needs: ClassVar[str] = "images with boxes (train=coco:ROOT or voc:ROOT)"
 
-    train: str = ""
-    test: str = ""
     size: Count = 224
     stage: Integer = -1
     max_images: Count = 1000
     steps: Count = 1000
-    batch_size: Count = 16
-    lr: Positive = 1e-3
     weight_decay: NonNegative = 1e-4
-    seed: Seed = 0
-    patch: Count = 8
 
     def unused(self) -> Mapping[str, str]:
         return {} if self.train else {"test": "there is no train"}
-
-    def applies(self, subject: Subject) -> bool:
-        """Return whether there are images with boxes; raw pixels are measured too."""
-        return bool(self.train)
 
     def measure(self, subject: Subject) -> dict[str, float]:
         images = subject.images
         train, test = BoxedImages.pair(self.train, self.test)
         layer = Layer(images.view, (self.stage,), self.patch)
-        example = jnp.zeros((1, self.size, self.size, images.channels), jnp.uint8)
-        (shape,) = jax.eval_shape(lambda net: layer.maps(net, example), subject.encoder)
-        grid = shape.shape[1:3]
-        head = Head("linear", shape.shape[-1:], 0, 1 + len(train.classes))
+        (shape,) = layer.shapes(subject, self.size)
+        grid = shape[:2]
+        head = Head("linear", shape[2:], 0, 1 + len(train.classes))
         options = images.channels, images.train.source.value_range
 
         def read(part: BoxedImages, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -98,16 +84,11 @@ class BoxPatches(Protocol):
 
         rows = sample_rows(np.zeros(len(train.files)), self.max_images)
 
-        def sample(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        def sample(rng: np.random.Generator, _: int) -> tuple[np.ndarray, np.ndarray]:
             image, targets = read(train, int(rng.choice(rows)))
             return (image[:, ::-1], targets[:, ::-1]) if rng.random() < 0.5 else (image, targets)
 
-        training = HeadTraining(
-            *(self.steps, self.batch_size, self.lr, self.weight_decay, self.seed),
-            warmup=0.1,
-            decay="cosine",
-        )
-        weights = fit(subject, head, layer, sample, sigmoid_loss, training)
+        weights = fit(subject, head, layer, sample, sigmoid_loss, self.training(0.1))
         weights = place(weights, sharding.replicated(images.mesh))
         tested = sample_rows(np.zeros(len(test.files)), self.max_images)
         batch = min(images.batch_size, len(tested))
@@ -116,7 +97,7 @@ class BoxPatches(Protocol):
 
         def pixels_of(row: int) -> np.ndarray:
             if row < 0:  # padding
-                return np.zeros(example.shape[1:], np.uint8)
+                return np.zeros((self.size, self.size, images.channels), np.uint8)
             return averaged(read_image(test.files[row], *options), self.size, self.size)
 
         local = local_part(tested, batch, mine).reshape(-1, len(mine))

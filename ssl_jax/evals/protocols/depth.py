@@ -1,7 +1,8 @@
 """Monocular depth from frozen maps by a linear head over bins (AdaBins 2011.14141; DINOv2's linear
-protocol, 2304.07193).
+protocol, 2304.07193) or by DPT (2103.13413; DINOv2's second protocol).
 """
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,16 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.placement import gather, place, to_global
-from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed
-from ssl_jax.data.decode import DecodeError, averaged, check_size, open_image
-from ssl_jax.data.masks import read_image
+from ssl_jax.core.ranges import Count, NonNegative, Positive
+from ssl_jax.data.decode import DecodeError, check_size, open_image
 from ssl_jax.data.scene_folders import pairs
-from ssl_jax.evals.base import Protocol, Subject
-from ssl_jax.evals.dense_heads import Head
-from ssl_jax.evals.dense_training import HeadTraining, Layer, fit, logits_of
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.dense import DenseRegression, Files
 from ssl_jax.evals.depth_metrics import depth_errors
 
 Array = jax.Array
@@ -27,15 +24,17 @@ BINS = 256
 LEAST = 1e-3  # of the first bin, as a share of the largest; and metres, of predictions
 LAMBDA = 0.85  # of the scale-invariant loss: 1 - 0.15
 WEIGHT = 10.0
-Files = list[tuple[Path, Path]]
+START = 0.5  # depth of an output of 0 of DPT, as a share of the largest
+STRIDES = (1, 2, 4, 6)  # pixels, of the gradient loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Depth(Protocol):
-    """Errors of the depths that a linear head predicts, means over the test images.
+class Depth(DenseRegression):
+    """Errors of the depths that a head predicts, means over the test images.
 
-    The head is a batch norm and a 1x1 convolution to 256 bins up to `far`; the depth is
-    their mean, weighted by max(logit, 0) + 0.1. Its loss is the scale-invariant one (2011.14141).
+    A linear head has 256 bins up to `far`; the depth is their mean, weighted by max(logit, 0) +
+    0.1. DPT predicts the depth itself. The loss is the scale-invariant one (2011.14141). AdamW has
+    a third of the steps for the warmup and then half a cosine; half of the images are mirrored.
 
     Attributes:
       train, test: folders with images/NAME.jpg and depth/NAME.png, or lists of lines `IMAGE DEPTH`
@@ -45,87 +44,46 @@ class Depth(Protocol):
       far: metres; larger depths count as not known (10 for NYUd, 80 for KITTI).
       crop: pixels that are scored: "all", "eigen" (rows 45 to 470, columns 41 to 600 of NYUd's 480
         x 640) or "garg" (KITTI).
-      size: images are resized to squares of this side.
-      stages: stages whose maps are joined; by default the last one.
-      steps, batch_size, lr, weight_decay: of AdamW, a third of the steps for the warmup and then
-        half a cosine.
-      seed: seed of the order of the images and of the initial weights.
-      patch: side of the patches that raw pixels are split into.
+      gradient: weight of the gradient loss, 0.5 in DINOv2; see `gradient_loss`.
     """
 
     scores: ClassVar[tuple[str, ...]] = ("depth_delta",)
     decides: ClassVar[tuple[str, ...]] = ("depth_delta1",)
-    labels: ClassVar[bool] = False
-    of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
     needs: ClassVar[str] = "images and depths (train, test)"
 
-    train: str = ""
-    test: str = ""
     unit: Positive = 1000.0
     far: Positive = 10.0
     crop: Literal["all", "eigen", "garg"] = "all"
+    gradient: NonNegative = 0.0
     size: Count = 416
-    stages: tuple[Integer, ...] = (-1,)
     steps: Count = 38_400
-    batch_size: Count = 16
     lr: Positive = 3e-4
     weight_decay: NonNegative = 1e-4
-    seed: Seed = 0
-    patch: Count = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.train) != bool(self.test):
-            raise UserError("depth: give both, train and test")
-        if self.far <= LEAST or not self.stages:
-            raise UserError(f"depth: expected far above {LEAST} and a stage, got {self.far}")
-
-    def applies(self, subject: Subject) -> bool:
-        """Return whether it has images with depths; raw pixels are measured too."""
-        return bool(self.train)
+        if self.far <= LEAST:
+            raise UserError(f"depth: expected far above {LEAST}, got {self.far}")
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        images = subject.images
         train, test = depth_pairs(self.train), depth_pairs(self.test)
-        stages = self.stages if subject.encoder is not None else (-1,)
-        layer = Layer(images.view, stages, self.patch)
-        head = Head("linear", layer.widths(subject, self.size), 0, BINS)
-        options = images.channels, images.train.source.value_range
+        binned = self.head == "linear"
 
-        def pixels(file: Path) -> np.ndarray:
-            return averaged(read_image(file, *options), self.size, self.size)
+        def shares(file: Path) -> np.ndarray:
+            """Read depths in shares of `far`, so that one program serves all ranges."""
+            return self._known(read_depth(file, self.unit)) / np.float32(self.far)
 
-        def sample(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-            image, depth = train[int(rng.integers(len(train)))]
-            # In shares of `far`, so that one program serves all ranges.
-            values = self._known(read_depth(depth, self.unit)) / self.far
-            rows, columns = (np.arange(self.size) * side // self.size for side in values.shape)
-            picture, values = pixels(image), values[rows[:, None], columns]
-            flipped = rng.random() < 0.5
-            return (picture[:, ::-1], values[:, ::-1]) if flipped else (picture, values)
-
-        training = HeadTraining(
-            *(self.steps, self.batch_size, self.lr, self.weight_decay, self.seed),
-            warmup=1 / 3,
-            decay="cosine",
-            b2=0.99,
-            clip=35.0,
-        )
-        weights = fit(subject, head, layer, sample, scale_invariant_loss, training)
-        mesh = images.mesh
-        weights = place(weights, sharding.replicated(mesh))
-        placed, mine = sharding.batch_sharding(mesh), sharding.local_rows(mesh, mesh.size)
         errors = []
-        for start in range(0, len(test), mesh.size):
-            distributed.tick()
-            part = test[start : start + mesh.size]
-            batch = np.stack([pixels(part[min(i, len(part) - 1)][0]) for i in mine])
-            logits = logits_of(weights, subject.encoder, to_global(batch, placed), head, layer)
-            predictions = gather(expected_depth(logits))
-            for (_, file), own in zip(part, predictions, strict=False):
-                truth = self._scored(self._known(read_depth(file, self.unit)))
-                own = np.asarray(jax.image.resize(own, truth.shape, "linear"))
-                errors.append(depth_errors(np.clip(own * self.far, LEAST, self.far), truth))
+        for file, own in self.predictions(
+            *(subject, train, test, BINS if binned else 1, shares),
+            loss=DepthLoss(binned, self.gradient),
+            training=self.training(1 / 3, b2=0.99, clip=35.0),
+            decode=expected_depth if binned else direct_depth,
+            mirror=True,
+        ):
+            truth = self._scored(self._known(read_depth(file, self.unit)))
+            own = np.asarray(jax.image.resize(own, truth.shape, "linear"))
+            errors.append(depth_errors(np.clip(own * self.far, LEAST, self.far), truth))
         return {f"depth_{name}": float(np.mean([e[name] for e in errors])) for name in errors[0]}
 
     def _known(self, depth: np.ndarray) -> np.ndarray:
@@ -153,47 +111,110 @@ def expected_depth(logits: Array) -> Array:
     return jnp.sum(weights * bins, axis=-1) / jnp.sum(weights, axis=-1)
 
 
-def scale_invariant_loss(logits: Array, depth: Array, real: Array) -> Array:
+def direct_depth(outputs: Array) -> Array:
+    """Return the depths (...,), in shares of the largest, of outputs (..., 1): `max(y + 0.5, 0)`
+    and the least depth. DINOv2 has no 0.5, so that its depths start about 0, where no gradient is.
+    """
+    return jax.nn.relu(outputs[..., 0] + START) + LEAST
+
+
+@dataclass(frozen=True)
+class DepthLoss:
+    """The scale-invariant loss of a head's outputs plus `gradient` times the gradient loss."""
+
+    binned: bool
+    gradient: float
+
+    def __call__(self, outputs: Array, depth: Array, real: Array) -> Array:
+        """Return a scalar of outputs (B, h, w, C), true depths (B, H, W), 0 where they are not
+        known, and which images are no padding (B,).
+        """
+        predicted = expected_depth(outputs) if self.binned else direct_depth(outputs)
+        predicted = jax.image.resize(predicted, depth.shape, "linear")
+        loss = scale_invariant_loss(predicted, depth, real)
+        if not self.gradient:
+            return loss
+        return loss + self.gradient * gradient_loss(predicted, depth, real)
+
+
+def scale_invariant_loss(predicted: Array, depth: Array, real: Array) -> Array:
     """`10 sqrt(var(g) + 0.15 mean(g)^2)`, g = ln p - ln t of the known pixels of all images.
 
     Args:
-      logits: (B, h, w, bins).
+      predicted: (B, H, W), positive.
       depth: (B, H, W), 0 where it is not known.
       real: (B,), images that are no padding.
 
     Returns:
       A scalar, 0 without any known depth.
     """
-    predicted = jax.image.resize(expected_depth(logits), depth.shape, "linear")
-    valid = (depth > 0) & real[:, None, None]
-    g = jnp.where(valid, jnp.log(predicted) - jnp.log(jnp.where(valid, depth, 1.0)), 0.0)
-    count = jnp.maximum(valid.sum(), 1)
+    g, known = _differences(predicted, depth, real)
+    count = jnp.maximum(known.sum(), 1)
     mean = g.sum() / count
-    variance = jnp.where(valid, jnp.square(g - mean), 0).sum() / count
+    variance = jnp.where(known, jnp.square(g - mean), 0).sum() / count
     value = variance + (1 - LAMBDA) * jnp.square(mean)
     return WEIGHT * jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1.0)), 0.0)
+
+
+def gradient_loss(predicted: Array, depth: Array, real: Array) -> Array:
+    """`sum_s (sum |g(y + 2s, x) - g(y, x)| + sum |g(y, x + 2s) - g(y, x)|) / n_s`, g as in
+    `scale_invariant_loss`, over pairs of known pixels of the images taken at each s-th pixel, with
+    n_s known ones (MegaDepth 1804.00607, section 4). DINOv2's release takes these differences along
+    the first two axes of (B, 1, H, W), which are not the image's (`losses/gradientloss.py`).
+    """
+    g, known = _differences(predicted, depth, real)
+    total = jnp.zeros((), g.dtype)
+    for stride in STRIDES:
+        values, valid = g[:, ::stride, ::stride], known[:, ::stride, ::stride]
+        count = jnp.maximum(valid.sum(), 1)
+        for axis in (1, 2):
+            if values.shape[axis] <= 2:
+                continue
+            here, both = _neighbours(values, axis), _neighbours(valid, axis)
+            step = jnp.where(both[0] & both[1], here[0] - here[1], 0)
+            total += jnp.sum(jnp.abs(step)) / count
+    return total
+
+
+def _neighbours(x: Array, axis: int) -> tuple[Array, Array]:
+    """Return the pixels that have one two ahead along an axis, and those."""
+    take, size = functools.partial(jax.lax.slice_in_dim, x, axis=axis), x.shape[axis]
+    return take(0, size - 2), take(2, size)
+
+
+def _differences(predicted: Array, depth: Array, real: Array) -> tuple[Array, Array]:
+    """Return ln p - ln t (B, H, W), 0 where t is not known, and where it is."""
+    known = (depth > 0) & real[:, None, None]
+    g = jnp.where(known, jnp.log(predicted) - jnp.log(jnp.where(known, depth, 1.0)), 0.0)
+    return g, known
 
 
 def depth_pairs(source: str) -> Files:
     """Return the image and the depth of each example of a folder or a list.
 
     Raises:
-      UserError: neither, or no pair in it.
+      UserError: neither, no pair in it, or a line that names no files.
     """
     path = Path(source).expanduser()
     if not path.is_file():
         return pairs(path / "images", path / "depth")
-    rows = [line.split() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    if wrong := next((n for n, row in enumerate(rows, 1) if len(row) < 2), 0):
-        raise UserError(f"{path}: line {wrong}: expected IMAGE DEPTH")
-    files = [
-        tuple(path.parent / name.lstrip("/") for name in row[:2])
-        for row in rows
-        if row[1] != "None"  # KITTI's images without a depth
-    ]
-    if not files or not all(file.is_file() for file in files[0]):
-        raise UserError(f"{path}: no pair of files in it; paths are relative to {path.parent}")
-    return files  # type: ignore[return-value]
+    files = []
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+        row = line.split()
+        if not row or row[1:2] == ["None"]:  # KITTI's images without a depth
+            continue
+        if len(row) < 2:
+            raise UserError(f"{path}: line {number}: expected IMAGE DEPTH")
+        image, depth = (path.parent / name.lstrip("/") for name in row[:2])
+        for file in (image, depth):
+            if not file.is_file():
+                raise UserError(
+                    f"{path}: line {number}: no file {file}; paths are relative to {path.parent}"
+                )
+        files.append((image, depth))
+    if not files:
+        raise UserError(f"{path}: no pair of files in it; expected lines IMAGE DEPTH")
+    return files
 
 
 def read_depth(file: Path, unit: float) -> np.ndarray:

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ssl_jax.core import distributed, sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.placement import gather, place, to_global
-from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Seed, Whole
+from ssl_jax.core.ranges import Count, Integer, NonNegative, Positive, Whole
 from ssl_jax.data.masks import IGNORED, Scenes
-from ssl_jax.evals.base import Protocol, Subject
+from ssl_jax.evals.base import Subject
+from ssl_jax.evals.dense import DenseProtocol, spread_stages
 from ssl_jax.evals.dense_heads import Head, Kind
-from ssl_jax.evals.dense_training import HeadTraining, Layer, fit, logits_of
-from ssl_jax.evals.protocols.segmentation import scores
+from ssl_jax.evals.dense_training import Layer, fit, logits_of
+from ssl_jax.evals.protocols.segmentation import pixel_loss, scores
 from ssl_jax.evals.windows import crop, slide, whole
 from ssl_jax.objectives.base import Encoder
 
@@ -29,9 +28,11 @@ WINDOWS = 4  # windows per device that are predicted at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationHeads(Protocol):
+class SegmentationHeads(DenseProtocol):
     """Mean intersection over union, over the classes, of all pixels of the test images at the size
     of their masks.
+
+    AdamW has a linear warmup and a linear decay.
 
     Attributes:
       train, test: folders of images and masks, see `scene_folders.scene_pairs`; without them
@@ -45,45 +46,26 @@ class SegmentationHeads(Protocol):
       stride: pixels between windows; 0 is two thirds of `size`.
       scales: factors of the size of the test images, over which probabilities are averaged.
       reduce_zero_label: 0 is no class, and the classes are counted from 1 (ADE20K).
-      steps, batch_size, lr, weight_decay: of AdamW, with a linear warmup and a linear decay.
-      seed: seed of the crops and of the initial weights.
-      patch: side of the patches that raw pixels are split into.
     """
 
     scores: ClassVar[tuple[str, ...]] = ("segmentation_heads",)
     decides: ClassVar[tuple[str, ...]] = ("segmentation_heads_miou",)
-    labels: ClassVar[bool] = False
-    of_pixels: ClassVar[tuple[str, ...]] = ("patch",)
     needs: ClassVar[str] = "folders of images and masks (train, test)"
 
-    train: str = ""
-    test: str = ""
     head: Kind = "upernet"
     stages: tuple[Integer, ...] = ()
     channels: Count = 512
-    size: Count = 512
     stride: Whole = 0
     scales: tuple[Positive, ...] = (1.0,)
     reduce_zero_label: bool = False
-    steps: Count = 40_000
-    batch_size: Count = 16
-    lr: Positive = 1e-3
     weight_decay: NonNegative = 0.05
-    seed: Seed = 0
-    patch: Count = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if bool(self.train) != bool(self.test):
-            raise UserError("segmentation_heads: give both folders, train and test")
         if not self.scales:
             raise UserError("segmentation_heads: give scales")
         if self.stride > self.size:
             raise UserError(f"segmentation_heads: stride = {self.stride} leaves gaps; size is less")
-
-    def applies(self, subject: Subject) -> bool:
-        """Return whether it has images with masks; raw pixels are measured too."""
-        return bool(self.train)
 
     def unused(self) -> dict[str, str]:
         if self.head != "linear":
@@ -97,16 +79,12 @@ class SegmentationHeads(Protocol):
         classes = max(train.num_classes(), test.num_classes())
         layer = Layer(images.view, self._stages(subject), self.patch)
         head = Head(self.head, layer.widths(subject, self.size), self.channels, classes)
-        training = HeadTraining(
-            *(self.steps, self.batch_size, self.lr, self.weight_decay, self.seed),
-            warmup=WARMUP,
-            decay="linear",
-        )
 
-        def sample(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        def sample(rng: np.random.Generator, _: int) -> tuple[np.ndarray, np.ndarray]:
             return crop(train, int(rng.integers(len(train.files))), rng)
 
-        weights = fit(subject, head, layer, sample, _loss, training)
+        training = self.training(WARMUP, "linear")
+        weights = fit(subject, head, layer, sample, pixel_loss, training)
         counts = self._confusion(subject, test, head, layer, weights)
         return {f"segmentation_heads_{name}": value for name, value in scores(counts).items()}
 
@@ -118,11 +96,7 @@ class SegmentationHeads(Protocol):
             return self.stages
         if self.head != "upernet":
             return (-1,)
-        images = subject.images
-        shape = (images.mesh.size, *images.view.sides, images.channels)
-        pictures = jax.ShapeDtypeStruct(shape, np.float32)
-        count = len(jax.eval_shape(Encoder.features, subject.encoder, pictures).stages)
-        return tuple(max(count * i // 4 - 1, 0) for i in (1, 2, 3, 4))
+        return spread_stages(subject)
 
     def _confusion(
         self, subject: Subject, test: Scenes, head: Head, layer: Layer, weights: Any
@@ -159,15 +133,6 @@ def _to_size(probabilities: np.ndarray, height: int, width: int) -> np.ndarray:
     if probabilities.shape == shape:
         return probabilities
     return np.asarray(jax.image.resize(probabilities, shape, "linear", antialias=False))
-
-
-def _loss(logits: Array, masks: Array, real: Array) -> Array:
-    """Return the mean cross-entropy of the pixels that have a class."""
-    scored = (masks != IGNORED) & real[:, None, None]
-    logits = jax.image.resize(logits, (*masks.shape, logits.shape[-1]), "linear")
-    labels = jnp.where(scored, masks, 0).astype(jnp.int32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.sum(losses, where=scored) / jnp.maximum(jnp.sum(scored), 1)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))

@@ -25,7 +25,7 @@ from ssl_jax.data.sources import Source
 from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.evals import calibration
 from ssl_jax.run import classifier as classifiers
-from ssl_jax.run import finetuning, pretrained, probing, roles, scoring
+from ssl_jax.run import finetuning, pretrained, probing, roles, scoring, scoring_sets
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.classifier import ImageClassifier, Loading
 from ssl_jax.run.configs import override
@@ -67,24 +67,29 @@ class Candidate(NamedTuple):
     Attributes:
       step: of its checkpoint; 0 is the linear probe.
       temperature: fitted to the held-out images.
-      top1, loss: accuracy and cross-entropy, with the temperature, on these.
+      score: accuracy ("top1") or mean average precision ("map") on these.
+      loss: cross-entropy, with the temperature, on these.
     """
 
     step: int
     temperature: float
-    top1: float
+    score: dict[str, float]
     loss: float
 
     @classmethod
     def of(cls, step: int, held: probing.Measured) -> "Candidate | None":
         """Measure a candidate on the held-out images; None if its logits are not finite."""
-        selected = held.labels < held.logits.shape[1]
-        labels, logits = held.labels[selected], held.logits[selected]
+        labels, logits = held.labels[held.selected], held.logits[held.selected]
         if not len(labels) or not np.isfinite(logits).all():
             return None
         temperature = calibration.fit_temperature(logits, labels)
         loss = calibration.log_loss(logits, labels, temperature)
-        return cls(step, temperature, held.top1, loss)
+        return cls(step, temperature, held.score, loss)
+
+    def numbers(self) -> dict[str, Any]:
+        """Return its description for classifier.json."""
+        own = {"step": self.step, "temperature": self.temperature}
+        return {"name": name_of(self.step)} | own | self.score | {"loss": self.loss}
 
 
 def name_of(step: int) -> str:
@@ -241,15 +246,15 @@ def save_probe(
     tensors |= {classifiers.KERNEL: probe.kernel, classifiers.BIAS: probe.bias}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        metadata = {classifiers.KEY: classifiers.metadata(sets.classes, 1.0, sets.side)}
-        files.write(output / PROBE, tensors, run.card("all", role) | metadata)
+        text = classifiers.metadata(sets.classes, 1.0, sets.side, sets.several)
+        files.write(output / PROBE, tensors, run.card("all", role) | {classifiers.KEY: text})
         held = probe.holdout
         values = {
             "started_from": started_from,
             "penalty": probe.penalty,
             "linear_probe": probe.test.summary(),
             "untrained": untrained.test.summary(),
-            "holdout": held and {"top1": held.top1, "loss": held.loss},
+            "holdout": held and held.score | {"loss": held.loss},
         }
         write_json(output / PROBES, values)
     except OSError as e:
@@ -279,12 +284,11 @@ def finish(
     test = measured(classifier, sets.test, sets, loading, "test")
     probes = {name: stored[name] for name in ("linear_probe", "untrained")}
     held = len(sets.holdout) if sets.holdout is not None else 0
-    numbers = scoring.score(classifier, test, probes, sets) | {
+    results = scoring_sets if sets.several else scoring
+    numbers = results.score(classifier, test, probes, sets) | {
         "chosen": name_of(step),
         "step": step,
-        "candidates": [
-            {"name": name_of(c.step), "chosen": c.step == step} | c._asdict() for c in candidates
-        ],
+        "candidates": [c.numbers() | {"chosen": c.step == step} for c in candidates],
         "choice": (
             f"The {held:,} held-out images, which no candidate has learned from, choose the one "
             "with the lowest cross-entropy at its own temperature: of a few images it says more "
@@ -299,8 +303,8 @@ def finish(
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     footer = f"Made {date} by ssl-jax {version}: ssl-jax finetune."
     try:
-        matrix = scoring.write(output, classifier, test, sets, numbers)
-        scoring.write_page(output / PAGE, classifier, test, sets, matrix, numbers, facts, footer)
+        results.write(output, classifier, test, sets, numbers)
+        results.write_page(output / PAGE, classifier, test, sets, numbers, facts, footer)
     except OSError as e:
         raise UserError(f"cannot write to --output={output}: {e.strerror or e}") from None
     return numbers
@@ -357,7 +361,8 @@ def save_classifier(
     else:
         file = files.read(output / PROBE)
         tensors, card = file.tensors, dict(file.metadata)
-    card |= {classifiers.KEY: classifiers.metadata(sets.classes, temperature, sets.side)}
+    text = classifiers.metadata(sets.classes, temperature, sets.side, sets.several)
+    card |= {classifiers.KEY: text}
     try:
         files.write(output / classifiers.FILE, tensors, card)
     except OSError as e:
@@ -387,23 +392,29 @@ def facts_of(
 
 
 def show(console: Console, output: Path, numbers: Mapping[str, Any], seconds: float) -> None:
-    """Print the accuracies and the files."""
-    table = Table(title="Accuracy on the test images", title_justify="left")
+    """Print the scores and the files."""
+    several = "threshold" in numbers
+    title = "Mean average precision" if several else "Accuracy"
+    table = Table(title=f"{title} on the test images", title_justify="left")
     table.add_column("classifier")
-    for column in ("accuracy", "95 % interval"):
+    for column in ("mAP", "of 11 points") if several else ("accuracy", "95 % interval"):
         table.add_column(column, justify="right")
     names = {
         "classifier": f"this classifier ({numbers['chosen']})",
         "linear_probe": "linear probe",
         "untrained": "linear probe, untrained network",
-        "chance": "always the most frequent class",
+        "chance": "a random ranking" if several else "always the most frequent class",
     }
     for key, row in numbers["scores"].items():
-        interval = f"{row['low']:.3f} to {row['high']:.3f}"
-        table.add_row(names[key], f"{row['top1']:.3f}", interval)
+        if several:
+            table.add_row(names[key], *(f"{row[name]:.3f}" for name in ("map", "11point")))
+        else:
+            interval = f"{row['low']:.3f} to {row['high']:.3f}"
+            table.add_row(names[key], f"{row['top1']:.3f}", interval)
     console.print(table, soft_wrap=False)
     console.print(scoring.calibrated(numbers))
-    written = f"{classifiers.FILE}, {PAGE}, confusion.csv, predictions.csv"
+    tables = "predictions.csv" if several else "confusion.csv, predictions.csv"
+    written = f"{classifiers.FILE}, {PAGE}, {tables}"
     console.print(f"written to {output}/: {written} ({duration(seconds)})")
     flag = shlex.quote(f"--workdir={output}")  # to be copied into a shell
     console.print(f"next: ssl-jax predict {flag} --data=folder:/images --output=predictions.csv")

@@ -1,7 +1,6 @@
 """Classify images by a classifier that `ssl-jax finetune` made: labels with their confidences."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,9 +16,7 @@ from ssl_jax.data.pipeline import DataConfig
 from ssl_jax.data.sources import Source, open_source
 from ssl_jax.data.survey import read_alike
 from ssl_jax.embeddings.formats import names_of, readable
-from ssl_jax.evals.calibration import probabilities
 from ssl_jax.report import sheets
-from ssl_jax.report.sheets import Panel
 from ssl_jax.run import flags as command_line
 from ssl_jax.run import table_files
 from ssl_jax.run.auto import typical_side
@@ -28,9 +25,10 @@ from ssl_jax.run.commands.embed import ImagesLine
 from ssl_jax.run.console import terminal
 from ssl_jax.run.datasets import range_of
 from ssl_jax.run.finetuning import check_channels
+from ssl_jax.run.label_predictions import LabelPredictions
+from ssl_jax.run.prediction_page import ClassRows, page_of
+from ssl_jax.run.scoring_sets import THRESHOLD
 
-SURE, UNSURE = 8, 8  # images of a class on the page: the most and the least confident ones
-MOST_CLASSES = 40  # on the page, the most frequent ones
 TOP = 3  # classes per image, if not set
 RATIO = 4  # smallest ratio of sides at which images are called too small
 
@@ -43,6 +41,10 @@ class Flags(command_line.CommonFlags):
     split: Literal["train", "eval"] = flag("part of data that define both", "train")
     output: Path = flag(f"table to write, FILE{' or FILE'.join(table_files.SUFFIXES)}")
     top: Count | None = flag("number of classes per image; by default 3", None)
+    threshold: Probability | None = flag(
+        "least confidence of a label, of a classifier of several labels per image; by default 0.5",
+        None,
+    )
     page: bool = flag("also write a contact sheet, FILE.html", True)
     any_size: bool = flag("accept images that are much smaller than those learned from", False)
     batch_size: Count = flag("images per batch, over all devices", 256)
@@ -69,6 +71,74 @@ class Predictions(NamedTuple):
     confidences: np.ndarray
     labels: np.ndarray | None
 
+    @classmethod
+    def of(
+        cls,
+        classifier: ImageClassifier,
+        source: Source,
+        logits: np.ndarray,
+        examples: np.ndarray,
+        top: int,
+    ) -> "Predictions":
+        """Return the `top` likeliest classes of images with these logits (N, C)."""
+        chances = classifier.confidences(logits)
+        guesses = np.argsort(-chances, axis=1, kind="stable")[:, :top]
+        labels = None
+        if source.labels is not None and set(source.class_names) & set(classifier.classes):
+            labels = numbered(source, examples, classifier.classes)
+        confidences = np.take_along_axis(chances, guesses, axis=1)
+        return cls(examples, names_of(source, examples), guesses, confidences, labels)
+
+    def columns(self, classifier: ImageClassifier) -> dict[str, list[Any]]:
+        """Return the columns: "name", "index", "label", "confidence", "label_2", "confidence_2",
+        ... and, if there are labels, "true_label".
+        """
+        classes = [*(readable(name) for name in classifier.classes), ""]
+        columns: dict[str, list[Any]] = {"name": self.names, "index": self.examples.tolist()}
+        for place in range(self.guesses.shape[1]):
+            suffix = f"_{place + 1}" if place else ""
+            columns[f"label{suffix}"] = [classes[n] for n in self.guesses[:, place]]
+            columns[f"confidence{suffix}"] = self.confidences[:, place].tolist()
+        if self.labels is not None:
+            columns["true_label"] = [classes[n] for n in np.minimum(self.labels, len(classes) - 1)]
+        return columns
+
+    def summary(self, classifier: ImageClassifier, source: Source) -> list[str]:
+        """Describe the predictions in lines."""
+        first = self.guesses[:, 0]
+        counts = np.bincount(first, minlength=len(classifier.classes))
+        order = np.argsort(-counts, kind="stable")
+        shown = [
+            f"{readable(classifier.classes[n])} {counts[n]:,}" for n in order[:10] if counts[n]
+        ]
+        more = int((counts > 0).sum()) - len(shown)
+        lines = [
+            f"{len(first):,} images: {', '.join(shown)}"
+            + (f" and {more} more classes" if more else ""),
+            f"mean confidence {self.confidences[:, 0].mean():.3f}",
+        ]
+        if left_out := len(source) - len(first):
+            lines.append(f"{left_out:,} corrupt images are left out")
+        if self.labels is not None and np.any(known := self.labels >= 0):
+            correct = first[known] == self.labels[known]
+            lines.append(
+                f"{int(correct.sum()):,} of the {int(known.sum()):,} images with a label are "
+                f"classified correctly ({correct.mean():.3f})"
+            )
+        return lines
+
+    def by_class(self) -> list[ClassRows]:
+        """Return the images of each class that is the likeliest of one."""
+        first, parts = self.guesses[:, 0], []
+        for number in np.unique(first):
+            rows = np.flatnonzero(first == number)
+            correct = np.full(len(rows), -1)
+            if self.labels is not None:
+                own = self.labels[rows]
+                correct = np.where(own < 0, -1, own == number)
+            parts.append(ClassRows(int(number), rows, self.confidences[rows, 0], correct))
+        return parts
+
 
 def predict(flags: Flags) -> dict[str, Any]:
     """Write the table and the page, and print a summary; return the columns of the table.
@@ -92,7 +162,7 @@ def predict(flags: Flags) -> dict[str, Any]:
             flags.max_bad_fraction,
         )
         classifier = ImageClassifier.read(where, loading.mesh)
-        top = top_of(flags.top, len(classifier.classes))
+        top, threshold = settings_of(flags, classifier, str(where))
         source = open_source(flags.data, flags.split)
         check_images(classifier, source, str(where), flags.any_size)
         read_alike(source, range_of(classifier.encoder.config))
@@ -101,34 +171,50 @@ def predict(flags: Flags) -> dict[str, Any]:
             features, examples = features_of(
                 classifier.encoder, source, loading, progress=lambda n: line.update(n, n)
             )
-        predictions = predicted(classifier, source, features, examples, top)
-        columns = columns_of(classifier, predictions)
+        if not np.isfinite(features).all():
+            raise UserError(f"{source.name}: the network's features are not finite")
+        logits = classifier.logits(features)
+        predictions: Predictions | LabelPredictions
+        if classifier.several:
+            predictions = LabelPredictions.of(classifier, source, logits, examples, threshold)
+        else:
+            predictions = Predictions.of(classifier, source, logits, examples, top)
+        columns = predictions.columns(classifier)
         table_files.write(flags.output, columns)
-        lines = summary(classifier, source, predictions)
+        lines = predictions.summary(classifier, source)
         if flags.page:
             page = flags.output.with_suffix(".html")
             command = shlex.join(
                 ["ssl-jax", "predict", f"--workdir={where}", f"--data={flags.data}"]
             )
-            text = page_of(classifier, source, predictions, lines, str(where), command)
-            sheets.write(page, text)
+            named = predictions.examples, predictions.names, predictions.by_class()
+            sheets.write(page, page_of(classifier, source, *named, lines, str(where), command))
         console.print("\n".join(lines), markup=False)
         pages = f" and {page}" if flags.page else ""
         console.print(f"written to {flags.output}{pages}", markup=False)
     return columns
 
 
-def top_of(requested: int | None, classes: int) -> int:
-    """Return the number of classes per image.
+def settings_of(flags: Flags, classifier: ImageClassifier, name: str) -> tuple[int, float]:
+    """Return the number of classes per image, and the least confidence of a label.
 
     Raises:
-      UserError: more are requested than there are.
+      UserError: more classes than there are, or a setting of the other kind of classifiers.
     """
-    if requested is not None and requested > classes:
+    count = len(classifier.classes)
+    if flags.top is not None and classifier.several:
         raise UserError(
-            f"--top={requested}: the classifier has {classes} classes; set at most that"
+            f"--top={flags.top}: {name} gives an image all labels from a confidence on; set "
+            "--threshold"
         )
-    return requested or min(TOP, classes)
+    if flags.threshold is not None and not classifier.several:
+        raise UserError(
+            f"--threshold={flags.threshold:g}: the classes of {name} exclude each other; set --top"
+        )
+    if flags.top is not None and flags.top > count:
+        raise UserError(f"--top={flags.top}: the classifier has {count} classes; set at most that")
+    threshold = THRESHOLD if flags.threshold is None else flags.threshold
+    return flags.top or min(TOP, count), threshold
 
 
 def check_images(
@@ -148,127 +234,3 @@ def check_images(
             f"{source.name}: the images have about {side} pixels on the short side, and {name} "
             f"learned from images with {classifier.side}; give images of that size, or --any_size"
         )
-
-
-def predicted(
-    classifier: ImageClassifier,
-    source: Source,
-    features: np.ndarray,
-    examples: np.ndarray,
-    top: int,
-) -> Predictions:
-    """Return the `top` likeliest classes of images with these features (N, D).
-
-    Raises:
-      UserError: features that are not finite.
-    """
-    if not np.isfinite(features).all():
-        raise UserError(f"{source.name}: the network's features are not finite")
-    chances = probabilities(classifier.logits(features), classifier.temperature)
-    guesses = np.argsort(-chances, axis=1, kind="stable")[:, :top]
-    labels = None
-    if source.labels is not None and set(source.class_names) & set(classifier.classes):
-        labels = numbered(source, examples, classifier.classes)
-    return Predictions(
-        examples,
-        names_of(source, examples),
-        guesses,
-        np.take_along_axis(chances, guesses, axis=1),
-        labels,
-    )
-
-
-def columns_of(classifier: ImageClassifier, predictions: Predictions) -> dict[str, list[Any]]:
-    """Return the columns: "name", "index", "label", "confidence", "label_2", "confidence_2", ...
-    and, if there are labels, "true_label".
-    """
-    classes = [*(readable(name) for name in classifier.classes), ""]
-    columns: dict[str, list[Any]] = {
-        "name": predictions.names,
-        "index": predictions.examples.tolist(),
-    }
-    for place in range(predictions.guesses.shape[1]):
-        suffix = f"_{place + 1}" if place else ""
-        columns[f"label{suffix}"] = [classes[n] for n in predictions.guesses[:, place]]
-        columns[f"confidence{suffix}"] = predictions.confidences[:, place].tolist()
-    if predictions.labels is not None:
-        columns["true_label"] = [
-            classes[n] for n in np.minimum(predictions.labels, len(classes) - 1)
-        ]
-    return columns
-
-
-def summary(classifier: ImageClassifier, source: Source, predictions: Predictions) -> list[str]:
-    """Describe the predictions in lines."""
-    first = predictions.guesses[:, 0]
-    counts = np.bincount(first, minlength=len(classifier.classes))
-    order = np.argsort(-counts, kind="stable")
-    shown = [f"{readable(classifier.classes[n])} {counts[n]:,}" for n in order[:10] if counts[n]]
-    more = int((counts > 0).sum()) - len(shown)
-    lines = [
-        f"{len(first):,} images: {', '.join(shown)}"
-        + (f" and {more} more classes" if more else ""),
-        f"mean confidence {predictions.confidences[:, 0].mean():.3f}",
-    ]
-    if left_out := len(source) - len(first):
-        lines.append(f"{left_out:,} corrupt images are left out")
-    if predictions.labels is not None and np.any(labelled := predictions.labels >= 0):
-        correct = first[labelled] == predictions.labels[labelled]
-        lines.append(
-            f"{int(correct.sum()):,} of the {int(labelled.sum()):,} images with a label are "
-            f"classified correctly ({correct.mean():.3f})"
-        )
-    return lines
-
-
-def page_of(
-    classifier: ImageClassifier,
-    source: Source,
-    predictions: Predictions,
-    lines: Sequence[str],
-    where: str,
-    command: str,
-) -> str:
-    """Return the contact sheet: of each predicted class the most and the least confident images."""
-    first, confidence = predictions.guesses[:, 0], predictions.confidences[:, 0]
-    counts = np.bincount(first, minlength=len(classifier.classes))
-    shown = [int(n) for n in np.argsort(-counts, kind="stable")[:MOST_CLASSES] if counts[n]]
-    rows_of: dict[int, np.ndarray] = {}
-    for number in shown:
-        rows = np.flatnonzero(first == number)
-        rows = rows[np.argsort(-confidence[rows], kind="stable")]
-        if len(rows) > SURE + UNSURE:
-            rows = np.concatenate([rows[:SURE], rows[-UNSURE:]])
-        rows_of[number] = rows
-    wanted = np.concatenate(list(rows_of.values()))
-    view, channels = classifier.encoder.view, classifier.encoder.channels
-    pictures = sheets.thumbnails(
-        source, predictions.examples[wanted].tolist(), min(view.sides), channels
-    )
-    panels = []
-    for number, rows in rows_of.items():
-        cells = []
-        for row in rows:
-            correct = None
-            if predictions.labels is not None and predictions.labels[row] >= 0:
-                correct = bool(predictions.labels[row] == number)
-            text = f"{confidence[row]:.0%}\n{predictions.names[row]}"
-            cells += sheets.cell(pictures, int(predictions.examples[row]), text, correct)
-        most = f"the {SURE} most and the {UNSURE} least confident"
-        text = f"{counts[number]:,} images" + (f"; {most}" if counts[number] > len(rows) else "")
-        panels.append(Panel(readable(classifier.classes[number]), text, cells))
-    hidden = int((counts > 0).sum()) - len(shown)
-    return sheets.render(
-        f"Predictions for {source.name}",
-        f"{lines[0]}.",
-        [f"{hidden} less frequent classes are not shown."] if hidden else [],
-        "Images by predicted class, the most confident first, each with its confidence and name."
-        + (
-            " A sign and a border show whether its own label agrees."
-            if predictions.labels is not None
-            else ""
-        ),
-        panels,
-        {"classifier": where, "images": source.name, "summary": "; ".join(lines[1:])},
-        command,
-    )

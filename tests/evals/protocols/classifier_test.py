@@ -8,7 +8,9 @@ import numpy as np
 from absl.testing import absltest
 
 from ssl_jax.core import sharding
+from ssl_jax.data.label_tables import set_table
 from ssl_jax.data.sources import ArraySource
+from ssl_jax.evals.average_precision import mean_average_precision
 from ssl_jax.evals.base import Subject
 from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols.classifier import Classifier
@@ -61,6 +63,26 @@ class ClassifierTest(absltest.TestCase):
         without = dataclasses.replace(encoder, classifier=None)
         self.assertFalse(protocol.applies(Subject(without, images, Probe())))
         self.assertFalse(protocol.applies(Subject(None, images, Probe())))
+
+    def test_several_labels_are_ranked(self):
+        """The logits of an image are its level's distances, for all of its labels."""
+        levels = np.array([0, 0.5, 1.0], np.float32)
+        table = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 1], [-1, -1, -1]])
+        shown = np.array([0, 0.2, 0.9, 0.4, 0.7], np.float32)
+        pixels = np.round(255 * shown).astype(np.uint8)[:, None, None, None]
+        source = ArraySource("levels", np.broadcast_to(pixels, (5, 4, 4, 1)))
+        set_table(source, table, ("low", "middle", "high"))
+        encoder = Encoder({}, {}, NET, classifier=Heads({"levels": levels}, nearest))
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+        how = {"view": View(4, recipe="none"), "channels": 1, "batch_size": 8, "mesh": mesh}
+        subject = Subject(encoder, Images.of(source, source, 100, 100, **how), Probe())
+        with jax.set_mesh(mesh):
+            numbers = Classifier().measure(subject)
+        scores = -np.abs(np.round(255 * shown)[:4, None] / 255 - levels)
+        expected = mean_average_precision(scores, table[:4], "classifier")
+        self.assertEqual(sorted(numbers), ["classifier_11point", "classifier_map"])
+        for name, value in expected.items():
+            self.assertAlmostEqual(numbers[name], value, places=6)
 
 
 if __name__ == "__main__":
