@@ -3,12 +3,13 @@ compiles.
 
     python benchmarks/first_command.py [--config=simclr:digits] [--runs=5] [--base=REV] [--details]
 
-Runs `ssl-jax train --config=CONFIG` in fresh processes and folders, without a cache of compiled
-programs. With --base, the command of another git revision, from a temporary worktree, alternates
-with it, and the final metrics of both are compared. Prints one JSON line of medians: wall seconds,
-CPU seconds (all threads, user and system), both also by phase of the progress line, the number of
-compiled programs, and the seconds of tracing and compiling, which are parts of the phases.
---details splits the evaluations by protocol and lists each program of the last run.
+Runs `ssl-jax train --config=CONFIG`, with any further flags, in fresh processes and folders,
+without a cache of compiled programs. With --base, the command of another git revision, from a
+temporary worktree, alternates with it, and the final metrics of both are compared. Prints one JSON
+line of medians: wall seconds, CPU seconds (all threads, user and system), both also by phase of the
+progress line, the number of compiled programs, and the seconds of tracing and compiling, which are
+parts of the phases. --details splits the evaluations by protocol and lists the metrics and each
+program of the last run.
 """
 
 import argparse
@@ -50,7 +51,9 @@ class Watch:
         """Start a phase; the time since the last call belongs to the phase before."""
         clocks = time.monotonic(), time.process_time()
         spent = self.phases.setdefault(self._phase, [0.0, 0.0])
-        self.phases[self._phase] = [s + b - a for s, a, b in zip(spent, self._since, clocks)]
+        self.phases[self._phase] = [
+            s + b - a for s, a, b in zip(spent, self._since, clocks, strict=True)
+        ]
         self._phase, self._since = phase, clocks
 
     def starts(self, event: str, value: float, **_: Any) -> None:
@@ -65,7 +68,7 @@ class Watch:
             self.tracing += seconds
 
 
-def child(config: str, folder: str, began: float) -> None:
+def child(began: float, flags: list[str]) -> None:
     """Run the command in this process; the last line that it prints is the record of `Watch`."""
     import jax
 
@@ -73,7 +76,7 @@ def child(config: str, folder: str, began: float) -> None:
     from ssl_jax.training.progress import StatusLine
 
     watch = Watch(began)
-    watch.enter("starting")
+    watch.enter("reading the config")
     jax.monitoring.register_scalar_listener(watch.starts)
     jax.monitoring.register_event_duration_secs_listener(watch.lasted)
     phase, back = StatusLine.phase, StatusLine.back
@@ -87,21 +90,22 @@ def child(config: str, folder: str, began: float) -> None:
         back(self, text)
 
     StatusLine.phase, StatusLine.back = entered, returned  # type: ignore[method-assign]
-    code = ssl_jax.cli.run(["train", f"--config={config}", f"--workdir={folder}"])
+    code = ssl_jax.cli.run(["train", *flags])
     watch.enter("")
     record = {"phases": watch.phases, "programs": watch.programs, "tracing_s": watch.tracing}
     print(json.dumps(record))
     sys.exit(code)
 
 
-def measure(tree: Path, config: str) -> dict[str, Any]:
+def measure(tree: Path, flags: list[str]) -> dict[str, Any]:
     """Run the command of the code in `tree` once, in a new process and an empty folder."""
-    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    env["PYTHONPATH"] = str(tree)
+    env = os.environ | {"PYTHONPATH": str(tree), "JAX_ENABLE_COMPILATION_CACHE": "false"}
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        command = [sys.executable, __file__, "--child", config, f"{folder}/run", str(began)]
-        process = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, __file__, "--child", str(began), f"--workdir={folder}/run"]
+        process = subprocess.Popen(
+            [*command, *flags], env=env, cwd=folder, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         lines = process.stdout.read().splitlines()
         _, status, usage = os.wait4(process.pid, 0)
@@ -111,7 +115,9 @@ def measure(tree: Path, config: str) -> dict[str, Any]:
         metrics = json.loads(Path(folder, "run", "summary.json").read_text())
     record = json.loads(lines[-1])
     phases = record["phases"].values()
-    record["phases"]["exit"] = [total - sum(p[i] for p in phases) for i, total in enumerate((wall, cpu))]
+    record["phases"]["exit"] = [
+        total - sum(p[i] for p in phases) for i, total in enumerate((wall, cpu))
+    ]
     record["metrics"] = {k: v for k, v in metrics.items() if not k.startswith(TIMES)}
     return record | {"wall_s": wall, "cpu_s": cpu}
 
@@ -135,11 +141,16 @@ def medians(records: list[dict[str, Any]], details: bool) -> dict[str, Any]:
         for name in ("wall_s", "cpu_s", "compiled", "compile_s", "tracing_s")
     }
     out["phases"] = {
-        name: [median(record["phases"].get(name, (0.0, 0.0))[i] for record in records) for i in (0, 1)]
+        name: [
+            median(record["phases"].get(name, (0.0, 0.0))[i] for record in records) for i in (0, 1)
+        ]
         for name in records[-1]["phases"]
     }
     if details:
-        rounded = ((*names, round(wall, 3), round(cpu, 3)) for *names, wall, cpu in records[-1]["programs"])
+        rounded = (
+            (*names, round(wall, 3), round(cpu, 3)) for *names, wall, cpu in records[-1]["programs"]
+        )
+        out["metrics"] = records[-1]["metrics"]
         out["programs"] = sorted(rounded, key=lambda program: -program[-1])
     return out
 
@@ -162,14 +173,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--base", help="git revision to compare with")
     parser.add_argument("--details", action="store_true")
-    args = parser.parse_args()
+    args, further = parser.parse_known_args()
+    flags = [f"--config={args.config}", *further]
     with worktree(args.base) if args.base else contextlib.nullcontext() as base:
         trees = {"here": ROOT} | ({args.base: base} if base else {})
         records: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
         for _ in range(args.runs):
             for name, tree in trees.items():
-                records[name].append(measure(tree, args.config))
-    out = {"benchmark": "first_command", "config": args.config, "runs": args.runs}
+                records[name].append(measure(tree, flags))
+    out = {"benchmark": "first_command", "flags": flags, "runs": args.runs}
     out |= {name: medians(runs, args.details) for name, runs in records.items()}
     if args.base:
         ours, theirs = (runs[-1]["metrics"] for runs in records.values())
@@ -181,6 +193,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2], sys.argv[3], float(sys.argv[4]))
+        child(float(sys.argv[2]), sys.argv[3:])
     else:
         main()
