@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import runpy
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,7 @@ LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 TIMES = "perf/"  # prefix of the metrics that differ from run to run
 
 
-class Watch:
+class PhaseClock:
     """Phases and compilations of the command in this process.
 
     Attributes:
@@ -69,30 +70,34 @@ class Watch:
 
 
 def child(began: float, flags: list[str]) -> None:
-    """Run the command in this process; the last line that it prints is the record of `Watch`."""
+    """Run the command in this process; the last line printed is the record of `PhaseClock`."""
     import jax
 
-    import ssl_jax.cli.train  # the phase "imports" ends here
+    import ssl_jax.run.commands.train  # noqa: F401  the phase "imports" ends here
     from ssl_jax.training.progress import StatusLine
 
-    watch = Watch(began)
-    watch.enter("reading the config")
-    jax.monitoring.register_scalar_listener(watch.starts)
-    jax.monitoring.register_event_duration_secs_listener(watch.lasted)
+    clock = PhaseClock(began)
+    clock.enter("reading the config")
+    jax.monitoring.register_scalar_listener(clock.starts)
+    jax.monitoring.register_event_duration_secs_listener(clock.lasted)
     phase, back = StatusLine.phase, StatusLine.back
 
     def entered(self: StatusLine, text: str, detail: str = "", brief: bool = False) -> None:
-        watch.enter(f"{text}: {detail}" if detail else text)
+        clock.enter(f"{text}: {detail}" if detail else text)
         phase(self, text, detail, brief)
 
     def returned(self: StatusLine, text: str) -> None:
-        watch.enter(text)
+        clock.enter(text)
         back(self, text)
 
     StatusLine.phase, StatusLine.back = entered, returned  # type: ignore[method-assign]
-    code = ssl_jax.cli.run(["train", *flags])
-    watch.enter("")
-    record = {"phases": watch.phases, "programs": watch.programs, "tracing_s": watch.tracing}
+    sys.argv = ["ssl-jax", "train", *flags]
+    try:
+        runpy.run_module("ssl_jax", run_name="__main__")
+    except SystemExit as e:
+        code = e.code
+    clock.enter("")
+    record = {"phases": clock.phases, "programs": clock.programs, "tracing_s": clock.tracing}
     print(json.dumps(record))
     sys.exit(code)
 
