@@ -67,11 +67,9 @@ def _numbers(encoder: Encoder, batch: Batch, probe: Probe) -> dict[str, Array]:
     twice = {"views": (jnp.stack([batch.raw, batch.raw], axis=1),), "index": batch.index}
     inputs = Inputs(views=(dataclasses.replace(batch.view, count=2),))
     pairs = augment(inputs, twice, jax.random.key(0))["views"][0]
-    # One after another through the same code: the network is compiled once, not three times.
-    a, b, clean = jax.lax.map(
-        lambda images: probe.read(encoder.features(images)),
-        jnp.stack([pairs[:, 0], pairs[:, 1], batch.images]),
-    )
+    a, b = (probe.read(encoder.features(pairs[:, i])) for i in (0, 1))
+    outputs = encoder.features(batch.images)
+    clean = probe.read(outputs)
     numbers = {
         "rankme": rankme(clean),
         "feature_std": feature_std(clean),
@@ -79,8 +77,6 @@ def _numbers(encoder: Encoder, batch: Batch, probe: Probe) -> dict[str, Array]:
         "uniformity": uniformity(clean),
         "dimensions": jnp.asarray(min(clean.shape)),
     }
-    if encoder.clusters is not None or encoder.tokenizer is not None:
-        outputs = encoder.features(batch.images)
     if encoder.clusters is not None:
         numbers["cluster_entropy"] = cluster_entropy(encoder.clusters.logits(outputs.pooled))
     if encoder.tokenizer is not None:
