@@ -37,7 +37,7 @@ def keep() -> None:
     Runs of several processes keep none, as all must execute the same program; nor does anyone
     without the package filelock, which JAX needs to limit the size.
     """
-    named = jax.config.jax_compilation_cache_dir is not None
+    named = jax.config.jax_compilation_cache_dir is not None  # type: ignore[attr-defined]
     if named or jax.distributed.is_initialized() or not importlib.util.find_spec("filelock"):
         return
     try:

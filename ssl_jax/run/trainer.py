@@ -43,7 +43,7 @@ from ssl_jax.training.progress import ProgressLine
 from ssl_jax.training.refresh import make_refresh
 from ssl_jax.training.spikes import Spikes
 from ssl_jax.training.state import TrainState
-from ssl_jax.training.step import compiled_ahead, make_train_step
+from ssl_jax.training.step import Step, compiled_ahead, make_train_step
 
 PACKAGES = ("ssl-jax", "jax", "flax", "optax", "orbax-checkpoint")
 RETRIES, PAUSE = 3, 2.0  # of a failed last save; seconds before each
@@ -220,7 +220,7 @@ class Training:
             streams=run.streams,
         )
         self._measuring = "measuring"
-        self._step = make_train_step(
+        self._step: Step = make_train_step(
             self._objective, run.tx, run.schedule, self._mesh, run.placed, run.train.skips
         )
         self._refresh = make_refresh(self._objective, run.tx, self._mesh, run.placed)
