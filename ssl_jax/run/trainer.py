@@ -184,20 +184,6 @@ class Training:
         )
         return AtOnce(self._stop.code) if self._stop.cut else self._stop.code
 
-    def _prepare_cpu(self, step: int) -> None:
-        """On CPUs, print an estimate of the remaining time, and compile the training step while the
-        evaluation before it runs.
-        """
-        run, remaining = self._experiment, self._end - step
-        if remaining <= 0 or self._mesh.devices.flat[0].platform != "cpu":
-            return
-        if not run.acts:  # an environment takes its own time
-            self._line.phase("estimating the time", brief=True)
-            self._console.print(estimate(run, self._step, remaining), markup=False)
-        if jax.process_count() == 1:
-            batch = aot.abstract_batch(self._objective.inputs(), run.spec, self._mesh)
-            self._step = compiled_ahead(self._step, run.abstract_state, batch)
-
     def _opened_loggers(self) -> Loggers:
         run = LoggedRun(self._folder.absolute(), self._resolved)
         loggers = Loggers(self._log_to, run, self._warn)
@@ -226,6 +212,20 @@ class Training:
         self._refresh = make_refresh(self._objective, run.tx, self._mesh, run.placed)
         self._act = make_act(self._objective, run.train.seed, self._mesh) if run.acts else None
         self._mfu = _mfu(run, self._step)
+
+    def _prepare_cpu(self, step: int) -> None:
+        """On CPUs, print an estimate of the remaining time, and compile the training step while the
+        evaluation before it runs.
+        """
+        run, remaining = self._experiment, self._end - step
+        if remaining <= 0 or self._mesh.devices.flat[0].platform != "cpu":
+            return
+        if not run.acts:  # an environment takes its own time
+            self._line.phase("estimating the time", brief=True)
+            self._console.print(estimate(run, self._step, remaining), markup=False)
+        if jax.process_count() == 1:
+            batch = aot.abstract_batch(self._objective.inputs(), run.spec, self._mesh)
+            self._step = compiled_ahead(self._step, run.abstract_state, batch)
 
     def _resume_point(self) -> ResumePoint:
         """Return the newest checkpoint that is whole, or the start of a new run."""
