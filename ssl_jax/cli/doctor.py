@@ -9,6 +9,7 @@ the devices would train on them with the config that `ssl-jax train` chooses. Th
 something prevents training.
 """
 
+import contextlib
 import math
 import os
 import platform
@@ -26,7 +27,7 @@ from ssl_jax.core.config import flag
 from ssl_jax.core.versions import versions
 from ssl_jax.data import cache
 from ssl_jax.data.assemble import cores
-from ssl_jax.run import auto, machine
+from ssl_jax.run import auto, compiled, machine
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.configs import configured, override
 from ssl_jax.run.console import styled, terminal
@@ -120,12 +121,9 @@ def folders(workdir: Path | None) -> Iterator[CheckLine]:
         )
     else:
         yield _folder("caches", "data indexes (SSL_JAX_CACHE)", index)
-    if compiled := os.environ.get("JAX_COMPILATION_CACHE_DIR", ""):
-        yield _folder("", "compiled programs (JAX_COMPILATION_CACHE_DIR)", Path(compiled))
-    else:
-        yield CheckLine(
-            "", "compiled programs: none kept; JAX_COMPILATION_CACHE_DIR=DIR keeps them"
-        )
+    with contextlib.suppress(OSError):
+        named = os.environ.get("JAX_COMPILATION_CACHE_DIR") or compiled.folder()
+        yield _folder("", "compiled programs (JAX_COMPILATION_CACHE_DIR)", Path(named))
     yield _folder("", "temporary files", Path(tempfile.gettempdir()))
     if workdir:
         yield _folder("workdir", "the run", workdir, needed=True)

@@ -8,8 +8,8 @@ ssl-jax train --config=simclr:imagenet --workdir=W --data=folder:/images --dry_r
 import os
 
 from ssl_jax.core import distributed
+from ssl_jax.run import compiled, restart
 from ssl_jax.run import flags as command_line
-from ssl_jax.run import restart
 from ssl_jax.run.commands.train import Flags, train
 
 
@@ -19,5 +19,6 @@ def main(argv: list[str]) -> int:
     if flags.restarts is not None and restart.CHILD not in os.environ:
         return restart.until_done(argv, flags.workdir, flags.restarts)
     with distributed.session(flags):
+        compiled.keep()
         code, _ = train(flags)
     return code

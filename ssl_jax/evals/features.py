@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.recipes import prepare
@@ -196,22 +195,21 @@ def recompute_statistics(
     chunks = np.resize(np.arange(len(images)), (count, size))
     whole = sharding.replicated(mesh)
     placed = sharding.batch_sharding(mesh) if size % mesh.size == 0 else whole
-    step = functools.partial(_train_statistics, encoder)
-    # A step returns `momentum * old + (1 - momentum) * batch statistics`: linear in old.
-    first = place(images[chunks[0]], placed)
-    part = step(jax.tree.map(jnp.zeros_like, encoder.stats), view, first)
-    momentum = jax.tree.map(
-        _momentum, jax.device_get(step(part, view, first)), jax.device_get(part)
-    )
+
+    # A step returns `momentum * old + (1 - momentum) * batch statistics`: linear in old. Everything
+    # else is computed on the host, where nothing is compiled.
+    def updated(stats: dict, rows: np.ndarray) -> dict:
+        args = place(stats, whole), view, place(images[rows], placed)
+        return jax.device_get(_train_statistics(encoder, *args))  # type: ignore[no-any-return]
+
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), encoder.stats)
+    part = updated(zeros, chunks[0])
+    momentum = jax.tree.map(_momentum, updated(part, chunks[0]), part)
     old = jax.tree.map(lambda p, m: p / (1 - m), part, momentum)  # close to all chunks'
-    per_chunk = []
-    for rows in chunks:
-        updated = jax.device_get(step(old, view, place(images[rows], placed)))
-        per_chunk.append(
-            jax.tree.map(
-                lambda n, o, m: (n - m * o) / (1 - m), updated, jax.device_get(old), momentum
-            )
-        )
+    per_chunk = [
+        jax.tree.map(lambda n, o, m: (n - m * o) / (1 - m), updated(old, rows), old, momentum)
+        for rows in chunks
+    ]
     return dataclasses.replace(encoder, stats=place(_over_chunks(per_chunk), whole))
 
 

@@ -20,7 +20,7 @@ from ssl_jax.run import pretrained
 from ssl_jax.run.configs import configs_folder
 from ssl_jax.run.experiment import Experiment
 from ssl_jax.run.flags import Override
-from ssl_jax.training.step import make_kernel
+from ssl_jax.training.step import Step
 
 SIZES = (32, 48, 64, 96, 128, 160, 224)  # of a crop, in pixels
 SAMPLE = 32  # images whose size is measured
@@ -92,9 +92,9 @@ def requested(overrides: Sequence[Override]) -> tuple[str, dict[str, Any], int]:
     return start, dict(keys) if start else {}, int(steps) if steps.isdecimal() else 0
 
 
-def estimate(experiment: Experiment, steps: int) -> str:
+def estimate(experiment: Experiment, step: Step, steps: int) -> str:
     """Estimate how long `steps` steps take, from two short measurements: the time of a batch on the
-    host, and the rate of a convolution on the device, by which the step's FLOPs are divided.
+    host, and the rate of a convolution on the device, by which the FLOPs of `step` are divided.
     """
     batches = experiment.batches(0, 2)
     next(batches)  # starts the threads
@@ -102,8 +102,7 @@ def estimate(experiment: Experiment, steps: int) -> str:
     batch = next(batches)
     host = time.perf_counter() - start
     batches.close()
-    kernel = make_kernel(experiment.objective, experiment.tx, experiment.schedule)
-    work = flops.count(kernel, experiment.abstract_state, batch)
+    work = flops.count(step, experiment.abstract_state, batch)
     device = work / (_convolution_rate() * experiment.mesh.size)
     return (
         f"time: {length(steps * max(host, device))} for {steps:,} steps on this machine, "
@@ -128,8 +127,8 @@ def length(seconds: float) -> str:
 def _convolution_rate() -> float:
     """Measure the FLOP/s of a device in the forward and backward pass of a 3x3 convolution."""
     dtype = jnp.float32 if jax.devices()[0].platform == "cpu" else jnp.bfloat16
-    kernel = jnp.ones((3, 3, 64, 64), dtype)
-    images = jnp.ones((16, 32, 32, 64), dtype)
+    shapes = (3, 3, 64, 64), (16, 32, 32, 64)
+    kernel, images = jax.device_put([np.ones(shape, dtype) for shape in shapes])
 
     @jax.jit
     def gradients(kernel: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -14,6 +14,7 @@ from ssl_jax.cost.chips import GIB
 from ssl_jax.run import auto, restart
 from ssl_jax.run.contact_sheet import contents, write_contact_sheet
 from ssl_jax.run.experiment import Experiment
+from ssl_jax.training.step import make_kernel
 
 EXAMPLES = 12  # images in the picture
 PARTS = {
@@ -49,7 +50,8 @@ def show(experiment: Experiment, folder: Path, console: Console) -> None:
     if experiment.mesh.devices.flat[0].platform != "cpu":
         console.print("time: no estimate on accelerators; the progress line of a run shows it")
     elif end > done:
-        console.print(auto.estimate(experiment, end - done))
+        kernel = make_kernel(experiment.objective, experiment.tx, experiment.schedule)
+        console.print(auto.estimate(experiment, kernel, end - done))
     if distributed.primary():
         picture = picture_of(folder)
         examples = min(EXAMPLES, experiment.spec.global_batch)

@@ -24,7 +24,7 @@ from ssl_jax.core import distributed
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.stop import Stop
 from ssl_jax.core.versions import versions
-from ssl_jax.cost import flops
+from ssl_jax.cost import aot, flops
 from ssl_jax.data.pipeline import Batches
 from ssl_jax.evals.collapse import SIGNS, diagnose
 from ssl_jax.evals.evaluator import Evaluator
@@ -43,7 +43,7 @@ from ssl_jax.training.progress import ProgressLine
 from ssl_jax.training.refresh import make_refresh
 from ssl_jax.training.spikes import Spikes
 from ssl_jax.training.state import TrainState
-from ssl_jax.training.step import make_train_step
+from ssl_jax.training.step import Step, compiled_ahead, make_train_step
 
 PACKAGES = ("ssl-jax", "jax", "flax", "optax", "orbax-checkpoint")
 RETRIES, PAUSE = 3, 2.0  # of a failed last save; seconds before each
@@ -146,7 +146,7 @@ class Training:
                 self._prepare()
                 start = self._resume_point()
                 self.finished = self._is_over(start.step, start.evaluated)
-                self._estimate(start.step)
+                self._prepare_cpu(start.step)
                 self._line.phase("opening the loggers", brief=True)
                 self._loggers = stack.enter_context(self._opened_loggers())
             while True:
@@ -184,16 +184,6 @@ class Training:
         )
         return AtOnce(self._stop.code) if self._stop.cut else self._stop.code
 
-    def _estimate(self, step: int) -> None:
-        """Print an estimate of the remaining time, on CPUs only."""
-        remaining = self._end - step
-        if self._experiment.acts:
-            return  # an environment takes its own time
-        if remaining > 0 and self._mesh.devices.flat[0].platform == "cpu":
-            self._line.phase("estimating the time", brief=True)
-            text = estimate(self._experiment, remaining)
-            self._console.print(text, markup=False)
-
     def _opened_loggers(self) -> Loggers:
         run = LoggedRun(self._folder.absolute(), self._resolved)
         loggers = Loggers(self._log_to, run, self._warn)
@@ -216,12 +206,26 @@ class Training:
             streams=run.streams,
         )
         self._measuring = "measuring"
-        self._step = make_train_step(
+        self._step: Step = make_train_step(
             self._objective, run.tx, run.schedule, self._mesh, run.placed, run.train.skips
         )
         self._refresh = make_refresh(self._objective, run.tx, self._mesh, run.placed)
         self._act = make_act(self._objective, run.train.seed, self._mesh) if run.acts else None
         self._mfu = _mfu(run, self._step)
+
+    def _prepare_cpu(self, step: int) -> None:
+        """On CPUs, print an estimate of the remaining time, and compile the training step while the
+        evaluation before it runs.
+        """
+        run, remaining = self._experiment, self._end - step
+        if remaining <= 0 or self._mesh.devices.flat[0].platform != "cpu":
+            return
+        if not run.acts:  # an environment takes its own time
+            self._line.phase("estimating the time", brief=True)
+            self._console.print(estimate(run, self._step, remaining), markup=False)
+        if jax.process_count() == 1:
+            batch = aot.abstract_batch(self._objective.inputs(), run.spec, self._mesh)
+            self._step = compiled_ahead(self._step, run.abstract_state, batch)
 
     def _resume_point(self) -> ResumePoint:
         """Return the newest checkpoint that is whole, or the start of a new run."""

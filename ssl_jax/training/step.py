@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from ssl_jax.training.state import TrainState
 
 Array = jax.Array
 Metrics = dict[str, Array]
+Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 def make_kernel(
@@ -23,7 +25,7 @@ def make_kernel(
     tx: optax.GradientTransformationExtraArgs,
     schedule: Callable[[Array], Array],
     skips: int = 0,
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+) -> Step:
     """(state, batch) -> (state, metrics); pure. The only gradient code of the project.
 
     Most methods have one turn; each turn is an update from what the one before left.
@@ -110,7 +112,7 @@ def make_train_step(
     mesh: Mesh,
     placed: TrainState,
     skips: int = 0,
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+) -> Step:
     """The kernel under `jax.jit`: the state is donated and keeps its shardings, the batch lies by
     rows over the whole mesh.
     """
@@ -120,3 +122,17 @@ def make_train_step(
         in_shardings=(placed, sharding.batch_sharding(mesh)),
         out_shardings=(placed, sharding.replicated(mesh)),
     )
+
+
+def compiled_ahead(step: Any, state: TrainState, batch: Any) -> Step:
+    """Trace a jitted step and compile it in a thread, so that the caller can do something else; the
+    first call waits for the result, and raises what the compiler raised.
+
+    Args:
+      state, batch: their shapes, dtypes and, of the batch, shardings.
+    """
+    lowered = step.lower(state, batch)
+    thread = ThreadPoolExecutor(1, "compile")
+    compiled = thread.submit(lowered.compile)
+    thread.shutdown(wait=False)
+    return lambda state, batch: compiled.result()(state, batch)

@@ -13,10 +13,12 @@ from sklearn.metrics import (
     normalized_mutual_info_score,
 )
 from sklearn.preprocessing import StandardScaler, normalize
+from threadpoolctl import threadpool_limits
 
 from ssl_jax.core.ranges import Count, Positive
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
+from ssl_jax.evals.linear_head import SMALL
 from ssl_jax.evals.superclasses import Superclasses, read_superclasses
 from ssl_jax.losses.shapes import check_shapes
 
@@ -136,7 +138,9 @@ def fit_kmeans(features: np.ndarray, clusters: Count, seed: int, restarts: int) 
             f"k-means: {clusters} clusters of {len(features)} examples; expected at least 1 and at "
             "most one per example"
         )
-    return KMeans(clusters, n_init=restarts, random_state=seed).fit(features)
+    # On small problems the threads of OpenMP wait for each other longer than they work.
+    with threadpool_limits(1 if features.size < SMALL else None):
+        return KMeans(clusters, n_init=restarts, random_state=seed).fit(features)
 
 
 def assign_clusters(clusters: np.ndarray, labels: np.ndarray) -> np.ndarray:
