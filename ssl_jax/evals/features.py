@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.recipes import prepare
