@@ -384,4 +384,7 @@ def _scaled(amounts: Strengths, strength: float) -> Strengths:
 
 
 def _unit(images: Array) -> Array:
-    return images.astype(jnp.float32) * np.float32(1.0 / 255.0)
+    """Convert bytes to [0, 1], in float32, or in float64 if JAX computes in 64 bits: XLA repeats
+    the normalisation in every kernel that reads the images, and may round it differently in each.
+    """
+    return images.astype(jnp.result_type(float)) * np.float32(1.0 / 255.0)

@@ -171,6 +171,15 @@ class SettingsTest(parameterized.TestCase):
         self.assertEqual((made.inputs().frames, made.inputs().sound), (6, 240))
         self.assertEqual(method(modalities=("rgb",)).tasks.kinds["alignment"], ())
 
+    @parameterized.parameters(("rgb",), ("rgb", "sound"), ("rgb", "grey"))
+    def test_some_modalities(self, *names):
+        made = method(modalities=names)
+        params, extra = jax.eval_shape(made.init, jax.random.key(0))
+        loss = lambda p, e: made.loss(p, e, batch(), jax.random.key(1), jnp.int32(0))  # noqa: E731
+        _, aux = jax.eval_shape(loss, params, extra)
+        losses = {m.removesuffix("/loss") for m in aux.metrics if m.endswith("/loss")}
+        self.assertEqual(losses, {*made.tasks.names})
+
     @parameterized.parameters(
         ({"net": resnet_small(4)}, "set backbone.name='vit_video'"),
         ({"spec": Spec(4, 100, 0, 10, 100, channels=1)}, "expected colour clips, got 1 channels"),

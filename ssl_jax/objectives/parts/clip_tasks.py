@@ -113,7 +113,8 @@ class ClipTasks:
         """The tasks of each head, in the order in which they are stacked."""
         made = {kind: self.of(kind) for kind in self.kinds} | {"contrast_rgb": self.of("contrast")}
         names = self.modalities.names
-        return made | {f"pixels_{m}": [f"reconstruction_{m}", f"future_{m}"] for m in names}
+        made |= {f"pixels_{m}": [f"reconstruction_{m}", f"future_{m}"] for m in names}
+        return {head: tasks for head, tasks in made.items() if tasks}
 
     def switched(self, params: Tree, weights: Mapping[str, Array]) -> Tree:
         """Cut the gradient of the heads of tasks whose weight is 0, and that of the networks of
