@@ -51,6 +51,9 @@ BASE = {
     "image_retrieval": {"k": (1,)},
     "retrieval": {"k": 2},
     "corruptions": {"examples": 40},
+    "shifts": {"sets": ("npz:{shift}",)},
+    "backgrounds": {"data": "{grounds}"},
+    "cue_conflict": {"data": "folder:{cues}"},
     "patches": {"train": "{masks}", "test": "{masks2}", "size": 16, "per_image": 4},
     "segmentation": {
         "train": "{masks}",
@@ -155,7 +158,12 @@ OTHER = {
     "image_retrieval": {"k": (3,)},
     "retrieval": {"k": 5},
     "zero_shot": {"templates": "{templates}", "names": "{names}"},
-    "corruptions": {"classifier": "knn", "baseline": "alexnet", "examples": 20, "size": 64},
+    "corruptions": {"classifier": "knn", "baseline": "alexnet", "examples": 20, "size": 64}
+    | {"data": "{corrupted}"},
+    "shifts": {"sets": ("npz:{shift2}",), "classifier": "knn", "restrict": False, "examples": 9},
+    "backgrounds": {"data": "{grounds2}", "classes": "{swapped}", "classifier": "knn"}
+    | {"examples": 9},
+    "cue_conflict": {"data": "folder:{cues2}", "classes": "{swapped}", "classifier": "knn"},
     "patches": {
         "train": "{masks2}",
         "test": "{masks}",
@@ -335,6 +343,7 @@ class SettingsTest(parameterized.TestCase):
         ("svm", {"shots": (), "draws": 3}, "draws: 3 would change nothing"),
         ("svm", {"shots": (50,)}, "no class has more than 15"),
         ("corruptions", {"size": 40}, "size: 40 would change nothing"),
+        ("corruptions", {"size": 64, "data": "{corrupted}"}, "size: 64 .* corrupted already"),
         ("patches", {"size": 32}, "size: 32 .* no masks"),
         ("patches", {"reduce_zero_label": True}, "no masks"),
         ("patches", {"per_image": 17}, "per_image = 17 is more than the 16 patches"),
@@ -432,6 +441,7 @@ def files(folder):
     texts = {
         "list": "\n".join(f"{i}.png" for i in range(9)),
         "superclasses": "ant,insect\nbee,insect\ncow,mammal\n",
+        "swapped": "ant bee\nbee ant\ncow cow\ndog dog\n",
         "templates": "seven {} swim\n",
         "names": "\n".join(("mosquito", "wasp", "buffalo", "wolf")),
     }
@@ -461,10 +471,32 @@ def files(folder):
         paths[name] = str(folder / name)
         squares_with_boxes(folder / name, "train", 4, 2 * number)
         squares_with_boxes(folder / name, "val", 4, 2 * number + 1)
+    for number in (1, 2):
+        paths |= write_shifted(folder, number, "" if number == 1 else str(number))
     for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
         paths[name] = str(folder / name)
         write_pairs(folder / name, np.random.default_rng(number), retrieval=number > 1)
     return paths
+
+
+def write_shifted(folder, seed, end):
+    """Write test sets of the robustness protocols."""
+    source = squares(40, 10 + seed)
+    paths = {kind: str(folder / f"{kind}{end}") for kind in ("grounds", "cues", "corrupted")}
+    few = source.labels < 2
+    np.savez(folder / f"shift{end}.npz", images=source.arrays[few], labels=source.labels[few])
+    for i, (image, label) in enumerate(zip(source.arrays, source.labels, strict=True)):
+        name, other = NAMES[label], NAMES[(label + 1 + i // 4 % 3) % 4]
+        for place in (
+            f"{paths['grounds']}/mixed_{('same', 'rand')[i // 4 % 2]}/{name}/{i}.png",
+            f"{paths['cues']}/{name}/{name}{i}-{other}{i}.png",
+            f"{paths['corrupted']}/fog/1/{name}/{i}.png",
+        ):
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place)
+    return {f"{kind}{end}": path for kind, path in paths.items()} | {
+        f"shift{end}": str(folder / f"shift{end}.npz")
+    }
 
 
 def write_pairs(folder, rng, retrieval):
