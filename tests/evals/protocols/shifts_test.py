@@ -116,7 +116,9 @@ class ShiftsTest(parameterized.TestCase):
 
 
 def not_a_number(params, stats, x, **_):
-    out = Features(pooled=x.mean((1, 2)) * jnp.nan, map=x, cls=None, stages=(Stage("one", x),))
+    out = Features(
+        pooled=x.mean((1, 2)) * jnp.nan, map=x, cls=None, stages=(Stage(name="one", map=x),)
+    )
     return out, stats
 
 
