@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
@@ -126,6 +127,7 @@ class SuiteTest(parameterized.TestCase):
         records = ResultsFile(self.folder / "digits.jsonl").read()
         self.assertEqual([record["max_train"] for record in records], [300, 300, 100])
 
+    @pytest.mark.full
     def test_robustness_without_a_download(self):
         flags = ("--eval=shifts,corruptions", "--suite=suites:robustness_digits", "--no_baselines")
         self.evaluate("robust.jsonl", *flags, "--sweep=classifier=knn", "--sweep=examples=50")
