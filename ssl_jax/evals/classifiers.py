@@ -13,26 +13,13 @@ from scipy.special import softmax
 from ssl_jax.evals.base import AtLayer, Subject
 from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.protocols.knn import Knn, knn_probabilities
-from ssl_jax.evals.protocols.linear import Linear, fit
+from ssl_jax.evals.protocols.linear import Linear, Paper, fit
 
-Kind = Literal[
-    "linear",
-    "knn",
-    "moco",
-    "moco_v3",
-    "simclr",
-    "byol",
-    "swav",
-    "barlow_twins",
-    "dino",
-    "mae",
-    "beit",
-    "dinov2",
-]
+Kind = Literal["linear", "knn", Paper]
 
 
 @dataclass(frozen=True)
-class Classifier:
+class TrainedClassifier:
     """A trained classifier.
 
     Attributes:
@@ -56,10 +43,10 @@ class Classifier:
         return np.where(scores > 0, scores, -np.inf) if self.votes else scores
 
 
-_trained: WeakKeyDictionary[Subject, dict[Hashable, Classifier]] = WeakKeyDictionary()
+_trained: WeakKeyDictionary[Subject, dict[Hashable, TrainedClassifier]] = WeakKeyDictionary()
 
 
-def trained(kind: Kind, protocol: AtLayer, subject: Subject) -> Classifier:
+def trained(kind: Kind, protocol: AtLayer, subject: Subject) -> TrainedClassifier:
     """Train a classifier on the subject's training features, where the protocol reads them; the
     protocols of one subject share it.
 
@@ -77,7 +64,7 @@ def trained(kind: Kind, protocol: AtLayer, subject: Subject) -> Classifier:
     return made[key]
 
 
-def _train(kind: Kind, protocol: AtLayer, subject: Subject) -> Classifier:
+def _train(kind: Kind, protocol: AtLayer, subject: Subject) -> TrainedClassifier:
     train, mesh, classes = subject.train(protocol), subject.images.mesh, subject.classes
     if kind == "knn":
         k = min(Knn.k, len(train.labels))
@@ -86,9 +73,9 @@ def _train(kind: Kind, protocol: AtLayer, subject: Subject) -> Classifier:
             shares = knn_probabilities(*train, rows, classes, [k], [Knn.temperature], mesh)
             return shares[0, 0]
 
-        return Classifier(votes, votes=True)
+        return TrainedClassifier(votes, votes=True)
     setting = Linear(preset="lbfgs" if kind == "linear" else kind)
     (head,) = fit(train, [setting], classes, mesh)
     if not head.finite:
         raise NotMeasurable(f"the linear classifier {kind!r} diverged; choose another classifier")
-    return Classifier(head.logits)
+    return TrainedClassifier(head.logits)

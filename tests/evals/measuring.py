@@ -18,7 +18,8 @@ from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.images import Images
 from ssl_jax.objectives.base import Probe
 from tests.evals.multi_label_test import source as multi_label
-from tests.evals.settings_test import BASE, encoder, squares
+from tests.evals.setting_files import squares
+from tests.evals.settings_test import BASE, encoder
 
 # The protocols to measure, each with settings beyond those of `settings_test.BASE`.
 SINGLE = {

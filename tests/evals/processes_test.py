@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from absl.testing import absltest
 
-from tests.evals.settings_test import files
+from tests.evals.setting_files import files
 from tests.faults.runs import meeting
 
 ROOT = Path(__file__).parents[2]

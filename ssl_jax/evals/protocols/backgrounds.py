@@ -76,11 +76,11 @@ class Backgrounds(AtLayer):
           UserError: a variation is missing, or variations of different classes.
         """
         folder = Path(self.data).expanduser()
-        found = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+        folders = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
         for name in (SAME, RANDOM):
-            if name not in found:
+            if name not in folders:
                 raise UserError(f"backgrounds.data: no folder {folder / name}")
-        variations = {name: open_labelled(f"folder:{folder / name}") for name in found}
+        variations = {name: open_labelled(f"folder:{folder / name}") for name in folders}
         names = variations[SAME].class_names
         for name, source in variations.items():
             if source.class_names != names:

@@ -55,7 +55,7 @@ class BackgroundsTest(absltest.TestCase):
         return str(path)
 
     def test_the_gap_by_hand(self):
-        """Of six images on mixed_same five are right, on mixed_rand three."""
+        """Five of six images are right on mixed_same, three on mixed_rand."""
         data = self.folder(
             {
                 "mixed_same": {"insect": ["ant", "bee", "ant", "bee"], "mammal": ["cow", "ant"]},

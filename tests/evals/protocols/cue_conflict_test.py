@@ -21,7 +21,7 @@ NAMES = ("bear", "cat", "elephant")
 
 class NumbersTest(parameterized.TestCase):
     def test_the_bias_by_hand(self):
-        """Of six decisions three are for the shape, one is for the texture, two are for neither."""
+        """Three of six decisions are for the shape, one for the texture, two for neither."""
         shape, texture = np.array([0, 0, 1, 1, 2, 2]), np.array([1, 2, 0, 2, 0, 1])
         numbers = shape_bias(np.array([0, 0, 1, 2, 1, -1]), Cues(shape, texture))
         self.assertAlmostEqual(numbers["cue_conflict_shape"], 3 / 6)

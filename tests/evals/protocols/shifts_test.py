@@ -10,7 +10,7 @@ from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource, open_source
 from ssl_jax.evals.base import Subject
 from ssl_jax.evals.checks import NotMeasurable
-from ssl_jax.evals.classifiers import Classifier, trained
+from ssl_jax.evals.classifiers import TrainedClassifier, trained
 from ssl_jax.evals.images import Images, Part
 from ssl_jax.evals.protocols.knn import Knn
 from ssl_jax.evals.protocols.linear import Linear
@@ -79,10 +79,12 @@ class ShiftsTest(parameterized.TestCase):
         self.assertNotIn("shifts_two_top5", numbers)
 
     def test_a_neighbour_of_no_class_of_the_set_is_no_vote(self):
-        votes = Classifier(lambda rows: np.array([[0.6, 0.4, 0.0], [0.0, 0.0, 1.0]]), votes=True)
+        votes = TrainedClassifier(
+            lambda rows: np.array([[0.6, 0.4, 0.0], [0.0, 0.0, 1.0]]), votes=True
+        )
         possible = restricted(votes.possible(np.zeros((2, 1))), np.array([0, 1]))
         np.testing.assert_array_equal(np.isfinite(possible), [[True, True, False], [False] * 3])
-        linear = Classifier(lambda rows: np.array([[0.0, np.log(3)]]))
+        linear = TrainedClassifier(lambda rows: np.array([[0.0, np.log(3)]]))
         np.testing.assert_allclose(linear.probabilities(np.zeros((1, 1))), [[0.25, 0.75]])
 
     def test_it_is_trained_once(self):
