@@ -24,7 +24,7 @@ from tests.evals.settings_test import BASE, encoder
 # The protocols to measure, each with settings beyond those of `settings_test.BASE`.
 SINGLE = {
     "linear": {},
-    "linear_grid": {},
+    "linear_grid": {"paper": "beit", "rates": (1.0,), "epochs": 30},
     "clustering": {"superclasses": "{superclasses}"},
     "image_retrieval": {},
     "few_shot_episodes": {},
@@ -73,7 +73,7 @@ def of_protocol(name, subject, files, settings):
     chosen = {key: filled(value, files) for key, value in settings.items()}
     protocol = dataclasses.replace(EvalsConfig().protocol(name), **chosen)
     ((_, numbers),) = measured([protocol], subject)
-    assert numbers, name
+    assert numbers and np.isfinite(list(numbers.values())).all(), numbers
     return numbers
 
 
