@@ -10,7 +10,14 @@ ALL = 10_000_000  # examples
 
 
 def get_config(suite: str = "digits") -> dict:
-    return common.pick(suite, digits=digits, kornblith=kornblith, vtab=vtab)
+    return common.pick(
+        suite,
+        digits=digits,
+        kornblith=kornblith,
+        vtab=vtab,
+        robustness=robustness,
+        robustness_digits=robustness_digits,
+    )
 
 
 def digits() -> dict:
@@ -69,6 +76,61 @@ def vtab() -> dict:
         "dmlab": _tfds("dmlab", first=1000),
     }
     return {k: data | {"settings": {"logistic": {"holdout": 0.2}}} for k, data in sets.items()}
+
+
+def robustness() -> dict:
+    """ImageNet and its robustness sets, as unpacked in the current folder, for
+    --eval=shifts,corruptions,backgrounds,cue_conflict; docs/protocols.md describes the two files
+    of classes. One classifier serves all sets.
+
+    Leave out of --eval what is missing, and set the names of the folders by a copy of this entry.
+    """
+    sets = ("imagenet-a", "imagenet-r", "imagenet-sketch", "imagenetv2-matched-frequency")
+    return {
+        "imagenet": {
+            "data": "folder:imagenet/train",
+            "eval_data": "folder:imagenet/val",
+            "max_train": ALL,
+            "max_eval": ALL,
+            "settings": {
+                "shifts": {
+                    "sets": tuple(f"folder:{name}" for name in sets),
+                    "classifier": "dino",
+                    "examples": ALL,
+                },
+                "corruptions": {
+                    "data": "imagenet-c",
+                    "baseline": "alexnet",
+                    "classifier": "dino",
+                    "examples": ALL,
+                },
+                "backgrounds": {
+                    "data": "bg_challenge",
+                    "classes": "in_to_in9.json",
+                    "classifier": "dino",
+                    "examples": ALL,
+                },
+                "cue_conflict": {
+                    "data": "folder:style-transfer-preprocessed-512",
+                    "classes": "entry_classes.txt",
+                    "classifier": "dino",
+                },
+            },
+        }
+    }
+
+
+def robustness_digits() -> dict:
+    """The digits, corrupted by NumPy and inverted, without a download; for
+    --eval=shifts,corruptions.
+    """
+    sets = ("digits:photos", "digits:inverted")
+    return {
+        "digits": {
+            "data": "digits",
+            "settings": {"shifts": {"sets": sets}, "corruptions": {"data": "shifted_digits"}},
+        }
+    }
 
 
 def _tfds(

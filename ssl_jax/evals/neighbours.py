@@ -56,15 +56,16 @@ def nearest_tiles(
     group = _even(len(test), TEST_ROWS, 1)
     for start in range(0, len(test), group):
         rows = test[start : start + group]
-        if mesh is None:  # one device, also where a mesh of several is set
-            with jax.set_mesh(Mesh(np.array(jax.devices()[:1]), ("data",))):
-                device = SingleDeviceSharding(jax.devices()[0])
+        if mesh is None:  # one device of this process, also where a mesh of several is set
+            own = jax.local_devices()[0]
+            with jax.set_mesh(Mesh(np.array([own]), ("data",))):
+                device = SingleDeviceSharding(own)
                 tiles = list(_tiles(train, rows, k, device, device, 1))
         else:
             split, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
             tiles = list(_tiles(train, rows, k, split, whole, mesh.size))
         for count, results in tiles:
-            cosines, index = gather(results)
+            cosines, index = jax.device_get(results) if mesh is None else gather(results)
             yield cosines, index, count
 
 

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def key(record: Mapping[str, Any]) -> str:
 def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
     """Return path -> digest for each file or folder that a setting names: of the file's content, or
     of the names and sizes in the folder and a sample of the bytes. So a change of the file makes a
-    different request. The name of a data set, "coco:PATH#part", names the file or folder PATH.
+    different request. The name of a data set, "coco:PATH#part", names the file or folder PATH;
+    "NAME=" before it is ignored.
     """
     digests = {}
     for value in settings.values():
@@ -61,6 +63,8 @@ def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _path(text: str) -> Path:
+    path = Path(text).expanduser()
+    text = text if path.exists() else re.sub(r"^\w+=", "", text)
     path = Path(text).expanduser()
     scheme, _, rest = text.partition(":")
     if path.exists() or not rest or not scheme.isidentifier():

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
@@ -125,6 +126,18 @@ class SuiteTest(parameterized.TestCase):
         self.assertIn("on digits_100:", out)
         records = ResultsFile(self.folder / "digits.jsonl").read()
         self.assertEqual([record["max_train"] for record in records], [300, 300, 100])
+
+    @pytest.mark.full
+    def test_robustness_without_a_download(self):
+        flags = ("--eval=shifts,corruptions", "--suite=suites:robustness_digits", "--no_baselines")
+        self.evaluate("robust.jsonl", *flags, "--sweep=classifier=knn", "--sweep=examples=50")
+        shifts, corruptions = ResultsFile(self.folder / "robust.jsonl").read()
+        self.assertEqual(shifts["settings"]["sets"], ["digits:photos", "digits:inverted"])
+        self.assertIn("eval/shifts_inverted_top1", shifts["results"])
+        self.assertIn("eval/corruptions_mce", corruptions["results"])
+        self.assertEqual(corruptions["settings"]["examples"], 50)
+        out = self.evaluate("none.jsonl", "--eval=shifts", "--suite=suites:robustness", code=2)
+        self.assertIn("imagenet: folder:imagenet/train: no such folder", out)
 
     def test_the_shipped_ones_are_well_formed(self):
         self.assertLen(suites.suite("suites:kornblith"), 9)

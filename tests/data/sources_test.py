@@ -13,6 +13,7 @@ from ssl_jax.data.sources import (
     left_out,
     left_out_is_shown,
     open_source,
+    shifted_digits,
 )
 from ssl_jax.data.sources.folder import top_folders
 
@@ -67,6 +68,43 @@ class DigitsTest(absltest.TestCase):
     def test_another_path(self):
         with self.assertRaisesRegex(UserError, "expected 'digits', 'digits:photos' or"):
             open_source("digits:/x")
+
+
+class ShiftedDigitsTest(parameterized.TestCase):
+    @parameterized.parameters("noise", "blur", "contrast", "brightness", "pixelate")
+    def test_severities(self, kind):
+        """They are the digits, the further from them the severer, and the same each time."""
+        plain = open_source("digits", "eval")
+        changes = []
+        for severity in (1, 2, 3):
+            source = open_source(f"shifted_digits:{kind}-{severity}", "eval")
+            self.assertEqual(source.arrays.dtype, np.uint8)
+            np.testing.assert_array_equal(source.labels, plain.labels)
+            self.assertEqual(source.class_names, plain.class_names)
+            changes.append(np.abs(source.arrays.astype(int) - plain.arrays).mean())
+            again = open_source(f"shifted_digits:{kind}-{severity}", "eval")
+            np.testing.assert_array_equal(again.arrays, source.arrays)
+        self.assertEqual(changes, sorted(set(changes)))
+        self.assertGreater(changes[0], 3)
+
+    def test_by_hand(self):
+        image = np.zeros((1, 8, 8))
+        image[0, 3, 4] = 1
+        np.testing.assert_allclose(
+            shifted_digits.blur(image, 1)[0, 2:5, 3:6], np.outer([1, 2, 1], [1, 2, 1]) / 16
+        )
+        self.assertAlmostEqual(shifted_digits.contrast(image, 2)[0, 3, 4], 0.25 + 0.75 / 64)
+        np.testing.assert_allclose(shifted_digits.pixelate(image, 1)[0, 2:4, 4:6], 0.25)
+        draws = shifted_digits.noise(np.zeros((500, 8, 8)), 2)
+        self.assertAlmostEqual(draws.std(), 0.2, delta=0.003)
+        self.assertAlmostEqual(draws.mean(), 0, delta=0.003)
+
+    def test_other_names(self):
+        self.assertLen(held_out("shifted_digits:blur-1"), 360)
+        self.assertEqual(absolute("shifted_digits:blur-1"), "shifted_digits:blur-1")
+        for path in ("", ":fog-1", ":blur", ":blur-4", ":blur-1-2"):
+            with self.assertRaisesRegex(UserError, "expected KIND-SEVERITY, KIND one of noise, bl"):
+                open_source(f"shifted_digits{path}")
 
 
 class SchemeTest(parameterized.TestCase):

@@ -53,6 +53,9 @@ ABSENT += (
     "normals",
     "box_patches",
     "detection",
+    "shifts",
+    "backgrounds",
+    "cue_conflict",
 )  # folders of images
 ABSENT += ("translation", "linear_grid")  # and a method that translates; a class token
 ALL = [(f"_{name}", name) for name in protocols.known()]

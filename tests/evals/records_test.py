@@ -47,6 +47,9 @@ class ResultsTest(absltest.TestCase):
             self.assertEqual(set(digests[-1]), {str(names), str(masks)})
         self.assertLen({str(item) for item in digests}, 4)
         self.assertEqual(digests[3][str(names)], digests[0][str(names)])
+        named = named_files({"sets": [f"v2=folder:{masks}", f"folder:{masks}#1"]})
+        self.assertEqual(set(named.values()), {digests[3][str(masks)]})
+        self.assertLen(named, 2)
 
     def test_a_question_has_one_answer(self):
         for top1 in (0.5, 0.6):

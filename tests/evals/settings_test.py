@@ -3,7 +3,6 @@ name each field: a new setting without a second value fails the test.
 """
 
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -12,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
-from PIL import Image
 
 from ssl_jax.core import sharding
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
-from ssl_jax.data.sources import ArraySource
 from ssl_jax.evals import protocols
 from ssl_jax.evals.base import Subject
 from ssl_jax.evals.evaluator import EvalsConfig
@@ -28,9 +25,8 @@ from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Encoder, Heads, ImageTranslator, Probe, TextTower
 from ssl_jax.run import suites
 from ssl_jax.training import online_probe
-from tests.evals.protocols.box_patches_test import squares as squares_with_boxes
+from tests.evals.setting_files import files, squares
 
-NAMES = ("ant", "bee", "cow", "dog")
 LAYER = {"stage": -2, "pool": "avg"}
 
 # Base settings, so that measuring is quick and no number is at its limit.
@@ -51,6 +47,9 @@ BASE = {
     "image_retrieval": {"k": (1,)},
     "retrieval": {"k": 2},
     "corruptions": {"examples": 40},
+    "shifts": {"sets": ("npz:{shift}",)},
+    "backgrounds": {"data": "{grounds}"},
+    "cue_conflict": {"data": "folder:{cues}"},
     "patches": {"train": "{masks}", "test": "{masks2}", "size": 16, "per_image": 4},
     "segmentation": {
         "train": "{masks}",
@@ -155,7 +154,12 @@ OTHER = {
     "image_retrieval": {"k": (3,)},
     "retrieval": {"k": 5},
     "zero_shot": {"templates": "{templates}", "names": "{names}"},
-    "corruptions": {"classifier": "knn", "baseline": "alexnet", "examples": 20, "size": 64},
+    "corruptions": {"classifier": "knn", "baseline": "alexnet", "examples": 20, "size": 64}
+    | {"data": "{corrupted}"},
+    "shifts": {"sets": ("npz:{shift2}",), "classifier": "knn", "restrict": False, "examples": 9},
+    "backgrounds": {"data": "{grounds2}", "classes": "{swapped}", "classifier": "knn"}
+    | {"examples": 9},
+    "cue_conflict": {"data": "folder:{cues2}", "classes": "{swapped}", "classifier": "knn"},
     "patches": {
         "train": "{masks2}",
         "test": "{masks}",
@@ -343,6 +347,7 @@ class SettingsTest(parameterized.TestCase):
         ("svm", {"shots": (), "draws": 3}, "draws: 3 would change nothing"),
         ("svm", {"shots": (50,)}, "no class has more than 15"),
         ("corruptions", {"size": 40}, "size: 40 would change nothing"),
+        ("corruptions", {"size": 64, "data": "{corrupted}"}, "size: 64 .* corrupted already"),
         ("patches", {"size": 32}, "size: 32 .* no masks"),
         ("patches", {"reduce_zero_label": True}, "no masks"),
         ("patches", {"per_image": 17}, "per_image = 17 is more than the 16 patches"),
@@ -422,78 +427,6 @@ def forward(params, stats, images, *, train, stages=True, attention=False):
         attention=jnp.stack(each, 1) if attention else None,
     )
     return out, stats
-
-
-def squares(count, seed):
-    """Pictures of four classes that are hard to distinguish, with names and captions."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 4
-    images = rng.integers(0, 200, (count, 16, 16, 3)) + 12 * labels[:, None, None, None]
-    captions = [[f"a {NAMES[label]} of {i}"] for i, label in enumerate(labels)]
-    source = ArraySource("squares", images.astype(np.uint8), labels, NAMES, captions)
-    source.names = [f"{i}.png" for i in range(count)]
-    return source
-
-
-def files(folder):
-    """Write the files that settings name."""
-    texts = {
-        "list": "\n".join(f"{i}.png" for i in range(9)),
-        "superclasses": "ant,insect\nbee,insect\ncow,mammal\n",
-        "templates": "seven {} swim\n",
-        "names": "\n".join(("mosquito", "wasp", "buffalo", "wolf")),
-    }
-    for name, text in texts.items():
-        (folder / name).write_text(text)
-    paths = {name: str(folder / name) for name in texts}
-    rng = np.random.default_rng(0)
-    for number, name in enumerate(("masks", "masks2", "videos", "videos2")):
-        side, inside = (16, "") if number < 2 else (64, "one")
-        kinds = ("images", "masks") if number < 2 else ("frames", "masks")
-        for i in range(4 if number < 2 else 6):
-            mask = rng.integers(0, 3, (4, 4), np.uint8).repeat(side // 4, 0).repeat(side // 4, 1)
-            image = rng.integers(0, 210, (side, side, 3)) + 20 * mask[..., None]
-            for kind, array in zip(kinds, (image.astype(np.uint8), mask), strict=True):
-                path = folder / name / kind / inside / f"{i}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(path)
-            if number < 2:
-                depths = 900 * (mask.astype(np.uint16) + 1)
-                normals = (image // 2 + 99).astype(np.uint8)
-                for kind, array in (("depth", depths), ("normals", normals)):
-                    path = folder / name / kind / f"{i}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(array).save(path)
-        paths[name] = str(folder / name)
-    for number, name in enumerate(("boxes", "boxes2")):
-        paths[name] = str(folder / name)
-        squares_with_boxes(folder / name, "train", 4, 2 * number)
-        squares_with_boxes(folder / name, "val", 4, 2 * number + 1)
-    for number, name in enumerate(("copies", "copies2", "oxford", "oxford2")):
-        paths[name] = str(folder / name)
-        write_pairs(folder / name, np.random.default_rng(number), retrieval=number > 1)
-    return paths
-
-
-def write_pairs(folder, rng, retrieval):
-    """Write eight images and an edited copy of each, as Copydays or as revisited Oxford."""
-    kinds = ("jpg", "jpg") if retrieval else ("original", "strong")
-    for i in range(8):
-        first = rng.integers(0, 256, (8, 8, 3)).repeat(8, 0).repeat(8, 1)
-        second = np.clip(first + rng.normal(0, 200, first.shape), 0, 255)
-        names = (f"{i:04}00.jpg", f"{i:04}01.jpg")
-        for kind, name, array in zip(kinds, names, (first, second), strict=True):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array.astype(np.uint8)).save(folder / kind / name, quality=95)
-    if retrieval:
-        truth = [
-            {"easy": [i], "hard": [(i + 1) % 8], "junk": [], "bbx": [4, 4, 40, 30]}
-            for i in range(8)
-        ]
-        lists = {
-            f"{kind}list": [f"{i:04}0{j}" for i in range(8)] for j, kind in enumerate(("im", "qim"))
-        }
-        (folder / "gnd.json").write_text(json.dumps(lists | {"gnd": truth}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Robustness: a classifier of clean images, tested on corrupted ones (ImageNet-C, 1903.12261).
 
-The fifteen corruptions are those of the library imagecorruptions-imaug (the extra `robustness`).
+The corruptions are read from folders, as ImageNet-C's, or made: the fifteen of the library
+imagecorruptions-imaug (the extra `robustness`).
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Literal
@@ -17,31 +18,21 @@ from ssl_jax.core.ranges import Count, Range
 from ssl_jax.data.decode import resize
 from ssl_jax.evals import features
 from ssl_jax.evals.base import AtLayer, Subject
-from ssl_jax.evals.protocols.knn import Knn, knn_classes
-from ssl_jax.evals.protocols.linear import Linear, fit
+from ssl_jax.evals.classifiers import Kind, trained
+from ssl_jax.evals.corrupted_sets import (
+    ALEXNET,
+    ALEXNET_CLEAN,
+    CLEAN,
+    SEVERITIES,
+    check_complete,
+    open_corrupted,
+    summary,
+)
+from ssl_jax.evals.scores import best_classes
+from ssl_jax.evals.shifted_sets import ShiftedSet
 
-# The errors of AlexNet, averaged over the severities (table 1 of the paper, and its release).
-ALEXNET = {
-    "gaussian_noise": 0.886428,
-    "shot_noise": 0.894468,
-    "impulse_noise": 0.922640,
-    "defocus_blur": 0.819880,
-    "glass_blur": 0.826268,
-    "motion_blur": 0.785948,
-    "zoom_blur": 0.798360,
-    "snow": 0.866816,
-    "frost": 0.826572,
-    "fog": 0.819324,
-    "brightness": 0.564592,
-    "contrast": 0.853204,
-    "elastic_transform": 0.646056,
-    "pixelate": 0.717840,
-    "jpeg_compression": 0.606500,
-}
-ALEXNET_CLEAN = 0.435
 IMAGENET = 1000  # classes
 CORRUPTIONS = tuple(ALEXNET)
-SEVERITIES = (1, 2, 3, 4, 5)
 LEAST = 32  # least side of the library, in pixels
 _SEEDED = ("glass_blur", "impulse_noise")  # seeded by an argument, not by NumPy's global state
 Batches = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -49,108 +40,95 @@ Batches = Sequence[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Corruptions(AtLayer):
-    """Errors of a classifier on corrupted test images, each a function of its index.
+    """Errors of a classifier on corrupted test images.
 
-    The numbers are the mean per corruption over five severities, the mean of those, and their means
-    relative to a baseline: see `summary`.
+    The numbers are the mean per corruption over the severities, the mean of those, and their means
+    relative to a baseline: see `corrupted_sets.summary`. Without `data` the evaluation images are
+    corrupted, each as a function of its index.
 
     Attributes:
-      classifier: classifier trained on the clean images: "linear" is `linear` with its preset
-        "lbfgs", "knn" is `knn`, both with their default settings.
+      data: folder of corrupted images, CORRUPTION/SEVERITY/CLASS/, as ImageNet-C's;
+        "shifted_digits" are those of `data.sources.shifted_digits`, without a download.
+      classifier: classifier trained on the clean images; see `classifiers.trained`.
       baseline: "pixels" is the same classifier on raw pixels; "alexnet" are the published errors on
-        ImageNet's classes.
-      examples: most test images, drawn evenly over their labels.
+        ImageNet's classes, which need its fifteen corruptions at five severities; those that
+        AlexNet has no published error for (ImageNet-C's `extra`) are not averaged then.
+      examples: most images of each severity, drawn evenly over their labels.
       size: images of a smaller view are corrupted at this side and then shrunk, images of a larger
         view at their own; at least 32.
     """
 
-    classifier: Literal["linear", "knn"] = "linear"
+    data: str = ""
+    classifier: Kind = "linear"
     baseline: Literal["pixels", "alexnet"] = "pixels"
     examples: Count = 500
     size: Annotated[int, Range(LEAST)] = LEAST
 
+    def unused(self) -> Mapping[str, str]:
+        return {"size": f"the images of {self.data} are corrupted already"} if self.data else {}
+
     def check(self, subject: Subject) -> None:
         super().check(subject)
-        if LEAST < self.size < (side := subject.images.view.side):
+        if not self.data and LEAST < self.size < (side := subject.images.view.side):
             raise UserError(
                 f"corruptions.size: {self.size} would change nothing: images of {side} pixels are "
                 "corrupted at their own size"
             )
-
-    def measure(self, subject: Subject) -> dict[str, float]:
-        library()  # fails at once if it is missing
-        images = subject.images
         if self.baseline == "alexnet" and subject.classes != IMAGENET:
             raise UserError(
                 f"corruptions: AlexNet's errors are for ImageNet's {IMAGENET} classes, these data "
                 f"have {subject.classes}; use baseline=pixels"
             )
-        error_fns = [self._error(subject)]
-        if self.baseline == "pixels":
-            pixels = Subject(None, images, subject.probe)
-            error_fns.append(error_fns[0] if subject.encoder is None else self._error(pixels))
-        clean = list(images.batches(images.some(self.examples)))
-        errors = [[error(clean)] for error in error_fns]
-        for kind in CORRUPTIONS:
-            totals = np.zeros(len(error_fns))
-            for severity in SEVERITIES:
-                batches = corrupt_batches(clean, kind, severity, self.size)
-                totals += [error(batches) for error in error_fns]
-            for row, mean in zip(errors, totals / len(SEVERITIES), strict=True):
-                row.append(float(mean))
+        if self.data:
+            sets = open_corrupted(self.data, subject.class_names)
+            if self.baseline == "alexnet":
+                check_complete(sets)
+
+    def measure(self, subject: Subject) -> dict[str, float]:
+        if not self.data:
+            library()  # fails at once if it is missing
+        subjects, images = [subject], subject.images
+        if self.baseline == "pixels" and subject.encoder is not None:
+            subjects.append(Subject(None, images, subject.probe))
+        part = images.some(self.examples)
+        errors = [{CLEAN: self._error_of(s, images.batches(part))} for s in subjects]
+        for kind, of_severities in self._of_sets(subjects) if self.data else self._made(subjects):
+            for row, mean in zip(errors, np.mean(of_severities, axis=0), strict=True):
+                row[kind] = float(mean)
         if self.baseline == "alexnet":
-            errors.append([ALEXNET_CLEAN, *ALEXNET.values()])
+            errors.append({CLEAN: ALEXNET_CLEAN} | ALEXNET)
         return summary(errors[0], errors[-1])
 
-    def _error(self, subject: Subject) -> Callable[[Batches], float]:
-        """Train the classifier; return its error, the share of images classified wrongly."""
-        train, images = subject.train(self), subject.images
-        classify: Callable[[np.ndarray], np.ndarray]
-        if self.classifier == "linear":
-            (head,) = fit(train, [Linear()], subject.classes, images.mesh)
-            classify = head.classes
-        else:
-            knn = Knn(k=min(Knn.k, len(train.labels)))
+    def _of_sets(self, subjects: Sequence[Subject]) -> Iterator[tuple[str, list[list[float]]]]:
+        """Yield each corruption of `data` with the errors by severity and subject."""
+        for kind, of in open_corrupted(self.data, subjects[0].class_names).items():
+            yield kind, [[self._error_on(s, shifted) for s in subjects] for shifted in of.values()]
 
-            def classify(rows: np.ndarray) -> np.ndarray:
-                args = (*train, rows, subject.classes)
-                classes = knn_classes(*args, [knn.k], [knn.temperature], images.mesh)
-                return classes[knn.k, knn.temperature]
+    def _made(self, subjects: Sequence[Subject]) -> Iterator[tuple[str, list[list[float]]]]:
+        """Yield the same for the evaluation images, corrupted here."""
+        images = subjects[0].images
+        clean = list(images.batches(images.some(self.examples)))
+        for kind in CORRUPTIONS:
+            versions = (corrupt_batches(clean, kind, s, self.size) for s in SEVERITIES)
+            yield kind, [[self._error_of(s, batches) for s in subjects] for batches in versions]
 
-        def error(batches: Batches) -> float:
-            shrunk = ((_at(subject.side, b), index) for b, index in batches)
-            probes = [subject.probe_of(self)]
-            arrays, index = features.extract(
-                subject.encoder, images.view, probes, shrunk, images.mesh
-            )
-            (test,) = images.labelled_rows(images.test, arrays, index)
-            return float(np.mean(classify(test.features) != test.labels))
+    def _error_on(self, subject: Subject, shifted: ShiftedSet) -> float:
+        rows, labels = shifted.read(subject, subject.probe_of(self), self.examples)
+        return self._error(subject, rows, labels)
 
-        return error
+    def _error_of(self, subject: Subject, batches: features.Batches) -> float:
+        """Return the error on batches of evaluation images."""
+        images = subject.images
+        shrunk = ((_at(subject.side, b), index) for b, index in batches)
+        probes = [subject.probe_of(self)]
+        arrays, index = features.extract(subject.encoder, images.view, probes, shrunk, images.mesh)
+        ((rows, labels),) = images.labelled_rows(images.test, arrays, index)
+        return self._error(subject, rows, labels)
 
-
-def summary(errors: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
-    """Compute the numbers of a classifier from its errors and a baseline's.
-
-    `mce` is the mean ratio of the errors to the baseline's. `relative_mce` is the mean ratio of the
-    increases of the error by corruption to the baseline's increases, without the corruptions that
-    do not increase the baseline's error. The paper multiplies both by 100.
-
-    Args:
-      errors, baseline: (16,), on clean images and then on those of `CORRUPTIONS`.
-    """
-    clean, *errors = errors
-    base_clean, *baseline = baseline
-    pairs = list(zip(errors, baseline, strict=True))
-    ratios = [e / b for e, b in pairs if b > 0]
-    increase_ratios = [(e - clean) / (b - base_clean) for e, b in pairs if b > base_clean]
-    numbers = {f"corruptions_{kind}_error": e for kind, e in zip(CORRUPTIONS, errors, strict=True)}
-    numbers |= {"corruptions_clean_error": clean, "corruptions_error": float(np.mean(errors))}
-    if ratios:
-        numbers["corruptions_mce"] = float(np.mean(ratios))
-    if increase_ratios:
-        numbers["corruptions_relative_mce"] = float(np.mean(increase_ratios))
-    return numbers
+    def _error(self, subject: Subject, rows: np.ndarray, labels: np.ndarray) -> float:
+        """Return the share of features (N, D) that are classified wrongly."""
+        scores = trained(self.classifier, self, subject).possible(rows)
+        return float(np.mean(best_classes(scores, 1)[:, 0] != labels))
 
 
 def corrupt_batches(batches: Batches, kind: str, severity: int, size: int = LEAST) -> Batches:

@@ -25,6 +25,9 @@ from ssl_jax.evals.linear_head import LinearHead, regularisation_path
 from ssl_jax.optim.factory import OptimConfig
 
 Array = jax.Array
+Paper = Literal[
+    "moco", "moco_v3", "simclr", "byol", "swav", "barlow_twins", "dino", "mae", "beit", "dinov2"
+]
 LOGITS = 2**28  # in memory at once
 EPS = 1e-6  # of MAE's batch norm
 
@@ -120,22 +123,7 @@ class Linear(AtLayer):
     multi: ClassVar[bool] = True
     every_stage: ClassVar[bool] = True
 
-    preset: (
-        Literal[
-            "moco",
-            "moco_v3",
-            "simclr",
-            "byol",
-            "swav",
-            "barlow_twins",
-            "dino",
-            "mae",
-            "beit",
-            "dinov2",
-            "lbfgs",
-        ]
-        | None
-    ) = None
+    preset: Literal[Paper, "lbfgs"] | None = None
     lr: Positive | None = None
     weight_decay: NonNegative | None = None
     epochs: Count | None = None

@@ -1,23 +1,28 @@
+import dataclasses
+from pathlib import Path
 from unittest import mock
 
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
+from PIL import Image
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
 from ssl_jax.data.sources import ArraySource, open_source
 from ssl_jax.evals.base import Subject
-from ssl_jax.evals.images import Images
-from ssl_jax.evals.protocols import corruptions
-from ssl_jax.evals.protocols.corruptions import (
+from ssl_jax.evals.corrupted_sets import (
     ALEXNET,
     ALEXNET_CLEAN,
-    CORRUPTIONS,
-    Corruptions,
-    corrupt,
+    CLEAN,
+    check_complete,
+    open_corrupted,
     summary,
 )
+from ssl_jax.evals.images import Images, Part
+from ssl_jax.evals.protocols import corruptions
+from ssl_jax.evals.protocols.corruptions import CORRUPTIONS, Corruptions, corrupt
+from ssl_jax.evals.protocols.knn import Knn
 from ssl_jax.evals.protocols.linear import Linear
 from ssl_jax.objectives.base import Probe
 
@@ -27,29 +32,58 @@ except UserError:
     library = None
 
 
+NAMES = (CLEAN, *CORRUPTIONS)
+
+
+def errors_of(values):
+    return dict(zip(NAMES, map(float, values), strict=True))
+
+
+def images_of(source, size=8):
+    mesh = jax.make_mesh((1, 1, 1), ("replica", "data", "fsdp"))
+    rest = dict(view=View(size), channels=1, batch_size=32, mesh=mesh)
+    return Images.of(source, None, 200, 100, **rest)
+
+
 class SummaryTest(absltest.TestCase):
     def test_the_baseline_itself(self):
-        alexnet = [ALEXNET_CLEAN, *ALEXNET.values()]
+        alexnet = {CLEAN: ALEXNET_CLEAN} | ALEXNET
         numbers = summary(alexnet, alexnet)
         self.assertAlmostEqual(numbers["corruptions_mce"], 1)
         self.assertAlmostEqual(numbers["corruptions_relative_mce"], 1)
-        self.assertAlmostEqual(numbers["corruptions_error"], np.mean(list(ALEXNET.values())))
+        self.assertAlmostEqual(numbers["corruptions_error"], 0.7889931, places=6)
         self.assertEqual(numbers["corruptions_fog_error"], ALEXNET["fog"])
+
+    def test_two_corruptions_by_hand(self):
+        base = {CLEAN: 0.4, "fog": 0.8, "snow": 0.6}
+        numbers = summary({CLEAN: 0.2, "fog": 0.4, "snow": 0.6}, base)
+        self.assertAlmostEqual(numbers["corruptions_error"], 0.5)
+        self.assertAlmostEqual(numbers["corruptions_mce"], (0.5 + 1) / 2)
+        self.assertAlmostEqual(numbers["corruptions_relative_mce"], (0.5 + 2) / 2)
 
     def test_in_numpy(self):
         rng = np.random.default_rng(0)
         errors, base = rng.uniform(0.3, 1, 16), rng.uniform(0.3, 1, 16)
         errors[0], base[0] = 0.1, 0.2
-        numbers = summary(errors, base)
+        numbers = summary(errors_of(errors), errors_of(base))
         self.assertAlmostEqual(numbers["corruptions_mce"], np.mean(errors[1:] / base[1:]))
         relative = np.mean((errors[1:] - 0.1) / (base[1:] - 0.2))
         self.assertAlmostEqual(numbers["corruptions_relative_mce"], relative)
 
     def test_a_baseline_that_a_corruption_does_no_harm(self):
-        numbers = summary([0.1] + 15 * [0.3], [0.2, 0.2, 0.0] + 13 * [0.6])
+        base = errors_of([0.2, 0.2, 0.0] + 13 * [0.6])
+        numbers = summary(errors_of([0.1] + 15 * [0.3]), base)
         self.assertAlmostEqual(numbers["corruptions_mce"], np.mean([1.5] + 13 * [0.5]))
         self.assertAlmostEqual(numbers["corruptions_relative_mce"], 0.5)
-        self.assertNotIn("corruptions_relative_mce", summary(16 * [0.1], 16 * [0.2]))
+        same = summary(errors_of(16 * [0.1]), errors_of(16 * [0.2]))
+        self.assertNotIn("corruptions_relative_mce", same)
+
+    def test_further_corruptions_are_not_averaged(self):
+        alexnet = {CLEAN: ALEXNET_CLEAN} | ALEXNET
+        numbers = summary(alexnet | {"saturate": 0.0}, alexnet)
+        self.assertAlmostEqual(numbers["corruptions_mce"], 1)
+        self.assertAlmostEqual(numbers["corruptions_error"], 0.7889931, places=6)
+        self.assertEqual(numbers["corruptions_saturate_error"], 0)
 
     def test_fifteen(self):
         self.assertLen(CORRUPTIONS, 15)
@@ -92,14 +126,9 @@ class CorruptTest(parameterized.TestCase):
         ]
         self.assertEqual(change, sorted(change))
 
-    def images(self, source, size=8):
-        mesh = jax.make_mesh((1, 1, 1), ("replica", "data", "fsdp"))
-        rest = dict(view=View(size), channels=1, batch_size=32, mesh=mesh)
-        return Images.of(source, None, 200, 100, **rest)
-
     @parameterized.parameters("linear", "knn")
     def test_raw_pixels(self, classifier):
-        subject = Subject(None, self.images(open_source("digits")), Probe())
+        subject = Subject(None, images_of(open_source("digits")), Probe())
         protocol = Corruptions(classifier=classifier, examples=8)
         with mock.patch.object(corruptions, "SEVERITIES", (1, 5)):
             numbers = protocol.measure(subject)
@@ -108,20 +137,81 @@ class CorruptTest(parameterized.TestCase):
         self.assertLess(numbers["corruptions_clean_error"], numbers["corruptions_error"])
 
     def test_the_clean_error_is_that_of_the_linear_probe(self):
-        subject = Subject(None, self.images(open_source("digits")), Probe())
+        subject = Subject(None, images_of(open_source("digits")), Probe())
         with mock.patch.object(corruptions, "CORRUPTIONS", ("contrast",)):
             numbers = Corruptions(examples=1000).measure(subject)
         top1 = Linear().measure(subject)["linear_top1"]
         self.assertAlmostEqual(numbers["corruptions_clean_error"], 1 - top1)
 
     def test_errors(self):
-        subject = Subject(None, self.images(open_source("digits")), Probe())
+        subject = Subject(None, images_of(open_source("digits")), Probe())
         with self.assertRaisesRegex(UserError, "ImageNet's 1000 classes, these data have 10"):
-            Corruptions(baseline="alexnet").measure(subject)
+            Corruptions(baseline="alexnet").check(subject)
         pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
         source = ArraySource("half", pixels, np.full(20, -1))
-        with self.assertRaisesRegex(UserError, "none of 1. examples has a label"):
-            Corruptions().measure(Subject(None, self.images(source), Probe()))
+        with self.assertRaisesRegex(UserError, "none of 4 examples has a label"):
+            Corruptions().measure(Subject(None, images_of(source), Probe()))
+
+
+class SetsTest(parameterized.TestCase):
+    def folders(self, sizes, class_of=lambda kind, severity: "ab"):
+        """Write CORRUPTION/SEVERITY/CLASS/ with so many images of each class."""
+        root = Path(self.create_tempdir().full_path)
+        for (kind, severity), count in sizes.items():
+            for name in class_of(kind, severity):
+                folder = root / kind / str(severity) / name
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    Image.fromarray(np.full((8, 8), i, np.uint8)).save(folder / f"{i}.png")
+        return str(root)
+
+    @parameterized.parameters("linear", "knn")
+    def test_digits(self, classifier):
+        """The errors are those of the classifier on each set, the ratios those of raw pixels."""
+        subject = Subject(None, images_of(open_source("digits")), Probe())
+        protocol = Corruptions(data="shifted_digits", classifier=classifier, examples=100)
+        numbers = protocol.measure(subject)
+        self.assertEqual(numbers["corruptions_mce"], 1)
+        errors = []
+        for severity in (1, 2, 3):
+            test = open_source(f"shifted_digits:contrast-{severity}", "eval")
+            images = dataclasses.replace(
+                subject.images, test=Part(test, np.arange(len(test))).some(100)
+            )
+            plain = Linear() if classifier == "linear" else Knn()
+            top1 = plain.measure(Subject(None, images, Probe()))[f"{plain.name()}_top1"]
+            errors.append(1 - top1)
+        self.assertAlmostEqual(numbers["corruptions_contrast_error"], np.mean(errors))
+
+    def test_folders(self):
+        root = self.folders({("fog", 1): 2, ("fog", 3): 2, ("snow", 2): 1})
+        (Path(root) / "notes").mkdir()  # holds no severity
+        sets = open_corrupted(root, ("b", "a"))
+        self.assertEqual({k: list(v) for k, v in sets.items()}, {"fog": [1, 3], "snow": [2]})
+        shifted = sets["fog"][3]
+        np.testing.assert_array_equal(shifted.labels(np.arange(4)), [1, 1, 0, 0])
+
+    def test_errors(self):
+        subject = Subject(None, images_of(open_source("digits")), Probe())
+        with self.assertRaisesRegex(UserError, "size: 64 .* corrupted already"):
+            Corruptions(data="shifted_digits", size=64).check(subject)
+        with self.assertRaisesRegex(UserError, "no folder /nowhere"):
+            Corruptions(data="/nowhere").check(subject)
+        with self.assertRaisesRegex(UserError, "holds no folder CORRUPTION/SEVERITY/CLASS"):
+            open_corrupted(self.create_tempdir().full_path, ("a", "b"))
+        uneven = self.folders({("fog", 1): 2, ("fog", 2): 1})
+        with self.assertRaisesRegex(UserError, "fog has 4 of severity 1, 2 of severity 2 images"):
+            open_corrupted(uneven, ("a", "b"))
+        with self.assertRaisesRegex(UserError, "fog/1: class 'b' is not among the 2 classes"):
+            open_corrupted(self.folders({("fog", 1): 1}), ("a", "c"))
+        sets = {kind: dict.fromkeys(range(1, 6)) for kind in ALEXNET}
+        check_complete(sets)
+        del sets["snow"][4]
+        with self.assertRaisesRegex(UserError, "needs snow at the severities 1 to 5, got 1, 2, 3"):
+            check_complete(sets)
+        del sets["gaussian_noise"]
+        with self.assertRaisesRegex(UserError, "needs gaussian_noise .*, got none"):
+            check_complete(sets)
 
 
 class SettingsTest(absltest.TestCase):
