@@ -46,8 +46,16 @@ RUNS = {
         {"neighbours": "neighbours", "map": "map"},
     ),
     "mae": Sample(
-        ("--config=mae:digits", "--config.train.steps=300", "--config.train.stop_at=117"),
+        ("--config=mae:digits", "--config.train.steps=300"),
         {"Reconstructions": "reconstructions"},
+    ),
+    "jigsaw": Sample(
+        ("--config=jigsaw:digits", "--config.train.steps=300"),
+        {"Solved puzzles": "puzzles"},
+    ),
+    "split_brain": Sample(
+        ("--config=split_brain:photos", "--config.train.steps=200"),
+        {"Cross-channel predictions": "cross_channel"},
     ),
     "dino": Sample(
         ("--config=dino:digits_vit", "--config.train.steps=300"),
@@ -107,9 +115,10 @@ def grid(shown: Grid) -> np.ndarray:
     for i, images in enumerate(shown.images[:ROWS]):
         tiles = [tile(image) for image in images]
         if shown.predicted is not None and shown.truth is not None:
-            right = shown.predicted[i] == shown.truth[i]
+            answers = zip(tiles, shown.predicted[i], shown.truth[i], strict=True)
             tiles = [
-                framed(each, GREEN if ok else RED) for each, ok in zip(tiles, right, strict=True)
+                framed(each, GREEN if answer == truth else RED) if truth >= 0 else each
+                for each, answer, truth in answers
             ]
         rows.append(np.hstack([padded(each) for each in tiles]))
     return np.vstack([head(shown.columns, rows[0].shape[1]), *rows])

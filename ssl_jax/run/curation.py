@@ -58,10 +58,7 @@ class CurationFlags(weights_file.EncoderFlags):
         Raises:
           UserError: neither or both are set.
         """
-        where = self.workdir or self.weights
-        if where is None or (self.workdir and self.weights):
-            raise UserError("set either --workdir=W, the folder of a run, or --weights=F, a file")
-        return where
+        return weights_file.place(self.workdir, self.weights)
 
     @property
     def features_file(self) -> Path:

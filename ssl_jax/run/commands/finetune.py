@@ -1,6 +1,5 @@
 """Fine-tune a run, or a weights file, to a classifier of labelled images, and report on it."""
 
-import functools
 import json
 import shlex
 import time
@@ -14,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ssl_jax.core import sharding
+from ssl_jax.core import hub, sharding
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.files import write_json
@@ -25,7 +24,7 @@ from ssl_jax.data.sources import Source
 from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.evals import calibration
 from ssl_jax.run import classifier as classifiers
-from ssl_jax.run import finetuning, pretrained, probing, roles, scoring
+from ssl_jax.run import finetuning, pretrained, probing, roles, scoring, weights_file
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.classifier import ImageClassifier, Loading
 from ssl_jax.run.configs import override
@@ -78,8 +77,8 @@ class Candidate(NamedTuple):
     @classmethod
     def of(cls, step: int, held: probing.Measured) -> "Candidate | None":
         """Measure a candidate on the held-out images; None if its logits are not finite."""
-        known = held.labels < held.logits.shape[1]
-        labels, logits = held.labels[known], held.logits[known]
+        in_classes = held.labels < held.logits.shape[1]
+        labels, logits = held.labels[in_classes], held.logits[in_classes]
         if not len(labels) or not np.isfinite(logits).all():
             return None
         temperature = calibration.fit_temperature(logits, labels)
@@ -101,12 +100,10 @@ def finetune(flags: Flags) -> tuple[int, dict[str, Any]]:
     Raises:
       UserError: an error that the user must fix.
     """
-    where = flags.workdir or flags.weights
-    if where is None or (flags.workdir and flags.weights):
-        raise UserError("set either --workdir=W, the folder of a run, or --weights=F, a file")
+    where = weights_file.place(flags.workdir, flags.weights)
     _check_output(flags.output, where)
     loading = Loading(sharding.make_mesh(sharding.MeshConfig()))
-    begin = time.monotonic()
+    began = time.monotonic()
     with Stop() as stop, ProgressLine(terminal()) as line:
         try:
             with stop.region(UNTOUCHED):
@@ -121,7 +118,7 @@ def finetune(flags: Flags) -> tuple[int, dict[str, Any]]:
             line.stop()
             return AtOnce(stop.code), {}
         line.stop()
-        show(line.console, flags.output, numbers, time.monotonic() - begin)
+        show(line.console, flags.output, numbers, time.monotonic() - began)
     return 0, numbers
 
 
@@ -147,37 +144,48 @@ def prepare(
     Raises:
       UserError: invalid data or settings, or other ones than those of a classifier that resumes.
     """
+    if workdir.started(flags.output):
+        experiment = resume(flags, where)
+    else:
+        experiment = begin(flags, where, loading, line)
+    return experiment, _sets(experiment)
+
+
+def resume(flags: Flags, where: str) -> Experiment:
+    """Resolve the training of a classifier in --output; its settings must be those of before."""
+    output = flags.output
+    stored = workdir.read_config(output)
+    config = {k: v for k, v in stored.items() if k != "spec"}
+    requested = {"data.train": flags.data, "data.eval": flags.eval_data or None}
+    override(config, [(k, v) for k, v in requested.items() if v])
+    override(config, [("data.holdout", flags.holdout), *flags.overrides])
+    experiment = Experiment.from_config(paths.anchored(config), output)
+    try:
+        workdir.check_resumable(stored, experiment.resolved(), output, experiment.defaults())
+    except UserError as e:
+        differences = str(e).partition("; give another")[0]
+        raise UserError(f"{differences}; name another --output, or give the old values") from None
+    origin = _read(output / PROBES).get("started_from")
+    if origin != _origin(where):
+        raise UserError(
+            f"--output={output} holds a classifier that was started from {origin}; name another "
+            "folder"
+        )
+    return experiment
+
+
+def begin(flags: Flags, where: str, loading: Loading, line: ProgressLine) -> Experiment:
+    """Choose the training of a new classifier; fit and save the linear probe."""
     output, console = flags.output, line.console
-    probe = str((output / PROBE).absolute())
-    if workdir.started(output):
-        stored = workdir.read_config(output)
-        config = {k: v for k, v in stored.items() if k != "spec"}
-        requested = {"data.train": flags.data, "data.eval": flags.eval_data or None}
-        override(config, [(k, v) for k, v in requested.items() if v])
-        override(config, [("data.holdout", flags.holdout), *flags.overrides])
-        experiment = Experiment.from_config(paths.anchored(config), output)
-        try:
-            workdir.check_resumable(stored, experiment.resolved(), output, experiment.defaults())
-        except UserError as e:
-            differences = str(e).partition("; give another")[0]
-            raise UserError(
-                f"{differences}; name another --output, or give the old values"
-            ) from None
-        before = _read(output / PROBES).get("started_from")
-        if before != _origin(where):
-            raise UserError(
-                f"--output={output} holds a classifier that was started from {before}; name "
-                "another folder"
-            )
-        return experiment, _sets(experiment)
     settings = {
         key.partition(".")[2]: value
         for key, value in flags.overrides
         if key.startswith("backbone.") and flags.weights
     }
     start = finetuning.Start.of(where, settings)
-    choice = functools.partial(finetuning.choose, start, flags.data, flags.eval_data, flags.holdout)
-    config, lines = choice(_origin(where), flags.overrides)
+    config, lines = finetuning.choose(
+        start, flags.data, flags.eval_data, flags.holdout, _origin(where), flags.overrides
+    )
     first = Experiment.from_config(paths.anchored(config), output)
     first.check_batch()
     pretrained.check(first)
@@ -188,13 +196,14 @@ def prepare(
     line.phase("fitting the linear probe")
     probed = _probes(first, sets, loading, console)
     save_probe(first, output, *probed, started_from=_origin(where))
+    probe = str((output / PROBE).absolute())
     config = {**first.raw, "train": {**first.raw["train"], "init_from": probe}}
-    experiment = Experiment.from_config(config, output)
-    return experiment, _sets(experiment)
+    return Experiment.from_config(config, output)
 
 
 def _origin(where: str) -> str:
-    return str(Path(where).absolute())
+    """Name the run or the weights so that the name holds in every folder."""
+    return where if hub.is_on_hub(where) else str(Path(where).absolute())
 
 
 def _sets(experiment: Experiment) -> probing.Sets:

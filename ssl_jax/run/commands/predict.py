@@ -1,6 +1,5 @@
 """Classify images by a classifier that `ssl-jax finetune` made: labels with their confidences."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +106,7 @@ def predict(flags: Flags) -> dict[str, Any]:
         lines = summary(classifier, source, predictions)
         if flags.page:
             page = flags.output.with_suffix(".html")
-            command = shlex.join(
-                ["ssl-jax", "predict", f"--workdir={where}", f"--data={flags.data}"]
-            )
+            command = command_line.command("predict", flags)
             text = page_of(classifier, source, predictions, lines, str(where), command)
             sheets.write(page, text)
         console.print("\n".join(lines), markup=False)

@@ -181,15 +181,15 @@ class Loggers:
         at = self._open.get(name)
         if at is None:
             return
-        new = {
+        unsent = {
             metric: float(value)
             for metric, value in values.items()
             if metric != "step" and step > at.last.get(metric, -1)
         }
-        if new:
+        if unsent:
             with self._dropped_on_error(name, f"step {step}: nothing more is logged there"):
-                at.logger.write(step, new)
-                at.last |= dict.fromkeys(new, step)
+                at.logger.write(step, unsent)
+                at.last |= dict.fromkeys(unsent, step)
 
     @contextlib.contextmanager
     def _dropped_on_error(
@@ -212,12 +212,12 @@ class Loggers:
         return {k: v for k, v in memory.items() if _usable(v)} if isinstance(memory, dict) else {}
 
     def _write_memory(self, closed: bool) -> None:
-        now = {
+        entries = {
             name: {"id": at.logger.id, "last": at.last, "open": not closed}
             for name, at in self._open.items()
             if at.logger.id
         }
-        self._memory |= now
+        self._memory |= entries
         if not self._memory:
             return
         try:
