@@ -136,7 +136,7 @@ def write_config(path: Path, config: Mapping[str, Any], origin: str) -> None:
       UserError: a file of another ending, one that exists, or one that cannot be written.
     """
     plain = json.loads(json.dumps(config, default=dataclasses.asdict))
-    first = f"{origin}, written by `ssl-jax config`"
+    first = f"Made from {origin} by `ssl-jax config`"
     if path.suffix in YAML:
         text = f"# {first}\n{yaml.safe_dump(plain, sort_keys=False)}"
     elif path.suffix == ".py":

@@ -32,7 +32,7 @@ def score(
       others: `Measured.summary` of the linear probes, by name.
     """
     count, labels, guesses = len(classifier.classes), test.labels, test.guesses
-    known = labels < count
+    in_classes = labels < count
     confidence = {
         name: calibration.probabilities(test.logits, temperature).max(1)
         for name, temperature in (("before", 1.0), ("after", classifier.temperature))
@@ -45,7 +45,7 @@ def score(
     )
     every = {"classifier": test.summary()} | dict(others) | {"chance": chance.summary()}
     precision, recall, f1, support = precision_recall_fscore_support(
-        labels[known], guesses[known], labels=range(count), zero_division=np.nan
+        labels[in_classes], guesses[in_classes], labels=range(count), zero_division=np.nan
     )
     error = calibration.calibration_error
     return {
@@ -53,7 +53,7 @@ def score(
         "calibration_error": error(confidence["after"], guesses == labels),
         "calibration_error_uncalibrated": error(confidence["before"], guesses == labels),
         "temperature": classifier.temperature,
-        "other_classes": int((~known).sum()),
+        "other_classes": int((~in_classes).sum()),
         "classes": [
             {
                 "name": readable(name),
@@ -86,8 +86,9 @@ def write(
     """
     names = [readable(name) for name in classifier.classes]
     count = len(names)
-    known = test.labels < count
-    matrix = confusion_matrix(test.labels[known], test.guesses[known], labels=range(count))
+    in_classes = test.labels < count
+    labels, guesses = test.labels[in_classes], test.guesses[in_classes]
+    matrix = confusion_matrix(labels, guesses, labels=range(count))
     write_json(folder / "classifier.json", numbers)
     columns: dict[str, Sequence[Any]] = {"label": names}
     for number, name in enumerate(names):
@@ -117,6 +118,17 @@ def test_names(source: Source, index: np.ndarray) -> list[str]:
     return names_of(source, index)
 
 
+def titled(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the scores of the classifier and of its baselines, each with its title as "name"."""
+    titles = {
+        "classifier": f"this classifier ({numbers['chosen']})",
+        "linear_probe": "linear probe",
+        "untrained": "linear probe of the untrained network",
+        "chance": "always the most frequent class",
+    }
+    return [{"name": titles[key]} | row for key, row in numbers["scores"].items()]
+
+
 def write_page(
     path: Path,
     classifier: ImageClassifier,
@@ -128,12 +140,6 @@ def write_page(
     footer: str,
 ) -> None:
     """Write the page of the classifier."""
-    titles = {
-        "classifier": f"this classifier ({numbers['chosen']})",
-        "linear_probe": "linear probe",
-        "untrained": "linear probe of the untrained network",
-        "chance": "always the most frequent class",
-    }
     notes = []
     if numbers["other_classes"]:
         notes.append(
@@ -150,7 +156,7 @@ def write_page(
     elif best is not numbers["scores"]["classifier"] and best["correct"]:
         notes.append("The linear probe classifies more of the test images correctly.")
     outcome = report.Outcome(
-        scores=[{"name": titles[k]} | row for k, row in numbers["scores"].items()],
+        scores=titled(numbers),
         candidates=numbers["candidates"],
         confusion=matrix,
         classes=numbers["classes"],

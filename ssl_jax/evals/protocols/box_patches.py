@@ -46,8 +46,8 @@ class BoxPatches(Protocol):
       size: whole images are resized to squares of this side.
       stage: stage of the backbone; -1 is the last.
       max_images: most images of each set.
-      steps, batch_size, lr, weight_decay: of AdamW, a tenth of the steps for the warmup and then
-        half a cosine.
+      steps, batch_size, lr, weight_decay: settings of the training by AdamW, with a tenth of
+        the steps for the warmup and then half a cosine.
       seed: seed of the order of the images, of their mirroring and of the initial weights.
       patch: side of the patches that raw pixels are split into.
     """

@@ -47,8 +47,8 @@ class Depth(Protocol):
         x 640) or "garg" (KITTI).
       size: images are resized to squares of this side.
       stages: stages whose maps are joined; by default the last one.
-      steps, batch_size, lr, weight_decay: of AdamW, a third of the steps for the warmup and then
-        half a cosine.
+      steps, batch_size, lr, weight_decay: settings of the training by AdamW, with a third of
+        the steps for the warmup and then half a cosine.
       seed: seed of the order of the images and of the initial weights.
       patch: side of the patches that raw pixels are split into.
     """

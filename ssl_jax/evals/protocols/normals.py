@@ -37,8 +37,8 @@ class Normals(Protocol):
         where the normal is not known; without them nothing is measured.
       size: images are resized to squares of this side.
       stages: stages whose maps are joined; by default the last one.
-      steps, batch_size, lr, weight_decay: of AdamW, with a tenth of the steps for the warmup and
-        then half a cosine.
+      steps, batch_size, lr, weight_decay: settings of the training by AdamW, with a tenth of
+        the steps for the warmup and then half a cosine.
       seed: seed of the order of the images and of the initial weights.
       patch: side of the patches that raw pixels are split into.
     """

@@ -47,7 +47,8 @@ class Segmentation(Protocol):
       size: whole images are resized to squares of this side, and scored at it.
       stage: stage of the backbone; -1 is the last.
       reduce_zero_label: 0 is no class, and the classes are counted from 1 (ADE20K).
-      steps, batch_size, lr, weight_decay: of AdamW, with a linear warmup and then half a cosine.
+      steps, batch_size, lr, weight_decay: settings of the training by AdamW, with a linear
+        warmup and then half a cosine.
       seed: seed of the order of the images and of the initial weights.
       patch: side of the patches that raw pixels are split into.
     """

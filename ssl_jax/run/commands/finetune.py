@@ -306,7 +306,7 @@ def finish(
     facts = facts_of(where, experiment, sets, stored)
     version = versions("ssl-jax")["ssl-jax"]
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    footer = f"Made {date} by ssl-jax {version}: ssl-jax finetune."
+    footer = f"Made {date} by ssl-jax {version}: {command_line.command('finetune', flags)}"
     try:
         matrix = scoring.write(output, classifier, test, sets, numbers)
         scoring.write_page(output / PAGE, classifier, test, sets, matrix, numbers, facts, footer)
@@ -401,15 +401,9 @@ def show(console: Console, output: Path, numbers: Mapping[str, Any], seconds: fl
     table.add_column("classifier")
     for column in ("accuracy", "95 % interval"):
         table.add_column(column, justify="right")
-    names = {
-        "classifier": f"this classifier ({numbers['chosen']})",
-        "linear_probe": "linear probe",
-        "untrained": "linear probe, untrained network",
-        "chance": "always the most frequent class",
-    }
-    for key, row in numbers["scores"].items():
+    for row in scoring.titled(numbers):
         interval = f"{row['low']:.3f} to {row['high']:.3f}"
-        table.add_row(names[key], f"{row['top1']:.3f}", interval)
+        table.add_row(row["name"], f"{row['top1']:.3f}", interval)
     console.print(table, soft_wrap=False)
     console.print(scoring.calibrated(numbers))
     written = f"{classifiers.FILE}, {PAGE}, confusion.csv, predictions.csv"
