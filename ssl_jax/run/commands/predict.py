@@ -215,6 +215,8 @@ def summary(classifier: ImageClassifier, source: Source, predictions: Prediction
             f"{int(correct.sum()):,} of the {int(known.sum()):,} images with a label are "
             f"classified correctly ({correct.mean():.3f})"
         )
+    elif source.labels is not None and predictions.labels is None:
+        lines.append("the labels of the images are not compared: no class is one of the classifier")
     return lines
 
 
