@@ -146,7 +146,7 @@ def head(columns: Sequence[str], width: int) -> np.ndarray:
     for i, name in enumerate(columns):
         place = (i * (TILE + GAP) + 2, HEAD - 5)
         (needed, _), _ = cv2.getTextSize(name, font, SCALE, 1)
-        scale = SCALE * min(1.0, (TILE - 2) / needed)
+        scale = SCALE * min(1.0, (TILE - 8) / needed)
         cv2.putText(strip, name, place, font, scale, INK, 1, cv2.LINE_AA)
     return strip
 
