@@ -78,10 +78,11 @@ def smoke(python: str, wheel: Path, folder: Path) -> dict[str, object]:
     began = time.monotonic()
     try:
         run("uv", "venv", "-q", "--python", python, environment)
-        resolution = "lowest-direct" if VERSIONS.value == "oldest" else "highest"
         own = environment / "bin" / "python"
-        options = ["--python", own, "--resolution", resolution]
-        run("uv", "pip", "install", "-q", *options, wheel)
+        install = ["uv", "pip", "install", "-q", "--python", own]
+        if VERSIONS.value == "oldest":  # for uv, the dependencies of a wheel are not direct ones
+            run(*install, "--resolution=lowest-direct", "-r", ROOT / "pyproject.toml")
+        run(*install, wheel)
         listed = json.loads(run("uv", "pip", "list", "--python", own, "--format=json"))
         versions = {package["name"]: package["version"] for package in listed}
         line["python"] = run(own, "-c", "import platform; print(platform.python_version())").strip()

@@ -23,6 +23,7 @@ from ssl_jax.run import flags as command_line
 
 IMAGES = Path(__file__).parent / "images" / "gallery"
 TILE, GAP, HEAD, ROWS = 72, 4, 16, 6
+SCALE = 0.35  # of the font
 GREEN, RED, WHITE, INK = (0, 150, 60), (210, 40, 40), (255, 255, 255), (40, 40, 40)
 COLOURS = cv2.applyColorMap(np.arange(20, 245, 24, np.uint8)[:, None], cv2.COLORMAP_TURBO)[
     :, 0, ::-1
@@ -46,8 +47,16 @@ RUNS = {
         {"neighbours": "neighbours", "map": "map"},
     ),
     "mae": Sample(
-        ("--config=mae:digits", "--config.train.steps=300", "--config.train.stop_at=117"),
+        ("--config=mae:digits", "--config.train.steps=800"),
         {"Reconstructions": "reconstructions"},
+    ),
+    "jigsaw": Sample(
+        ("--config=jigsaw:digits", "--config.train.steps=300"),
+        {"Solved puzzles": "puzzles"},
+    ),
+    "split_brain": Sample(
+        ("--config=split_brain:photos", "--config.train.steps=200"),
+        {"Cross-channel predictions": "cross_channel"},
     ),
     "dino": Sample(
         ("--config=dino:digits_vit", "--config.train.steps=300"),
@@ -107,9 +116,10 @@ def grid(shown: Grid) -> np.ndarray:
     for i, images in enumerate(shown.images[:ROWS]):
         tiles = [tile(image) for image in images]
         if shown.predicted is not None and shown.truth is not None:
-            right = shown.predicted[i] == shown.truth[i]
+            answers = zip(tiles, shown.predicted[i], shown.truth[i], strict=True)
             tiles = [
-                framed(each, GREEN if ok else RED) for each, ok in zip(tiles, right, strict=True)
+                framed(each, GREEN if answer == truth else RED) if truth >= 0 else each
+                for each, answer, truth in answers
             ]
         rows.append(np.hstack([padded(each) for each in tiles]))
     return np.vstack([head(shown.columns, rows[0].shape[1]), *rows])
@@ -130,11 +140,14 @@ def framed(image: np.ndarray, colour: Sequence[int]) -> np.ndarray:
 
 
 def head(columns: Sequence[str], width: int) -> np.ndarray:
-    """Draw the names of the columns."""
+    """Draw the names of the columns, each as wide as a tile at most."""
     strip = np.full((HEAD if columns else 0, width, 3), 255, np.uint8)
+    font = cv2.FONT_HERSHEY_SIMPLEX
     for i, name in enumerate(columns):
         place = (i * (TILE + GAP) + 2, HEAD - 5)
-        cv2.putText(strip, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, INK, 1, cv2.LINE_AA)
+        (needed, _), _ = cv2.getTextSize(name, font, SCALE, 1)
+        scale = SCALE * min(1.0, (TILE - 8) / needed)
+        cv2.putText(strip, name, place, font, scale, INK, 1, cv2.LINE_AA)
     return strip
 
 
@@ -144,7 +157,7 @@ def scatter(places: np.ndarray, labels: np.ndarray, side: int = 320) -> np.ndarr
     for (x, y), label in zip(12 + places * (side - 24), labels, strict=True):
         place, colour = (int(x) - 4, int(y) + 4), COLOURS[label % len(COLOURS)].tolist()
         font = cv2.FONT_HERSHEY_SIMPLEX
-        cv2.putText(picture, str(label), place, font, 0.35, colour, 1, cv2.LINE_AA)
+        cv2.putText(picture, str(label), place, font, SCALE, colour, 1, cv2.LINE_AA)
     return picture
 
 

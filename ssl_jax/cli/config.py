@@ -41,12 +41,13 @@ def main(argv: list[str]) -> int:
     config = configured(flags.config, flags.overrides)
     every = list(keys(config))
     matching = [key for key in every if pattern.search(key.name) or pattern.search(key.help)]
+    if flags.save:  # before anything is listed, as it may fail
+        write_config(flags.save, config, flags.config)
     console = terminal()
     for key in matching:
         console.print(line(key))
     console.print(f"{len(matching)} of {len(every)} keys; set one with --config.NAME=VALUE")
     if flags.save:
-        write_config(flags.save, config, flags.config)
         console.print(f"{flags.save}: ssl-jax train --config={flags.save} --workdir=W")
     return 0
 

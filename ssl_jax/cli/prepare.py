@@ -1,5 +1,6 @@
-"""`ssl-jax prepare`: convert any images to sharded ArrayRecord files, which are fast to read, or
-clips to images with masks of what moves.
+"""`ssl-jax prepare`: convert images, or clips, to sharded ArrayRecord files, which read fast.
+
+Clips become images with masks of what moves (--motion).
 
 ssl-jax prepare --data=folder:/images --output=/records --size=256
 ssl-jax prepare --data=frames:/clips --output=/moving --motion

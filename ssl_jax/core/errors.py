@@ -47,6 +47,11 @@ def of_system(error: OSError) -> tuple[str, int] | None:
     return visible(f"{line}{error.strerror or type(error).__name__}"), code
 
 
+def reason(error: Exception) -> str:
+    """Return an error's text, without the number and the path that a system error's has."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'a' or 'b'?` with the names in `known` nearest to `name`, or if none is
     near, the list of all.

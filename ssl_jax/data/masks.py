@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import UserError, reason
 from ssl_jax.data.decode import Box, DecodeError, averaged, check_size, decode, open_image
 from ssl_jax.data.levels import Range
 from ssl_jax.data.scene_folders import scene_pairs
@@ -160,7 +160,7 @@ def read_image(path: Path, channels: int = 3, value_range: Range = ()) -> np.nda
     try:
         return decode(_bytes(path), channels, None, value_range)
     except (OSError, DecodeError) as e:
-        raise UserError(f"{path}: {e}") from None
+        raise UserError(f"{path}: {reason(e)}") from None
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -173,7 +173,7 @@ def read_mask(path: Path) -> np.ndarray:
         with open_image(_bytes(path)) as file:
             mask = np.asarray(file.convert("L") if file.mode == "1" else file)
     except (OSError, DecodeError) as e:
-        raise UserError(f"{path}: {e}") from None
+        raise UserError(f"{path}: {reason(e)}") from None
     if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
         raise UserError(
             f"{path}: expected a mask of 8-bit indices, one per pixel, got a {file.mode} image"

@@ -77,6 +77,11 @@ class ImageEncoder(base.Encoder):
           UserError: images of another form, or no such layer.
         """
         if hasattr(images, "dtype") and jnp.issubdtype(images.dtype, jnp.floating):
+            if images.ndim != 4 or images.shape[-1] != self.channels:
+                raise UserError(
+                    f"normalised images of shape {images.shape}; expected (B, H, W, "
+                    f"{self.channels}), as `preprocess` returns"
+                )
             return _of_normalised(self.bare, images)
         return _of_crops(self.bare, self.crop(images))
 
@@ -112,6 +117,11 @@ class ImageEncoder(base.Encoder):
         if getattr(images, "ndim", 0) == 4 and images.shape[1:] == expected:
             return _uint8(images)
         several = [images] if isinstance(images, (str, os.PathLike)) else images
+        if not hasattr(several, "__iter__"):
+            raise UserError(
+                f"images of type {type(images).__name__}; expected an array (B, H, W, C), the path "
+                "of a file, or a list of either"
+            )
         arrays = [
             self._decoded(Path(image))
             if isinstance(image, (str, os.PathLike))

@@ -181,7 +181,7 @@ def check_same(
         texts = (f"{key} (there {stored.get(key)}, now {expected[key]})" for key in keys[:2])
         more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
         raise UserError(
-            f"{location} holds {content} with another {', '.join(texts)}{more}; {remedy}, or "
+            f"{location} holds {content} made with another {', '.join(texts)}{more}; {remedy}, or "
             "choose another --output"
         )
 

@@ -61,17 +61,17 @@ class OptimConfig:
         linear: constant for `constant_epochs`, then falling towards 0 with each epoch.
       warmup_steps, warmup_epochs: length of the linear warmup; set one of them.
       warmup_inclusive: see `schedules.warmup_cosine`.
-      lr_start, lr_end: first rate of the warmup and last rate of the cosine, as fractions of the
-        scaled peak.
+      lr_start: first rate of the warmup, as a fraction of the scaled peak.
+      lr_end: last rate of the cosine, as a fraction of the scaled peak.
       milestones, decay: epochs at which the rate is multiplied, and by what, for schedule step.
       constant_epochs: epochs at the peak, for schedule linear.
       weight_decay: weight decay at the start.
       weight_decay_end: weight decay at the end of the run, reached on a cosine (DINO); None keeps
         it constant.
       momentum, nesterov: for sgd and lars.
-      b1, b2, eps: for adamw and lamb.
+      b1, b2, eps: decay rates of the two moments and the denominator's summand, of adamw and lamb.
       lars_variant: see `lars`; `byol` is also the form of Barlow Twins and MoCo v3.
-      trust_coefficient: for lars.
+      trust_coefficient: factor of the layer-wise learning rates of lars.
       clip_norm: largest norm of all gradients together, over all groups.
       clip_per_network: largest norm of the gradients of one network together: backbone, each head
         (DINOv2).
@@ -81,7 +81,8 @@ class OptimConfig:
         number (LayerScale, a token, a temperature), and 1 for the rest, except for lars' apex
         forms, which exclude nothing. In lars and lamb, multiplier 0 also disables layer-wise
         adaptation (again not in the apex forms).
-      lr_rules: (path regex, multiplier of the learning rate), likewise.
+      lr_rules: (path regex, multiplier of the learning rate); the first match wins and every
+        parameter must have one.
       layer_decay: ratio of the learning rates of a backbone layer and the next one, multiplied with
         `lr_rules`; 1 makes no difference (`optim.layers`).
       frozen: regexes of parameters that are never updated and have no optimizer state.

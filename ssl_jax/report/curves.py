@@ -165,12 +165,12 @@ def _grid(x: Axis, y: Axis) -> list[Markup]:
 
 
 def number(value: float) -> str:
-    """Format a number briefly: 0.25, 1,500, 20k, 1e-05."""
+    """Format a number briefly: 0.25, 1,500, 20k, 1e-5."""
     if value == 0:
         return "0"
     if abs(value) >= 10_000:
         return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k"
-    if abs(value) < 1e-4:
+    if abs(value) < 1e-3:  # longer labels would leave the picture
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:,.6g}"

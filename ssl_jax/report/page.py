@@ -14,6 +14,7 @@ from ssl_jax.report.markup import Markup
 from ssl_jax.report.run import BASELINES, Run
 
 FIRST = ("train/loss", "train/lr", "train/grad_norm")
+CURVE = 5  # points of the curve of evaluations that the page proposes
 TITLES = {"train/loss": "loss", "train/lr": "learning rate", "train/grad_norm": "gradient norm"}
 MOST = 24  # charts that are shown unfolded
 Values = dict[str, Any]
@@ -138,6 +139,7 @@ def _curves(runs: Sequence[Run], names: Mapping[str, str]) -> Values:
         "charts": charts,
         "most": MOST,
         "once": once,
+        "every": max(1, max(run.total for run in runs) // CURVE),
         "methods": len({_method(run) for run in runs}),
         "thinned": curves.MOST if longest > curves.MOST else 0,
         "legend": curves.legend(

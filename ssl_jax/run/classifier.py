@@ -67,7 +67,7 @@ class ImageClassifier:
             if not (path / FILE).is_file():
                 raise UserError(
                     f"{path} holds no classifier; make one: ssl-jax finetune --workdir=RUN "
-                    f"--data=LABELLED --output={path}"
+                    "--data=LABELLED --output=DIR"
                 )
             path = path / FILE
         elif not path.is_file():

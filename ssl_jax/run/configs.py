@@ -21,7 +21,7 @@ from ssl_jax import nets, objectives
 from ssl_jax.augment.recipes import is_chain, recipe
 from ssl_jax.core import config as checked
 from ssl_jax.core import trust
-from ssl_jax.core.errors import UserError, suggest
+from ssl_jax.core.errors import UserError, reason, suggest
 from ssl_jax.core.files import home
 from ssl_jax.core.inputs import View
 from ssl_jax.core.trust import load_file
@@ -120,7 +120,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as e:
-        raise UserError(f"--config={path}: {e}") from None
+        raise UserError(f"--config={path}: {reason(e)}") from None
     if not isinstance(config, dict):
         raise UserError(f"--config={path}: expected sections (objective: ...), got {config!r:.40}")
     return config
@@ -136,7 +136,7 @@ def write_config(path: Path, config: Mapping[str, Any], origin: str) -> None:
       UserError: a file of another ending, one that exists, or one that cannot be written.
     """
     plain = json.loads(json.dumps(config, default=dataclasses.asdict))
-    first = f"{origin}, written by `ssl-jax config`"
+    first = f"Made from {origin} by `ssl-jax config`"
     if path.suffix in YAML:
         text = f"# {first}\n{yaml.safe_dump(plain, sort_keys=False)}"
     elif path.suffix == ".py":

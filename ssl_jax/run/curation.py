@@ -27,6 +27,7 @@ from ssl_jax.run.load import load
 from ssl_jax.training import workdir
 
 CHECKED = 4096  # rows that are checked at once
+LEAST = 3  # images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,7 @@ class CurationFlags(weights_file.EncoderFlags):
         Raises:
           UserError: neither or both are set.
         """
-        where = self.workdir or self.weights
-        if where is None or (self.workdir and self.weights):
-            raise UserError("set either --workdir=W, the folder of a run, or --weights=F, a file")
-        return where
+        return weights_file.place(self.workdir, self.weights)
 
     @property
     def features_file(self) -> Path:
@@ -105,6 +103,18 @@ class Embedded:
         return [names[n] for n in self.source.labels[self.examples[rows]]]
 
 
+def check_count(source: Source, readable: int) -> None:
+    """Check that there are enough images to compare.
+
+    Raises:
+      UserError: fewer than three can be read.
+    """
+    if readable < LEAST:
+        raise UserError(
+            f"{source.name}: {readable} readable image(s); give at least {LEAST} to compare"
+        )
+
+
 def embedded(flags: CurationFlags, console: Console) -> Embedded:
     """Compute the features, or read those that an earlier call has written.
 
@@ -120,13 +130,12 @@ def embedded(flags: CurationFlags, console: Console) -> Embedded:
     mesh = sharding.make_mesh(sharding.MeshConfig())
     encoder = load(where, step=flags.step, mesh=mesh, backbone=flags.backbone or None)
     source = embed.opened(data, flags.split, encoder)
-    if len(source):
-        check_channels(source, encoder.channels, str(where))
+    check_count(source, len(source))
+    check_channels(source, encoder.channels, str(where))
     limits = flags.batch_size, flags.threads, flags.max_bad_fraction
     embed.write(run.Job(encoder, source, path, mesh, *limits), console)
     features, examples = rows_of(path), np.asarray(formats.mapped(path, "index"))
-    if len(features) < 3:
-        raise UserError(f"{source.name}: {len(features)} images are too few to compare; give three")
+    check_count(source, len(features))
     for start in range(0, len(features), CHECKED):
         if not np.isfinite(features[start : start + CHECKED]).all():
             raise UserError(f"{source.name}: features are not finite; the run may have diverged")

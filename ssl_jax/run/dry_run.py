@@ -17,6 +17,7 @@ from ssl_jax.run.experiment import Experiment
 from ssl_jax.training.step import make_kernel
 
 EXAMPLES = 12  # images in the picture
+SHOWN = 2**20 // 20  # bytes above which a part is named, as smaller ones read 0.0 MiB
 PARTS = {
     "parameters": "parameters",
     "optimizer": "optimizer state",
@@ -84,7 +85,7 @@ def memory_lines(experiment: Experiment) -> Iterator[str]:
         return
     sizes = {text: getattr(memory, name) for name, text in PARTS.items()}
     sizes["other"] = memory.peak - sum(sizes.values())
-    parts = " + ".join(f"{text} {size(count)}" for text, count in sizes.items())
+    parts = " + ".join(f"{text} {size(count)}" for text, count in sizes.items() if count > SHOWN)
     yield f"memory per device: about {size(memory.peak)}{limit} = {parts}"
     yield (
         f"  an estimate: the compiler's plan of one step on {report.device}, without prefetched "

@@ -25,6 +25,8 @@ from ssl_jax.run.flags import Override
 from ssl_jax.weights import networks
 
 FOLD = "1/5"  # part that tests the classifier if there are no evaluation images
+FEWEST = 5  # images of which a fifth can be taken
+ENOUGH = 25  # images that leave a batch to learn from, without those that test and choose
 EPOCHS = 50
 LEAST_AREA = 0.35  # of a crop: smaller ones often miss what the label names
 CALM = 0.5  # factor of the run's colour jitter and noise, which hide what some labels name
@@ -134,6 +136,12 @@ def choose(
     if test is not None:
         check_labels(test)
         check_alike(source, test)
+        check_classes(source, test)
+    elif len(source) < FEWEST:
+        raise UserError(
+            f"{source.name}: {len(source)} images are too few to learn from and to test on; give "
+            f"at least {ENOUGH}, or test images by --eval_data"
+        )
     section: dict[str, Any] = {"train": data, "eval": eval_data or None, "holdout": holdout}
     section |= {"channels": start.channels, "fold": "" if test is not None else FOLD}
     check_channels(source, start.channels, start.name)
@@ -207,6 +215,26 @@ def check_alike(train: Source, test: Source) -> None:
         raise UserError(
             f"{train.name} has {counts[0]} and {test.name} {counts[1]}; give evaluation images "
             "with labels of the same kind"
+        )
+
+
+def check_classes(source: Source, test: Source) -> None:
+    """Check that the test images are of classes of the training images. Classes that only have
+    numbers fit any others.
+
+    Raises:
+      UserError: both have names, and none in common.
+    """
+    named = [
+        names for names in (source.class_names, test.class_names) if not "".join(names).isdecimal()
+    ]
+    if len(named) == 2 and not set(named[0]) & set(named[1]):
+        learned, tested = (
+            ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") for names in named
+        )
+        raise UserError(
+            f"{test.name}: its classes ({tested}) are none of {source.name} ({learned}); give test "
+            "images of the same classes"
         )
 
 

@@ -15,6 +15,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -70,6 +71,25 @@ class ConfigFlags(CommonFlags):
 
 
 F = TypeVar("F", bound=CommonFlags)
+
+
+def command(subcommand: str, values: CommonFlags) -> str:
+    """Return the command line of a subcommand with these flags; defaults are left out."""
+    words = ["ssl-jax", subcommand]
+    for field in declared(type(values)):
+        value = getattr(values, field.name)
+        if field.name == OVERRIDES:
+            words += [f"--config.{key}={setting}" for key, setting in value]
+        elif value == field.default:
+            continue
+        elif isinstance(value, bool):
+            words.append(f"--{'' if value else 'no'}{field.name}")
+        elif field.metadata.get("repeated"):
+            words += [f"--{field.name}={text}" for text in value]
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            words.append(f"--{field.name}={text}")
+    return shlex.join(words)
 
 
 def parse(argv: Sequence[str], doc: str | None, cls: type[F], here: bool = True) -> F:

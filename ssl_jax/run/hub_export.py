@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ssl_jax.augment.recipes import recipe
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import UserError, reason
 from ssl_jax.core.files import replacing, write_json, write_text
 from ssl_jax.run.datasets import range_of
 from ssl_jax.run.model_card import model_card
@@ -72,7 +72,7 @@ def write(
             for name, settings in extra.items():
                 write_json(temporary / name, settings)
     except (OSError, UserError) as e:
-        raise UserError(f"cannot write --output={folder}: {e}") from None
+        raise UserError(f"cannot write --output={folder}: {reason(e)}") from None
     return loading
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import UserError, reason
 from ssl_jax.core.files import replacing
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.tree import named_leaves
@@ -35,7 +35,7 @@ def write(folder: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str
             checkpoints.save(0, state, dict(metadata) | {ARRAYS: json.dumps(arrays)})
             checkpoints.finish()
     except (OSError, UserError) as e:
-        raise UserError(f"cannot write --output={folder}: {e}") from None
+        raise UserError(f"cannot write --output={folder}: {reason(e)}") from None
 
 
 def is_exported(folder: Path) -> bool:

@@ -119,6 +119,18 @@ def test_names(source: Source, index: np.ndarray) -> list[str]:
     return names_of(source, index)
 
 
+def titled(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the scores of the classifier and of its baselines, each with its title as "name"."""
+    several = "threshold" in numbers  # labels per image
+    titles = {
+        "classifier": f"this classifier ({numbers['chosen']})",
+        "linear_probe": "linear probe",
+        "untrained": "linear probe of the untrained network",
+        "chance": "a random ranking" if several else "always the most frequent class",
+    }
+    return [{"name": titles[key]} | row for key, row in numbers["scores"].items()]
+
+
 def write_page(
     path: Path,
     classifier: ImageClassifier,
@@ -129,12 +141,6 @@ def write_page(
     footer: str,
 ) -> None:
     """Write the page of the classifier."""
-    titles = {
-        "classifier": f"this classifier ({numbers['chosen']})",
-        "linear_probe": "linear probe",
-        "untrained": "linear probe of the untrained network",
-        "chance": "always the most frequent class",
-    }
     notes = []
     if numbers["other_classes"]:
         notes.append(
@@ -151,7 +157,7 @@ def write_page(
     elif best is not numbers["scores"]["classifier"] and best["correct"]:
         notes.append("The linear probe classifies more of the test images correctly.")
     outcome = report.Outcome(
-        scores=[{"name": titles[k]} | row for k, row in numbers["scores"].items()],
+        scores=titled(numbers),
         candidates=numbers["candidates"],
         confusion=_confusion(classifier, test),
         classes=numbers["classes"],

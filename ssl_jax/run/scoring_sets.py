@@ -14,7 +14,7 @@ from ssl_jax.report import label_sets as report
 from ssl_jax.run import table_files
 from ssl_jax.run.classifier import ImageClassifier, indicators
 from ssl_jax.run.probing import Measured, Sets
-from ssl_jax.run.scoring import FEW, calibrated, test_names
+from ssl_jax.run.scoring import FEW, calibrated, test_names, titled
 
 THRESHOLD = 0.5  # confidence from which a class counts as predicted
 Numbers = dict[str, Any]
@@ -97,12 +97,6 @@ def write_page(
     footer: str,
 ) -> None:
     """Write the page of the classifier."""
-    titles = {
-        "classifier": f"this classifier ({numbers['chosen']})",
-        "linear_probe": "linear probe",
-        "untrained": "linear probe of the untrained network",
-        "chance": "a random ranking",
-    }
     scores, notes = numbers["scores"], []
     if len(test.labels) < FEW:
         notes.append(f"There are only {len(test.labels)} test images.")
@@ -112,7 +106,7 @@ def write_page(
         f"{len(classifier.classes)} classes, several per image; mean average precision "
         f"{scores['classifier']['map']:.3f} on {len(test.labels):,} test images."
     )
-    named = {titles[name]: row for name, row in scores.items()}
+    named = {row.pop("name"): row for row in titled(numbers)}
     text = report.render(
         report.SetsOutcome(named, numbers["candidates"], numbers["classes"], facts, notes),
         (calibrated(numbers), numbers["choice"]),

@@ -99,6 +99,18 @@ class MeasurementFlags(EncoderFlags):
         return workdir.named(self.workdir)
 
 
+def place(workdir: Path | None, weights: Path | None) -> Path:
+    """Return what a subcommand reads: the folder of a run, or a weights file in its place.
+
+    Raises:
+      UserError: neither or both are set.
+    """
+    path = workdir or weights
+    if path is None or (workdir and weights):
+        raise UserError("set either --workdir=W, the folder of a run, or --weights=F, a file")
+    return path
+
+
 def encoder(
     path: Path, mesh: jax.sharding.Mesh, backbone: Mapping[str, Any] | None
 ) -> ImageEncoder:

@@ -56,14 +56,14 @@ class ConfigTest(parameterized.TestCase):
         (("simclr:digits", "--save=mine.txt"), "expected a name that ends in .py, .yaml or .yml"),
         (("simclr:digits", "--grep=("), "not a regular expression"),
         (("simclr:digit",), "did you mean 'digits'"),
-        (("none.yaml",), "No such file"),
+        (("none.yaml",), "--config=none.yaml: No such file or directory"),
         ((), "--config is missing"),
     )
     def test_a_mistake_is_one_line(self, argv, message):
         code, out = command("config", *argv)
         self.assertEqual(code, 2)
         self.assertIn(message, out)
-        self.assertLen(out.splitlines()[-1:], 1)
+        self.assertLen(out.splitlines(), 1, out)
 
     @parameterized.parameters("[1, 2]", "a: [", "3")
     def test_a_yaml_file_of_another_form(self, text):

@@ -120,12 +120,23 @@ class FinetuneTest(parameterized.TestCase):
         draw = np.random.default_rng(0)
         bands, tiny = self.folder / "bands.npz", self.folder / "tiny.npz"
         np.savez(bands, images=draw.integers(0, 255, (9, 16, 16, 6), dtype=np.uint8))
-        np.savez(tiny, images=draw.integers(0, 255, (9, 4, 4, 1), dtype=np.uint8))
+        pixels = draw.integers(0, 255, (9, 4, 4, 1), dtype=np.uint8)
+        np.savez(tiny, images=pixels, labels=np.arange(9) % 2)
         with self.assertRaisesRegex(ssl_jax.UserError, "images of 6 channels, and .* reads"):
             ssl_jax.predict(self.folder / "C", f"npz:{bands}")
         with self.assertRaisesRegex(ssl_jax.UserError, "about 4 pixels .* or --any_size"):
             ssl_jax.predict(self.folder / "C", f"npz:{tiny}")
-        self.assertLen(ssl_jax.predict(self.folder / "C", f"npz:{tiny}", any_size=True)["label"], 9)
+        table = self.folder / "tiny.csv"
+        code, _, printed = call(
+            *("predict", f"--workdir={self.folder}/C", f"--data=npz:{tiny}"),
+            *("--any_size", f"--output={table}"),
+        )
+        self.assertEqual(code, 0, printed)
+        self.assertIn("the labels of the images are not compared", printed)
+        with table.open(newline="") as file:
+            self.assertLen(list(csv.DictReader(file)), 9)
+        page = table.with_suffix(".html").read_text()
+        self.assertIn(f"ssl-jax predict --workdir={self.folder}/C --data=npz:{tiny}", page)
         with self.assertRaisesRegex(ssl_jax.UserError, "holds no classifier"):
             ssl_jax.predict(self.folder / "W", self.data)
         with self.assertRaisesRegex(ssl_jax.UserError, "--top=4: the classifier has 3 classes"):

@@ -127,6 +127,10 @@ class EncoderTest(parameterized.TestCase):
     @parameterized.parameters(
         (lambda e: e(images(16, 16, 3)), r"shape \(16, 16, 3\)"),
         (lambda e: e([]), "expected"),
+        (lambda e: e(3), "of type int; expected an array"),
+        (lambda e: e(None), "of type NoneType; expected an array"),
+        (lambda e: e(np.zeros(3, np.float32)), r"normalised images of shape \(3,\)"),
+        (lambda e: e(np.zeros((1, 16, 16, 2), np.float32)), "normalised images of shape"),
         (lambda e: e(images(1, 16, 16, 3).astype(int)), "int64; expected uint8"),
         (lambda e: e(images(1, 16, 16, 2)), "2 channels"),
         (lambda e: e.at("stage9"), "no layer .stage9.*expected one of stage1, "),

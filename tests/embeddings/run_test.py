@@ -203,12 +203,12 @@ class EmbedTest(parameterized.TestCase):
     def test_other_settings_are_refused(self):
         output = self.folder / "e.npz"
         self.fail_to_assemble(output)
-        with self.assertRaisesRegex(UserError, r"parts holds features with another weights \("):
+        with self.assertRaisesRegex(UserError, r"parts holds features made with another weights"):
             run.embed(job(output, encoder=small(seed=1)))
         run.embed(job(output))
         before = output.read_bytes()
         for other in (dict(encoder=small().at(-2)), dict(source=source(140))):
-            with self.assertRaisesRegex(UserError, "e.npz holds features with another .*remove it"):
+            with self.assertRaisesRegex(UserError, "holds features made with another .*remove it"):
                 run.embed(job(output, **other))
         self.assertEqual(output.read_bytes(), before)
 

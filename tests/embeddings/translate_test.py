@@ -99,7 +99,7 @@ class TranslateTest(absltest.TestCase):
         self.assertEqual(mine.read_text(), "mine")
         mine.unlink()  # an empty folder is nothing
         self.translate()
-        with self.assertRaisesRegex(UserError, "holds translations with another data .*remove it"):
+        with self.assertRaisesRegex(UserError, "translations made with another data .*remove it"):
             self.translate("digits")
         (self.output / "a/x.png").unlink()
         with self.assertRaisesRegex(UserError, "a/x.png is missing; remove the folder"):

@@ -68,7 +68,9 @@ class CurvesTest(parameterized.TestCase):
         mantissa = step / 10 ** math.floor(math.log10(step) + 1e-9)
         self.assertTrue(any(abs(mantissa - n) < 1e-6 for n in (1, 2, 5)), mantissa)
 
-    @parameterized.parameters((0, "0"), (0.25, "0.25"), (1500, "1,500"), (20000, "20k"))
+    @parameterized.parameters(
+        (0, "0"), (0.25, "0.25"), (1500, "1,500"), (20000, "20k"), (0.00025, "2.5e-4")
+    )
     def test_numbers_are_short(self, value, text):
         self.assertEqual(curves.number(value), text)
 

@@ -5,8 +5,9 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import View
+from ssl_jax.data.sources.base import ArraySource
 from ssl_jax.objectives.base import Probe
-from ssl_jax.run.finetuning import FOLD, Start, choose
+from ssl_jax.run.finetuning import FOLD, Start, check_classes, choose
 
 RESNET = {"name": "resnet_small", "width": 4}
 
@@ -65,10 +66,30 @@ class FinetuningTest(parameterized.TestCase):
         (np.zeros(40, int), 1, "labels of one class only"),
         (np.arange(40) % 2, 6, "has images of 6 channels, and W reads 1"),
         (np.arange(12) % 2, 1, "are too few to learn from; use at least 16"),
+        (np.arange(3) % 2, 1, "3 images are too few to learn from and to test on"),
     )
     def test_data_that_cannot_be_learned_from(self, labels, channels, message):
         with self.assertRaisesRegex(UserError, message):
             choose(start(), self.data(labels, channels), "", 0.2, "p")
+
+    def test_test_images_are_of_the_same_classes(self):
+        images, labels = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4) % 2
+        pets, birds, both, numbers = (
+            ArraySource(name, images, labels, names)
+            for name, names in (
+                ("pets", ("cat", "dog")),
+                ("birds", ("owl", "tit")),
+                ("both", ("dog", "owl")),
+                ("numbers", ()),
+            )
+        )
+        check_classes(pets, both)
+        check_classes(pets, numbers)
+        check_classes(numbers, pets)
+        with self.assertRaisesRegex(
+            UserError, r"birds: .*\(owl, tit\) are none of pets \(cat, dog"
+        ):
+            check_classes(pets, birds)
 
 
 if __name__ == "__main__":

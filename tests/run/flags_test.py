@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,6 +99,18 @@ class ParseTest(parameterized.TestCase):
     def test_errors(self, words, message):
         with self.assertRaisesRegex(UserError, message):
             parse(*words)
+
+    def test_a_command_line_has_what_differs_from_the_defaults(self):
+        words = (
+            "--data=folder:my images",
+            "--names=knn,linear",
+            "--sweep=k=1,5",
+            "--sweep=stage=-1",
+        )
+        words += ("--verify", "--nostrict", "--config.optim.lr=0.3", "--config.train.steps=4")
+        line = flags.command("command", parse(*words, "--examples=12"))
+        self.assertTrue(line.startswith("ssl-jax command "), line)
+        self.assertCountEqual(shlex.split(line)[2:], ["--workdir=W", *words])
 
     def test_which_flags_are_given(self):
         made = parse("--stage=3", "--data=d")

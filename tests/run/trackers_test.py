@@ -207,7 +207,8 @@ class TrackersTest(absltest.TestCase):
     def test_mlflow_in_a_database(self):
         """A database is the default of MLflow."""
         self.needs("mlflow")
-        pytest.importorskip("sqlalchemy")
+        for package in ("sqlalchemy", "alembic"):  # of the extra
+            pytest.importorskip(package)
         uri = f"sqlite:///{self.folder}/mlflow.db"
         with mock.patch.dict(os.environ, MLFLOW_TRACKING_URI=uri):
             self.process(["mlflow"], 40, [])  # which knows nothing yet

@@ -43,8 +43,8 @@ class Attentive(Protocol):
 
     Attributes:
       stage: stage whose patch tokens, or positions of its map, are read; by default the method's.
-      lr, weight_decay: of AdamW; the rate falls to 0 along half a cosine. Several pairs are trained
-        at once.
+      lr, weight_decay: settings of AdamW; the rate falls to 0 along half a cosine. Several pairs
+        are trained at once.
       epochs, batch_size: the default batch is at most the training set.
       heads: attention heads.
       holdout: share of the training examples that the probe is not trained on; choose settings by

@@ -54,7 +54,7 @@ class Detection(Protocol):
         "frozen" fixes their statistics and scales.
       sizes: shorter sides that training draws from; the last one is that of the test.
       longest: longest side of an image.
-      steps, batch_size, lr, weight_decay: of SGD.
+      steps, batch_size, lr, weight_decay: settings of the training by SGD.
       warmup: steps in which the rate rises on a line.
       drops: shares of the steps after which the rate is divided by 10.
       classes: names of classes whose own AP and AP50 are measured too.

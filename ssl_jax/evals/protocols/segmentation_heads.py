@@ -41,7 +41,7 @@ class SegmentationHeads(DenseProtocol):
         "upernet": pyramid pooling of the last map and a top-down path over four.
       stages: stages whose maps the head reads, in order; by default the last one, and for UPerNet
         four at equal distances. Maps of one size are scaled by 4, 2, 1 and 1/2 for it.
-      channels: of the head's convolutions.
+      channels: number of channels of the head's convolutions.
       size: side of the crops and windows; the shorter side of test images.
       stride: pixels between windows; 0 is two thirds of `size`.
       scales: factors of the size of the test images, over which probabilities are averaged.

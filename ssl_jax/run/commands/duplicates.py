@@ -1,6 +1,5 @@
 """List groups of images that are copies of each other, exact or near, by an encoder's features."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ssl_jax.data.pipeline import eval_arrays
 from ssl_jax.embeddings import near_copies
 from ssl_jax.report import sheets
 from ssl_jax.report.sheets import Panel
+from ssl_jax.run import flags as command_line
 from ssl_jax.run import table_files
 from ssl_jax.run.console import terminal
 from ssl_jax.run.curation import CurationFlags, Embedded, embedded
@@ -196,9 +196,6 @@ def page_of(
     notes = [f"Groups whose images have different labels: {mixed}."] if mixed else []
     if len(groups) > GROUPS:
         notes.append(f"{GROUPS} of {len(groups):,} groups are shown; the table has all.")
-    command = shlex.join(
-        ["ssl-jax", "duplicates", f"--workdir={flags.where}", f"--data={data.source.name}"]
-    )
     return sheets.render(
         f"Copies in {data.source.name}",
         f"{lines[0]}.",
@@ -213,5 +210,5 @@ def page_of(
             "slight changes": near_copies.CHANGES,
             "compared": f"each image with the {flags.neighbors} nearest ones",
         },
-        command,
+        command_line.command("duplicates", flags),
     )

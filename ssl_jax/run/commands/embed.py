@@ -68,9 +68,7 @@ def embed(flags: Flags, temporary: bool = False) -> None:
       UserError: an error that the user must fix.
     """
     backbone, output = flags.backbone, flags.output
-    where = flags.workdir or flags.weights
-    if where is None or (flags.workdir and flags.weights):
-        raise UserError("set either --workdir=W, the folder of a run, or --weights=F, a file")
+    where = weights_file.place(flags.workdir, flags.weights)
     formats.of(output)
     if flags.patches and flags.pool not in (None, UNPOOLED):
         raise UserError(f"--patches and --pool={flags.pool}: give one of them")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ssl_jax.core import distributed, hub
 from ssl_jax.core.config import flag
-from ssl_jax.core.errors import UserError
+from ssl_jax.core.errors import UserError, reason
 from ssl_jax.core.plain import from_json
 from ssl_jax.core.ranges import Whole
 from ssl_jax.core.stop import interruptible
@@ -136,7 +136,7 @@ def read_cells(path: Path) -> list[Cell]:
             from_json(line) for line in path.read_text("utf-8-sig").splitlines() if line.strip()
         ]
     except (OSError, ValueError) as e:
-        raise UserError(f"--cells={path}: {e}") from None
+        raise UserError(f"--cells={path}: {reason(e)}") from None
     if not cells or not all(isinstance(cell, dict) for cell in cells):
         raise UserError(f"--cells={path}: expected one JSON object per line")
     return cells

@@ -1,6 +1,5 @@
 """Fine-tune a run, or a weights file, to a classifier of labelled images, and report on it."""
 
-import functools
 import json
 import shlex
 import time
@@ -14,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ssl_jax.core import sharding
+from ssl_jax.core import hub, sharding
 from ssl_jax.core.config import flag
 from ssl_jax.core.errors import AtOnce, UserError
 from ssl_jax.core.files import write_json
@@ -25,7 +24,7 @@ from ssl_jax.data.sources import Source
 from ssl_jax.embeddings.encoder import ImageEncoder
 from ssl_jax.evals import calibration
 from ssl_jax.run import classifier as classifiers
-from ssl_jax.run import finetuning, pretrained, probing, roles, scoring, scoring_sets
+from ssl_jax.run import finetuning, pretrained, probing, roles, scoring, scoring_sets, weights_file
 from ssl_jax.run import flags as command_line
 from ssl_jax.run.classifier import ImageClassifier, Loading
 from ssl_jax.run.configs import override
@@ -106,12 +105,10 @@ def finetune(flags: Flags) -> tuple[int, dict[str, Any]]:
     Raises:
       UserError: an error that the user must fix.
     """
-    where = flags.workdir or flags.weights
-    if where is None or (flags.workdir and flags.weights):
-        raise UserError("set either --workdir=W, the folder of a run, or --weights=F, a file")
+    where = weights_file.place(flags.workdir, flags.weights)
     _check_output(flags.output, where)
     loading = Loading(sharding.make_mesh(sharding.MeshConfig()))
-    begin = time.monotonic()
+    began = time.monotonic()
     with Stop() as stop, ProgressLine(terminal()) as line:
         try:
             with stop.region(UNTOUCHED):
@@ -126,7 +123,7 @@ def finetune(flags: Flags) -> tuple[int, dict[str, Any]]:
             line.stop()
             return AtOnce(stop.code), {}
         line.stop()
-        show(line.console, flags.output, numbers, time.monotonic() - begin)
+        show(line.console, flags.output, numbers, time.monotonic() - began)
     return 0, numbers
 
 
@@ -152,37 +149,48 @@ def prepare(
     Raises:
       UserError: invalid data or settings, or other ones than those of a classifier that resumes.
     """
+    if workdir.started(flags.output):
+        experiment = resume(flags, where)
+    else:
+        experiment = begin(flags, where, loading, line)
+    return experiment, _sets(experiment)
+
+
+def resume(flags: Flags, where: str) -> Experiment:
+    """Resolve the training of a classifier in --output; its settings must be those of before."""
+    output = flags.output
+    stored = workdir.read_config(output)
+    config = {k: v for k, v in stored.items() if k != "spec"}
+    requested = {"data.train": flags.data, "data.eval": flags.eval_data or None}
+    override(config, [(k, v) for k, v in requested.items() if v])
+    override(config, [("data.holdout", flags.holdout), *flags.overrides])
+    experiment = Experiment.from_config(paths.anchored(config), output)
+    try:
+        workdir.check_resumable(stored, experiment.resolved(), output, experiment.defaults())
+    except UserError as e:
+        differences = str(e).partition("; give another")[0]
+        raise UserError(f"{differences}; name another --output, or give the old values") from None
+    origin = _read(output / PROBES).get("started_from")
+    if origin != _origin(where):
+        raise UserError(
+            f"--output={output} holds a classifier that was started from {origin}; name another "
+            "folder"
+        )
+    return experiment
+
+
+def begin(flags: Flags, where: str, loading: Loading, line: ProgressLine) -> Experiment:
+    """Choose the training of a new classifier; fit and save the linear probe."""
     output, console = flags.output, line.console
-    probe = str((output / PROBE).absolute())
-    if workdir.started(output):
-        stored = workdir.read_config(output)
-        config = {k: v for k, v in stored.items() if k != "spec"}
-        requested = {"data.train": flags.data, "data.eval": flags.eval_data or None}
-        override(config, [(k, v) for k, v in requested.items() if v])
-        override(config, [("data.holdout", flags.holdout), *flags.overrides])
-        experiment = Experiment.from_config(paths.anchored(config), output)
-        try:
-            workdir.check_resumable(stored, experiment.resolved(), output, experiment.defaults())
-        except UserError as e:
-            differences = str(e).partition("; give another")[0]
-            raise UserError(
-                f"{differences}; name another --output, or give the old values"
-            ) from None
-        before = _read(output / PROBES).get("started_from")
-        if before != _origin(where):
-            raise UserError(
-                f"--output={output} holds a classifier that was started from {before}; name "
-                "another folder"
-            )
-        return experiment, _sets(experiment)
     settings = {
         key.partition(".")[2]: value
         for key, value in flags.overrides
         if key.startswith("backbone.") and flags.weights
     }
     start = finetuning.Start.of(where, settings)
-    choice = functools.partial(finetuning.choose, start, flags.data, flags.eval_data, flags.holdout)
-    config, lines = choice(_origin(where), flags.overrides)
+    config, lines = finetuning.choose(
+        start, flags.data, flags.eval_data, flags.holdout, _origin(where), flags.overrides
+    )
     first = Experiment.from_config(paths.anchored(config), output)
     first.check_batch()
     pretrained.check(first)
@@ -193,13 +201,14 @@ def prepare(
     line.phase("fitting the linear probe")
     probed = _probes(first, sets, loading, console)
     save_probe(first, output, *probed, started_from=_origin(where))
+    probe = str((output / PROBE).absolute())
     config = {**first.raw, "train": {**first.raw["train"], "init_from": probe}}
-    experiment = Experiment.from_config(config, output)
-    return experiment, _sets(experiment)
+    return Experiment.from_config(config, output)
 
 
 def _origin(where: str) -> str:
-    return str(Path(where).absolute())
+    """Name the run or the weights so that the name holds in every folder."""
+    return where if hub.is_on_hub(where) else str(Path(where).absolute())
 
 
 def _sets(experiment: Experiment) -> probing.Sets:
@@ -301,7 +310,7 @@ def finish(
     facts = facts_of(where, experiment, sets, stored)
     version = versions("ssl-jax")["ssl-jax"]
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    footer = f"Made {date} by ssl-jax {version}: ssl-jax finetune."
+    footer = f"Made {date} by ssl-jax {version}: {command_line.command('finetune', flags)}"
     try:
         results.write(output, classifier, test, sets, numbers)
         results.write_page(output / PAGE, classifier, test, sets, numbers, facts, footer)
@@ -399,18 +408,12 @@ def show(console: Console, output: Path, numbers: Mapping[str, Any], seconds: fl
     table.add_column("classifier")
     for column in ("mAP", "of 11 points") if several else ("accuracy", "95 % interval"):
         table.add_column(column, justify="right")
-    names = {
-        "classifier": f"this classifier ({numbers['chosen']})",
-        "linear_probe": "linear probe",
-        "untrained": "linear probe, untrained network",
-        "chance": "a random ranking" if several else "always the most frequent class",
-    }
-    for key, row in numbers["scores"].items():
+    for row in scoring.titled(numbers):
         if several:
-            table.add_row(names[key], *(f"{row[name]:.3f}" for name in ("map", "11point")))
+            table.add_row(row["name"], *(f"{row[name]:.3f}" for name in ("map", "11point")))
         else:
             interval = f"{row['low']:.3f} to {row['high']:.3f}"
-            table.add_row(names[key], f"{row['top1']:.3f}", interval)
+            table.add_row(row["name"], f"{row['top1']:.3f}", interval)
     console.print(table, soft_wrap=False)
     console.print(scoring.calibrated(numbers))
     tables = "predictions.csv" if several else "confusion.csv, predictions.csv"

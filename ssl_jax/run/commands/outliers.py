@@ -1,6 +1,5 @@
 """List the odd images of a data set: those far from their nearest other images."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from ssl_jax.core.stop import interruptible
 from ssl_jax.embeddings.outliers import Oddness, oddness
 from ssl_jax.report import sheets
 from ssl_jax.report.sheets import Panel
+from ssl_jax.run import flags as command_line
 from ssl_jax.run import table_files
 from ssl_jax.run.console import terminal
 from ssl_jax.run.curation import CurationFlags, Embedded, embedded
@@ -95,9 +95,6 @@ def page_of(
         text = f"{odd.distance[row]:.4f} ({odd.deviations[row]:+.1f})\n{names[place]}"
         text += f"\n{labels[place]}" if labels else ""
         cells += sheets.cell(pictures, int(data.examples[row]), text)
-    command = shlex.join(
-        ["ssl-jax", "outliers", f"--workdir={flags.where}", f"--data={data.source.name}"]
-    )
     return sheets.render(
         f"Odd images in {data.source.name}",
         f"{lines[0]}.",
@@ -111,5 +108,5 @@ def page_of(
             "encoder": data.encoder.origin,
             "median distance": f"{np.median(odd.distance):.4f}",
         },
-        command,
+        command_line.command("outliers", flags),
     )

@@ -1,6 +1,5 @@
 """Classify images by a classifier that `ssl-jax finetune` made: labels with their confidences."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -119,11 +118,15 @@ class Predictions(NamedTuple):
         ]
         if left_out := len(source) - len(first):
             lines.append(f"{left_out:,} corrupt images are left out")
-        if self.labels is not None and np.any(known := self.labels >= 0):
-            correct = first[known] == self.labels[known]
+        if self.labels is not None and np.any(labelled := self.labels >= 0):
+            correct = first[labelled] == self.labels[labelled]
             lines.append(
-                f"{int(correct.sum()):,} of the {int(known.sum()):,} images with a label are "
+                f"{int(correct.sum()):,} of the {int(labelled.sum()):,} images with a label are "
                 f"classified correctly ({correct.mean():.3f})"
+            )
+        elif source.labels is not None and self.labels is None:
+            lines.append(
+                "the labels of the images are not compared: no class is one of the classifier"
             )
         return lines
 
@@ -184,9 +187,7 @@ def predict(flags: Flags) -> dict[str, Any]:
         lines = predictions.summary(classifier, source)
         if flags.page:
             page = flags.output.with_suffix(".html")
-            command = shlex.join(
-                ["ssl-jax", "predict", f"--workdir={where}", f"--data={flags.data}"]
-            )
+            command = command_line.command("predict", flags)
             named = predictions.examples, predictions.names, predictions.by_class()
             sheets.write(page, page_of(classifier, source, *named, lines, str(where), command))
         console.print("\n".join(lines), markup=False)
