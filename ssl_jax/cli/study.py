@@ -34,6 +34,7 @@ class Flags(TableFlags, command_line.ConfigFlags):
     metrics: tuple[str, ...] = flag(
         "columns of the table, knn_top1,rankme; by default all metrics of the evaluations", ()
     )
+    stored: bool = flag("train and measure nothing: show what the folder holds", False)
     fit: str = flag(
         "a key with numbers, data.fraction: adds metric = a + b log10(key), per train.seed", ""
     )
@@ -42,12 +43,14 @@ class Flags(TableFlags, command_line.ConfigFlags):
 def main(argv: list[str]) -> int:
     flags = command_line.parse(argv, __doc__, Flags)
     runs, folder = read(flags.study, flags.overrides), flags.workdir
-    failed = []
-    for i, run in enumerate(runs, 1):
-        if finished(folder / run.name):
-            continue
-        print(f"run {i} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
-        code = cli.run(["train", *run.words(folder, flags.data, flags.eval_data)])
+    failed: list[str] = []
+    for i, run in enumerate([] if flags.stored else runs, 1):
+        code = 0
+        if not finished(folder / run.name):
+            print(f"run {i} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
+            code = cli.run(["train", *run.words(folder, flags.data, flags.eval_data)])
+        for words in run.evaluations(folder) if code == 0 else ():
+            code = code or cli.run(["evaluate", *words])
         if code in (INTERRUPTED, PREEMPTED):
             return code
         failed += [run.name] if code else []
@@ -55,7 +58,7 @@ def main(argv: list[str]) -> int:
     tables = [rows, fits(runs, rows, flags.fit)] if flags.fit else [rows]
     show("\n\n".join(rendered(t, _columns(t), flags.format) for t in tables), flags)
     if failed:
-        raise UserError(f"not trained: {', '.join(failed)}, for the reasons above")
+        raise UserError(f"not trained or measured: {', '.join(failed)}, for the reasons above")
     return 0
 
 

@@ -81,7 +81,7 @@ class StudyTest(parameterized.TestCase):
         blocked.write_text("no folder")
         out, err = self.run_study("--format=csv", "--metrics=knn_top1", code=2)
         self.assertEqual((first / "metrics.jsonl").read_bytes(), before)
-        self.assertIn("not trained: data1.0-steps2", err)
+        self.assertIn("not trained or measured: data1.0-steps2", err)
         blocked.unlink()
         with mock.patch.object(train, "train", wraps=train.train) as start:
             out, err = self.run_study("--format=csv", "--metrics=knn_top1")
