@@ -27,20 +27,23 @@ def small() -> dict:
         "checkpoint.every": 0,
     } | common.QUICK_EVALS
     runs: dict = {}
-    for width, share, seed in product((8, 16), SHARES, SEEDS):
-        runs[f"width{width}-data{share}-seed{seed}"] = short | {
-            "backbone.width": width,
-            "data.fraction": share,
-            "train.seed": seed,
-            "labels": {"width": width, "share": share, "wrong": 0.2, "seed": seed},
-        }
-    for wrong, seed in product((0.0, 0.8), SEEDS):
-        runs[f"width8-wrong{wrong}-seed{seed}"] = short | {
-            "backbone.width": 8,
-            "data.train": f"noisy_digits:{wrong}",
-            "train.seed": seed,
-            "labels": {"width": 8, "share": 1.0, "wrong": wrong, "seed": seed},
-        }
+    cases = [
+        *((8, share, 0.2) for share in SHARES),
+        *((8, 1.0, wrong) for wrong in (0.0, 0.8)),
+        *((16, share, 0.2) for share in SHARES),
+    ]
+    for (width, share, wrong), seed in product(cases, SEEDS):
+        noise = f"-wrong{wrong}" if wrong != 0.2 else ""
+        runs[f"width{width}-data{share}{noise}-seed{seed}"] = (
+            short
+            | {
+                "backbone.width": width,
+                "data.fraction": share,
+                "train.seed": seed,
+                "labels": {"width": width, "share": share, "wrong": wrong, "seed": seed},
+            }
+            | ({"data.train": f"noisy_digits:{wrong}"} if noise else {})
+        )
     return runs
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 
 from ssl_jax.core import config
+from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Count, OrAll
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer

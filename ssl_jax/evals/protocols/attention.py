@@ -24,8 +24,7 @@ class AttentionMaps(Protocol):
 
     `attention_distance_0` (pixels) and `attention_entropy_0` (nats) are those of the first block,
     averaged over its heads; `attention_distance_0_1` and `attention_entropy_0_1` are those of its
-    second head. Trained by masked modelling, heads of late blocks keep attending nearby (2205.13543,
-    section 3.1).
+    second head. 2205.13543 (section 3.1) compares both, per head, between methods.
 
     Attributes:
       examples: test images (128 in the paper, 2010.11929).

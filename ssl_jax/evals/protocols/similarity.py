@@ -37,5 +37,7 @@ class Similarity(Protocol):
         part = subject.images.some(self.examples)
         (own, _), (others, _) = subject.map(pooled_stages, part), second.map(pooled_stages, part)
         return {
-            f"cka_{i}_{j}": float(cka(x, y)) for i, x in enumerate(own) for j, y in enumerate(others)
+            f"cka_{i}_{j}": float(cka(first, last))
+            for i, first in enumerate(own)
+            for j, last in enumerate(others)
         }
