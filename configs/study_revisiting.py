@@ -7,6 +7,8 @@ ssl-jax study --study=study_revisiting:paper --workdir=S --data=folder:/imagenet
 from itertools import product
 
 from configs import common
+from ssl_jax.report.study import Page
+from ssl_jax.report.study_sections import Lines, Ranking, Scatter, Table
 
 TASKS = {
     "rotation": "rotnet",
@@ -68,3 +70,77 @@ def paper() -> dict:
         }
         for (task, method), width in product(TASKS.items(), (1, 2, 3, 4))
     }
+
+
+def get_page(size: str = "small") -> Page:
+    metric = "eval/fewshot5_top1"
+    networks = ("architecture", "width")
+    return Page(
+        title="Pretext tasks, architectures and widths (Revisiting self-supervised learning)",
+        question="Is the best architecture the same for every pretext task, does width help, does "
+        "the accuracy of the pretext task tell which network is best, and which layer is? After "
+        "[1901.09005](https://arxiv.org/abs/1901.09005), whose answers on ImageNet are no, yes, no "
+        "and: the last one with skip connections, an earlier one without.",
+        setup=SETUP if size == "small" else "",
+        sections=(
+            Table(
+                title="Few labels",
+                text="Accuracy of frozen features with five labels per class.",
+                rows=networks,
+                columns="task",
+                metrics={"5 labels": metric},
+            ),
+            Table(
+                title="All labels",
+                text="Logistic regression by L-BFGS at the layer that the method reads.",
+                rows=networks,
+                columns="task",
+                metrics={"all labels": "eval/linear_top1"},
+            ),
+            Ranking(
+                title="Rankings of the networks",
+                text="Five labels per class.",
+                metric=metric,
+                items=networks,
+                by="task",
+            ),
+            Scatter(
+                title="Accuracy of the pretext task",
+                text="The pretext accuracy is that of the last steps of training, on augmented "
+                "images of the training set.",
+                x="train/accuracy",
+                y=metric,
+                x_name="accuracy of the pretext task",
+                y_name="accuracy, 5 labels per class",
+                colour=("task",),
+                within=("task",),
+            ),
+            *(
+                Lines(
+                    title=f"Every layer of {task}",
+                    text="Logistic regression by L-BFGS; -1 is the last layer.",
+                    where={"task": task, "protocol": "linear"},
+                    metric="eval/linear_top1",
+                    name="accuracy, all labels",
+                    x="stage",
+                    curve=networks,
+                )
+                for task in TASKS
+            ),
+        ),
+        limits=LIMITS if size == "small" else (),
+    )
+
+
+SETUP = (
+    "Digits of 16 pixels (tiles of 7 for relative patch and jigsaw), 200 steps of 32 images for "
+    "every network. `resnet` has three residual blocks, `vgg` has seven stages of convolutions "
+    "without skip connections, whose stages are as wide as those of the ResNet at the same width."
+)
+LIMITS = (
+    "Two architectures and two widths: Kendall's tau of four networks takes few values, and orders "
+    "of networks whose difference is below the deviation mean nothing.",
+    "The two architectures also differ in depth, stride and number of parameters.",
+    "All networks take the same rate and few steps; the paper trains for 35 epochs of ImageNet.",
+    "RevNet, ResNet v2 and the fractional pooling to 9,000 features are not part of it.",
+)

@@ -68,7 +68,10 @@ def main(argv: list[str]) -> int:
     tables = [rows, fits(runs, rows, flags.fit)] if flags.fit else [rows]
     show("\n\n".join(rendered(t, _columns(t), flags.format) for t in tables), flags)
     if flags.page:
-        study_page.write(flags.page, flags.study, runs, folder, argv)
+        data = {"data": flags.data, "eval_data": flags.eval_data}
+        words = [f"--{name}={value}" for name, value in data.items() if value]
+        words += [f"--config.{key}={value}" for key, value in flags.overrides]
+        study_page.write(flags.page, flags.study, runs, folder, words)
     if failed:
         raise UserError(f"not trained or measured: {', '.join(failed)}, for the reasons above")
     return 0

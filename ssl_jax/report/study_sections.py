@@ -17,6 +17,8 @@ from ssl_jax.report import figures
 from ssl_jax.report.markup import Markup
 
 NOT_RUN = "not run"
+BASELINES = {"": "", "untrained/": "untrained", "pixels/": "raw pixels"}  # by their prefix
+PROTOCOL = "protocol"  # the label of points from records
 SEED = "seed"  # the label over which numbers are averaged
 
 
@@ -44,7 +46,9 @@ class Section:
     Attributes:
       title: its heading.
       text: paragraph on what is shown; no statement on the outcome, which another run may change.
-      where: labels that its points must have.
+      where: labels that its points must have, each a value or a tuple of values, in which None
+        stands for points without the label. Without "protocol" it selects what the runs measured
+        themselves, with it records of `ssl-jax evaluate`.
     """
 
     title: str
@@ -52,7 +56,9 @@ class Section:
     where: Where = field(default_factory=dict)
 
     def select(self, points: Sequence[Point]) -> list[Point]:
-        return [p for p in points if all(p.labels.get(k) == v for k, v in self.where.items())]
+        where: dict[str, Any] = {PROTOCOL: None} | dict(self.where)
+        sets = {k: v if isinstance(v, tuple) else (v,) for k, v in where.items()}
+        return [p for p in points if all(p.labels.get(k) in v for k, v in sets.items())]
 
     def body(self, points: Sequence[Point], draw: Draw) -> list[str]:
         """Return the paragraphs below `text`, of the points that were selected."""
@@ -131,36 +137,42 @@ class Table(Section):
                 groups.setdefault(tuple(p.labels[name] for name in self.rows), []).append(p)
         heads = values_of(points, self.columns) if self.columns else [None]
         columns = [
-            " ".join(filter(None, (name if len(self.metrics) > 1 or head is None else "", label)))
-            for head in heads
-            for label in ["" if head is None else f"{self._head(head)}"]
-            for name in self.metrics
+            self._column(head, name) for head, name in itertools.product(heads, self.metrics)
         ]
-        lines, kinds = [], ["", *(("untrained/", "pixels/") if self.baselines else ())]
+        lines: list[list[str]] = []
+        beside: list[list[str]] = []  # baselines of the rows above, shown once if they are equal
         for key, group in groups.items():
-            for kind in kinds:
-                cells = [
-                    self._cell([p for p in group if head in (None, p.labels.get(self.columns))], m)
-                    for head in heads
-                    for m in (kind + metric for metric in self.metrics.values())
-                ]
-                if not kind or any(cell not in ("", NOT_RUN) for cell in cells):
-                    name = {"": "", "untrained/": "untrained", "pixels/": "raw pixels"}[kind]
-                    own = [*map(str, key)] if not kind else ["" for _ in key[1:]] + [f"*{name}*"]
-                    lines.append([*own, *cells])
+            cells = {kind: self._cells(group, kind, heads) for kind in BASELINES}
+            others = [
+                [*[""] * (len(key) - 1), f"*{BASELINES[kind]}*", *cells[kind]]
+                for kind in ("untrained/", "pixels/")
+                if self.baselines and not {*cells[kind]} <= {"", NOT_RUN}
+            ]
+            if others != beside:
+                lines += beside
+            lines.append([*map(str, key), *cells[""]])
+            beside = others
+        lines += beside
         metric = next(iter(self.metrics.values()))
         return [
             table([*self.rows, *columns], lines),
             f"Mean ± deviation; {seeds_of(points, metric)}.",
         ]
 
-    def _head(self, value: Any) -> str:
-        return value if isinstance(value, str) else f"{self.columns} {value}"
+    def _column(self, head: Any, name: str) -> str:
+        if head is None:
+            return name
+        label = head if isinstance(head, str) else f"{self.columns} {head}"
+        return f"{label}, {name}" if len(self.metrics) > 1 else label
 
-    def _cell(self, points: Sequence[Point], metric: str) -> str:
-        if not points:
-            return ""
-        return mean([p.numbers[metric] for p in points if metric in p.numbers])
+    def _cells(self, group: Sequence[Point], kind: str, heads: Sequence[Any]) -> list[str]:
+        cells = []
+        for head, metric in itertools.product(heads, self.metrics.values()):
+            own = [p for p in group if head is None or p.labels.get(self.columns) == head]
+            name = kind + metric
+            values = [p.numbers[name] for p in own if name in p.numbers]
+            cells.append(mean(values) if own else "")
+        return cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +181,14 @@ class Lines(Section):
 
     Attributes:
       metric: its name; with {} for whole numbers, the first of which is the position: then `x` is
-        the title of the axis only.
+        the title of the axis only. Or several names, of which each point's first one is shown.
       name: title of the other axis.
       x: a label with numbers.
       curve: labels that name a curve.
       log: whether the axis is logarithmic.
     """
 
-    metric: str
+    metric: str | Sequence[str]
     name: str
     x: str
     curve: Sequence[str] = ()
@@ -185,17 +197,22 @@ class Lines(Section):
     def body(self, points: Sequence[Point], draw: Draw) -> list[str]:
         curves: dict[str, list[tuple[float, float]]] = {}
         for p in points:
-            if "{}" in self.metric:
-                placed = [(float(at[0]), value) for at, value in indexed(p, self.metric)]
-            elif self.metric in p.numbers and self.x in p.labels:
-                placed = [(float(p.labels[self.x]), p.numbers[self.metric])]
-            else:
-                continue
+            placed = self._placed(p)
             if placed:
                 curves.setdefault(joined(p, self.curve), []).extend(placed)
         if not curves:
             return [f"{NOT_RUN}."]
         return [draw(self.title, figures.lines(curves, self.x, self.name, log=self.log))]
+
+    def _placed(self, point: Point) -> list[tuple[float, float]]:
+        names = (self.metric,) if isinstance(self.metric, str) else self.metric
+        if "{}" in names[0]:
+            return [(float(at[0]), value) for at, value in indexed(point, names[0])]
+        at = point.labels.get(self.x)
+        values = [point.numbers[name] for name in names if name in point.numbers]
+        if at is None or not values or (self.log and at <= 0):
+            return []
+        return [(float(at), values[0])]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,20 +85,22 @@ def _notes(folder: Path) -> list[dict[str, Any]]:
 
 
 def write(
-    path: Path, spec: str, runs: Sequence[Planned], folder: Path, words: Sequence[str]
+    path: Path, spec: str, runs: Sequence[Planned], folder: Path, words: Sequence[str] = ()
 ) -> None:
     """Write the page and its figures.
 
     Args:
-      words: the command's arguments, which the page shows.
+      words: further flags of the command, which the page shows with the names of the folder and
+        of the file, not where they are.
 
     Raises:
       UserError: see `read_page`; or the files cannot be written.
     """
     page = read_page(spec)
     notes = _notes(folder)
+    shown = [f"--study={spec}", f"--workdir={folder.name}", *words, f"--page={path.name}"]
     facts = report.Facts(
-        command=shlex.join(["ssl-jax", "study", *words]),
+        command=shlex.join(["ssl-jax", "study", *shown]),
         planned=len(runs),
         finished=sum(finished(folder / run.name) for run in runs),
         seconds=sum(r["cpu_seconds"] for r in notes),

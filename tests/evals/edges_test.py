@@ -55,6 +55,7 @@ ABSENT += (
     "detection",
 )  # folders of images
 ABSENT += ("translation", "linear_grid")  # and a method that translates; a class token
+ABSENT += ("similarity",)  # and another run
 ALL = list(protocols.known())
 
 
