@@ -25,7 +25,7 @@ def get_config(size: str = "small") -> dict:
 
 def small() -> dict:
     """Four tasks x a residual network and one without skip connections x two widths on digits."""
-    short = {"train.steps": 200, "train.batch_size": 32, "checkpoint.every": 0}
+    short = {"train.steps": 150, "train.batch_size": 32, "checkpoint.every": 0}
     short |= common.QUICK_EVALS
     runs: dict = {}
     for seed, (task, method), architecture, width in product(
@@ -133,7 +133,7 @@ def get_page(size: str = "small") -> Page:
 
 
 SETUP = (
-    "Digits of 16 pixels (tiles of 7 for relative patch and jigsaw), 200 steps of 32 images for "
+    "Digits of 16 pixels (tiles of 7 for relative patch and jigsaw), 150 steps of 32 images for "
     "every network. `resnet` has three residual blocks, `vgg` has seven stages of convolutions "
     "without skip connections, whose stages are as wide as those of the ResNet at the same width."
 )

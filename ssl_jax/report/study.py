@@ -1,6 +1,7 @@
 """Page of a study: Markdown with tables, and figures as SVG files beside it."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from ssl_jax.core.files import write_text
 from ssl_jax.report.markup import Markup
 from ssl_jax.report.study_sections import Point, Section
+
+WIDTH = 120  # characters of a line of text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,24 @@ def write(path: Path, page: Page, points: Sequence[Point], facts: Facts) -> None
         parts += [f"## {section.title}", *filter(None, [section.text])]
         parts += section.body(section.select(points), draw)
     parts += ["## Limits", "\n".join(f"- {line}" for line in page.limits)]
-    write_text(path, "\n\n".join(parts) + "\n")
+    write_text(path, "\n\n".join(filter(None, map(_wrapped, parts))) + "\n")
+
+
+def _wrapped(part: str) -> str:
+    """Break the lines of paragraphs and lists; leave tables, code, headings and figures."""
+    if part.startswith(("|", "```", "#", "!")):
+        return part
+    lines = (
+        textwrap.fill(
+            line,
+            WIDTH,
+            subsequent_indent="  " if line.startswith("- ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in part.splitlines()
+    )
+    return "\n".join(lines)
 
 
 def _progress(facts: Facts) -> str:
