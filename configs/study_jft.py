@@ -7,8 +7,8 @@ ssl-jax study --study=study_jft:paper --workdir=S --data=parquet:/jft
 from itertools import product
 
 from configs import common
-from ssl_jax.report.study import Page
-from ssl_jax.report.study_sections import Fit, Lines, Table
+from ssl_jax.report.study import StudyPage
+from ssl_jax.report.study_sections import Fit, Lines, MeanTable
 
 METRICS = {  # of the frozen features, with the true digits
     "5 labels per class": "eval/fewshot5_top1",
@@ -67,16 +67,16 @@ def paper() -> dict:
     }
 
 
-def get_page(size: str = "small") -> Page:
+def get_page(size: str = "small") -> StudyPage:
     sizes, grid = ("width", {"wrong": 0.2}) if size == "small" else ("depth", {})
-    noise = Table(
+    noise = MeanTable(
         title="Label noise",
         text="Share of the images whose digit is a wrong one; all images, the narrow network.",
         where={"width": 8, "share": 1.0},
         rows=("wrong",),
         metrics=METRICS,
     )
-    return Page(
+    return StudyPage(
         title="Data, capacity and label noise of supervised pretraining (JFT)",
         question="Does the transfer of a network that was pretrained on noisy labels grow with the "
         "logarithm of the number of images, does a larger network gain more, and how much do wrong "
@@ -84,7 +84,7 @@ def get_page(size: str = "small") -> Page:
         "([1707.02968](https://arxiv.org/abs/1707.02968)), on nested parts of the images.",
         setup=SETUP if size == "small" else "",
         sections=(
-            Table(
+            MeanTable(
                 title="Accuracy by share of the images",
                 text="Frozen features, true digits.",
                 where=grid,

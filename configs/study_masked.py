@@ -7,8 +7,8 @@ ssl-jax study --study=study_masked:paper --workdir=S --data=folder:/imagenet/tra
 from itertools import product
 
 from configs import common
-from ssl_jax.report.study import Page
-from ssl_jax.report.study_sections import Fit, Heat, Lines, Table
+from ssl_jax.report.study import StudyPage
+from ssl_jax.report.study_sections import Fit, Heat, Lines, MeanTable
 
 SHARES = (1.0, 0.3, 0.03)  # of the images that are pretrained on
 VIT = {f"backbone.{k}": v for k, v in common.TINY_VIT.items()} | {
@@ -95,13 +95,13 @@ def paper() -> dict:
     return runs
 
 
-def get_page(size: str = "small") -> Page:
+def get_page(size: str = "small") -> StudyPage:
     whole = {"share": 1.0}
     networks = ("mae", "supervised", "simclr") if size == "small" else ("mae",)
     frozen = {"linear, all labels": "eval/linear_top1"}
     if size == "small":
         frozen = {"5 labels per class": "eval/fewshot5_top1"} | frozen
-    few = Table(
+    few = MeanTable(
         title="Fine-tuning on few labels",
         text="Accuracy of the fine-tuned network; share 0.0 is the network without pretraining.",
         where={"network": "fine-tuned"},
@@ -120,7 +120,7 @@ def get_page(size: str = "small") -> Page:
         curve=("network",),
         log=True,
     )
-    return Page(
+    return StudyPage(
         title="Attention, layers and data of masked modelling",
         question="Does masked modelling attend more locally than supervised and contrastive "
         "training, are its layers more alike, and how do fine-tuned and frozen features change as "
@@ -129,7 +129,7 @@ def get_page(size: str = "small") -> Page:
         "CKA is that of [1905.00414](https://arxiv.org/abs/1905.00414).",
         setup=SETUP if size == "small" else "",
         sections=(
-            Table(
+            MeanTable(
                 title="Frozen features",
                 where={"network": networks},
                 rows=("network", "share"),

@@ -7,8 +7,8 @@ ssl-jax study --study=study_revisiting:paper --workdir=S --data=folder:/imagenet
 from itertools import product
 
 from configs import common
-from ssl_jax.report.study import Page
-from ssl_jax.report.study_sections import Lines, Ranking, Scatter, Table
+from ssl_jax.report.study import StudyPage
+from ssl_jax.report.study_sections import Lines, MeanTable, Ranking, Scatter
 
 TASKS = {
     "rotation": "rotnet",
@@ -72,10 +72,10 @@ def paper() -> dict:
     }
 
 
-def get_page(size: str = "small") -> Page:
+def get_page(size: str = "small") -> StudyPage:
     metric = "eval/fewshot5_top1"
     networks = ("architecture", "width")
-    return Page(
+    return StudyPage(
         title="Pretext tasks, architectures and widths (Revisiting self-supervised learning)",
         question="Is the best architecture the same for every pretext task, does width help, does "
         "the accuracy of the pretext task tell which network is best, and which layer is? After "
@@ -83,14 +83,14 @@ def get_page(size: str = "small") -> Page:
         "and: the last one with skip connections, an earlier one without.",
         setup=SETUP if size == "small" else "",
         sections=(
-            Table(
+            MeanTable(
                 title="Few labels",
                 text="Accuracy of frozen features with five labels per class.",
                 rows=networks,
                 columns="task",
                 metrics={"5 labels": metric},
             ),
-            Table(
+            MeanTable(
                 title="All labels",
                 text="Logistic regression by L-BFGS at the layer that the method reads.",
                 rows=networks,

@@ -7,8 +7,8 @@ ssl-jax study --study=study_scaling:paper --workdir=S --data=folder:/imagenet/tr
 from itertools import product
 
 from configs import common
-from ssl_jax.report.study import Page
-from ssl_jax.report.study_sections import Fit, Lines, Table
+from ssl_jax.report.study import StudyPage
+from ssl_jax.report.study_sections import Fit, Lines, MeanTable
 
 FURTHER = "--eval=clustering,image_retrieval,few_shot_episodes --no_baselines"
 TASKS = "--eval=svm,clustering,image_retrieval,few_shot_episodes --no_baselines"
@@ -85,7 +85,7 @@ def paper() -> dict:
     return runs
 
 
-def get_page(size: str = "small") -> Page:
+def get_page(size: str = "small") -> StudyPage:
     capacity = "width" if size == "small" else "depth"
     networks = (capacity, "permutations")
     jigsaw = {"task": "jigsaw"}
@@ -94,7 +94,7 @@ def get_page(size: str = "small") -> Page:
         ("image_retrieval", "image retrieval, mAP", "eval/image_retrieval_map"),
         ("few_shot_episodes", "5 classes, 1 label each", "eval/few_shot_episodes_5way_1shot"),
     )
-    return Page(
+    return StudyPage(
         title="Data, capacity and hardness of pretext tasks (Scaling and benchmarking)",
         question="Do features of a pretext task grow with the number of images, does a larger "
         "network gain more, and does a harder problem help? After "
@@ -102,7 +102,7 @@ def get_page(size: str = "small") -> Page:
         "for ResNet-50 than for AlexNet, and that the three axes add up.",
         setup=SETUP if size == "small" else "",
         sections=(
-            Table(
+            MeanTable(
                 title="Jigsaw",
                 text="Frozen features; the hardness is the number of permutations.",
                 where=jigsaw,
@@ -127,7 +127,7 @@ def get_page(size: str = "small") -> Page:
                 x="share",
                 curve=networks,
             ),
-            Table(
+            MeanTable(
                 title="Colorization",
                 text="The hardness is the number of bins that share the target of a pixel; 1 is "
                 "the hard target.",
@@ -136,7 +136,7 @@ def get_page(size: str = "small") -> Page:
                 metrics=METRICS,
                 baselines=True,
             ),
-            Table(
+            MeanTable(
                 title="Rotation",
                 text="The hardness is the number of angles.",
                 where={"task": "rotation"},
@@ -145,7 +145,7 @@ def get_page(size: str = "small") -> Page:
                 baselines=True,
             ),
             *(
-                Table(
+                MeanTable(
                     title=name[0].upper() + name[1:],
                     where=jigsaw | {"protocol": protocol, "share": 1.0},
                     rows=networks,

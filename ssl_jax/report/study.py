@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ssl_jax.core.files import write_text
 from ssl_jax.report.markup import Markup
-from ssl_jax.report.study_sections import Point, Section
+from ssl_jax.report.study_sections import Point, StudySection
 
 WIDTH = 120  # characters of a line of text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class StudyPage:
     """Content of a study's page, as its file's `get_page` returns it.
 
     Attributes:
@@ -28,13 +28,13 @@ class Page:
     title: str
     question: str
     setup: str
-    sections: Sequence[Section]
+    sections: Sequence[StudySection]
     limits: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known of the runs.
+class StudyFacts:
+    """Numbers of the runs of a study.
 
     Attributes:
       command: that made the page.
@@ -49,7 +49,7 @@ class Facts:
     timed: int
 
 
-def write(path: Path, page: Page, points: Sequence[Point], facts: Facts) -> None:
+def write(path: Path, page: StudyPage, points: Sequence[Point], facts: StudyFacts) -> None:
     """Write the page to `path` and its figures beside it, as STEM-TITLE.svg.
 
     Raises:
@@ -89,7 +89,7 @@ def _wrapped(part: str) -> str:
     return "\n".join(lines)
 
 
-def _progress(facts: Facts) -> str:
+def _progress(facts: StudyFacts) -> str:
     missing = facts.planned - facts.finished
     text = f"{facts.finished} of {facts.planned} runs are finished"
     text += '; cells of the others are "not run", and the command resumes.' if missing else "."

@@ -40,7 +40,7 @@ Draw = Callable[[str, Markup], str]  # writes a figure, returns the Markdown tha
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class StudySection:
     """Part of a page: a heading, a paragraph, and what its class adds.
 
     Attributes:
@@ -116,7 +116,7 @@ def indexed(point: Point, pattern: str) -> Iterator[tuple[tuple[int, ...], float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Section):
+class MeanTable(StudySection):
     """Mean and standard deviation over seeds: one row per values of `rows`, one column per value
     of the label `columns`, or per metric of `metrics` if that is "".
 
@@ -176,7 +176,7 @@ class Table(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lines(Section):
+class Lines(StudySection):
     """Figure of a metric over a label, one curve per values of `curve`.
 
     Attributes:
@@ -216,7 +216,7 @@ class Lines(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scatter(Section):
+class Scatter(StudySection):
     """Figure of one metric over another, one point per run, with their rank correlation in each
     group of `within`.
 
@@ -250,7 +250,7 @@ class Scatter(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heat(Section):
+class Heat(StudySection):
     """Heat map of numbers with two whole numbers in their names, averaged over seeds.
 
     Attributes:
@@ -282,7 +282,7 @@ class Heat(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit(Section):
+class Fit(StudySection):
     """Table of the line metric = a + b log10(x) of each curve, with b's 95 % interval over seeds.
 
     Attributes:
@@ -324,7 +324,7 @@ class Fit(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranking(Section):
+class Ranking(StudySection):
     """Agreement of rankings: the order of the values of `items` by a metric, averaged over seeds,
     for each value of the label `by`, and Kendall's tau of each two orders.
     """

@@ -19,8 +19,8 @@ from ssl_jax.training.metrics import read_metrics
 LOG = "study.jsonl"  # in the study's folder: CPU time and measurements of each run
 
 
-def read_page(spec: str) -> report.Page:
-    """Read the page that a study's file describes: its `get_page(name)` returns a `Page`.
+def read_page(spec: str) -> report.StudyPage:
+    """Read the page that a study's file describes: its `get_page(name)` returns a `StudyPage`.
 
     Raises:
       UserError: no such file, or it describes no page.
@@ -30,8 +30,8 @@ def read_page(spec: str) -> report.Page:
         raise UserError(f"--page: {spec.partition(':')[0]} defines no get_page(name)")
     _, _, name = spec.partition(":")
     page = module.get_page(name) if name else module.get_page()
-    if not isinstance(page, report.Page):
-        raise UserError(f"--page: get_page of {spec} returned {page!r:.40}, not a Page")
+    if not isinstance(page, report.StudyPage):
+        raise UserError(f"--page: get_page of {spec} returned {page!r:.40}, not a StudyPage")
     return page
 
 
@@ -99,12 +99,12 @@ def write(
     page = read_page(spec)
     notes = _notes(folder)
     shown = [f"--study={spec}", f"--workdir={folder.name}", *words, f"--page={path.name}"]
-    facts = report.Facts(
+    facts = report.StudyFacts(
         command=shlex.join(["ssl-jax", "study", *shown]),
         planned=len(runs),
         finished=sum(finished(folder / run.name) for run in runs),
         seconds=sum(r["cpu_seconds"] for r in notes),
-        timed=len({r["run"] for r in notes}),
+        timed=len({r["run"] for r in notes if "evaluate" in r}),
     )
     try:
         report.write(path, page, points(runs, folder), facts)

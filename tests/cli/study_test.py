@@ -174,16 +174,17 @@ class StudyTest(parameterized.TestCase):
     def test_the_page_of_what_the_folder_holds(self):
         """One run is finished, one is not."""
         self.file.write_text(
-            "from ssl_jax.report.study import Page\n"
-            "from ssl_jax.report.study_sections import Table\n"
+            "from ssl_jax.report.study import StudyPage\n"
+            "from ssl_jax.report.study_sections import MeanTable\n"
             "def get_config(name=''):\n"
             "    one = {'config': 'simclr:digits'}\n"
             "    return {f'{n}': one | {'labels': {'size': n}} for n in (1, 2)}\n"
             "def get_page(name=''):\n"
             "    own, knn = {'kNN': 'eval/knn_top1'}, {'protocol': 'knn', 'k': 5}\n"
-            "    return Page(title='Sizes', question='?', setup='', limits=('few',), sections=(\n"
-            "        Table(title='Runs', rows=('size',), metrics=own),\n"
-            "        Table(title='Records', rows=('size', 'k'), metrics=own, where=knn)))\n"
+            "    text = dict(title='Sizes', question='?', setup='', limits=('few',))\n"
+            "    return StudyPage(**text, sections=(\n"
+            "        MeanTable(title='Runs', rows=('size',), metrics=own),\n"
+            "        MeanTable(title='Records', rows=('size', 'k'), metrics=own, where=knn)))\n"
         )
         run = self.folder / "S" / "1"
         (run / "eval").mkdir(parents=True)

@@ -9,15 +9,15 @@ from absl.testing import absltest, parameterized
 
 from ssl_jax.core.errors import UserError
 from ssl_jax.report import figures
-from ssl_jax.report.study import Facts, Page, write
+from ssl_jax.report.study import StudyFacts, StudyPage, write
 from ssl_jax.report.study_sections import (
     Fit,
     Heat,
     Lines,
+    MeanTable,
     Point,
     Ranking,
     Scatter,
-    Table,
     tau,
 )
 
@@ -37,7 +37,7 @@ KNN = {"kNN": "eval/knn_top1"}
 class SectionsTest(parameterized.TestCase):
     def test_means_over_seeds_and_cells_that_were_not_run(self):
         text = body(
-            Table(title="t", rows=("width",), columns="task", metrics=KNN),
+            MeanTable(title="t", rows=("width",), columns="task", metrics=KNN),
             *(run(0.5, width=8, task="a", seed=0), run(0.7, width=8, task="a", seed=1)),
             *(run(width=8, task="b", seed=0), run(0.25, width=16, task="b", seed=0)),
         )
@@ -48,7 +48,7 @@ class SectionsTest(parameterized.TestCase):
 
     def test_equal_baselines_are_shown_once(self):
         both = {"eval/knn_top1": 0.5, "pixels/eval/knn_top1": 0.25}
-        table = Table(title="t", rows=("task", "width"), metrics=KNN, baselines=True)
+        table = MeanTable(title="t", rows=("task", "width"), metrics=KNN, baselines=True)
         points = [Point({"task": "a", "width": width}, both) for width in (8, 16)]
         text = body(table, *points)
         self.assertEqual(text.count("|  | *raw pixels* | 0.250 |"), 1)
@@ -57,9 +57,11 @@ class SectionsTest(parameterized.TestCase):
     def test_points_of_records_are_selected_by_their_protocol(self):
         own, record = run(0.5, width=8), run(0.75, width=8, protocol="knn", stage=-1)
         table = {"title": "t", "rows": ("width",), "metrics": KNN}
-        self.assertIn("| 8 | 0.500 |", body(Table(**table), own, record))
-        self.assertIn("| 8 | 0.750 |", body(Table(**table, where={"protocol": "knn"}), own, record))
-        either = Table(**table, where={"width": (8, None)})
+        self.assertIn("| 8 | 0.500 |", body(MeanTable(**table), own, record))
+        self.assertIn(
+            "| 8 | 0.750 |", body(MeanTable(**table, where={"protocol": "knn"}), own, record)
+        )
+        either = MeanTable(**table, where={"width": (8, None)})
         self.assertLen(either.select([own, record, run(1.0), run(1.0, width=9)]), 2)
 
     def test_a_planted_slope(self):
@@ -134,7 +136,10 @@ class SectionsTest(parameterized.TestCase):
 
     def test_a_label_that_no_run_has(self):
         with self.assertRaisesRegex(UserError, "page: no run has the label 'taks'.*task"):
-            body(Table(title="t", rows=("task",), columns="taks", metrics=KNN), run(1.0, task="a"))
+            body(
+                MeanTable(title="t", rows=("task",), columns="taks", metrics=KNN),
+                run(1.0, task="a"),
+            )
 
 
 class FiguresTest(parameterized.TestCase):
@@ -160,17 +165,17 @@ class FiguresTest(parameterized.TestCase):
 class PageTest(absltest.TestCase):
     def test_the_page_and_its_figures(self):
         path = Path(self.create_tempdir().full_path) / "new" / "sizes.md"
-        page = Page(
+        page = StudyPage(
             title="Sizes",
             question="Does size matter?",
             setup="Toys.",
             sections=(
                 Lines(title="By size!", metric="eval/knn_top1", name="kNN", x="size"),
-                Table(title="All", text="Numbers.", rows=("size",), metrics=KNN),
+                MeanTable(title="All", text="Numbers.", rows=("size",), metrics=KNN),
             ),
             limits=("Two points.",),
         )
-        facts = Facts(command="ssl-jax study", planned=3, finished=2, seconds=90.0, timed=2)
+        facts = StudyFacts(command="ssl-jax study", planned=3, finished=2, seconds=90.0, timed=2)
         write(path, page, [run(0.5, size=1), run(0.6, size=2), run(size=3)], facts)
         text = path.read_text()
         self.assertTrue((path.parent / "sizes-by-size.svg").read_text().startswith("<svg"))
