@@ -95,7 +95,7 @@ class SectionsTest(parameterized.TestCase):
         self.assertIn("| b, c | -1.00 | 3 |", text)
 
     def test_tau_by_hand(self):
-        """Of six pairs of (1, 3), (2, 1), (3, 2), (4, 4), four agree and two do not."""
+        """Four of the six pairs of (1, 3), (2, 1), (3, 2), (4, 4) agree, two do not."""
         self.assertEqual(tau([(1, 3), (2, 1), (3, 2), (4, 4)]), "+0.33")
         self.assertEqual(tau([(1, 2), (2, 1)]), "unknown")
         self.assertEqual(tau([(1, 1), (2, 1), (3, 1)]), "unknown")
