@@ -79,8 +79,8 @@ def get_page(size: str = "small") -> StudyPage:
         title="Pretext tasks, architectures and widths (Revisiting self-supervised learning)",
         question="Is the best architecture the same for every pretext task, does width help, does "
         "the accuracy of the pretext task tell which network is best, and which layer is? After "
-        "[1901.09005](https://arxiv.org/abs/1901.09005), whose answers on ImageNet are no, yes, no "
-        "and: the last one with skip connections, an earlier one without.",
+        "[1901.09005](https://arxiv.org/abs/1901.09005), whose answers on ImageNet are: no; "
+        "yes; no; the last one with skip connections, an earlier one without.",
         setup=SETUP if size == "small" else "",
         sections=(
             MeanTable(

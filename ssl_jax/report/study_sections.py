@@ -93,9 +93,11 @@ def values_of(points: Sequence[Point], label: str) -> list[Any]:
 
 
 def seeds_of(points: Sequence[Point], metric: str) -> str:
-    """State how many seeds have this number."""
-    seeds = {p.labels.get(SEED) for p in points if metric in p.numbers}
-    return f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
+    """State how many seeds have this number, and that one is too few to compare."""
+    count = len({p.labels.get(SEED) for p in points if metric in p.numbers})
+    if not count:
+        return NOT_RUN
+    return f"{count} seeds" if count > 1 else "1 seed: no difference is told from chance"
 
 
 def joined(point: Point, labels: Sequence[str]) -> str:
@@ -360,7 +362,7 @@ class Ranking(StudySection):
                 ]
             )
         seeds = seeds_of(points, self.metric)
-        text = f"Orders by the mean of {seeds}; 1 is the same order, -1 the reverse."
+        text = f"Tau is 1 for the same order, -1 for the reverse. Orders by the mean of {seeds}."
         out = [table([self.by, "from the best to the worst"], rows), text]
         return [*out, table(["orders", "Kendall's tau", "items"], pairs)] if pairs else out
 

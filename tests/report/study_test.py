@@ -45,6 +45,8 @@ class SectionsTest(parameterized.TestCase):
         self.assertIn("| 8 | 0.600 ± 0.141 | not run |", text)
         self.assertIn("| 16 |  | 0.250 |", text)
         self.assertIn("2 seeds", text)
+        one = body(MeanTable(title="t", rows=("width",), metrics=KNN), run(0.5, width=8, seed=0))
+        self.assertIn("1 seed: no difference is told from chance.", one)
 
     def test_equal_baselines_are_shown_once(self):
         both = {"eval/knn_top1": 0.5, "pixels/eval/knn_top1": 0.25}
