@@ -203,7 +203,7 @@ LIMITS = (
     "The networks were trained equally long, not equally well.",
     "The distance is bounded by 16 pixels, and 16 patches leave little room for locality.",
     "400 steps are short for MAE: compare it with the untrained network before anything else.",
-    "Fine-tuning takes 200 steps whatever the number of labels, so 50 labels per class are repeated "
-    "a tenth as often as 5: the two columns do not compare.",
+    "Fine-tuning takes 200 steps whatever the number of labels, so 50 labels per class are "
+    "repeated a tenth as often as 5: the two columns do not compare.",
     "MAE's own rate and length were not tuned per share; a small share is repeated more often.",
 )

@@ -121,8 +121,8 @@ def get_page(size: str = "small") -> StudyPage:
             ),
             Fit(
                 title="Log-linear fit",
-                text="One line per seed, averaged; the interval is Student's over the seeds. A slope "
-                "that is told from 0 does not show that the growth is a line.",
+                text="One line per seed, averaged; the interval is Student's over the seeds. A "
+                "slope that is told from 0 does not show that the growth is a line.",
                 where=jigsaw,
                 metrics={"5 labels per class": "eval/fewshot5_top1"},
                 x="share",
