@@ -114,6 +114,14 @@ DIGIT_PATCHES: dict[str, Any] = {
     "std": (1.0,),
 }
 
+# Measurements of the small forms of studies: five labels per class, all labels, neighbours.
+QUICK_EVALS: dict[str, Any] = {
+    "evals.protocols": ("fewshot", "linear", "knn"),
+    "evals.fewshot.shots": (5,),
+    "evals.fewshot.fractions": (),
+    "evals.fewshot.draws": 5,
+}
+
 
 Recipe = Callable[[], ConfigDict]
 

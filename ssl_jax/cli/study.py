@@ -3,13 +3,16 @@
 ssl-jax study --study=studies:data_and_steps --workdir=S
 ssl-jax study --study=FILE.py:NAME --workdir=S --data=folder:/images --config.train.steps=1000
 ssl-jax study --study=studies:jft_digits --workdir=S --fit=data.fraction --metrics=knn_top1
+ssl-jax study --study=study_jft:small --workdir=S --page=jft.md
 
 The folder of a run NAME is S/NAME. Run again, the command skips finished runs and resumes an
-unfinished one. `python -m launch.slurm --study=...` makes a job array of the runs;
-`ssl-jax evaluate --workdir='S/*'` measures more of them.
+unfinished one. --page writes the page that the study describes, with tables and figures, from
+what the folder holds; with --stored nothing is trained. `python -m launch.slurm --study=...` makes
+a job array of the runs; `ssl-jax evaluate --workdir='S/*'` measures more of them.
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from ssl_jax.core.errors import UserError
 from ssl_jax.core.watch import INTERRUPTED, PREEMPTED
 from ssl_jax.evals import log_linear
 from ssl_jax.run import flags as command_line
+from ssl_jax.run import study_page
 from ssl_jax.run.study import Planned, finished, read
 from ssl_jax.training.metrics import read_metrics
 
@@ -34,6 +38,8 @@ class Flags(TableFlags, command_line.ConfigFlags):
     metrics: tuple[str, ...] = flag(
         "columns of the table, knn_top1,rankme; by default all metrics of the evaluations", ()
     )
+    stored: bool = flag("train and measure nothing: show what the folder holds", False)
+    page: Path | None = flag("write the study's page, Markdown, to this file, FILE.md", None)
     fit: str = flag(
         "a key with numbers, data.fraction: adds metric = a + b log10(key), per train.seed", ""
     )
@@ -42,20 +48,32 @@ class Flags(TableFlags, command_line.ConfigFlags):
 def main(argv: list[str]) -> int:
     flags = command_line.parse(argv, __doc__, Flags)
     runs, folder = read(flags.study, flags.overrides), flags.workdir
-    failed = []
-    for i, run in enumerate(runs, 1):
-        if finished(folder / run.name):
+    failed: list[str] = []
+    done = study_page.done(folder)
+    for i, run in enumerate([] if flags.stored else runs, 1):
+        code, started = 0, time.process_time()
+        if not finished(folder / run.name):
+            print(f"run {i} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
+            code = cli.run(["train", *run.words(folder, flags.data, flags.eval_data)])
+        elif done.get(run.name) == list(run.evaluate):
             continue
-        print(f"run {i} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
-        code = cli.run(["train", *run.words(folder, flags.data, flags.eval_data)])
+        for words in run.evaluations(folder) if code == 0 else ():
+            code = code or cli.run(["evaluate", *words])
+        seconds = time.process_time() - started
+        study_page.note(folder, run.name, seconds, run.evaluate if code == 0 else None)
         if code in (INTERRUPTED, PREEMPTED):
             return code
         failed += [run.name] if code else []
     rows = ordered(table(runs, folder, flags.metrics), flags.sort)
     tables = [rows, fits(runs, rows, flags.fit)] if flags.fit else [rows]
     show("\n\n".join(rendered(t, _columns(t), flags.format) for t in tables), flags)
+    if flags.page:
+        data = {"data": flags.data, "eval_data": flags.eval_data}
+        words = [f"--{name}={value}" for name, value in data.items() if value]
+        words += [f"--config.{key}={value}" for key, value in flags.overrides]
+        study_page.write(flags.page, flags.study, runs, folder, words)
     if failed:
-        raise UserError(f"not trained: {', '.join(failed)}, for the reasons above")
+        raise UserError(f"not trained or measured: {', '.join(failed)}, for the reasons above")
     return 0
 
 

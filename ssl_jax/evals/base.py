@@ -178,12 +178,22 @@ def call(
     return fn(encoder, Batch(view, raw, index), *options)
 
 
+def no_network(folder: str) -> tuple[Encoder, View]:
+    """Refuse another network, for subjects that cannot load one.
+
+    Raises:
+      UserError: always.
+    """
+    raise UserError(f"other={folder}: another run is loaded by `ssl-jax evaluate` only")
+
+
 class Subject:
     """An encoder on two sets of images, or their raw pixels if the encoder is None.
 
     Args:
       probe: where features are read unless a protocol sets otherwise.
       tokenizer: tokenizer of the captions.
+      network: loads the encoder of another run, and its view, by the folder's name.
     """
 
     def __init__(
@@ -192,8 +202,10 @@ class Subject:
         images: Images,
         probe: Probe,
         tokenizer: Tokenizer = BYTES,
+        network: Callable[[str], tuple[Encoder, View]] = no_network,
     ):
         self.encoder, self.images, self.probe, self.tokenizer = encoder, images, probe, tokenizer
+        self.network = network
         self._read: dict[tuple[bool, Probe], Labelled] = {}  # (of the training set, layer)
 
     @property

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import jax
 
 from ssl_jax.core import config
+from ssl_jax.core.inputs import View
 from ssl_jax.core.ranges import Count, OrAll
 from ssl_jax.data.sources import Source
 from ssl_jax.data.text import BYTES, Tokenizer
 from ssl_jax.evals import protocols
-from ssl_jax.evals.base import AtLayer, Protocol, Subject, measured
+from ssl_jax.evals.base import AtLayer, Protocol, Subject, measured, no_network
 from ssl_jax.evals.checks import NotMeasurable, not_finite
 from ssl_jax.evals.images import Images
 from ssl_jax.objectives.base import Encoder, Objective, Probe
@@ -94,6 +95,7 @@ class Evaluator:
       progress: called with a few words on the protocol that starts.
       streams: the method's further training sets, by name.
       say: called once with each one-line message on what cannot be measured and why.
+      network: see `Subject`.
     """
 
     def __init__(
@@ -108,9 +110,10 @@ class Evaluator:
         progress: Callable[[str], None] = lambda text: None,
         say: Callable[[str], None] = lambda text: None,
         streams: Mapping[str, Source] = MappingProxyType({}),
+        network: Callable[[str], tuple[Encoder, View]] = no_network,
     ):
         self._config, self._tokenizer, self._objective = config, tokenizer, objective
-        self._progress = progress
+        self._progress, self._network = progress, network
         self._say, self._reported = say, set[str]()
         self._names: dict[str, set[str]] = {}  # of the numbers that each protocol returned
         self._probe = probe or objective.probe
@@ -128,7 +131,7 @@ class Evaluator:
 
     def subject(self, encoder: Encoder | None) -> Subject:
         """Return the subject of the protocols: this encoder, or raw pixels if it is None."""
-        return Subject(encoder, self.images, self._probe, self._tokenizer)
+        return Subject(encoder, self.images, self._probe, self._tokenizer, self._network)
 
     def spread_over_stages(self, settings: Sequence[Protocol]) -> list[Protocol]:
         """Return `settings`, with one copy per stage of those that leave the stage open, if both

@@ -51,6 +51,8 @@ def named_files(settings: Mapping[str, Any]) -> dict[str, str]:
             if isinstance(text, str) and text and (path := _path(text)).exists():
                 digest = hashlib.blake2b(digest_size=8)
                 inside = sorted(path.rglob("*")) if path.is_dir() else []
+                if (path / "checkpoints").is_dir():  # a run, whose evaluations add files
+                    inside = [path / "config.json", *sorted((path / "checkpoints").rglob("*"))]
                 sizes = [file.stat().st_size for file in inside]
                 for file, size in zip(inside, sizes, strict=True):
                     digest.update(f"{file.relative_to(path)} {size}\n".encode())

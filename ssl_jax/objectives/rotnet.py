@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +27,20 @@ class RotNet(Objective):
     Attributes:
       view: crop and augmentation of the upright image. Flips come before the rotation: after it,
         they would make 90 and 270 degrees the same.
+      angles: 4, or 2 for 0 and 180 degrees only, an easier problem (table 2 of the paper).
     """
 
     family: ClassVar[str] = "pretext"
 
     view: View = View(224, area=(0.08, 1.0), recipe="rotnet")
+    angles: Literal[2, 4] = 4
 
     # The last stage specialises in orientation; the stage before it transfers better.
     probe: ClassVar[Probe] = Probe(stage=-2, pool="grid")
 
     @cached_property
     def networks(self) -> Networks:
-        return self.backbone_and(classifier=mlp_head(self.feature_dim, (4,)))
+        return self.backbone_and(classifier=mlp_head(self.feature_dim, (self.angles,)))
 
     def loss(
         self, params: Tree, extra: Tree, batch: Mapping[str, Any], key: Array, step: Array
@@ -47,15 +49,15 @@ class RotNet(Objective):
         turned = self.rotate(upright)
         nets = self.networks.bind(params, extra["stats"])
         logits = nets.classifier(nets.backbone(fold(turned)).pooled)
-        turns = jnp.tile(jnp.arange(4), upright.shape[0])
+        turns = jnp.tile(jnp.arange(self.angles), upright.shape[0])
         accuracy = jnp.mean(logits.argmax(-1) == turns)
         loss = jnp.mean(cross_entropy(logits, turns))
         return loss, Aux({"stats": nets.stats}, metrics={"accuracy": accuracy})
 
     def rotate(self, upright: Array) -> Array:
-        """Rotate square images (B, H, W, C) by all four angles: (B, 4, H, W, C)."""
+        """Rotate square images (B, H, W, C) by all angles: (B, angles, H, W, C)."""
         self.view.check_square()
-        return geometric.rotations(upright)
+        return geometric.rotations(upright)[:, :: 4 // self.angles]
 
     def pictures(
         self, params: Tree, extra: Tree, images: Array, key: Array
@@ -63,12 +65,12 @@ class RotNet(Objective):
         turned = self.rotate(images[:ROWS])
         nets = self.networks.bind(params, extra["stats"], train=False)
         logits = nets.classifier(nets.backbone(fold(turned)).pooled)
-        prediction = unfold(logits.argmax(-1), 4).astype(jnp.int32)
-        truth = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), prediction.shape)
+        prediction = unfold(logits.argmax(-1), self.angles).astype(jnp.int32)
+        truth = jnp.broadcast_to(jnp.arange(self.angles, dtype=jnp.int32), prediction.shape)
         caption = (
-            "Each image is rotated by four angles; below it is the angle that the network predicts."
+            "Each image is rotated by all angles; below it is the angle that the network predicts."
         )
-        names = ("0°", "90°", "180°", "270°")
+        names = ("0°", "90°", "180°", "270°")[:: 4 // self.angles]
         columns = tuple(f"rotated by {name}" for name in names)
         return {"Predicted rotations": Picture(turned, caption, columns, prediction, truth, names)}
 

@@ -95,7 +95,19 @@ def load_config(spec: str) -> dict[str, Any]:
     """
     if Path(spec).suffix in YAML:
         return _plain(_read_yaml(Path(spec)))
-    name, _, recipe = spec.partition(":")
+    _, _, recipe = spec.partition(":")
+    module = config_module(config_file(spec))
+    config = module.get_config(recipe) if recipe else module.get_config()
+    return _plain(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
+
+
+def config_file(spec: str) -> Path:
+    """Return the Python file that `spec`, "PATH.py:RECIPE" or "METHOD:RECIPE", names.
+
+    Raises:
+      UserError: no such file, or one in the folder of a run.
+    """
+    name, _, _ = spec.partition(":")
     candidates = [Path(name), Path("configs") / f"{name}.py", configs_folder() / f"{name}.py"]
     path = next((p for p in candidates if p.suffix == ".py" and p.is_file()), None)
     if path is None:
@@ -103,9 +115,7 @@ def load_config(spec: str) -> dict[str, Any]:
         raise UserError(f"no config {name!r}; {suggest(Path(name).stem, names)}")
     if not path.resolve().is_relative_to(configs_folder().resolve()):
         trust.check(path)
-    module = config_module(path)
-    config = module.get_config(recipe) if recipe else module.get_config()
-    return _plain(config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config)
+    return path
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

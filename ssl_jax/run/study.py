@@ -1,7 +1,8 @@
 """Studies: lists of runs, and which of them are finished."""
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ssl_jax.run.restart import newest
 from ssl_jax.training.workdir import read_config
 
 STUDY = "{study}"  # in a value of a config: the folder of the study
+OWN = ("config", "labels", "evaluate")  # keys of an entry that are not the config's
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,16 @@ class Planned:
       config: METHOD:RECIPE or PATH.py:RECIPE.
       changes: dotted key of the config -> value. In a text, "{study}" stands for the study's
         folder: "{study}/pretrain" is that run, which must come earlier in the list.
+      labels: name -> value, the run's place in the study's tables and figures.
+      evaluate: flags of `ssl-jax evaluate`, one text per command, for measurements that are made
+        after the study's training; "{study}" as above.
     """
 
     name: str
     config: str
     changes: Mapping[str, Any]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: Sequence[str] = ()
 
     @property
     def starts_from_another(self) -> bool:
@@ -44,6 +51,11 @@ class Planned:
             *(f"--config.{key}={_filled(value, folder)}" for key, value in self.changes.items()),
         ]
 
+    def evaluations(self, folder: Path) -> list[list[str]]:
+        """Return the arguments of each `ssl-jax evaluate`."""
+        own = f"--workdir={folder / self.name}"
+        return [[own, *(_filled(w, folder) for w in shlex.split(text))] for text in self.evaluate]
+
 
 def _filled(value: Any, folder: Path) -> Any:
     return value.replace(STUDY, str(folder)) if isinstance(value, str) else value
@@ -51,7 +63,8 @@ def _filled(value: Any, folder: Path) -> Any:
 
 def read(spec: str, overrides: Sequence[command_line.Override] = ()) -> list[Planned]:
     """Read the runs of a study: its file's `get_config` gives {name: {"config": "simclr:digits",
-    "train.steps": 100, ...}}; `overrides` apply to all of them.
+    "train.steps": 100, ...}}; `overrides` apply to all of them. The keys "labels" and "evaluate"
+    are those of `Planned`.
 
     Raises:
       UserError: no such file or study, or a run of another form.
@@ -65,8 +78,15 @@ def read(spec: str, overrides: Sequence[command_line.Override] = ()) -> list[Pla
             raise UserError(f"--study={spec}: {name}: expected a dict with the key 'config'")
         if Path(name).name != name or name.startswith("."):
             raise UserError(f"--study={spec}: {name!r} is not a valid folder name")
-        changes = {k: v for k, v in values.items() if k != "config"} | dict(overrides)
-        runs.append(Planned(name, values["config"], changes))
+        changes = {k: v for k, v in values.items() if k not in OWN} | dict(overrides)
+        labels, evaluate = values.get("labels", {}), values.get("evaluate", ())
+        if not isinstance(labels, Mapping):
+            raise UserError(f"--study={spec}: {name}: labels: expected a dict, got {labels!r}")
+        if isinstance(evaluate, str) or not all(isinstance(text, str) for text in evaluate):
+            raise UserError(
+                f"--study={spec}: {name}: evaluate: expected a tuple of texts, got {evaluate!r}"
+            )
+        runs.append(Planned(name, values["config"], changes, labels, evaluate))
     return runs
 
 

@@ -3,6 +3,7 @@ of a suite.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from ssl_jax.objectives.base import Encoder
 from ssl_jax.run.configs import load_config
 from ssl_jax.run.console import terminal
 from ssl_jax.run.experiment import Experiment
+from ssl_jax.run.other_run import network
 
 Cell = dict[str, Any]  # settings of a protocol that differ from the run's
 
@@ -166,6 +168,7 @@ class Task:
             experiment.mesh,
             tokenizer=experiment.tokenizer,
             streams=experiment.available_streams,
+            network=functools.partial(network, experiment.mesh),
         )
         requested = {p: evaluator.spread_over_stages(group) for p, group in requested.items()}
         if not evaluator.images.labelled:

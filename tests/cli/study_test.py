@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,11 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 
 from ssl_jax import cli
+from ssl_jax.cli import study as command
 from ssl_jax.cli import train
 from ssl_jax.cli.study import fits
 from ssl_jax.core.errors import UserError
-from ssl_jax.run import study
+from ssl_jax.run import study, study_page
 from ssl_jax.run.configs import configured
 from ssl_jax.training.metrics import read_metrics
 
@@ -81,7 +83,7 @@ class StudyTest(parameterized.TestCase):
         blocked.write_text("no folder")
         out, err = self.run_study("--format=csv", "--metrics=knn_top1", code=2)
         self.assertEqual((first / "metrics.jsonl").read_bytes(), before)
-        self.assertIn("not trained: data1.0-steps2", err)
+        self.assertIn("not trained or measured: data1.0-steps2", err)
         blocked.unlink()
         with mock.patch.object(train, "train", wraps=train.train) as start:
             out, err = self.run_study("--format=csv", "--metrics=knn_top1")
@@ -147,7 +149,86 @@ class StudyTest(parameterized.TestCase):
         )
         self.assertNotIn("--config.train.steps=2", words)
 
+    def test_runs_are_measured_once(self):
+        self.file.write_text(
+            "def get_config(name=''):\n"
+            "    more = ('--eval=knn --sweep=k=5', '--eval=similarity --sweep=other={study}/b')\n"
+            "    return {n: {'config': 'simclr:digits', 'evaluate': more} for n in ('a', 'b')}\n"
+        )
+        calls = []
+        for code in (1, 0, 0):  # the measurement of the first attempt fails
+            with (
+                mock.patch.object(command, "finished", return_value=True),
+                mock.patch.object(cli, "run", side_effect=lambda w: calls.append(w) or code),  # noqa: B023
+                contextlib.suppress(UserError),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
+                command.main(self.argv)
+        own = f"--workdir={self.folder / 'S' / 'a'}"
+        other = f"--sweep=other={self.folder / 'S' / 'b'}"
+        first = ["evaluate", own, "--eval=knn", "--sweep=k=5"]
+        self.assertEqual(calls[0], first)
+        self.assertEqual(calls[2:4], [first, ["evaluate", own, "--eval=similarity", other]])
+        self.assertLen(calls, 2 + 4)
+
+    def test_the_page_of_what_the_folder_holds(self):
+        """One run is finished, one is not."""
+        self.file.write_text(
+            "from ssl_jax.report.study import StudyPage\n"
+            "from ssl_jax.report.study_sections import MeanTable\n"
+            "def get_config(name=''):\n"
+            "    one = {'config': 'simclr:digits'}\n"
+            "    return {f'{n}': one | {'labels': {'size': n}} for n in (1, 2)}\n"
+            "def get_page(name=''):\n"
+            "    own, knn = {'kNN': 'eval/knn_top1'}, {'protocol': 'knn', 'k': 5}\n"
+            "    text = dict(title='Sizes', question='?', setup='', limits=('few',))\n"
+            "    return StudyPage(**text, sections=(\n"
+            "        MeanTable(title='Runs', rows=('size',), metrics=own),\n"
+            "        MeanTable(title='Records', rows=('size', 'k'), metrics=own, where=knn)))\n"
+        )
+        run = self.folder / "S" / "1"
+        (run / "eval").mkdir(parents=True)
+        (run / "metrics.jsonl").write_text('{"step": 9, "eval/knn_top1": 0.5}\n')
+        record = {"workdir": "1", "method": "m", "seed": 0, "step": 9, "protocol": "knn"}
+        record |= {"settings": {"k": 5}, "results": {"eval/knn_top1": 0.75}}
+        (run / "eval" / "results.jsonl").write_text(json.dumps(record) + "\n")
+        page = self.folder / "sizes.md"
+        with (
+            mock.patch.object(study_page, "finished", side_effect=lambda path: path.name == "1"),
+            mock.patch.object(cli, "run", side_effect=AssertionError("nothing is trained")),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            command.main([*self.argv, "--stored", f"--page={page}", "--config.train.steps=9"])
+        text = page.read_text()
+        for part in (
+            f"ssl-jax study --study={self.file} --workdir=S --config.train.steps=9 --page=sizes.md",
+            "1 of 2 runs are finished",
+            "| 1 | 0.500 |",
+            "| 2 | not run |",
+            "| 1 | 5 | 0.750 |",
+        ):
+            self.assertIn(part, text)
+
+    def test_a_study_without_a_page(self):
+        with (
+            self.assertRaisesRegex(UserError, "--page: .* defines no get_page"),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            command.main([*self.argv, "--stored", f"--page={self.folder / 'x.md'}"])
+
+    @parameterized.product(name=("jft", "masked", "revisiting", "scaling"), size=("small", "paper"))
+    def test_the_papers_studies_have_pages(self, name, size):
+        spec = f"study_{name}:{size}"
+        runs = study.read(spec)
+        path = self.folder / f"{name}.md"
+        study_page.write(path, spec, runs, self.folder / "S")
+        self.assertIn("not run", path.read_text())
+        for run in {run.config: run for run in runs}.values():
+            configured(run.config, list(run.changes.items()))
+
     @parameterized.parameters(
+        ("{'a': {'config': 'x', 'labels': 1}}", "a: labels: expected a dict, got 1"),
+        ("{'a': {'config': 'x', 'evaluate': '--eval=knn'}}", "evaluate: expected a tuple of texts"),
         ("{'a': {'train.steps': 1}}", "a: expected a dict with the key 'config'"),
         ("{'a/b': {'config': 'x'}}", "'a/b' is not a valid folder name"),
         ("{}", "it holds no run"),

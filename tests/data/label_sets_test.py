@@ -125,11 +125,24 @@ class FilesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             batches(open_source(data), inputs, global_batch=8, seed=0, stop_step=1)
 
+    def test_shares_of_wrong_labels(self):
+        truth = np.arange(1000) % 10
+        wrong = {}
+        for share in (0.0, 0.2, 0.5, 1.0):
+            first = [labels[0] for labels in lists(noisy_digits.noisy(truth, 0, share))]
+            wrong[share] = set(np.flatnonzero(np.array(first) != truth))
+            self.assertAlmostEqual(len(wrong[share]) / 1000, share, delta=0.04)
+        self.assertTrue(wrong[0.2] < wrong[0.5] < wrong[1.0])
+        self.assertLen(wrong[1.0], 1000)
+        names = [open_source(f"noisy_digits{path}").fingerprint() for path in ("", ":0.2", ":0.5")]
+        self.assertLen({*names[1:]}, 2)
+
     def test_what_else_is_wrong(self):
         with self.assertRaisesRegex(UserError, "data.hierarchy: digits has no lists of labels"):
             add_wider_classes(open_source("digits"), "none.csv")
-        with self.assertRaisesRegex(UserError, "it takes no path"):
-            open_source("noisy_digits:x")
+        for path in ("x", "1.5", "nan", "-0.1"):
+            with self.assertRaisesRegex(UserError, f"noisy_digits:{path}.*from 0 to 1"):
+                open_source(f"noisy_digits:{path}")
         pixels, sets = np.zeros((2, 4, 4, 3), np.uint8), LabelSets.of([[0], [1]])
         source = ArraySource("x", pixels)
         source.label_sets = sets

@@ -58,6 +58,7 @@ ABSENT += (
     "cue_conflict",
 )  # folders of images
 ABSENT += ("translation", "linear_grid")  # and a method that translates; a class token
+ABSENT += ("similarity",)  # and another run
 ALL = [(f"_{name}", name) for name in protocols.known()]
 
 

@@ -34,6 +34,7 @@ BASE = {
     "diagnostics": {"examples": 30},
     "lidar": {"examples": 20, "views": 3},
     "layers": {"examples": 30},
+    "similarity": {"examples": 30, "other": "1"},
     "zipf": {"examples": 30, "clusters": 4},
     "attention": {"examples": 16},
     "knn": {"k": 9},
@@ -106,6 +107,7 @@ OTHER = {
     "diagnostics": {"examples": 20},
     "lidar": {"examples": 10, "views": 2, "delta": 0.5},
     "layers": {"examples": 20},
+    "similarity": {"examples": 20, "other": "2"},
     "distance": {},
     "translation": {"target": "{masks}", "examples": 9},
     "zipf": {"examples": 20, "clusters": 3, "exponent": 2.0, "sigma": 3.0, "draw": 1},
@@ -290,7 +292,8 @@ class SettingsTest(parameterized.TestCase):
         how = {"view": View(16, recipe="flip"), "channels": 3, "batch_size": 16, "mesh": mesh}
         how["streams"] = {"target": squares(30, 2)}
         images = Images.of(squares(60, 0), squares(40, 1), 1000, 1000, **how)
-        cls.subject = Subject(encoder(), images, Probe(pool="pooled"))
+        other = lambda seed: (encoder(int(seed)), how["view"])  # noqa: E731
+        cls.subject = Subject(encoder(), images, Probe(pool="pooled"), network=other)
         cls.measured = {}
 
     def setUp(self):
@@ -391,9 +394,9 @@ class SettingsTest(parameterized.TestCase):
                 np.testing.assert_allclose(self.numbers(name, **settings), one, atol=1e-6)
 
 
-def encoder():
+def encoder(seed=0):
     """A stand-in for a ViT of two blocks, without the parts that take long to compile."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     shapes = {"patch": (48, 6), "mix": (6, 6), "token": (6, 6), "text": (300, 6)}
     params = {k: rng.normal(size=shape).astype(np.float32) for k, shape in shapes.items()}
     params["patch"] *= 0.1

@@ -49,6 +49,11 @@ class RevisitingTest(absltest.TestCase):
         np.testing.assert_array_equal(rotated, self.data["out_rotations_of_8x8"])
         np.testing.assert_array_equal(self.data["out_rotation_labels"], range(4))
 
+    def test_two_angles_are_upright_and_upside_down(self):
+        image = jnp.arange(16.0).reshape(1, 4, 4, 1)
+        rotated = RotNet(SAME, Spec(1, 1, 0, 1, 1), view=View(4), angles=2).rotate(image)
+        np.testing.assert_array_equal(rotated[0], [image[0], image[0, ::-1, ::-1]])
+
     def test_patches(self):
         image, rows = jnp.asarray(self.data["in_image"]), int(self.data["hp_splits"])
         whole = patches.tiles(image, rows, rows)

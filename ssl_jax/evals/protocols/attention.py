@@ -23,7 +23,8 @@ class AttentionMaps(Protocol):
     """Mean attention distance and entropy on clean test images, for backbones that are ViTs.
 
     `attention_distance_0` (pixels) and `attention_entropy_0` (nats) are those of the first block,
-    averaged over its heads; `attention_distance_0_1` is the distance of its second head.
+    averaged over its heads; `attention_distance_0_1` and `attention_entropy_0_1` are those of its
+    second head. 2205.13543 (section 3.1) compares both, per head, between methods.
 
     Attributes:
       examples: test images (128 in the paper, 2010.11929).
@@ -43,10 +44,10 @@ class AttentionMaps(Protocol):
         part = subject.images.some(self.examples)
         (reach, spread), _ = subject.map(_distance_and_entropy, part, batch_size=BATCH)
         out = {}
-        for i, heads in enumerate(reach.mean(0)):
-            out[f"attention_distance_{i}"] = float(heads.mean())
-            out |= {f"attention_distance_{i}_{h}": float(value) for h, value in enumerate(heads)}
-            out[f"attention_entropy_{i}"] = float(spread[:, i].mean())
+        for name, values in (("distance", reach), ("entropy", spread)):
+            for i, heads in enumerate(values.mean(0)):
+                out[f"attention_{name}_{i}"] = float(heads.mean())
+                out |= {f"attention_{name}_{i}_{h}": float(x) for h, x in enumerate(heads)}
         return out
 
 

@@ -33,7 +33,7 @@ class Layers(Protocol):
     labels: ClassVar[bool] = False
 
     def measure(self, subject: Subject) -> dict[str, float]:
-        stages, _ = subject.map(_pooled, subject.images.some(self.examples))
+        stages, _ = subject.map(pooled_stages, subject.images.some(self.examples))
         out = {f"rankme_{i}": float(rankme(rows)) for i, rows in enumerate(stages)}
         for i, j in itertools.combinations(range(len(stages)), 2):
             out[f"cka_{i}_{j}"] = float(cka(stages[i], stages[j]))
@@ -53,7 +53,7 @@ def cka(x: Array, y: Array) -> Array:
     return square(x, y) / jnp.maximum(both, jnp.finfo(both.dtype).tiny)
 
 
-def _pooled(encoder: Encoder, batch: Batch) -> tuple[Array, ...]:
+def pooled_stages(encoder: Encoder, batch: Batch) -> tuple[Array, ...]:
     """Return the pooled features (B, C) float32 of each stage, in order."""
     stages = encoder.features(batch.images).stages
     return tuple(stage.pool("avg").astype(jnp.float32) for stage in stages)

@@ -139,7 +139,7 @@ class ProtocolTest(parameterized.TestCase):
             self.assertTrue(protocol.applies(subject))
             numbers.append(protocol.measure(subject))
         one, eight = numbers
-        self.assertLen(one, DEPTH * (HEADS + 2))
+        self.assertLen(one, DEPTH * (2 * HEADS + 2))
         for name, value in one.items():
             self.assertAlmostEqual(value, eight[name], places=5)
         for i in range(DEPTH):
@@ -147,6 +147,8 @@ class ProtocolTest(parameterized.TestCase):
             self.assertAlmostEqual(one[f"attention_distance_{i}"], np.mean(heads), places=5)
             self.assertBetween(min(heads), 0.0, 16.0)
             self.assertBetween(one[f"attention_entropy_{i}"], 0.0, np.log(17))
+            heads = [one[f"attention_entropy_{i}_{h}"] for h in range(HEADS)]
+            self.assertAlmostEqual(one[f"attention_entropy_{i}"], np.mean(heads), places=5)
 
     def test_other_backbones_are_left_out(self):
         self.assertFalse(AttentionMaps().applies(self.subject(resnet_small(width=4, channels=1))))
