@@ -309,8 +309,8 @@ class TpuTest(parameterized.TestCase):
         work = (
             "  %work = f32[128,128]{1,0:T(8,128)} fusion(%x.0, %w.0), kind=kOutput, calls=%product"
         )
-        found = costs.count(TPU.replace(line, f"{work}\n{line}")).traffic
-        gathered = next(transfer for transfer in found if transfer.kind == "all-gather")
+        traffic = costs.count(TPU.replace(line, f"{work}\n{line}")).traffic
+        gathered = next(transfer for transfer in traffic if transfer.kind == "all-gather")
         self.assertEqual((gathered.bytes, gathered.beside), (4 * 128**2, beside))
 
     @parameterized.named_parameters(("at_once", (), 0), ("work", ("%work = ",), 400))
