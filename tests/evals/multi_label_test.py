@@ -92,7 +92,9 @@ class ProtocolsTest(parameterized.TestCase):
         if name in ("knn", "linear", "logistic", "svm"):
             self.assertIn(f"eval/{name}_11point", numbers)
 
-    @parameterized.parameters(*sorted(set(protocols.known()) - set(MULTI) - OWN))
+    @parameterized.named_parameters(
+        *((f"_{name}", name) for name in sorted(set(protocols.known()) - set(MULTI) - OWN))
+    )
     def test_others_need_one_label_or_none(self, name):
         protocol = EvalsConfig().protocol(name)
         some = subject(source(random(20)), source(random(20, 1)))
