@@ -153,6 +153,18 @@ def split_columns(x: jax.Array) -> jax.Array:
     return _split(x, 1)
 
 
+def gather_weights(weights: tree.Tree) -> tree.Tree:
+    """Have each device hold the whole of the weights of a layer while it uses them, if they are
+    split (`mesh.fsdp`): they are gathered, and their gradients summed and split again. Otherwise
+    the compiler may exchange activations between the devices, which are larger. Unchanged if there
+    is no such mesh in context.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if set(mesh.axis_names) != set(AXES) or mesh.shape["fsdp"] == 1:
+        return weights
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), weights)
+
+
 def _split(x: jax.Array, axis: int) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if set(mesh.axis_names) != set(AXES) or x.shape[axis] % mesh.size:
