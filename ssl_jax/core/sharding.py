@@ -153,6 +153,17 @@ def split_columns(x: jax.Array) -> jax.Array:
     return _split(x, 1)
 
 
+def gather_rows(x: jax.Array) -> jax.Array:
+    """Hold all rows of a small (B, ...) on every device, for its products with rows that are split
+    over them. Otherwise the TPU compiler passes blocks of x around and multiplies each by itself,
+    in products of a few rows only. Unchanged if there is no such mesh in context.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if set(mesh.axis_names) != set(AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, P())
+
+
 def _split(x: jax.Array, axis: int) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if set(mesh.axis_names) != set(AXES) or x.shape[axis] % mesh.size:
