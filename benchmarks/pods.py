@@ -8,7 +8,7 @@ the program's code is made (`pods_plan.py`), unless --code is set or less than 0
 the code. Recipes whose unchanged report is in the file are skipped (unless --again), so an
 interrupted command resumes where it stopped. Then writes docs/pods.md (--page: only that). The
 slice is the smallest v5e slice with at most 16 images of the batch per chip, between 16 and 64
-chips; CLIP's batch of 32,768 gets 256.
+chips; a batch of 32,768 (CLIP) and a ResNet of three times the width (SimCLR v2) get 256.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import json
 import math
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,6 @@ CODE = 0.5 * GIB  # more than the code of any row that was compiled to the end
 
 
 def main() -> None:
-    from ssl_jax.run.configs import load_config
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipes", default=",".join(recipes()))
     parser.add_argument("--again", action="store_true", help="compile also unchanged recipes")
@@ -52,11 +51,21 @@ def main() -> None:
     parser.add_argument("--code", action="store_true", help="compile to the end")
     parser.add_argument("--hlo", default="", help="folder for the programs' texts")
     args = parser.parse_args()
-    for name in () if args.page else args.recipes.split(","):
+    try:
+        work(() if args.page else args.recipes.split(","), args)
+    finally:  # once: it looks up the settings of all recipes
+        PAGE.write_text(page(read()))
+
+
+def work(names: Iterable[str], args: argparse.Namespace) -> None:
+    """Compile the recipes that have no current row, or all with --again."""
+    from ssl_jax.run.configs import load_config
+
+    for name in names:
         if not args.again and read().get(name, {}).get("recipe") == fingerprint(name):
             continue
         config = load_config(name)
-        topology = slice_of(config["train"]["batch_size"])
+        topology = slice_of(config)
         print(f"{name} on {topology}", flush=True)
         text = f"{args.hlo}/{name.replace(':', '_')}.txt" if args.hlo else ""
         try:
@@ -68,7 +77,6 @@ def main() -> None:
         row["libtpu"] = importlib.metadata.version("libtpu")
         write(read() | {name: row})
         print(json.dumps(report), flush=True)
-    PAGE.write_text(page(read()))
 
 
 def compiled(config: dict[str, Any], topology: str, hlo: str, code: bool) -> dict[str, Any]:
@@ -95,9 +103,11 @@ def recipes() -> list[str]:
     return sorted(every, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
-def slice_of(batch: int) -> str:
-    chips = min(max(batch // 16, 16), 64)
-    return SLICES[256 if batch > 4096 else chips]
+def slice_of(config: dict[str, Any]) -> str:
+    batch = config["train"]["batch_size"]
+    if batch > 4096 or config["backbone"].get("width", 1) > 1:
+        return SLICES[256]
+    return SLICES[min(max(batch // 16, 16), 64)]
 
 
 def backbone(config: dict[str, Any]) -> str:
@@ -137,7 +147,6 @@ def write(rows: dict[str, Any]) -> None:
     with tempfile.NamedTemporaryFile("w", dir=ROWS.parent, delete=False) as file:
         file.write(json.dumps(rows, indent=1, sort_keys=True) + "\n")
     Path(file.name).replace(ROWS)
-    PAGE.write_text(page(rows))
 
 
 def page(rows: dict[str, Any]) -> str:
@@ -157,7 +166,7 @@ def cells(name: str, row: dict[str, Any] | None) -> list[str]:
 
     config = load_config(name)
     batch = config["train"]["batch_size"]
-    first = [f"`{name}`", backbone(config), slice_of(batch), f"{batch:,}"]
+    first = [f"`{name}`", backbone(config), slice_of(config), f"{batch:,}"]
     if row is None or row["recipe"] != fingerprint(name):
         return [*first, *["not run"] * 10]
     report, chips = row["report"], math.prod(row["report"].get("mesh", {}).values())
