@@ -57,22 +57,22 @@ def plan_step(config: Mapping[str, Any], topology: str, hlo: str = "") -> dict[s
                 process.kill()
             usage = os.wait4(process.pid, 0)[2]
             lines = process.stdout.read().splitlines()
-            said = [json.loads(line) for line in lines if line.startswith("{")]
-            if text is None and (not said or "facts" in said[-1]):
+            printed = [json.loads(line) for line in lines if line.startswith("{")]
+            if text is None and (not printed or "facts" in printed[-1]):
                 errors.seek(0)
                 last = errors.read().strip().splitlines()[-1:] or ["no message"]
                 raise UserError(f"the compiler failed: {last[0][:400]}")
         if text is None:
-            if "error" in said[-1]:
-                raise UserError(said[-1]["error"])
-            return dict(said[-1])
-        (before,) = said
+            if "error" in printed[-1]:
+                raise UserError(printed[-1]["error"])
+            return dict(printed[-1])
+        (before,) = printed
         facts = before["facts"] | {
             "compile_seconds": time.perf_counter() - start,
             "compile_cpu_seconds": usage.ru_utime + usage.ru_stime,
         }
         (assigned,) = Path(folder).glob(f"{KERNEL}-buffer-assignment.txt")
-        sizes = aot.Sizes(**assigned_bytes(assigned.read_text()), program=None)
+        sizes = aot.AssignedBytes(**assigned_bytes(assigned.read_text()), program=None)
         if hlo:
             Path(hlo).write_text(text)
         return dataclasses.asdict(aot.summarize(facts, before["memory"], sizes, text))

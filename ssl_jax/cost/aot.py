@@ -150,7 +150,7 @@ def compile_step(
         return Report(**facts, fits=False, memory=MemoryUse(**step.memory), message=why(e)), ""
     facts = step.facts | _elapsed(start, busy)
     analysis = compiled.memory_analysis()
-    sizes = Sizes(
+    sizes = AssignedBytes(
         arguments=analysis.argument_size_in_bytes,
         temporary=analysis.temp_size_in_bytes,
         results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
@@ -172,7 +172,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class AssignedBytes:
     """Bytes that the compiler assigns on one chip; `program` is None before its code is made."""
 
     arguments: int
@@ -214,7 +214,7 @@ def prepare(
     return Prepared(facts, memory, lower)
 
 
-def summarize(facts: dict[str, Any], memory: dict[str, int], sizes: Sizes, text: str) -> Report:
+def summarize(facts: dict[str, Any], memory: dict[str, int], sizes: AssignedBytes, text: str) -> Report:
     """Report on a compiled step.
 
     Args:
