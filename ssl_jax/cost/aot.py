@@ -214,7 +214,9 @@ def prepare(
     return Prepared(facts, memory, lower)
 
 
-def summarize(facts: dict[str, Any], memory: dict[str, int], sizes: AssignedBytes, text: str) -> Report:
+def summarize(
+    facts: dict[str, Any], memory: dict[str, int], sizes: AssignedBytes, text: str
+) -> Report:
     """Report on a compiled step.
 
     Args:
