@@ -54,8 +54,9 @@ def plan_step(config: Mapping[str, Any], topology: str, hlo: str = "") -> dict[s
             try:
                 text = _wait(process, Path(folder))
             finally:
-                process.kill()
-            usage = os.wait4(process.pid, 0)[2]
+                os.kill(process.pid, signal.SIGKILL)  # it is not reaped yet
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
             lines = process.stdout.read().splitlines()
             printed = [json.loads(line) for line in lines if line.startswith("{")]
             if text is None and (not printed or "facts" in printed[-1]):
