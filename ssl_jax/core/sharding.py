@@ -146,6 +146,15 @@ def split_rows(x: jax.Array) -> jax.Array:
     return _split(x, 0)
 
 
+def keep_rows(x: jax.Array) -> jax.Array:
+    """Keep activations (B, ...) split by rows where the parameters are split too (`fsdp` > 1).
+    Otherwise the compiler may leave a layer's parameters where they are and gather the activations
+    of all devices instead. Unchanged under the conditions of `split_rows`.
+    """
+    split = dict(jax.sharding.get_abstract_mesh().shape).get("fsdp", 1) > 1
+    return split_rows(x) if split else x
+
+
 def split_columns(x: jax.Array) -> jax.Array:
     """Split the columns of (B, R), not its rows, over all devices: scores of a batch against rows
     that are split over them. Unchanged under the conditions of `split_rows`.
