@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.core.sharding import MeshConfig, batch_sharding, gather_weights, make_mesh, replicated
+from ssl_jax.core.sharding import MeshConfig, batch_sharding, keep_rows, make_mesh, replicated
 from ssl_jax.cost import program
 from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.run.compile_worker import devices
@@ -59,7 +59,7 @@ def perceptron(chips: list, turn: int) -> dict[str, tuple[float, float]]:
     x = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.bfloat16, sharding=batch_sharding(mesh))
 
     def layer(x: jax.Array, weights: list[jax.Array]) -> tuple[jax.Array, None]:
-        first, second = gather_weights([w.astype(jnp.bfloat16) for w in weights])
+        x, (first, second) = keep_rows(x), [w.astype(jnp.bfloat16) for w in weights]
         return x + jax.nn.gelu(x @ first) @ second, None
 
     def loss(weights: list[jax.Array], x: jax.Array) -> jax.Array:

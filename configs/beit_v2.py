@@ -76,7 +76,7 @@ def _imagenet(size: str, early_layer: int, epochs: int, b2: float, **options: An
         "position": "relative",
         "pool": "avg",
         "mask_token": True,
-        "remat": "full",
+        "remat": "wide",
         "dtype": "bfloat16",
     } | options
     return config

@@ -78,7 +78,7 @@ def cifar10() -> ConfigDict:
 def imagenet() -> ConfigDict:
     """ConvMAE-B, batch 3072, 1600 epochs."""
     config = common.imagenet({"name": "convmae"}, ADAMW, epochs=1600, batch_size=3072)
-    config.backbone = {"name": "convvit", "size": "base", "dtype": "bfloat16"}
+    config.backbone = {"name": "convvit", "size": "base", "remat": "wide", "dtype": "bfloat16"}
     return config
 
 

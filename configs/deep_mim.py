@@ -65,7 +65,7 @@ def cifar10() -> ConfigDict:
 def imagenet() -> ConfigDict:
     """CLIP's ViT-B/16 as the teacher of a ViT-B/16, batch 4096, 1600 epochs (the release)."""
     config = common.imagenet({"name": "deep_mim"}, PAPER, epochs=1600, batch_size=4096)
-    config.backbone = _vit("base", 16, 224) | {"remat": "full"}
+    config.backbone = _vit("base", 16, 224) | {"remat": "wide"}
     return config
 
 

@@ -51,12 +51,14 @@ def digits() -> ConfigDict:
 def imagenet() -> ConfigDict:
     """ViT-L/14 with registers, 2x224 + 8x98, batch 3072, 625,000 steps (vitl14.yaml of the
     release). Its data are ImageNet-22k, and its epochs are of 1250 steps, 3 of ImageNet-1k's. The
-    groups are of 48 images, to split over 64 chips; the release's are of 32.
+    groups are of 48 images, to split over 64 chips; the release's are of 32. As released, all
+    arrays of the state are split over all chips.
     """
     objective = {"name": "dinov2", "warmup_epochs": 90, "freeze_epochs": 3.0, "batch_groups": 64}
     config = _config(objective, _adamw(3072, 2e-4, 0.2), steps=625_000, batch_size=3072)
     config.optim.warmup_steps = 100_000
-    config.backbone = _vit("large", 14, 224) | {"mlp": "swiglu"}
+    config.backbone = _vit("large", 14, 224) | {"mlp": "swiglu", "remat": "full"}
+    config.mesh = {"data": 1, "fsdp": -1}
     return config
 
 
@@ -74,18 +76,15 @@ def imagenet_high_resolution() -> ConfigDict:
     config.objective.update({"warmup_epochs": 1, "freeze_epochs": 0.05})
     config.optim.update({"lr": config.optim.lr / 10, "warmup_steps": 1600})
     config.train.steps = 10_000
-    config.backbone.update({"image_size": 518, "remat": "full"})
+    config.backbone.image_size = 518
     return config
 
 
 def imagenet_giant() -> ConfigDict:
-    """ViT-g/14 (vitg14.yaml), with all arrays of the state split over all chips; groups of 12
-    images.
-    """
+    """ViT-g/14 (vitg14.yaml); groups of 12 images."""
     config = imagenet()
     config.objective.batch_groups = 256
-    config.mesh = {"data": 1, "fsdp": -1}
-    config.backbone.update({"size": "giant2", "remat": "full"})
+    config.backbone.size = "giant2"
     return config
 
 
@@ -115,6 +114,8 @@ def imagenet_short() -> ConfigDict:
     config.optim.update({"warmup_steps": 12_500, "layer_decay": 0.9})
     config.backbone = _vit("large", 16, 224) | {"drop_path": 0.3, "registers": 0}
     config.backbone.update({"interpolate_antialias": False, "interpolate_offset": 0.1})
+    config.backbone.remat = "full"
+    config.mesh = {"data": 1, "fsdp": -1}
     return config
 
 

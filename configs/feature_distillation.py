@@ -74,7 +74,7 @@ def _imagenet(lr: float) -> ConfigDict:
         "layer_scale": 0.1,
         "pool": "avg",
         "drop_path": 0.1,
-        "remat": "full",
+        "remat": "wide",
         "dtype": "bfloat16",
     }
     return config

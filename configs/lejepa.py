@@ -45,7 +45,7 @@ def imagenet() -> ConfigDict:
         "name": "vit",
         "size": "large",
         "patch": 14,
-        "remat": "full",
+        "remat": "wide",
         "dtype": "bfloat16",
     }
     return config

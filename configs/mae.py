@@ -83,7 +83,7 @@ def imagenet() -> ConfigDict:
         "size": "large",
         "patch": 16,
         "position": "sincos",
-        "remat": "full",
+        "remat": "wide",
         "dtype": "bfloat16",
     }
     return config

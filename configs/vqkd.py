@@ -62,7 +62,7 @@ def _imagenet(objective: dict[str, Any]) -> ConfigDict:
     objective = {"name": "vqkd", "view": view, "vocabulary": 8192, "code_dim": 32} | objective
     config = common.imagenet(objective, optim, epochs=100, batch_size=512)
     vit = {"name": "vit", "size": "base", "patch": 16, "pool": "avg"}
-    config.backbone = vit | {"remat": "full", "dtype": "bfloat16"}
+    config.backbone = vit | {"remat": "wide", "dtype": "bfloat16"}
     return config
 
 

@@ -146,6 +146,15 @@ def split_rows(x: jax.Array) -> jax.Array:
     return _split(x, 0)
 
 
+def keep_rows(x: jax.Array) -> jax.Array:
+    """Keep activations (B, ...) split by rows where the parameters are split too (`fsdp` > 1).
+    Otherwise the compiler may leave a layer's parameters where they are and gather the activations
+    of all devices instead. Unchanged under the conditions of `split_rows`.
+    """
+    split = dict(jax.sharding.get_abstract_mesh().shape).get("fsdp", 1) > 1
+    return split_rows(x) if split else x
+
+
 def split_columns(x: jax.Array) -> jax.Array:
     """Split the columns of (B, R), not its rows, over all devices: scores of a batch against rows
     that are split over them. Unchanged under the conditions of `split_rows`.
@@ -153,16 +162,15 @@ def split_columns(x: jax.Array) -> jax.Array:
     return _split(x, 1)
 
 
-def gather_weights(weights: tree.Tree) -> tree.Tree:
-    """Have each device hold the whole of the weights of a layer while it uses them, if they are
-    split (`mesh.fsdp`): they are gathered, and their gradients summed and split again. Otherwise
-    the compiler may exchange activations between the devices, which are larger. Unchanged if there
-    is no such mesh in context.
+def gather_rows(x: jax.Array) -> jax.Array:
+    """Hold all rows of a small (B, ...) on every device, for its products with rows that are split
+    over them. Otherwise the TPU compiler passes blocks of x around and multiplies each by itself,
+    in products of a few rows only. Unchanged if there is no such mesh in context.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if set(mesh.axis_names) != set(AXES) or mesh.shape["fsdp"] == 1:
-        return weights
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), weights)
+    if set(mesh.axis_names) != set(AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, P())
 
 
 def _split(x: jax.Array, axis: int) -> jax.Array:

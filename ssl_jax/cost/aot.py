@@ -3,6 +3,7 @@
 Nothing is computed and no data is read: state and batch are shapes with shardings.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -141,10 +142,61 @@ def compile_step(
       The report and the text of the program. If the compiler runs out of memory, the report says so
       and the text is empty.
     """
+    step = prepare(objective, tx, schedule, mesh, state, placed)
+    start, busy = time.perf_counter(), time.process_time()
+    try:
+        compiled = step.lower().compile()
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        facts = step.facts | _elapsed(start, busy)
+        return Report(**facts, fits=False, memory=MemoryUse(**step.memory), message=why(e)), ""
+    facts = step.facts | _elapsed(start, busy)
+    analysis = compiled.memory_analysis()
+    sizes = AssignedBytes(
+        arguments=analysis.argument_size_in_bytes,
+        temporary=analysis.temp_size_in_bytes,
+        results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        program=analysis.generated_code_size_in_bytes,
+    )
+    text = compiled.as_text()
+    return summarize(facts, step.memory, sizes, text), text
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A train step before compilation: the report's fields and parts of the memory that are known
+    then, and a function that traces it for the devices.
+    """
+
+    facts: dict[str, Any]
+    memory: dict[str, int]
+    lower: Callable[[], Any]  # a `jax.stages.Lowered`
+
+
+@dataclass(frozen=True)
+class AssignedBytes:
+    """Bytes that the compiler assigns on one chip; `program` is None before its code is made."""
+
+    arguments: int
+    temporary: int
+    results: int
+    program: int | None
+
+
+def prepare(
+    objective: Objective,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Callable[[jax.Array], jax.Array],
+    mesh: Mesh,
+    state: TrainState,
+    placed: TrainState,
+) -> Prepared:
+    """Prepare `compile_step`, which has the same arguments."""
     batch = abstract_batch(objective.inputs(), objective.spec, mesh)
     device = mesh.devices.flat[0].device_kind
     target_chip = chip(device)
-    facts: dict[str, Any] = {
+    facts = {
         "device": device,
         "mesh": dict(mesh.shape),
         "global_batch": objective.spec.global_batch,
@@ -157,38 +209,39 @@ def compile_step(
         "capacity": target_chip.hbm if target_chip else 0,
     }
     step: Any = make_train_step(objective, tx, schedule, mesh, placed)
-    start, busy = time.perf_counter(), time.process_time()
-    try:
+
+    def lower() -> Any:
         with jax.set_mesh(mesh):
-            compiled = step.lower(state, batch).compile()
-    except jax.errors.JaxRuntimeError as e:
-        if "RESOURCE_EXHAUSTED" not in str(e):
-            raise
-        facts |= _elapsed(start, busy)
-        return Report(**facts, fits=False, memory=MemoryUse(**memory), message=why(e)), ""
-    facts |= _elapsed(start, busy)
-    analysis = compiled.memory_analysis()
+            return step.lower(state, batch)
+
+    return Prepared(facts, memory, lower)
+
+
+def summarize(
+    facts: dict[str, Any], memory: dict[str, int], sizes: AssignedBytes, text: str
+) -> Report:
+    """Report on a compiled step.
+
+    Args:
+      facts, memory: those of `Prepared`, and the seconds of the compilation.
+      sizes: what the compiler assigned.
+      text: text of the optimized program.
+    """
     argument_bytes = sum(memory[name] for name in ("parameters", "optimizer", "extra", "batch"))
-    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    peak = (
-        analysis.argument_size_in_bytes
-        + analysis.temp_size_in_bytes
-        + results
-        + analysis.generated_code_size_in_bytes
-    )
-    text = compiled.as_text()
+    peak = sizes.arguments + sizes.temporary + sizes.results + (sizes.program or 0)
+    target_chip = chip(facts["device"])
     costs_per_chip = costs.count(text)
-    links = _links(costs_per_chip.traffic, mesh)
-    chips, images = mesh.size, objective.spec.global_batch
-    report = Report(
+    links = _links(costs_per_chip.traffic, facts["mesh"])
+    chips, images = math.prod(facts["mesh"].values()), facts["global_batch"]
+    return Report(
         **facts,
         fits=not target_chip or not target_chip.hbm or peak <= target_chip.hbm,
         memory=MemoryUse(
             **memory,
-            padding=max(analysis.argument_size_in_bytes - argument_bytes, 0),
-            activations=analysis.temp_size_in_bytes,
-            results=results,
-            program=analysis.generated_code_size_in_bytes,
+            padding=max(sizes.arguments - argument_bytes, 0),
+            activations=sizes.temporary,
+            results=sizes.results,
+            program=sizes.program,
             peak=peak,
         ),
         flops=costs_per_chip.flops * chips,
@@ -199,7 +252,6 @@ def compile_step(
         unknown=costs_per_chip.unknown,
         bound=bound(target_chip, costs_per_chip, links, images) if target_chip else None,
     )
-    return report, text
 
 
 def _elapsed(start: float, busy: float) -> dict[str, float]:
@@ -245,10 +297,10 @@ def axes_of(groups: Groups, mesh: Mapping[str, int]) -> str:
     return ", ".join(name for name, transfer in zip(names, differ, strict=True) if transfer)
 
 
-def _links(traffic: tuple[Transfer, ...], mesh: Mesh) -> tuple[Link, ...]:
+def _links(traffic: tuple[Transfer, ...], mesh: Mapping[str, int]) -> tuple[Link, ...]:
     merged: dict[tuple[str, str], list[float]] = {}
     for transfer in traffic:
-        axes = axes_of(transfer.groups, dict(mesh.shape)) if transfer.groups else DCN
+        axes = axes_of(transfer.groups, mesh) if transfer.groups else DCN
         total = merged.setdefault((transfer.kind, axes), [0, 0, 0, 0])
         parts = (transfer.count, transfer.bytes, transfer.sent, transfer.beside)
         for i, value in enumerate(parts):

@@ -63,8 +63,8 @@ def transfer_of(program: Program, where: Computation, op: Instruction) -> Transf
     if kind not in KINDS:
         return None
     # A collective that runs beside other work is in several fusions; the one that starts it counts.
-    started = '"async_collective_fusion_config":{"flag_start":"-1"'
-    if "async_collective_fusion_config" in op.attributes and started not in op.attributes:
+    beside = op.attribute(r'"async_collective_fusion_config":\{([^}]*)\}')
+    if beside and '"flag_start":"-1"' not in beside:  # the keys are in any order
         return None
     sent = sum(where.operand(op, i).bytes for i in range(len(op.operands)))
     whole = sum(s.bytes for s in op.shapes if s.dims)
@@ -73,8 +73,8 @@ def transfer_of(program: Program, where: Computation, op: Instruction) -> Transf
     if where.name.startswith("all-reduce-scatter"):  # each device keeps its part of the sum
         kind = "reduce-scatter"
     size = max(sent, whole)
-    beside = size if computes_meanwhile(program, where, op) else 0
-    return Transfer(kind, device_groups(op.attributes), 1, size, beside)
+    meanwhile = size if computes_meanwhile(program, where, op) else 0
+    return Transfer(kind, device_groups(op.attributes), 1, size, meanwhile)
 
 
 def computes_meanwhile(program: Program, where: Computation, op: Instruction) -> bool:

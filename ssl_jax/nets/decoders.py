@@ -122,6 +122,12 @@ class MAEDecoder(nnx.Module):
         return at_least_float32(jnp.reshape(self.pred(x), (batch, -1, self.pred.out_features)))
 
 
+def as_encoder(encoder: Net) -> dict[str, Any]:
+    """Return the options of a decoder whose backward pass and dtype are those of its encoder."""
+    options = {name: getattr(encoder.config, name, None) for name in ("remat", "dtype")}
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def mae_decoder(
     encoder_dim: int,
     dim: int = 512,

@@ -14,7 +14,7 @@ from ssl_jax.core import rng
 from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Part
 from ssl_jax.losses.masked import masked_mse, normalize_patches
-from ssl_jax.nets.decoders import mae_decoder
+from ssl_jax.nets.decoders import as_encoder, mae_decoder
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Aux, Objective, Picture, Probe, View
 from ssl_jax.objectives.parts.networks import Bound, Networks
@@ -67,6 +67,7 @@ class MAE(Objective):
             grid=(side, side),
             out_dim=self.patch**2 * self.spec.channels,
             cls_token=self.shapes.cls is not None,
+            **as_encoder(self.backbone),
         )
 
     @cached_property

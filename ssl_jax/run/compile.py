@@ -24,6 +24,16 @@ from ssl_jax.run.experiment import Experiment
 # The ILSVRC 2012 training set, which the `imagenet` recipes are for.
 IMAGENET = Facts("ImageNet", examples=1_281_167, classes=1000)
 
+# The worker only compiles, so it queries no metadata server for a TPU and claims none; several such
+# processes may run at once.
+WORKER_ENV = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "JAX_TRACEBACK_FILTERING": "off",  # its note would be the last line, not the error
+}
+
 Report = dict[str, Any]
 
 
@@ -43,20 +53,11 @@ def compile_step(
         )
     request = {"config": with_spec(config), "topology": topology, "slices": slices, "hlo": hlo}
     request["trust_code"] = trust.trusted()
-    # It only compiles, so it queries no metadata server for a TPU and claims none; several such
-    # processes may run at once.
-    env = {
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "JAX_TRACEBACK_FILTERING": "off",  # its note would be the last line, not the error
-    }
     command, base = trust.python("ssl_jax.run.compile_worker")
     run = subprocess.run(
         command,
         input=json.dumps(request),
-        env={**base, **env},
+        env={**base, **WORKER_ENV},
         capture_output=True,
         text=True,
     )

@@ -4,9 +4,11 @@ import tempfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from benchmarks import pods_plan
 from ssl_jax.core import sharding
 from ssl_jax.cost import aot, chips, flops, program
 from ssl_jax.run.acting import acting_loop
@@ -65,6 +67,24 @@ class ReportTest(absltest.TestCase):
         self.assertGreater(memory.activations, 0)
         parts = (memory.parameters, memory.optimizer, memory.extra, memory.batch)
         self.assertGreaterEqual(memory.peak, sum(parts) + memory.activations)
+
+    def test_what_pods_plan_reads_is_what_the_compiler_reports(self):
+        """benchmarks/pods_plan.py stops where XLA has written its text of the assignment."""
+
+        def step(x, y):
+            return jnp.sin(x @ y) @ y, y + 1
+
+        x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+        lowered = jax.jit(step, donate_argnums=1).lower(x, x)
+        folder = self.create_tempdir().full_path
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=dump)
+        (path,) = Path(folder).glob("*after_optimizations-buffer-assignment.txt")
+        sizes, expected = pods_plan.assigned_bytes(path.read_text()), compiled.memory_analysis()
+        self.assertEqual(sizes["arguments"], expected.argument_size_in_bytes)
+        self.assertEqual(sizes["temporary"], expected.temp_size_in_bytes)
+        results = expected.output_size_in_bytes - expected.alias_size_in_bytes
+        self.assertEqual(sizes["results"], results)
 
     def test_flops_of_all_devices_are_those_of_the_step(self):
         """Counted in two ways: in the compiled programs of eight devices, in the global jaxpr."""

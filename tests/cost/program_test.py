@@ -226,7 +226,7 @@ TPU = """HloModule jit_f, is_scheduled=true
 
 %starts (r.0: f32[64,128]) -> (f32[64,128], f32[128,128]) {
   %r.0 = f32[64,128]{1,0:T(8,128)} parameter(0)
-  %gather.0 = f32[128,128]{1,0:T(8,128)} all-gather(%r.0), channel_id=2, replica_groups={{0,1}}, dimensions={0}, backend_config={"async_collective_fusion_config":{"flag_start":"-1","flag_end":"-1"}}
+  %gather.0 = f32[128,128]{1,0:T(8,128)} all-gather(%r.0), channel_id=2, replica_groups={{0,1}}, dimensions={0}, backend_config={"async_collective_fusion_config":{"flag_end":"-1","flag_start":"-1"}}
   ROOT %start = (f32[64,128]{1,0:T(8,128)}, f32[128,128]{1,0:T(8,128)}) custom-call(%gather.0), custom_call_target="AsyncCollectiveStart"
 }
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from ssl_jax.core import sharding
+from ssl_jax.cost.hlo import collectives
 from ssl_jax.losses import nearest_neighbor as module
 from ssl_jax.losses.nearest_neighbor import nearest_neighbor
 from tests.losses.forms import load
@@ -22,6 +24,23 @@ class NearestNeighborTest(parameterized.TestCase):
             for step, x in enumerate(data["out_z1"]):
                 np.testing.assert_array_equal(run(x, bank), data["out_nn1"][step])
                 bank = data["out_bank"][step]
+
+    def test_on_eight_devices_the_support_set_stays_in_place(self):
+        """Equal to one device, also among equal rows, of which the first is taken."""
+        draw = np.random.default_rng(0).normal
+        x, support = draw(size=(16, 4)), np.tile(draw(size=(200, 4)), (2, 1))
+        x, support = (jnp.asarray(v, jnp.float32) for v in (x, support))
+        expected = nearest_neighbor(x, support)
+        mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2), jax.devices()[:8])
+        with jax.set_mesh(mesh), mock.patch.object(module, "TILE", 64):
+            x, support = jax.device_put((x, support), sharding.batch_sharding(mesh))
+            run = jax.jit(lambda x, support: nearest_neighbor(x, support))
+            index = jax.jit(lambda x, rows: module._nearest_on(mesh.abstract_mesh, x, rows))
+            np.testing.assert_array_equal(run(x, support), expected)
+            self.assertLess(int(jnp.max(index(x, support))), 200)
+            text = run.lower(x, support).compile().as_text()
+        gathered = [c for c in collectives(text) if c.kind == "all-gather"]
+        self.assertLessEqual(max(c.elements for c in gathered), x.size)
 
     def test_no_gradient(self):
         x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32)

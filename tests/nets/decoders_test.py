@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.tree import count
 from ssl_jax.nets.backbones.vit import make as vit
-from ssl_jax.nets.decoders import mae_decoder
+from ssl_jax.nets.decoders import as_encoder, mae_decoder
 from tests.nets import weights as torch
 from tests.nets.backbones.vit_test import HEADS, golden_vit
 
@@ -20,6 +20,20 @@ def size(net):
 
 
 class MAEDecoderTest(parameterized.TestCase):
+    @parameterized.parameters((None, "none"), ("bfloat16", "wide"))
+    def test_computes_and_recomputes_as_its_encoder(self, dtype, remat):
+        encoder = vit(None, 4, dim=8, depth=1, heads=2, image_size=8, dtype=dtype, remat=remat)
+        decoder = mae_decoder(8, 8, 1, 2, grid=(2, 2), out_dim=3, **as_encoder(encoder))
+        params, stats = jax.eval_shape(lambda: decoder.init(jax.random.key(0)))
+
+        def loss(params, tokens, restore):
+            return jnp.sum(decoder.apply(params, stats, tokens, restore, train=True)[0])
+
+        tokens, restore = jax.ShapeDtypeStruct((1, 3, 8), jnp.float32), jnp.zeros((1, 4), jnp.int32)
+        text = str(jax.make_jaxpr(jax.grad(loss))(params, tokens, restore))
+        self.assertEqual("bf16" in text, dtype is not None)
+        self.assertEqual("checkpoint" in text or "remat" in text, remat != "none")
+
     def test_mae(self):
         weights, data = torch.load("model_mae")
         encoder = golden_vit(weights, data["in_x"], position="sincos")

@@ -11,7 +11,7 @@ from ssl_jax.augment.masks import random_cells, random_patches
 from ssl_jax.core.errors import UserError
 from ssl_jax.core.inputs import OneCrop
 from ssl_jax.core.ranges import Count, Integer, Part
-from ssl_jax.nets.decoders import mae_decoder, map_decoder
+from ssl_jax.nets.decoders import as_encoder, mae_decoder, map_decoder
 from ssl_jax.nets.features import Stage
 from ssl_jax.nets.functional import Net
 from ssl_jax.objectives.base import Objective, Probe, View
@@ -119,6 +119,7 @@ class Layerwise(Objective):
             depth=self.decoder_depth,
             heads=self.decoder_heads,
             cls_token=self.shapes.cls is not None,
+            **as_encoder(self.backbone),
             **options,
         )
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.core.errors import UserError
-from ssl_jax.core.sharding import padded_rows, split_columns
+from ssl_jax.core.sharding import gather_rows, padded_rows, split_columns
 from ssl_jax.losses.cross_entropy import cross_entropy
 from ssl_jax.losses.nce import estimate_partition, nce
 from ssl_jax.losses.nonparametric_softmax import nonparametric_softmax
@@ -58,7 +58,7 @@ def similarities(features: Array, memory: Array, rows: Array) -> Array:
     devices.
     """
     bank = jax.lax.stop_gradient(memory)
-    products = jnp.matmul(features, bank.T, precision="highest")
+    products = jnp.matmul(gather_rows(features), bank.T, precision="highest")
     return jnp.take_along_axis(split_columns(products), rows, axis=1)
 
 

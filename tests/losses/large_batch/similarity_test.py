@@ -145,6 +145,26 @@ class FormsTest(parameterized.TestCase):
         for actual, axis in zip(sums, (1, 0), strict=True):
             np.testing.assert_allclose(actual, jax.nn.logsumexp(x @ y.T, axis), rtol=1e-5)
 
+    @parameterized.parameters(log_sum_exp, sum_softplus)
+    def test_few_rows_and_many_columns_on_many_devices(self, sums):
+        """A ring gathers the rows where they are no more than a device's block of columns."""
+        x, y = (jnp.asarray(draw(n, DIM, seed=n), jnp.float32) for n in (8, 64))
+
+        def total(form, x, y):
+            if sums is sum_softplus:
+                return jnp.mean(sums(x, y, similarity=form) ** 2)
+            return sum(jnp.mean(v**2) for v in sums(x, y, columns=True, similarity=form))
+
+        run = jax.jit(jax.value_and_grad(total, (1, 2)), static_argnums=0)
+        with on(8), mock.patch.object(tiles, "TILE", 3):
+            rows = sharding.batch_sharding(mesh())
+            x, y = jax.device_put((x, y), rows)
+            actual, expected = run("ring", x, y), run("dense", x, y)
+            kinds = {c.kind for c in collectives(run.lower("ring", x, y).compile().as_text())}
+        for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5 * np.abs(e).max())
+        self.assertNotIn("collective-permute", kinds)
+
     @parameterized.parameters("tiled", "ring")
     def test_inside_a_callers_shard_map(self, form):
         """In a `shard_map` only the device's rows count, in every form."""
