@@ -214,17 +214,15 @@ def run_stack(
     attention: bool = False,
     branch_factors: Array | None = None,
     block_bias: Array | None = None,
-    unroll: int = 1,
 ) -> tuple[Array, tuple[Array | None, Array | None]]:
     """Run tokens (B, T, D) through a stack of blocks. Also return, with `all_outputs`, the tokens
     after each block (depth, B, T, D) and, with `attention`, its weights (depth, B, heads, T, T).
 
     `bias` is added to the attention's logits in every block, `block_bias` (depth, ...) is each
     block's own; `branch_factors` (depth, 2, B) are the factors of stochastic depth. A scan, so that
-    the compile time does not grow with the depth, over `unroll` blocks at a time.
+    the compile time does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)
-    inputs = (state, branch_factors, block_bias)
 
     def body(
         x: Array, layer: tuple[nnx.State, Array | None, Array | None]
@@ -239,10 +237,8 @@ def run_stack(
         return x, (x if all_outputs else None, maps)
 
     if remat != "none":
-        # Without a loop XLA would merge what is recomputed with what was computed.
-        loop = unroll < jax.tree.leaves(inputs)[0].shape[0]
-        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=not loop)
-    return jax.lax.scan(body, x, inputs, unroll=unroll)
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    return jax.lax.scan(body, x, (state, branch_factors, block_bias))
 
 
 def check_options(dim: int, heads: int, remat: str, mlp: str = "gelu") -> None:

@@ -100,8 +100,6 @@ class Config(Backbone):
       init: "normal" (DINO, DeiT), "xavier" (MAE), "mocov3"; None chooses by `position`.
       remat: what the backward pass recomputes: "none", "full" (all of a block), "dots" (all but
         its linear layers) or "wide" (what follows elementwise from the kept); see docs/configs.md.
-      unroll: blocks per turn of the loop over the blocks. With `mesh.fsdp` on TPUs, the weights of
-        the first block of a turn are waited for, and those of the others move during computation.
       attention_form: how attention is computed: "kernel" (TPU), "cudnn" (GPU), "xla", or "auto",
         the best for the device and the shapes; see `nets.attention`.
 
@@ -139,7 +137,6 @@ class Config(Backbone):
     norm_eps: Positive = 1e-6
     init: Scheme | None = None
     remat: Remat = "none"
-    unroll: Count = 1
     attention_form: AttentionForm = "auto"
 
     def __post_init__(self) -> None:
@@ -252,7 +249,7 @@ class ViT(nnx.Module):
         self.patch, self.grid, self.position = patch, grid, position
         self.pool, self.norm_after_pool = config.pool, config.norm_after_pool
         self.interpolate = (config.interpolate_offset, config.interpolate_antialias)
-        self.depth, self.remat, self.unroll = depth, config.remat, config.unroll
+        self.depth, self.remat = depth, config.remat
         self.drop_path, self.drop_path_uniform = config.drop_path, config.drop_path_uniform
         fan_in = math.prod(config.window) * channels
         kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
@@ -372,15 +369,7 @@ class ViT(nnx.Module):
             hidden = jnp.where(visible, 0.0, HIDDEN)[:, None, None]
             bias = hidden if bias is None else bias + hidden
         x, (block_outputs, maps) = run_stack(
-            self.blocks,
-            x,
-            self.remat,
-            stages,
-            bias,
-            attention,
-            branch_factors,
-            block_bias,
-            self.unroll,
+            self.blocks, x, self.remat, stages, bias, attention, branch_factors, block_bias
         )
         x = x[:, :count]
         tokens = x if self.norm_after_pool else self.norm(x)

@@ -197,25 +197,6 @@ class ViTTest(parameterized.TestCase):
         self.assertLess(counts["none"], counts["dots"])
         self.assertLess(counts["dots"], counts["full"])
 
-    def test_blocks_per_turn_change_nothing(self):
-        params, images = started(tiny(depth=3))
-
-        def trained(**options):
-            def f(params):
-                out, _ = tiny(depth=3, **options).apply(params, {}, images, train=True)
-                return jnp.mean(jnp.square(out.cls) * jnp.arange(8))
-
-            return jax.value_and_grad(f)
-
-        some = {"two": {"unroll": 2}, "all": {"unroll": 3, "remat": "full"}}
-        functions = {"plain": trained()} | {k: trained(**v) for k, v in some.items()}
-        got = jax.jit(lambda p: {name: f(p) for name, f in functions.items()})(params)
-        for name, options in some.items():
-            chex.assert_trees_all_close(got[name], got["plain"], rtol=1e-5, atol=1e-6)
-            text = str(jax.make_jaxpr(functions[name])(params))
-            self.assertIn(f"unroll={options['unroll']}", text)
-        self.assertIn("prevent_cse=True", text)  # no loop is left that would prevent it
-
     def test_program_does_not_grow_with_depth(self):
         def equations(depth):
             net = tiny(depth=depth)
