@@ -1,6 +1,6 @@
 """Communication that runs beside computation, of programs compiled for a TPU slice and not run.
 
-    python benchmarks/overlap.py [--topology=v5e:4x4]
+    python benchmarks/overlap.py [--topology=v5e:4x4] [--options={}]
 
 Compiles (needs libtpu but no TPU) the ring form of NT-Xent, forward and backward, and the training
 step of a perceptron, a loop over layers whose weights are split over the slice. Prints one JSON
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax.core.sharding import MeshConfig, batch_sharding, keep_rows, make_mesh, replicated
+from ssl_jax.core.sharding import MeshConfig, batch_sharding, gather_weights, make_mesh, replicated
 from ssl_jax.cost import program
 from ssl_jax.losses.ntxent import ntxent
 from ssl_jax.run.compile_worker import devices
@@ -31,9 +31,11 @@ EMBEDDINGS, FEATURES = 32_768, 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", default="v5e:4x4")
+    parser.add_argument("--options", default="{}", help="of the perceptron's compiler, JSON")
     args = parser.parse_args()
     chips = devices(args.topology, 1)
-    programs = {"ring": ring(chips), "perceptron": perceptron(chips)}
+    options = json.loads(args.options)
+    programs = {"ring": ring(chips), "perceptron": perceptron(chips, options)}
     print(json.dumps({"topology": args.topology} | programs))
 
 
@@ -48,7 +50,7 @@ def ring(chips: list) -> dict[str, tuple[float, float]]:
     return moved(step, mesh, z)
 
 
-def perceptron(chips: list) -> dict[str, tuple[float, float]]:
+def perceptron(chips: list, options: dict[str, str]) -> dict[str, tuple[float, float]]:
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1), chips)
     split = NamedSharding(mesh, P(None, "fsdp"))
     weights = [
@@ -58,7 +60,7 @@ def perceptron(chips: list) -> dict[str, tuple[float, float]]:
     x = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.bfloat16, sharding=batch_sharding(mesh))
 
     def layer(x: jax.Array, weights: list[jax.Array]) -> tuple[jax.Array, None]:
-        x, (first, second) = keep_rows(x), [w.astype(jnp.bfloat16) for w in weights]
+        first, second = gather_weights([w.astype(jnp.bfloat16) for w in weights])
         return x + jax.nn.gelu(x @ first) @ second, None
 
     def loss(weights: list[jax.Array], x: jax.Array) -> jax.Array:
@@ -67,7 +69,9 @@ def perceptron(chips: list) -> dict[str, tuple[float, float]]:
     def step(weights: list[jax.Array], x: jax.Array) -> list[jax.Array]:
         return [w - 0.1 * g for w, g in zip(weights, jax.grad(loss)(weights, x), strict=True)]
 
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=[split, split])
+    compiled = jax.jit(
+        step, donate_argnums=0, out_shardings=[split, split], compiler_options=options
+    )
     return moved(compiled, mesh, weights, x)
 
 

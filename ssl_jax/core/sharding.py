@@ -146,20 +146,23 @@ def split_rows(x: jax.Array) -> jax.Array:
     return _split(x, 0)
 
 
-def keep_rows(x: jax.Array) -> jax.Array:
-    """Keep activations (B, ...) split by rows where the parameters are split too (`fsdp` > 1).
-    Otherwise the compiler may leave a layer's parameters where they are and gather the activations
-    of all devices instead. Unchanged under the conditions of `split_rows`.
-    """
-    split = dict(jax.sharding.get_abstract_mesh().shape).get("fsdp", 1) > 1
-    return split_rows(x) if split else x
-
-
 def split_columns(x: jax.Array) -> jax.Array:
     """Split the columns of (B, R), not its rows, over all devices: scores of a batch against rows
     that are split over them. Unchanged under the conditions of `split_rows`.
     """
     return _split(x, 1)
+
+
+def gather_weights(weights: tree.Tree) -> tree.Tree:
+    """Hold the whole weights of a layer on every device while it uses them, where they are split
+    (`fsdp` > 1): they are gathered, and their gradients summed and split again. Otherwise the
+    compiler may leave them in place and move the activations of all devices. Unchanged if there is
+    no such mesh in context.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if set(mesh.axis_names) != set(AXES) or mesh.shape["fsdp"] == 1:
+        return weights
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), weights)
 
 
 def gather_rows(x: jax.Array) -> jax.Array:

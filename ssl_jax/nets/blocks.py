@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from ssl_jax.core.errors import UserError, suggest
-from ssl_jax.core.sharding import keep_rows
+from ssl_jax.core.sharding import gather_weights
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.attention import AttentionForm, attend, split_heads, weights
 from ssl_jax.nets.drop_path import drop
@@ -227,8 +227,7 @@ def run_stack(
     def body(
         x: Array, layer: tuple[nnx.State, Array | None, Array | None]
     ) -> tuple[Array, tuple[Array | None, Array | None]]:
-        x = keep_rows(x)
-        block, branch_factors, own = nnx.merge(graphdef, layer[0]), *layer[1:]
+        block, branch_factors, own = nnx.merge(graphdef, gather_weights(layer[0])), *layer[1:]
         total = bias if own is None else own if bias is None else bias + own
         maps = block.attn.maps(block.norm1(x), total) if attention else None
         x = (
