@@ -258,6 +258,7 @@ class Bfloat16Test(parameterized.TestCase):
             "soft_cross_entropy",
             "cross_view",
             "masked_patches",
+            "multi_label_soft",
             "dino",
             "clip_inner",
             "infonce_queue",

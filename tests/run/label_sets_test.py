@@ -75,9 +75,9 @@ class LabelsTest(parameterized.TestCase):
             settings_of(SimpleNamespace(top=None, threshold=0.3), classifier(False), "C")
 
     def test_the_description_in_the_file(self):
-        single = json.loads(classifiers.about(NAMES, 1.0, 4))
+        single = json.loads(classifiers.metadata(NAMES, 1.0, 4))
         self.assertEqual(single, {"classes": list(NAMES), "temperature": 1.0, "side": 4})
-        self.assertTrue(json.loads(classifiers.about(NAMES, 1.0, 4, True))["several"])
+        self.assertTrue(json.loads(classifiers.metadata(NAMES, 1.0, 4, True))["several"])
 
 
 class ScoresTest(parameterized.TestCase):
