@@ -188,6 +188,11 @@ class NpzTest(parameterized.TestCase):
         ("no_images", {"z": np.zeros(3)}, "expected one named image or images or x, got z"),
         ("pickle", {"x": np.array([None, {}])}, "not a readable"),
         (
+            "mask_count",
+            {"x": np.zeros((2, 4, 4, 3), np.uint8), "masks": np.zeros((1, 4, 4), np.uint8)},
+            "1 masks of 2 images; give one for each",
+        ),
+        (
             "label_length",
             {"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(3, int)},
             r"labels of shape \(2,\), one per image, got \(3,\)",

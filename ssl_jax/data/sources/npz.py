@@ -52,6 +52,10 @@ def load(path: str, split: str) -> ArraySource:
         )
     names: tuple[str, ...] = ()
     images = _check_images(images, path)
+    if masks is not None and len(masks) != len(images):
+        raise UserError(
+            f"npz:{path}: {len(masks)} masks of {len(images)} images; give one for each"
+        )
     table = labels if labels is not None and labels.ndim == 2 and labels.shape[1] > 1 else None
     if table is not None:
         labels = None
