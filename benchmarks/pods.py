@@ -8,8 +8,8 @@ the program's code is made (`pods_plan.py`), unless --code is set or less than 0
 the code. Recipes whose unchanged report is in the file are skipped (unless --again), so an
 interrupted command resumes where it stopped. Then writes docs/pods.md (--page: only that). The
 slice is the smallest v5e slice with at most 16 images of the batch per chip, between 16 and 64
-chips (8, if 16 do not divide the batch); a batch of 32,768 (CLIP), a ResNet of three times the
-width (SimCLR v2) and what does not fit 64 get 256.
+chips (8, if 16 do not divide the batch), or the next one that the step fits; a batch of 32,768
+(CLIP) and a ResNet of three times the width (SimCLR v2) get 256.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def work(names: Iterable[str], args: argparse.Namespace) -> None:
             continue
         config = load_config(name)
         text = f"{args.hlo}/{name.replace(':', '_')}.txt" if args.hlo else ""
-        for topology in dict.fromkeys((slice_of(config), SLICES[256])):
+        sizes = list(SLICES.values())
+        for topology in sizes[sizes.index(slice_of(config)) :]:
             print(f"{name} on {topology}", flush=True)
             try:
                 report = compiled(config, topology, text, args.code)
