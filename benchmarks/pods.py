@@ -249,11 +249,6 @@ threads. Compilations marked "+" took a tenth of that time. `context_prediction:
 "Not run" is a recipe that is new, or whose settings differ from those that were compiled. A row
 holds for the code of its date.
 
-These rows of transformers are of the code before its [attention kernel](performance.md): `clip`,
-`data2vec`, the ViTs of `dino`, `ibot`, `ijepa`, `maskfeat`, `simmim:imagenet_swin`. Compiled again,
-`simmim:imagenet` moves 282 instead of 548 MB per image, with 0.5 % more FLOPs: the backward pass
-computes the products of queries and keys twice.
-
 Bytes and memory depend on the compiler: all rows are of libtpu 0.0.52. With 0.0.42, which jax
 0.10.2 requires, four recipes had the same FLOPs, bytes within 0.8 % and a peak 4 to 23 % higher.
 
