@@ -125,9 +125,10 @@ class ApiTest(parameterized.TestCase):
         pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 1), np.uint8)
         path = self.folder / "image.png"
         cv2.imwrite(str(path), pixels)
-        expected = encoder(pixels[None])
-        np.testing.assert_array_equal(encoder(path), expected)
-        np.testing.assert_array_equal(encoder([str(path), pixels])[1:], expected)
+        np.testing.assert_array_equal(encoder(path), encoder(pixels[None]))
+        # Programs for one and two images may differ in the last bit: compare batches of one size.
+        both = encoder(np.stack([pixels, pixels]))
+        np.testing.assert_array_equal(encoder([str(path), pixels]), both)
         with self.assertRaisesRegex(ssl_jax.UserError, "missing.png: No such file"):
             encoder(self.folder / "missing.png")
         self.assertLess(len(repr(encoder)), 300)
