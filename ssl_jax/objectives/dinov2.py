@@ -256,11 +256,11 @@ class DINOv2(Objective):
             rows = logits.reshape(-1, logits.shape[-1])
             return sinkhorn(rows, temperature, ITERATIONS, valid=valid).reshape(logits.shape)
 
-        return balance(images), balance(patches, valid.ravel())
+        return balance(images), balance(patches, valid)
 
     def means(self, images: Array, patches: Array, valid: Array) -> dict[str, Array]:
         """Return the means (K,) of the teacher's logits, for the running means."""
-        rows = jnp.sum(jnp.where(valid[..., None], patches, 0), axis=(0, 1))
+        rows = jnp.sum(jnp.where(valid[:, None], patches, 0), axis=0)
         values = jnp.mean(images, axis=(0, 1)), rows / jnp.maximum(valid.sum(), 1)
         return dict(zip(CENTERS, values, strict=True))
 

@@ -1,5 +1,6 @@
 """Masks of the patches that DINOv2 hides, and the hidden patches of a batch in one array."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -7,11 +8,13 @@ import jax.numpy as jnp
 
 from ssl_jax.augment.masks import block_mask, mask_ids, most_hidden, stratified_targets, take
 from ssl_jax.core import rng
+from ssl_jax.core.sharding import split_rows
 
 Array = jax.Array
 Ratios = tuple[float, float]
 
 LEAST_BLOCK = 4  # patches of a block of a mask
+MULTIPLE = 16  # of rows per group, so that more devices than groups can split them
 
 
 def spread_masks(
@@ -36,9 +39,10 @@ def spread_masks(
 def gather_hidden(
     masks: Array, groups: int, share: float, ratios: Ratios
 ) -> tuple[Callable[[Array], Array], Array]:
-    """Return a function that gathers the hidden patches (groups, M, D) from all (B, crops, N, D),
-    and the weight (groups, M) of each in the loss: one over the number that its crop hides and the
-    number of crops. M is the most that can be hidden; the padding repeats them with weight 0.
+    """Return a function that gathers the hidden patches (groups * M, D) from all (B, crops, N, D),
+    and the weight (groups * M,) of each in the loss: one over the number that its crop hides and
+    the number of crops. M is the most that a group can hide, rounded up to a multiple of 16; the
+    padding repeats them with weight 0.
 
     Args:
       masks: (B, crops, rows, columns), see `spread_masks`.
@@ -46,9 +50,16 @@ def gather_hidden(
     patches = masks.shape[-2] * masks.shape[-1]
     flat = masks.reshape(groups, -1, patches)
     most = most_hidden(flat.shape[1], patches, share, ratios)
+    most = min(math.ceil(most / MULTIPLE) * MULTIPLE, flat[0].size)
     ids, valid = mask_ids(flat, most)
     again = jnp.arange(most) % jnp.maximum(valid.sum(-1, keepdims=True), 1)
     ids = jnp.take_along_axis(ids, again, axis=-1)
     weights = flat / jnp.maximum(flat.sum(-1, keepdims=True), 1) / (groups * flat.shape[1])
     weights = jnp.take_along_axis(weights.reshape(groups, -1), ids, axis=1)
-    return lambda x: take(x.reshape(groups, -1, x.shape[-1]), ids), weights * valid
+
+    def gather(x: Array) -> Array:
+        rows = take(x.reshape(groups, -1, x.shape[-1]), ids)
+        # Groups that the devices do not divide would leave all rows, and their logits, on each.
+        return split_rows(rows.reshape(-1, x.shape[-1]))
+
+    return gather, split_rows((weights * valid).ravel())
