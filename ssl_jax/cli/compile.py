@@ -86,6 +86,9 @@ def show(console: Console, title: str, report: Report) -> None:
     console.print(_memory_table(report["memory"]), soft_wrap=False)
     if report["links"]:
         console.print(_links_table(report["links"]), soft_wrap=False)
+    if report["options"]:
+        options = (f"{name}={value}" for name, value in report["options"].items())
+        console.print(f"compiler options, which training sets too: {', '.join(options)}")
     if report["flops"]:
         console.print(
             f"{report['flops'] / 1e12:,.4g} TFLOP per step, {report['flops_per_image'] / 1e9:,.4g} "

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from ssl_jax.core import sharding
+from ssl_jax.core import compiler, sharding
 from ssl_jax.core.inputs import Inputs
 from ssl_jax.cost import program as costs
 from ssl_jax.cost.chips import Chip, chip
@@ -94,7 +94,8 @@ class Report:
     """Costs of the compiled step. `bytes` and `links` are per chip, FLOPs are over all chips.
 
     An image is an example of the global batch, with all of its views. The seconds are those of
-    tracing and compiling: wall time, and CPU time of all threads.
+    tracing and compiling: wall time, and CPU time of all threads. `options` are the compiler's
+    (`core.compiler`).
     """
 
     device: str
@@ -112,6 +113,7 @@ class Report:
     links: tuple[Link, ...] = ()
     unknown: tuple[str, ...] = ()
     bound: TimeBound | None = field(default=None)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def abstract_batch(inputs: Inputs, spec: Spec, mesh: Mesh) -> dict[str, Any]:
@@ -200,6 +202,7 @@ def prepare(
         "device": device,
         "mesh": dict(mesh.shape),
         "global_batch": objective.spec.global_batch,
+        "options": compiler.options(mesh),
     }
     memory = {
         "parameters": local_bytes(state.params, placed.params),

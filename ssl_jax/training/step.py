@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from ssl_jax.augment.recipes import augment
-from ssl_jax.core import rng, sharding, tree
+from ssl_jax.core import compiler, rng, sharding, tree
 from ssl_jax.objectives.base import Objective, Turn
 from ssl_jax.training.state import TrainState
 
@@ -121,6 +121,7 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(placed, sharding.batch_sharding(mesh)),
         out_shardings=(placed, sharding.replicated(mesh)),
+        compiler_options=compiler.options(mesh) or None,
     )
 
 

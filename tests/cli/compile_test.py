@@ -51,6 +51,7 @@ FITS = {
         }
     ],
     "unknown": ["while.3"],
+    "options": {"xla_fast": "true"},
     "bound": {
         "compute": 0.002,
         "memory": 0.001,
@@ -91,6 +92,7 @@ class CompileTest(parameterized.TestCase):
             "all-gather",
             "0.400",
             "while.3",
+            "xla_fast=true",
             "32,000 images/s",
         )
         for part in parts:
