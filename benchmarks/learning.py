@@ -8,7 +8,8 @@ the measurements in docs/results.json. Runs of an unchanged recipe that are in t
 so an interrupted command resumes where it stopped. Then writes docs/results.md (--page: only that).
 The layer is the one that the method names (`Probe`), fixed before any measurement. The untrained
 network, with batch-norm statistics of the data, is read at the same layer and at its best layer.
-Differences are paired by seed, with their standard error over the seeds.
+Differences are paired by seed, with their standard error over the seeds. A method that learns from
+a trained network gets one of the same seed (`TEACHERS`), whose time is not counted.
 """
 
 import argparse
@@ -31,6 +32,12 @@ RESULTS, PAGE = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 MEASURES = ("fewshot5_top1", "kmeans_acc", "kmeans_nmi", "knn_top1")
 FURTHER = ("dino:digits_vit", "moco_v3:digits_vit")
 LOCK = Path(tempfile.gettempdir()) / "ssl_jax_learning.lock"
+TEACHERS = {  # which method trains the network that a method learns from, with the same seed
+    "beit": "dvae",
+    "beit_v2": "vqkd",
+    "feature_distillation": "dino:digits_vit",
+    "vqkd": "dino:digits_vit",
+}
 
 
 def main() -> None:
@@ -114,10 +121,10 @@ def one_run(method: str, seed: int) -> dict[str, Any]:
     from ssl_jax.run.experiment import Experiment
     from ssl_jax.training import workdir
 
-    flags = [f"--config={recipe(method)}", f"--config.train.seed={seed}"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "ssl_jax", "train", *flags, f"--workdir={folder}/w"]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        given = teacher(method, seed)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        train(method, seed, f"{folder}/w", given)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         summary = json.loads((Path(folder) / "w" / "summary.json").read_text())
         experiment = Experiment.from_config(workdir.read_config(Path(folder) / "w"))
@@ -126,9 +133,30 @@ def one_run(method: str, seed: int) -> dict[str, Any]:
     numbers |= {f"untrained_{m}": round(summary[f"untrained/eval/{m}"], 4) for m in MEASURES}
     numbers |= {"best_untrained_fewshot5_top1": round(best, 4), "best_untrained_layer": layer}
     numbers |= {f"pixels_{m}": round(summary[f"pixels/eval/{m}"], 4) for m in MEASURES} | {
-        "cpu_s": round(used.ru_utime + used.ru_stime)
+        "cpu_s": round(used.ru_utime - before.ru_utime + used.ru_stime - before.ru_stime)
     }
     return {"probe": dataclasses.asdict(experiment.objective.probe), "numbers": numbers}
+
+
+def train(method: str, seed: int, workdir: str, given: list[str]) -> None:
+    flags = [f"--config={recipe(method)}", f"--config.train.seed={seed}", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "ssl_jax", "train", *flags, *given]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def teacher(method: str, seed: int) -> list[str]:
+    """Train the network that a method learns from, unless an earlier run has; return the flag that
+    names it, if there is one. It stays in the temporary folder, as several methods learn from it.
+    """
+    if method not in TEACHERS:
+        return []
+    name = TEACHERS[method]
+    given = teacher(name, seed)
+    folder = f"{tempfile.gettempdir()}/ssl_jax_learning-{fingerprint(name)}-{seed}"
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        train(name, seed, folder, given)
+    return [f"--config.train.teacher_from={folder}"]
 
 
 def best_untrained(experiment: Any) -> tuple[float, str]:
@@ -201,7 +229,7 @@ def page(results: dict[str, Any]) -> str:
         "# What each method learns on the embedded data\n\n"
         "`python benchmarks/learning.py` writes this page from [results.json](results.json); its\n"
         "docstring describes the protocol. Accuracies are means over the seeds; `raw pixels` are\n"
-        "read with 5 labels, too. CPU seconds are those of the whole run. `-1 avg` is the mean over\n"
+        "read with 5 labels, too. CPU seconds are those of the whole run. `-1 avg` is the mean of\n"
         "the last map. In networks without a class token it is also their own output, `pooled`.\n"
         "\\* measured before the recipe's config last changed.\n\n"
         + "\n".join(f"| {line} |" for line in table)
