@@ -145,6 +145,7 @@ def _vit(size: str, patch: int, image_size: int) -> dict[str, Any]:
         "layer_scale": 1e-5,
         "drop_path": 0.4,
         "drop_path_uniform": True,
+        "drop_path_groups": 256,  # the chips of a slice up to 256 divide it
         "interpolate_antialias": True,
         "dtype": "bfloat16",
     }

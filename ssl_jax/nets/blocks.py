@@ -13,7 +13,7 @@ from ssl_jax.core.errors import UserError, suggest
 from ssl_jax.core.sharding import gather_weights
 from ssl_jax.core.tree import Array
 from ssl_jax.nets.attention import AttentionForm, attend, split_heads, weights
-from ssl_jax.nets.drop_path import drop
+from ssl_jax.nets.drop_path import residual
 from ssl_jax.nets.layers import DType, Init, LayerNorm, normal, torch_default, xavier_uniform
 from ssl_jax.nets.positions import Grid
 
@@ -172,11 +172,19 @@ class Block(nnx.Module):
     def __call__(
         self, x: Array, bias: Array | None = None, branch_factors: Array | None = None
     ) -> Array:
-        """`branch_factors` (2, B): factors of the attention branch and of the perceptron branch."""
+        """`branch_factors` (2, ...): what `drop_path.factors` drew for the attention branch and for
+        the perceptron branch.
+        """
         attention, perceptron = (None, None) if branch_factors is None else branch_factors
-        x = x + drop(_scaled(self.attn(self.norm1(x), bias), self.gamma1), attention)
-        x = checkpoint_name(x, "middle")
-        return x + drop(_scaled(self.mlp(self.norm2(x)), self.gamma2), perceptron)
+
+        def attend(x: Array) -> Array:
+            return _scaled(self.attn(self.norm1(x), bias), self.gamma1)
+
+        def transform(x: Array) -> Array:
+            return _scaled(self.mlp(self.norm2(x)), self.gamma2)
+
+        x = checkpoint_name(residual(x, attend, attention), "middle")
+        return residual(x, transform, perceptron)
 
 
 def hide(x: Array, mask: Array, grid: Grid, mask_token: nnx.Param | None) -> Array:
@@ -219,7 +227,7 @@ def run_stack(
     after each block (depth, B, T, D) and, with `attention`, its weights (depth, B, heads, T, T).
 
     `bias` is added to the attention's logits in every block, `block_bias` (depth, ...) is each
-    block's own; `branch_factors` (depth, 2, B) are the factors of stochastic depth. A scan, so that
+    block's own; `branch_factors` (depth, 2, ...) are the draws of stochastic depth. A scan, so that
     the compile time does not grow with the depth.
     """
     graphdef, state = nnx.split(blocks)

@@ -112,6 +112,7 @@ class Start:
         backbone = dict(self.backbone)
         if "drop_path" in fields:
             backbone["drop_path"] = backbone.get("drop_path") or DROP_PATH
+        backbone.pop("drop_path_groups", None)  # they divide the batch of the pretraining
         if "pool" in fields and self.probe == Probe(-1, "avg"):
             backbone["pool"] = "avg"
         return backbone

@@ -89,6 +89,10 @@ class Config(Backbone):
       drop_path: rate of stochastic depth, at which each branch of the last block is dropped for a
         training example; it falls to 0 in the first block. The method must draw it.
       drop_path_uniform: whether all blocks have that rate (DINOv2).
+      drop_path_groups: in training, each branch computes only its share 1 - `drop_path` of the rows
+        of each of this many groups of consecutive crops, which saves the work of the others
+        (DINOv2); the devices must divide it to save communication. 0 drops crop by crop and
+        computes all.
       layer_scale: initial value of the blocks' LayerScale, None for none.
       qkv_bias: whether query, key and value have biases.
       mlp: nonlinearity of the perceptrons; see `blocks.Mlp`.
@@ -129,6 +133,7 @@ class Config(Backbone):
     interpolate_antialias: bool = False
     drop_path: BelowOne = 0.0
     drop_path_uniform: bool = False
+    drop_path_groups: Whole = 0
     layer_scale: Positive | None = None
     qkv_bias: bool = True
     mlp: Perceptron = "gelu"
@@ -172,6 +177,11 @@ class Config(Backbone):
                 "class token"
             )
         check_rate(self.drop_path, depth, self.drop_path_uniform)
+        if self.drop_path_groups and not self.drop_path_uniform:
+            raise UserError(
+                f"drop_path_groups={self.drop_path_groups}: expected drop_path_uniform=True, so "
+                "that all blocks compute as many rows"
+            )
         grid = self.grid  # raises unless the patch divides the image
         if position in FIXED_ORDERS:
             sincos(dim, grid)  # raises for an invalid width
@@ -251,6 +261,7 @@ class ViT(nnx.Module):
         self.interpolate = (config.interpolate_offset, config.interpolate_antialias)
         self.depth, self.remat = depth, config.remat
         self.drop_path, self.drop_path_uniform = config.drop_path, config.drop_path_uniform
+        self.drop_path_groups = config.drop_path_groups
         fan_in = math.prod(config.window) * channels
         kernel = torch_default(fan_in) if scheme == "normal" else xavier_uniform(fan_in, dim)
         bias: Init = nnx.initializers.zeros if scheme == "mocov3" else torch_default(fan_in)
@@ -336,7 +347,8 @@ class ViT(nnx.Module):
             mask without a mask token or of another grid, `visible` with registers.
         """
         rate = self.drop_path if train else 0.0
-        branch_factors = factors(keys, rate, self.depth, 2, self.drop_path_uniform)
+        uniform, groups = self.drop_path_uniform, self.drop_path_groups
+        branch_factors = factors(keys, rate, self.depth, 2, uniform, groups)
         if keep is not None and self.relative is not None:
             raise UserError("relative positions need all patches; leave keep out")
         x, grid = self._embed(images)
@@ -366,6 +378,8 @@ class ViT(nnx.Module):
         if visible is not None:
             if self.registers is not None:
                 raise UserError("visible: expected a backbone without registers; set registers=0")
+            if rate and groups:
+                raise UserError("visible: expected drop_path_groups=0, as its rows are those of x")
             hidden = jnp.where(visible, 0.0, HIDDEN)[:, None, None]
             bias = hidden if bias is None else bias + hidden
         x, (block_outputs, maps) = run_stack(
