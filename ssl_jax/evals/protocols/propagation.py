@@ -3,7 +3,7 @@ features (the protocol of DINO, 2104.14294, and before it Jabri et al., 2006.146
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -49,6 +49,12 @@ class Propagation(Protocol):
       patch: side of the patches that raw pixels are split into.
     """
 
+    titles: ClassVar[Mapping[str, str]] = {
+        "propagation_jf": "propagated masks, J&F",
+        "propagation_j": "propagated masks, J (regions)",
+        "propagation_f": "propagated masks, F (outlines)",
+        "propagation_copy_first_jf": "copies of the first mask, J&F",
+    }
     scores: ClassVar[tuple[str, ...]] = ("propagation",)
 
     labels = False
