@@ -21,6 +21,7 @@ from ssl_jax.evals.checks import NotMeasurable
 from ssl_jax.evals.evaluator import EvalsConfig
 from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import detection
+from ssl_jax.evals.titles import titles_of
 from ssl_jax.nets.backbones import resnet_small
 from ssl_jax.objectives.base import Encoder, Probe
 from tests.evals.detection_stub import CRASH, ERROR
@@ -81,6 +82,8 @@ def of_protocol(name, subject, files, settings, prefix):
     protocol = dataclasses.replace(EvalsConfig().protocol(name), **chosen)
     ((_, numbers),) = measured([protocol], subject)
     assert numbers and np.isfinite(list(numbers.values())).all(), (name, numbers)
+    names = {key.partition("/")[2] for key in numbers}
+    assert titles_of(names, protocol.titles).keys() == names, (name, names)
     return {f"{prefix} {key}": value for key, value in numbers.items()}
 
 

@@ -53,8 +53,8 @@ class Normals(DenseRegression):
 
     def measure(self, subject: Subject) -> dict[str, float]:
         train, test = (
-            pairs(Path(folder) / "images", Path(folder) / "normals")
-            for folder in (self.train, self.test)
+            pairs(folder / "images", folder / "normals")
+            for folder in (Path(self.train).expanduser(), Path(self.test).expanduser())
         )
         degrees = []
         for file, own in self.predictions(
