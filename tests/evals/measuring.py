@@ -23,7 +23,7 @@ from ssl_jax.evals.images import Images
 from ssl_jax.evals.protocols import detection
 from ssl_jax.evals.titles import titles_of
 from ssl_jax.nets.backbones import resnet_small
-from ssl_jax.objectives.base import Encoder, Probe
+from ssl_jax.objectives.base import Encoder, Heads, Probe
 from tests.evals.detection_stub import CRASH, ERROR
 from tests.evals.multi_label_test import source as multi_label
 from tests.evals.setting_files import squares
@@ -36,7 +36,6 @@ MORE = {
     "copy_detection": {"whitening": "{copies2}"},
     "instance_retrieval": {"whitening": "{copies2}"},
     "corruptions": {"data": "{corrupted}"},
-    "distance": {"stage": -2},
 }
 SINGLE = {
     name: BASE.get(name, {}) | MORE.get(name, {})
@@ -63,11 +62,13 @@ def measure(folder: Path) -> dict[str, float]:
         how["streams"] = {"target": squares(30, 2)}
         images = Images.of(squares(60, 0), squares(41, 1), 1000, 1000, **how)
         other = lambda seed: (encoder(int(seed)), how["view"])  # noqa: E731
-        subject = Subject(encoder(), images, Probe(pool="pooled"), network=other)
+        one_head = Heads({}, lambda _, pooled: [pooled[:, :4]])
+        network = dataclasses.replace(encoder(), classifier=one_head)
+        subject = Subject(network, images, Probe(pool="pooled"), network=other)
         for name, settings in SINGLE.items():
             numbers |= of_protocol(name, subject, files, settings, name)
         numbers |= of_protocol("patches", subject, files, {}, "labels")
-        numbers |= of_detection(dataclasses.replace(images, streams={}), files)
+        numbers |= of_detection(images, files)
         tables = (np.random.default_rng(i).integers(0, 2, (n, 3)) for i, n in enumerate((40, 21)))
         how = {"view": View(8), "channels": 1, "batch_size": 8, "mesh": mesh}
         images = Images.of(*map(multi_label, tables), 1000, 1000, **how)
@@ -92,7 +93,7 @@ def of_detection(images, files):
     numbers, with an error of the data, and with a worker that fails.
     """
     net = resnet_small.make(width=4, channels=3)
-    params, stats = jax.device_get(net.init(jax.random.key(0)))
+    params, stats = jax.device_get(jax.jit(net.init)(jax.random.key(0)))
     split = sharding.batch_sharding(images.mesh)
     alike = sharding.replicated(images.mesh)
     params = jax.tree.map(

@@ -232,10 +232,10 @@ def _answers(
         digest.update(text.encode())
     for name in sorted(tensors):
         digest.update(name.encode() + np.ascontiguousarray(tensors[name]).tobytes())
-    folder = cache.folder() / "detection" / digest.hexdigest()
-    results, log = folder / "results.json", folder / "log.txt"
     path = os.pathsep.join(filter(None, sys.path))
     try:
+        folder = cache.folder() / "detection" / digest.hexdigest()
+        results, log = folder / "results.json", folder / "log.txt"
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             (folder / f"{name}.json").write_text(text)
@@ -249,9 +249,8 @@ def _answers(
                 env=os.environ | {"PYTHONPATH": path},
             )
     except OSError as e:
-        yield {
-            "failure": f"cannot write to the cache ({e.strerror}); set SSL_JAX_CACHE to a folder"
-        }
+        reason = e.strerror or e
+        yield {"failure": f"cannot write to the cache ({reason}); set SSL_JAX_CACHE to a folder"}
         return
     try:
         while _running(process):
