@@ -81,7 +81,8 @@ class PropagateTest(parameterized.TestCase):
     def test_the_ring_holds_the_first_and_the_last_frames(self):
         rng = np.random.default_rng(0)
         maps = rng.normal(size=(9, 1, 2, 2, 3)).astype(np.float32)
-        memory = propagation._begin(maps[0], np.ones((1, 2, 2, 2), np.float32), 3)
+        memory, finite = propagation._begin(maps[0], np.ones((1, 2, 2, 2), np.float32), 3)
+        self.assertTrue(finite.all())
         for frame in maps[1:]:
             memory, _ = propagation._advance(memory, frame, (4, 4), 1, 5, 0.1)
         unit = maps / np.linalg.norm(maps, axis=-1, keepdims=True)
