@@ -143,10 +143,6 @@ class CorruptTest(parameterized.TestCase):
         top1 = Linear().measure(subject)["linear_top1"]
         self.assertAlmostEqual(numbers["corruptions_clean_error"], 1 - top1)
 
-    def test_severities_with_zeros(self):
-        sets = open_corrupted(self.folders({("fog", "01"): 1, ("fog", "02"): 1}), ("a", "b"))
-        self.assertEqual([*sets["fog"]], [1, 2])
-
     def test_errors(self):
         subject = Subject(None, images_of(open_source("digits")), Probe())
         with self.assertRaisesRegex(UserError, "ImageNet's 1000 classes, these data have 10"):
