@@ -36,7 +36,7 @@ class TrainedClassifier:
         """Return the probability of each class (N, C) float64.
 
         Raises:
-          NotMeasurable: scores that are not numbers, also of `possible`.
+          NotMeasurable: a score is NaN; also raised by `possible`.
         """
         scores = self._checked(rows).astype(np.float64)
         return scores if self.votes else np.asarray(softmax(scores, axis=1))

@@ -90,7 +90,7 @@ class ShiftsTest(parameterized.TestCase):
     def test_scores_that_are_no_numbers(self):
         broken = TrainedClassifier(lambda rows: np.array([[0.0, np.nan], [-np.inf, 1.0]]))
         for scores in (broken.possible, broken.probabilities):
-            with self.assertRaisesRegex(NotMeasurable, "scores of 1 images are not numbers"):
+            with self.assertRaisesRegex(NotMeasurable, "scores of 1 of 2 images are NaN"):
                 scores(np.zeros((2, 1)))
 
     def test_it_is_trained_once(self):
