@@ -53,7 +53,7 @@ class TableTest(absltest.TestCase):
         names += ("eval/knn_mean_per_class", "eval/own_number", "diag/dimensions")
         out = io.StringIO()
         final_table(Console(file=out, width=120), dict.fromkeys(names, 0.5), "layer")
-        rows = [line.strip().split("  ")[0] for line in out.getvalue().splitlines()]
+        rows = [line.strip("│ ").split("│")[0].strip() for line in out.getvalue().splitlines()]
         shots = ["linear classifier, 1 label per class"]
         shots += [f"linear classifier, {n} labels per class" for n in (5, 10)]
         self.assertContainsSubsequence(rows, [*shots, "effective rank (RankMe)", "own_number"])
